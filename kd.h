@@ -1,0 +1,10118 @@
+/* kd.h - v0.1.0 - knowledge distillation in one C99 header - MIT licence (text at the end of this file)
+
+   Train a large teacher, distil it into a small student, ship the student. No dependency but the C
+   library and libm. C99; C++11 and later compile the same file.
+
+QUICK START
+   In ONE source file:                             Anywhere else:
+       #define KD_IMPLEMENTATION                       #include "kd.h"
+       #include "kd.h"
+
+       kd_ctx *kd;                                 kd_open(NULL, &kd);
+       kd_model *teacher, *student;                kd_model_create(kd, "1x28x28: conv 32 3 pad=1, relu, maxpool 2, "
+                                                       "dense 128, relu, dense 10", 1, &teacher);
+                                                   kd_model_create(kd, "1x28x28: dense 16, relu, dense 10", 2, &student);
+       kd_data images = kd_data_u8(pixels, labels, count, 1, 28, 28, 10);
+       kd_train_desc desc = kd_train_defaults();   kd_train(teacher, &images, &desc);
+       desc.teacher = teacher;                     kd_train(student, &images, &desc);
+       kd_model_save(student, "student.safetensors");
+
+   Every call that can fail returns a kd_result (0 is KD_OK); kd_error(kd) says what went wrong in words.
+
+BUILDING
+   cc -O2 main.c -lm                     nothing else is needed; -fopenmp lets desc.threads be more than 1
+   Do not pass -mavx2 or -march=native: the kernels for every instruction set are compiled in and the
+   best one is chosen when kd_open runs. gcc 8 or clang 10 and later, MSVC 2019 and later.
+   Two files instead of one: put the two QUICK START lines into kd_impl.c and compile it once.
+
+CONFIGURATION (define before including; none of them changes a public struct)
+   KD_IMPLEMENTATION   compile the implementation here
+   KD_STATIC           the implementation is private to this file (every function is static)
+   KD_NO_STDIO         no <stdio.h> files: saving and loading need kd_ctx_desc.io
+   KD_NO_THREADS       never use OpenMP, even under -fopenmp
+   KD_NO_SIMD          portable C kernels only
+   KD_ALLOW_FAST_MATH  accept -ffast-math, which breaks the promises about NaN and repeatability below
+   KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
+
+THREADS
+   The library starts no thread of its own. kd_ctx_desc.threads > 1 uses OpenMP where it is compiled in,
+   or your own kd_ctx_desc.parallel_for. A context and what hangs off it belong to one thread at a time,
+   with one exception: a model that nobody is changing may be used by any number of threads at once in
+   kd_predict, kd_predict_u8 and the kd_model getters. Two contexts never share anything.
+
+MEMORY
+   All memory comes from kd_ctx_desc.allocator and is returned to it with its size. Training plans all
+   buffers before the first step; no step allocates.
+
+ERRORS
+   A failed call leaves its outputs, the model and the files on disk as they were, and says in
+   kd_error() what, where, wanted and got. The library never exits, aborts or prints.
+
+DETERMINISM
+   Training is a function of (data, options, seed, instruction set): the same bits for any number of
+   threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other; the portable
+   kernels, which have no fused multiply-add, give bits of their own. Reductions have a fixed shape and
+   random numbers are a function of (seed, purpose, epoch, sample), never of a thread.
+
+LOSS CONVENTION
+   Means over rows, sums over classes, and the factor T^2 on terms softened by a temperature T, so that
+   alpha keeps its meaning when T changes (Hinton, Vinyals and Dean 2015, section 2).
+
+CONTENTS (search for the tag)
+   >>api        everything public
+   >>config     compilers, linkage, target regions
+   >>platform   atomics, byte order, files
+   >>cpu        what this processor can do
+   >>memory     allocation, error text
+   >>random     counter-based random numbers
+   >>math       double-precision functions that are the same everywhere
+   >>dispatch   kernel table, one instance per instruction set
+   >>parallel   tasks over threads
+   >>gemm       matrix multiplication: packing, blocking
+   >>softmax    softmax, log-softmax
+   >>losses     losses and their gradients
+   >>spec       the one-line language of models, and the builder
+   >>layers     what each layer computes, forward and backward
+   >>model      models: creation, tensors, description
+   >>run        plans: which step writes which buffer, and when
+   >>predict    prediction and evaluation
+   >>data       batches, augmentation
+   >>optim      optimizers, schedules
+   >>train      training and distillation, teacher caches
+   >>io         .npy and safetensors
+   >>vector     a few vector operations per instruction set
+   >>kernels    everything that is compiled once per instruction set
+   >>licence
+*/
+#ifndef KD__TEMPLATE /* the kernels at the end of the file include it again, once per instruction set */
+
+/* ============================================================================================================
+   >>api    everything public
+   ============================================================================================================ */
+#ifndef KD_H_INCLUDED
+#define KD_H_INCLUDED
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KD_VERSION_MAJOR 0
+#define KD_VERSION_MINOR 1
+#define KD_VERSION_PATCH 0
+#define KD_VERSION "0.1.0"
+
+#ifndef KDDEF
+#ifdef KD_STATIC
+#if defined(__GNUC__)
+#define KDDEF static __attribute__((unused))
+#else
+#define KDDEF static
+#endif
+#else
+#define KDDEF extern
+#endif
+#endif
+
+#if defined(__GNUC__)
+#define KD__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#else
+#define KD__PRINTF(text, first)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- results and contexts -------------------------------------------------------------------------------- */
+
+/* name, value, meaning. Negative values are failures. */
+#define KD_RESULTS(X)                                                                                              \
+    X(KD_OK, 0, "success")                                                                                         \
+    X(KD_STOPPED, 1, "a callback asked to stop; what was computed until then is kept")                             \
+    X(KD_ERR_ARGUMENT, -1, "an argument is missing, out of range, or does not fit another")                        \
+    X(KD_ERR_DEFAULTS, -2, "an options struct was not made by its kd_*_defaults function")                         \
+    X(KD_ERR_MEMORY, -3, "the allocator returned NULL, or a size does not fit in memory")                          \
+    X(KD_ERR_IO, -4, "a file could not be opened, read, written or replaced")                                      \
+    X(KD_ERR_FORMAT, -5, "a file is not what its format allows")                                                   \
+    X(KD_ERR_SPEC, -6, "a model line cannot be understood")                                                        \
+    X(KD_ERR_SHAPE, -7, "shapes do not fit together")                                                              \
+    X(KD_ERR_DATA, -8, "data break a rule: labels out of range, different classes, no samples")                    \
+    X(KD_ERR_NOT_FINITE, -9, "a NaN or an infinity where a number was expected")                                   \
+    X(KD_ERR_UNSUPPORTED, -10, "not available on this processor or in this build")
+
+typedef enum kd_result {
+#define KD__ITEM(name, value, meaning) name = value,
+    KD_RESULTS(KD__ITEM)
+#undef KD__ITEM
+} kd_result;
+
+#define KD_ISAS(X)                                                                                                 \
+    X(KD_ISA_AUTO, "auto")                                                                                         \
+    X(KD_ISA_SCALAR, "scalar")                                                                                     \
+    X(KD_ISA_AVX2, "avx2")                                                                                         \
+    X(KD_ISA_AVX512, "avx512")                                                                                     \
+    X(KD_ISA_NEON, "neon")
+
+typedef enum kd_isa {
+#define KD__ITEM(name, word) name,
+    KD_ISAS(KD__ITEM)
+#undef KD__ITEM
+        KD_ISA_COUNT
+} kd_isa;
+
+typedef struct kd_ctx kd_ctx;     /* owns the options, the kernels in use, the last error; see kd_open */
+typedef struct kd_model kd_model; /* layers and weights; see kd_model_create */
+typedef struct kd_cache kd_cache; /* a teacher's outputs, tied to the images they belong to; see kd_cache_create */
+typedef struct kd_builder kd_builder;     /* a model line in the making; see kd_builder_open */
+typedef struct kd_workspace kd_workspace; /* buffers for predicting; see kd_workspace_create */
+
+/* Where memory comes from. alloc returns at least `size` bytes aligned for any C type, or NULL.
+   free gets the size that alloc was asked for. Both are called from the calling thread only. */
+typedef struct kd_allocator {
+    void *(*alloc)(void *user, size_t size);
+    void (*free)(void *user, void *ptr, size_t size);
+    void *user;
+} kd_allocator;
+
+/* Runs task(arg, index, worker) for every index in [0, count), in any order and on any threads, and
+   returns when all are done. `worker` is in [0, kd_ctx_desc.threads) and is never used by two threads at once. */
+typedef void (*kd_task_fn)(void *arg, int index, int worker);
+typedef void (*kd_parallel_fn)(void *user, int count, kd_task_fn task, void *arg);
+
+/* Where files are. A platform without stdio gives its own; every member must be set.
+   open:   mode 'r' or 'w' (create or truncate); returns a handle or NULL.
+   read, write: return the number of bytes done; fewer than asked is an error or, for read, the end.
+   size:   bytes in an open file, or -1.      sync: make what was written durable; 0 is success.
+   close:  0 is success.                      replace: atomically give `from` the name `to`; 0 is success.
+   remove: delete a file; failure is ignored. */
+typedef struct kd_io {
+    void *(*open)(void *user, const char *path, char mode);
+    size_t (*read)(void *user, void *file, void *bytes, size_t size);
+    size_t (*write)(void *user, void *file, const void *bytes, size_t size);
+    int64_t (*size)(void *user, void *file);
+    int (*sync)(void *user, void *file);
+    int (*close)(void *user, void *file);
+    int (*replace)(void *user, const char *from, const char *to);
+    void (*remove)(void *user, const char *path);
+    void *user;
+} kd_io;
+
+typedef struct kd_ctx_desc {
+    uint32_t cookie;             /* set by kd_ctx_defaults */
+    kd_allocator allocator;      /* malloc and free */
+    int threads;                 /* 1; upper bound on threads working at once, 1 to 256 */
+    kd_parallel_fn parallel_for; /* NULL: OpenMP where compiled in, otherwise one thread */
+    void *parallel_user;
+    kd_isa isa;                                /* KD_ISA_AUTO; forcing one that the CPU lacks is an error */
+    void (*log)(void *user, const char *line); /* NULL; warnings and notes, one line each, without newline */
+    void *log_user;
+    kd_io io; /* stdio, with fsync where the platform has it */
+} kd_ctx_desc;
+
+KDDEF kd_ctx_desc kd_ctx_defaults(void);
+
+/* Opens a context; desc NULL means kd_ctx_defaults(). On failure *out is NULL, and since there is no context
+   to ask, kd_result_name(result) is all there is to say. */
+KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out);
+/* Closes a context. Destroy its models, caches and workspaces first. NULL is allowed. */
+KDDEF void kd_close(kd_ctx *kd);
+/* The last failure in words, "" if there was none. Valid until the next failure or kd_close. */
+KDDEF const char *kd_error(const kd_ctx *kd);
+KDDEF const char *kd_result_name(kd_result result);    /* "KD_ERR_SHAPE" */
+KDDEF const char *kd_result_meaning(kd_result result); /* a sentence, without full stop */
+KDDEF const char *kd_isa_name(kd_isa isa);             /* "avx2" */
+KDDEF int kd_isa_available(kd_isa isa);                /* 1 if this build and this CPU can run it */
+KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd);             /* the one in use, never KD_ISA_AUTO */
+KDDEF const char *kd_version(void);                    /* KD_VERSION of the implementation that was linked */
+
+/* ---- matrices -------------------------------------------------------------------------------------------- */
+
+/* C = alpha * op(A) * op(B) + beta * C, row-major, CBLAS meaning: op(X) is X or, if trans is not 0, X transposed.
+   op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are distances between stored rows, in floats.
+   beta 0 never reads C. C must not overlap A or B. Sizes may be 0.
+   Packing buffers are kept in the context and grow on demand. */
+KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
+                         int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+/* probs[r, c] = softmax(logits[r, :] / temperature)[c]. Both (rows, cols) row-major; they may be the same
+   pointer. temperature > 0. Infinite logits count as limits: a lone +inf gets probability 1. A row with a NaN
+   becomes NaN. */
+KDDEF kd_result kd_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature, float *probs);
+/* The logarithm of the same, computed without leaving the log domain. */
+KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature,
+                               float *log_probs);
+
+/* ---- losses ---------------------------------------------------------------------------------------------- */
+
+/* A label for "unknown": the row gets no hard term. Only losses with a soft term accept it. */
+#define KD_UNLABELLED INT32_MIN
+
+/* Convention: mean over rows, sum over columns, T^2 on softened terms.
+   Notation: s, t student and teacher logits, p^T = softmax(. / T), y label, a alpha, e label smoothing.
+
+   name            needs    value of one row
+   KD_LOSS_AUTO             Hinton where there is a teacher, cross-entropy where there is none (training only)
+   KD_LOSS_CE      labels   -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C, or desc.soft_labels (C columns)
+   KD_LOSS_KL      teacher  T^2 * KL(p_t^T || p_s^T)                         Hinton et al. 2015, eq. 2
+   KD_LOSS_HINTON  both     a * KL + (1 - a) * CE, one pass                   Hinton et al. 2015, section 2
+   KD_LOSS_MSE     teacher  sum_c (s_c - t_c)^2                               Ba and Caruana 2014, eq. 1, on raw logits
+   KD_LOSS_BCE     labels   sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0 or 1), or
+                            desc.soft_labels; with a teacher: a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T))
+                            + (1 - a) BCE
+
+   The effective weight of the soft term in RepDistiller and mdistiller ("batchmean") is the same as here. A
+   library that divides by rows * columns (PyTorch's reduction='mean') makes the soft term `columns` times
+   smaller: set reduction to KD_REDUCTION_ELEMENTS to get its numbers. */
+#define KD_LOSSES(X)                                                                                               \
+    X(KD_LOSS_AUTO, "auto")                                                                                        \
+    X(KD_LOSS_CE, "ce")                                                                                            \
+    X(KD_LOSS_KL, "kl")                                                                                            \
+    X(KD_LOSS_HINTON, "hinton")                                                                                    \
+    X(KD_LOSS_MSE, "mse")                                                                                          \
+    X(KD_LOSS_BCE, "bce")
+
+typedef enum kd_loss_kind {
+#define KD__ITEM(name, word) name,
+    KD_LOSSES(KD__ITEM)
+#undef KD__ITEM
+        KD_LOSS_COUNT
+} kd_loss_kind;
+
+typedef enum kd_reduction {
+    KD_REDUCTION_ROWS,    /* sum over columns, mean over rows: this library's convention */
+    KD_REDUCTION_ELEMENTS /* soft terms and MSE are divided by the number of columns as well */
+} kd_reduction;
+
+typedef struct kd_loss_desc {
+    uint32_t cookie; /* set by kd_loss_defaults */
+    kd_loss_kind kind;
+    float temperature;        /* 4;   > 0 */
+    float alpha;              /* 0.9; weight of the soft term, 0 to 1 */
+    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
+    kd_reduction reduction;   /* KD_REDUCTION_ROWS */
+    const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
+} kd_loss_desc;
+
+KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
+KDDEF const char *kd_loss_name(kd_loss_kind kind); /* "hinton" */
+
+/* The value of a loss and its gradient with respect to the student's logits.
+   student, teacher, grad: (rows, cols) row-major; labels: (rows). teacher, labels and grad may be NULL where
+   the loss needs none. grad is overwritten and may be the same pointer as student, but not as teacher.
+   NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified. */
+KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
+                        const int32_t *labels, int rows, int cols, float *grad, double *value);
+
+/* Probabilities of several teachers, averaged with weights at a temperature, expressed as logits whose softmax
+   at that temperature is the average: out[r, :] = T * log(sum_i w_i softmax(logits[i][r, :] / T)).
+   weights NULL: equal; otherwise positive, scaled to sum 1. out may be one of the inputs. */
+KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                    int rows, int cols, float temperature, float *out);
+
+/* ---- models ---------------------------------------------------------------------------------------------- */
+
+/* Builds a model from a line of text and fills it with random weights that depend on the seed alone.
+
+       1x28x28: conv 32 3 pad=1, relu, maxpool 2, conv 64 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10
+       784: dense 1200, relu, dropout 0.5, dense 10
+       3x32x32: conv 16 3 pad=1, batchnorm, relu, residual(conv 16 3 pad=1, batchnorm, relu, conv 16 3 pad=1,
+                batchnorm), relu, gap, dense 10
+
+   Before the colon: channels x height x width of an image, or the length of a vector. Then layers, each a word,
+   positional values and name=value options; `tag: layer` names a layer. P stands for one number or HxW.
+
+       dense UNITS [bias=1]                                    flattens what it gets, as PyTorch's nn.Flatten
+       conv CHANNELS P [stride=P] [pad=P] [groups=1] [bias=1]  pad=same keeps the size where stride is 1
+       depthwise P [stride=P] [pad=P] [bias=1]                 one filter a channel
+       maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
+       batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
+       relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
+       residual(LAYERS)                                        adds its input; where the shapes differ, through
+                                                               conv 1x1 (and batchnorm, if LAYERS has one)
+
+   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0. */
+KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out);
+KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
+KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
+
+/* The same language, a call at a time. Mistakes are remembered and reported by kd_builder_finish, which also
+   frees the builder; kd_builder_abandon frees it without a model. */
+KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width, kd_builder **out);
+KDDEF void kd_builder_dense(kd_builder *b, int units);
+KDDEF void kd_builder_conv(kd_builder *b, int channels, int kernel, int stride, int pad);
+KDDEF void kd_builder_depthwise(kd_builder *b, int kernel, int stride, int pad);
+KDDEF void kd_builder_maxpool(kd_builder *b, int kernel, int stride);
+KDDEF void kd_builder_avgpool(kd_builder *b, int kernel, int stride);
+KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...) KD__PRINTF(2, 3); /* any layer, as text */
+KDDEF void kd_builder_residual(kd_builder *b);                                        /* opens residual( ... */
+KDDEF void kd_builder_end(kd_builder *b);                                             /* ... and closes it ) */
+KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out);
+KDDEF void kd_builder_abandon(kd_builder *b);
+
+KDDEF const char *kd_model_spec(const kd_model *m);
+KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *width);
+KDDEF int kd_model_outputs(const kd_model *m);        /* logits a sample */
+KDDEF int64_t kd_model_parameters(const kd_model *m); /* trained numbers */
+KDDEF int64_t kd_model_macs(const kd_model *m);       /* multiply-adds of one prediction */
+/* A fingerprint of the architecture and of every weight bit: equal models, equal numbers. */
+KDDEF uint64_t kd_model_hash(const kd_model *m);
+/* Writes a table of layers, output shapes, parameters and multiply-adds into text (at most size bytes with the
+   final 0) and returns the length it needs without the 0, like snprintf. */
+KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size);
+
+/* Class names travel with the saved file. Names are copied; count must be the number of outputs. */
+KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count);
+KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where none was set */
+/* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the input
+   is a vector). kd_train records what it was given. NULL: unknown. */
+KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std);
+/* The number of channels recorded, 0 if unknown; mean and std may be NULL or have room for KD_MAX_CHANNELS. */
+KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
+
+/* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
+   "1.running_mean" ... A tagged layer has its tag for a number. */
+typedef struct kd_tensor_info {
+    const char *name;
+    int rank;
+    int64_t shape[4];
+    int64_t count;
+    int trained; /* 0: running statistics */
+} kd_tensor_info;
+KDDEF int kd_model_tensors(const kd_model *m);
+KDDEF kd_result kd_model_tensor_info(const kd_model *m, int index, kd_tensor_info *out);
+KDDEF kd_result kd_model_get_tensor(const kd_model *m, const char *name, float *values, int64_t count);
+KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *values, int64_t count);
+
+/* A safetensors file with everything needed to rebuild the model: weights under PyTorch's names, and the model
+   line, class names and preprocessing as metadata. Saving writes a temporary file beside the target, flushes it
+   to the disk and renames it, so that a crash leaves the old file or the new one. */
+KDDEF kd_result kd_model_save(const kd_model *m, const char *path);
+KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
+/* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
+   tensor of the model must be there with its shape; tensors that the model does not have are an error. */
+KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
+
+/* ---- data ------------------------------------------------------------------------------------------------ */
+
+#define KD_MAX_CHANNELS 16 /* images with more channels are taken, but not normalised by channel */
+
+typedef enum kd_pixels { KD_PIXELS_U8, KD_PIXELS_F32 } kd_pixels;
+
+/* Fills x (n, channels, height, width), pixels in [0, 1], and labels (n), for the n samples whose numbers are
+   given. Returns 0, or anything else to end training with KD_ERR_DATA. Called from the calling thread. The same
+   number must always give the same sample. */
+typedef int (*kd_batch_fn)(void *user, const int32_t *samples, int n, float *x, int32_t *labels);
+
+/* Images and what is known about them. Pointers are borrowed: they must live as long as the struct is used. */
+typedef struct kd_data {
+    uint32_t cookie; /* set by kd_data_u8, kd_data_f32 and kd_data_stream */
+    kd_pixels type;
+    const void *pixels;    /* (count, channels, height, width) */
+    const int32_t *labels; /* (count), 0 to classes - 1 or KD_UNLABELLED; NULL: none */
+    int count, channels, height, width, classes;
+    float mean[KD_MAX_CHANNELS]; /* 0; subtracted from pixels in [0, 1] */
+    float std[KD_MAX_CHANNELS];  /* 1; then divided by */
+    const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
+    const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
+    const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
+    kd_batch_fn batch;           /* instead of pixels, for what does not fit in memory */
+    void *user;
+} kd_data;
+
+/* Pixels 0 to 255 are scaled by 1/255. Fill in mean[], std[], teacher_logits ... afterwards where wanted. */
+KDDEF kd_data kd_data_u8(const uint8_t *pixels, const int32_t *labels, int count, int channels, int height,
+                         int width, int classes);
+KDDEF kd_data kd_data_f32(const float *x, const int32_t *labels, int count, int channels, int height, int width,
+                          int classes);
+KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int channels, int height, int width,
+                             int classes);
+/* A fingerprint of images (not of labels), used to tie cached teacher outputs to them. Streams are not hashed
+   by content but by shape and count. */
+KDDEF uint64_t kd_data_hash(const kd_data *data);
+
+/* Random changes to training images, each a function of (seed, epoch, sample) alone, so that teacher and student
+   see the same view. Zero switches a change off. */
+typedef struct kd_augment {
+    int shift;        /* pixels; moved by up to this in each direction, filled with 0 */
+    int flip;         /* 1: mirrored left to right, half of the time */
+    float rotate;     /* degrees; turned by up to this either way, bilinear, filled with 0 */
+    float brightness; /* b: times 1-b to 1+b */
+    float contrast;   /* c: blended with the mean grey, factor 1-c to 1+c */
+    float saturation; /* s: blended with its own grey, factor 1-s to 1+s (3 channels) */
+    int cutout;       /* side in pixels of a square set to the mean (0 after normalisation) */
+    float mixup;      /* a: blended with another sample of the set by Beta(a, a); labels are blended too */
+} kd_augment;
+
+/* ---- prediction and evaluation --------------------------------------------------------------------------- */
+
+/* Logits of n samples. x: (n, c, h, w), normalised as in training; logits: (n, outputs). Thread-safe. */
+KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logits);
+/* The same from pixels 0 to 255, with the model's own preprocessing (none known: scaled by 1/255). */
+KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, float *logits);
+
+/* kd_predict borrows buffers that are kept with the model. For a loop that must never allocate, plan them once:
+   one workspace a thread, for at most `capacity` samples a call. Destroy it before the model. */
+KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out);
+KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, float *logits);
+KDDEF size_t kd_workspace_bytes(const kd_workspace *w);
+KDDEF void kd_workspace_destroy(kd_workspace *w);
+
+#define KD_METRICS_CLASSES 256
+typedef struct kd_metrics {
+    int count;        /* samples with a label */
+    double accuracy;  /* share of samples whose largest logit is the label (one output: sign against 0/1) */
+    double nll;       /* mean negative log-likelihood, natural logarithm */
+    double ece;       /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
+    double mse;       /* mean squared error against data.targets, where given */
+    double agreement; /* share of samples on which model and teacher choose the same class; -1 without a teacher */
+    double kl;        /* mean KL(teacher || student) at temperature 1; -1 without a teacher */
+    int classes;      /* filled entries of the two arrays below: at most KD_METRICS_CLASSES */
+    int class_count[KD_METRICS_CLASSES];
+    double class_accuracy[KD_METRICS_CLASSES]; /* 0 where class_count is 0 */
+} kd_metrics;
+
+KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
+
+typedef struct kd_evaluate_desc {
+    uint32_t cookie;         /* set by kd_evaluate_defaults */
+    int batch;               /* 256 */
+    const kd_model *teacher; /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    float *logits;           /* NULL; (count, outputs) */
+    int64_t *confusion;      /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+} kd_evaluate_desc;
+KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
+KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                 kd_metrics *out);
+
+/* ---- training and distillation --------------------------------------------------------------------------- */
+
+/* Updates, per number: g = gradient + weight_decay * w (AdamW: w -= lr * weight_decay * w instead).
+   KD_SGD    v = momentum * v + g; w -= lr * v, or with nesterov w -= lr * (g + momentum * v)
+   KD_ADAM   Kingma and Ba 2015, algorithm 1, with both bias corrections; beta1, beta2, epsilon
+   KD_ADAMW  Loshchilov and Hutter 2019, algorithm 2 */
+#define KD_OPTIMIZERS(X)                                                                                           \
+    X(KD_SGD, "sgd")                                                                                               \
+    X(KD_ADAM, "adam")                                                                                             \
+    X(KD_ADAMW, "adamw")
+typedef enum kd_optimizer {
+#define KD__ITEM(name, word) name,
+    KD_OPTIMIZERS(KD__ITEM)
+#undef KD__ITEM
+        KD_OPTIMIZER_COUNT
+} kd_optimizer;
+
+/* The learning rate at a point e of training, in epochs, of E in all, u = (e - warmup) / (E - warmup):
+   KD_CONSTANT     lr                              KD_STEP    lr * gamma^floor(e / step)
+   KD_EXPONENTIAL  lr * gamma^floor(e)             KD_LINEAR  lr + (lr_end - lr) * u
+   KD_COSINE       lr_end + (lr - lr_end) * (1 + cos(pi u)) / 2
+   each preceded by `warmup` epochs in which it climbs from lr / steps to lr, a step at a time. */
+#define KD_SCHEDULES(X)                                                                                            \
+    X(KD_CONSTANT, "constant")                                                                                     \
+    X(KD_STEP, "step")                                                                                             \
+    X(KD_EXPONENTIAL, "exponential")                                                                               \
+    X(KD_LINEAR, "linear")                                                                                         \
+    X(KD_COSINE, "cosine")
+typedef enum kd_schedule {
+#define KD__ITEM(name, word) name,
+    KD_SCHEDULES(KD__ITEM)
+#undef KD__ITEM
+        KD_SCHEDULE_COUNT
+} kd_schedule;
+
+typedef enum kd_keep {
+    KD_KEEP_LAST, /* the weights after the last epoch */
+    KD_KEEP_BEST /* those of the epoch with the best validation accuracy (loss, without labels); needs validation */
+} kd_keep;
+
+typedef struct kd_step_info {
+    int epoch, epochs;    /* epoch counts from 0 */
+    int step, steps;      /* within the epoch */
+    int64_t images;       /* seen since training began */
+    double loss;          /* of this step */
+    double lr;            /* of this step */
+    double gradient_norm; /* before clipping; 0 unless clip_norm is set */
+} kd_step_info;
+
+typedef struct kd_epoch_info {
+    int epoch, epochs;
+    int64_t images;
+    double loss;     /* mean over the epoch's samples */
+    double accuracy; /* on the training batches as they were seen; -1 without labels */
+    int has_validation;
+    kd_metrics validation; /* valid if has_validation */
+    int is_best;           /* this epoch's validation is the best so far */
+    double lr;             /* of the last step */
+    const kd_model *model; /* as it is now; may be saved or evaluated */
+} kd_epoch_info;
+
+/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them; samples are
+   their numbers in the data. Returns 0, or anything else to end training with KD_ERR_DATA. For teachers that run
+   in another engine. Called from the calling thread. */
+typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
+
+typedef struct kd_train_desc {
+    uint32_t cookie; /* set by kd_train_defaults */
+
+    int epochs;    /* 10 */
+    int batch;     /* 128; samples a step, 1 to 65536; the last batch of an epoch may be smaller */
+    int shuffle;   /* 1; 0: samples in their order */
+    uint64_t seed; /* 1; order, dropout, augmentation */
+
+    kd_optimizer optimizer;      /* KD_ADAM */
+    float lr;                    /* 0.001 */
+    float momentum;              /* 0.9; SGD */
+    int nesterov;                /* 0; SGD */
+    float beta1, beta2, epsilon; /* 0.9, 0.999, 1e-8; Adam, AdamW */
+    float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
+    float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
+    float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
+    int accumulate;  /* 1; batches whose mean gradient makes one update */
+
+    kd_schedule schedule; /* KD_CONSTANT */
+    float warmup;         /* 0; epochs */
+    float schedule_step;  /* 10; epochs, KD_STEP */
+    float schedule_gamma; /* 0.1; KD_STEP, KD_EXPONENTIAL */
+    float lr_end;         /* 0; KD_LINEAR, KD_COSINE */
+
+    kd_augment augment; /* all off */
+
+    /* At most one source of soft targets: teacher, teachers, teacher_fn, cache, or kd_data.teacher_logits. */
+    const kd_model *teacher;         /* NULL; runs in evaluation mode, is never written to */
+    const kd_model *const *teachers; /* NULL; several, probabilities averaged at loss.temperature */
+    const float *teacher_weights;    /* NULL: equal */
+    int teacher_count;               /* 0 */
+    kd_teacher_fn teacher_fn;        /* NULL */
+    void *teacher_user;
+    const kd_cache *cache; /* NULL; must have been made from these data, this augmentation and seed */
+    kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
+
+    float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
+    const kd_data *validation_data; /* NULL; a set of its own instead */
+    kd_keep keep;                   /* KD_KEEP_LAST */
+    int patience;                   /* 0: off; stop after this many epochs without a better validation */
+
+    int (*on_step)(void *user, const kd_step_info *info);   /* NULL; not 0: stop now, kd_train returns KD_STOPPED */
+    int (*on_epoch)(void *user, const kd_epoch_info *info); /* NULL; likewise */
+    void *user;
+} kd_train_desc;
+
+KDDEF kd_train_desc kd_train_defaults(void);
+KDDEF const char *kd_optimizer_name(kd_optimizer optimizer);
+KDDEF const char *kd_schedule_name(kd_schedule schedule);
+/* The learning rate that kd_train will use at a step, counted from 0 over all epochs. */
+KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch);
+
+/* Trains a model in place. With a source of soft targets this is distillation.
+   Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
+   as it was. A NaN or infinity that appears in training is found in the same step, named, and the weights are
+   those before that step (KD_ERR_NOT_FINITE). KD_STOPPED: a callback ended training; the model is usable. */
+KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
+
+/* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
+   (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
+   (epoch modulo views), generated from the same seed, so that soft targets and images always belong together;
+   a cache that was made from other images, another augmentation or another seed is refused (KD_ERR_DATA). */
+KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
+                                uint64_t seed, int views, kd_cache **out);
+KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
+KDDEF kd_result kd_cache_save(const kd_cache *c,
+                              const char *path); /* safetensors: "logits" (views, count, classes) */
+KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
+KDDEF const float *kd_cache_logits(const kd_cache *c,
+                                   int view); /* (count, classes), NULL if there is no such view */
+
+/* ---- arrays in files ------------------------------------------------------------------------------------- */
+
+/* An array in memory, numbers converted to float. Free it with kd_array_free. */
+typedef struct kd_array {
+    float *values;
+    int rank;
+    int64_t shape[8];
+    int64_t count;
+} kd_array;
+/* NumPy's .npy, versions 1 to 3, C order, types f2 f4 f8 i1 i2 i4 i8 u1 u2 b1, either byte order. */
+KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out);
+/* Version 1.0, '<f4', C order. */
+KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, int rank, const int64_t *shape);
+KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KD_H_INCLUDED */
+
+#if defined(KD_IMPLEMENTATION) && !defined(KD__IMPLEMENTED)
+#define KD__IMPLEMENTED
+
+/* ============================================================================================================
+   >>config    compilers, linkage, target regions
+   uses: nothing
+   ============================================================================================================ */
+#if defined(__FAST_MATH__) && !defined(KD_ALLOW_FAST_MATH)
+#error "kd.h: -ffast-math breaks NaN detection and repeatability; define KD_ALLOW_FAST_MATH to accept that"
+#endif
+
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(_OPENMP) && !defined(KD_NO_THREADS)
+#include <omp.h>
+#endif
+
+#ifndef KD__HEADER_FILENAME
+#define KD__HEADER_FILENAME "kd.h"
+#endif
+
+#if defined(__GNUC__)
+#define KD__PRIVATE static __attribute__((unused))
+#define KD__INLINE static inline __attribute__((always_inline, unused))
+#define KD__ALIGN64 __attribute__((aligned(64)))
+#else
+#define KD__PRIVATE static
+#if defined(_MSC_VER)
+#define KD__INLINE static __forceinline
+#define KD__ALIGN64 __declspec(align(64))
+#else
+#define KD__INLINE static inline
+#define KD__ALIGN64
+#endif
+#endif
+
+#if !defined(KD_NO_SIMD) && (defined(__x86_64__) || defined(_M_X64))
+#define KD__X86 1
+#include <immintrin.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#else
+#define KD__X86 0
+#endif
+#if !defined(KD_NO_SIMD) && (defined(__aarch64__) || defined(_M_ARM64))
+#define KD__ARM64 1
+#include <arm_neon.h>
+#else
+#define KD__ARM64 0
+#endif
+
+/* Function bodies between BEGIN and END may use instructions that the rest of the file may not. The region is the
+   only place that knows: inside it, never test __AVX2__ and its like, which compilers define differently. */
+#if defined(__clang__)
+#define KD__PRAGMA(text) _Pragma(#text)
+#define KD__TARGET_BEGIN(features)                                                                                 \
+    KD__PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define KD__TARGET_END KD__PRAGMA(clang attribute pop)
+#define KD__UNROLL KD__PRAGMA(clang loop unroll(full))
+#elif defined(__GNUC__)
+#define KD__PRAGMA(text) _Pragma(#text)
+#define KD__TARGET_BEGIN(features)                                                                                 \
+    KD__PRAGMA(GCC push_options)                                                                                   \
+    KD__PRAGMA(GCC target(features))
+#define KD__TARGET_END KD__PRAGMA(GCC pop_options)
+#define KD__UNROLL KD__PRAGMA(GCC unroll 32)
+#else
+#define KD__TARGET_BEGIN(features)
+#define KD__TARGET_END
+#define KD__UNROLL
+#endif
+
+/* a * b + c is rounded twice unless a kernel asks for a fused multiply-add: so compilers agree on every bit. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#define KD__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define KD__MAX(a, b) ((a) > (b) ? (a) : (b))
+#define KD__COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* ============================================================================================================
+   >>platform    atomics, byte order, files
+   uses: config
+   ============================================================================================================ */
+
+/* A slot that threads take from and give back to: puts `value` in, returns what was there. Without atomics nothing
+   is ever stored and the value comes straight back: correct, only slower. */
+#if defined(__GNUC__)
+KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
+{
+    return __atomic_exchange_n(slot, value, __ATOMIC_ACQ_REL);
+}
+#elif defined(_MSC_VER)
+KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
+{
+    return _InterlockedExchangePointer((void *volatile *)slot, value);
+}
+#else
+KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
+{
+    (void)slot;
+    return value;
+}
+#endif
+
+KD__PRIVATE void kd__lock(void **lock)
+{
+#if defined(__GNUC__) || defined(_MSC_VER)
+    while (kd__atomic_swap(lock, (void *)lock) != NULL) {}
+#else
+    (void)lock;
+#endif
+}
+
+KD__PRIVATE void kd__unlock(void **lock) { (void)kd__atomic_swap(lock, NULL); }
+
+KD__PRIVATE uint64_t kd__load_le(const unsigned char *bytes, int count)
+{
+    uint64_t value = 0;
+    int i;
+    for (i = count - 1; i >= 0; --i) value = (value << 8) | bytes[i];
+    return value;
+}
+
+KD__PRIVATE void kd__store_le(unsigned char *bytes, uint64_t value, int count)
+{
+    int i;
+    for (i = 0; i < count; ++i, value >>= 8) bytes[i] = (unsigned char)(value & 255u);
+}
+
+KD__PRIVATE uint32_t kd__float_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+KD__PRIVATE float kd__bits_float(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* By bit pattern, so that no compiler option can assume it away. */
+KD__PRIVATE int kd__is_finite(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return ((bits >> 52) & 2047u) != 2047u;
+}
+
+#ifndef KD_NO_STDIO
+#if defined(_WIN32)
+#include <io.h>
+#ifdef __cplusplus
+extern "C"
+#endif
+    __declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to, unsigned long flags);
+#elif defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#if defined(__STRICT_ANSI__) && !defined(__cplusplus) && !defined(__APPLE__)
+int fileno(FILE *file); /* POSIX, which <stdio.h> hides under -std=c99 */
+int fsync(int descriptor);
+#endif
+#endif
+
+KD__PRIVATE void *kd__stdio_open(void *user, const char *path, char mode)
+{
+    (void)user;
+    return fopen(path, mode == 'w' ? "wb" : "rb");
+}
+
+KD__PRIVATE size_t kd__stdio_read(void *user, void *file, void *bytes, size_t size)
+{
+    (void)user;
+    return fread(bytes, 1, size, (FILE *)file);
+}
+
+KD__PRIVATE size_t kd__stdio_write(void *user, void *file, const void *bytes, size_t size)
+{
+    (void)user;
+    return fwrite(bytes, 1, size, (FILE *)file);
+}
+
+KD__PRIVATE int64_t kd__stdio_size(void *user, void *file)
+{
+    long size = -1;
+    (void)user;
+    if (fseek((FILE *)file, 0, SEEK_END) == 0) size = ftell((FILE *)file);
+    return fseek((FILE *)file, 0, SEEK_SET) == 0 && size != LONG_MAX ? (int64_t)size : -1;
+}
+
+KD__PRIVATE int kd__stdio_sync(void *user, void *file)
+{
+    (void)user;
+    if (fflush((FILE *)file) != 0) return -1;
+#if defined(_WIN32)
+    return _commit(_fileno((FILE *)file));
+#elif defined(__unix__) || defined(__APPLE__)
+    return fsync(fileno((FILE *)file));
+#else
+    return 0;
+#endif
+}
+
+KD__PRIVATE int kd__stdio_close(void *user, void *file)
+{
+    (void)user;
+    return fclose((FILE *)file);
+}
+
+/* The rename is durable once the folder is. A folder that cannot be opened or synced is no failure: the file is
+   complete under its new name either way. */
+KD__PRIVATE int kd__stdio_replace(void *user, const char *from, const char *to)
+{
+    (void)user;
+#if defined(_WIN32)
+    return MoveFileExA(from, to, 1ul | 8ul) ? 0 : -1; /* replace existing, write through */
+#else
+    if (rename(from, to) != 0) return -1;
+#if defined(__unix__) || defined(__APPLE__)
+    {
+        char folder[4096];
+        const char *slash = strrchr(to, '/');
+        size_t length = slash ? (size_t)(slash - to) + 1 : 0;
+        FILE *file;
+        if (length < sizeof folder) {
+            memcpy(folder, to, length);
+            folder[length] = 0;
+            file = fopen(length ? folder : ".", "rb");
+            if (file) {
+                (void)!fsync(fileno(file));
+                (void)fclose(file);
+            }
+        }
+    }
+#endif
+    return 0;
+#endif
+}
+
+KD__PRIVATE void kd__stdio_remove(void *user, const char *path)
+{
+    (void)user;
+    (void)remove(path);
+}
+#endif /* KD_NO_STDIO */
+
+/* ============================================================================================================
+   >>cpu    what this processor can do
+   uses: config
+   ============================================================================================================ */
+
+typedef struct kd__cpu {
+    unsigned isas;        /* bit i: kd_isa i can run */
+    ptrdiff_t l1, l2, l3; /* data cache sizes in bytes; only speed depends on them */
+} kd__cpu;
+
+#if KD__X86
+KD__PRIVATE void kd__cpu_id(unsigned leaf, unsigned subleaf, unsigned r[4])
+{
+#if defined(_MSC_VER)
+    int words[4], i;
+    __cpuidex(words, (int)leaf, (int)subleaf);
+    for (i = 0; i < 4; ++i) r[i] = (unsigned)words[i];
+#else
+    __cpuid_count(leaf, subleaf, r[0], r[1], r[2], r[3]);
+#endif
+}
+
+/* Which register states the operating system saves: without its help AVX registers must not be touched. */
+KD__PRIVATE unsigned kd__cpu_xcr0(void)
+{
+#if defined(_MSC_VER)
+    return (unsigned)_xgetbv(0);
+#else
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0u));
+    (void)high;
+    return low;
+#endif
+}
+
+KD__PRIVATE void kd__cpu_caches(kd__cpu *cpu, unsigned leaf)
+{
+    unsigned r[4], i;
+    for (i = 0; i < 8; ++i) {
+        unsigned type, level;
+        ptrdiff_t size;
+        kd__cpu_id(leaf, i, r);
+        type = r[0] & 31u; /* 0 none, 1 data, 2 instructions, 3 unified */
+        level = (r[0] >> 5) & 7u;
+        if (type == 0) return;
+        size = (ptrdiff_t)((r[1] >> 22) + 1) * (ptrdiff_t)(((r[1] >> 12) & 1023u) + 1) *
+               (ptrdiff_t)((r[1] & 4095u) + 1) * (ptrdiff_t)(r[2] + 1);
+        if (type == 2 || size < 4096) continue;
+        if (level == 1) cpu->l1 = size;
+        if (level == 2) cpu->l2 = size;
+        if (level == 3) cpu->l3 = size;
+    }
+}
+#endif
+
+KD__PRIVATE kd__cpu kd__cpu_detect(void)
+{
+    kd__cpu cpu;
+    cpu.isas = 1u << KD_ISA_SCALAR;
+    cpu.l1 = 32 << 10;
+    cpu.l2 = 512 << 10;
+    cpu.l3 = 4 << 20;
+#if KD__X86
+    {
+        unsigned max_leaf, max_extended, one[4], seven[4] = {0, 0, 0, 0}, r[4], xcr0;
+        kd__cpu_id(0, 0, r);
+        max_leaf = r[0];
+        kd__cpu_id(0x80000000u, 0, r);
+        max_extended = r[0];
+        kd__cpu_id(1, 0, one);
+        if (max_leaf >= 7) kd__cpu_id(7, 0, seven);
+        if (max_leaf >= 4) kd__cpu_caches(&cpu, 4); /* Intel */
+        if (max_extended >= 0x8000001du) {
+            kd__cpu_id(0x80000001u, 0, r);
+            if (r[2] & (1u << 22)) kd__cpu_caches(&cpu, 0x8000001du); /* AMD, topology extensions */
+        }
+        if (one[2] & (1u << 27)) { /* OSXSAVE: xgetbv may be asked */
+            const unsigned avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* f, dq, bw, vl */
+            const unsigned fma = 1u << 12, avx = 1u << 28;
+            xcr0 = kd__cpu_xcr0();
+            if ((xcr0 & 0x06u) == 0x06u && (one[2] & fma) && (one[2] & avx) && (seven[1] & avx2)) {
+                cpu.isas |= 1u << KD_ISA_AVX2;
+                if ((xcr0 & 0xe6u) == 0xe6u && (seven[1] & avx512) == avx512) cpu.isas |= 1u << KD_ISA_AVX512;
+            }
+        }
+    }
+#endif
+#if KD__ARM64
+    cpu.isas |= 1u << KD_ISA_NEON; /* part of every 64-bit Arm */
+#endif
+    return cpu;
+}
+
+/* ============================================================================================================
+   >>memory    allocation, error text
+   uses: platform, cpu
+   ============================================================================================================ */
+
+#define KD__COOKIE 0x6b642e68u /* proves that an options struct came from its defaults function */
+
+typedef struct kd__kernels kd__kernels;
+
+struct kd_ctx {
+    kd_ctx_desc desc;
+    kd__cpu cpu;
+    const kd__kernels *k;
+    kd_isa isa;
+    float *scratch; /* of kd_sgemm and the losses, grown on demand */
+    size_t scratch_count;
+    void *error_lock; /* threads that predict at once may fail at once */
+    char error[512];
+};
+
+KD__PRIVATE void *kd__malloc_alloc(void *user, size_t size)
+{
+    (void)user;
+    return malloc(size);
+}
+
+KD__PRIVATE void kd__malloc_free(void *user, void *ptr, size_t size)
+{
+    (void)user;
+    (void)size;
+    free(ptr);
+}
+
+/* Records a failure. Text is cut at the size of the buffer; user text in it goes through %s only. */
+KD__PRIVATE kd_result KD__PRINTF(3, 4) kd__fail(kd_ctx *kd, kd_result result, const char *format, ...)
+{
+    char text[sizeof kd->error];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    kd__lock(&kd->error_lock);
+    memcpy(kd->error, text, sizeof text);
+    kd__unlock(&kd->error_lock);
+    return result;
+}
+
+KD__PRIVATE void KD__PRINTF(2, 3) kd__log(const kd_ctx *kd, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    if (!kd->desc.log) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    kd->desc.log(kd->desc.log_user, text);
+}
+
+/* a * b, or SIZE_MAX where that does not fit: no allocator grants SIZE_MAX. */
+KD__PRIVATE size_t kd__times(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+
+KD__PRIVATE size_t kd__plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+
+/* Memory aligned to 64 bytes and zeroed. In front of it stand the size and the start of the allocation. */
+typedef struct kd__block {
+    void *start;
+    size_t size;
+} kd__block;
+
+KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
+{
+    const size_t extra = sizeof(kd__block) + 63;
+    const size_t bytes = kd__times(count, item);
+    kd__block block;
+    char *data;
+    if (bytes > SIZE_MAX / 2 - extra) {
+        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: %zu items of %zu bytes do not fit in memory", count,
+                       item);
+        return NULL;
+    }
+    block.size = bytes + extra;
+    block.start = kd->desc.allocator.alloc(kd->desc.allocator.user, block.size);
+    if (!block.start) {
+        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: the allocator refused %zu bytes", block.size);
+        return NULL;
+    }
+    data = (char *)block.start + sizeof(kd__block);
+    data += (64 - ((uintptr_t)data & 63u)) & 63u;
+    memcpy(data - sizeof block, &block, sizeof block);
+    memset(data, 0, bytes);
+    return data;
+}
+
+KD__PRIVATE void kd__free(kd_ctx *kd, void *data)
+{
+    kd__block block;
+    if (!data) return;
+    memcpy(&block, (char *)data - sizeof block, sizeof block);
+    kd->desc.allocator.free(kd->desc.allocator.user, block.start, block.size);
+}
+
+#define KD__NEW(kd, type, count) ((type *)kd__alloc(kd, (size_t)(count), sizeof(type)))
+
+/* Room for `count` items in a growing list; the list moves when it is full. */
+KD__PRIVATE void *kd__grow(kd_ctx *kd, void *list, int count, int *capacity, size_t item)
+{
+    void *bigger;
+    const int wanted = *capacity ? *capacity * 2 : 16;
+    if (count < *capacity) return list;
+    if (*capacity > INT_MAX / 4) return NULL;
+    bigger = kd__alloc(kd, (size_t)wanted, item);
+    if (!bigger) return NULL;
+    if (list) memcpy(bigger, list, (size_t)count * item);
+    kd__free(kd, list);
+    *capacity = wanted;
+    return bigger;
+}
+
+KD__PRIVATE char *kd__copy_text(kd_ctx *kd, const char *text, size_t length)
+{
+    char *copy = KD__NEW(kd, char, length + 1);
+    if (copy) memcpy(copy, text, length);
+    return copy;
+}
+
+/* A number as text, the same in every locale. */
+typedef struct kd__text {
+    char chars[40];
+} kd__text;
+
+KD__PRIVATE kd__text kd__number(double value, int digits)
+{
+    kd__text text;
+    char *c;
+    snprintf(text.chars, sizeof text.chars, "%.*g", digits, value);
+    for (c = text.chars; *c; ++c) {
+        if ((*c < '0' || *c > '9') && *c != '-' && *c != '+' && *c != 'e' && *c != 'n' && *c != 'a' && *c != 'i' &&
+            *c != 'f')
+            *c = '.';
+    }
+    return text;
+}
+
+/* Reads a decimal number, whatever the locale; *end is where it stops (text itself if there is none). */
+KD__PRIVATE double kd__parse_number(const char *text, const char **end)
+{
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *c = text, *digits;
+    double value = 0;
+    int negative, exponent = 0, seen = 0;
+    negative = *c == '-';
+    if (*c == '-' || *c == '+') ++c;
+    digits = c;
+    for (; *c >= '0' && *c <= '9'; ++c, ++seen) value = value * 10 + (*c - '0');
+    if (*c == '.') {
+        for (++c; *c >= '0' && *c <= '9'; ++c, ++seen) {
+            if (seen < 17) {
+                value = value * 10 + (*c - '0');
+                --exponent;
+            }
+        }
+    }
+    *end = text;
+    if (c == digits || seen == 0) return 0;
+    if (*c == 'e' || *c == 'E') {
+        const char *e = c + 1;
+        int e_negative = *e == '-', e_value = 0;
+        if (*e == '-' || *e == '+') ++e;
+        if (*e >= '0' && *e <= '9') {
+            for (; *e >= '0' && *e <= '9'; ++e) e_value = e_value < 1000 ? e_value * 10 + (*e - '0') : e_value;
+            exponent += e_negative ? -e_value : e_value;
+            c = e;
+        }
+    }
+    for (; exponent > 22; exponent -= 22) value *= powers[22];
+    for (; exponent < -22 && value != 0; exponent += 22) value /= powers[22];
+    if (exponent > 0) value *= powers[exponent];
+    if (exponent < 0 && value != 0) value /= powers[-exponent];
+    *end = c;
+    return negative ? -value : value;
+}
+
+/* ============================================================================================================
+   >>random    counter-based random numbers
+   uses: nothing
+   Every number is a hash of (key, counter); a key is a hash of (seed, purpose, epoch or step, sample). Nothing is
+   drawn in sequence, so neither threads nor skipped work can change what comes out.
+   ============================================================================================================ */
+
+enum { KD__RNG_INIT = 1, KD__RNG_SHUFFLE, KD__RNG_SPLIT, KD__RNG_AUGMENT, KD__RNG_MIXUP, KD__RNG_DROPOUT };
+
+/* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
+   output bit. */
+KD__PRIVATE uint64_t kd__mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+KD__PRIVATE uint64_t kd__rng_key(uint64_t seed, int purpose, uint64_t a, uint64_t b)
+{
+    return kd__mix(kd__mix(kd__mix(seed ^ kd__mix((uint64_t)purpose)) ^ a) ^ b);
+}
+
+KD__PRIVATE uint64_t kd__rng_bits(uint64_t key, uint64_t counter) { return kd__mix(key ^ kd__mix(counter)); }
+
+/* Uniform in [0, 1), 53 bits. */
+KD__PRIVATE double kd__rng_unit(uint64_t key, uint64_t counter)
+{
+    return (double)(kd__rng_bits(key, counter) >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* Uniform in [low, high]. */
+KD__PRIVATE double kd__rng_range(uint64_t key, uint64_t counter, double low, double high)
+{
+    return low + (high - low) * kd__rng_unit(key, counter);
+}
+
+/* Uniform in 0 .. count - 1; the bias is below count / 2^64. */
+KD__PRIVATE int kd__rng_index(uint64_t key, uint64_t counter, int count)
+{
+    return (int)(kd__rng_bits(key, counter) % (uint64_t)count);
+}
+
+/* ============================================================================================================
+   >>math    double-precision functions that are the same everywhere
+   uses: nothing
+   libm's exp, log and cos differ in the last bit between C libraries, which would let a learning rate or a view of
+   an image differ too. These use only +, -, *, / and are good to about 1e-14, which is plenty for their use.
+   ============================================================================================================ */
+
+KD__PRIVATE double kd__power_of_two(int n)
+{
+    double value = 1, factor = n < 0 ? 0.5 : 2.0;
+    int i;
+    for (i = n < 0 ? -n : n; i; i >>= 1, factor *= factor) {
+        if (i & 1) value *= factor;
+    }
+    return value;
+}
+
+KD__PRIVATE double kd__exp(double x)
+{
+    const double ln2 = 0.69314718055994530942;
+    double r, sum = 1;
+    int n, i;
+    if (x < -700) return 0;
+    if (x > 700) x = 700;
+    n = (int)(x / ln2 + (x < 0 ? -0.5 : 0.5));
+    r = x - n * ln2;
+    for (i = 14; i > 0; --i) sum = 1 + r * sum / i;
+    return sum * kd__power_of_two(n);
+}
+
+KD__PRIVATE double kd__log_of(double x)
+{
+    const double ln2 = 0.69314718055994530942;
+    double z, z2, sum = 0;
+    int n = 0, i;
+    if (!(x > 0)) return -1e300;
+    for (; x > 1.5; ++n) x *= 0.5;
+    for (; x < 0.75; --n) x *= 2;
+    z = (x - 1) / (x + 1); /* log x = 2 atanh z */
+    z2 = z * z;
+    for (i = 27; i > 0; i -= 2) sum = sum * z2 + 1.0 / i;
+    return n * ln2 + 2 * z * sum;
+}
+
+/* cos and sin of an angle in radians, |angle| up to about 1e6. */
+KD__PRIVATE void kd__cos_sin(double angle, double *cosine, double *sine)
+{
+    const double half_pi = 1.57079632679489661923;
+    const double turns = angle / half_pi;
+    const int quarter = (int)(turns + (turns < 0 ? -0.5 : 0.5));
+    const double x = angle - quarter * half_pi, x2 = x * x;
+    double c = 1, s = 1;
+    int i;
+    for (i = 16; i > 0; i -= 2) {
+        c = 1 - c * x2 / (i * (i - 1));
+        s = 1 - s * x2 / (i * (i + 1));
+    }
+    s *= x;
+    switch (((quarter % 4) + 4) % 4) {
+    case 0:
+        *cosine = c;
+        *sine = s;
+        break;
+    case 1:
+        *cosine = -s;
+        *sine = c;
+        break;
+    case 2:
+        *cosine = -c;
+        *sine = -s;
+        break;
+    default:
+        *cosine = s;
+        *sine = -c;
+        break;
+    }
+}
+
+/* base^n for n >= 0, by squaring. */
+KD__PRIVATE double kd__power(double base, int64_t n)
+{
+    double value = 1;
+    for (; n > 0; n >>= 1, base *= base) {
+        if (n & 1) value *= base;
+    }
+    return value;
+}
+
+/* ============================================================================================================
+   >>dispatch    kernel table, one instance per instruction set
+   uses: config, cpu
+   Kernels are written once, in >>kernels, and compiled once per instruction set. KD__KERNELS has one line for each:
+   it makes the members of the table and fills them. A context holds a pointer to the table it uses, so that two
+   contexts in one program can use two instruction sets.
+   ============================================================================================================ */
+
+/* Activations: name in a model line, what their derivative is computed from, default and meaning of their number. */
+#define KD__ACTIVATIONS(X)                                                                                         \
+    X(KD__RELU, "relu")                                                                                            \
+    X(KD__RELU6, "relu6")                                                                                          \
+    X(KD__LEAKYRELU, "leakyrelu")                                                                                  \
+    X(KD__GELU, "gelu")                                                                                            \
+    X(KD__SILU, "silu")                                                                                            \
+    X(KD__HARDSWISH, "hardswish")                                                                                  \
+    X(KD__SIGMOID, "sigmoid")                                                                                      \
+    X(KD__TANH, "tanh")
+enum {
+    KD__LINEAR,
+#define KD__ITEM(name, word) name,
+    KD__ACTIVATIONS(KD__ITEM)
+#undef KD__ITEM
+};
+
+/* C = A * B in tiles of registers. A is read a number at a time and broadcast, B and C a vector at a time.
+   The reduction runs over `segs` segments of `run` numbers. Rows of C come in `blocks` blocks of `rows`: a
+   convolution has a block for every line of the image.
+   Every number of C is one chain of fused multiply-adds in the order of the reduction, starting from 0, from the
+   bias or (accumulate) from C. So its bits depend on nothing but its own operands: not on tile or block sizes,
+   not on the vector width, not on where the work was cut for threads.
+   B and C may be panels: groups of `panel` columns (kd__kernels) stored one after the other, each with b_rows
+   (c_rows) rows of kd__panel_width floats; reading starts at row b_first (c_first). Otherwise they are matrices
+   with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`. */
+typedef struct kd__gemm {
+    int rows, blocks, cols, segs, run;
+    const float *a;
+    ptrdiff_t a_row, a_block, a_k, a_seg;
+    const float *b;
+    ptrdiff_t b_k, b_seg;
+    int b_rows, b_first;
+    float *c;
+    ptrdiff_t c_row, c_block;
+    int c_rows, c_first;
+    int c_transposed; /* c[column * c_row + row]; only for blocks = 1 and no panels in C */
+    int accumulate;
+    const float *bias; /* NULL or by column, readable like a row of B */
+    int act;           /* KD__LINEAR to KD__LEAKYRELU */
+    float act_arg;
+} kd__gemm;
+
+/* One tile of that, with everything in floats already worked out for its corner. */
+typedef struct kd__tile {
+    int segs, run;
+    const float *a, *b, *bias;
+    ptrdiff_t a_row, a_k, a_seg, b_k, b_seg;
+    float *c;
+    ptrdiff_t c_row;
+    int tail; /* columns of the last vector that exist */
+    int accumulate, act;
+    float act_arg;
+} kd__tile;
+typedef void (*kd__tile_fn)(const kd__tile *t);
+
+/* The geometry of a layer that slides a window over an image of one sample. Pixels are `channels` floats apart,
+   lines in_row and out_row. */
+typedef struct kd__window {
+    int channels, in_h, in_w, out_h, out_w;
+    int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+    ptrdiff_t in_row, out_row;
+} kd__window;
+
+/* maxpool_grad reads the activations as well as the gradients, whose lines may be padded differently. */
+typedef struct kd__pool_grads {
+    kd__window x;
+    ptrdiff_t dx_row, dy_row;
+} kd__pool_grads;
+
+/* An image of one sample, seen by batch normalisation. */
+typedef struct kd__image {
+    int channels, h, w;
+    ptrdiff_t row;
+} kd__image;
+
+typedef struct kd__row_loss {
+    int rows, cols;
+    const float *student, *teacher, *soft_labels;
+    const int32_t *labels;
+    float temperature, smoothing;
+    float soft_value, soft_grad; /* what the KL of a row and its gradient's p_s - p_t are multiplied by */
+    float hard_value, hard_grad;
+    float *grad;  /* or NULL */
+    float *value; /* (rows) */
+} kd__row_loss;
+
+typedef struct kd__update {
+    int optimizer, nesterov;
+    float lr, momentum, decay, beta1, beta2, epsilon;
+    float correction1, correction2; /* 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
+    float grad_scale;
+} kd__update;
+
+/* return type, name, parameters */
+#define KD__KERNELS(X)                                                                                             \
+    X(void, gemm, (const kd__gemm *g))                                                                             \
+    X(void, dots, (const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y))                    \
+    X(void, transpose, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))   \
+    X(void, copy, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))        \
+    X(void, act, (int kind, float arg, ptrdiff_t n, const float *x, float *y))                                     \
+    X(void, act_grad,                                                                                              \
+      (int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx, int accumulate))             \
+    X(void, add, (ptrdiff_t n, const float *a, const float *b, int act, float arg, float *y))                      \
+    X(void, scale, (ptrdiff_t n, float factor, float *x))                                                          \
+    X(void, column_sums, (const float *x, ptrdiff_t row, int rows, int cols, float *sums))                         \
+    X(void, depthwise,                                                                                             \
+      (const kd__window *w, const float *x, const float *weight, const float *bias, int act, float arg, float *y)) \
+    X(void, depthwise_input_grad, (const kd__window *w, const float *dy, const float *weight, float *dx))          \
+    X(void, depthwise_weight_grad, (const kd__window *w, const float *x, const float *dy, float *dw))              \
+    X(void, maxpool, (const kd__window *w, const float *x, float *y))                                              \
+    X(void, maxpool_grad, (const kd__pool_grads *g, const float *x, const float *y, const float *dy, float *dx))   \
+    X(void, avgpool, (const kd__window *w, const float *x, float *y))                                              \
+    X(void, avgpool_grad, (const kd__window *w, const float *dy, float *dx))                                       \
+    X(void, norm_stats, (const kd__image *i, const float *x, float *mean, float *m2))                              \
+    X(void, norm_apply,                                                                                            \
+      (const kd__image *i, const float *x, const float *mean, const float *scale, const float *shift, int act,     \
+       float arg, float *y, ptrdiff_t y_row))                                                                      \
+    X(void, norm_grad_stats,                                                                                       \
+      (const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row, const float *mean,                   \
+       const float *inv_std, float *sum_dy, float *sum_dy_xhat))                                                   \
+    X(void, norm_grad,                                                                                             \
+      (const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row, const float *mean,                   \
+       const float *inv_std, const float *factor, const float *mean_dy, const float *mean_dy_xhat, float *dx,      \
+       ptrdiff_t dx_row, int accumulate))                                                                          \
+    X(void, dropout,                                                                                               \
+      (ptrdiff_t n, uint32_t key0, uint32_t key1, float drop, float scale, const float *x, float *y,               \
+       int accumulate))                                                                                            \
+    X(void, softmax, (const float *x, int rows, int cols, float temperature, int logarithm, float *y))             \
+    X(void, log_mix,                                                                                               \
+      (ptrdiff_t n, int count, const float *const *x, const float *log_weight, float scale, float *y))             \
+    X(void, row_loss, (const kd__row_loss *l))                                                                     \
+    X(void, mse_loss, (const kd__row_loss *l))                                                                     \
+    X(void, bce_loss, (const kd__row_loss *l))                                                                     \
+    X(double, sum_squares, (ptrdiff_t n, const float *x))                                                          \
+    X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
+    X(void, update, (const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v))              \
+    X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
+    X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
+    X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
+
+struct kd__kernels {
+    kd_isa isa;
+    int lanes;  /* floats in a vector */
+    int narrow; /* floats in the narrowest vector that gemm uses */
+    int panel;  /* columns in a panel */
+    int rows;   /* rows in the tallest tile */
+#define KD__ITEM(type, name, parameters) type(*name) parameters;
+    KD__KERNELS(KD__ITEM)
+#undef KD__ITEM
+};
+
+/* Stored width of the panel that starts with `left` columns to go. */
+KD__PRIVATE int kd__panel_width(const kd__kernels *k, int left)
+{
+    if (left >= k->panel) return k->panel;
+    if (left <= k->narrow) return k->narrow;
+    return (left + k->lanes - 1) / k->lanes * k->lanes;
+}
+
+/* Columns as stored, all panels together. */
+KD__PRIVATE int kd__panel_columns(const kd__kernels *k, int cols)
+{
+    return cols / k->panel * k->panel + (cols % k->panel ? kd__panel_width(k, cols % k->panel) : 0);
+}
+
+#define KD__JOIN2(a, b) a##_##b
+#define KD__JOIN(a, b) KD__JOIN2(a, b)
+#define KD__FN(name) KD__JOIN(kd__##name, KD__ISA) /* kd__gemm_avx2 */
+
+#define KD__TEMPLATE
+#define KD__ISA scalar
+#define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
+#include KD__HEADER_FILENAME
+#if KD__X86
+KD__TARGET_BEGIN("avx2,fma")
+#define KD__ISA avx2
+#define KD__ISA_ID 2
+#include KD__HEADER_FILENAME
+KD__TARGET_END
+KD__TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#define KD__ISA avx512
+#define KD__ISA_ID 3
+#include KD__HEADER_FILENAME
+KD__TARGET_END
+#endif
+#if KD__ARM64
+#define KD__ISA neon
+#define KD__ISA_ID 4
+#include KD__HEADER_FILENAME
+#endif
+#undef KD__TEMPLATE
+
+KD__PRIVATE const kd__kernels *kd__kernels_for(kd_isa isa)
+{
+    switch (isa) {
+    case KD_ISA_SCALAR: return &kd__table_scalar;
+#if KD__X86
+    case KD_ISA_AVX2: return &kd__table_avx2;
+    case KD_ISA_AVX512: return &kd__table_avx512;
+#endif
+#if KD__ARM64
+    case KD_ISA_NEON: return &kd__table_neon;
+#endif
+    default: return NULL;
+    }
+}
+
+KDDEF const char *kd_version(void) { return KD_VERSION; }
+
+KDDEF const char *kd_isa_name(kd_isa isa)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_ISAS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)isa < (unsigned)KD_ISA_COUNT ? words[isa] : "unknown";
+}
+
+KDDEF int kd_isa_available(kd_isa isa)
+{
+    if (isa == KD_ISA_AUTO) return 1;
+    return (unsigned)isa < (unsigned)KD_ISA_COUNT && ((kd__cpu_detect().isas >> isa) & 1u) && kd__kernels_for(isa);
+}
+
+KDDEF const char *kd_result_name(kd_result result)
+{
+    switch (result) {
+#define KD__ITEM(name, value, meaning)                                                                             \
+    case name: return #name;
+        KD_RESULTS(KD__ITEM)
+#undef KD__ITEM
+    default: return "unknown result";
+    }
+}
+
+KDDEF const char *kd_result_meaning(kd_result result)
+{
+    switch (result) {
+#define KD__ITEM(name, value, meaning)                                                                             \
+    case name: return meaning;
+        KD_RESULTS(KD__ITEM)
+#undef KD__ITEM
+    default: return "unknown result";
+    }
+}
+
+KDDEF kd_ctx_desc kd_ctx_defaults(void)
+{
+    kd_ctx_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.allocator.alloc = kd__malloc_alloc;
+    desc.allocator.free = kd__malloc_free;
+    desc.threads = 1;
+#ifndef KD_NO_STDIO
+    desc.io.open = kd__stdio_open;
+    desc.io.read = kd__stdio_read;
+    desc.io.write = kd__stdio_write;
+    desc.io.size = kd__stdio_size;
+    desc.io.sync = kd__stdio_sync;
+    desc.io.close = kd__stdio_close;
+    desc.io.replace = kd__stdio_replace;
+    desc.io.remove = kd__stdio_remove;
+#endif
+    return desc;
+}
+
+KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
+{
+    const kd_ctx_desc defaults = kd_ctx_defaults();
+    kd__cpu cpu;
+    kd_isa isa;
+    kd_ctx *kd;
+    if (!out) return KD_ERR_ARGUMENT;
+    *out = NULL;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE) return KD_ERR_DEFAULTS;
+    if (!desc->allocator.alloc || !desc->allocator.free) return KD_ERR_ARGUMENT;
+    if (desc->threads < 1 || desc->threads > 256) return KD_ERR_ARGUMENT;
+    cpu = kd__cpu_detect();
+    isa = desc->isa;
+    if (isa == KD_ISA_AUTO) {
+        for (isa = (kd_isa)(KD_ISA_COUNT - 1); !((cpu.isas >> isa) & 1u) || !kd__kernels_for(isa);)
+            isa = (kd_isa)(isa - 1);
+    }
+    if ((unsigned)isa >= (unsigned)KD_ISA_COUNT || !((cpu.isas >> isa) & 1u) || !kd__kernels_for(isa))
+        return KD_ERR_UNSUPPORTED;
+    kd = (kd_ctx *)desc->allocator.alloc(desc->allocator.user, sizeof *kd);
+    if (!kd) return KD_ERR_MEMORY;
+    memset(kd, 0, sizeof *kd);
+    kd->desc = *desc;
+    kd->cpu = cpu;
+    kd->isa = isa;
+    kd->k = kd__kernels_for(isa);
+    *out = kd;
+    return KD_OK;
+}
+
+KDDEF void kd_close(kd_ctx *kd)
+{
+    kd_allocator allocator;
+    if (!kd) return;
+    allocator = kd->desc.allocator;
+    kd__free(kd, kd->scratch);
+    allocator.free(allocator.user, kd, sizeof *kd);
+}
+
+KDDEF const char *kd_error(const kd_ctx *kd) { return kd ? kd->error : ""; }
+
+KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd) { return kd->isa; }
+
+/* ============================================================================================================
+   >>parallel    tasks over threads
+   uses: memory
+   ============================================================================================================ */
+
+KD__PRIVATE void kd__parallel(const kd_ctx *kd, int count, kd_task_fn task, void *arg)
+{
+    int i;
+    if (kd->desc.threads > 1 && count > 1) {
+        if (kd->desc.parallel_for) {
+            kd->desc.parallel_for(kd->desc.parallel_user, count, task, arg);
+            return;
+        }
+#if defined(_OPENMP) && !defined(KD_NO_THREADS)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(KD__MIN(kd->desc.threads, count))
+        for (i = 0; i < count; ++i) task(arg, i, omp_get_thread_num());
+        return;
+#endif
+    }
+    for (i = 0; i < count; ++i) task(arg, i, 0);
+}
+
+/* Elementwise work over one array, cut into pieces that do not depend on the number of threads. */
+enum { KD__PIECE = 1 << 14 };
+
+KD__PRIVATE int kd__pieces(ptrdiff_t n) { return (int)((n + KD__PIECE - 1) / KD__PIECE); }
+
+KD__PRIVATE ptrdiff_t kd__piece_length(ptrdiff_t n, int piece)
+{
+    return KD__MIN((ptrdiff_t)KD__PIECE, n - (ptrdiff_t)piece * KD__PIECE);
+}
+
+/* ============================================================================================================
+   >>gemm    matrix multiplication: packing, blocking
+   uses: dispatch, parallel
+   The kernel multiplies U, read number by number, with V, read vector by vector. Where V would have to be turned
+   (A * B^T), the smaller operand is turned instead and C comes out transposed, which the tile's last step undoes.
+   Two ways to block: panels of V one at a time while all of U stays in the second-level cache, or, where U does not
+   fit there, the blocking of Goto and van de Geijn (2008): depth x width of V packed in the third-level cache,
+   height x depth of U packed in the second.
+   ============================================================================================================ */
+
+typedef struct kd__matmul {
+    const kd__kernels *k;
+    int rows, cols, depth;
+    const float *u, *v;
+    ptrdiff_t u_row, u_k;
+    ptrdiff_t v_row; /* between rows of V, if v_turned is 0; else between stored rows, which are V's columns */
+    int v_turned;
+    float alpha;
+    float *c;
+    ptrdiff_t c_row;
+    int c_transposed, accumulate;
+    float *worker_scratch;
+    size_t worker_floats;
+    int strips, strip_rows; /* rows are cut into strips of this many */
+    /* one block of the second way */
+    float *shared;
+    int col0, cols_now, k0, k_now, rows_block;
+} kd__matmul;
+
+enum { KD__MATMUL_WIDTH = 2048, KD__MATMUL_DEPTH = 384 };
+
+/* Columns col to col + count of V, rows k0 to k0 + depth, as one panel. */
+KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int k0, int depth, float *panel)
+{
+    const int width = kd__panel_width(p->k, count);
+    const float *from = p->v_turned ? p->v + col * p->v_row + k0 : p->v + k0 * p->v_row + col;
+    count = KD__MIN(count, width);
+    if (count < width) memset(panel, 0, (size_t)depth * (size_t)width * sizeof *panel);
+    if (p->v_turned)
+        p->k->transpose(from, p->v_row, count, depth, panel, width);
+    else
+        p->k->copy(from, p->v_row, depth, count, panel, width);
+    if (p->alpha != 1) p->k->scale((ptrdiff_t)depth * width, p->alpha, panel);
+}
+
+KD__PRIVATE void kd__matmul_describe(const kd__matmul *p, kd__gemm *g)
+{
+    memset(g, 0, sizeof *g);
+    g->blocks = 1;
+    g->segs = 1;
+    g->c_row = p->c_row;
+    g->c_transposed = p->c_transposed;
+    g->accumulate = p->accumulate;
+}
+
+KD__PRIVATE float *kd__matmul_c(const kd__matmul *p, int row, int col)
+{
+    return p->c_transposed ? p->c + col * p->c_row + row : p->c + row * p->c_row + col;
+}
+
+/* First way: one panel and one strip of rows. */
+KD__PRIVATE void kd__matmul_panel(void *arg, int index, int worker)
+{
+    const kd__matmul *p = (const kd__matmul *)arg;
+    float *panel = p->worker_scratch + (size_t)worker * p->worker_floats;
+    const int col = index / p->strips * p->k->panel, row = index % p->strips * p->strip_rows;
+    const int cols = KD__MIN(p->k->panel, p->cols - col);
+    const int whole = cols % p->k->lanes == 0; /* rows of V itself can be read a vector at a time */
+    kd__gemm g;
+    kd__matmul_describe(p, &g);
+    g.rows = KD__MIN(p->strip_rows, p->rows - row);
+    g.cols = cols;
+    g.run = p->depth;
+    g.a = p->u + row * p->u_row;
+    g.a_row = p->u_row;
+    g.a_k = p->u_k;
+    g.c = kd__matmul_c(p, row, col);
+    if (p->v_turned || p->alpha != 1 || !whole || (g.rows > 4 * p->k->rows && p->v_row > 2 * p->k->panel)) {
+        kd__matmul_pack_v(p, col, cols, 0, p->depth, panel);
+        g.b = panel;
+        g.b_rows = p->depth;
+    } else {
+        g.b = p->v + col;
+        g.b_k = p->v_row;
+    }
+    p->k->gemm(&g);
+}
+
+/* Second way: packing one panel of the shared block of V ... */
+KD__PRIVATE void kd__matmul_share(void *arg, int index, int worker)
+{
+    const kd__matmul *p = (const kd__matmul *)arg;
+    const int col = index * p->k->panel;
+    (void)worker;
+    kd__matmul_pack_v(p, p->col0 + col, KD__MIN(p->k->panel, p->cols_now - col), p->k0, p->k_now,
+                      p->shared + (ptrdiff_t)col * p->k_now);
+}
+
+/* ... and multiplying it with one block of rows of U. */
+KD__PRIVATE void kd__matmul_block(void *arg, int index, int worker)
+{
+    const kd__matmul *p = (const kd__matmul *)arg;
+    float *packed = p->worker_scratch + (size_t)worker * p->worker_floats;
+    const int tall = p->k->rows, first = index * p->rows_block;
+    const int rows = KD__MIN(p->rows_block, p->rows - first);
+    kd__gemm g;
+    int row;
+    for (row = 0; row < rows; row += tall) {
+        const float *from = p->u + (first + row) * p->u_row + p->k0 * p->u_k;
+        const int count = KD__MIN(tall, rows - row);
+        if (p->u_k == 1)
+            p->k->transpose(from, p->u_row, count, p->k_now, packed + (ptrdiff_t)row * p->k_now, tall);
+        else
+            p->k->copy(from, p->u_k, p->k_now, count, packed + (ptrdiff_t)row * p->k_now, tall);
+    }
+    kd__matmul_describe(p, &g);
+    g.cols = p->cols_now;
+    g.run = p->k_now;
+    g.b = p->shared;
+    g.b_rows = p->k_now;
+    g.a = packed;
+    g.a_row = 1;
+    g.a_k = tall;
+    g.accumulate = p->accumulate || p->k0 > 0;
+    g.c = kd__matmul_c(p, first, p->col0);
+    g.rows = tall;
+    g.blocks = rows / tall;
+    g.a_block = (ptrdiff_t)tall * p->k_now;
+    g.c_block = tall * p->c_row;
+    if (g.blocks) p->k->gemm(&g);
+    if (rows % tall) {
+        g.a += g.blocks * g.a_block;
+        g.c += g.blocks * g.c_block;
+        g.rows = rows % tall;
+        g.blocks = 1;
+        p->k->gemm(&g);
+    }
+}
+
+/* At least `count` floats that stay until the next call. */
+KD__PRIVATE float *kd__scratch(kd_ctx *kd, size_t count)
+{
+    if (count > kd->scratch_count) {
+        float *bigger = KD__NEW(kd, float, count);
+        if (!bigger) return NULL;
+        kd__free(kd, kd->scratch);
+        kd->scratch = bigger;
+        kd->scratch_count = count;
+    }
+    return kd->scratch;
+}
+
+KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
+{
+    const kd__kernels *k = p->k;
+    const int threads = kd->desc.threads;
+    const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
+    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 2 || p->cols <= 2 * k->panel) {
+        const int panels = (p->cols + k->panel - 1) / k->panel;
+        p->strips = panels >= 2 * threads ? 1 : KD__MIN(2 * threads, (p->rows + 4 * k->rows - 1) / (4 * k->rows));
+        if (threads == 1) p->strips = 1;
+        p->strip_rows = (p->rows + p->strips - 1) / p->strips;
+        p->strips = (p->rows + p->strip_rows - 1) / p->strip_rows;
+        p->worker_floats = kd__times((size_t)p->depth, (size_t)k->panel);
+        p->worker_scratch = kd__scratch(kd, kd__times(p->worker_floats, (size_t)threads));
+        if (!p->worker_scratch) return KD_ERR_MEMORY;
+        kd__parallel(kd, panels * p->strips, kd__matmul_panel, p);
+        return KD_OK;
+    }
+    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / KD__MATMUL_DEPTH) / k->rows * k->rows;
+    p->rows_block = KD__MAX(p->rows_block, k->rows);
+    if (threads > 1) { /* blocks for everyone */
+        const int share = (p->rows / (2 * threads) + k->rows - 1) / k->rows * k->rows;
+        p->rows_block = KD__MIN(p->rows_block, KD__MAX(share, 2 * k->rows));
+    }
+    p->worker_floats = (size_t)p->rows_block * KD__MATMUL_DEPTH;
+    p->worker_scratch = kd__scratch(kd, p->worker_floats * (size_t)threads +
+                                            (size_t)KD__MATMUL_DEPTH * (size_t)(KD__MATMUL_WIDTH + k->panel));
+    if (!p->worker_scratch) return KD_ERR_MEMORY;
+    p->shared = p->worker_scratch + p->worker_floats * (size_t)threads;
+    for (p->col0 = 0; p->col0 < p->cols; p->col0 += KD__MATMUL_WIDTH) {
+        p->cols_now = KD__MIN((int)KD__MATMUL_WIDTH, p->cols - p->col0);
+        for (p->k0 = 0; p->k0 < p->depth; p->k0 += KD__MATMUL_DEPTH) {
+            p->k_now = KD__MIN((int)KD__MATMUL_DEPTH, p->depth - p->k0);
+            kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
+            kd__parallel(kd, (p->rows + p->rows_block - 1) / p->rows_block, kd__matmul_block, p);
+        }
+    }
+    return KD_OK;
+}
+
+/* A single row or column of C whose matrix has the reduction along memory: dot products, nothing packed. */
+KD__PRIVATE kd_result kd__matmul_dots(kd_ctx *kd, int count, int depth, const float *matrix, ptrdiff_t row,
+                                      const float *x, ptrdiff_t x_step, float alpha, float beta, float *c,
+                                      ptrdiff_t c_step)
+{
+    float y[256];
+    int first, i;
+    if (x_step != 1) {
+        float *packed = kd__scratch(kd, (size_t)depth);
+        if (!packed) return KD_ERR_MEMORY;
+        for (i = 0; i < depth; ++i) packed[i] = x[i * x_step];
+        x = packed;
+    }
+    for (first = 0; first < count; first += KD__COUNT(y)) {
+        const int now = KD__MIN(KD__COUNT(y), count - first);
+        kd->k->dots(matrix + first * row, row, now, x, depth, y);
+        for (i = 0; i < now; ++i) {
+            float *to = c + (first + i) * c_step;
+            const float product = alpha * y[i], kept = beta != 0 ? beta * *to : 0;
+            *to = kept + product;
+        }
+    }
+    return KD_OK;
+}
+
+KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
+                         int lda, const float *b, int ldb, float beta, float *c, int ldc)
+{
+    kd__matmul p;
+    int i;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (m < 0 || n < 0 || k < 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_sgemm: sizes must not be negative, got m = %d, n = %d, k = %d", m,
+                        n, k);
+    if (m == 0 || n == 0) return KD_OK;
+    if (!c || (k > 0 && alpha != 0 && (!a || !b)))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_sgemm: a, b and c must not be NULL");
+    if (lda < (trans_a ? m : k) || ldb < (trans_b ? k : n) || ldc < n)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "kd_sgemm: rows overlap: lda = %d, ldb = %d, ldc = %d for m = %d, n = %d, k = %d", lda, ldb,
+                        ldc, m, n, k);
+    if (k > 0 && alpha != 0) {
+        if (m == 1 && trans_b) return kd__matmul_dots(kd, n, k, b, ldb, a, trans_a ? lda : 1, alpha, beta, c, 1);
+        if (n == 1 && !trans_a) return kd__matmul_dots(kd, m, k, a, lda, b, trans_b ? 1 : ldb, alpha, beta, c, ldc);
+    }
+    if (beta != 1) {
+        for (i = 0; i < m; ++i) {
+            if (beta != 0)
+                kd->k->scale(n, beta, c + (ptrdiff_t)i * ldc);
+            else if (k == 0 || alpha == 0)
+                memset(c + (ptrdiff_t)i * ldc, 0, (size_t)n * sizeof *c);
+        }
+    }
+    if (k == 0 || alpha == 0) return KD_OK;
+    memset(&p, 0, sizeof p);
+    p.k = kd->k;
+    p.depth = k;
+    p.alpha = alpha;
+    p.c = c;
+    p.c_row = ldc;
+    p.accumulate = beta != 0;
+    /* A^T B^T = (B A)^T needs no turning at all; A B^T turns A if that is less. */
+    p.c_transposed = trans_b && (trans_a || m < n);
+    if (p.c_transposed) {
+        p.rows = n, p.cols = m;
+        p.u = b, p.u_row = ldb, p.u_k = 1;
+        p.v = a, p.v_row = lda, p.v_turned = !trans_a;
+    } else {
+        p.rows = m, p.cols = n;
+        p.u = a, p.u_row = trans_a ? 1 : lda, p.u_k = trans_a ? lda : 1;
+        p.v = b, p.v_row = ldb, p.v_turned = trans_b;
+    }
+    return kd__matmul_run(kd, &p);
+}
+
+/* ============================================================================================================
+   >>softmax    softmax, log-softmax
+   uses: dispatch, parallel
+   ============================================================================================================ */
+
+/* Rows are worked on in groups of about 16k numbers, a multiple of 16 rows, whatever the number of threads. */
+KD__PRIVATE int kd__rows_per_task(int cols)
+{
+    const int rows = (1 << 14) / KD__MAX(cols, 1);
+    return KD__MAX(16, rows / 16 * 16);
+}
+
+typedef struct kd__softmax_task {
+    const kd__kernels *k;
+    const float *x;
+    float *y, temperature;
+    int rows, cols, logarithm;
+} kd__softmax_task;
+
+KD__PRIVATE void kd__softmax_rows(void *arg, int index, int worker)
+{
+    const kd__softmax_task *t = (const kd__softmax_task *)arg;
+    const int step = kd__rows_per_task(t->cols), first = index * step;
+    const ptrdiff_t at = (ptrdiff_t)first * t->cols;
+    (void)worker;
+    t->k->softmax(t->x + at, KD__MIN(step, t->rows - first), t->cols, t->temperature, t->logarithm, t->y + at);
+}
+
+KD__PRIVATE kd_result kd__softmax_run(kd_ctx *kd, const char *where, const float *logits, int rows, int cols,
+                                      float temperature, int logarithm, float *out)
+{
+    kd__softmax_task task;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (rows < 0 || cols < 0 || ((!logits || !out) && rows > 0 && cols > 0))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits of %d rows and %d columns, or a NULL pointer", where, rows,
+                        cols);
+    if (!(temperature > 0) || !kd__is_finite((double)temperature))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the temperature must be above 0, got %s", where,
+                        kd__number((double)temperature, 6).chars);
+    if (rows == 0 || cols == 0) return KD_OK;
+    task.k = kd->k;
+    task.x = logits;
+    task.y = out;
+    task.temperature = temperature;
+    task.rows = rows;
+    task.cols = cols;
+    task.logarithm = logarithm;
+    kd__parallel(kd, (rows + kd__rows_per_task(cols) - 1) / kd__rows_per_task(cols), kd__softmax_rows, &task);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature, float *probs)
+{
+    return kd__softmax_run(kd, "kd_softmax", logits, rows, cols, temperature, 0, probs);
+}
+
+KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature,
+                               float *log_probs)
+{
+    return kd__softmax_run(kd, "kd_log_softmax", logits, rows, cols, temperature, 1, log_probs);
+}
+
+KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                    int rows, int cols, float temperature, float *out)
+{
+    enum { ROWS = 64 };
+    const float *from[64];
+    float log_weight[64], *log_probs;
+    double total = 0;
+    int i, r;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!logits || !out || teachers < 1 || teachers > KD__COUNT(from) || rows < 0 || cols < 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: needs 1 to 64 teachers and at least one column");
+    if (!(temperature > 0))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: the temperature must be above 0");
+    for (i = 0; i < teachers; ++i) {
+        if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
+            return kd__fail(kd, KD_ERR_ARGUMENT,
+                            "kd_average_teachers: teacher %d has no logits, or a weight that is not positive", i);
+        total += weights ? (double)weights[i] : 1.0;
+    }
+    for (i = 0; i < teachers; ++i) log_weight[i] = (float)kd__log_of((weights ? (double)weights[i] : 1.0) / total);
+    log_probs = kd__scratch(kd, kd__times(kd__times((size_t)teachers, ROWS), (size_t)cols));
+    if (!log_probs) return KD_ERR_MEMORY;
+    for (r = 0; r < rows; r += ROWS) {
+        const int now = KD__MIN((int)ROWS, rows - r);
+        for (i = 0; i < teachers; ++i) {
+            float *to = log_probs + (ptrdiff_t)i * ROWS * cols;
+            kd->k->softmax(logits[i] + (ptrdiff_t)r * cols, now, cols, temperature, 1, to);
+            from[i] = to;
+        }
+        kd->k->log_mix((ptrdiff_t)now * cols, teachers, from, log_weight, temperature, out + (ptrdiff_t)r * cols);
+    }
+    return KD_OK;
+}
+
+/* ============================================================================================================
+   >>losses    losses and their gradients
+   uses: softmax
+   ============================================================================================================ */
+
+enum { KD__NO, KD__MAYBE, KD__YES };
+
+typedef void (*kd__loss_fn)(const kd__row_loss *l);
+
+/* What a loss needs, and how its two weights follow from alpha and T. */
+typedef struct kd__loss_info {
+    const char *name;
+    int teacher, labels;
+} kd__loss_info;
+
+KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
+{
+    static const kd__loss_info table[KD_LOSS_COUNT] = {
+        {"auto", KD__MAYBE, KD__MAYBE}, /* resolved before it is used */
+        {"ce", KD__NO, KD__YES},        {"kl", KD__YES, KD__NO},     {"hinton", KD__YES, KD__YES},
+        {"mse", KD__YES, KD__NO},       {"bce", KD__MAYBE, KD__YES},
+    };
+    return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
+}
+
+KDDEF const char *kd_loss_name(kd_loss_kind kind)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_LOSSES(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)kind < (unsigned)KD_LOSS_COUNT ? words[kind] : "unknown";
+}
+
+KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind)
+{
+    kd_loss_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.kind = kind;
+    desc.temperature = 4;
+    desc.alpha = 0.9f;
+    return desc;
+}
+
+KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int has_teacher,
+                                     int has_labels, int cols)
+{
+    const kd__loss_info *info;
+    if (!desc || desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the loss must start from kd_loss_defaults()", where);
+    if ((unsigned)desc->kind >= (unsigned)KD_LOSS_COUNT || desc->kind == KD_LOSS_AUTO)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no loss that can be computed", where, (int)desc->kind);
+    info = kd__loss_look_up(desc->kind);
+    if (info->teacher == KD__YES && !has_teacher)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs a teacher's logits%s, got none", where, info->name,
+                        desc->kind == KD_LOSS_MSE ? " or targets" : "");
+    if (info->teacher == KD__NO && has_teacher)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: loss %s would ignore the teacher; use hinton or kl, or give no teacher", where,
+                        info->name);
+    if (info->labels == KD__YES && !has_labels)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs labels, got none", where, info->name);
+    if (!(desc->temperature > 0) || !kd__is_finite((double)desc->temperature))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the temperature must be above 0, got %s", where,
+                        kd__number((double)desc->temperature, 6).chars);
+    if (!(desc->alpha >= 0 && desc->alpha <= 1))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: alpha must be in [0, 1], got %s", where,
+                        kd__number((double)desc->alpha, 6).chars);
+    if (!(desc->label_smoothing >= 0 && desc->label_smoothing < 1))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: label smoothing must be in [0, 1), got %s", where,
+                        kd__number((double)desc->label_smoothing, 6).chars);
+    if (cols < 1 || cols > 1 << 24)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits must have 1 to %d columns, got %d", where, 1 << 24, cols);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const kd_loss_desc *desc,
+                                            const int32_t *labels, int rows, int cols)
+{
+    const int classes = desc->kind == KD_LOSS_BCE && cols == 1 ? 2 : cols;
+    const int soft = kd__loss_look_up(desc->kind)->teacher == KD__YES;
+    int r;
+    for (r = 0; r < rows; ++r) {
+        if (labels[r] == KD_UNLABELLED && soft) continue;
+        if (labels[r] < 0 || labels[r] >= classes)
+            return kd__fail(kd, KD_ERR_DATA, "%s: label %ld of row %d is outside 0 to %d", where, (long)labels[r],
+                            r, classes - 1);
+    }
+    return KD_OK;
+}
+
+/* Fills in what follows from desc: weights of value and gradient for a batch of `batch` rows. The caller adds the
+   pointers and calls the kernel for any part of the rows. */
+KD__PRIVATE kd__loss_fn kd__loss_prepare(const kd_ctx *kd, const kd_loss_desc *desc, int has_teacher, int cols,
+                                         int batch, kd__row_loss *l)
+{
+    const float t = desc->temperature, a = desc->alpha;
+    const float share = desc->reduction == KD_REDUCTION_ELEMENTS ? 1.0f / (float)cols : 1.0f;
+    memset(l, 0, sizeof *l);
+    l->cols = cols;
+    l->temperature = t;
+    l->smoothing = desc->label_smoothing;
+    switch (desc->kind) {
+    case KD_LOSS_CE: l->hard_value = 1; break;
+    case KD_LOSS_KL: l->soft_value = t * t * share; break;
+    case KD_LOSS_MSE: l->soft_value = share; break;
+    default: l->hard_value = has_teacher ? 1 - a : 1; l->soft_value = has_teacher ? a * t * t * share : 0;
+    }
+    l->hard_grad = l->hard_value / (float)batch;
+    l->soft_grad = l->soft_value / (desc->kind == KD_LOSS_MSE ? 1 : t) / (float)batch;
+    switch (desc->kind) {
+    case KD_LOSS_MSE: return kd->k->mse_loss;
+    case KD_LOSS_BCE: return kd->k->bce_loss;
+    default: return kd->k->row_loss;
+    }
+}
+
+typedef struct kd__loss_task {
+    kd__loss_fn run;
+    kd__row_loss all;
+} kd__loss_task;
+
+KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
+{
+    const kd__loss_task *task = (const kd__loss_task *)arg;
+    kd__row_loss l = task->all;
+    const int step = kd__rows_per_task(l.cols), first = index * step;
+    const ptrdiff_t at = (ptrdiff_t)first * l.cols;
+    (void)worker;
+    l.rows = KD__MIN(step, l.rows - first);
+    l.student += at;
+    if (l.teacher) l.teacher += at;
+    if (l.soft_labels) l.soft_labels += at;
+    if (l.labels) l.labels += first;
+    if (l.grad) l.grad += at;
+    l.value += first;
+    task->run(&l);
+}
+
+/* Mean over rows; `task` is prepared and complete but for rows. */
+KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows)
+{
+    const int step = kd__rows_per_task(task->all.cols);
+    double sum = 0;
+    int r;
+    task->all.rows = rows;
+    if (task->all.soft_value == 0) task->all.teacher = NULL;
+    kd__parallel(kd, (rows + step - 1) / step, kd__loss_rows, task);
+    for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
+    return sum / rows;
+}
+
+/* Names the first number that is not finite, if there is one. */
+KD__PRIVATE kd_result kd__check_finite(kd_ctx *kd, const char *where, const char *what, const float *x,
+                                       int64_t rows, int64_t cols)
+{
+    int64_t i;
+    if (kd->k->all_finite((ptrdiff_t)(rows * cols), x)) return KD_OK;
+    for (i = 0; kd__is_finite((double)x[i]); ++i) {}
+    return kd__fail(kd, KD_ERR_NOT_FINITE, "%s: %s has %s in row %lld, column %lld", where, what,
+                    x[i] != x[i] ? "a NaN" : "an infinity", (long long)(i / cols), (long long)(i % cols));
+}
+
+KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
+                        const int32_t *labels, int rows, int cols, float *grad, double *value)
+{
+    static const char where[] = "kd_loss";
+    kd__loss_task task;
+    kd_result result;
+    double mean;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__loss_check(kd, where, desc, teacher != NULL, labels || (desc && desc->soft_labels), cols);
+    if (result != KD_OK) return result;
+    if (rows < 1 || !student || !value)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: needs student logits, a place for the value, and at least one row, got %d", where,
+                        rows);
+    if (labels && !desc->soft_labels && kd__loss_look_up(desc->kind)->labels != KD__NO) {
+        result = kd__loss_check_labels(kd, where, desc, labels, rows, cols);
+        if (result != KD_OK) return result;
+    }
+    task.run = kd__loss_prepare(kd, desc, teacher != NULL, cols, rows, &task.all);
+    task.all.student = student;
+    task.all.teacher = teacher;
+    task.all.labels = labels;
+    task.all.soft_labels = desc->soft_labels;
+    task.all.grad = grad;
+    task.all.value = kd__scratch(kd, (size_t)rows);
+    if (!task.all.value) return KD_ERR_MEMORY;
+    /* the kernels read a row before they write its gradient, but a check of the logits afterwards must still see them */
+    if (grad == student) {
+        result = kd__check_finite(kd, where, "the student", student, rows, cols);
+        if (result != KD_OK) return result;
+    }
+    mean = kd__loss_run(kd, &task, rows);
+    if (!kd__is_finite(mean)) {
+        if (grad != student) result = kd__check_finite(kd, where, "the student", student, rows, cols);
+        if (result == KD_OK && teacher) result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
+        if (result == KD_OK && desc->soft_labels)
+            result = kd__check_finite(kd, where, "soft_labels", desc->soft_labels, rows, cols);
+        if (result == KD_OK) result = kd__fail(kd, KD_ERR_NOT_FINITE, "%s: the loss overflows", where);
+        return result;
+    }
+    *value = mean;
+    return KD_OK;
+}
+
+/* ============================================================================================================
+   >>graph    what a model is made of: values, parameters, nodes; what it runs in: slots, steps, spans
+   uses: dispatch, memory
+   Inside, an image is stored (h, w, c), so that the channels of a pixel are one run of memory: convolutions,
+   depthwise filters, pooling and normalisation all read vectors of channels. A sequence of tokens is an image of
+   height tokens and width 1, so layers over sequences need no other layout.
+   A value that a convolution with padding reads has zeros between its lines, so that windows may run over the edge
+   sideways; lines above and below are skipped instead.
+   ============================================================================================================ */
+
+typedef struct kd__shape {
+    int c, h, w;
+    int flat; /* a vector for PyTorch: after flatten or dense. c, h, w remember the image it was made of */
+} kd__shape;
+
+KD__PRIVATE int64_t kd__shape_count(const kd__shape *s) { return (int64_t)s->c * s->h * s->w; }
+
+/* How a tensor is stored.
+   KD__PANELS  a matrix of `outputs` columns and c * h * w rows in (h, w, c) order, in panels (kd__gemm); one such
+               matrix for each of `groups` groups, group_size floats apart
+   KD__TAPS    depthwise filters (c, 1, h, w), stored (h, w, c)
+   KD__VECTOR  one number for each channel, or for each number of a flattened image: (c, h, w), stored (h, w, c) */
+enum { KD__PANELS, KD__TAPS, KD__VECTOR };
+
+typedef struct kd__param {
+    char *name; /* PyTorch's: "0.weight" */
+    int rank;
+    int64_t shape[4];
+    int layout, trained;
+    int groups, outputs, c, h, w;
+    size_t group_size, size, offset; /* floats; offset into kd_model.weights, or .state if not trained */
+    int summed;                      /* its gradient is summed chunk by chunk, at partial in kd__run.partials */
+    size_t partial;
+} kd__param;
+
+enum { KD__MAX_ARGS = 8 };
+
+typedef struct kd__arg {
+    double v[2]; /* the two numbers of a pair are height and width */
+    int same;    /* pad=same */
+} kd__arg;
+
+typedef struct kd__node {
+    int type; /* index into kd__layer_types */
+    kd__arg arg[KD__MAX_ARGS];
+    int in, in2, out; /* values; in2 is -1 but for add */
+    int param[4];     /* weight, bias, running mean, running variance; -1 where there is none */
+    int act;          /* of an activation layer: which */
+    int fused_act;    /* activation that this node applies to its own output, or KD__LINEAR */
+    float act_arg;
+    int fused; /* an activation layer whose work its producer does */
+    int shown; /* 0: made by the library, not written in the model line */
+    int depth; /* nesting in residual */
+    int64_t macs;
+    char *name; /* PyTorch's module path: "0", "3.body.1" */
+    char *text; /* as written */
+} kd__node;
+
+typedef struct kd__value {
+    kd__shape shape;
+    int producer; /* node, or -1 for the input */
+    int consumers;
+    int pad;      /* zero pixels between lines of the activation */
+    int grad_pad; /* and of its gradient */
+    int same_as;  /* the value whose storage this one shares in both directions (fused activations), or itself */
+    int needs_grad;
+} kd__value;
+
+struct kd_model {
+    kd_ctx *kd;
+    char *spec;
+    kd__node *nodes;
+    kd__value *values;
+    kd__param *params;
+    int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity;
+    int input, output; /* values */
+    int node_dropout;  /* 1 if any layer is random in training */
+    float *weights;    /* trained parameters, each at its offset */
+    float *state;      /* running statistics */
+    size_t weight_count, state_count;
+    size_t summed_count;  /* floats of the gradients that every chunk sums for itself */
+    int64_t batches_seen; /* PyTorch's num_batches_tracked */
+    char **classes;
+    int preprocessing_channels; /* 0: unknown */
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    void *spare; /* a kd_workspace that kd_predict may borrow */
+};
+
+/* Where a value (or its gradient) is in a run. Local slots exist once a worker, for the samples of one span. */
+typedef struct kd__slot {
+    float *base;
+    size_t sample, first; /* floats between samples; from the start of a sample to its pixel (0, 0) */
+    ptrdiff_t row;        /* floats between lines */
+    size_t worker;        /* floats between workers; 0: not local, samples counted from 0 */
+    int tight;            /* no padding: a sample is one run of memory */
+    int pad;
+} kd__slot;
+
+typedef struct kd__span {
+    int first, count; /* samples */
+    int chunk, worker;
+} kd__span;
+
+typedef struct kd__run kd__run;
+typedef void (*kd__step_fn)(const kd__run *r, const kd__node *n, kd__span s);
+
+typedef struct kd__step {
+    kd__step_fn fn;
+    const kd__node *node;
+    int whole;                /* runs once for the whole batch, with threads of its own */
+    int touches;              /* reads or writes values */
+    const kd__slot *clear[2]; /* local slots that this step writes first: their padding must be zeroed */
+    const kd__shape *clear_shape[2];
+} kd__step;
+
+/* What a node has in one run beside values. */
+typedef struct kd__node_plan {
+    float *own; /* buffer of the size that its layer's `own` function asked for */
+    size_t own_floats;
+    int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
+} kd__node_plan;
+
+/* Everything one call or one training needs to run a model: buffers, and the order of work.
+   A step of kind span works on some samples and is called for one cache-sized span after the other, so that a span
+   passes through several layers while it is in the cache; a step of kind whole needs all samples at once (dense: the
+   whole batch shares each weight; batch normalisation: statistics).
+   Samples are dealt to workers in chunks. Their number depends on the batch size alone, and every chunk sums its own
+   weight gradients, which are added up in order afterwards: the same bits for any number of threads. */
+struct kd__run {
+    kd_ctx *kd;
+    const kd__kernels *k;
+    const kd_model *model;
+    kd_model *trained; /* the same model where it may be changed, else NULL */
+    int training, capacity;
+    int chunk, block;     /* samples */
+    int chunks;           /* chunks of a full batch */
+    kd__slot *act, *grad; /* by value */
+    kd__node_plan *plan;  /* by node */
+    kd__step *forward, *backward, *commit;
+    int forward_steps, backward_steps, commit_steps;
+    int *input_aliases, input_alias_count; /* values that are the input itself */
+    int import; /* the input is copied into the inner layout; otherwise read where it is */
+    float *locals, *weight_grads, *partials;
+    size_t local_floats; /* of one worker */
+    float **owned;       /* every buffer, for kd__run_close */
+    int owned_count;
+    size_t bytes;
+    /* the batch at hand */
+    const float *x; /* (count, c, h, w) */
+    int count;
+    uint64_t dropout_key;
+};
+
+KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
+{
+    const int index = slot->worker ? sample - s.first : sample;
+    return slot->base + (size_t)s.worker * slot->worker + (size_t)index * slot->sample + slot->first;
+}
+
+KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
+{
+    const kd__param *p;
+    if (param < 0) return NULL;
+    p = &r->model->params[param];
+    return (p->trained ? r->model->weights : r->model->state) + p->offset;
+}
+
+KD__PRIVATE float *kd__weight_grad(const kd__run *r, int param)
+{
+    return param < 0 ? NULL : r->weight_grads + r->model->params[param].offset;
+}
+
+/* Where the chunk of a span sums its share of a gradient. */
+KD__PRIVATE float *kd__partial(const kd__run *r, int param, kd__span s)
+{
+    return r->partials + (size_t)s.chunk * r->model->summed_count + r->model->params[param].partial;
+}
+
+/* Elementwise layers work on whole samples where both sides are tight, otherwise line by line. */
+KD__PRIVATE int kd__lines(const kd__shape *shape, const kd__slot *a, const kd__slot *b, ptrdiff_t *length)
+{
+    const int whole = a->tight && b->tight;
+    *length = (ptrdiff_t)shape->w * shape->c * (whole ? shape->h : 1);
+    return whole ? 1 : shape->h;
+}
+
+/* ============================================================================================================
+   >>layers    what each layer computes, forward and backward
+   uses: graph, parallel, random
+   A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
+   of its two passes. Adding one means writing its functions here and its row at the end of the section.
+   ============================================================================================================ */
+
+/* A model while its line is being read. `at` is where an error would point. */
+typedef struct kd__draft {
+    kd_ctx *kd;
+    kd_model *m;
+    const char *line, *at;
+    int current; /* value that the next layer reads */
+    int depth;
+    int has_batchnorm; /* inside the residual that is being read */
+} kd__draft;
+
+KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__spec_fail(const kd__draft *d, const char *format, ...)
+{
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return kd__fail(d->kd, KD_ERR_SPEC, "model line, column %d: %s", (int)(d->at - d->line) + 1, text);
+}
+
+/* "16x8x8", or "784" for a vector */
+KD__PRIVATE kd__text kd__shape_text(const kd__shape *s)
+{
+    kd__text text;
+    if (s->flat)
+        snprintf(text.chars, sizeof text.chars, "%lld", (long long)kd__shape_count(s));
+    else
+        snprintf(text.chars, sizeof text.chars, "%dx%dx%d", s->c, s->h, s->w);
+    return text;
+}
+
+/* A new value made by the node that is being built. */
+KD__PRIVATE int kd__draft_value(kd__draft *d, int c, int h, int w, int flat, int producer)
+{
+    kd_model *m = d->m;
+    kd__value *v;
+    void *list = kd__grow(d->kd, m->values, m->value_count, &m->value_capacity, sizeof *v);
+    if (!list) return -1;
+    m->values = (kd__value *)list;
+    v = &m->values[m->value_count];
+    memset(v, 0, sizeof *v);
+    v->shape.c = c, v->shape.h = h, v->shape.w = w, v->shape.flat = flat;
+    v->producer = producer;
+    v->same_as = m->value_count;
+    return m->value_count++;
+}
+
+/* Fixes size and place of a parameter whose layout is set; n is the node it belongs to. */
+KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suffix, kd__param p)
+{
+    kd_model *m = d->m;
+    const size_t rows = (size_t)p.c * (size_t)p.h * (size_t)p.w;
+    const size_t length = strlen(n->name) + strlen(suffix) + 2;
+    size_t *total = p.trained ? &m->weight_count : &m->state_count;
+    void *list = kd__grow(d->kd, m->params, m->param_count, &m->param_capacity, sizeof p);
+    if (!list) return -1;
+    m->params = (kd__param *)list;
+    p.name = KD__NEW(d->kd, char, length);
+    if (!p.name) return -1;
+    snprintf(p.name, length, "%s.%s", n->name, suffix);
+    if (p.layout == KD__PANELS) {
+        p.group_size = kd__times(rows, (size_t)kd__panel_columns(d->kd->k, p.outputs));
+        p.size = kd__times(p.group_size, (size_t)p.groups);
+    } else {
+        p.size = rows;
+    }
+    p.offset = *total;
+    *total = kd__plus(*total, kd__times(kd__plus(p.size, 15) / 16, 16));
+    p.partial = m->summed_count;
+    if (p.summed) m->summed_count = kd__plus(m->summed_count, kd__times(kd__plus(p.size, 15) / 16, 16));
+    m->params[m->param_count] = p;
+    return m->param_count++;
+}
+
+/* A vector with a number for each of `count` channels. */
+KD__PRIVATE int kd__draft_vector(kd__draft *d, const kd__node *n, const char *suffix, kd__shape shape, int trained,
+                                 int summed)
+{
+    kd__param p;
+    memset(&p, 0, sizeof p);
+    p.rank = 1;
+    p.shape[0] = kd__shape_count(&shape);
+    p.layout = KD__VECTOR;
+    p.trained = trained;
+    p.summed = summed;
+    p.c = shape.c, p.h = shape.h, p.w = shape.w;
+    return kd__draft_param(d, n, suffix, p);
+}
+
+KD__PRIVATE kd__shape kd__channels(int c)
+{
+    kd__shape s = {0, 1, 1, 1};
+    s.c = c;
+    return s;
+}
+
+/* Sliding windows: the output's height and width, or an error. */
+KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__arg *kernel, const kd__arg *stride,
+                                       kd__arg *pad, int out[2])
+{
+    const int size[2] = {in->h, in->w};
+    int i;
+    if (in->flat)
+        return kd__spec_fail(d, "this layer needs an image, but its input is a vector of %s",
+                             kd__shape_text(in).chars);
+    for (i = 0; i < 2; ++i) {
+        const int k = (int)kernel->v[i], s = (int)stride->v[i];
+        int p = (int)pad->v[i];
+        if (pad->same) {
+            if (k % 2 == 0) return kd__spec_fail(d, "pad=same needs an odd kernel, got %d", k);
+            pad->v[i] = p = k / 2;
+        }
+        if (k > size[i] + 2 * p)
+            return kd__spec_fail(d, "a window of %dx%d does not fit the input %s with padding %dx%d",
+                                 (int)kernel->v[0], (int)kernel->v[1], kd__shape_text(in).chars, (int)pad->v[0],
+                                 (int)pad->v[1]);
+        out[i] = (size[i] + 2 * p - k) / s + 1;
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd__window kd__window_of(const kd__run *r, const kd__node *n, const kd__arg *kernel,
+                                     const kd__arg *stride, const kd__arg *pad, const kd__slot *in,
+                                     const kd__slot *out)
+{
+    const kd__shape *a = &r->model->values[n->in].shape, *b = &r->model->values[n->out].shape;
+    kd__window w;
+    w.channels = a->c;
+    w.in_h = a->h, w.in_w = a->w, w.out_h = b->h, w.out_w = b->w;
+    w.kernel_h = (int)kernel->v[0], w.kernel_w = (int)kernel->v[1];
+    w.stride_h = (int)stride->v[0], w.stride_w = (int)stride->v[1];
+    w.pad_h = (int)pad->v[0], w.pad_w = (int)pad->v[1];
+    w.in_row = in->row, w.out_row = out->row;
+    return w;
+}
+
+/* An output like the input. */
+KD__PRIVATE kd_result kd__same_shape(kd__draft *d, kd__node *n, int flat)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    n->out = kd__draft_value(d, in.c, in.h, in.w, flat, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* Sets the gradient of one sample to zero, unless it already holds another consumer's share. */
+KD__PRIVATE void kd__clear_sample(const kd__shape *shape, const kd__slot *slot, float *sample)
+{
+    ptrdiff_t length;
+    int lines = kd__lines(shape, slot, slot, &length), i;
+    for (i = 0; i < lines; ++i) memset(sample + i * slot->row, 0, (size_t)length * sizeof *sample);
+}
+
+/* to = from, or to += from */
+KD__PRIVATE void kd__pass_on(const kd__run *r, const kd__shape *shape, const kd__slot *from, const kd__slot *to,
+                             int accumulate, kd__span s)
+{
+    ptrdiff_t length;
+    const int lines = kd__lines(shape, from, to, &length);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *a = kd__slot_at(from, s, i);
+        float *b = kd__slot_at(to, s, i);
+        for (j = 0; j < lines; ++j, a += from->row, b += to->row) {
+            if (accumulate)
+                r->k->add(length, b, a, KD__LINEAR, 0, b);
+            else
+                r->k->act(KD__LINEAR, 0, length, a, b);
+        }
+    }
+}
+
+/* ---- activations ----------------------------------------------------------------------------------------- */
+
+enum { KD__ACT_SLOPE };
+
+/* The derivative of the first five is computed from the output, so their input need not be kept. */
+KD__PRIVATE int kd__act_from_output(int act) { return act != KD__GELU && act != KD__SILU && act != KD__HARDSWISH; }
+
+KD__PRIVATE kd_result kd__act_build(kd__draft *d, kd__node *n)
+{
+    if (n->act == KD__LEAKYRELU) n->act_arg = (float)n->arg[KD__ACT_SLOPE].v[0];
+    return kd__same_shape(d, n, d->m->values[n->in].shape.flat);
+}
+
+KD__PRIVATE void kd__act_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    ptrdiff_t length;
+    const int lines = kd__lines(&r->model->values[n->in].shape, in, out, &length);
+    int i, j;
+    if (n->fused) return;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i);
+        float *y = kd__slot_at(out, s, i);
+        for (j = 0; j < lines; ++j, x += in->row, y += out->row) r->k->act(n->act, n->act_arg, length, x, y);
+    }
+}
+
+KD__PRIVATE void kd__act_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *kept = &r->act[kd__act_from_output(n->act) ? n->out : n->in];
+    const kd__slot *dy = &r->grad[n->out], *dx = &r->grad[n->in];
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const int accumulate = r->plan[n - r->model->nodes].accumulate;
+    const int tight = kept->tight && dy->tight && dx->tight;
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *xy = kd__slot_at(kept, s, i), *from = kd__slot_at(dy, s, i);
+        float *to = kd__slot_at(dx, s, i);
+        for (j = 0; j < (tight ? 1 : shape->h); ++j, xy += kept->row, from += dy->row, to += dx->row)
+            r->k->act_grad(n->act, n->act_arg, length, xy, from, to, accumulate);
+    }
+}
+
+/* ---- flatten --------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__flatten_build(kd__draft *d, kd__node *n) { return kd__same_shape(d, n, 1); }
+
+/* Where input and output share their storage there is nothing to do. */
+KD__PRIVATE void kd__flatten_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    if (r->act[n->in].base != r->act[n->out].base)
+        kd__pass_on(r, &r->model->values[n->in].shape, &r->act[n->in], &r->act[n->out], 0, s);
+}
+
+KD__PRIVATE void kd__flatten_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    if (r->grad[n->in].base != r->grad[n->out].base)
+        kd__pass_on(r, &r->model->values[n->in].shape, &r->grad[n->out], &r->grad[n->in],
+                    r->plan[n - r->model->nodes].accumulate, s);
+}
+
+/* ---- dropout --------------------------------------------------------------------------------------------- */
+
+enum { KD__DROPOUT_P };
+
+KD__PRIVATE kd_result kd__dropout_build(kd__draft *d, kd__node *n)
+{
+    d->m->node_dropout = 1;
+    return kd__same_shape(d, n, d->m->values[n->in].shape.flat);
+}
+
+/* The mask is a function of (seed, step, layer, sample in the batch, index), so that the backward pass makes it again
+   instead of keeping it. */
+KD__PRIVATE void kd__dropout_apply(const kd__run *r, const kd__node *n, const kd__slot *from, const kd__slot *to,
+                                   int accumulate, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const float p = (float)n->arg[KD__DROPOUT_P].v[0];
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c;
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const uint64_t key =
+            kd__rng_key(r->dropout_key, KD__RNG_DROPOUT, (uint64_t)(n - r->model->nodes), (uint64_t)i);
+        const float *x = kd__slot_at(from, s, i);
+        float *y = kd__slot_at(to, s, i);
+        for (j = 0; j < shape->h; ++j, x += from->row, y += to->row)
+            r->k->dropout(length, (uint32_t)key + (uint32_t)j * 0x9e3779b9u, (uint32_t)(key >> 32), p, 1 / (1 - p),
+                          x, y, accumulate);
+    }
+}
+
+KD__PRIVATE void kd__dropout_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    if (r->training)
+        kd__dropout_apply(r, n, &r->act[n->in], &r->act[n->out], 0, s);
+    else
+        kd__flatten_forward(r, n, s);
+}
+
+KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+}
+
+/* ---- dense ----------------------------------------------------------------------------------------------- */
+
+enum { KD__DENSE_UNITS, KD__DENSE_BIAS };
+
+KD__PRIVATE kd_result kd__dense_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const int units = (int)n->arg[KD__DENSE_UNITS].v[0];
+    kd__param p;
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = units;
+    p.shape[1] = kd__shape_count(&in);
+    p.layout = KD__PANELS;
+    p.trained = 1;
+    p.groups = 1;
+    p.outputs = units;
+    p.c = in.c, p.h = in.h, p.w = in.w;
+    if (p.shape[1] > INT_MAX / 2)
+        return kd__spec_fail(d, "dense: an input of %lld numbers is too large", (long long)p.shape[1]);
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    if (n->arg[KD__DENSE_BIAS].v[0] != 0) {
+        n->param[1] = kd__draft_vector(d, n, "bias", kd__channels(units), 1, 0);
+        if (n->param[1] < 0) return KD_ERR_MEMORY;
+    }
+    n->macs = p.shape[0] * p.shape[1];
+    n->out = kd__draft_value(d, units, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* A gemm cut into tasks: groups of panels, and strips of rows where panels alone are too few. How it is cut does not
+   change a bit of the result. */
+typedef struct kd__gemm_tasks {
+    const kd__kernels *k;
+    kd__gemm g;
+    int panels_each, column_tasks, rows_each;
+} kd__gemm_tasks;
+
+KD__PRIVATE void kd__gemm_task(void *arg, int index, int worker)
+{
+    const kd__gemm_tasks *t = (const kd__gemm_tasks *)arg;
+    const int col = index % t->column_tasks * t->panels_each * t->k->panel;
+    const int row = index / t->column_tasks * t->rows_each;
+    kd__gemm g = t->g;
+    (void)worker;
+    g.cols = KD__MIN(t->panels_each * t->k->panel, g.cols - col);
+    g.rows = KD__MIN(t->rows_each, g.rows - row);
+    g.a += row * g.a_row;
+    g.b += g.b_rows ? (ptrdiff_t)col * g.b_rows : col;
+    if (g.bias) g.bias += col;
+    if (g.c_rows) {
+        g.c += (ptrdiff_t)col * g.c_rows;
+        g.c_first += row;
+    } else {
+        g.c += g.c_transposed ? col * g.c_row + row : row * g.c_row + col;
+    }
+    t->k->gemm(&g);
+}
+
+KD__PRIVATE void kd__gemm_run(const kd_ctx *kd, const kd__gemm *g)
+{
+    const int panels = (g->cols + kd->k->panel - 1) / kd->k->panel,
+              wanted = kd->desc.threads > 1 ? 4 * kd->desc.threads : 1;
+    kd__gemm_tasks t;
+    int strips;
+    t.k = kd->k;
+    t.g = *g;
+    t.panels_each = KD__MAX(1, panels / wanted);
+    t.column_tasks = (panels + t.panels_each - 1) / t.panels_each;
+    strips = KD__MIN((wanted + t.column_tasks - 1) / t.column_tasks, (g->rows + 15) / 16);
+    t.rows_each = (g->rows + strips - 1) / strips;
+    strips = (g->rows + t.rows_each - 1) / t.rows_each;
+    kd__parallel(kd, t.column_tasks * strips, kd__gemm_task, &t);
+}
+
+KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int depth = w->c * w->h * w->w;
+    kd__gemm g;
+    memset(&g, 0, sizeof g);
+    g.rows = s.count;
+    g.blocks = 1;
+    g.cols = w->outputs;
+    g.segs = 1;
+    g.run = depth;
+    g.a = kd__slot_at(&r->act[n->in], s, s.first);
+    g.a_row = depth;
+    g.a_k = 1;
+    g.b = kd__weight(r, n->param[0]);
+    g.b_rows = depth;
+    g.c = kd__slot_at(&r->act[n->out], s, s.first);
+    g.c_row = w->outputs;
+    g.bias = kd__weight(r, n->param[1]);
+    g.act = n->fused_act;
+    g.act_arg = n->act_arg;
+    kd__gemm_run(r->kd, &g);
+}
+
+/* The gradient of the output, turned and in panels, for the input's gradient. */
+KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
+{
+    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    return (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)r->model->params[n->param[0]].outputs;
+}
+
+typedef struct kd__dense_turn {
+    const kd__run *r;
+    const float *dy;
+    float *panels;
+    int rows, cols;
+} kd__dense_turn;
+
+KD__PRIVATE void kd__dense_turn_panel(void *arg, int index, int worker)
+{
+    const kd__dense_turn *t = (const kd__dense_turn *)arg;
+    const int first = index * t->r->k->panel, count = KD__MIN(t->r->k->panel, t->rows - first);
+    const int width = kd__panel_width(t->r->k, t->rows - first);
+    float *panel = t->panels + (ptrdiff_t)first * t->cols;
+    (void)worker;
+    if (count < width) memset(panel, 0, (size_t)width * (size_t)t->cols * sizeof *panel);
+    t->r->k->transpose(t->dy + (ptrdiff_t)first * t->cols, t->cols, count, t->cols, panel, width);
+}
+
+/* dx^T = W dy^T: W is read where it lies, number by number, and only the gradient of the output, which is far smaller,
+   is turned. The last panel of W is narrower, so it is a product of its own that continues the same sums. */
+KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const float *dy, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    const int depth = w->c * w->h * w->w, panel = r->k->panel, whole = w->outputs / panel,
+              left = w->outputs % panel;
+    kd__dense_turn turn;
+    kd__gemm g;
+    turn.r = r;
+    turn.dy = dy;
+    turn.panels = plan->own;
+    turn.rows = s.count;
+    turn.cols = w->outputs;
+    kd__parallel(r->kd, (s.count + panel - 1) / panel, kd__dense_turn_panel, &turn);
+    memset(&g, 0, sizeof g);
+    g.rows = depth;
+    g.blocks = 1;
+    g.cols = s.count;
+    g.a_k = 1;
+    g.b = plan->own;
+    g.b_rows = w->outputs;
+    g.c = kd__slot_at(&r->grad[n->in], s, s.first);
+    g.c_row = depth;
+    g.c_transposed = 1;
+    g.accumulate = plan->accumulate;
+    if (whole) {
+        g.segs = whole;
+        g.run = panel;
+        g.a = kd__weight(r, n->param[0]);
+        g.a_row = panel;
+        g.a_seg = (ptrdiff_t)depth * panel;
+        kd__gemm_run(r->kd, &g);
+        g.accumulate = 1;
+    }
+    if (left) {
+        g.segs = 1;
+        g.run = left;
+        g.a = kd__weight(r, n->param[0]) + (ptrdiff_t)whole * depth * panel;
+        g.a_row = kd__panel_width(r->k, left);
+        g.b_first = whole * panel;
+        kd__gemm_run(r->kd, &g);
+    }
+}
+
+KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int depth = w->c * w->h * w->w;
+    const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
+    kd__gemm g;
+    if (r->model->values[n->in].needs_grad) kd__dense_input_grad(r, n, dy, s);
+    memset(&g, 0, sizeof g); /* dW^T = x^T dy */
+    g.rows = depth;
+    g.blocks = 1;
+    g.cols = w->outputs;
+    g.segs = 1;
+    g.run = s.count;
+    g.a = kd__slot_at(&r->act[n->in], s, s.first);
+    g.a_row = 1;
+    g.a_k = depth;
+    g.b = dy;
+    g.b_k = w->outputs;
+    g.c = kd__weight_grad(r, n->param[0]);
+    g.c_rows = depth;
+    kd__gemm_run(r->kd, &g);
+    if (n->param[1] >= 0) {
+        float *db = kd__weight_grad(r, n->param[1]);
+        memset(db, 0, (size_t)w->outputs * sizeof *db);
+        r->k->column_sums(dy, w->outputs, s.count, w->outputs, db);
+    }
+}
+
+/* ---- convolution ----------------------------------------------------------------------------------------- */
+
+enum { KD__CONV_CHANNELS, KD__CONV_KERNEL, KD__CONV_STRIDE, KD__CONV_PAD, KD__CONV_GROUPS, KD__CONV_BIAS };
+
+/* A convolution of one sample and one group as the gemm kernel sees it. The backward pass with respect to the input is
+   another such convolution (with a stride, one for each position of the pixel within a stride). */
+typedef struct kd__conv {
+    int out_h, out_w, in_h;
+    int taps_h, taps_w, channels, cols;         /* window, channels read, channels written */
+    int stride_h, stride_w, origin_h, origin_w; /* output (0, 0) starts reading at input (origin_h, origin_w) */
+    const float *x;
+    ptrdiff_t x_row, x_pixel;
+    const float *panels, *bias;
+    float *y;
+    ptrdiff_t y_row, y_pixel;
+    int act, accumulate;
+    float act_arg;
+} kd__conv;
+
+/* `lines` lines of output from line y on, all with taps kh0 to kh1 - 1. */
+KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, int lines, int kh0, int kh1)
+{
+    const int one_run = c->x_pixel == c->channels; /* the taps of a line are one run of memory: no groups */
+    const int line_taps = c->taps_w * c->channels;
+    kd__gemm g;
+    int kh;
+    memset(&g, 0, sizeof g);
+    g.rows = c->out_w;
+    g.blocks = lines;
+    g.cols = c->cols;
+    g.a = c->x + (y * c->stride_h + c->origin_h + kh0) * c->x_row + c->origin_w * c->x_pixel;
+    g.a_row = c->stride_w * c->x_pixel;
+    g.a_block = c->stride_h * c->x_row;
+    g.a_k = 1;
+    g.b = c->panels;
+    g.b_rows = c->taps_h * line_taps;
+    g.b_first = kh0 * line_taps;
+    g.c = c->y + y * c->y_row;
+    g.c_row = c->y_pixel;
+    g.c_block = c->y_row;
+    g.bias = c->bias;
+    g.accumulate = c->accumulate;
+    if (g.a_block == g.rows * g.a_row && g.c_block == g.rows * g.c_row) g.rows *= lines, g.blocks = 1; /* 1 x 1 */
+    if (one_run || kh1 == kh0) {
+        g.segs = kh1 - kh0;
+        g.run = line_taps;
+        g.a_seg = c->x_row;
+        g.act = c->act;
+        g.act_arg = c->act_arg;
+        k->gemm(&g);
+        return;
+    }
+    for (kh = kh0; kh < kh1; ++kh) {
+        g.segs = c->taps_w;
+        g.run = c->channels;
+        g.a_seg = c->x_pixel;
+        g.act = kh == kh1 - 1 ? c->act : KD__LINEAR;
+        g.act_arg = c->act_arg;
+        k->gemm(&g);
+        g.accumulate = 1;
+        g.a += c->x_row;
+        g.b_first += line_taps;
+    }
+}
+
+/* Lines where the whole window fits go together, those at the upper and lower edge one by one with fewer taps. */
+KD__PRIVATE void kd__conv_run(const kd__kernels *k, const kd__conv *c)
+{
+    int y = 0;
+    while (y < c->out_h) {
+        const int top = y * c->stride_h + c->origin_h;
+        const int kh0 = KD__MIN(KD__MAX(0, -top), c->taps_h), kh1 = KD__MAX(kh0, KD__MIN(c->taps_h, c->in_h - top));
+        int lines = 1;
+        if (c->taps_h == 0) {
+            lines = c->out_h;
+        } else if (kh0 == 0 && kh1 == c->taps_h) {
+            const int last = (c->in_h - c->taps_h - c->origin_h) / c->stride_h;
+            lines = KD__MIN(c->out_h - 1, last) - y + 1;
+        }
+        kd__conv_lines(k, c, y, lines, kh0, kh1);
+        y += lines;
+    }
+}
+
+KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n);
+
+/* In which order the gradient of the output meets input pixels at position `phase` within a stride: the first output
+   pixel that reached it, how many taps, and the last tap (taps run backwards). */
+typedef struct kd__conv_phase {
+    int count, taps, origin, last_tap;
+} kd__conv_phase;
+
+KD__PRIVATE kd__conv_phase kd__conv_phase_of(int phase, int size, int kernel, int stride, int pad)
+{
+    kd__conv_phase p;
+    const int first_tap = (phase + pad) % stride;
+    p.count = (size - phase + stride - 1) / stride;
+    p.taps = first_tap < kernel ? (kernel - 1 - first_tap) / stride + 1 : 0;
+    p.last_tap = first_tap + (p.taps - 1) * stride;
+    p.origin = (phase + pad - p.last_tap) / stride; /* exact; may be negative */
+    if (p.taps == 0) p.origin = 0;
+    return p;
+}
+
+KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const int channels = (int)n->arg[KD__CONV_CHANNELS].v[0], groups = (int)n->arg[KD__CONV_GROUPS].v[0];
+    const kd__arg *kernel = &n->arg[KD__CONV_KERNEL], *stride = &n->arg[KD__CONV_STRIDE];
+    kd__value *v;
+    kd__param p;
+    kd_result result;
+    int out[2], phase;
+    if (groups > 1 && groups == in.c && channels == in.c) return kd__depthwise_build(d, n);
+    result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], stride, &n->arg[KD__CONV_PAD], out);
+    if (result != KD_OK) return result;
+    if (in.c % groups || channels % groups)
+        return kd__spec_fail(d, "groups=%d must divide the %d channels that come in and the %d that go out", groups,
+                             in.c, channels);
+    memset(&p, 0, sizeof p);
+    p.rank = 4;
+    p.layout = KD__PANELS;
+    p.trained = p.summed = 1;
+    p.groups = groups;
+    p.outputs = channels / groups;
+    p.c = in.c / groups;
+    p.h = (int)kernel->v[0];
+    p.w = (int)kernel->v[1];
+    p.shape[0] = channels, p.shape[1] = p.c, p.shape[2] = p.h, p.shape[3] = p.w;
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    if (n->arg[KD__CONV_BIAS].v[0] != 0) {
+        n->param[1] = kd__draft_vector(d, n, "bias", kd__channels(channels), 1, 1);
+        if (n->param[1] < 0) return KD_ERR_MEMORY;
+    }
+    n->macs = (int64_t)out[0] * out[1] * channels * p.c * p.h * p.w;
+    n->out = kd__draft_value(d, channels, out[0], out[1], 0, d->m->node_count);
+    if (n->out < 0) return KD_ERR_MEMORY;
+    v = &d->m->values[n->in];
+    v->pad = KD__MAX(v->pad, (int)n->arg[KD__CONV_PAD].v[1]);
+    v = &d->m->values[n->out];
+    for (phase = 0; phase < (int)stride->v[1]; ++phase) {
+        const kd__conv_phase w =
+            kd__conv_phase_of(phase, in.w, p.w, (int)stride->v[1], (int)n->arg[KD__CONV_PAD].v[1]);
+        if (w.taps == 0) continue;
+        v->grad_pad = KD__MAX(v->grad_pad, -w.origin);
+        v->grad_pad = KD__MAX(v->grad_pad, w.count - 1 + w.origin + w.taps - 1 - (out[1] - 1));
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__shape *a = &r->model->values[n->in].shape, *b = &r->model->values[n->out].shape;
+    const float *bias = kd__weight(r, n->param[1]);
+    kd__conv c;
+    int i, g;
+    memset(&c, 0, sizeof c);
+    c.out_h = b->h, c.out_w = b->w, c.in_h = a->h;
+    c.taps_h = w->h, c.taps_w = w->w, c.channels = w->c, c.cols = w->outputs;
+    c.stride_h = (int)n->arg[KD__CONV_STRIDE].v[0], c.stride_w = (int)n->arg[KD__CONV_STRIDE].v[1];
+    c.origin_h = -(int)n->arg[KD__CONV_PAD].v[0], c.origin_w = -(int)n->arg[KD__CONV_PAD].v[1];
+    c.x_row = in->row, c.x_pixel = a->c;
+    c.y_row = out->row, c.y_pixel = b->c;
+    c.act = n->fused_act;
+    c.act_arg = n->act_arg;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        for (g = 0; g < w->groups; ++g) {
+            c.x = kd__slot_at(in, s, i) + (ptrdiff_t)g * w->c;
+            c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
+            c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
+            c.bias = bias ? bias + (ptrdiff_t)g * w->outputs : NULL;
+            kd__conv_run(r->k, &c);
+        }
+    }
+}
+
+/* Floats of one group's turned weights at one phase. */
+KD__PRIVATE size_t kd__conv_phase_floats(const kd__run *r, const kd__param *w, const kd__conv_phase *ph,
+                                         const kd__conv_phase *pw)
+{
+    return (size_t)ph->taps * (size_t)pw->taps * (size_t)w->outputs * (size_t)kd__panel_columns(r->k, w->c);
+}
+
+/* Weights turned for the gradient of the input: for every phase and group, panels of input channels whose rows are
+   (tap, tap, output channel), taps backwards. */
+KD__PRIVATE size_t kd__conv_own(const kd__run *r, const kd__node *n)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
+    size_t floats = 0;
+    int y, x;
+    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    for (y = 0; y < sh; ++y) {
+        const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
+        for (x = 0; x < sw; ++x) {
+            const kd__conv_phase pw = kd__conv_phase_of(x, in->w, w->w, sw, (int)n->arg[KD__CONV_PAD].v[1]);
+            floats = kd__plus(floats, kd__times((size_t)w->groups, kd__conv_phase_floats(r, w, &ph, &pw)));
+        }
+    }
+    return kd__plus(floats, 64); /* slack: a row of B is read in whole vectors */
+}
+
+/* One tap of one group: rows (output channels) of panels of input channels. */
+KD__PRIVATE void kd__conv_turn_tap(const kd__run *r, const kd__param *w, const float *weight, int tap,
+                                   float *turned, int turned_rows, int turned_first)
+{
+    const int panel = r->k->panel, rows = w->c * w->h * w->w;
+    int oc, ic;
+    for (oc = 0; oc < w->outputs; oc += panel) {
+        const int from_width = kd__panel_width(r->k, w->outputs - oc), count = KD__MIN(panel, w->outputs - oc);
+        for (ic = 0; ic < w->c; ic += panel) {
+            const int to_width = kd__panel_width(r->k, w->c - ic);
+            r->k->transpose(weight + (ptrdiff_t)oc * rows + (ptrdiff_t)(tap * w->c + ic) * from_width, from_width,
+                            KD__MIN(panel, w->c - ic), count,
+                            turned + (ptrdiff_t)ic * turned_rows + (ptrdiff_t)(turned_first + oc) * to_width,
+                            to_width);
+        }
+    }
+}
+
+KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
+    float *to = r->plan[n - r->model->nodes].own;
+    int y, x, g, i, j;
+    (void)s;
+    if (!r->model->values[n->in].needs_grad) return;
+    for (y = 0; y < sh; ++y) {
+        const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
+        for (x = 0; x < sw; ++x) {
+            const kd__conv_phase pw = kd__conv_phase_of(x, in->w, w->w, sw, (int)n->arg[KD__CONV_PAD].v[1]);
+            const int rows = ph.taps * pw.taps * w->outputs;
+            for (g = 0; g < w->groups; ++g, to += kd__conv_phase_floats(r, w, &ph, &pw)) {
+                const float *weight = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
+                for (i = 0; i < ph.taps; ++i) {
+                    for (j = 0; j < pw.taps; ++j)
+                        kd__conv_turn_tap(r, w, weight, (ph.last_tap - i * sh) * w->w + pw.last_tap - j * sw, to,
+                                          rows, (i * pw.taps + j) * w->outputs);
+                }
+            }
+        }
+    }
+}
+
+KD__PRIVATE void kd__conv_input_grad(const kd__run *r, const kd__node *n, const float *dy, float *dx)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
+    const kd__slot *from = &r->grad[n->out], *to = &r->grad[n->in];
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
+    const float *panels = r->plan[n - r->model->nodes].own;
+    kd__conv c;
+    int y, x, g;
+    memset(&c, 0, sizeof c);
+    c.in_h = out->h;
+    c.channels = w->outputs, c.cols = w->c;
+    c.stride_h = c.stride_w = 1;
+    c.x_row = from->row, c.x_pixel = out->c;
+    c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
+    c.accumulate = r->plan[n - r->model->nodes].accumulate;
+    for (y = 0; y < sh; ++y) {
+        const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
+        for (x = 0; x < sw; ++x) {
+            const kd__conv_phase pw = kd__conv_phase_of(x, in->w, w->w, sw, (int)n->arg[KD__CONV_PAD].v[1]);
+            c.out_h = ph.count, c.out_w = pw.count;
+            c.taps_h = pw.taps ? ph.taps : 0, c.taps_w = ph.taps ? pw.taps : 0;
+            c.origin_h = ph.origin, c.origin_w = pw.origin;
+            for (g = 0; g < w->groups; ++g, panels += kd__conv_phase_floats(r, w, &ph, &pw)) {
+                c.panels = panels;
+                c.x = dy + (ptrdiff_t)g * w->outputs;
+                c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
+                if (c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c);
+            }
+        }
+    }
+}
+
+/* dW = x^T dy, the reduction over the pixels of a sample; adds to what the chunk's earlier samples gave. */
+KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const float *x, const float *dy,
+                                      float *dw, int accumulate)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
+    const kd__slot *from = &r->act[n->in], *grad = &r->grad[n->out];
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
+    const int ph = (int)n->arg[KD__CONV_PAD].v[0], pw = (int)n->arg[KD__CONV_PAD].v[1];
+    const int calls = w->groups == 1 ? 1 : w->w; /* without groups, all taps of a line are one run */
+    kd__gemm g;
+    int kh, kw, group;
+    memset(&g, 0, sizeof g);
+    g.rows = w->c * w->w / calls;
+    g.blocks = 1;
+    g.cols = w->outputs;
+    g.run = out->w;
+    g.a_row = 1;
+    g.a_k = (ptrdiff_t)sw * in->c;
+    g.a_seg = sh * from->row;
+    g.b_k = out->c;
+    g.b_seg = grad->row;
+    g.c_rows = w->c * w->h * w->w;
+    g.accumulate = accumulate;
+    for (kh = 0; kh < w->h; ++kh) {
+        const int y0 = ph > kh ? (ph - kh + sh - 1) / sh : 0;
+        const int reach = in->h - 1 + ph - kh; /* the last output line that this tap still meets the image in */
+        const int y1 = reach < 0 ? 0 : KD__MIN(out->h, reach / sh + 1);
+        g.segs = KD__MAX(0, y1 - y0);
+        for (group = 0; group < w->groups; ++group) {
+            for (kw = 0; kw < calls; ++kw) {
+                g.a = x + (y0 * sh + kh - ph) * from->row + (ptrdiff_t)(kw - pw) * in->c + (ptrdiff_t)group * w->c;
+                g.b = dy + y0 * grad->row + (ptrdiff_t)group * w->outputs;
+                g.c = dw + (size_t)group * w->group_size;
+                g.c_first = (kh * w->w + kw) * w->c;
+                r->k->gemm(&g);
+            }
+        }
+    }
+}
+
+KD__PRIVATE void kd__bias_grad(const kd__run *r, const kd__shape *shape, const kd__slot *slot, const float *dy,
+                               float *db, int accumulate)
+{
+    int y;
+    if (!accumulate) memset(db, 0, (size_t)shape->c * sizeof *db);
+    for (y = 0; y < shape->h; ++y) r->k->column_sums(dy + y * slot->row, shape->c, shape->w, shape->c, db);
+}
+
+KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const int accumulate = i > s.chunk * r->chunk;
+        const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
+        kd__conv_weight_grad(r, n, x, dy, kd__partial(r, n->param[0], s), accumulate);
+        if (n->param[1] >= 0)
+            kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
+                          accumulate);
+        if (r->model->values[n->in].needs_grad) kd__conv_input_grad(r, n, dy, kd__slot_at(&r->grad[n->in], s, i));
+    }
+}
+
+/* ---- depthwise convolution ------------------------------------------------------------------------------- */
+
+enum { KD__DEPTHWISE_KERNEL, KD__DEPTHWISE_STRIDE, KD__DEPTHWISE_PAD, KD__DEPTHWISE_BIAS };
+enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
+
+/* `depthwise P`, or a conv whose groups are its channels, which becomes the same node. */
+KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    kd__param p;
+    kd_result result;
+    int out[2];
+    if (n->type == KD__TYPE_CONV) {
+        const kd__arg bias = n->arg[KD__CONV_BIAS];
+        memmove(n->arg, n->arg + KD__CONV_KERNEL, 3 * sizeof n->arg[0]);
+        n->arg[KD__DEPTHWISE_BIAS] = bias;
+        n->type = KD__TYPE_DEPTHWISE;
+    }
+    result = kd__window_build(d, &in, &n->arg[KD__DEPTHWISE_KERNEL], &n->arg[KD__DEPTHWISE_STRIDE],
+                              &n->arg[KD__DEPTHWISE_PAD], out);
+    if (result != KD_OK) return result;
+    memset(&p, 0, sizeof p);
+    p.rank = 4;
+    p.layout = KD__TAPS;
+    p.trained = p.summed = 1;
+    p.groups = 1;
+    p.outputs = 1;
+    p.c = in.c;
+    p.h = (int)n->arg[KD__DEPTHWISE_KERNEL].v[0];
+    p.w = (int)n->arg[KD__DEPTHWISE_KERNEL].v[1];
+    p.shape[0] = in.c, p.shape[1] = 1, p.shape[2] = p.h, p.shape[3] = p.w;
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    if (n->arg[KD__DEPTHWISE_BIAS].v[0] != 0) {
+        n->param[1] = kd__draft_vector(d, n, "bias", kd__channels(in.c), 1, 1);
+        if (n->param[1] < 0) return KD_ERR_MEMORY;
+    }
+    n->macs = (int64_t)out[0] * out[1] * in.c * p.h * p.w;
+    n->out = kd__draft_value(d, in.c, out[0], out[1], 0, d->m->node_count);
+    if (n->out < 0) return KD_ERR_MEMORY;
+    d->m->values[n->in].pad = KD__MAX(d->m->values[n->in].pad, (int)n->arg[KD__DEPTHWISE_PAD].v[1]);
+    return KD_OK;
+}
+
+KD__PRIVATE kd__window kd__depthwise_window(const kd__run *r, const kd__node *n, const kd__slot *in,
+                                            const kd__slot *out)
+{
+    return kd__window_of(r, n, &n->arg[KD__DEPTHWISE_KERNEL], &n->arg[KD__DEPTHWISE_STRIDE],
+                         &n->arg[KD__DEPTHWISE_PAD], in, out);
+}
+
+KD__PRIVATE void kd__depthwise_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__window w = kd__depthwise_window(r, n, in, out);
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i)
+        r->k->depthwise(&w, kd__slot_at(in, s, i), kd__weight(r, n->param[0]), kd__weight(r, n->param[1]),
+                        n->fused_act, n->act_arg, kd__slot_at(out, s, i));
+}
+
+KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *p = &r->model->params[n->param[0]];
+    const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
+    const kd__window w = kd__depthwise_window(r, n, &r->act[n->in], &r->grad[n->out]);
+    kd__window g = w;
+    int i;
+    g.in_row = r->grad[n->in].row;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const int accumulate = i > s.chunk * r->chunk;
+        const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
+        float *dw = kd__partial(r, n->param[0], s);
+        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
+        r->k->depthwise_weight_grad(&w, x, dy, dw);
+        if (n->param[1] >= 0)
+            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
+        if (r->model->values[n->in].needs_grad) {
+            float *dx = kd__slot_at(&r->grad[n->in], s, i);
+            if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, &r->grad[n->in], dx);
+            r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), dx);
+        }
+    }
+}
+
+/* ---- pooling --------------------------------------------------------------------------------------------- */
+
+enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD };
+
+KD__PRIVATE kd_result kd__pool_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    int out[2], i;
+    kd_result result;
+    for (i = 0; i < 2; ++i) {
+        if (n->arg[KD__POOL_PAD].same) return kd__spec_fail(d, "pad=same is for convolutions");
+        if (n->arg[KD__POOL_PAD].v[i] > n->arg[KD__POOL_KERNEL].v[i] / 2)
+            return kd__spec_fail(d, "padding %d is more than half of the window %d", (int)n->arg[KD__POOL_PAD].v[i],
+                                 (int)n->arg[KD__POOL_KERNEL].v[i]);
+    }
+    result =
+        kd__window_build(d, &in, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD], out);
+    if (result != KD_OK) return result;
+    n->out = kd__draft_value(d, in.c, out[0], out[1], 0, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The mean over the whole image. */
+KD__PRIVATE kd_result kd__gap_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    if (in.flat)
+        return kd__spec_fail(d, "gap needs an image, but its input is a vector of %s", kd__shape_text(&in).chars);
+    memset(n->arg, 0, sizeof n->arg);
+    n->arg[KD__POOL_KERNEL].v[0] = n->arg[KD__POOL_STRIDE].v[0] = in.h;
+    n->arg[KD__POOL_KERNEL].v[1] = n->arg[KD__POOL_STRIDE].v[1] = in.w;
+    return kd__pool_build(d, n);
+}
+
+KD__PRIVATE kd__window kd__pool_window(const kd__run *r, const kd__node *n, const kd__slot *in, const kd__slot *out)
+{
+    return kd__window_of(r, n, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD], in, out);
+}
+
+KD__PRIVATE void kd__maxpool_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__window w = kd__pool_window(r, n, in, out);
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) r->k->maxpool(&w, kd__slot_at(in, s, i), kd__slot_at(out, s, i));
+}
+
+KD__PRIVATE void kd__avgpool_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__window w = kd__pool_window(r, n, in, out);
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) r->k->avgpool(&w, kd__slot_at(in, s, i), kd__slot_at(out, s, i));
+}
+
+KD__PRIVATE void kd__maxpool_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    kd__pool_grads g;
+    int i;
+    g.x = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
+    g.dx_row = r->grad[n->in].row;
+    g.dy_row = r->grad[n->out].row;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *dx = kd__slot_at(&r->grad[n->in], s, i);
+        if (!r->plan[n - r->model->nodes].accumulate)
+            kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
+        r->k->maxpool_grad(&g, kd__slot_at(&r->act[n->in], s, i), kd__slot_at(&r->act[n->out], s, i),
+                           kd__slot_at(&r->grad[n->out], s, i), dx);
+    }
+}
+
+KD__PRIVATE void kd__avgpool_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__window w = kd__pool_window(r, n, &r->grad[n->in], &r->grad[n->out]);
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *dx = kd__slot_at(&r->grad[n->in], s, i);
+        if (!r->plan[n - r->model->nodes].accumulate)
+            kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
+        r->k->avgpool_grad(&w, kd__slot_at(&r->grad[n->out], s, i), dx);
+    }
+}
+
+/* ---- batch normalisation --------------------------------------------------------------------------------- */
+
+/* Ioffe and Szegedy 2015. Statistics are taken sample by sample, joined within a chunk and then over the chunks in
+   order (Chan, Golub and LeVeque 1983), in double precision. */
+enum { KD__NORM_EPS, KD__NORM_MOMENTUM };
+enum {
+    KD__NORM_MEAN,
+    KD__NORM_VAR,
+    KD__NORM_INV_STD,
+    KD__NORM_SCALE,
+    KD__NORM_MEAN_DY,
+    KD__NORM_MEAN_DYX,
+    KD__NORM_ARRAYS
+};
+
+KD__PRIVATE kd_result kd__norm_build(kd__draft *d, kd__node *n)
+{
+    static const char *const names[4] = {"weight", "bias", "running_mean", "running_var"};
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd__shape channels = in.flat ? in : kd__channels(in.c);
+    int i;
+    d->has_batchnorm = 1;
+    for (i = 0; i < 4; ++i) {
+        n->param[i] = kd__draft_vector(d, n, names[i], channels, i < 2, 0);
+        if (n->param[i] < 0) return KD_ERR_MEMORY;
+    }
+    return kd__same_shape(d, n, in.flat);
+}
+
+/* A flattened image is one pixel with many channels. */
+KD__PRIVATE kd__image kd__norm_image(const kd__run *r, const kd__node *n, const kd__slot *slot)
+{
+    const kd__shape *s = &r->model->values[n->in].shape;
+    kd__image i;
+    i.channels = s->flat ? s->c * s->h * s->w : s->c;
+    i.h = s->flat ? 1 : s->h;
+    i.w = s->flat ? 1 : s->w;
+    i.row = slot->row;
+    return i;
+}
+
+KD__PRIVATE size_t kd__norm_stride(const kd__run *r, const kd__node *n)
+{
+    return (r->model->params[n->param[0]].size + 15) / 16 * 16;
+}
+
+/* Floats a chunk needs: two sums by channel in double, the count, and one sample's statistics. */
+KD__PRIVATE size_t kd__norm_chunk_floats(const kd__run *r, const kd__node *n)
+{
+    return 6 * kd__norm_stride(r, n) + 16;
+}
+
+KD__PRIVATE size_t kd__norm_own(const kd__run *r, const kd__node *n)
+{
+    const size_t arrays = KD__NORM_ARRAYS * kd__norm_stride(r, n);
+    return r->training ? kd__plus(arrays, kd__times((size_t)r->chunks, kd__norm_chunk_floats(r, n))) : arrays;
+}
+
+KD__PRIVATE float *kd__norm_array(const kd__run *r, const kd__node *n, int which)
+{
+    return r->plan[n - r->model->nodes].own + (size_t)which * kd__norm_stride(r, n);
+}
+
+typedef struct kd__norm_chunk {
+    double *a, *b, *count; /* mean and squared deviations, or sums of dy and dy * xhat */
+    float *sample_a, *sample_b;
+} kd__norm_chunk;
+
+KD__PRIVATE kd__norm_chunk kd__norm_chunk_of(const kd__run *r, const kd__node *n, int chunk)
+{
+    const size_t stride = kd__norm_stride(r, n);
+    float *at = kd__norm_array(r, n, KD__NORM_ARRAYS) + (size_t)chunk * kd__norm_chunk_floats(r, n);
+    kd__norm_chunk c;
+    c.a = (double *)(void *)at;
+    c.b = c.a + stride;
+    c.sample_a = at + 4 * stride;
+    c.sample_b = at + 5 * stride;
+    c.count = (double *)(void *)(at + 6 * stride);
+    return c;
+}
+
+/* Joins statistics of `count` numbers with mean b and squared deviations m2 to those in *mean, *sum. */
+KD__PRIVATE void kd__norm_join(double have, double *mean, double *sum, double count, double b, double m2)
+{
+    const double delta = b - *mean, total = have + count;
+    *mean += delta * (count / total);
+    *sum += m2 + delta * delta * (have * count / total);
+}
+
+KD__PRIVATE void kd__norm_forward_stats(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__image image = kd__norm_image(r, n, &r->act[n->in]);
+    const kd__norm_chunk chunk = kd__norm_chunk_of(r, n, s.chunk);
+    const double pixels = (double)image.h * image.w;
+    int i, c;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        if (i == s.chunk * r->chunk) {
+            memset(chunk.a, 0, (size_t)image.channels * sizeof *chunk.a);
+            memset(chunk.b, 0, (size_t)image.channels * sizeof *chunk.b);
+            *chunk.count = 0;
+        }
+        r->k->norm_stats(&image, kd__slot_at(&r->act[n->in], s, i), chunk.sample_a, chunk.sample_b);
+        for (c = 0; c < image.channels; ++c)
+            kd__norm_join(*chunk.count, &chunk.a[c], &chunk.b[c], pixels, (double)chunk.sample_a[c],
+                          (double)chunk.sample_b[c]);
+        *chunk.count += pixels;
+    }
+}
+
+KD__PRIVATE void kd__norm_set_scale(const kd__run *r, const kd__node *n, int c, double variance)
+{
+    const double inv_std = 1 / sqrt(variance + n->arg[KD__NORM_EPS].v[0]);
+    kd__norm_array(r, n, KD__NORM_INV_STD)[c] = (float)inv_std;
+    kd__norm_array(r, n, KD__NORM_SCALE)[c] = (float)(inv_std * (double)kd__weight(r, n->param[0])[c]);
+}
+
+KD__PRIVATE void kd__norm_forward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const int channels = kd__norm_image(r, n, &r->act[n->in]).channels;
+    const int chunks = (s.count + r->chunk - 1) / r->chunk;
+    int i, c;
+    for (c = 0; c < channels; ++c) {
+        double mean = 0, sum = 0, count = 0;
+        for (i = 0; i < chunks; ++i) {
+            const kd__norm_chunk chunk = kd__norm_chunk_of(r, n, i);
+            kd__norm_join(count, &mean, &sum, *chunk.count, chunk.a[c], chunk.b[c]);
+            count += *chunk.count;
+        }
+        kd__norm_array(r, n, KD__NORM_MEAN)[c] = (float)mean;
+        kd__norm_array(r, n, KD__NORM_VAR)[c] =
+            (float)(sum / KD__MAX(count - 1, 1)); /* unbiased, for the running mean */
+        kd__norm_set_scale(r, n, c, sum / count);
+    }
+}
+
+/* Once a step has succeeded, its statistics join the running ones. */
+KD__PRIVATE void kd__norm_commit(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const double momentum = n->arg[KD__NORM_MOMENTUM].v[0];
+    const kd__param *p = &r->model->params[n->param[2]];
+    size_t i;
+    int which;
+    (void)s;
+    for (which = 0; which < 2; ++which) {
+        float *running = r->trained->state + r->model->params[n->param[2 + which]].offset;
+        const float *now = kd__norm_array(r, n, which ? KD__NORM_VAR : KD__NORM_MEAN);
+        for (i = 0; i < p->size; ++i)
+            running[i] = (float)((1 - momentum) * (double)running[i] + momentum * (double)now[i]);
+    }
+}
+
+KD__PRIVATE void kd__norm_forward_prepare(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *p = &r->model->params[n->param[2]];
+    int c;
+    (void)s;
+    memcpy(kd__norm_array(r, n, KD__NORM_MEAN), kd__weight(r, n->param[2]), p->size * sizeof(float));
+    for (c = 0; c < (int)p->size; ++c) kd__norm_set_scale(r, n, c, (double)kd__weight(r, n->param[3])[c]);
+}
+
+KD__PRIVATE void kd__norm_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__image image = kd__norm_image(r, n, in);
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i)
+        r->k->norm_apply(&image, kd__slot_at(in, s, i), kd__norm_array(r, n, KD__NORM_MEAN),
+                         kd__norm_array(r, n, KD__NORM_SCALE), kd__weight(r, n->param[1]), n->fused_act, n->act_arg,
+                         kd__slot_at(out, s, i), out->row);
+}
+
+KD__PRIVATE void kd__norm_backward_stats(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out];
+    const kd__image image = kd__norm_image(r, n, in);
+    const kd__norm_chunk chunk = kd__norm_chunk_of(r, n, s.chunk);
+    int i, c;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        if (i == s.chunk * r->chunk) {
+            memset(chunk.a, 0, (size_t)image.channels * sizeof *chunk.a);
+            memset(chunk.b, 0, (size_t)image.channels * sizeof *chunk.b);
+        }
+        r->k->norm_grad_stats(&image, kd__slot_at(in, s, i), kd__slot_at(dy, s, i), dy->row,
+                              kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
+                              chunk.sample_a, chunk.sample_b);
+        for (c = 0; c < image.channels; ++c) {
+            chunk.a[c] += (double)chunk.sample_a[c];
+            chunk.b[c] += (double)chunk.sample_b[c];
+        }
+    }
+}
+
+KD__PRIVATE void kd__norm_backward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__image image = kd__norm_image(r, n, &r->act[n->in]);
+    const int chunks = (s.count + r->chunk - 1) / r->chunk;
+    const double count = (double)s.count * image.h * image.w;
+    int i, c;
+    for (c = 0; c < image.channels; ++c) {
+        double sum_dy = 0, sum_dyx = 0;
+        for (i = 0; i < chunks; ++i) {
+            const kd__norm_chunk chunk = kd__norm_chunk_of(r, n, i);
+            sum_dy += chunk.a[c];
+            sum_dyx += chunk.b[c];
+        }
+        kd__weight_grad(r, n->param[0])[c] = (float)sum_dyx;
+        kd__weight_grad(r, n->param[1])[c] = (float)sum_dy;
+        kd__norm_array(r, n, KD__NORM_MEAN_DY)[c] = (float)(sum_dy / count);
+        kd__norm_array(r, n, KD__NORM_MEAN_DYX)[c] = (float)(sum_dyx / count);
+    }
+}
+
+KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
+    const kd__image image = kd__norm_image(r, n, in);
+    int i;
+    if (!r->model->values[n->in].needs_grad) return;
+    for (i = s.first; i < s.first + s.count; ++i)
+        r->k->norm_grad(&image, kd__slot_at(in, s, i), kd__slot_at(dy, s, i), dy->row,
+                        kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
+                        kd__norm_array(r, n, KD__NORM_SCALE), kd__norm_array(r, n, KD__NORM_MEAN_DY),
+                        kd__norm_array(r, n, KD__NORM_MEAN_DYX), kd__slot_at(dx, s, i), dx->row,
+                        r->plan[n - r->model->nodes].accumulate);
+}
+
+/* ---- the sum at the end of a residual -------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
+{
+    return kd__same_shape(d, n, d->m->values[n->in].shape.flat);
+}
+
+KD__PRIVATE void kd__add_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *a = &r->act[n->in], *b = &r->act[n->in2], *y = &r->act[n->out];
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const int tight = a->tight && b->tight && y->tight;
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *from = kd__slot_at(a, s, i), *from2 = kd__slot_at(b, s, i);
+        float *to = kd__slot_at(y, s, i);
+        for (j = 0; j < (tight ? 1 : shape->h); ++j, from += a->row, from2 += b->row, to += y->row)
+            r->k->add(length, from, from2, n->fused_act, n->act_arg, to);
+    }
+}
+
+KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    if (r->model->values[n->in2].needs_grad)
+        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    if (r->model->values[n->in].needs_grad && r->grad[n->in].base != r->grad[n->out].base)
+        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------- */
+
+/* When a phase runs: before the pass, over spans of samples, over the whole batch at once, between spans without
+   touching values (JOIN), or after a training step that has succeeded. */
+enum { KD__PREPARE = 1, KD__SPANS, KD__WHOLE, KD__JOIN, KD__COMMIT };
+enum { KD__TRAINING = 1, KD__EVALUATION = 2, KD__ALWAYS = 3 };
+
+typedef struct kd__phase {
+    kd__step_fn fn;
+    int kind, mode;
+} kd__phase;
+
+/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair from
+   0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may name an earlier argument. */
+typedef struct kd__layer_type {
+    const char *word, *args;
+    kd_result (*build)(kd__draft *d, kd__node *n);
+    size_t (*own)(const kd__run *r, const kd__node *n);
+    kd__phase forward[4], backward[4];
+    int takes_act; /* applies a relu, relu6 or leakyrelu that follows it itself */
+    int act;
+} kd__layer_type;
+
+#define KD__ACT_ROW(name, word)                                                                                    \
+    {word,                                                                                                         \
+     name == KD__LEAKYRELU ? "slope:f=0.01" : "",                                                                  \
+     kd__act_build,                                                                                                \
+     NULL,                                                                                                         \
+     {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
+     {{kd__act_backward, KD__SPANS, KD__TRAINING}},                                                                \
+     0,                                                                                                            \
+     name},
+#define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
+
+static const kd__layer_type kd__layer_types[] = {
+    {"dense",
+     "units:i bias:b=1",
+     kd__dense_build,
+     kd__dense_own,
+     {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
+     {{kd__dense_backward, KD__WHOLE, KD__TRAINING}},
+     1,
+     0},
+    {"conv",
+     "channels:i kernel:p stride:p=1 pad:q=0 groups:i=1 bias:b=1",
+     kd__conv_build,
+     kd__conv_own,
+     {{kd__conv_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__conv_backward_prepare, KD__PREPARE, KD__TRAINING}, {kd__conv_backward, KD__SPANS, KD__TRAINING}},
+     1,
+     0},
+    {"depthwise",
+     "kernel:p stride:p=1 pad:q=0 bias:b=1",
+     kd__depthwise_build,
+     NULL,
+     {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__depthwise_backward, KD__SPANS, KD__TRAINING}},
+     1,
+     0},
+    {"maxpool",
+     KD__POOL_ARGS,
+     kd__pool_build,
+     NULL,
+     {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__maxpool_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
+    {"avgpool",
+     KD__POOL_ARGS,
+     kd__pool_build,
+     NULL,
+     {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
+    {"gap",
+     "",
+     kd__gap_build,
+     NULL,
+     {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
+    {"batchnorm",
+     "eps:f=1e-5 momentum:f=0.1",
+     kd__norm_build,
+     kd__norm_own,
+     {{kd__norm_forward_prepare, KD__PREPARE, KD__EVALUATION},
+      {kd__norm_forward_stats, KD__SPANS, KD__TRAINING},
+      {kd__norm_forward_join, KD__JOIN, KD__TRAINING},
+      {kd__norm_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
+      {kd__norm_backward_join, KD__JOIN, KD__TRAINING},
+      {kd__norm_backward, KD__SPANS, KD__TRAINING},
+      {kd__norm_commit, KD__COMMIT, KD__TRAINING}},
+     1,
+     0},
+    {"dropout",
+     "probability:u",
+     kd__dropout_build,
+     NULL,
+     {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__dropout_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
+    {"flatten",
+     "",
+     kd__flatten_build,
+     NULL,
+     {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__flatten_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
+    KD__ACTIVATIONS(KD__ACT_ROW)
+    /* made by residual(...), not a word of its own */
+    {"+",
+     "",
+     kd__add_build,
+     NULL,
+     {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__add_backward, KD__SPANS, KD__TRAINING}},
+     1,
+     0},
+};
+
+KD__PRIVATE int kd__layer_find(const char *word, size_t length)
+{
+    int i;
+    for (i = 0; i < KD__COUNT(kd__layer_types); ++i) {
+        if (strlen(kd__layer_types[i].word) == length && memcmp(kd__layer_types[i].word, word, length) == 0)
+            return i;
+    }
+    return -1;
+}
+
+/* ============================================================================================================
+   >>spec    the one-line language of models, and the builder
+   uses: layers
+   line:    input ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
+   layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value} | [TAG ":"] "residual" "(" layers ")"
+   ============================================================================================================ */
+
+enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120 };
+
+KD__PRIVATE int kd__is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+KD__PRIVATE int kd__is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+KD__PRIVATE int kd__is_digit(char c) { return c >= '0' && c <= '9'; }
+
+KD__PRIVATE const char *kd__skip_space(const char *c)
+{
+    while (kd__is_space(*c)) ++c;
+    return c;
+}
+
+KD__PRIVATE const char *kd__skip_word(const char *c)
+{
+    while (kd__is_letter(*c) || kd__is_digit(*c)) ++c;
+    return c;
+}
+
+/* How many letters must be added, dropped, changed or swapped with their neighbour; words up to 31 letters. */
+KD__PRIVATE int kd__edit_distance(const char *a, size_t a_length, const char *b)
+{
+    int row[3][33];
+    const size_t b_length = strlen(b);
+    size_t i, j;
+    if (a_length > 31 || b_length > 31) return 99;
+    for (j = 0; j <= b_length; ++j) row[1][j] = (int)j;
+    for (i = 1; i <= a_length; ++i) {
+        int *now = row[(i + 1) % 3], *last = row[i % 3], *before = row[(i + 2) % 3];
+        now[0] = (int)i;
+        for (j = 1; j <= b_length; ++j) {
+            int best = last[j - 1] + (a[i - 1] != b[j - 1]);
+            best = KD__MIN(best, KD__MIN(last[j], now[j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                best = KD__MIN(best, before[j - 2] + 1);
+            now[j] = best;
+        }
+    }
+    return row[(a_length + 1) % 3][b_length];
+}
+
+KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t length)
+{
+    const char *nearest = "residual";
+    int best = kd__edit_distance(word, length, nearest), i;
+    for (i = 0; i + 1 < KD__COUNT(kd__layer_types); ++i) { /* the last row is no word */
+        const int distance = kd__edit_distance(word, length, kd__layer_types[i].word);
+        if (distance < best) best = distance, nearest = kd__layer_types[i].word;
+    }
+    if (best <= 1 + (int)length / 3)
+        return kd__spec_fail(d, "there is no layer \"%.*s\"; did you mean \"%s\"?", (int)KD__MIN(length, 40), word,
+                             nearest);
+    return kd__spec_fail(
+        d,
+        "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
+        "dropout, flatten, residual, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh",
+        (int)KD__MIN(length, 40), word);
+}
+
+/* One argument of the little list in kd__layer_type.args. */
+typedef struct kd__arg_info {
+    const char *name, *fallback; /* fallback NULL: required */
+    size_t length, fallback_length;
+    char kind;
+} kd__arg_info;
+
+KD__PRIVATE int kd__arg_infos(const char *args, kd__arg_info *infos)
+{
+    int count = 0;
+    while (*args) {
+        kd__arg_info *info = &infos[count++];
+        info->name = args;
+        args = kd__skip_word(args);
+        info->length = (size_t)(args - info->name);
+        info->kind = args[1];
+        args += 2;
+        info->fallback = NULL;
+        info->fallback_length = 0;
+        if (*args == '=') {
+            info->fallback = ++args;
+            while (*args && *args != ' ') ++args;
+            info->fallback_length = (size_t)(args - info->fallback);
+        }
+        if (*args == ' ') ++args;
+    }
+    return count;
+}
+
+KD__PRIVATE const char *kd__arg_kind(char kind)
+{
+    switch (kind) {
+    case 'i': return "a whole number from 1";
+    case 'p': return "a whole number from 1, or two as HxW";
+    case 'q': return "a whole number from 0, two as HxW, or same";
+    case 'u': return "a number from 0 to below 1";
+    case 'b': return "0 or 1";
+    default: return "a number from 0";
+    }
+}
+
+/* Reads a value of a kind at *at; on failure *at stays. */
+KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
+{
+    const char *c = *at, *end;
+    const double low = kind == 'i' || kind == 'p' ? 1 : 0;
+    const int pair = kind == 'p' || kind == 'q';
+    int i;
+    memset(arg, 0, sizeof *arg);
+    if (kind == 'q' && strncmp(c, "same", 4) == 0 && !kd__is_letter(c[4])) {
+        arg->same = 1;
+        *at = c + 4;
+        return 1;
+    }
+    for (i = 0; i < 2; ++i) {
+        double v;
+        if (!kd__is_digit(*c) && *c != '.') return 0;
+        v = kd__parse_number(c, &end);
+        if (end == c) return 0;
+        if (kind != 'f' && kind != 'u' && v != (double)(int)KD__MIN(v, 1e9)) return 0;
+        if (v < low || v > (kind == 'b' ? 1.0 : kind == 'f' ? 1e6 : 1e8) || (kind == 'u' && v >= 1)) return 0;
+        arg->v[i] = v;
+        if (i == 0) arg->v[1] = v;
+        c = end;
+        if (i == 1 || !pair || *c != 'x') break;
+        ++c;
+    }
+    *at = c;
+    return 1;
+}
+
+KD__PRIVATE int kd__at_layer_end(const char *c) { return *c == 0 || *c == ',' || *c == ')'; }
+
+/* Positional values in the order of the list, then or among them name=value. */
+KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char **at, const char *args,
+                                     kd__arg *values)
+{
+    kd__arg_info infos[KD__MAX_ARGS];
+    int given[KD__MAX_ARGS] = {0}, next = 0, count = kd__arg_infos(args, infos), i;
+    const char *c = kd__skip_space(*at);
+    while (!kd__at_layer_end(c)) {
+        d->at = c;
+        i = next;
+        if (kd__is_letter(*c) && *kd__skip_space(kd__skip_word(c)) == '=') {
+            const size_t length = (size_t)(kd__skip_word(c) - c);
+            for (i = 0; i < count && (infos[i].length != length || memcmp(infos[i].name, c, length) != 0); ++i) {}
+            if (i == count) {
+                int nearest = -1, best = 3;
+                for (i = 0; i < count; ++i) {
+                    char name[32];
+                    int distance;
+                    snprintf(name, sizeof name, "%.*s", (int)infos[i].length, infos[i].name);
+                    distance = kd__edit_distance(c, length, name);
+                    if (distance < best) best = distance, nearest = i;
+                }
+                if (nearest < 0)
+                    return kd__spec_fail(d, "%s has no option \"%.*s\"", word, (int)KD__MIN(length, 40), c);
+                return kd__spec_fail(d, "%s has no option \"%.*s\"; did you mean \"%.*s\"?", word,
+                                     (int)KD__MIN(length, 40), c, (int)infos[nearest].length, infos[nearest].name);
+            }
+            c = kd__skip_space(kd__skip_space(kd__skip_word(c)) + 1);
+            d->at = c;
+        } else {
+            while (next < count && given[next]) ++next;
+            i = next;
+            if (i == count) {
+                const char *end = c;
+                while (*end && !kd__is_space(*end) && !kd__at_layer_end(end)) ++end;
+                return kd__spec_fail(d,
+                                     "%s takes nothing more, but \"%.*s\" follows; layers are separated by commas",
+                                     word, (int)KD__MIN(end - c, 40), c);
+            }
+        }
+        if (given[i])
+            return kd__spec_fail(d, "%.*s of %s is given twice", (int)infos[i].length, infos[i].name, word);
+        if (!kd__arg_value(&c, infos[i].kind, &values[i]) || (!kd__is_space(*c) && !kd__at_layer_end(c))) {
+            const char *end = d->at;
+            while (*end && !kd__is_space(*end) && !kd__at_layer_end(end)) ++end;
+            return kd__spec_fail(d, "%.*s of %s must be %s, got \"%.*s\"", (int)infos[i].length, infos[i].name,
+                                 word, kd__arg_kind(infos[i].kind), (int)KD__MIN(end - d->at, 40), d->at);
+        }
+        given[i] = 1;
+        c = kd__skip_space(c);
+    }
+    for (i = 0; i < count; ++i) {
+        const char *fallback = infos[i].fallback;
+        if (given[i]) continue;
+        d->at = c;
+        if (!fallback)
+            return kd__spec_fail(d, "%s needs %.*s: %s", word, (int)infos[i].length, infos[i].name,
+                                 kd__arg_kind(infos[i].kind));
+        if (kd__is_letter(*fallback)) {
+            int other;
+            for (other = 0; memcmp(infos[other].name, fallback, infos[i].fallback_length) != 0; ++other) {}
+            values[i] = values[other];
+        } else {
+            (void)kd__arg_value(&fallback, infos[i].kind, &values[i]);
+        }
+    }
+    *at = c;
+    return KD_OK;
+}
+
+/* Adds a layer that reads d->current. */
+KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args, const char *name,
+                                     const char *text, size_t text_length, int shown, int in2)
+{
+    kd_model *m = d->m;
+    const kd__layer_type *t = &kd__layer_types[type];
+    kd__node *n;
+    kd_result result;
+    int i;
+    void *list = kd__grow(d->kd, m->nodes, m->node_count, &m->node_capacity, sizeof *n);
+    if (!list) return KD_ERR_MEMORY;
+    m->nodes = (kd__node *)list;
+    n = &m->nodes[m->node_count];
+    memset(n, 0, sizeof *n);
+    n->type = type;
+    if (args) memcpy(n->arg, args, sizeof n->arg);
+    n->in = d->current;
+    n->in2 = in2;
+    n->act = t->act;
+    n->shown = shown;
+    n->depth = d->depth;
+    for (i = 0; i < 4; ++i) n->param[i] = -1;
+    n->name = kd__copy_text(d->kd, name, strlen(name));
+    n->text = kd__copy_text(d->kd, text, text_length);
+    result = n->name && n->text ? t->build(d, n) : KD_ERR_MEMORY;
+    if (result == KD_OK && kd__shape_count(&m->values[n->out].shape) > INT_MAX / 8)
+        result = kd__spec_fail(d, "the output of this layer, %s, is too large",
+                               kd__shape_text(&m->values[n->out].shape).chars);
+    if (result != KD_OK) {
+        kd__free(d->kd, n->name);
+        kd__free(d->kd, n->text);
+        return result;
+    }
+    ++m->values[n->in].consumers;
+    if (in2 >= 0) ++m->values[in2].consumers;
+    d->current = n->out;
+    ++m->node_count;
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__draft_named(const kd__draft *d, const char *name)
+{
+    int i;
+    for (i = 0; i < d->m->node_count; ++i) {
+        if (strcmp(d->m->nodes[i].name, name) == 0) return 1;
+    }
+    return 0;
+}
+
+/* A stride that makes `out` of `in` with windows of one pixel, or 0. */
+KD__PRIVATE int kd__shortcut_stride(int in, int out)
+{
+    int s;
+    for (s = 1; s <= in; ++s) {
+        if ((in - 1) / s + 1 == out) return s;
+    }
+    return 0;
+}
+
+/* What is added to a residual's body: its input, through a projection where the shapes differ. */
+KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int entry, int has_batchnorm,
+                                         int *shortcut)
+{
+    const kd__shape from = d->m->values[entry].shape, to = d->m->values[d->current].shape;
+    const int body = d->current, deep = d->depth;
+    char name[KD__MAX_NAME + 32], text[64];
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    int i;
+    *shortcut = entry;
+    if (from.c == to.c && from.h == to.h && from.w == to.w && from.flat == to.flat) return KD_OK;
+    memset(args, 0, sizeof args);
+    args[0].v[0] = to.c;
+    if (to.flat) {
+        args[KD__DENSE_UNITS].v[0] = (double)kd__shape_count(&to);
+        args[KD__DENSE_BIAS].v[0] = !has_batchnorm;
+        snprintf(text, sizeof text, "dense %lld%s", (long long)kd__shape_count(&to),
+                 has_batchnorm ? " bias=0" : "");
+        if (!from.flat)
+            return kd__spec_fail(d,
+                                 "the residual's input is an image and its output a vector; they cannot be added");
+    } else {
+        const int sizes[2][2] = {{from.h, to.h}, {from.w, to.w}};
+        for (i = 0; i < 2; ++i) {
+            args[KD__CONV_KERNEL].v[i] = 1;
+            args[KD__CONV_STRIDE].v[i] = kd__shortcut_stride(sizes[i][0], sizes[i][1]);
+            if (from.flat || args[KD__CONV_STRIDE].v[i] == 0)
+                return kd__spec_fail(
+                    d, "the residual's output %s cannot be reached from its input %s by a 1x1 convolution",
+                    kd__shape_text(&to).chars, kd__shape_text(&from).chars);
+        }
+        args[KD__CONV_GROUPS].v[0] = 1;
+        args[KD__CONV_BIAS].v[0] = !has_batchnorm;
+        snprintf(text, sizeof text, "conv %d 1 stride=%dx%d%s", to.c, (int)args[KD__CONV_STRIDE].v[0],
+                 (int)args[KD__CONV_STRIDE].v[1], has_batchnorm ? " bias=0" : "");
+    }
+    d->current = entry;
+    ++d->depth;
+    snprintf(name, sizeof name, has_batchnorm ? "%s.shortcut.0" : "%s.shortcut", path);
+    result = kd__draft_node(d, to.flat ? KD__TYPE_DENSE : KD__TYPE_CONV, args, name, text, strlen(text), 0, -1);
+    if (result == KD_OK && has_batchnorm) {
+        memset(args, 0, sizeof args);
+        args[KD__NORM_EPS].v[0] = 1e-5;
+        args[KD__NORM_MOMENTUM].v[0] = 0.1;
+        snprintf(name, sizeof name, "%s.shortcut.1", path);
+        result = kd__draft_node(d, kd__layer_find("batchnorm", 9), args, name, "batchnorm", 9, 0, -1);
+    }
+    *shortcut = d->current;
+    d->current = body;
+    d->depth = deep;
+    return result;
+}
+
+KD__PRIVATE kd_result kd__parse_layers(kd__draft *d, const char **at, const char *path);
+
+/* residual( ... ), at the opening parenthesis */
+KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const char *path)
+{
+    const char *c = *at, *start = c;
+    const int entry = d->current, outer_batchnorm = d->has_batchnorm;
+    char body[KD__MAX_NAME + 8], name[KD__MAX_NAME + 8];
+    int shortcut, inner_batchnorm;
+    kd_result result;
+    if (*c != '(')
+        return kd__spec_fail(d, "residual needs its layers in parentheses: residual(conv 16 3 pad=1, relu)");
+    if (d->depth >= KD__MAX_DEPTH || strlen(path) + 8 > KD__MAX_NAME)
+        return kd__spec_fail(d, "residuals are nested more than %d deep", (int)KD__MAX_DEPTH);
+    ++c;
+    snprintf(body, sizeof body, "%s.body", path);
+    d->has_batchnorm = 0;
+    ++d->depth;
+    result = kd__parse_layers(d, &c, body);
+    --d->depth;
+    if (result != KD_OK) return result;
+    if (*c != ')') {
+        d->at = start;
+        return kd__spec_fail(d, "this parenthesis is never closed");
+    }
+    d->at = start;
+    inner_batchnorm = d->has_batchnorm;
+    d->has_batchnorm = outer_batchnorm || inner_batchnorm;
+    result = kd__draft_shortcut(d, path, entry, inner_batchnorm, &shortcut);
+    d->has_batchnorm = outer_batchnorm || inner_batchnorm;
+    if (result != KD_OK) return result;
+    snprintf(name, sizeof name, "%s.sum", path);
+    result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name, "+", 1, 0, shortcut);
+    *at = c + 1;
+    return result;
+}
+
+/* One layer at *at; `index` is its number on this level, which PyTorch's Sequential would give it. */
+KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char *path, int *index)
+{
+    const char *c = kd__skip_space(*at), *word = c, *start = c, *end;
+    char name[KD__MAX_NAME + 32];
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    size_t length;
+    int type;
+    const char *dot = *path ? "." : "";
+    d->at = c;
+    if (!kd__is_letter(*c))
+        return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
+                                    : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
+    c = kd__skip_word(c);
+    length = (size_t)(c - word);
+    snprintf(name, sizeof name, "%s%s%d", path, dot, *index);
+    if (*kd__skip_space(c) == ':') {
+        if (length > 40) return kd__spec_fail(d, "a tag may have up to 40 letters");
+        snprintf(name, sizeof name, "%s%s%.*s", path, dot, (int)length, word);
+        if (kd__draft_named(d, name)) return kd__spec_fail(d, "the tag \"%.*s\" is taken", (int)length, word);
+        start = word = kd__skip_space(kd__skip_space(c) + 1);
+        d->at = word;
+        c = kd__skip_word(word);
+        length = (size_t)(c - word);
+        if (length == 0) return kd__spec_fail(d, "a layer is missing after the tag");
+    }
+    c = kd__skip_space(c);
+    if (length == 8 && memcmp(word, "residual", 8) == 0) {
+        ++*index;
+        result = kd__parse_residual(d, &c, name);
+        *at = kd__skip_space(c);
+        return result;
+    }
+    type = kd__layer_find(word, length);
+    if (type < 0) return kd__unknown_layer(d, word, length);
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, kd__layer_types[type].word, &c, kd__layer_types[type].args, args);
+    if (result != KD_OK) return result;
+    d->at = start;
+    if (type == KD__TYPE_DENSE && !d->m->values[d->current].shape.flat) {
+        char flatten[KD__MAX_NAME + 32];
+        snprintf(flatten, sizeof flatten, "%s%s%d", path, dot, *index);
+        result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten, "flatten", 7, 0, -1);
+        if (result != KD_OK) return result;
+        if (strcmp(flatten, name) == 0) snprintf(name, sizeof name, "%s%s%d", path, dot, *index + 1);
+        ++*index;
+    }
+    ++*index;
+    for (end = c; end > start && kd__is_space(end[-1]); --end) {}
+    result = kd__draft_node(d, type, args, name, start, (size_t)(end - start), 1, -1);
+    *at = c;
+    return result;
+}
+
+KD__PRIVATE kd_result kd__parse_layers(kd__draft *d, const char **at, const char *path)
+{
+    int index = 0;
+    for (;;) {
+        const kd_result result = kd__parse_layer(d, at, path, &index);
+        if (result != KD_OK) return result;
+        *at = kd__skip_space(*at);
+        if (**at != ',') return KD_OK;
+        ++*at;
+    }
+}
+
+KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
+{
+    const char *c = kd__skip_space(d->line), *end;
+    double size[3] = {0, 1, 1};
+    int count = 0;
+    kd_result result;
+    while (count < 3) {
+        d->at = c;
+        size[count] = kd__is_digit(*c) ? kd__parse_number(c, &end) : -1;
+        if (!kd__is_digit(*c) || size[count] < 1 || size[count] > 1e8 || size[count] != (double)(int)size[count])
+            return kd__spec_fail(d, "a model starts with its input, such as 1x28x28: or 784:");
+        c = end;
+        ++count;
+        if (*c != 'x') break;
+        ++c;
+    }
+    c = kd__skip_space(c);
+    d->at = c;
+    if (count == 2) return kd__spec_fail(d, "an image needs three sizes, channels x height x width, got two");
+    if (*c != ':') return kd__spec_fail(d, "a colon must follow the input, such as 1x28x28: dense 10");
+    if (size[0] * size[1] * size[2] > INT_MAX / 8) return kd__spec_fail(d, "the input is too large");
+    ++c;
+    d->m->input = d->current = kd__draft_value(d, (int)size[0], (int)size[1], (int)size[2], count == 1, -1);
+    if (d->current < 0) return KD_ERR_MEMORY;
+    result = kd__parse_layers(d, &c, "");
+    if (result != KD_OK) return result;
+    d->at = c;
+    if (*c == ')') return kd__spec_fail(d, "this parenthesis was never opened");
+    if (*c) return kd__spec_fail(d, "expected a comma or the end, got \"%c\"", *c);
+    if (!d->m->values[d->current].shape.flat) /* what comes out is a vector of logits */
+        result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, "output", "flatten", 7, 0, -1);
+    d->m->output = d->current;
+    return result;
+}
+
+/* ---- builder --------------------------------------------------------------------------------------------- */
+
+struct kd_builder {
+    kd_ctx *kd;
+    char *text;
+    size_t length, capacity;
+    int first, open; /* no comma before the next layer; residuals that are open */
+    kd_result failed;
+};
+
+KD__PRIVATE void kd__builder_append(kd_builder *b, const char *text)
+{
+    const size_t length = strlen(text);
+    if (b->failed != KD_OK) return;
+    if (b->length + length + 1 > b->capacity) {
+        const size_t capacity = (b->length + length + 1) * 2;
+        char *bigger = KD__NEW(b->kd, char, capacity);
+        if (!bigger) {
+            b->failed = KD_ERR_MEMORY;
+            return;
+        }
+        if (b->text) memcpy(bigger, b->text, b->length);
+        kd__free(b->kd, b->text);
+        b->text = bigger;
+        b->capacity = capacity;
+    }
+    memcpy(b->text + b->length, text, length + 1);
+    b->length += length;
+}
+
+KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width, kd_builder **out)
+{
+    char text[64];
+    kd_builder *b;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_builder_open: out must not be NULL");
+    *out = NULL;
+    b = KD__NEW(kd, kd_builder, 1);
+    if (!b) return KD_ERR_MEMORY;
+    b->kd = kd;
+    b->first = 1;
+    if (height == 1 && width == 1)
+        snprintf(text, sizeof text, "%d: ", channels);
+    else
+        snprintf(text, sizeof text, "%dx%dx%d: ", channels, height, width);
+    kd__builder_append(b, text);
+    *out = b;
+    return KD_OK;
+}
+
+KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+    int length;
+    if (!b) return;
+    va_start(args, format);
+    length = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (length < 0 || length >= (int)sizeof text) {
+        b->failed = kd__fail(b->kd, KD_ERR_SPEC, "kd_builder_layer: the text of a layer is longer than %d letters",
+                             (int)sizeof text - 1);
+        return;
+    }
+    if (!b->first) kd__builder_append(b, ", ");
+    kd__builder_append(b, text);
+    b->first = 0;
+}
+
+KDDEF void kd_builder_dense(kd_builder *b, int units) { kd_builder_layer(b, "dense %d", units); }
+
+KDDEF void kd_builder_conv(kd_builder *b, int channels, int kernel, int stride, int pad)
+{
+    kd_builder_layer(b, "conv %d %d stride=%d pad=%d", channels, kernel, stride, pad);
+}
+
+KDDEF void kd_builder_depthwise(kd_builder *b, int kernel, int stride, int pad)
+{
+    kd_builder_layer(b, "depthwise %d stride=%d pad=%d", kernel, stride, pad);
+}
+
+KDDEF void kd_builder_maxpool(kd_builder *b, int kernel, int stride)
+{
+    kd_builder_layer(b, "maxpool %d stride=%d", kernel, stride);
+}
+KDDEF void kd_builder_avgpool(kd_builder *b, int kernel, int stride)
+{
+    kd_builder_layer(b, "avgpool %d stride=%d", kernel, stride);
+}
+
+KDDEF void kd_builder_residual(kd_builder *b)
+{
+    if (!b) return;
+    kd_builder_layer(b, "residual(");
+    b->first = 1;
+    ++b->open;
+}
+
+KDDEF void kd_builder_end(kd_builder *b)
+{
+    if (!b) return;
+    kd__builder_append(b, ")");
+    b->first = 0;
+    --b->open;
+}
+
+KDDEF void kd_builder_abandon(kd_builder *b)
+{
+    if (!b) return;
+    kd__free(b->kd, b->text);
+    kd__free(b->kd, b);
+}
+
+KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
+{
+    kd_result result;
+    if (out) *out = NULL;
+    if (!b) return KD_ERR_ARGUMENT;
+    result = b->failed;
+    if (result == KD_OK) result = kd_model_create(b->kd, b->text, seed, out);
+    kd_builder_abandon(b);
+    return result;
+}
+
+/* ============================================================================================================
+   >>model    models: creation, tensors, description
+   uses: spec
+   ============================================================================================================ */
+
+enum { KD__SLACK = 64 }; /* floats after every buffer that kernels read in whole vectors */
+
+/* Activations that their producer can apply while its output is in registers; storage is then shared. */
+KD__PRIVATE void kd__model_fuse(kd_model *m)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        kd__node *n = &m->nodes[i], *producer;
+        const int at = m->values[n->in].producer;
+        if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) continue;
+        if (at < 0 || m->values[n->in].consumers != 1) continue;
+        producer = &m->nodes[at];
+        if (!kd__layer_types[producer->type].takes_act || producer->fused_act != KD__LINEAR) continue;
+        producer->fused_act = n->act;
+        producer->act_arg = n->act_arg;
+        n->fused = 1;
+        m->values[n->out].same_as = m->values[n->in].same_as;
+    }
+}
+
+KD__PRIVATE void kd__model_propagate(kd_model *m)
+{
+    int i, j;
+    for (i = 0; i < m->value_count; ++i) {
+        kd__value *v = &m->values[i], *root = &m->values[v->same_as];
+        root->pad = KD__MAX(root->pad, v->pad);
+        root->grad_pad = KD__MAX(root->grad_pad, v->grad_pad);
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        kd__value *v = &m->values[i];
+        v->pad = m->values[v->same_as].pad;
+        v->grad_pad = m->values[v->same_as].grad_pad;
+    }
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        int needs = m->values[n->in].needs_grad || (n->in2 >= 0 && m->values[n->in2].needs_grad);
+        for (j = 0; j < 4; ++j) needs |= n->param[j] >= 0 && m->params[n->param[j]].trained;
+        m->values[n->out].needs_grad = needs;
+    }
+}
+
+/* Copies a tensor between its stored form and PyTorch's order, in the direction asked for. */
+KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float *stored, float *plain, int to_plain)
+{
+    const int outputs = p->layout == KD__PANELS ? p->groups * p->outputs : 1, rows = p->c * p->h * p->w;
+    int o, c, y, x;
+    for (o = 0; o < outputs; ++o) {
+        float *at = stored;
+        ptrdiff_t step = 1;
+        if (p->layout == KD__PANELS) {
+            const int column = o % p->outputs, first = column / k->panel * k->panel;
+            step = kd__panel_width(k, p->outputs - first);
+            at +=
+                (size_t)(o / p->outputs) * p->group_size + (size_t)first * (size_t)rows + (size_t)(column - first);
+        }
+        for (c = 0; c < p->c; ++c) {
+            for (y = 0; y < p->h; ++y) {
+                for (x = 0; x < p->w; ++x, ++plain) {
+                    float *number = at + ((ptrdiff_t)(y * p->w + x) * p->c + c) * step;
+                    if (to_plain)
+                        *plain = *number;
+                    else
+                        *number = *plain;
+                }
+            }
+        }
+    }
+}
+
+KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
+{
+    return (p->trained ? m->weights : m->state) + p->offset;
+}
+
+KD__PRIVATE int64_t kd__param_count(const kd__param *p)
+{
+    int64_t count = 1;
+    int i;
+    for (i = 0; i < p->rank; ++i) count *= p->shape[i];
+    return count;
+}
+
+/* Whether a rectifier comes before the next layer with weights. */
+KD__PRIVATE int kd__before_rectifier(const kd_model *m, int node)
+{
+    int value = m->nodes[node].out, i;
+    for (i = node + 1; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (n->in != value) continue;
+        if (n->act) return n->act != KD__SIGMOID && n->act != KD__TANH;
+        if (n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE) return 0;
+        value = n->out;
+    }
+    return 0;
+}
+
+KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
+{
+    int i, j;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        for (j = 0; j < 4; ++j) {
+            const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
+            const int64_t count = p ? kd__param_count(p) : 0;
+            int64_t e;
+            if (p && p->layout == KD__VECTOR) {
+                const float start =
+                    kd__layer_types[n->type].build == kd__norm_build && (j == 0 || j == 3) ? 1.0f : 0.0f;
+                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = start;
+            } else if (p) {
+                const double fan_in = p->layout == KD__TAPS ? (double)p->h * p->w : (double)p->c * p->h * p->w;
+                const double bound = sqrt((kd__before_rectifier(m, i) ? 6.0 : 3.0) / fan_in);
+                const uint64_t key = kd__rng_key(seed, KD__RNG_INIT, (uint64_t)n->param[j], 0);
+                float *plain = KD__NEW(m->kd, float, count);
+                if (!plain) return KD_ERR_MEMORY;
+                for (e = 0; e < count; ++e) plain[e] = (float)kd__rng_range(key, (uint64_t)e, -bound, bound);
+                kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 0);
+                kd__free(m->kd, plain);
+            }
+        }
+    }
+    return KD_OK;
+}
+
+/* The line with every run of white space as one blank. */
+KD__PRIVATE char *kd__tidy_line(kd_ctx *kd, const char *line)
+{
+    char *tidy = KD__NEW(kd, char, strlen(line) + 1), *to = tidy;
+    const char *c;
+    if (!tidy) return NULL;
+    for (c = kd__skip_space(line); *c; ++c) {
+        if (!kd__is_space(*c))
+            *to++ = *c;
+        else if (*kd__skip_space(c) && !kd__is_space(c[1]))
+            *to++ = ' ';
+    }
+    return tidy;
+}
+
+KD__PRIVATE kd_result kd__model_build(kd_ctx *kd, const char *spec, kd_model *m)
+{
+    kd__draft d;
+    kd_result result;
+    memset(&d, 0, sizeof d);
+    d.kd = kd;
+    d.m = m;
+    d.line = d.at = spec;
+    m->kd = kd;
+    m->spec = kd__tidy_line(kd, spec);
+    if (!m->spec) return KD_ERR_MEMORY;
+    result = kd__parse_model(&d);
+    if (result != KD_OK) return result;
+    kd__model_fuse(m);
+    kd__model_propagate(m);
+    m->weights = KD__NEW(kd, float, kd__plus(m->weight_count, KD__SLACK));
+    m->state = KD__NEW(kd, float, kd__plus(m->state_count, KD__SLACK));
+    return m->weights && m->state ? KD_OK : KD_ERR_MEMORY;
+}
+
+KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out)
+{
+    kd_model *m;
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!spec || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_model_create: spec and out must not be NULL");
+    *out = NULL;
+    m = KD__NEW(kd, kd_model, 1);
+    if (!m) return KD_ERR_MEMORY;
+    result = kd__model_build(kd, spec, m);
+    if (result == KD_OK) result = kd__model_initialise(m, seed);
+    if (result != KD_OK) {
+        kd_model_destroy(m);
+        return result;
+    }
+    *out = m;
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__free_classes(kd_model *m)
+{
+    int i;
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) kd__free(m->kd, m->classes[i]);
+    kd__free(m->kd, m->classes);
+    m->classes = NULL;
+}
+
+KDDEF void kd_model_destroy(kd_model *m)
+{
+    kd_ctx *kd;
+    int i;
+    if (!m) return;
+    kd = m->kd;
+    kd_workspace_destroy((kd_workspace *)m->spare);
+    kd__free_classes(m);
+    for (i = 0; i < m->node_count; ++i) {
+        kd__free(kd, m->nodes[i].name);
+        kd__free(kd, m->nodes[i].text);
+    }
+    for (i = 0; i < m->param_count; ++i) kd__free(kd, m->params[i].name);
+    kd__free(kd, m->nodes);
+    kd__free(kd, m->values);
+    kd__free(kd, m->params);
+    kd__free(kd, m->weights);
+    kd__free(kd, m->state);
+    kd__free(kd, m->spec);
+    kd__free(kd, m);
+}
+
+KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
+{
+    kd_model *copy;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    result = kd_model_create(m->kd, m->spec, 0, out);
+    if (result != KD_OK) return result;
+    copy = *out;
+    memcpy(copy->weights, m->weights, m->weight_count * sizeof(float));
+    memcpy(copy->state, m->state, m->state_count * sizeof(float));
+    copy->batches_seen = m->batches_seen;
+    copy->preprocessing_channels = m->preprocessing_channels;
+    memcpy(copy->mean, m->mean, sizeof m->mean);
+    memcpy(copy->std, m->std, sizeof m->std);
+    if (m->classes) result = kd_model_set_classes(copy, (const char *const *)m->classes, kd_model_outputs(m));
+    if (result != KD_OK) {
+        kd_model_destroy(copy);
+        *out = NULL;
+    }
+    return result;
+}
+
+KDDEF const char *kd_model_spec(const kd_model *m) { return m->spec; }
+
+KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *width)
+{
+    const kd__shape *s = &m->values[m->input].shape;
+    if (channels) *channels = s->c;
+    if (height) *height = s->h;
+    if (width) *width = s->w;
+}
+
+KDDEF int kd_model_outputs(const kd_model *m) { return (int)kd__shape_count(&m->values[m->output].shape); }
+
+KDDEF int64_t kd_model_parameters(const kd_model *m)
+{
+    int64_t count = 0;
+    int i;
+    for (i = 0; i < m->param_count; ++i) count += m->params[i].trained ? kd__param_count(&m->params[i]) : 0;
+    return count;
+}
+
+KDDEF int64_t kd_model_macs(const kd_model *m)
+{
+    int64_t macs = 0;
+    int i;
+    for (i = 0; i < m->node_count; ++i) macs += m->nodes[i].macs;
+    return macs;
+}
+
+/* ---- tensors --------------------------------------------------------------------------------------------- */
+
+KDDEF int kd_model_tensors(const kd_model *m) { return m->param_count; }
+
+KDDEF kd_result kd_model_tensor_info(const kd_model *m, int index, kd_tensor_info *out)
+{
+    const kd__param *p;
+    if (!m || !out || index < 0 || index >= m->param_count) return KD_ERR_ARGUMENT;
+    p = &m->params[index];
+    out->name = p->name;
+    out->rank = p->rank;
+    memcpy(out->shape, p->shape, sizeof out->shape);
+    out->count = kd__param_count(p);
+    out->trained = p->trained;
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__param_find(const kd_model *m, const char *name)
+{
+    int i;
+    for (i = 0; i < m->param_count; ++i) {
+        if (strcmp(m->params[i].name, name) == 0) return i;
+    }
+    return -1;
+}
+
+KD__PRIVATE kd_result kd__tensor_access(const kd_model *m, const char *where, const char *name, const float *values,
+                                        int64_t count, int *index)
+{
+    if (!name || !values) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: name and values must not be NULL", where);
+    *index = kd__param_find(m, name);
+    if (*index < 0) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no tensor \"%s\"", where, name);
+    if (count != kd__param_count(&m->params[*index]))
+        return kd__fail(m->kd, KD_ERR_SHAPE, "%s: tensor \"%s\" has %lld numbers, got room for %lld", where, name,
+                        (long long)kd__param_count(&m->params[*index]), (long long)count);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_model_get_tensor(const kd_model *m, const char *name, float *values, int64_t count)
+{
+    int i;
+    const kd_result result = kd__tensor_access(m, "kd_model_get_tensor", name, values, count, &i);
+    if (result == KD_OK) kd__param_copy(m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]), values, 1);
+    return result;
+}
+
+KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *values, int64_t count)
+{
+    int i;
+    kd_result result = kd__tensor_access(m, "kd_model_set_tensor", name, values, count, &i);
+    if (result == KD_OK) result = kd__check_finite(m->kd, "kd_model_set_tensor", name, values, 1, count);
+    if (result == KD_OK)
+        kd__param_copy(m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]), (float *)(uintptr_t)values, 0);
+    return result;
+}
+
+KDDEF uint64_t kd_model_hash(const kd_model *m)
+{
+    uint64_t hash = kd__mix(0x6b64);
+    const char *c;
+    int i;
+    for (c = m->spec; *c; ++c) hash = kd__mix(hash ^ (unsigned char)*c);
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[i];
+        const int64_t count = kd__param_count(p);
+        const int rows = p->c * p->h * p->w;
+        int64_t e;
+        /* in PyTorch's order, so that the panel width of an instruction set does not show */
+        for (e = 0; e < count; ++e) {
+            const int o = p->layout == KD__PANELS ? (int)(e / rows) : 0,
+                      left = (int)(p->layout == KD__PANELS ? e % rows : e);
+            const int x = left % p->w, y = left / p->w % p->h, channel = left / p->w / p->h;
+            size_t at = ((size_t)y * (size_t)p->w + (size_t)x) * (size_t)p->c + (size_t)channel;
+            if (p->layout == KD__PANELS) {
+                const int column = o % p->outputs, first = column / m->kd->k->panel * m->kd->k->panel;
+                at = at * (size_t)kd__panel_width(m->kd->k, p->outputs - first) + (size_t)first * (size_t)rows +
+                     (size_t)(column - first) + (size_t)(o / p->outputs) * p->group_size;
+            }
+            hash = kd__mix(hash ^ kd__float_bits(kd__param_stored(m, p)[at]));
+        }
+    }
+    return hash;
+}
+
+/* ---- what travels with a model --------------------------------------------------------------------------- */
+
+KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count)
+{
+    char **copies;
+    int i;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!names || count != kd_model_outputs(m))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_classes: the model has %d outputs, got %d names",
+                        kd_model_outputs(m), count);
+    for (i = 0; i < count; ++i) {
+        if (!names[i]) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_classes: name %d is NULL", i);
+    }
+    copies = KD__NEW(m->kd, char *, count);
+    for (i = 0; copies && i < count; ++i) {
+        copies[i] = kd__copy_text(m->kd, names[i], strlen(names[i]));
+        if (!copies[i]) {
+            while (i > 0) kd__free(m->kd, copies[--i]);
+            kd__free(m->kd, copies);
+            copies = NULL;
+        }
+    }
+    if (!copies) return KD_ERR_MEMORY;
+    kd__free_classes(m);
+    m->classes = copies;
+    return KD_OK;
+}
+
+KDDEF const char *kd_model_class(const kd_model *m, int index)
+{
+    return m->classes && index >= 0 && index < kd_model_outputs(m) ? m->classes[index] : NULL;
+}
+
+KD__PRIVATE kd_result kd__check_preprocessing(kd_ctx *kd, const char *where, int channels, const float *mean,
+                                              const float *std)
+{
+    int c;
+    for (c = 0; c < KD__MIN(channels, KD_MAX_CHANNELS); ++c) {
+        if (!kd__is_finite((double)mean[c]) || !(std[c] > 0) || !kd__is_finite((double)std[c]))
+            return kd__fail(kd, KD_ERR_ARGUMENT,
+                            "%s: channel %d needs a finite mean and a std above 0, got %s and %s", where, c,
+                            kd__number((double)mean[c], 6).chars, kd__number((double)std[c], 6).chars);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__record_preprocessing(kd_model *m, int channels, const float *mean, const float *std)
+{
+    if (channels > KD_MAX_CHANNELS) return;
+    memcpy(m->mean, mean, (size_t)channels * sizeof *mean);
+    memcpy(m->std, std, (size_t)channels * sizeof *std);
+    m->preprocessing_channels = channels;
+}
+
+KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std)
+{
+    int channels;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!mean || !std) {
+        m->preprocessing_channels = 0;
+        return KD_OK;
+    }
+    channels = m->values[m->input].shape.flat ? 1 : m->values[m->input].shape.c;
+    if (channels > KD_MAX_CHANNELS)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "kd_model_set_preprocessing: %d channels, but at most %d can be normalised", channels,
+                        KD_MAX_CHANNELS);
+    result = kd__check_preprocessing(m->kd, "kd_model_set_preprocessing", channels, mean, std);
+    if (result == KD_OK) kd__record_preprocessing(m, channels, mean, std);
+    return result;
+}
+
+KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std)
+{
+    const size_t bytes = (size_t)m->preprocessing_channels * sizeof(float);
+    if (mean) memcpy(mean, m->mean, bytes);
+    if (std) memcpy(std, m->std, bytes);
+    return m->preprocessing_channels;
+}
+
+/* ---- description ----------------------------------------------------------------------------------------- */
+
+typedef struct kd__writer {
+    char *text;
+    size_t size, length;
+} kd__writer;
+
+KD__PRIVATE void KD__PRINTF(2, 3) kd__write(kd__writer *w, const char *format, ...)
+{
+    const size_t at = KD__MIN(w->length, w->size);
+    va_list args;
+    int length;
+    va_start(args, format);
+    length = vsnprintf(w->text ? w->text + at : NULL, w->text ? w->size - at : 0, format, args);
+    va_end(args);
+    if (length > 0) w->length += (size_t)length;
+}
+
+/* 1234567 as 1,234,567 */
+KD__PRIVATE kd__text kd__grouped(int64_t value)
+{
+    char digits[32];
+    kd__text text;
+    size_t length, i, at = 0;
+    snprintf(digits, sizeof digits, "%lld", (long long)value);
+    length = strlen(digits);
+    for (i = 0; i < length; ++i) {
+        if (i && (length - i) % 3 == 0) text.chars[at++] = ',';
+        text.chars[at++] = digits[i];
+    }
+    text.chars[at] = 0;
+    return text;
+}
+
+KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
+{
+    kd__writer w;
+    int i, j;
+    w.text = text;
+    w.size = size;
+    w.length = 0;
+    if (text && size) text[0] = 0;
+    kd__write(&w, "%-14s %-36s %12s %12s %14s\n", "name", "layer", "output", "parameters", "multiply-adds");
+    kd__write(&w, "%-14s %-36s %12s\n", "", "input", kd__shape_text(&m->values[m->input].shape).chars);
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        int64_t params = 0;
+        char layer[64];
+        for (j = 0; j < 4; ++j) {
+            if (n->param[j] >= 0 && m->params[n->param[j]].trained)
+                params += kd__param_count(&m->params[n->param[j]]);
+        }
+        snprintf(layer, sizeof layer, "%*s%.48s", KD__MIN(2 * n->depth, 8), "", n->text);
+        kd__write(&w, "%-14s %-36s %12s %12s %14s\n", n->name, layer,
+                  kd__shape_text(&m->values[n->out].shape).chars, params ? kd__grouped(params).chars : "",
+                  n->macs ? kd__grouped(n->macs).chars : "");
+    }
+    kd__write(&w, "%-14s %-36s %12s %12s %14s\n", "", "total", "", kd__grouped(kd_model_parameters(m)).chars,
+              kd__grouped(kd_model_macs(m)).chars);
+    return w.length;
+}
+
+/* ============================================================================================================
+   >>run    plans: which step writes which buffer, and when
+   uses: model
+   ============================================================================================================ */
+
+enum { KD__MAX_CHUNKS = 16 };
+
+/* Padding only matters in images; a flat value is one line of one pixel. */
+KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad)
+{
+    const size_t line = (size_t)(s->w + pad) * (size_t)s->c;
+    slot->pad = pad;
+    slot->tight = pad == 0;
+    slot->row = (ptrdiff_t)line;
+    slot->first = (size_t)pad * (size_t)s->c;
+    slot->sample = line * (size_t)s->h;
+    if (pad) slot->sample = (slot->sample + slot->first + 15) / 16 * 16;
+}
+
+KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, const kd__shape *s, kd__span span)
+{
+    const size_t edge = slot->first * sizeof(float);
+    int i, y;
+    for (i = span.first; i < span.first + span.count; ++i) {
+        float *at = kd__slot_at(slot, span, i);
+        memset(at - slot->first, 0, edge);
+        for (y = 0; y < s->h; ++y) memset(at + y * slot->row + (ptrdiff_t)s->w * s->c, 0, edge);
+    }
+}
+
+/* The input as the first layer reads it: (c, h, w) turned into (h, w, c), with padding. */
+KD__PRIVATE void kd__import(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[r->model->input].shape;
+    const kd__slot *to = &r->act[r->model->input];
+    const ptrdiff_t pixels = (ptrdiff_t)shape->h * shape->w;
+    int i, y;
+    (void)n;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = r->x + i * pixels * shape->c;
+        float *at = kd__slot_at(to, s, i);
+        for (y = 0; y < shape->h; ++y, x += shape->w, at += to->row)
+            r->k->transpose(x, pixels, shape->c, shape->w, at, shape->c);
+    }
+}
+
+/* ---- planning -------------------------------------------------------------------------------------------- */
+
+typedef struct kd__planner {
+    kd__run *r;
+    int *act_root, *grad_root;
+    int *from, *until, *group, *spread; /* by value, for the pass being planned */
+} kd__planner;
+
+/* Which values share one buffer in this run, forward ... */
+KD__PRIVATE void kd__plan_act_roots(kd__planner *p)
+{
+    const kd_model *m = p->r->model;
+    int i;
+    for (i = 0; i < m->value_count; ++i) p->act_root[i] = i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__layer_type *t = &kd__layer_types[n->type];
+        const int passes = t->build == kd__flatten_build || (t->build == kd__dropout_build && !p->r->training);
+        if (n->fused || (passes && m->values[n->in].pad == m->values[n->out].pad))
+            p->act_root[n->out] = p->act_root[n->in];
+    }
+}
+
+/* ... and backward, where a node hands its gradient on as it is. */
+KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
+{
+    const kd_model *m = p->r->model;
+    int i;
+    for (i = 0; i < m->value_count; ++i) p->grad_root[i] = i;
+    for (i = m->node_count - 1; i >= 0; --i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__layer_type *t = &kd__layer_types[n->type];
+        const int passes = n->fused || t->build == kd__flatten_build || t->build == kd__add_build;
+        if (passes && m->values[n->in].consumers == 1 && m->values[n->in].needs_grad &&
+            m->values[n->in].grad_pad == m->values[p->grad_root[n->out]].grad_pad)
+            p->grad_root[n->in] = p->grad_root[n->out];
+    }
+}
+
+KD__PRIVATE void kd__plan_step(kd__step *steps, int *count, const kd__phase *phase, const kd__node *node)
+{
+    kd__step *step = &steps[(*count)++];
+    memset(step, 0, sizeof *step);
+    step->fn = phase->fn;
+    step->node = node;
+    step->whole = phase->kind != KD__SPANS;
+    step->touches = phase->kind == KD__SPANS || phase->kind == KD__WHOLE;
+}
+
+/* Appends the phases of the given kinds of one node. */
+KD__PRIVATE void kd__plan_phases(const kd__run *r, kd__step *steps, int *count, const kd__phase *phases,
+                                 const kd__node *n, int first_kind, int last_kind)
+{
+    const int mode = r->training ? KD__TRAINING : KD__EVALUATION;
+    int i;
+    for (i = 0; i < 4 && phases[i].fn; ++i) {
+        if (phases[i].kind >= first_kind && phases[i].kind <= last_kind && (phases[i].mode & mode))
+            kd__plan_step(steps, count, &phases[i], n);
+    }
+}
+
+KD__PRIVATE int kd__plan_steps(kd__run *r)
+{
+    static const kd__phase import = {kd__import, KD__SPANS, KD__ALWAYS};
+    const kd_model *m = r->model;
+    const kd__node *n = m->nodes;
+    int i;
+    r->forward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1);
+    r->backward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1);
+    r->commit = KD__NEW(r->kd, kd__step, m->node_count + 1);
+    if (!r->forward || !r->backward || !r->commit) return 0;
+    for (i = 0; i < m->node_count; ++i)
+        kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__PREPARE,
+                        KD__PREPARE);
+    if (r->import) kd__plan_step(r->forward, &r->forward_steps, &import, NULL);
+    for (i = 0; i < m->node_count; ++i) {
+        if (!n[i].fused)
+            kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
+                            KD__JOIN);
+    }
+    if (!r->training) return 1;
+    for (i = 0; i < m->node_count; ++i)
+        kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
+                        KD__PREPARE);
+    for (i = m->node_count - 1; i >= 0; --i) {
+        if (m->values[n[i].out].needs_grad)
+            kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
+                            KD__SPANS, KD__JOIN);
+        kd__plan_phases(r, r->commit, &r->commit_steps, kd__layer_types[n[i].type].backward, &n[i], KD__COMMIT,
+                        KD__COMMIT);
+    }
+    return 1;
+}
+
+/* The first consumer met in the backward pass writes a gradient, later ones add to it. */
+KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
+{
+    const kd_model *m = p->r->model;
+    int i;
+    for (i = 0; i < m->value_count; ++i) p->from[i] = 0;
+    for (i = m->node_count - 1; i >= 0; --i) {
+        const kd__node *n = &m->nodes[i];
+        if (n->in2 >= 0) p->r->plan[i].accumulate2 = p->from[n->in2]++ > 0;
+        p->r->plan[i].accumulate = p->from[n->in]++ > 0;
+    }
+}
+
+/* Between which steps each buffer of a pass is used, and whether all of them are one run of span steps, in which case
+   every worker needs it for its own span only. */
+KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int count, const int *root, int backward)
+{
+    const kd_model *m = p->r->model;
+    int i, j, group = 0;
+    for (i = 0; i < m->value_count; ++i) p->from[i] = p->until[i] = p->group[i] = -1, p->spread[i] = 0;
+    for (i = 0; i < count; ++i) {
+        const kd__node *n = steps[i].node;
+        int values[3] = {-1, -1, -1};
+        if (i && (steps[i].whole || steps[i - 1].whole)) ++group;
+        if (!steps[i].touches) continue;
+        if (!n) {
+            values[0] = m->input;
+        } else {
+            values[0] = n->in, values[1] = n->in2, values[2] = n->out;
+        }
+        for (j = 0; j < 3; ++j) {
+            const int v = values[j] >= 0 ? root[values[j]] : -1;
+            if (v < 0 || (backward && !m->values[v].needs_grad)) continue;
+            if (p->from[v] < 0) p->from[v] = i, p->group[v] = group;
+            p->until[v] = i;
+            p->spread[v] |= steps[i].whole || p->group[v] != group;
+        }
+    }
+}
+
+/* Local buffers of one worker: each goes to the lowest place that is free during its lifetime. Different passes, and
+   different groups of steps, may use the same memory. */
+KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, const size_t *floats,
+                                  const int *placed, int placed_count, int v)
+{
+    size_t at = 0;
+    int i, moved = 1;
+    while (moved) {
+        moved = 0;
+        for (i = 0; i < placed_count; ++i) {
+            const int o = placed[i];
+            const int together = p->from[o] <= p->until[v] && p->from[v] <= p->until[o];
+            if (together && at < offset[o] + floats[o] && offset[o] < at + floats[v]) {
+                at = offset[o] + floats[o];
+                moved = 1;
+            }
+        }
+    }
+    return at;
+}
+
+/* How many samples pass through a run of span steps together: as many as leave the second-level cache room. */
+KD__PRIVATE int kd__plan_block(const kd__run *r)
+{
+    const kd_model *m = r->model;
+    size_t bytes = 1;
+    int i;
+    for (i = 0; i < m->value_count; ++i) {
+        if (!m->values[i].shape.flat)
+            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->training ? 2 : 1);
+    }
+    return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
+}
+
+KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
+{
+    const size_t with_slack = kd__plus(floats, KD__SLACK);
+    float *buffer = KD__NEW(r->kd, float, with_slack);
+    r->bytes = kd__plus(r->bytes, kd__times(with_slack, sizeof(float)));
+    if (buffer) r->owned[r->owned_count++] = buffer;
+    return buffer;
+}
+
+/* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
+KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const int *root, int backward, int keep)
+{
+    kd__run *r = p->r;
+    const kd_model *m = r->model;
+    kd__step *steps = backward ? r->backward : r->forward;
+    size_t *offset = KD__NEW(r->kd, size_t, m->value_count), *floats = KD__NEW(r->kd, size_t, m->value_count);
+    int *placed = KD__NEW(r->kd, int, m->value_count), placed_count = 0, v, i,
+        failed = !offset || !floats || !placed;
+    for (v = 0; v < m->value_count && !failed; ++v) {
+        const kd__value *value = &m->values[v];
+        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
+        if (root[v] != v || (backward && !value->needs_grad)) continue;
+        if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
+        if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0) {
+            slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
+            failed |= !slots[v].base;
+        } else {
+            floats[v] = (kd__times(slots[v].sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
+            offset[v] = kd__plan_place(p, offset, floats, placed, placed_count, v);
+            placed[placed_count++] = v;
+            r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
+            slots[v].worker = 1 + offset[v]; /* made final by kd__plan_locals */
+            if (slots[v].pad) {
+                kd__step *first = &steps[p->from[v]];
+                i = first->clear[0] != NULL;
+                first->clear[i] = &slots[v];
+                first->clear_shape[i] = &value->shape;
+            }
+        }
+    }
+    kd__free(r->kd, offset);
+    kd__free(r->kd, floats);
+    kd__free(r->kd, placed);
+    return failed ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* Once the size of a worker's memory is known: one allocation for all workers, and pointers for everyone. */
+KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *root)
+{
+    int v;
+    if (!r->locals && r->local_floats) {
+        r->locals = kd__run_alloc(r, kd__times(r->local_floats, (size_t)r->kd->desc.threads));
+        if (!r->locals) return KD_ERR_MEMORY;
+    }
+    for (v = 0; v < r->model->value_count; ++v) {
+        if (slots[v].worker) {
+            slots[v].base = r->locals + (slots[v].worker - 1);
+            slots[v].worker = r->local_floats;
+        }
+    }
+    for (v = 0; v < r->model->value_count; ++v) {
+        if (root[v] != v) {
+            slots[v].base = slots[root[v]].base;
+            slots[v].worker = slots[root[v]].worker;
+        }
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__plan(kd__planner *p)
+{
+    kd__run *r = p->r;
+    const kd_model *m = r->model;
+    const kd__shape *in = &m->values[m->input].shape;
+    kd_result result;
+    int i;
+    r->import = m->values[m->input].pad > 0 || (in->c > 1 && in->h * in->w > 1);
+    r->chunk = r->training ? (r->capacity + KD__MAX_CHUNKS - 1) / KD__MAX_CHUNKS : r->capacity;
+    r->block = kd__plan_block(r);
+    if (!r->training)
+        r->chunk = KD__MIN(r->block, (r->capacity + 4 * r->kd->desc.threads - 1) / (4 * r->kd->desc.threads));
+    r->block = KD__MIN(r->block, r->chunk);
+    r->chunks = (r->capacity + r->chunk - 1) / r->chunk;
+    kd__plan_act_roots(p);
+    kd__plan_grad_roots(p);
+    if (!kd__plan_steps(r)) return KD_ERR_MEMORY;
+    for (i = 0; i < m->value_count; ++i) {
+        if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
+    }
+    kd__plan_lifetimes(p, r->forward, r->forward_steps, p->act_root, 0);
+    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->training);
+    if (result == KD_OK && r->training) {
+        kd__plan_accumulation(p);
+        kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
+        result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
+    }
+    if (result == KD_OK) result = kd__plan_locals(r, r->act, p->act_root);
+    if (result == KD_OK && r->training) result = kd__plan_locals(r, r->grad, p->grad_root);
+    if (result == KD_OK && r->training) {
+        r->weight_grads = kd__run_alloc(r, m->weight_count);
+        r->partials = kd__run_alloc(r, kd__times(m->summed_count, (size_t)r->chunks));
+        if (!r->weight_grads || !r->partials) result = KD_ERR_MEMORY;
+    }
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        const kd__layer_type *t = &kd__layer_types[m->nodes[i].type];
+        r->plan[i].own_floats = t->own ? t->own(r, &m->nodes[i]) : 0;
+        if (r->plan[i].own_floats) r->plan[i].own = kd__run_alloc(r, r->plan[i].own_floats);
+        if (r->plan[i].own_floats && !r->plan[i].own) result = KD_ERR_MEMORY;
+    }
+    return result;
+}
+
+KD__PRIVATE void kd__run_close(kd__run *r)
+{
+    int i;
+    if (!r) return;
+    for (i = 0; i < r->owned_count; ++i) kd__free(r->kd, r->owned[i]);
+    kd__free(r->kd, r->owned);
+    kd__free(r->kd, r->forward);
+    kd__free(r->kd, r->backward);
+    kd__free(r->kd, r->commit);
+    kd__free(r->kd, r->plan);
+    kd__free(r->kd, r->act);
+    kd__free(r->kd, r->grad);
+    kd__free(r->kd, r->input_aliases);
+    kd__free(r->kd, r);
+}
+
+/* `trained` is the model itself where the run is for training, else NULL. */
+KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
+{
+    kd_ctx *kd = m->kd;
+    const int values = m->value_count;
+    kd__run *r = KD__NEW(kd, kd__run, 1);
+    int *lists = KD__NEW(kd, int, 6 * values);
+    kd_result result = KD_ERR_MEMORY;
+    *out = NULL;
+    if (r && lists) {
+        kd__planner p;
+        p.r = r;
+        p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
+        p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
+        r->kd = kd;
+        r->k = kd->k;
+        r->model = m;
+        r->trained = trained;
+        r->training = trained != NULL;
+        r->capacity = capacity;
+        r->act = KD__NEW(kd, kd__slot, values);
+        r->grad = KD__NEW(kd, kd__slot, values);
+        r->plan = KD__NEW(kd, kd__node_plan, m->node_count);
+        r->input_aliases = KD__NEW(kd, int, values);
+        r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 8);
+        if (r->act && r->grad && r->plan && r->input_aliases && r->owned) result = kd__plan(&p);
+    }
+    kd__free(kd, lists);
+    if (result == KD_OK)
+        *out = r;
+    else
+        kd__run_close(r);
+    return result;
+}
+
+/* ---- running --------------------------------------------------------------------------------------------- */
+
+typedef struct kd__span_task {
+    const kd__run *r;
+    const kd__step *steps;
+    int count;
+} kd__span_task;
+
+/* One chunk through a run of span steps, a cache-sized block of samples at a time. */
+KD__PRIVATE void kd__run_chunk(void *arg, int index, int worker)
+{
+    const kd__span_task *t = (const kd__span_task *)arg;
+    const kd__run *r = t->r;
+    const int end = KD__MIN(r->count, (index + 1) * r->chunk);
+    kd__span s;
+    int i, j;
+    s.chunk = index;
+    s.worker = worker;
+    for (s.first = index * r->chunk; s.first < end; s.first += s.count) {
+        s.count = KD__MIN(r->block, end - s.first);
+        for (i = 0; i < t->count; ++i) {
+            const kd__step *step = &t->steps[i];
+            for (j = 0; j < 2 && step->clear[j]; ++j)
+                kd__slot_clear_padding(step->clear[j], step->clear_shape[j], s);
+            step->fn(r, step->node, s);
+        }
+    }
+}
+
+KD__PRIVATE void kd__run_steps(const kd__run *r, const kd__step *steps, int count)
+{
+    int i = 0;
+    while (i < count) {
+        kd__span_task t;
+        if (steps[i].whole) {
+            kd__span s = {0, 0, 0, 0};
+            s.count = r->count;
+            steps[i].fn(r, steps[i].node, s);
+            ++i;
+            continue;
+        }
+        t.r = r;
+        t.steps = steps + i;
+        for (t.count = 0; i < count && !steps[i].whole; ++i) ++t.count;
+        kd__parallel(r->kd, (r->count + r->chunk - 1) / r->chunk, kd__run_chunk, &t);
+    }
+}
+
+/* The chunks' shares of one parameter's gradient, added up in their order. */
+KD__PRIVATE void kd__run_reduce(void *arg, int index, int worker)
+{
+    const kd__run *r = (const kd__run *)arg;
+    const kd__param *p = &r->model->params[index];
+    const int chunks = (r->count + r->chunk - 1) / r->chunk;
+    kd__span s = {0, 0, 0, 0};
+    float *grad = r->weight_grads + p->offset;
+    (void)worker;
+    if (!p->summed) return;
+    memcpy(grad, kd__partial(r, index, s), p->size * sizeof *grad);
+    for (s.chunk = 1; s.chunk < chunks; ++s.chunk)
+        r->k->add((ptrdiff_t)p->size, grad, kd__partial(r, index, s), KD__LINEAR, 0, grad);
+}
+
+/* x: (count, c, h, w); the logits are then at kd__run_logits. */
+KD__PRIVATE void kd__run_forward(kd__run *r, const float *x, int count)
+{
+    int i;
+    r->x = x;
+    r->count = count;
+    for (i = 0; i < r->input_alias_count && !r->import; ++i) {
+        kd__slot *slot = &r->act[r->input_aliases[i]];
+        slot->base = (float *)(uintptr_t)x; /* only read */
+    }
+    kd__run_steps(r, r->forward, r->forward_steps);
+}
+
+KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
+KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
+
+/* After a forward pass, and with the logits' gradient in place: all weight gradients. */
+KD__PRIVATE void kd__run_backward(kd__run *r)
+{
+    kd__run_steps(r, r->backward, r->backward_steps);
+    kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
+}
+
+/* ============================================================================================================
+   >>predict    prediction and evaluation
+   uses: run, losses
+   ============================================================================================================ */
+
+struct kd_workspace {
+    kd__run *run;
+    float *pixels; /* normalised images of kd_predict_u8 and evaluation */
+};
+
+enum { KD__PREDICT_BATCH = 256 };
+
+KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out)
+{
+    kd_workspace *w;
+    kd_result result = KD_ERR_MEMORY;
+    int64_t input;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out || capacity < 1 || capacity > 1 << 16)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: capacity must be 1 to 65536, got %d",
+                        capacity);
+    *out = NULL;
+    input = kd__shape_count(&m->values[m->input].shape);
+    w = KD__NEW(m->kd, kd_workspace, 1);
+    if (w) w->pixels = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)input) + KD__SLACK);
+    if (w && w->pixels) result = kd__run_open(m, NULL, capacity, &w->run);
+    if (result != KD_OK && w) {
+        kd__free(m->kd, w->pixels);
+        kd__free(m->kd, w);
+    } else {
+        *out = w;
+    }
+    return result;
+}
+
+KDDEF void kd_workspace_destroy(kd_workspace *w)
+{
+    kd_ctx *kd;
+    if (!w) return;
+    kd = w->run->kd;
+    kd__run_close(w->run);
+    kd__free(kd, w->pixels);
+    kd__free(kd, w);
+}
+
+KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
+{
+    const kd_model *m = w->run->model;
+    return w->run->bytes +
+           (size_t)w->run->capacity * (size_t)kd__shape_count(&m->values[m->input].shape) * sizeof(float);
+}
+
+/* Logits as PyTorch orders them: (c, h, w), where a model ends in an image. */
+KD__PRIVATE void kd__export(const kd__run *r, int n, float *logits)
+{
+    const kd__shape *s = &r->model->values[r->model->output].shape;
+    const int pixels = s->h * s->w, count = pixels * s->c;
+    const float *from = kd__run_logits(r);
+    int i;
+    if (pixels == 1 || s->c == 1) {
+        memcpy(logits, from, (size_t)n * (size_t)count * sizeof *logits);
+        return;
+    }
+    for (i = 0; i < n; ++i)
+        r->k->transpose(from + (ptrdiff_t)i * count, s->c, pixels, s->c, logits + (ptrdiff_t)i * count, pixels);
+}
+
+KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, float *logits)
+{
+    kd__run *r;
+    if (!w) return KD_ERR_ARGUMENT;
+    r = w->run;
+    if (n < 0 || n > r->capacity || (n > 0 && (!x || !logits)))
+        return kd__fail(
+            r->kd, KD_ERR_ARGUMENT,
+            "kd_workspace_predict: %d samples, but this workspace holds 0 to %d, and pointers must not be NULL", n,
+            r->capacity);
+    if (n == 0) return KD_OK;
+    kd__run_forward(r, x, n);
+    kd__export(r, n, logits);
+    return KD_OK;
+}
+
+/* The workspace kept with the model, or a new one where it is in use or too small. */
+KD__PRIVATE kd_result kd__workspace_borrow(const kd_model *m, int n, kd_workspace **out)
+{
+    const int capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
+    kd_workspace *w = (kd_workspace *)kd__atomic_swap((void **)(uintptr_t)&m->spare, NULL);
+    if (w && w->run->capacity < capacity) {
+        kd_workspace_destroy(w);
+        w = NULL;
+    }
+    *out = w;
+    return w ? KD_OK : kd_workspace_create(m, capacity, out);
+}
+
+KD__PRIVATE void kd__workspace_return(const kd_model *m, kd_workspace *w)
+{
+    kd_workspace_destroy((kd_workspace *)kd__atomic_swap((void **)(uintptr_t)&m->spare, w));
+}
+
+KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logits)
+{
+    kd_workspace *w;
+    int64_t input, outputs;
+    kd_result result;
+    int i;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (n < 0 || (n > 0 && (!x || !logits)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_predict: %d samples, or a NULL pointer", n);
+    if (n == 0) return KD_OK;
+    result = kd__workspace_borrow(m, n, &w);
+    if (result != KD_OK) return result;
+    input = kd__shape_count(&m->values[m->input].shape);
+    outputs = kd_model_outputs(m);
+    for (i = 0; i < n && result == KD_OK; i += w->run->capacity)
+        result = kd_workspace_predict(w, x + i * input, KD__MIN(w->run->capacity, n - i), logits + i * outputs);
+    kd__workspace_return(m, w);
+    return result;
+}
+
+/* One sample of pixels in [0, 1] to network input, in place allowed. */
+KD__PRIVATE void kd__normalise_sample(const kd__kernels *k, int channels, int pixels, const float *mean,
+                                      const float *std, const float *from, float *to)
+{
+    int c;
+    for (c = 0; c < channels; ++c) {
+        const int known = mean && c < KD_MAX_CHANNELS;
+        if (known && (mean[c] != 0 || std[c] != 1))
+            k->normalise(pixels, from + (ptrdiff_t)c * pixels, mean[c], std[c], to + (ptrdiff_t)c * pixels);
+        else if (from != to)
+            memcpy(to + (ptrdiff_t)c * pixels, from + (ptrdiff_t)c * pixels, (size_t)pixels * sizeof *to);
+    }
+}
+
+KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, float *logits)
+{
+    kd_workspace *w;
+    const kd__shape *s;
+    kd_result result;
+    int i, j, outputs;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (n < 0 || (n > 0 && (!pixels || !logits)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_predict_u8: %d samples, or a NULL pointer", n);
+    if (n == 0) return KD_OK;
+    result = kd__workspace_borrow(m, n, &w);
+    if (result != KD_OK) return result;
+    s = &m->values[m->input].shape;
+    outputs = kd_model_outputs(m);
+    for (i = 0; i < n && result == KD_OK; i += w->run->capacity) {
+        const int now = KD__MIN(w->run->capacity, n - i);
+        const ptrdiff_t count = (ptrdiff_t)kd__shape_count(s);
+        for (j = 0; j < now; ++j) {
+            float *to = w->pixels + j * count;
+            m->kd->k->from_bytes(count, pixels + (i + j) * count, to);
+            if (m->preprocessing_channels)
+                kd__normalise_sample(m->kd->k, m->preprocessing_channels, (int)count / m->preprocessing_channels,
+                                     m->mean, m->std, to, to);
+        }
+        result = kd_workspace_predict(w, w->pixels, now, logits + (ptrdiff_t)i * outputs);
+    }
+    kd__workspace_return(m, w);
+    return result;
+}
+
+/* ============================================================================================================
+   >>data    batches, augmentation
+   uses: random, math, dispatch, parallel
+   ============================================================================================================ */
+
+KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
+                             int height, int width, int classes)
+{
+    kd_data data;
+    int c;
+    memset(&data, 0, sizeof data);
+    data.cookie = KD__COOKIE;
+    data.type = type;
+    data.pixels = pixels;
+    data.labels = labels;
+    data.count = count;
+    data.channels = channels;
+    data.height = height;
+    data.width = width;
+    data.classes = classes;
+    for (c = 0; c < KD_MAX_CHANNELS; ++c) data.std[c] = 1;
+    return data;
+}
+
+KDDEF kd_data kd_data_u8(const uint8_t *pixels, const int32_t *labels, int count, int channels, int height,
+                         int width, int classes)
+{
+    return kd__data(KD_PIXELS_U8, pixels, labels, count, channels, height, width, classes);
+}
+
+KDDEF kd_data kd_data_f32(const float *x, const int32_t *labels, int count, int channels, int height, int width,
+                          int classes)
+{
+    return kd__data(KD_PIXELS_F32, x, labels, count, channels, height, width, classes);
+}
+
+KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int channels, int height, int width,
+                             int classes)
+{
+    kd_data data = kd__data(KD_PIXELS_F32, NULL, NULL, count, channels, height, width, classes);
+    data.batch = batch;
+    data.user = user;
+    return data;
+}
+
+KD__PRIVATE int64_t kd__data_floats(const kd_data *data)
+{
+    return (int64_t)data->channels * data->height * data->width;
+}
+
+KDDEF uint64_t kd_data_hash(const kd_data *data)
+{
+    const size_t item = data->type == KD_PIXELS_U8 ? 1 : 4;
+    const size_t bytes = data->batch ? 0 : (size_t)data->count * (size_t)kd__data_floats(data) * item;
+    const unsigned char *from = (const unsigned char *)data->pixels;
+    uint64_t hash = kd__rng_key((uint64_t)data->count, (int)data->type, (uint64_t)data->channels,
+                                (uint64_t)kd__data_floats(data));
+    size_t i;
+    int c;
+    hash = kd__mix(hash ^ (uint64_t)data->height);
+    for (c = 0; c < KD__MIN(data->channels, KD_MAX_CHANNELS); ++c)
+        hash = kd__mix(hash ^ ((uint64_t)kd__float_bits(data->mean[c]) << 32 | kd__float_bits(data->std[c])));
+    if (item == 4) { /* by value, not by byte order */
+        for (i = 0; i < bytes; i += 4) {
+            float x;
+            memcpy(&x, from + i, 4);
+            hash = kd__mix(hash ^ kd__float_bits(x));
+        }
+    } else {
+        for (i = 0; i + 8 <= bytes; i += 8) hash = kd__mix(hash ^ kd__load_le(from + i, 8));
+        if (i < bytes) hash = kd__mix(hash ^ kd__load_le(from + i, (int)(bytes - i)));
+    }
+    return hash;
+}
+
+KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m)
+{
+    const kd__shape *in = &m->values[m->input].shape;
+    int64_t total;
+    kd_result result;
+    if (!data || data->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS,
+                        "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+    if (data->count < 1) return kd__fail(kd, KD_ERR_DATA, "%s: there are no samples", where);
+    if (data->channels < 1 || data->height < 1 || data->width < 1 || (!data->pixels && !data->batch))
+        return kd__fail(kd, KD_ERR_DATA, "%s: images of %dx%dx%d, or no pixels", where, data->channels,
+                        data->height, data->width);
+    if (data->channels != in->c || data->height != in->h || data->width != in->w) {
+        if (!(in->flat && kd__data_floats(data) == kd__shape_count(in)))
+            return kd__fail(kd, KD_ERR_SHAPE, "%s: the model reads %s, but the images are %dx%dx%d", where,
+                            kd__shape_text(in).chars, data->channels, data->height, data->width);
+    }
+    result = kd__check_preprocessing(kd, where, data->channels, data->mean, data->std);
+    if (result != KD_OK) return result;
+    if (m->preprocessing_channels == data->channels) {
+        int c;
+        for (c = 0; c < data->channels; ++c) {
+            if (fabsf(m->mean[c] - data->mean[c]) > 1e-5f || fabsf(m->std[c] - data->std[c]) > 1e-5f)
+                return kd__fail(
+                    kd, KD_ERR_DATA,
+                    "%s: the model was trained on images normalised with mean %s and std %s in channel %d, but "
+                    "these have %s and %s",
+                    where, kd__number((double)m->mean[c], 6).chars, kd__number((double)m->std[c], 6).chars, c,
+                    kd__number((double)data->mean[c], 6).chars, kd__number((double)data->std[c], 6).chars);
+        }
+    }
+    total = (int64_t)data->count * kd__data_floats(data);
+    if (!data->batch && data->type == KD_PIXELS_F32) {
+        char what[64];
+        int64_t i;
+        const int64_t floats = kd__data_floats(data);
+        const float *x = (const float *)data->pixels;
+        if (!kd->k->all_finite((ptrdiff_t)total, x)) {
+            for (i = 0; kd__is_finite((double)x[i]); ++i) {}
+            snprintf(what, sizeof what, "%s", x[i] != x[i] ? "a NaN" : "an infinity");
+            return kd__fail(kd, KD_ERR_NOT_FINITE, "%s: %s in the data, sample %lld, number %lld", where, what,
+                            (long long)(i / floats), (long long)(i % floats));
+        }
+    }
+    return KD_OK;
+}
+
+/* ---- augmentation ---------------------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__augment_any(const kd_augment *a)
+{
+    return a->shift || a->flip || a->rotate != 0 || a->brightness != 0 || a->contrast != 0 || a->saturation != 0 ||
+           a->cutout || a->mixup != 0;
+}
+
+KD__PRIVATE kd_result kd__augment_check(kd_ctx *kd, const char *where, const kd_augment *a, const kd_data *data)
+{
+    const int size = KD__MAX(data->height, data->width);
+    if (a->shift < 0 || a->shift > size || a->cutout < 0 || a->cutout > 2 * size)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: shift and cutout must be from 0 to the size of the image (%d), got %d and %d", where,
+                        size, a->shift, a->cutout);
+    if (!(a->rotate >= 0 && a->rotate <= 180))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: rotate must be 0 to 180 degrees, got %s", where,
+                        kd__number((double)a->rotate, 6).chars);
+    if (!(a->brightness >= 0 && a->brightness <= 1 && a->contrast >= 0 && a->contrast <= 1 && a->saturation >= 0 &&
+          a->saturation <= 1))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: brightness, contrast and saturation must be 0 to 1", where);
+    if (!(a->mixup >= 0 && a->mixup <= 4))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: mixup must be 0 to 4, got %s", where,
+                        kd__number((double)a->mixup, 6).chars);
+    return KD_OK;
+}
+
+KD__PRIVATE float kd__clamp01(float x) { return x < 0 ? 0 : x > 1 ? 1 : x; }
+
+KD__PRIVATE float kd__pixel(const float *plane, int h, int w, int y, int x)
+{
+    return y >= 0 && y < h && x >= 0 && x < w ? plane[(ptrdiff_t)y * w + x] : 0.0f;
+}
+
+/* Turn about the centre by angle, then shift, then mirror: every output pixel looks up where it came from. */
+KD__PRIVATE void kd__augment_place(const kd_augment *a, uint64_t key, int channels, int h, int w, const float *from,
+                                   float *to)
+{
+    const int dy = a->shift ? kd__rng_index(key, 0, 2 * a->shift + 1) - a->shift : 0;
+    const int dx = a->shift ? kd__rng_index(key, 1, 2 * a->shift + 1) - a->shift : 0;
+    const int mirror = a->flip && (kd__rng_bits(key, 2) & 1u);
+    double cosine = 1, sine = 0;
+    int c, y, x;
+    if (a->rotate != 0)
+        kd__cos_sin(kd__rng_range(key, 3, -(double)a->rotate, (double)a->rotate) * 0.017453292519943295, &cosine,
+                    &sine);
+    for (c = 0; c < channels; ++c, from += (ptrdiff_t)h * w) {
+        for (y = 0; y < h; ++y) {
+            for (x = 0; x < w; ++x, ++to) {
+                const int sx = (mirror ? w - 1 - x : x) - dx, sy = y - dy;
+                if (a->rotate == 0) {
+                    *to = kd__pixel(from, h, w, sy, sx);
+                } else {
+                    const double cy = 0.5 * (h - 1), cx = 0.5 * (w - 1), ry = sy - cy, rx = sx - cx;
+                    const double fy = cy + cosine * ry - sine * rx, fx = cx + sine * ry + cosine * rx;
+                    const int y0 = (int)(fy + 4096) - 4096, x0 = (int)(fx + 4096) - 4096; /* floor */
+                    const float ty = (float)(fy - y0), tx = (float)(fx - x0);
+                    const float top =
+                        kd__pixel(from, h, w, y0, x0) * (1 - tx) + kd__pixel(from, h, w, y0, x0 + 1) * tx;
+                    const float low =
+                        kd__pixel(from, h, w, y0 + 1, x0) * (1 - tx) + kd__pixel(from, h, w, y0 + 1, x0 + 1) * tx;
+                    *to = top * (1 - ty) + low * ty;
+                }
+            }
+        }
+    }
+}
+
+/* What grey a pixel is (ITU-R BT.601), or the mean of its channels where there are not three. */
+KD__PRIVATE float kd__grey(const float *x, int channels, int pixels, int i)
+{
+    float sum = 0;
+    int c;
+    if (channels == 3) return 0.299f * x[i] + 0.587f * x[i + pixels] + 0.114f * x[i + 2 * (ptrdiff_t)pixels];
+    for (c = 0; c < channels; ++c) sum += x[(ptrdiff_t)c * pixels + i];
+    return sum / (float)channels;
+}
+
+/* Brightness, then contrast, then saturation, each clamped to [0, 1]. */
+KD__PRIVATE void kd__augment_colour(const kd_augment *a, uint64_t key, int channels, int pixels, float *x)
+{
+    const ptrdiff_t all = (ptrdiff_t)channels * pixels;
+    ptrdiff_t i;
+    int p, c;
+    if (a->brightness != 0) {
+        const float f = (float)kd__rng_range(key, 4, 1 - (double)a->brightness, 1 + (double)a->brightness);
+        for (i = 0; i < all; ++i) x[i] = kd__clamp01(x[i] * f);
+    }
+    if (a->contrast != 0) {
+        const float f = (float)kd__rng_range(key, 5, 1 - (double)a->contrast, 1 + (double)a->contrast);
+        double sum = 0;
+        float grey;
+        for (p = 0; p < pixels; ++p) sum += (double)kd__grey(x, channels, pixels, p);
+        grey = (float)(sum / pixels);
+        for (i = 0; i < all; ++i) x[i] = kd__clamp01(f * x[i] + (1 - f) * grey);
+    }
+    if (a->saturation != 0 && channels == 3) {
+        const float f = (float)kd__rng_range(key, 6, 1 - (double)a->saturation, 1 + (double)a->saturation);
+        for (p = 0; p < pixels; ++p) {
+            const float grey = kd__grey(x, 3, pixels, p);
+            for (c = 0; c < 3; ++c) {
+                float *number = x + (ptrdiff_t)c * pixels + p;
+                *number = kd__clamp01(f * *number + (1 - f) * grey);
+            }
+        }
+    }
+}
+
+/* A square around a random pixel, cut at the edges, becomes 0 (DeVries and Taylor 2017); after normalisation. */
+KD__PRIVATE void kd__augment_cutout(const kd_augment *a, uint64_t key, int channels, int h, int w, float *x)
+{
+    const int y0 = kd__rng_index(key, 7, h) - a->cutout / 2, x0 = kd__rng_index(key, 8, w) - a->cutout / 2;
+    int c, y, column;
+    for (c = 0; c < channels; ++c) {
+        for (y = KD__MAX(0, y0); y < KD__MIN(h, y0 + a->cutout); ++y) {
+            for (column = KD__MAX(0, x0); column < KD__MIN(w, x0 + a->cutout); ++column)
+                x[((ptrdiff_t)c * h + y) * w + column] = 0;
+        }
+    }
+}
+
+/* Beta(a, a) by Johnk's method: the ratio of two powers of uniform numbers whose sum is at most 1. */
+KD__PRIVATE float kd__beta(uint64_t key, double a)
+{
+    uint64_t i;
+    for (i = 0; i < 2000; i += 2) {
+        const double x = kd__exp(kd__log_of(kd__rng_unit(key, i) + 1e-300) / a);
+        const double y = kd__exp(kd__log_of(kd__rng_unit(key, i + 1) + 1e-300) / a);
+        if (x + y > 0 && x + y <= 1) return (float)(x / (x + y));
+    }
+    return 1;
+}
+
+/* ---- batches --------------------------------------------------------------------------------------------- */
+
+/* Makes batches: network input (n, c, h, w), labels, and, for mixup, soft labels. */
+typedef struct kd__feed {
+    kd_ctx *kd;
+    const kd_data *data;
+    kd_augment augment;
+    int augmented, batch;
+    uint64_t seed;
+    ptrdiff_t floats; /* of a sample */
+    float *x;         /* (batch, c, h, w) */
+    int32_t *labels;  /* (batch) */
+    float *soft;      /* (batch, classes); NULL unless labels are soft */
+    float *scratch;   /* two samples for each worker */
+    float *stream;    /* what a stream delivered: samples, then partners for mixup */
+    int32_t *stream_labels, *partners;
+    /* the batch being made */
+    const int32_t *samples;
+    int n, view;
+} kd__feed;
+
+KD__PRIVATE void kd__feed_close(kd__feed *f)
+{
+    kd__free(f->kd, f->x);
+    kd__free(f->kd, f->labels);
+    kd__free(f->kd, f->soft);
+    kd__free(f->kd, f->scratch);
+    kd__free(f->kd, f->stream);
+    kd__free(f->kd, f->stream_labels);
+    kd__free(f->kd, f->partners);
+}
+
+KD__PRIVATE kd_result kd__feed_open(kd__feed *f, kd_ctx *kd, const kd_data *data, const kd_augment *augment,
+                                    uint64_t seed, int batch)
+{
+    const int threads = kd->desc.threads;
+    size_t floats;
+    memset(f, 0, sizeof *f);
+    f->kd = kd;
+    f->data = data;
+    f->batch = batch;
+    f->seed = seed;
+    f->floats = (ptrdiff_t)kd__data_floats(data);
+    if (augment) f->augment = *augment;
+    f->augmented = kd__augment_any(&f->augment);
+    floats = kd__times((size_t)batch, (size_t)f->floats);
+    f->x = KD__NEW(kd, float, kd__plus(floats, KD__SLACK));
+    f->labels = KD__NEW(kd, int32_t, batch);
+    f->partners = KD__NEW(kd, int32_t, batch);
+    f->scratch = KD__NEW(kd, float, kd__times(kd__times((size_t)threads, 2), (size_t)f->floats));
+    if (data->batch) {
+        f->stream = KD__NEW(kd, float, kd__times(floats, 2));
+        f->stream_labels = KD__NEW(kd, int32_t, 2 * batch);
+    }
+    if (data->soft_labels || f->augment.mixup != 0)
+        f->soft = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)KD__MAX(data->classes, 1)));
+    if (f->x && f->labels && f->partners && f->scratch && (!data->batch || (f->stream && f->stream_labels)) &&
+        (f->soft || (!data->soft_labels && f->augment.mixup == 0)))
+        return KD_OK;
+    kd__feed_close(f);
+    return KD_ERR_MEMORY;
+}
+
+/* One view of one sample, normalised, into `to`. `slot` is its place among what a stream delivered. */
+KD__PRIVATE void kd__feed_view(const kd__feed *f, int sample, int slot, float *scratch, float *to)
+{
+    const kd_data *d = f->data;
+    const kd__kernels *k = f->kd->k;
+    const int pixels = d->height * d->width;
+    const uint64_t key = kd__rng_key(f->seed, KD__RNG_AUGMENT, (uint64_t)f->view, (uint64_t)sample);
+    const float *from;
+    if (d->batch) {
+        from = f->stream + slot * f->floats;
+    } else if (d->type == KD_PIXELS_U8) {
+        float *bytes = f->augmented ? scratch : to;
+        k->from_bytes(f->floats, (const uint8_t *)d->pixels + sample * f->floats, bytes);
+        from = bytes;
+    } else {
+        from = (const float *)d->pixels + sample * f->floats;
+    }
+    if (f->augmented) {
+        if (f->augment.shift || f->augment.flip || f->augment.rotate != 0)
+            kd__augment_place(&f->augment, key, d->channels, d->height, d->width, from, to);
+        else
+            memcpy(to, from, (size_t)f->floats * sizeof *to);
+        kd__augment_colour(&f->augment, key, d->channels, pixels, to);
+        from = to;
+    }
+    kd__normalise_sample(k, d->channels, pixels, d->mean, d->std, from, to);
+    if (f->augment.cutout) kd__augment_cutout(&f->augment, key, d->channels, d->height, d->width, to);
+}
+
+KD__PRIVATE int32_t kd__feed_label(const kd__feed *f, int sample, int slot)
+{
+    return f->data->batch ? f->stream_labels[slot] : f->data->labels ? f->data->labels[sample] : KD_UNLABELLED;
+}
+
+/* soft += share * the label of a sample */
+KD__PRIVATE void kd__feed_soft_label(const kd__feed *f, int sample, int slot, float share, float *soft)
+{
+    const int classes = f->data->classes;
+    const int32_t label = kd__feed_label(f, sample, slot);
+    int c;
+    if (f->data->soft_labels) {
+        for (c = 0; c < classes; ++c) soft[c] += share * f->data->soft_labels[(ptrdiff_t)sample * classes + c];
+    } else if (label >= 0 && label < classes) {
+        soft[label] += share;
+    }
+}
+
+enum { KD__FEED_TASK = 8 }; /* samples */
+
+KD__PRIVATE void kd__feed_task(void *arg, int index, int worker)
+{
+    const kd__feed *f = (const kd__feed *)arg;
+    float *scratch = f->scratch + (ptrdiff_t)worker * 2 * f->floats, *other = scratch + f->floats;
+    const int classes = f->data->classes, end = KD__MIN(f->n, (index + 1) * KD__FEED_TASK);
+    int i;
+    ptrdiff_t j;
+    for (i = index * KD__FEED_TASK; i < end; ++i) {
+        float *to = f->x + i * f->floats;
+        kd__feed_view(f, f->samples[i], i, scratch, to);
+        f->labels[i] = kd__feed_label(f, f->samples[i], i);
+        if (!f->soft) continue;
+        memset(f->soft + (ptrdiff_t)i * classes, 0, (size_t)classes * sizeof(float));
+        if (f->augment.mixup != 0) { /* Zhang et al. 2018 */
+            const uint64_t key = kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)f->view, (uint64_t)f->samples[i]);
+            const float share = kd__beta(key, (double)f->augment.mixup);
+            kd__feed_view(f, f->partners[i], f->n + i, scratch, other);
+            for (j = 0; j < f->floats; ++j) to[j] = share * to[j] + (1 - share) * other[j];
+            kd__feed_soft_label(f, f->samples[i], i, share, f->soft + (ptrdiff_t)i * classes);
+            kd__feed_soft_label(f, f->partners[i], f->n + i, 1 - share, f->soft + (ptrdiff_t)i * classes);
+        } else {
+            kd__feed_soft_label(f, f->samples[i], i, 1, f->soft + (ptrdiff_t)i * classes);
+        }
+    }
+}
+
+/* Makes the batch of the given samples, in the given view (0 where nothing is augmented). */
+KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n, int view)
+{
+    int i;
+    f->samples = samples;
+    f->n = n;
+    f->view = view;
+    if (f->augment.mixup != 0) {
+        for (i = 0; i < n; ++i) {
+            const uint64_t key = kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)view, (uint64_t)samples[i]);
+            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->data->count);
+        }
+    }
+    if (f->data->batch) {
+        const int sets = f->augment.mixup != 0 ? 2 : 1;
+        for (i = 0; i < sets; ++i) {
+            float *to = f->stream + i * n * f->floats;
+            int32_t *labels = f->stream_labels + i * n;
+            int j;
+            for (j = 0; j < n; ++j) labels[j] = KD_UNLABELLED;
+            if (f->data->batch(f->data->user, i ? f->partners : samples, n, to, labels))
+                return kd__fail(f->kd, KD_ERR_DATA, "the batch callback failed for %d samples from sample %d on", n,
+                                (int)samples[0]);
+            if (!f->kd->k->all_finite(n * f->floats, to))
+                return kd__check_finite(f->kd, "the batch callback", "the images", to, n, f->floats);
+        }
+    }
+    kd__parallel(f->kd, (n + KD__FEED_TASK - 1) / KD__FEED_TASK, kd__feed_task, f);
+    return KD_OK;
+}
+
+/* ---- evaluation ------------------------------------------------------------------------------------------ */
+
+KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
+{
+    kd_evaluate_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.batch = 256;
+    return desc;
+}
+
+enum { KD__ECE_BINS = 15 };
+
+/* Sums over samples from which the metrics follow. */
+typedef struct kd__tally {
+    int outputs, classes;
+    int64_t labelled, correct, agreed, seen, teacher_seen;
+    double nll, kl, squares;
+    int64_t bin_count[KD__ECE_BINS], bin_correct[KD__ECE_BINS];
+    double bin_confidence[KD__ECE_BINS];
+    int64_t class_correct[KD_METRICS_CLASSES], class_count[KD_METRICS_CLASSES];
+    int64_t *confusion;
+} kd__tally;
+
+KD__PRIVATE int kd__argmax(const float *x, int n)
+{
+    int best = 0, i;
+    for (i = 1; i < n; ++i) {
+        if (x[i] > x[best]) best = i;
+    }
+    return best;
+}
+
+/* A single logit decides between two classes by its sign. */
+KD__PRIVATE int kd__choice(const float *logits, int outputs)
+{
+    return outputs == 1 ? logits[0] > 0 : kd__argmax(logits, outputs);
+}
+
+/* Log-probability of a class, from logits or, where there are several, from their log-softmax. */
+KD__PRIVATE double kd__log_prob(const float *logits, const float *log_probs, int outputs, int class_index)
+{
+    const double s = outputs == 1 ? (double)logits[0] * (class_index == 1 ? 1 : -1) : 0;
+    if (outputs > 1) return (double)log_probs[class_index];
+    return -(s > 0 ? log(1 + exp(-s)) : log(1 + exp(s)) - s);
+}
+
+KD__PRIVATE void kd__tally_sample(kd__tally *t, const float *logits, const float *log_probs, const float *teacher,
+                                  const float *teacher_log_probs, int32_t label)
+{
+    const int choice = kd__choice(logits, t->outputs);
+    int c;
+    ++t->seen;
+    if (teacher) {
+        ++t->teacher_seen;
+        t->agreed += choice == kd__choice(teacher, t->outputs);
+        for (c = 0; c < KD__MAX(t->outputs, 2); ++c) {
+            const double p = kd__log_prob(teacher, teacher_log_probs, t->outputs, c);
+            t->kl += exp(p) * (p - kd__log_prob(logits, log_probs, t->outputs, c));
+        }
+    }
+    if (label >= 0) {
+        const double confidence = exp(kd__log_prob(logits, log_probs, t->outputs, choice));
+        const int bin = KD__MIN(KD__ECE_BINS - 1, KD__MAX(0, (int)ceil(confidence * (double)KD__ECE_BINS) - 1));
+        const int correct = choice == label;
+        ++t->labelled;
+        t->correct += correct;
+        t->nll -= kd__log_prob(logits, log_probs, t->outputs, label);
+        ++t->bin_count[bin];
+        t->bin_correct[bin] += correct;
+        t->bin_confidence[bin] += confidence;
+        if (label < KD_METRICS_CLASSES) {
+            ++t->class_count[label];
+            t->class_correct[label] += correct;
+        }
+        if (t->confusion) ++t->confusion[(ptrdiff_t)label * t->classes + choice];
+    }
+}
+
+KD__PRIVATE void kd__tally_finish(const kd__tally *t, kd_metrics *out)
+{
+    int i;
+    memset(out, 0, sizeof *out);
+    out->count = (int)t->labelled;
+    out->agreement = out->kl = -1;
+    if (t->labelled) {
+        out->accuracy = (double)t->correct / (double)t->labelled;
+        out->nll = t->nll / (double)t->labelled;
+        for (i = 0; i < KD__ECE_BINS; ++i)
+            out->ece += fabs((double)t->bin_correct[i] - t->bin_confidence[i]) / (double)t->labelled;
+    }
+    if (t->seen) out->mse = t->squares / ((double)t->seen * t->outputs);
+    if (t->teacher_seen) {
+        out->agreement = (double)t->agreed / (double)t->teacher_seen;
+        out->kl = t->kl / (double)t->teacher_seen;
+    }
+    out->classes = KD__MIN(t->classes, KD_METRICS_CLASSES);
+    for (i = 0; i < out->classes; ++i) {
+        out->class_count[i] = (int)t->class_count[i];
+        if (t->class_count[i]) out->class_accuracy[i] = (double)t->class_correct[i] / (double)t->class_count[i];
+    }
+}
+
+/* Everything an evaluation needs, opened once and run over any samples: the training loop evaluates every epoch. */
+typedef struct kd__evaluator {
+    const kd_model *m;
+    const kd_data *data;
+    const kd_model *teacher;
+    kd__feed feed;
+    kd__run *run, *teacher_run;
+    float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
+    int batch, outputs;
+} kd__evaluator;
+
+KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
+{
+    kd_ctx *kd = e->m->kd;
+    kd__run_close(e->run);
+    kd__run_close(e->teacher_run);
+    if (e->feed.kd) kd__feed_close(&e->feed);
+    kd__free(kd, e->logits);
+    memset(e, 0, sizeof *e);
+}
+
+KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, const kd_data *data,
+                                         const kd_model *teacher, int batch)
+{
+    kd_ctx *kd = m->kd;
+    kd_result result;
+    memset(e, 0, sizeof *e);
+    e->m = m;
+    e->data = data;
+    e->teacher = teacher;
+    e->outputs = kd_model_outputs(m);
+    e->batch = KD__MIN(batch, data->count);
+    e->logits = KD__NEW(kd, float, kd__times(4 * (size_t)e->batch, (size_t)e->outputs));
+    result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
+    if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
+    if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
+    if (result != KD_OK) {
+        kd__evaluator_close(e);
+        return result;
+    }
+    e->log_probs = e->logits + (ptrdiff_t)e->batch * e->outputs;
+    e->teacher_logits = e->log_probs + (ptrdiff_t)e->batch * e->outputs;
+    e->teacher_log_probs = e->teacher_logits + (ptrdiff_t)e->batch * e->outputs;
+    return KD_OK;
+}
+
+/* samples NULL: 0 to count - 1. keep_logits and t->confusion are optional. */
+KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples, int count, kd__tally *t,
+                                        float *keep_logits)
+{
+    const kd__kernels *k = e->m->kd->k;
+    const kd_data *d = e->data;
+    int32_t order[256];
+    int first, i, n;
+    t->outputs = e->outputs;
+    t->classes = KD__MAX(d->classes, e->outputs);
+    for (first = 0; first < count; first += n) {
+        const int32_t *now = samples ? samples + first : order;
+        kd_result result;
+        n = KD__MIN(e->batch, count - first);
+        if (!samples) {
+            n = KD__MIN(n, KD__COUNT(order));
+            for (i = 0; i < n; ++i) order[i] = first + i;
+        }
+        result = kd__feed_batch(&e->feed, now, n, 0);
+        if (result != KD_OK) return result;
+        kd__run_forward(e->run, e->feed.x, n);
+        kd__export(e->run, n, e->logits);
+        k->softmax(e->logits, n, e->outputs, 1, 1, e->log_probs);
+        if (e->teacher_run) {
+            kd__run_forward(e->teacher_run, e->feed.x, n);
+            kd__export(e->teacher_run, n, e->teacher_logits);
+        } else if (d->teacher_logits) {
+            for (i = 0; i < n; ++i)
+                memcpy(e->teacher_logits + (ptrdiff_t)i * e->outputs,
+                       d->teacher_logits + (ptrdiff_t)now[i] * e->outputs, (size_t)e->outputs * sizeof(float));
+        }
+        if (e->teacher_run || d->teacher_logits)
+            k->softmax(e->teacher_logits, n, e->outputs, 1, 1, e->teacher_log_probs);
+        for (i = 0; i < n; ++i) {
+            const ptrdiff_t at = (ptrdiff_t)i * e->outputs;
+            const int has_teacher = e->teacher_run || d->teacher_logits;
+            const int32_t label = e->feed.labels[i];
+            if (label != KD_UNLABELLED && (label < 0 || label >= t->classes))
+                return kd__fail(e->m->kd, KD_ERR_DATA, "evaluation: label %ld of sample %ld is outside 0 to %d",
+                                (long)label, (long)now[i], t->classes - 1);
+            kd__tally_sample(t, e->logits + at, e->log_probs + at, has_teacher ? e->teacher_logits + at : NULL,
+                             e->teacher_log_probs + at, label);
+            if (d->targets) {
+                int c;
+                for (c = 0; c < e->outputs; ++c) {
+                    const double difference =
+                        (double)e->logits[at + c] - (double)d->targets[(ptrdiff_t)now[i] * e->outputs + c];
+                    t->squares += difference * difference;
+                }
+            }
+        }
+        if (keep_logits)
+            memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
+                   (size_t)n * (size_t)e->outputs * sizeof(float));
+    }
+    return KD_OK;
+}
+
+/* Model and data fit: outputs and classes. */
+KD__PRIVATE kd_result kd__check_classes(kd_ctx *kd, const char *where, const kd_model *m, const kd_data *data)
+{
+    const int outputs = kd_model_outputs(m);
+    if (data->classes < 0 ||
+        (data->classes > 0 && data->classes != outputs && !(outputs == 1 && data->classes == 2)))
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: the model has %d outputs, but the data have %d classes", where,
+                        outputs, data->classes);
+    if (data->classes == 0 && data->labels)
+        return kd__fail(kd, KD_ERR_DATA, "%s: there are labels, but the number of classes is 0", where);
+    return KD_OK;
+}
+
+/* Teacher and student must mean the same by output i. */
+KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_model *student,
+                                        const kd_model *teacher)
+{
+    const int outputs = kd_model_outputs(student);
+    int i;
+    if (teacher->kd->k != student->kd->k)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher and student must use the same instruction set", where);
+    if (kd_model_outputs(teacher) != outputs)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: the teacher has %d outputs, the student %d", where,
+                        kd_model_outputs(teacher), outputs);
+    for (i = 0; i < outputs && teacher->classes && student->classes; ++i) {
+        if (strcmp(teacher->classes[i], student->classes[i]) != 0)
+            return kd__fail(kd, KD_ERR_DATA,
+                            "%s: output %d is \"%.60s\" for the teacher, but \"%.60s\" for the student", where, i,
+                            teacher->classes[i], student->classes[i]);
+    }
+    return KD_OK;
+}
+
+KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                 kd_metrics *out)
+{
+    static const char where[] = "kd_evaluate";
+    const kd_evaluate_desc defaults = kd_evaluate_defaults();
+    kd__evaluator e;
+    kd__tally *tally;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_evaluate_defaults()", where);
+    if (!out || desc->batch < 1 || desc->batch > 1 << 16)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL, and batch 1 to 65536, got %d", where,
+                        desc->batch);
+    result = kd__data_check(m->kd, where, data, m);
+    if (result == KD_OK) result = kd__check_classes(m->kd, where, m, data);
+    if (result == KD_OK && desc->teacher) {
+        result = kd__check_teacher(m->kd, where, m, desc->teacher);
+        if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
+    }
+    if (result != KD_OK) return result;
+    tally = KD__NEW(m->kd, kd__tally, 1);
+    if (!tally) return KD_ERR_MEMORY;
+    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
+    if (result == KD_OK) {
+        const int classes = KD__MAX(data->classes, kd_model_outputs(m));
+        tally->confusion = desc->confusion;
+        if (desc->confusion)
+            memset(desc->confusion, 0, (size_t)classes * (size_t)classes * sizeof *desc->confusion);
+        result = kd__evaluator_run(&e, NULL, data->count, tally, desc->logits);
+        kd__evaluator_close(&e);
+    }
+    if (result == KD_OK) kd__tally_finish(tally, out);
+    kd__free(m->kd, tally);
+    return result;
+}
+
+KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out)
+{
+    return kd_evaluate_with(m, data, NULL, out);
+}
+
+/* ============================================================================================================
+   >>optim    optimizers, schedules
+   uses: run, math
+   ============================================================================================================ */
+
+KDDEF const char *kd_optimizer_name(kd_optimizer optimizer)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_OPTIMIZERS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)optimizer < (unsigned)KD_OPTIMIZER_COUNT ? words[optimizer] : "unknown";
+}
+
+KDDEF const char *kd_schedule_name(kd_schedule schedule)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_SCHEDULES(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)schedule < (unsigned)KD_SCHEDULE_COUNT ? words[schedule] : "unknown";
+}
+
+KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch)
+{
+    const double lr = (double)desc->lr, end = (double)desc->lr_end, gamma = (double)desc->schedule_gamma;
+    const double epoch = (double)step / (double)steps_per_epoch;
+    const double warmup_steps = (double)desc->warmup * (double)steps_per_epoch;
+    double u, cosine, sine;
+    if ((double)step < warmup_steps) return lr * ((double)step + 1) / (warmup_steps < 1 ? 1 : ceil(warmup_steps));
+    u = desc->epochs > (double)desc->warmup ? (epoch - (double)desc->warmup) / (desc->epochs - (double)desc->warmup)
+                                            : 0;
+    switch (desc->schedule) {
+    case KD_STEP: return lr * kd__power(gamma, (int64_t)(epoch / (double)desc->schedule_step));
+    case KD_EXPONENTIAL: return lr * kd__power(gamma, step / steps_per_epoch);
+    case KD_LINEAR: return lr + (end - lr) * u;
+    case KD_COSINE:
+        kd__cos_sin(3.14159265358979323846 * u, &cosine, &sine);
+        return end + (lr - end) * 0.5 * (1 + cosine);
+    default: return lr;
+    }
+}
+
+/* State of an optimizer: as many numbers as weights, once (SGD) or twice (Adam). */
+typedef struct kd__optim {
+    kd_model *m;
+    const kd_train_desc *desc;
+    float *first, *second; /* momentum; Adam's two moments */
+    int64_t updates;
+    kd__update update;
+    const float *grads;
+} kd__optim;
+
+KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_desc *desc)
+{
+    const int sgd = desc->optimizer == KD_SGD;
+    memset(o, 0, sizeof *o);
+    o->m = m;
+    o->desc = desc;
+    if (!sgd || desc->momentum != 0) o->first = KD__NEW(m->kd, float, m->weight_count + 16);
+    if (!sgd) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
+    if ((!sgd && !o->second) || (!o->first && (!sgd || desc->momentum != 0))) return KD_ERR_MEMORY;
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__optim_close(kd__optim *o)
+{
+    if (!o->m) return;
+    kd__free(o->m->kd, o->first);
+    kd__free(o->m->kd, o->second);
+}
+
+KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
+{
+    const kd__optim *o = (const kd__optim *)arg;
+    const ptrdiff_t all = (ptrdiff_t)o->m->weight_count, at = (ptrdiff_t)index * KD__PIECE;
+    (void)worker;
+    o->m->kd->k->update(&o->update, kd__piece_length(all, index), o->m->weights + at, o->grads + at,
+                        o->first ? o->first + at : NULL, o->second ? o->second + at : NULL);
+}
+
+/* Max-norm (Srivastava et al. 2014, section 5.1): the weights that come into each unit. */
+KD__PRIVATE void kd__optim_limit(void *arg, int index, int worker)
+{
+    const kd__optim *o = (const kd__optim *)arg;
+    const kd__param *p = &o->m->params[index];
+    const kd__kernels *k = o->m->kd->k;
+    float *w = o->m->weights + p->offset;
+    int g, col;
+    (void)worker;
+    if (!p->trained || p->layout == KD__VECTOR) return;
+    if (p->layout == KD__TAPS) {
+        k->limit_norms(w, p->c, p->h * p->w, p->c, o->desc->max_norm);
+        return;
+    }
+    for (g = 0; g < p->groups; ++g, w += p->group_size) {
+        for (col = 0; col < p->outputs; col += k->panel) {
+            const int width = kd__panel_width(k, p->outputs - col);
+            k->limit_norms(w + (ptrdiff_t)col * p->c * p->h * p->w, width, p->c * p->h * p->w, width,
+                           o->desc->max_norm);
+        }
+    }
+}
+
+KD__PRIVATE void kd__optim_step(kd__optim *o, const float *grads, double lr, double grad_scale)
+{
+    const kd_train_desc *d = o->desc;
+    kd__update *u = &o->update;
+    ++o->updates;
+    o->grads = grads;
+    u->optimizer = (int)d->optimizer;
+    u->nesterov = d->nesterov;
+    u->lr = (float)lr;
+    u->momentum = d->momentum;
+    u->decay = d->weight_decay;
+    u->beta1 = d->beta1;
+    u->beta2 = d->beta2;
+    u->epsilon = d->epsilon;
+    u->correction1 = (float)(1 / (1 - kd__power((double)d->beta1, o->updates)));
+    u->correction2 = (float)(1 / sqrt(1 - kd__power((double)d->beta2, o->updates)));
+    u->grad_scale = (float)grad_scale;
+    kd__parallel(o->m->kd, kd__pieces((ptrdiff_t)o->m->weight_count), kd__optim_piece, o);
+    if (d->max_norm > 0) kd__parallel(o->m->kd, o->m->param_count, kd__optim_limit, o);
+}
+
+/* ============================================================================================================
+   >>train    training and distillation, teacher caches
+   uses: optim, predict, data, losses
+   ============================================================================================================ */
+
+/* ---- teacher caches -------------------------------------------------------------------------------------- */
+
+struct kd_cache {
+    kd_ctx *kd;
+    float *logits; /* (views, count, classes) */
+    int views, count, classes;
+    uint64_t data_hash, teacher_hash, seed;
+    kd_augment augment;
+};
+
+KDDEF void kd_cache_destroy(kd_cache *c)
+{
+    if (!c) return;
+    kd__free(c->kd, c->logits);
+    kd__free(c->kd, c);
+}
+
+KDDEF const float *kd_cache_logits(const kd_cache *c, int view)
+{
+    return c && view >= 0 && view < c->views ? c->logits + (ptrdiff_t)view * c->count * c->classes : NULL;
+}
+
+KD__PRIVATE kd_cache *kd__cache_new(kd_ctx *kd, int views, int count, int classes)
+{
+    kd_cache *c = KD__NEW(kd, kd_cache, 1);
+    if (!c) return NULL;
+    c->kd = kd;
+    c->views = views;
+    c->count = count;
+    c->classes = classes;
+    c->logits = KD__NEW(kd, float, kd__times(kd__times((size_t)views, (size_t)count), (size_t)classes));
+    if (c->logits) return c;
+    kd__free(kd, c);
+    return NULL;
+}
+
+KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__run *run)
+{
+    int32_t *samples = feed->partners ? KD__NEW(c->kd, int32_t, feed->batch) : NULL;
+    kd_result result = samples ? KD_OK : KD_ERR_MEMORY;
+    int view, first, i;
+    for (view = 0; view < c->views && result == KD_OK; ++view) {
+        for (first = 0; first < c->count && result == KD_OK; first += feed->batch) {
+            const int n = KD__MIN(feed->batch, c->count - first);
+            float *to = c->logits + ((ptrdiff_t)view * c->count + first) * c->classes;
+            for (i = 0; i < n; ++i) samples[i] = first + i;
+            result = kd__feed_batch(feed, samples, n, view);
+            if (result != KD_OK) break;
+            kd__run_forward(run, feed->x, n);
+            kd__export(run, n, to);
+            result = kd__check_finite(c->kd, "kd_cache_create", "the teacher's logits", to, n, c->classes);
+        }
+    }
+    kd__free(c->kd, samples);
+    return result;
+}
+
+KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
+                                uint64_t seed, int views, kd_cache **out)
+{
+    static const char where[] = "kd_cache_create";
+    kd_ctx *kd;
+    kd_cache *c;
+    kd__feed feed;
+    kd__run *run = NULL;
+    kd_result result;
+    if (!teacher) return KD_ERR_ARGUMENT;
+    kd = teacher->kd;
+    if (!out || views < 1 || views > 1 << 16)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: views must be 1 to 65536, got %d", where, views);
+    *out = NULL;
+    result = kd__data_check(kd, where, data, teacher);
+    if (result == KD_OK && augment) result = kd__augment_check(kd, where, augment, data);
+    if (result != KD_OK) return result;
+    if (views > 1 && (!augment || !kd__augment_any(augment)))
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: without augmentation every view is the same, so views must be 1, got %d", where,
+                        views);
+    c = kd__cache_new(kd, views, data->count, kd_model_outputs(teacher));
+    if (!c) return KD_ERR_MEMORY;
+    if (augment) c->augment = *augment;
+    c->seed = kd__augment_any(&c->augment) ? seed : 0;
+    c->data_hash = kd_data_hash(data);
+    c->teacher_hash = kd_model_hash(teacher);
+    result = kd__feed_open(&feed, kd, data, augment, seed, KD__MIN(256, data->count));
+    if (result == KD_OK) {
+        result = kd__run_open(teacher, NULL, feed.batch, &run);
+        if (result == KD_OK) result = kd__cache_fill(c, &feed, run);
+        kd__run_close(run);
+        kd__feed_close(&feed);
+    }
+    if (result == KD_OK)
+        *out = c;
+    else
+        kd_cache_destroy(c);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__cache_check(kd_ctx *kd, const kd_cache *c, const kd_data *data, const kd_train_desc *desc)
+{
+    static const char where[] = "kd_train";
+    if (c->count != data->count || c->data_hash != kd_data_hash(data))
+        return kd__fail(kd, KD_ERR_DATA,
+                        "%s: the cached teacher outputs belong to other images (%d samples, fingerprint %016llx) "
+                        "than these (%d, %016llx)",
+                        where, c->count, (unsigned long long)c->data_hash, data->count,
+                        (unsigned long long)kd_data_hash(data));
+    if (memcmp(&c->augment, &desc->augment, sizeof c->augment) != 0)
+        return kd__fail(kd, KD_ERR_DATA, "%s: the cached teacher outputs were made with another augmentation",
+                        where);
+    if (kd__augment_any(&c->augment) && c->seed != desc->seed)
+        return kd__fail(
+            kd, KD_ERR_DATA,
+            "%s: the cached teacher outputs were made with augmentation seed %llu, but training has seed %llu",
+            where, (unsigned long long)c->seed, (unsigned long long)desc->seed);
+    return KD_OK;
+}
+
+/* ---- options --------------------------------------------------------------------------------------------- */
+
+KDDEF kd_train_desc kd_train_defaults(void)
+{
+    kd_train_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.epochs = 10;
+    d.batch = 128;
+    d.shuffle = 1;
+    d.seed = 1;
+    d.optimizer = KD_ADAM;
+    d.lr = 0.001f;
+    d.momentum = 0.9f;
+    d.beta1 = 0.9f;
+    d.beta2 = 0.999f;
+    d.epsilon = 1e-8f;
+    d.accumulate = 1;
+    d.schedule_step = 10;
+    d.schedule_gamma = 0.1f;
+    d.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    return d;
+}
+
+/* A named number and the range it must be in. */
+typedef struct kd__range {
+    const char *name;
+    double value, low, high;
+} kd__range;
+
+KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d)
+{
+    const double huge = 1e30;
+    const kd__range ranges[] = {
+        {"epochs", (double)d->epochs, 0, 1e9},
+        {"batch", (double)d->batch, 1, 65536},
+        {"lr", (double)d->lr, 0, 1e6},
+        {"momentum", (double)d->momentum, 0, 1},
+        {"beta1", (double)d->beta1, 0, 0.9999999},
+        {"beta2", (double)d->beta2, 0, 0.9999999},
+        {"epsilon", (double)d->epsilon, 0, 1e6},
+        {"weight_decay", (double)d->weight_decay, 0, 1e6},
+        {"max_norm", (double)d->max_norm, 0, huge},
+        {"clip_norm", (double)d->clip_norm, 0, huge},
+        {"accumulate", (double)d->accumulate, 1, 1e6},
+        {"warmup", (double)d->warmup, 0, 1e9},
+        {"schedule_step", (double)d->schedule_step, 1e-6, 1e9},
+        {"schedule_gamma", (double)d->schedule_gamma, 0, 1e6},
+        {"lr_end", (double)d->lr_end, 0, 1e6},
+        {"validation", (double)d->validation, 0, 0.9},
+        {"patience", (double)d->patience, 0, 1e9},
+        {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
+        {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
+        {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
+    };
+    int i;
+    for (i = 0; i < KD__COUNT(ranges); ++i) {
+        if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %s must be %s to %s, got %s", ranges[i].name,
+                            kd__number(ranges[i].low, 8).chars, kd__number(ranges[i].high, 8).chars,
+                            kd__number(ranges[i].value, 8).chars);
+    }
+    return KD_OK;
+}
+
+/* ---- the trainer ----------------------------------------------------------------------------------------- */
+
+enum { KD__MAX_TEACHERS = 64 };
+enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
+
+typedef struct kd__trainer {
+    kd_ctx *kd;
+    kd_model *m;
+    const kd_data *data;
+    kd_train_desc desc; /* loss.kind resolved */
+    int outputs, source, teacher_count, has_labels;
+    const kd_model *teachers[KD__MAX_TEACHERS];
+    kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
+    kd__feed feed;
+    kd__optim optim;
+    kd__evaluator evaluator;
+    kd__tally *tally;
+    int has_validation, validation_count, train_count;
+    int32_t *order;        /* (count): training samples in this epoch's order, then those held out */
+    float *teacher_logits; /* (batch, outputs) */
+    float *teacher_all;    /* (teachers, batch, outputs) */
+    float *targets;        /* (batch, outputs) */
+    float *row_values;     /* (batch) */
+    float *gathered;       /* gradients of several batches; NULL unless accumulate > 1 */
+    float *best_weights, *best_state;
+    int gathered_batches;
+    int64_t step, steps_per_epoch, images;
+    double best;
+    int epochs_without_gain;
+} kd__trainer;
+
+KD__PRIVATE void kd__trainer_close(kd__trainer *t)
+{
+    kd_ctx *kd = t->kd;
+    int i;
+    kd__run_close(t->run);
+    for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
+    if (t->feed.kd) kd__feed_close(&t->feed);
+    if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
+    kd__optim_close(&t->optim);
+    kd__free(kd, t->tally);
+    kd__free(kd, t->order);
+    kd__free(kd, t->teacher_logits);
+    kd__free(kd, t->teacher_all);
+    kd__free(kd, t->targets);
+    kd__free(kd, t->row_values);
+    kd__free(kd, t->gathered);
+    kd__free(kd, t->best_weights);
+    kd__free(kd, t->best_state);
+}
+
+/* Where soft targets come from: exactly one source, or none. */
+KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
+{
+    static const char where[] = "kd_train";
+    const kd_train_desc *d = &t->desc;
+    const int sources = (d->teacher != NULL) + (d->teacher_count > 0) + (d->teacher_fn != NULL) +
+                        (d->cache != NULL) + (t->data->teacher_logits != NULL);
+    kd_result result = KD_OK;
+    int i;
+    if (sources > 1)
+        return kd__fail(
+            t->kd, KD_ERR_ARGUMENT,
+            "%s: give one source of soft targets: teacher, teachers, teacher_fn, cache or teacher_logits; got %d",
+            where, sources);
+    if (d->teacher_count < 0 || d->teacher_count > KD__MAX_TEACHERS || (d->teacher_count > 0 && !d->teachers))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_count must be 0 to %d, with teachers set, got %d",
+                        where, (int)KD__MAX_TEACHERS, d->teacher_count);
+    t->source = d->teacher || d->teacher_count ? KD__TEACHER_MODELS
+                : d->teacher_fn                ? KD__TEACHER_FN
+                : d->cache                     ? KD__TEACHER_CACHE
+                : t->data->teacher_logits      ? KD__TEACHER_DATA
+                                               : KD__TEACHER_NONE;
+    if (d->teacher) t->teachers[t->teacher_count++] = d->teacher;
+    for (i = 0; i < d->teacher_count; ++i) t->teachers[t->teacher_count++] = d->teachers[i];
+    for (i = 0; i < t->teacher_count && result == KD_OK; ++i) {
+        if (!t->teachers[i]) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
+        if (t->teachers[i] == t->m)
+            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: a model cannot be its own teacher; clone it first", where);
+        if (d->teacher_weights && !(d->teacher_weights[i] > 0))
+            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0", where, i);
+        result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
+        if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->teachers[i]);
+    }
+    if (result == KD_OK && d->cache) {
+        if (d->cache->classes != t->outputs)
+            return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
+                            d->cache->classes, t->outputs);
+        result = kd__cache_check(t->kd, d->cache, t->data, d);
+    }
+    if (result == KD_OK && t->source == KD__TEACHER_DATA) {
+        if (kd__augment_any(&d->augment))
+            return kd__fail(t->kd, KD_ERR_DATA,
+                            "%s: teacher_logits belong to the images as they are, but augment changes them; make a "
+                            "kd_cache with views",
+                            where);
+        result =
+            kd__check_finite(t->kd, where, "teacher_logits", t->data->teacher_logits, t->data->count, t->outputs);
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t)
+{
+    static const char where[] = "kd_train";
+    kd_loss_desc *loss = &t->desc.loss;
+    const kd_data *data = t->data;
+    const int has_teacher = t->source != KD__TEACHER_NONE, has_targets = data->targets != NULL;
+    kd_result result;
+    t->has_labels = data->labels || data->soft_labels || data->batch;
+    if (loss->cookie != KD__COOKIE)
+        return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
+    if (loss->kind == KD_LOSS_AUTO)
+        loss->kind = has_teacher   ? (t->has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
+                     : has_targets ? KD_LOSS_MSE
+                                   : KD_LOSS_CE;
+    if (loss->soft_labels)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
+    result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
+                            t->has_labels, t->outputs);
+    if (result != KD_OK) return result;
+    if (kd__loss_look_up(loss->kind)->labels == KD__NO) return KD_OK;
+    if (data->labels && !data->soft_labels)
+        result = kd__loss_check_labels(t->kd, where, loss, data->labels, data->count, t->outputs);
+    if (result == KD_OK && data->soft_labels)
+        result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
+    if (result == KD_OK && t->desc.augment.mixup != 0 && data->labels) {
+        int i;
+        for (i = 0; i < data->count; ++i) {
+            if (data->labels[i] == KD_UNLABELLED)
+                return kd__fail(t->kd, KD_ERR_DATA, "%s: mixup blends labels, but sample %d has none; use loss kl",
+                                where, i);
+        }
+    }
+    return result;
+}
+
+/* Everything that can be wrong is found here, before anything is allocated or changed. */
+KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
+{
+    static const char where[] = "kd_train";
+    const kd_train_desc *d = &t->desc;
+    const kd__shape *out = &t->m->values[t->m->output].shape;
+    kd_result result = kd__train_check_numbers(t->kd, d);
+    if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
+    if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
+    if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
+    if (result != KD_OK) return result;
+    if (out->h * out->w > 1 && out->c > 1)
+        return kd__fail(t->kd, KD_ERR_SHAPE,
+                        "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
+                        out->c, out->h, out->w);
+    result = kd__trainer_teachers(t);
+    if (result == KD_OK) result = kd__trainer_loss(t);
+    if (result == KD_OK && t->data->targets)
+        result = kd__check_finite(t->kd, where, "targets", t->data->targets, t->data->count, t->outputs);
+    if (result == KD_OK && d->validation_data) {
+        if (d->validation > 0)
+            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
+        result = kd__data_check(t->kd, where, d->validation_data, t->m);
+        if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
+    }
+    if (result != KD_OK) return result;
+    t->validation_count = d->validation > 0 ? KD__MAX(1, (int)((double)d->validation * t->data->count)) : 0;
+    t->train_count = t->data->count - t->validation_count;
+    t->has_validation = d->validation_data || t->validation_count > 0;
+    if (t->train_count < 1)
+        return kd__fail(t->kd, KD_ERR_DATA, "%s: validation leaves no sample to train on", where);
+    if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: keeping the best weights and patience need validation or validation_data", where);
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
+{
+    int i;
+    for (i = count - 1; i > 0; --i) {
+        const int j = kd__rng_index(key, (uint64_t)i, i + 1);
+        const int32_t swap = order[i];
+        order[i] = order[j];
+        order[j] = swap;
+    }
+}
+
+KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
+{
+    kd_ctx *kd = t->kd;
+    const kd_train_desc *d = &t->desc;
+    const int batch = KD__MIN(d->batch, t->train_count);
+    const size_t logits = (size_t)batch * (size_t)t->outputs;
+    const kd_data *validation = d->validation_data ? d->validation_data : t->data;
+    kd_result result = kd__run_open(t->m, t->m, batch, &t->run);
+    int i, failed;
+    if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, d->seed, batch);
+    for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
+        result = kd__run_open(t->teachers[i], NULL, batch, &t->teacher_runs[i]);
+    if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
+    if (result == KD_OK && t->has_validation)
+        result =
+            kd__evaluator_open(&t->evaluator, t->m, validation, t->teacher_count == 1 ? t->teachers[0] : NULL, 256);
+    if (result != KD_OK) return result;
+    t->tally = KD__NEW(kd, kd__tally, 1);
+    t->order = KD__NEW(kd, int32_t, t->data->count);
+    t->teacher_logits = KD__NEW(kd, float, logits);
+    t->targets = KD__NEW(kd, float, logits);
+    t->row_values = KD__NEW(kd, float, batch);
+    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->row_values;
+    if (t->teacher_count > 1) {
+        t->teacher_all = KD__NEW(kd, float, kd__times(logits, (size_t)t->teacher_count));
+        failed |= !t->teacher_all ||
+                  !kd__scratch(kd, kd__times(64, kd__times((size_t)t->teacher_count, (size_t)t->outputs)));
+    }
+    if (d->accumulate > 1) {
+        t->gathered = KD__NEW(kd, float, t->m->weight_count + KD__SLACK);
+        failed |= !t->gathered;
+    }
+    if (d->keep == KD_KEEP_BEST) {
+        t->best_weights = KD__NEW(kd, float, t->m->weight_count + 1);
+        t->best_state = KD__NEW(kd, float, t->m->state_count + 1);
+        failed |= !t->best_weights || !t->best_state;
+    }
+    if (failed) return KD_ERR_MEMORY;
+    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
+    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(d->seed, KD__RNG_SPLIT, 0, 0));
+    t->steps_per_epoch = ((t->train_count + batch - 1) / batch + d->accumulate - 1) / d->accumulate;
+    t->best = -1e300;
+    return KD_OK;
+}
+
+/* ---- one step -------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
+{
+    int i;
+    for (i = 0; i < n; ++i)
+        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
+}
+
+/* The soft targets of the batch that the feed has just made, or NULL. */
+KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *samples, int n, const float **out)
+{
+    const kd_train_desc *d = &t->desc;
+    const float *each[KD__MAX_TEACHERS];
+    kd_result result = KD_OK;
+    int i;
+    *out = NULL;
+    switch (t->source) {
+    case KD__TEACHER_NONE: return KD_OK;
+    case KD__TEACHER_MODELS:
+        for (i = 0; i < t->teacher_count; ++i) {
+            float *to = t->teacher_count > 1 ? t->teacher_all + (ptrdiff_t)i * n * t->outputs : t->teacher_logits;
+            kd__run_forward(t->teacher_runs[i], t->feed.x, n);
+            kd__export(t->teacher_runs[i], n, to);
+            each[i] = to;
+        }
+        if (t->teacher_count > 1)
+            result = kd_average_teachers(t->kd, each, d->teacher_weights, t->teacher_count, n, t->outputs,
+                                         d->loss.temperature, t->teacher_logits);
+        break;
+    case KD__TEACHER_FN:
+        if (d->teacher_fn(d->teacher_user, t->feed.x, samples, n, t->teacher_logits))
+            return kd__fail(t->kd, KD_ERR_DATA, "kd_train: teacher_fn failed for %d samples from sample %ld on", n,
+                            (long)samples[0]);
+        break;
+    case KD__TEACHER_CACHE:
+        kd__gather_rows(t->teacher_logits, kd_cache_logits(d->cache, t->feed.view), samples, n, t->outputs);
+        break;
+    default: kd__gather_rows(t->teacher_logits, t->data->teacher_logits, samples, n, t->outputs);
+    }
+    if (result == KD_OK)
+        result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
+    *out = t->teacher_logits;
+    return result;
+}
+
+/* Names the tensor whose gradient is not finite. */
+KD__PRIVATE kd_result kd__trainer_check_gradient(kd__trainer *t)
+{
+    int i;
+    for (i = 0; i < t->m->param_count; ++i) {
+        const kd__param *p = &t->m->params[i];
+        if (p->trained && !t->kd->k->all_finite((ptrdiff_t)p->size, t->run->weight_grads + p->offset))
+            return kd__fail(
+                t->kd, KD_ERR_NOT_FINITE,
+                "kd_train: the gradient of %s is not finite at step %lld; the weights are those before it", p->name,
+                (long long)t->step);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < t->m->param_count; ++i) {
+        const kd__param *p = &t->m->params[i];
+        if (p->trained) sum += t->kd->k->sum_squares((ptrdiff_t)p->size, grads + p->offset);
+    }
+    return sqrt(sum);
+}
+
+/* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
+KD__PRIVATE void kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
+{
+    const kd_train_desc *d = &t->desc;
+    const float *grads = t->run->weight_grads;
+    double scale = 1;
+    if (t->gathered) {
+        if (t->gathered_batches == 0)
+            memcpy(t->gathered, grads, t->m->weight_count * sizeof *grads);
+        else
+            t->kd->k->add((ptrdiff_t)t->m->weight_count, t->gathered, grads, KD__LINEAR, 0, t->gathered);
+        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return;
+        grads = t->gathered;
+        scale = 1.0 / t->gathered_batches;
+        t->gathered_batches = 0;
+    }
+    if (d->clip_norm > 0) {
+        info->gradient_norm = kd__gradient_norm(t, grads) * scale;
+        if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
+    }
+    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
+    kd__optim_step(&t->optim, grads, info->lr, scale);
+    ++t->step;
+}
+
+KD__PRIVATE int kd__trainer_correct(const kd__trainer *t, int n)
+{
+    const float *logits = kd__run_logits(t->run);
+    int i, correct = 0;
+    for (i = 0; i < n; ++i) {
+        const int choice = kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        const int classes = t->data->classes;
+        const int label =
+            t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
+        correct += choice == label;
+    }
+    return correct;
+}
+
+KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
+                                       kd_step_info *info, int *correct)
+{
+    const kd_train_desc *d = &t->desc;
+    kd__loss_task task;
+    const float *soft_targets;
+    int view = kd__augment_any(&d->augment) ? epoch : 0;
+    kd_result result;
+    if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
+    result = kd__feed_batch(&t->feed, samples, n, view);
+    if (result == KD_OK && t->data->batch && kd__loss_look_up(d->loss.kind)->labels != KD__NO)
+        result = kd__loss_check_labels(t->kd, "kd_train", &d->loss, t->feed.labels, n, t->outputs);
+    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
+    if (result != KD_OK) return result;
+    if (d->loss.kind == KD_LOSS_MSE && !soft_targets) {
+        kd__gather_rows(t->targets, t->data->targets, samples, n, t->outputs);
+        soft_targets = t->targets;
+    }
+    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
+    kd__run_forward(t->run, t->feed.x, n);
+    task.run = kd__loss_prepare(t->kd, &d->loss, soft_targets != NULL, t->outputs, n, &task.all);
+    task.all.student = kd__run_logits(t->run);
+    task.all.teacher = soft_targets;
+    task.all.labels = t->feed.soft ? NULL : t->feed.labels;
+    task.all.soft_labels = t->feed.soft;
+    task.all.grad = kd__run_logits_grad(t->run);
+    task.all.value = t->row_values;
+    info->loss = kd__loss_run(t->kd, &task, n);
+    if (!kd__is_finite(info->loss)) {
+        result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
+        if (result == KD_OK)
+            result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
+                              (long long)t->step);
+        return result;
+    }
+    *correct = t->has_labels ? kd__trainer_correct(t, n) : 0;
+    kd__run_backward(t->run);
+    result = kd__trainer_check_gradient(t);
+    if (result != KD_OK) return result;
+    kd__trainer_update(t, last_of_epoch, info);
+    kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
+    ++t->m->batches_seen;
+    t->images += n;
+    return KD_OK;
+}
+
+/* ---- epochs ---------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
+{
+    const int own = t->desc.validation_data != NULL;
+    kd_result result;
+    double score;
+    memset(t->tally, 0, sizeof *t->tally);
+    result = own ? kd__evaluator_run(&t->evaluator, NULL, t->desc.validation_data->count, t->tally, NULL)
+                 : kd__evaluator_run(&t->evaluator, t->order + t->train_count, t->validation_count, t->tally, NULL);
+    if (result != KD_OK) return result;
+    kd__tally_finish(t->tally, &info->validation);
+    info->has_validation = 1;
+    score = info->validation.count ? info->validation.accuracy - 1e-6 * info->validation.nll
+                                   : -KD__MAX(info->validation.kl, info->validation.mse);
+    info->is_best = score > t->best;
+    t->epochs_without_gain = info->is_best ? 0 : t->epochs_without_gain + 1;
+    if (!info->is_best) return KD_OK;
+    t->best = score;
+    if (t->best_weights) {
+        memcpy(t->best_weights, t->m->weights, t->m->weight_count * sizeof(float));
+        memcpy(t->best_state, t->m->state, t->m->state_count * sizeof(float));
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
+{
+    const kd_train_desc *d = &t->desc;
+    const int batch = t->feed.batch, batches = (t->train_count + batch - 1) / batch;
+    kd_step_info step;
+    kd_epoch_info info;
+    int64_t correct_total = 0;
+    double loss = 0;
+    int b;
+    memset(&step, 0, sizeof step);
+    memset(&info, 0, sizeof info);
+    if (d->shuffle)
+        kd__shuffle(t->order, t->train_count, kd__rng_key(d->seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
+    for (b = 0; b < batches; ++b) {
+        const int n = KD__MIN(batch, t->train_count - b * batch);
+        int correct = 0;
+        const kd_result result =
+            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step, &correct);
+        if (result != KD_OK) return result;
+        loss += step.loss * n;
+        correct_total += correct;
+        step.epoch = epoch;
+        step.epochs = d->epochs;
+        step.step = b;
+        step.steps = batches;
+        step.images = t->images;
+        if (d->on_step && d->on_step(d->user, &step)) return KD_STOPPED;
+    }
+    info.epoch = epoch;
+    info.epochs = d->epochs;
+    info.images = t->images;
+    info.loss = loss / t->train_count;
+    info.accuracy = t->has_labels ? (double)correct_total / t->train_count : -1;
+    info.lr = step.lr;
+    info.model = t->m;
+    if (t->has_validation) {
+        const kd_result result = kd__trainer_validate(t, &info);
+        if (result != KD_OK) return result;
+    }
+    if (d->on_epoch && d->on_epoch(d->user, &info)) return KD_STOPPED;
+    return KD_OK;
+}
+
+KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+{
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__trainer *t;
+    kd_result result;
+    int epoch;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(m->kd, KD_ERR_DEFAULTS, "kd_train: the options must start from kd_train_defaults()");
+    t = KD__NEW(m->kd, kd__trainer, 1);
+    if (!t) return KD_ERR_MEMORY;
+    t->kd = m->kd;
+    t->m = m;
+    t->data = data;
+    t->desc = *desc;
+    t->outputs = kd_model_outputs(m);
+    result = kd__trainer_check(t);
+    if (result == KD_OK) result = kd__trainer_open(t);
+    if (result == KD_OK) kd__record_preprocessing(m, data->channels, data->mean, data->std);
+    for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
+        result = kd__trainer_epoch(t, epoch);
+        if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
+    }
+    if ((result == KD_OK || result == KD_STOPPED) && t->best_weights && t->best > -1e300) {
+        memcpy(m->weights, t->best_weights, m->weight_count * sizeof(float));
+        memcpy(m->state, t->best_state, m->state_count * sizeof(float));
+    }
+    kd__trainer_close(t);
+    kd__free(m->kd, t);
+    return result;
+}
+
+/* ============================================================================================================
+   >>io    .npy and safetensors
+   uses: model, train
+   Files are read whole, and every number in them is checked before it is used. Nothing here depends on the byte order
+   of the machine or on the locale.
+   ============================================================================================================ */
+
+/* ---- bytes ----------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__io_ready(const kd_io *io)
+{
+    return io->open && io->read && io->write && io->size && io->sync && io->close && io->replace && io->remove;
+}
+
+/* The whole file, with a 0 after it. */
+KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *path, char **bytes, size_t *size)
+{
+    const kd_io *io = &kd->desc.io;
+    kd_result result = KD_OK;
+    void *file;
+    int64_t length;
+    *bytes = NULL;
+    *size = 0;
+    if (!path) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL", where);
+    if (!kd__io_ready(io))
+        return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set kd_ctx_desc.io", where);
+    file = io->open(io->user, path, 'r');
+    if (!file) return kd__fail(kd, KD_ERR_IO, "%s: cannot open \"%.300s\" for reading", where, path);
+    length = io->size(io->user, file);
+    if (length < 0 || (uint64_t)length > SIZE_MAX / 2) {
+        result = kd__fail(kd, KD_ERR_IO, "%s: cannot tell the size of \"%.300s\"", where, path);
+    } else {
+        *bytes = KD__NEW(kd, char, (size_t)length + 1);
+        if (!*bytes) result = KD_ERR_MEMORY;
+    }
+    if (result == KD_OK && io->read(io->user, file, *bytes, (size_t)length) != (size_t)length)
+        result = kd__fail(kd, KD_ERR_IO, "%s: \"%.300s\" ended before its %lld bytes were read", where, path,
+                          (long long)length);
+    io->close(io->user, file);
+    if (result != KD_OK) {
+        kd__free(kd, *bytes);
+        *bytes = NULL;
+    } else {
+        *size = (size_t)length;
+    }
+    return result;
+}
+
+/* A file that appears under its name only when it is complete and on the disk. */
+typedef struct kd__save {
+    kd_ctx *kd;
+    const char *where, *path;
+    char *temporary;
+    void *file;
+    kd_result result;
+} kd__save;
+
+KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, const char *path)
+{
+    const kd_io *io = &kd->desc.io;
+    size_t length;
+    memset(s, 0, sizeof *s);
+    s->kd = kd;
+    s->where = where;
+    s->path = path;
+    if (!path || !*path)
+        return s->result = kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL or empty", where);
+    if (!kd__io_ready(io))
+        return s->result =
+                   kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set kd_ctx_desc.io", where);
+    length = strlen(path) + 8;
+    s->temporary = KD__NEW(kd, char, length);
+    if (!s->temporary) return s->result = KD_ERR_MEMORY;
+    snprintf(s->temporary, length, "%s.kd-tmp", path);
+    s->file = io->open(io->user, s->temporary, 'w');
+    if (!s->file) {
+        s->result = kd__fail(kd, KD_ERR_IO, "%s: cannot create \"%.300s\"", where, s->temporary);
+        kd__free(kd, s->temporary);
+    }
+    return s->result;
+}
+
+KD__PRIVATE void kd__save_bytes(kd__save *s, const void *bytes, size_t size)
+{
+    const kd_io *io = &s->kd->desc.io;
+    if (s->result == KD_OK && io->write(io->user, s->file, bytes, size) != size)
+        s->result = kd__fail(s->kd, KD_ERR_IO, "%s: cannot write all of \"%.300s\"; is the disk full?", s->where,
+                             s->temporary);
+}
+
+/* Little-endian floats, through a small buffer. */
+KD__PRIVATE void kd__save_floats(kd__save *s, const float *x, size_t count)
+{
+    unsigned char bytes[2048];
+    size_t done, i;
+    for (done = 0; done < count && s->result == KD_OK;) {
+        const size_t now = KD__MIN(sizeof bytes / 4, count - done);
+        for (i = 0; i < now; ++i) kd__store_le(bytes + 4 * i, kd__float_bits(x[done + i]), 4);
+        kd__save_bytes(s, bytes, 4 * now);
+        done += now;
+    }
+}
+
+KD__PRIVATE kd_result kd__save_close(kd__save *s)
+{
+    const kd_io *io = &s->kd->desc.io;
+    if (!s->file) return s->result;
+    if (s->result == KD_OK && io->sync(io->user, s->file) != 0)
+        s->result = kd__fail(s->kd, KD_ERR_IO, "%s: \"%.300s\" could not be made durable", s->where, s->temporary);
+    if (io->close(io->user, s->file) != 0 && s->result == KD_OK)
+        s->result = kd__fail(s->kd, KD_ERR_IO, "%s: \"%.300s\" could not be closed", s->where, s->temporary);
+    if (s->result == KD_OK && io->replace(io->user, s->temporary, s->path) != 0)
+        s->result = kd__fail(s->kd, KD_ERR_IO, "%s: cannot rename \"%.200s\" to \"%.200s\"", s->where, s->temporary,
+                             s->path);
+    if (s->result != KD_OK) io->remove(io->user, s->temporary);
+    kd__free(s->kd, s->temporary);
+    return s->result;
+}
+
+/* ---- number types ---------------------------------------------------------------------------------------- */
+
+enum { KD__FLOAT, KD__BFLOAT, KD__SIGNED, KD__UNSIGNED };
+
+KD__PRIVATE float kd__half_to_float(uint32_t h)
+{
+    const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;
+    float value;
+    if (exponent == 31) return kd__bits_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent > 0) return kd__bits_float(sign | (exponent + 112) << 23 | fraction << 13);
+    value = (float)fraction * (1.0f / 16777216.0f); /* subnormal: fraction * 2^-24 */
+    return sign ? -value : value;
+}
+
+/* Numbers of any type to floats. `size` in bytes. */
+KD__PRIVATE void kd__convert(const unsigned char *from, int kind, int size, int big_endian, int64_t count,
+                             float *to)
+{
+    int64_t i;
+    for (i = 0; i < count; ++i, from += size) {
+        unsigned char bytes[8];
+        uint64_t bits;
+        int j;
+        for (j = 0; j < size; ++j) bytes[j] = from[big_endian ? size - 1 - j : j];
+        bits = kd__load_le(bytes, size);
+        if (kind == KD__BFLOAT) {
+            to[i] = kd__bits_float((uint32_t)bits << 16);
+        } else if (kind == KD__FLOAT && size == 8) {
+            double value;
+            memcpy(&value, &bits, sizeof value);
+            to[i] = (float)value;
+        } else if (kind == KD__FLOAT) {
+            to[i] = size == 4 ? kd__bits_float((uint32_t)bits) : kd__half_to_float((uint32_t)bits);
+        } else if (kind == KD__SIGNED) {
+            const uint64_t sign = (uint64_t)1 << (8 * size - 1);
+            to[i] = (float)((bits & sign) ? -(double)(sign - (bits & (sign - 1))) : (double)bits);
+        } else {
+            to[i] = (float)bits;
+        }
+    }
+}
+
+/* ---- .npy ------------------------------------------------------------------------------------------------ */
+
+KDDEF void kd_array_free(kd_ctx *kd, kd_array *array)
+{
+    if (!kd || !array) return;
+    kd__free(kd, array->values);
+    memset(array, 0, sizeof *array);
+}
+
+/* The dictionary in front of the numbers: exactly descr, fortran_order and shape, in any order. */
+typedef struct kd__npy_header {
+    char descr[8];
+    int fortran, rank, seen;
+    int64_t shape[8];
+} kd__npy_header;
+
+KD__PRIVATE const char *kd__npy_blank(const char *c)
+{
+    while (*c == ' ') ++c;
+    return c;
+}
+
+/* A quoted word of at most size - 1 characters; NULL if there is none. */
+KD__PRIVATE const char *kd__npy_word(const char *c, char *word, size_t size)
+{
+    const char quote = *c;
+    size_t length = 0;
+    if (quote != '\'' && quote != '"') return NULL;
+    for (++c; *c && *c != quote; ++c) {
+        if (length + 1 >= size) return NULL;
+        word[length++] = *c;
+    }
+    word[length] = 0;
+    return *c == quote ? c + 1 : NULL;
+}
+
+KD__PRIVATE const char *kd__npy_shape(const char *c, kd__npy_header *h)
+{
+    if (*c != '(') return NULL;
+    c = kd__npy_blank(c + 1);
+    while (*c != ')') {
+        int64_t value = 0;
+        int digits = 0;
+        if (h->rank == 8) return NULL;
+        for (; kd__is_digit(*c); ++c, ++digits) {
+            if (value > (INT64_MAX - 9) / 10) return NULL;
+            value = value * 10 + (*c - '0');
+        }
+        if (!digits) return NULL;
+        if (*c == 'L') ++c; /* Python 2 */
+        h->shape[h->rank++] = value;
+        c = kd__npy_blank(c);
+        if (*c == ',')
+            c = kd__npy_blank(c + 1);
+        else if (*c != ')')
+            return NULL;
+    }
+    return c + 1;
+}
+
+KD__PRIVATE int kd__npy_parse(const char *c, kd__npy_header *h)
+{
+    char key[16];
+    memset(h, 0, sizeof *h);
+    c = kd__npy_blank(c);
+    if (*c++ != '{') return 0;
+    c = kd__npy_blank(c);
+    while (*c != '}') {
+        int bit;
+        c = kd__npy_word(c, key, sizeof key);
+        if (!c) return 0;
+        c = kd__npy_blank(c);
+        if (*c++ != ':') return 0;
+        c = kd__npy_blank(c);
+        if (strcmp(key, "descr") == 0) {
+            bit = 1;
+            c = kd__npy_word(c, h->descr, sizeof h->descr);
+        } else if (strcmp(key, "fortran_order") == 0) {
+            bit = 2;
+            h->fortran = strncmp(c, "True", 4) == 0;
+            c = h->fortran ? c + 4 : strncmp(c, "False", 5) == 0 ? c + 5 : NULL;
+        } else if (strcmp(key, "shape") == 0) {
+            bit = 4;
+            c = kd__npy_shape(c, h);
+        } else {
+            return 0;
+        }
+        if (!c || (h->seen & bit)) return 0;
+        h->seen |= bit;
+        c = kd__npy_blank(c);
+        if (*c == ',')
+            c = kd__npy_blank(c + 1);
+        else if (*c != '}')
+            return 0;
+    }
+    for (++c; *c == ' ' || *c == '\n'; ++c) {}
+    return *c == 0 && h->seen == 7;
+}
+
+KD__PRIVATE kd_result kd__npy_numbers(kd_ctx *kd, const char *path, const char *bytes, size_t size, size_t data,
+                                      const kd__npy_header *h, kd_array *out)
+{
+    static const char types[] = "f2f4f8i1i2i4i8u1u2b1";
+    static const char where[] = "kd_npy_read";
+    const char order = h->descr[0];
+    const char *type = NULL;
+    int64_t count = 1;
+    int i, item, kind;
+    for (i = 0; types[i]; i += 2) {
+        if (strncmp(h->descr + 1, types + i, 2) == 0 && h->descr[3] == 0) type = types + i;
+    }
+    if (!type || (order != '<' && order != '>' && order != '|' && order != '='))
+        return kd__fail(kd, KD_ERR_FORMAT,
+                        "%s: \"%.200s\" holds numbers of type \"%s\"; f2 f4 f8 i1 i2 i4 i8 u1 u2 b1 can be read",
+                        where, path, h->descr);
+    if (h->fortran && h->rank > 1)
+        return kd__fail(kd, KD_ERR_FORMAT,
+                        "%s: \"%.200s\" is in Fortran order; save np.ascontiguousarray(x) instead", where, path);
+    item = type[1] - '0';
+    kind = type[0] == 'f' ? KD__FLOAT : type[0] == 'i' ? KD__SIGNED : KD__UNSIGNED;
+    for (i = 0; i < h->rank; ++i) {
+        if (h->shape[i] && count > (int64_t)(INT64_MAX / 16) / h->shape[i])
+            count = INT64_MAX / 16;
+        else
+            count *= h->shape[i];
+    }
+    if ((uint64_t)count > (size - data) / (size_t)item || (size - data) != (size_t)count * (size_t)item)
+        return kd__fail(kd, KD_ERR_FORMAT,
+                        "%s: \"%.200s\" should hold %lld numbers of %d bytes, but %lld bytes follow its header",
+                        where, path, (long long)count, item, (long long)(size - data));
+    out->values = KD__NEW(kd, float, (size_t)count + 1);
+    if (!out->values) return KD_ERR_MEMORY;
+    out->rank = h->rank;
+    memcpy(out->shape, h->shape, sizeof out->shape);
+    out->count = count;
+    kd__convert((const unsigned char *)bytes + data, kind, item, order == '>', count, out->values);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out)
+{
+    static const char where[] = "kd_npy_read";
+    kd__npy_header header;
+    size_t size, header_size, data;
+    char *bytes, *text;
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    memset(out, 0, sizeof *out);
+    result = kd__read_file(kd, where, path, &bytes, &size);
+    if (result != KD_OK) return result;
+    if (size < 12 || memcmp(bytes, "\x93NUMPY", 6) != 0 || bytes[6] < 1 || bytes[6] > 3) {
+        result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" is no .npy file of version 1 to 3", where, path);
+    } else {
+        const int length_bytes = bytes[6] == 1 ? 2 : 4;
+        header_size = (size_t)kd__load_le((const unsigned char *)bytes + 8, length_bytes);
+        data = 8 + (size_t)length_bytes + header_size;
+        if (header_size > 10000 || data > size) {
+            result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" claims a header of %lld bytes", where, path,
+                              (long long)header_size);
+        } else {
+            text = KD__NEW(kd, char, header_size + 1);
+            if (text) memcpy(text, bytes + 8 + length_bytes, header_size);
+            if (!text)
+                result = KD_ERR_MEMORY;
+            else if (memchr(text, 0, header_size) || !kd__npy_parse(text, &header))
+                result = kd__fail(kd, KD_ERR_FORMAT, "%s: the header of \"%.300s\" is not understood", where, path);
+            else
+                result = kd__npy_numbers(kd, path, bytes, size, data, &header, out);
+            kd__free(kd, text);
+        }
+    }
+    kd__free(kd, bytes);
+    return result;
+}
+
+KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, int rank, const int64_t *shape)
+{
+    static const char where[] = "kd_npy_write";
+    unsigned char head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, 0, 0};
+    char text[320];
+    kd__writer w;
+    kd__save s;
+    size_t count = 1, padded;
+    int i;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (rank < 0 || rank > 8 || (rank > 0 && !shape))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: rank must be 0 to 8, got %d", where, rank);
+    w.text = text, w.size = sizeof text, w.length = 0;
+    kd__write(&w, "{'descr': '<f4', 'fortran_order': False, 'shape': (");
+    for (i = 0; i < rank; ++i) {
+        if (shape[i] < 0) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: dimension %d is negative", where, i);
+        count = kd__times(count, (size_t)shape[i]);
+        kd__write(&w, "%lld%s", (long long)shape[i], i < rank - 1 ? ", " : rank == 1 ? "," : "");
+    }
+    kd__write(&w, "), }");
+    if (count > SIZE_MAX / 8 || (count > 0 && !values))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: too many values, or NULL", where);
+    padded = (w.length + 11 + 63) / 64 * 64 - 10;
+    memset(text + w.length, ' ', padded - w.length);
+    text[padded - 1] = '\n';
+    kd__store_le(head + 8, padded, 2);
+    if (kd__save_open(&s, kd, where, path) != KD_OK) return s.result;
+    kd__save_bytes(&s, head, sizeof head);
+    kd__save_bytes(&s, text, padded);
+    kd__save_floats(&s, values, count);
+    return kd__save_close(&s);
+}
+
+/* ---- safetensors: reading -------------------------------------------------------------------------------- */
+
+typedef struct kd__st_entry {
+    char *name;
+    int kind, size; /* of a number, in bytes */
+    int rank;
+    int64_t shape[8], count;
+    uint64_t begin, end;
+} kd__st_entry;
+
+typedef struct kd__st_pair {
+    char *key, *value;
+} kd__st_pair;
+
+typedef struct kd__st_file {
+    kd_ctx *kd;
+    const char *where, *path;
+    char *bytes;
+    size_t size, data;
+    kd__st_entry *entries;
+    kd__st_pair *pairs;
+    int entry_count, entry_capacity, pair_count, pair_capacity;
+    char *c, *end; /* while the header is read */
+} kd__st_file;
+
+KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__st_fail(kd__st_file *f, const char *format, ...)
+{
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" is no valid safetensors file: %s", f->where, f->path,
+                    text);
+}
+
+KD__PRIVATE void kd__st_blank(kd__st_file *f)
+{
+    while (f->c < f->end && kd__is_space(*f->c)) ++f->c;
+}
+
+/* Takes one character of punctuation, with blanks around it. */
+KD__PRIVATE int kd__st_take(kd__st_file *f, char c)
+{
+    kd__st_blank(f);
+    if (f->c == f->end || *f->c != c) return 0;
+    ++f->c;
+    kd__st_blank(f);
+    return 1;
+}
+
+KD__PRIVATE int kd__hex4(const char *c, unsigned *value)
+{
+    int i;
+    *value = 0;
+    for (i = 0; i < 4; ++i) {
+        const char h = c[i];
+        const int digit = h >= '0' && h <= '9'   ? h - '0'
+                          : h >= 'a' && h <= 'f' ? h - 'a' + 10
+                          : h >= 'A' && h <= 'F' ? h - 'A' + 10
+                                                 : -1;
+        if (digit < 0) return 0;
+        *value = *value << 4 | (unsigned)digit;
+    }
+    return 1;
+}
+
+KD__PRIVATE char *kd__put_utf8(char *to, unsigned code)
+{
+    if (code < 0x80) {
+        *to++ = (char)code;
+    } else if (code < 0x800) {
+        *to++ = (char)(0xc0 | code >> 6);
+        *to++ = (char)(0x80 | (code & 63));
+    } else if (code < 0x10000) {
+        *to++ = (char)(0xe0 | code >> 12);
+        *to++ = (char)(0x80 | (code >> 6 & 63));
+        *to++ = (char)(0x80 | (code & 63));
+    } else {
+        *to++ = (char)(0xf0 | code >> 18);
+        *to++ = (char)(0x80 | (code >> 12 & 63));
+        *to++ = (char)(0x80 | (code >> 6 & 63));
+        *to++ = (char)(0x80 | (code & 63));
+    }
+    return to;
+}
+
+/* Length of the UTF-8 sequence at c (before end), 0 if it is none. */
+KD__PRIVATE int kd__utf8_length(const char *c, const char *end)
+{
+    const unsigned char first = (unsigned char)*c;
+    const int length = first < 0x80                    ? 1
+                       : first >= 0xc2 && first < 0xe0 ? 2
+                       : (first & 0xf0) == 0xe0        ? 3
+                       : first >= 0xf0 && first < 0xf5 ? 4
+                                                       : 0;
+    int i;
+    if (length == 0 || end - c < length) return 0;
+    for (i = 1; i < length; ++i) {
+        if (((unsigned char)c[i] & 0xc0) != 0x80) return 0;
+    }
+    if (length == 3 &&
+        ((first == 0xe0 && (unsigned char)c[1] < 0xa0) || (first == 0xed && (unsigned char)c[1] > 0x9f)))
+        return 0;
+    if (length == 4 &&
+        ((first == 0xf0 && (unsigned char)c[1] < 0x90) || (first == 0xf4 && (unsigned char)c[1] > 0x8f)))
+        return 0;
+    return length;
+}
+
+/* A string, decoded where it stands and ended with a 0 in place of its closing quote or earlier. */
+KD__PRIVATE char *kd__st_string(kd__st_file *f)
+{
+    char *start, *to;
+    kd__st_blank(f);
+    if (f->c == f->end || *f->c != '"') return NULL;
+    start = to = ++f->c;
+    while (f->c < f->end && *f->c != '"') {
+        const unsigned char first = (unsigned char)*f->c;
+        if (first < 0x20) return NULL;
+        if (first == '\\') {
+            static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
+            const char *which;
+            if (f->end - f->c < 2) return NULL;
+            which = f->c[1] ? strchr(from, f->c[1]) : NULL;
+            if (which) {
+                *to++ = into[which - from];
+                f->c += 2;
+            } else {
+                unsigned code, low;
+                if (f->c[1] != 'u' || f->end - f->c < 6 || !kd__hex4(f->c + 2, &code) || code == 0) return NULL;
+                f->c += 6;
+                if (code >= 0xd800 && code < 0xdc00) { /* a surrogate must be followed by the other half */
+                    if (f->end - f->c < 6 || f->c[0] != '\\' || f->c[1] != 'u' || !kd__hex4(f->c + 2, &low) ||
+                        low < 0xdc00 || low > 0xdfff)
+                        return NULL;
+                    code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
+                    f->c += 6;
+                } else if (code >= 0xdc00 && code < 0xe000) {
+                    return NULL;
+                }
+                to = kd__put_utf8(to, code);
+            }
+        } else {
+            int length = kd__utf8_length(f->c, f->end);
+            if (!length) return NULL;
+            while (length--) *to++ = *f->c++;
+        }
+    }
+    if (f->c == f->end) return NULL;
+    ++f->c;
+    *to = 0;
+    return start;
+}
+
+KD__PRIVATE int kd__st_integer(kd__st_file *f, uint64_t *value)
+{
+    const char *start;
+    kd__st_blank(f);
+    start = f->c;
+    *value = 0;
+    for (; f->c < f->end && kd__is_digit(*f->c); ++f->c) {
+        if (*value > (uint64_t)(INT64_MAX - 9) / 10) return 0;
+        *value = *value * 10 + (uint64_t)(*f->c - '0');
+    }
+    return f->c > start && !(*start == '0' && f->c - start > 1);
+}
+
+/* Numbers in brackets, at most `room`; the count, or -1. */
+KD__PRIVATE int kd__st_integers(kd__st_file *f, uint64_t *values, int room)
+{
+    int count = 0;
+    if (!kd__st_take(f, '[')) return -1;
+    if (kd__st_take(f, ']')) return 0;
+    do {
+        if (count == room || !kd__st_integer(f, &values[count++])) return -1;
+    } while (kd__st_take(f, ','));
+    return kd__st_take(f, ']') ? count : -1;
+}
+
+typedef struct kd__dtype {
+    const char *name;
+    int kind, size;
+} kd__dtype;
+
+KD__PRIVATE const kd__dtype *kd__dtype_find(const char *name)
+{
+    static const kd__dtype types[] = {{"F64", KD__FLOAT, 8},    {"I64", KD__SIGNED, 8},  {"U64", KD__UNSIGNED, 8},
+                                      {"F32", KD__FLOAT, 4},    {"I32", KD__SIGNED, 4},  {"U32", KD__UNSIGNED, 4},
+                                      {"F16", KD__FLOAT, 2},    {"BF16", KD__BFLOAT, 2}, {"I16", KD__SIGNED, 2},
+                                      {"U16", KD__UNSIGNED, 2}, {"I8", KD__SIGNED, 1},   {"U8", KD__UNSIGNED, 1},
+                                      {"BOOL", KD__UNSIGNED, 1}};
+    int i;
+    for (i = 0; i < KD__COUNT(types); ++i) {
+        if (strcmp(types[i].name, name) == 0) return &types[i];
+    }
+    return NULL;
+}
+
+/* {"dtype": ..., "shape": ..., "data_offsets": ...} */
+KD__PRIVATE kd_result kd__st_tensor(kd__st_file *f, char *name)
+{
+    kd__st_entry e;
+    int seen = 0, i;
+    void *list;
+    memset(&e, 0, sizeof e);
+    e.name = name;
+    e.count = 1;
+    if (!kd__st_take(f, '{')) return kd__st_fail(f, "tensor \"%.80s\" has no description", name);
+    do {
+        const char *key = kd__st_string(f);
+        uint64_t numbers[8];
+        if (!key || !kd__st_take(f, ':'))
+            return kd__st_fail(f, "the description of tensor \"%.80s\" is broken", name);
+        if (strcmp(key, "dtype") == 0 && !(seen & 1)) {
+            const char *type = kd__st_string(f);
+            const kd__dtype *dtype = type ? kd__dtype_find(type) : NULL;
+            if (!dtype)
+                return kd__st_fail(f, "tensor \"%.80s\" has the type \"%.20s\", which cannot be read", name,
+                                   type ? type : "?");
+            e.kind = dtype->kind;
+            e.size = dtype->size;
+            seen |= 1;
+        } else if (strcmp(key, "shape") == 0 && !(seen & 2)) {
+            e.rank = kd__st_integers(f, numbers, 8);
+            if (e.rank < 0)
+                return kd__st_fail(f, "the shape of tensor \"%.80s\" is broken or has more than 8 dimensions",
+                                   name);
+            for (i = 0; i < e.rank; ++i) {
+                e.shape[i] = (int64_t)numbers[i];
+                if (numbers[i] && e.count > INT64_MAX / 16 / (int64_t)numbers[i])
+                    return kd__st_fail(f, "tensor \"%.80s\" is too large", name);
+                e.count *= (int64_t)numbers[i];
+            }
+            seen |= 2;
+        } else if (strcmp(key, "data_offsets") == 0 && !(seen & 4)) {
+            if (kd__st_integers(f, numbers, 2) != 2)
+                return kd__st_fail(f, "the data_offsets of tensor \"%.80s\" are broken", name);
+            e.begin = numbers[0];
+            e.end = numbers[1];
+            seen |= 4;
+        } else {
+            return kd__st_fail(f, "the description of tensor \"%.80s\" has an unknown or repeated key \"%.40s\"",
+                               name, key);
+        }
+    } while (kd__st_take(f, ','));
+    if (!kd__st_take(f, '}') || seen != 7)
+        return kd__st_fail(f, "the description of tensor \"%.80s\" is incomplete", name);
+    if (e.begin > e.end || e.end > f->size - f->data || e.end - e.begin != (uint64_t)e.count * (uint64_t)e.size)
+        return kd__st_fail(
+            f, "tensor \"%.80s\" has %lld numbers of %d bytes, but its data_offsets are %llu and %llu of %llu",
+            name, (long long)e.count, e.size, (unsigned long long)e.begin, (unsigned long long)e.end,
+            (unsigned long long)(f->size - f->data));
+    list = kd__grow(f->kd, f->entries, f->entry_count, &f->entry_capacity, sizeof e);
+    if (!list) return KD_ERR_MEMORY;
+    f->entries = (kd__st_entry *)list;
+    f->entries[f->entry_count++] = e;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__st_metadata(kd__st_file *f)
+{
+    if (!kd__st_take(f, '{')) return kd__st_fail(f, "__metadata__ is no object");
+    if (kd__st_take(f, '}')) return KD_OK;
+    do {
+        kd__st_pair p;
+        void *list;
+        p.key = kd__st_string(f);
+        p.value = p.key && kd__st_take(f, ':') ? kd__st_string(f) : NULL;
+        if (!p.value) return kd__st_fail(f, "__metadata__ must map strings to strings");
+        list = kd__grow(f->kd, f->pairs, f->pair_count, &f->pair_capacity, sizeof p);
+        if (!list) return KD_ERR_MEMORY;
+        f->pairs = (kd__st_pair *)list;
+        f->pairs[f->pair_count++] = p;
+    } while (kd__st_take(f, ','));
+    return kd__st_take(f, '}') ? KD_OK : kd__st_fail(f, "__metadata__ is not closed");
+}
+
+KD__PRIVATE int kd__st_by_name(const void *a, const void *b)
+{
+    return strcmp(((const kd__st_entry *)a)->name, ((const kd__st_entry *)b)->name);
+}
+
+KD__PRIVATE int kd__st_by_offset(const void *a, const void *b)
+{
+    const kd__st_entry *x = (const kd__st_entry *)a, *y = (const kd__st_entry *)b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+KD__PRIVATE int kd__st_by_key(const void *a, const void *b)
+{
+    return strcmp(((const kd__st_pair *)a)->key, ((const kd__st_pair *)b)->key);
+}
+
+/* No name twice, and data that follow each other without gap or overlap from the first byte to the last. */
+KD__PRIVATE kd_result kd__st_layout(kd__st_file *f)
+{
+    uint64_t at = 0;
+    int i;
+    if (f->pair_count) qsort(f->pairs, (size_t)f->pair_count, sizeof *f->pairs, kd__st_by_key);
+    for (i = 1; i < f->pair_count; ++i) {
+        if (strcmp(f->pairs[i - 1].key, f->pairs[i].key) == 0)
+            return kd__st_fail(f, "the metadata key \"%.80s\" is there twice", f->pairs[i].key);
+    }
+    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
+    for (i = 0; i < f->entry_count; ++i) {
+        if (f->entries[i].begin != at)
+            return kd__st_fail(f, "the data of tensor \"%.80s\" begin at %llu, expected %llu", f->entries[i].name,
+                               (unsigned long long)f->entries[i].begin, (unsigned long long)at);
+        at = f->entries[i].end;
+    }
+    if (at != f->size - f->data)
+        return kd__st_fail(f, "%llu bytes of data belong to no tensor",
+                           (unsigned long long)(f->size - f->data - at));
+    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    for (i = 1; i < f->entry_count; ++i) {
+        if (strcmp(f->entries[i - 1].name, f->entries[i].name) == 0)
+            return kd__st_fail(f, "tensor \"%.80s\" is there twice", f->entries[i].name);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__st_header(kd__st_file *f)
+{
+    uint64_t length;
+    int has_metadata = 0;
+    if (f->size < 8) return kd__st_fail(f, "it has only %llu bytes", (unsigned long long)f->size);
+    length = kd__load_le((const unsigned char *)f->bytes, 8);
+    if (length > 100000000u || length > f->size - 8)
+        return kd__st_fail(f, "it claims a header of %llu bytes in a file of %llu", (unsigned long long)length,
+                           (unsigned long long)f->size);
+    f->data = 8 + (size_t)length;
+    f->c = f->bytes + 8;
+    f->end = f->bytes + f->data;
+    if (length < 2 || *f->c != '{') return kd__st_fail(f, "its header does not begin with a brace");
+    ++f->c;
+    if (!kd__st_take(f, '}')) {
+        do {
+            char *name = kd__st_string(f);
+            kd_result result;
+            if (!name || !kd__st_take(f, ':'))
+                return kd__st_fail(f, "its header is broken at byte %llu", (unsigned long long)(f->c - f->bytes));
+            if (strcmp(name, "__metadata__") == 0) {
+                if (has_metadata++) return kd__st_fail(f, "__metadata__ is there twice");
+                result = kd__st_metadata(f);
+            } else {
+                result = kd__st_tensor(f, name);
+            }
+            if (result != KD_OK) return result;
+        } while (kd__st_take(f, ','));
+        if (!kd__st_take(f, '}'))
+            return kd__st_fail(f, "its header is broken at byte %llu", (unsigned long long)(f->c - f->bytes));
+    }
+    for (; f->c < f->end; ++f->c) {
+        if (*f->c != ' ') return kd__st_fail(f, "something follows its header");
+    }
+    return kd__st_layout(f);
+}
+
+KD__PRIVATE void kd__st_close(kd__st_file *f)
+{
+    kd__free(f->kd, f->entries);
+    kd__free(f->kd, f->pairs);
+    kd__free(f->kd, f->bytes);
+}
+
+KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path)
+{
+    kd_result result;
+    memset(f, 0, sizeof *f);
+    f->kd = kd;
+    f->where = where;
+    f->path = path;
+    result = kd__read_file(kd, where, path, &f->bytes, &f->size);
+    if (result == KD_OK) result = kd__st_header(f);
+    if (result != KD_OK) kd__st_close(f);
+    return result;
+}
+
+KD__PRIVATE const char *kd__st_value(const kd__st_file *f, const char *key)
+{
+    int i;
+    for (i = 0; i < f->pair_count; ++i) {
+        if (strcmp(f->pairs[i].key, key) == 0) return f->pairs[i].value;
+    }
+    return NULL;
+}
+
+KD__PRIVATE const kd__st_entry *kd__st_find(const kd__st_file *f, const char *name)
+{
+    int low = 0, high = f->entry_count;
+    while (low < high) {
+        const int middle = low + (high - low) / 2, order = strcmp(f->entries[middle].name, name);
+        if (order == 0) return &f->entries[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+KD__PRIVATE void kd__st_floats(const kd__st_file *f, const kd__st_entry *e, float *to)
+{
+    kd__convert((const unsigned char *)f->bytes + f->data + e->begin, e->kind, e->size, 0, e->count, to);
+}
+
+/* ---- safetensors: writing -------------------------------------------------------------------------------- */
+
+/* A growing header. */
+typedef struct kd__st_writer {
+    kd_ctx *kd;
+    char *text;
+    size_t length, capacity;
+    int failed;
+    uint64_t offset;
+} kd__st_writer;
+
+KD__PRIVATE void kd__st_put(kd__st_writer *w, const char *bytes, size_t length)
+{
+    if (w->failed) return;
+    if (w->length + length > w->capacity) {
+        const size_t capacity = (w->length + length) * 2 + 256;
+        char *bigger = KD__NEW(w->kd, char, capacity);
+        if (!bigger) {
+            w->failed = 1;
+            return;
+        }
+        if (w->text) memcpy(bigger, w->text, w->length);
+        kd__free(w->kd, w->text);
+        w->text = bigger;
+        w->capacity = capacity;
+    }
+    memcpy(w->text + w->length, bytes, length);
+    w->length += length;
+}
+
+KD__PRIVATE void kd__st_text(kd__st_writer *w, const char *text) { kd__st_put(w, text, strlen(text)); }
+
+/* In quotes; bytes that are no UTF-8 become question marks. */
+KD__PRIVATE void kd__st_quoted(kd__st_writer *w, const char *text)
+{
+    const char *c = text, *end = text + strlen(text);
+    kd__st_text(w, "\"");
+    while (c < end) {
+        const int length = kd__utf8_length(c, end);
+        if (length == 0) {
+            kd__st_text(w, "?");
+            ++c;
+        } else if (length == 1 && ((unsigned char)*c < 0x20 || *c == '"' || *c == '\\')) {
+            char escape[8];
+            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)(unsigned char)*c);
+            kd__st_text(w, escape);
+            ++c;
+        } else {
+            kd__st_put(w, c, (size_t)length);
+            c += length;
+        }
+    }
+    kd__st_text(w, "\"");
+}
+
+KD__PRIVATE void kd__st_pair_put(kd__st_writer *w, int *first, const char *key, const char *value)
+{
+    if (!*first) kd__st_text(w, ",");
+    *first = 0;
+    kd__st_quoted(w, key);
+    kd__st_text(w, ":");
+    kd__st_quoted(w, value);
+}
+
+KD__PRIVATE void kd__st_tensor_put(kd__st_writer *w, const char *name, const char *dtype, int rank,
+                                   const int64_t *shape, uint64_t bytes)
+{
+    char text[96];
+    int i;
+    kd__st_text(w, ",");
+    kd__st_quoted(w, name);
+    snprintf(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", dtype);
+    kd__st_text(w, text);
+    for (i = 0; i < rank; ++i) {
+        snprintf(text, sizeof text, "%s%lld", i ? "," : "", (long long)shape[i]);
+        kd__st_text(w, text);
+    }
+    snprintf(text, sizeof text, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)w->offset,
+             (unsigned long long)(w->offset + bytes));
+    kd__st_text(w, text);
+    w->offset += bytes;
+}
+
+/* Length and header, padded with blanks so that the data begin at a multiple of 8. */
+KD__PRIVATE void kd__st_save_header(kd__save *s, kd__st_writer *w)
+{
+    unsigned char length[8];
+    while (!w->failed && w->length % 8) kd__st_put(w, " ", 1);
+    if (w->failed) {
+        s->result = KD_ERR_MEMORY;
+        return;
+    }
+    kd__store_le(length, w->length, 8);
+    kd__save_bytes(s, length, sizeof length);
+    kd__save_bytes(s, w->text, w->length);
+}
+
+/* ---- models ---------------------------------------------------------------------------------------------- */
+
+/* Everything in the file that matters, so that a flipped bit is found. */
+KD__PRIVATE uint64_t kd__model_checksum(const kd_model *m)
+{
+    uint64_t hash = kd_model_hash(m);
+    int i;
+    if (m->state_count)
+        hash ^= kd__mix((uint64_t)m->batches_seen); /* saved only where there are running statistics */
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
+        const char *c;
+        hash = kd__mix(hash ^ (uint64_t)i);
+        for (c = m->classes[i]; *c; ++c) hash = kd__mix(hash ^ (unsigned char)*c);
+    }
+    for (i = 0; i < m->preprocessing_channels; ++i)
+        hash = kd__mix(hash ^ ((uint64_t)kd__float_bits(m->mean[i]) << 32 | kd__float_bits(m->std[i])));
+    return hash;
+}
+
+/* Numbers as text, separated by blanks; 9 digits bring a float back exactly. */
+KD__PRIVATE void kd__floats_text(const float *x, int count, char *text, size_t size)
+{
+    kd__writer w;
+    int i;
+    w.text = text, w.size = size, w.length = 0;
+    for (i = 0; i < count; ++i) kd__write(&w, "%s%s", i ? " " : "", kd__number((double)x[i], 9).chars);
+}
+
+KD__PRIVATE int kd__text_floats(const char *text, float *x, int room)
+{
+    int count = 0;
+    while (*text) {
+        const char *end;
+        const double value = kd__parse_number(text, &end);
+        if (end == text || count == room) return -1;
+        x[count++] = (float)value;
+        text = *end == ' ' ? end + 1 : end;
+        if (*end && *end != ' ') return -1;
+    }
+    return count;
+}
+
+KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
+{
+    char text[KD_MAX_CHANNELS * 20];
+    int first = 1, i;
+    kd__st_text(w, "{\"__metadata__\":{");
+    kd__st_pair_put(w, &first, "format", "pt");
+    kd__st_pair_put(w, &first, "kd.version", "1");
+    kd__st_pair_put(w, &first, "kd.spec", m->spec);
+    if (m->preprocessing_channels) {
+        kd__floats_text(m->mean, m->preprocessing_channels, text, sizeof text);
+        kd__st_pair_put(w, &first, "kd.mean", text);
+        kd__floats_text(m->std, m->preprocessing_channels, text, sizeof text);
+        kd__st_pair_put(w, &first, "kd.std", text);
+    }
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
+        char key[32];
+        snprintf(key, sizeof key, "kd.class.%d", i);
+        kd__st_pair_put(w, &first, key, m->classes[i]);
+    }
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)kd__model_checksum(m));
+    kd__st_pair_put(w, &first, "kd.checksum", text);
+    kd__st_text(w, "}");
+}
+
+/* PyTorch keeps a step count beside the running statistics. The name of a node's, or NULL. */
+KD__PRIVATE int kd__tracked_name(const kd__node *n, char *name, size_t size)
+{
+    if (n->param[2] < 0) return 0;
+    snprintf(name, size, "%s.num_batches_tracked", n->name);
+    return 1;
+}
+
+typedef struct kd__sorted {
+    const char *name;
+    int index;
+} kd__sorted;
+
+KD__PRIVATE int kd__sorted_by_name(const void *a, const void *b)
+{
+    return strcmp(((const kd__sorted *)a)->name, ((const kd__sorted *)b)->name);
+}
+
+KD__PRIVATE kd_result kd__model_write(const kd_model *m, const char *path, kd__st_writer *w, kd__sorted *order,
+                                      float *plain)
+{
+    static const char where[] = "kd_model_save";
+    kd__save s;
+    char name[KD__MAX_NAME + 64];
+    int i, counted = 0;
+    for (i = 0; i < m->param_count; ++i) order[i].name = m->params[i].name, order[i].index = i;
+    qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
+    kd__model_metadata(m, w);
+    for (i = 0; i < m->node_count; ++i) { /* 8-byte numbers first, as the format's own writer orders them */
+        if (!kd__tracked_name(&m->nodes[i], name, sizeof name)) continue;
+        kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
+        ++counted;
+    }
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[order[i].index];
+        kd__st_tensor_put(w, p->name, "F32", p->rank, p->shape, (uint64_t)kd__param_count(p) * 4);
+    }
+    kd__st_text(w, "}");
+    if (w->failed) return KD_ERR_MEMORY;
+    if (kd__save_open(&s, m->kd, where, path) != KD_OK) return s.result;
+    kd__st_save_header(&s, w);
+    for (i = 0; i < counted; ++i) {
+        unsigned char bytes[8];
+        kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
+        kd__save_bytes(&s, bytes, sizeof bytes);
+    }
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[order[i].index];
+        kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 1);
+        kd__save_floats(&s, plain, (size_t)kd__param_count(p));
+    }
+    return kd__save_close(&s);
+}
+
+KDDEF kd_result kd_model_save(const kd_model *m, const char *path)
+{
+    kd__st_writer w;
+    kd__sorted *order;
+    float *plain;
+    int64_t largest = 1;
+    kd_result result = KD_ERR_MEMORY;
+    int i;
+    if (!m) return KD_ERR_ARGUMENT;
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[i];
+        largest = KD__MAX(largest, kd__param_count(p));
+        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(m, p)))
+            return kd__fail(m->kd, KD_ERR_NOT_FINITE,
+                            "kd_model_save: tensor \"%.80s\" holds a NaN or an infinity; nothing was written",
+                            p->name);
+    }
+    memset(&w, 0, sizeof w);
+    w.kd = m->kd;
+    order = KD__NEW(m->kd, kd__sorted, m->param_count + 1);
+    plain = KD__NEW(m->kd, float, largest);
+    if (order && plain) result = kd__model_write(m, path, &w, order, plain);
+    kd__free(m->kd, w.text);
+    kd__free(m->kd, order);
+    kd__free(m->kd, plain);
+    return result;
+}
+
+/* Checks that file and model agree tensor by tensor, and reads into `fresh`, in the stored layout of the model. */
+KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+{
+    char tracked[KD__MAX_NAME + 64];
+    int i, used = 0;
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[i];
+        const kd__st_entry *e = kd__st_find(f, p->name);
+        float *plain;
+        kd_result result = KD_OK;
+        int j, same;
+        if (!e)
+            return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path,
+                            p->name);
+        same = e->rank == p->rank;
+        for (j = 0; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
+        if (!same)
+            return kd__fail(
+                f->kd, KD_ERR_SHAPE,
+                "%s: tensor \"%.80s\" of \"%.200s\" has another shape (%lld numbers) than the model's (%lld)",
+                f->where, p->name, f->path, (long long)e->count, (long long)kd__param_count(p));
+        plain = KD__NEW(f->kd, float, e->count + 1);
+        if (!plain) return KD_ERR_MEMORY;
+        kd__st_floats(f, e, plain);
+        if (!f->kd->k->all_finite((ptrdiff_t)e->count, plain))
+            result =
+                kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
+                         f->where, p->name, f->path);
+        else
+            kd__param_copy(f->kd->k, p, kd__param_stored(m, p), plain, 0);
+        kd__free(f->kd, plain);
+        if (result != KD_OK) return result;
+        ++used;
+    }
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__st_entry *e =
+            kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
+        if (!e) continue;
+        if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8)
+            return kd__st_fail(f, "tensor \"%.80s\" must be one I64", tracked);
+        m->batches_seen = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
+        ++used;
+    }
+    if (used == f->entry_count) return KD_OK;
+    for (i = 0; i < f->entry_count; ++i) { /* say which one is too many */
+        int j, known = kd__param_find(m, f->entries[i].name) >= 0;
+        for (j = 0; j < m->node_count && !known; ++j)
+            known =
+                kd__tracked_name(&m->nodes[j], tracked, sizeof tracked) && strcmp(tracked, f->entries[i].name) == 0;
+        if (!known)
+            return kd__fail(f->kd, KD_ERR_FORMAT,
+                            "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have", f->where, f->path,
+                            f->entries[i].name);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
+{
+    const int outputs = kd_model_outputs(m);
+    const char **names;
+    kd_result result = KD_OK;
+    int i;
+    if (!kd__st_value(f, "kd.class.0")) return KD_OK;
+    names = KD__NEW(f->kd, const char *, outputs);
+    if (!names) return KD_ERR_MEMORY;
+    for (i = 0; i < outputs && result == KD_OK; ++i) {
+        char key[32];
+        snprintf(key, sizeof key, "kd.class.%d", i);
+        names[i] = kd__st_value(f, key);
+        if (!names[i]) result = kd__st_fail(f, "the name of class %d is missing", i);
+    }
+    if (result == KD_OK) result = kd_model_set_classes(m, names, outputs);
+    kd__free(f->kd, (void *)names);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
+{
+    const char *mean = kd__st_value(f, "kd.mean"), *std = kd__st_value(f, "kd.std"),
+               *checksum = kd__st_value(f, "kd.checksum");
+    kd_result result = kd__model_read_classes(f, m);
+    char wanted[24];
+    if (result != KD_OK) return result;
+    if (mean && std) {
+        const int channels = kd__text_floats(mean, m->mean, KD_MAX_CHANNELS);
+        if (channels < 1 || kd__text_floats(std, m->std, KD_MAX_CHANNELS) != channels || kd_model_outputs(m) < 1 ||
+            kd__shape_count(&m->values[m->input].shape) % channels)
+            return kd__st_fail(f, "kd.mean or kd.std is broken");
+        result = kd__check_preprocessing(f->kd, f->where, channels, m->mean, m->std);
+        if (result != KD_OK) return result;
+        m->preprocessing_channels = channels;
+    }
+    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
+    if (checksum && strcmp(checksum, wanted) != 0)
+        return kd__st_fail(f, "its contents do not match its checksum; if it was edited on purpose, remove "
+                              "kd.checksum from the metadata");
+    return KD_OK;
+}
+
+KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
+{
+    static const char where[] = "kd_model_load";
+    kd__st_file f;
+    kd_model *m = NULL;
+    const char *spec, *version;
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    *out = NULL;
+    result = kd__st_open(&f, kd, where, path);
+    if (result != KD_OK) return result;
+    spec = kd__st_value(&f, "kd.spec");
+    version = kd__st_value(&f, "kd.version");
+    if (!spec)
+        result = kd__fail(
+            kd, KD_ERR_FORMAT,
+            "%s: \"%.200s\" holds weights but no model line; build the model and use kd_model_load_weights", where,
+            path);
+    else if (!version || strcmp(version, "1") != 0)
+        result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
+                          where, path, version ? version : "none");
+    else
+        result = kd_model_create(kd, spec, 0, &m);
+    if (result == KD_OK) result = kd__model_read_tensors(&f, m);
+    if (result == KD_OK) result = kd__model_read_metadata(&f, m);
+    if (result == KD_OK)
+        *out = m;
+    else
+        kd_model_destroy(m);
+    kd__st_close(&f);
+    return result;
+}
+
+KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
+{
+    kd__st_file f;
+    kd_model *copy;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    result = kd__st_open(&f, m->kd, "kd_model_load_weights", path);
+    if (result != KD_OK) return result;
+    result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
+    if (result == KD_OK) {
+        result = kd__model_read_tensors(&f, copy);
+        if (result == KD_OK) {
+            memcpy(m->weights, copy->weights, m->weight_count * sizeof(float));
+            memcpy(m->state, copy->state, m->state_count * sizeof(float));
+            m->batches_seen = copy->batches_seen;
+        }
+        kd_model_destroy(copy);
+    }
+    kd__st_close(&f);
+    return result;
+}
+
+/* ---- teacher caches -------------------------------------------------------------------------------------- */
+
+/* The settings of a cache as text, whole numbers and floats by their bits. */
+KD__PRIVATE void kd__cache_settings(const kd_cache *c, char *text, size_t size)
+{
+    const kd_augment *a = &c->augment;
+    snprintf(text, size, "%016llx %016llx %016llx %x %x %x %08x %08x %08x %08x %08x",
+             (unsigned long long)c->data_hash, (unsigned long long)c->teacher_hash, (unsigned long long)c->seed,
+             (unsigned)a->shift, (unsigned)a->flip, (unsigned)a->cutout, (unsigned)kd__float_bits(a->rotate),
+             (unsigned)kd__float_bits(a->brightness), (unsigned)kd__float_bits(a->contrast),
+             (unsigned)kd__float_bits(a->saturation), (unsigned)kd__float_bits(a->mixup));
+}
+
+KD__PRIVATE int kd__cache_parse(const char *text, kd_cache *c)
+{
+    uint64_t words[11];
+    int i;
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        int digits = 0;
+        words[i] = 0;
+        for (; *text && *text != ' ' && digits < 17; ++text, ++digits) {
+            const int digit = kd__is_digit(*text)            ? *text - '0'
+                              : *text >= 'a' && *text <= 'f' ? *text - 'a' + 10
+                                                             : -1;
+            if (digit < 0) return 0;
+            words[i] = words[i] << 4 | (uint64_t)digit;
+        }
+        if (digits == 0 || digits > 16 || (*text != ' ' && i < KD__COUNT(words) - 1)) return 0;
+        if (*text) ++text;
+    }
+    c->data_hash = words[0], c->teacher_hash = words[1], c->seed = words[2];
+    c->augment.shift = (int)(words[3] & INT_MAX), c->augment.flip = (int)(words[4] & 1),
+    c->augment.cutout = (int)(words[5] & INT_MAX);
+    c->augment.rotate = kd__bits_float((uint32_t)words[6]),
+    c->augment.brightness = kd__bits_float((uint32_t)words[7]);
+    c->augment.contrast = kd__bits_float((uint32_t)words[8]),
+    c->augment.saturation = kd__bits_float((uint32_t)words[9]);
+    c->augment.mixup = kd__bits_float((uint32_t)words[10]);
+    return *text == 0;
+}
+
+KDDEF kd_result kd_cache_save(const kd_cache *c, const char *path)
+{
+    kd__st_writer w;
+    kd__save s;
+    char settings[256];
+    int64_t shape[3];
+    size_t count;
+    int first = 1;
+    if (!c) return KD_ERR_ARGUMENT;
+    shape[0] = c->views, shape[1] = c->count, shape[2] = c->classes;
+    count = (size_t)c->views * (size_t)c->count * (size_t)c->classes;
+    memset(&w, 0, sizeof w);
+    w.kd = c->kd;
+    kd__cache_settings(c, settings, sizeof settings);
+    kd__st_text(&w, "{\"__metadata__\":{");
+    kd__st_pair_put(&w, &first, "kd.cache", settings);
+    kd__st_text(&w, "}");
+    kd__st_tensor_put(&w, "logits", "F32", 3, shape, (uint64_t)count * 4);
+    kd__st_text(&w, "}");
+    if (kd__save_open(&s, c->kd, "kd_cache_save", path) == KD_OK) {
+        kd__st_save_header(&s, &w);
+        kd__save_floats(&s, c->logits, count);
+        (void)kd__save_close(&s);
+    }
+    kd__free(c->kd, w.text);
+    return s.result;
+}
+
+KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
+{
+    static const char where[] = "kd_cache_load";
+    const kd__st_entry *e;
+    const char *settings;
+    kd__st_file f;
+    kd_cache *c = NULL;
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    *out = NULL;
+    result = kd__st_open(&f, kd, where, path);
+    if (result != KD_OK) return result;
+    e = kd__st_find(&f, "logits");
+    settings = kd__st_value(&f, "kd.cache");
+    if (!e || !settings || e->rank != 3 || e->kind != KD__FLOAT || e->shape[0] < 1 || e->shape[1] < 1 ||
+        e->shape[2] < 1 || e->shape[0] > 65536 || e->shape[1] > INT_MAX || e->shape[2] > 1 << 24) {
+        result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" holds no teacher outputs saved by kd_cache_save",
+                          where, path);
+    } else {
+        c = kd__cache_new(kd, (int)e->shape[0], (int)e->shape[1], (int)e->shape[2]);
+        if (!c) result = KD_ERR_MEMORY;
+    }
+    if (result == KD_OK) {
+        kd__st_floats(&f, e, c->logits);
+        if (!kd__cache_parse(settings, c)) result = kd__st_fail(&f, "the settings of the cache are broken");
+        if (result == KD_OK)
+            result = kd__check_finite(kd, where, "logits", c->logits, e->shape[0] * e->shape[1], e->shape[2]);
+    }
+    if (result == KD_OK)
+        *out = c;
+    else
+        kd_cache_destroy(c);
+    kd__st_close(&f);
+    return result;
+}
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif /* KD_IMPLEMENTATION */
+
+#else               /* KD__TEMPLATE: from here on, compiled once per instruction set */
+
+/* ============================================================================================================
+   >>vector    a few vector operations per instruction set
+   uses: config
+   kd__v a vector of KD__W floats, kd__vi of 32-bit integers, kd__vm a mask from a comparison.
+   max(a, b) and min(a, b) give b where either is a NaN, on every instruction set. Functions ending in _n take a
+   count of 1 to KD__W lanes; lanes beyond it load as 0. to_int
+   rounds to the nearest integer, ties to even.
+   ============================================================================================================ */
+#if KD__ISA_ID == 3 /* AVX-512 F, VL, BW, DQ */
+#define KD__W 16
+#define KD__PANEL_VECTORS 2
+#define KD__TILE_ROWS 14
+#define KD__TILE_ROWS_1 14
+#define kd__v __m512
+#define kd__vi __m512i
+#define kd__vm __mmask16
+#define kd__v_mask_n(n) ((__mmask16)((1u << (n)) - 1u))
+#define kd__v_load(p) _mm512_loadu_ps(p)
+#define kd__v_load_n(p, n) _mm512_maskz_loadu_ps(kd__v_mask_n(n), p)
+#define kd__v_store(p, x) _mm512_storeu_ps(p, x)
+#define kd__v_store_n(p, x, n) _mm512_mask_storeu_ps(p, kd__v_mask_n(n), x)
+#define kd__v_set(s) _mm512_set1_ps(s)
+#define kd__v_add(a, b) _mm512_add_ps(a, b)
+#define kd__v_sub(a, b) _mm512_sub_ps(a, b)
+#define kd__v_mul(a, b) _mm512_mul_ps(a, b)
+#define kd__v_div(a, b) _mm512_div_ps(a, b)
+#define kd__v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define kd__v_max(a, b) _mm512_max_ps(a, b)
+#define kd__v_min(a, b) _mm512_min_ps(a, b)
+#define kd__v_sqrt(a) _mm512_sqrt_ps(a)
+#define kd__v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define kd__v_eq(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define kd__v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
+#define kd__v_bits(a) _mm512_castps_si512(a)
+#define kd__vi_float(a) _mm512_castsi512_ps(a)
+#define kd__v_to_int(a) _mm512_cvtps_epi32(a)
+#define kd__vi_to_float(a) _mm512_cvtepi32_ps(a)
+#define kd__vi_set(s) _mm512_set1_epi32(s)
+#define kd__vi_add(a, b) _mm512_add_epi32(a, b)
+#define kd__vi_sub(a, b) _mm512_sub_epi32(a, b)
+#define kd__vi_mul(a, b) _mm512_mullo_epi32(a, b)
+#define kd__vi_and(a, b) _mm512_and_si512(a, b)
+#define kd__vi_or(a, b) _mm512_or_si512(a, b)
+#define kd__vi_xor(a, b) _mm512_xor_si512(a, b)
+#define kd__vi_shl(a, n) _mm512_slli_epi32(a, n)
+#define kd__vi_shr(a, n) _mm512_srli_epi32(a, n)
+#define kd__vi_sar(a, n) _mm512_srai_epi32(a, n)
+#define kd__vi_iota() _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#define kd__v_load_bytes(p)                                                                                        \
+    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+
+#elif KD__ISA_ID == 2 /* AVX2 and FMA */
+#define KD__W 8
+#define KD__PANEL_VECTORS 2
+#define KD__TILE_ROWS 6
+#define KD__TILE_ROWS_1 12
+#define kd__v __m256
+#define kd__vi __m256i
+#define kd__vm __m256
+static const int32_t KD__FN(lane_masks)[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+#define kd__v_mask_n(n) _mm256_loadu_si256((const __m256i *)(const void *)(KD__FN(lane_masks) + 8 - (n)))
+#define kd__v_load(p) _mm256_loadu_ps(p)
+#define kd__v_load_n(p, n) _mm256_maskload_ps(p, kd__v_mask_n(n))
+#define kd__v_store(p, x) _mm256_storeu_ps(p, x)
+#define kd__v_store_n(p, x, n) _mm256_maskstore_ps(p, kd__v_mask_n(n), x)
+#define kd__v_set(s) _mm256_set1_ps(s)
+#define kd__v_add(a, b) _mm256_add_ps(a, b)
+#define kd__v_sub(a, b) _mm256_sub_ps(a, b)
+#define kd__v_mul(a, b) _mm256_mul_ps(a, b)
+#define kd__v_div(a, b) _mm256_div_ps(a, b)
+#define kd__v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define kd__v_max(a, b) _mm256_max_ps(a, b)
+#define kd__v_min(a, b) _mm256_min_ps(a, b)
+#define kd__v_sqrt(a) _mm256_sqrt_ps(a)
+#define kd__v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
+#define kd__v_eq(a, b) _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
+#define kd__v_select(m, a, b) _mm256_blendv_ps(b, a, m)
+#define kd__v_bits(a) _mm256_castps_si256(a)
+#define kd__vi_float(a) _mm256_castsi256_ps(a)
+#define kd__v_to_int(a) _mm256_cvtps_epi32(a)
+#define kd__vi_to_float(a) _mm256_cvtepi32_ps(a)
+#define kd__vi_set(s) _mm256_set1_epi32(s)
+#define kd__vi_add(a, b) _mm256_add_epi32(a, b)
+#define kd__vi_sub(a, b) _mm256_sub_epi32(a, b)
+#define kd__vi_mul(a, b) _mm256_mullo_epi32(a, b)
+#define kd__vi_and(a, b) _mm256_and_si256(a, b)
+#define kd__vi_or(a, b) _mm256_or_si256(a, b)
+#define kd__vi_xor(a, b) _mm256_xor_si256(a, b)
+#define kd__vi_shl(a, n) _mm256_slli_epi32(a, n)
+#define kd__vi_shr(a, n) _mm256_srli_epi32(a, n)
+#define kd__vi_sar(a, n) _mm256_srai_epi32(a, n)
+#define kd__vi_iota() _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
+#define kd__v_load_bytes(p)                                                                                        \
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+
+#elif KD__ISA_ID == 4 /* NEON, 64-bit Arm */
+#define KD__W 4
+#define KD__PANEL_VECTORS 3
+#define KD__TILE_ROWS 8
+#define KD__TILE_ROWS_1 8
+#define kd__v float32x4_t
+#define kd__vi int32x4_t
+#define kd__vm uint32x4_t
+KD__INLINE float32x4_t KD__FN(load_n)(const float *p, int n)
+{
+    float lanes[4] = {0, 0, 0, 0};
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vld1q_f32(lanes);
+}
+KD__INLINE void KD__FN(store_n)(float *p, float32x4_t x, int n)
+{
+    float lanes[4];
+    vst1q_f32(lanes, x);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+KD__INLINE float32x4_t KD__FN(load_bytes)(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, 4);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8((uint64_t)four)))));
+}
+KD__INLINE int32x4_t KD__FN(iota)(void)
+{
+    const int32_t lanes[4] = {0, 1, 2, 3};
+    return vld1q_s32(lanes);
+}
+#define kd__v_load(p) vld1q_f32(p)
+#define kd__v_load_n(p, n) KD__FN(load_n)(p, n)
+#define kd__v_store(p, x) vst1q_f32(p, x)
+#define kd__v_store_n(p, x, n) KD__FN(store_n)(p, x, n)
+#define kd__v_set(s) vdupq_n_f32(s)
+#define kd__v_add(a, b) vaddq_f32(a, b)
+#define kd__v_sub(a, b) vsubq_f32(a, b)
+#define kd__v_mul(a, b) vmulq_f32(a, b)
+#define kd__v_div(a, b) vdivq_f32(a, b)
+#define kd__v_fma(a, b, c) vfmaq_f32(c, a, b)
+#define kd__v_max(a, b) vbslq_f32(vcgtq_f32(a, b), a, b)
+#define kd__v_min(a, b) vbslq_f32(vcltq_f32(a, b), a, b)
+#define kd__v_sqrt(a) vsqrtq_f32(a)
+#define kd__v_lt(a, b) vcltq_f32(a, b)
+#define kd__v_eq(a, b) vceqq_f32(a, b)
+#define kd__v_select(m, a, b) vbslq_f32(m, a, b)
+#define kd__v_bits(a) vreinterpretq_s32_f32(a)
+#define kd__vi_float(a) vreinterpretq_f32_s32(a)
+#define kd__v_to_int(a) vcvtnq_s32_f32(a)
+#define kd__vi_to_float(a) vcvtq_f32_s32(a)
+#define kd__vi_set(s) vdupq_n_s32(s)
+#define kd__vi_add(a, b) vaddq_s32(a, b)
+#define kd__vi_sub(a, b) vsubq_s32(a, b)
+#define kd__vi_mul(a, b) vmulq_s32(a, b)
+#define kd__vi_and(a, b) vandq_s32(a, b)
+#define kd__vi_or(a, b) vorrq_s32(a, b)
+#define kd__vi_xor(a, b) veorq_s32(a, b)
+#define kd__vi_shl(a, n) vshlq_n_s32(a, n)
+#define kd__vi_shr(a, n) vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n))
+#define kd__vi_sar(a, n) vshrq_n_s32(a, n)
+#define kd__vi_iota() KD__FN(iota)()
+#define kd__v_load_bytes(p) KD__FN(load_bytes)(p)
+
+#else /* portable C: the reference, and what runs on any other machine */
+#define KD__W 1
+#define KD__PANEL_VECTORS 4
+#define KD__TILE_ROWS 4
+#define KD__TILE_ROWS_1 4
+#define kd__v float
+#define kd__vi int32_t
+#define kd__vm int
+KD__INLINE int32_t KD__FN(bits)(float x)
+{
+    int32_t i;
+    memcpy(&i, &x, sizeof i);
+    return i;
+}
+KD__INLINE float KD__FN(float_of)(int32_t i)
+{
+    float x;
+    memcpy(&x, &i, sizeof x);
+    return x;
+}
+/* Adding and taking away 1.5 * 2^23 leaves no room for a fraction; larger numbers have none. */
+KD__INLINE float KD__FN(round_even)(float x)
+{
+    const volatile float big = 12582912.0f;
+    float sum = x + big;
+    if (!(x > -4194304.0f && x < 4194304.0f)) return x;
+    return sum - big;
+}
+KD__INLINE int32_t KD__FN(to_int)(float x)
+{
+    const float r = KD__FN(round_even)(x);
+    return r > -2147483648.0f && r < 2147483648.0f ? (int32_t)r : INT32_MIN;
+}
+#define kd__v_load(p) (*(p))
+#define kd__v_load_n(p, n) ((void)(n), *(p))
+#define kd__v_store(p, x) ((void)(*(p) = (x)))
+#define kd__v_store_n(p, x, n) ((void)(n), (void)(*(p) = (x)))
+#define kd__v_set(s) ((float)(s))
+#define kd__v_add(a, b) ((a) + (b))
+#define kd__v_sub(a, b) ((a) - (b))
+#define kd__v_mul(a, b) ((a) * (b))
+#define kd__v_div(a, b) ((a) / (b))
+#define kd__v_fma(a, b, c) ((a) * (b) + (c))
+#define kd__v_max(a, b) ((a) > (b) ? (a) : (b))
+#define kd__v_min(a, b) ((a) < (b) ? (a) : (b))
+#define kd__v_sqrt(a) sqrtf(a)
+#define kd__v_lt(a, b) ((a) < (b))
+#define kd__v_eq(a, b) ((a) == (b))
+#define kd__v_select(m, a, b) ((m) ? (a) : (b))
+#define kd__v_bits(a) KD__FN(bits)(a)
+#define kd__vi_float(a) KD__FN(float_of)(a)
+#define kd__v_to_int(a) KD__FN(to_int)(a)
+#define kd__vi_to_float(a) ((float)(a))
+#define kd__vi_set(s) ((int32_t)(s))
+#define kd__vi_add(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
+#define kd__vi_sub(a, b) ((int32_t)((uint32_t)(a) - (uint32_t)(b)))
+#define kd__vi_mul(a, b) ((int32_t)((uint32_t)(a) * (uint32_t)(b)))
+#define kd__vi_and(a, b) ((a) & (b))
+#define kd__vi_or(a, b) ((a) | (b))
+#define kd__vi_xor(a, b) ((a) ^ (b))
+#define kd__vi_shl(a, n) ((int32_t)((uint32_t)(a) << (n)))
+#define kd__vi_shr(a, n) ((int32_t)((uint32_t)(a) >> (n)))
+#define kd__vi_sar(a, n) ((a) >> (n))
+#define kd__vi_iota() 0
+#define kd__v_load_bytes(p) ((float)*(p))
+#endif
+
+#define KD__PANEL (KD__W * KD__PANEL_VECTORS)
+#if KD__ISA_ID == 3
+#define KD__NARROW 8 /* narrow panels run on AVX2's tiles: half a vector less is thrown away */
+#else
+#define KD__NARROW KD__W
+#endif
+/* Sums along memory run in 16 lanes on every instruction set, so that their bits agree. */
+#define KD__SUM_VECTORS (16 / KD__W)
+#if KD__W > 1
+#define KD__UNROLL_SUMS KD__UNROLL
+#else
+#define KD__UNROLL_SUMS
+#endif
+
+/* Lane i joins i + 8, then i + 4, i + 2, i + 1. */
+KD__INLINE float KD__FN(sum16)(const kd__v *parts)
+{
+    float lanes[16];
+    int i, half;
+    KD__UNROLL_SUMS
+    for (i = 0; i < KD__SUM_VECTORS; ++i) kd__v_store(lanes + i * KD__W, parts[i]);
+    for (half = 8; half > 0; half /= 2) {
+        for (i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
+}
+
+/* The largest of 16 lanes; NaN lanes are passed over unless all are NaN. */
+KD__INLINE float KD__FN(max16)(const kd__v *parts)
+{
+    float lanes[16], largest;
+    int i;
+    KD__UNROLL_SUMS
+    for (i = 0; i < KD__SUM_VECTORS; ++i) kd__v_store(lanes + i * KD__W, parts[i]);
+    largest = lanes[0];
+    for (i = 1; i < 16; ++i) {
+        if (!(lanes[i] <= largest)) largest = lanes[i] == lanes[i] ? lanes[i] : largest;
+    }
+    return largest;
+}
+
+/* A W x W block in registers: row i, lane j becomes row j, lane i. */
+KD__INLINE void KD__FN(turn)(kd__v *r)
+{
+#if KD__ISA_ID == 3
+    __m512 t[16], u[16];
+    int i;
+    KD__UNROLL
+    for (i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    KD__UNROLL
+    for (i = 0; i < 16; i += 4) { /* then u[i + c] holds column 4L + c of rows i to i + 3 in its quarter L */
+        u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+        u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+        u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    }
+    KD__UNROLL
+    for (i = 0; i < 4; ++i) { /* quarters are a 4 x 4 matrix of their own */
+        t[0] = _mm512_shuffle_f32x4(u[i], u[4 + i], 0x44);
+        t[1] = _mm512_shuffle_f32x4(u[i], u[4 + i], 0xee);
+        t[2] = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0x44);
+        t[3] = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0xee);
+        r[i] = _mm512_shuffle_f32x4(t[0], t[2], 0x88);
+        r[4 + i] = _mm512_shuffle_f32x4(t[0], t[2], 0xdd);
+        r[8 + i] = _mm512_shuffle_f32x4(t[1], t[3], 0x88);
+        r[12 + i] = _mm512_shuffle_f32x4(t[1], t[3], 0xdd);
+    }
+#elif KD__ISA_ID == 2
+    __m256 t[8], u[8];
+    int i;
+    KD__UNROLL
+    for (i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    KD__UNROLL
+    for (i = 0; i < 8; i += 4) {
+        u[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(t[i]), _mm256_castps_pd(t[i + 2])));
+        u[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(t[i]), _mm256_castps_pd(t[i + 2])));
+        u[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(t[i + 1]), _mm256_castps_pd(t[i + 3])));
+        u[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(t[i + 1]), _mm256_castps_pd(t[i + 3])));
+    }
+    KD__UNROLL
+    for (i = 0; i < 4; ++i) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x31);
+    }
+#elif KD__ISA_ID == 4
+    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r[0], r[1]));
+    const float64x2_t b = vreinterpretq_f64_f32(vtrn2q_f32(r[0], r[1]));
+    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(r[2], r[3]));
+    const float64x2_t d = vreinterpretq_f64_f32(vtrn2q_f32(r[2], r[3]));
+    r[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
+    r[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
+    r[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
+    r[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+#else
+    (void)r;
+#endif
+}
+
+/* For loops over n floats that end in less than a vector. */
+KD__INLINE kd__v KD__FN(get)(const float *p, ptrdiff_t left)
+{
+    return left >= KD__W ? kd__v_load(p) : kd__v_load_n(p, (int)left);
+}
+KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
+{
+    if (left >= KD__W)
+        kd__v_store(p, x);
+    else
+        kd__v_store_n(p, x, (int)left);
+}
+#define kd__v_get(p, left) KD__FN(get)(p, left)
+#define kd__v_put(p, x, left) KD__FN(put)(p, x, left)
+
+/* ============================================================================================================
+   >>kernels    everything that is compiled once per instruction set
+   uses: vector
+   ============================================================================================================ */
+
+/* ---- functions of one vector ----------------------------------------------------------------------------- */
+
+/* e^x within 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two halves, so
+   that results too small for a normal number are rounded once. */
+KD__INLINE kd__v KD__FN(exp)(kd__v x)
+{
+    const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
+    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f))), half = kd__vi_sar(whole, 1);
+    const kd__v n = kd__vi_to_float(whole);
+    const kd__v scale1 = kd__vi_float(kd__vi_shl(kd__vi_add(half, kd__vi_set(127)), 23));
+    const kd__v scale2 = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(whole, half), kd__vi_set(127)), 23));
+    kd__v r = kd__v_fma(n, kd__v_set(-0.693359375f), clamped), p;
+    r = kd__v_fma(n, kd__v_set(2.12194440e-4f), r);
+    p = kd__v_fma(kd__v_set(0.00139504799f), r, kd__v_set(0.00836888235f));
+    p = kd__v_fma(p, r, kd__v_set(0.0416662060f));
+    p = kd__v_fma(p, r, kd__v_set(0.166665196f));
+    p = kd__v_fma(p, r, kd__v_set(0.5f));
+    p = kd__v_fma(kd__v_mul(r, r), p, r);
+    return kd__v_mul(kd__v_mul(kd__v_add(p, kd__v_set(1.0f)), scale1), scale2);
+}
+
+/* Natural logarithm within 1 ulp: x = 2^e (1 + f), 1 + f between sqrt(1/2) and sqrt(2). */
+KD__INLINE kd__v KD__FN(log)(kd__v x)
+{
+    const kd__vm tiny = kd__v_lt(x, kd__v_set(1.17549435e-38f));
+    const kd__v scaled = kd__v_select(tiny, kd__v_mul(x, kd__v_set(8388608.0f)), x);
+    const kd__vi bits = kd__v_bits(scaled);
+    const kd__vi e_int = kd__vi_sar(kd__vi_sub(bits, kd__vi_set(0x3f3504f3)), 23);
+    const kd__v e = kd__v_add(kd__vi_to_float(e_int), kd__v_select(tiny, kd__v_set(-23.0f), kd__v_set(0.0f)));
+    const kd__v f = kd__v_sub(kd__vi_float(kd__vi_sub(bits, kd__vi_shl(e_int, 23))), kd__v_set(1.0f));
+    const kd__v f2 = kd__v_mul(f, f);
+    const kd__v infinity = kd__v_set(INFINITY), zero = kd__v_set(0.0f);
+    kd__v p = kd__v_fma(kd__v_set(0.0691554099f), f, kd__v_set(-0.117898643f));
+    p = kd__v_fma(p, f, kd__v_set(0.118729256f));
+    p = kd__v_fma(p, f, kd__v_set(-0.12384335f));
+    p = kd__v_fma(p, f, kd__v_set(0.142186642f));
+    p = kd__v_fma(p, f, kd__v_set(-0.166692525f));
+    p = kd__v_fma(p, f, kd__v_set(0.200022265f));
+    p = kd__v_fma(p, f, kd__v_set(-0.249999866f));
+    p = kd__v_fma(p, f, kd__v_set(0.333333105f));
+    p = kd__v_mul(p, kd__v_mul(f, f2));
+    p = kd__v_fma(e, kd__v_set(-2.12194440e-4f), p);
+    p = kd__v_fma(f2, kd__v_set(-0.5f), p);
+    p = kd__v_fma(e, kd__v_set(0.693359375f), kd__v_add(f, p));
+    p = kd__v_select(kd__v_eq(x, infinity), infinity, p);
+    p = kd__v_select(kd__v_lt(zero, x), p, kd__v_select(kd__v_eq(x, zero), kd__v_set(-INFINITY), kd__v_set(NAN)));
+    return p;
+}
+
+KD__INLINE kd__v KD__FN(abs)(kd__v x) { return kd__vi_float(kd__vi_and(kd__v_bits(x), kd__vi_set(0x7fffffff))); }
+
+/* x with the sign of y put on; x must not be negative. */
+KD__INLINE kd__v KD__FN(with_sign)(kd__v x, kd__v y)
+{
+    return kd__vi_float(kd__vi_or(kd__v_bits(x), kd__vi_and(kd__v_bits(y), kd__vi_set(INT32_MIN))));
+}
+
+KD__INLINE kd__v KD__FN(sigmoid)(kd__v x)
+{
+    const kd__v one = kd__v_set(1.0f);
+    return kd__v_div(one, kd__v_add(one, KD__FN(exp)(kd__v_sub(kd__v_set(0.0f), x))));
+}
+
+KD__INLINE kd__v KD__FN(tanh)(kd__v x)
+{
+    const kd__v a = KD__FN(abs)(x), u = kd__v_mul(a, a), one = kd__v_set(1.0f);
+    const kd__v e = KD__FN(exp)(kd__v_add(a, a));
+    const kd__v far = kd__v_sub(one, kd__v_div(kd__v_set(2.0f), kd__v_add(e, one)));
+    kd__v p = kd__v_fma(kd__v_set(-0.00571704516f), u, kd__v_set(0.020650588f));
+    p = kd__v_fma(p, u, kd__v_set(-0.0537434965f));
+    p = kd__v_fma(p, u, kd__v_set(0.133314908f));
+    p = kd__v_fma(p, u, kd__v_set(-0.333332837f));
+    p = kd__v_fma(kd__v_mul(a, u), p, a);
+    return KD__FN(with_sign)(kd__v_select(kd__v_lt(a, kd__v_set(0.625f)), p, far), x);
+}
+
+/* The normal distribution function: from a polynomial of erf near 0, from one of log erfc in the tails. */
+KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
+{
+    const kd__v u = kd__v_mul(KD__FN(abs)(x), kd__v_set(0.707106781f)), u2 = kd__v_mul(u, u);
+    const kd__v t = kd__v_min(kd__v_set(6.0f), u), half = kd__v_set(0.5f), one = kd__v_set(1.0f);
+    const kd__vm near = kd__v_lt(u, one);
+    kd__v p, q, lower;
+    p = kd__v_fma(kd__v_set(7.88912294e-05f), u2, kd__v_set(-0.000802084222f));
+    p = kd__v_fma(p, u2, kd__v_set(0.00518953567f));
+    p = kd__v_fma(p, u2, kd__v_set(-0.0268544443f));
+    p = kd__v_fma(p, u2, kd__v_set(0.112836003f));
+    p = kd__v_fma(p, u2, kd__v_set(-0.37612626f));
+    p = kd__v_fma(p, u2, kd__v_set(1.12837911f));
+    p = kd__v_sub(half, kd__v_mul(half, kd__v_mul(p, u)));
+    q = kd__v_fma(kd__v_set(-8.29532567e-08f), t, kd__v_set(3.32500258e-06f));
+    q = kd__v_fma(q, t, kd__v_set(-6.04247471e-05f));
+    q = kd__v_fma(q, t, kd__v_set(0.000662446313f));
+    q = kd__v_fma(q, t, kd__v_set(-0.00492916256f));
+    q = kd__v_fma(q, t, kd__v_set(0.0266482793f));
+    q = kd__v_fma(q, t, kd__v_set(-0.110151581f));
+    q = kd__v_fma(q, t, kd__v_set(-0.632026315f));
+    q = kd__v_fma(q, t, kd__v_set(-1.1299814f));
+    q = kd__v_fma(q, t, kd__v_set(0.000229259487f));
+    lower = kd__v_select(near, p, kd__v_mul(half, KD__FN(exp)(q))); /* the probability beyond |x| */
+    return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
+}
+
+KD__INLINE kd__v KD__FN(act_value)(const int kind, kd__v x, kd__v arg)
+{
+    const kd__v zero = kd__v_set(0.0f), six = kd__v_set(6.0f);
+    switch (kind) {
+    case KD__RELU: return kd__v_max(zero, x);
+    case KD__RELU6: return kd__v_min(six, kd__v_max(zero, x));
+    case KD__LEAKYRELU: return kd__v_select(kd__v_lt(x, zero), kd__v_mul(x, arg), x);
+    case KD__GELU: return kd__v_mul(x, KD__FN(normal_cdf)(x));
+    case KD__SILU: return kd__v_mul(x, KD__FN(sigmoid)(x));
+    case KD__HARDSWISH: {
+        const kd__v gate = kd__v_min(six, kd__v_max(zero, kd__v_add(x, kd__v_set(3.0f))));
+        return kd__v_div(kd__v_mul(x, gate), six);
+    }
+    case KD__SIGMOID: return KD__FN(sigmoid)(x);
+    case KD__TANH: return KD__FN(tanh)(x);
+    default: return x;
+    }
+}
+
+/* dy times the derivative. v is the output of the activation, or its input for gelu, silu and hardswish. */
+KD__INLINE kd__v KD__FN(act_slope)(const int kind, kd__v v, kd__v dy, kd__v arg)
+{
+    const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f);
+    switch (kind) {
+    case KD__RELU: return kd__v_select(kd__v_lt(zero, v), dy, zero);
+    case KD__RELU6:
+        return kd__v_select(kd__v_lt(v, kd__v_set(6.0f)), kd__v_select(kd__v_lt(zero, v), dy, zero), zero);
+    case KD__LEAKYRELU: return kd__v_select(kd__v_lt(zero, v), dy, kd__v_mul(dy, arg));
+    case KD__GELU: {
+        const kd__v density =
+            kd__v_mul(kd__v_set(0.398942280f), KD__FN(exp)(kd__v_mul(kd__v_set(-0.5f), kd__v_mul(v, v))));
+        return kd__v_mul(dy, kd__v_fma(v, density, KD__FN(normal_cdf)(v)));
+    }
+    case KD__SILU: {
+        const kd__v s = KD__FN(sigmoid)(v);
+        return kd__v_mul(dy, kd__v_mul(s, kd__v_fma(v, kd__v_sub(one, s), one)));
+    }
+    case KD__HARDSWISH: {
+        const kd__v inside = kd__v_mul(kd__v_fma(v, kd__v_set(2.0f), kd__v_set(3.0f)), kd__v_set(0.166666667f));
+        const kd__v upper = kd__v_select(kd__v_lt(v, kd__v_set(3.0f)), inside, one);
+        return kd__v_mul(dy, kd__v_select(kd__v_lt(kd__v_set(-3.0f), v), upper, zero));
+    }
+    case KD__SIGMOID: return kd__v_mul(dy, kd__v_mul(v, kd__v_sub(one, v)));
+    case KD__TANH: return kd__v_mul(dy, kd__v_sub(one, kd__v_mul(v, v)));
+    default: return dy;
+    }
+}
+
+/* ---- matrix multiplication ------------------------------------------------------------------------------- */
+
+KD__INLINE kd__v KD__FN(tile_act)(const kd__tile *t, kd__v x)
+{
+    switch (t->act) {
+    case KD__RELU: return KD__FN(act_value)(KD__RELU, x, x);
+    case KD__RELU6: return KD__FN(act_value)(KD__RELU6, x, x);
+    case KD__LEAKYRELU: return KD__FN(act_value)(KD__LEAKYRELU, x, kd__v_set(t->act_arg));
+    default: return x;
+    }
+}
+
+#define KD__TILE_EACH(body)                                                                                        \
+    KD__UNROLL                                                                                                     \
+    for (i = 0; i < rows; ++i) {                                                                                   \
+        KD__UNROLL                                                                                                 \
+        for (j = 0; j < vectors; ++j) {                                                                            \
+            body;                                                                                                  \
+        }                                                                                                          \
+    }
+
+/* rows and vectors are constants in every use, so acc lives in registers: on AVX-512 14 x 2 accumulators, 2 vectors
+   of B and 1 broadcast number make 31 of 32 registers, on AVX2 6 x 2 + 2 + 1 make 15 of 16, on NEON 8 x 3 + 3 + 1.
+   Rows are reached from every third one, so that five pointers serve fourteen rows. */
+KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors)
+{
+    kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__PANEL_VECTORS];
+    const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k, c_row = t->c_row;
+    const ptrdiff_t a_skip = t->a_seg - t->run * a_k, b_skip = t->b_seg - t->run * b_k;
+    const float *a0 = t->a, *a3 = a0 + 3 * a_row, *a6 = a0 + 6 * a_row, *a9 = a0 + 9 * a_row,
+                *a12 = a0 + 12 * a_row;
+    const float *b = t->b;
+    float *c = t->c;
+    const int tail = t->tail;
+    int i, j, k, seg;
+    if (t->accumulate && tail == KD__W) {
+        KD__TILE_EACH(acc[i][j] = kd__v_load(c + i * c_row + j * KD__W))
+    } else if (t->accumulate) {
+        KD__TILE_EACH(acc[i][j] = j < vectors - 1 ? kd__v_load(c + i * c_row + j * KD__W)
+                                                  : kd__v_load_n(c + i * c_row + j * KD__W, tail))
+    } else if (t->bias) {
+        KD__TILE_EACH(acc[i][j] = kd__v_load(t->bias + j * KD__W))
+    } else {
+        KD__TILE_EACH(acc[i][j] = kd__v_set(0.0f))
+    }
+    for (seg = t->segs; seg > 0; --seg) {
+        for (k = t->run; k > 0; --k) {
+            kd__v column[KD__PANEL_VECTORS];
+            KD__UNROLL
+            for (j = 0; j < vectors; ++j) column[j] = kd__v_load(b + j * KD__W);
+            KD__UNROLL
+            for (i = 0; i < rows; ++i) {
+                const float *from = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
+                const kd__v number = kd__v_set(from[(i % 3) * a_row]);
+                KD__UNROLL
+                for (j = 0; j < vectors; ++j) acc[i][j] = kd__v_fma(number, column[j], acc[i][j]);
+            }
+            a0 += a_k, a3 += a_k, a6 += a_k, a9 += a_k, a12 += a_k, b += b_k;
+        }
+        a0 += a_skip, a3 += a_skip, a6 += a_skip, a9 += a_skip, a12 += a_skip, b += b_skip;
+    }
+    switch (t->act) {
+    case KD__RELU: KD__TILE_EACH(acc[i][j] = KD__FN(act_value)(KD__RELU, acc[i][j], acc[i][j])) break;
+    case KD__RELU6: KD__TILE_EACH(acc[i][j] = KD__FN(act_value)(KD__RELU6, acc[i][j], acc[i][j])) break;
+    case KD__LEAKYRELU:
+        KD__TILE_EACH(acc[i][j] = KD__FN(act_value)(KD__LEAKYRELU, acc[i][j], kd__v_set(t->act_arg))) break;
+    default: break;
+    }
+    if (tail == KD__W) {
+        KD__TILE_EACH(kd__v_store(c + i * c_row + j * KD__W, acc[i][j]))
+    } else {
+        KD__TILE_EACH(if (j < vectors - 1) kd__v_store(c + i * c_row + j * KD__W, acc[i][j]);
+                      else kd__v_store_n(c + i * c_row + j * KD__W, acc[i][j], tail))
+    }
+}
+
+#define KD__TILES_4(X, v) X(1, v) X(2, v) X(3, v) X(4, v)
+#define KD__TILES_6(X, v) KD__TILES_4(X, v) X(5, v) X(6, v)
+#define KD__TILES_8(X, v) KD__TILES_6(X, v) X(7, v) X(8, v)
+#define KD__TILES_12(X, v) KD__TILES_8(X, v) X(9, v) X(10, v) X(11, v) X(12, v)
+#define KD__TILES_14(X, v) KD__TILES_12(X, v) X(13, v) X(14, v)
+#define KD__TILES(X, rows, v) KD__JOIN(KD__TILES, rows)(X, v)
+#define KD__TILE_NAME(rows, v) KD__FN(tile_##rows##x##v)
+#define KD__TILE_DEFINE(rows, v)                                                                                   \
+    static void KD__TILE_NAME(rows, v)(const kd__tile *t) { KD__FN(tile)(t, rows, v); }
+#define KD__TILE_ENTRY(rows, v) KD__TILE_NAME(rows, v),
+
+KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS_1, 1)
+KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 2)
+#if KD__PANEL_VECTORS > 2
+KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 3)
+#endif
+#if KD__PANEL_VECTORS > 3
+KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 4)
+#endif
+
+/* [vectors - 1][rows - 1] */
+static const kd__tile_fn KD__FN(tiles)[KD__PANEL_VECTORS][16] = {
+    {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS_1, 1) NULL},
+    {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 2) NULL},
+#if KD__PANEL_VECTORS > 2
+    {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 3) NULL},
+#endif
+#if KD__PANEL_VECTORS > 3
+    {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 4) NULL},
+#endif
+};
+
+/* One row times several whole panels at once: a single tile would wait for its own additions. */
+KD__INLINE void KD__FN(row_panels)(const kd__tile *t, ptrdiff_t b_panel, const int panels)
+{
+    kd__v acc[4 * KD__PANEL_VECTORS];
+    const float *a = t->a, *b = t->b;
+    int i, j, k, seg;
+    KD__UNROLL
+    for (i = 0; i < panels * KD__PANEL_VECTORS; ++i) {
+        const float *from = t->accumulate ? t->c + i * KD__W : t->bias ? t->bias + i * KD__W : NULL;
+        acc[i] = from ? kd__v_load(from) : kd__v_set(0.0f);
+    }
+    for (seg = t->segs; seg > 0; --seg, a += t->a_seg - t->run * t->a_k, b += t->b_seg - t->run * t->b_k) {
+        for (k = t->run; k > 0; --k, a += t->a_k, b += t->b_k) {
+            const kd__v number = kd__v_set(*a);
+            KD__UNROLL
+            for (i = 0; i < panels; ++i) {
+                KD__UNROLL
+                for (j = 0; j < KD__PANEL_VECTORS; ++j) {
+                    const int n = i * KD__PANEL_VECTORS + j;
+                    acc[n] = kd__v_fma(number, kd__v_load(b + i * b_panel + j * KD__W), acc[n]);
+                }
+            }
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < panels * KD__PANEL_VECTORS; ++i) kd__v_store(t->c + i * KD__W, KD__FN(tile_act)(t, acc[i]));
+}
+
+static void KD__FN(transpose)(const float *src, ptrdiff_t src_row, int rows, int cols, float *dst,
+                              ptrdiff_t dst_row)
+{
+    int i, j, n;
+    for (i = 0; i < rows; i += KD__W) {
+        const int height = KD__MIN(KD__W, rows - i);
+        for (j = 0; j < cols; j += KD__W) {
+            const int width = KD__MIN(KD__W, cols - j);
+            kd__v block[KD__W];
+            if (height == KD__W && width == KD__W) {
+                KD__UNROLL
+                for (n = 0; n < KD__W; ++n) block[n] = kd__v_load(src + (i + n) * src_row + j);
+                KD__FN(turn)(block);
+                KD__UNROLL
+                for (n = 0; n < KD__W; ++n) kd__v_store(dst + (j + n) * dst_row + i, block[n]);
+            } else {
+                for (n = 0; n < KD__W; ++n)
+                    block[n] = n < height ? kd__v_load_n(src + (i + n) * src_row + j, width) : kd__v_set(0.0f);
+                KD__FN(turn)(block);
+                for (n = 0; n < width; ++n) kd__v_store_n(dst + (j + n) * dst_row + i, block[n], height);
+            }
+        }
+    }
+}
+
+static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row)
+{
+    int i, j;
+    for (i = 0; i < rows; ++i) {
+        for (j = 0; j < cols; j += KD__W)
+            kd__v_put(dst + i * dst_row + j, kd__v_get(src + i * src_row + j, cols - j), cols - j);
+    }
+}
+
+/* How much of B a tile reads before the next tile starts: a panel this deep stays in the first-level cache. */
+#define KD__DEPTH 256
+
+/* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
+KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
+                                   int width)
+{
+    KD__ALIGN64 float turned[16 * KD__PANEL];
+    const int parts = (g->rows + tallest - 1) / tallest, cols = KD__MIN(width, g->cols - col);
+    const float *a = t->a;
+    int block, part;
+    for (block = 0; block < g->blocks; ++block) {
+        int row = 0;
+        for (part = 0; part < parts; ++part) {
+            const int height = (g->rows - row + parts - part - 1) / (parts - part);
+            float *turned_c = g->c_transposed ? g->c + (ptrdiff_t)col * g->c_row + row : NULL;
+            t->a = a + block * g->a_block + row * g->a_row;
+            if (turned_c) {
+                t->c = turned;
+                t->c_row = KD__PANEL;
+                if (t->accumulate) KD__FN(transpose)(turned_c, g->c_row, cols, height, turned, KD__PANEL);
+            } else if (g->c_rows) {
+                t->c_row = width;
+                t->c =
+                    g->c + (ptrdiff_t)col * g->c_rows + (ptrdiff_t)(g->c_first + row) * width + block * g->c_block;
+            } else {
+                t->c_row = g->c_row;
+                t->c = g->c + block * g->c_block + row * g->c_row + col;
+            }
+            tiles[height - 1](t);
+            if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
+            row += height;
+        }
+    }
+}
+
+static void KD__FN(gemm)(const kd__gemm *g)
+{
+    int col = 0;
+    kd__tile t;
+    memset(&t, 0, sizeof t);
+    t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
+    t.act_arg = g->act_arg;
+    while (col < g->cols) {
+        const int left = g->cols - col;
+        const int width = left >= KD__PANEL    ? KD__PANEL
+                          : left <= KD__NARROW ? KD__NARROW
+                                               : (left + KD__W - 1) / KD__W * KD__W;
+        const int vectors = (width + KD__W - 1) / KD__W;
+        const kd__tile_fn *tiles = KD__FN(tiles)[vectors - 1];
+        int tallest = vectors == 1 ? KD__TILE_ROWS_1 : KD__TILE_ROWS;
+        const int deep = g->segs == 1 && g->run > KD__DEPTH && g->rows * g->blocks > tallest;
+        const int step = deep ? KD__DEPTH : KD__MAX(g->run, 1);
+        int k = 0;
+        t.tail = KD__MIN(left, width) - (vectors - 1) * KD__W;
+#if KD__ISA_ID == 3
+        if (width == KD__NARROW) {
+            tiles = kd__tiles_avx2[0];
+            tallest = 12;
+        }
+#endif
+        t.b = g->b_rows ? g->b + (ptrdiff_t)col * g->b_rows + (ptrdiff_t)g->b_first * width : g->b + col;
+        t.b_k = g->b_rows ? width : g->b_k;
+        t.b_seg = g->b_rows ? (ptrdiff_t)g->run * width : g->b_seg;
+        if (g->rows * g->blocks == 1 && !g->c_rows && !g->c_transposed && left >= 2 * KD__PANEL) {
+            const ptrdiff_t panel = g->b_rows ? (ptrdiff_t)g->b_rows * KD__PANEL : KD__PANEL;
+            t.run = g->run, t.a = g->a, t.c = g->c + col, t.bias = g->bias ? g->bias + col : NULL;
+            t.accumulate = g->accumulate, t.act = g->act;
+            if (left >= 4 * KD__PANEL) {
+                KD__FN(row_panels)(&t, panel, 4);
+                col += 4 * KD__PANEL;
+            } else {
+                KD__FN(row_panels)(&t, panel, 2);
+                col += 2 * KD__PANEL;
+            }
+            continue;
+        }
+        do {
+            const float *b = t.b;
+            t.run = KD__MIN(step, g->run - k);
+            t.a = g->a + k * g->a_k;
+            t.b += k * t.b_k;
+            t.accumulate = g->accumulate || k > 0;
+            t.bias = g->bias ? g->bias + col : NULL;
+            t.act = k + t.run >= g->run ? g->act : KD__LINEAR;
+            KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
+            t.b = b;
+            k += step;
+        } while (k < g->run);
+        col += width;
+    }
+}
+
+/* y[i] = a[i, :] . x, each in 16 lanes, four rows at a time. */
+static void KD__FN(dots)(const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y)
+{
+    int row, i, j, n;
+    for (row = 0; row < rows; row += 4) {
+        const int height = KD__MIN(4, rows - row);
+        const float *from[4];
+        kd__v acc[4][KD__SUM_VECTORS];
+        for (i = 0; i < 4; ++i) {
+            from[i] = a + (row + KD__MIN(i, height - 1)) * a_row;
+            for (j = 0; j < KD__SUM_VECTORS; ++j) acc[i][j] = kd__v_set(0.0f);
+        }
+        for (n = 0; n + 16 <= k; n += 16) {
+            KD__UNROLL_SUMS
+            for (j = 0; j < KD__SUM_VECTORS; ++j) {
+                const kd__v number = kd__v_load(x + n + j * KD__W);
+                KD__UNROLL
+                for (i = 0; i < 4; ++i)
+                    acc[i][j] = kd__v_fma(kd__v_load(from[i] + n + j * KD__W), number, acc[i][j]);
+            }
+        }
+        for (j = 0; n < k; ++j, n += KD__W) {
+            for (i = 0; i < 4; ++i)
+                acc[i][j] = kd__v_fma(kd__v_get(from[i] + n, k - n), kd__v_get(x + n, k - n), acc[i][j]);
+        }
+        for (i = 0; i < height; ++i) y[row + i] = KD__FN(sum16)(acc[i]);
+    }
+}
+
+/* ---- elementwise ----------------------------------------------------------------------------------------- */
+
+#define KD__ACT_CASE(name, word)                                                                                   \
+    case name:                                                                                                     \
+        for (i = 0; i < n; i += KD__W)                                                                             \
+            kd__v_put(y + i, KD__FN(act_value)(name, kd__v_get(x + i, n - i), number), n - i);                     \
+        break;
+static void KD__FN(act)(int kind, float arg, ptrdiff_t n, const float *x, float *y)
+{
+    const kd__v number = kd__v_set(arg);
+    ptrdiff_t i;
+    switch (kind) {
+        KD__ACTIVATIONS(KD__ACT_CASE)
+    default: memmove(y, x, (size_t)n * sizeof *y);
+    }
+}
+
+KD__INLINE void KD__FN(act_grad_loop)(const int kind, kd__v arg, ptrdiff_t n, const float *xy, const float *dy,
+                                      float *dx, int accumulate)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        kd__v d = KD__FN(act_slope)(kind, kd__v_get(xy + i, n - i), kd__v_get(dy + i, n - i), arg);
+        if (accumulate) d = kd__v_add(kd__v_get(dx + i, n - i), d);
+        kd__v_put(dx + i, d, n - i);
+    }
+}
+
+#define KD__ACT_GRAD_CASE(name, word)                                                                              \
+    case name:                                                                                                     \
+        KD__FN(act_grad_loop)(name, kd__v_set(arg), n, xy, dy, dx, accumulate);                                    \
+        break;
+static void KD__FN(act_grad)(int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx,
+                             int accumulate)
+{
+    switch (kind) {
+        KD__ACTIVATIONS(KD__ACT_GRAD_CASE)
+    default: KD__FN(act_grad_loop)(KD__LINEAR, kd__v_set(arg), n, xy, dy, dx, accumulate);
+    }
+}
+
+static void KD__FN(add)(ptrdiff_t n, const float *a, const float *b, int act, float arg, float *y)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W)
+        kd__v_put(y + i, kd__v_add(kd__v_get(a + i, n - i), kd__v_get(b + i, n - i)), n - i);
+    if (act) KD__FN(act)(act, arg, n, y, y);
+}
+
+static void KD__FN(scale)(ptrdiff_t n, float factor, float *x)
+{
+    const kd__v number = kd__v_set(factor);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) kd__v_put(x + i, kd__v_mul(kd__v_get(x + i, n - i), number), n - i);
+}
+
+static void KD__FN(column_sums)(const float *x, ptrdiff_t row, int rows, int cols, float *sums)
+{
+    int c, r;
+    for (c = 0; c < cols; c += KD__W) {
+        kd__v sum = kd__v_get(sums + c, cols - c);
+        for (r = 0; r < rows; ++r) sum = kd__v_add(sum, kd__v_get(x + r * row + c, cols - c));
+        kd__v_put(sums + c, sum, cols - c);
+    }
+}
+
+static void KD__FN(from_bytes)(ptrdiff_t n, const uint8_t *bytes, float *x)
+{
+    const kd__v full = kd__v_set(255.0f);
+    ptrdiff_t i;
+    for (i = 0; i + KD__W <= n; i += KD__W) kd__v_store(x + i, kd__v_div(kd__v_load_bytes(bytes + i), full));
+    for (; i < n; ++i) x[i] = (float)bytes[i] / 255.0f;
+}
+
+static void KD__FN(normalise)(ptrdiff_t n, const float *x, float mean, float std, float *y)
+{
+    const kd__v m = kd__v_set(mean), s = kd__v_set(std);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) kd__v_put(y + i, kd__v_div(kd__v_sub(kd__v_get(x + i, n - i), m), s), n - i);
+}
+
+/* A multiply-and-shift hash of the index, keyed twice (the finalizer of MurmurHash3), decides each number. */
+static void KD__FN(dropout)(ptrdiff_t n, uint32_t key0, uint32_t key1, float drop, float scale, const float *x,
+                            float *y, int accumulate)
+{
+    const kd__vi first = kd__vi_set((int32_t)key0), second = kd__vi_set((int32_t)key1);
+    const kd__v limit = kd__v_set(drop * 16777216.0f), factor = kd__v_set(scale), zero = kd__v_set(0.0f);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        kd__vi h = kd__vi_xor(kd__vi_add(kd__vi_iota(), kd__vi_set((int32_t)i)), first);
+        kd__v value;
+        h = kd__vi_mul(kd__vi_xor(h, kd__vi_shr(h, 16)), kd__vi_set((int32_t)0x85ebca6bu));
+        h = kd__vi_xor(kd__vi_mul(kd__vi_xor(h, kd__vi_shr(h, 13)), kd__vi_set((int32_t)0xc2b2ae35u)), second);
+        h = kd__vi_mul(kd__vi_xor(h, kd__vi_shr(h, 16)), kd__vi_set((int32_t)0x85ebca6bu));
+        h = kd__vi_mul(kd__vi_xor(h, kd__vi_shr(h, 13)), kd__vi_set((int32_t)0xc2b2ae35u));
+        h = kd__vi_shr(kd__vi_xor(h, kd__vi_shr(h, 16)), 8);
+        value = kd__v_select(kd__v_lt(kd__vi_to_float(h), limit), zero, kd__v_mul(kd__v_get(x + i, n - i), factor));
+        if (accumulate) value = kd__v_add(kd__v_get(y + i, n - i), value);
+        kd__v_put(y + i, value, n - i);
+    }
+}
+
+/* ---- windows over images --------------------------------------------------------------------------------- */
+
+/* The part of the window at output position `out` that lies inside the image: taps first to end - 1. */
+KD__INLINE void KD__FN(clip)(int out, int stride, int pad, int kernel, int size, int *first, int *end)
+{
+    const int start = out * stride - pad;
+    *first = start < 0 ? -start : 0;
+    *end = KD__MIN(kernel, size - start);
+    if (*end < *first) *end = *first;
+}
+
+/* x has zeros beside every line (pad_w of them), so only lines are clipped. Eight pixels share each load of a weight. */
+static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *weight, const float *bias, int act,
+                              float arg, float *y)
+{
+    enum { PIXELS = 8 };
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    int oy, ox, c, i, kh, kw, kh0, kh1;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+        for (c = 0; c < w->channels; c += KD__W) {
+            const int left = w->channels - c;
+            for (ox = 0; ox < w->out_w; ox += PIXELS) {
+                const int count = KD__MIN(PIXELS, w->out_w - ox);
+                kd__v acc[PIXELS];
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) acc[i] = bias ? kd__v_get(bias + c, left) : kd__v_set(0.0f);
+                for (kh = kh0; kh < kh1; ++kh) {
+                    const float *from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row + ox * step + c -
+                                        (ptrdiff_t)w->pad_w * w->channels;
+                    const float *tap = weight + (ptrdiff_t)kh * w->kernel_w * w->channels + c;
+                    for (kw = 0; kw < w->kernel_w; ++kw, from += w->channels, tap += w->channels) {
+                        const kd__v number = kd__v_get(tap, left);
+                        if (count == PIXELS && left >= KD__W) {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i)
+                                acc[i] = kd__v_fma(kd__v_load(from + i * step), number, acc[i]);
+                        } else {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i) {
+                                if (i < count) acc[i] = kd__v_fma(kd__v_get(from + i * step, left), number, acc[i]);
+                            }
+                        }
+                    }
+                }
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) {
+                    if (i < count)
+                        kd__v_put(y + oy * w->out_row + (ptrdiff_t)(ox + i) * w->channels + c, acc[i], left);
+                }
+            }
+        }
+        if (act) {
+            float *line = y + oy * w->out_row;
+            KD__FN(act)(act, arg, (ptrdiff_t)w->out_w * w->channels, line, line);
+        }
+    }
+}
+
+/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in. */
+static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx)
+{
+    int iy, ix, c, kh, kw;
+    for (iy = 0; iy < w->in_h; ++iy) {
+        for (ix = 0; ix < w->in_w; ++ix) {
+            float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels;
+            for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
+                const int oy = (iy + w->pad_h - kh) / w->stride_h;
+                if (iy + w->pad_h < kh || oy >= w->out_h) continue;
+                for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
+                    const int ox = (ix + w->pad_w - kw) / w->stride_w;
+                    const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels;
+                    const float *tap = weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels;
+                    if (ix + w->pad_w < kw || ox >= w->out_w) continue;
+                    for (c = 0; c < w->channels; c += KD__W) {
+                        const int left = w->channels - c;
+                        kd__v_put(
+                            to + c,
+                            kd__v_fma(kd__v_get(from + c, left), kd__v_get(tap + c, left), kd__v_get(to + c, left)),
+                            left);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* Adds to dw. */
+static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, const float *dy, float *dw)
+{
+    enum { TAPS = 8 };
+    int oy, ox, c, kh, kw, i, kh0, kh1;
+    for (c = 0; c < w->channels; c += KD__W) {
+        const int left = w->channels - c;
+        for (kh = 0; kh < w->kernel_h; ++kh) {
+            for (kw = 0; kw < w->kernel_w; kw += TAPS) {
+                const int count = KD__MIN(TAPS, w->kernel_w - kw);
+                float *to = dw + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c;
+                kd__v acc[TAPS];
+                for (i = 0; i < TAPS; ++i)
+                    acc[i] = i < count ? kd__v_get(to + (ptrdiff_t)i * w->channels, left) : kd__v_set(0.0f);
+                for (oy = 0; oy < w->out_h; ++oy) {
+                    const float *from, *grad = dy + oy * w->out_row + c;
+                    KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+                    if (kh < kh0 || kh >= kh1) continue;
+                    from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row +
+                           (ptrdiff_t)(kw - w->pad_w) * w->channels + c;
+                    for (ox = 0; ox < w->out_w; ++ox) {
+                        const kd__v d = kd__v_get(grad, left);
+                        KD__UNROLL
+                        for (i = 0; i < TAPS; ++i) {
+                            if (i < count)
+                                acc[i] = kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), d, acc[i]);
+                        }
+                        from += (ptrdiff_t)w->stride_w * w->channels;
+                        grad += w->channels;
+                    }
+                }
+                for (i = 0; i < count; ++i) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
+            }
+        }
+    }
+}
+
+static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
+{
+    int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+        for (ox = 0; ox < w->out_w; ++ox) {
+            const float *corner = x + (oy * w->stride_h - w->pad_h) * w->in_row +
+                                  (ptrdiff_t)(ox * w->stride_w - w->pad_w) * w->channels;
+            float *to = y + oy * w->out_row + (ptrdiff_t)ox * w->channels;
+            KD__FN(clip)(ox, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &kw0, &kw1);
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                kd__v largest = kd__v_set(-INFINITY);
+                for (kh = kh0; kh < kh1; ++kh) {
+                    for (kw = kw0; kw < kw1; ++kw)
+                        largest = kd__v_max(
+                            largest, kd__v_get(corner + kh * w->in_row + (ptrdiff_t)kw * w->channels + c, left));
+                }
+                kd__v_put(to + c, largest, left);
+            }
+        }
+    }
+}
+
+/* Adds to dx. The first of several equal maxima gets the gradient, as in PyTorch. */
+static void KD__FN(maxpool_grad)(const kd__pool_grads *g, const float *x, const float *y, const float *dy,
+                                 float *dx)
+{
+    const kd__window *w = &g->x;
+    const kd__v zero = kd__v_set(0.0f);
+    int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+        for (ox = 0; ox < w->out_w; ++ox) {
+            const ptrdiff_t pixel = (ptrdiff_t)(ox * w->stride_w - w->pad_w) * w->channels;
+            const float *largest_at = y + oy * w->out_row + (ptrdiff_t)ox * w->channels;
+            const float *grad = dy + oy * g->dy_row + (ptrdiff_t)ox * w->channels;
+            KD__FN(clip)(ox, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &kw0, &kw1);
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                const kd__v largest = kd__v_get(largest_at + c, left);
+                kd__v rest = kd__v_get(grad + c, left);
+                for (kh = kh0; kh < kh1; ++kh) {
+                    const int line = oy * w->stride_h - w->pad_h + kh;
+                    for (kw = kw0; kw < kw1; ++kw) {
+                        const ptrdiff_t at = pixel + (ptrdiff_t)kw * w->channels + c;
+                        const kd__vm hit = kd__v_eq(kd__v_get(x + line * w->in_row + at, left), largest);
+                        float *to = dx + line * g->dx_row + at;
+                        kd__v_put(to, kd__v_add(kd__v_get(to, left), kd__v_select(hit, rest, zero)), left);
+                        rest = kd__v_select(hit, zero, rest);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* The mean over the whole window, padding counted as zeros, as PyTorch does by default. */
+static void KD__FN(avgpool)(const kd__window *w, const float *x, float *y)
+{
+    const kd__v area = kd__v_set((float)(w->kernel_h * w->kernel_w));
+    int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+        for (ox = 0; ox < w->out_w; ++ox) {
+            const float *corner = x + (oy * w->stride_h - w->pad_h) * w->in_row +
+                                  (ptrdiff_t)(ox * w->stride_w - w->pad_w) * w->channels;
+            float *to = y + oy * w->out_row + (ptrdiff_t)ox * w->channels;
+            KD__FN(clip)(ox, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &kw0, &kw1);
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                kd__v sum = kd__v_set(0.0f);
+                for (kh = kh0; kh < kh1; ++kh) {
+                    for (kw = kw0; kw < kw1; ++kw)
+                        sum = kd__v_add(sum,
+                                        kd__v_get(corner + kh * w->in_row + (ptrdiff_t)kw * w->channels + c, left));
+                }
+                kd__v_put(to + c, kd__v_div(sum, area), left);
+            }
+        }
+    }
+}
+
+/* Adds to dx. */
+static void KD__FN(avgpool_grad)(const kd__window *w, const float *dy, float *dx)
+{
+    const kd__v area = kd__v_set((float)(w->kernel_h * w->kernel_w));
+    int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
+        for (ox = 0; ox < w->out_w; ++ox) {
+            float *corner = dx + (oy * w->stride_h - w->pad_h) * w->in_row +
+                            (ptrdiff_t)(ox * w->stride_w - w->pad_w) * w->channels;
+            const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels;
+            KD__FN(clip)(ox, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &kw0, &kw1);
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                const kd__v share = kd__v_div(kd__v_get(from + c, left), area);
+                for (kh = kh0; kh < kh1; ++kh) {
+                    for (kw = kw0; kw < kw1; ++kw) {
+                        float *to = corner + kh * w->in_row + (ptrdiff_t)kw * w->channels + c;
+                        kd__v_put(to, kd__v_add(kd__v_get(to, left), share), left);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* ---- batch normalisation --------------------------------------------------------------------------------- */
+
+/* Mean and sum of squared deviations by channel over one sample: two passes, so that nothing cancels. */
+static void KD__FN(norm_stats)(const kd__image *i, const float *x, float *mean, float *m2)
+{
+    const kd__v count = kd__v_set((float)(i->h * i->w));
+    int c, h, w;
+    for (c = 0; c < i->channels; c += KD__W) {
+        const int left = i->channels - c;
+        kd__v sum = kd__v_set(0.0f), average;
+        for (h = 0; h < i->h; ++h) {
+            kd__v line = kd__v_set(0.0f);
+            for (w = 0; w < i->w; ++w)
+                line = kd__v_add(line, kd__v_get(x + h * i->row + (ptrdiff_t)w * i->channels + c, left));
+            sum = kd__v_add(sum, line);
+        }
+        average = kd__v_div(sum, count);
+        sum = kd__v_set(0.0f);
+        for (h = 0; h < i->h; ++h) {
+            kd__v line = kd__v_set(0.0f);
+            for (w = 0; w < i->w; ++w) {
+                const kd__v d =
+                    kd__v_sub(kd__v_get(x + h * i->row + (ptrdiff_t)w * i->channels + c, left), average);
+                line = kd__v_fma(d, d, line);
+            }
+            sum = kd__v_add(sum, line);
+        }
+        kd__v_put(mean + c, average, left);
+        kd__v_put(m2 + c, sum, left);
+    }
+}
+
+static void KD__FN(norm_apply)(const kd__image *i, const float *x, const float *mean, const float *scale,
+                               const float *shift, int act, float arg, float *y, ptrdiff_t y_row)
+{
+    int c, h, w;
+    for (h = 0; h < i->h; ++h) {
+        for (c = 0; c < i->channels; c += KD__W) {
+            const int left = i->channels - c;
+            const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(scale + c, left),
+                        b = kd__v_get(shift + c, left);
+            for (w = 0; w < i->w; ++w) {
+                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
+                const kd__v d = kd__v_sub(kd__v_get(x + h * i->row + at, left), m);
+                kd__v_put(y + h * y_row + at, kd__v_fma(d, s, b), left);
+            }
+        }
+        if (act) KD__FN(act)(act, arg, (ptrdiff_t)i->w * i->channels, y + h * y_row, y + h * y_row);
+    }
+}
+
+/* Sums by channel over one sample of dy and of dy times the normalised input; overwrites both. */
+static void KD__FN(norm_grad_stats)(const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row,
+                                    const float *mean, const float *inv_std, float *sum_dy, float *sum_dy_xhat)
+{
+    int c, h, w;
+    for (c = 0; c < i->channels; c += KD__W) {
+        const int left = i->channels - c;
+        const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(inv_std + c, left);
+        kd__v sum = kd__v_set(0.0f), weighted = kd__v_set(0.0f);
+        for (h = 0; h < i->h; ++h) {
+            kd__v line = kd__v_set(0.0f), line_weighted = kd__v_set(0.0f);
+            for (w = 0; w < i->w; ++w) {
+                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
+                const kd__v d = kd__v_get(dy + h * dy_row + at, left);
+                const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + h * i->row + at, left), m), s);
+                line = kd__v_add(line, d);
+                line_weighted = kd__v_fma(d, xhat, line_weighted);
+            }
+            sum = kd__v_add(sum, line);
+            weighted = kd__v_add(weighted, line_weighted);
+        }
+        kd__v_put(sum_dy + c, sum, left);
+        kd__v_put(sum_dy_xhat + c, weighted, left);
+    }
+}
+
+/* dx = factor * (dy - mean_dy - xhat * mean_dy_xhat), factor = gamma / std */
+static void KD__FN(norm_grad)(const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row,
+                              const float *mean, const float *inv_std, const float *factor, const float *mean_dy,
+                              const float *mean_dy_xhat, float *dx, ptrdiff_t dx_row, int accumulate)
+{
+    int c, h, w;
+    for (h = 0; h < i->h; ++h) {
+        for (c = 0; c < i->channels; c += KD__W) {
+            const int left = i->channels - c;
+            const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(inv_std + c, left),
+                        f = kd__v_get(factor + c, left);
+            const kd__v a = kd__v_get(mean_dy + c, left), b = kd__v_get(mean_dy_xhat + c, left);
+            for (w = 0; w < i->w; ++w) {
+                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
+                const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + h * i->row + at, left), m), s);
+                kd__v d = kd__v_sub(kd__v_sub(kd__v_get(dy + h * dy_row + at, left), a), kd__v_mul(xhat, b));
+                d = kd__v_mul(d, f);
+                if (accumulate) d = kd__v_add(kd__v_get(dx + h * dx_row + at, left), d);
+                kd__v_put(dx + h * dx_row + at, d, left);
+            }
+        }
+    }
+}
+
+/* ---- rows of logits -------------------------------------------------------------------------------------- */
+
+/* Rows of up to KD__SHORT columns are turned, so that a vector holds one column of KD__W rows and nothing has to be
+   summed across lanes; longer ones are read along the row. Which it is depends on the number of columns alone. */
+#define KD__SHORT 16
+
+KD__INLINE void KD__FN(load_short)(const float *x, int rows, int cols, kd__v *columns)
+{
+    int c = 0, i;
+    do {
+        kd__v block[KD__W];
+        for (i = 0; i < KD__W; ++i)
+            block[i] = i < rows ? kd__v_get(x + (ptrdiff_t)i * cols + c, cols - c) : kd__v_set(0.0f);
+        KD__FN(turn)(block);
+        for (i = 0; i < KD__W; ++i) columns[c + i] = block[i];
+        c += KD__W;
+    } while (c < cols);
+}
+
+KD__INLINE void KD__FN(store_short)(float *x, int rows, int cols, const kd__v *columns)
+{
+    int c, i;
+    for (c = 0; c < cols; c += KD__W) {
+        kd__v block[KD__W];
+        for (i = 0; i < KD__W; ++i) block[i] = columns[c + i];
+        KD__FN(turn)(block);
+        for (i = 0; i < rows; ++i) kd__v_put(x + (ptrdiff_t)i * cols + c, block[i], cols - c);
+    }
+}
+
+KD__INLINE float KD__FN(row_max)(const float *x, int cols)
+{
+    kd__v largest[KD__SUM_VECTORS];
+    int c, i;
+    for (i = 0; i < KD__SUM_VECTORS; ++i) largest[i] = kd__v_set(x[0]);
+    for (c = 0; c + 16 <= cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (i = 0; i < KD__SUM_VECTORS; ++i) largest[i] = kd__v_max(kd__v_load(x + c + i * KD__W), largest[i]);
+    }
+    for (; c < cols; ++c) largest[0] = kd__v_max(kd__v_set(x[c]), largest[0]);
+    return KD__FN(max16)(largest);
+}
+
+/* (x - largest) / T, where equal infinities count as equal. */
+KD__INLINE kd__v KD__FN(centred)(kd__v x, kd__v largest, kd__v inv_t)
+{
+    return kd__v_select(kd__v_eq(x, largest), kd__v_set(0.0f), kd__v_mul(kd__v_sub(x, largest), inv_t));
+}
+
+KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v inv_t, int logarithm, float *y)
+{
+    kd__v column[KD__SHORT], largest, sum = kd__v_set(0.0f);
+    int c;
+    KD__FN(load_short)(x, rows, cols, column);
+    largest = column[0];
+    for (c = 1; c < cols; ++c) largest = kd__v_max(column[c], largest);
+    for (c = 0; c < cols; ++c) {
+        const kd__v u = KD__FN(centred)(column[c], largest, inv_t), e = KD__FN(exp)(u);
+        column[c] = logarithm ? u : e;
+        sum = kd__v_add(sum, e);
+    }
+    if (logarithm) {
+        sum = KD__FN(log)(sum);
+        for (c = 0; c < cols; ++c) column[c] = kd__v_sub(column[c], sum);
+    } else {
+        for (c = 0; c < cols; ++c) column[c] = kd__v_div(column[c], sum);
+    }
+    KD__FN(store_short)(y, rows, cols, column);
+}
+
+KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, int logarithm, float *y)
+{
+    const kd__v largest = kd__v_set(KD__FN(row_max)(x, cols));
+    kd__v sums[KD__SUM_VECTORS], sum;
+    int c, i;
+    for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = kd__v_set(0.0f);
+    for (c = 0; c < cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (i = 0; i < KD__SUM_VECTORS; ++i) {
+            const int at = c + i * KD__W, left = cols - at;
+            if (left >= KD__W) {
+                const kd__v u = KD__FN(centred)(kd__v_load(x + at), largest, inv_t), e = KD__FN(exp)(u);
+                kd__v_store(y + at, logarithm ? u : e);
+                sums[i] = kd__v_add(sums[i], e);
+            } else if (left > 0) {
+                const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
+                const kd__v u = KD__FN(centred)(kd__v_load_n(x + at, left), largest, inv_t), e = KD__FN(exp)(u);
+                kd__v_store_n(y + at, logarithm ? u : e, left);
+                sums[i] = kd__v_add(sums[i], kd__v_select(inside, e, kd__v_set(0.0f)));
+            }
+        }
+    }
+    sum = kd__v_set(KD__FN(sum16)(sums));
+    if (logarithm) sum = KD__FN(log)(sum);
+    for (c = 0; c < cols; c += KD__W) {
+        const kd__v value = kd__v_get(y + c, cols - c);
+        kd__v_put(y + c, logarithm ? kd__v_sub(value, sum) : kd__v_div(value, sum), cols - c);
+    }
+}
+
+static void KD__FN(softmax)(const float *x, int rows, int cols, float temperature, int logarithm, float *y)
+{
+    const kd__v inv_t = kd__v_set(1.0f / temperature);
+    int r;
+    if (cols <= KD__SHORT) {
+        for (r = 0; r < rows; r += KD__W)
+            KD__FN(softmax_short)
+            (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
+    } else {
+        for (r = 0; r < rows; ++r)
+            KD__FN(softmax_long)(x + (ptrdiff_t)r * cols, cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
+    }
+}
+
+/* scale * log(sum_i exp(x[i][j] + log_weight[i])) */
+static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const float *log_weight, float scale,
+                            float *y)
+{
+    ptrdiff_t j;
+    int i;
+    for (j = 0; j < n; j += KD__W) {
+        kd__v largest = kd__v_set(-INFINITY), sum = kd__v_set(0.0f);
+        for (i = 0; i < count; ++i)
+            largest = kd__v_max(kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i])), largest);
+        for (i = 0; i < count; ++i) {
+            const kd__v term = kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i]));
+            sum = kd__v_add(sum, KD__FN(exp)(kd__v_sub(term, largest)));
+        }
+        kd__v_put(y + j, kd__v_mul(kd__v_add(largest, KD__FN(log)(sum)), kd__v_set(scale)), n - j);
+    }
+}
+
+/* Cross-entropy, softened KL, or both in one pass (Hinton et al. 2015). With u = s - max s, v = (t - max t) / T:
+     e1 = exp(u), eT = exp(u / T), q = exp(v)            by column
+     S1, ST, Q, D = sum of e1, eT, q, q * (v - u / T)     by row
+     KL = D / Q - log Q + log ST,  CE = log S1 * sum(target) - sum(target * u)
+     gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target) */
+typedef struct KD__FN(soft_hard) {
+    kd__v largest_s, largest_t, inv_t;      /* of the row */
+    kd__v e1, et, q, target;                /* of a column */
+    kd__v s1, st, sq, d, target_u, targets; /* sums over columns */
+} KD__FN(soft_hard);
+
+/* The terms of one vector of logits. `onehot` is 1 where the label is (or the soft label). */
+KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t,
+                                        kd__v onehot)
+{
+    (void)t;
+    if (l->hard_value != 0) {
+        p->e1 = KD__FN(exp)(kd__v_sub(s, p->largest_s));
+        p->target = kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
+    }
+    if (l->teacher) {
+        p->et = KD__FN(exp)(kd__v_mul(kd__v_sub(s, p->largest_s), p->inv_t));
+        p->q = KD__FN(exp)(kd__v_mul(kd__v_sub(t, p->largest_t), p->inv_t));
+    }
+}
+
+KD__INLINE void KD__FN(soft_hard_sum)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t)
+{
+    const kd__v u = kd__v_sub(s, p->largest_s);
+    if (l->hard_value != 0) {
+        p->s1 = kd__v_add(p->s1, p->e1);
+        p->target_u = kd__v_fma(p->target, u, p->target_u);
+        p->targets = kd__v_add(p->targets, p->target);
+    }
+    if (l->teacher) {
+        const kd__v v = kd__v_mul(kd__v_sub(t, p->largest_t), p->inv_t);
+        p->st = kd__v_add(p->st, p->et);
+        p->sq = kd__v_add(p->sq, p->q);
+        p->d = kd__v_fma(p->q, kd__v_sub(v, kd__v_mul(u, p->inv_t)), p->d);
+    }
+}
+
+/* The loss of a row from its sums; turns the sums into what the gradient needs: 1 / sum. */
+KD__INLINE kd__v KD__FN(soft_hard_value)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v labelled)
+{
+    const kd__v one = kd__v_set(1.0f);
+    kd__v value = kd__v_set(0.0f);
+    if (l->teacher) {
+        const kd__v kl = kd__v_sub(kd__v_add(kd__v_div(p->d, p->sq), KD__FN(log)(p->st)), KD__FN(log)(p->sq));
+        value = kd__v_mul(kl, kd__v_set(l->soft_value));
+        p->st = kd__v_div(one, p->st);
+        p->sq = kd__v_div(one, p->sq);
+    }
+    if (l->hard_value != 0) {
+        const kd__v ce = kd__v_sub(kd__v_mul(KD__FN(log)(p->s1), p->targets), p->target_u);
+        value = kd__v_fma(kd__v_mul(ce, labelled), kd__v_set(l->hard_value), value);
+        p->s1 = kd__v_div(p->targets, p->s1);
+    }
+    return value;
+}
+
+KD__INLINE kd__v KD__FN(soft_hard_grad)(const kd__row_loss *l, const KD__FN(soft_hard) * p, kd__v e1, kd__v et,
+                                        kd__v q, kd__v target, kd__v labelled)
+{
+    kd__v grad = kd__v_set(0.0f);
+    if (l->teacher) grad = kd__v_mul(kd__v_set(l->soft_grad), kd__v_sub(kd__v_mul(et, p->st), kd__v_mul(q, p->sq)));
+    if (l->hard_value != 0)
+        grad =
+            kd__v_fma(kd__v_mul(kd__v_set(l->hard_grad), labelled), kd__v_sub(kd__v_mul(e1, p->s1), target), grad);
+    return grad;
+}
+
+KD__INLINE void KD__FN(soft_hard_clear)(KD__FN(soft_hard) * p, float temperature)
+{
+    p->s1 = p->st = p->sq = p->d = p->target_u = p->targets = kd__v_set(0.0f);
+    p->e1 = p->et = p->q = p->target = p->largest_t = kd__v_set(0.0f);
+    p->inv_t = kd__v_set(1.0f / temperature);
+}
+
+KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows)
+{
+    const ptrdiff_t at = (ptrdiff_t)row * l->cols;
+    const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f);
+    kd__v s[KD__SHORT], t[KD__SHORT], hard[KD__SHORT], e1[KD__SHORT], label, labelled;
+    float lanes[KD__W];
+    KD__FN(soft_hard) p;
+    int c, i;
+    KD__FN(soft_hard_clear)(&p, l->temperature);
+    for (i = 0; i < KD__W; ++i) lanes[i] = i < rows && l->labels ? (float)l->labels[row + i] : 0.0f;
+    label = kd__v_load(lanes);
+    labelled = l->soft_labels ? one : kd__v_select(kd__v_lt(label, zero), zero, one);
+    KD__FN(load_short)(l->student + at, rows, l->cols, s);
+    p.largest_s = s[0];
+    for (c = 1; c < l->cols; ++c) p.largest_s = kd__v_max(s[c], p.largest_s);
+    if (l->teacher) {
+        KD__FN(load_short)(l->teacher + at, rows, l->cols, t);
+        p.largest_t = t[0];
+        for (c = 1; c < l->cols; ++c) p.largest_t = kd__v_max(t[c], p.largest_t);
+    }
+    if (l->soft_labels) KD__FN(load_short)(l->soft_labels + at, rows, l->cols, hard);
+    for (c = 0; c < l->cols; ++c) {
+        const kd__v teacher = l->teacher ? t[c] : zero;
+        const kd__v onehot =
+            l->soft_labels ? hard[c] : kd__v_select(kd__v_eq(label, kd__v_set((float)c)), one, zero);
+        KD__FN(soft_hard_terms)(l, &p, s[c], teacher, onehot);
+        KD__FN(soft_hard_sum)(l, &p, s[c], teacher);
+        /* the logits have served: their places hold what the gradient needs */
+        e1[c] = p.e1, s[c] = p.et, t[c] = p.q, hard[c] = p.target;
+    }
+    kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), rows);
+    if (!l->grad) return;
+    for (c = 0; c < l->cols; ++c) s[c] = KD__FN(soft_hard_grad)(l, &p, e1[c], s[c], t[c], hard[c], labelled);
+    KD__FN(store_short)(l->grad + at, rows, l->cols, s);
+}
+
+KD__INLINE kd__v KD__FN(onehot)(const kd__row_loss *l, ptrdiff_t at, int c, int left, kd__v label)
+{
+    if (l->soft_labels) return kd__v_get(l->soft_labels + at + c, left);
+    return kd__v_select(kd__v_eq(kd__v_add(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)c)), label),
+                        kd__v_set(1.0f), kd__v_set(0.0f));
+}
+
+KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
+{
+    const ptrdiff_t at = (ptrdiff_t)row * l->cols;
+    const kd__v zero = kd__v_set(0.0f);
+    const int has_label = l->soft_labels || (l->labels && l->labels[row] >= 0);
+    const kd__v label = kd__v_set(l->labels && !l->soft_labels ? (float)l->labels[row] : -1.0f);
+    const kd__v labelled = kd__v_set(has_label ? 1.0f : 0.0f);
+    KD__FN(soft_hard) p, part[KD__SUM_VECTORS];
+    kd__v column[KD__SUM_VECTORS];
+    int c, i;
+    KD__FN(soft_hard_clear)(&p, l->temperature);
+    p.largest_s = kd__v_set(KD__FN(row_max)(l->student + at, l->cols));
+    if (l->teacher) p.largest_t = kd__v_set(KD__FN(row_max)(l->teacher + at, l->cols));
+    for (i = 0; i < KD__SUM_VECTORS; ++i) part[i] = p;
+    for (c = 0; c < l->cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (i = 0; i < KD__SUM_VECTORS; ++i) {
+            const int from = c + i * KD__W, left = l->cols - from;
+            if (left > 0) {
+                kd__v s = kd__v_get(l->student + at + from, left);
+                kd__v t = l->teacher ? kd__v_get(l->teacher + at + from, left) : zero;
+                KD__FN(soft_hard_terms)(l, &part[i], s, t, KD__FN(onehot)(l, at, from, left, label));
+                if (left < KD__W) { /* lanes beyond the row: terms that add nothing */
+                    const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
+                    s = kd__v_select(inside, s, p.largest_s), t = kd__v_select(inside, t, p.largest_t);
+                    part[i].e1 = kd__v_select(inside, part[i].e1, zero),
+                    part[i].et = kd__v_select(inside, part[i].et, zero);
+                    part[i].q = kd__v_select(inside, part[i].q, zero);
+                    part[i].target = kd__v_select(inside, part[i].target, zero);
+                }
+                KD__FN(soft_hard_sum)(l, &part[i], s, t);
+            }
+        }
+    }
+#define KD__ROW_SUM(member)                                                                                        \
+    for (i = 0; i < KD__SUM_VECTORS; ++i) column[i] = part[i].member;                                              \
+    p.member = kd__v_set(KD__FN(sum16)(column));
+    KD__ROW_SUM(s1)
+    KD__ROW_SUM(st) KD__ROW_SUM(sq) KD__ROW_SUM(d) KD__ROW_SUM(target_u) KD__ROW_SUM(targets)
+#undef KD__ROW_SUM
+        kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), 1);
+    if (!l->grad) return;
+    for (c = 0; c < l->cols; c += KD__W) {
+        const int left = l->cols - c;
+        const kd__v s = kd__v_get(l->student + at + c, left),
+                    t = l->teacher ? kd__v_get(l->teacher + at + c, left) : zero;
+        KD__FN(soft_hard_terms)(l, &p, s, t, KD__FN(onehot)(l, at, c, left, label));
+        kd__v_put(l->grad + at + c, KD__FN(soft_hard_grad)(l, &p, p.e1, p.et, p.q, p.target, labelled), left);
+    }
+}
+
+static void KD__FN(row_loss)(const kd__row_loss *l)
+{
+    int r;
+    if (l->cols <= KD__SHORT) {
+        for (r = 0; r < l->rows; r += KD__W) KD__FN(row_loss_short)(l, r, KD__MIN(KD__W, l->rows - r));
+    } else {
+        for (r = 0; r < l->rows; ++r) KD__FN(row_loss_long)(l, r);
+    }
+}
+
+static void KD__FN(mse_loss)(const kd__row_loss *l)
+{
+    int r, c, i;
+    for (r = 0; r < l->rows; ++r) {
+        const ptrdiff_t at = (ptrdiff_t)r * l->cols;
+        kd__v sums[KD__SUM_VECTORS];
+        for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = kd__v_set(0.0f);
+        for (c = 0; c < l->cols; c += 16) {
+            KD__UNROLL_SUMS
+            for (i = 0; i < KD__SUM_VECTORS; ++i) {
+                const int from = c + i * KD__W, left = l->cols - from;
+                if (left > 0) {
+                    const kd__v d =
+                        kd__v_sub(kd__v_get(l->student + at + from, left), kd__v_get(l->teacher + at + from, left));
+                    sums[i] = kd__v_fma(d, d, sums[i]);
+                    if (l->grad) kd__v_put(l->grad + at + from, kd__v_mul(d, kd__v_set(2.0f * l->soft_grad)), left);
+                }
+            }
+        }
+        l->value[r] = KD__FN(sum16)(sums) * l->soft_value;
+    }
+}
+
+/* log(1 + e^x) without overflow */
+KD__INLINE kd__v KD__FN(softplus)(kd__v x)
+{
+    const kd__v e = KD__FN(exp)(kd__v_sub(kd__v_set(0.0f), KD__FN(abs)(x)));
+    return kd__v_add(kd__v_max(x, kd__v_set(0.0f)), KD__FN(log)(kd__v_add(kd__v_set(1.0f), e)));
+}
+
+static void KD__FN(bce_loss)(const kd__row_loss *l)
+{
+    const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f), inv_t = kd__v_set(1.0f / l->temperature);
+    int r, c, i;
+    for (r = 0; r < l->rows; ++r) {
+        const ptrdiff_t at = (ptrdiff_t)r * l->cols;
+        const int32_t y = l->labels && !l->soft_labels ? l->labels[r] : 0;
+        const float hard = y < 0 ? 0.0f : 1.0f; /* 0: unlabelled */
+        const kd__v label = kd__v_set(l->cols == 1 ? (y == 1 ? 0.0f : -1.0f) : (float)y);
+        kd__v sums[KD__SUM_VECTORS];
+        for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = zero;
+        for (c = 0; c < l->cols; c += 16) {
+            KD__UNROLL_SUMS
+            for (i = 0; i < KD__SUM_VECTORS; ++i) {
+                const int from = c + i * KD__W, left = l->cols - from;
+                if (left > 0) {
+                    const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
+                    const kd__v s = kd__v_get(l->student + at + from, left);
+                    kd__v target =
+                        kd__v_mul(KD__FN(onehot)(l, at, from, left, label), kd__v_set(1.0f - l->smoothing));
+                    kd__v value, grad;
+                    target = kd__v_add(target, kd__v_set(0.5f * l->smoothing));
+                    value = kd__v_sub(KD__FN(softplus)(s), kd__v_mul(s, target));
+                    value = kd__v_mul(value, kd__v_set(l->hard_value * hard));
+                    grad = kd__v_mul(kd__v_sub(KD__FN(sigmoid)(s), target), kd__v_set(l->hard_grad * hard));
+                    if (l->teacher) {
+                        const kd__v u = kd__v_mul(s, inv_t),
+                                    v = kd__v_mul(kd__v_get(l->teacher + at + from, left), inv_t);
+                        const kd__v p = KD__FN(sigmoid)(v);
+                        const kd__v yes =
+                            kd__v_sub(KD__FN(softplus)(kd__v_sub(zero, u)), KD__FN(softplus)(kd__v_sub(zero, v)));
+                        const kd__v no = kd__v_sub(KD__FN(softplus)(u), KD__FN(softplus)(v));
+                        const kd__v kl = kd__v_fma(p, yes, kd__v_mul(kd__v_sub(one, p), no));
+                        value = kd__v_fma(kl, kd__v_set(l->soft_value), value);
+                        grad = kd__v_fma(kd__v_sub(KD__FN(sigmoid)(u), p), kd__v_set(l->soft_grad), grad);
+                    }
+                    sums[i] = kd__v_add(sums[i], left < KD__W ? kd__v_select(inside, value, zero) : value);
+                    if (l->grad) kd__v_put(l->grad + at + from, grad, left);
+                }
+            }
+        }
+        l->value[r] = KD__FN(sum16)(sums);
+    }
+}
+
+/* ---- sums and updates over all weights ------------------------------------------------------------------- */
+
+static double KD__FN(sum_squares)(ptrdiff_t n, const float *x)
+{
+    double total = 0;
+    ptrdiff_t start, i;
+    int j;
+    for (start = 0; start < n; start += 4096) {
+        const ptrdiff_t end = KD__MIN(n, start + 4096);
+        kd__v sums[KD__SUM_VECTORS];
+        for (j = 0; j < KD__SUM_VECTORS; ++j) sums[j] = kd__v_set(0.0f);
+        for (i = start; i < end; i += 16) {
+            KD__UNROLL_SUMS
+            for (j = 0; j < KD__SUM_VECTORS; ++j) {
+                if (i + j * KD__W < end) {
+                    const kd__v v = kd__v_get(x + i + j * KD__W, end - i - j * KD__W);
+                    sums[j] = kd__v_fma(v, v, sums[j]);
+                }
+            }
+        }
+        total += (double)KD__FN(sum16)(sums);
+    }
+    return total;
+}
+
+/* An exponent of all ones becomes the sign bit when one is added to it: integers only, whatever the compiler may
+   assume about NaN. */
+static int KD__FN(all_finite)(ptrdiff_t n, const float *x)
+{
+    kd__vi seen = kd__vi_set(0);
+    float lanes[KD__W];
+    ptrdiff_t i;
+    int j;
+    for (i = 0; i < n; i += KD__W) {
+        const kd__vi bits = kd__v_bits(kd__v_get(x + i, n - i));
+        seen = kd__vi_or(seen, kd__vi_add(kd__vi_and(bits, kd__vi_set(0x7f800000)), kd__vi_set(0x00800000)));
+    }
+    kd__v_store(lanes, kd__vi_float(seen));
+    for (j = 0; j < KD__W; ++j) {
+        uint32_t bits;
+        memcpy(&bits, &lanes[j], sizeof bits);
+        if (bits >> 31) return 0;
+    }
+    return 1;
+}
+
+static void KD__FN(update)(const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v)
+{
+    const kd__v lr = kd__v_set(-u->lr), scale = kd__v_set(u->grad_scale), decay = kd__v_set(u->decay);
+    const kd__v beta1 = kd__v_set(u->beta1), rest1 = kd__v_set(1.0f - u->beta1);
+    const kd__v beta2 = kd__v_set(u->beta2), rest2 = kd__v_set(1.0f - u->beta2);
+    const kd__v step = kd__v_set(-u->lr * u->correction1), root = kd__v_set(u->correction2);
+    const kd__v epsilon = kd__v_set(u->epsilon), momentum = kd__v_set(u->momentum);
+    const kd__v shrink = kd__v_set(1.0f - u->lr * u->decay);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        const ptrdiff_t left = n - i;
+        kd__v weight = kd__v_get(w + i, left), grad = kd__v_mul(kd__v_get(g + i, left), scale);
+        if (u->optimizer == KD_ADAMW)
+            weight = kd__v_mul(weight, shrink);
+        else if (u->decay != 0)
+            grad = kd__v_fma(decay, weight, grad);
+        if (u->optimizer == KD_SGD) {
+            if (u->momentum != 0) {
+                const kd__v velocity = kd__v_fma(momentum, kd__v_get(m + i, left), grad);
+                kd__v_put(m + i, velocity, left);
+                grad = u->nesterov ? kd__v_fma(momentum, velocity, grad) : velocity;
+            }
+            weight = kd__v_fma(lr, grad, weight);
+        } else {
+            const kd__v first = kd__v_fma(beta1, kd__v_get(m + i, left), kd__v_mul(rest1, grad));
+            const kd__v second = kd__v_fma(beta2, kd__v_get(v + i, left), kd__v_mul(rest2, kd__v_mul(grad, grad)));
+            const kd__v spread = kd__v_fma(kd__v_sqrt(second), root, epsilon);
+            kd__v_put(m + i, first, left);
+            kd__v_put(v + i, second, left);
+            weight = kd__v_fma(step, kd__v_div(first, spread), weight);
+        }
+        kd__v_put(w + i, weight, left);
+    }
+}
+
+/* Every column whose L2 norm is above the limit is scaled down to it. */
+static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, float limit)
+{
+    const kd__v bound = kd__v_set(limit), one = kd__v_set(1.0f);
+    int r, c;
+    for (c = 0; c < cols; c += KD__W) {
+        kd__v sum = kd__v_set(0.0f), norm, factor;
+        for (r = 0; r < rows; ++r) {
+            const kd__v x = kd__v_get(w + r * row + c, cols - c);
+            sum = kd__v_fma(x, x, sum);
+        }
+        norm = kd__v_sqrt(sum);
+        factor = kd__v_select(kd__v_lt(bound, norm), kd__v_div(bound, norm), one);
+        for (r = 0; r < rows; ++r)
+            kd__v_put(w + r * row + c, kd__v_mul(kd__v_get(w + r * row + c, cols - c), factor), cols - c);
+    }
+}
+
+static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL, KD__TILE_ROWS,
+#define KD__ITEM(type, name, parameters) KD__FN(name),
+                                          KD__KERNELS(KD__ITEM)
+#undef KD__ITEM
+};
+
+/* Nothing of this instance may reach the next. */
+#undef KD__ISA
+#undef KD__ISA_ID
+#undef KD__W
+#undef KD__PANEL_VECTORS
+#undef KD__TILE_ROWS
+#undef KD__TILE_ROWS_1
+#undef kd__v
+#undef kd__vi
+#undef kd__vm
+#undef kd__v_mask_n
+#undef kd__v_load
+#undef kd__v_load_n
+#undef kd__v_store
+#undef kd__v_store_n
+#undef kd__v_set
+#undef kd__v_add
+#undef kd__v_sub
+#undef kd__v_mul
+#undef kd__v_div
+#undef kd__v_fma
+#undef kd__v_max
+#undef kd__v_min
+#undef kd__v_sqrt
+#undef kd__v_lt
+#undef kd__v_eq
+#undef kd__v_select
+#undef kd__v_bits
+#undef kd__vi_float
+#undef kd__v_to_int
+#undef kd__vi_to_float
+#undef kd__vi_set
+#undef kd__vi_add
+#undef kd__vi_sub
+#undef kd__vi_mul
+#undef kd__vi_and
+#undef kd__vi_or
+#undef kd__vi_xor
+#undef kd__vi_shl
+#undef kd__vi_shr
+#undef kd__vi_sar
+#undef kd__vi_iota
+#undef kd__v_load_bytes
+#undef KD__PANEL
+#undef KD__NARROW
+#undef KD__SUM_VECTORS
+#undef KD__UNROLL_SUMS
+#undef kd__v_get
+#undef kd__v_put
+#undef KD__TILE_EACH
+#undef KD__TILES_4
+#undef KD__TILES_6
+#undef KD__TILES_8
+#undef KD__TILES_12
+#undef KD__TILES_14
+#undef KD__TILES
+#undef KD__TILE_NAME
+#undef KD__TILE_DEFINE
+#undef KD__TILE_ENTRY
+#undef KD__DEPTH
+#undef KD__ACT_CASE
+#undef KD__ACT_GRAD_CASE
+#undef KD__SHORT
+#endif /* KD__TEMPLATE */
+
+/* ============================================================================================================
+   >>licence
+   ============================================================================================================
+
+   MIT License
+
+   Copyright (c) 2026 the kd.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation
+   the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and
+   to permit persons to whom the Software is furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or substantial portions of
+   the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO
+   THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF
+   CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS
+   IN THE SOFTWARE. */
