@@ -1,0 +1,1003 @@
+/* images.h - image sets for the examples: folders, contact sheets and IDX files, decoded by stb_image
+   Not part of kd.h. Include it in one source file.
+
+   images_load() understands three ways to keep labelled images:
+     folders    train/<class>/<name>.jpg and test/<class>/<name>.jpg, or only <class>/<name>.jpg, which are then split.
+                Classes are the names of the folders in byte order, as in torchvision's ImageFolder; folders inside are
+                read too.
+     sheets     an image whose name ends in .<width>x<height>.png holds tiles of that size, left to right and top to
+                bottom: train/<class>.28x28.png, or anywhere inside a class folder
+     IDX        a folder with train-images-idx3-ubyte and its three companions, each of them also as .gz; a file
+                classes.txt beside them may name the classes, one a line
+   Decoded are JPEG, PNG, BMP and PNM. Everything is checked before memory is asked for, a file that cannot be decoded is
+   skipped, counted and listed, and too many of them are an error. */
+#ifndef IMAGES_H
+#define IMAGES_H
+
+#include <ctype.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Formats with open memory bugs in stb_image are left out, its reading of files is not used, and its assertions, which
+   data can reach, are errors in our eyes and not a reason to end the program. */
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_PNG
+#define STBI_ONLY_BMP
+#define STBI_ONLY_PNM
+#define STBI_NO_STDIO
+#define STBI_NO_HDR
+#define STBI_NO_LINEAR
+#define STBI_MAX_DIMENSIONS (1 << 16)
+#define STBI_ASSERT(x) ((void)0)
+#define STB_IMAGE_IMPLEMENTATION
+#if defined(__has_include)
+#if __has_include(<stb/stb_image.h>)
+#include <stb/stb_image.h>
+#else
+#include "stb_image.h"
+#endif
+#else
+#include <stb/stb_image.h>
+#endif
+
+enum {
+    IMAGES_MAX_PIXELS = 89478485, /* of one file; above it Pillow warns of a decompression bomb */
+    IMAGES_MAX_FILE = 1 << 28,    /* bytes of one file */
+    IMAGES_MAX_CLASSES = 4096,
+    IMAGES_MAX_DEPTH = 16, /* folders inside a class */
+    IMAGES_LISTED = 20     /* skipped files kept for the report */
+};
+
+typedef struct images_options {
+    int size;           /* side in pixels; 0: as the images are, if all are alike */
+    int channels;       /* 1, 3, or 0: 1 if every image is grey, else 3 */
+    double test_share;  /* of each class, where there is no test folder; 0.2 */
+    double max_skipped; /* share of files that may be unreadable; 0.01 */
+    int limit;          /* images a class and split; 0: all */
+    uint64_t seed;      /* of the split */
+} images_options;
+
+typedef struct images_set {
+    uint8_t *pixels; /* (count, channels, height, width) */
+    int32_t *labels;
+    int count;
+} images_set;
+
+typedef struct images {
+    images_set train, test;
+    int channels, height, width, class_count;
+    char **class_names;
+    /* what a careful person would want to know */
+    int files, skipped, unsupported, rotated, sixteen_bit, four_channel_jpeg, resized;
+    char listed[IMAGES_LISTED][512]; /* skipped files, and why */
+    char error[1024];
+} images;
+
+static images_options images_defaults(void)
+{
+    images_options o = {0, 0, 0.2, 0.01, 0, 1};
+    return o;
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------------------- */
+
+static int images_fail(images *s, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+static int images_fail(images *s, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->error, sizeof s->error, format, args);
+    va_end(args);
+    return 0;
+}
+
+static void *images_memory(size_t count, size_t item)
+{
+    return count && item > SIZE_MAX / count ? NULL : calloc(count ? count : 1, item);
+}
+
+/* The whole file, or NULL and a reason. */
+static uint8_t *images_read(const char *path, size_t *size, const char **why)
+{
+    FILE *file = fopen(path, "rb");
+    uint8_t *bytes = NULL;
+    long length = -1;
+    *why = "cannot be opened";
+    if (!file) return NULL;
+    if (fseek(file, 0, SEEK_END) == 0) length = ftell(file);
+    if (length < 0 || fseek(file, 0, SEEK_SET) != 0) {
+        *why = "cannot be read";
+    } else if (length == 0) {
+        *why = "is empty";
+    } else if (length > IMAGES_MAX_FILE) {
+        *why = "is larger than 256 MB";
+    } else {
+        bytes = (uint8_t *)images_memory((size_t)length, 1);
+        *why = bytes ? "cannot be read" : "does not fit in memory";
+        if (bytes && fread(bytes, 1, (size_t)length, file) != (size_t)length) {
+            free(bytes);
+            bytes = NULL;
+        }
+        *size = (size_t)length;
+    }
+    fclose(file);
+    return bytes;
+}
+
+static uint64_t images_hash(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* ---- resizing, as Pillow does it ------------------------------------------------------------------------- */
+
+/* Pillow's BILINEAR for 8-bit images, bit for bit: a triangle as wide as the reduction, weights as fractions of 2^22,
+   first along lines, then along columns, rounded to 8 bits after each. */
+typedef struct images_weights {
+    int *first, *count, *weight; /* weight: taps each */
+    int taps;
+} images_weights;
+
+static void images_weights_free(images_weights *w)
+{
+    free(w->first);
+    free(w->count);
+    free(w->weight);
+}
+
+static int images_weights_make(images_weights *w, int in, int out)
+{
+    const double scale = (double)in / out, wide = scale < 1 ? 1 : scale;
+    double *k;
+    int x, i;
+    w->taps = (int)ceil(wide) * 2 + 1;
+    w->first = (int *)images_memory((size_t)out, sizeof(int));
+    w->count = (int *)images_memory((size_t)out, sizeof(int));
+    w->weight = (int *)images_memory((size_t)out * (size_t)w->taps, sizeof(int));
+    k = (double *)images_memory((size_t)w->taps, sizeof(double));
+    if (!w->first || !w->count || !w->weight || !k) {
+        images_weights_free(w);
+        free(k);
+        return 0;
+    }
+    for (x = 0; x < out; ++x) {
+        const double center = (x + 0.5) * scale;
+        int first = (int)(center - wide + 0.5), end = (int)(center + wide + 0.5);
+        double sum = 0;
+        if (first < 0) first = 0;
+        if (end > in) end = in;
+        for (i = 0; i < end - first; ++i) {
+            const double distance = fabs((i + first - center + 0.5) * (1.0 / wide));
+            k[i] = distance < 1 ? 1 - distance : 0;
+            sum += k[i];
+        }
+        for (i = 0; i < end - first; ++i) {
+            if (sum != 0) k[i] /= sum;
+            w->weight[(size_t)x * (size_t)w->taps + (size_t)i] = (int)(0.5 + k[i] * (1 << 22));
+        }
+        w->first[x] = first;
+        w->count[x] = end - first;
+    }
+    free(k);
+    return 1;
+}
+
+/* One number from `count` numbers `step` apart. */
+static uint8_t images_weigh(const uint8_t *from, size_t step, const int *weight, int count)
+{
+    int sum = 1 << 21, i;
+    for (i = 0; i < count; ++i) sum += from[(size_t)i * step] * weight[i];
+    sum >>= 22;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+/* (height, width, channels) to (to_h, to_w, channels); a new buffer, or NULL without memory. */
+static uint8_t *images_resize(const uint8_t *from, int w, int h, int channels, int to_w, int to_h)
+{
+    const size_t c = (size_t)channels;
+    uint8_t *middle = (uint8_t *)images_memory((size_t)to_w * (size_t)h, c);
+    uint8_t *to = (uint8_t *)images_memory((size_t)to_w * (size_t)to_h, c);
+    images_weights across = {0}, down = {0};
+    int x, y, i, ok = middle && to;
+    ok = ok && images_weights_make(&across, w, to_w);
+    ok = ok && images_weights_make(&down, h, to_h);
+    for (y = 0; ok && y < h; ++y) {
+        for (x = 0; x < to_w; ++x) {
+            for (i = 0; i < channels; ++i) {
+                const uint8_t *line = from + (size_t)y * (size_t)w * c + (size_t)i;
+                middle[((size_t)y * (size_t)to_w + (size_t)x) * c + (size_t)i] =
+                    w == to_w ? line[(size_t)x * c]
+                              : images_weigh(line + (size_t)across.first[x] * c, c,
+                                             across.weight + (size_t)x * (size_t)across.taps, across.count[x]);
+            }
+        }
+    }
+    for (y = 0; ok && y < to_h; ++y) {
+        for (x = 0; x < to_w; ++x) {
+            for (i = 0; i < channels; ++i) {
+                const size_t line = (size_t)to_w * c, at = (size_t)x * c + (size_t)i;
+                to[(size_t)y * line + at] =
+                    h == to_h ? middle[(size_t)y * line + at]
+                              : images_weigh(middle + (size_t)down.first[y] * line + at, line,
+                                             down.weight + (size_t)y * (size_t)down.taps, down.count[y]);
+            }
+        }
+    }
+    images_weights_free(&across);
+    images_weights_free(&down);
+    free(middle);
+    if (ok) return to;
+    free(to);
+    return NULL;
+}
+
+/* ---- one file -------------------------------------------------------------------------------------------- */
+
+typedef struct images_picture {
+    uint8_t *pixels; /* (h, w, channels), channels 1 or 3 */
+    int w, h, channels;
+    int sixteen_bit, four_channel_jpeg, rotated;
+} images_picture;
+
+/* A JPEG decoder fills in for missing data silently, so look for the end marker that a whole file has. */
+static int images_jpeg_is_whole(const uint8_t *bytes, size_t size)
+{
+    size_t i;
+    for (i = size; i >= 2; --i) {
+        if (bytes[i - 2] == 0xff && bytes[i - 1] == 0xd9) return 1;
+    }
+    return 0;
+}
+
+/* Walks the segments of a JPEG for the number of components and for an EXIF orientation other than upright. */
+static void images_jpeg_facts(const uint8_t *bytes, size_t size, images_picture *p)
+{
+    size_t at = 2;
+    while (at + 4 <= size && bytes[at] == 0xff) {
+        const uint8_t marker = bytes[at + 1];
+        const size_t length = (size_t)bytes[at + 2] << 8 | bytes[at + 3];
+        const uint8_t *body = bytes + at + 4;
+        if (marker == 0xda || length < 2 || at + 2 + length > size) return;
+        if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc && length >= 8)
+            p->four_channel_jpeg = body[5] == 4;
+        if (marker == 0xe1 && length >= 22 && memcmp(body, "Exif\0\0", 6) == 0) {
+            const int little = body[6] == 'I';
+            const size_t end = length - 2 - 6; /* bytes of the TIFF part */
+            const uint8_t *tiff = body + 6;
+            size_t entry = little ? (size_t)tiff[4] | (size_t)tiff[5] << 8 : (size_t)tiff[7] | (size_t)tiff[6] << 8;
+            size_t count, i;
+            if (entry + 2 <= end) {
+                count = little ? (size_t)tiff[entry] | (size_t)tiff[entry + 1] << 8
+                               : (size_t)tiff[entry + 1] | (size_t)tiff[entry] << 8;
+                for (i = 0; i < count && entry + 2 + 12 * (i + 1) <= end; ++i) {
+                    const uint8_t *e = tiff + entry + 2 + 12 * i;
+                    const int tag = little ? e[0] | e[1] << 8 : e[1] | e[0] << 8;
+                    if (tag == 0x0112) p->rotated = (little ? e[8] : e[9]) > 1;
+                }
+            }
+        }
+        at += 2 + length;
+    }
+}
+
+/* Decodes to 1 or 3 channels; transparency is dropped without blending, as Pillow's convert("RGB") does. 0 and a reason
+   if it cannot be done. `want` 0: as many channels as the file has colour. */
+static int images_decode(const uint8_t *bytes, size_t size, int want, images_picture *p, const char **why)
+{
+    int w, h, channels, i;
+    const int is_jpeg = size > 3 && bytes[0] == 0xff && bytes[1] == 0xd8;
+    memset(p, 0, sizeof *p);
+    if (size > IMAGES_MAX_FILE || !stbi_info_from_memory(bytes, (int)size, &w, &h, &channels)) {
+        *why = "is no JPEG, PNG, BMP or PNM image that can be read";
+        return 0;
+    }
+    if (w < 1 || h < 1 || w > IMAGES_MAX_PIXELS / h) {
+        *why = "has more than 89 million pixels";
+        return 0;
+    }
+    if (is_jpeg && !images_jpeg_is_whole(bytes, size)) {
+        *why = "is a JPEG that ends too early";
+        return 0;
+    }
+    if (is_jpeg) images_jpeg_facts(bytes, size, p);
+    p->sixteen_bit = stbi_is_16_bit_from_memory(bytes, (int)size);
+    if (!want) want = channels < 3 ? 1 : 3;
+    p->channels = want;
+    /* grey from colour is done below, with Pillow's weights: stb's differ by one in half of all colours */
+    p->pixels = stbi_load_from_memory(bytes, (int)size, &p->w, &p->h, &channels, channels < 3 && want == 1 ? 1 : 3);
+    if (!p->pixels) {
+        *why = "is damaged";
+        return 0;
+    }
+    if (want == 1 && channels >= 3) {
+        for (i = 0; i < p->w * p->h; ++i) {
+            const uint8_t *rgb = p->pixels + 3 * (size_t)i;
+            p->pixels[i] = (uint8_t)((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16);
+        }
+    }
+    return 1;
+}
+
+/* Short side to `size`, then the middle, as torchvision's Resize and CenterCrop. Frees p->pixels; the result is
+   (size, size, channels), or NULL without memory. */
+static uint8_t *images_fit(images_picture *p, int size)
+{
+    const int wide = p->w > p->h;
+    const int to_w = wide ? (int)((double)size * p->w / p->h) : size,
+              to_h = wide ? size : (int)((double)size * p->h / p->w);
+    const int left = (int)rint((to_w - size) / 2.0), top = (int)rint((to_h - size) / 2.0);
+    uint8_t *resized =
+        p->w == to_w && p->h == to_h ? p->pixels : images_resize(p->pixels, p->w, p->h, p->channels, to_w, to_h);
+    uint8_t *cut = resized ? (uint8_t *)images_memory((size_t)size * (size_t)size, (size_t)p->channels) : NULL;
+    int y;
+    for (y = 0; cut && y < size; ++y)
+        memcpy(cut + (size_t)y * (size_t)size * (size_t)p->channels,
+               resized + ((size_t)(y + top) * (size_t)to_w + (size_t)left) * (size_t)p->channels,
+               (size_t)size * (size_t)p->channels);
+    if (resized != p->pixels) free(resized);
+    free(p->pixels);
+    p->pixels = NULL;
+    return cut;
+}
+
+/* ---- lists of files -------------------------------------------------------------------------------------- */
+
+typedef struct images_file {
+    char *path;
+    int label, tile_w, tile_h; /* tiles: 0 for a single picture */
+} images_file;
+
+typedef struct images_list {
+    images_file *files;
+    int count, capacity;
+} images_list;
+
+static char *images_join(const char *folder, const char *name)
+{
+    const size_t a = strlen(folder), b = strlen(name);
+    char *path = (char *)images_memory(a + b + 2, 1);
+    if (!path) return NULL;
+    memcpy(path, folder, a);
+    if (a && folder[a - 1] != '/') path[a] = '/';
+    memcpy(path + strlen(path), name, b + 1);
+    return path;
+}
+
+static int images_is_folder(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static int images_by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static void images_names_free(char **names, int count)
+{
+    while (names && count > 0) free(names[--count]);
+    free(names);
+}
+
+/* What is in a folder, in byte order, without names that begin with a dot. */
+static char **images_names(const char *folder, int *count)
+{
+    DIR *dir = opendir(folder);
+    char **names = NULL;
+    int capacity = 0;
+    const struct dirent *entry;
+    *count = 0;
+    while (dir && (entry = readdir(dir)) != NULL) {
+        if (entry->d_name[0] == '.') continue;
+        if (*count == capacity) {
+            char **bigger = (char **)realloc(names, (size_t)(capacity = capacity * 2 + 64) * sizeof *names);
+            if (!bigger) break;
+            names = bigger;
+        }
+        names[*count] = images_join("", entry->d_name);
+        if (!names[*count]) break;
+        ++*count;
+    }
+    if (dir) closedir(dir);
+    if (names) qsort(names, (size_t)*count, sizeof *names, images_by_text);
+    return names;
+}
+
+/* 1: an image stb_image reads, 2: an image it does not, 0: anything else. */
+static int images_kind(const char *name)
+{
+    static const char *const read[] = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp"};
+    static const char *const known[] = {".tif", ".tiff", ".webp", ".gif"};
+    const char *dot = strrchr(name, '.');
+    char lower[8];
+    size_t i;
+    if (!dot || strlen(dot) >= sizeof lower) return 0;
+    for (i = 0; i <= strlen(dot); ++i) lower[i] = (char)tolower((unsigned char)dot[i]);
+    for (i = 0; i < sizeof read / sizeof *read; ++i) {
+        if (strcmp(lower, read[i]) == 0) return 1;
+    }
+    for (i = 0; i < sizeof known / sizeof *known; ++i) {
+        if (strcmp(lower, known[i]) == 0) return 2;
+    }
+    return 0;
+}
+
+/* "shirt.28x28.png": the length of "shirt", and the size of the tiles; 0 if the name is not of that form. */
+static size_t images_sheet(const char *name, int *w, int *h)
+{
+    const char *end = strrchr(name, '.'), *dot;
+    char *after;
+    long a, b;
+    if (!end) return 0;
+    for (dot = end - 1; dot > name && *dot != '.'; --dot) {}
+    if (dot <= name) return 0;
+    a = strtol(dot + 1, &after, 10);
+    if (*after != 'x' || a < 1 || a > 65536) return 0;
+    b = strtol(after + 1, &after, 10);
+    if (after != end || b < 1 || b > 65536) return 0;
+    *w = (int)a;
+    *h = (int)b;
+    return (size_t)(dot - name);
+}
+
+static int images_add(images_list *list, const char *path, const char *name, int label)
+{
+    images_file *f;
+    if (list->count == list->capacity) {
+        images_file *bigger =
+            (images_file *)realloc(list->files, (size_t)(list->capacity = list->capacity * 2 + 256) * sizeof *f);
+        if (!bigger) return 0;
+        list->files = bigger;
+    }
+    f = &list->files[list->count];
+    memset(f, 0, sizeof *f);
+    f->path = images_join("", path);
+    f->label = label;
+    if (!f->path) return 0;
+    (void)images_sheet(name, &f->tile_w, &f->tile_h);
+    ++list->count;
+    return 1;
+}
+
+/* All images below a class folder. A link that leads back to a folder above is not followed. */
+static int images_collect(images *s, images_list *list, const char *folder, int label, const struct stat *above,
+                          int depth)
+{
+    struct stat seen[IMAGES_MAX_DEPTH + 1];
+    int count, i, j, ok = 1;
+    char **names;
+    if (depth >= IMAGES_MAX_DEPTH)
+        return images_fail(s, "folders below %s are nested more than %d deep", folder, (int)IMAGES_MAX_DEPTH);
+    for (j = 0; j < depth; ++j) seen[j] = above[j];
+    if (stat(folder, &seen[depth]) != 0) return images_fail(s, "cannot read the folder %s", folder);
+    for (j = 0; j < depth; ++j) {
+        if (seen[j].st_dev == seen[depth].st_dev && seen[j].st_ino == seen[depth].st_ino && seen[j].st_ino != 0)
+            return 1;
+    }
+    names = images_names(folder, &count);
+    for (i = 0; i < count && ok; ++i) {
+        char *path = images_join(folder, names[i]);
+        if (!path)
+            ok = images_fail(s, "out of memory");
+        else if (images_is_folder(path))
+            ok = images_collect(s, list, path, label, seen, depth + 1);
+        else if (images_kind(names[i]) == 1)
+            ok = images_add(list, path, names[i], label) || images_fail(s, "out of memory");
+        else
+            s->unsupported += images_kind(names[i]) == 2;
+        free(path);
+    }
+    images_names_free(names, count);
+    return ok;
+}
+
+/* Adds a class name unless it is there; its index, or -1 if there are too many or memory ends. */
+static int images_class(images *s, const char *name, size_t length)
+{
+    char **bigger, *copy;
+    int i;
+    for (i = 0; i < s->class_count; ++i) {
+        if (strlen(s->class_names[i]) == length && memcmp(s->class_names[i], name, length) == 0) return i;
+    }
+    if (s->class_count == IMAGES_MAX_CLASSES) return -1;
+    bigger = (char **)realloc(s->class_names, (size_t)(s->class_count + 1) * sizeof *bigger);
+    if (!bigger) return -1;
+    s->class_names = bigger;
+    copy = (char *)images_memory(length + 1, 1);
+    if (!copy) return -1;
+    memcpy(copy, name, length);
+    s->class_names[s->class_count] = copy;
+    return s->class_count++;
+}
+
+/* The classes of one split folder: its folders, and its sheets. */
+static int images_list_classes(images *s, const char *folder)
+{
+    int count, i, w, h, ok = 1;
+    char **names = images_names(folder, &count);
+    for (i = 0; i < count && ok; ++i) {
+        char *path = images_join(folder, names[i]);
+        const size_t sheet = images_kind(names[i]) == 1 ? images_sheet(names[i], &w, &h) : 0;
+        if (path && images_is_folder(path))
+            ok = images_class(s, names[i], strlen(names[i])) >= 0;
+        else if (sheet)
+            ok = images_class(s, names[i], sheet) >= 0;
+        free(path);
+    }
+    images_names_free(names, count);
+    return ok || images_fail(s, "%s has more than %d classes", folder, (int)IMAGES_MAX_CLASSES);
+}
+
+static int images_list_split(images *s, const char *folder, images_list *list)
+{
+    int count, i, w, h, ok = 1;
+    char **names = images_names(folder, &count);
+    for (i = 0; i < count && ok; ++i) {
+        char *path = images_join(folder, names[i]);
+        const size_t sheet = images_kind(names[i]) == 1 ? images_sheet(names[i], &w, &h) : 0;
+        if (!path)
+            ok = images_fail(s, "out of memory");
+        else if (images_is_folder(path))
+            ok = images_collect(s, list, path, images_class(s, names[i], strlen(names[i])), NULL, 0);
+        else if (sheet)
+            ok = images_add(list, path, names[i], images_class(s, names[i], sheet)) ||
+                 images_fail(s, "out of memory");
+        free(path);
+    }
+    images_names_free(names, count);
+    return ok;
+}
+
+static void images_list_free(images_list *list)
+{
+    int i;
+    for (i = 0; i < list->count; ++i) free(list->files[i].path);
+    free(list->files);
+}
+
+/* ---- from files to pixels -------------------------------------------------------------------------------- */
+
+typedef struct images_sink {
+    images_set *set;
+    int capacity;
+} images_sink;
+
+/* Appends one image, (h, w, c) turned to (c, h, w). */
+static int images_append(images *s, images_sink *sink, const uint8_t *from, size_t line, int label)
+{
+    const size_t plane = (size_t)s->height * (size_t)s->width, floats = plane * (size_t)s->channels;
+    images_set *set = sink->set;
+    uint8_t *to;
+    int y, x, c;
+    if (set->count == sink->capacity) {
+        const int capacity = sink->capacity ? sink->capacity * 2 : 1024;
+        uint8_t *pixels = (size_t)capacity > SIZE_MAX / floats
+                              ? NULL
+                              : (uint8_t *)realloc(set->pixels, (size_t)capacity * floats);
+        int32_t *labels;
+        if (!pixels) return 0;
+        set->pixels = pixels;
+        labels = (int32_t *)realloc(set->labels, (size_t)capacity * sizeof *labels);
+        if (!labels) return 0;
+        set->labels = labels;
+        sink->capacity = capacity;
+    }
+    to = set->pixels + (size_t)set->count * floats;
+    for (c = 0; c < s->channels; ++c) {
+        for (y = 0; y < s->height; ++y) {
+            for (x = 0; x < s->width; ++x, ++to)
+                *to = from[(size_t)y * line + (size_t)x * (size_t)s->channels + (size_t)c];
+        }
+    }
+    set->labels[set->count++] = label;
+    return 1;
+}
+
+static void images_skip(images *s, const images_file *f, const char *why)
+{
+    if (s->skipped < IMAGES_LISTED) snprintf(s->listed[s->skipped], sizeof s->listed[0], "%.440s %s", f->path, why);
+    ++s->skipped;
+}
+
+/* Size and channels of the whole set, from the headers of all files. */
+static int images_survey(images *s, const images_list *list, const images_options *o)
+{
+    int i, w = 0, h = 0, all_grey = 1, alike = 1;
+    for (i = 0; i < list->count; ++i) {
+        const images_file *f = &list->files[i];
+        const char *why;
+        size_t size;
+        uint8_t *bytes;
+        int fw, fh, channels, found;
+        if (o->size && o->channels) break;
+        bytes = images_read(f->path, &size, &why);
+        found = bytes && stbi_info_from_memory(bytes, (int)size, &fw, &fh, &channels);
+        free(bytes);
+        if (!found) continue;
+        if (f->tile_w) fw = f->tile_w, fh = f->tile_h;
+        all_grey &= channels < 3;
+        if (!w) w = fw, h = fh;
+        alike &= w == fw && h == fh;
+    }
+    s->channels = o->channels ? o->channels : all_grey ? 1 : 3;
+    s->height = o->size ? o->size : h;
+    s->width = o->size ? o->size : w;
+    if (!o->size && !alike)
+        return images_fail(s, "the images have different sizes; say which to bring them to (--size 32)");
+    if (!o->size && !w) return 1; /* nothing readable: reported by the caller */
+    if (s->height > 4096 || s->width > 4096)
+        return images_fail(s, "images of %dx%d are too large to train on; use --size", s->width, s->height);
+    return 1;
+}
+
+static int images_load_file(images *s, images_sink *sink, const images_file *f, int room)
+{
+    images_picture p;
+    const char *why;
+    size_t size;
+    uint8_t *bytes = images_read(f->path, &size, &why);
+    int ok = bytes && images_decode(bytes, size, s->channels, &p, &why), x, y;
+    free(bytes);
+    ++s->files;
+    if (ok && f->tile_w && (p.w % f->tile_w || p.h % f->tile_h)) {
+        why = "is no whole number of tiles wide and high";
+        free(p.pixels);
+        ok = 0;
+    }
+    if (!ok) {
+        images_skip(s, f, why);
+        return 1;
+    }
+    s->sixteen_bit += p.sixteen_bit;
+    s->four_channel_jpeg += p.four_channel_jpeg;
+    s->rotated += p.rotated;
+    if (f->tile_w) {
+        const size_t line = (size_t)p.w * (size_t)p.channels;
+        for (y = 0; y + f->tile_h <= p.h && ok; y += f->tile_h) {
+            for (x = 0; x + f->tile_w <= p.w && ok && room > 0; x += f->tile_w, --room) {
+                const uint8_t *corner = p.pixels + (size_t)y * line + (size_t)x * (size_t)p.channels;
+                if (f->tile_w == s->width && f->tile_h == s->height) {
+                    ok = images_append(s, sink, corner, line, f->label);
+                } else {
+                    images_picture tile = p;
+                    int row;
+                    uint8_t *fitted;
+                    const size_t tile_line = (size_t)f->tile_w * (size_t)p.channels;
+                    tile.w = f->tile_w, tile.h = f->tile_h;
+                    tile.pixels = (uint8_t *)images_memory((size_t)f->tile_h, tile_line);
+                    for (row = 0; tile.pixels && row < f->tile_h; ++row)
+                        memcpy(tile.pixels + (size_t)row * tile_line, corner + (size_t)row * line, tile_line);
+                    fitted = tile.pixels ? images_fit(&tile, s->width) : NULL;
+                    ok = fitted && images_append(s, sink, fitted, (size_t)s->width * (size_t)p.channels, f->label);
+                    ++s->resized;
+                    free(fitted);
+                }
+            }
+        }
+        free(p.pixels);
+    } else if (p.w == s->width && p.h == s->height) {
+        ok = images_append(s, sink, p.pixels, (size_t)p.w * (size_t)p.channels, f->label);
+        free(p.pixels);
+    } else {
+        uint8_t *fitted = images_fit(&p, s->width);
+        ok = fitted && images_append(s, sink, fitted, (size_t)s->width * (size_t)s->channels, f->label);
+        ++s->resized;
+        free(fitted);
+    }
+    return ok || images_fail(s, "out of memory after %d images", sink->set->count);
+}
+
+/* Reads a split. `room` counts what each class may still take, NULL: everything. */
+static int images_load_list(images *s, const images_list *list, const images_options *o, images_set *set)
+{
+    int *taken = (int *)images_memory((size_t)s->class_count, sizeof(int)), i, ok = taken != NULL;
+    images_sink sink;
+    sink.set = set;
+    sink.capacity = 0;
+    for (i = 0; i < list->count && ok; ++i) {
+        const int label = list->files[i].label, before = set->count;
+        const int room = o->limit ? o->limit - taken[label] : INT32_MAX;
+        if (room > 0) ok = images_load_file(s, &sink, &list->files[i], room);
+        if (ok) taken[label] += set->count - before;
+    }
+    free(taken);
+    return ok;
+}
+
+static int images_check_split(images *s, const char *folder, const images_set *set)
+{
+    int *count = (int *)images_memory((size_t)s->class_count, sizeof(int)), i, ok = count != NULL;
+    for (i = 0; ok && i < set->count; ++i) ++count[set->labels[i]];
+    for (i = 0; ok && i < s->class_count; ++i) {
+        if (count[i] == 0)
+            ok = images_fail(s, "class \"%s\" has no readable image in %s", s->class_names[i], folder);
+    }
+    free(count);
+    return ok;
+}
+
+/* A share of each class becomes the test set, chosen by the seed. */
+static int images_split(images *s, const images_options *o)
+{
+    const size_t floats = (size_t)s->height * (size_t)s->width * (size_t)s->channels;
+    images_set all = s->train, train = {0}, test = {0};
+    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0;
+    uint8_t *is_test = (uint8_t *)images_memory((size_t)all.count, 1);
+    if (!rank || !is_test) {
+        free(rank);
+        free(is_test);
+        return images_fail(s, "out of memory");
+    }
+    for (c = 0; c < s->class_count; ++c) {
+        int count = 0, wanted;
+        for (i = 0; i < all.count; ++i) {
+            if (all.labels[i] == c) rank[count++] = i;
+        }
+        for (i = count - 1; i > 0; --i) { /* shuffle */
+            const int k = (int)(images_hash(images_hash(o->seed ^ (uint64_t)c << 32) ^ (uint64_t)i) %
+                                (uint64_t)(i + 1)),
+                      swap = rank[i];
+            rank[i] = rank[k];
+            rank[k] = swap;
+        }
+        wanted = (int)(o->test_share * count + 0.5);
+        if (wanted < 1) wanted = 1;
+        if (wanted >= count) wanted = count - 1;
+        for (i = 0; i < wanted; ++i) is_test[rank[i]] = 1;
+        tests += wanted > 0 ? wanted : 0;
+    }
+    test.pixels = (uint8_t *)images_memory((size_t)tests, floats);
+    test.labels = (int32_t *)images_memory((size_t)tests, sizeof(int32_t));
+    train.pixels = (uint8_t *)images_memory((size_t)(all.count - tests), floats);
+    train.labels = (int32_t *)images_memory((size_t)(all.count - tests), sizeof(int32_t));
+    for (i = 0; test.pixels && test.labels && train.pixels && train.labels && i < all.count; ++i) {
+        images_set *to = is_test[i] ? &test : &train;
+        j = to->count++;
+        memcpy(to->pixels + (size_t)j * floats, all.pixels + (size_t)i * floats, floats);
+        to->labels[j] = all.labels[i];
+    }
+    free(rank);
+    free(is_test);
+    free(all.pixels);
+    free(all.labels);
+    s->train = train;
+    s->test = test;
+    return (test.count == tests && train.count == all.count - tests) || images_fail(s, "out of memory");
+}
+
+/* ---- IDX ------------------------------------------------------------------------------------------------- */
+
+/* The file, unpacked if it is gzip (RFC 1952). */
+static uint8_t *images_read_idx(images *s, const char *folder, const char *name, size_t *size)
+{
+    char packed_name[128];
+    char *path = images_join(folder, name), *packed;
+    const char *why = "out of memory";
+    uint8_t *bytes, *unpacked = NULL;
+    size_t at = 10, length;
+    struct stat info;
+    snprintf(packed_name, sizeof packed_name, "%s.gz", name);
+    packed = images_join(folder, packed_name);
+    if (!path || !packed || stat(path, &info) == 0) {
+        bytes = path ? images_read(path, size, &why) : NULL;
+        if (!bytes) images_fail(s, "%s/%s %s", folder, name, why);
+        free(path);
+        free(packed);
+        return bytes;
+    }
+    bytes = images_read(packed, size, &why);
+    if (bytes && *size > 18 && bytes[0] == 0x1f && bytes[1] == 0x8b && bytes[2] == 8) {
+        const int flags = bytes[3];
+        const size_t end = *size - 8;
+        const uint8_t *tail = bytes + end + 4;
+        length = (size_t)tail[0] | (size_t)tail[1] << 8 | (size_t)tail[2] << 16 | (size_t)tail[3] << 24;
+        if (flags & 4) at += 2 + ((size_t)bytes[10] | (size_t)bytes[11] << 8);
+        if (flags & 8) {
+            while (at < end && bytes[at]) ++at;
+            ++at;
+        }
+        if (flags & 16) {
+            while (at < end && bytes[at]) ++at;
+            ++at;
+        }
+        if (flags & 2) at += 2;
+        why = "is damaged";
+        if (at < end && length > 0 && length < ((size_t)1 << 30)) {
+            unpacked = (uint8_t *)images_memory(length, 1);
+            /* the decoder looks a little ahead: it may see the trailer, which it does not need */
+            if (unpacked &&
+                stbi_zlib_decode_noheader_buffer((char *)unpacked, (int)length, (const char *)bytes + at,
+                                                 (int)(*size - at)) != (int)length) {
+                free(unpacked);
+                unpacked = NULL;
+            }
+            *size = length;
+        }
+    } else if (bytes) {
+        why = "is no gzip file";
+    }
+    if (!unpacked) images_fail(s, "%s %s", packed, why);
+    free(bytes);
+    free(path);
+    free(packed);
+    return unpacked;
+}
+
+static uint32_t images_be32(const uint8_t *b)
+{
+    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
+static int images_load_idx_split(images *s, const char *folder, const char *prefix, const images_options *o,
+                                 images_set *set)
+{
+    char name[64];
+    size_t pixel_size = 0, label_size = 0;
+    uint8_t *pixels, *labels = NULL;
+    uint32_t count = 0, h = 0, w = 0, i;
+    int ok, taken[256] = {0};
+    images_sink sink;
+    sink.set = set;
+    sink.capacity = 0;
+    snprintf(name, sizeof name, "%s-images-idx3-ubyte", prefix);
+    pixels = images_read_idx(s, folder, name, &pixel_size);
+    snprintf(name, sizeof name, "%s-labels-idx1-ubyte", prefix);
+    if (pixels) labels = images_read_idx(s, folder, name, &label_size);
+    ok = pixels && labels;
+    if (ok) {
+        if (pixel_size >= 16 && label_size >= 8)
+            count = images_be32(pixels + 4), h = images_be32(pixels + 8), w = images_be32(pixels + 12);
+        if (count == 0 || h == 0 || w == 0 || h > 4096 || w > 4096 || images_be32(pixels) != 0x803 ||
+            images_be32(labels) != 0x801 || images_be32(labels + 4) != count || label_size - 8 != count ||
+            (pixel_size - 16) / ((size_t)h * w) != count || (pixel_size - 16) % ((size_t)h * w) != 0)
+            ok = images_fail(s, "%s/%s-*-idx*-ubyte do not hold as many images and labels as they say", folder,
+                             prefix);
+    }
+    if (ok) {
+        s->channels = o->channels ? o->channels : 1;
+        s->height = o->size ? o->size : (int)h;
+        s->width = o->size ? o->size : (int)w;
+    }
+    for (i = 0; i < count && ok; ++i) {
+        const int label = labels[8 + i];
+        images_picture p;
+        uint8_t *fitted;
+        size_t j;
+        if (label >= s->class_count) s->class_count = label + 1;
+        if (o->limit && taken[label]++ >= o->limit) continue;
+        memset(&p, 0, sizeof p);
+        p.w = (int)w, p.h = (int)h, p.channels = s->channels;
+        p.pixels = (uint8_t *)images_memory((size_t)w * h, (size_t)s->channels);
+        for (j = 0; p.pixels && j < (size_t)w * h * (size_t)s->channels; ++j)
+            p.pixels[j] = pixels[16 + (size_t)i * w * h + j / (size_t)s->channels];
+        fitted = !p.pixels ? NULL : p.w == s->width && p.h == s->height ? p.pixels : images_fit(&p, s->width);
+        ok = (fitted && images_append(s, &sink, fitted, (size_t)s->width * (size_t)s->channels, label)) ||
+             images_fail(s, "out of memory after %d images", set->count);
+        free(fitted);
+    }
+    free(pixels);
+    free(labels);
+    return ok;
+}
+
+/* Names from classes.txt, or the numbers. */
+static int images_idx_classes(images *s, const char *folder)
+{
+    const int count = s->class_count;
+    char *path = images_join(folder, "classes.txt"), name[256];
+    FILE *file = path ? fopen(path, "r") : NULL;
+    int i, ok = 1;
+    s->class_count = 0;
+    for (i = 0; i < count && ok; ++i) {
+        if (!file || !fgets(name, sizeof name, file)) snprintf(name, sizeof name, "%d", i);
+        name[strcspn(name, "\r\n")] = 0;
+        ok = images_class(s, name, strlen(name)) == i;
+    }
+    if (file) fclose(file);
+    free(path);
+    return ok || images_fail(s, "%s/classes.txt names a class twice", folder);
+}
+
+static int images_load_idx(images *s, const char *folder, const images_options *o)
+{
+    return images_load_idx_split(s, folder, "train", o, &s->train) &&
+           images_load_idx_split(s, folder, "t10k", o, &s->test) && images_idx_classes(s, folder);
+}
+
+/* ---- the whole set --------------------------------------------------------------------------------------- */
+
+static void images_free(images *s)
+{
+    images_names_free(s->class_names, s->class_count);
+    free(s->train.pixels);
+    free(s->train.labels);
+    free(s->test.pixels);
+    free(s->test.labels);
+    memset(s, 0, sizeof *s);
+}
+
+static int images_exists(const char *folder, const char *name)
+{
+    char packed[128], *a, *b;
+    struct stat info;
+    int found;
+    snprintf(packed, sizeof packed, "%s.gz", name);
+    a = images_join(folder, name);
+    b = images_join(folder, packed);
+    found = (a && stat(a, &info) == 0) || (b && stat(b, &info) == 0);
+    free(a);
+    free(b);
+    return found;
+}
+
+static int images_load_folders(images *s, const char *folder, const images_options *o)
+{
+    char *train = images_join(folder, "train"), *test = images_join(folder, "test");
+    const int has_train = train && images_is_folder(train), has_test = test && images_is_folder(test);
+    const char *first = has_train ? train : folder;
+    images_list list = {0}, test_list = {0};
+    int ok = train && test, classes = 0, files;
+    if (!ok) images_fail(s, "out of memory");
+    if (ok && has_test && !has_train) ok = images_fail(s, "%s has a test folder, but no train folder", folder);
+    ok = ok && images_list_classes(s, first);
+    if (ok && s->class_count == 0)
+        ok = images_fail(s, "%s has no classes: expected %s/<class>/<image>.jpg, %s/<class>.28x28.png or IDX files",
+                         folder, first, first);
+    if (ok) {
+        qsort(s->class_names, (size_t)s->class_count, sizeof *s->class_names, images_by_text);
+        classes = s->class_count;
+    }
+    if (ok && classes == 1)
+        ok = images_fail(s, "%s has only one class, \"%s\"; there is nothing to tell apart", first,
+                         s->class_names[0]);
+    ok = ok && images_list_split(s, first, &list);
+    if (ok && has_test) {
+        ok = images_list_classes(s, test);
+        if (ok && s->class_count != classes)
+            ok = images_fail(s, "class \"%s\" is in %s, but not in %s", s->class_names[classes], test, first);
+        ok = ok && images_list_split(s, test, &test_list);
+    }
+    files = list.count + test_list.count;
+    ok = ok && images_survey(s, &list, o) && images_load_list(s, &list, o, &s->train) &&
+         images_load_list(s, &test_list, o, &s->test);
+    if (ok && s->skipped > o->max_skipped * files)
+        ok = images_fail(s, "%d of %d image files cannot be read (more than the share of %g allowed), first: %s",
+                         s->skipped, files, o->max_skipped, s->listed[0]);
+    ok = ok && images_check_split(s, first, &s->train);
+    if (ok && has_test) ok = images_check_split(s, test, &s->test);
+    if (ok && !has_test) ok = images_split(s, o) && images_check_split(s, "the test split", &s->test);
+    images_list_free(&list);
+    images_list_free(&test_list);
+    free(train);
+    free(test);
+    return ok;
+}
+
+/* 1, or 0 and s->error. images_free(s) in either case. */
+static int images_load(images *s, const char *folder, const images_options *options)
+{
+    const images_options defaults = images_defaults(), *o = options ? options : &defaults;
+    memset(s, 0, sizeof *s);
+    if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", folder);
+    if (o->size < 0 || o->size > 4096) return images_fail(s, "the size must be 1 to 4096 pixels, got %d", o->size);
+    if (o->channels != 0 && o->channels != 1 && o->channels != 3)
+        return images_fail(s, "there can be 1 or 3 channels, got %d", o->channels);
+    if (!(o->test_share > 0 && o->test_share < 1))
+        return images_fail(s, "the share of test images must be between 0 and 1, got %g", o->test_share);
+    if (images_exists(folder, "train-images-idx3-ubyte")) return images_load_idx(s, folder, o);
+    return images_load_folders(s, folder, o);
+}
+
+#endif /* IMAGES_H */

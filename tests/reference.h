@@ -1,0 +1,213 @@
+/* reference.h - the layers again, in double precision and plain loops, for the tests to compare with
+   Works on the nodes of a model, but on nothing of how kd.h computes: images are (c, h, w), weights are in PyTorch's
+   order, every sum is a loop. */
+#ifndef KD_TESTS_REFERENCE_H
+#define KD_TESTS_REFERENCE_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct reference {
+    const kd_model *m;
+    double **weights; /* by parameter, PyTorch's order; the tests change these */
+    double **values;  /* by value: (n, c, h, w) */
+    double **batch_mean, **batch_var; /* by node: what batch normalisation saw; var is biased */
+    int n, training;
+} reference;
+
+static void reference_open(reference *r, const kd_model *m, int n, int training)
+{
+    int i;
+    int64_t j;
+    r->m = m;
+    r->n = n;
+    r->training = training;
+    r->weights = (double **)calloc((size_t)m->param_count + 1, sizeof(double *));
+    r->values = (double **)calloc((size_t)m->value_count, sizeof(double *));
+    r->batch_mean = (double **)calloc((size_t)m->node_count, sizeof(double *));
+    r->batch_var = (double **)calloc((size_t)m->node_count, sizeof(double *));
+    for (i = 0; i < m->param_count; ++i) {
+        const int64_t count = kd__param_count(&m->params[i]);
+        float *plain = (float *)malloc((size_t)count * sizeof(float));
+        kd_model_get_tensor(m, m->params[i].name, plain, count);
+        r->weights[i] = (double *)malloc((size_t)count * sizeof(double));
+        for (j = 0; j < count; ++j) r->weights[i][j] = (double)plain[j];
+        free(plain);
+    }
+    for (i = 0; i < m->value_count; ++i)
+        r->values[i] = (double *)calloc((size_t)(n * kd__shape_count(&m->values[i].shape)), sizeof(double));
+    for (i = 0; i < m->node_count; ++i) {
+        r->batch_mean[i] = (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
+        r->batch_var[i] = (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
+    }
+}
+
+static void reference_close(reference *r)
+{
+    int i;
+    for (i = 0; i < r->m->param_count; ++i) free(r->weights[i]);
+    for (i = 0; i < r->m->value_count; ++i) free(r->values[i]);
+    for (i = 0; i < r->m->node_count; ++i) free(r->batch_mean[i]), free(r->batch_var[i]);
+    free(r->weights);
+    free(r->values);
+    free(r->batch_mean);
+    free(r->batch_var);
+}
+
+static double reference_act(int act, double arg, double x)
+{
+    switch (act) {
+    case KD__RELU: return x > 0 ? x : 0;
+    case KD__RELU6: return x < 0 ? 0 : x > 6 ? 6 : x;
+    case KD__LEAKYRELU: return x < 0 ? arg * x : x;
+    case KD__GELU: return 0.5 * x * (1 + erf(x / sqrt(2.0)));
+    case KD__SILU: return x / (1 + exp(-x));
+    case KD__HARDSWISH: return x * (x < -3 ? 0 : x > 3 ? 6 : x + 3) / 6;
+    case KD__SIGMOID: return 1 / (1 + exp(-x));
+    case KD__TANH: return tanh(x);
+    default: return x;
+    }
+}
+
+typedef struct reference_window {
+    int kh, kw, sh, sw, ph, pw;
+} reference_window;
+
+static reference_window reference_window_of(const kd__node *n, int first_arg)
+{
+    reference_window w;
+    w.kh = (int)n->arg[first_arg].v[0], w.kw = (int)n->arg[first_arg].v[1];
+    w.sh = (int)n->arg[first_arg + 1].v[0], w.sw = (int)n->arg[first_arg + 1].v[1];
+    w.ph = (int)n->arg[first_arg + 2].v[0], w.pw = (int)n->arg[first_arg + 2].v[1];
+    return w;
+}
+
+static void reference_conv(const kd__shape *in, const kd__shape *out, reference_window k, int groups, const double *x,
+                           const double *weight, const double *bias, double *y)
+{
+    const int ic = in->c / groups, oc = out->c / groups;
+    int o, oy, ox, c, i, j;
+    for (o = 0; o < out->c; ++o) {
+        for (oy = 0; oy < out->h; ++oy) {
+            for (ox = 0; ox < out->w; ++ox) {
+                double sum = bias ? bias[o] : 0;
+                for (c = 0; c < ic; ++c) {
+                    for (i = 0; i < k.kh; ++i) {
+                        for (j = 0; j < k.kw; ++j) {
+                            const int iy = oy * k.sh - k.ph + i, ix = ox * k.sw - k.pw + j;
+                            if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w) continue;
+                            sum += x[((o / oc * ic + c) * in->h + iy) * in->w + ix] *
+                                   weight[((o * ic + c) * k.kh + i) * k.kw + j];
+                        }
+                    }
+                }
+                y[(o * out->h + oy) * out->w + ox] = sum;
+            }
+        }
+    }
+}
+
+static void reference_pool(const kd__shape *in, const kd__shape *out, reference_window k, int max, const double *x,
+                           double *y)
+{
+    int c, oy, ox, i, j;
+    for (c = 0; c < in->c; ++c) {
+        for (oy = 0; oy < out->h; ++oy) {
+            for (ox = 0; ox < out->w; ++ox) {
+                double best = -1e300, sum = 0;
+                for (i = 0; i < k.kh; ++i) {
+                    for (j = 0; j < k.kw; ++j) {
+                        const int iy = oy * k.sh - k.ph + i, ix = ox * k.sw - k.pw + j;
+                        double v;
+                        if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w) continue;
+                        v = x[(c * in->h + iy) * in->w + ix];
+                        sum += v;
+                        if (v > best) best = v;
+                    }
+                }
+                y[(c * out->h + oy) * out->w + ox] = max ? best : sum / (k.kh * k.kw);
+            }
+        }
+    }
+}
+
+static void reference_norm(reference *r, int node, const double *x, double *y)
+{
+    const kd__node *n = &r->m->nodes[node];
+    const kd__shape *s = &r->m->values[n->in].shape;
+    const int channels = s->flat ? (int)kd__shape_count(s) : s->c, pixels = (int)kd__shape_count(s) / channels;
+    const double eps = n->arg[KD__NORM_EPS].v[0], total = (double)r->n * pixels;
+    int c, i, p;
+    for (c = 0; c < channels; ++c) {
+        double mean = 0, var = 0;
+        for (i = 0; i < r->n; ++i) {
+            for (p = 0; p < pixels; ++p) mean += x[(i * channels + c) * pixels + p] / total;
+        }
+        for (i = 0; i < r->n; ++i) {
+            for (p = 0; p < pixels; ++p) {
+                const double d = x[(i * channels + c) * pixels + p] - mean;
+                var += d * d / total;
+            }
+        }
+        r->batch_mean[node][c] = mean;
+        r->batch_var[node][c] = var;
+        if (!r->training) mean = r->weights[n->param[2]][c], var = r->weights[n->param[3]][c];
+        for (i = 0; i < r->n; ++i) {
+            for (p = 0; p < pixels; ++p) {
+                const int at = (i * channels + c) * pixels + p;
+                y[at] = (x[at] - mean) / sqrt(var + eps) * r->weights[n->param[0]][c] + r->weights[n->param[1]][c];
+            }
+        }
+    }
+}
+
+/* Dropout is left out: its mask is random by design and has tests of its own. */
+static void reference_sample(reference *r, int node, int i)
+{
+    const kd__node *n = &r->m->nodes[node];
+    const kd__shape *in = &r->m->values[n->in].shape, *out = &r->m->values[n->out].shape;
+    const int64_t in_count = kd__shape_count(in), out_count = kd__shape_count(out);
+    const double *x = r->values[n->in] + i * in_count, *w = n->param[0] >= 0 ? r->weights[n->param[0]] : NULL;
+    const double *b = n->param[1] >= 0 ? r->weights[n->param[1]] : NULL;
+    double *y = r->values[n->out] + i * out_count;
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    int64_t o, c;
+    if (n->act) {
+        for (o = 0; o < out_count; ++o) y[o] = reference_act(n->act, (double)n->act_arg, x[o]);
+    } else if (t->build == kd__dense_build) {
+        for (o = 0; o < out_count; ++o) {
+            y[o] = b ? b[o] : 0;
+            for (c = 0; c < in_count; ++c) y[o] += w[o * in_count + c] * x[c];
+        }
+    } else if (t->build == kd__conv_build) {
+        reference_conv(in, out, reference_window_of(n, KD__CONV_KERNEL), (int)n->arg[KD__CONV_GROUPS].v[0], x, w, b, y);
+    } else if (t->build == kd__depthwise_build) {
+        reference_conv(in, out, reference_window_of(n, KD__DEPTHWISE_KERNEL), in->c, x, w, b, y);
+    } else if (t->build == kd__pool_build || t->build == kd__gap_build) {
+        reference_pool(in, out, reference_window_of(n, KD__POOL_KERNEL), strcmp(t->word, "maxpool") == 0, x, y);
+    } else if (t->build == kd__add_build) {
+        for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[n->in2][i * out_count + o];
+    } else {
+        memcpy(y, x, (size_t)out_count * sizeof *y);
+    }
+}
+
+/* Forward; the logits are r->values[m->output]. */
+static const double *reference_run(reference *r, const float *x)
+{
+    const int64_t input = kd__shape_count(&r->m->values[r->m->input].shape);
+    int64_t j;
+    int i, node;
+    for (j = 0; j < r->n * input; ++j) r->values[r->m->input][j] = (double)x[j];
+    for (node = 0; node < r->m->node_count; ++node) {
+        const kd__node *n = &r->m->nodes[node];
+        if (kd__layer_types[n->type].build == kd__norm_build)
+            reference_norm(r, node, r->values[n->in], r->values[n->out]);
+        else
+            for (i = 0; i < r->n; ++i) reference_sample(r, node, i);
+    }
+    return r->values[r->m->output];
+}
+
+#endif /* KD_TESTS_REFERENCE_H */

@@ -1,0 +1,73 @@
+/* support.h - what every test program shares: cmocka, the library seen from inside, random numbers, contexts */
+#ifndef KD_TESTS_SUPPORT_H
+#define KD_TESTS_SUPPORT_H
+
+#define KD_IMPLEMENTATION
+#include "../kd.h"
+
+#include <setjmp.h>
+#include <cmocka.h>
+#include <unistd.h>
+
+/* Uniform in [-1, 1), the same on every machine. */
+static float test_random(uint64_t *state)
+{
+    *state += 1;
+    return (float)(kd__rng_unit(*state, 77) * 2 - 1);
+}
+
+static float *test_floats(uint64_t seed, size_t count, float scale)
+{
+    float *x = (float *)malloc((count + 1) * sizeof *x);
+    uint64_t state = seed << 32;
+    size_t i;
+    for (i = 0; i < count; ++i) x[i] = test_random(&state) * scale;
+    return x;
+}
+
+static kd_ctx *test_open(kd_isa isa, int threads)
+{
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_ctx *kd;
+    desc.isa = isa;
+    desc.threads = threads;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    return kd;
+}
+
+/* The next instruction set after `isa` that this machine can run, KD_ISA_COUNT at the end. Skips are counted. */
+static int test_isas_skipped;
+static kd_isa test_next_isa(kd_isa isa)
+{
+    int next = (int)isa + 1;
+    for (; next < KD_ISA_COUNT && !kd_isa_available((kd_isa)next); ++next) ++test_isas_skipped;
+    return (kd_isa)next;
+}
+#define FOR_EACH_ISA(isa) for (isa = test_next_isa(KD_ISA_AUTO); isa < KD_ISA_COUNT; isa = test_next_isa(isa))
+
+#define assert_ok(kd, call)                                                                                        \
+    do {                                                                                                           \
+        const kd_result result_ = (call);                                                                          \
+        if (result_ != KD_OK) fail_msg("%s: %s: %s", #call, kd_result_name(result_), kd_error(kd));                \
+    } while (0)
+
+/* The call fails with this result, and the message has this text in it. */
+#define assert_fails(kd, call, wanted, text)                                                                       \
+    do {                                                                                                           \
+        const kd_result result_ = (call);                                                                          \
+        if (result_ != (wanted))                                                                                   \
+            fail_msg("%s: got %s (%s), wanted %s", #call, kd_result_name(result_), kd_error(kd),                   \
+                     kd_result_name(wanted));                                                                      \
+        if (!strstr(kd_error(kd), text))                                                                           \
+            fail_msg("%s: the message \"%s\" does not say \"%s\"", #call, kd_error(kd), text);                     \
+    } while (0)
+
+/* |a - b| <= tolerance * (1 + |b|) */
+#define assert_near(a, b, tolerance)                                                                               \
+    do {                                                                                                           \
+        const double a_ = (double)(a), b_ = (double)(b);                                                           \
+        if (!(fabs(a_ - b_) <= (tolerance) * (1 + fabs(b_))))                                                      \
+            fail_msg("%s:%d: %s is %.9g, expected %.9g", __FILE__, __LINE__, #a, a_, b_);                          \
+    } while (0)
+
+#endif /* KD_TESTS_SUPPORT_H */

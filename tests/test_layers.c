@@ -1,0 +1,307 @@
+/* Every layer, forward and backward, on every instruction set: outputs against a double-precision reference, gradients
+   against finite differences of it. */
+#include "support.h"
+#include "reference.h"
+
+enum { BATCH = 5 };
+
+/* Loss = sum of logits times fixed numbers, so that the logits' gradient is those numbers. */
+static double projected(reference *r, const float *x, const float *direction)
+{
+    const double *y = reference_run(r, x);
+    const int64_t count = r->n * kd__shape_count(&r->m->values[r->m->output].shape);
+    double sum = 0;
+    int64_t i;
+    for (i = 0; i < count; ++i) sum += y[i] * (double)direction[i];
+    return sum;
+}
+
+/* The gradient of one tensor against central differences, at up to 30 of its numbers. */
+static void check_tensor(reference *r, const kd__run *run, int index, const float *x, const float *direction)
+{
+    const kd__param *p = &r->m->params[index];
+    const int64_t count = kd__param_count(p), step = count > 30 ? count / 30 : 1;
+    float *grad = (float *)malloc((size_t)count * sizeof *grad);
+    int64_t i;
+    kd__param_copy(r->m->kd->k, p, run->weight_grads + p->offset, grad, 1);
+    for (i = 0; i < count; i += step) {
+        const double h = 1e-6, kept = r->weights[index][i];
+        double up, down;
+        r->weights[index][i] = kept + h;
+        up = projected(r, x, direction);
+        r->weights[index][i] = kept - h;
+        down = projected(r, x, direction);
+        r->weights[index][i] = kept;
+        if (fabs((double)grad[i] - (up - down) / (2 * h)) > 2e-4 * (1 + fabs((double)grad[i])))
+            fail_msg("%s on %s: gradient %lld of %s is %.7g, by differences %.7g", r->m->spec, kd_isa_name(r->m->kd->isa),
+                     (long long)i, p->name, (double)grad[i], (up - down) / (2 * h));
+    }
+    free(grad);
+}
+
+/* Biases and scales away from their initial 0 and 1, so that a missing one shows. */
+static void disturb(kd_model *m)
+{
+    uint64_t state = 99;
+    int i;
+    for (i = 0; i < m->param_count; ++i) {
+        kd__param *p = &m->params[i];
+        size_t j;
+        if (p->layout != KD__VECTOR) continue;
+        for (j = 0; j < p->size; ++j) kd__param_stored(m, p)[j] += 0.3f * test_random(&state) + (p->trained ? 0 : 0.35f);
+    }
+}
+
+static void check_spec(kd_isa isa, int threads, const char *spec, int batch)
+{
+    kd_ctx *kd = test_open(isa, threads);
+    kd_model *m;
+    kd__run *train, *eval;
+    reference r;
+    int64_t input, outputs, i;
+    float *x, *direction, *logits;
+    int trained;
+    assert_ok(kd, kd_model_create(kd, spec, 3, &m));
+    disturb(m);
+    input = kd__shape_count(&m->values[m->input].shape);
+    outputs = kd_model_outputs(m);
+    x = test_floats(1, (size_t)(batch * input), 1);
+    direction = test_floats(2, (size_t)(batch * outputs), 1);
+    logits = (float *)malloc((size_t)(batch * outputs) * sizeof *logits);
+    assert_ok(kd, kd__run_open(m, m, batch, &train));
+    assert_ok(kd, kd__run_open(m, NULL, batch, &eval));
+    for (trained = 0; trained < 2; ++trained) {
+        kd__run *run = trained ? train : eval;
+        const double *wanted;
+        reference_open(&r, m, batch, trained);
+        wanted = reference_run(&r, x);
+        kd__run_forward(run, x, batch);
+        kd__export(run, batch, logits);
+        for (i = 0; i < batch * outputs; ++i) {
+            if (fabs((double)logits[i] - wanted[i]) > 2e-5 * (1 + fabs(wanted[i])))
+                fail_msg("%s on %s: %s output %lld is %.7g, expected %.7g", spec, kd_isa_name(isa), trained ? "training" : "evaluation",
+                         (long long)i, (double)logits[i], wanted[i]);
+        }
+        if (!trained) reference_close(&r);
+    }
+    /* an image at the end comes out (c, h, w) but is (h, w, c) inside: turn the direction as export turns the logits */
+    {
+        const kd__shape *s = &m->values[m->output].shape;
+        float *inner = kd__run_logits_grad(train);
+        int b, c, p;
+        for (b = 0; b < batch; ++b)
+            for (c = 0; c < s->c; ++c)
+                for (p = 0; p < s->h * s->w; ++p)
+                    inner[(b * s->h * s->w + p) * s->c + c] = direction[(b * s->c + c) * s->h * s->w + p];
+    }
+    kd__run_backward(train);
+    for (i = 0; i < m->param_count; ++i) {
+        if (m->params[i].trained) check_tensor(&r, train, (int)i, x, direction);
+    }
+    reference_close(&r);
+    kd__run_close(train);
+    kd__run_close(eval);
+    free(x);
+    free(direction);
+    free(logits);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+static void check_specs(const char *const *specs, size_t count)
+{
+    kd_isa isa;
+    size_t i;
+    FOR_EACH_ISA(isa)
+    {
+        for (i = 0; i < count; ++i) {
+            check_spec(isa, 1, specs[i], BATCH);
+            check_spec(isa, 3, specs[i], 37); /* several chunks, the last one short */
+        }
+    }
+}
+#define CHECK(...)                                                                                                 \
+    do {                                                                                                           \
+        static const char *const specs_[] = {__VA_ARGS__};                                                         \
+        check_specs(specs_, sizeof specs_ / sizeof *specs_);                                                       \
+    } while (0)
+
+static void test_dense(void **state)
+{
+    (void)state;
+    CHECK("1: dense 1", "7: dense 3", "5: dense 40, tanh, dense 33, sigmoid, dense 17", "9: dense 20 bias=0, tanh, dense 2",
+          "2x3x4: dense 8, relu, dense 3", "33: dense 70, tanh, dense 65, tanh, dense 64, tanh, dense 10");
+}
+
+static void test_conv(void **state)
+{
+    (void)state;
+    CHECK("1x6x6: conv 3 3, tanh, dense 2", "2x7x5: conv 4 3 pad=1, tanh, conv 5 3 pad=1, dense 2",
+          "3x8x8: conv 4 3 stride=2 pad=1, tanh, conv 6 3 stride=2 pad=1, dense 3",
+          "3x9x7: conv 4 5x3 stride=2x3 pad=2x1, tanh, conv 9 2x1 stride=1x2, dense 2",
+          "2x6x6: conv 33 1, tanh, conv 17 1 stride=2, tanh, conv 40 1, dense 3",
+          "4x6x6: conv 8 3 pad=1 groups=2, tanh, conv 6 3 pad=1 groups=2 bias=0, tanh, conv 4 3 stride=2 groups=2, dense 2",
+          "2x5x5: conv 3 3 pad=2, tanh, conv 3 1 pad=1, tanh, conv 2 3 pad=same, dense 2",
+          "1x4x4: conv 2 4, tanh, conv 3 1, dense 2", "2x5x6: conv 3 3, tanh, conv 4 3",
+          "2x9x9: conv 3 3 stride=3, tanh, conv 4 2 stride=3, dense 2", "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2");
+}
+
+static void test_depthwise(void **state)
+{
+    (void)state;
+    CHECK("3x7x6: conv 5 1, tanh, depthwise 3 pad=1, tanh, depthwise 3 stride=2 pad=1, dense 2",
+          "2x6x6: conv 20 1, tanh, depthwise 5x3 pad=2x1 bias=0, tanh, conv 20 3 groups=20 pad=1, dense 2",
+          "17x5x9: depthwise 1x9, tanh, dense 2", "4x6x6: depthwise 2 stride=2, tanh, conv 4 2 groups=4, dense 3");
+}
+
+static void test_pooling(void **state)
+{
+    (void)state;
+    CHECK("2x6x6: conv 5 3 pad=1, maxpool 2, dense 2", "2x7x7: conv 18 3 pad=1, maxpool 3 stride=2 pad=1, conv 4 3 pad=1, dense 2",
+          "2x6x8: conv 3 3 pad=1, avgpool 2, dense 2", "2x7x7: conv 3 3 pad=1, avgpool 3 stride=2 pad=1, conv 3 3, dense 2",
+          "3x5x4: conv 6 3 pad=1, tanh, gap, dense 2", "2x6x6: conv 4 3 pad=1, maxpool 3 stride=1, avgpool 2x1 stride=1x2, gap",
+          "2x6x7: conv 4 3 pad=1, maxpool 2x3 stride=3x2, dense 3");
+}
+
+static void test_activations(void **state)
+{
+    (void)state;
+    CHECK("6: dense 20, relu, dense 19, relu6, dense 18, leakyrelu 0.2, dense 2", "6: dense 20, gelu, dense 19, silu, dense 4",
+          "6: dense 20, hardswish, dense 19, sigmoid, dense 18, tanh, dense 2",
+          "2x5x5: conv 3 3 pad=1, relu, conv 4 3 pad=1, gelu, conv 5 3 pad=1, silu, conv 3 3 pad=1, hardswish, dense 2",
+          "2x5x5: conv 3 3 pad=1, relu6, conv 4 3 pad=1, leakyrelu slope=0.3, conv 5 3 pad=1, sigmoid, conv 3 3, tanh, dense 2",
+          "6: relu, dense 3, gelu, relu, dense 2", "5: dense 8, relu, tanh, relu, dense 2");
+}
+
+static void test_batchnorm(void **state)
+{
+    (void)state;
+    CHECK("2x6x6: conv 4 3 pad=1 bias=0, batchnorm, relu, conv 5 3 pad=1, batchnorm, tanh, dense 2",
+          "7: dense 19, batchnorm, relu, dense 5, batchnorm, dense 2", "2x4x4: batchnorm, conv 3 3 pad=1, batchnorm eps=0.01, flatten, batchnorm, dense 2",
+          "3x5x5: conv 17 3 stride=2, batchnorm, gelu, depthwise 3 pad=1, batchnorm, relu6, gap, dense 3");
+}
+
+static void test_residual(void **state)
+{
+    (void)state;
+    CHECK("3x6x6: residual(conv 3 3 pad=1, tanh, conv 3 3 pad=1), tanh, dense 2",
+          "3x6x6: conv 4 3 pad=1, relu, residual(conv 4 3 pad=1, batchnorm, relu, conv 4 3 pad=1, batchnorm), relu, gap, dense 2",
+          "2x8x8: residual(conv 6 3 stride=2 pad=1, batchnorm, relu, conv 6 3 pad=1, batchnorm), relu, residual(conv 4 3 stride=2 pad=1), dense 2",
+          "9: dense 6, residual(dense 6, tanh, dense 6), tanh, residual(dense 11, relu), dense 3",
+          "2x6x6: residual(residual(conv 3 3 pad=1, relu), depthwise 3 pad=1), residual(relu), maxpool 2, dense 2",
+          "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2");
+}
+
+/* Large enough that every blocking of the kernels is entered. */
+static void test_wide(void **state)
+{
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        check_spec(isa, 2, "300: dense 90, tanh, dense 70, tanh, dense 7", 40);
+        check_spec(isa, 2, "5x12x31: conv 40 3 pad=1, tanh, conv 36 3 pad=1 stride=2, dense 3", 3);
+    }
+}
+
+/* The mask keeps the right share, scales it, depends on seed, step and sample, and is the same backward. */
+static void test_dropout(void **state)
+{
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        kd_model *m;
+        kd__run *run;
+        float x[3 * 4000], first[3 * 4000];
+        const float *y;
+        int i, kept = 0, same = 0;
+        for (i = 0; i < 12000; ++i) x[i] = 1;
+        assert_ok(kd, kd_model_create(kd, "4000: dropout 0.25, tanh", 1, &m));
+        assert_ok(kd, kd__run_open(m, m, 3, &run));
+        run->dropout_key = 5;
+        kd__run_forward(run, x, 3);
+        y = kd__run_logits(run);
+        for (i = 0; i < 12000; ++i) {
+            const float wanted = y[i] != 0 ? tanhf(1 / 0.75f) : 0;
+            assert_near(y[i], wanted, 1e-6);
+            kept += y[i] != 0;
+            first[i] = y[i];
+        }
+        assert_true(kept > 12000 * 0.73 && kept < 12000 * 0.77);
+        for (i = 0; i < 4000; ++i) same += (first[i] != 0) == (first[4000 + i] != 0);
+        assert_true(same > 4000 * 0.56 && same < 4000 * 0.69); /* 0.75^2 + 0.25^2 if samples are independent */
+        run->dropout_key = 6;
+        kd__run_forward(run, x, 3);
+        for (i = 0, same = 0; i < 12000; ++i) same += (first[i] != 0) == (y[i] != 0);
+        assert_true(same > 12000 * 0.59 && same < 12000 * 0.66);
+        kd__run_close(run);
+        kd_model_destroy(m);
+        /* backward: with a layer before it, that layer's gradient must use the same mask */
+        assert_ok(kd, kd_model_create(kd, "1: dense 50 bias=0, dropout 0.5, tanh", 1, &m));
+        assert_ok(kd, kd__run_open(m, m, 1, &run));
+        run->dropout_key = 9;
+        kd__run_forward(run, x, 1);
+        for (i = 0; i < 50; ++i) kd__run_logits_grad(run)[i] = 1;
+        kd__run_backward(run);
+        for (i = 0; i < 50; ++i) {
+            float grads[50];
+            kd__param_copy(kd->k, &m->params[0], run->weight_grads, grads, 1);
+            assert_int_equal(grads[i] != 0, kd__run_logits(run)[i] != 0);
+        }
+        kd__run_close(run);
+        /* and in evaluation it is not there */
+        assert_ok(kd, kd__run_open(m, NULL, 1, &run));
+        kd__run_forward(run, x, 1);
+        for (i = 0; i < 50; ++i) assert_true(kd__run_logits(run)[i] != 0);
+        kd__run_close(run);
+        kd_model_destroy(m);
+        kd_close(kd);
+    }
+}
+
+/* Running statistics after one training step, PyTorch's way: 0.9 old + 0.1 new, variance unbiased. */
+static void test_running_statistics(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *m;
+    kd_data data;
+    kd_train_desc desc = kd_train_defaults();
+    reference r;
+    float *x = test_floats(3, 20 * 2 * 4 * 4, 1), mean[2], var[2];
+    int32_t labels[20] = {0};
+    int c;
+    (void)state;
+    assert_ok(kd, kd_model_create(kd, "2x4x4: batchnorm, dense 3", 1, &m));
+    reference_open(&r, m, 20, 1);
+    reference_run(&r, x);
+    data = kd_data_f32(x, labels, 20, 2, 4, 4, 3);
+    desc.epochs = 1;
+    desc.batch = 20;
+    assert_ok(kd, kd_train(m, &data, &desc));
+    assert_ok(kd, kd_model_get_tensor(m, "0.running_mean", mean, 2));
+    assert_ok(kd, kd_model_get_tensor(m, "0.running_var", var, 2));
+    for (c = 0; c < 2; ++c) {
+        assert_near(mean[c], 0.1 * r.batch_mean[0][c], 1e-6);
+        assert_near(var[c], 0.9 + 0.1 * r.batch_var[0][c] * 320 / 319, 1e-6);
+    }
+    assert_int_equal(m->batches_seen, 1);
+    reference_close(&r);
+    free(x);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dense),       cmocka_unit_test(test_conv),      cmocka_unit_test(test_depthwise),
+        cmocka_unit_test(test_pooling),     cmocka_unit_test(test_activations), cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_residual),    cmocka_unit_test(test_wide),      cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_running_statistics),
+    };
+    const int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
+    printf("layers: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    return failed;
+}
