@@ -71,11 +71,12 @@ CONTENTS (search for the tag)
    >>gemm       matrix multiplication: packing, blocking
    >>softmax    softmax, log-softmax
    >>losses     losses and their gradients
-   >>spec       the one-line language of models, and the builder
+   >>graph      what a model is made of, and what it runs in
    >>layers     what each layer computes, forward and backward
+   >>spec       the one-line language of models, and the builder
    >>model      models: creation, tensors, description
    >>run        plans: which step writes which buffer, and when
-   >>predict    prediction and evaluation
+   >>predict    prediction
    >>data       batches, augmentation
    >>optim      optimizers, schedules
    >>train      training and distillation, teacher caches
@@ -555,7 +556,7 @@ typedef struct kd_train_desc {
     int epochs;    /* 10 */
     int batch;     /* 128; samples a step, 1 to 65536; the last batch of an epoch may be smaller */
     int shuffle;   /* 1; 0: samples in their order */
-    uint64_t seed; /* 1; order, dropout, augmentation */
+    uint64_t seed; /* 1; order, dropout, augmentation (which follows the cache's seed where there is a cache) */
 
     kd_optimizer optimizer;      /* KD_ADAM */
     float lr;                    /* 0.001 */
@@ -582,7 +583,7 @@ typedef struct kd_train_desc {
     int teacher_count;               /* 0 */
     kd_teacher_fn teacher_fn;        /* NULL */
     void *teacher_user;
-    const kd_cache *cache; /* NULL; must have been made from these data, this augmentation and seed */
+    const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
     kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
 
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
@@ -609,8 +610,8 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
-   (epoch modulo views), generated from the same seed, so that soft targets and images always belong together;
-   a cache that was made from other images, another augmentation or another seed is refused (KD_ERR_DATA). */
+   (epoch modulo views), made again from the cache's own seed whatever desc.seed is, so that soft targets and images
+   always belong together; a cache of other images or another augmentation is refused (KD_ERR_DATA). */
 KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
                                 uint64_t seed, int views, kd_cache **out);
 KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
@@ -2229,7 +2230,8 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
 }
 
 /* ============================================================================================================
-   >>graph    what a model is made of: values, parameters, nodes; what it runs in: slots, steps, spans
+   >>graph    what a model is made of, and what it runs in
+   Values, parameters and nodes; slots, steps and spans.
    uses: dispatch, memory
    Inside, an image is stored (h, w, c), so that the channels of a pixel are one run of memory: convolutions,
    depthwise filters, pooling and normalisation all read vectors of channels. A sequence of tokens is an image of
@@ -4071,12 +4073,33 @@ KD__PRIVATE int kd__shortcut_stride(int in, int out)
 }
 
 /* What is added to a residual's body: its input, through a projection where the shapes differ. */
+/* The name of a module inside another: "path.part", or "part" on the outermost level. */
+typedef struct kd__path {
+    char chars[KD__MAX_NAME + 64];
+} kd__path;
+
+KD__PRIVATE kd__path kd__path_join(const char *path, const char *part, size_t length)
+{
+    kd__path joined;
+    snprintf(joined.chars, sizeof joined.chars, "%.*s%s%.*s", (int)KD__MAX_NAME, path, *path ? "." : "",
+             (int)KD__MIN(length, 60), part);
+    return joined;
+}
+
+KD__PRIVATE kd__path kd__path_index(const char *path, int index)
+{
+    char digits[16];
+    snprintf(digits, sizeof digits, "%d", index);
+    return kd__path_join(path, digits, strlen(digits));
+}
+
 KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int entry, int has_batchnorm,
                                          int *shortcut)
 {
     const kd__shape from = d->m->values[entry].shape, to = d->m->values[d->current].shape;
     const int body = d->current, deep = d->depth;
-    char name[KD__MAX_NAME + 32], text[64];
+    kd__path name;
+    char text[64];
     kd__arg args[KD__MAX_ARGS];
     kd_result result;
     int i;
@@ -4109,14 +4132,15 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
     }
     d->current = entry;
     ++d->depth;
-    snprintf(name, sizeof name, has_batchnorm ? "%s.shortcut.0" : "%s.shortcut", path);
-    result = kd__draft_node(d, to.flat ? KD__TYPE_DENSE : KD__TYPE_CONV, args, name, text, strlen(text), 0, -1);
+    name = kd__path_join(path, has_batchnorm ? "shortcut.0" : "shortcut", 10);
+    result =
+        kd__draft_node(d, to.flat ? KD__TYPE_DENSE : KD__TYPE_CONV, args, name.chars, text, strlen(text), 0, -1);
     if (result == KD_OK && has_batchnorm) {
         memset(args, 0, sizeof args);
         args[KD__NORM_EPS].v[0] = 1e-5;
         args[KD__NORM_MOMENTUM].v[0] = 0.1;
-        snprintf(name, sizeof name, "%s.shortcut.1", path);
-        result = kd__draft_node(d, kd__layer_find("batchnorm", 9), args, name, "batchnorm", 9, 0, -1);
+        name = kd__path_join(path, "shortcut.1", 10);
+        result = kd__draft_node(d, kd__layer_find("batchnorm", 9), args, name.chars, "batchnorm", 9, 0, -1);
     }
     *shortcut = d->current;
     d->current = body;
@@ -4131,18 +4155,17 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
 {
     const char *c = *at, *start = c;
     const int entry = d->current, outer_batchnorm = d->has_batchnorm;
-    char body[KD__MAX_NAME + 8], name[KD__MAX_NAME + 8];
+    kd__path name = kd__path_join(path, "body", 4);
     int shortcut, inner_batchnorm;
     kd_result result;
     if (*c != '(')
         return kd__spec_fail(d, "residual needs its layers in parentheses: residual(conv 16 3 pad=1, relu)");
-    if (d->depth >= KD__MAX_DEPTH || strlen(path) + 8 > KD__MAX_NAME)
+    if (d->depth >= KD__MAX_DEPTH || strlen(path) + 5 > KD__MAX_NAME)
         return kd__spec_fail(d, "residuals are nested more than %d deep", (int)KD__MAX_DEPTH);
     ++c;
-    snprintf(body, sizeof body, "%s.body", path);
     d->has_batchnorm = 0;
     ++d->depth;
-    result = kd__parse_layers(d, &c, body);
+    result = kd__parse_layers(d, &c, name.chars);
     --d->depth;
     if (result != KD_OK) return result;
     if (*c != ')') {
@@ -4155,8 +4178,8 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     result = kd__draft_shortcut(d, path, entry, inner_batchnorm, &shortcut);
     d->has_batchnorm = outer_batchnorm || inner_batchnorm;
     if (result != KD_OK) return result;
-    snprintf(name, sizeof name, "%s.sum", path);
-    result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name, "+", 1, 0, shortcut);
+    name = kd__path_join(path, "sum", 3);
+    result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name.chars, "+", 1, 0, shortcut);
     *at = c + 1;
     return result;
 }
@@ -4165,23 +4188,22 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
 KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char *path, int *index)
 {
     const char *c = kd__skip_space(*at), *word = c, *start = c, *end;
-    char name[KD__MAX_NAME + 32];
+    kd__path name, flatten;
     kd__arg args[KD__MAX_ARGS];
     kd_result result;
     size_t length;
     int type;
-    const char *dot = *path ? "." : "";
     d->at = c;
     if (!kd__is_letter(*c))
         return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
                                     : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
     c = kd__skip_word(c);
     length = (size_t)(c - word);
-    snprintf(name, sizeof name, "%s%s%d", path, dot, *index);
+    name = kd__path_index(path, *index);
     if (*kd__skip_space(c) == ':') {
         if (length > 40) return kd__spec_fail(d, "a tag may have up to 40 letters");
-        snprintf(name, sizeof name, "%s%s%.*s", path, dot, (int)length, word);
-        if (kd__draft_named(d, name)) return kd__spec_fail(d, "the tag \"%.*s\" is taken", (int)length, word);
+        name = kd__path_join(path, word, length);
+        if (kd__draft_named(d, name.chars)) return kd__spec_fail(d, "the tag \"%.*s\" is taken", (int)length, word);
         start = word = kd__skip_space(kd__skip_space(c) + 1);
         d->at = word;
         c = kd__skip_word(word);
@@ -4191,7 +4213,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     c = kd__skip_space(c);
     if (length == 8 && memcmp(word, "residual", 8) == 0) {
         ++*index;
-        result = kd__parse_residual(d, &c, name);
+        result = kd__parse_residual(d, &c, name.chars);
         *at = kd__skip_space(c);
         return result;
     }
@@ -4202,16 +4224,15 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     if (result != KD_OK) return result;
     d->at = start;
     if (type == KD__TYPE_DENSE && !d->m->values[d->current].shape.flat) {
-        char flatten[KD__MAX_NAME + 32];
-        snprintf(flatten, sizeof flatten, "%s%s%d", path, dot, *index);
-        result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten, "flatten", 7, 0, -1);
+        flatten = kd__path_index(path, *index);
+        result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten.chars, "flatten", 7, 0, -1);
         if (result != KD_OK) return result;
-        if (strcmp(flatten, name) == 0) snprintf(name, sizeof name, "%s%s%d", path, dot, *index + 1);
+        if (strcmp(flatten.chars, name.chars) == 0) name = kd__path_index(path, *index + 1);
         ++*index;
     }
     ++*index;
     for (end = c; end > start && kd__is_space(end[-1]); --end) {}
-    result = kd__draft_node(d, type, args, name, start, (size_t)(end - start), 1, -1);
+    result = kd__draft_node(d, type, args, name.chars, start, (size_t)(end - start), 1, -1);
     *at = c;
     return result;
 }
@@ -6450,11 +6471,6 @@ KD__PRIVATE kd_result kd__cache_check(kd_ctx *kd, const kd_cache *c, const kd_da
     if (memcmp(&c->augment, &desc->augment, sizeof c->augment) != 0)
         return kd__fail(kd, KD_ERR_DATA, "%s: the cached teacher outputs were made with another augmentation",
                         where);
-    if (kd__augment_any(&c->augment) && c->seed != desc->seed)
-        return kd__fail(
-            kd, KD_ERR_DATA,
-            "%s: the cached teacher outputs were made with augmentation seed %llu, but training has seed %llu",
-            where, (unsigned long long)c->seed, (unsigned long long)desc->seed);
     return KD_OK;
 }
 
@@ -6715,9 +6731,10 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     const int batch = KD__MIN(d->batch, t->train_count);
     const size_t logits = (size_t)batch * (size_t)t->outputs;
     const kd_data *validation = d->validation_data ? d->validation_data : t->data;
+    const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
     kd_result result = kd__run_open(t->m, t->m, batch, &t->run);
     int i, failed;
-    if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, d->seed, batch);
+    if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
         result = kd__run_open(t->teachers[i], NULL, batch, &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
@@ -9640,9 +9657,8 @@ static void KD__FN(softmax)(const float *x, int rows, int cols, float temperatur
     const kd__v inv_t = kd__v_set(1.0f / temperature);
     int r;
     if (cols <= KD__SHORT) {
-        for (r = 0; r < rows; r += KD__W)
-            KD__FN(softmax_short)
-            (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
+        for (r = 0; r < rows; r += KD__W) KD__FN(softmax_short)
+        (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
     } else {
         for (r = 0; r < rows; ++r)
             KD__FN(softmax_long)(x + (ptrdiff_t)r * cols, cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
@@ -9827,7 +9843,9 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
     for (i = 0; i < KD__SUM_VECTORS; ++i) column[i] = part[i].member;                                              \
     p.member = kd__v_set(KD__FN(sum16)(column));
     KD__ROW_SUM(s1)
-    KD__ROW_SUM(st) KD__ROW_SUM(sq) KD__ROW_SUM(d) KD__ROW_SUM(target_u) KD__ROW_SUM(targets)
+    KD__ROW_SUM(st)
+    KD__ROW_SUM(sq)
+    KD__ROW_SUM(d) KD__ROW_SUM(target_u) KD__ROW_SUM(targets)
 #undef KD__ROW_SUM
         kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), 1);
     if (!l->grad) return;

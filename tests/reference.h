@@ -10,8 +10,8 @@
 
 typedef struct reference {
     const kd_model *m;
-    double **weights; /* by parameter, PyTorch's order; the tests change these */
-    double **values;  /* by value: (n, c, h, w) */
+    double **weights;                 /* by parameter, PyTorch's order; the tests change these */
+    double **values;                  /* by value: (n, c, h, w) */
     double **batch_mean, **batch_var; /* by node: what batch normalisation saw; var is biased */
     int n, training;
 } reference;
@@ -38,8 +38,10 @@ static void reference_open(reference *r, const kd_model *m, int n, int training)
     for (i = 0; i < m->value_count; ++i)
         r->values[i] = (double *)calloc((size_t)(n * kd__shape_count(&m->values[i].shape)), sizeof(double));
     for (i = 0; i < m->node_count; ++i) {
-        r->batch_mean[i] = (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
-        r->batch_var[i] = (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
+        r->batch_mean[i] =
+            (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
+        r->batch_var[i] =
+            (double *)calloc((size_t)kd__shape_count(&m->values[m->nodes[i].in].shape), sizeof(double));
     }
 }
 
@@ -83,8 +85,8 @@ static reference_window reference_window_of(const kd__node *n, int first_arg)
     return w;
 }
 
-static void reference_conv(const kd__shape *in, const kd__shape *out, reference_window k, int groups, const double *x,
-                           const double *weight, const double *bias, double *y)
+static void reference_conv(const kd__shape *in, const kd__shape *out, reference_window k, int groups,
+                           const double *x, const double *weight, const double *bias, double *y)
 {
     const int ic = in->c / groups, oc = out->c / groups;
     int o, oy, ox, c, i, j;
@@ -181,7 +183,8 @@ static void reference_sample(reference *r, int node, int i)
             for (c = 0; c < in_count; ++c) y[o] += w[o * in_count + c] * x[c];
         }
     } else if (t->build == kd__conv_build) {
-        reference_conv(in, out, reference_window_of(n, KD__CONV_KERNEL), (int)n->arg[KD__CONV_GROUPS].v[0], x, w, b, y);
+        reference_conv(in, out, reference_window_of(n, KD__CONV_KERNEL), (int)n->arg[KD__CONV_GROUPS].v[0], x, w, b,
+                       y);
     } else if (t->build == kd__depthwise_build) {
         reference_conv(in, out, reference_window_of(n, KD__DEPTHWISE_KERNEL), in->c, x, w, b, y);
     } else if (t->build == kd__pool_build || t->build == kd__gap_build) {

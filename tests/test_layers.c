@@ -33,8 +33,8 @@ static void check_tensor(reference *r, const kd__run *run, int index, const floa
         down = projected(r, x, direction);
         r->weights[index][i] = kept;
         if (fabs((double)grad[i] - (up - down) / (2 * h)) > 2e-4 * (1 + fabs((double)grad[i])))
-            fail_msg("%s on %s: gradient %lld of %s is %.7g, by differences %.7g", r->m->spec, kd_isa_name(r->m->kd->isa),
-                     (long long)i, p->name, (double)grad[i], (up - down) / (2 * h));
+            fail_msg("%s on %s: gradient %lld of %s is %.7g, by differences %.7g", r->m->spec,
+                     kd_isa_name(r->m->kd->isa), (long long)i, p->name, (double)grad[i], (up - down) / (2 * h));
     }
     free(grad);
 }
@@ -48,7 +48,8 @@ static void disturb(kd_model *m)
         kd__param *p = &m->params[i];
         size_t j;
         if (p->layout != KD__VECTOR) continue;
-        for (j = 0; j < p->size; ++j) kd__param_stored(m, p)[j] += 0.3f * test_random(&state) + (p->trained ? 0 : 0.35f);
+        for (j = 0; j < p->size; ++j)
+            kd__param_stored(m, p)[j] += 0.3f * test_random(&state) + (p->trained ? 0 : 0.35f);
     }
 }
 
@@ -79,8 +80,8 @@ static void check_spec(kd_isa isa, int threads, const char *spec, int batch)
         kd__export(run, batch, logits);
         for (i = 0; i < batch * outputs; ++i) {
             if (fabs((double)logits[i] - wanted[i]) > 2e-5 * (1 + fabs(wanted[i])))
-                fail_msg("%s on %s: %s output %lld is %.7g, expected %.7g", spec, kd_isa_name(isa), trained ? "training" : "evaluation",
-                         (long long)i, (double)logits[i], wanted[i]);
+                fail_msg("%s on %s: %s output %lld is %.7g, expected %.7g", spec, kd_isa_name(isa),
+                         trained ? "training" : "evaluation", (long long)i, (double)logits[i], wanted[i]);
         }
         if (!trained) reference_close(&r);
     }
@@ -129,8 +130,9 @@ static void check_specs(const char *const *specs, size_t count)
 static void test_dense(void **state)
 {
     (void)state;
-    CHECK("1: dense 1", "7: dense 3", "5: dense 40, tanh, dense 33, sigmoid, dense 17", "9: dense 20 bias=0, tanh, dense 2",
-          "2x3x4: dense 8, relu, dense 3", "33: dense 70, tanh, dense 65, tanh, dense 64, tanh, dense 10");
+    CHECK("1: dense 1", "7: dense 3", "5: dense 40, tanh, dense 33, sigmoid, dense 17",
+          "9: dense 20 bias=0, tanh, dense 2", "2x3x4: dense 8, relu, dense 3",
+          "33: dense 70, tanh, dense 65, tanh, dense 64, tanh, dense 10");
 }
 
 static void test_conv(void **state)
@@ -140,10 +142,12 @@ static void test_conv(void **state)
           "3x8x8: conv 4 3 stride=2 pad=1, tanh, conv 6 3 stride=2 pad=1, dense 3",
           "3x9x7: conv 4 5x3 stride=2x3 pad=2x1, tanh, conv 9 2x1 stride=1x2, dense 2",
           "2x6x6: conv 33 1, tanh, conv 17 1 stride=2, tanh, conv 40 1, dense 3",
-          "4x6x6: conv 8 3 pad=1 groups=2, tanh, conv 6 3 pad=1 groups=2 bias=0, tanh, conv 4 3 stride=2 groups=2, dense 2",
+          "4x6x6: conv 8 3 pad=1 groups=2, tanh, conv 6 3 pad=1 groups=2 bias=0, tanh, conv 4 3 stride=2 groups=2, "
+          "dense 2",
           "2x5x5: conv 3 3 pad=2, tanh, conv 3 1 pad=1, tanh, conv 2 3 pad=same, dense 2",
           "1x4x4: conv 2 4, tanh, conv 3 1, dense 2", "2x5x6: conv 3 3, tanh, conv 4 3",
-          "2x9x9: conv 3 3 stride=3, tanh, conv 4 2 stride=3, dense 2", "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2");
+          "2x9x9: conv 3 3 stride=3, tanh, conv 4 2 stride=3, dense 2",
+          "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2");
 }
 
 static void test_depthwise(void **state)
@@ -157,19 +161,25 @@ static void test_depthwise(void **state)
 static void test_pooling(void **state)
 {
     (void)state;
-    CHECK("2x6x6: conv 5 3 pad=1, maxpool 2, dense 2", "2x7x7: conv 18 3 pad=1, maxpool 3 stride=2 pad=1, conv 4 3 pad=1, dense 2",
-          "2x6x8: conv 3 3 pad=1, avgpool 2, dense 2", "2x7x7: conv 3 3 pad=1, avgpool 3 stride=2 pad=1, conv 3 3, dense 2",
-          "3x5x4: conv 6 3 pad=1, tanh, gap, dense 2", "2x6x6: conv 4 3 pad=1, maxpool 3 stride=1, avgpool 2x1 stride=1x2, gap",
+    CHECK("2x6x6: conv 5 3 pad=1, maxpool 2, dense 2",
+          "2x7x7: conv 18 3 pad=1, maxpool 3 stride=2 pad=1, conv 4 3 pad=1, dense 2",
+          "2x6x8: conv 3 3 pad=1, avgpool 2, dense 2",
+          "2x7x7: conv 3 3 pad=1, avgpool 3 stride=2 pad=1, conv 3 3, dense 2",
+          "3x5x4: conv 6 3 pad=1, tanh, gap, dense 2",
+          "2x6x6: conv 4 3 pad=1, maxpool 3 stride=1, avgpool 2x1 stride=1x2, gap",
           "2x6x7: conv 4 3 pad=1, maxpool 2x3 stride=3x2, dense 3");
 }
 
 static void test_activations(void **state)
 {
     (void)state;
-    CHECK("6: dense 20, relu, dense 19, relu6, dense 18, leakyrelu 0.2, dense 2", "6: dense 20, gelu, dense 19, silu, dense 4",
+    CHECK("6: dense 20, relu, dense 19, relu6, dense 18, leakyrelu 0.2, dense 2",
+          "6: dense 20, gelu, dense 19, silu, dense 4",
           "6: dense 20, hardswish, dense 19, sigmoid, dense 18, tanh, dense 2",
-          "2x5x5: conv 3 3 pad=1, relu, conv 4 3 pad=1, gelu, conv 5 3 pad=1, silu, conv 3 3 pad=1, hardswish, dense 2",
-          "2x5x5: conv 3 3 pad=1, relu6, conv 4 3 pad=1, leakyrelu slope=0.3, conv 5 3 pad=1, sigmoid, conv 3 3, tanh, dense 2",
+          "2x5x5: conv 3 3 pad=1, relu, conv 4 3 pad=1, gelu, conv 5 3 pad=1, silu, conv 3 3 pad=1, hardswish, "
+          "dense 2",
+          "2x5x5: conv 3 3 pad=1, relu6, conv 4 3 pad=1, leakyrelu slope=0.3, conv 5 3 pad=1, sigmoid, conv 3 3, "
+          "tanh, dense 2",
           "6: relu, dense 3, gelu, relu, dense 2", "5: dense 8, relu, tanh, relu, dense 2");
 }
 
@@ -177,7 +187,8 @@ static void test_batchnorm(void **state)
 {
     (void)state;
     CHECK("2x6x6: conv 4 3 pad=1 bias=0, batchnorm, relu, conv 5 3 pad=1, batchnorm, tanh, dense 2",
-          "7: dense 19, batchnorm, relu, dense 5, batchnorm, dense 2", "2x4x4: batchnorm, conv 3 3 pad=1, batchnorm eps=0.01, flatten, batchnorm, dense 2",
+          "7: dense 19, batchnorm, relu, dense 5, batchnorm, dense 2",
+          "2x4x4: batchnorm, conv 3 3 pad=1, batchnorm eps=0.01, flatten, batchnorm, dense 2",
           "3x5x5: conv 17 3 stride=2, batchnorm, gelu, depthwise 3 pad=1, batchnorm, relu6, gap, dense 3");
 }
 
@@ -185,8 +196,10 @@ static void test_residual(void **state)
 {
     (void)state;
     CHECK("3x6x6: residual(conv 3 3 pad=1, tanh, conv 3 3 pad=1), tanh, dense 2",
-          "3x6x6: conv 4 3 pad=1, relu, residual(conv 4 3 pad=1, batchnorm, relu, conv 4 3 pad=1, batchnorm), relu, gap, dense 2",
-          "2x8x8: residual(conv 6 3 stride=2 pad=1, batchnorm, relu, conv 6 3 pad=1, batchnorm), relu, residual(conv 4 3 stride=2 pad=1), dense 2",
+          "3x6x6: conv 4 3 pad=1, relu, residual(conv 4 3 pad=1, batchnorm, relu, conv 4 3 pad=1, batchnorm), "
+          "relu, gap, dense 2",
+          "2x8x8: residual(conv 6 3 stride=2 pad=1, batchnorm, relu, conv 6 3 pad=1, batchnorm), relu, "
+          "residual(conv 4 3 stride=2 pad=1), dense 2",
           "9: dense 6, residual(dense 6, tanh, dense 6), tanh, residual(dense 11, relu), dense 3",
           "2x6x6: residual(residual(conv 3 3 pad=1, relu), depthwise 3 pad=1), residual(relu), maxpool 2, dense 2",
           "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2");
@@ -296,10 +309,11 @@ static void test_running_statistics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dense),       cmocka_unit_test(test_conv),      cmocka_unit_test(test_depthwise),
-        cmocka_unit_test(test_pooling),     cmocka_unit_test(test_activations), cmocka_unit_test(test_batchnorm),
-        cmocka_unit_test(test_residual),    cmocka_unit_test(test_wide),      cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_running_statistics),
+        cmocka_unit_test(test_dense),       cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_depthwise),   cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_residual),    cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_dropout),     cmocka_unit_test(test_running_statistics),
     };
     const int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
     printf("layers: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
