@@ -3,6 +3,7 @@
 
    images_load() understands three ways to keep labelled images:
      folders    train/<class>/<name>.jpg and test/<class>/<name>.jpg, or only <class>/<name>.jpg, which are then split.
+                The test folder may also be called val or valid; of several the first of test, val, valid counts.
                 Classes are the names of the folders in byte order, as in torchvision's ImageFolder; folders inside are
                 read too.
      sheets     an image whose name ends in .<width>x<height>.png holds tiles of that size, left to right and top to
@@ -35,6 +36,10 @@
 #define STBI_NO_LINEAR
 #define STBI_MAX_DIMENSIONS (1 << 16)
 #define STBI_ASSERT(x) ((void)0)
+/* A JPEG may leave out the tables that its decoder then reads: those are zeros, not what was in memory before. */
+#define STBI_MALLOC(size) calloc(1, size)
+#define STBI_REALLOC(block, size) realloc(block, size)
+#define STBI_FREE(block) free(block)
 #define STB_IMAGE_IMPLEMENTATION
 #if defined(__has_include)
 #if __has_include(<stb/stb_image.h>)
@@ -110,10 +115,16 @@ static void *images_memory(size_t count, size_t item)
 /* The whole file, or NULL and a reason. */
 static uint8_t *images_read(const char *path, size_t *size, const char **why)
 {
-    FILE *file = fopen(path, "rb");
+    FILE *file;
     uint8_t *bytes = NULL;
     long length = -1;
+    struct stat info;
     *why = "cannot be opened";
+    if (stat(path, &info) != 0) return NULL;
+    *why = "is no regular file"; /* opening a pipe would wait for somebody to write to it */
+    if (!S_ISREG(info.st_mode)) return NULL;
+    *why = "cannot be opened";
+    file = fopen(path, "rb");
     if (!file) return NULL;
     if (fseek(file, 0, SEEK_END) == 0) length = ftell(file);
     if (length < 0 || fseek(file, 0, SEEK_SET) != 0) {
@@ -133,6 +144,31 @@ static uint8_t *images_read(const char *path, size_t *size, const char **why)
     }
     fclose(file);
     return bytes;
+}
+
+static uint32_t images_be32(const uint8_t *b)
+{
+    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
+static uint32_t images_le32(const uint8_t *b)
+{
+    return (uint32_t)b[3] << 24 | (uint32_t)b[2] << 16 | (uint32_t)b[1] << 8 | b[0];
+}
+
+/* The CRC-32 of PNG and gzip, four bits at a time. */
+static uint32_t images_crc(const uint8_t *bytes, size_t size)
+{
+    static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+                                       0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+                                       0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    uint32_t crc = 0xffffffffu;
+    size_t i;
+    for (i = 0; i < size; ++i) {
+        crc = table[(crc ^ bytes[i]) & 15u] ^ crc >> 4;
+        crc = table[(crc ^ (uint32_t)bytes[i] >> 4) & 15u] ^ crc >> 4;
+    }
+    return ~crc;
 }
 
 static uint64_t images_hash(uint64_t x)
@@ -253,67 +289,140 @@ typedef struct images_picture {
     int sixteen_bit, four_channel_jpeg, rotated;
 } images_picture;
 
-/* A JPEG decoder fills in for missing data silently, so look for the end marker that a whole file has. */
-static int images_jpeg_is_whole(const uint8_t *bytes, size_t size)
+/* Components and orientation of a JPEG, from one of its segments. */
+static void images_jpeg_facts(images_picture *p, int marker, const uint8_t *body, size_t length)
 {
-    size_t i;
-    for (i = size; i >= 2; --i) {
-        if (bytes[i - 2] == 0xff && bytes[i - 1] == 0xd9) return 1;
+    if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc && length >= 6)
+        p->four_channel_jpeg = body[5] == 4;
+    if (marker == 0xe1 && length >= 20 && memcmp(body, "Exif\0\0", 6) == 0) {
+        const int little = body[6] == 'I';
+        const size_t end = length - 6; /* bytes of the TIFF part */
+        const uint8_t *tiff = body + 6;
+        const size_t entry =
+            little ? (size_t)tiff[4] | (size_t)tiff[5] << 8 : (size_t)tiff[7] | (size_t)tiff[6] << 8;
+        size_t count, i;
+        if (entry + 2 > end) return;
+        count = little ? (size_t)tiff[entry] | (size_t)tiff[entry + 1] << 8
+                       : (size_t)tiff[entry + 1] | (size_t)tiff[entry] << 8;
+        for (i = 0; i < count && entry + 2 + 12 * (i + 1) <= end; ++i) {
+            const uint8_t *e = tiff + entry + 2 + 12 * i;
+            const int tag = little ? e[0] | e[1] << 8 : e[1] | e[0] << 8;
+            if (tag == 0x0112) p->rotated = (little ? e[8] : e[9]) > 1;
+        }
+    }
+}
+
+/* Huffman tables with no more codes than the decoder has room for. */
+static int images_jpeg_tables_fit(const uint8_t *body, size_t length)
+{
+    while (length > 0) {
+        size_t codes = 0, i;
+        if (length < 17) return 0;
+        for (i = 1; i <= 16; ++i) codes += body[i];
+        if (codes > 256 || codes > length - 17) return 0;
+        body += 17 + codes;
+        length -= 17 + codes;
+    }
+    return 1;
+}
+
+/* From marker to marker to the end marker; the one of a thumbnail, inside a segment, is not it. */
+static int images_jpeg_is_whole(const uint8_t *bytes, size_t size, images_picture *p)
+{
+    size_t at = 2, length;
+    int scans = 0;
+    for (;;) {
+        int marker;
+        while (at < size && bytes[at] != 0xff) ++at;
+        while (at < size && bytes[at] == 0xff) ++at;
+        if (at == size) return 0;
+        marker = bytes[at++];
+        if (marker == 0xd9) return scans > 0;
+        if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8)) continue; /* no segment follows */
+        if (size - at < 2) return 0;
+        length = (size_t)bytes[at] << 8 | bytes[at + 1];
+        if (length < 2 || length > size - at) return 0;
+        if (marker == 0xc4 && !images_jpeg_tables_fit(bytes + at + 2, length - 2)) return 0;
+        images_jpeg_facts(p, marker, bytes + at + 2, length - 2);
+        scans += marker == 0xda;
+        at += length;
+    }
+}
+
+/* All chunks to the last, those that pixels depend on unharmed. */
+static int images_png_is_whole(const uint8_t *bytes, size_t size)
+{
+    size_t at = 8;
+    while (at <= size && size - at >= 12) {
+        const size_t length = images_be32(bytes + at);
+        const uint8_t *type = bytes + at + 4;
+        if (length > size - at - 12) return 0;
+        if (!(type[0] & 32) && images_crc(type, length + 4) != images_be32(type + 4 + length)) return 0;
+        if (memcmp(type, "IEND", 4) == 0) return 1;
+        at += length + 12;
     }
     return 0;
 }
 
-/* Walks the segments of a JPEG for the number of components and for an EXIF orientation other than upright. */
-static void images_jpeg_facts(const uint8_t *bytes, size_t size, images_picture *p)
+static int images_bmp_is_whole(const uint8_t *bytes, size_t size, int w, int h)
 {
+    const int old = size > 30 && images_le32(bytes + 14) == 12;
+    const uint8_t *depth = bytes + (old ? 24 : 28);
+    uint64_t line;
+    if (size < 30) return 0;
+    line = ((uint64_t)w * ((uint64_t)depth[0] | (uint64_t)depth[1] << 8) + 31) / 32 * 4;
+    return images_le32(bytes + 10) + line * (uint64_t)h <= size;
+}
+
+/* 8-bit PNM with all its pixels. Larger numbers are kept from the decoder, which mistakes 16-bit files. */
+static int images_pnm_is_whole(const uint8_t *bytes, size_t size)
+{
+    uint64_t pixels = bytes[1] == '6' ? 3 : 1;
     size_t at = 2;
-    while (at + 4 <= size && bytes[at] == 0xff) {
-        const uint8_t marker = bytes[at + 1];
-        const size_t length = (size_t)bytes[at + 2] << 8 | bytes[at + 3];
-        const uint8_t *body = bytes + at + 4;
-        if (marker == 0xda || length < 2 || at + 2 + length > size) return;
-        if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc && length >= 8)
-            p->four_channel_jpeg = body[5] == 4;
-        if (marker == 0xe1 && length >= 22 && memcmp(body, "Exif\0\0", 6) == 0) {
-            const int little = body[6] == 'I';
-            const size_t end = length - 2 - 6; /* bytes of the TIFF part */
-            const uint8_t *tiff = body + 6;
-            size_t entry = little ? (size_t)tiff[4] | (size_t)tiff[5] << 8 : (size_t)tiff[7] | (size_t)tiff[6] << 8;
-            size_t count, i;
-            if (entry + 2 <= end) {
-                count = little ? (size_t)tiff[entry] | (size_t)tiff[entry + 1] << 8
-                               : (size_t)tiff[entry + 1] | (size_t)tiff[entry] << 8;
-                for (i = 0; i < count && entry + 2 + 12 * (i + 1) <= end; ++i) {
-                    const uint8_t *e = tiff + entry + 2 + 12 * i;
-                    const int tag = little ? e[0] | e[1] << 8 : e[1] | e[0] << 8;
-                    if (tag == 0x0112) p->rotated = (little ? e[8] : e[9]) > 1;
-                }
+    int i;
+    for (i = 0; i < 3; ++i) { /* width, height, largest value */
+        uint64_t value = 0;
+        for (; at < size && (isspace(bytes[at]) || bytes[at] == '#'); ++at) {
+            if (bytes[at] == '#') {
+                while (at + 1 < size && bytes[at] != '\n' && bytes[at] != '\r') ++at;
             }
         }
-        at += 2 + length;
+        for (; at < size && isdigit(bytes[at]) && value < 100000; ++at) value = value * 10 + (bytes[at] - '0');
+        if (value < 1 || value > (i < 2 ? 65535 : 255)) return 0;
+        if (i < 2) pixels *= value;
     }
+    return at < size && isspace(bytes[at]) && size - at - 1 >= pixels;
+}
+
+/* Size and channels of a file, from its header; 0 and a reason if it should not be decoded. A decoder fills in for
+   missing or wrong data silently: what can be known beforehand is looked at here. */
+static int images_header(const uint8_t *bytes, size_t size, images_picture *p, const char **why)
+{
+    const int is_pnm = size > 3 && bytes[0] == 'P' && (bytes[1] == '5' || bytes[1] == '6');
+    int whole;
+    memset(p, 0, sizeof *p);
+    *why = "is a PNM that ends too early or has more than 8 bits";
+    if (is_pnm && !images_pnm_is_whole(bytes, size)) return 0;
+    *why = "is no JPEG, PNG, BMP or PNM image that can be read";
+    if (size > IMAGES_MAX_FILE || !stbi_info_from_memory(bytes, (int)size, &p->w, &p->h, &p->channels)) return 0;
+    if (p->h < 0 && p->h >= -IMAGES_MAX_PIXELS) p->h = -p->h; /* a BMP from top to bottom */
+    *why = "has no pixels, or more than 89 million";
+    if (p->w < 1 || p->h < 1 || p->w > IMAGES_MAX_PIXELS / p->h) return 0;
+    *why = "ends too early or is damaged";
+    whole = bytes[0] == 0xff   ? images_jpeg_is_whole(bytes, size, p)
+            : bytes[0] == 0x89 ? images_png_is_whole(bytes, size)
+            : bytes[0] == 'B'  ? images_bmp_is_whole(bytes, size, p->w, p->h)
+                               : is_pnm;
+    return whole;
 }
 
 /* Decodes to 1 or 3 channels; transparency is dropped without blending, as Pillow's convert("RGB") does. 0 and a reason
    if it cannot be done. `want` 0: as many channels as the file has colour. */
 static int images_decode(const uint8_t *bytes, size_t size, int want, images_picture *p, const char **why)
 {
-    int w, h, channels, i;
-    const int is_jpeg = size > 3 && bytes[0] == 0xff && bytes[1] == 0xd8;
-    memset(p, 0, sizeof *p);
-    if (size > IMAGES_MAX_FILE || !stbi_info_from_memory(bytes, (int)size, &w, &h, &channels)) {
-        *why = "is no JPEG, PNG, BMP or PNM image that can be read";
-        return 0;
-    }
-    if (w < 1 || h < 1 || w > IMAGES_MAX_PIXELS / h) {
-        *why = "has more than 89 million pixels";
-        return 0;
-    }
-    if (is_jpeg && !images_jpeg_is_whole(bytes, size)) {
-        *why = "is a JPEG that ends too early";
-        return 0;
-    }
-    if (is_jpeg) images_jpeg_facts(bytes, size, p);
+    int channels, i;
+    if (!images_header(bytes, size, p, why)) return 0;
+    channels = p->channels;
     p->sixteen_bit = stbi_is_16_bit_from_memory(bytes, (int)size);
     if (!want) want = channels < 3 ? 1 : 3;
     p->channels = want;
@@ -330,6 +439,13 @@ static int images_decode(const uint8_t *bytes, size_t size, int want, images_pic
         }
     }
     return 1;
+}
+
+/* A line is not resized to a square: whole, it would take far more memory than the middle that is kept. */
+static int images_can_fit(int w, int h, const images *s)
+{
+    return (w == s->width && h == s->height) ||
+           (double)s->width * s->width * (w > h ? w : h) / (w > h ? h : w) <= IMAGES_MAX_PIXELS;
 }
 
 /* Short side to `size`, then the middle, as torchvision's Resize and CenterCrop. Frees p->pixels; the result is
@@ -392,34 +508,34 @@ static void images_names_free(char **names, int count)
 }
 
 /* What is in a folder, in byte order, without names that begin with a dot. */
-static char **images_names(const char *folder, int *count)
+static int images_names(images *s, const char *folder, char ***names, int *count)
 {
     DIR *dir = opendir(folder);
-    char **names = NULL;
-    int capacity = 0;
+    int capacity = 0, ok = 1;
     const struct dirent *entry;
+    *names = NULL;
     *count = 0;
-    while (dir && (entry = readdir(dir)) != NULL) {
+    if (!dir) return images_fail(s, "cannot read the folder %s", folder);
+    while (ok && (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] == '.') continue;
         if (*count == capacity) {
-            char **bigger = (char **)realloc(names, (size_t)(capacity = capacity * 2 + 64) * sizeof *names);
-            if (!bigger) break;
-            names = bigger;
+            char **bigger = (char **)realloc(*names, (size_t)(capacity = capacity * 2 + 64) * sizeof **names);
+            if (!bigger) ok = 0;
+            if (bigger) *names = bigger;
         }
-        names[*count] = images_join("", entry->d_name);
-        if (!names[*count]) break;
-        ++*count;
+        if (ok) ok = ((*names)[*count] = images_join("", entry->d_name)) != NULL;
+        *count += ok;
     }
-    if (dir) closedir(dir);
-    if (names) qsort(names, (size_t)*count, sizeof *names, images_by_text);
-    return names;
+    closedir(dir);
+    if (*count) qsort(*names, (size_t)*count, sizeof **names, images_by_text);
+    return ok || images_fail(s, "out of memory");
 }
 
 /* 1: an image stb_image reads, 2: an image it does not, 0: anything else. */
 static int images_kind(const char *name)
 {
     static const char *const read[] = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp"};
-    static const char *const known[] = {".tif", ".tiff", ".webp", ".gif"};
+    static const char *const known[] = {".tif", ".tiff", ".webp", ".gif", ".psd", ".tga", ".avif", ".heic"};
     const char *dot = strrchr(name, '.');
     char lower[8];
     size_t i;
@@ -476,7 +592,7 @@ static int images_collect(images *s, images_list *list, const char *folder, int 
                           int depth)
 {
     struct stat seen[IMAGES_MAX_DEPTH + 1];
-    int count, i, j, ok = 1;
+    int count, i, j, ok;
     char **names;
     if (depth >= IMAGES_MAX_DEPTH)
         return images_fail(s, "folders below %s are nested more than %d deep", folder, (int)IMAGES_MAX_DEPTH);
@@ -486,7 +602,7 @@ static int images_collect(images *s, images_list *list, const char *folder, int 
         if (seen[j].st_dev == seen[depth].st_dev && seen[j].st_ino == seen[depth].st_ino && seen[j].st_ino != 0)
             return 1;
     }
-    names = images_names(folder, &count);
+    ok = images_names(s, folder, &names, &count);
     for (i = 0; i < count && ok; ++i) {
         char *path = images_join(folder, names[i]);
         if (!path)
@@ -503,7 +619,7 @@ static int images_collect(images *s, images_list *list, const char *folder, int 
     return ok;
 }
 
-/* Adds a class name unless it is there; its index, or -1 if there are too many or memory ends. */
+/* Adds a class name unless it is there; its index, or -1 and s->error if there are too many or memory ends. */
 static int images_class(images *s, const char *name, size_t length)
 {
     char **bigger, *copy;
@@ -511,12 +627,17 @@ static int images_class(images *s, const char *name, size_t length)
     for (i = 0; i < s->class_count; ++i) {
         if (strlen(s->class_names[i]) == length && memcmp(s->class_names[i], name, length) == 0) return i;
     }
-    if (s->class_count == IMAGES_MAX_CLASSES) return -1;
+    if (s->class_count == IMAGES_MAX_CLASSES) {
+        images_fail(s, "there are more than %d classes", (int)IMAGES_MAX_CLASSES);
+        return -1;
+    }
     bigger = (char **)realloc(s->class_names, (size_t)(s->class_count + 1) * sizeof *bigger);
-    if (!bigger) return -1;
-    s->class_names = bigger;
-    copy = (char *)images_memory(length + 1, 1);
-    if (!copy) return -1;
+    if (bigger) s->class_names = bigger;
+    copy = bigger ? (char *)images_memory(length + 1, 1) : NULL;
+    if (!copy) {
+        images_fail(s, "out of memory");
+        return -1;
+    }
     memcpy(copy, name, length);
     s->class_names[s->class_count] = copy;
     return s->class_count++;
@@ -525,25 +646,29 @@ static int images_class(images *s, const char *name, size_t length)
 /* The classes of one split folder: its folders, and its sheets. */
 static int images_list_classes(images *s, const char *folder)
 {
-    int count, i, w, h, ok = 1;
-    char **names = images_names(folder, &count);
+    int count, i, w, h, ok;
+    char **names;
+    ok = images_names(s, folder, &names, &count);
     for (i = 0; i < count && ok; ++i) {
         char *path = images_join(folder, names[i]);
         const size_t sheet = images_kind(names[i]) == 1 ? images_sheet(names[i], &w, &h) : 0;
-        if (path && images_is_folder(path))
+        if (!path)
+            ok = images_fail(s, "out of memory");
+        else if (images_is_folder(path))
             ok = images_class(s, names[i], strlen(names[i])) >= 0;
         else if (sheet)
             ok = images_class(s, names[i], sheet) >= 0;
         free(path);
     }
     images_names_free(names, count);
-    return ok || images_fail(s, "%s has more than %d classes", folder, (int)IMAGES_MAX_CLASSES);
+    return ok;
 }
 
 static int images_list_split(images *s, const char *folder, images_list *list)
 {
-    int count, i, w, h, ok = 1;
-    char **names = images_names(folder, &count);
+    int count, i, w, h, ok;
+    char **names;
+    ok = images_names(s, folder, &names, &count);
     for (i = 0; i < count && ok; ++i) {
         char *path = images_join(folder, names[i]);
         const size_t sheet = images_kind(names[i]) == 1 ? images_sheet(names[i], &w, &h) : 0;
@@ -620,16 +745,17 @@ static int images_survey(images *s, const images_list *list, const images_option
         const char *why;
         size_t size;
         uint8_t *bytes;
-        int fw, fh, channels, found;
+        images_picture p;
+        int found;
         if (o->size && o->channels) break;
         bytes = images_read(f->path, &size, &why);
-        found = bytes && stbi_info_from_memory(bytes, (int)size, &fw, &fh, &channels);
+        found = bytes && images_header(bytes, size, &p, &why);
         free(bytes);
         if (!found) continue;
-        if (f->tile_w) fw = f->tile_w, fh = f->tile_h;
-        all_grey &= channels < 3;
-        if (!w) w = fw, h = fh;
-        alike &= w == fw && h == fh;
+        if (f->tile_w) p.w = f->tile_w, p.h = f->tile_h;
+        all_grey &= p.channels < 3;
+        if (!w) w = p.w, h = p.h;
+        alike &= w == p.w && h == p.h;
     }
     s->channels = o->channels ? o->channels : all_grey ? 1 : 3;
     s->height = o->size ? o->size : h;
@@ -648,15 +774,18 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     const char *why;
     size_t size;
     uint8_t *bytes = images_read(f->path, &size, &why);
-    int ok = bytes && images_decode(bytes, size, s->channels, &p, &why), x, y;
+    int decoded = bytes && images_decode(bytes, size, s->channels, &p, &why), ok = decoded, x, y;
     free(bytes);
     ++s->files;
     if (ok && f->tile_w && (p.w % f->tile_w || p.h % f->tile_h)) {
         why = "is no whole number of tiles wide and high";
-        free(p.pixels);
+        ok = 0;
+    } else if (ok && !images_can_fit(f->tile_w ? f->tile_w : p.w, f->tile_w ? f->tile_h : p.h, s)) {
+        why = "is too long and narrow to be resized";
         ok = 0;
     }
     if (!ok) {
+        if (decoded) free(p.pixels);
         images_skip(s, f, why);
         return 1;
     }
@@ -787,6 +916,7 @@ static uint8_t *images_read_idx(images *s, const char *folder, const char *name,
     const char *why = "out of memory";
     uint8_t *bytes, *unpacked = NULL;
     size_t at = 10, length;
+    uint32_t crc;
     struct stat info;
     snprintf(packed_name, sizeof packed_name, "%s.gz", name);
     packed = images_join(folder, packed_name);
@@ -802,7 +932,8 @@ static uint8_t *images_read_idx(images *s, const char *folder, const char *name,
         const int flags = bytes[3];
         const size_t end = *size - 8;
         const uint8_t *tail = bytes + end + 4;
-        length = (size_t)tail[0] | (size_t)tail[1] << 8 | (size_t)tail[2] << 16 | (size_t)tail[3] << 24;
+        length = images_le32(tail);
+        crc = images_le32(bytes + end);
         if (flags & 4) at += 2 + ((size_t)bytes[10] | (size_t)bytes[11] << 8);
         if (flags & 8) {
             while (at < end && bytes[at]) ++at;
@@ -818,8 +949,9 @@ static uint8_t *images_read_idx(images *s, const char *folder, const char *name,
             unpacked = (uint8_t *)images_memory(length, 1);
             /* the decoder looks a little ahead: it may see the trailer, which it does not need */
             if (unpacked &&
-                stbi_zlib_decode_noheader_buffer((char *)unpacked, (int)length, (const char *)bytes + at,
-                                                 (int)(*size - at)) != (int)length) {
+                (stbi_zlib_decode_noheader_buffer((char *)unpacked, (int)length, (const char *)bytes + at,
+                                                  (int)(*size - at)) != (int)length ||
+                 images_crc(unpacked, length) != crc)) {
                 free(unpacked);
                 unpacked = NULL;
             }
@@ -833,11 +965,6 @@ static uint8_t *images_read_idx(images *s, const char *folder, const char *name,
     free(path);
     free(packed);
     return unpacked;
-}
-
-static uint32_t images_be32(const uint8_t *b)
-{
-    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
 }
 
 static int images_load_idx_split(images *s, const char *folder, const char *prefix, const images_options *o,
@@ -865,10 +992,14 @@ static int images_load_idx_split(images *s, const char *folder, const char *pref
             ok = images_fail(s, "%s/%s-*-idx*-ubyte do not hold as many images and labels as they say", folder,
                              prefix);
     }
+    if (ok && s->train.count && !o->size && ((int)h != s->height || (int)w != s->width))
+        ok = images_fail(s, "%s: the %s images have another size than the others; use --size", folder, prefix);
     if (ok) {
         s->channels = o->channels ? o->channels : 1;
         s->height = o->size ? o->size : (int)h;
         s->width = o->size ? o->size : (int)w;
+        ok = images_can_fit((int)w, (int)h, s) ||
+             images_fail(s, "%s: images of %ux%u are too long and narrow to be resized", folder, w, h);
     }
     for (i = 0; i < count && ok; ++i) {
         const int label = labels[8 + i];
@@ -898,22 +1029,31 @@ static int images_idx_classes(images *s, const char *folder)
     const int count = s->class_count;
     char *path = images_join(folder, "classes.txt"), name[256];
     FILE *file = path ? fopen(path, "r") : NULL;
-    int i, ok = 1;
+    int i, at, ok = path != NULL || images_fail(s, "out of memory");
     s->class_count = 0;
     for (i = 0; i < count && ok; ++i) {
         if (!file || !fgets(name, sizeof name, file)) snprintf(name, sizeof name, "%d", i);
         name[strcspn(name, "\r\n")] = 0;
-        ok = images_class(s, name, strlen(name)) == i;
+        at = images_class(s, name, strlen(name));
+        ok = at == i || (at >= 0 && images_fail(s, "%s/classes.txt names a class twice: %s", folder, name));
     }
     if (file) fclose(file);
     free(path);
-    return ok || images_fail(s, "%s/classes.txt names a class twice", folder);
+    return ok;
 }
 
 static int images_load_idx(images *s, const char *folder, const images_options *o)
 {
-    return images_load_idx_split(s, folder, "train", o, &s->train) &&
-           images_load_idx_split(s, folder, "t10k", o, &s->test) && images_idx_classes(s, folder);
+    int trained;
+    if (!images_load_idx_split(s, folder, "train", o, &s->train)) return 0;
+    trained = s->class_count;
+    if (trained == 1)
+        return images_fail(s, "%s has only images of class 0; there is nothing to tell apart", folder);
+    if (!images_load_idx_split(s, folder, "t10k", o, &s->test)) return 0;
+    if (s->class_count > trained)
+        return images_fail(s, "class %d is among the t10k images of %s, but not among the train images",
+                           s->class_count - 1, folder);
+    return images_idx_classes(s, folder);
 }
 
 /* ---- the whole set --------------------------------------------------------------------------------------- */
@@ -944,11 +1084,19 @@ static int images_exists(const char *folder, const char *name)
 
 static int images_load_folders(images *s, const char *folder, const images_options *o)
 {
-    char *train = images_join(folder, "train"), *test = images_join(folder, "test");
-    const int has_train = train && images_is_folder(train), has_test = test && images_is_folder(test);
+    static const char *const test_names[] = {"test", "val", "valid"};
+    char *train = images_join(folder, "train"), *test = images_join(folder, test_names[0]);
+    const int has_train = train && images_is_folder(train);
     const char *first = has_train ? train : folder;
+    int has_test = test && images_is_folder(test), i;
     images_list list = {0}, test_list = {0};
-    int ok = train && test, classes = 0, files;
+    int ok, classes = 0, files;
+    for (i = 1; i < 3 && has_train && test && !has_test; ++i) {
+        free(test);
+        test = images_join(folder, test_names[i]);
+        has_test = test && images_is_folder(test);
+    }
+    ok = train && test;
     if (!ok) images_fail(s, "out of memory");
     if (ok && has_test && !has_train) ok = images_fail(s, "%s has a test folder, but no train folder", folder);
     ok = ok && images_list_classes(s, first);

@@ -1,0 +1,763 @@
+/* report.h - the page that distill writes: one HTML file with everything in it, images as PNG by stb_image_write
+   Not part of kd.h. Include it in one source file, after kd.h and images.h. */
+#ifndef REPORT_H
+#define REPORT_H
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STBI_WRITE_NO_STDIO
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_STATIC
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+#if defined(__has_include)
+#if __has_include(<stb/stb_image_write.h>)
+#include <stb/stb_image_write.h>
+#else
+#include "stb_image_write.h"
+#endif
+#else
+#include <stb/stb_image_write.h>
+#endif
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
+enum {
+    REPORT_CLASSES = 30, /* a confusion matrix with more rows is no longer a picture */
+    REPORT_SOFT = 6,     /* images whose soft targets are drawn */
+    REPORT_BARS = 6,     /* classes drawn under each */
+    REPORT_DISAGREEMENTS = 24,
+    REPORT_SAMPLES = 12, /* training images of each class */
+    REPORT_PAIRS = 8     /* most frequent confusions */
+};
+
+/* One training: what it reached on the test images, and how it got there. */
+typedef struct report_run {
+    kd_metrics test;
+    int epochs;
+    double *validation; /* accuracy after each epoch, -1 where none was measured */
+    double *loss;       /* mean over each epoch */
+} report_run;
+
+typedef struct report_model {
+    const char *spec; /* NULL: a teacher of which only logits are known */
+    int64_t parameters, macs, bytes;
+    double latency_us; /* one image, one thread */
+} report_model;
+
+typedef struct report_choice {
+    double temperature, alpha, validation, sd;
+} report_choice;
+
+typedef struct report_setting {
+    const char *name;
+    char value[512];
+} report_setting;
+
+/* Pictures: pixels (count, channels, height, width). */
+typedef struct report_images {
+    const uint8_t *pixels;
+    const int32_t *labels;
+    int count;
+} report_images;
+
+typedef struct report {
+    const char *folder;
+    char *const *classes;
+    int class_count, channels, height, width, train_count, validation_count;
+    report_images train, test;
+    report_model teacher, student;
+    int teacher_known;        /* its outputs on the test images are known */
+    int teacher_trained;      /* by this run: it has curves */
+    report_run teacher_run;   /* valid if teacher_known */
+    report_run *alone, *soft; /* (seeds): the student trained on labels alone, and distilled */
+    int seeds, saved;         /* saved: which of the distilled students was kept */
+    const report_choice *choices;
+    int choice_count;
+    double temperature, alpha;
+    const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
+    const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
+    const report_setting *settings;
+    int setting_count;
+    double seconds;
+} report;
+
+/* ---- numbers --------------------------------------------------------------------------------------------- */
+
+typedef struct report_text {
+    char chars[48];
+} report_text;
+
+/* 1234567 as "1 234 567" */
+static report_text report_count(int64_t value)
+{
+    report_text t;
+    char digits[24];
+    int i, n = snprintf(digits, sizeof digits, "%lld", (long long)value), at = 0;
+    for (i = 0; i < n; ++i) {
+        if (i > 0 && (n - i) % 3 == 0 && digits[i - 1] != '-') t.chars[at++] = ' ';
+        t.chars[at++] = digits[i];
+    }
+    t.chars[at] = 0;
+    return t;
+}
+
+/* 1234567 as "1.23 M" */
+static report_text report_short(double value)
+{
+    static const char units[] = " kMGT";
+    report_text t;
+    int unit = 0;
+    for (; value >= 999.5 && unit < 4; value /= 1000) ++unit;
+    snprintf(t.chars, sizeof t.chars,
+             unit == 0       ? "%.0f"
+             : value < 9.995 ? "%.2f %c"
+             : value < 99.95 ? "%.1f %c"
+                             : "%.0f %c",
+             value, units[unit]);
+    return t;
+}
+
+typedef struct report_statistic {
+    double mean, sd; /* sd: of a sample, 0 for one value */
+} report_statistic;
+
+static report_statistic report_accuracy(const report_run *runs, int count)
+{
+    report_statistic s = {0, 0};
+    int i;
+    for (i = 0; i < count; ++i) s.mean += runs[i].test.accuracy / count;
+    for (i = 0; i < count; ++i) s.sd += (runs[i].test.accuracy - s.mean) * (runs[i].test.accuracy - s.mean);
+    s.sd = count > 1 ? sqrt(s.sd / (count - 1)) : 0;
+    return s;
+}
+
+/* What distillation adds to the accuracy of the student alone, and the standard error of that. */
+static report_statistic report_gain(const report *r)
+{
+    const report_statistic alone = report_accuracy(r->alone, r->seeds), soft = report_accuracy(r->soft, r->seeds);
+    report_statistic gain;
+    gain.mean = soft.mean - alone.mean;
+    gain.sd = sqrt((alone.sd * alone.sd + soft.sd * soft.sd) / r->seeds);
+    return gain;
+}
+
+/* Agreement with the teacher, mean over seeds. */
+static double report_agreement(const report_run *runs, int count)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) sum += runs[i].test.agreement / count;
+    return sum;
+}
+
+/* ---- text and pictures in HTML --------------------------------------------------------------------------- */
+
+static void report_escape(FILE *f, const char *text)
+{
+    for (; *text; ++text) {
+        switch (*text) {
+        case '<': fputs("&lt;", f); break;
+        case '>': fputs("&gt;", f); break;
+        case '&': fputs("&amp;", f); break;
+        case '"': fputs("&quot;", f); break;
+        default: fputc(*text, f);
+        }
+    }
+}
+
+static void report_base64(void *file, void *bytes, int size)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *b = (const uint8_t *)bytes;
+    FILE *f = (FILE *)file;
+    int i;
+    for (i = 0; i < size; i += 3) {
+        const uint32_t three = (uint32_t)b[i] << 16 | (i + 1 < size ? (uint32_t)b[i + 1] << 8 : 0) |
+                               (i + 2 < size ? (uint32_t)b[i + 2] : 0);
+        fputc(digits[three >> 18], f);
+        fputc(digits[three >> 12 & 63], f);
+        fputc(i + 1 < size ? digits[three >> 6 & 63] : '=', f);
+        fputc(i + 2 < size ? digits[three & 63] : '=', f);
+    }
+}
+
+/* Tiles side by side in one picture; which[i] is the number of the i-th. Returns 0 if memory ran out. */
+static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count,
+                        const char *style)
+{
+    const size_t plane = (size_t)r->height * (size_t)r->width, line = (size_t)r->width * (size_t)count;
+    const int channels = r->channels == 1 ? 1 : 3;
+    uint8_t *sheet = (uint8_t *)calloc(plane * (size_t)count, (size_t)channels);
+    int i, c, y, x, done;
+    if (!sheet) return 0;
+    for (i = 0; i < count; ++i) {
+        const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
+        for (c = 0; c < channels; ++c)
+            for (y = 0; y < r->height; ++y)
+                for (x = 0; x < r->width; ++x)
+                    sheet[((size_t)y * line + (size_t)(i * r->width + x)) * (size_t)channels + (size_t)c] =
+                        pixels[(size_t)(c % r->channels) * plane + (size_t)(y * r->width + x)];
+    }
+    fprintf(f, "<img style=\"%s\" alt=\"\" src=\"data:image/png;base64,", style);
+    done = stbi_write_png_to_func(report_base64, f, (int)line, r->height, channels, sheet, (int)line * channels);
+    fputs("\">", f);
+    free(sheet);
+    return done;
+}
+
+/* ---- the head of the page -------------------------------------------------------------------------------- */
+
+static const char report_style[] =
+    ":root{--ink:#1d2330;--soft:#667085;--page:#f6f7f9;--card:#fff;--line:#e3e6ec;--t:#7a5af8;--a:#98a2b3;--d:#"
+    "0e9f6e;"
+    "--bad:#d92d20}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#98a2b3;--page:#12151c;--card:#1b202b;"
+    "--line:#2d3442;--t:#9b8afb;--a:#7c879b;--d:#32d583;--bad:#f97066}}"
+    "*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);"
+    "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
+    "main{max-width:1080px;margin:0 auto;padding:40px 24px 64px}h1{font-size:30px;line-height:1.2;margin:0 0 8px}"
+    "h2{font-size:20px;margin:44px 0 4px}p{margin:4px 0 14px;color:var(--soft);max-width:76ch}"
+    ".lead{font-size:18px;color:var(--ink)}"
+    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(250px,1fr))}"
+    ".wide{grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}"
+    ".card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;min-width:0}"
+    ".card h3{margin:0;font-size:14px;font-weight:600;color:var(--soft)}"
+    ".big{font-size:38px;font-weight:650;line-height:1.15;margin:4px 0 10px}"
+    ".big small{font-size:15px;font-weight:400;color:var(--soft)}"
+    ".key{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:7px}"
+    "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;margin:0;font-size:14px}dt{color:var(--soft)}"
+    "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
+    "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
+    "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
+    "svg text{fill:var(--soft);font:12px system-ui,sans-serif}"
+    "table{border-collapse:collapse;font-size:13px}td,th{padding:4px 9px;text-align:right;font-weight:400}"
+    "th{color:var(--soft)}.scroll{overflow-x:auto}.matrix td{min-width:38px;text-align:center;border:1px solid "
+    "var(--card)}"
+    ".matrix td.hit{background:color-mix(in srgb,var(--d) var(--v),var(--card))}"
+    ".matrix td.miss{background:color-mix(in srgb,var(--bad) var(--v),var(--card))}"
+    ".grid{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}"
+    ".tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px;font-size:13px;"
+    "line-height:1.4;overflow-wrap:anywhere}.right{color:var(--d)}.wrong{color:var(--bad)}"
+    ".strip{display:grid;grid-template-columns:minmax(70px,auto) 1fr;gap:4px "
+    "14px;align-items:center;font-size:14px}";
+
+/* "Distillation adds 0.63 points ..." */
+static void report_lead(FILE *f, const report *r)
+{
+    const report_statistic soft = report_accuracy(r->soft, r->seeds), gain = report_gain(r);
+    fputs("<p class=\"lead\">", f);
+    if (r->teacher_known && r->teacher.spec)
+        fprintf(f,
+                "The student keeps %.1f&nbsp;%% of the teacher's accuracy with %.0f&nbsp;times fewer parameters, "
+                "and answers "
+                "%.1f&nbsp;times faster. ",
+                100 * soft.mean / r->teacher_run.test.accuracy,
+                (double)r->teacher.parameters / (double)r->student.parameters,
+                r->teacher.latency_us / r->student.latency_us);
+    if (r->seeds < 2)
+        fprintf(f, "Distillation changed its accuracy by %+.2f points; one seed cannot tell chance from effect.",
+                100 * gain.mean);
+    else if (fabs(gain.mean) <= 2 * gain.sd)
+        fprintf(f,
+                "Between the distilled student and the same student trained on labels alone there is no clear "
+                "difference: "
+                "%+.2f points, standard error %.2f, over %d seeds.",
+                100 * gain.mean, 100 * gain.sd, r->seeds);
+    else
+        fprintf(
+            f,
+            "Distillation %s %.2f points %s the same student trained on labels alone, at the same cost (%d seeds, "
+            "standard error %.2f).",
+            gain.mean > 0 ? "adds" : "takes", 100 * fabs(gain.mean), gain.mean > 0 ? "to" : "from", r->seeds,
+            100 * gain.sd);
+    fputs("</p>", f);
+}
+
+static void report_card(FILE *f, const char *title, const char *colour, const report_model *m,
+                        const report_run *runs, int count)
+{
+    const report_statistic accuracy = report_accuracy(runs, count);
+    double ece = 0, nll = 0;
+    int i;
+    for (i = 0; i < count; ++i) ece += runs[i].test.ece / count, nll += runs[i].test.nll / count;
+    fprintf(f, "<div class=\"card\"><h3><span class=\"key\" style=\"background:var(--%s)\"></span>%s</h3>", colour,
+            title);
+    if (count == 0) fputs("<div class=\"big\">&ndash; <small>known on training images only</small></div>", f);
+    if (count == 1) fprintf(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
+    if (count > 1)
+        fprintf(f, "<div class=\"big\">%.2f&nbsp;%% <small>&plusmn; %.2f, %d seeds</small></div>",
+                100 * accuracy.mean, 100 * accuracy.sd, count);
+    fputs("<dl>", f);
+    if (m->spec)
+        fprintf(f,
+                "<dt>parameters</dt><dd>%s</dd><dt>multiply-adds an image</dt><dd>%s</dd><dt>file</dt><dd>%sB</dd>"
+                "<dt>latency</dt><dd>%.1f&nbsp;&micro;s</dd>",
+                report_count(m->parameters).chars, report_short((double)m->macs).chars,
+                report_short((double)m->bytes).chars, m->latency_us);
+    if (count)
+        fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd><dt>calibration error</dt><dd>%.3f</dd>", nll,
+                ece);
+    if (count && runs[0].test.agreement >= 0 && colour[0] != 't')
+        fprintf(f, "<dt>agrees with the teacher</dt><dd>%.1f&nbsp;%%</dd>", 100 * report_agreement(runs, count));
+    fputs("</dl></div>", f);
+}
+
+static void report_head(FILE *f, const report *r)
+{
+    fputs("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+          "content=\"width=device-width,initial-scale=1\"><title>Distillation report</title><style>",
+          f);
+    fputs(report_style, f);
+    fputs("</style></head><body><main><h1>Distillation report</h1><p>", f);
+    fprintf(f, "Images in <code>");
+    report_escape(f, r->folder);
+    fprintf(f, "</code>: %s to train on, ", report_count(r->train_count).chars);
+    fprintf(f, "%s held out to choose with, ", report_count(r->validation_count).chars);
+    fprintf(f, "%s to test on once; %dx%d %s, %d classes.</p>", report_count(r->test.count).chars, r->width,
+            r->height, r->channels == 1 ? "grey" : "colour", r->class_count);
+    report_lead(f, r);
+    fputs("<div class=\"row\">", f);
+    report_card(f, "Teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
+    report_card(f, "Student alone", "a", &r->student, r->alone, r->seeds);
+    report_card(f, "Student distilled", "d", &r->student, r->soft, r->seeds);
+    fputs("</div>", f);
+}
+
+/* ---- charts ---------------------------------------------------------------------------------------------- */
+
+/* A frame in which accuracy from `low` to `high` goes up and something from `left` to `right` goes across. */
+typedef struct report_axes {
+    FILE *f;
+    double low, high, left, right;
+} report_axes;
+
+enum {
+    REPORT_WIDTH = 520,
+    REPORT_HEIGHT = 270,
+    REPORT_LEFT = 48,
+    REPORT_BOTTOM = 40,
+    REPORT_TOP = 14,
+    REPORT_RIGHT = 14
+};
+
+static double report_x(const report_axes *a, double x)
+{
+    const double span = a->right > a->left ? a->right - a->left : 1;
+    return REPORT_LEFT + (x - a->left) / span * (REPORT_WIDTH - REPORT_LEFT - REPORT_RIGHT);
+}
+
+static double report_y(const report_axes *a, double y)
+{
+    const double span = a->high > a->low ? a->high - a->low : 1;
+    return REPORT_HEIGHT - REPORT_BOTTOM - (y - a->low) / span * (REPORT_HEIGHT - REPORT_BOTTOM - REPORT_TOP);
+}
+
+/* Opens the drawing, with horizontal lines at round accuracies. */
+static void report_axes_open(const report_axes *a, const char *across)
+{
+    static const double steps[] = {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2};
+    size_t s = 0;
+    int tick;
+    while (s + 1 < sizeof steps / sizeof *steps && (a->high - a->low) / steps[s] > 6) ++s;
+    fprintf(a->f, "<svg viewBox=\"0 0 %d %d\" role=\"img\">", REPORT_WIDTH, REPORT_HEIGHT);
+    for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high; ++tick) {
+        const double y = report_y(a, tick * steps[s]);
+        fprintf(
+            a->f,
+            "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--line)\"/><text x=\"%d\" y=\"%.1f\" "
+            "text-anchor=\"end\">%.*f&#8201;%%</text>",
+            REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, steps[s] < 0.01 ? 1 : 0,
+            100 * tick * steps[s]);
+    }
+    fprintf(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
+            REPORT_HEIGHT - 6, across);
+}
+
+static void report_widen(report_axes *a, double value)
+{
+    if (value < a->low) a->low = value;
+    if (value > a->high) a->high = value;
+}
+
+/* Validation accuracy by epoch: the mean of the runs as a line, their extremes as a band. */
+static void report_curve(const report_axes *a, const report_run *runs, int count, const char *colour)
+{
+    const int epochs = runs[0].epochs;
+    int e, i;
+    fprintf(a->f, "<path fill=\"var(--%s)\" fill-opacity=\".18\" d=\"", colour);
+    for (e = 0; e < 2 * epochs && count > 1; ++e) {
+        const int at = e < epochs ? e : 2 * epochs - 1 - e;
+        double edge = runs[0].validation[at];
+        for (i = 1; i < count; ++i)
+            edge = e < epochs ? fmax(edge, runs[i].validation[at]) : fmin(edge, runs[i].validation[at]);
+        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, at + 1), report_y(a, fmax(edge, a->low)));
+    }
+    fprintf(a->f, "\"/><path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\" d=\"", colour);
+    for (e = 0; e < epochs; ++e) {
+        double mean = 0;
+        for (i = 0; i < count; ++i) mean += runs[i].validation[e] / count;
+        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, e + 1), report_y(a, fmax(mean, a->low)));
+    }
+    fputs("\"/>", a->f);
+}
+
+static void report_curves(FILE *f, const report *r)
+{
+    report_axes a;
+    const int student = r->alone[0].epochs, teacher = r->teacher_trained ? r->teacher_run.epochs : 0;
+    int i, e;
+    a.f = f, a.left = 1, a.right = student > teacher ? student : teacher, a.low = 1, a.high = 0;
+    for (i = 0; i < r->seeds; ++i) {
+        for (e = student / 5; e < student; ++e) {
+            report_widen(&a, r->alone[i].validation[e]);
+            report_widen(&a, r->soft[i].validation[e]);
+        }
+    }
+    for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
+    a.high += (a.high - a.low) * 0.05;
+    fputs("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
+    report_axes_open(&a, "epoch");
+    for (e = 1; e <= (int)a.right; ++e) {
+        if (a.right <= 12 || e % (((int)a.right + 9) / 10) == 0)
+            fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", report_x(&a, e),
+                    REPORT_HEIGHT - REPORT_BOTTOM + 17, e);
+    }
+    if (teacher) report_curve(&a, &r->teacher_run, 1, "t");
+    report_curve(&a, r->alone, r->seeds, "a");
+    report_curve(&a, r->soft, r->seeds, "d");
+    fputs("</svg></div>", f);
+}
+
+/* One dot a seed on the test images, alone and distilled joined by a line; the teacher as a dashed line. */
+static void report_seeds(FILE *f, const report *r)
+{
+    report_axes a;
+    int i;
+    a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
+    for (i = 0; i < r->seeds; ++i) {
+        report_widen(&a, r->alone[i].test.accuracy);
+        report_widen(&a, r->soft[i].test.accuracy);
+    }
+    if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
+    a.low -= 0.002, a.high += 0.002;
+    fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
+    report_axes_open(&a, "seed");
+    if (r->teacher_known)
+        fprintf(f,
+                "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--t)\" stroke-width=\"2\" "
+                "stroke-dasharray=\"6 4\"/>",
+                REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, report_y(&a, r->teacher_run.test.accuracy),
+                report_y(&a, r->teacher_run.test.accuracy));
+    for (i = 0; i < r->seeds; ++i) {
+        const double x = report_x(&a, i + 1), alone = report_y(&a, r->alone[i].test.accuracy),
+                     soft = report_y(&a, r->soft[i].test.accuracy);
+        fprintf(
+            f,
+            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
+            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" "
+            "fill=\"var(--d)\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
+            x, x, alone, soft, x, alone, x, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
+    }
+    fputs("</svg></div>", f);
+}
+
+static void report_choices(FILE *f, const report *r)
+{
+    int i;
+    if (r->choice_count < 2) return;
+    fputs("<h2>Temperature and alpha</h2><p>Tried on the held-out images, with seeds of their own; the test images "
+          "had no "
+          "part in it.</p><div class=\"card scroll\"><table><tr><th>temperature</th><th>alpha</th><th>held-out "
+          "accuracy</th><th></th></tr>",
+          f);
+    for (i = 0; i < r->choice_count; ++i) {
+        const report_choice *c = &r->choices[i];
+        const int chosen = c->temperature == r->temperature && c->alpha == r->alpha;
+        fprintf(f, "<tr><td>%g</td><td>%g</td><td>%.2f %% &plusmn; %.2f</td><td>%s</td></tr>", c->temperature,
+                c->alpha, 100 * c->validation, 100 * c->sd, chosen ? "chosen" : "");
+    }
+    fputs("</table></div>", f);
+}
+
+/* ---- what the teacher knows ------------------------------------------------------------------------------ */
+
+static int report_argmax(const float *row, int count)
+{
+    int best = 0, i;
+    for (i = 1; i < count; ++i) {
+        if (row[i] > row[best]) best = i;
+    }
+    return best;
+}
+
+static double report_probability(const float *row, int count, int which, double temperature)
+{
+    const double top = (double)row[report_argmax(row, count)];
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) sum += exp(((double)row[i] - top) / temperature);
+    return exp(((double)row[which] - top) / temperature) / sum;
+}
+
+/* For each of a few classes the image on which the teacher is right but has the most to say about other classes. */
+static int report_pick(const report *r, int *which)
+{
+    double doubt[REPORT_SOFT];
+    int picked = 0, i, k;
+    for (i = 0; i < r->test.count; ++i) {
+        const float *row = r->teacher_logits + (size_t)i * (size_t)r->class_count;
+        const int label = r->test.labels[i];
+        double distance;
+        if (report_argmax(row, r->class_count) != label) continue;
+        distance = fabs(report_probability(row, r->class_count, label, 1) - 0.8);
+        for (k = 0; k < picked && r->test.labels[which[k]] != label; ++k) {}
+        if (k == picked && picked < REPORT_SOFT)
+            ++picked;
+        else if (k == picked || doubt[k] <= distance)
+            continue;
+        which[k] = i;
+        doubt[k] = distance;
+    }
+    return picked;
+}
+
+static void report_soft_card(FILE *f, const report *r, int image, const double *temperatures,
+                             const char *const *fill)
+{
+    const float *row = r->teacher_logits + (size_t)image * (size_t)r->class_count;
+    const int bars = r->class_count < REPORT_BARS ? r->class_count : REPORT_BARS, step = 36;
+    int order[REPORT_BARS], i, k, t, c;
+    for (i = 0; i < bars; ++i) { /* the classes with the largest logits */
+        int best = -1;
+        for (c = 0; c < r->class_count; ++c) {
+            for (k = 0; k < i && order[k] != c; ++k) {}
+            if (k == i && (best < 0 || row[c] > row[best])) best = c;
+        }
+        order[i] = best;
+    }
+    fputs("<div class=\"card\" style=\"display:grid;grid-template-columns:88px 1fr;gap:14px\"><div>", f);
+    (void)report_tiles(f, r, &r->test, &image, 1, "width:88px");
+    fputs("<p style=\"margin:6px 0 0;font-size:14px\">", f);
+    report_escape(f, r->classes[r->test.labels[image]]);
+    fprintf(f, "</p></div><svg viewBox=\"0 0 260 %d\" role=\"img\">", bars * step);
+    for (i = 0; i < bars; ++i) {
+        fprintf(f, "<text x=\"0\" y=\"%d\">", i * step + 11);
+        report_escape(f, r->classes[order[i]]);
+        fputs("</text>", f);
+        for (t = 0; t < 3; ++t) {
+            const double p = report_probability(row, r->class_count, order[i], temperatures[t]);
+            fprintf(f,
+                    "<rect x=\"0\" y=\"%d\" width=\"%.1f\" height=\"5\" rx=\"2\" fill=\"var(--%s)\" "
+                    "fill-opacity=\"%s\">"
+                    "<title>T = %g: %.2f %%</title></rect>",
+                    i * step + 15 + 6 * t, fmax(258 * p, 0.6), fill[0], fill[t + 1], temperatures[t], 100 * p);
+        }
+    }
+    fputs("</svg></div>", f);
+}
+
+static void report_soft_targets(FILE *f, const report *r)
+{
+    static const char *const fill[] = {"t", "1", ".62", ".32"};
+    double temperatures[3];
+    int which[REPORT_SOFT], picked, i;
+    if (!r->teacher_logits) return;
+    temperatures[0] = 1;
+    temperatures[1] = r->temperature > 1 ? r->temperature : 4;
+    temperatures[2] = temperatures[1] < 10 ? 10 : 4 * temperatures[1];
+    picked = report_pick(r, which);
+    fprintf(
+        f,
+        "<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
+        "temperatures: "
+        "the student learns from the small ones as well.</p><p><span class=\"key\" style=\"background:var(--t)\">"
+        "</span>T = %g &ensp; <span class=\"key\" style=\"background:var(--t);opacity:.62\"></span>T = %g &ensp; "
+        "<span class=\"key\" style=\"background:var(--t);opacity:.32\"></span>T = %g</p><div class=\"row\" "
+        "style=\"grid-template-columns:repeat(auto-fit,minmax(310px,1fr))\">",
+        temperatures[0], temperatures[1], temperatures[2]);
+    for (i = 0; i < picked; ++i) report_soft_card(f, r, which[i], temperatures, fill);
+    fputs("</div>", f);
+}
+
+/* ---- where the student errs ------------------------------------------------------------------------------ */
+
+static void report_matrix(FILE *f, const report *r)
+{
+    int i, j;
+    fputs("<div class=\"card scroll\"><table class=\"matrix\"><tr><th></th>", f);
+    for (j = 0; j < r->class_count; ++j) {
+        fputs("<th>", f);
+        report_escape(f, r->classes[j]);
+        fputs("</th>", f);
+    }
+    fputs("</tr>", f);
+    for (i = 0; i < r->class_count; ++i) {
+        const int64_t *row = r->confusion + (size_t)i * (size_t)r->class_count;
+        int64_t total = 0;
+        for (j = 0; j < r->class_count; ++j) total += row[j];
+        fputs("<tr><th>", f);
+        report_escape(f, r->classes[i]);
+        fputs("</th>", f);
+        for (j = 0; j < r->class_count; ++j) {
+            const double share = total ? (double)row[j] / (double)total : 0;
+            fprintf(f, "<td class=\"%s\" style=\"--v:%.0f%%\">", i == j ? "hit" : "miss",
+                    i == j ? 65 * share : fmin(85, 280 * share));
+            if (row[j]) fprintf(f, "%lld", (long long)row[j]);
+            fputs("</td>", f);
+        }
+        fputs("</tr>", f);
+    }
+    fputs("</table></div>", f);
+}
+
+static void report_pairs(FILE *f, const report *r)
+{
+    const size_t cells = (size_t)r->class_count * (size_t)r->class_count;
+    int64_t below = INT64_MAX;
+    size_t last = 0, best, i;
+    int shown;
+    fputs("<div class=\"card\"><h3>Most frequent confusions</h3><dl>", f);
+    for (shown = 0; shown < REPORT_PAIRS; ++shown) {
+        for (best = cells, i = 0; i < cells; ++i) { /* the next one down: fewer, or as many but later */
+            const int64_t n = r->confusion[i];
+            if (i / (size_t)r->class_count == i % (size_t)r->class_count || n == 0) continue;
+            if (n > below || (n == below && i <= last && shown > 0)) continue;
+            if (best == cells || n > r->confusion[best]) best = i;
+        }
+        if (best == cells) break;
+        fputs("<dt>", f);
+        report_escape(f, r->classes[best / (size_t)r->class_count]);
+        fputs(" taken for ", f);
+        report_escape(f, r->classes[best % (size_t)r->class_count]);
+        fprintf(f, "</dt><dd>%lld</dd>", (long long)r->confusion[best]);
+        below = r->confusion[best], last = best;
+    }
+    fputs("</dl></div>", f);
+}
+
+static void report_says(FILE *f, const report *r, const char *who, int class_index, double probability, int label)
+{
+    fprintf(f, "<br>%s: <span class=\"%s\">", who, class_index == label ? "right" : "wrong");
+    report_escape(f, r->classes[class_index]);
+    fprintf(f, "</span> %.0f&#8201;%%", 100 * probability);
+}
+
+static void report_disagreements(FILE *f, const report *r)
+{
+    int which[REPORT_DISAGREEMENTS], count = 0, all = 0, student_right = 0, teacher_right = 0, i, k;
+    double sure[REPORT_DISAGREEMENTS];
+    if (!r->teacher_logits) return;
+    for (i = 0; i < r->test.count; ++i) {
+        const float *t = r->teacher_logits + (size_t)i * (size_t)r->class_count;
+        const float *s = r->student_logits + (size_t)i * (size_t)r->class_count;
+        const int tc = report_argmax(t, r->class_count), sc = report_argmax(s, r->class_count);
+        double both;
+        if (tc == sc) continue;
+        ++all;
+        student_right += sc == r->test.labels[i];
+        teacher_right += tc == r->test.labels[i];
+        both = report_probability(t, r->class_count, tc, 1) * report_probability(s, r->class_count, sc, 1);
+        if (count == REPORT_DISAGREEMENTS && both <= sure[count - 1]) continue;
+        for (k = count < REPORT_DISAGREEMENTS ? count++ : count - 1; k > 0 && sure[k - 1] < both; --k)
+            which[k] = which[k - 1], sure[k] = sure[k - 1];
+        which[k] = i, sure[k] = both;
+    }
+    fprintf(f,
+            "<h2>Where teacher and student disagree</h2><p>On %d of %s test images; the teacher is right on %d of "
+            "them, the "
+            "student on %d. Shown are those on which both are surest.</p><div class=\"grid\">",
+            all, report_count(r->test.count).chars, teacher_right, student_right);
+    for (i = 0; i < count; ++i) {
+        const float *t = r->teacher_logits + (size_t)which[i] * (size_t)r->class_count;
+        const float *s = r->student_logits + (size_t)which[i] * (size_t)r->class_count;
+        const int label = r->test.labels[which[i]], tc = report_argmax(t, r->class_count),
+                  sc = report_argmax(s, r->class_count);
+        fputs("<div class=\"tile\">", f);
+        (void)report_tiles(f, r, &r->test, &which[i], 1, "width:100%");
+        fputs("<b>", f);
+        report_escape(f, r->classes[label]);
+        fputs("</b>", f);
+        report_says(f, r, "teacher", tc, report_probability(t, r->class_count, tc, 1), label);
+        report_says(f, r, "student", sc, report_probability(s, r->class_count, sc, 1), label);
+        fputs("</div>", f);
+    }
+    fputs("</div>", f);
+}
+
+/* ---- what it was trained on, and how --------------------------------------------------------------------- */
+
+static void report_samples(FILE *f, const report *r)
+{
+    int c, i;
+    fputs("<h2>The images</h2><p>Some of the training images of each class, as the models see them.</p><div "
+          "class=\"card "
+          "strip\">",
+          f);
+    for (c = 0; c < r->class_count && c < REPORT_CLASSES; ++c) {
+        int which[REPORT_SAMPLES], count = 0;
+        for (i = 0; i < r->train.count && count < REPORT_SAMPLES; ++i) {
+            if (r->train.labels[i] == c) which[count++] = i;
+        }
+        fputs("<span>", f);
+        report_escape(f, r->classes[c]);
+        fputs("</span>", f);
+        if (count) (void)report_tiles(f, r, &r->train, which, count, "height:44px;max-width:100%");
+    }
+    fputs("</div>", f);
+}
+
+static void report_settings(FILE *f, const report *r)
+{
+    int i;
+    fputs("<h2>Settings</h2><div class=\"card\"><dl>", f);
+    for (i = 0; i < r->setting_count; ++i) {
+        fprintf(f, "<dt>%s</dt><dd><code>", r->settings[i].name);
+        report_escape(f, r->settings[i].value);
+        fputs("</code></dd>", f);
+    }
+    fprintf(f, "<dt>time</dt><dd>%.0f s</dd></dl></div>", r->seconds);
+}
+
+/* Writes the page. Returns 0 if that failed. */
+static int report_write(FILE *f, const report *r)
+{
+    report_head(f, r);
+    fputs("<h2>Results</h2><p><span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; <span "
+          "class=\"key\" "
+          "style=\"background:var(--a)\"></span>student alone &ensp; <span class=\"key\" "
+          "style=\"background:var(--d)\"></span>student distilled</p><div class=\"row wide\">",
+          f);
+    report_seeds(f, r);
+    if (r->validation_count) report_curves(f, r);
+    fputs("</div>", f);
+    report_soft_targets(f, r);
+    report_choices(f, r);
+    fputs(
+        "<h2>Where the distilled student errs</h2><p>Rows are true classes, columns what the student that was kept "
+        "says.</p><div style=\"display:grid;gap:16px\">",
+        f);
+    if (r->class_count <= REPORT_CLASSES) report_matrix(f, r);
+    report_pairs(f, r);
+    fputs("</div>", f);
+    report_disagreements(f, r);
+    report_samples(f, r);
+    report_settings(f, r);
+    fputs("<p style=\"margin-top:40px\">Made by distill, an example of kd.h " KD_VERSION
+          ".</p></main></body></html>\n",
+          f);
+    return !ferror(f);
+}
+
+#endif /* REPORT_H */
