@@ -2240,6 +2240,8 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
    sideways; lines above and below are skipped instead.
    ============================================================================================================ */
 
+enum { KD__MAX_VALUE = INT_MAX / 8 }; /* numbers in one sample of a value, and weights of one output */
+
 typedef struct kd__shape {
     int c, h, w;
     int flat; /* a vector for PyTorch: after flatten or dense. c, h, w remember the image it was made of */
@@ -2519,11 +2521,12 @@ KD__PRIVATE kd__shape kd__channels(int c)
     return s;
 }
 
-/* Sliding windows: the output's height and width, or an error. */
+/* Sliding windows: the output's height and width, or an error. `channels` go out. */
 KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__arg *kernel, const kd__arg *stride,
-                                       kd__arg *pad, int out[2])
+                                       kd__arg *pad, int channels, int out[2])
 {
     const int size[2] = {in->h, in->w};
+    kd__shape shape;
     int i;
     if (in->flat)
         return kd__spec_fail(d, "this layer needs an image, but its input is a vector of %s",
@@ -2541,6 +2544,12 @@ KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__ar
                                  (int)pad->v[1]);
         out[i] = (size[i] + 2 * p - k) / s + 1;
     }
+    if (kernel->v[0] * kernel->v[1] * in->c > KD__MAX_VALUE)
+        return kd__spec_fail(d, "a window of %dx%d over %d channels is too large", (int)kernel->v[0],
+                             (int)kernel->v[1], in->c);
+    shape.c = channels, shape.h = out[0], shape.w = out[1], shape.flat = 0;
+    if ((double)channels * out[0] * out[1] > KD__MAX_VALUE) /* as doubles: the product may pass 64 bits */
+        return kd__spec_fail(d, "the output of this layer, %s, is too large", kd__shape_text(&shape).chars);
     return KD_OK;
 }
 
@@ -3012,7 +3021,7 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
     kd_result result;
     int out[2], phase;
     if (groups > 1 && groups == in.c && channels == in.c) return kd__depthwise_build(d, n);
-    result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], stride, &n->arg[KD__CONV_PAD], out);
+    result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], stride, &n->arg[KD__CONV_PAD], channels, out);
     if (result != KD_OK) return result;
     if (in.c % groups || channels % groups)
         return kd__spec_fail(d, "groups=%d must divide the %d channels that come in and the %d that go out", groups,
@@ -3039,7 +3048,7 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
     v = &d->m->values[n->in];
     v->pad = KD__MAX(v->pad, (int)n->arg[KD__CONV_PAD].v[1]);
     v = &d->m->values[n->out];
-    for (phase = 0; phase < (int)stride->v[1]; ++phase) {
+    for (phase = 0; phase < KD__MIN((int)stride->v[1], in.w); ++phase) {
         const kd__conv_phase w =
             kd__conv_phase_of(phase, in.w, p.w, (int)stride->v[1], (int)n->arg[KD__CONV_PAD].v[1]);
         if (w.taps == 0) continue;
@@ -3260,10 +3269,11 @@ KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n)
         const kd__arg bias = n->arg[KD__CONV_BIAS];
         memmove(n->arg, n->arg + KD__CONV_KERNEL, 3 * sizeof n->arg[0]);
         n->arg[KD__DEPTHWISE_BIAS] = bias;
+        memset(n->arg + KD__DEPTHWISE_BIAS + 1, 0, 2 * sizeof n->arg[0]);
         n->type = KD__TYPE_DEPTHWISE;
     }
     result = kd__window_build(d, &in, &n->arg[KD__DEPTHWISE_KERNEL], &n->arg[KD__DEPTHWISE_STRIDE],
-                              &n->arg[KD__DEPTHWISE_PAD], out);
+                              &n->arg[KD__DEPTHWISE_PAD], in.c, out);
     if (result != KD_OK) return result;
     memset(&p, 0, sizeof p);
     p.rank = 4;
@@ -3344,8 +3354,8 @@ KD__PRIVATE kd_result kd__pool_build(kd__draft *d, kd__node *n)
             return kd__spec_fail(d, "padding %d is more than half of the window %d", (int)n->arg[KD__POOL_PAD].v[i],
                                  (int)n->arg[KD__POOL_KERNEL].v[i]);
     }
-    result =
-        kd__window_build(d, &in, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD], out);
+    result = kd__window_build(d, &in, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD],
+                              in.c, out);
     if (result != KD_OK) return result;
     n->out = kd__draft_value(d, in.c, out[0], out[1], 0, d->m->node_count);
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
@@ -3836,7 +3846,7 @@ KD__PRIVATE int kd__edit_distance(const char *a, size_t a_length, const char *b)
     int row[3][33];
     const size_t b_length = strlen(b);
     size_t i, j;
-    if (a_length > 31 || b_length > 31) return 99;
+    if (a_length > 31 || b_length > 31) return INT_MAX;
     for (j = 0; j <= b_length; ++j) row[1][j] = (int)j;
     for (i = 1; i <= a_length; ++i) {
         int *now = row[(i + 1) % 3], *last = row[i % 3], *before = row[(i + 2) % 3];
@@ -4038,9 +4048,6 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     n->name = kd__copy_text(d->kd, name, strlen(name));
     n->text = kd__copy_text(d->kd, text, text_length);
     result = n->name && n->text ? t->build(d, n) : KD_ERR_MEMORY;
-    if (result == KD_OK && kd__shape_count(&m->values[n->out].shape) > INT_MAX / 8)
-        result = kd__spec_fail(d, "the output of this layer, %s, is too large",
-                               kd__shape_text(&m->values[n->out].shape).chars);
     if (result != KD_OK) {
         kd__free(d->kd, n->name);
         kd__free(d->kd, n->text);
@@ -4053,11 +4060,14 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     return KD_OK;
 }
 
+/* Whether a layer, or a residual around one, has this name. */
 KD__PRIVATE int kd__draft_named(const kd__draft *d, const char *name)
 {
+    const size_t length = strlen(name);
     int i;
     for (i = 0; i < d->m->node_count; ++i) {
-        if (strcmp(d->m->nodes[i].name, name) == 0) return 1;
+        const char *other = d->m->nodes[i].name;
+        if (strncmp(other, name, length) == 0 && (other[length] == 0 || other[length] == '.')) return 1;
     }
     return 0;
 }
@@ -4072,7 +4082,6 @@ KD__PRIVATE int kd__shortcut_stride(int in, int out)
     return 0;
 }
 
-/* What is added to a residual's body: its input, through a projection where the shapes differ. */
 /* The name of a module inside another: "path.part", or "part" on the outermost level. */
 typedef struct kd__path {
     char chars[KD__MAX_NAME + 64];
@@ -4093,6 +4102,7 @@ KD__PRIVATE kd__path kd__path_index(const char *path, int index)
     return kd__path_join(path, digits, strlen(digits));
 }
 
+/* What is added to a residual's body: its input, through a projection where the shapes differ. */
 KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int entry, int has_batchnorm,
                                          int *shortcut)
 {
@@ -4168,10 +4178,10 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     result = kd__parse_layers(d, &c, name.chars);
     --d->depth;
     if (result != KD_OK) return result;
-    if (*c != ')') {
-        d->at = start;
-        return kd__spec_fail(d, "this parenthesis is never closed");
-    }
+    d->at = c;
+    if (*c && *c != ')') return kd__spec_fail(d, "expected a comma or a parenthesis, got \"%c\"", *c);
+    d->at = start;
+    if (*c == 0) return kd__spec_fail(d, "this parenthesis is never closed");
     d->at = start;
     inner_batchnorm = d->has_batchnorm;
     d->has_batchnorm = outer_batchnorm || inner_batchnorm;
@@ -4208,7 +4218,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
         d->at = word;
         c = kd__skip_word(word);
         length = (size_t)(c - word);
-        if (length == 0) return kd__spec_fail(d, "a layer is missing after the tag");
+        if (!kd__is_letter(*word)) return kd__spec_fail(d, "a layer is missing after the tag");
     }
     c = kd__skip_space(c);
     if (length == 8 && memcmp(word, "residual", 8) == 0) {
@@ -4269,7 +4279,7 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
     d->at = c;
     if (count == 2) return kd__spec_fail(d, "an image needs three sizes, channels x height x width, got two");
     if (*c != ':') return kd__spec_fail(d, "a colon must follow the input, such as 1x28x28: dense 10");
-    if (size[0] * size[1] * size[2] > INT_MAX / 8) return kd__spec_fail(d, "the input is too large");
+    if (size[0] * size[1] * size[2] > KD__MAX_VALUE) return kd__spec_fail(d, "the input is too large");
     ++c;
     d->m->input = d->current = kd__draft_value(d, (int)size[0], (int)size[1], (int)size[2], count == 1, -1);
     if (d->current < 0) return KD_ERR_MEMORY;
@@ -4678,7 +4688,11 @@ KDDEF int kd_model_tensors(const kd_model *m) { return m->param_count; }
 KDDEF kd_result kd_model_tensor_info(const kd_model *m, int index, kd_tensor_info *out)
 {
     const kd__param *p;
-    if (!m || !out || index < 0 || index >= m->param_count) return KD_ERR_ARGUMENT;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out || index < 0 || index >= m->param_count)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "kd_model_tensor_info: out must not be NULL, and index 0 to %d, got %d", m->param_count - 1,
+                        index);
     p = &m->params[index];
     out->name = p->name;
     out->rank = p->rank;
@@ -4700,6 +4714,7 @@ KD__PRIVATE int kd__param_find(const kd_model *m, const char *name)
 KD__PRIVATE kd_result kd__tensor_access(const kd_model *m, const char *where, const char *name, const float *values,
                                         int64_t count, int *index)
 {
+    if (!m) return KD_ERR_ARGUMENT;
     if (!name || !values) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: name and values must not be NULL", where);
     *index = kd__param_find(m, name);
     if (*index < 0) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no tensor \"%s\"", where, name);
@@ -4727,12 +4742,33 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
     return result;
 }
 
+KD__PRIVATE uint64_t kd__hash_text(uint64_t hash, const char *text)
+{
+    for (; *text; ++text) hash = kd__mix(hash ^ (unsigned char)*text);
+    return kd__mix(hash);
+}
+
+/* What the model computes and what its tensors are called, however its line was written. */
+KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
+{
+    const kd__shape *in = &m->values[m->input].shape;
+    uint64_t hash = kd__rng_key((uint64_t)in->c, in->flat, (uint64_t)in->h, (uint64_t)in->w);
+    int i, j;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        hash = kd__hash_text(kd__hash_text(hash, kd__layer_types[n->type].word), n->name);
+        hash = kd__mix(hash ^ ((uint64_t)n->in << 32 | (uint32_t)n->in2));
+        for (j = 0; j < KD__MAX_ARGS; ++j)
+            hash = kd__mix(hash ^ ((uint64_t)kd__float_bits((float)n->arg[j].v[0]) << 32 |
+                                   kd__float_bits((float)n->arg[j].v[1])));
+    }
+    return hash;
+}
+
 KDDEF uint64_t kd_model_hash(const kd_model *m)
 {
-    uint64_t hash = kd__mix(0x6b64);
-    const char *c;
+    uint64_t hash = kd__hash_architecture(m);
     int i;
-    for (c = m->spec; *c; ++c) hash = kd__mix(hash ^ (unsigned char)*c);
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
         const int64_t count = kd__param_count(p);
@@ -5249,12 +5285,12 @@ KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int cap
     int *lists = KD__NEW(kd, int, 6 * values);
     kd_result result = KD_ERR_MEMORY;
     *out = NULL;
+    if (r) r->kd = kd; /* kd__run_close needs it, however far this gets */
     if (r && lists) {
         kd__planner p;
         p.r = r;
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
-        r->kd = kd;
         r->k = kd->k;
         r->model = m;
         r->trained = trained;
@@ -5385,7 +5421,7 @@ KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspac
     *out = NULL;
     input = kd__shape_count(&m->values[m->input].shape);
     w = KD__NEW(m->kd, kd_workspace, 1);
-    if (w) w->pixels = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)input) + KD__SLACK);
+    if (w) w->pixels = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)input), KD__SLACK));
     if (w && w->pixels) result = kd__run_open(m, NULL, capacity, &w->run);
     if (result != KD_OK && w) {
         kd__free(m->kd, w->pixels);
@@ -5811,6 +5847,7 @@ KD__PRIVATE void kd__feed_close(kd__feed *f)
     kd__free(f->kd, f->stream);
     kd__free(f->kd, f->stream_labels);
     kd__free(f->kd, f->partners);
+    memset(f, 0, sizeof *f);
 }
 
 KD__PRIVATE kd_result kd__feed_open(kd__feed *f, kd_ctx *kd, const kd_data *data, const kd_augment *augment,
@@ -6025,7 +6062,7 @@ KD__PRIVATE void kd__tally_sample(kd__tally *t, const float *logits, const float
             ++t->class_count[label];
             t->class_correct[label] += correct;
         }
-        if (t->confusion) ++t->confusion[(ptrdiff_t)label * t->classes + choice];
+        if (t->confusion && choice < t->classes) ++t->confusion[(ptrdiff_t)label * t->classes + choice];
     }
 }
 
@@ -7913,11 +7950,8 @@ KD__PRIVATE uint64_t kd__model_checksum(const kd_model *m)
     int i;
     if (m->state_count)
         hash ^= kd__mix((uint64_t)m->batches_seen); /* saved only where there are running statistics */
-    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
-        const char *c;
-        hash = kd__mix(hash ^ (uint64_t)i);
-        for (c = m->classes[i]; *c; ++c) hash = kd__mix(hash ^ (unsigned char)*c);
-    }
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i)
+        hash = kd__hash_text(kd__mix(hash ^ (uint64_t)i), m->classes[i]);
     for (i = 0; i < m->preprocessing_channels; ++i)
         hash = kd__mix(hash ^ ((uint64_t)kd__float_bits(m->mean[i]) << 32 | kd__float_bits(m->std[i])));
     return hash;
@@ -9845,9 +9879,11 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
     KD__ROW_SUM(s1)
     KD__ROW_SUM(st)
     KD__ROW_SUM(sq)
-    KD__ROW_SUM(d) KD__ROW_SUM(target_u) KD__ROW_SUM(targets)
+    KD__ROW_SUM(d)
+    KD__ROW_SUM(target_u)
+    KD__ROW_SUM(targets)
 #undef KD__ROW_SUM
-        kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), 1);
+    kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), 1);
     if (!l->grad) return;
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;

@@ -35,6 +35,60 @@ static kd_ctx *test_open(kd_isa isa, int threads)
     return kd;
 }
 
+/* An allocator that keeps books: what is out, how large the largest request was, whether every block came back with
+   the size it was asked for. Its refuse_at-th request from now is refused, 0: none. */
+typedef struct test_memory {
+    size_t bytes, largest;
+    int blocks, requests, refuse_at, wrong_sizes;
+} test_memory;
+
+enum { TEST_MEMORY_HEAD = 16 }; /* the size stands in front of the block */
+
+KD__PRIVATE void *test_memory_alloc(void *user, size_t size)
+{
+    test_memory *memory = (test_memory *)user;
+    char *start;
+    ++memory->requests;
+    memory->largest = KD__MAX(memory->largest, size);
+    if (memory->refuse_at > 0 && --memory->refuse_at == 0) return NULL;
+    start = size < (size_t)1 << 30 ? (char *)malloc(size + TEST_MEMORY_HEAD) : NULL;
+    if (!start) return NULL;
+    memcpy(start, &size, sizeof size);
+    memory->bytes += size;
+    ++memory->blocks;
+    return start + TEST_MEMORY_HEAD;
+}
+
+KD__PRIVATE void test_memory_free(void *user, void *ptr, size_t size)
+{
+    test_memory *memory = (test_memory *)user;
+    size_t asked;
+    memcpy(&asked, (char *)ptr - TEST_MEMORY_HEAD, sizeof asked);
+    memory->wrong_sizes += asked != size;
+    memory->bytes -= asked;
+    --memory->blocks;
+    free((char *)ptr - TEST_MEMORY_HEAD);
+}
+
+KD__PRIVATE kd_ctx_desc test_memory_desc(test_memory *memory)
+{
+    kd_ctx_desc desc = kd_ctx_defaults();
+    memset(memory, 0, sizeof *memory);
+    desc.allocator.alloc = test_memory_alloc;
+    desc.allocator.free = test_memory_free;
+    desc.allocator.user = memory;
+    return desc;
+}
+
+/* Closes the context, after which nothing may be out. */
+KD__PRIVATE void test_memory_close(kd_ctx *kd, const test_memory *memory)
+{
+    kd_close(kd);
+    assert_int_equal(memory->blocks, 0);
+    assert_int_equal(memory->bytes, 0);
+    assert_int_equal(memory->wrong_sizes, 0);
+}
+
 /* The next instruction set after `isa` that this machine can run, KD_ISA_COUNT at the end. Skips are counted. */
 static int test_isas_skipped;
 static kd_isa test_next_isa(kd_isa isa)
