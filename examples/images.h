@@ -2,16 +2,16 @@
    Not part of kd.h. Include it in one source file.
 
    images_load() understands three ways to keep labelled images:
-     folders    train/<class>/<name>.jpg and test/<class>/<name>.jpg, or only <class>/<name>.jpg, which are then split.
-                The test folder may also be called val or valid; of several the first of test, val, valid counts.
-                Classes are the names of the folders in byte order, as in torchvision's ImageFolder; folders inside are
-                read too.
+     folders    train/<class>/<name>.jpg and test/<class>/<name>.jpg, or only <class>/<name>.jpg, which are then
+                split. The test folder may also be called val or valid; the first that is there counts.
+                Classes are the names of the folders in byte order, as in torchvision's ImageFolder; folders
+                inside are read too.
      sheets     an image whose name ends in .<width>x<height>.png holds tiles of that size, left to right and top to
                 bottom: train/<class>.28x28.png, or anywhere inside a class folder
      IDX        a folder with train-images-idx3-ubyte and its three companions, each of them also as .gz; a file
                 classes.txt beside them may name the classes, one a line
-   Decoded are JPEG, PNG, BMP and PNM. Everything is checked before memory is asked for, a file that cannot be decoded is
-   skipped, counted and listed, and too many of them are an error. */
+   Decoded are JPEG, PNG, BMP and PNM. Everything is checked before memory is asked for, a file that cannot be
+   decoded is skipped, counted and listed, and too many of them are an error. */
 #ifndef IMAGES_H
 #define IMAGES_H
 
@@ -25,8 +25,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Formats with open memory bugs in stb_image are left out, its reading of files is not used, and its assertions, which
-   data can reach, are errors in our eyes and not a reason to end the program. */
+/* Formats with open memory bugs in stb_image are left out, its reading of files is not used, and its assertions,
+   which data can reach, are errors in our eyes and not a reason to end the program. */
 #define STBI_ONLY_JPEG
 #define STBI_ONLY_PNG
 #define STBI_ONLY_BMP
@@ -181,8 +181,8 @@ static uint64_t images_hash(uint64_t x)
 
 /* ---- resizing, as Pillow does it ------------------------------------------------------------------------- */
 
-/* Pillow's BILINEAR for 8-bit images, bit for bit: a triangle as wide as the reduction, weights as fractions of 2^22,
-   first along lines, then along columns, rounded to 8 bits after each. */
+/* Pillow's BILINEAR for 8-bit images, bit for bit: a triangle as wide as the reduction, weights as fractions of
+   2^22, first along lines, then along columns, rounded to 8 bits after each. */
 typedef struct images_weights {
     int *first, *count, *weight; /* weight: taps each */
     int taps;
@@ -195,6 +195,7 @@ static void images_weights_free(images_weights *w)
     free(w->weight);
 }
 
+/* To be freed whatever is returned. */
 static int images_weights_make(images_weights *w, int in, int out)
 {
     const double scale = (double)in / out, wide = scale < 1 ? 1 : scale;
@@ -206,7 +207,6 @@ static int images_weights_make(images_weights *w, int in, int out)
     w->weight = (int *)images_memory((size_t)out * (size_t)w->taps, sizeof(int));
     k = (double *)images_memory((size_t)w->taps, sizeof(double));
     if (!w->first || !w->count || !w->weight || !k) {
-        images_weights_free(w);
         free(k);
         return 0;
     }
@@ -398,26 +398,29 @@ static int images_pnm_is_whole(const uint8_t *bytes, size_t size)
    missing or wrong data silently: what can be known beforehand is looked at here. */
 static int images_header(const uint8_t *bytes, size_t size, images_picture *p, const char **why)
 {
-    const int is_pnm = size > 3 && bytes[0] == 'P' && (bytes[1] == '5' || bytes[1] == '6');
-    int whole;
+    const int is_jpeg = size > 2 && bytes[0] == 0xff && bytes[1] == 0xd8;
+    const int is_png = size > 8 && memcmp(bytes, "\x89PNG", 4) == 0;
+    const int is_bmp = size > 2 && bytes[0] == 'B' && bytes[1] == 'M';
+    const int is_pnm = size > 2 && bytes[0] == 'P' && (bytes[1] == '5' || bytes[1] == '6');
     memset(p, 0, sizeof *p);
+    *why = "is no JPEG, PNG, BMP or PNM image that can be read";
+    if (size > IMAGES_MAX_FILE || (!is_jpeg && !is_png && !is_bmp && !is_pnm)) return 0;
+    *why = "ends too early or is damaged";
+    if (is_jpeg && !images_jpeg_is_whole(bytes, size, p)) return 0;
+    if (is_png && !images_png_is_whole(bytes, size)) return 0;
     *why = "is a PNM that ends too early or has more than 8 bits";
     if (is_pnm && !images_pnm_is_whole(bytes, size)) return 0;
     *why = "is no JPEG, PNG, BMP or PNM image that can be read";
-    if (size > IMAGES_MAX_FILE || !stbi_info_from_memory(bytes, (int)size, &p->w, &p->h, &p->channels)) return 0;
+    if (!stbi_info_from_memory(bytes, (int)size, &p->w, &p->h, &p->channels)) return 0;
     if (p->h < 0 && p->h >= -IMAGES_MAX_PIXELS) p->h = -p->h; /* a BMP from top to bottom */
     *why = "has no pixels, or more than 89 million";
     if (p->w < 1 || p->h < 1 || p->w > IMAGES_MAX_PIXELS / p->h) return 0;
     *why = "ends too early or is damaged";
-    whole = bytes[0] == 0xff   ? images_jpeg_is_whole(bytes, size, p)
-            : bytes[0] == 0x89 ? images_png_is_whole(bytes, size)
-            : bytes[0] == 'B'  ? images_bmp_is_whole(bytes, size, p->w, p->h)
-                               : is_pnm;
-    return whole;
+    return !is_bmp || images_bmp_is_whole(bytes, size, p->w, p->h);
 }
 
-/* Decodes to 1 or 3 channels; transparency is dropped without blending, as Pillow's convert("RGB") does. 0 and a reason
-   if it cannot be done. `want` 0: as many channels as the file has colour. */
+/* Decodes to 1 or 3 channels; transparency is dropped without blending, as Pillow's convert("RGB") does. 0 and a
+   reason if it cannot be done. `want` 0: as many channels as the file has colour. */
 static int images_decode(const uint8_t *bytes, size_t size, int want, images_picture *p, const char **why)
 {
     int channels, i;
@@ -841,6 +844,7 @@ static int images_load_list(images *s, const images_list *list, const images_opt
         if (room > 0) ok = images_load_file(s, &sink, &list->files[i], room);
         if (ok) taken[label] += set->count - before;
     }
+    if (!taken) images_fail(s, "out of memory");
     free(taken);
     return ok;
 }
@@ -853,6 +857,7 @@ static int images_check_split(images *s, const char *folder, const images_set *s
         if (count[i] == 0)
             ok = images_fail(s, "class \"%s\" has no readable image in %s", s->class_names[i], folder);
     }
+    if (!count) images_fail(s, "out of memory");
     free(count);
     return ok;
 }
@@ -945,7 +950,8 @@ static uint8_t *images_read_idx(images *s, const char *folder, const char *name,
         }
         if (flags & 2) at += 2;
         why = "is damaged";
-        if (at < end && length > 0 && length < ((size_t)1 << 30)) {
+        if (at < end && length > 0 && length < ((size_t)1 << 30) &&
+            length / 1040 <= *size) { /* deflate: 1032 to 1 */
             unpacked = (uint8_t *)images_memory(length, 1);
             /* the decoder looks a little ahead: it may see the trailer, which it does not need */
             if (unpacked &&
@@ -1070,16 +1076,12 @@ static void images_free(images *s)
 
 static int images_exists(const char *folder, const char *name)
 {
-    char packed[128], *a, *b;
+    char path[4096]; /* no longer one exists */
     struct stat info;
-    int found;
-    snprintf(packed, sizeof packed, "%s.gz", name);
-    a = images_join(folder, name);
-    b = images_join(folder, packed);
-    found = (a && stat(a, &info) == 0) || (b && stat(b, &info) == 0);
-    free(a);
-    free(b);
-    return found;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (stat(path, &info) == 0) return 1;
+    snprintf(path, sizeof path, "%s/%s.gz", folder, name);
+    return stat(path, &info) == 0;
 }
 
 static int images_load_folders(images *s, const char *folder, const images_options *o)

@@ -1,0 +1,1531 @@
+/* examples/images.h: formats against known pixels, resizing against Pillow, folders, sheets and IDX files built in
+   a temporary folder, and everything that can be wrong with them. */
+#define _GNU_SOURCE /* nftw, mkdtemp */
+#include <dirent.h>
+#include <ftw.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+/* ---- the loader's memory and folders, watched and disturbed ----------------------------------------------- */
+
+static long memory_blocks, memory_until_failure = -1;
+static size_t memory_largest;
+
+static int memory_fails(size_t size)
+{
+    if (size > memory_largest) memory_largest = size;
+    return memory_until_failure >= 0 && memory_until_failure-- == 0;
+}
+
+static void *watched_calloc(size_t count, size_t size)
+{
+    void *block = memory_fails(count * size) ? NULL : calloc(count, size);
+    memory_blocks += block != NULL;
+    return block;
+}
+
+static void *watched_realloc(void *old, size_t size)
+{
+    void *block = memory_fails(size) ? NULL : realloc(old, size);
+    memory_blocks += block && !old;
+    return block;
+}
+
+static void watched_free(void *block)
+{
+    memory_blocks -= block != NULL;
+    free(block);
+}
+
+/* A folder whose entries come in another order for every seed. */
+static unsigned folder_seed;
+static struct dirent folder_entries[512];
+static int folder_count;
+
+static DIR *shuffled_open(const char *path)
+{
+    DIR *dir = opendir(path);
+    const struct dirent *entry;
+    unsigned state = folder_seed;
+    folder_count = 0;
+    while (dir && (entry = readdir(dir)) != NULL) {
+        const int at = folder_count++;
+        int other;
+        assert_true(at < 512);
+        state = state * 1664525u + 1013904223u;
+        other = (int)(state >> 8) % folder_count;
+        folder_entries[at] = folder_entries[other];
+        folder_entries[other] = *entry;
+    }
+    return dir;
+}
+
+static const struct dirent *shuffled_read(DIR *dir)
+{
+    (void)dir;
+    return folder_count ? &folder_entries[--folder_count] : NULL;
+}
+
+#define calloc(count, size) watched_calloc(count, size)
+#define realloc(block, size) watched_realloc(block, size)
+#define free(block) watched_free(block)
+#define opendir(path) shuffled_open(path)
+#define readdir(dir) shuffled_read(dir)
+#include "../examples/images.h"
+#include "images/golden.h"
+
+enum { W = 16, H = 12 }; /* of the format files */
+
+/* ---- files ------------------------------------------------------------------------------------------------ */
+
+static char root[64]; /* a temporary folder for each test */
+static int first_descriptor;
+
+static const char *beside_this_file(const char *name)
+{
+    static char path[1024];
+    const char *slash = strrchr(__FILE__, '/');
+    snprintf(path, sizeof path, "%.*s/%s", slash ? (int)(slash - __FILE__) : 1, slash ? __FILE__ : ".", name);
+    return path;
+}
+
+static const char *under_root(const char *name)
+{
+    static char paths[4][1200];
+    static int turn;
+    char *path = paths[turn = (turn + 1) % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", root, name);
+    return path;
+}
+
+static int next_descriptor(void)
+{
+    const int descriptor = dup(0);
+    close(descriptor);
+    return descriptor;
+}
+
+static int make_root(void **state)
+{
+    (void)state;
+    strcpy(root, "/tmp/kd-images-XXXXXX");
+    first_descriptor = next_descriptor();
+    memory_until_failure = -1;
+    folder_seed = 0;
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int remove_entry(const char *path, const struct stat *info, int flag, struct FTW *ftw)
+{
+    (void)info;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+/* Whatever a test did, no memory and no file stays behind. */
+static int remove_root(void **state)
+{
+    (void)state;
+    if (nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0) return -1;
+    if (memory_blocks != 0) print_error("%ld blocks of memory were not freed\n", memory_blocks);
+    if (next_descriptor() != first_descriptor) print_error("a file was not closed\n");
+    return memory_blocks == 0 && next_descriptor() == first_descriptor ? 0 : -1;
+}
+
+/* The folder and those above it. */
+static void put_folder(const char *name)
+{
+    char path[1200];
+    char *slash;
+    snprintf(path, sizeof path, "%s/", under_root(name));
+    for (slash = path + strlen(root) + 1; (slash = strchr(slash, '/')) != NULL; ++slash) {
+        *slash = 0;
+        (void)mkdir(path, 0777);
+        *slash = '/';
+    }
+}
+
+static void put(const char *name, const void *bytes, size_t size)
+{
+    char folder[1200];
+    FILE *file;
+    snprintf(folder, sizeof folder, "%s", name);
+    if (strrchr(folder, '/')) {
+        *strrchr(folder, '/') = 0;
+        put_folder(folder);
+    }
+    file = fopen(under_root(name), "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, size, file), size);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void put_text(const char *name, const char *text) { put(name, text, strlen(text)); }
+
+/* A file of tests/images, in a block of exactly its size, so that a read beyond it is seen. */
+static uint8_t *fixture(const char *name, size_t *size)
+{
+    char path[128];
+    const char *why;
+    uint8_t *bytes;
+    snprintf(path, sizeof path, "images/%s", name);
+    bytes = images_read(beside_this_file(path), size, &why);
+    if (!bytes) fail_msg("%s %s", beside_this_file(path), why);
+    return bytes;
+}
+
+static void put_fixture(const char *name, const char *from)
+{
+    size_t size;
+    uint8_t *bytes = fixture(from, &size);
+    put(name, bytes, size);
+    free(bytes);
+}
+
+/* A grey picture of one value. */
+static void put_pgm(const char *name, int w, int h, int value)
+{
+    char bytes[4096];
+    const int head = snprintf(bytes, sizeof bytes, "P5 %d %d 255\n", w, h);
+    assert_true((size_t)(head + w * h) <= sizeof bytes);
+    memset(bytes + head, value, (size_t)(w * h));
+    put(name, bytes, (size_t)(head + w * h));
+}
+
+/* `count` pictures of 2x2 named 000.pgm, 001.pgm ..., with values from `value` up. */
+static void put_class(const char *folder, int count, int value)
+{
+    char name[512];
+    int i;
+    for (i = 0; i < count; ++i) {
+        snprintf(name, sizeof name, "%s/%03d.pgm", folder, i);
+        put_pgm(name, 2, 2, value + i);
+    }
+}
+
+static void load(images *s, const images_options *o)
+{
+    if (!images_load(s, root, o)) fail_msg("%s", s->error);
+}
+
+/* Loading fails, says this, and leaves nothing behind. */
+static void load_fails(const images_options *o, const char *text)
+{
+    const long before = memory_blocks;
+    images s;
+    if (images_load(&s, root, o)) fail_msg("was loaded, but should fail with \"%s\"", text);
+    if (!strstr(s.error, text)) fail_msg("the message \"%s\" does not say \"%s\"", s.error, text);
+    images_free(&s);
+    assert_int_equal(memory_blocks, before);
+}
+
+/* ---- formats ---------------------------------------------------------------------------------------------- */
+
+typedef struct known_file {
+    const char *name;
+    enum { COLOUR, GREY, BITS } picture;
+    int channels;  /* when nobody asks */
+    int tolerance; /* JPEG only comes close */
+    int sixteen_bit, four_channel_jpeg, rotated;
+} known_file;
+
+static const known_file known_files[] = {
+    {"rgb8.png", COLOUR, 3, 0, 0, 0, 0},          {"rgb16.png", COLOUR, 3, 0, 1, 0, 0},
+    {"rgba.png", COLOUR, 3, 0, 0, 0, 0},          {"palette.png", COLOUR, 3, 0, 0, 0, 0},
+    {"palette_alpha.png", COLOUR, 3, 0, 0, 0, 0}, {"interlaced.png", COLOUR, 3, 0, 0, 0, 0},
+    {"grey8.png", GREY, 1, 0, 0, 0, 0},           {"grey16.png", GREY, 1, 0, 1, 0, 0},
+    {"grey_alpha.png", GREY, 1, 0, 0, 0, 0},      {"bits.png", BITS, 1, 0, 0, 0, 0},
+    {"rgb.bmp", COLOUR, 3, 0, 0, 0, 0},           {"top_down.bmp", COLOUR, 3, 0, 0, 0, 0},
+    {"rgba.bmp", COLOUR, 3, 0, 0, 0, 0},          {"palette.bmp", GREY, 3, 0, 0, 0, 0},
+    {"rgb.ppm", COLOUR, 3, 0, 0, 0, 0},           {"grey.pgm", GREY, 1, 0, 0, 0, 0},
+    {"rgb.jpg", COLOUR, 3, 4, 0, 0, 0},           {"progressive.jpg", COLOUR, 3, 4, 0, 0, 0},
+    {"thumbnail.jpg", COLOUR, 3, 4, 0, 0, 0},     {"rotated_little.jpg", COLOUR, 3, 4, 0, 0, 1},
+    {"rotated_big.jpg", COLOUR, 3, 4, 0, 0, 1},   {"grey.jpg", GREY, 1, 4, 0, 0, 0},
+    {"cmyk.jpg", COLOUR, 3, 6, 0, 1, 0},
+};
+#define FOR_EACH_KNOWN(f) for (f = known_files; f < known_files + sizeof known_files / sizeof *known_files; ++f)
+
+static int known_pixel(const known_file *f, int channels, int x, int y, int c)
+{
+    const unsigned rgb[3] = {16u * (unsigned)x, 20u * (unsigned)y, 9u * (unsigned)(x + y)};
+    if (f->picture == BITS) return (x + y) % 2 * 255;
+    if (f->picture == GREY) return (int)rgb[2];
+    if (channels == 3) return (int)rgb[c];
+    return (int)((19595u * rgb[0] + 38470u * rgb[1] + 7471u * rgb[2] + 0x8000u) >> 16); /* Pillow's convert("L") */
+}
+
+static void check_picture(const known_file *f, const images_picture *p, int channels)
+{
+    int x, y, c;
+    if (p->w != W || p->h != H || p->channels != channels)
+        fail_msg("%s: %dx%d with %d channels, expected %d", f->name, p->w, p->h, p->channels, channels);
+    for (y = 0; y < H; ++y) {
+        for (x = 0; x < W; ++x) {
+            for (c = 0; c < channels; ++c) {
+                const int got = p->pixels[(y * W + x) * channels + c], wanted = known_pixel(f, channels, x, y, c);
+                if (abs(got - wanted) > f->tolerance)
+                    fail_msg("%s: channel %d of %d at (%d, %d) is %d, expected %d", f->name, c, channels, x, y, got,
+                             wanted);
+            }
+        }
+    }
+}
+
+/* Every format, in its own channels, in grey and in colour; and what is noted about it. */
+static void test_formats(void **state)
+{
+    const known_file *f;
+    (void)state;
+    FOR_EACH_KNOWN(f)
+    {
+        static const int wants[] = {0, 1, 3};
+        size_t size, i;
+        uint8_t *bytes = fixture(f->name, &size);
+        for (i = 0; i < 3; ++i) {
+            images_picture p;
+            const char *why;
+            if (!images_decode(bytes, size, wants[i], &p, &why)) fail_msg("%s %s", f->name, why);
+            check_picture(f, &p, wants[i] ? wants[i] : f->channels);
+            assert_int_equal(p.sixteen_bit, f->sixteen_bit);
+            assert_int_equal(p.four_channel_jpeg, f->four_channel_jpeg);
+            assert_int_equal(p.rotated, f->rotated);
+            free(p.pixels);
+        }
+        free(bytes);
+    }
+}
+
+static void refuses(const char *name, const uint8_t *bytes, size_t size, const char *text)
+{
+    images_picture p;
+    const char *why = "";
+    if (images_decode(bytes, size, 0, &p, &why)) fail_msg("%s was decoded from %zu bytes", name, size);
+    if (!strstr(why, text)) fail_msg("%s: \"%s\" does not say \"%s\"", name, why, text);
+}
+
+/* Formats that are left out on purpose are refused, whatever their names say. */
+static void test_refused_formats(void **state)
+{
+    static const char *const names[] = {"refused.gif", "refused.psd",  "refused.tga",
+                                        "refused.tif", "refused.webp", "refused_text.ppm"};
+    size_t size, i;
+    uint8_t *bytes;
+    images s;
+    (void)state;
+    put_class("a", 3, 1);
+    put_class("b", 3, 9);
+    for (i = 0; i < sizeof names / sizeof *names; ++i) {
+        char name[64];
+        bytes = fixture(names[i], &size);
+        refuses(names[i], bytes, size, "is no JPEG, PNG, BMP or PNM image");
+        free(bytes);
+        snprintf(name, sizeof name, "a/%s.png", names[i]);
+        put_fixture(name, names[i]);
+        if (!strstr(names[i], "ppm")) {
+            snprintf(name, sizeof name, "b/%s", names[i]);
+            put_fixture(name, names[i]);
+        }
+    }
+    bytes = fixture("refused16.pgm", &size); /* stb_image 2.27 reads beyond its buffer here */
+    refuses("refused16.pgm", bytes, size, "more than 8 bits");
+    free(bytes);
+    {
+        images_options o = images_defaults();
+        o.max_skipped = 1;
+        load(&s, &o);
+        assert_int_equal(s.skipped, 6);
+        assert_int_equal(s.unsupported, 5);
+        assert_int_equal(s.train.count + s.test.count, 6);
+        images_free(&s);
+    }
+}
+
+/* A file cut anywhere is refused: no decoder may make up the rest. */
+static void test_truncated(void **state)
+{
+    const known_file *f;
+    (void)state;
+    FOR_EACH_KNOWN(f)
+    {
+        size_t size, cut;
+        uint8_t *bytes = fixture(f->name, &size);
+        for (cut = 0; cut < size; ++cut) {
+            uint8_t *part = (uint8_t *)calloc(cut ? cut : 1, 1);
+            memcpy(part, bytes, cut);
+            refuses(f->name, part, cut, "");
+            free(part);
+        }
+        free(bytes);
+    }
+}
+
+static unsigned random_state = 1;
+static unsigned random_below(unsigned bound)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (unsigned)(((uint64_t)random_state * bound) >> 32);
+}
+
+static void set_be32(uint8_t *to, uint32_t value)
+{
+    int i;
+    for (i = 0; i < 4; ++i) to[i] = (uint8_t)(value >> (24 - 8 * i));
+}
+
+/* Makes the checksums right again, so that the change is seen by the decoder and not by us. */
+static void repair_png(uint8_t *bytes, size_t size)
+{
+    size_t at = 8;
+    while (at + 12 <= size && images_be32(bytes + at) <= size - at - 12) {
+        const size_t length = images_be32(bytes + at);
+        set_be32(bytes + at + 8 + length, images_crc(bytes + at + 4, length + 4));
+        at += length + 12;
+    }
+}
+
+/* Changed bytes give another picture or a reason, never a crash. The changes are the same in every run: a few others
+   make stb_image 2.27 shift a JPEG's bits by 32, which the sanitizer reports and which does no harm. */
+static void test_damaged(void **state)
+{
+    const known_file *f;
+    int i, decoded = 0, refused = 0;
+    (void)state;
+    FOR_EACH_KNOWN(f)
+    {
+        size_t size;
+        uint8_t *bytes = fixture(f->name, &size), *copy = (uint8_t *)calloc(size, 1);
+        for (i = 0; i < 400; ++i) {
+            const unsigned changes = 1 + random_below(4);
+            unsigned j;
+            images_picture p;
+            const char *why = NULL;
+            memcpy(copy, bytes, size);
+            for (j = 0; j < changes; ++j) copy[random_below((unsigned)size)] = (uint8_t)random_below(256);
+            if (strstr(f->name, ".png")) repair_png(copy, size);
+            if (images_decode(copy, size, i % 2 ? 3 : 1, &p, &why)) {
+                ++decoded;
+                free(p.pixels);
+            } else {
+                ++refused;
+                assert_non_null(why);
+            }
+        }
+        free(copy);
+        free(bytes);
+    }
+    assert_true(decoded > 1000 && refused > 1000);
+}
+
+/* One flipped bit anywhere in a PNG is found by its checksums; the decoder looks at none. */
+static void test_png_checksums(void **state)
+{
+    size_t size, i;
+    uint8_t *bytes = fixture("rgb8.png", &size);
+    (void)state;
+    for (i = 0; i < 8 * size; ++i) {
+        bytes[i / 8] ^= (uint8_t)(1u << i % 8);
+        refuses("rgb8.png with a flipped bit", bytes, size, "");
+        bytes[i / 8] ^= (uint8_t)(1u << i % 8);
+    }
+    free(bytes);
+}
+
+/* The first segment of a JPEG with this marker. */
+static uint8_t *jpeg_segment(uint8_t *bytes, size_t size, int marker)
+{
+    size_t at = 2;
+    while (at + 4 < size && bytes[at + 1] != marker) at += 2 + ((size_t)bytes[at + 2] << 8) + bytes[at + 3];
+    assert_true(at + 4 < size);
+    return bytes + at;
+}
+
+/* Huffman tables that are missing, or promise more codes than there can be. */
+static void test_jpeg_tables(void **state)
+{
+    size_t size;
+    uint8_t *bytes = fixture("rgb.jpg", &size), *table;
+    images_picture p;
+    const char *why;
+    (void)state;
+    table = jpeg_segment(bytes, size, 0xc4);
+    memset(table + 5, 255, 16);
+    refuses("more than 256 codes", bytes, size, "damaged");
+    free(bytes);
+    bytes = fixture("rgb.jpg", &size);
+    for (table = bytes; table < bytes + size - 1; ++table) {
+        if (table[0] == 0xff && table[1] == 0xc4) table[1] = 0xfe; /* a comment now */
+    }
+    if (images_decode(bytes, size, 3, &p, &why)) free(p.pixels);
+    free(bytes);
+}
+
+static size_t make_chunk(uint8_t *to, uint32_t says, const char *type, const uint8_t *body, uint32_t size)
+{
+    set_be32(to, says);
+    memcpy(to + 4, type, 4);
+    if (size) memcpy(to + 8, body, size);
+    set_be32(to + 8 + size, images_crc(to + 4, size + 4));
+    return size + 12;
+}
+
+static size_t make_png(uint8_t *to, uint32_t w, uint32_t h, uint32_t data_says)
+{
+    uint8_t head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0};
+    size_t size = 8;
+    memcpy(to, "\x89PNG\r\n\x1a\n", 8);
+    set_be32(head, w);
+    set_be32(head + 4, h);
+    size += make_chunk(to + size, 13, "IHDR", head, 13);
+    size += make_chunk(to + size, data_says, "IDAT", head, 4);
+    return size + make_chunk(to + size, 0, "IEND", head, 0);
+}
+
+/* Small files that promise huge pictures are refused before memory for them is asked for. */
+static void test_bombs(void **state)
+{
+    uint8_t png[128];
+    size_t size, head;
+    uint8_t *bytes;
+    images s;
+    images_options o = images_defaults();
+    (void)state;
+    memory_largest = 0;
+    refuses("PNG beyond what stb_image takes", png, make_png(png, 30000, 30000, 4), "");
+    size = make_png(png, 18000, 18000, 4);
+    refuses("PNG", png, size, "more than 89 million");
+    put("a/0.png", png, size);
+    refuses("PNG of no size", png, make_png(png, 0, 9, 4), "");
+    refuses("PNG with a huge chunk", png, make_png(png, 64, 64, 0x7fffffff), "ends too early");
+    refuses("PNG with a huger chunk", png, make_png(png, 64, 64, 0xfffffff4), "ends too early");
+    refuses("PPM", (const uint8_t *)"P6 30000 30000 255\n1234", 23, "PNM that ends too early");
+    refuses("PPM", (const uint8_t *)"P6 99999999999999999999 1 255\n1", 31, "PNM");
+    refuses("PGM", (const uint8_t *)"P5 4294967297 1 255\n1", 21, "PNM");
+    bytes = fixture("rgb.bmp", &size);
+    bytes[20] = bytes[24] = 1; /* 65552x65548 */
+    refuses("BMP", bytes, size, "more than 89 million");
+    bytes[20] = bytes[24] = 0;
+    memset(bytes + 22, 0, 3);
+    bytes[25] = 0x80; /* INT_MIN lines */
+    refuses("BMP", bytes, size, "no pixels, or more than 89 million");
+    free(bytes);
+    bytes = fixture("rgb.jpg", &size);
+    head = (size_t)(jpeg_segment(bytes, size, 0xc0) - bytes);
+    memset(bytes + head + 5, 0xff, 4);
+    refuses("JPEG", bytes, size, "more than 89 million");
+    free(bytes);
+    assert_true(memory_largest < 100000);
+
+    /* and they do not decide how large the others are to be */
+    put_class("a", 3, 1);
+    put_class("b", 3, 9);
+    o.max_skipped = 1;
+    load(&s, &o);
+    assert_int_equal(s.width, 2);
+    assert_int_equal(s.skipped, 1);
+    assert_non_null(strstr(s.listed[0], "a/0.png has no pixels, or more than 89 million"));
+    assert_true(memory_largest < 100000);
+    images_free(&s);
+}
+
+/* ---- resizing --------------------------------------------------------------------------------------------- */
+
+/* What make.py gave Pillow. */
+static uint8_t *noise(int w, int h, int channels)
+{
+    const size_t size = (size_t)w * (size_t)h * (size_t)channels;
+    uint32_t number = (uint32_t)w * 65536u + (uint32_t)h;
+    uint8_t *pixels = (uint8_t *)calloc(size, 1);
+    size_t i;
+    for (i = 0; i < size; ++i) {
+        number = number * 1664525u + 1013904223u;
+        pixels[i] = (uint8_t)(number >> 24);
+    }
+    return pixels;
+}
+
+static void check_golden(const golden *g, uint8_t *result)
+{
+    const uint32_t crc = images_crc(result, (size_t)g->to_w * (size_t)g->to_h * (size_t)g->channels);
+    if (crc != g->crc)
+        fail_msg("%dx%d with %d channels to %dx%d: CRC 0x%08x, Pillow's is 0x%08x", g->w, g->h, g->channels,
+                 g->to_w, g->to_h, crc, g->crc);
+    free(result);
+}
+
+static void test_resize_is_pillows(void **state)
+{
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof golden_resized / sizeof *golden_resized; ++i) {
+        const golden *g = &golden_resized[i];
+        uint8_t *pixels = noise(g->w, g->h, g->channels);
+        check_golden(g, images_resize(pixels, g->w, g->h, g->channels, g->to_w, g->to_h));
+        free(pixels);
+    }
+}
+
+static void test_fit_is_torchvisions(void **state)
+{
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof golden_fitted / sizeof *golden_fitted; ++i) {
+        const golden *g = &golden_fitted[i];
+        images_picture p;
+        memset(&p, 0, sizeof p);
+        p.w = g->w, p.h = g->h, p.channels = g->channels;
+        p.pixels = noise(g->w, g->h, g->channels);
+        check_golden(g, images_fit(&p, g->to_w));
+    }
+}
+
+static void test_grey_is_pillows(void **state)
+{
+    enum { HEAD = 13 };
+    uint8_t *pixels = noise(64, 64, 3), *bytes = (uint8_t *)calloc(HEAD + 64 * 64 * 3, 1);
+    images_picture p;
+    const char *why;
+    (void)state;
+    memcpy(bytes, "P6 64 64 255\n", HEAD);
+    memcpy(bytes + HEAD, pixels, 64 * 64 * 3);
+    assert_true(images_decode(bytes, HEAD + 64 * 64 * 3, 1, &p, &why));
+    assert_int_equal(images_crc(p.pixels, 64 * 64), GREY_CRC);
+    free(p.pixels);
+    free(pixels);
+    free(bytes);
+}
+
+/* The set in the repository, pixel by pixel what Pillow cuts out of its sheets. */
+static void test_fashion(void **state)
+{
+    images s;
+    (void)state;
+    assert_true(images_load(&s, beside_this_file("../examples/data/fashion"), NULL));
+    assert_int_equal(s.class_count, 10);
+    assert_string_equal(s.class_names[0], "Ankle-boot");
+    assert_string_equal(s.class_names[8], "T-shirt");
+    assert_int_equal(s.channels, 1);
+    assert_int_equal(s.width, 28);
+    assert_int_equal(s.height, 28);
+    assert_int_equal(s.train.count, FASHION_TRAIN_COUNT);
+    assert_int_equal(s.test.count, FASHION_TEST_COUNT);
+    assert_int_equal(s.train.labels[0], 0);
+    assert_int_equal(s.train.labels[FASHION_TRAIN_COUNT - 1], 9);
+    assert_int_equal(images_crc(s.train.pixels, FASHION_TRAIN_COUNT * 28 * 28), FASHION_TRAIN_CRC);
+    assert_int_equal(images_crc(s.test.pixels, FASHION_TEST_COUNT * 28 * 28), FASHION_TEST_CRC);
+    images_free(&s);
+}
+
+/* ---- folders ---------------------------------------------------------------------------------------------- */
+
+static void assert_set(const images_set *set, size_t image, int count, const int *values, const int *labels)
+{
+    int i;
+    assert_int_equal(set->count, count);
+    for (i = 0; i < count; ++i) {
+        assert_int_equal(set->labels[i], labels[i]);
+        assert_int_equal(set->pixels[(size_t)i * image], values[i]);
+    }
+}
+
+static void test_train_and_test(void **state)
+{
+    static const int train[] = {10, 11, 20, 21, 22}, train_labels[] = {0, 0, 1, 1, 1};
+    static const int test[] = {30, 40, 41}, test_labels[] = {0, 1, 1};
+    images s;
+    (void)state;
+    put_class("train/cat", 2, 10);
+    put_class("train/dog", 3, 20);
+    put_class("test/cat", 1, 30);
+    put_class("test/dog", 2, 40);
+    put_class("val/cat", 1, 50); /* test counts, not this */
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 2);
+    assert_string_equal(s.class_names[0], "cat");
+    assert_string_equal(s.class_names[1], "dog");
+    assert_int_equal(s.files, 8);
+    assert_int_equal(s.channels, 1);
+    assert_set(&s.train, 4, 5, train, train_labels);
+    assert_set(&s.test, 4, 3, test, test_labels);
+    images_free(&s);
+}
+
+static void test_test_may_be_called_val_or_valid(void **state)
+{
+    static const int test[] = {30, 40}, test_labels[] = {0, 1};
+    images s;
+    (void)state;
+    put_class("train/cat", 2, 10);
+    put_class("train/dog", 3, 20);
+    put_class("valid/cat", 1, 30);
+    put_class("valid/dog", 1, 40);
+    load(&s, NULL);
+    assert_int_equal(s.train.count, 5);
+    assert_set(&s.test, 4, 2, test, test_labels);
+    images_free(&s);
+    assert_int_equal(rename(under_root("valid"), under_root("val")), 0);
+    load(&s, NULL);
+    assert_set(&s.test, 4, 2, test, test_labels);
+    images_free(&s);
+}
+
+/* Without a train folder, val and valid are classes like any other. */
+static void test_a_class_may_be_called_val(void **state)
+{
+    images s;
+    (void)state;
+    put_class("val", 4, 10);
+    put_class("void", 4, 20);
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 2);
+    assert_int_equal(s.train.count, 6);
+    images_free(&s);
+}
+
+static void test_test_without_train(void **state)
+{
+    (void)state;
+    put_class("test/cat", 2, 1);
+    put_class("test/dog", 2, 1);
+    load_fails(NULL, "has a test folder, but no train folder");
+}
+
+/* A share of each class, a function of the seed; every image is in exactly one of the two. */
+static void test_split(void **state)
+{
+    images_options o = images_defaults();
+    images s, again;
+    int seen[256] = {0}, i, same = 0;
+    (void)state;
+    put_class("cat", 20, 0);
+    put_class("dog", 9, 100);
+    o.test_share = 0.25;
+    load(&s, &o);
+    assert_int_equal(s.test.count, 5 + 2);
+    assert_int_equal(s.train.count, 15 + 7);
+    for (i = 0; i < s.test.count; ++i) {
+        ++seen[s.test.pixels[4 * i]];
+        assert_int_equal(s.test.labels[i], s.test.pixels[4 * i] >= 100);
+    }
+    for (i = 0; i < s.train.count; ++i) {
+        ++seen[s.train.pixels[4 * i]];
+        assert_int_equal(s.train.labels[i], s.train.pixels[4 * i] >= 100);
+    }
+    for (i = 0; i < 256; ++i) assert_int_equal(seen[i], i < 20 || (i >= 100 && i < 109));
+    load(&again, &o);
+    assert_memory_equal(s.test.pixels, again.test.pixels, 4 * 7);
+    images_free(&again);
+    for (o.seed = 2; o.seed < 8; ++o.seed) {
+        load(&again, &o);
+        same += memcmp(s.test.pixels, again.test.pixels, 4 * 7) == 0;
+        images_free(&again);
+    }
+    assert_true(same < 2);
+    images_free(&s);
+}
+
+static void test_split_keeps_one_of_each(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("cat", 2, 0);
+    put_class("dog", 3, 100);
+    o.test_share = 0.001;
+    load(&s, &o);
+    assert_int_equal(s.test.count, 2);
+    images_free(&s);
+    o.test_share = 0.999;
+    load(&s, &o);
+    assert_int_equal(s.train.count, 2);
+    images_free(&s);
+    put_class("eel", 1, 200);
+    load_fails(&o, "class \"eel\" has no readable image in the test split");
+}
+
+/* Byte order, as Python sorts names in UTF-8; not that of a locale, and not numbers by value. */
+static void test_class_order(void **state)
+{
+    static const char *const names[] = {
+        "B", "Z10", "Z9", "a", "b c", "gr\303\266\303\237e", "\xe6\x97\xa5", "\xf0\x9f\x90\x88"};
+    static const int shuffled[] = {4, 7, 0, 6, 3, 1, 5, 2};
+    images s;
+    int i;
+    (void)state;
+    for (i = 0; i < 8; ++i) {
+        char folder[64];
+        snprintf(folder, sizeof folder, "train/%s", names[shuffled[i]]);
+        put_class(folder, 1, shuffled[i]);
+        snprintf(folder, sizeof folder, "test/%s", names[shuffled[i]]);
+        put_class(folder, 1, shuffled[i]);
+    }
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 8);
+    for (i = 0; i < 8; ++i) {
+        assert_string_equal(s.class_names[i], names[i]);
+        assert_int_equal(s.train.labels[i], i);
+        assert_int_equal(s.train.pixels[4 * i], i);
+    }
+    images_free(&s);
+}
+
+/* Whatever order the file system gives, the set is the same. */
+static void test_order_of_files(void **state)
+{
+    images wanted, s;
+    (void)state;
+    put_class("train/cat", 30, 0);
+    put_class("train/dog/young/small", 10, 50);
+    put_class("train/dog/old", 10, 70);
+    put_class("train/eel", 20, 90);
+    load(&wanted, NULL);
+    for (folder_seed = 1; folder_seed < 6; ++folder_seed) {
+        load(&s, NULL);
+        assert_int_equal(s.train.count, wanted.train.count);
+        assert_memory_equal(s.train.pixels, wanted.train.pixels, 4u * (size_t)s.train.count);
+        assert_memory_equal(s.train.labels, wanted.train.labels, sizeof(int32_t) * (size_t)s.train.count);
+        assert_memory_equal(s.test.pixels, wanted.test.pixels, 4u * (size_t)s.test.count);
+        assert_string_equal(s.class_names[2], "eel");
+        images_free(&s);
+    }
+    images_free(&wanted);
+}
+
+/* Hidden files, files that are no images, names in capitals, names that lie. */
+static void test_what_else_lies_around(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("train/a", 2, 10);
+    put_class("train/b", 2, 20);
+    put_class("test/a", 1, 30);
+    put_class("test/b", 1, 40);
+    put_class("train/.hidden", 3, 50);
+    put_text("train/a/.000.pgm", "not looked at");
+    put_text("train/a/Thumbs.db", "x");
+    put_text("train/a/README", "x");
+    put_text("train/a/noextension.", "x");
+    put_text("train/a/long.extension", "x");
+    put_text("train/labels.csv", "x");
+    put_text("README.md", "x");
+    put_pgm("train/loose.pgm", 2, 2, 1); /* of no class */
+    put_pgm("train/a/UPPER.PgM", 2, 2, 12);
+    put_fixture("train/b/really_a_bmp.jpeg", "rgb.bmp");
+    put_fixture("train/b/x.gif", "refused.gif");
+    put_fixture("train/b/x.TIFF", "refused.tif");
+    put_folder("train/b/folder.png");
+    o.size = 2;
+    load(&s, &o);
+    assert_int_equal(s.class_count, 2);
+    assert_int_equal(s.files, 8);
+    assert_int_equal(s.train.count, 6);
+    assert_int_equal(s.skipped, 0);
+    assert_int_equal(s.unsupported, 2);
+    assert_int_equal(s.resized, 1);
+    assert_int_equal(s.channels, 3);
+    assert_int_equal(s.train.labels[2], 0);
+    assert_int_equal(s.train.pixels[2 * 12], 12);
+    images_free(&s);
+}
+
+static void test_links_and_pipes(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("train/a", 2, 10);
+    put_class("train/b", 2, 20);
+    put_class("test/a", 1, 30);
+    put_class("test/b", 1, 40);
+    put_class("elsewhere/deep", 3, 50);
+    put_pgm("one.pgm", 2, 2, 60);
+    assert_int_equal(symlink("../../one.pgm", under_root("train/a/linked.pgm")), 0);
+    assert_int_equal(symlink("../../elsewhere", under_root("train/a/folder")), 0);
+    assert_int_equal(symlink("..", under_root("train/a/folder/deep/loop")), 0);
+    assert_int_equal(symlink(".", under_root("train/a/self")), 0);
+    assert_int_equal(symlink("nowhere.pgm", under_root("train/b/broken.pgm")), 0);
+    assert_int_equal(symlink("myself.pgm", under_root("train/b/myself.pgm")), 0);
+    assert_int_equal(mkfifo(under_root("train/b/pipe.pgm"), 0666), 0); /* opening it would wait for ever */
+    o.max_skipped = 1;
+    load(&s, &o);
+    assert_int_equal(s.class_count, 2);
+    assert_int_equal(s.train.count, 2 + 3 + 1 + 2);
+    assert_int_equal(s.train.pixels[4 * 2], 50);
+    assert_int_equal(s.train.pixels[4 * 5], 60);
+    assert_int_equal(s.skipped, 3);
+    assert_non_null(strstr(s.listed[0], "broken.pgm cannot be opened"));
+    assert_non_null(strstr(s.listed[1], "myself.pgm cannot be opened"));
+    assert_non_null(strstr(s.listed[2], "pipe.pgm is no regular file"));
+    images_free(&s);
+}
+
+static void test_depth(void **state)
+{
+    images s;
+    (void)state;
+    put_class("a/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15", 3, 1);
+    put_class("b", 3, 1);
+    load(&s, NULL);
+    assert_int_equal(s.files, 6);
+    images_free(&s);
+    put_folder("a/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16");
+    load_fails(NULL, "nested more than 16 deep");
+}
+
+/* ---- what can be wrong with a folder ---------------------------------------------------------------------- */
+
+static void test_no_folder(void **state)
+{
+    images s;
+    (void)state;
+    assert_false(images_load(&s, under_root("missing"), NULL));
+    assert_non_null(strstr(s.error, "there is no folder"));
+    images_free(&s);
+    put_text("file", "x");
+    assert_false(images_load(&s, under_root("file"), NULL));
+    assert_non_null(strstr(s.error, "there is no folder"));
+    images_free(&s);
+    assert_false(images_load(&s, "", NULL));
+    images_free(&s);
+}
+
+static void test_no_images(void **state)
+{
+    (void)state;
+    load_fails(NULL, "has no classes: expected");
+    put_text("notes.txt", "x");
+    load_fails(NULL, "has no classes: expected");
+    put_folder("a");
+    load_fails(NULL, "has only one class, \"a\"");
+    put_folder("b");
+    load_fails(NULL, "class \"a\" has no readable image");
+    put_class("a", 3, 1);
+    load_fails(NULL, "class \"b\" has no readable image");
+    put_text("b/0.png", "");
+    put_text("b/1.png", "x");
+    load_fails(NULL, "2 of 5 image files cannot be read (more than the share of 0.01 allowed), first: ");
+    put_folder("train");
+    load_fails(NULL, "has no classes: expected");
+}
+
+static void test_classes_of_train_and_test_differ(void **state)
+{
+    (void)state;
+    put_class("train/a", 2, 1);
+    put_class("train/b", 2, 1);
+    put_class("test/a", 2, 1);
+    load_fails(NULL, "class \"b\" has no readable image in ");
+    put_class("test/b", 2, 1);
+    put_class("test/c", 2, 1);
+    load_fails(NULL, "class \"c\" is in ");
+}
+
+static void test_options(void **state)
+{
+    images_options o = images_defaults();
+    (void)state;
+    put_class("a", 3, 1);
+    put_class("b", 3, 1);
+    o.size = -1;
+    load_fails(&o, "the size must be 1 to 4096 pixels, got -1");
+    o.size = 4097;
+    load_fails(&o, "the size must be 1 to 4096 pixels, got 4097");
+    o = images_defaults();
+    o.channels = 2;
+    load_fails(&o, "there can be 1 or 3 channels, got 2");
+    o = images_defaults();
+    o.test_share = 0;
+    load_fails(&o, "the share of test images must be between 0 and 1");
+    o.test_share = (double)NAN;
+    load_fails(&o, "the share of test images must be between 0 and 1");
+}
+
+/* Exactly the allowed share passes; one more does not. All are counted, the first ones listed with a reason. */
+static void test_threshold(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    char name[64];
+    int i;
+    (void)state;
+    put_class("a", 60, 1);
+    put_class("b", 39, 1);
+    put_text("b/bad.png", "no image");
+    load(&s, NULL);
+    assert_int_equal(s.files, 100);
+    assert_int_equal(s.skipped, 1);
+    assert_int_equal(s.train.count + s.test.count, 99);
+    assert_non_null(strstr(s.listed[0], "b/bad.png is no JPEG, PNG, BMP or PNM image that can be read"));
+    images_free(&s);
+    put_text("b/038.pgm", "P5 2 2 255\n123");
+    load_fails(NULL, "2 of 100 image files cannot be read (more than the share of 0.01 allowed), first: ");
+    for (i = 0; i < 25; ++i) {
+        snprintf(name, sizeof name, "a/%03d.pgm", i);
+        put_text(name, "");
+    }
+    o.max_skipped = 0.5;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 27);
+    assert_non_null(strstr(s.listed[0], "a/000.pgm is empty"));
+    assert_non_null(strstr(s.listed[IMAGES_LISTED - 1], "a/019.pgm is empty"));
+    images_free(&s);
+    o.max_skipped = 0.26;
+    load_fails(&o, "27 of 100");
+}
+
+static void test_huge_file(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("a", 3, 1);
+    put_class("b", 3, 1);
+    put_text("b/huge.png", "x");
+    assert_int_equal(truncate(under_root("b/huge.png"), (off_t)IMAGES_MAX_FILE + 1), 0);
+    o.max_skipped = 1;
+    memory_largest = 0;
+    load(&s, &o);
+    assert_non_null(strstr(s.listed[0], "huge.png is larger than 256 MB"));
+    assert_true(memory_largest < 1 << 20);
+    images_free(&s);
+}
+
+/* Long names are cut in messages, not written beyond them. */
+static void test_long_names(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    char part[201], name[900];
+    (void)state;
+    memset(part, 'n', 200);
+    part[200] = 0;
+    snprintf(name, sizeof name, "a/%s/%s/%s/%s.png", part, part, part, part);
+    put_text(name, "x");
+    put_class("a", 3, 1);
+    put_class("b", 3, 1);
+    load_fails(NULL, "1 of 7 image files cannot be read");
+    o.max_skipped = 1;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 1);
+    assert_true(strlen(s.listed[0]) < sizeof s.listed[0]);
+    images_free(&s);
+}
+
+/* ---- sizes and channels ----------------------------------------------------------------------------------- */
+
+/* Every format at once: pixels as (channels, height, width), and the counts for a careful person. */
+static void test_mixed_folder(void **state)
+{
+    images_options o = images_defaults();
+    const known_file *f;
+    images s;
+    char name[128];
+    int i, c, x, y, channels, sixteen = 0, four = 0, rotated = 0;
+    (void)state;
+    FOR_EACH_KNOWN(f)
+    {
+        snprintf(name, sizeof name, "train/a/%02d%s", (int)(f - known_files), f->name);
+        put_fixture(name, f->name);
+        sixteen += f->sixteen_bit;
+        four += f->four_channel_jpeg;
+        rotated += f->rotated;
+    }
+    put_fixture("train/b/0.png", "rgb8.png");
+    put_fixture("test/a/0.png", "rgb8.png");
+    put_fixture("test/b/0.png", "rgb8.png");
+    for (channels = 0; channels <= 3; channels += channels ? 2 : 1) {
+        o.channels = channels;
+        load(&s, &o);
+        assert_int_equal(s.channels, channels ? channels : 3);
+        assert_int_equal(s.width, W);
+        assert_int_equal(s.height, H);
+        assert_int_equal(s.sixteen_bit, sixteen);
+        assert_int_equal(s.four_channel_jpeg, four);
+        assert_int_equal(s.rotated, rotated);
+        assert_int_equal(s.resized, 0);
+        for (i = 0; i < s.train.count - 1; ++i) {
+            for (c = 0; c < s.channels; ++c) {
+                for (y = 0; y < H; ++y) {
+                    for (x = 0; x < W; ++x) {
+                        const int got = s.train.pixels[((i * s.channels + c) * H + y) * W + x];
+                        const int wanted = known_pixel(&known_files[i], s.channels, x, y, c);
+                        if (abs(got - wanted) > known_files[i].tolerance)
+                            fail_msg("%s: channel %d at (%d, %d) is %d, expected %d", known_files[i].name, c, x, y,
+                                     got, wanted);
+                    }
+                }
+            }
+        }
+        images_free(&s);
+    }
+}
+
+static void test_sizes(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("train/a", 2, 10);
+    put_pgm("train/b/0.pgm", 3, 2, 20);
+    put_class("test/a", 1, 10);
+    put_class("test/b", 1, 20);
+    load_fails(NULL, "the images have different sizes; say which to bring them to");
+    o.size = 5;
+    load(&s, &o);
+    assert_int_equal(s.width, 5);
+    assert_int_equal(s.height, 5);
+    assert_int_equal(s.resized, 5);
+    assert_int_equal(s.train.pixels[2 * 25 + 24], 20);
+    images_free(&s);
+    put_pgm("train/b/0.pgm", 2, 2, 20);
+    load(&s, NULL);
+    assert_int_equal(s.width, 2);
+    images_free(&s);
+    put_pgm("test/b/0.pgm", 9, 2, 20); /* of a size of its own, in the test folder: fitted to the train images */
+    load(&s, NULL);
+    assert_int_equal(s.resized, 1);
+    images_free(&s);
+}
+
+/* A line a thousand times as long as wide would grow a thousandfold on the way to a square. */
+static void test_long_and_narrow(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("a", 3, 1);
+    put_class("b", 3, 1);
+    put_pgm("b/line.pgm", 4000, 1, 7);
+    o.size = 224;
+    o.max_skipped = 1;
+    memory_largest = 0;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 1);
+    assert_non_null(strstr(s.listed[0], "line.pgm is too long and narrow"));
+    assert_true(memory_largest < 100000000);
+    images_free(&s);
+    o.size = 32;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 0);
+    images_free(&s);
+}
+
+static void test_limit(void **state)
+{
+    static const int train[] = {10, 11, 12, 30, 31}, train_labels[] = {0, 0, 0, 1, 1};
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("train/a", 5, 10);
+    put_class("train/b", 2, 30);
+    put_class("test/a", 4, 50);
+    put_class("test/b", 5, 60);
+    o.limit = 3;
+    load(&s, &o);
+    assert_set(&s.train, 4, 5, train, train_labels);
+    assert_int_equal(s.test.count, 6);
+    assert_int_equal(s.files, 11); /* the others are not even read */
+    images_free(&s);
+}
+
+/* ---- sheets ----------------------------------------------------------------------------------------------- */
+
+static void test_sheet_names(void **state)
+{
+    static const struct {
+        const char *name;
+        size_t length;
+        int w, h;
+    } names[] = {{"shirt.28x28.png", 5, 28, 28},
+                 {"a.b.3x14.jpg", 3, 3, 14},
+                 {"x.1x65536.bmp", 1, 1, 65536},
+                 {"28x28.png", 0, 0, 0},
+                 {".28x28.png", 0, 0, 0},
+                 {"a.28x28", 0, 0, 0},
+                 {"a.28x.png", 0, 0, 0},
+                 {"a.x28.png", 0, 0, 0},
+                 {"a.0x28.png", 0, 0, 0},
+                 {"a.28x-1.png", 0, 0, 0},
+                 {"a.28x28x3.png", 0, 0, 0},
+                 {"a.28x65537.png", 0, 0, 0},
+                 {"a.99999999999999999999x1.png", 0, 0, 0},
+                 {"a.png", 0, 0, 0},
+                 {"a", 0, 0, 0},
+                 {"a..png", 0, 0, 0}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; ++i) {
+        int w = 0, h = 0;
+        const size_t length = images_sheet(names[i].name, &w, &h);
+        if (length != names[i].length || (length && (w != names[i].w || h != names[i].h)))
+            fail_msg("%s: length %zu, %dx%d", names[i].name, length, w, h);
+    }
+}
+
+/* A sheet of tiles of 2x1: pixel p of tile i, left to right and top to bottom, is first + 2 i + p. */
+static void put_sheet(const char *name, int across, int down, int first)
+{
+    char bytes[256];
+    const int head = snprintf(bytes, sizeof bytes, "P5 %d %d 255\n", across * 2, down);
+    int i;
+    for (i = 0; i < across * down * 2; ++i) bytes[head + i] = (char)(first + i);
+    put(name, bytes, (size_t)(head + across * down * 2));
+}
+
+static void test_sheets(void **state)
+{
+    static const int train[] = {0, 2, 4, 6, 8, 10, 20, 40, 42}, train_labels[] = {0, 0, 0, 0, 0, 0, 1, 1, 1};
+    static const int limited[] = {0, 2, 4, 6, 20, 40, 42}, limited_labels[] = {0, 0, 0, 0, 1, 1, 1};
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_sheet("train/cat.2x1.pgm", 3, 2, 0);
+    put_pgm("train/dog/aa.pgm", 2, 1, 20);
+    put_sheet("train/dog/more.2x1.pgm", 1, 2, 40);
+    put_sheet("test/dog.2x1.pgm", 1, 1, 50);
+    put_sheet("test/cat.2x1.pgm", 1, 1, 60);
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 2);
+    assert_string_equal(s.class_names[0], "cat");
+    assert_int_equal(s.width, 2);
+    assert_int_equal(s.height, 1);
+    assert_set(&s.train, 2, 9, train, train_labels);
+    assert_int_equal(s.train.pixels[2 * 4 + 1], 9);
+    assert_int_equal(s.test.pixels[0], 60);
+    images_free(&s);
+    o.limit = 4;
+    load(&s, &o);
+    assert_set(&s.train, 2, 7, limited, limited_labels);
+    images_free(&s);
+    o = images_defaults();
+    o.size = 2; /* tiles are fitted one by one */
+    o.channels = 3;
+    load(&s, &o);
+    assert_int_equal(s.train.count, 9);
+    assert_int_equal(s.resized, 11);
+    {
+        images_picture tile = {0};
+        uint8_t *wanted;
+        int c, p;
+        tile.w = 2, tile.h = 1, tile.channels = 1;
+        tile.pixels = (uint8_t *)calloc(2, 1);
+        tile.pixels[0] = 4, tile.pixels[1] = 5;
+        wanted = images_fit(&tile, 2);
+        for (c = 0; c < 3; ++c) {
+            for (p = 0; p < 4; ++p) assert_int_equal(s.train.pixels[2 * 12 + c * 4 + p], wanted[p]);
+        }
+        free(wanted);
+    }
+    images_free(&s);
+}
+
+static void test_broken_sheets(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_sheet("a.2x1.pgm", 4, 4, 0);
+    put_sheet("b.2x1.pgm", 4, 4, 0);
+    put_pgm("b/odd.3x1.pgm", 4, 4, 0);
+    put_pgm("b/odd.2x3.pgm", 4, 4, 0);
+    put_pgm("b/larger.8x8.pgm", 4, 4, 0);
+    o.max_skipped = 1;
+    o.size = 2;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 3);
+    assert_non_null(strstr(s.listed[0], "larger.8x8.pgm is no whole number of tiles"));
+    images_free(&s);
+    put_pgm("b/odd.1x4.pgm", 4, 4, 0);
+    put_pgm("b/line.4000x1.pgm", 4000, 1, 0);
+    o.size = 224;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 4);
+    assert_non_null(strstr(s.listed[1], "line.4000x1.pgm is too long and narrow"));
+    images_free(&s);
+}
+
+/* ---- IDX -------------------------------------------------------------------------------------------------- */
+
+/* Pixel p of image i is (7 i + 11 p) mod 256, its class i mod classes: as in the files that make.py packs. */
+static void put_idx(const char *prefix, int count, int h, int w, int classes)
+{
+    char name[64];
+    uint8_t bytes[4096];
+    int i, p;
+    assert_true(16 + count * h * w <= (int)sizeof bytes);
+    set_be32(bytes, 0x803);
+    set_be32(bytes + 4, (uint32_t)count);
+    set_be32(bytes + 8, (uint32_t)h);
+    set_be32(bytes + 12, (uint32_t)w);
+    for (i = 0; i < count; ++i)
+        for (p = 0; p < h * w; ++p) bytes[16 + i * h * w + p] = (uint8_t)(7 * i + 11 * p);
+    snprintf(name, sizeof name, "%s-images-idx3-ubyte", prefix);
+    put(name, bytes, (size_t)(16 + count * h * w));
+    set_be32(bytes, 0x801);
+    for (i = 0; i < count; ++i) bytes[8 + i] = (uint8_t)(i % classes);
+    snprintf(name, sizeof name, "%s-labels-idx1-ubyte", prefix);
+    put(name, bytes, (size_t)(8 + count));
+}
+
+static const char *const idx_names[] = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                        "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
+
+static void put_idx_packed(void)
+{
+    char name[64];
+    int i;
+    for (i = 0; i < 4; ++i) {
+        snprintf(name, sizeof name, "%s.gz", idx_names[i]);
+        put_fixture(name, name);
+    }
+}
+
+static void check_idx(const images *s)
+{
+    int i, p;
+    assert_int_equal(s->class_count, 3);
+    assert_int_equal(s->channels, 1);
+    assert_int_equal(s->width, 5);
+    assert_int_equal(s->height, 4);
+    assert_int_equal(s->train.count, 12);
+    assert_int_equal(s->test.count, 6);
+    for (i = 0; i < 12; ++i) {
+        assert_int_equal(s->train.labels[i], i % 3);
+        for (p = 0; p < 20; ++p) assert_int_equal(s->train.pixels[20 * i + p], (7 * i + 11 * p) % 256);
+    }
+    assert_int_equal(s->test.labels[5], 2);
+    assert_int_equal(s->test.pixels[20 * 5 + 1], 7 * 5 + 11);
+}
+
+static void test_idx(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    int i;
+    (void)state;
+    put_idx("train", 12, 4, 5, 3);
+    put_idx("t10k", 6, 4, 5, 3);
+    load(&s, NULL);
+    check_idx(&s);
+    assert_string_equal(s.class_names[2], "2");
+    images_free(&s);
+    put_text("classes.txt", "cat\r\ndog\n");
+    o.limit = 2;
+    o.channels = 3;
+    o.size = 8;
+    load(&s, &o);
+    assert_string_equal(s.class_names[0], "cat");
+    assert_string_equal(s.class_names[1], "dog");
+    assert_string_equal(s.class_names[2], "2");
+    assert_int_equal(s.train.count, 6);
+    assert_int_equal(s.width, 8);
+    for (i = 0; i < 6; ++i) {
+        images_picture p = {0};
+        uint8_t *wanted;
+        int c, y;
+        p.w = 5, p.h = 4, p.channels = 1;
+        p.pixels = (uint8_t *)calloc(20, 1);
+        for (y = 0; y < 20; ++y) p.pixels[y] = (uint8_t)(7 * i + 11 * y);
+        wanted = images_fit(&p, 8);
+        for (c = 0; c < 3; ++c) assert_memory_equal(s.train.pixels + (3 * i + c) * 64, wanted, 64);
+        free(wanted);
+    }
+    images_free(&s);
+    put_text("classes.txt", "cat\ncat\n");
+    load_fails(NULL, "classes.txt names a class twice: cat");
+}
+
+/* gzip headers with a name, extra bytes, a comment and a checksum of their own. */
+static void test_idx_packed(void **state)
+{
+    images s;
+    (void)state;
+    put_idx_packed();
+    load(&s, NULL);
+    check_idx(&s);
+    images_free(&s);
+    put_idx("train", 12, 4, 5, 3); /* the plain ones come first */
+    put_text("train-images-idx3-ubyte.gz", "not looked at");
+    load(&s, NULL);
+    check_idx(&s);
+    images_free(&s);
+}
+
+/* Cut anywhere, or with a bit of the data changed, a packed file is refused; but for the unused bits of its end. */
+static void test_idx_packed_damaged(void **state)
+{
+    const char *const name = "train-images-idx3-ubyte.gz";
+    size_t size, cut;
+    int harmless = 0;
+    uint8_t *bytes = fixture(name, &size);
+    (void)state;
+    put_idx_packed();
+    for (cut = 0; cut < size; ++cut) {
+        put(name, bytes, cut);
+        load_fails(NULL, name);
+    }
+    for (cut = 8 * (10 + 5); cut < 8 * size; cut += 3) { /* behind the header and the name */
+        images s;
+        bytes[cut / 8] ^= (uint8_t)(1u << cut % 8);
+        put(name, bytes, size);
+        if (images_load(&s, root, NULL))
+            check_idx(&s), ++harmless;
+        else
+            assert_non_null(strstr(s.error, "is damaged"));
+        images_free(&s);
+        bytes[cut / 8] ^= (uint8_t)(1u << cut % 8);
+    }
+    assert_true(harmless < 3);
+    put_text(name, "this is no gzip file at all");
+    load_fails(NULL, "is no gzip file");
+    free(bytes);
+}
+
+static void test_idx_wrong(void **state)
+{
+    images_options o = images_defaults();
+    char path[1200];
+    int i;
+    (void)state;
+    put_idx("train", 12, 4, 5, 3);
+    load_fails(NULL, "t10k-images-idx3-ubyte.gz cannot be opened");
+    put_idx("t10k", 6, 4, 5, 3);
+    for (i = 0; i < 4; ++i) {
+        snprintf(path, sizeof path, "%s", under_root(idx_names[i]));
+        assert_int_equal(truncate(path, 20 * 6 + 15), 0); /* a byte more, or less, than there should be */
+        load_fails(NULL, "do not hold as many images and labels as they say");
+        assert_int_equal(truncate(path, 7), 0);
+        load_fails(NULL, "do not hold as many images and labels as they say");
+        assert_int_equal(truncate(path, 0), 0);
+        load_fails(NULL, "is empty");
+        put_idx("train", 12, 4, 5, 3);
+        put_idx("t10k", 6, 4, 5, 3);
+    }
+    put_text("train-labels-idx1-ubyte", "\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17\20\21\22\23\24");
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    put_idx("train", 12, 4, 5, 1);
+    load_fails(NULL, "has only images of class 0");
+    put_idx("train", 12, 4, 5, 2);
+    load_fails(NULL, "class 2 is among the t10k images");
+    put_idx("train", 12, 4, 5, 3);
+    put_idx("t10k", 6, 5, 5, 3); /* taller than the train images: reading those as such would go beyond them */
+    load_fails(NULL, "the t10k images have another size than the others");
+    put_idx("train", 1, 1, 4000, 2);
+    o.size = 224;
+    load_fails(&o, "images of 4000x1 are too long and narrow");
+}
+
+/* ---- memory ----------------------------------------------------------------------------------------------- */
+
+/* Every allocation fails once: the set is complete, or lacks only files that are listed, or loading fails. */
+static void check_failing_memory(const images_options *o)
+{
+    int train, test, classes, done = 0;
+    long k;
+    images s;
+    load(&s, o);
+    train = s.train.count, test = s.test.count, classes = s.class_count;
+    images_free(&s);
+    for (k = 0; !done; ++k) {
+        int ok;
+        memory_until_failure = k;
+        ok = images_load(&s, root, o);
+        done = memory_until_failure >= 0;
+        memory_until_failure = -1;
+        if (ok && s.skipped == 0) {
+            assert_int_equal(s.train.count, train);
+            assert_int_equal(s.test.count, test);
+            assert_int_equal(s.class_count, classes);
+        }
+        if (!ok) assert_true(s.error[0] != 0);
+        if (ok && s.skipped) assert_true(s.listed[0][0] != 0);
+        images_free(&s);
+        assert_int_equal(memory_blocks, 0);
+    }
+    assert_true(k > 20);
+}
+
+static void test_memory_ends(void **state)
+{
+    images_options o = images_defaults();
+    (void)state;
+    o.size = 6;
+    o.max_skipped = 1;
+    put_fixture("a/0.png", "interlaced.png");
+    put_fixture("a/1.jpg", "progressive.jpg");
+    put_fixture("a/deeper/2.bmp", "rgb.bmp");
+    put_fixture("b/0.png", "palette.png");
+    put_fixture("b/1.ppm", "rgb.ppm");
+    put_sheet("b.2x1.pgm", 2, 2, 0);
+    check_failing_memory(&o);
+    put_class("train/a", 2, 1);
+    put_class("train/b", 2, 1);
+    put_class("test/a", 2, 1);
+    put_class("test/b", 2, 1);
+    check_failing_memory(&o);
+    o.size = 0;
+    put_idx_packed();
+    put_text("classes.txt", "cat\ndog\n");
+    check_failing_memory(&o);
+    o.size = 6;
+    check_failing_memory(&o);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, make_root, remove_root)
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        TEST(test_formats),
+        TEST(test_refused_formats),
+        TEST(test_truncated),
+        TEST(test_damaged),
+        TEST(test_png_checksums),
+        TEST(test_jpeg_tables),
+        TEST(test_bombs),
+        TEST(test_resize_is_pillows),
+        TEST(test_fit_is_torchvisions),
+        TEST(test_grey_is_pillows),
+        TEST(test_fashion),
+        TEST(test_train_and_test),
+        TEST(test_test_may_be_called_val_or_valid),
+        TEST(test_a_class_may_be_called_val),
+        TEST(test_test_without_train),
+        TEST(test_split),
+        TEST(test_split_keeps_one_of_each),
+        TEST(test_class_order),
+        TEST(test_order_of_files),
+        TEST(test_what_else_lies_around),
+        TEST(test_links_and_pipes),
+        TEST(test_depth),
+        TEST(test_no_folder),
+        TEST(test_no_images),
+        TEST(test_classes_of_train_and_test_differ),
+        TEST(test_options),
+        TEST(test_threshold),
+        TEST(test_huge_file),
+        TEST(test_long_names),
+        TEST(test_mixed_folder),
+        TEST(test_sizes),
+        TEST(test_long_and_narrow),
+        TEST(test_limit),
+        TEST(test_sheet_names),
+        TEST(test_sheets),
+        TEST(test_broken_sheets),
+        TEST(test_idx),
+        TEST(test_idx_packed),
+        TEST(test_idx_packed_damaged),
+        TEST(test_idx_wrong),
+        TEST(test_memory_ends),
+    };
+    return cmocka_run_group_tests_name("images", tests, NULL, NULL);
+}
