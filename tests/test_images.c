@@ -134,11 +134,19 @@ static int remove_entry(const char *path, const struct stat *info, int flag, str
 /* Whatever a test did, no memory and no file stays behind. */
 static int remove_root(void **state)
 {
+    int ok = 1;
     (void)state;
     if (nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) != 0) return -1;
-    if (memory_blocks != 0) print_error("%ld blocks of memory were not freed\n", memory_blocks);
-    if (next_descriptor() != first_descriptor) print_error("a file was not closed\n");
-    return memory_blocks == 0 && next_descriptor() == first_descriptor ? 0 : -1;
+    if (next_descriptor() != first_descriptor) {
+        print_error("a file was not closed\n");
+        ok = 0;
+    }
+    if (memory_blocks != 0) {
+        print_error("%ld blocks of memory were not freed\n", memory_blocks);
+        ok = 0;
+        memory_blocks = 0;
+    }
+    return ok ? 0 : -1;
 }
 
 /* The folder and those above it. */
@@ -451,14 +459,24 @@ static uint8_t *jpeg_segment(uint8_t *bytes, size_t size, int marker)
 /* Huffman tables that are missing, or promise more codes than there can be. */
 static void test_jpeg_tables(void **state)
 {
+    enum { CODES = 257, LENGTH = 17 + CODES };
     size_t size;
-    uint8_t *bytes = fixture("rgb.jpg", &size), *table;
+    uint8_t *bytes = fixture("rgb.jpg", &size), *table, *more;
     images_picture p;
     const char *why;
     (void)state;
     table = jpeg_segment(bytes, size, 0xc4);
     memset(table + 5, 255, 16);
-    refuses("more than 256 codes", bytes, size, "damaged");
+    refuses("more codes than the segment has", bytes, size, "damaged");
+    free(bytes);
+    bytes = fixture("rgb.jpg", &size);
+    more = (uint8_t *)calloc(size + 4 + LENGTH, 1);
+    memcpy(more, "\xff\xd8\xff\xc4", 4);
+    more[4] = (LENGTH + 2) >> 8, more[5] = (LENGTH + 2) & 255;
+    more[6 + 15] = 200, more[6 + 16] = CODES - 200;
+    memcpy(more + 6 + LENGTH, bytes + 2, size - 2);
+    refuses("more codes than there can be", more, size + 4 + LENGTH, "damaged");
+    free(more);
     free(bytes);
     bytes = fixture("rgb.jpg", &size);
     for (table = bytes; table < bytes + size - 1; ++table) {
