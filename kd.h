@@ -1999,8 +1999,9 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
     if (!kd) return KD_ERR_ARGUMENT;
     if (!logits || !out || teachers < 1 || teachers > KD__COUNT(from) || rows < 0 || cols < 1)
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: needs 1 to 64 teachers and at least one column");
-    if (!(temperature > 0))
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: the temperature must be above 0");
+    if (!(temperature > 0) || !kd__is_finite((double)temperature))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: the temperature must be above 0, got %s",
+                        kd__number((double)temperature, 6).chars);
     for (i = 0; i < teachers; ++i) {
         if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
             return kd__fail(kd, KD_ERR_ARGUMENT,
@@ -2099,13 +2100,12 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
 }
 
 KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const kd_loss_desc *desc,
-                                            const int32_t *labels, int rows, int cols)
+                                            int has_teacher, const int32_t *labels, int rows, int cols)
 {
     const int classes = desc->kind == KD_LOSS_BCE && cols == 1 ? 2 : cols;
-    const int soft = kd__loss_look_up(desc->kind)->teacher == KD__YES;
     int r;
     for (r = 0; r < rows; ++r) {
-        if (labels[r] == KD_UNLABELLED && soft) continue;
+        if (labels[r] == KD_UNLABELLED && has_teacher) continue;
         if (labels[r] < 0 || labels[r] >= classes)
             return kd__fail(kd, KD_ERR_DATA, "%s: label %ld of row %d is outside 0 to %d", where, (long)labels[r],
                             r, classes - 1);
@@ -2200,7 +2200,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
                         "%s: needs student logits, a place for the value, and at least one row, got %d", where,
                         rows);
     if (labels && !desc->soft_labels && kd__loss_look_up(desc->kind)->labels != KD__NO) {
-        result = kd__loss_check_labels(kd, where, desc, labels, rows, cols);
+        result = kd__loss_check_labels(kd, where, desc, teacher != NULL, labels, rows, cols);
         if (result != KD_OK) return result;
     }
     task.run = kd__loss_prepare(kd, desc, teacher != NULL, cols, rows, &task.all);
@@ -2214,6 +2214,10 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     /* the kernels read a row before they write its gradient, but a check of the logits afterwards must still see them */
     if (grad == student) {
         result = kd__check_finite(kd, where, "the student", student, rows, cols);
+        if (result != KD_OK) return result;
+    }
+    if (teacher && task.all.soft_value == 0) { /* not read, so nothing in it can reach the value */
+        result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
         if (result != KD_OK) return result;
     }
     mean = kd__loss_run(kd, &task, rows);
@@ -2544,11 +2548,11 @@ KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__ar
                                  (int)pad->v[1]);
         out[i] = (size[i] + 2 * p - k) / s + 1;
     }
-    if (kernel->v[0] * kernel->v[1] * in->c > KD__MAX_VALUE)
+    if (kernel->v[0] * kernel->v[1] * in->c > (double)KD__MAX_VALUE)
         return kd__spec_fail(d, "a window of %dx%d over %d channels is too large", (int)kernel->v[0],
                              (int)kernel->v[1], in->c);
     shape.c = channels, shape.h = out[0], shape.w = out[1], shape.flat = 0;
-    if ((double)channels * out[0] * out[1] > KD__MAX_VALUE) /* as doubles: the product may pass 64 bits */
+    if ((double)channels * out[0] * out[1] > (double)KD__MAX_VALUE) /* as doubles: the product may pass 64 bits */
         return kd__spec_fail(d, "the output of this layer, %s, is too large", kd__shape_text(&shape).chars);
     return KD_OK;
 }
@@ -4279,7 +4283,7 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
     d->at = c;
     if (count == 2) return kd__spec_fail(d, "an image needs three sizes, channels x height x width, got two");
     if (*c != ':') return kd__spec_fail(d, "a colon must follow the input, such as 1x28x28: dense 10");
-    if (size[0] * size[1] * size[2] > KD__MAX_VALUE) return kd__spec_fail(d, "the input is too large");
+    if (size[0] * size[1] * size[2] > (double)KD__MAX_VALUE) return kd__spec_fail(d, "the input is too large");
     ++c;
     d->m->input = d->current = kd__draft_value(d, (int)size[0], (int)size[1], (int)size[2], count == 1, -1);
     if (d->current < 0) return KD_ERR_MEMORY;
@@ -4562,23 +4566,35 @@ KD__PRIVATE char *kd__tidy_line(kd_ctx *kd, const char *line)
     return tidy;
 }
 
-KD__PRIVATE kd_result kd__model_build(kd_ctx *kd, const char *spec, kd_model *m)
+/* A model without weights: a line of a few letters must not claim gigabytes before a file has shown that it has them. */
+KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **out)
 {
+    kd_model *m = KD__NEW(kd, kd_model, 1);
     kd__draft d;
     kd_result result;
+    *out = NULL;
+    if (!m) return KD_ERR_MEMORY;
     memset(&d, 0, sizeof d);
     d.kd = kd;
     d.m = m;
     d.line = d.at = spec;
     m->kd = kd;
     m->spec = kd__tidy_line(kd, spec);
-    if (!m->spec) return KD_ERR_MEMORY;
-    result = kd__parse_model(&d);
-    if (result != KD_OK) return result;
+    result = m->spec ? kd__parse_model(&d) : KD_ERR_MEMORY;
+    if (result != KD_OK) {
+        kd_model_destroy(m);
+        return result;
+    }
     kd__model_fuse(m);
     kd__model_propagate(m);
-    m->weights = KD__NEW(kd, float, kd__plus(m->weight_count, KD__SLACK));
-    m->state = KD__NEW(kd, float, kd__plus(m->state_count, KD__SLACK));
+    *out = m;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__model_allocate(kd_model *m)
+{
+    m->weights = KD__NEW(m->kd, float, kd__plus(m->weight_count, KD__SLACK));
+    m->state = KD__NEW(m->kd, float, kd__plus(m->state_count, KD__SLACK));
     return m->weights && m->state ? KD_OK : KD_ERR_MEMORY;
 }
 
@@ -4589,9 +4605,8 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
     if (!kd) return KD_ERR_ARGUMENT;
     if (!spec || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_model_create: spec and out must not be NULL");
     *out = NULL;
-    m = KD__NEW(kd, kd_model, 1);
-    if (!m) return KD_ERR_MEMORY;
-    result = kd__model_build(kd, spec, m);
+    result = kd__model_plan(kd, spec, &m);
+    if (result == KD_OK) result = kd__model_allocate(m);
     if (result == KD_OK) result = kd__model_initialise(m, seed);
     if (result != KD_OK) {
         kd_model_destroy(m);
@@ -6699,7 +6714,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t)
     if (result != KD_OK) return result;
     if (kd__loss_look_up(loss->kind)->labels == KD__NO) return KD_OK;
     if (data->labels && !data->soft_labels)
-        result = kd__loss_check_labels(t->kd, where, loss, data->labels, data->count, t->outputs);
+        result = kd__loss_check_labels(t->kd, where, loss, has_teacher, data->labels, data->count, t->outputs);
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
     if (result == KD_OK && t->desc.augment.mixup != 0 && data->labels) {
@@ -6929,7 +6944,8 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
     if (result == KD_OK && t->data->batch && kd__loss_look_up(d->loss.kind)->labels != KD__NO)
-        result = kd__loss_check_labels(t->kd, "kd_train", &d->loss, t->feed.labels, n, t->outputs);
+        result = kd__loss_check_labels(t->kd, "kd_train", &d->loss, t->source != KD__TEACHER_NONE, t->feed.labels,
+                                       n, t->outputs);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
     if (result != KD_OK) return result;
     if (d->loss.kind == KD_LOSS_MSE && !soft_targets) {
@@ -7818,11 +7834,12 @@ KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where,
 
 KD__PRIVATE const char *kd__st_value(const kd__st_file *f, const char *key)
 {
-    int i;
-    for (i = 0; i < f->pair_count; ++i) {
-        if (strcmp(f->pairs[i].key, key) == 0) return f->pairs[i].value;
-    }
-    return NULL;
+    const kd__st_pair *found;
+    kd__st_pair wanted;
+    if (f->pair_count == 0) return NULL;
+    wanted.key = (char *)(uintptr_t)key; /* only read */
+    found = (const kd__st_pair *)bsearch(&wanted, f->pairs, (size_t)f->pair_count, sizeof wanted, kd__st_by_key);
+    return found ? found->value : NULL;
 }
 
 KD__PRIVATE const kd__st_entry *kd__st_find(const kd__st_file *f, const char *name)
@@ -8086,17 +8103,15 @@ KDDEF kd_result kd_model_save(const kd_model *m, const char *path)
     return result;
 }
 
-/* Checks that file and model agree tensor by tensor, and reads into `fresh`, in the stored layout of the model. */
-KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+/* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
+KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
     char tracked[KD__MAX_NAME + 64];
-    int i, used = 0;
+    int i, j, used = m->param_count;
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
         const kd__st_entry *e = kd__st_find(f, p->name);
-        float *plain;
-        kd_result result = KD_OK;
-        int j, same;
+        int same;
         if (!e)
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path,
                             p->name);
@@ -8107,18 +8122,6 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
                 f->kd, KD_ERR_SHAPE,
                 "%s: tensor \"%.80s\" of \"%.200s\" has another shape (%lld numbers) than the model's (%lld)",
                 f->where, p->name, f->path, (long long)e->count, (long long)kd__param_count(p));
-        plain = KD__NEW(f->kd, float, e->count + 1);
-        if (!plain) return KD_ERR_MEMORY;
-        kd__st_floats(f, e, plain);
-        if (!f->kd->k->all_finite((ptrdiff_t)e->count, plain))
-            result =
-                kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
-                         f->where, p->name, f->path);
-        else
-            kd__param_copy(f->kd->k, p, kd__param_stored(m, p), plain, 0);
-        kd__free(f->kd, plain);
-        if (result != KD_OK) return result;
-        ++used;
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__st_entry *e =
@@ -8126,12 +8129,11 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
         if (!e) continue;
         if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8)
             return kd__st_fail(f, "tensor \"%.80s\" must be one I64", tracked);
-        m->batches_seen = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
     for (i = 0; i < f->entry_count; ++i) { /* say which one is too many */
-        int j, known = kd__param_find(m, f->entries[i].name) >= 0;
+        int known = kd__param_find(m, f->entries[i].name) >= 0;
         for (j = 0; j < m->node_count && !known; ++j)
             known =
                 kd__tracked_name(&m->nodes[j], tracked, sizeof tracked) && strcmp(tracked, f->entries[i].name) == 0;
@@ -8143,6 +8145,35 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
     return KD_OK;
 }
 
+/* Reads the tensors of a file that matches. */
+KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+{
+    char tracked[KD__MAX_NAME + 64];
+    int i;
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[i];
+        const kd__st_entry *e = kd__st_find(f, p->name);
+        float *plain = KD__NEW(f->kd, float, e->count + 1);
+        kd_result result = KD_OK;
+        if (!plain) return KD_ERR_MEMORY;
+        kd__st_floats(f, e, plain);
+        if (!f->kd->k->all_finite((ptrdiff_t)e->count, plain))
+            result =
+                kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
+                         f->where, p->name, f->path);
+        else
+            kd__param_copy(f->kd->k, p, kd__param_stored(m, p), plain, 0);
+        kd__free(f->kd, plain);
+        if (result != KD_OK) return result;
+    }
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__st_entry *e =
+            kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
+        if (e) m->batches_seen = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
+    }
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
 {
     const int outputs = kd_model_outputs(m);
@@ -8150,6 +8181,7 @@ KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
     kd_result result = KD_OK;
     int i;
     if (!kd__st_value(f, "kd.class.0")) return KD_OK;
+    if (outputs > f->pair_count) return kd__st_fail(f, "it does not name all of its %d classes", outputs);
     names = KD__NEW(f->kd, const char *, outputs);
     if (!names) return KD_ERR_MEMORY;
     for (i = 0; i < outputs && result == KD_OK; ++i) {
@@ -8209,7 +8241,9 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
         result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
                           where, path, version ? version : "none");
     else
-        result = kd_model_create(kd, spec, 0, &m);
+        result = kd__model_plan(kd, spec, &m);
+    if (result == KD_OK) result = kd__model_match_tensors(&f, m);
+    if (result == KD_OK) result = kd__model_allocate(m);
     if (result == KD_OK) result = kd__model_read_tensors(&f, m);
     if (result == KD_OK) result = kd__model_read_metadata(&f, m);
     if (result == KD_OK)
@@ -8228,7 +8262,8 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (!m) return KD_ERR_ARGUMENT;
     result = kd__st_open(&f, m->kd, "kd_model_load_weights", path);
     if (result != KD_OK) return result;
-    result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
+    result = kd__model_match_tensors(&f, m);
+    if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
     if (result == KD_OK) {
         result = kd__model_read_tensors(&f, copy);
         if (result == KD_OK) {
@@ -8709,8 +8744,8 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
-/* e^x within 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two halves, so
-   that results too small for a normal number are rounded once. */
+/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two halves,
+   so that results too small for a normal number are rounded once. */
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
 {
     const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
@@ -8806,7 +8841,9 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
     q = kd__v_fma(q, t, kd__v_set(-0.632026315f));
     q = kd__v_fma(q, t, kd__v_set(-1.1299814f));
     q = kd__v_fma(q, t, kd__v_set(0.000229259487f));
-    lower = kd__v_select(near, p, kd__v_mul(half, KD__FN(exp)(q))); /* the probability beyond |x| */
+    /* beyond the polynomial 0, or x times it would not end at 0 */
+    q = kd__v_select(kd__v_lt(u, kd__v_set(6.0f)), KD__FN(exp)(q), kd__v_set(0.0f));
+    lower = kd__v_select(near, p, kd__v_mul(half, q)); /* the probability beyond |x| */
     return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
 }
 
@@ -9376,6 +9413,9 @@ static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, c
     }
 }
 
+/* NaN if either is, so that pooling hides none. */
+KD__INLINE kd__v KD__FN(larger)(kd__v a, kd__v b) { return kd__v_select(kd__v_eq(b, b), kd__v_max(b, a), b); }
+
 static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
 {
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
@@ -9391,7 +9431,7 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
                 kd__v largest = kd__v_set(-INFINITY);
                 for (kh = kh0; kh < kh1; ++kh) {
                     for (kw = kw0; kw < kw1; ++kw)
-                        largest = kd__v_max(
+                        largest = KD__FN(larger)(
                             largest, kd__v_get(corner + kh * w->in_row + (ptrdiff_t)kw * w->channels + c, left));
                 }
                 kd__v_put(to + c, largest, left);
@@ -9711,7 +9751,7 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
             largest = kd__v_max(kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i])), largest);
         for (i = 0; i < count; ++i) {
             const kd__v term = kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i]));
-            sum = kd__v_add(sum, KD__FN(exp)(kd__v_sub(term, largest)));
+            sum = kd__v_add(sum, KD__FN(exp)(KD__FN(centred)(term, largest, kd__v_set(1.0f))));
         }
         kd__v_put(y + j, kd__v_mul(kd__v_add(largest, KD__FN(log)(sum)), kd__v_set(scale)), n - j);
     }
