@@ -360,7 +360,8 @@ KDDEF uint64_t kd_model_hash(const kd_model *m);
    final 0) and returns the length it needs without the 0, like snprintf. */
 KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size);
 
-/* Class names travel with the saved file. Names are copied; count must be the number of outputs. */
+/* Class names travel with the saved file. Names are copied, with "?" for what is no UTF-8; count must be the number of
+   outputs. */
 KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count);
 KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where none was set */
 /* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the input
@@ -1497,11 +1498,19 @@ KD__TARGET_BEGIN("avx2,fma")
 #define KD__ISA_ID 2
 #include KD__HEADER_FILENAME
 KD__TARGET_END
+#if defined(__cplusplus) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push /* g++ 12 complains of its own <immintrin.h> */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 KD__TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
 #define KD__ISA avx512
 #define KD__ISA_ID 3
 #include KD__HEADER_FILENAME
 KD__TARGET_END
+#if defined(__cplusplus) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #if KD__ARM64
 #define KD__ISA neon
@@ -4808,6 +4817,42 @@ KDDEF uint64_t kd_model_hash(const kd_model *m)
 
 /* ---- what travels with a model --------------------------------------------------------------------------- */
 
+/* Length of the UTF-8 sequence at c (before end), 0 if it is none. */
+KD__PRIVATE int kd__utf8_length(const char *c, const char *end)
+{
+    const unsigned char first = (unsigned char)*c;
+    const int length = first < 0x80                    ? 1
+                       : first >= 0xc2 && first < 0xe0 ? 2
+                       : (first & 0xf0) == 0xe0        ? 3
+                       : first >= 0xf0 && first < 0xf5 ? 4
+                                                       : 0;
+    int i;
+    if (length == 0 || end - c < length) return 0;
+    for (i = 1; i < length; ++i) {
+        if (((unsigned char)c[i] & 0xc0) != 0x80) return 0;
+    }
+    if (length == 3 &&
+        ((first == 0xe0 && (unsigned char)c[1] < 0xa0) || (first == 0xed && (unsigned char)c[1] > 0x9f)))
+        return 0;
+    if (length == 4 &&
+        ((first == 0xf0 && (unsigned char)c[1] < 0x90) || (first == 0xf4 && (unsigned char)c[1] > 0x8f)))
+        return 0;
+    return length;
+}
+
+/* A file can hold nothing but UTF-8, and a model is to be the same before and after. */
+KD__PRIVATE char *kd__copy_name(kd_ctx *kd, const char *name)
+{
+    const size_t size = strlen(name);
+    char *copy = kd__copy_text(kd, name, size), *c = copy, *end = copy + (copy ? size : 0);
+    while (c < end) {
+        const int length = kd__utf8_length(c, end);
+        if (!length) *c = '?';
+        c += KD__MAX(length, 1);
+    }
+    return copy;
+}
+
 KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count)
 {
     char **copies;
@@ -4821,7 +4866,7 @@ KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int 
     }
     copies = KD__NEW(m->kd, char *, count);
     for (i = 0; copies && i < count; ++i) {
-        copies[i] = kd__copy_text(m->kd, names[i], strlen(names[i]));
+        copies[i] = kd__copy_name(m->kd, names[i]);
         if (!copies[i]) {
             while (i > 0) kd__free(m->kd, copies[--i]);
             kd__free(m->kd, copies);
@@ -7539,29 +7584,6 @@ KD__PRIVATE char *kd__put_utf8(char *to, unsigned code)
     return to;
 }
 
-/* Length of the UTF-8 sequence at c (before end), 0 if it is none. */
-KD__PRIVATE int kd__utf8_length(const char *c, const char *end)
-{
-    const unsigned char first = (unsigned char)*c;
-    const int length = first < 0x80                    ? 1
-                       : first >= 0xc2 && first < 0xe0 ? 2
-                       : (first & 0xf0) == 0xe0        ? 3
-                       : first >= 0xf0 && first < 0xf5 ? 4
-                                                       : 0;
-    int i;
-    if (length == 0 || end - c < length) return 0;
-    for (i = 1; i < length; ++i) {
-        if (((unsigned char)c[i] & 0xc0) != 0x80) return 0;
-    }
-    if (length == 3 &&
-        ((first == 0xe0 && (unsigned char)c[1] < 0xa0) || (first == 0xed && (unsigned char)c[1] > 0x9f)))
-        return 0;
-    if (length == 4 &&
-        ((first == 0xf0 && (unsigned char)c[1] < 0x90) || (first == 0xf4 && (unsigned char)c[1] > 0x8f)))
-        return 0;
-    return length;
-}
-
 /* A string, decoded where it stands and ended with a 0 in place of its closing quote or earlier. */
 KD__PRIVATE char *kd__st_string(kd__st_file *f)
 {
@@ -7893,24 +7915,18 @@ KD__PRIVATE void kd__st_put(kd__st_writer *w, const char *bytes, size_t length)
 
 KD__PRIVATE void kd__st_text(kd__st_writer *w, const char *text) { kd__st_put(w, text, strlen(text)); }
 
-/* In quotes; bytes that are no UTF-8 become question marks. */
+/* In quotes. All text in a model is UTF-8. */
 KD__PRIVATE void kd__st_quoted(kd__st_writer *w, const char *text)
 {
-    const char *c = text, *end = text + strlen(text);
+    const char *c;
     kd__st_text(w, "\"");
-    while (c < end) {
-        const int length = kd__utf8_length(c, end);
-        if (length == 0) {
-            kd__st_text(w, "?");
-            ++c;
-        } else if (length == 1 && ((unsigned char)*c < 0x20 || *c == '"' || *c == '\\')) {
+    for (c = text; *c; ++c) {
+        if ((unsigned char)*c < 0x20 || *c == '"' || *c == '\\') {
             char escape[8];
             snprintf(escape, sizeof escape, "\\u%04x", (unsigned)(unsigned char)*c);
             kd__st_text(w, escape);
-            ++c;
         } else {
-            kd__st_put(w, c, (size_t)length);
-            c += length;
+            kd__st_put(w, c, 1);
         }
     }
     kd__st_text(w, "\"");
@@ -8122,6 +8138,11 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
                 f->kd, KD_ERR_SHAPE,
                 "%s: tensor \"%.80s\" of \"%.200s\" has another shape (%lld numbers) than the model's (%lld)",
                 f->where, p->name, f->path, (long long)e->count, (long long)kd__param_count(p));
+        if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
+            return kd__fail(
+                f->kd, KD_ERR_FORMAT,
+                "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
+                f->where, p->name, f->path);
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__st_entry *e =
@@ -8202,8 +8223,8 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
     kd_result result = kd__model_read_classes(f, m);
     char wanted[24];
     if (result != KD_OK) return result;
-    if (mean && std) {
-        const int channels = kd__text_floats(mean, m->mean, KD_MAX_CHANNELS);
+    if (mean || std) {
+        const int channels = mean && std ? kd__text_floats(mean, m->mean, KD_MAX_CHANNELS) : -1;
         if (channels < 1 || kd__text_floats(std, m->std, KD_MAX_CHANNELS) != channels || kd_model_outputs(m) < 1 ||
             kd__shape_count(&m->values[m->input].shape) % channels)
             return kd__st_fail(f, "kd.mean or kd.std is broken");
@@ -8842,7 +8863,7 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
     q = kd__v_fma(q, t, kd__v_set(-1.1299814f));
     q = kd__v_fma(q, t, kd__v_set(0.000229259487f));
     /* beyond the polynomial 0, or x times it would not end at 0 */
-    q = kd__v_select(kd__v_lt(u, kd__v_set(6.0f)), KD__FN(exp)(q), kd__v_set(0.0f));
+    q = kd__v_select(kd__v_lt(kd__v_set(6.0f), u), kd__v_set(0.0f), KD__FN(exp)(q));
     lower = kd__v_select(near, p, kd__v_mul(half, q)); /* the probability beyond |x| */
     return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
 }

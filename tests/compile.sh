@@ -1,0 +1,151 @@
+#!/bin/sh
+# Compiles kd.h in every way that its BUILDING and CONFIGURATION paragraphs promise, without a single warning.
+# Usage: tests/compile.sh        COMPILERS="gcc clang" limits it to these; each is used only if it is there.
+cd "$(dirname "$0")/compile" || exit 1
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+
+warnings="-Werror -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef"
+in_c="-Wstrict-prototypes -Wmissing-prototypes"
+passed=0 failed=0 skipped=0
+
+pass() { passed=$((passed + 1)); echo "pass  $1"; }
+fail()
+{
+    failed=$((failed + 1))
+    echo "FAIL  $1"
+    sed 's/^/      /' "$tmp/log" | head -n 20
+}
+skip() { skipped=$((skipped + 1)); echo "skip  $1: $2"; }
+
+# check <what it is> <command ...>: the command succeeds, and says nothing
+check()
+{
+    what=$1
+    shift
+    if "$@" >"$tmp/log" 2>&1 && ! [ -s "$tmp/log" ]; then pass "$what"; else fail "$what"; fi
+}
+
+# refused <what it is> <text> <command ...>: the command fails, and says the text
+refused()
+{
+    what=$1 text=$2
+    shift 2
+    if "$@" >"$tmp/log" 2>&1; then
+        echo "was accepted" >"$tmp/log"
+        fail "$what"
+    elif grep -q -e "$text" "$tmp/log"; then
+        pass "$what"
+    else
+        fail "$what"
+    fi
+}
+
+# all_of <file> <pattern>: every line of the file matches; prints those that do not
+all_of() { ! grep -v -x -E "$2" "$1"; }
+
+for cc in ${COMPILERS:-gcc clang}; do
+    case $cc in
+        gcc*) cxx=g++${cc#gcc} ;;
+        clang*) cxx=clang++${cc#clang} ;;
+        *) cxx= ;;
+    esac
+    if ! command -v "$cc" >/dev/null; then
+        skip "$cc" "not installed"
+        continue
+    fi
+
+    # the front end alone: every standard, every switch
+    for std in c99 c11 gnu11; do
+        check "$cc -std=$std" "$cc" -std=$std $warnings $in_c -fsyntax-only implementation.c
+    done
+    for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -DKD_ALLOW_FAST_MATH \
+        "-DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -DKD_STATIC" -fopenmp "-fopenmp -DKD_NO_THREADS"; do
+        case $switch in
+            *fopenmp*) echo '#include <omp.h>' | "$cc" -fopenmp -fsyntax-only -x c - 2>/dev/null ||
+                { skip "$cc -std=c99 $switch" "no OpenMP"; continue; } ;;
+        esac
+        check "$cc -std=c99 $switch" "$cc" -std=c99 $warnings $in_c $switch -fsyntax-only implementation.c
+    done
+    check "$cc -std=c99 declarations" "$cc" -std=c99 $warnings $in_c -c -o "$tmp/declarations.o" declarations.c
+    nm "$tmp/declarations.o" >"$tmp/symbols"
+    check "$cc declarations define nothing" all_of "$tmp/symbols" ''
+
+    refused "$cc -ffast-math" 'kd.h: -ffast-math breaks' "$cc" -ffast-math -fsyntax-only implementation.c
+    check "$cc -ffast-math -DKD_ALLOW_FAST_MATH" "$cc" -std=c99 $warnings -ffast-math -DKD_ALLOW_FAST_MATH \
+        -fsyntax-only implementation.c
+
+    mkdir -p "$tmp/renamed"
+    cp ../../kd.h "$tmp/renamed/other.h"
+    printf '#define KD_IMPLEMENTATION\n#include "renamed/other.h"\n' >"$tmp/renamed.c"
+    check "$cc renamed header" "$cc" -std=c99 $warnings '-DKD__HEADER_FILENAME="other.h"' -fsyntax-only \
+        "$tmp/renamed.c"
+    refused "$cc renamed header, not told so" 'kd.h' "$cc" -std=c99 -fsyntax-only "$tmp/renamed.c"
+
+    # real ones: some warnings need an optimiser
+    check "$cc -std=c99 -O0 two private implementations" "$cc" -std=c99 -O0 $warnings $in_c -o "$tmp/private" \
+        private_one.c private_two.c -lm
+    check "$cc two private implementations run" "$tmp/private"
+    check "$cc -std=c99 -O2" "$cc" -std=c99 -O2 $warnings $in_c -U_FORTIFY_SOURCE -fno-stack-protector -fno-pie -c \
+        -o "$tmp/kd.o" implementation.c
+    check "$cc use.c links with it" "$cc" -std=c99 -O2 $warnings $in_c -no-pie -o "$tmp/use" use.c "$tmp/kd.o" -lm
+    check "$cc use.c runs" "$tmp/use"
+    check "$cc -std=c99 -O2 -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO" "$cc" -std=c99 -O2 $warnings $in_c \
+        -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -U_FORTIFY_SOURCE -fno-stack-protector -fno-pie -c \
+        -o "$tmp/bare.o" implementation.c
+
+    # what the implementation brings into a program, what it asks of it, and that it keeps no state of its own
+    nm -g --defined-only "$tmp/kd.o" | awk '{print $NF}' >"$tmp/symbols"
+    check "$cc every symbol is kd_*" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'
+    nm "$tmp/kd.o" | awk '$2 ~ /^[bBdDC]$/ {print $NF}' >"$tmp/symbols"
+    check "$cc no global state" all_of "$tmp/symbols" ''
+    bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|len|ncmp|rchr)|malloc|free|qsort|v?snprintf|exp|log|ceil|sqrtf?'
+    files='f(open|close|read|write|seek|tell|flush|ileno|sync)|remove|rename'
+    nm -u "$tmp/kd.o" | awk '{print $NF}' >"$tmp/symbols"
+    check "$cc asks for known functions only" all_of "$tmp/symbols" "$bare|$files"
+    nm -u "$tmp/bare.o" | awk '{print $NF}' >"$tmp/symbols"
+    check "$cc asks for no files with KD_NO_STDIO" all_of "$tmp/symbols" "$bare"
+
+    if [ -z "$cxx" ] || ! command -v "$cxx" >/dev/null; then
+        skip "$cc as C++" "no C++ compiler beside it"
+        continue
+    fi
+    for std in c++11 c++17 c++20; do
+        if ! echo | "$cxx" -std=$std -fsyntax-only -x c++ - 2>/dev/null; then
+            skip "$cxx -std=$std" "not known to this version"
+            continue
+        fi
+        check "$cxx -std=$std" "$cxx" -std=$std $warnings -fsyntax-only -x c++ implementation.c
+    done
+    for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -fopenmp; do
+        if [ $switch = -fopenmp ] && ! echo '#include <omp.h>' | "$cxx" -fopenmp -fsyntax-only -x c++ - 2>/dev/null; then
+            skip "$cxx -std=c++17 $switch" "no OpenMP"
+            continue
+        fi
+        check "$cxx -std=c++17 $switch" "$cxx" -std=c++17 $warnings $switch -fsyntax-only -x c++ implementation.c
+    done
+    check "$cxx -std=c++11 declarations" "$cxx" -std=c++11 $warnings -Wold-style-cast -fsyntax-only -x c++ declarations.c
+    check "$cxx use.c links with an implementation in C" "$cxx" -std=c++11 $warnings -no-pie -o "$tmp/use" -x c++ use.c \
+        -x none "$tmp/kd.o" -lm
+    check "$cxx use.c runs" "$tmp/use"
+done
+
+# one real compilation as C++
+if command -v g++ >/dev/null; then
+    check "g++ -std=c++17 -O2" g++ -std=c++17 -O2 $warnings -c -o "$tmp/kd.o" -x c++ implementation.c
+else
+    skip "g++ -std=c++17 -O2" "not installed"
+fi
+
+# other machines: 64-bit ARM (NEON), big-endian, 32-bit, Windows
+for target in aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf i686-linux-gnu x86_64-w64-mingw32; do
+    if command -v $target-gcc >/dev/null; then
+        check "$target-gcc" $target-gcc -std=c99 $warnings $in_c -fsyntax-only implementation.c
+    else
+        skip "$target-gcc" "not installed"
+    fi
+done
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
