@@ -76,7 +76,7 @@ CONTENTS (search for the tag)
    >>spec       the one-line language of models, and the builder
    >>model      models: creation, tensors, description
    >>run        plans: which step writes which buffer, and when
-   >>predict    prediction
+   >>predict    prediction and evaluation
    >>data       batches, augmentation
    >>optim      optimizers, schedules
    >>train      training and distillation, teacher caches
@@ -1312,7 +1312,7 @@ KD__PRIVATE double kd__power(double base, int64_t n)
 
 /* ============================================================================================================
    >>dispatch    kernel table, one instance per instruction set
-   uses: config, cpu
+   uses: memory
    Kernels are written once, in >>kernels, and compiled once per instruction set. KD__KERNELS has one line for each:
    it makes the members of the table and fills them. A context holds a pointer to the table it uses, so that two
    contexts in one program can use two instruction sets.
@@ -1937,7 +1937,7 @@ KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int
 
 /* ============================================================================================================
    >>softmax    softmax, log-softmax
-   uses: dispatch, parallel
+   uses: gemm, math
    ============================================================================================================ */
 
 /* Rows are worked on in groups of about 16k numbers, a multiple of 16 rows, whatever the number of threads. */
@@ -2244,8 +2244,8 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
 
 /* ============================================================================================================
    >>graph    what a model is made of, and what it runs in
+   uses: dispatch
    Values, parameters and nodes; slots, steps and spans.
-   uses: dispatch, memory
    Inside, an image is stored (h, w, c), so that the channels of a pixel are one run of memory: convolutions,
    depthwise filters, pooling and normalisation all read vectors of channels. A sequence of tokens is an image of
    height tokens and width 1, so layers over sequences need no other layout.
@@ -4433,7 +4433,7 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
 
 /* ============================================================================================================
    >>model    models: creation, tensors, description
-   uses: spec
+   uses: spec, losses
    ============================================================================================================ */
 
 enum { KD__SLACK = 64 }; /* floats after every buffer that kernels read in whole vectors */
@@ -5459,7 +5459,7 @@ KD__PRIVATE void kd__run_backward(kd__run *r)
 
 /* ============================================================================================================
    >>predict    prediction and evaluation
-   uses: run, losses
+   uses: run
    ============================================================================================================ */
 
 struct kd_workspace {
@@ -5624,7 +5624,7 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
 
 /* ============================================================================================================
    >>data    batches, augmentation
-   uses: random, math, dispatch, parallel
+   uses: predict, math
    ============================================================================================================ */
 
 KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
@@ -6332,7 +6332,7 @@ KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *
 
 /* ============================================================================================================
    >>optim    optimizers, schedules
-   uses: run, math
+   uses: graph, parallel, math
    ============================================================================================================ */
 
 KDDEF const char *kd_optimizer_name(kd_optimizer optimizer)
@@ -8415,7 +8415,7 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
 
 /* ============================================================================================================
    >>vector    a few vector operations per instruction set
-   uses: config
+   uses: dispatch
    kd__v a vector of KD__W floats, kd__vi of 32-bit integers, kd__vm a mask from a comparison.
    max(a, b) and min(a, b) give b where either is a NaN, on every instruction set. Functions ending in _n take a
    count of 1 to KD__W lanes; lanes beyond it load as 0. to_int
