@@ -1353,6 +1353,8 @@ static int run(session *s)
     s->started = seconds_now();
     if (!open_session(s) || !check_output(s) || !load_images(s) || !split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
+    if (s->held.data.count < 1 && s->o.temperature.count * s->o.alpha.count > 1)
+        return complain("%s has too few images to hold some out; give one --temperature and one --alpha", s->o.folder);
     set_preprocessing(s);
     if (!open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);

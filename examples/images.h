@@ -51,6 +51,12 @@
 #include <stb/stb_image.h>
 #endif
 
+#if defined(__GNUC__)
+#define IMAGES_PUBLIC __attribute__((unused)) /* a program need not use all of it */
+#else
+#define IMAGES_PUBLIC
+#endif
+
 enum {
     IMAGES_MAX_PIXELS = 89478485, /* of one file; above it Pillow warns of a decompression bomb */
     IMAGES_MAX_FILE = 1 << 28,    /* bytes of one file */
@@ -1038,7 +1044,11 @@ static int images_idx_classes(images *s, const char *folder)
     int i, at, ok = path != NULL || images_fail(s, "out of memory");
     s->class_count = 0;
     for (i = 0; i < count && ok; ++i) {
-        if (!file || !fgets(name, sizeof name, file)) snprintf(name, sizeof name, "%d", i);
+        if (!file) snprintf(name, sizeof name, "%d", i);
+        if (file && !fgets(name, sizeof name, file)) {
+            ok = images_fail(s, "there is a label %d in %s, but classes.txt names only %d classes", count - 1, folder, i);
+            break;
+        }
         name[strcspn(name, "\r\n")] = 0;
         at = images_class(s, name, strlen(name));
         ok = at == i || (at >= 0 && images_fail(s, "%s/classes.txt names a class twice: %s", folder, name));
@@ -1046,6 +1056,19 @@ static int images_idx_classes(images *s, const char *folder)
     if (file) fclose(file);
     free(path);
     return ok;
+}
+
+/* A number that no image has, below one that some have, is most often a damaged file. */
+static int images_check_labels(images *s, const char *folder)
+{
+    int found[256] = {0}, i;
+    for (i = 0; i < s->train.count; ++i) found[s->train.labels[i]] = 1;
+    for (i = 0; i < s->class_count; ++i) {
+        if (!found[i])
+            return images_fail(s, "no train image of %s has label %d, but some have label %d", folder, i,
+                               s->class_count - 1);
+    }
+    return 1;
 }
 
 static int images_load_idx(images *s, const char *folder, const images_options *o)
@@ -1059,12 +1082,12 @@ static int images_load_idx(images *s, const char *folder, const images_options *
     if (s->class_count > trained)
         return images_fail(s, "class %d is among the t10k images of %s, but not among the train images",
                            s->class_count - 1, folder);
-    return images_idx_classes(s, folder);
+    return images_idx_classes(s, folder) && images_check_labels(s, folder);
 }
 
 /* ---- the whole set --------------------------------------------------------------------------------------- */
 
-static void images_free(images *s)
+IMAGES_PUBLIC static void images_free(images *s)
 {
     images_names_free(s->class_names, s->class_count);
     free(s->train.pixels);
@@ -1136,7 +1159,7 @@ static int images_load_folders(images *s, const char *folder, const images_optio
 }
 
 /* 1, or 0 and s->error. images_free(s) in either case. */
-static int images_load(images *s, const char *folder, const images_options *options)
+IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images_options *options)
 {
     const images_options defaults = images_defaults(), *o = options ? options : &defaults;
     memset(s, 0, sizeof *s);

@@ -2,7 +2,7 @@
 """Makes the contact sheets in fashion/ from Debian's package dataset-fashion-mnist (needs python3-pil, python3-numpy).
 
 The first 1000 training and 200 test images of each class, in their order, as 8-bit grey PNG tiles of 28 x 28 pixels,
-40 (training) and 20 (test) to a line.
+40 (training) and 20 (test) to a line; and in samples/ a test image of each class that is not among them.
 """
 import gzip
 import pathlib
@@ -33,6 +33,9 @@ def main():
             sheet = tiles.reshape(count // across, across, 28, 28).transpose(0, 2, 1, 3)
             sheet = sheet.reshape(count // across * 28, across * 28)
             Image.fromarray(sheet).save(target / split / f"{name}.28x28.png", optimize=True)
+    (target.parent / "samples").mkdir(exist_ok=True)
+    for label, name in enumerate(NAMES):  # the split in hand is the test set
+        Image.fromarray(images[labels == label][count]).save(target.parent / "samples" / f"{name}.png", optimize=True)
 
 
 main()

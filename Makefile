@@ -1,0 +1,93 @@
+# kd.h - `make help` says what there is. Needs gcc (or clang) and make; other packages are fetched by apt-get when
+# run as root, otherwise the one command to run is printed.
+
+CC ?= cc
+CFLAGS ?= -O2
+WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef
+OPENMP ?= -fopenmp
+PREFIX ?= /usr/local
+DESTDIR ?=
+BUILD = build
+OUT ?= out
+VERSION := $(shell sed -n 's/^.define KD_VERSION "\(.*\)"/\1/p' kd.h)
+
+EXAMPLES = $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+SANITIZE = -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+# $(call need,file that must be there,Debian package)
+need = @test -e $(1) || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "fetching $(2)"; \
+		{ apt-get install -y -qq $(2) || { apt-get update -qq && apt-get install -y -qq $(2); }; } >/dev/null 2>$(BUILD)/apt.log \
+		|| { cat $(BUILD)/apt.log; exit 1; }; \
+	else \
+		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
+	fi; }
+
+.PHONY: help demo fashion examples test bench bench-quick install uninstall format clean stb cmocka
+
+help:
+	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
+	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
+	@echo 'make examples   build the examples into $(BUILD)/'
+	@echo 'make test       build and run the tests, with sanitizers'
+	@echo 'make bench      kernels and training beside other libraries; bench-quick: in under a minute'
+	@echo 'make install    kd.h and kd.pc, into PREFIX ($(PREFIX)) under DESTDIR; make uninstall takes them away'
+	@echo 'make format     lay out all sources by .clang-format'
+	@echo 'make clean      remove $(BUILD)/'
+
+$(BUILD):
+	@mkdir -p $@
+
+# ---- examples --------------------------------------------------------------------------------------------------
+
+stb: | $(BUILD)
+	$(call need,/usr/include/stb/stb_image_write.h,libstb-dev)
+
+examples: stb $(EXAMPLES)
+
+$(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD)
+	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
+
+demo: stb $(BUILD)/distill $(BUILD)/classify
+	$(BUILD)/distill examples/data/fashion --out $(OUT) $(DISTILL)
+
+fashion: stb $(BUILD)/distill | $(BUILD)
+	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)
+	$(BUILD)/distill /usr/share/datasets/fashion-mnist --out $(OUT)-fashion $(DISTILL)
+
+# ---- tests -----------------------------------------------------------------------------------------------------
+
+cmocka: | $(BUILD)
+	$(call need,/usr/include/cmocka.h,libcmocka-dev)
+
+$(BUILD)/test_%: tests/test_%.c kd.h $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
+	$(CC) -std=gnu99 -O2 $(SANITIZE) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lcmocka -lm
+
+test: cmocka stb
+	@$(MAKE) --no-print-directory $(TESTS) $(BUILD)/distill $(BUILD)/classify
+	@tests/run.sh $(BUILD)
+
+# ---- measuring -------------------------------------------------------------------------------------------------
+
+bench bench-quick: | $(BUILD)
+	@$(MAKE) --no-print-directory -C bench $@
+
+# ---- the rest --------------------------------------------------------------------------------------------------
+
+install:
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 kd.h $(DESTDIR)$(PREFIX)/include/kd.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: kd' \
+		'Description: knowledge distillation in one C header' 'Version: $(VERSION)' \
+		'Cflags: -I$${includedir}' 'Libs: -lm' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
+
+format:
+	clang-format --style=file -i kd.h $(wildcard examples/*.[ch] tests/*.[ch] bench/*.[ch])
+
+clean:
+	rm -rf $(BUILD)

@@ -1,0 +1,152 @@
+#!/bin/sh
+# What people do with distill and classify, right and wrong. Every mistake must give one sentence, a failing exit and
+# leave the output folder as it was. usage: tests/distill.sh BUILD_FOLDER
+build=$(cd "${1:-build}" && pwd) || exit 1
+cd "$(dirname "$0")/.." || exit 1
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT INT TERM
+checks=0
+failures=0
+distill=$build/distill
+quick='--limit 24 --epochs 2 --teacher-epochs 2 --seeds 2 --trials 1 --threads 1 --batch 16'
+teacher='dense 24, relu, dense 10'
+student='dense 4, relu, dense 10'
+
+fail()
+{
+    failures=$((failures + 1))
+    echo "FAILED: $*"
+}
+
+# refused TEXT ARGUMENTS...: fails with one line on stderr that has TEXT in it, and writes nothing
+refused()
+{
+    wanted=$1
+    shift
+    checks=$((checks + 1))
+    before=$(cd "$work/out" && ls -l --time-style=full-iso && cat -- *.json)
+    if "$distill" "$@" >"$work/stdout" 2>"$work/stderr"; then
+        fail "distill $* was accepted"
+        return
+    fi
+    [ "$(wc -l <"$work/stderr")" = 1 ] || fail "distill $*: not one line: $(cat "$work/stderr")"
+    grep -q '^distill: ' "$work/stderr" || fail "distill $*: no sentence of its own: $(cat "$work/stderr")"
+    grep -qF -- "$wanted" "$work/stderr" || fail "distill $*: \"$(cat "$work/stderr")\" does not say \"$wanted\""
+    [ "$before" = "$(cd "$work/out" && ls -l --time-style=full-iso && cat -- *.json)" ] || fail "distill $*: the output changed"
+}
+
+check()
+{
+    checks=$((checks + 1))
+    what=$1
+    shift
+    "$@" >"$work/check" 2>&1 || fail "$what: $(head -5 "$work/check")"
+}
+
+# npy FILE ROWS COLUMNS BYTES_OF_ONE_NUMBER(octal): an array with the same number everywhere
+npy()
+{
+    header="{'descr': '<f4', 'fortran_order': False, 'shape': ($2, $3), }"
+    printf '\223NUMPY\001\000\166\000%-117s\n' "$header" >"$1"
+    i=0
+    while [ $i -lt $(($2 * $3)) ]; do
+        # shellcheck disable=SC2059
+        printf "$4" >>"$1"
+        i=$((i + 1))
+    done
+}
+
+# ---- a good run ----------------------------------------------------------------------------------------------------
+fashion=examples/data/fashion
+# shellcheck disable=SC2086
+check 'a small run' "$distill" $fashion $quick --teacher "$teacher" --student "$student" --out "$work/out"
+for file in teacher.safetensors student.safetensors metrics.json report.html; do
+    check "$file is written" test -s "$work/out/$file"
+done
+for key in '"seeds": 2' '"train_images": 220' '"test_images": 240' '"accuracy"' '"params"' '"accuracy_mean"' \
+    '"accuracy_sd"' '"accuracies": \[' '"agreement"' '"teacher_latency_us"' '"student_latency_us"' '"seconds"' \
+    '"student_alone"' '"student_distilled"'; do
+    check "metrics.json has $key" grep -q -- "$key" "$work/out/metrics.json"
+done
+check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"
+check 'the report has no links to elsewhere' sh -c "! grep -Eq '(src|href)=\"?(http|/|file)' '$work/out/report.html'"
+# shellcheck disable=SC2086
+check 'two threads' "$distill" $fashion $quick --threads 2 --teacher "$teacher" --student "$student" --out "$work/two"
+check 'the same bits with two threads' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
+# shellcheck disable=SC2086
+check 'a teacher from a file' "$distill" $fashion $quick --teacher "$work/out/teacher.safetensors" --student "$student" --out "$work/two"
+check 'a teacher from a file gives the same student' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
+# shellcheck disable=SC2086
+check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 --loss kl --student "$student" --teacher "$teacher" --out "$work/two"
+check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
+check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
+
+# ---- mistakes ------------------------------------------------------------------------------------------------------
+mkdir -p "$work/one/train/cat" "$work/one/test/cat" "$work/empty/a" "$work/empty/b" "$work/none" "$work/two_classes/a" "$work/two_classes/b"
+cp examples/data/samples/Bag.png "$work/one/train/cat"
+cp examples/data/samples/Coat.png "$work/one/test/cat"
+cp examples/data/samples/Bag.png "$work/empty/a"
+for i in 1 2 3 4 5 6; do
+    cp examples/data/samples/Bag.png "$work/two_classes/a/$i.png"
+    cp examples/data/samples/Coat.png "$work/two_classes/b/$i.png"
+done
+mkdir "$work/bad_labels"
+for set in train t10k; do
+    printf '\000\000\010\003\000\000\000\002\000\000\000\001\000\000\000\001ab' >"$work/bad_labels/$set-images-idx3-ubyte"
+    printf '\000\000\010\001\000\000\000\002\000\377' >"$work/bad_labels/$set-labels-idx1-ubyte"
+done
+printf 'a\nb\n' >"$work/bad_labels/classes.txt"
+head -c 5000 "$work/out/teacher.safetensors" >"$work/cut.safetensors"
+npy "$work/nan.npy" 10 2 '\000\000\300\177'
+npy "$work/short.npy" 5 2 '\000\000\200\077'
+echo file >"$work/a_file"
+
+one_setting="--temperature 2 --alpha 0.5 --validation 0"
+out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit 20"
+# shellcheck disable=SC2086
+{
+    refused 'which images?'
+    refused 'there is no folder' "$work/missing" $out
+    refused 'one class' "$work/one" $out
+    refused 'class "b" has no readable image' "$work/empty" $out
+    refused "$work/none" "$work/none" $out
+    refused 'there is a label 255' "$work/bad_labels" $out
+    refused 'there is no option --epoch' $fashion $out --epoch 3
+    refused '--lr needs a value' $fashion $out --lr
+    refused '--epochs must be 1 to' $fashion $out --epochs 0
+    refused '--alpha must be 0 to 1' $fashion $out --alpha 0.5,2
+    refused '--temperature takes numbers' $fashion $out --temperature warm
+    refused 'to choose among' $fashion $out --validation 0
+    refused '--loss can be' $fashion $out --loss l2
+    refused '--augment does not know "flop"' $fashion $out --augment flop
+    refused 'no instruction set "sse"' $fashion $out --isa sse
+    refused 'did you mean "conv"' $fashion $out --student 'covn 8 3, dense 10'
+    refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
+    refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
+    refused 'the teacher knows 10 classes, but the images have 2' "$work/two_classes" $out --size 28 --student 'dense 2' $one_setting --teacher "$work/out/teacher.safetensors"
+    refused 'cut.safetensors' $fashion $out --teacher "$work/cut.safetensors"
+    refused 'nothing.safetensors' $fashion $out --teacher "$work/nothing.safetensors"
+    refused 'shape (10, 2)' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy"
+    refused 'NaN' "$work/two_classes" $out --student 'dense 2' $one_setting --teacher "$work/nan.npy"
+    refused '--augment needs a teacher that can be run' "$work/two_classes" $out --student 'dense 2' --teacher "$work/nan.npy" --augment flip
+    refused 'the output folder' $fashion --out "$work/a_file/inside"
+    refused 'nothing can be written' $fashion --out "$work/a_file"
+}
+
+# ---- Ctrl-C --------------------------------------------------------------------------------------------------------
+"$distill" $fashion --teacher-epochs 1000 --threads 1 --out "$work/stopped" >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+i=0
+while [ $i -lt 600 ] && ! grep -q 'epoch  1' "$work/stdout"; do
+    sleep 0.1
+    i=$((i + 1))
+done
+kill -INT $pid
+wait $pid
+check 'Ctrl-C ends with 130' test $? = 130
+check 'Ctrl-C leaves a model' test -s "$work/stopped/checkpoint.safetensors"
+check 'which distill takes' "$distill" $fashion --limit 20 --epochs 1 --seeds 1 --trials 1 --threads 1 \
+    --teacher "$work/stopped/checkpoint.safetensors" --out "$work/stopped"
+
+echo "$checks checks, $failures failed"
+[ "$failures" = 0 ]
