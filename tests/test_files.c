@@ -1,0 +1,1470 @@
+/* Files: models, weights, arrays and teacher caches; what is written, what is refused, and what a failure leaves. */
+#include "support.h"
+
+#include <dirent.h>
+#include <float.h>
+#include <locale.h>
+#include <sys/stat.h>
+
+/* ---- files in memory ------------------------------------------------------------------------------------- */
+
+enum { DISK_FILES = 4 };
+
+typedef struct disk_file {
+    char name[64];
+    unsigned char *bytes;
+    size_t size, at;
+    int exists, synced;
+} disk_file;
+
+/* The fail_at-th call that may fail does, 0: none; or a write or read stops halfway. */
+static struct {
+    disk_file files[DISK_FILES];
+    int calls, fail_at, halfway, open;
+} disk;
+
+static int disk_fails(void) { return ++disk.calls == disk.fail_at; }
+
+static disk_file *disk_find(const char *name)
+{
+    int i;
+    for (i = 0; i < DISK_FILES; ++i) {
+        if (disk.files[i].exists && strcmp(disk.files[i].name, name) == 0) return &disk.files[i];
+    }
+    return NULL;
+}
+
+static int disk_count(void)
+{
+    int i, count = 0;
+    for (i = 0; i < DISK_FILES; ++i) count += disk.files[i].exists;
+    return count;
+}
+
+static void disk_delete(disk_file *f)
+{
+    if (!f) return;
+    free(f->bytes);
+    memset(f, 0, sizeof *f);
+}
+
+static void *disk_open(void *user, const char *name, char mode)
+{
+    disk_file *f = disk_find(name);
+    assert_ptr_equal(user, &disk);
+    if (disk_fails() || (!f && mode == 'r')) return NULL;
+    if (!f) {
+        for (f = disk.files; f->exists; ++f) assert_true(f < disk.files + DISK_FILES - 1);
+    }
+    if (mode == 'w') {
+        disk_delete(f);
+        strcpy(f->name, name);
+        f->exists = 1;
+    }
+    f->at = 0;
+    ++disk.open;
+    return f;
+}
+
+static size_t disk_part(size_t size) { return !disk_fails() ? size : disk.halfway ? size / 2 : 0; }
+
+static size_t disk_read(void *user, void *file, void *bytes, size_t size)
+{
+    disk_file *f = (disk_file *)file;
+    (void)user;
+    size = disk_part(KD__MIN(size, f->size - f->at));
+    if (size) memcpy(bytes, f->bytes + f->at, size);
+    f->at += size;
+    return size;
+}
+
+static size_t disk_write(void *user, void *file, const void *bytes, size_t size)
+{
+    disk_file *f = (disk_file *)file;
+    (void)user;
+    size = disk_part(size);
+    f->bytes = (unsigned char *)realloc(f->bytes, f->size + size + 1);
+    memcpy(f->bytes + f->size, bytes, size);
+    f->size += size;
+    f->synced = 0;
+    return size;
+}
+
+static int64_t disk_size(void *user, void *file)
+{
+    (void)user;
+    return disk_fails() ? -1 : (int64_t)((disk_file *)file)->size;
+}
+
+static int disk_sync(void *user, void *file)
+{
+    (void)user;
+    ((disk_file *)file)->synced = 1;
+    return disk_fails() ? -1 : 0;
+}
+
+static int disk_close(void *user, void *file)
+{
+    (void)user, (void)file;
+    --disk.open;
+    return disk_fails() ? -1 : 0;
+}
+
+static int disk_replace(void *user, const char *from, const char *to)
+{
+    (void)user;
+    if (disk_fails()) return -1;
+    assert_true(disk_find(from)->synced); /* or a crash could leave the new name without the bytes */
+    assert_int_equal(disk.open, 0);
+    disk_delete(disk_find(to));
+    strcpy(disk_find(from)->name, to);
+    return 0;
+}
+
+static void disk_remove(void *user, const char *name)
+{
+    (void)user;
+    disk_delete(disk_find(name));
+}
+
+static disk_file *disk_put(const char *name, const void *bytes, size_t size)
+{
+    disk_file *f;
+    disk_delete(disk_find(name));
+    f = (disk_file *)disk_open(&disk, name, 'w');
+    disk_write(NULL, f, bytes, size);
+    disk_close(NULL, f);
+    return f;
+}
+
+/* Every test gets a context whose memory is counted and whose files are these. */
+static test_memory memory;
+static kd_ctx *kd;
+
+static int open_context(void **state)
+{
+    kd_ctx_desc desc = test_memory_desc(&memory);
+    const kd_io io = {disk_open,  disk_read,    disk_write,  disk_size, disk_sync,
+                      disk_close, disk_replace, disk_remove, &disk};
+    (void)state;
+    memset(&disk, 0, sizeof disk);
+    desc.io = io;
+    return kd_open(&desc, &kd);
+}
+
+static int close_context(void **state)
+{
+    int i;
+    (void)state;
+    for (i = 0; i < DISK_FILES; ++i) disk_delete(&disk.files[i]);
+    assert_int_equal(disk.open, 0);
+    test_memory_close(kd, &memory);
+    return 0;
+}
+
+static kd_model *create(const char *spec, uint64_t seed)
+{
+    kd_model *m;
+    if (kd_model_create(kd, spec, seed, &m) != KD_OK) fail_msg("%s: %s", spec, kd_error(kd));
+    return m;
+}
+
+/* A model with everything that a file can hold. */
+static const char full_spec[] =
+    "2x6x6: stem: conv 20 3 groups=2 bias=0, batchnorm, leakyrelu 0.2, residual(depthwise 3 "
+    "pad=1, batchnorm, relu), dropout 0.25, dense 35, gelu, dense 3";
+
+static kd_model *create_full(void)
+{
+    static const char *const names[] = {"a \"quoted\\ name", "\x01\n\x7f control",
+                                        "Gr\xc3\xbc\xc3\x9f \xf0\x9f\x8c\x8d"};
+    const float mean[2] = {0.1234567f, -3e-20f}, std[2] = {1 / 3.0f, 7e19f};
+    kd_model *m = create(full_spec, 9);
+    uint64_t state = 4;
+    int i;
+    size_t j;
+    assert_ok(kd, kd_model_set_classes(m, names, 3));
+    assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+    for (i = 0; i < m->param_count; ++i) { /* biases and statistics away from their start */
+        kd__param *p = &m->params[i];
+        for (j = 0; p->layout == KD__VECTOR && j < p->size; ++j) kd__param_stored(m, p)[j] += test_random(&state);
+    }
+    m->batches_seen = (int64_t)1 << 40;
+    return m;
+}
+
+/* ---- models ---------------------------------------------------------------------------------------------- */
+
+static void test_round_trip(void **state)
+{
+    kd_model *m = create_full(), *back = NULL;
+    kd_isa isa;
+    int i;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_int_equal(disk_count(), 1);
+    FOR_EACH_ISA(isa) /* saved by one instruction set, loaded by another */
+    {
+        kd_ctx *own = kd;
+        kd_ctx_desc desc = own->desc;
+        float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+        desc.isa = isa;
+        assert_int_equal(kd_open(&desc, &kd), KD_OK);
+        assert_ok(kd, kd_model_load(kd, "m", &back));
+        assert_true(kd_model_hash(back) == kd_model_hash(m));
+        assert_string_equal(kd_model_spec(back), kd_model_spec(m));
+        for (i = 0; i < 3; ++i) assert_string_equal(kd_model_class(back, i), kd_model_class(m, i));
+        assert_int_equal(kd_model_preprocessing(back, mean, std), 2);
+        assert_memory_equal(mean, m->mean, 2 * sizeof *mean);
+        assert_memory_equal(std, m->std, 2 * sizeof *std);
+        assert_true(back->batches_seen == m->batches_seen);
+        assert_ok(kd, kd_model_save(back, "again"));
+        assert_int_equal(disk_find("again")->size, disk_find("m")->size);
+        assert_memory_equal(disk_find("again")->bytes, disk_find("m")->bytes, disk_find("m")->size);
+        kd_model_destroy(back);
+        kd_close(kd);
+        kd = own;
+    }
+    kd_model_destroy(m);
+    m = create("3: dense 2", 1); /* and one with nothing beside its weights */
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    assert_true(kd_model_hash(back) == kd_model_hash(m));
+    assert_null(kd_model_class(back, 0));
+    assert_int_equal(kd_model_preprocessing(back, NULL, NULL), 0);
+    kd_model_destroy(back);
+    kd_model_destroy(m);
+    m = create("3: relu", 1); /* or without any */
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    kd_model_destroy(back);
+    kd_model_destroy(m);
+}
+
+/* Byte by byte: what another reader of safetensors, and PyTorch, will find. */
+static void test_bytes_of_a_model(void **state)
+{
+    static const char *const names[] = {"no\t", "\"yes\""};
+    const float weight[4] = {1, -2, 0.5f, 3}, head[2] = {-1, 1e-30f}, mean[1] = {0.5f}, std[1] = {0.25f};
+    const unsigned char data[] = {5, 0, 0,    0,    0, 0, 0,    0,     /* num_batches_tracked */
+                                  0, 0, 0,    0,    0, 0, 0,    0,     /* 1.bias, 1.running_mean */
+                                  0, 0, 0x80, 0x3f, 0, 0, 0x80, 0x3f}; /* 1.running_var, 1.weight */
+    char header[1200], wanted[1200];
+    kd_model *m = create("1x2x2: conv 1 2 bias=0, batchnorm, head: dense 2 bias=0", 1);
+    const disk_file *f;
+    size_t length;
+    (void)state;
+    m->batches_seen = 5;
+    assert_ok(kd, kd_model_set_tensor(m, "0.weight", weight, 4));
+    assert_ok(kd, kd_model_set_tensor(m, "head.weight", head, 2));
+    assert_ok(kd, kd_model_set_classes(m, names, 2));
+    assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+    assert_ok(kd, kd_model_save(m, "m"));
+    f = disk_find("m");
+    snprintf(wanted, sizeof wanted,
+             "{\"__metadata__\":{\"format\":\"pt\",\"kd.version\":\"1\","
+             "\"kd.spec\":\"1x2x2: conv 1 2 bias=0, batchnorm, head: dense 2 bias=0\",\"kd.mean\":\"0.5\","
+             "\"kd.std\":\"0.25\",\"kd.class.0\":\"no\\u0009\",\"kd.class.1\":\"\\u0022yes\\u0022\","
+             "\"kd.checksum\":\"%016llx\"},"
+             "\"1.num_batches_tracked\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},"
+             "\"0.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,2,2],\"data_offsets\":[8,24]},"
+             "\"1.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[24,28]},"
+             "\"1.running_mean\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[28,32]},"
+             "\"1.running_var\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[32,36]},"
+             "\"1.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[36,40]},"
+             "\"head.weight\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[40,48]}}",
+             (unsigned long long)kd__model_checksum(m));
+    length = (size_t)f->bytes[0] | (size_t)f->bytes[1] << 8;
+    assert_memory_equal(f->bytes + 2, "\0\0\0\0\0\0", 6);
+    assert_int_equal(length % 8, 0);
+    assert_true(length < strlen(wanted) + 8);
+    memcpy(header, f->bytes + 8, length);
+    header[length] = 0;
+    while (strlen(wanted) < length) strcat(wanted, " ");
+    assert_string_equal(header, wanted);
+    assert_int_equal(f->size, 8 + length + 48);
+    assert_memory_equal(f->bytes + 8 + length, data, 8);
+    assert_memory_equal(f->bytes + 8 + length + 8, "\0\0\x80\x3f\0\0\0\xc0\0\0\0\x3f\0\0\x40\x40",
+                        16); /* 0.weight */
+    assert_memory_equal(f->bytes + 8 + length + 24, data + 8, 16);
+    assert_memory_equal(f->bytes + 8 + length + 40, "\0\0\x80\xbf\x60\x42\xa2\x0d", 8);
+    kd_model_destroy(m);
+}
+
+/* Whatever the model: tensors follow each other without a hole, wide types first, then by name. */
+static void test_order_of_tensors(void **state)
+{
+    kd_model *m = create_full();
+    const disk_file *f;
+    char *text, *c, last[128] = "", name[128], type[8];
+    unsigned long long begin, end, at = 0, length;
+    int tensors = 0, wide = 8;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    f = disk_find("m");
+    length = kd__load_le(f->bytes, 8);
+    text = (char *)calloc(length + 1, 1);
+    memcpy(text, f->bytes + 8, length);
+    for (c = text; (c = strstr(c, "\":{\"dtype\":\"")) != NULL; ++c, ++tensors) {
+        const char *offsets = strstr(c, "data_offsets\":[");
+        char *start = c;
+        while (start[-1] != '"') --start;
+        assert_int_equal(sscanf(start, "%127[^\"]", name), 1);
+        assert_int_equal(sscanf(c, "\":{\"dtype\":\"%7[^\"]", type), 1);
+        assert_int_equal(sscanf(offsets, "data_offsets\":[%llu,%llu]", &begin, &end), 2);
+        assert_true(begin == at && end > begin);
+        at = end;
+        if (wide == 8 && strcmp(type, "I64") != 0) wide = 4, last[0] = 0;
+        assert_string_equal(type, wide == 8 ? "I64" : "F32");
+        assert_true(strcmp(last, name) < 0);
+        strcpy(last, name);
+    }
+    assert_int_equal(tensors, m->param_count + 2);
+    assert_true(8 + length + at == f->size);
+    free(text);
+    kd_model_destroy(m);
+}
+
+/* ---- files that are not what they should be -------------------------------------------------------------- */
+
+#define SPEC "\"kd.version\":\"1\",\"kd.spec\":\"2: dense 1\""
+#define META "\"__metadata__\":{" SPEC "}"
+#define META_AND(more) "\"__metadata__\":{" SPEC "," more "}"
+#define TENSOR(name, dtype, shape, offsets)                                                                        \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define BIAS TENSOR("0.bias", "F32", "[1]", "[0,4]")
+#define WEIGHT TENSOR("0.weight", "F32", "[1,2]", "[4,12]")
+#define GOOD "{" META "," BIAS "," WEIGHT "}"
+
+typedef struct file_case {
+    const char *header;
+    int bytes; /* of data */
+    kd_result result;
+    const char *message;
+} file_case;
+
+static const float plain_numbers[16] = {0.5f, 1, 2, 4, 8, 16};
+
+static void put_file(const char *header, uint64_t claimed, const void *data, size_t bytes)
+{
+    const size_t length = strlen(header);
+    unsigned char *file = (unsigned char *)malloc(8 + length + bytes);
+    kd__store_le(file, claimed, 8);
+    memcpy(file + 8, header, length);
+    if (bytes) memcpy(file + 8 + length, data, bytes);
+    disk_put("f", file, 8 + length + bytes);
+    free(file);
+}
+
+/* Loading fails so, asks for no more memory than the file warrants, and leaves nothing behind. */
+static void check_load(const char *what, kd_result result, const char *message)
+{
+    kd_model *m = (kd_model *)&m;
+    kd_result got;
+    memory.largest = 0;
+    got = kd_model_load(kd, "f", &m);
+    if (got != result || (result != KD_OK && !strstr(kd_error(kd), message)))
+        fail_msg("%s: %s \"%s\", expected %s \"%s\"", what, kd_result_name(got), kd_error(kd),
+                 kd_result_name(result), message);
+    if (result != KD_OK) assert_null(m);
+    if (memory.largest > 1 << 16) fail_msg("%s: %zu bytes were asked for at once", what, memory.largest);
+    kd_model_destroy(m);
+    assert_int_equal(memory.blocks, 1);
+    assert_int_equal(disk.open, 0);
+}
+
+static void test_broken_headers(void **state)
+{
+#define BROKEN "is no valid safetensors file: "
+#define HEADER_BROKEN KD_ERR_FORMAT, BROKEN "its header is broken at byte "
+    static const file_case cases[] = {
+        {GOOD, 12, KD_OK, ""},
+        {GOOD "     ", 12, KD_OK, ""},
+        {"{ \t\r\n" META "\n,\t" BIAS " , " WEIGHT " }", 12, KD_OK, ""},
+        {"{" WEIGHT "," META "," BIAS "}", 12, KD_OK, ""},
+        {"{" META ",\"0.b\\u0069as\":{\"shape\":[ 1 ],\"data_offsets\":[ 0 , 4 ],\"dtype\":\"F32\"}," WEIGHT "}",
+         12, KD_OK, ""},
+        /* JSON */
+        {"", 0, KD_ERR_FORMAT, BROKEN "its header does not begin with a brace"},
+        {"{", 0, KD_ERR_FORMAT, BROKEN "its header does not begin with a brace"},
+        {" " GOOD, 12, KD_ERR_FORMAT, BROKEN "its header does not begin with a brace"},
+        {"[" META "]", 0, KD_ERR_FORMAT, BROKEN "its header does not begin with a brace"},
+        {"{}", 0, KD_ERR_FORMAT, "holds weights but no model line"},
+        {"{" META "," BIAS "," WEIGHT, 12, HEADER_BROKEN},
+        {"{" META " " BIAS "," WEIGHT "}", 12, HEADER_BROKEN},
+        {"{" META "," BIAS "," WEIGHT ",}", 12, HEADER_BROKEN},
+        {"{," META "}", 0, HEADER_BROKEN},
+        {"{" META ",0:{}}", 0, HEADER_BROKEN},
+        {"{\"a\" {}}", 0, HEADER_BROKEN},
+        {"{\"a:{}}", 0, HEADER_BROKEN},
+        {"{\"a\\x\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u12\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u12g4\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u0000\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83d\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83dxxxxxx\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83d\\u0041\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\udc00\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\n\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\", 0, HEADER_BROKEN},
+        {"{\"\xff\":{}}", 0, HEADER_BROKEN},
+        {"{\"\xc0\xaf\":{}}", 0, HEADER_BROKEN},
+        {"{\"\xed\xa0\x80\":{}}", 0, HEADER_BROKEN},
+        {"{\"\xe2\x82", 0, HEADER_BROKEN},
+        {GOOD "x", 12, KD_ERR_FORMAT, BROKEN "something follows its header"},
+        {GOOD "{}", 12, KD_ERR_FORMAT, BROKEN "something follows its header"},
+        /* metadata */
+        {"{\"__metadata__\":[]}", 0, KD_ERR_FORMAT, BROKEN "__metadata__ is no object"},
+        {"{\"__metadata__\":{}}", 0, KD_ERR_FORMAT, "holds weights but no model line"},
+        {"{\"__metadata__\":{\"a\":1}}", 0, KD_ERR_FORMAT, BROKEN "__metadata__ must map strings to strings"},
+        {"{\"__metadata__\":{\"a\":null}}", 0, KD_ERR_FORMAT, "must map strings to strings"},
+        {"{\"__metadata__\":{\"a\"}}", 0, KD_ERR_FORMAT, "must map strings to strings"},
+        {"{\"__metadata__\":{\"a\":\"b\",}}", 0, KD_ERR_FORMAT, "must map strings to strings"},
+        {"{\"__metadata__\":{\"a\":\"b\"", 0, KD_ERR_FORMAT, BROKEN "__metadata__ is not closed"},
+        {"{" META "," META "}", 0, KD_ERR_FORMAT, BROKEN "__metadata__ is there twice"},
+        {"{" META_AND("\"x\":\"1\",\"x\":\"2\"") "," BIAS "," WEIGHT "}", 12, KD_ERR_FORMAT,
+         BROKEN "the metadata key \"x\" is there twice"},
+    };
+    size_t i;
+    kd_model *m = (kd_model *)&m;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        check_load(cases[i].header, cases[i].result, cases[i].message);
+    }
+    disk_put("f", "", 0);
+    check_load("no bytes", KD_ERR_FORMAT, BROKEN "it has only 0 bytes");
+    disk_put("f", "1234567", 7);
+    check_load("7 bytes", KD_ERR_FORMAT, BROKEN "it has only 7 bytes");
+    put_file(GOOD, strlen(GOOD) + 13, plain_numbers, 12);
+    check_load("a length beyond the file", KD_ERR_FORMAT, BROKEN "it claims a header of ");
+    put_file(GOOD, (uint64_t)100000001, plain_numbers, 12);
+    check_load("a length above the limit", KD_ERR_FORMAT, "it claims a header of 100000001 bytes in a file of ");
+    put_file(GOOD, UINT64_MAX, plain_numbers, 12);
+    check_load("a length of 2^64 - 1", KD_ERR_FORMAT, "it claims a header of 18446744073709551615 bytes");
+    put_file(GOOD, strlen(GOOD) - 1, plain_numbers, 12);
+    check_load("a length one short", KD_ERR_FORMAT, "its header is broken at byte ");
+    assert_fails(kd, kd_model_load(kd, "nowhere", &m), KD_ERR_IO,
+                 "kd_model_load: cannot open \"nowhere\" for reading");
+    assert_null(m);
+    assert_fails(kd, kd_model_load(kd, NULL, &m), KD_ERR_ARGUMENT, "the path must not be NULL");
+    assert_fails(kd, kd_model_load(kd, "f", NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_model_load(NULL, "f", &m), KD_ERR_ARGUMENT);
+}
+
+static void test_broken_tensors(void **state)
+{
+    static const file_case cases[] = {
+        /* the description */
+        {"{" META ",\"0.bias\":7," WEIGHT "}", 12, KD_ERR_FORMAT, "tensor \"0.bias\" has no description"},
+        {"{" META ",\"0.bias\":{}," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "the description of tensor \"0.bias\" is broken"},
+        {"{" META ",\"0.bias\":{\"dtype\":\"F32\",\"shape\":[1]}," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "the description of tensor \"0.bias\" is incomplete"},
+        {"{" META ",\"0.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}," WEIGHT "}", 12,
+         KD_ERR_FORMAT, "the description of tensor \"0.bias\" has an unknown or repeated key \"x\""},
+        {"{" META ",\"0.bias\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+         KD_ERR_FORMAT, "has an unknown or repeated key \"dtype\""},
+        {"{" META "," TENSOR("0.bias", "F8_E4M3", "[1]", "[0,1]") "}", 1, KD_ERR_FORMAT,
+         "tensor \"0.bias\" has the type \"F8_E4M3\", which cannot be read"},
+        {"{" META ",\"0.bias\":{\"dtype\":7}}", 0, KD_ERR_FORMAT, "tensor \"0.bias\" has the type \"?\""},
+        /* shapes */
+        {"{" META "," TENSOR("0.bias", "F32", "[-1]", "[0,4]") "}", 4, KD_ERR_FORMAT,
+         "the shape of tensor \"0.bias\" is broken or has more than 8 dimensions"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1.0]", "[0,4]") "}", 4, KD_ERR_FORMAT, "the shape of tensor"},
+        {"{" META "," TENSOR("0.bias", "F32", "[01]", "[0,4]") "}", 4, KD_ERR_FORMAT, "the shape of tensor"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1,]", "[0,4]") "}", 4, KD_ERR_FORMAT, "the shape of tensor"},
+        {"{" META "," TENSOR("0.bias", "F32", "1", "[0,4]") "}", 4, KD_ERR_FORMAT, "the shape of tensor"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]") "}", 4, KD_ERR_FORMAT,
+         "more than 8 dimensions"},
+        {"{" META "," TENSOR("0.bias", "F32", "[99999999999999999999]", "[0,4]") "}", 4, KD_ERR_FORMAT,
+         "the shape of tensor"},
+        {"{" META "," TENSOR("0.bias", "F32", "[4294967296,4294967296]", "[0,0]") "}", 0, KD_ERR_FORMAT,
+         "tensor \"0.bias\" is too large"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1000000000000000000]", "[0,4]") "}", 4, KD_ERR_FORMAT,
+         "tensor \"0.bias\" is too large"},
+        {"{" META "," TENSOR("0.bias", "F32", "[0,9223372036854775807]", "[0,4]") "}", 4, KD_ERR_FORMAT, ""},
+        /* offsets */
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[0,4,8]") "}", 4, KD_ERR_FORMAT,
+         "the data_offsets of tensor \"0.bias\" are broken"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[4]") "}", 4, KD_ERR_FORMAT, "the data_offsets of"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[4,0]") "," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "tensor \"0.bias\" has 1 numbers of 4 bytes, but its data_offsets are 4 and 0 of 12"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[0,8]") "," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "has 1 numbers of 4 bytes, but its data_offsets are 0 and 8 of 12"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[12,16]") "," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "its data_offsets are 12 and 16 of 12"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[9223372036854775800,9223372036854775804]") "}", 4,
+         KD_ERR_FORMAT, "the data_offsets of tensor"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[1,2]", "[0,8]") "}", 8, KD_ERR_FORMAT,
+         "the data of tensor \"0.weight\" begin at 0, expected 4"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[1,2]", "[8,16]") "}", 16, KD_ERR_FORMAT,
+         "the data of tensor \"0.weight\" begin at 8, expected 4"},
+        {"{" META "," TENSOR("0.bias", "F32", "[1]", "[4,8]") "}", 8, KD_ERR_FORMAT,
+         "the data of tensor \"0.bias\" begin at 4, expected 0"},
+        {GOOD, 16, KD_ERR_FORMAT, "4 bytes of data belong to no tensor"},
+        {GOOD, 8, KD_ERR_FORMAT,
+         "tensor \"0.weight\" has 2 numbers of 4 bytes, but its data_offsets are 4 and 12 of 8"},
+        {"{" META "," BIAS "," TENSOR("0.bias", "F32", "[2]", "[4,12]") "}", 12, KD_ERR_FORMAT,
+         "tensor \"0.bias\" is there twice"},
+        /* against the model */
+        {"{" META "," BIAS "}", 4, KD_ERR_FORMAT, "has no tensor \"0.weight\""},
+        {"{" META "," BIAS "," WEIGHT "," TENSOR("1.weight", "F32", "[1]", "[12,16]") "}", 16, KD_ERR_FORMAT,
+         "has a tensor \"1.weight\" that the model does not have"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[2,1]", "[4,12]") "}", 12, KD_ERR_SHAPE,
+         "tensor \"0.weight\" of \"f\" has another shape (2 numbers) than the model's (2)"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[2]", "[4,12]") "}", 12, KD_ERR_SHAPE, "another shape"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[1,3]", "[4,16]") "}", 16, KD_ERR_SHAPE,
+         "has another shape (3 numbers) than the model's (2)"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "I32", "[1,2]", "[4,12]") "}", 12, KD_ERR_FORMAT,
+         "tensor \"0.weight\" of \"f\" holds whole numbers; weights must be F32, F16, BF16 or F64"},
+    };
+    float numbers[4] = {1, 2, 3, 4};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        check_load(cases[i].header, cases[i].result, cases[i].message);
+    }
+    numbers[2] = NAN;
+    put_file(GOOD, strlen(GOOD), numbers, 12);
+    check_load("a NaN", KD_ERR_NOT_FINITE, "tensor \"0.weight\" of \"f\" holds a NaN or an infinity");
+    numbers[2] = 1, numbers[0] = -INFINITY;
+    put_file(GOOD, strlen(GOOD), numbers, 12);
+    check_load("an infinity", KD_ERR_NOT_FINITE, "tensor \"0.bias\" of \"f\" holds a NaN or an infinity");
+}
+
+static void test_broken_metadata(void **state)
+{
+#define WITH(more) "{" META_AND(more) "," BIAS "," WEIGHT "}", 12
+#define ONLY(meta) "{\"__metadata__\":{" meta "}," BIAS "," WEIGHT "}", 12
+    static const file_case cases[] = {
+        {WITH("\"kd.future\":\"whatever\",\"format\":\"pt\",\"\":\"\""), KD_OK, ""},
+        {WITH("\"kd.class.0\":\"\\ud83c\\udf0d\\/\\b\\f\\n\\r\\t\\\\\\\"\""), KD_OK, ""},
+        {WITH("\"kd.class.0\":\"a\",\"kd.class.1\":\"of another model\""), KD_OK, ""},
+        {WITH("\"kd.mean\":\"0.5\",\"kd.std\":\"1e-1\""), KD_OK, ""},
+        {WITH("\"kd.mean\":\"0.5 -2\",\"kd.std\":\"1 3\""), KD_OK, ""},
+        {ONLY("\"kd.version\":\"1\""), KD_ERR_FORMAT,
+         "\"f\" holds weights but no model line; build the model and use kd_model_load_weights"},
+        {ONLY("\"kd.spec\":\"2: dense 1\""), KD_ERR_FORMAT,
+         "\"f\" has format version \"none\", this library reads 1"},
+        {ONLY("\"kd.spec\":\"2: dense 1\",\"kd.version\":\"2\""), KD_ERR_FORMAT, "has format version \"2\""},
+        {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: dens 1\""), KD_ERR_SPEC, "did you mean \"dense\"?"},
+        {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: dense 2\""), KD_ERR_SHAPE, "has another shape"},
+        {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: a: dense 1\""), KD_ERR_FORMAT, "has no tensor \"a.weight\""},
+        {WITH("\"kd.mean\":\"0.5\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.std\":\"0.5\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"\",\"kd.std\":\"\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"x\",\"kd.std\":\"1\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"1 1\",\"kd.std\":\"1\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"1 1 1\",\"kd.std\":\"1 1 1\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\",\"kd.std\":\"1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\""),
+         KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
+        {WITH("\"kd.mean\":\"1\",\"kd.std\":\"0\""), KD_ERR_ARGUMENT,
+         "channel 0 needs a finite mean and a std above 0"},
+        {WITH("\"kd.mean\":\"1e99\",\"kd.std\":\"1\""), KD_ERR_ARGUMENT, "channel 0 needs a finite mean"},
+        {WITH("\"kd.checksum\":\"0123456789abcdef\""), KD_ERR_FORMAT,
+         "its contents do not match its checksum; if it was edited on purpose, remove kd.checksum from the "
+         "metadata"},
+        {WITH("\"kd.checksum\":\"\""), KD_ERR_FORMAT, "its contents do not match its checksum"},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        check_load(cases[i].header, cases[i].result, cases[i].message);
+    }
+    {
+        static const char two[] =
+            "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"1: dense 2 bias=0\","
+            "\"kd.class.0\":\"a\",\"kd.class.2\":\"c\"}," TENSOR("0.weight", "F32", "[2,1]", "[0,8]") "}";
+        put_file(two, strlen(two), plain_numbers, 8);
+        check_load(two, KD_ERR_FORMAT, "the name of class 1 is missing");
+    }
+}
+
+#define NORM_SPEC "\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"1: batchnorm\"}"
+#define NORM                                                                                                       \
+    TENSOR("0.weight", "F32", "[1]", "[0,4]")                                                                      \
+    "," TENSOR("0.bias", "F32", "[1]", "[4,8]") "," TENSOR("0.running_mean", "F32", "[1]", "[8,12]") "," TENSOR(   \
+        "0.running_var", "F32", "[1]", "[12,16]")
+
+static void test_batches_tracked(void **state)
+{
+    static const file_case cases[] = {
+        {"{" NORM_SPEC "," NORM "}", 16, KD_OK, ""}, /* PyTorch writes it, others may not */
+        {"{" NORM_SPEC "," NORM "," TENSOR("0.num_batches_tracked", "I64", "[]", "[16,24]") "}", 24, KD_OK, ""},
+        {"{" NORM_SPEC "," NORM "," TENSOR("0.num_batches_tracked", "I64", "[1]", "[16,24]") "}", 24, KD_OK, ""},
+        {"{" NORM_SPEC "," NORM "," TENSOR("0.num_batches_tracked", "I32", "[]", "[16,20]") "}", 20, KD_ERR_FORMAT,
+         "tensor \"0.num_batches_tracked\" must be one I64"},
+        {"{" NORM_SPEC "," NORM "," TENSOR("0.num_batches_tracked", "F64", "[]", "[16,24]") "}", 24, KD_ERR_FORMAT,
+         "must be one I64"},
+        {"{" NORM_SPEC "," NORM "," TENSOR("0.num_batches_tracked", "I64", "[2]", "[16,32]") "}", 32, KD_ERR_FORMAT,
+         "must be one I64"},
+        {"{" NORM_SPEC "," NORM "," TENSOR("1.num_batches_tracked", "I64", "[]", "[16,24]") "}", 24, KD_ERR_FORMAT,
+         "has a tensor \"1.num_batches_tracked\" that the model does not have"},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        check_load(cases[i].header, cases[i].result, cases[i].message);
+    }
+}
+
+/* A line of a few letters that describes gigabytes is refused before any of them is asked for. */
+static void test_hostile_lines(void **state)
+{
+    static const char *const lines[] = {"1: dense 100000000",
+                                        "1: dense 100000000 bias=0, batchnorm",
+                                        "100000000: dense 1 bias=0",
+                                        "100000000: batchnorm",
+                                        "1x1x1: conv 100000000 1",
+                                        "16384x1x1: depthwise 127 pad=63",
+                                        "1: dense 10000, dense 10000, dense 1"};
+    char header[1000];
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof lines / sizeof *lines; ++i) {
+        snprintf(header, sizeof header, "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"%s\"}," BIAS "}",
+                 lines[i]);
+        put_file(header, strlen(header), plain_numbers, 4);
+        check_load(header, KD_ERR_FORMAT, "has no tensor \"0.weight\"");
+    }
+    /* no weights, but many outputs, of which one has a name */
+    strcpy(header,
+           "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"100000000: relu\",\"kd.class.0\":\"a\"}}");
+    put_file(header, strlen(header), NULL, 0);
+    check_load(header, KD_ERR_FORMAT, "it does not name all of its 100000000 classes");
+    strcpy(header, "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"1: dense 2000000000\"}}");
+    put_file(header, strlen(header), NULL, 0);
+    check_load(header, KD_ERR_SPEC, "units of dense must be a whole number from 1, got \"2000000000\"");
+}
+
+/* No flipped bit and no missing end goes unnoticed. */
+static void test_damaged_files(void **state)
+{
+    static const unsigned char masks[] = {1, 4, 0x20, 0x80};
+    static const char *const names[] = {"cat", "dog"};
+    const float mean[1] = {0.5f}, std[1] = {0.25f};
+    kd_model *m = create("1x3x3: conv 2 2, batchnorm, head: dense 2", 3), *back;
+    unsigned char *bytes;
+    uint64_t checksum;
+    size_t size, i, j;
+    int unharmed = 0;
+    (void)state;
+    assert_ok(kd, kd_model_set_classes(m, names, 2));
+    assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+    m->batches_seen = 1000;
+    checksum = kd__model_checksum(m);
+    assert_ok(kd, kd_model_save(m, "f"));
+    kd_model_destroy(m);
+    size = disk_find("f")->size;
+    bytes = disk_find("f")->bytes;
+    for (i = 0; i < size; ++i) {
+        for (j = 0; j < sizeof masks; ++j) {
+            bytes[i] ^= masks[j];
+            if (kd_model_load(kd, "f", &back) == KD_OK) { /* "format", or blanks in the line, say nothing */
+                if (kd__model_checksum(back) != checksum) fail_msg("byte %d, bit %d", (int)i, masks[j]);
+                ++unharmed;
+                kd_model_destroy(back);
+            }
+            bytes[i] ^= masks[j];
+        }
+    }
+    assert_true(unharmed < 100);
+    for (i = 0; i < size; ++i) {
+        disk_find("f")->size = i;
+        assert_int_equal(kd_model_load(kd, "f", &back), KD_ERR_FORMAT);
+    }
+    disk_find("f")->size = size;
+    assert_ok(kd, kd_model_load(kd, "f", &back));
+    kd_model_destroy(back);
+}
+
+/* ---- weights alone --------------------------------------------------------------------------------------- */
+
+/* Another library's file: other number types, any order, and nothing where alignment would put it. */
+#define TORCH_MEAN TENSOR("1.running_mean", "F32", "[2]", "[0,8]")
+#define TORCH_VAR TENSOR("1.running_var", "F64", "[2]", "[8,24]")
+#define TORCH_WEIGHT TENSOR("0.weight", "F16", "[2,3]", "[24,36]")
+#define TORCH_BIAS TENSOR("0.bias", "BF16", "[2]", "[36,40]")
+#define TORCH_NORM TENSOR("1.weight", "F32", "[2]", "[40,48]") "," TENSOR("1.bias", "F32", "[2]", "[48,56]")
+#define TORCH_BATCHES TENSOR("1.num_batches_tracked", "I64", "[]", "[56,64]")
+#define TORCH(var)                                                                                                 \
+    "{" TORCH_BATCHES "," TORCH_NORM "," TORCH_BIAS ",\"__metadata__\":{\"format\":\"pt\"}," TORCH_WEIGHT "," var  \
+    "," TORCH_MEAN "}   "
+
+static const unsigned char torch_data[64] = {
+    0,    0,    0,    0x3f, 0, 0, 0x80, 0xbf,                                           /* 0.5, -1 */
+    0,    0,    0,    0,    0, 0, 0xe0, 0x3f, 0,    0,    0,    0,    0, 0, 0x10, 0x40, /* 0.5, 4 as doubles */
+    0,    0x3c, 0,    0xc0, 1, 0, 0,    4,    0xff, 0x7b, 0,    0x80, /* halves: 1, -2, 2^-24, 2^-14, 65504, -0 */
+    0x80, 0x3f, 0x49, 0xc0,                                           /* upper halves of floats: 1, -3.140625 */
+    0,    0,    0x40, 0x40, 0, 0, 0x80, 0x40, 0,    0,    0xa0, 0x40, 0, 0, 0xc0, 0x40, 42, 0, 0, 0, 0, 0, 0, 0};
+
+static void test_load_weights(void **state)
+{
+    static const float weight[6] = {1, -2, 1 / 16777216.0f, 1 / 16384.0f, 65504, -0.0f}, bias[2] = {1, -3.140625f};
+    static const float norm[4][2] = {{3, 4}, {5, 6}, {0.5f, -1}, {0.5f, 4}};
+    static const char *const names[4] = {"1.weight", "1.bias", "1.running_mean", "1.running_var"};
+    static const char *const classes[2] = {"a", "b"};
+    kd_model *m = create("3: dense 2, batchnorm", 1);
+    float got[6];
+    int i;
+    (void)state;
+    assert_ok(kd, kd_model_set_classes(m, classes, 2));
+    put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), torch_data, 64);
+    assert_ok(kd, kd_model_load_weights(m, "f"));
+    assert_ok(kd, kd_model_get_tensor(m, "0.weight", got, 6));
+    assert_memory_equal(got, weight, sizeof weight);
+    assert_ok(kd, kd_model_get_tensor(m, "0.bias", got, 2));
+    assert_memory_equal(got, bias, sizeof bias);
+    for (i = 0; i < 4; ++i) {
+        assert_ok(kd, kd_model_get_tensor(m, names[i], got, 2));
+        assert_memory_equal(got, norm[i], sizeof norm[i]);
+    }
+    assert_int_equal(m->batches_seen, 42);
+    assert_string_equal(kd_model_class(m, 1), "b"); /* what the file says nothing about stays */
+    kd_model_destroy(m);
+    /* weights of a saved model: its line, even another one, does not matter */
+    m = create("2: dense 1", 5);
+    put_file(GOOD, strlen(GOOD), plain_numbers, 12);
+    assert_ok(kd, kd_model_load_weights(m, "f"));
+    assert_ok(kd, kd_model_get_tensor(m, "0.weight", got, 2));
+    assert_memory_equal(got, plain_numbers + 1, 8);
+    kd_model_destroy(m);
+}
+
+static void test_load_weights_failures(void **state)
+{
+    kd_model *m = create("3: dense 2, batchnorm", 1), *other = create("3: dense 2, batchnorm, dense 1", 1);
+    const uint64_t hash = kd_model_hash(m);
+    unsigned char data[64];
+    int blocks = memory.blocks;
+    (void)state;
+    put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), torch_data, 64);
+    assert_fails(kd, kd_model_load_weights(other, "f"), KD_ERR_FORMAT,
+                 "kd_model_load_weights: \"f\" has no tensor \"2.weight\"");
+    kd_model_destroy(other);
+    other = create("3: dense 2", 1);
+    assert_fails(kd, kd_model_load_weights(other, "f"), KD_ERR_FORMAT,
+                 "\"f\" has a tensor \"1.bias\" that the model does not have");
+    kd_model_destroy(other);
+    other = create("4: dense 2, batchnorm", 1);
+    assert_fails(kd, kd_model_load_weights(other, "f"), KD_ERR_SHAPE, "\"0.weight\" of \"f\" has another shape");
+    kd_model_destroy(other);
+    blocks = memory.blocks;
+    memcpy(data, torch_data, sizeof data);
+    data[33] = 0x7c; /* the fifth half becomes a NaN */
+    put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), data, 64);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_NOT_FINITE, "\"0.weight\" of \"f\" holds a NaN");
+    memcpy(data, torch_data, sizeof data);
+    data[23] = 0x7e; /* 1e300 is no float */
+    put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), data, 64);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_NOT_FINITE, "\"1.running_var\" of \"f\" holds a NaN");
+#define INTEGERS TENSOR("1.running_var", "I64", "[2]", "[8,24]")
+    put_file(TORCH(INTEGERS), strlen(TORCH(INTEGERS)), torch_data, 64);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_FORMAT,
+                 "\"1.running_var\" of \"f\" holds whole numbers");
+    assert_fails(kd, kd_model_load_weights(m, "nowhere"), KD_ERR_IO, "cannot open \"nowhere\"");
+    assert_int_equal(kd_model_load_weights(NULL, "f"), KD_ERR_ARGUMENT);
+    assert_true(kd_model_hash(m) == hash);
+    assert_int_equal(m->batches_seen, 0);
+    assert_int_equal(memory.blocks, blocks);
+    kd_model_destroy(m);
+}
+
+/* ---- when the disk fails --------------------------------------------------------------------------------- */
+
+typedef kd_result (*file_fn)(void *subject);
+
+static kd_result save_model(void *m) { return kd_model_save((const kd_model *)m, "target"); }
+static kd_result save_cache(void *c) { return kd_cache_save((const kd_cache *)c, "target"); }
+
+static kd_result save_array(void *values)
+{
+    const int64_t shape[2] = {30, 40};
+    return kd_npy_write(kd, "target", (const float *)values, 2, shape);
+}
+
+/* Whichever call fails: it is said, the old file is as it was, and nothing else is left. */
+static void check_failing_disk(file_fn save, void *subject, const char *where)
+{
+    static const char old[] = "the old file";
+    int halfway, failed;
+    for (halfway = 0; halfway < 2; ++halfway) {
+        for (failed = 1;; ++failed) {
+            const int blocks = memory.blocks;
+            kd_result result;
+            disk_put("target", old, sizeof old);
+            disk.calls = 0;
+            disk.fail_at = failed;
+            disk.halfway = halfway;
+            kd->error[0] = 0;
+            result = save(subject);
+            disk.fail_at = 0;
+            assert_int_equal(disk.open, 0);
+            assert_int_equal(disk_count(), 1);
+            assert_int_equal(memory.blocks, blocks);
+            if (disk.calls < failed) { /* none failed */
+                assert_int_equal(result, KD_OK);
+                assert_true(disk_find("target")->size > sizeof old);
+                break;
+            }
+            if (result != KD_ERR_IO) fail_msg("%s, call %d: %s", where, failed, kd_result_name(result));
+            if (strncmp(kd_error(kd), where, strlen(where)) || !strstr(kd_error(kd), "target"))
+                fail_msg("%s, call %d: \"%s\"", where, failed, kd_error(kd));
+            assert_int_equal(disk_find("target")->size, sizeof old);
+            assert_memory_equal(disk_find("target")->bytes, old, sizeof old);
+        }
+        assert_true(failed >= 6); /* open, two writes or more, sync, close, replace */
+    }
+}
+
+static kd_cache *create_cache(const kd_model *teacher, const float *x, int count)
+{
+    kd_data data = kd_data_f32(x, NULL, count, 2, 6, 6, 3);
+    kd_augment augment;
+    kd_cache *c;
+    kd_model_preprocessing(teacher, data.mean, data.std);
+    memset(&augment, 0, sizeof augment);
+    augment.shift = 1;
+    augment.mixup = 0.3f;
+    assert_ok(kd, kd_cache_create(teacher, &data, &augment, 0x123456789abcdef0u, 3, &c));
+    return c;
+}
+
+static void test_failing_disk(void **state)
+{
+    kd_model *m = create_full();
+    float *x = test_floats(1, 40 * 72, 1);
+    kd_cache *c = create_cache(m, x, 40);
+    (void)state;
+    check_failing_disk(save_model, m, "kd_model_save: ");
+    check_failing_disk(save_cache, c, "kd_cache_save: ");
+    check_failing_disk(save_array, x, "kd_npy_write: ");
+    kd_cache_destroy(c);
+    kd_model_destroy(m);
+    free(x);
+}
+
+static kd_result load_model(void *unused)
+{
+    kd_model *m = NULL;
+    const kd_result result = kd_model_load(kd, "m", &m);
+    (void)unused;
+    assert_int_equal(m != NULL, result == KD_OK);
+    kd_model_destroy(m);
+    return result;
+}
+
+static kd_result load_cache(void *unused)
+{
+    kd_cache *c = NULL;
+    const kd_result result = kd_cache_load(kd, "c", &c);
+    (void)unused;
+    assert_int_equal(c != NULL, result == KD_OK);
+    kd_cache_destroy(c);
+    return result;
+}
+
+static kd_result load_array(void *unused)
+{
+    kd_array array;
+    const kd_result result = kd_npy_read(kd, "a", &array);
+    (void)unused;
+    assert_int_equal(array.values != NULL, result == KD_OK);
+    kd_array_free(kd, &array);
+    return result;
+}
+
+static kd_result load_weights(void *m) { return kd_model_load_weights((kd_model *)m, "m"); }
+
+typedef struct load_case {
+    file_fn load;
+    const char *where;
+} load_case;
+
+/* Reading: open, size or read fails, or any request for memory. */
+static void test_failing_reads(void **state)
+{
+    static const load_case loads[] = {{load_model, "kd_model_load: "},
+                                      {load_cache, "kd_cache_load: "},
+                                      {load_array, "kd_npy_read: "},
+                                      {load_weights, "kd_model_load_weights: "}};
+    kd_model *m = create_full();
+    const uint64_t hash = kd_model_hash(m);
+    float *x = test_floats(1, 40 * 72, 1);
+    const int64_t shape[1] = {2880};
+    kd_cache *c = create_cache(m, x, 40);
+    size_t i;
+    int failed;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_cache_save(c, "c"));
+    assert_ok(kd, kd_npy_write(kd, "a", x, 1, shape));
+    kd_cache_destroy(c);
+    for (i = 0; i < sizeof loads / sizeof *loads; ++i) {
+        const int blocks = memory.blocks;
+        for (failed = 1; failed <= 3; ++failed) {
+            for (disk.halfway = 0; disk.halfway < 2; ++disk.halfway) {
+                kd->error[0] = 0;
+                disk.calls = 0;
+                disk.fail_at = failed;
+                assert_int_equal(loads[i].load(m), KD_ERR_IO);
+                assert_int_equal(strncmp(kd_error(kd), loads[i].where, strlen(loads[i].where)), 0);
+                assert_int_equal(disk.open, 0);
+                assert_int_equal(memory.blocks, blocks);
+            }
+        }
+        disk.fail_at = 0;
+        for (failed = 1;; ++failed) {
+            kd_result result;
+            memory.refuse_at = failed;
+            result = loads[i].load(m);
+            if (memory.refuse_at > 0) {
+                memory.refuse_at = 0;
+                assert_int_equal(result, KD_OK);
+                break;
+            }
+            assert_int_equal(result, KD_ERR_MEMORY);
+            assert_int_equal(disk.open, 0);
+            assert_int_equal(memory.blocks, blocks);
+            assert_true(kd_model_hash(m) == hash);
+        }
+        assert_true(failed > 3);
+    }
+    kd_model_destroy(m);
+    free(x);
+}
+
+static void test_refused_memory_while_saving(void **state)
+{
+    kd_model *m = create_full();
+    float *x = test_floats(1, 40 * 72, 1);
+    kd_cache *c = create_cache(m, x, 40);
+    file_fn saves[2] = {save_model, save_cache};
+    void *subjects[2];
+    int i, failed;
+    (void)state;
+    subjects[0] = m, subjects[1] = c;
+    for (i = 0; i < 2; ++i) {
+        for (failed = 1;; ++failed) {
+            const int blocks = memory.blocks;
+            kd_result result;
+            disk_put("target", "old", 3);
+            memory.refuse_at = failed;
+            result = saves[i](subjects[i]);
+            assert_int_equal(memory.blocks, blocks);
+            assert_int_equal(disk_count(), 1);
+            assert_int_equal(disk.open, 0);
+            if (memory.refuse_at > 0) break;
+            assert_int_equal(result, KD_ERR_MEMORY);
+            assert_memory_equal(disk_find("target")->bytes, "old", 3);
+        }
+        memory.refuse_at = 0;
+        assert_true(failed > 2);
+    }
+    kd_cache_destroy(c);
+    kd_model_destroy(m);
+    free(x);
+}
+
+static void test_saving_refused(void **state)
+{
+    kd_model *m = create("2: dense 2, batchnorm", 1);
+    kd_ctx_desc desc = kd->desc;
+    kd_model *other;
+    kd_ctx *none;
+    const float values[1] = {1};
+    kd_array array;
+    (void)state;
+    assert_int_equal(kd_model_save(NULL, "m"), KD_ERR_ARGUMENT);
+    assert_fails(kd, kd_model_save(m, NULL), KD_ERR_ARGUMENT, "kd_model_save: the path must not be NULL or empty");
+    assert_fails(kd, kd_model_save(m, ""), KD_ERR_ARGUMENT, "the path must not be NULL or empty");
+    m->weights[1] = INFINITY;
+    assert_fails(kd, kd_model_save(m, "m"), KD_ERR_NOT_FINITE,
+                 "tensor \"0.weight\" holds a NaN or an infinity; nothing was written");
+    m->weights[1] = 0;
+    m->state[0] = NAN;
+    assert_fails(kd, kd_model_save(m, "m"), KD_ERR_NOT_FINITE, "tensor \"1.running_mean\" holds a NaN");
+    assert_int_equal(disk_count(), 0);
+    kd_model_destroy(m);
+    desc.io.sync = NULL; /* a platform without files, or half of one */
+    assert_int_equal(kd_open(&desc, &none), KD_OK);
+    assert_ok(none, kd_model_create(none, "2: dense 2", 1, &m));
+    assert_fails(none, kd_model_save(m, "m"), KD_ERR_UNSUPPORTED, "this build has no files; set kd_ctx_desc.io");
+    assert_fails(none, kd_model_load(none, "m", &other), KD_ERR_UNSUPPORTED, "this build has no files");
+    assert_fails(none, kd_npy_read(none, "m", &array), KD_ERR_UNSUPPORTED, "this build has no files");
+    assert_fails(none, kd_npy_write(none, "m", values, 0, NULL), KD_ERR_UNSUPPORTED, "this build has no files");
+    kd_model_destroy(m);
+    kd_close(none);
+}
+
+/* ---- .npy ------------------------------------------------------------------------------------------------ */
+
+/* A file of a version, with this dictionary, padded as NumPy does. */
+static void put_npy(int version, const char *dictionary, const void *data, size_t bytes)
+{
+    const size_t length = strlen(dictionary), head = version == 1 ? 10 : 12;
+    const size_t padded = (head + length + 1 + 63) / 64 * 64 - head;
+    unsigned char *file = (unsigned char *)malloc(head + padded + bytes);
+    memcpy(file, "\x93NUMPY", 6);
+    file[6] = (unsigned char)version;
+    file[7] = 0;
+    kd__store_le(file + 8, padded, (int)head - 8);
+    memset(file + head, ' ', padded);
+    memcpy(file + head, dictionary, length);
+    file[head + padded - 1] = '\n';
+    if (bytes) memcpy(file + head + padded, data, bytes);
+    disk_put("a", file, head + padded + bytes);
+    free(file);
+}
+
+#define NPY(descr, shape) "{'descr': '" descr "', 'fortran_order': False, 'shape': " shape ", }"
+
+typedef struct number_case {
+    const char *type;
+    int size;
+    unsigned char bytes[24]; /* three numbers, little-endian */
+    float numbers[3];
+} number_case;
+
+static void test_npy_types(void **state)
+{
+    static const number_case cases[] = {
+        {"f2", 2, {0, 0x3e, 1, 0x80, 0xff, 0x7b}, {1.5f, -1 / 16777216.0f, 65504}},
+        {"f4", 4, {0, 0, 0xc0, 0x3f, 1, 0, 0, 0, 0xff, 0xff, 0x7f, 0xff}, {1.5f, 1.40129846e-45f, -FLT_MAX}},
+        {"f8",
+         8,
+         {0,    0,    0,    0,    0, 0, 0xf8, 0x3f, 0x9a, 0x99, 0x99, 0x99,
+          0x99, 0x99, 0xb9, 0x3f, 0, 0, 0,    0,    0,    0,    0xf0, 0x7f},
+         {1.5f, 0.1f, INFINITY}},
+        {"i1", 1, {0x80, 0xff, 0x7f}, {-128, -1, 127}},
+        {"i2", 2, {0, 0x80, 0xff, 0xff, 0xff, 0x7f}, {-32768, -1, 32767}},
+        {"i4", 4, {0, 0, 0, 0x80, 0xfe, 0xff, 0xff, 0xff, 0, 0, 0, 0x40}, {-2147483648.0f, -2, 1073741824}},
+        {"i8",
+         8,
+         {0, 0, 0, 0, 0, 0, 0, 0x80, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1, 0, 0, 0},
+         {-9223372036854775808.0f, -3, 4294967296.0f}},
+        {"u1", 1, {0, 128, 255}, {0, 128, 255}},
+        {"u2", 2, {0, 0, 0, 0x80, 0xff, 0xff}, {0, 32768, 65535}},
+        {"b1", 1, {0, 1, 1}, {0, 1, 1}},
+    };
+    char dictionary[100];
+    unsigned char swapped[24];
+    size_t i, version;
+    int order, j, k;
+    kd_array array;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        for (order = 0; order < 3; ++order) {
+            if ((order == 2) != (cases[i].size == 1)) continue; /* one byte has no order */
+            for (version = 1; version <= 3; ++version) {
+                for (j = 0; j < 3; ++j)
+                    for (k = 0; k < cases[i].size; ++k)
+                        swapped[j * cases[i].size + k] =
+                            cases[i].bytes[j * cases[i].size + (order == 1 ? cases[i].size - 1 - k : k)];
+                snprintf(dictionary, sizeof dictionary,
+                         "{'descr': '%c%s', 'fortran_order': False, 'shape': (3, 1), }", "<>|"[order],
+                         cases[i].type);
+                put_npy((int)version, dictionary, swapped, (size_t)(3 * cases[i].size));
+                assert_ok(kd, kd_npy_read(kd, "a", &array));
+                assert_int_equal(array.rank, 2);
+                assert_true(array.shape[0] == 3 && array.shape[1] == 1 && array.count == 3);
+                assert_memory_equal(array.values, cases[i].numbers, sizeof cases[i].numbers);
+                kd_array_free(kd, &array);
+            }
+        }
+    }
+}
+
+typedef struct npy_case {
+    const char *dictionary;
+    int bytes;
+    const char *message; /* NULL: it can be read */
+} npy_case;
+
+static void test_npy_headers(void **state)
+{
+    static const char unknown[] = "the header of \"a\" is not understood";
+    static const npy_case cases[] = {
+        {NPY("<f4", "()"), 4, NULL},
+        {NPY("<f4", "(4,)"), 16, NULL},
+        {NPY("<f4", "(2, 2)"), 16, NULL},
+        {NPY("<f4", "(2,2,)"), 16, NULL},
+        {NPY("<f4", "(0, 3)"), 0, NULL},
+        {NPY("<f4", "(4294967296, 4294967296, 4294967296, 0)"), 0, NULL},
+        {NPY("<f4", "(1, 1, 1, 1, 1, 1, 1, 4)"), 16, NULL},
+        {NPY("<f4", "(2L, 2L)"), 16, NULL},
+        {"{\"shape\":(4,),\"fortran_order\":False,\"descr\":\"<f4\"}", 16, NULL},
+        {"  { 'fortran_order' : True , 'descr' : '<f4' , 'shape' : ( 4 , ) }", 16, NULL},
+        {"{'descr': '<f4', 'fortran_order': True, 'shape': (), }", 4, NULL},
+        {"{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", 16,
+         "\"a\" is in Fortran order; save np.ascontiguousarray(x) instead"},
+        {NPY("<f4", "(2, 2)"), 15, "\"a\" should hold 4 numbers of 4 bytes, but 15 bytes follow its header"},
+        {NPY("<f4", "(2, 2)"), 17, "should hold 4 numbers of 4 bytes, but 17 bytes"},
+        {NPY("<f4", "(2, 2)"), 0, "should hold 4 numbers of 4 bytes, but 0 bytes"},
+        {NPY("<f4", "(0, 3)"), 4, "should hold 0 numbers of 4 bytes, but 4 bytes"},
+        {NPY("<f4", "(4294967296, 4294967296)"), 0, "but 0 bytes follow its header"},
+        {NPY("<f4", "(4611686018427387904,)"), 0, "but 0 bytes follow its header"},
+        {NPY("<f8", "(1000000000000000000,)"), 8, "but 8 bytes follow its header"},
+        {NPY("<u4", "(4,)"), 16, "\"a\" holds numbers of type \"<u4\"; f2 f4 f8 i1 i2 i4 i8 u1 u2 b1 can be read"},
+        {NPY("|O", "(4,)"), 16, "holds numbers of type \"|O\""},
+        {NPY("<U2", "(4,)"), 32, "holds numbers of type \"<U2\""},
+        {NPY("<c8", "(2,)"), 16, "holds numbers of type \"<c8\""},
+        {NPY("<f16", "(1,)"), 16, "holds numbers of type \"<f16\""},
+        {NPY("f4", "(4,)"), 16, "holds numbers of type \"f4\""},
+        {NPY("", "(4,)"), 16, "holds numbers of type \"\""},
+        {NPY("<f", "(4,)"), 16, "holds numbers of type \"<f\""},
+        {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, }", 16, unknown},
+        {"{'descr': '<f4', 'shape': (4,), }", 16, unknown},
+        {"{'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4,), 'more': 1}", 16, unknown},
+        {"{'descr': '<f4' 'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': 0, 'shape': (4,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': 4, }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (-4,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4.0,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (,), }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4, }", 16, unknown},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4", 16, unknown},
+        {"{'descr': '<f4", 16, unknown},
+        {NPY("<f4", "(99999999999999999999,)"), 0, unknown},
+        {NPY("<f4", "(1, 1, 1, 1, 1, 1, 1, 1, 4)"), 16, unknown},
+        {NPY("<f4", "(4,)") " x", 16, unknown},
+        {"", 16, unknown},
+        {"()", 16, unknown},
+    };
+    unsigned char bytes[64] = {0};
+    size_t i, size;
+    kd_array array;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        put_npy(1, cases[i].dictionary, bytes, (size_t)cases[i].bytes);
+        memory.largest = 0;
+        if (cases[i].message) {
+            assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, cases[i].message);
+            assert_null(array.values);
+        } else if (kd_npy_read(kd, "a", &array) != KD_OK) {
+            fail_msg("%s: %s", cases[i].dictionary, kd_error(kd));
+        } else {
+            assert_int_equal(array.count * 4, cases[i].bytes);
+            kd_array_free(kd, &array);
+        }
+        assert_true(memory.largest < 4096);
+    }
+    /* every beginning of a good file */
+    put_npy(1, NPY("<f4", "(2, 2)"), bytes, 16);
+    size = disk_find("a")->size;
+    for (i = 0; i < size; ++i) {
+        disk_find("a")->size = i;
+        assert_int_equal(kd_npy_read(kd, "a", &array), KD_ERR_FORMAT);
+    }
+    disk_find("a")->size = size;
+    disk_find("a")->bytes[30] = 0; /* a byte 0 ends no header */
+    assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, unknown);
+    for (i = 0; i < 256; i += i < 5 ? 1 : 50) { /* versions */
+        put_npy(1, NPY("<f4", "()"), bytes, 4);
+        disk_find("a")->bytes[6] = (unsigned char)i;
+        if (i != 1) assert_int_equal(kd_npy_read(kd, "a", &array), KD_ERR_FORMAT);
+        if (i == 0 || i > 3)
+            assert_non_null(strstr(kd_error(kd), "kd_npy_read: \"a\" is no .npy file of version 1 to 3"));
+    }
+    put_npy(2, NPY("<f4", "()"), bytes, 4);
+    memset(disk_find("a")->bytes + 8, 0xff, 4);
+    assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "claims a header of 4294967295 bytes");
+    {
+        char *large = (char *)malloc(20001);
+        memset(large, ' ', 20000);
+        large[20000] = 0;
+        memcpy(large, NPY("<f4", "()"), strlen(NPY("<f4", "()")));
+        put_npy(2, large, bytes, 4);
+        assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "claims a header of 20");
+        large[9000] = 0; /* NumPy's own limit is 10000 */
+        put_npy(2, large, bytes, 4);
+        assert_ok(kd, kd_npy_read(kd, "a", &array));
+        kd_array_free(kd, &array);
+        free(large);
+    }
+    assert_fails(kd, kd_npy_read(kd, "nowhere", &array), KD_ERR_IO, "kd_npy_read: cannot open \"nowhere\"");
+    assert_fails(kd, kd_npy_read(kd, NULL, &array), KD_ERR_ARGUMENT, "the path must not be NULL");
+    assert_fails(kd, kd_npy_read(kd, "a", NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_npy_read(NULL, "a", &array), KD_ERR_ARGUMENT);
+}
+
+typedef struct shape_case {
+    int rank;
+    int64_t shape[8];
+    const char *text;
+} shape_case;
+
+static void test_npy_round_trip(void **state)
+{
+    static const shape_case cases[] = {
+        {0, {0}, "()"},
+        {1, {5}, "(5,)"},
+        {2, {2, 3}, "(2, 3)"},
+        {3, {2, 0, 3}, "(2, 0, 3)"},
+        {4, {1, 2, 3, 4}, "(1, 2, 3, 4)"},
+        {8, {1, 2, 1, 1, 2, 1, 1, 600}, "(1, 2, 1, 1, 2, 1, 1, 600)"},
+    };
+    float *x = test_floats(6, 2400, 1e10f);
+    char wanted[200];
+    kd_array array;
+    size_t i, head;
+    int j;
+    (void)state;
+    x[1] = -0.0f, x[2] = INFINITY, x[3] = 1e-45f;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        int64_t count = 1;
+        const disk_file *f;
+        assert_ok(kd, kd_npy_write(kd, "a", x, cases[i].rank, cases[i].shape));
+        f = disk_find("a");
+        snprintf(wanted, sizeof wanted, "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }", cases[i].text);
+        while ((strlen(wanted) + 11) % 64) strcat(wanted, " ");
+        strcat(wanted, "\n");
+        head = strlen(wanted);
+        assert_memory_equal(f->bytes, "\x93NUMPY\1\0", 8);
+        assert_int_equal(f->bytes[8] | f->bytes[9] << 8, head);
+        assert_memory_equal(f->bytes + 10, wanted, head);
+        assert_ok(kd, kd_npy_read(kd, "a", &array));
+        assert_int_equal(array.rank, cases[i].rank);
+        for (j = 0; j < array.rank; ++j) {
+            assert_true(array.shape[j] == cases[i].shape[j]);
+            count *= cases[i].shape[j];
+        }
+        assert_true(array.count == count && f->size == 10 + head + (size_t)count * 4);
+        if (count) assert_memory_equal(array.values, x, (size_t)count * sizeof *x);
+        if (count) assert_memory_equal(f->bytes + 10 + head, x, (size_t)count * sizeof *x); /* on this machine */
+        kd_array_free(kd, &array);
+        assert_null(array.values);
+    }
+    kd_array_free(kd, &array);
+    kd_array_free(kd, NULL);
+    kd_array_free(NULL, &array);
+    free(x);
+}
+
+static void test_npy_write_errors(void **state)
+{
+    const int64_t negative[2] = {3, -1}, huge[3] = {1 << 30, 1 << 30, 1 << 30}, one[1] = {1};
+    const float x[1] = {1};
+    (void)state;
+    assert_fails(kd, kd_npy_write(kd, "a", x, -1, one), KD_ERR_ARGUMENT,
+                 "kd_npy_write: rank must be 0 to 8, got -1");
+    assert_fails(kd, kd_npy_write(kd, "a", x, 9, one), KD_ERR_ARGUMENT, "rank must be 0 to 8, got 9");
+    assert_fails(kd, kd_npy_write(kd, "a", x, 1, NULL), KD_ERR_ARGUMENT, "rank must be 0 to 8, got 1");
+    assert_fails(kd, kd_npy_write(kd, "a", x, 2, negative), KD_ERR_ARGUMENT, "dimension 1 is negative");
+    assert_fails(kd, kd_npy_write(kd, "a", x, 3, huge), KD_ERR_ARGUMENT, "too many values, or NULL");
+    assert_fails(kd, kd_npy_write(kd, "a", NULL, 1, one), KD_ERR_ARGUMENT, "too many values, or NULL");
+    assert_fails(kd, kd_npy_write(kd, "", x, 1, one), KD_ERR_ARGUMENT, "the path must not be NULL or empty");
+    assert_int_equal(kd_npy_write(NULL, "a", x, 1, one), KD_ERR_ARGUMENT);
+    assert_int_equal(disk_count(), 0);
+}
+
+/* ---- teacher caches -------------------------------------------------------------------------------------- */
+
+static void test_cache_round_trip(void **state)
+{
+    kd_model *m = create_full();
+    float *x = test_floats(1, 40 * 72, 1);
+    kd_cache *c = create_cache(m, x, 40), *back;
+    int view;
+    (void)state;
+    assert_ok(kd, kd_cache_save(c, "c"));
+    assert_ok(kd, kd_cache_load(kd, "c", &back));
+    assert_int_equal(back->views, 3);
+    assert_int_equal(back->count, 40);
+    assert_int_equal(back->classes, 3);
+    assert_true(back->data_hash == c->data_hash && back->teacher_hash == c->teacher_hash && back->seed == c->seed);
+    assert_memory_equal(&back->augment, &c->augment, sizeof c->augment);
+    for (view = 0; view < 3; ++view)
+        assert_memory_equal(kd_cache_logits(back, view), kd_cache_logits(c, view), 40 * 3 * sizeof(float));
+    assert_memory_not_equal(kd_cache_logits(c, 0), kd_cache_logits(c, 1), 40 * 3 * sizeof(float));
+    assert_null(kd_cache_logits(back, 3));
+    assert_null(kd_cache_logits(back, -1));
+    assert_null(kd_cache_logits(NULL, 0));
+    kd_cache_destroy(back);
+    kd_cache_destroy(c);
+    kd_cache_destroy(NULL);
+    kd_model_destroy(m);
+    free(x);
+}
+
+#define SETTINGS_OF(tail)                                                                                          \
+    "{\"__metadata__\":{\"kd.cache\":\"0123456789abcdef 0123456789abcdef 0000000000000001 2 1 0 " tail "\"}"
+#define SETTINGS SETTINGS_OF("00000000 00000000 00000000 00000000 3e99999a")
+#define LOGITS TENSOR("logits", "F32", "[1,2,2]", "[0,16]")
+
+static void test_broken_caches(void **state)
+{
+    static const file_case cases[] = {
+        {SETTINGS "," LOGITS "}", 16, KD_OK, ""},
+        {"{" LOGITS "}", 16, KD_ERR_FORMAT, "\"f\" holds no teacher outputs saved by kd_cache_save"},
+        {SETTINGS "}", 0, KD_ERR_FORMAT, "\"f\" holds no teacher outputs saved by kd_cache_save"},
+        {GOOD, 12, KD_ERR_FORMAT, "\"f\" holds no teacher outputs saved by kd_cache_save"},
+        {SETTINGS "," TENSOR("logits", "F32", "[2,2]", "[0,16]") "}", 16, KD_ERR_FORMAT,
+         "holds no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "F32", "[0,2,2]", "[0,0]") "}", 0, KD_ERR_FORMAT,
+         "holds no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "F32", "[65537,1,0]", "[0,0]") "}", 0, KD_ERR_FORMAT, "no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "I32", "[1,2,2]", "[0,16]") "}", 16, KD_ERR_FORMAT, "no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "F32", "[1,2,3]", "[0,16]") "}", 16, KD_ERR_FORMAT, "has 6 numbers"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000 3e99999a 1") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+        {SETTINGS_OF("00000000 00000000 00000000  00000000 3e99999a") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000 3e99999g") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000 00000000000000000") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+    };
+    float numbers[4] = {1, 2, NAN, 4};
+    size_t i;
+    kd_cache *c;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        kd_result result;
+        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        c = (kd_cache *)&c;
+        result = kd_cache_load(kd, "f", &c);
+        if (result != cases[i].result || (result != KD_OK && !strstr(kd_error(kd), cases[i].message)))
+            fail_msg("%s: %s \"%s\"", cases[i].header, kd_result_name(result), kd_error(kd));
+        assert_int_equal(c != NULL, result == KD_OK);
+        kd_cache_destroy(c);
+    }
+    put_file(SETTINGS "," LOGITS "}", strlen(SETTINGS "," LOGITS "}"), numbers, 16);
+    assert_fails(kd, kd_cache_load(kd, "f", &c), KD_ERR_NOT_FINITE, "logits has a NaN in row 1, column 0");
+    assert_fails(kd, kd_cache_load(kd, "f", NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_fails(kd, kd_cache_load(kd, "nowhere", &c), KD_ERR_IO, "kd_cache_load: cannot open \"nowhere\"");
+    assert_int_equal(kd_cache_load(NULL, "f", &c), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_cache_save(NULL, "f"), KD_ERR_ARGUMENT);
+    put_file(SETTINGS "," LOGITS "}", strlen(SETTINGS "," LOGITS "}"), plain_numbers, 16);
+    check_load("a cache is no model", KD_ERR_FORMAT, "holds weights but no model line");
+}
+
+/* ---- the real disk --------------------------------------------------------------------------------------- */
+
+static int entries(const char *folder)
+{
+    DIR *d = opendir(folder);
+    int count = 0;
+    while (readdir(d)) ++count;
+    closedir(d);
+    return count - 2; /* . and .. */
+}
+
+static void test_stdio(void **state)
+{
+    char folder[] = "/tmp/kd-test-XXXXXX", path[64], missing[80], inside[80], longest[200];
+    kd_ctx *own;
+    kd_model *m, *other, *back;
+    uint64_t hash;
+    FILE *file;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/m.safetensors", folder);
+    snprintf(missing, sizeof missing, "%s/no/m", folder);
+    snprintf(inside, sizeof inside, "%s/sub", folder);
+    own = test_open(KD_ISA_AUTO, 1);
+    assert_ok(own, kd_model_create(own, full_spec, 1, &m));
+    assert_ok(own, kd_model_create(own, full_spec, 2, &other));
+    hash = kd_model_hash(m);
+    assert_ok(own, kd_model_save(other, path));
+    assert_ok(own, kd_model_save(m, path)); /* takes the place of the other one */
+    assert_int_equal(entries(folder), 1);
+    assert_ok(own, kd_model_load(own, path, &back));
+    assert_true(kd_model_hash(back) == hash);
+    kd_model_destroy(back);
+    assert_fails(own, kd_model_save(m, missing), KD_ERR_IO, "kd_model_save: cannot create");
+    assert_fails(own, kd_model_load(own, missing, &back), KD_ERR_IO, "kd_model_load: cannot open");
+    assert_int_equal(mkdir(inside, 0700), 0);
+    snprintf(longest, sizeof longest, "%s/m", inside);
+    assert_ok(own, kd_model_save(m, longest));
+    assert_fails(own, kd_model_save(other, inside), KD_ERR_IO, "cannot rename"); /* a folder with something in it */
+    assert_int_equal(entries(folder), 2);
+    assert_ok(own, kd_model_load(own, longest, &back));
+    assert_true(kd_model_hash(back) == hash);
+    kd_model_destroy(back);
+    file = fopen("/dev/full", "rb"); /* a disk without room: the temporary file is a link to it */
+    if (file) {
+        char temporary[96];
+        (void)fclose(file);
+        snprintf(temporary, sizeof temporary, "%s.kd-tmp", path);
+        assert_int_equal(symlink("/dev/full", temporary), 0);
+        assert_fails(own, kd_model_save(other, path), KD_ERR_IO, "m.safetensors.kd-tmp");
+        assert_int_equal(entries(folder), 2);
+        assert_ok(own, kd_model_load(own, path, &back));
+        assert_true(kd_model_hash(back) == hash);
+        kd_model_destroy(back);
+    }
+    kd_model_destroy(m);
+    kd_model_destroy(other);
+    kd_close(own);
+    (void)remove(longest);
+    (void)rmdir(inside);
+    (void)remove(path);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* Numbers in files are the same in a country of decimal commas. */
+static void test_locale(void **state)
+{
+    static const char *const locales[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "de_DE", "fr_FR.utf8"};
+    kd_model *m = create_full(), *back;
+    size_t i = 0;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    while (i < sizeof locales / sizeof *locales && !setlocale(LC_NUMERIC, locales[i])) ++i;
+    if (i == sizeof locales / sizeof *locales) {
+        kd_model_destroy(m);
+        printf("files: no locale with decimal commas, skipped\n");
+        skip();
+    }
+    assert_ok(kd, kd_model_save(m, "comma"));
+    assert_int_equal(disk_find("m")->size, disk_find("comma")->size);
+    assert_memory_equal(disk_find("m")->bytes, disk_find("comma")->bytes, disk_find("m")->size);
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    assert_true(kd__model_checksum(back) == kd__model_checksum(m));
+    (void)setlocale(LC_NUMERIC, "C");
+    kd_model_destroy(back);
+    kd_model_destroy(m);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
+    const struct CMUnitTest tests[] = {
+        TEST(test_round_trip),
+        TEST(test_bytes_of_a_model),
+        TEST(test_order_of_tensors),
+        TEST(test_broken_headers),
+        TEST(test_broken_tensors),
+        TEST(test_broken_metadata),
+        TEST(test_batches_tracked),
+        TEST(test_hostile_lines),
+        TEST(test_damaged_files),
+        TEST(test_load_weights),
+        TEST(test_load_weights_failures),
+        TEST(test_failing_disk),
+        TEST(test_failing_reads),
+        TEST(test_refused_memory_while_saving),
+        TEST(test_saving_refused),
+        TEST(test_npy_types),
+        TEST(test_npy_headers),
+        TEST(test_npy_round_trip),
+        TEST(test_npy_write_errors),
+        TEST(test_cache_round_trip),
+        TEST(test_broken_caches),
+        TEST(test_stdio),
+        TEST(test_locale),
+    };
+    const int failed = cmocka_run_group_tests_name("files", tests, NULL, NULL);
+    printf("files: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    return failed;
+}
