@@ -11,7 +11,8 @@ QUICK START
        kd_ctx *kd;                                 kd_open(NULL, &kd);
        kd_model *teacher, *student;                kd_model_create(kd, "1x28x28: conv 32 3 pad=1, relu, maxpool 2, "
                                                        "dense 128, relu, dense 10", 1, &teacher);
-                                                   kd_model_create(kd, "1x28x28: dense 16, relu, dense 10", 2, &student);
+                                                   kd_model_create(kd, "1x28x28: dense 16, relu, dense 10", 2,
+                                                       &student);
        kd_data images = kd_data_u8(pixels, labels, count, 1, 28, 28, 10);
        kd_train_desc desc = kd_train_defaults();   kd_train(teacher, &images, &desc);
        desc.teacher = teacher;                     kd_train(student, &images, &desc);
@@ -255,7 +256,7 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    KD_LOSS_CE      labels   -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C, or desc.soft_labels (C columns)
    KD_LOSS_KL      teacher  T^2 * KL(p_t^T || p_s^T)                         Hinton et al. 2015, eq. 2
    KD_LOSS_HINTON  both     a * KL + (1 - a) * CE, one pass                   Hinton et al. 2015, section 2
-   KD_LOSS_MSE     teacher  sum_c (s_c - t_c)^2                               Ba and Caruana 2014, eq. 1, on raw logits
+   KD_LOSS_MSE     teacher  sum_c (s_c - t_c)^2 of raw logits                 Ba and Caruana 2014, eq. 1
    KD_LOSS_BCE     labels   sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0 or 1), or
                             desc.soft_labels; with a teacher: a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T))
                             + (1 - a) BCE
@@ -360,12 +361,12 @@ KDDEF uint64_t kd_model_hash(const kd_model *m);
    final 0) and returns the length it needs without the 0, like snprintf. */
 KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size);
 
-/* Class names travel with the saved file. Names are copied, with "?" for what is no UTF-8; count must be the number of
-   outputs. */
+/* Class names travel with the saved file. Names are copied, with "?" for what is no UTF-8; count must be the number
+   of outputs. */
 KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count);
 KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where none was set */
-/* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the input
-   is a vector). kd_train records what it was given. NULL: unknown. */
+/* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the
+   input is a vector). kd_train records what it was given. NULL: unknown. */
 KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std);
 /* The number of channels recorded, 0 if unknown; mean and std may be NULL or have room for KD_MAX_CHANNELS. */
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
@@ -1318,7 +1319,7 @@ KD__PRIVATE double kd__power(double base, int64_t n)
    contexts in one program can use two instruction sets.
    ============================================================================================================ */
 
-/* Activations: name in a model line, what their derivative is computed from, default and meaning of their number. */
+/* Activations: name in a model line, what their derivative is made from, default and meaning of their number. */
 #define KD__ACTIVATIONS(X)                                                                                         \
     X(KD__RELU, "relu")                                                                                            \
     X(KD__RELU6, "relu6")                                                                                          \
@@ -2220,7 +2221,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     task.all.grad = grad;
     task.all.value = kd__scratch(kd, (size_t)rows);
     if (!task.all.value) return KD_ERR_MEMORY;
-    /* the kernels read a row before they write its gradient, but a check of the logits afterwards must still see them */
+    /* kernels read a row before they write its gradient, but a later check of the logits must still see them */
     if (grad == student) {
         result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result != KD_OK) return result;
@@ -2369,10 +2370,10 @@ typedef struct kd__node_plan {
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
    A step of kind span works on some samples and is called for one cache-sized span after the other, so that a span
-   passes through several layers while it is in the cache; a step of kind whole needs all samples at once (dense: the
-   whole batch shares each weight; batch normalisation: statistics).
-   Samples are dealt to workers in chunks. Their number depends on the batch size alone, and every chunk sums its own
-   weight gradients, which are added up in order afterwards: the same bits for any number of threads. */
+   passes through several layers while it is in the cache; a step of kind whole needs all samples at once (dense:
+   the whole batch shares each weight; batch normalisation: statistics).
+   Samples are dealt to workers in chunks. Their number depends on the batch size alone, and every chunk sums its
+   own weight gradients, which are added up in order afterwards: the same bits for any number of threads. */
 struct kd__run {
     kd_ctx *kd;
     const kd__kernels *k;
@@ -2688,8 +2689,8 @@ KD__PRIVATE kd_result kd__dropout_build(kd__draft *d, kd__node *n)
     return kd__same_shape(d, n, d->m->values[n->in].shape.flat);
 }
 
-/* The mask is a function of (seed, step, layer, sample in the batch, index), so that the backward pass makes it again
-   instead of keeping it. */
+/* The mask is a function of (seed, step, layer, sample in the batch, index), so that the backward pass makes it
+   again instead of keeping it. */
 KD__PRIVATE void kd__dropout_apply(const kd__run *r, const kd__node *n, const kd__slot *from, const kd__slot *to,
                                    int accumulate, kd__span s)
 {
@@ -2752,8 +2753,8 @@ KD__PRIVATE kd_result kd__dense_build(kd__draft *d, kd__node *n)
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
 }
 
-/* A gemm cut into tasks: groups of panels, and strips of rows where panels alone are too few. How it is cut does not
-   change a bit of the result. */
+/* A gemm cut into tasks: groups of panels, and strips of rows where panels alone are too few. How it is cut does
+   not change a bit of the result. */
 typedef struct kd__gemm_tasks {
     const kd__kernels *k;
     kd__gemm g;
@@ -2846,8 +2847,8 @@ KD__PRIVATE void kd__dense_turn_panel(void *arg, int index, int worker)
     t->r->k->transpose(t->dy + (ptrdiff_t)first * t->cols, t->cols, count, t->cols, panel, width);
 }
 
-/* dx^T = W dy^T: W is read where it lies, number by number, and only the gradient of the output, which is far smaller,
-   is turned. The last panel of W is narrower, so it is a product of its own that continues the same sums. */
+/* dx^T = W dy^T: W is read where it lies, number by number, and only the gradient of the output, which is far
+   smaller, is turned. The last panel of W is narrower: a product of its own that continues the same sums. */
 KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const float *dy, kd__span s)
 {
     const kd__param *w = &r->model->params[n->param[0]];
@@ -2924,8 +2925,8 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
 
 enum { KD__CONV_CHANNELS, KD__CONV_KERNEL, KD__CONV_STRIDE, KD__CONV_PAD, KD__CONV_GROUPS, KD__CONV_BIAS };
 
-/* A convolution of one sample and one group as the gemm kernel sees it. The backward pass with respect to the input is
-   another such convolution (with a stride, one for each position of the pixel within a stride). */
+/* A convolution of one sample and one group as the gemm kernel sees it. The backward pass with respect to the input
+   is another such convolution (with a stride, one for each position of the pixel within a stride). */
 typedef struct kd__conv {
     int out_h, out_w, in_h;
     int taps_h, taps_w, channels, cols;         /* window, channels read, channels written */
@@ -3006,8 +3007,8 @@ KD__PRIVATE void kd__conv_run(const kd__kernels *k, const kd__conv *c)
 
 KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n);
 
-/* In which order the gradient of the output meets input pixels at position `phase` within a stride: the first output
-   pixel that reached it, how many taps, and the last tap (taps run backwards). */
+/* In which order the gradient of the output meets input pixels at position `phase` within a stride: the first
+   output pixel that reached it, how many taps, and the last tap (taps run backwards). */
 typedef struct kd__conv_phase {
     int count, taps, origin, last_tap;
 } kd__conv_phase;
@@ -3705,8 +3706,8 @@ typedef struct kd__phase {
     int kind, mode;
 } kd__phase;
 
-/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair from
-   0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may name an earlier argument. */
+/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair
+   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be an earlier argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
     kd_result (*build)(kd__draft *d, kd__node *n);
@@ -3832,7 +3833,8 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
    >>spec    the one-line language of models, and the builder
    uses: layers
    line:    input ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
-   layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value} | [TAG ":"] "residual" "(" layers ")"
+   layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value}
+                                           |  [TAG ":"] "residual" "(" layers ")"
    ============================================================================================================ */
 
 enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120 };
@@ -4575,7 +4577,8 @@ KD__PRIVATE char *kd__tidy_line(kd_ctx *kd, const char *line)
     return tidy;
 }
 
-/* A model without weights: a line of a few letters must not claim gigabytes before a file has shown that it has them. */
+/* A model without weights: a line of a few letters must not claim gigabytes before a file has shown that it has
+   them. */
 KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **out)
 {
     kd_model *m = KD__NEW(kd, kd_model, 1);
@@ -5147,8 +5150,8 @@ KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
     }
 }
 
-/* Between which steps each buffer of a pass is used, and whether all of them are one run of span steps, in which case
-   every worker needs it for its own span only. */
+/* Between which steps each buffer of a pass is used, and whether all of them are one run of span steps, in which
+   case every worker needs it for its own span only. */
 KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int count, const int *root, int backward)
 {
     const kd_model *m = p->r->model;
@@ -5174,8 +5177,8 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
     }
 }
 
-/* Local buffers of one worker: each goes to the lowest place that is free during its lifetime. Different passes, and
-   different groups of steps, may use the same memory. */
+/* Local buffers of one worker: each goes to the lowest place that is free during its lifetime. Different passes,
+   and different groups of steps, may use the same memory. */
 KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, const size_t *floats,
                                   const int *placed, int placed_count, int v)
 {
@@ -7130,8 +7133,8 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
 /* ============================================================================================================
    >>io    .npy and safetensors
    uses: model, train
-   Files are read whole, and every number in them is checked before it is used. Nothing here depends on the byte order
-   of the machine or on the locale.
+   Files are read whole, and every number in them is checked before it is used. Nothing here depends on the byte
+   order of the machine or on the locale.
    ============================================================================================================ */
 
 /* ---- bytes ----------------------------------------------------------------------------------------------- */
@@ -8765,8 +8768,8 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
-/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two halves,
-   so that results too small for a normal number are rounded once. */
+/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two
+   halves, so that results too small for a normal number are rounded once. */
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
 {
     const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
@@ -9321,7 +9324,8 @@ KD__INLINE void KD__FN(clip)(int out, int stride, int pad, int kernel, int size,
     if (*end < *first) *end = *first;
 }
 
-/* x has zeros beside every line (pad_w of them), so only lines are clipped. Eight pixels share each load of a weight. */
+/* x has zeros beside every line (pad_w of them), so only lines are clipped. Eight pixels share each load of a
+   weight. */
 static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *weight, const float *bias, int act,
                               float arg, float *y)
 {

@@ -1046,7 +1046,8 @@ static int images_idx_classes(images *s, const char *folder)
     for (i = 0; i < count && ok; ++i) {
         if (!file) snprintf(name, sizeof name, "%d", i);
         if (file && !fgets(name, sizeof name, file)) {
-            ok = images_fail(s, "there is a label %d in %s, but classes.txt names only %d classes", count - 1, folder, i);
+            ok = images_fail(s, "there is a label %d in %s, but classes.txt names only %d classes", count - 1,
+                             folder, i);
             break;
         }
         name[strcspn(name, "\r\n")] = 0;

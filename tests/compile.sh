@@ -2,45 +2,10 @@
 # Compiles kd.h in every way that its BUILDING and CONFIGURATION paragraphs promise, without a single warning.
 # Usage: tests/compile.sh        COMPILERS="gcc clang" limits it to these; each is used only if it is there.
 cd "$(dirname "$0")/compile" || exit 1
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
+. ../checks.sh
 
 warnings="-Werror -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef"
 in_c="-Wstrict-prototypes -Wmissing-prototypes"
-passed=0 failed=0 skipped=0
-
-pass() { passed=$((passed + 1)); echo "pass  $1"; }
-fail()
-{
-    failed=$((failed + 1))
-    echo "FAIL  $1"
-    sed 's/^/      /' "$tmp/log" | head -n 20
-}
-skip() { skipped=$((skipped + 1)); echo "skip  $1: $2"; }
-
-# check <what it is> <command ...>: the command succeeds, and says nothing
-check()
-{
-    what=$1
-    shift
-    if "$@" >"$tmp/log" 2>&1 && ! [ -s "$tmp/log" ]; then pass "$what"; else fail "$what"; fi
-}
-
-# refused <what it is> <text> <command ...>: the command fails, and says the text
-refused()
-{
-    what=$1 text=$2
-    shift 2
-    if "$@" >"$tmp/log" 2>&1; then
-        echo "was accepted" >"$tmp/log"
-        fail "$what"
-    elif grep -q -e "$text" "$tmp/log"; then
-        pass "$what"
-    else
-        fail "$what"
-    fi
-}
 
 # all_of <file> <pattern>: every line of the file matches; prints those that do not
 all_of() { ! grep -v -x -E "$2" "$1"; }
@@ -55,6 +20,8 @@ for cc in ${COMPILERS:-gcc clang}; do
         skip "$cc" "not installed"
         continue
     fi
+
+    rm -f "$tmp"/*.o
 
     # the front end alone: every standard, every switch
     for std in c99 c11 gnu11; do
@@ -147,5 +114,4 @@ for target in aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf i686-linux-g
     fi
 done
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

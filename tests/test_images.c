@@ -400,8 +400,8 @@ static void repair_png(uint8_t *bytes, size_t size)
     }
 }
 
-/* Changed bytes give another picture or a reason, never a crash. The changes are the same in every run: a few others
-   make stb_image 2.27 shift a JPEG's bits by 32, which the sanitizer reports and which does no harm. */
+/* Changed bytes give another picture or a reason, never a crash. The changes are the same in every run: a few
+   others make stb_image 2.27 shift a JPEG's bits by 32, which the sanitizer reports and which does no harm. */
 static void test_damaged(void **state)
 {
     const known_file *f;
@@ -1337,13 +1337,15 @@ static void test_idx(void **state)
     assert_string_equal(s.class_names[2], "2");
     images_free(&s);
     put_text("classes.txt", "cat\r\ndog\n");
+    load_fails(NULL, "there is a label 2 in ");
+    put_text("classes.txt", "cat\r\ndog\neel");
     o.limit = 2;
     o.channels = 3;
     o.size = 8;
     load(&s, &o);
     assert_string_equal(s.class_names[0], "cat");
     assert_string_equal(s.class_names[1], "dog");
-    assert_string_equal(s.class_names[2], "2");
+    assert_string_equal(s.class_names[2], "eel");
     assert_int_equal(s.train.count, 6);
     assert_int_equal(s.width, 8);
     for (i = 0; i < 6; ++i) {
@@ -1358,7 +1360,7 @@ static void test_idx(void **state)
         free(wanted);
     }
     images_free(&s);
-    put_text("classes.txt", "cat\ncat\n");
+    put_text("classes.txt", "cat\ncat\neel\n");
     load_fails(NULL, "classes.txt names a class twice: cat");
 }
 
@@ -1432,6 +1434,13 @@ static void test_idx_wrong(void **state)
     load_fails(NULL, "do not hold as many images and labels as they say");
     put_idx("train", 12, 4, 5, 1);
     load_fails(NULL, "has only images of class 0");
+    put_idx("train", 12, 4, 5, 3);
+    {
+        uint8_t labels[20] = {0, 0, 8, 1, 0, 0, 0, 12};
+        memset(labels + 8, 2, 11); /* and one of class 0 at the end: none of class 1 */
+        put("train-labels-idx1-ubyte", labels, sizeof labels);
+        load_fails(NULL, "has label 1, but some have label 2");
+    }
     put_idx("train", 12, 4, 5, 2);
     load_fails(NULL, "class 2 is among the t10k images");
     put_idx("train", 12, 4, 5, 3);
@@ -1492,7 +1501,7 @@ static void test_memory_ends(void **state)
     check_failing_memory(&o);
     o.size = 0;
     put_idx_packed();
-    put_text("classes.txt", "cat\ndog\n");
+    put_text("classes.txt", "cat\ndog\neel\n");
     check_failing_memory(&o);
     o.size = 6;
     check_failing_memory(&o);
