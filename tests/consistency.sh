@@ -88,7 +88,7 @@ compile_fragment()
             cat "$tmp/fragment"
             if [ $inside = 1 ]; then echo '} return 0; }'; fi
         } >"$tmp/fragment.c"
-        ${CC:-cc} -std=gnu99 -w -Werror=implicit-function-declaration -Werror=incompatible-pointer-types \
+        ${CC:-cc} -std=gnu99 -Werror=implicit-function-declaration -Werror=incompatible-pointer-types \
             -Werror=int-conversion -fsyntax-only -I. -I"$tmp" "$tmp/fragment.c" >"$tmp/errors$inside" 2>&1 && return
     done
     cat "$tmp/errors1"
