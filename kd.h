@@ -527,12 +527,13 @@ typedef enum kd_keep {
 } kd_keep;
 
 typedef struct kd_step_info {
-    int epoch, epochs;    /* epoch counts from 0 */
-    int step, steps;      /* within the epoch */
-    int64_t images;       /* seen since training began */
-    double loss;          /* of this step */
-    double lr;            /* of this step */
-    double gradient_norm; /* before clipping; 0 unless clip_norm is set */
+    int epoch, epochs; /* epoch counts from 0 */
+    int step, steps;   /* within the epoch */
+    int64_t images;    /* seen since training began */
+    double loss;       /* of this step */
+    double lr;         /* of this step */
+    /* Before clipping. 0 unless clip_norm is set, and where accumulate postpones the update. */
+    double gradient_norm;
 } kd_step_info;
 
 typedef struct kd_epoch_info {
@@ -606,8 +607,9 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
 
 /* Trains a model in place. With a source of soft targets this is distillation.
    Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
-   as it was. A NaN or infinity that appears in training is found in the same step, named, and the weights are
-   those before that step (KD_ERR_NOT_FINITE). KD_STOPPED: a callback ended training; the model is usable. */
+   as it was. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
+   found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless it
+   was they that grew. KD_STOPPED: a callback ended training; the model is usable. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
@@ -3571,19 +3573,24 @@ KD__PRIVATE void kd__norm_forward_join(const kd__run *r, const kd__node *n, kd__
     }
 }
 
+/* The running mean (0) or variance (1) that a channel will have after this step. */
+KD__PRIVATE float kd__norm_next(const kd__run *r, const kd__node *n, int which, size_t channel)
+{
+    const double momentum = n->arg[KD__NORM_MOMENTUM].v[0];
+    const double running = (double)kd__weight(r, n->param[2 + which])[channel];
+    const double now = (double)kd__norm_array(r, n, which ? KD__NORM_VAR : KD__NORM_MEAN)[channel];
+    return (float)((1 - momentum) * running + momentum * now);
+}
+
 /* Once a step has succeeded, its statistics join the running ones. */
 KD__PRIVATE void kd__norm_commit(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const double momentum = n->arg[KD__NORM_MOMENTUM].v[0];
-    const kd__param *p = &r->model->params[n->param[2]];
     size_t i;
     int which;
     (void)s;
     for (which = 0; which < 2; ++which) {
-        float *running = r->trained->state + r->model->params[n->param[2 + which]].offset;
-        const float *now = kd__norm_array(r, n, which ? KD__NORM_VAR : KD__NORM_MEAN);
-        for (i = 0; i < p->size; ++i)
-            running[i] = (float)((1 - momentum) * (double)running[i] + momentum * (double)now[i]);
+        const kd__param *p = &r->model->params[n->param[2 + which]];
+        for (i = 0; i < p->size; ++i) r->trained->state[p->offset + i] = kd__norm_next(r, n, which, i);
     }
 }
 
@@ -6382,7 +6389,12 @@ typedef struct kd__optim {
     int64_t updates;
     kd__update update;
     const float *grads;
+    char *grown; /* by piece of the weights: their norm has passed the limit */
 } kd__optim;
+
+/* The square of the norm from which on a tensor counts as infinite. Below it no update, with the largest learning
+   rate and weight decay that are allowed, can leave the range of a float: what is found is still finite. */
+static const double kd__norm_limit = 1e30;
 
 KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_desc *desc)
 {
@@ -6392,7 +6404,8 @@ KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_d
     o->desc = desc;
     if (!sgd || desc->momentum != 0) o->first = KD__NEW(m->kd, float, m->weight_count + 16);
     if (!sgd) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
-    if ((!sgd && !o->second) || (!o->first && (!sgd || desc->momentum != 0))) return KD_ERR_MEMORY;
+    o->grown = KD__NEW(m->kd, char, kd__pieces((ptrdiff_t)m->weight_count) + 1);
+    if (!o->grown || (!sgd && !o->second) || (!o->first && (!sgd || desc->momentum != 0))) return KD_ERR_MEMORY;
     return KD_OK;
 }
 
@@ -6401,15 +6414,20 @@ KD__PRIVATE void kd__optim_close(kd__optim *o)
     if (!o->m) return;
     kd__free(o->m->kd, o->first);
     kd__free(o->m->kd, o->second);
+    kd__free(o->m->kd, o->grown);
 }
 
 KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
 {
     const kd__optim *o = (const kd__optim *)arg;
-    const ptrdiff_t all = (ptrdiff_t)o->m->weight_count, at = (ptrdiff_t)index * KD__PIECE;
+    const kd__kernels *k = o->m->kd->k;
+    const ptrdiff_t at = (ptrdiff_t)index * KD__PIECE,
+                    length = kd__piece_length((ptrdiff_t)o->m->weight_count, index);
     (void)worker;
-    o->m->kd->k->update(&o->update, kd__piece_length(all, index), o->m->weights + at, o->grads + at,
-                        o->first ? o->first + at : NULL, o->second ? o->second + at : NULL);
+    k->update(&o->update, length, o->m->weights + at, o->grads + at, o->first ? o->first + at : NULL,
+              o->second ? o->second + at : NULL);
+    /* looked at while it is in the cache */
+    o->grown[index] = !(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
 }
 
 /* Max-norm (Srivastava et al. 2014, section 5.1): the weights that come into each unit. */
@@ -6435,10 +6453,13 @@ KD__PRIVATE void kd__optim_limit(void *arg, int index, int worker)
     }
 }
 
-KD__PRIVATE void kd__optim_step(kd__optim *o, const float *grads, double lr, double grad_scale)
+/* Returns 0 where weights have grown too large. */
+KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, double grad_scale)
 {
     const kd_train_desc *d = o->desc;
+    const int pieces = kd__pieces((ptrdiff_t)o->m->weight_count);
     kd__update *u = &o->update;
+    int i, grown = 0;
     ++o->updates;
     o->grads = grads;
     u->optimizer = (int)d->optimizer;
@@ -6452,8 +6473,10 @@ KD__PRIVATE void kd__optim_step(kd__optim *o, const float *grads, double lr, dou
     u->correction1 = (float)(1 / (1 - kd__power((double)d->beta1, o->updates)));
     u->correction2 = (float)(1 / sqrt(1 - kd__power((double)d->beta2, o->updates)));
     u->grad_scale = (float)grad_scale;
-    kd__parallel(o->m->kd, kd__pieces((ptrdiff_t)o->m->weight_count), kd__optim_piece, o);
+    kd__parallel(o->m->kd, pieces, kd__optim_piece, o);
     if (d->max_norm > 0) kd__parallel(o->m->kd, o->m->param_count, kd__optim_limit, o);
+    for (i = 0; i < pieces; ++i) grown |= o->grown[i];
+    return !grown;
 }
 
 /* ============================================================================================================
@@ -6614,7 +6637,7 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"momentum", (double)d->momentum, 0, 1},
         {"beta1", (double)d->beta1, 0, 0.9999999},
         {"beta2", (double)d->beta2, 0, 0.9999999},
-        {"epsilon", (double)d->epsilon, 0, 1e6},
+        {"epsilon", (double)d->epsilon, 1e-30, 1e6},
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
         {"max_norm", (double)d->max_norm, 0, huge},
         {"clip_norm", (double)d->clip_norm, 0, huge},
@@ -6649,7 +6672,7 @@ typedef struct kd__trainer {
     kd_model *m;
     const kd_data *data;
     kd_train_desc desc; /* loss.kind resolved */
-    int outputs, source, teacher_count, has_labels;
+    int outputs, source, teacher_count, has_labels, uses_labels;
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
     kd__feed feed;
@@ -6666,6 +6689,7 @@ typedef struct kd__trainer {
     float *best_weights, *best_state;
     int gathered_batches;
     int64_t step, steps_per_epoch, images;
+    int64_t labelled, correct; /* in this epoch */
     double best;
     int epochs_without_gain;
 } kd__trainer;
@@ -6704,9 +6728,11 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
             t->kd, KD_ERR_ARGUMENT,
             "%s: give one source of soft targets: teacher, teachers, teacher_fn, cache or teacher_logits; got %d",
             where, sources);
-    if (d->teacher_count < 0 || d->teacher_count > KD__MAX_TEACHERS || (d->teacher_count > 0 && !d->teachers))
-        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_count must be 0 to %d, with teachers set, got %d",
-                        where, (int)KD__MAX_TEACHERS, d->teacher_count);
+    if (d->teacher_count < 0 || d->teacher_count > KD__MAX_TEACHERS ||
+        (d->teacher_count > 0) != (d->teachers != NULL))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: teachers and teacher_count belong together; the count must be 0 to %d, got %d", where,
+                        (int)KD__MAX_TEACHERS, d->teacher_count);
     t->source = d->teacher || d->teacher_count ? KD__TEACHER_MODELS
                 : d->teacher_fn                ? KD__TEACHER_FN
                 : d->cache                     ? KD__TEACHER_CACHE
@@ -6718,8 +6744,9 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
         if (!t->teachers[i]) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
         if (t->teachers[i] == t->m)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: a model cannot be its own teacher; clone it first", where);
-        if (d->teacher_weights && !(d->teacher_weights[i] > 0))
-            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0", where, i);
+        if (d->teacher_weights && (!(d->teacher_weights[i] > 0) || !kd__is_finite((double)d->teacher_weights[i])))
+            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0, got %s", where,
+                            i, kd__number((double)d->teacher_weights[i], 6).chars);
         result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
         if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->teachers[i]);
     }
@@ -6760,7 +6787,16 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t)
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
-    if (kd__loss_look_up(loss->kind)->labels == KD__NO) return KD_OK;
+    if (loss->kind == KD_LOSS_MSE && !has_teacher && t->desc.augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
+                        where);
+    t->uses_labels = kd__loss_look_up(loss->kind)->labels != KD__NO;
+    if (!t->uses_labels) return KD_OK;
+    if ((data->soft_labels || t->desc.augment.mixup != 0) && data->classes != t->outputs)
+        return kd__fail(t->kd, KD_ERR_SHAPE,
+                        "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
+                        "the data have %d classes",
+                        where, t->outputs, data->classes);
     if (data->labels && !data->soft_labels)
         result = kd__loss_check_labels(t->kd, where, loss, has_teacher, data->labels, data->count, t->outputs);
     if (result == KD_OK && data->soft_labels)
@@ -6774,6 +6810,30 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t)
         }
     }
     return result;
+}
+
+/* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
+   be something to judge by. */
+KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data *data)
+{
+    static const char where[] = "kd_train";
+    const int classes = KD__MAX(data->classes, t->outputs);
+    int i, labelled = data->batch != NULL;
+    for (i = 0; data->labels && i < data->count; ++i) {
+        if (data->labels[i] == KD_UNLABELLED) continue;
+        if (data->labels[i] < 0 || data->labels[i] >= classes)
+            return kd__fail(t->kd, KD_ERR_DATA,
+                            "%s: label %ld of sample %d of the validation data is outside 0 to %d", where,
+                            (long)data->labels[i], i, classes - 1);
+        labelled = 1;
+    }
+    if ((t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0) && !labelled && !data->targets &&
+        !data->teacher_logits && t->teacher_count != 1)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: keeping the best weights and patience need validation data with labels, targets or "
+                        "teacher_logits, or a single teacher model",
+                        where);
+    return KD_OK;
 }
 
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
@@ -6800,6 +6860,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
         result = kd__data_check(t->kd, where, d->validation_data, t->m);
         if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
+        if (result == KD_OK && t->teacher_count == 1)
+            result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
     }
     if (result != KD_OK) return result;
     t->validation_count = d->validation > 0 ? KD__MAX(1, (int)((double)d->validation * t->data->count)) : 0;
@@ -6810,7 +6872,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
     if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation or validation_data", where);
-    return KD_OK;
+    return t->has_validation ? kd__trainer_check_validation(t, d->validation_data ? d->validation_data : t->data)
+                             : KD_OK;
 }
 
 KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
@@ -6916,17 +6979,37 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
     return result;
 }
 
-/* Names the tensor whose gradient is not finite. */
-KD__PRIVATE kd_result kd__trainer_check_gradient(kd__trainer *t)
+/* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
+KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbers, const char *what,
+                                              const char *then)
 {
     int i;
     for (i = 0; i < t->m->param_count; ++i) {
         const kd__param *p = &t->m->params[i];
-        if (p->trained && !t->kd->k->all_finite((ptrdiff_t)p->size, t->run->weight_grads + p->offset))
-            return kd__fail(
-                t->kd, KD_ERR_NOT_FINITE,
-                "kd_train: the gradient of %s is not finite at step %lld; the weights are those before it", p->name,
-                (long long)t->step);
+        if (p->trained && !(t->kd->k->sum_squares((ptrdiff_t)p->size, numbers + p->offset) <= kd__norm_limit))
+            return kd__fail(t->kd, KD_ERR_NOT_FINITE,
+                            "kd_train: %s%s is not finite, or beyond 1e15, at step %lld%s", what, p->name,
+                            (long long)t->step, then);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
+{
+    size_t c;
+    int i, which;
+    for (i = 0; i < t->m->node_count; ++i) {
+        const kd__node *n = &t->m->nodes[i];
+        for (which = 0; n->param[2] >= 0 && which < 2; ++which) {
+            const kd__param *p = &t->m->params[n->param[2 + which]];
+            for (c = 0; c < p->size; ++c) {
+                if (!kd__is_finite((double)kd__norm_next(t->run, n, which, c)))
+                    return kd__fail(
+                        t->kd, KD_ERR_NOT_FINITE,
+                        "kd_train: %s would not be finite after step %lld; the weights are those before it",
+                        p->name, (long long)t->step);
+            }
+        }
     }
     return KD_OK;
 }
@@ -6943,17 +7026,19 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads)
 }
 
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
-KD__PRIVATE void kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
+KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     const float *grads = t->run->weight_grads;
     double scale = 1;
+    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
+    info->gradient_norm = 0;
     if (t->gathered) {
         if (t->gathered_batches == 0)
             memcpy(t->gathered, grads, t->m->weight_count * sizeof *grads);
         else
             t->kd->k->add((ptrdiff_t)t->m->weight_count, t->gathered, grads, KD__LINEAR, 0, t->gathered);
-        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return;
+        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         grads = t->gathered;
         scale = 1.0 / t->gathered_batches;
         t->gathered_batches = 0;
@@ -6962,27 +7047,31 @@ KD__PRIVATE void kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_i
         info->gradient_norm = kd__gradient_norm(t, grads) * scale;
         if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
     }
-    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
-    kd__optim_step(&t->optim, grads, info->lr, scale);
+    if (!kd__optim_step(&t->optim, grads, info->lr, scale)) {
+        const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
+        if (result != KD_OK) return result; /* max_norm may have called them back */
+    }
     ++t->step;
+    return KD_OK;
 }
 
-KD__PRIVATE int kd__trainer_correct(const kd__trainer *t, int n)
+/* Counts the samples of a batch that have a label, and those that the model gives it. */
+KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
 {
     const float *logits = kd__run_logits(t->run);
-    int i, correct = 0;
-    for (i = 0; i < n; ++i) {
-        const int choice = kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
-        const int classes = t->data->classes;
+    const int classes = t->data->classes;
+    int i;
+    for (i = 0; t->has_labels && i < n; ++i) {
         const int label =
             t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
-        correct += choice == label;
+        if (label < 0) continue;
+        ++t->labelled;
+        t->correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
     }
-    return correct;
 }
 
 KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
-                                       kd_step_info *info, int *correct)
+                                       kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     kd__loss_task task;
@@ -6991,7 +7080,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     kd_result result;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
-    if (result == KD_OK && t->data->batch && kd__loss_look_up(d->loss.kind)->labels != KD__NO)
+    if (result == KD_OK && t->data->batch && t->uses_labels)
         result = kd__loss_check_labels(t->kd, "kd_train", &d->loss, t->source != KD__TEACHER_NONE, t->feed.labels,
                                        n, t->outputs);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
@@ -7006,7 +7095,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     task.all.student = kd__run_logits(t->run);
     task.all.teacher = soft_targets;
     task.all.labels = t->feed.soft ? NULL : t->feed.labels;
-    task.all.soft_labels = t->feed.soft;
+    task.all.soft_labels = t->uses_labels ? t->feed.soft : NULL;
     task.all.grad = kd__run_logits_grad(t->run);
     task.all.value = t->row_values;
     info->loss = kd__loss_run(t->kd, &task, n);
@@ -7017,12 +7106,15 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
                               (long long)t->step);
         return result;
     }
-    *correct = t->has_labels ? kd__trainer_correct(t, n) : 0;
+    kd__trainer_count(t, n);
     kd__run_backward(t->run);
-    result = kd__trainer_check_gradient(t);
+    result =
+        kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
+    if (result == KD_OK) result = kd__trainer_check_statistics(t);
+    if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
-    kd__trainer_update(t, last_of_epoch, info);
     kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
+    if (t->images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
     ++t->m->batches_seen;
     t->images += n;
     return KD_OK;
@@ -7060,21 +7152,19 @@ KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
     const int batch = t->feed.batch, batches = (t->train_count + batch - 1) / batch;
     kd_step_info step;
     kd_epoch_info info;
-    int64_t correct_total = 0;
     double loss = 0;
     int b;
     memset(&step, 0, sizeof step);
     memset(&info, 0, sizeof info);
+    t->labelled = t->correct = 0;
     if (d->shuffle)
         kd__shuffle(t->order, t->train_count, kd__rng_key(d->seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
     for (b = 0; b < batches; ++b) {
         const int n = KD__MIN(batch, t->train_count - b * batch);
-        int correct = 0;
         const kd_result result =
-            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step, &correct);
+            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step);
         if (result != KD_OK) return result;
         loss += step.loss * n;
-        correct_total += correct;
         step.epoch = epoch;
         step.epochs = d->epochs;
         step.step = b;
@@ -7086,7 +7176,7 @@ KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
     info.epochs = d->epochs;
     info.images = t->images;
     info.loss = loss / t->train_count;
-    info.accuracy = t->has_labels ? (double)correct_total / t->train_count : -1;
+    info.accuracy = t->labelled ? (double)t->correct / (double)t->labelled : -1;
     info.lr = step.lr;
     info.model = t->m;
     if (t->has_validation) {
@@ -7116,7 +7206,6 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
-    if (result == KD_OK) kd__record_preprocessing(m, data->channels, data->mean, data->std);
     for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
         result = kd__trainer_epoch(t, epoch);
         if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
@@ -8332,7 +8421,7 @@ KD__PRIVATE int kd__cache_parse(const char *text, kd_cache *c)
         if (*text) ++text;
     }
     c->data_hash = words[0], c->teacher_hash = words[1], c->seed = words[2];
-    c->augment.shift = (int)(words[3] & INT_MAX), c->augment.flip = (int)(words[4] & 1),
+    c->augment.shift = (int)(words[3] & INT_MAX), c->augment.flip = (int)(words[4] & INT_MAX),
     c->augment.cutout = (int)(words[5] & INT_MAX);
     c->augment.rotate = kd__bits_float((uint32_t)words[6]),
     c->augment.brightness = kd__bits_float((uint32_t)words[7]);

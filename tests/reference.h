@@ -1,12 +1,14 @@
-/* reference.h - the layers again, in double precision and plain loops, for the tests to compare with
-   Works on the nodes of a model, but on nothing of how kd.h computes: images are (c, h, w), weights are in PyTorch's
-   order, every sum is a loop. */
+/* reference.h - layers and losses again, in double precision and plain loops, for the tests to compare with
+   The layers work on the nodes of a model, but on nothing of how kd.h computes: images are (c, h, w), weights are in
+   PyTorch's order, every sum is a loop. */
 #ifndef KD_TESTS_REFERENCE_H
 #define KD_TESTS_REFERENCE_H
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- layers ---------------------------------------------------------------------------------------------- */
 
 typedef struct reference {
     const kd_model *m;
@@ -16,7 +18,7 @@ typedef struct reference {
     int n, training;
 } reference;
 
-static void reference_open(reference *r, const kd_model *m, int n, int training)
+KD__PRIVATE void reference_open(reference *r, const kd_model *m, int n, int training)
 {
     int i;
     int64_t j;
@@ -45,7 +47,7 @@ static void reference_open(reference *r, const kd_model *m, int n, int training)
     }
 }
 
-static void reference_close(reference *r)
+KD__PRIVATE void reference_close(reference *r)
 {
     int i;
     for (i = 0; i < r->m->param_count; ++i) free(r->weights[i]);
@@ -57,7 +59,7 @@ static void reference_close(reference *r)
     free(r->batch_var);
 }
 
-static double reference_act(int act, double arg, double x)
+KD__PRIVATE double reference_act(int act, double arg, double x)
 {
     switch (act) {
     case KD__RELU: return x > 0 ? x : 0;
@@ -76,7 +78,7 @@ typedef struct reference_window {
     int kh, kw, sh, sw, ph, pw;
 } reference_window;
 
-static reference_window reference_window_of(const kd__node *n, int first_arg)
+KD__PRIVATE reference_window reference_window_of(const kd__node *n, int first_arg)
 {
     reference_window w;
     w.kh = (int)n->arg[first_arg].v[0], w.kw = (int)n->arg[first_arg].v[1];
@@ -85,8 +87,8 @@ static reference_window reference_window_of(const kd__node *n, int first_arg)
     return w;
 }
 
-static void reference_conv(const kd__shape *in, const kd__shape *out, reference_window k, int groups,
-                           const double *x, const double *weight, const double *bias, double *y)
+KD__PRIVATE void reference_conv(const kd__shape *in, const kd__shape *out, reference_window k, int groups,
+                                const double *x, const double *weight, const double *bias, double *y)
 {
     const int ic = in->c / groups, oc = out->c / groups;
     int o, oy, ox, c, i, j;
@@ -110,8 +112,8 @@ static void reference_conv(const kd__shape *in, const kd__shape *out, reference_
     }
 }
 
-static void reference_pool(const kd__shape *in, const kd__shape *out, reference_window k, int max, const double *x,
-                           double *y)
+KD__PRIVATE void reference_pool(const kd__shape *in, const kd__shape *out, reference_window k, int max,
+                                const double *x, double *y)
 {
     int c, oy, ox, i, j;
     for (c = 0; c < in->c; ++c) {
@@ -134,7 +136,7 @@ static void reference_pool(const kd__shape *in, const kd__shape *out, reference_
     }
 }
 
-static void reference_norm(reference *r, int node, const double *x, double *y)
+KD__PRIVATE void reference_norm(reference *r, int node, const double *x, double *y)
 {
     const kd__node *n = &r->m->nodes[node];
     const kd__shape *s = &r->m->values[n->in].shape;
@@ -165,7 +167,7 @@ static void reference_norm(reference *r, int node, const double *x, double *y)
 }
 
 /* Dropout is left out: its mask is random by design and has tests of its own. */
-static void reference_sample(reference *r, int node, int i)
+KD__PRIVATE void reference_sample(reference *r, int node, int i)
 {
     const kd__node *n = &r->m->nodes[node];
     const kd__shape *in = &r->m->values[n->in].shape, *out = &r->m->values[n->out].shape;
@@ -197,7 +199,7 @@ static void reference_sample(reference *r, int node, int i)
 }
 
 /* Forward; the logits are r->values[m->output]. */
-static const double *reference_run(reference *r, const float *x)
+KD__PRIVATE const double *reference_run(reference *r, const float *x)
 {
     const int64_t input = kd__shape_count(&r->m->values[r->m->input].shape);
     int64_t j;
@@ -211,6 +213,87 @@ static const double *reference_run(reference *r, const float *x)
             for (i = 0; i < r->n; ++i) reference_sample(r, node, i);
     }
     return r->values[r->m->output];
+}
+
+/* ---- losses ---------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE double reference_softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
+
+/* log softmax(x / t) of one row */
+KD__PRIVATE void reference_log_softmax(const double *x, int cols, double t, double *y)
+{
+    double largest = x[0], sum = 0;
+    int c;
+    for (c = 1; c < cols; ++c) largest = x[c] > largest ? x[c] : largest;
+    for (c = 0; c < cols; ++c) sum += exp((x[c] - largest) / t);
+    for (c = 0; c < cols; ++c) y[c] = (x[c] - largest) / t - log(sum);
+}
+
+/* T^2 * KL(p_t^T || p_s^T), its gradient times weight added to grad */
+KD__PRIVATE double reference_kl(const double *s, const double *t, int cols, double temperature, double weight,
+                                double *grad)
+{
+    double *log_s = (double *)malloc((size_t)cols * 2 * sizeof *log_s), *log_t = log_s + cols, sum = 0;
+    int c;
+    reference_log_softmax(s, cols, temperature, log_s);
+    reference_log_softmax(t, cols, temperature, log_t);
+    for (c = 0; c < cols; ++c) {
+        sum += exp(log_t[c]) * (log_t[c] - log_s[c]);
+        grad[c] += weight * temperature * (exp(log_s[c]) - exp(log_t[c]));
+    }
+    free(log_s);
+    return temperature * temperature * sum;
+}
+
+/* -sum q log p_s */
+KD__PRIVATE double reference_ce(const double *s, const double *q, int cols, double weight, double *grad)
+{
+    double *log_s = (double *)malloc((size_t)cols * sizeof *log_s), value = 0, total = 0;
+    int c;
+    reference_log_softmax(s, cols, 1, log_s);
+    for (c = 0; c < cols; ++c) value -= q[c] * log_s[c], total += q[c];
+    for (c = 0; c < cols; ++c) grad[c] += weight * (total * exp(log_s[c]) - q[c]);
+    free(log_s);
+    return value;
+}
+
+/* One row of kd_loss. teacher and soft_labels may be NULL. Writes the gradient divided by `rows`. */
+KD__PRIVATE double reference_loss_row(const kd_loss_desc *desc, int cols, const double *s, const double *teacher,
+                                      const double *soft_labels, int32_t label, int rows, double *grad)
+{
+    const double t = (double)desc->temperature, e = (double)desc->label_smoothing, alpha = (double)desc->alpha;
+    const int binary = desc->kind == KD_LOSS_BCE;
+    double soft = desc->kind == KD_LOSS_CE || !teacher ? 0 : 1, hard = 1 - soft, value = 0;
+    double *q = (double *)malloc((size_t)cols * sizeof *q);
+    int c;
+    if (teacher && (binary || desc->kind == KD_LOSS_HINTON)) soft = alpha, hard = 1 - alpha;
+    if (desc->reduction == KD_REDUCTION_ELEMENTS) soft /= cols;
+    if (label == KD_UNLABELLED && !soft_labels) hard = 0;
+    for (c = 0; c < cols; ++c) {
+        q[c] = soft_labels ? soft_labels[c] : binary && cols == 1 ? label == 1 : label == c;
+        q[c] = (1 - e) * q[c] + e / (binary ? 2 : cols);
+        grad[c] = 0;
+    }
+    for (c = 0; c < cols && desc->kind == KD_LOSS_MSE; ++c) {
+        value += soft * (s[c] - teacher[c]) * (s[c] - teacher[c]);
+        grad[c] = soft * 2 * (s[c] - teacher[c]) / rows;
+    }
+    for (c = 0; c < cols && binary; ++c) {
+        value += hard * (reference_softplus(s[c]) - s[c] * q[c]);
+        grad[c] += hard * (1 / (1 + exp(-s[c])) - q[c]) / rows;
+        if (teacher) {
+            const double u = s[c] / t, v = teacher[c] / t, p = 1 / (1 + exp(-v));
+            value += soft * t * t * p * (reference_softplus(-u) - reference_softplus(-v));
+            value += soft * t * t * (1 - p) * (reference_softplus(u) - reference_softplus(v));
+            grad[c] += soft * t * (1 / (1 + exp(-u)) - p) / rows;
+        }
+    }
+    if (!binary && desc->kind != KD_LOSS_MSE) {
+        if (soft != 0) value += soft * reference_kl(s, teacher, cols, t, soft / rows, grad);
+        if (hard != 0) value += hard * reference_ce(s, q, cols, hard / rows, grad);
+    }
+    free(q);
+    return value;
 }
 
 #endif /* KD_TESTS_REFERENCE_H */

@@ -345,7 +345,8 @@ static void test_spec_errors(void **state)
         {"7: Dense 3", "4: there is no layer \"Dense\"; did you mean \"dense\"?"},
         {"1x9x9: cnov 3 3", "8: there is no layer \"cnov\"; did you mean \"conv\"?"},
         {"1x9x9: conv2d 3 3", "8: there is no layer \"conv2d\"; did you mean \"conv\"?"},
-        {"1x9x9: ocvn 3 3", "8: there is no layer \"ocvn\"; did you mean \"conv\"?"}, /* two swaps, not four changes */
+        {"1x9x9: ocvn 3 3",
+         "8: there is no layer \"ocvn\"; did you mean \"conv\"?"}, /* two swaps, not four changes */
         {"7: dense 3, rleu", "13: there is no layer \"rleu\"; did you mean \"relu\"?"},
         {"7: gleu", "4: there is no layer \"gleu\"; did you mean \"gelu\"?"},
         {"7: leaky_relu", "4: there is no layer \"leaky_relu\"; did you mean \"leakyrelu\"?"},
@@ -955,7 +956,8 @@ static void test_classes(void **state)
     assert_ok(kd, kd_model_set_classes(m, copied, 3));
     changing[0] = 'b';
     assert_string_equal(kd_model_class(m, 0), "cat");
-    copied[0] = "a\xff\xe4z", copied[1] = "\xc3", copied[2] = "\xed\xa0\x80|\xf0\x9f\x8c\x8d"; /* no UTF-8, but the last */
+    copied[0] = "a\xff\xe4z", copied[1] = "\xc3",
+    copied[2] = "\xed\xa0\x80|\xf0\x9f\x8c\x8d"; /* no UTF-8, but the last */
     assert_ok(kd, kd_model_set_classes(m, copied, 3));
     assert_string_equal(kd_model_class(m, 0), "a??z");
     assert_string_equal(kd_model_class(m, 1), "?");
