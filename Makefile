@@ -51,11 +51,11 @@ $(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD)
 	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
-	$(BUILD)/distill examples/data/fashion --out $(OUT) $(DISTILL)
+	$(BUILD)/distill examples/data/fashion --teacher-epochs 24 --teacher-augment flip --out $(OUT) $(DISTILL)
 
 fashion: stb $(BUILD)/distill | $(BUILD)
 	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)
-	$(BUILD)/distill /usr/share/datasets/fashion-mnist --out $(OUT)-fashion $(DISTILL)
+	$(BUILD)/distill /usr/share/datasets/fashion-mnist --teacher-augment flip --out $(OUT)-fashion $(DISTILL)
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 

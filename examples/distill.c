@@ -28,8 +28,8 @@ typedef struct list {
 } list;
 
 typedef struct options {
-    const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *loss, *optimizer, *out,
-        *isa;
+    const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
+        *optimizer, *out, *isa;
     list temperature, alpha;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit;
     double lr, teacher_lr, weight_decay, validation, test_share, max_skipped;
@@ -50,14 +50,14 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST } kind;
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
       "with a .npy teacher: its logits for the test images, to compare with")                                      \
     X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
-    X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "1.5,3", "temperatures to choose from")      \
-    X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.5,0.8",                                                    \
+    X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "2,4", "temperatures to choose from")        \
+    X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.7,0.9",                                                    \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
     X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton", "hinton, kl (no labels) or mse (on logits)")              \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.1",                                               \
       "share of the training images held out to choose temperature and alpha with")                                \
     X("trials", "N", OPTION_INT, trials, 1, 100, "2", "students trained for each temperature and alpha")           \
-    X("epochs", "N", OPTION_INT, epochs, 1, 100000, "20", "passes over the images for each student")               \
+    X("epochs", "N", OPTION_INT, epochs, 1, 100000, "30", "passes over the images for each student")               \
     X("teacher-epochs", "N", OPTION_INT, teacher_epochs, 1, 100000, "16", "passes for the teacher")                \
     X("batch", "N", OPTION_INT, batch, 1, 65536, "64", "images a step")                                            \
     X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adam", "adam, adamw or sgd")                             \
@@ -68,6 +68,8 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST } kind;
       "random changes to training images: flip, shift=2, rotate=10, brightness=0.2, contrast=0.2, "                \
       "saturation=0.2, "                                                                                           \
       "cutout=8, mixup=0.2, joined by commas")                                                                     \
+    X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "",                                          \
+      "other changes, or \"none\", for the teacher's own training; if not given, the same")                        \
     X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5", "students trained alone, and as many distilled")              \
     X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
       "the first seed; everything random follows from it")                                                         \
@@ -247,6 +249,7 @@ static int parse_augment(const char *text, kd_augment *augment)
         {"contrast", 0, offsetof(kd_augment, contrast), 1}, {"saturation", 0, offsetof(kd_augment, saturation), 1},
         {"cutout", 1, offsetof(kd_augment, cutout), 1000},  {"mixup", 0, offsetof(kd_augment, mixup), 100}};
     memset(augment, 0, sizeof *augment);
+    if (strcmp(text, "none") == 0) return 1;
     while (*text) {
         const size_t length = strcspn(text, "=,");
         double value = 1;
@@ -286,7 +289,7 @@ typedef struct part {
 
 typedef struct session {
     options o;
-    kd_augment augment;
+    kd_augment augment, teacher_augment;
     kd_loss_kind loss;
     kd_optimizer optimizer;
     kd_ctx *kd;
@@ -828,7 +831,7 @@ static kd_train_desc training_options(const session *s, watch *w, int teacher)
     d.optimizer = s->optimizer;
     d.weight_decay = (float)s->o.weight_decay;
     d.schedule = KD_COSINE;
-    d.augment = s->augment;
+    d.augment = teacher ? s->teacher_augment : s->augment;
     d.validation_data = s->held.data.count && w->run ? &s->held.data : NULL;
     d.on_step = on_step;
     d.on_epoch = on_epoch;
@@ -1217,7 +1220,9 @@ static void fill_report(session *s)
     add_setting(s, "students' training", "%d epochs, learning rate %g", o->epochs, o->lr);
     add_setting(s, "both", "%s, cosine schedule, batch %d, weight decay %g", kd_optimizer_name(s->optimizer),
                 o->batch, o->weight_decay);
-    add_setting(s, "augmentation", "%s", *o->augment ? o->augment : "none");
+    if (r->teacher_trained)
+        add_setting(s, "teacher's augmentation", "%s", *o->teacher_augment ? o->teacher_augment : "none");
+    add_setting(s, "students' augmentation", "%s", *o->augment ? o->augment : "none");
     add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
     add_setting(s, "library", "kd.h %s, %s", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)));
     r->settings = s->settings;
@@ -1235,7 +1240,9 @@ static int open_session(session *s)
     kd_ctx_desc desc = kd_ctx_defaults();
     kd_result result;
     int i;
-    if (!parse_augment(s->o.augment, &s->augment)) return 0;
+    if (!*s->o.teacher_augment) s->o.teacher_augment = s->o.augment;
+    if (!parse_augment(s->o.augment, &s->augment) || !parse_augment(s->o.teacher_augment, &s->teacher_augment))
+        return 0;
     for (i = 0; i < KD_LOSS_COUNT && strcmp(s->o.loss, kd_loss_name((kd_loss_kind)i)) != 0; ++i) {}
     s->loss = (kd_loss_kind)i;
     if (s->loss != KD_LOSS_HINTON && s->loss != KD_LOSS_KL && s->loss != KD_LOSS_MSE)
@@ -1354,7 +1361,8 @@ static int run(session *s)
     if (!open_session(s) || !check_output(s) || !load_images(s) || !split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
     if (s->held.data.count < 1 && s->o.temperature.count * s->o.alpha.count > 1)
-        return complain("%s has too few images to hold some out; give one --temperature and one --alpha", s->o.folder);
+        return complain("%s has too few images to hold some out; give one --temperature and one --alpha",
+                        s->o.folder);
     set_preprocessing(s);
     if (!open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
