@@ -608,8 +608,8 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
 /* Trains a model in place. With a source of soft targets this is distillation.
    Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
    as it was. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
-   found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless it
-   was they that grew. KD_STOPPED: a callback ended training; the model is usable. */
+   found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless
+   it was they that grew. KD_STOPPED: a callback ended training; the model is usable. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample

@@ -94,9 +94,10 @@ int main(int argc, char **argv)
     float *scores;
     int i, failed = 0;
     if (argc < 3) {
-        fputs("usage: classify MODEL.safetensors IMAGE...\n"
-              "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n",
-              stderr);
+        fputs(
+            "usage: classify MODEL.safetensors IMAGE...\n"
+            "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n",
+            stderr);
         return EXIT_FAILURE;
     }
     if (kd_open(NULL, &kd) != KD_OK) return EXIT_FAILURE;

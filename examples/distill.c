@@ -3,8 +3,8 @@
        cc -O2 -fopenmp -o distill examples/distill.c -lm         (needs stb: apt-get install libstb-dev)
        ./distill examples/data/fashion
 
-   Everything is trained on the same images: a share of the training images is held out to choose temperature and alpha
-   with, and the test images are looked at once, at the end. */
+   Everything is trained on the same images: a share of the training images is held out to choose temperature and
+   alpha with, and the test images are looked at once, at the end. */
 #if !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
 #define _POSIX_C_SOURCE 200809L /* clock_gettime, fsync, sigaction */
 #endif
@@ -870,7 +870,7 @@ static int train_teacher(session *s)
     return result == KD_OK ? 1 : kd_complain(s, "training the teacher");
 }
 
-/* The teacher's outputs for every view of every image that the students will see, once instead of in each training. */
+/* The teacher's outputs for every view of every image that the students will see: once, not in each training. */
 static int run_teacher(session *s)
 {
     const int64_t budget = 512 << 20,

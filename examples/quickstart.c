@@ -27,7 +27,8 @@ static void train(const char *name, kd_model *model, const kd_model *teacher)
     desc.teacher = teacher;
     desc.loss.temperature = 2;
     if (kd_train(model, &seen, &desc) == KD_OK && kd_evaluate(model, &unseen, &metrics) == KD_OK)
-        printf("%-18s %5.1f %%  %6lld parameters\n", name, 100 * metrics.accuracy, (long long)kd_model_parameters(model));
+        printf("%-18s %5.1f %%  %6lld parameters\n", name, 100 * metrics.accuracy,
+               (long long)kd_model_parameters(model));
 }
 
 int main(void)

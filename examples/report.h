@@ -296,8 +296,8 @@ static void report_card(FILE *f, const char *title, const char *colour, const re
     if (count == 0) fputs("<div class=\"big\">&ndash; <small>known on training images only</small></div>", f);
     if (count == 1) fprintf(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
     if (count > 1)
-        fprintf(f, "<div class=\"big\">%.2f&nbsp;%% <small>&plusmn; %.2f, %d seeds</small></div>",
-                100 * accuracy.mean, 100 * accuracy.sd, count);
+        fprintf(f, "<div class=\"big\">%.2f&nbsp;%% <small>&plusmn;&nbsp;%.2f</small></div>", 100 * accuracy.mean,
+                100 * accuracy.sd);
     fputs("<dl>", f);
     if (m->spec)
         fprintf(f,

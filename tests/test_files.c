@@ -1,4 +1,4 @@
-/* Files: models, weights, arrays and teacher caches; what is written, what is refused, and what a failure leaves. */
+/* Files: models, weights, arrays and teacher caches; what is written, what is refused, what a failure leaves. */
 #include "support.h"
 
 #include <dirent.h>

@@ -1,5 +1,5 @@
-/* Every kernel of KD__KERNELS on every instruction set of this machine, and what is built directly on them: against a
-   reference, at every size from 1 to 65, beside fences, and with the same bits on every machine.
+/* Every kernel of KD__KERNELS on every instruction set of this machine, and what is built directly on them: against
+   a reference, at every size from 1 to 65, beside fences, and with the same bits on every machine.
    KD__KERNELS is the list of tests: a kernel that has no function check_<name> here does not link. */
 #include "support.h"
 #include "reference.h"
@@ -13,9 +13,9 @@
 
 /* ---- memory between fences ------------------------------------------------------------------------------- */
 
-/* An array ends where the next page cannot be touched (or starts where the one before cannot), which also catches the
-   masked loads and stores that a sanitizer does not see. On the open side are canaries: NaNs that must stay, and that
-   spoil any result they get into. */
+/* An array ends where the next page cannot be touched (or starts where the one before cannot), which also catches
+   the masked loads and stores that a sanitizer does not see. On the open side are canaries: NaNs that must stay,
+   and that spoil any result they get into. */
 enum { FENCES = 12, FENCE_FLOATS = 1 << 17, CANARIES = 64, SIZES = 65 };
 
 static struct fence {
@@ -170,9 +170,9 @@ static float exact_act(int act, float arg, float x)
 
 /* ---- running a check ------------------------------------------------------------------------------------- */
 
-/* What each kernel computes in these tests, as a digest: without and with fused multiply-adds. Whatever the compiler
-   and the machine, these are the numbers: two machines train the same weights. A change of a kernel's arithmetic
-   changes them; it must be meant. Kernels that are compared with their reference bit by bit need none. */
+/* What each kernel computes in these tests, as a digest: without and with fused multiply-adds. Whatever the
+   compiler and the machine, these are the numbers: two machines train the same weights. A change of a kernel's
+   arithmetic changes them; it must be meant. Kernels compared with their reference bit by bit need none. */
 #define DIGESTS(X)                                                                                                 \
     X(dots, 0xb7cf2dffc1263539, 0x109ad9896d2b317e)                                                                \
     X(act, 0xdcd18a56f565d4cb, 0x879f417e731eb602)                                                                 \
@@ -1554,8 +1554,8 @@ static void test_sgemm_small(void **state)
     }
 }
 
-/* C = alpha * A * B + beta * C by chains, compared bit by bit. The cache sizes that blocks are made for are pretended
-   to be small, so that matrices of a few hundred rows are cut in every direction. */
+/* C = alpha * A * B + beta * C by chains, compared bit by bit. The cache sizes that blocks are made for are
+   pretended to be small, so that matrices of a few hundred rows are cut in every direction. */
 static void large_product(kd_isa isa, int threads, int l2, int trans_a, int trans_b, int m, int n, int k)
 {
     const int lda = (trans_a ? m : k) + 3, ldb = (trans_b ? k : n) + 5, ldc = n + 7;

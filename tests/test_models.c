@@ -449,7 +449,7 @@ static void test_spec_errors(void **state)
     kd_model_destroy(NULL);
 }
 
-/* Lines made of pieces of the language and of noise: a model or a spec error inside the line, never anything else. */
+/* Lines made of pieces of the language and of noise: a model, or a spec error inside the line, nothing else. */
 static void test_garbage_lines(void **state)
 {
     static const char *const pieces[] = {
