@@ -198,14 +198,11 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
     }
 }
 
-/* Forward; the logits are r->values[m->output]. */
-KD__PRIVATE const double *reference_run(reference *r, const float *x)
+/* The nodes from `first` on, again, after a change of their weights. The logits are r->values[m->output]. */
+KD__PRIVATE const double *reference_run_from(reference *r, int first)
 {
-    const int64_t input = kd__shape_count(&r->m->values[r->m->input].shape);
-    int64_t j;
     int i, node;
-    for (j = 0; j < r->n * input; ++j) r->values[r->m->input][j] = (double)x[j];
-    for (node = 0; node < r->m->node_count; ++node) {
+    for (node = first; node < r->m->node_count; ++node) {
         const kd__node *n = &r->m->nodes[node];
         if (kd__layer_types[n->type].build == kd__norm_build)
             reference_norm(r, node, r->values[n->in], r->values[n->out]);
@@ -213,6 +210,14 @@ KD__PRIVATE const double *reference_run(reference *r, const float *x)
             for (i = 0; i < r->n; ++i) reference_sample(r, node, i);
     }
     return r->values[r->m->output];
+}
+
+KD__PRIVATE const double *reference_run(reference *r, const float *x)
+{
+    const int64_t input = kd__shape_count(&r->m->values[r->m->input].shape);
+    int64_t j;
+    for (j = 0; j < r->n * input; ++j) r->values[r->m->input][j] = (double)x[j];
+    return reference_run_from(r, 0);
 }
 
 /* ---- losses ---------------------------------------------------------------------------------------------- */
