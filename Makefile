@@ -63,7 +63,7 @@ cmocka: | $(BUILD)
 	$(call need,/usr/include/cmocka.h,libcmocka-dev)
 
 $(BUILD)/test_%: tests/test_%.c kd.h $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
-	$(CC) -std=gnu99 -O2 $(SANITIZE) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lcmocka -lm
+	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lcmocka -lm
 
 test: cmocka stb
 	@$(MAKE) --no-print-directory $(TESTS) $(BUILD)/distill $(BUILD)/classify

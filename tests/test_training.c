@@ -144,11 +144,1136 @@ static void test_like_pytorch(void **state)
     }
 }
 
+/* ---- a set to train on ------------------------------------------------------------------------------------- */
+
+enum { COUNT = 60, SIDE = 6, CHANNELS = 3, CLASSES = 4, FLOATS = CHANNELS * SIDE * SIDE };
+
+static const char convolutional[] =
+    "3x6x6: conv 5 3 pad=1, batchnorm, relu, maxpool 2, dropout 0.2, dense 7, tanh, dense 4";
+static const char small[] = "3x6x6: dense 6, tanh, dense 4";
+static const char large[] =
+    "3x6x6: conv 6 3 pad=1, batchnorm, relu, maxpool 2, dense 9, relu, dropout 0.5, dense 4";
+
+typedef struct samples {
+    uint8_t pixels[COUNT][CHANNELS][SIDE][SIDE];
+    int32_t labels[COUNT];
+    kd_data data;
+} samples;
+
+/* Each class is bright in a quarter of its own, under noise. */
+static void make_samples(samples *s, uint64_t seed)
+{
+    int i, c, y, x;
+    for (i = 0; i < COUNT; ++i) {
+        const int label = s->labels[i] = kd__rng_index(seed, (uint64_t)i, CLASSES);
+        for (c = 0; c < CHANNELS; ++c) {
+            for (y = 0; y < SIDE; ++y) {
+                for (x = 0; x < SIDE; ++x) {
+                    const int inside = y / 3 == label / 2 && x / 3 == label % 2;
+                    const uint64_t number = (uint64_t)(((i * CHANNELS + c) * SIDE + y) * SIDE + x);
+                    s->pixels[i][c][y][x] = (uint8_t)(inside * 60 + kd__rng_index(seed + 1, number, 190));
+                }
+            }
+        }
+    }
+    s->data = kd_data_u8(&s->pixels[0][0][0][0], s->labels, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+}
+
+static kd_train_desc options(void)
+{
+    kd_train_desc desc = kd_train_defaults();
+    desc.epochs = 3;
+    desc.batch = 16;
+    desc.lr = 0.01f;
+    return desc;
+}
+
+static kd_augment all_changes(void)
+{
+    kd_augment a;
+    a.shift = 1, a.flip = 1, a.rotate = 10, a.brightness = 0.2f, a.contrast = 0.2f, a.saturation = 0.2f;
+    a.cutout = 2, a.mixup = 0.4f;
+    return a;
+}
+
+/* The hash of a fresh model after training. */
+static uint64_t trained(kd_ctx *ctx, const char *spec, const kd_data *data, const kd_train_desc *desc)
+{
+    kd_model *m = create_in(ctx, spec, 11);
+    uint64_t hash;
+    assert_ok(ctx, kd_train(m, data, desc));
+    hash = kd_model_hash(m);
+    kd_model_destroy(m);
+    return hash;
+}
+
+static kd_model *trained_teacher(const kd_data *data)
+{
+    kd_train_desc desc = options();
+    kd_model *teacher = create(large, 3);
+    desc.epochs = 6;
+    assert_ok(kd, kd_train(teacher, data, &desc));
+    return teacher;
+}
+
+/* ---- the same bits --------------------------------------------------------------------------------------- */
+
+/* Any number of threads, every instruction set with fused multiply-adds, every optimizer; everything random on. */
+static void test_same_bits(void **state)
+{
+    static const int threads[] = {1, 2, 3, 4, 7};
+    samples s;
+    kd_isa isa;
+    int optimizer;
+    size_t i;
+    (void)state;
+    make_samples(&s, 5);
+    for (optimizer = 0; optimizer < KD_OPTIMIZER_COUNT; ++optimizer) {
+        uint64_t fused = 0;
+        kd_train_desc desc = options();
+        desc.optimizer = (kd_optimizer)optimizer;
+        desc.augment = all_changes();
+        desc.weight_decay = 0.01f, desc.clip_norm = 1, desc.max_norm = 2;
+        FOR_EACH_ISA(isa)
+        {
+            uint64_t wanted = 0;
+            for (i = 0; i < sizeof threads / sizeof *threads; ++i) {
+                kd_ctx *ctx = test_open(isa, threads[i]);
+                kd_model *teacher = create_in(ctx, large, 2);
+                uint64_t hash;
+                desc.teacher = teacher;
+                hash = trained(ctx, convolutional, &s.data, &desc);
+                if (i == 0) wanted = hash;
+                assert_true(hash == wanted);
+                kd_model_destroy(teacher);
+                kd_close(ctx);
+            }
+            if (isa == KD_ISA_SCALAR) continue;
+            if (fused) assert_true(wanted == fused);
+            fused = wanted;
+        }
+    }
+}
+
+typedef struct backwards {
+    int calls, most;
+} backwards;
+
+/* The worst order: from the last to the first, workers changing all the time. */
+static void run_backwards(void *user, int count, kd_task_fn task, void *arg)
+{
+    backwards *b = (backwards *)user;
+    int i;
+    ++b->calls;
+    b->most = KD__MAX(b->most, count);
+    for (i = count - 1; i >= 0; --i) task(arg, i, i % 3);
+}
+
+static void test_any_order_of_tasks(void **state)
+{
+    samples s;
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_train_desc train = options();
+    backwards b = {0, 0};
+    kd_ctx *ctx;
+    (void)state;
+    make_samples(&s, 5);
+    train.augment = all_changes();
+    train.batch = 60;
+    desc.threads = 3;
+    desc.parallel_for = run_backwards;
+    desc.parallel_user = &b;
+    assert_int_equal(kd_open(&desc, &ctx), KD_OK);
+    assert_true(trained(ctx, convolutional, &s.data, &train) == trained(kd, convolutional, &s.data, &train));
+    assert_true(b.calls > 0 && b.most > 1);
+    kd_close(ctx);
+}
+
+static void test_seed_decides(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    uint64_t first;
+    (void)state;
+    make_samples(&s, 5);
+    first = trained(kd, small, &s.data, &desc);
+    assert_true(first == trained(kd, small, &s.data, &desc));
+    desc.seed = 2; /* order alone: small has neither dropout nor augmentation */
+    assert_true(first != trained(kd, small, &s.data, &desc));
+    desc.shuffle = 0;
+    first = trained(kd, small, &s.data, &desc);
+    desc.seed = 3;
+    assert_true(first == trained(kd, small, &s.data, &desc));
+    first = trained(kd, convolutional, &s.data, &desc);
+    desc.seed = 4; /* dropout */
+    assert_true(first != trained(kd, convolutional, &s.data, &desc));
+}
+
+/* ---- where soft targets come from ------------------------------------------------------------------------ */
+
+static int teach(void *user, const float *x, const int32_t *numbers, int n, float *logits)
+{
+    (void)numbers;
+    return kd_predict((const kd_model *)user, x, n, logits) != KD_OK;
+}
+
+static int refuse_to_teach(void *user, const float *x, const int32_t *numbers, int n, float *logits)
+{
+    (void)user, (void)x, (void)numbers, (void)n, (void)logits;
+    return 1;
+}
+
+/* A model, a callback, a cache, saved logits: the same student to the last bit; and the teacher stays as it was. */
+static void test_sources_agree(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *teacher;
+    const kd_model *twice[2];
+    const float weights[2] = {1, 3};
+    kd_cache *cache;
+    float *logits = (float *)malloc(sizeof(float) * COUNT * CLASSES);
+    uint64_t live, alone, before;
+    (void)state;
+    make_samples(&s, 5);
+    s.data.mean[0] = 0.3f, s.data.std[1] = 0.4f;
+    teacher = trained_teacher(&s.data);
+    before = kd_model_hash(teacher);
+    alone = trained(kd, small, &s.data, &desc);
+    desc.teacher = teacher;
+    live = trained(kd, small, &s.data, &desc);
+    assert_true(live != alone);
+    assert_true(kd_model_hash(teacher) == before);
+    desc.teacher = NULL;
+
+    desc.teacher_fn = teach, desc.teacher_user = teacher;
+    assert_true(trained(kd, small, &s.data, &desc) == live);
+    desc.teacher_fn = NULL;
+
+    assert_ok(kd, kd_cache_create(teacher, &s.data, NULL, 99, 1, &cache));
+    desc.cache = cache;
+    assert_true(trained(kd, small, &s.data, &desc) == live);
+    desc.cache = NULL;
+
+    memcpy(logits, kd_cache_logits(cache, 0), sizeof(float) * COUNT * CLASSES);
+    s.data.teacher_logits = logits;
+    assert_true(trained(kd, small, &s.data, &desc) == live);
+    logits[7] += 0.01f;
+    assert_true(trained(kd, small, &s.data, &desc) != live);
+    s.data.teacher_logits = NULL;
+
+    twice[0] = twice[1] = teacher; /* their average is the teacher, but for rounding */
+    desc.teachers = twice, desc.teacher_count = 2, desc.teacher_weights = weights;
+    {
+        kd_model *a = create(small, 11), *b = create(small, 11);
+        float x[FLOATS] = {0.5f}, ya[CLASSES], yb[CLASSES];
+        int i;
+        assert_ok(kd, kd_train(a, &s.data, &desc));
+        desc.teachers = NULL, desc.teacher_count = 0, desc.teacher_weights = NULL, desc.teacher = teacher;
+        assert_ok(kd, kd_train(b, &s.data, &desc));
+        assert_ok(kd, kd_predict(a, x, 1, ya));
+        assert_ok(kd, kd_predict(b, x, 1, yb));
+        for (i = 0; i < CLASSES; ++i) assert_near(ya[i], yb[i], 1e-4);
+        kd_model_destroy(a);
+        kd_model_destroy(b);
+    }
+    free(logits);
+    kd_cache_destroy(cache);
+    kd_model_destroy(teacher);
+}
+
+/* Several teachers: what the student is told is kd_average_teachers of them. */
+static void test_teachers_are_averaged(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *one, *two = create(large, 77);
+    const kd_model *both[2];
+    const float weights[2] = {1, 3};
+    kd_cache *first, *second;
+    const float *each[2];
+    float logits[COUNT * CLASSES];
+    uint64_t averaged;
+    (void)state;
+    make_samples(&s, 5);
+    one = trained_teacher(&s.data);
+    both[0] = one, both[1] = two;
+    desc.teachers = both, desc.teacher_count = 2, desc.teacher_weights = weights;
+    averaged = trained(kd, small, &s.data, &desc);
+    assert_ok(kd, kd_cache_create(one, &s.data, NULL, 1, 1, &first));
+    assert_ok(kd, kd_cache_create(two, &s.data, NULL, 1, 1, &second));
+    each[0] = kd_cache_logits(first, 0), each[1] = kd_cache_logits(second, 0);
+    assert_ok(kd, kd_average_teachers(kd, each, weights, 2, COUNT, CLASSES, desc.loss.temperature, logits));
+    desc.teachers = NULL, desc.teacher_count = 0, desc.teacher_weights = NULL;
+    s.data.teacher_logits = logits;
+    assert_true(trained(kd, small, &s.data, &desc) == averaged);
+    kd_cache_destroy(first);
+    kd_cache_destroy(second);
+    kd_model_destroy(one);
+    kd_model_destroy(two);
+}
+
+/* With augmentation, teacher and student see the same view: a cache that was made from the same seed says so. */
+static void test_views_are_shared(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *teacher;
+    kd_cache *cache;
+    uint64_t live;
+    (void)state;
+    make_samples(&s, 5);
+    teacher = trained_teacher(&s.data);
+    desc.augment = all_changes();
+    desc.seed = 21;
+    desc.teacher = teacher;
+    live = trained(kd, small, &s.data, &desc);
+    desc.teacher = NULL;
+    assert_ok(kd, kd_cache_create(teacher, &s.data, &desc.augment, 21, desc.epochs, &cache));
+    desc.cache = cache;
+    assert_true(trained(kd, small, &s.data, &desc) == live);
+    kd_cache_destroy(cache);
+    assert_ok(kd, kd_cache_create(teacher, &s.data, &desc.augment, 22, desc.epochs, &cache));
+    desc.cache = cache;
+    assert_true(trained(kd, small, &s.data, &desc) != live);
+    kd_cache_destroy(cache);
+    kd_model_destroy(teacher);
+}
+
+static void test_cache_of_other_images(void **state)
+{
+    samples s, other;
+    kd_train_desc desc = options();
+    kd_model *teacher, *m = create(small, 1);
+    const uint64_t before = kd_model_hash(m);
+    kd_cache *cache;
+    (void)state;
+    make_samples(&s, 5);
+    other = s;
+    other.data.pixels = other.pixels;
+    other.data.labels = other.labels;
+    other.pixels[COUNT - 1][2][5][5] ^= 1;
+    teacher = trained_teacher(&s.data);
+    assert_ok(kd, kd_cache_create(teacher, &s.data, NULL, 1, 1, &cache));
+    desc.cache = cache;
+    assert_fails(kd, kd_train(m, &other.data, &desc), KD_ERR_DATA, "other images");
+    s.data.mean[0] = 0.1f;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "other images");
+    s.data.mean[0] = 0;
+    desc.augment.flip = 1;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "augment");
+    assert_true(kd_model_hash(m) == before);
+    desc.augment.flip = 0;
+    other.pixels[COUNT - 1][2][5][5] ^= 1; /* equal images elsewhere in memory are the same images */
+    other.labels[0] = (other.labels[0] + 1) % CLASSES;
+    assert_ok(kd, kd_train(m, &other.data, &desc));
+    kd_cache_destroy(cache);
+    kd_model_destroy(teacher);
+    kd_model_destroy(m);
+}
+
+/* KL needs no labels, and has no use for them; Hinton's loss takes rows without. */
+static void test_without_labels(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *teacher;
+    uint64_t with;
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    teacher = trained_teacher(&s.data);
+    desc.teacher = teacher;
+    desc.loss = kd_loss_defaults(KD_LOSS_KL);
+    with = trained(kd, small, &s.data, &desc);
+    s.data.labels = NULL;
+    assert_true(trained(kd, small, &s.data, &desc) == with);
+    desc.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    assert_true(trained(kd, small, &s.data, &desc) == with);
+    s.data.labels = s.labels;
+    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.loss.alpha = 1;
+    with = trained(kd, small, &s.data, &desc);
+    for (i = 0; i < COUNT; i += 2) s.labels[i] = KD_UNLABELLED;
+    assert_true(trained(kd, small, &s.data, &desc) == with);
+    kd_model_destroy(teacher);
+}
+
+/* Distillation by any loss brings the student nearer to the teacher than its labels alone do. */
+static void test_student_follows(void **state)
+{
+    static const kd_loss_kind kinds[] = {KD_LOSS_HINTON, KD_LOSS_KL, KD_LOSS_MSE, KD_LOSS_BCE};
+    samples s;
+    kd_train_desc desc = options();
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    kd_model *teacher, *m;
+    double alone;
+    size_t i;
+    (void)state;
+    make_samples(&s, 5);
+    evaluate.teacher = teacher = trained_teacher(&s.data);
+    desc.epochs = 30;
+    m = create(small, 1);
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_ok(kd, kd_evaluate_with(m, &s.data, &evaluate, &metrics));
+    alone = metrics.kl;
+    assert_true(metrics.accuracy > 0.95);
+    kd_model_destroy(m);
+    desc.teacher = teacher;
+    for (i = 0; i < sizeof kinds / sizeof *kinds; ++i) {
+        desc.loss = kd_loss_defaults(kinds[i]);
+        desc.loss.temperature = 2;
+        m = create(small, 1);
+        assert_ok(kd, kd_train(m, &s.data, &desc));
+        assert_ok(kd, kd_evaluate_with(m, &s.data, &evaluate, &metrics));
+        if (!(metrics.kl < 0.5 * alone)) fail_msg("%s: KL %g, alone %g", kd_loss_name(kinds[i]), metrics.kl, alone);
+        kd_model_destroy(m);
+    }
+    kd_model_destroy(teacher);
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------ */
+
+static int stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    const samples *s = (const samples *)user;
+    int i, j;
+    for (i = 0; i < n; ++i) {
+        const uint8_t *from = &s->pixels[numbers[i]][0][0][0];
+        for (j = 0; j < FLOATS; ++j) x[i * FLOATS + j] = (float)from[j] / 255;
+        labels[i] = s->labels[numbers[i]];
+    }
+    return 0;
+}
+
+static int broken_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    (void)stream(user, numbers, n, x, labels);
+    return 1;
+}
+
+static int nan_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    (void)stream(user, numbers, n, x, labels);
+    x[3] = (float)NAN;
+    return 0;
+}
+
+static void test_forms_of_data(void **state)
+{
+    samples s;
+    float *x = (float *)malloc(sizeof(float) * COUNT * FLOATS), soft[COUNT * CLASSES] = {0};
+    int32_t numbers[COUNT], labels[COUNT];
+    kd_train_desc desc = options();
+    kd_data floats, streamed;
+    kd_model *m = create(small, 1);
+    uint64_t wanted, before = kd_model_hash(m);
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; ++i) numbers[i] = i, soft[i * CLASSES + s.labels[i]] = 1;
+    (void)stream(&s, numbers, COUNT, x, labels);
+    floats = kd_data_f32(x, s.labels, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+    streamed = kd_data_stream(stream, &s, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+    desc.augment = all_changes();
+    wanted = trained(kd, small, &s.data, &desc);
+    assert_true(trained(kd, small, &floats, &desc) == wanted);
+    assert_true(trained(kd, small, &streamed, &desc) == wanted);
+    s.data.soft_labels = soft; /* mixup blends them like labels */
+    assert_true(trained(kd, small, &s.data, &desc) == wanted);
+
+    streamed.batch = broken_stream;
+    assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_DATA, "the batch callback failed");
+    streamed.batch = nan_stream;
+    assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_NOT_FINITE, "the batch callback");
+    assert_true(kd_model_hash(m) == before);
+    kd_model_destroy(m);
+    free(x);
+}
+
+typedef struct watched {
+    int32_t order[8 * COUNT];
+    float x[8][COUNT][FLOATS]; /* by epoch and sample */
+    int count, batches;
+} watched;
+
+static int watch(void *user, const float *x, const int32_t *numbers, int n, float *logits)
+{
+    watched *w = (watched *)user;
+    int i;
+    for (i = 0; i < n; ++i) {
+        memcpy(w->x[w->count / COUNT][numbers[i]], x + i * FLOATS, FLOATS * sizeof *x);
+        w->order[w->count++] = numbers[i];
+    }
+    for (i = 0; i < n * CLASSES; ++i) logits[i] = (float)i;
+    ++w->batches;
+    return 0;
+}
+
+static watched *watch_training(samples *s, const kd_augment *augment, int batch, uint64_t seed)
+{
+    watched *w = (watched *)calloc(1, sizeof *w);
+    kd_train_desc desc = options();
+    desc.teacher_fn = watch, desc.teacher_user = w;
+    desc.epochs = 8, desc.batch = batch, desc.seed = seed, desc.augment = *augment;
+    (void)trained(kd, small, &s->data, &desc);
+    assert_int_equal(w->count, 8 * COUNT);
+    return w;
+}
+
+/* Every epoch has every sample once, in an order of its own. */
+static void test_epochs(void **state)
+{
+    samples s;
+    kd_augment none = {0};
+    watched *w;
+    int epoch, i;
+    (void)state;
+    make_samples(&s, 5);
+    w = watch_training(&s, &none, 16, 1);
+    assert_int_equal(w->batches, 8 * 4);
+    for (epoch = 0; epoch < 8; ++epoch) {
+        int seen[COUNT] = {0};
+        for (i = 0; i < COUNT; ++i) ++seen[w->order[epoch * COUNT + i]];
+        for (i = 0; i < COUNT; ++i) assert_int_equal(seen[i], 1);
+        if (epoch) assert_memory_not_equal(w->order, w->order + epoch * COUNT, COUNT * sizeof *w->order);
+    }
+    free(w);
+}
+
+/* A view depends on the seed, the epoch and the sample: not on the batch it came in. */
+static void test_views_are_functions(void **state)
+{
+    samples s;
+    const kd_augment a = all_changes();
+    watched *one, *other;
+    (void)state;
+    make_samples(&s, 5);
+    one = watch_training(&s, &a, 16, 1);
+    other = watch_training(&s, &a, 7, 1);
+    assert_memory_equal(one->x, other->x, sizeof one->x);
+    assert_memory_not_equal(one->x[0], one->x[1], sizeof *one->x);
+    free(other);
+    other = watch_training(&s, &a, 16, 2);
+    assert_memory_not_equal(one->x, other->x, sizeof one->x);
+    free(other);
+    free(one);
+}
+
+/* What one kind of change does: `seen` is how often each of the possible results was found. */
+static void check_change(const char *name, const kd_augment *a, int (*result)(const float *was, const float *is),
+                         int results)
+{
+    samples s;
+    kd_augment none = {0};
+    watched *was, *is;
+    int seen[16] = {0}, epoch, i;
+    make_samples(&s, 5);
+    s.data.mean[0] = 0.2f, s.data.std[2] = 0.5f;
+    was = watch_training(&s, &none, 16, 1);
+    is = watch_training(&s, a, 16, 1);
+    for (epoch = 0; epoch < 8; ++epoch) {
+        for (i = 0; i < COUNT; ++i) {
+            const int r = result(was->x[epoch][i], is->x[epoch][i]);
+            if (r < 0 || r >= results) fail_msg("%s: sample %d of epoch %d is something else", name, i, epoch);
+            ++seen[r];
+        }
+    }
+    for (i = 0; i < results; ++i) { /* 480 views, about as many of each */
+        if (seen[i] < 480 / results / 2 || seen[i] > 480 * 2 / results)
+            fail_msg("%s: result %d was found %d times in 480", name, i, seen[i]);
+    }
+    free(was);
+    free(is);
+}
+
+/* is[c][y][x] == was[c][y - dy][x - dx], mirrored if asked; black, normalised, from outside */
+static int placed(const float *was, const float *is, int dy, int dx, int mirror)
+{
+    static const float black[CHANNELS] = {-0.2f, 0, 0};
+    int c, y, x;
+    for (c = 0; c < CHANNELS; ++c) {
+        for (y = 0; y < SIDE; ++y) {
+            for (x = 0; x < SIDE; ++x) {
+                const int fy = y - dy, fx = (mirror ? SIDE - 1 - x : x) - dx;
+                const int inside = fy >= 0 && fy < SIDE && fx >= 0 && fx < SIDE;
+                const float wanted = inside ? was[(c * SIDE + fy) * SIDE + fx] : black[c];
+                if (fabsf(is[(c * SIDE + y) * SIDE + x] - wanted) > 1e-6f) return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+static int shift_of(const float *was, const float *is)
+{
+    int dy, dx;
+    for (dy = -1; dy <= 1; ++dy) {
+        for (dx = -1; dx <= 1; ++dx) {
+            if (placed(was, is, dy, dx, 0)) return (dy + 1) * 3 + dx + 1;
+        }
+    }
+    return -1;
+}
+
+static int mirror_of(const float *was, const float *is)
+{
+    return placed(was, is, 0, 0, 0) ? 0 : placed(was, is, 0, 0, 1) ? 1 : -1;
+}
+
+/* The square may stick out: its rows and columns that are inside are 0, all else is as it was. */
+static int cutout_of(const float *was, const float *is)
+{
+    int c, y, x, top = SIDE, low = -1, left = SIDE, right = -1;
+    for (y = 0; y < SIDE; ++y) {
+        for (x = 0; x < SIDE; ++x) {
+            if (is[y * SIDE + x] == was[y * SIDE + x]) continue;
+            top = KD__MIN(top, y), low = KD__MAX(low, y), left = KD__MIN(left, x), right = KD__MAX(right, x);
+        }
+    }
+    if (low - top >= 3 || right - left >= 3 || low < 0) return -1;
+    for (c = 0; c < CHANNELS; ++c) {
+        for (y = top; y <= low; ++y) {
+            for (x = left; x <= right; ++x)
+                if (is[(c * SIDE + y) * SIDE + x] != 0) return -1;
+        }
+    }
+    return top < 3;
+}
+
+static int brightness_of(const float *was, const float *is)
+{
+    float factor = 0;
+    int i;
+    for (i = SIDE * SIDE; i < 2 * SIDE * SIDE; ++i) { /* channel 1 is not normalised */
+        if (was[i] > 0.1f && factor == 0) factor = is[i] / was[i];
+    }
+    if (factor < 0.7f - 1e-5f || factor > 1.3f + 1e-5f) return -1;
+    for (i = SIDE * SIDE; i < 2 * SIDE * SIDE; ++i) {
+        if (fabsf(is[i] - KD__MIN(1, was[i] * factor)) > 1e-5f) return -1;
+    }
+    return factor > 1;
+}
+
+static void test_changes(void **state)
+{
+    kd_augment shift = {0}, flip = {0}, cutout = {0}, brightness = {0};
+    (void)state;
+    shift.shift = 1, flip.flip = 1, cutout.cutout = 3, brightness.brightness = 0.3f;
+    check_change("shift", &shift, shift_of, 9);
+    check_change("flip", &flip, mirror_of, 2);
+    check_change("cutout", &cutout, cutout_of, 2);
+    check_change("brightness", &brightness, brightness_of, 2);
+}
+
+/* A turn by 90 degrees is exact; contrast and saturation keep the mean, of the image and of each pixel. */
+static void test_changes_of_colour(void **state)
+{
+    samples s;
+    kd_augment none = {0}, contrast = {0}, saturation = {0};
+    watched *was, *low, *pale;
+    int i, p, c, changed = 0;
+    (void)state;
+    make_samples(&s, 5);
+    contrast.contrast = 0.3f, saturation.saturation = 0.3f;
+    was = watch_training(&s, &none, 16, 1);
+    low = watch_training(&s, &contrast, 16, 1);
+    pale = watch_training(&s, &saturation, 16, 1);
+    for (i = 0; i < COUNT; ++i) {
+        const float *x = was->x[0][i], *y = low->x[0][i], *z = pale->x[0][i];
+        double before = 0, after = 0, spread = 0, spread_after = 0;
+        for (p = 0; p < SIDE * SIDE; ++p) {
+            double g[3] = {0};
+            for (c = 0; c < 3; ++c) {
+                static const double share[3] = {0.299, 0.587, 0.114};
+                const int at = c * SIDE * SIDE + p;
+                g[0] += share[c] * (double)x[at], g[1] += share[c] * (double)y[at],
+                    g[2] += share[c] * (double)z[at];
+                changed += x[at] != z[at];
+            }
+            before += g[0] / (SIDE * SIDE), after += g[1] / (SIDE * SIDE);
+            spread += g[0] * g[0], spread_after += g[1] * g[1];
+            if (z[p] > 0 && z[p] < 1 && z[p + 36] > 0 && z[p + 36] < 1 && z[p + 72] > 0 && z[p + 72] < 1)
+                assert_near(g[2], g[0], 1e-5);
+        }
+        assert_near(after, before, 0.02); /* some are clamped */
+        assert_true(fabs(spread_after - spread) > 1e-9);
+    }
+    assert_true(changed > COUNT * FLOATS * 8 / 10);
+    free(was);
+    free(low);
+    free(pale);
+}
+
+/* Mixup: x = share * one + (1 - share) * other, shares by Beta(a, a). */
+static void test_mixup(void **state)
+{
+    samples s;
+    kd_augment none = {0}, mixup = {0};
+    watched *was, *is;
+    double sum = 0, squares = 0;
+    int epoch, i, j, k, found = 0;
+    (void)state;
+    make_samples(&s, 5);
+    mixup.mixup = 0.4f;
+    was = watch_training(&s, &none, 16, 1);
+    is = watch_training(&s, &mixup, 16, 1);
+    for (epoch = 0; epoch < 8; ++epoch) {
+        for (i = 0; i < COUNT; ++i) {
+            const float *x = is->x[epoch][i], *a = was->x[0][i];
+            for (j = 0; j < COUNT; ++j) {
+                const float *b = was->x[0][j];
+                double dot = 0, length = 0, share, error = 0;
+                for (k = 0; k < FLOATS; ++k) {
+                    dot += (double)(x[k] - b[k]) * (double)(a[k] - b[k]);
+                    length += (double)(a[k] - b[k]) * (double)(a[k] - b[k]);
+                }
+                share = length > 0 ? dot / length : 1;
+                for (k = 0; k < FLOATS; ++k)
+                    error += fabs((double)x[k] - share * (double)a[k] - (1 - share) * (double)b[k]);
+                if (error > 1e-3) continue;
+                if (j != i || length == 0) sum += share, squares += share * share, ++found;
+                break;
+            }
+            assert_true(j < COUNT);
+        }
+    }
+    sum /= found, squares /= found;
+    assert_true(found > 440);
+    assert_true(fabs(sum - 0.5) < 0.08);                        /* Beta(0.4, 0.4): mean 1/2 */
+    assert_true(fabs(squares - sum * sum - 0.25 / 1.8) < 0.03); /* variance 1/(4 (2a + 1)) */
+    free(was);
+    free(is);
+}
+
+/* ---- steps ----------------------------------------------------------------------------------------------- */
+
+/* Batches whose gradients are gathered make the update of one large batch. */
+static void test_accumulation(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *whole = create(small, 1), *parts = create(small, 1);
+    float x[FLOATS] = {0.3f}, a[CLASSES], b[CLASSES];
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    desc.optimizer = KD_SGD, desc.epochs = 4;
+    desc.batch = 60;
+    assert_ok(kd, kd_train(whole, &s.data, &desc));
+    desc.batch = 15, desc.accumulate = 4;
+    assert_ok(kd, kd_train(parts, &s.data, &desc));
+    assert_ok(kd, kd_predict(whole, x, 1, a));
+    assert_ok(kd, kd_predict(parts, x, 1, b));
+    for (i = 0; i < CLASSES; ++i) assert_near(a[i], b[i], 1e-5);
+    kd_model_destroy(whole);
+    kd_model_destroy(parts);
+}
+
+static void test_max_norm(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 1);
+    float w[6 * FLOATS];
+    double largest = 0;
+    int unit, i;
+    (void)state;
+    make_samples(&s, 5);
+    desc.max_norm = 0.5f, desc.lr = 0.1f;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_ok(kd, kd_model_get_tensor(m, "1.weight", w, 6 * FLOATS));
+    for (unit = 0; unit < 6; ++unit) {
+        double sum = 0;
+        for (i = 0; i < FLOATS; ++i) sum += (double)w[unit * FLOATS + i] * (double)w[unit * FLOATS + i];
+        largest = KD__MAX(largest, sqrt(sum));
+    }
+    assert_true(largest <= 0.5 + 1e-6 && largest > 0.499);
+    kd_model_destroy(m);
+}
+
+typedef struct stopper {
+    int steps, epochs, at_step, at_epoch, requests, grown;
+} stopper;
+
+static int count_steps(void *user, const kd_step_info *info)
+{
+    stopper *s = (stopper *)user;
+    assert_int_equal(info->step, s->steps % info->steps);
+    assert_int_equal(info->epoch, s->steps / info->steps);
+    if (s->steps > 0) s->grown += memory.requests != s->requests;
+    s->requests = memory.requests;
+    return ++s->steps == s->at_step;
+}
+
+static int count_epochs(void *user, const kd_epoch_info *info)
+{
+    stopper *s = (stopper *)user;
+    assert_int_equal(info->epoch, s->epochs);
+    assert_true(info->images == (int64_t)(s->epochs + 1) * COUNT);
+    assert_true(info->loss > 0 && info->accuracy >= 0 && info->accuracy <= 1);
+    return ++s->epochs == s->at_epoch;
+}
+
+/* Stopping after n steps leaves the weights of n steps; no step asks for memory. */
+static void test_stopping(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    stopper stop = {0};
+    kd_model *teacher, *m;
+    uint64_t one_epoch;
+    (void)state;
+    make_samples(&s, 5);
+    teacher = trained_teacher(&s.data);
+    desc.augment = all_changes();
+    desc.teacher = teacher;
+    desc.accumulate = 2, desc.clip_norm = 1;
+    desc.on_step = count_steps, desc.on_epoch = count_epochs, desc.user = &stop;
+    m = create(convolutional, 11);
+    assert_int_equal(kd_train(m, &s.data, &desc), KD_OK);
+    assert_int_equal(stop.steps, 12);
+    assert_int_equal(stop.epochs, 3);
+    assert_int_equal(stop.grown, 0);
+    kd_model_destroy(m);
+
+    desc.epochs = 1;
+    memset(&stop, 0, sizeof stop);
+    one_epoch = trained(kd, convolutional, &s.data, &desc);
+    desc.epochs = 3;
+    memset(&stop, 0, sizeof stop);
+    stop.at_epoch = 1;
+    m = create(convolutional, 11);
+    assert_int_equal(kd_train(m, &s.data, &desc), KD_STOPPED);
+    assert_true(kd_model_hash(m) == one_epoch);
+    kd_model_destroy(m);
+    memset(&stop, 0, sizeof stop);
+    stop.at_step = 4;
+    m = create(convolutional, 11);
+    assert_int_equal(kd_train(m, &s.data, &desc), KD_STOPPED);
+    assert_int_equal(stop.epochs, 0);
+    assert_true(kd_model_hash(m) == one_epoch);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+}
+
+/* ---- validation ------------------------------------------------------------------------------------------ */
+
+typedef struct history {
+    double score[64];
+    uint64_t hash[64];
+    int best, epochs, held;
+} history;
+
+static int note(void *user, const kd_epoch_info *info)
+{
+    history *h = (history *)user;
+    assert_true(info->has_validation);
+    h->score[h->epochs] = info->validation.accuracy - 1e-6 * info->validation.nll;
+    h->hash[h->epochs] = kd_model_hash(info->model);
+    h->held = info->validation.count;
+    if (info->is_best) h->best = h->epochs;
+    ++h->epochs;
+    return 0;
+}
+
+static void test_validation(void **state)
+{
+    samples s, other;
+    kd_train_desc desc = options();
+    history h = {{0}, {0}, 0, 0, 0};
+    kd_model *m = create(small, 1);
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    make_samples(&other, 6);
+    desc.epochs = 20, desc.lr = 0.05f, desc.validation_data = &other.data, desc.keep = KD_KEEP_BEST;
+    desc.on_epoch = note, desc.user = &h;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_int_equal(h.epochs, 20);
+    assert_int_equal(h.held, COUNT);
+    for (i = 0; i < 20; ++i) assert_true(h.score[i] <= h.score[h.best]);
+    assert_true(kd_model_hash(m) == h.hash[h.best]);
+    kd_model_destroy(m);
+
+    /* patience: ends that many epochs after the best */
+    memset(&h, 0, sizeof h);
+    m = create(small, 1);
+    desc.epochs = 60, desc.patience = 3, desc.keep = KD_KEEP_LAST;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_true(h.epochs < 60);
+    assert_int_equal(h.epochs - 1 - h.best, 3);
+    assert_true(kd_model_hash(m) == h.hash[h.epochs - 1]);
+    kd_model_destroy(m);
+}
+
+static int outside_validation(void *user, const float *x, const int32_t *numbers, int n, float *logits)
+{
+    int *seen = (int *)user, i;
+    (void)x;
+    for (i = 0; i < n; ++i) ++seen[numbers[i]];
+    memset(logits, 0, sizeof(float) * (size_t)n * CLASSES);
+    return 0;
+}
+
+/* The held-out share is never trained on, and depends on the seed alone. */
+static void test_split(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    history h = {{0}, {0}, 0, 0, 0};
+    int seen[3][COUNT] = {{0}}, run, i, held = 0;
+    (void)state;
+    make_samples(&s, 5);
+    desc.validation = 0.25f;
+    desc.teacher_fn = outside_validation;
+    desc.on_epoch = note, desc.user = &h;
+    for (run = 0; run < 3; ++run) {
+        desc.teacher_user = seen[run];
+        desc.seed = run == 2 ? 8 : 7;
+        desc.batch = run == 1 ? 5 : 16;
+        memset(&h, 0, sizeof h);
+        (void)trained(kd, small, &s.data, &desc);
+        assert_int_equal(h.held, COUNT / 4);
+    }
+    for (i = 0; i < COUNT; ++i) {
+        assert_true(seen[0][i] == 0 || seen[0][i] == desc.epochs);
+        held += seen[0][i] == 0;
+    }
+    assert_int_equal(held, COUNT / 4);
+    assert_memory_equal(seen[0], seen[1], sizeof seen[0]);
+    assert_memory_not_equal(seen[0], seen[2], sizeof seen[0]);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------------------- */
+
+static void test_numbers_out_of_range(void **state)
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+        int is_int;
+        double low, high; /* both refused */
+    } numbers[] = {
+#define NUMBER(name, is_int, low, high) {#name, offsetof(kd_train_desc, name), is_int, low, high}
+        NUMBER(epochs, 1, -1, -5),         NUMBER(batch, 1, 0, 65537),     NUMBER(accumulate, 1, 0, -1),
+        NUMBER(lr, 0, -0.1, HUGE_VAL),     NUMBER(momentum, 0, -0.1, 1.5), NUMBER(beta1, 0, -0.1, 1),
+        NUMBER(beta2, 0, -0.1, 1),         NUMBER(epsilon, 0, -1, 0),      NUMBER(weight_decay, 0, -1, 1e9),
+        NUMBER(max_norm, 0, -1, HUGE_VAL), NUMBER(clip_norm, 0, -1, NAN),  NUMBER(warmup, 0, -1, NAN),
+        NUMBER(validation, 0, -0.1, 0.95), NUMBER(patience, 1, -1, -2),    NUMBER(schedule_gamma, 0, -1, NAN),
+        NUMBER(schedule_step, 0, -1, NAN),
+#undef NUMBER
+    };
+    samples s;
+    kd_model *m = create(small, 1);
+    const uint64_t before = kd_model_hash(m);
+    size_t i;
+    int side;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < sizeof numbers / sizeof *numbers; ++i) {
+        for (side = 0; side < 2; ++side) {
+            kd_train_desc desc = options();
+            const double value = side ? numbers[i].high : numbers[i].low;
+            char *at = (char *)&desc + numbers[i].offset;
+            const int whole = numbers[i].is_int ? (int)value : 0;
+            const float number = (float)value;
+            desc.schedule = KD_STEP;
+            memcpy(at, numbers[i].is_int ? (const void *)&whole : (const void *)&number, 4);
+            assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_ARGUMENT, numbers[i].name);
+        }
+    }
+    assert_true(kd_model_hash(m) == before);
+    kd_model_destroy(m);
+}
+
+#define REFUSED(result, text, change)                                                                              \
+    do {                                                                                                           \
+        kd_train_desc d = options();                                                                               \
+        kd_data data = s.data;                                                                                     \
+        change;                                                                                                    \
+        assert_fails(kd, kd_train(m, &data, &d), result, text);                                                    \
+        assert_true(kd_model_hash(m) == before);                                                                   \
+    } while (0)
+
+static void test_refused(void **state)
+{
+    samples s;
+    kd_model *m = create(small, 1), *teacher = create(large, 1), *wide = create("3x6x6: dense 5", 1),
+             *image = create("3x6x6: conv 4 3", 1), *grey = create("1x6x6: dense 4", 1);
+    const kd_model *list[2];
+    const uint64_t before = kd_model_hash(m);
+    const float weights[2] = {1, 0};
+    float soft[COUNT * CLASSES] = {0}, logits[COUNT * CLASSES] = {0}, bad[COUNT * CLASSES] = {0};
+    int32_t labels[COUNT];
+    float *x = test_floats(1, COUNT * FLOATS, 1);
+    kd_train_desc raw;
+    (void)state;
+    memset(&raw, 0, sizeof raw);
+    make_samples(&s, 5);
+    memcpy(labels, s.labels, sizeof labels);
+    labels[17] = CLASSES;
+    bad[9] = (float)NAN;
+    x[5 * FLOATS + 7] = (float)NAN;
+    list[0] = teacher, list[1] = NULL;
+
+    assert_int_equal(kd_train(NULL, &s.data, &raw), KD_ERR_ARGUMENT);
+    assert_fails(kd, kd_train(m, &s.data, &raw), KD_ERR_DEFAULTS, "kd_train_defaults");
+    REFUSED(KD_ERR_DEFAULTS, "kd_data_u8", data.cookie = 0);
+    REFUSED(KD_ERR_DEFAULTS, "kd_loss_defaults", d.loss.cookie = 0);
+    REFUSED(KD_ERR_DATA, "no samples", data.count = 0);
+    REFUSED(KD_ERR_DATA, "no pixels", data.pixels = NULL);
+    REFUSED(KD_ERR_SHAPE, "the model reads 3x6x6, but the images are 3x5x6", data.height = 5);
+    REFUSED(KD_ERR_DATA, "label", data.labels = labels);
+    REFUSED(KD_ERR_NOT_FINITE, "a NaN in the data, sample 5, number 7",
+            data = kd_data_f32(x, s.labels, COUNT, CHANNELS, SIDE, SIDE, CLASSES));
+    REFUSED(KD_ERR_SHAPE, "the model has 4 outputs, but the data have 6 classes", data.classes = 6);
+    REFUSED(KD_ERR_ARGUMENT, "label", data.labels = NULL);
+    REFUSED(KD_ERR_ARGUMENT, "std", data.std[1] = 0);
+    REFUSED(KD_ERR_ARGUMENT, "one source of soft targets", (d.teacher = teacher, data.teacher_logits = logits));
+    REFUSED(KD_ERR_ARGUMENT, "belong together", d.teacher_count = 2);
+    REFUSED(KD_ERR_ARGUMENT, "belong together", (d.teachers = list, d.teacher_count = 0));
+    REFUSED(KD_ERR_ARGUMENT, "teacher 1 is NULL", (d.teachers = list, d.teacher_count = 2));
+    REFUSED(KD_ERR_ARGUMENT, "its own teacher", d.teacher = m);
+    REFUSED(KD_ERR_ARGUMENT, "needs a teacher", d.loss = kd_loss_defaults(KD_LOSS_KL));
+    REFUSED(KD_ERR_ARGUMENT, "temperature", (d.teacher = teacher, d.loss.temperature = 0));
+    REFUSED(KD_ERR_ARGUMENT, "alpha", (d.teacher = teacher, d.loss.alpha = 1.5f));
+    REFUSED(KD_ERR_SHAPE, "output", d.teacher = wide);
+    REFUSED(KD_ERR_SHAPE, "the model reads 1x6x6", d.teacher = grey);
+    REFUSED(KD_ERR_DATA, "as they are", (data.teacher_logits = logits, d.augment.flip = 1));
+    REFUSED(KD_ERR_NOT_FINITE, "teacher_logits has a NaN in row 2, column 1", data.teacher_logits = bad);
+    REFUSED(KD_ERR_NOT_FINITE, "soft_labels has a NaN", data.soft_labels = bad);
+    REFUSED(KD_ERR_ARGUMENT, "kd_data.soft_labels", d.loss.soft_labels = soft);
+    REFUSED(KD_ERR_ARGUMENT, "not both", (d.validation = 0.1f, d.validation_data = &s.data));
+    REFUSED(KD_ERR_ARGUMENT, "need validation", d.keep = KD_KEEP_BEST);
+    REFUSED(KD_ERR_ARGUMENT, "need validation", d.patience = 1);
+    REFUSED(KD_ERR_ARGUMENT, "shift", d.augment.shift = -1);
+    REFUSED(KD_ERR_ARGUMENT, "rotate", d.augment.rotate = (float)NAN);
+    REFUSED(KD_ERR_ARGUMENT, "brightness", d.augment.brightness = 2);
+    REFUSED(KD_ERR_ARGUMENT, "mixup", d.augment.mixup = -1);
+    REFUSED(KD_ERR_DATA, "teacher_fn failed", d.teacher_fn = refuse_to_teach);
+    raw = options();
+    s.data.classes = 64;
+    assert_fails(kd, kd_train(image, &s.data, &raw), KD_ERR_SHAPE, "end it with gap or dense");
+    s.data.classes = CLASSES;
+
+    list[1] = teacher;
+    REFUSED(KD_ERR_ARGUMENT, "the weight of teacher 1 must be above 0",
+            (d.teachers = list, d.teacher_count = 2, d.teacher_weights = weights));
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    kd_model_destroy(wide);
+    kd_model_destroy(image);
+    kd_model_destroy(grey);
+    free(x);
+}
+
+/* Training that runs away is stopped in the step where numbers do, with weights that can still be used. */
+static void test_divergence(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 1);
+    float x[FLOATS] = {0.5f}, y[CLASSES];
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    desc.optimizer = KD_SGD, desc.lr = 1e6f, desc.epochs = 50;
+    m = (kd_model_destroy(m), create("3x6x6: dense 6, dense 4", 1));
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_NOT_FINITE, "at step");
+    for (i = 0; i < kd_model_tensors(m); ++i) {
+        kd_tensor_info info;
+        float w[6 * FLOATS];
+        assert_ok(kd, kd_model_tensor_info(m, i, &info));
+        assert_ok(kd, kd_model_get_tensor(m, info.name, w, info.count));
+        assert_true(kd->k->all_finite((ptrdiff_t)info.count, w));
+    }
+    assert_ok(kd, kd_predict(m, x, 1, y));
+    kd_model_destroy(m);
+}
+
+/* A NaN in a weight is found in the first step, and what it spoils is not written back. */
+static void test_nan_in_weights(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(large, 1);
+    float bias[CLASSES] = {0, (float)NAN, 0, 0};
+    kd_tensor_info info;
+    uint64_t before;
+    (void)state;
+    make_samples(&s, 5);
+    assert_ok(kd, kd_model_tensor_info(m, kd_model_tensors(m) - 1, &info));
+    memcpy(m->weights + m->params[m->param_count - 1].offset, bias, sizeof bias);
+    before = kd_model_hash(m);
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_NOT_FINITE, "the student's output");
+    assert_true(kd_model_hash(m) == before);
+    kd_model_destroy(m);
+}
+
+/* Each allocation of a training is refused in turn: the model stays as it was, nothing is lost. */
+static void test_refused_memory(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *teacher, *other = create(large, 9), *m = create(convolutional, 1);
+    const kd_model *both[2];
+    const uint64_t before = kd_model_hash(m);
+    kd_result result = KD_ERR_MEMORY;
+    int refused;
+    (void)state;
+    make_samples(&s, 5);
+    teacher = trained_teacher(&s.data);
+    both[0] = teacher, both[1] = other;
+    desc.teachers = both, desc.teacher_count = 2;
+    desc.validation = 0.2f, desc.keep = KD_KEEP_BEST, desc.accumulate = 2, desc.augment = all_changes();
+    for (refused = 1; result == KD_ERR_MEMORY; ++refused) {
+        memory.refuse_at = refused;
+        result = kd_train(m, &s.data, &desc);
+        if (result == KD_ERR_MEMORY) {
+            assert_true(kd_model_hash(m) == before);
+            assert_true(*kd_error(kd) != 0);
+        }
+    }
+    memory.refuse_at = 0;
+    assert_int_equal(result, KD_OK);
+    assert_true(refused > 25);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    kd_model_destroy(other);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
         TEST(test_like_pytorch),
+        TEST(test_same_bits),
+        TEST(test_any_order_of_tasks),
+        TEST(test_seed_decides),
+        TEST(test_sources_agree),
+        TEST(test_teachers_are_averaged),
+        TEST(test_views_are_shared),
+        TEST(test_cache_of_other_images),
+        TEST(test_without_labels),
+        TEST(test_student_follows),
+        TEST(test_forms_of_data),
+        TEST(test_epochs),
+        TEST(test_views_are_functions),
+        TEST(test_changes),
+        TEST(test_changes_of_colour),
+        TEST(test_mixup),
+        TEST(test_accumulation),
+        TEST(test_max_norm),
+        TEST(test_stopping),
+        TEST(test_validation),
+        TEST(test_split),
+        TEST(test_numbers_out_of_range),
+        TEST(test_refused),
+        TEST(test_divergence),
+        TEST(test_nan_in_weights),
+        TEST(test_refused_memory),
     };
     const int failed = cmocka_run_group_tests_name("training", tests, NULL, NULL);
     printf("training: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
