@@ -1,7 +1,8 @@
 /* Every layer, forward and backward, on every instruction set: outputs against a double-precision reference, gradients
-   against finite differences of it. */
+   against finite differences of it, both against PyTorch. */
 #include "support.h"
 #include "reference.h"
+#include "golden/layers.h"
 
 enum { BATCH = 5, PROBES = 8 };
 
@@ -297,6 +298,119 @@ static void test_wide(void **state)
     check_spec("5x12x31: conv 40 3 pad=1, tanh, conv 36 3 pad=1 stride=2, dense 3", 3, 2);
 }
 
+/* ---- against PyTorch ------------------------------------------------------------------------------------- */
+
+static void compare(const kd_model *m, const char *what, int index, float got, double wanted)
+{
+    if (fabs((double)got - wanted) > 4e-6 * (1 + fabs(wanted)))
+        fail_msg("%s on %s: %s %d is %.8g, PyTorch has %.9g", m->spec, kd_isa_name(m->kd->isa), what, index,
+                 (double)got, wanted);
+}
+
+/* The layers in question stand behind two that pass everything on as it is: a value whose gradient can be read, and one
+   that keeps an activation from being done by the first. */
+static kd_model *create_golden(kd_ctx *kd, const golden_layer *g)
+{
+    static const float ones[] = {1, 1, 1, 1, 1, 1, 1, 1};
+    const int input = (int)strcspn(g->line, ":");
+    const float *weights = golden_weights;
+    char spec[200];
+    kd_tensor_info info;
+    kd_model *m;
+    int i, j;
+    snprintf(spec, sizeof spec, "%.*s: depthwise 1 bias=0, maxpool 1,%s", input, g->line, g->line + input + 1);
+    assert_ok(kd, kd_model_create(kd, spec, 1, &m));
+    for (i = 0; i < kd_model_tensors(m); ++i) {
+        float values[KD__COUNT(golden_weights)];
+        assert_ok(kd, kd_model_tensor_info(m, i, &info));
+        if (i == 0) {
+            assert_ok(kd, kd_model_set_tensor(m, info.name, ones, info.count));
+            continue;
+        }
+        assert_true(weights + info.count <= golden_weights + KD__COUNT(golden_weights));
+        for (j = 0; j < info.count; ++j) values[j] = *weights++ + (strstr(info.name, "running_var") ? 1.0f : 0.0f);
+        assert_ok(kd, kd_model_set_tensor(m, info.name, values, info.count));
+    }
+    return m;
+}
+
+static void check_golden_input_grad(const kd__run *run, const golden_layer *g)
+{
+    const int value = run->model->nodes[1].out;
+    const kd__shape *shape = &run->model->values[value].shape;
+    const kd__slot *slot = &run->grad[value];
+    kd__span s = {0, 0, 0, 0};
+    int i, c, y, x, at = 0;
+    s.count = g->samples;
+    for (i = 0; i < g->samples; ++i)
+        for (c = 0; c < shape->c; ++c)
+            for (y = 0; y < shape->h; ++y)
+                for (x = 0; x < shape->w; ++x, ++at)
+                    compare(run->model, "gradient of input", at,
+                            kd__slot_at(slot, s, i)[y * slot->row + x * shape->c + c], g->input_grad[at]);
+}
+
+/* Gradients and running statistics, tensor by tensor. */
+static void check_golden_tensors(const kd__run *run, const golden_layer *g)
+{
+    const kd_model *m = run->model;
+    kd_tensor_info info;
+    int i, j, at = 0;
+    for (i = 1; i < kd_model_tensors(m); ++i) {
+        const kd__param *p = &m->params[i];
+        float values[KD__COUNT(golden_weights)];
+        assert_ok(m->kd, kd_model_tensor_info(m, i, &info));
+        assert_ok(m->kd, kd_model_get_tensor(m, info.name, values, info.count));
+        if (info.trained) kd__param_copy(m->kd->k, p, run->weight_grads + p->offset, values, 1);
+        for (j = 0; j < info.count; ++j, ++at) compare(m, info.name, j, values[j], g->tensors[at]);
+    }
+    assert_int_equal(at, g->tensor_count);
+}
+
+static void check_golden(kd_ctx *kd, const golden_layer *g)
+{
+    kd_model *m = create_golden(kd, g);
+    const int outputs = g->samples * kd_model_outputs(m);
+    const float *x = g->wide_inputs ? golden_wide_inputs : golden_inputs;
+    float y[KD__COUNT(golden_directions)];
+    int training, i;
+    for (training = 0; training < 2; ++training) {
+        const double *wanted = training || !g->evaluation ? g->training : g->evaluation;
+        kd__run *run;
+        /* room for so many that all samples pass together: gradients are kept for those that do */
+        assert_ok(kd, kd__run_open(m, training ? m : NULL, KD__MAX_CHUNKS * g->samples, &run));
+        kd__run_forward(run, x, g->samples);
+        kd__export(run, g->samples, y);
+        for (i = 0; i < outputs; ++i)
+            compare(m, training ? "output in training" : "output in evaluation", i, y[i], wanted[i]);
+        if (training) {
+            assert_true(run->block >= g->samples);
+            set_direction(run, golden_directions, g->samples);
+            kd__run_backward(run);
+            kd__run_steps(run, run->commit, run->commit_steps);
+            check_golden_input_grad(run, g);
+            check_golden_tensors(run, g);
+        }
+        kd__run_close(run);
+    }
+    kd_model_destroy(m);
+}
+
+static void test_like_pytorch(void **state)
+{
+    kd_isa isa;
+    int i;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        for (i = 0; i < KD__COUNT(golden_layers); ++i) check_golden(kd, &golden_layers[i]);
+        kd_close(kd);
+    }
+}
+
+/* ---- dropout, running statistics ------------------------------------------------------------------------- */
+
 /* The mask keeps the right share, scales it, depends on seed, step and sample, and is the same backward. */
 static void test_dropout(void **state)
 {
@@ -389,11 +503,17 @@ static void test_running_statistics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dense),       cmocka_unit_test(test_conv),
-        cmocka_unit_test(test_depthwise),   cmocka_unit_test(test_pooling),
-        cmocka_unit_test(test_activations), cmocka_unit_test(test_batchnorm),
-        cmocka_unit_test(test_residual),    cmocka_unit_test(test_wide),
-        cmocka_unit_test(test_dropout),     cmocka_unit_test(test_running_statistics),
+        cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_depthwise),
+        cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_activations),
+        cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_residual),
+        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_like_pytorch),
+        cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_running_statistics),
     };
     const int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
     printf("layers: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
