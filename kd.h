@@ -53,7 +53,8 @@ DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
    threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other; the portable
    kernels, which have no fused multiply-add, give bits of their own. Reductions have a fixed shape and
-   random numbers are a function of (seed, purpose, epoch, sample), never of a thread.
+   random numbers are a function of (seed, purpose, epoch, sample), never of a thread. The compiler must
+   compute float as float (FLT_EVAL_METHOD 0; on 32-bit x86 that takes -msse2 -mfpmath=sse).
 
 LOSS CONVENTION
    Means over rows, sums over classes, and the factor T^2 on terms softened by a temperature T, so that
@@ -1074,14 +1075,15 @@ KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
     kd__block block;
     char *data;
     if (bytes > SIZE_MAX / 2 - extra) {
-        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: %zu items of %zu bytes do not fit in memory", count,
-                       item);
+        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: %llu items of %llu bytes do not fit in memory",
+                       (unsigned long long)count, (unsigned long long)item);
         return NULL;
     }
     block.size = bytes + extra;
     block.start = kd->desc.allocator.alloc(kd->desc.allocator.user, block.size);
     if (!block.start) {
-        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: the allocator refused %zu bytes", block.size);
+        (void)kd__fail(kd, KD_ERR_MEMORY, "out of memory: the allocator refused %llu bytes",
+                       (unsigned long long)block.size);
         return NULL;
     }
     data = (char *)block.start + sizeof(kd__block);
@@ -2223,8 +2225,9 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     task.all.grad = grad;
     task.all.value = kd__scratch(kd, (size_t)rows);
     if (!task.all.value) return KD_ERR_MEMORY;
-    /* kernels read a row before they write its gradient, but a later check of the logits must still see them */
-    if (grad == student) {
+    /* kernels read a row before they write its gradient, but a later check of the logits must still see them; and a
+       temperature whose square is 0 can leave nothing to read them for */
+    if (grad == student || (task.all.soft_value == 0 && task.all.hard_value == 0)) {
         result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result != KD_OK) return result;
     }

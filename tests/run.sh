@@ -34,6 +34,7 @@ for program in "$build"/test_*; do
 done
 run consistency tests/consistency.sh
 run compile tests/compile.sh
+run emulated tests/emulated.sh
 run distill tests/distill.sh "$build"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -1,0 +1,74 @@
+/* Trains a convolutional student from a teacher with everything random on, and prints what the weights hash to.
+   Usage: hash ISA. Every machine must print the same; see tests/emulated.sh. */
+#define KD_IMPLEMENTATION
+#include "../../kd.h"
+
+#include <stdlib.h>
+
+enum { COUNT = 70, SIDE = 13, PIXELS = 3 * SIDE * SIDE };
+
+static int complain(kd_ctx *kd, const char *what)
+{
+    printf("%s: %s\n", what, kd ? kd_error(kd) : "no context");
+    return 1;
+}
+
+static int train(kd_ctx *kd, const kd_data *data)
+{
+    static const char large[] = "3x13x13: conv 24 3 pad=1, batchnorm, relu, maxpool 2, residual(conv 24 3 pad=1, "
+                                "batchnorm, silu, depthwise 3 pad=1), gelu, conv 33 3 stride=2, hardswish, gap, "
+                                "dropout 0.3, dense 5";
+    static const char small[] = "3x13x13: conv 7 5 stride=2 pad=2, batchnorm, leakyrelu, conv 8 1, sigmoid, "
+                                "avgpool 2, dense 19, tanh, dropout 0.2, dense 5";
+    kd_model *teacher = NULL, *student = NULL;
+    kd_train_desc desc = kd_train_defaults();
+    int optimizer, failed;
+    desc.epochs = 2, desc.batch = 32, desc.validation = 0.1f;
+    desc.augment.shift = 1, desc.augment.flip = 1, desc.augment.rotate = 15, desc.augment.brightness = 0.2f;
+    desc.augment.contrast = 0.2f, desc.augment.saturation = 0.2f, desc.augment.cutout = 3,
+    desc.augment.mixup = 0.3f;
+    desc.clip_norm = 5, desc.max_norm = 3, desc.weight_decay = 0.001f, desc.schedule = KD_COSINE,
+    desc.warmup = 0.5f;
+    failed = kd_model_create(kd, large, 1, &teacher) || kd_train(teacher, data, &desc);
+    printf("teacher %016llx\n", failed ? 0ull : (unsigned long long)kd_model_hash(teacher));
+    desc.teacher = teacher;
+    for (optimizer = 0; optimizer < KD_OPTIMIZER_COUNT && !failed; ++optimizer) {
+        kd_metrics metrics;
+        desc.optimizer = (kd_optimizer)optimizer;
+        failed = kd_model_create(kd, small, 2, &student) || kd_train(student, data, &desc) ||
+                 kd_evaluate(student, data, &metrics);
+        if (!failed)
+            printf("%-7s %016llx %.17g %.17g\n", kd_optimizer_name(desc.optimizer),
+                   (unsigned long long)kd_model_hash(student), metrics.nll, metrics.ece);
+        kd_model_destroy(student);
+        student = NULL;
+    }
+    kd_model_destroy(teacher);
+    return failed;
+}
+
+int main(int argc, char **argv)
+{
+    static uint8_t pixels[COUNT * PIXELS];
+    static int32_t labels[COUNT];
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_ctx *kd = NULL;
+    kd_data data;
+    uint32_t state = 12345;
+    int i, failed;
+    for (i = 0; i < COUNT; ++i) labels[i] = i * 7 % 5;
+    for (i = 0; i < COUNT * PIXELS; ++i) {
+        state = state * 1664525u + 1013904223u;
+        pixels[i] = (uint8_t)((state >> 24) / 2 + (unsigned)(labels[i / PIXELS] * 20));
+    }
+    for (i = 0; i < KD_ISA_COUNT && argc > 1; ++i) {
+        if (strcmp(argv[1], kd_isa_name((kd_isa)i)) == 0) desc.isa = (kd_isa)i;
+    }
+    if (kd_open(&desc, &kd) != KD_OK) return complain(kd, argc > 1 ? argv[1] : "auto");
+    data = kd_data_u8(pixels, labels, COUNT, 3, SIDE, SIDE, 5);
+    data.mean[0] = 0.4f, data.std[1] = 0.3f;
+    failed = train(kd, &data);
+    if (failed) (void)complain(kd, "training");
+    kd_close(kd);
+    return failed;
+}

@@ -1,0 +1,65 @@
+#!/bin/sh
+# The same training on every instruction set, compiler and machine that can be had here, real or emulated: weights
+# must agree to the last bit. Usage: tests/emulated.sh
+cd "$(dirname "$0")/compile" || exit 1
+. ../checks.sh
+
+warnings="-Werror -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef"
+
+# same_weights <what it is> <fused or portable> <command ...>: its output equals that of the first of its kind
+same_weights()
+{
+    what=$1 kind=$2
+    shift 2
+    if ! "$@" >"$tmp/weights" 2>"$log"; then
+        if grep -q 'no context' "$tmp/weights"; then skip "$what" "this processor has none"; else fail "$what"; fi
+    elif ! [ -e "$tmp/$kind" ]; then
+        cp "$tmp/weights" "$tmp/$kind"
+        pass "$what"
+    else
+        diff "$tmp/$kind" "$tmp/weights" >"$log" && pass "$what" || fail "$what"
+    fi
+}
+
+# build <compiler> <options ...>
+build() { "$@" $warnings hash.c -o "$tmp/hash" -lm >"$log" 2>&1; }
+
+for options in 'gcc -std=c99 -O2' 'gcc -std=c99 -O0' 'clang -std=c99 -O2' 'g++ -x c++ -std=c++17 -O1'; do
+    if ! command -v "${options%% *}" >/dev/null; then
+        skip "$options" "not installed"
+    elif ! build $options; then
+        fail "$options"
+    else
+        same_weights "$options: scalar" portable "$tmp/hash" scalar
+        for isa in avx2 avx512; do same_weights "$options: $isa" fused "$tmp/hash" $isa; done
+    fi
+done
+
+# emulated <target> <emulator> <instruction sets> [options]
+emulated()
+{
+    if ! command -v "$1-gcc" >/dev/null || ! command -v "$2" >/dev/null; then
+        skip "$1" "needs $1-gcc and $2 (packages gcc-$1, qemu-user)"
+        return
+    fi
+    if ! build "$1-gcc" -std=gnu99 -O2 -static $4; then
+        fail "$1-gcc -std=gnu99 -O2 $4"
+        return
+    fi
+    for isa in $3; do
+        case $isa in scalar) kind=portable ;; *) kind=fused ;; esac
+        same_weights "$1: $isa" $kind "$2" "$tmp/hash" $isa
+    done
+}
+emulated aarch64-linux-gnu qemu-aarch64 "neon scalar"
+emulated s390x-linux-gnu qemu-s390x scalar
+emulated i686-linux-gnu qemu-i386 scalar "-msse2 -mfpmath=sse"
+
+# an old processor: nothing that it lacks is ever executed
+if command -v qemu-x86_64 >/dev/null && build gcc -std=c99 -O2 -static; then
+    same_weights "x86-64 of 2003: scalar" portable qemu-x86_64 -cpu qemu64 "$tmp/hash" auto
+    same_weights "x86-64 of 2013: auto" fused qemu-x86_64 -cpu Haswell "$tmp/hash" auto
+else
+    skip "old x86-64 processors" "needs qemu-x86_64 (package qemu-user)"
+fi
+finish
