@@ -1,6 +1,7 @@
 /* bench - kd.h beside other libraries, on the shapes that distillation meets. bench --help says how. */
 #include "measure.h"
 #include "peers.h"
+#include "convolutions.h"
 
 /* ---- matrix multiplication ------------------------------------------------------------------------------- */
 
@@ -76,6 +77,278 @@ static void bench_products(void)
     if (count) printf("  geometric mean of %d: %.2fx the best peer\n", count, exp(logs / count));
 }
 
+static void bench_products_avx2(void)
+{
+    int i;
+    if (!kd_isa_available(KD_ISA_AVX2) || options.isa != KD_ISA_AUTO) return;
+    for (i = 0; i < (int)KD__COUNT(shapes); ++i) {
+        char name[40];
+        snprintf(name, sizeof name, "%dx%dx%d %s", shapes[i].m, shapes[i].n, shapes[i].k, shapes[i].trans);
+        if (shapes[i].m == shapes[i].n && shapes[i].n == shapes[i].k && wanted("gemm-avx2", name, shapes[i].quick))
+            (void)bench_product("gemm-avx2", &shapes[i], KD_ISA_AVX2, options.threads);
+    }
+}
+
+/* ---- softmax and losses ---------------------------------------------------------------------------------- */
+
+typedef struct loss_case {
+    kd_ctx *kd;
+    kd_loss_desc desc;
+    int rows, cols;
+    float *student, *teacher, *out;
+    int32_t *labels;
+} loss_case;
+
+static void run_softmax(void *arg)
+{
+    const loss_case *l = (const loss_case *)arg;
+    need(l->kd, kd_softmax(l->kd, l->student, l->rows, l->cols, 4, l->out));
+}
+
+static void run_loss(void *arg)
+{
+    const loss_case *l = (const loss_case *)arg;
+    double value;
+    need(l->kd, kd_loss(l->kd, &l->desc, l->student, l->teacher, l->labels, l->rows, l->cols, l->out, &value));
+}
+
+static void run_copy(void *arg)
+{
+    const loss_case *l = (const loss_case *)arg;
+    memcpy(l->out, l->student, (size_t)l->rows * (size_t)l->cols * sizeof *l->out);
+}
+
+/* Beside memcpy: no function that reads and writes as much can be faster for long. */
+static void bench_losses(void)
+{
+    static const int sizes[][2] = {{128, 10}, {1024, 100}, {4096, 1000}, {256, 32000}};
+    static const char *const names[] = {"softmax", "ce", "kl", "hinton"};
+    static const double arrays[] = {2, 2, 3, 3}; /* read and written */
+    static const kd_loss_kind kinds[] = {KD_LOSS_AUTO, KD_LOSS_CE, KD_LOSS_KL, KD_LOSS_HINTON};
+    int i, j, k;
+    for (i = 0; i < (int)KD__COUNT(names); ++i) {
+        for (j = 0; j < (int)KD__COUNT(sizes); ++j) {
+            const int rows = sizes[j][0], cols = sizes[j][1];
+            const size_t count = (size_t)rows * (size_t)cols;
+            contestant c[2] = {{"kd", NULL, NULL, 0}, {"memcpy", run_copy, NULL, 0}};
+            bench_case what = {"losses", NULL, "GB/s", 1e9, options.threads, KD_ISA_AUTO, 0};
+            char name[40];
+            loss_case l;
+            snprintf(name, sizeof name, "%s %dx%d", names[i], rows, cols);
+            if (!wanted("losses", name, i == 0 || i == 3)) continue;
+            l.kd = open_context(options.isa, options.threads);
+            l.desc = kd_loss_defaults(kinds[i]);
+            l.rows = rows, l.cols = cols;
+            l.student = random_floats(1, count);
+            l.teacher = random_floats(2, count);
+            l.out = (float *)memory(count * sizeof(float));
+            l.labels = (int32_t *)memory((size_t)rows * sizeof(int32_t));
+            for (k = 0; k < rows; ++k) l.labels[k] = k % cols;
+            what.name = name;
+            what.isa = kd_ctx_isa(l.kd);
+            c[0].run = i == 0 ? run_softmax : run_loss;
+            c[0].arg = c[1].arg = &l;
+            c[0].work = arrays[i] * (double)count * sizeof(float);
+            c[1].work = 2 * (double)count * sizeof(float);
+            (void)measure(&what, c, 2);
+            free(l.student), free(l.teacher), free(l.out), free(l.labels);
+            kd_close(l.kd);
+        }
+    }
+}
+
+/* ---- training and prediction ----------------------------------------------------------------------------- */
+
+typedef struct training {
+    kd_ctx *kd;
+    kd_model *model, *teacher;
+    kd_data data;
+    kd_train_desc desc;
+} training;
+
+static void run_training(void *arg)
+{
+    const training *t = (const training *)arg;
+    need(t->kd, kd_train(t->model, &t->data, &t->desc));
+}
+
+typedef struct pair {
+    const char *name, *large, *small;
+} pair;
+
+static const pair pairs[] = {
+    {"mlp", "784: dense 1200, relu, dense 1200, relu, dense 10", "784: dense 64, relu, dense 10"},
+    {"cnn",
+     "1x28x28: conv 32 3 pad=1, relu, maxpool 2, conv 64 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10",
+     "1x28x28: conv 8 3 pad=1, relu, maxpool 2, conv 16 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10"},
+};
+enum { TRAIN_IMAGES = 2048, TRAIN_CLASSES = 10 };
+static const char *const roles[] = {"large", "small", "distil"};
+
+static void training_open(training *t, const pair *p, int role, kd_isa isa, int threads, const float *x,
+                          const int32_t *labels)
+{
+    const int flat = strcmp(p->name, "mlp") == 0, side = flat ? 1 : 28;
+    memset(t, 0, sizeof *t);
+    t->kd = open_context(isa, threads);
+    need(t->kd, kd_model_create(t->kd, role == 0 ? p->large : p->small, 1, &t->model));
+    if (role == 2) need(t->kd, kd_model_create(t->kd, p->large, 2, &t->teacher));
+    t->data = kd_data_f32(x, labels, TRAIN_IMAGES, flat ? 784 : 1, side, side, TRAIN_CLASSES);
+    t->desc = kd_train_defaults();
+    t->desc.epochs = 1;
+    t->desc.teacher = t->teacher;
+}
+
+static void training_close(training *t)
+{
+    kd_model_destroy(t->model);
+    kd_model_destroy(t->teacher);
+    kd_close(t->kd);
+}
+
+/* The arithmetic that an image needs: forward, both gradients, but none for the pixels; forward in the teacher. */
+static double training_flops(const training *t)
+{
+    const double macs = (double)kd_model_macs(t->model);
+    return 6 * macs - 2 * (double)t->model->nodes[0].macs +
+           (t->teacher ? 2 * (double)kd_model_macs(t->teacher) : 0);
+}
+
+static int32_t *random_labels(void)
+{
+    int32_t *labels = (int32_t *)memory(TRAIN_IMAGES * sizeof *labels);
+    int i;
+    for (i = 0; i < TRAIN_IMAGES; ++i) labels[i] = kd__rng_index(5, (uint64_t)i, TRAIN_CLASSES);
+    return labels;
+}
+
+/* images/s in the unit, flops in the peak: measured as flops, said as images. */
+static void bench_training(void)
+{
+    float *x = random_floats(1, TRAIN_IMAGES * 784);
+    int32_t *labels = random_labels();
+    int i, role;
+    for (i = 0; i < 2 * 3; ++i) {
+        const pair *p = &pairs[i / 3];
+        bench_case what = {"training", NULL, "images/s", 0, options.threads, KD_ISA_AUTO, 1};
+        contestant c = {"kd", run_training, NULL, 0};
+        char name[40];
+        training t;
+        role = i % 3;
+        snprintf(name, sizeof name, "%s %s", p->name, roles[role]);
+        if (!wanted("training", name, 1)) continue;
+        training_open(&t, p, role, options.isa, options.threads, x, labels);
+        what.name = name;
+        what.isa = kd_ctx_isa(t.kd);
+        c.arg = &t;
+        c.work = training_flops(&t) * TRAIN_IMAGES;
+        what.scale = training_flops(&t);
+        (void)measure(&what, &c, 1);
+        training_close(&t);
+    }
+    free(x);
+    free(labels);
+}
+
+typedef struct prediction {
+    kd_ctx *kd;
+    kd_model *model;
+    kd_workspace *workspace;
+    const float *x;
+    float logits[128 * TRAIN_CLASSES];
+    int count;
+} prediction;
+
+static void run_prediction(void *arg)
+{
+    prediction *p = (prediction *)arg;
+    need(p->kd, kd_workspace_predict(p->workspace, p->x, p->count, p->logits));
+}
+
+static void bench_predictions(void)
+{
+    float *x = random_floats(1, 128 * 784);
+    int i;
+    for (i = 0; i < 2 * 2 * 2; ++i) {
+        const pair *of = &pairs[i / 4];
+        bench_case what = {"prediction", NULL, "images/s", 0, options.threads, KD_ISA_AUTO, 1};
+        contestant c = {"kd", run_prediction, NULL, 0};
+        char name[40];
+        prediction p;
+        p.count = i % 2 ? 128 : 1;
+        snprintf(name, sizeof name, "%s %s, batch %d", of->name, roles[i / 2 % 2], p.count);
+        if (!wanted("prediction", name, i / 2 % 2)) continue;
+        p.kd = open_context(options.isa, options.threads);
+        need(p.kd, kd_model_create(p.kd, i / 2 % 2 ? of->small : of->large, 1, &p.model));
+        need(p.kd, kd_workspace_create(p.model, p.count, &p.workspace));
+        p.x = x;
+        what.name = name;
+        what.isa = kd_ctx_isa(p.kd);
+        what.scale = 2 * (double)kd_model_macs(p.model);
+        c.arg = &p;
+        c.work = what.scale * p.count;
+        (void)measure(&what, &c, 1);
+        kd_workspace_destroy(p.workspace);
+        kd_model_destroy(p.model);
+        kd_close(p.kd);
+    }
+    free(x);
+}
+
+/* ---- two threads ----------------------------------------------------------------------------------------- */
+
+/* By how much all threads are ahead of one: the peer is kd itself. */
+static void bench_threads(void)
+{
+    const int threads = options.threads > 1 ? options.threads : KD__MIN(2, omp_get_num_procs());
+    float *x = random_floats(1, TRAIN_IMAGES * 784);
+    int32_t *labels = random_labels();
+    int i, j;
+    if (threads < 2) puts("\nthreads: left out, there is one processor only");
+    for (i = 0; i < 3 + 4 && threads > 1; ++i) {
+        bench_case what = {"threads", NULL, i < 3 ? "GFLOP/s" : "images/s", 1, threads, KD_ISA_AUTO, 1};
+        contestant c[2] = {{"kd", NULL, NULL, 0}, {"kd, 1 thread", NULL, NULL, 0}};
+        char name[40];
+        if (i < 3) {
+            const int n = 512 << i;
+            const size_t count = (size_t)n * (size_t)n;
+            product p[2];
+            snprintf(name, sizeof name, "%dx%dx%d NN", n, n, n);
+            if (!wanted("threads", name, i == 1)) continue;
+            memset(p, 0, sizeof p);
+            p[0].a = p[1].a = random_floats(1, count);
+            p[0].b = p[1].b = random_floats(2, count);
+            p[0].c = p[1].c = (float *)memory(count * sizeof(float));
+            what.scale = 1e9;
+            for (j = 0; j < 2; ++j) {
+                p[j].kd = open_context(options.isa, j ? 1 : threads);
+                p[j].m = p[j].n = p[j].k = n;
+                c[j].run = multiply, c[j].arg = &p[j], c[j].work = 2.0 * n * n * n;
+            }
+            what.name = name, what.isa = kd_ctx_isa(p[0].kd);
+            (void)measure(&what, c, 2);
+            for (j = 0; j < 2; ++j) kd_close(p[j].kd);
+            free((void *)(uintptr_t)p[0].a), free((void *)(uintptr_t)p[0].b), free(p[0].c);
+        } else {
+            const pair *of = &pairs[(i - 3) / 2];
+            const int role = (i - 3) % 2;
+            training t[2];
+            snprintf(name, sizeof name, "training %s %s", of->name, roles[role]);
+            if (!wanted("threads", name, role == 0)) continue;
+            for (j = 0; j < 2; ++j) {
+                training_open(&t[j], of, role, options.isa, j ? 1 : threads, x, labels);
+                what.scale = training_flops(&t[j]);
+                c[j].run = run_training, c[j].arg = &t[j], c[j].work = what.scale * TRAIN_IMAGES;
+            }
+            what.name = name, what.isa = kd_ctx_isa(t[0].kd);
+            (void)measure(&what, c, 2);
+            for (j = 0; j < 2; ++j) training_close(&t[j]);
+        }
+    }
+    free(x);
+    free(labels);
+}
+
 /* ---- options --------------------------------------------------------------------------------------------- */
 
 typedef struct group {
@@ -85,6 +358,12 @@ typedef struct group {
 
 static const group groups[] = {
     {"gemm", "kd_sgemm", bench_products},
+    {"gemm-avx2", "kd_sgemm with AVX2, squares", bench_products_avx2},
+    {"conv", "convolutions, forward and backward", bench_convolutions},
+    {"losses", "softmax and losses, beside memcpy", bench_losses},
+    {"training", "training and distillation, batch 128, Adam", bench_training},
+    {"prediction", "kd_workspace_predict", bench_predictions},
+    {"threads", "two threads beside one", bench_threads},
 };
 
 static void print_help(void)

@@ -223,7 +223,7 @@ static void print_heading(const bench_case *b, const contestant *c, int count, i
     static char shown[500];
     char heading[500];
     int used, i;
-    used = snprintf(heading, sizeof heading, "\n%s: %s, %s, %d thread%s\n%-32s %9s", b->group, b->unit,
+    used = snprintf(heading, sizeof heading, "\n%s: %s, %s, %d thread%s\n%-36s %9s", b->group, b->unit,
                     kd_isa_name(b->isa), b->threads, b->threads > 1 ? "s" : "", "", "kd");
     for (i = 1; i < count; ++i) used += snprintf(heading + used, sizeof heading - (size_t)used, " %11s", c[i].name);
     if (has_peers) snprintf(heading + used, sizeof heading - (size_t)used, "    kd / best peer [quartiles]");
@@ -270,7 +270,7 @@ static void report(const bench_case *b, const contestant *c, int count, const do
     char object[2000];
     int used, i;
     print_heading(b, c, count, best);
-    printf("%-32s %9.4g", b->name, value[0]);
+    printf("%-36s %9.4g", b->name, value[0]);
     for (i = 1; i < count; ++i) printf(" %11.4g", value[i]);
     if (best) printf("    %.2f [%.2f %.2f] %s", ratio->median, ratio->low, ratio->high, c[best].name);
     if (of_peak > 0) printf(", %.0f%% of peak", 100 * of_peak);
