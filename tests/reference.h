@@ -1,6 +1,6 @@
 /* reference.h - layers and losses again, in double precision and plain loops, for the tests to compare with
-   The layers work on the nodes of a model, but on nothing of how kd.h computes: images are (c, h, w), weights are in
-   PyTorch's order, every sum is a loop. */
+   The layers work on the nodes of a model, but on nothing of how kd.h computes: images are (c, h, w), weights are
+   in PyTorch's order, every sum is a loop. */
 #ifndef KD_TESTS_REFERENCE_H
 #define KD_TESTS_REFERENCE_H
 

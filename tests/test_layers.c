@@ -1,20 +1,21 @@
-/* Every layer, forward and backward, on every instruction set: outputs against a double-precision reference, gradients
-   against finite differences of it, both against PyTorch. */
+/* Every layer, forward and backward, on every instruction set: outputs against a double-precision reference,
+   gradients against finite differences of it, both against PyTorch. */
 #include "support.h"
 #include "reference.h"
 #include "golden/layers.h"
 
 enum { BATCH = 5, PROBES = 8 };
 
-/* A change of the loss by one number of a tensor, or (at = -1) along a vector in which every number has its part. */
+/* What the loss changes by with one number of a tensor, or (at = -1) along a vector in which every number has its
+   part. */
 typedef struct slope {
     int tensor;
     int64_t at;
     double value;
 } slope;
 
-/* What a model must compute, from the reference: made once, compared with every instruction set. The loss is the sum
-   of all outputs times `direction`, so that its gradient by the outputs is `direction`. */
+/* What a model must compute, from the reference: made once, compared with every instruction set. The loss is the
+   sum of all outputs times `direction`, so that its gradient by the outputs is `direction`. */
 typedef struct expectation {
     const char *spec;
     int batch, slope_count;
@@ -287,7 +288,8 @@ static void test_residual(void **state)
           "residual(conv 4 3 stride=2 pad=1), dense 2",
           "9: dense 6, residual(dense 6, tanh, dense 6), tanh, residual(dense 11, relu), dense 3",
           "2x6x6: residual(residual(conv 3 3 pad=1, relu), depthwise 3 pad=1), residual(relu), maxpool 2, dense 2",
-          "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2");
+          "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2",
+          "2x5x5: conv 3 3 pad=1, residual(residual(conv 3 3 pad=1, tanh), conv 3 3 pad=1), dense 2");
 }
 
 /* Large enough that every blocking of the kernels is entered. */
@@ -307,8 +309,8 @@ static void compare(const kd_model *m, const char *what, int index, float got, d
                  (double)got, wanted);
 }
 
-/* The layers in question stand behind two that pass everything on as it is: a value whose gradient can be read, and one
-   that keeps an activation from being done by the first. */
+/* The layers in question stand behind two that pass everything on as it is: one for a value whose gradient can be
+   read, and one that keeps an activation from being done by the first. */
 static kd_model *create_golden(kd_ctx *kd, const golden_layer *g)
 {
     static const float ones[] = {1, 1, 1, 1, 1, 1, 1, 1};

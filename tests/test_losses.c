@@ -1,5 +1,5 @@
-/* kd_loss and kd_average_teachers: every loss in every setting against a double-precision reference, finite differences
-   and PyTorch; limits, invariances, repeatability, and what is refused. */
+/* kd_loss and kd_average_teachers: every loss in every setting against a double-precision reference, finite
+   differences and PyTorch; limits, invariances, repeatability, and what is refused. */
 #include "support.h"
 #include "reference.h"
 #include "golden/losses.h"
@@ -279,7 +279,7 @@ static void backwards(void *user, int count, kd_task_fn task, void *arg)
     for (; count > 0; --count) task(arg, count - 1, (count * 5) % 4);
 }
 
-/* The same bits for any number of threads and any order. */
+/* The same bits for any number of threads and any order, and the right ones. */
 static void test_threads(void **state)
 {
     static const int sizes[][2] = {{2500, 3}, {1300, 16}, {1000, 65}, {700, 100}, {40, 3001}};
@@ -300,13 +300,19 @@ static void test_threads(void **state)
         for (i = 0; i < KD__COUNT(sizes); ++i) {
             for (j = i % 2; j < KD__COUNT(golden_settings); j += 2) {
                 problem p = random_problem(&golden_settings[j], sizes[i][0], sizes[i][1]);
-                const size_t bytes = (size_t)(p.rows * p.cols) * sizeof(float);
+                const int count = p.rows * p.cols;
+                const size_t bytes = (size_t)count * sizeof(float);
+                double *student = to_double(p.student, count), *wanted_grad = to_double(p.student, count);
                 float *first = (float *)malloc(bytes), *grad = (float *)malloc(bytes);
                 const double value = solve(kd[0], &p, first);
+                const double wanted = reference_loss(&p, student, wanted_grad);
+                compare(kd[0], &p, value, first, wanted, wanted_grad);
                 for (k = 1; k < 4; ++k) {
                     assert_true(solve(kd[k], &p, grad) == value);
                     assert_memory_equal(grad, first, bytes);
                 }
+                free(student);
+                free(wanted_grad);
                 free(first);
                 free(grad);
                 problem_free(&p);
@@ -566,7 +572,7 @@ static void test_rows_are_independent(void **state)
     }
 }
 
-/* One sigmoid is a softmax over the logits 0 and s: BCE of one column is Hinton's loss, or cross-entropy, of two. */
+/* A sigmoid is a softmax over the logits 0 and s: BCE of one column is Hinton's loss, or cross-entropy, of two. */
 static void test_sigmoid_is_softmax_of_two(void **state)
 {
     static const char *const names[] = {"bce", "bce, smoothing", "bce, teacher", "bce, teacher, smoothing",
@@ -884,8 +890,8 @@ static void test_not_finite(void **state)
     }
 }
 
-/* Finite numbers of which a float cannot hold the loss; and a temperature whose square is 0, which leaves nothing to
-   compute but must not hide what is wrong with the logits. */
+/* Finite numbers of which a float cannot hold the loss; and a temperature whose square is 0, which leaves nothing
+   to compute but must not hide what is wrong with the logits. */
 static void test_out_of_range(void **state)
 {
     kd_isa isa;
