@@ -127,12 +127,12 @@ static double time_of(const contestant *c, long repeats)
     return now() - start;
 }
 
-/* Calls in one measurement. The first call is not counted: it fills caches and allocates. */
+/* Calls in one measurement. The first one is counted only if it is a long one: it fills caches and allocates. */
 static long repeats_of(const contestant *c)
 {
     long repeats = 1;
-    double seconds;
-    (void)time_of(c, 1);
+    double seconds = time_of(c, 1);
+    if (seconds > 10 * options.least) return 1;
     while ((seconds = time_of(c, repeats)) < options.least)
         repeats = seconds > options.least / 64 ? (long)((double)repeats * options.least * 1.2 / seconds) + 1
                                                : repeats * 8;

@@ -1,0 +1,416 @@
+"""kd.h beside PyTorch and ONNX Runtime: training, distillation, prediction, losses, memory.
+
+Everything runs in this process in turn, kd through ctypes. Results are checked against each other before they are
+timed. `make bench` runs it; by hand: python3 bench/peers/compare.py --help
+"""
+import argparse
+import ctypes
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILD = os.path.join(HERE, "..", "..", "build")
+BATCH, CLASSES, TEMPERATURE, ALPHA = 128, 10, 4.0, 0.9
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer cases, fewer rounds")
+    parser.add_argument("--only", default="", help="one group: training, prediction, losses, memory")
+    parser.add_argument("--case", default="", help="cases with this text in their name")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=0, help="rounds, 9 (--quick: 5)")
+    parser.add_argument("--json", help="appends the results to the array in this file")
+    parser.add_argument("--library", default=os.path.join(BUILD, "libkdbench.so"))
+    parser.add_argument("--train-once", action="store_true", help="prints the peak memory of PyTorch in training")
+    return parser.parse_args()
+
+
+options = arguments()
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
+rounds = options.repeats or (5 if options.quick else 9)
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    sys.exit("PyTorch is missing: sudo apt-get install python3-torch, or make -C bench peers for the newest one")
+try:
+    import onnxruntime
+except ImportError:
+    onnxruntime = None
+
+torch.set_num_threads(options.threads)
+torch.manual_seed(1)
+
+
+# ---- kd ------------------------------------------------------------------------------------------------------
+
+class Kd:
+    """One model (and teacher) of kd, or none for losses."""
+    library = None
+
+    def __init__(self, spec=None, teacher=None, capacity=BATCH):
+        if Kd.library is None:
+            Kd.library = ctypes.CDLL(options.library)
+            Kd.library.bench_open.restype = ctypes.c_void_p
+            Kd.library.bench_error.restype = Kd.library.bench_isa.restype = ctypes.c_char_p
+        text = [None if s is None else s.encode() for s in (spec, teacher)]
+        self.handle = ctypes.c_void_p(Kd.library.bench_open(text[0], text[1], capacity, options.threads))
+        if not self.handle.value:
+            sys.exit(f"kd cannot open {spec}")
+        self.isa = Kd.library.bench_isa(self.handle).decode()
+
+    def close(self):
+        Kd.library.bench_close(self.handle)
+
+    def call(self, name, *args):
+        if getattr(Kd.library, name)(self.handle, *args) != 0:
+            sys.exit(f"{name}: {Kd.library.bench_error(self.handle).decode()}")
+
+    def copy_weights(self, module, of_teacher=0):
+        tensors = [p.detach().contiguous() for p in module.parameters()]
+        if Kd.library.bench_tensors(self.handle, of_teacher) != len(tensors):
+            sys.exit("kd and PyTorch have different models")
+        for i, p in enumerate(tensors):
+            self.call("bench_set_tensor", of_teacher, i, address(p), ctypes.c_int64(p.numel()))
+
+    def train(self, x, labels, epochs=1):
+        loss = ctypes.c_double()
+        self.call("bench_train", address(x), address(labels), len(x), CLASSES, epochs, ctypes.byref(loss))
+        return loss.value
+
+
+def address(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------
+
+def time_of(function, repeats):
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return time.perf_counter() - start
+
+
+def repeats_of(function, least=0.005):
+    seconds, repeats = time_of(function, 1), 1
+    while seconds < least:
+        repeats = max(repeats * 2, int(repeats * least * 1.2 / max(seconds, 1e-7)) if seconds > least / 64 else 0)
+        seconds = time_of(function, repeats)
+    return repeats
+
+
+def wanted(group, name, quick=True):
+    return (quick or not options.quick) and options.only in ("", group) and options.case in name
+
+
+shown = None
+
+
+def report(group, name, unit, isa, value, ratio=None, best=None):
+    """value: by contestant, kd first. ratio: median and quartiles of kd over the best peer."""
+    global shown
+    peers = [n for n in value if n != "kd"]
+    heading = f"\n{group}: {unit}, {isa}, {options.threads} thread{'s' * (options.threads > 1)}\n{'':36} {'kd':>9}"
+    heading += "".join(f" {n:>{max(11, len(n))}}" for n in peers)
+    heading += "    kd / best peer [quartiles]" if best else ""
+    if heading != shown:
+        print(heading)
+        shown = heading
+    line = f"{name:36} {value['kd']:9.4g}" + "".join(f" {value[n]:{max(11, len(n))}.4g}" for n in peers)
+    if best:
+        line += f"    {ratio[1]:.2f} [{ratio[0]:.2f} {ratio[2]:.2f}] {best}"
+    print(line, flush=True)
+    if not options.json:
+        return
+    results = []
+    if os.path.exists(options.json):
+        with open(options.json) as file:
+            results = json.load(file)
+    results.append({"group": group, "case": name, "threads": options.threads, "isa": isa, "unit": unit,
+                    "kd": value["kd"], "peers": {n: value[n] for n in peers},
+                    "ratio_best_peer": ratio[1] if best else None,
+                    "ratio_quartiles": [ratio[0], ratio[2]] if best else None,
+                    "best_peer": best, "fraction_of_peak": None})
+    with open(options.json, "w") as file:
+        file.write("[\n" + ",\n".join(json.dumps(r) for r in results) + "\n]\n")
+
+
+def measure(group, name, unit, isa, contestants, work):
+    """contestants: functions by name, kd first; work: of one call, in what the unit counts (per second)."""
+    repeats = {n: repeats_of(f) for n, f in contestants.items()}
+    times = {n: [] for n in contestants}
+    order = list(contestants)
+    for r in range(rounds):
+        for n in order[r % len(order):] + order[:r % len(order)]:
+            times[n].append(time_of(contestants[n], repeats[n]) / repeats[n])
+    median = {n: statistics.median(t) for n, t in times.items()}
+    best, ratio = None, None
+    if len(order) > 1:
+        best = min(order[1:], key=median.get)
+        ratios = sorted(b / a for a, b in zip(times["kd"], times[best]))
+        ratio = [ratios[len(ratios) // 4], statistics.median(ratios), ratios[-1 - len(ratios) // 4]]
+    if unit == "us":  # less is better
+        value = {n: t / work * 1e6 for n, t in median.items()}
+    else:
+        value = {n: work / t for n, t in median.items()}
+    report(group, name, unit, isa, value, ratio, best)
+
+
+def agree(what, got, expected, tolerance):
+    got, expected = torch.as_tensor(got, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64)
+    worst = ((got - expected).abs() / (1 + expected.abs())).max().item()
+    if not worst <= tolerance:
+        sys.exit(f"{what}: differs from kd by {worst:.3g}, more than {tolerance:.3g}")
+
+
+# ---- models --------------------------------------------------------------------------------------------------
+
+def mlp(*sizes):
+    layers = []
+    for i, o in zip(sizes, sizes[1:]):
+        layers += [torch.nn.Linear(i, o), torch.nn.ReLU()]
+    spec = f"{sizes[0]}: " + ", relu, ".join(f"dense {o}" for o in sizes[1:])
+    return spec, lambda: torch.nn.Sequential(*[fresh(layer) for layer in layers[:-1]]), (sizes[0],)
+
+
+def cnn(a, b):
+    layers = [torch.nn.Conv2d(1, a, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+              torch.nn.Conv2d(a, b, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+              torch.nn.Linear(b * 49, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)]
+    spec = (f"1x28x28: conv {a} 3 pad=1, relu, maxpool 2, conv {b} 3 pad=1, relu, maxpool 2, "
+            "dense 128, relu, dense 10")
+    return spec, lambda: torch.nn.Sequential(*[fresh(layer) for layer in layers]), (1, 28, 28)
+
+
+def fresh(layer):
+    import copy
+    return copy.deepcopy(layer)
+
+
+MODELS = {"mlp": {"large": mlp(784, 1200, 1200, 10), "small": mlp(784, 64, 10)},
+          "cnn": {"large": cnn(32, 64), "small": cnn(8, 16)}}
+
+
+# ---- training ------------------------------------------------------------------------------------------------
+
+def adam(module):
+    try:
+        return torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+    except (RuntimeError, TypeError):
+        return torch.optim.Adam(module.parameters(), lr=1e-3)
+
+
+def hinton(student, teacher, labels):
+    soft = F.kl_div(F.log_softmax(student / TEMPERATURE, 1), F.softmax(teacher / TEMPERATURE, 1),
+                    reduction="batchmean") * TEMPERATURE ** 2
+    return ALPHA * soft + (1 - ALPHA) * F.cross_entropy(student, labels)
+
+
+class Trainer:
+    """An epoch of PyTorch, data resident, as one would write it by hand."""
+
+    def __init__(self, module, teacher, x, labels, channels_last=False, compiled=False):
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        self.x, self.labels = x.contiguous(memory_format=form), labels
+        self.module = module.to(memory_format=form)
+        self.teacher = teacher.to(memory_format=form).eval() if teacher else None
+        self.optimizer = adam(self.module)
+        if compiled:
+            self.module = torch.compile(self.module)
+            self.teacher = torch.compile(self.teacher) if teacher else None
+
+    def epoch(self, shuffle=True):
+        order = torch.randperm(len(self.x)) if shuffle else None
+        for first in range(0, len(self.x), BATCH):
+            part = order[first:first + BATCH] if shuffle else slice(first, first + BATCH)
+            x, labels = self.x[part], self.labels[part]
+            logits = self.module(x)
+            if self.teacher:
+                with torch.no_grad():
+                    soft = self.teacher(x)
+                loss = hinton(logits, soft, labels)
+            else:
+                loss = F.cross_entropy(logits, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        return loss.item()
+
+
+def bench_training():
+    for kind, models in MODELS.items():
+        for role in ("large", "small", "distil"):
+            if not wanted("training", f"{kind} {role}", role != "small"):
+                continue
+            spec, make, shape = models["small" if role == "distil" else role]
+            teacher = models["large"] if role == "distil" else None
+            images = (512 if options.quick else 2048) * (1 if role == "large" else 4)
+            x, labels = torch.rand(images, *shape), torch.randint(CLASSES, (images,))
+            labels32 = labels.to(torch.int32)
+            kd = Kd(spec, teacher and teacher[0])
+
+            def start(**how):
+                module, old = make(), teacher and teacher[1]()
+                kd.copy_weights(module)
+                if old:
+                    kd.copy_weights(old, 1)
+                return Trainer(module, old, how.pop("x", x), how.pop("labels", labels), **how)
+
+            # three steps from the same weights have the same losses: the same model, loss and optimizer
+            for steps in (1, 3):
+                check = start(x=x[:BATCH], labels=labels[:BATCH])
+                loss = [check.epoch(False) for _ in range(steps)][-1]
+                agree(f"the loss of {kind} {role} at step {steps}", loss, kd.train(x[:BATCH], labels32[:BATCH], steps),
+                      2e-4)
+            contestants = {"kd": lambda: kd.train(x, labels32), "PyTorch": start().epoch}
+            if kind == "cnn":
+                contestants["PyTorch nhwc"] = start(channels_last=True).epoch
+            if hasattr(torch, "compile") and not options.quick:
+                try:
+                    compiled = start(compiled=True)
+                    compiled.epoch()
+                    contestants["compiled"] = compiled.epoch
+                except Exception as error:  # no compiler, no support for this Python ...
+                    print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
+            measure("training", f"{kind} {role}", "images/s", kd.isa, contestants, images)
+            kd.close()
+
+
+# ---- prediction ----------------------------------------------------------------------------------------------
+
+def onnx_session(module, x):
+    """A session of ONNX Runtime, or None with a word why not."""
+    if onnxruntime is None:
+        return None
+    try:
+        file = io.BytesIO()
+        names = {"input_names": ["x"], "output_names": ["y"]}
+        try:
+            torch.onnx.export(module, x, file, dynamo=False, **names)
+        except TypeError:
+            torch.onnx.export(module, x, file, **names)
+        config = onnxruntime.SessionOptions()
+        config.intra_op_num_threads, config.inter_op_num_threads = options.threads, 1
+        return onnxruntime.InferenceSession(file.getvalue(), config, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        print(f"ONNX Runtime cannot be used: {str(error).splitlines()[0]}")
+        return None
+
+
+def bench_prediction():
+    for kind, models in MODELS.items():
+        for role, (spec, make, shape) in models.items():
+            for count in (1, BATCH):
+                unit = "us" if count == 1 else "images/s"
+                name = f"{kind} {role}, batch {count}"
+                if not wanted("prediction", name, role == "small"):
+                    continue
+                module = make().eval()
+                x, logits = torch.rand(count, *shape), torch.empty(count, CLASSES)
+                kd = Kd(spec, capacity=count)
+                kd.copy_weights(module)
+
+                def run_torch(run=module):
+                    with torch.inference_mode():
+                        return run(x)
+
+                contestants = {"kd": lambda: kd.call("bench_predict", address(x), count, address(logits)),
+                               "PyTorch": run_torch}
+                contestants["kd"]()
+                agree(f"PyTorch's {name}", run_torch(), logits, 1e-4)
+                with torch.no_grad():
+                    frozen = torch.jit.freeze(torch.jit.trace(module, x))
+                for _ in range(3):  # it optimises in its first runs
+                    agree(f"TorchScript's {name}", run_torch(frozen), logits, 1e-4)
+                contestants["TorchScript"] = lambda: run_torch(frozen)
+                session = onnx_session(module, x)
+                if session:
+                    feed = {"x": x.numpy()}
+                    agree(f"ONNX Runtime's {name}", session.run(None, feed)[0], logits, 1e-4)
+                    contestants["ONNX Runtime"] = lambda: session.run(None, feed)
+                measure("prediction", name, unit, kd.isa, contestants, count)
+                kd.close()
+
+
+# ---- softmax and losses --------------------------------------------------------------------------------------
+
+def bench_losses():
+    kd = Kd()
+    for rows, cols in ((128, 10), (1024, 100), (4096, 1000), (256, 32000)):
+        student, teacher = torch.randn(rows, cols), torch.randn(rows, cols)
+        labels = torch.randint(cols, (rows,))
+        labels32, out, value = labels.to(torch.int32), torch.empty(rows, cols), ctypes.c_double()
+        leaf = student.clone().requires_grad_()
+
+        def run_torch():
+            leaf.grad = None
+            loss = hinton(leaf, teacher, labels)
+            loss.backward()
+            return loss.item()
+
+        def run_kd():
+            kd.call("bench_hinton", address(student), address(teacher), address(labels32), rows, cols, address(out),
+                    ctypes.byref(value))
+
+        def softmax_kd():
+            kd.call("bench_softmax", address(student), rows, cols, ctypes.c_float(TEMPERATURE), address(out))
+
+        def softmax_torch():
+            with torch.inference_mode():
+                return torch.softmax(student / TEMPERATURE, 1)
+
+        if wanted("losses", f"hinton {rows}x{cols}"):
+            run_kd()
+            agree("PyTorch's loss", run_torch(), value.value, 1e-4)
+            agree("PyTorch's gradient", leaf.grad * rows, out * rows, 1e-4)
+            measure("losses", f"hinton {rows}x{cols}", "logits/s", kd.isa, {"kd": run_kd, "PyTorch": run_torch},
+                    rows * cols)
+        if wanted("losses", f"softmax {rows}x{cols}"):
+            softmax_kd()
+            agree("PyTorch's softmax", softmax_torch(), out, 1e-5)
+            measure("losses", f"softmax {rows}x{cols}", "logits/s", kd.isa,
+                    {"kd": softmax_kd, "PyTorch": softmax_torch}, rows * cols)
+    kd.close()
+
+
+# ---- memory --------------------------------------------------------------------------------------------------
+
+def train_once():
+    """Peak memory of this process after an epoch of the large MLP, in MB."""
+    images = 1024
+    x, labels = torch.rand(images, 784), torch.randint(CLASSES, (images,))
+    Trainer(MODELS["mlp"]["large"][1](), None, x, labels).epoch()
+    with open("/proc/self/status") as status:
+        peak = [line for line in status if line.startswith("VmHWM")][0]
+    print(int(peak.split()[1]) / 1024)
+
+
+def bench_memory():
+    name = "peak, training mlp large"
+    if not wanted("memory", name):
+        return
+    value = {}
+    commands = {"kd": [os.path.join(BUILD, "bench"), "--train-once"],
+                "PyTorch": [sys.executable, os.path.abspath(__file__), "--train-once"]}
+    for who, command in commands.items():
+        value[who] = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    ratio = value["PyTorch"] / value["kd"]
+    report("memory", name, "MB", "auto", value, [ratio] * 3, "PyTorch")
+
+
+if options.train_once:
+    train_once()
+else:
+    print(f"\nPyTorch {torch.__version__}, " +
+          (f"ONNX Runtime {onnxruntime.__version__}" if onnxruntime else
+           "ONNX Runtime is missing: make -C bench peers"))
+    for run in (bench_training, bench_prediction, bench_losses, bench_memory):
+        run()
