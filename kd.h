@@ -249,29 +249,100 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
 /* A label for "unknown": the row gets no hard term. Only losses with a soft term accept it. */
 #define KD_UNLABELLED INT32_MIN
 
-/* Convention: mean over rows, sum over columns, T^2 on softened terms.
-   Notation: s, t student and teacher logits, p^T = softmax(. / T), y label, a alpha, e label smoothing.
+/* The value is the mean over rows of
 
-   name            needs    value of one row
-   KD_LOSS_AUTO             Hinton where there is a teacher, cross-entropy where there is none (training only)
-   KD_LOSS_CE      labels   -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C, or desc.soft_labels (C columns)
-   KD_LOSS_KL      teacher  T^2 * KL(p_t^T || p_s^T)                         Hinton et al. 2015, eq. 2
-   KD_LOSS_HINTON  both     a * KL + (1 - a) * CE, one pass                   Hinton et al. 2015, section 2
-   KD_LOSS_MSE     teacher  sum_c (s_c - t_c)^2 of raw logits                 Ba and Caruana 2014, eq. 1
-   KD_LOSS_BCE     labels   sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0 or 1), or
-                            desc.soft_labels; with a teacher: a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T))
-                            + (1 - a) BCE
+       soft_weight * soft term + hard term,        hard term = hard_weight * CE unless the table says otherwise.
 
-   The effective weight of the soft term in RepDistiller and mdistiller ("batchmean") is the same as here. A
-   library that divides by rows * columns (PyTorch's reduction='mean') makes the soft term `columns` times
-   smaller: set reduction to KD_REDUCTION_ELEMENTS to get its numbers. */
+   Notation: s, t student and teacher logits, p^T = softmax(. / T), y label, a b g certainty the fields alpha, beta,
+   gamma and certainty, e label smoothing, C columns. KL(p || q) = sum_c p_c log(p_c / q_c).
+
+   name                 needs     terms of one row
+   KD_LOSS_AUTO                   Hinton where there is a teacher, cross-entropy where there is none (training only)
+   KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C, or desc.soft_labels
+                                  (C columns)
+   KD_LOSS_KL           teacher   soft T^2 KL(p_t^T || p_s^T)                       Hinton et al. 2015, eq. 2
+   KD_LOSS_HINTON       both      soft a * KL, hard (1 - a) * CE, one pass          Hinton et al. 2015, section 2
+   KD_LOSS_MSE          teacher   soft sum_c (s_c - t_c)^2 of raw logits            Ba and Caruana 2014, eq. 1
+   KD_LOSS_BCE          labels    hard sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0
+                                  or 1), or desc.soft_labels; with a teacher: soft
+                                  a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T)), and the hard term times (1 - a)
+   KD_LOSS_RKL          teacher   soft T^2 KL(p_s^T || p_t^T)                       Gu et al. 2024 (MiniLLM)
+   KD_LOSS_JSD          teacher   soft T^2 (b KL(p_t^T || m) + (1-b) KL(p_s^T || m)), m = b p_t^T + (1-b) p_s^T;
+                                  goes to 0, not to KL, as b goes to 0 or 1         Agarwal et al. 2024 (GKD)
+   KD_LOSS_SOFT_CE      teacher   soft -T^2 sum_c p_t^T[c] log p_s^T[c]: KL and the teacher's entropy, with
+                                  the gradient of KL                                Hinton et al. 2015, section 2
+   KD_LOSS_CENTRED_MSE  teacher   soft sum_c ((s_c - mean s) - (t_c - mean t))^2; KL goes to 1/(2C) of it
+                                  as T grows                                        Hinton et al. 2015, eq. 4
+   KD_LOSS_TFKD         labels *  soft a KL(softmax(u / T) || p_s^1), u[y] = certainty and (1 - certainty)/(C - 1)
+                                  elsewhere, hard (1 - a) CE; 2 columns or more     Yuan et al. 2020 (Tf-KD_reg)
+   KD_LOSS_DKD          both *    soft a TCKD + b NCKD; TCKD = T^2 KL of (p^T[y], 1 - p^T[y]), NCKD =
+                                  T^2 KL of the softmax over the other C - 1 logits; 3 columns or more
+                                                                                    Zhao et al. 2022
+   KD_LOSS_NKD          both *    soft -p_t^1[y] log p_s^1[y] - g T^2 sum_{c != y} n_t[c] log n_s[c], n the softmax
+                                  over the other C - 1 logits at T; 3 columns or more
+                                                                                    Yang et al. 2023
+   KD_LOSS_DIST         teacher   soft T^2 (b (1 - r(row of p_s^T, row of p_t^T)) + g (1 - mean over columns of
+                                  r(column of p_s^T, column of p_t^T over the batch))), r Pearson's correlation;
+                                  2 columns or more. A row or column that does not vary has r = 0; with 2
+                                  columns a row's r is +-1 and only the columns teach; a batch of 1 row has only
+                                  its row                                           Huang et al. 2022
+   KD_LOSS_TTM          teacher   soft KL(q || p_s^1), q_c = p_t^1[c]^g / U, U = sum_c p_t^1[c]^g. The
+                                  teacher is softened, the student is not; no T     Zheng and Yang 2024
+   KD_LOSS_WTTM         teacher   the same with soft term times U                   Zheng and Yang 2024
+   KD_LOSS_MLLD         teacher   soft sum over desc.temperatures of T^2 KL(p_t^T || p_s^T) + (b/C) |P_s'P_s -
+                                  P_t'P_t|^2 + (g/B) |P_s P_s' - P_t P_t'|^2, P the (B, C) probabilities of the
+                                  batch at T, |.|^2 sums of squares. One view, no confidence masks
+                                                                                    Jin et al. 2023
+   KD_LOSS_CSKD         labels *  soft T^2 KL(p_s'^T || p_s^T), s' the next row of the batch (after the last comes
+                                  the first) with the same label, taken as a constant, 0 where there is none
+                                                                                    Yun et al. 2020
+   KD_LOSS_CTKD         teacher   soft T^2 KL(p_t^T || p_s^T). kd_train learns T = 1 + 20 sigmoid(u)
+                                  against the student, to make the soft term large: u starts at 1 (T = 15.6) and
+                                  goes along l dL/du by the optimizer of the weights (no weight decay), l from 0 to
+                                  1 as (1 - cos(pi k / warmup)) / 2 over epochs k = 0 to warmup. kd_loss takes T as
+                                  given                                             Li et al. 2023
+   * the label of every row: KD_UNLABELLED is refused. Of soft labels (mixup, too), y is the largest, the first of
+     several. The other losses give an unlabelled row its soft term alone.
+   Where it says "teacher", labels are needed too if hard_weight is not 0: the losses that add CE by default take
+   unlabelled data with hard_weight = 0.
+
+   Defaults, as published (soft_weight 1 where the paper has no such weight):
+
+   loss                 T     soft_weight  hard_weight  others
+   ce kl hinton mse bce 4     1            0            alpha 0.9
+   rkl softce           4     1            0
+   jsd                  4     1            0            beta 0.5
+   centredmse           -     1            0
+   tfkd                 40    1            0            alpha 0.1, certainty 0.99, reduction KD_REDUCTION_ELEMENTS
+   dkd                  4     1            1            alpha 1, beta 8 (2 to 8 by pair of models), warmup 20
+   nkd                  1     1            1            gamma 1.5
+   dist                 4     1            1            beta 1, gamma 1; on ImageNet T = 1
+   ttm                  -     45           1            gamma 0.1 (the teacher at T = 10)
+   wttm                 -     4            1            gamma 0.2
+   mlld                 -     0.9          0.1          beta 1, gamma 1, temperatures 4 2 3 5 6
+   cskd                 4     1            1
+   ctkd                 15.6  0.9          0.1          warmup 10
+   Logit standardisation was published with kl, standardise = 1, T = 2, soft_weight 9 and hard_weight 0.1. */
 #define KD_LOSSES(X)                                                                                               \
     X(KD_LOSS_AUTO, "auto")                                                                                        \
     X(KD_LOSS_CE, "ce")                                                                                            \
     X(KD_LOSS_KL, "kl")                                                                                            \
     X(KD_LOSS_HINTON, "hinton")                                                                                    \
     X(KD_LOSS_MSE, "mse")                                                                                          \
-    X(KD_LOSS_BCE, "bce")
+    X(KD_LOSS_BCE, "bce")                                                                                          \
+    X(KD_LOSS_RKL, "rkl")                                                                                          \
+    X(KD_LOSS_JSD, "jsd")                                                                                          \
+    X(KD_LOSS_SOFT_CE, "softce")                                                                                   \
+    X(KD_LOSS_CENTRED_MSE, "centredmse")                                                                           \
+    X(KD_LOSS_TFKD, "tfkd")                                                                                        \
+    X(KD_LOSS_DKD, "dkd")                                                                                          \
+    X(KD_LOSS_NKD, "nkd")                                                                                          \
+    X(KD_LOSS_DIST, "dist")                                                                                        \
+    X(KD_LOSS_TTM, "ttm")                                                                                          \
+    X(KD_LOSS_WTTM, "wttm")                                                                                        \
+    X(KD_LOSS_MLLD, "mlld")                                                                                        \
+    X(KD_LOSS_CSKD, "cskd")                                                                                        \
+    X(KD_LOSS_CTKD, "ctkd")
 
 typedef enum kd_loss_kind {
 #define KD__ITEM(name, word) name,
@@ -282,26 +353,88 @@ typedef enum kd_loss_kind {
 
 typedef enum kd_reduction {
     KD_REDUCTION_ROWS,    /* sum over columns, mean over rows: this library's convention */
-    KD_REDUCTION_ELEMENTS /* soft terms and MSE are divided by the number of columns as well */
+    KD_REDUCTION_ELEMENTS /* soft terms are divided by the number of columns as well (PyTorch's reduction='mean') */
 } kd_reduction;
 
+/* How other libraries weigh the soft term of hinton, kl, rkl, jsd and softce, so that a published alpha means here
+   what it meant there. Other losses take the default alone.
+
+   name                        divided by      T^2    alpha is the weight of
+   KD_CONVENTION_DEFAULT       rows, or as     yes    the soft term
+                               reduction says
+   KD_CONVENTION_REPDISTILLER  rows            yes    the soft term: all as here
+   KD_CONVENTION_MDISTILLER    rows            yes    the soft term: all as here
+   KD_CONVENTION_TORCHDISTILL  rows            yes *  the hard term
+   KD_CONVENTION_TFKD          rows * columns  yes    the soft term
+   KD_CONVENTION_TEXTBREWER    rows            no     the soft term
+   * Not where alpha is 0, and not in the losses without alpha: that library's KDLoss is the bare KL there. */
+#define KD_LOSS_CONVENTIONS(X)                                                                                     \
+    X(KD_CONVENTION_DEFAULT, "default")                                                                            \
+    X(KD_CONVENTION_REPDISTILLER, "repdistiller")                                                                  \
+    X(KD_CONVENTION_MDISTILLER, "mdistiller")                                                                      \
+    X(KD_CONVENTION_TORCHDISTILL, "torchdistill")                                                                  \
+    X(KD_CONVENTION_TFKD, "tf-kd")                                                                                 \
+    X(KD_CONVENTION_TEXTBREWER, "textbrewer")
+
+typedef enum kd_loss_convention {
+#define KD__ITEM(name, word) name,
+    KD_LOSS_CONVENTIONS(KD__ITEM)
+#undef KD__ITEM
+        KD_CONVENTION_COUNT
+} kd_loss_convention;
+
+/* Knowledge adjustment (Wen et al. 2019): what becomes of a teacher's row whose largest logit is of another class
+   than the label does; of several that are largest, the first counts. Rows without a label stay as they are. */
+typedef enum kd_adjust {
+    KD_ADJUST_NONE,
+    KD_ADJUST_SHIFT, /* the largest logit and the label's change places, and so their probabilities at any T */
+    KD_ADJUST_SMOOTH /* its probabilities, at any T: certainty on the label, (1 - certainty) / (C - 1) elsewhere */
+} kd_adjust;
+
+#define KD_MAX_TEMPERATURES 8
+
+/* A dash: the default is in the table above. */
 typedef struct kd_loss_desc {
     uint32_t cookie; /* set by kd_loss_defaults */
     kd_loss_kind kind;
-    float temperature;        /* 4;   > 0 */
-    float alpha;              /* 0.9; weight of the soft term, 0 to 1 */
+    float temperature;        /* -;   > 0 */
+    float alpha;              /* -;   weight of the soft term, 0 to 1 */
     float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
     kd_reduction reduction;   /* KD_REDUCTION_ROWS */
     const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
+
+    float soft_weight; /* -; 0 to 1e6 */
+    float hard_weight; /* -; 0 to 1e6; 0 with ce, hinton, bce and tfkd, whose hard term has a weight of its own */
+    float beta;        /* -; 0 to 1e6; of jsd 1e-6 to 0.999999 */
+    float gamma;       /* -; 0 to 1e6; of ttm and wttm 1e-6 to 1e6 */
+    float certainty;   /* -; 0.9 for KD_ADJUST_SMOOTH; 1e-6 to 0.999999 */
+    float warmup; /* -; epochs, 0 to 1e6; in training the soft term is multiplied by min((epoch + 1) / warmup, 1),
+                          epochs counted from 0. Of ctkd: see there */
+    float temperatures[KD_MAX_TEMPERATURES]; /* -; of mlld, each above 0 */
+    int temperature_count;                   /* -; 1 to KD_MAX_TEMPERATURES */
+    /* 0; 1: the soft term sees (x - mean) / (std + 1e-7) of each row of both logits, std by C - 1: Sun et al. 2024.
+       A row of equal logits counts as zeros and gets no gradient from the soft term. 2 columns or more; not with
+       ce, bce and tfkd. */
+    int standardise;
+    kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
+                         losses on raw logits, mse and centredmse */
+    kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
-KDDEF const char *kd_loss_name(kd_loss_kind kind); /* "hinton" */
+KDDEF const char *kd_loss_name(kd_loss_kind kind);                   /* "hinton" */
+KDDEF const char *kd_convention_name(kd_loss_convention convention); /* "default" */
+/* What the terms of a loss with `cols` columns, and with a teacher where it can have one, are multiplied by after
+   alpha, reduction and convention: *hard CE, and *soft the soft term as it stands in the table, without the a of
+   hinton, bce and tfkd but with T^2 where there is one. 0.9 and 0.1 is Hinton's loss with alpha = 0.9 here. */
+KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, double *soft, double *hard);
 
 /* The value of a loss and its gradient with respect to the student's logits.
    student, teacher, grad: (rows, cols) row-major; labels: (rows). teacher, labels and grad may be NULL where
    the loss needs none. grad is overwritten and may be the same pointer as student, but not as teacher.
-   NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified. */
+   NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified.
+   Losses after bce, and those with standardise or adjust, are computed in double precision: the same bits on every
+   instruction set. */
 KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
                         const int32_t *labels, int rows, int cols, float *grad, double *value);
 
@@ -581,14 +714,20 @@ typedef struct kd_train_desc {
     kd_augment augment; /* all off */
 
     /* At most one source of soft targets: teacher, teachers, teacher_fn, cache, or kd_data.teacher_logits. */
-    const kd_model *teacher;         /* NULL; runs in evaluation mode, is never written to */
-    const kd_model *const *teachers; /* NULL; several, probabilities averaged at loss.temperature */
-    const float *teacher_weights;    /* NULL: equal */
-    int teacher_count;               /* 0 */
-    kd_teacher_fn teacher_fn;        /* NULL */
+    const kd_model *teacher; /* NULL; runs in evaluation mode, is never written to */
+    /* NULL; several, probabilities averaged at the temperature of the loss (1 of ttm and wttm) */
+    const kd_model *const *teachers;
+    const float *teacher_weights; /* NULL: equal */
+    int teacher_count;            /* 0 */
+    kd_teacher_fn teacher_fn;     /* NULL */
     void *teacher_user;
     const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
     kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
+    /* Several losses instead: their sum with weights, 0 to 1e6, NULL: 1 each. Each sees the labels and the teacher
+       if it has a use for them; where there is a teacher, one must use it. `loss` stays at its default. */
+    const kd_loss_desc *losses; /* NULL */
+    const float *loss_weights;  /* NULL */
+    int loss_count;             /* 0 to 16 */
 
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
@@ -1255,6 +1394,25 @@ KD__PRIVATE double kd__exp(double x)
     r = x - n * ln2;
     for (i = 14; i > 0; --i) sum = 1 + r * sum / i;
     return sum * kd__power_of_two(n);
+}
+
+/* The same for many x that are 0 or less, without divisions; below -700 it is 0. */
+KD__PRIVATE double kd__exp_below(double x)
+{
+    static const double factors[] = {1 / 2.0,       1 / 6.0,        1 / 24.0,        1 / 120.0,
+                                     1 / 720.0,     1 / 5040.0,     1 / 40320.0,     1 / 362880.0,
+                                     1 / 3628800.0, 1 / 39916800.0, 1 / 479001600.0, 1 / 6227020800.0};
+    uint64_t bits;
+    double r, sum, power;
+    int n, i;
+    if (!(x >= -700)) return 0;
+    n = (int)(x * 1.44269504088896340736 - 0.5);
+    r = x - n * 0.69314718055994530942;
+    sum = factors[11];
+    for (i = 10; i >= 0; --i) sum = sum * r + factors[i];
+    bits = (uint64_t)(1023 + n) << 52; /* 2^n */
+    memcpy(&power, &bits, sizeof power);
+    return (1 + (r + r * r * sum)) * power;
 }
 
 KD__PRIVATE double kd__log_of(double x)
@@ -2042,23 +2200,591 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
    uses: softmax
    ============================================================================================================ */
 
-enum { KD__NO, KD__MAYBE, KD__YES };
+/* The first of the largest. */
+KD__PRIVATE int kd__argmax(const float *x, int n)
+{
+    int best = 0, i;
+    for (i = 1; i < n; ++i) {
+        if (x[i] > x[best]) best = i;
+    }
+    return best;
+}
 
-typedef void (*kd__loss_fn)(const kd__row_loss *l);
-
-/* What a loss needs, and how its two weights follow from alpha and T. */
-typedef struct kd__loss_info {
+/* A named number and the range it must be in. */
+typedef struct kd__range {
     const char *name;
-    int teacher, labels;
-} kd__loss_info;
+    double value, low, high;
+} kd__range;
+
+KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__range *ranges, int count)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %s must be %s to %s, got %s", where, ranges[i].name,
+                            kd__number(ranges[i].low, 8).chars, kd__number(ranges[i].high, 8).chars,
+                            kd__number(ranges[i].value, 8).chars);
+    }
+    return KD_OK;
+}
+
+/* ---- soft terms in double precision ---------------------------------------------------------------------- */
+
+/* One row of a soft term. s and t are logits after adjustment and standardisation, the other lists are room for
+   what a term needs. A term returns its value and writes its gradient by s into g. */
+typedef struct kd__soft_row {
+    const kd_loss_desc *desc;
+    int cols, label; /* below 0: none */
+    int replaced;    /* KD_ADJUST_SMOOTH has taken the teacher's place */
+    const double *s, *t;
+    double *g, *log_ps, *log_pt, *ps, *pt;
+    double slope; /* derivative of the value by the temperature, of ctkd */
+} kd__soft_row;
+
+/* p = softmax(x / T) and its logarithm */
+KD__PRIVATE void kd__soft_probs(const double *x, int cols, double temperature, double *log_p, double *p)
+{
+    double largest = x[0], sum = 0, log_sum;
+    int c;
+    for (c = 1; c < cols; ++c) largest = KD__MAX(largest, x[c]);
+    for (c = 0; c < cols; ++c) {
+        log_p[c] = (x[c] - largest) / temperature;
+        p[c] = kd__exp_below(log_p[c]);
+        sum += p[c];
+    }
+    log_sum = kd__log_of(sum);
+    for (c = 0; c < cols; ++c) {
+        log_p[c] -= log_sum;
+        p[c] /= sum;
+    }
+}
+
+/* `certainty` on the label, the rest shared by the other classes */
+KD__PRIVATE double kd__soft_certain(const kd__soft_row *r, int c)
+{
+    const double certainty = (double)r->desc->certainty;
+    return c == r->label ? certainty : (1 - certainty) / (r->cols - 1);
+}
+
+KD__PRIVATE void kd__soft_student(const kd__soft_row *r, double temperature)
+{
+    kd__soft_probs(r->s, r->cols, temperature, r->log_ps, r->ps);
+}
+
+KD__PRIVATE void kd__soft_teacher(const kd__soft_row *r, double temperature)
+{
+    int c;
+    if (!r->replaced) kd__soft_probs(r->t, r->cols, temperature, r->log_pt, r->pt);
+    for (c = 0; r->replaced && c < r->cols; ++c) {
+        r->pt[c] = kd__soft_certain(r, c);
+        r->log_pt[c] = kd__log_of(r->pt[c]);
+    }
+}
+
+KD__PRIVATE double kd__soft_kl(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature;
+    double sum = 0;
+    int c;
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    for (c = 0; c < r->cols; ++c) {
+        sum += r->pt[c] * (r->log_pt[c] - r->log_ps[c]);
+        r->g[c] = t * (r->ps[c] - r->pt[c]);
+    }
+    return t * t * sum;
+}
+
+/* KL and its slope: with z / T as u, d log p[c] / dT = -(z[c] - <p, z>) / T^2. */
+KD__PRIVATE double kd__soft_ctkd(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature, value = kd__soft_kl(r);
+    double mean_s = 0, mean_t = 0, sum = 0;
+    int c;
+    for (c = 0; c < r->cols; ++c) {
+        mean_s += r->ps[c] * r->s[c];
+        mean_t += r->pt[c] * r->t[c];
+    }
+    for (c = 0; c < r->cols; ++c) {
+        if (!r->replaced) sum -= r->pt[c] * (r->t[c] - mean_t) * (r->log_pt[c] - r->log_ps[c]);
+        sum += r->pt[c] * (r->s[c] - mean_s);
+    }
+    r->slope = 2 * value / t + sum;
+    return value;
+}
+
+KD__PRIVATE double kd__soft_reverse_kl(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature;
+    double kl = 0;
+    int c;
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    for (c = 0; c < r->cols; ++c) kl += r->ps[c] * (r->log_ps[c] - r->log_pt[c]);
+    for (c = 0; c < r->cols; ++c) r->g[c] = t * r->ps[c] * (r->log_ps[c] - r->log_pt[c] - kl);
+    return t * t * kl;
+}
+
+/* The mixture m has its logarithm from those of its parts, so that no probability is too small for it. */
+KD__PRIVATE double kd__soft_jsd(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature, b = (double)r->desc->beta;
+    const double log_b = kd__log_of(b), log_rest = kd__log_of(1 - b);
+    double from_t = 0, from_s = 0;
+    int c;
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    for (c = 0; c < r->cols; ++c) {
+        const double x = log_b + r->log_pt[c], y = log_rest + r->log_ps[c];
+        const double log_m = KD__MAX(x, y) + kd__log_of(1 + kd__exp_below(x < y ? x - y : y - x));
+        from_t += r->pt[c] * (r->log_pt[c] - log_m);
+        r->g[c] = r->log_ps[c] - log_m;
+        from_s += r->ps[c] * r->g[c];
+    }
+    for (c = 0; c < r->cols; ++c) r->g[c] = t * (1 - b) * r->ps[c] * (r->g[c] - from_s);
+    return t * t * (b * from_t + (1 - b) * from_s);
+}
+
+KD__PRIVATE double kd__soft_cross_entropy(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature;
+    double sum = 0;
+    int c;
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    for (c = 0; c < r->cols; ++c) {
+        sum -= r->pt[c] * r->log_ps[c];
+        r->g[c] = t * (r->ps[c] - r->pt[c]);
+    }
+    return t * t * sum;
+}
+
+KD__PRIVATE double kd__soft_mse(kd__soft_row *r)
+{
+    double sum = 0;
+    int c;
+    for (c = 0; c < r->cols; ++c) {
+        const double d = r->s[c] - r->t[c];
+        sum += d * d;
+        r->g[c] = 2 * d;
+    }
+    return sum;
+}
+
+KD__PRIVATE double kd__soft_centred_mse(kd__soft_row *r)
+{
+    double mean = 0, sum = 0;
+    int c;
+    for (c = 0; c < r->cols; ++c) mean += r->s[c] - r->t[c];
+    mean /= r->cols;
+    for (c = 0; c < r->cols; ++c) {
+        const double d = r->s[c] - r->t[c] - mean;
+        sum += d * d;
+        r->g[c] = 2 * d;
+    }
+    return sum;
+}
+
+/* The made-up teacher's probabilities are softened as if they were logits. */
+KD__PRIVATE double kd__soft_tfkd(kd__soft_row *r)
+{
+    double sum = 0;
+    int c;
+    for (c = 0; c < r->cols; ++c) r->g[c] = kd__soft_certain(r, c);
+    kd__soft_probs(r->g, r->cols, (double)r->desc->temperature, r->log_pt, r->pt);
+    kd__soft_student(r, 1);
+    for (c = 0; c < r->cols; ++c) {
+        sum += r->pt[c] * (r->log_pt[c] - r->log_ps[c]);
+        r->g[c] = r->ps[c] - r->pt[c];
+    }
+    return sum;
+}
+
+/* Makes of p the probabilities given that the class is not `label`, and of log_p their logarithms; returns the
+   logarithm of what the other classes had together. The label's own entries are left as they are. */
+KD__PRIVATE double kd__soft_others(double *log_p, double *p, int cols, int label)
+{
+    double largest = -1e300, sum = 0, log_sum;
+    int c;
+    for (c = 0; c < cols; ++c) {
+        if (c != label) largest = KD__MAX(largest, log_p[c]);
+    }
+    for (c = 0; c < cols; ++c) {
+        if (c == label) continue;
+        p[c] = kd__exp_below(log_p[c] - largest);
+        sum += p[c];
+    }
+    log_sum = largest + kd__log_of(sum);
+    for (c = 0; c < cols; ++c) {
+        if (c == label) continue;
+        p[c] /= sum;
+        log_p[c] -= log_sum;
+    }
+    return log_sum;
+}
+
+KD__PRIVATE double kd__soft_dkd(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature, a = (double)r->desc->alpha, b = (double)r->desc->beta;
+    const int y = r->label;
+    double not_s, not_t, target, others = 0;
+    int c;
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    not_s = kd__soft_others(r->log_ps, r->ps, r->cols, y);
+    not_t = kd__soft_others(r->log_pt, r->pt, r->cols, y);
+    target = r->pt[y] * (r->log_pt[y] - r->log_ps[y]) + kd__exp_below(not_t) * (not_t - not_s);
+    for (c = 0; c < r->cols; ++c) {
+        if (c == y) {
+            r->g[c] = t * a * (r->ps[y] - r->pt[y]);
+            continue;
+        }
+        others += r->pt[c] * (r->log_pt[c] - r->log_ps[c]);
+        r->g[c] = t * (a * (r->pt[y] - r->ps[y]) * r->ps[c] + b * (r->ps[c] - r->pt[c]));
+    }
+    return t * t * (a * target + b * others);
+}
+
+KD__PRIVATE double kd__soft_nkd(kd__soft_row *r)
+{
+    const double t = (double)r->desc->temperature, g = (double)r->desc->gamma;
+    const int y = r->label;
+    double target, weight, others = 0;
+    int c;
+    kd__soft_student(r, 1);
+    kd__soft_teacher(r, 1);
+    weight = r->pt[y];
+    target = -weight * r->log_ps[y];
+    for (c = 0; c < r->cols; ++c) r->g[c] = weight * (r->ps[c] - (c == y));
+    kd__soft_student(r, t);
+    kd__soft_teacher(r, t);
+    (void)kd__soft_others(r->log_ps, r->ps, r->cols, y);
+    (void)kd__soft_others(r->log_pt, r->pt, r->cols, y);
+    for (c = 0; c < r->cols; ++c) {
+        if (c == y) continue;
+        others -= r->pt[c] * r->log_ps[c];
+        r->g[c] += g * t * (r->ps[c] - r->pt[c]);
+    }
+    return target + g * t * t * others;
+}
+
+KD__PRIVATE double kd__soft_transformed(kd__soft_row *r, int weighted)
+{
+    const double gamma = (double)r->desc->gamma;
+    double sum = 0, kl = 0;
+    int c;
+    kd__soft_student(r, 1);
+    kd__soft_teacher(r, 1);
+    for (c = 0; weighted && c < r->cols; ++c) sum += kd__exp_below(gamma * r->log_pt[c]);
+    for (c = 0; c < r->cols; ++c) r->g[c] = gamma * r->log_pt[c];
+    kd__soft_probs(r->g, r->cols, 1, r->log_pt, r->pt);
+    if (!weighted) sum = 1;
+    for (c = 0; c < r->cols; ++c) {
+        kl += r->pt[c] * (r->log_pt[c] - r->log_ps[c]);
+        r->g[c] = sum * (r->ps[c] - r->pt[c]);
+    }
+    return sum * kl;
+}
+
+KD__PRIVATE double kd__soft_ttm(kd__soft_row *r) { return kd__soft_transformed(r, 0); }
+
+KD__PRIVATE double kd__soft_wttm(kd__soft_row *r) { return kd__soft_transformed(r, 1); }
+
+/* ---- soft terms over a batch ----------------------------------------------------------------------------- */
+
+typedef struct kd__soft kd__soft;
+typedef struct kd__loss_info kd__loss_info;
+
+/* Runs for every index of a pass, in any order and on any threads: writes what belongs to its index alone. */
+typedef void (*kd__soft_pass)(kd__soft *p, int index, int worker);
+
+struct kd__soft {
+    const kd_ctx *kd;
+    const kd_loss_desc *desc;
+    const kd__loss_info *info;
+    int rows, cols;
+    const float *student, *teacher, *soft_labels;
+    const int32_t *labels;
+    double soft, hard; /* weights of the terms */
+    float *grad;       /* or NULL */
+    /* the pass that runs */
+    kd__soft_pass pass;
+    int count, step;
+    double temperature;
+    /* room */
+    double *values, *slopes, *stds; /* (rows) */
+    double *lines;                  /* KD__SOFT_LINES rows for each worker */
+    double *s, *t, *ps, *pt, *g;    /* (rows, cols); only of terms over a batch, like what follows */
+    double *dp;                     /* (rows, cols): gradient by ps */
+    double *by_column, *gram;       /* (cols), (cols, cols) */
+    int32_t *partners;              /* (rows) */
+};
+
+enum { KD__SOFT_LINES = 7 };
+
+KD__PRIVATE void kd__soft_task(void *arg, int index, int worker)
+{
+    kd__soft *p = (kd__soft *)arg;
+    const int end = KD__MIN(p->count, (index + 1) * p->step);
+    int i;
+    for (i = index * p->step; i < end; ++i) p->pass(p, i, worker);
+}
+
+/* Each of `count` indices costs about `work` numbers. */
+KD__PRIVATE void kd__soft_run(kd__soft *p, kd__soft_pass pass, int count, int work)
+{
+    p->pass = pass;
+    p->count = count;
+    p->step = KD__MAX(1, 1024 / KD__MAX(work, 1));
+    kd__parallel(p->kd, (count + p->step - 1) / p->step, kd__soft_task, p);
+}
+
+KD__PRIVATE double kd__dot(const double *a, const double *b, int n)
+{
+    double sums[4] = {0, 0, 0, 0};
+    int i;
+    for (i = 0; i + 4 <= n; i += 4) {
+        sums[0] += a[i] * b[i];
+        sums[1] += a[i + 1] * b[i + 1];
+        sums[2] += a[i + 2] * b[i + 2];
+        sums[3] += a[i + 3] * b[i + 3];
+    }
+    for (; i < n; ++i) sums[0] += a[i] * b[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+/* A row of a batch: its logits, and room for its probabilities. */
+KD__PRIVATE kd__soft_row kd__soft_row_of(const kd__soft *p, int r, int worker)
+{
+    const ptrdiff_t at = (ptrdiff_t)r * p->cols;
+    double *line = p->lines + (ptrdiff_t)worker * KD__SOFT_LINES * p->cols;
+    kd__soft_row row;
+    memset(&row, 0, sizeof row);
+    row.desc = p->desc;
+    row.cols = p->cols;
+    row.label = p->soft_labels ? kd__argmax(p->soft_labels + at, p->cols) : p->labels ? p->labels[r] : -1;
+    row.replaced = p->desc->adjust == KD_ADJUST_SMOOTH && p->teacher && row.label >= 0 &&
+                   kd__argmax(p->teacher + at, p->cols) != row.label;
+    row.s = p->s ? p->s + at : line;
+    row.t = p->s ? p->t + at : line + p->cols;
+    row.g = p->s ? p->g + at : line + (ptrdiff_t)2 * p->cols;
+    row.log_ps = line + (ptrdiff_t)3 * p->cols;
+    row.log_pt = line + (ptrdiff_t)4 * p->cols;
+    row.ps = p->s ? p->ps + at : line + (ptrdiff_t)5 * p->cols;
+    row.pt = p->s ? p->pt + at : line + (ptrdiff_t)6 * p->cols;
+    return row;
+}
+
+/* g += dp through the softmax of the row */
+KD__PRIVATE void kd__soft_through(const kd__soft *p, int r)
+{
+    const ptrdiff_t at = (ptrdiff_t)r * p->cols;
+    const double *ps = p->ps + at, *dp = p->dp + at, mean = kd__dot(ps, dp, p->cols);
+    double *g = p->g + at;
+    int c;
+    for (c = 0; c < p->cols; ++c) g[c] += ps[c] * (dp[c] - mean) / p->temperature;
+}
+
+/* Pearson's correlation of a and b, n numbers `step` apart; `scale` times its gradient by a is added to g. What
+   varies by rounding alone does not vary. */
+KD__PRIVATE double kd__pearson(const double *a, const double *b, ptrdiff_t step, int n, double scale, double *g)
+{
+    double mean_a = 0, mean_b = 0, aa = 0, ab = 0, bb = 0, norm, r;
+    int i;
+    for (i = 0; i < n; ++i) {
+        mean_a += a[i * step];
+        mean_b += b[i * step];
+    }
+    mean_a /= n;
+    mean_b /= n;
+    for (i = 0; i < n; ++i) {
+        const double x = a[i * step] - mean_a, y = b[i * step] - mean_b;
+        aa += x * x;
+        ab += x * y;
+        bb += y * y;
+    }
+    if (!(aa > 1e-26 * n * mean_a * mean_a) || !(bb > 1e-26 * n * mean_b * mean_b)) return 0;
+    norm = sqrt(aa) * sqrt(bb);
+    r = ab / norm;
+    for (i = 0; i < n; ++i)
+        g[i * step] += scale * ((b[i * step] - mean_b) / norm - r * (a[i * step] - mean_a) / aa);
+    return r;
+}
+
+/* Gradients are those of rows * mean, like those of terms that are sums over rows. */
+KD__PRIVATE void kd__dist_row(kd__soft *p, int r, int worker)
+{
+    const kd__soft_row row = kd__soft_row_of(p, r, worker);
+    const double beta = (double)p->desc->beta;
+    double *dp = p->dp + (ptrdiff_t)r * p->cols;
+    kd__soft_student(&row, p->temperature);
+    kd__soft_teacher(&row, p->temperature);
+    memset(dp, 0, (size_t)p->cols * sizeof *dp);
+    memset(row.g, 0, (size_t)p->cols * sizeof *row.g);
+    p->values[r] = beta * (1 - kd__pearson(row.ps, row.pt, 1, p->cols, -beta, dp));
+}
+
+KD__PRIVATE void kd__dist_column(kd__soft *p, int c, int worker)
+{
+    const double gamma = (double)p->desc->gamma;
+    (void)worker;
+    p->by_column[c] =
+        gamma * (1 - kd__pearson(p->ps + c, p->pt + c, p->cols, p->rows, -gamma * p->rows / p->cols, p->dp + c));
+}
+
+KD__PRIVATE void kd__dist_finish(kd__soft *p, int r, int worker)
+{
+    const double square = p->temperature * p->temperature;
+    int c;
+    (void)worker;
+    kd__soft_through(p, r);
+    for (c = 0; c < p->cols; ++c) p->g[(ptrdiff_t)r * p->cols + c] *= square;
+    p->values[r] *= square;
+}
+
+KD__PRIVATE double kd__soft_dist(kd__soft *p)
+{
+    double sum = 0;
+    int c;
+    p->temperature = (double)p->desc->temperature;
+    kd__soft_run(p, kd__dist_row, p->rows, p->cols);
+    if (p->rows > 1) kd__soft_run(p, kd__dist_column, p->cols, p->rows);
+    for (c = 0; p->rows > 1 && c < p->cols; ++c) sum += p->by_column[c];
+    kd__soft_run(p, kd__dist_finish, p->rows, p->cols);
+    return p->temperature * p->temperature * sum / p->cols;
+}
+
+/* KL of a row; its value is added to those of other temperatures. */
+KD__PRIVATE void kd__mlld_row(kd__soft *p, int r, int worker)
+{
+    const kd__soft_row row = kd__soft_row_of(p, r, worker);
+    double sum = 0;
+    int c;
+    kd__soft_student(&row, p->temperature);
+    kd__soft_teacher(&row, p->temperature);
+    for (c = 0; c < p->cols; ++c) {
+        sum += row.pt[c] * (row.log_pt[c] - row.log_ps[c]);
+        row.g[c] += p->temperature * (row.ps[c] - row.pt[c]);
+    }
+    p->values[r] += p->temperature * p->temperature * sum;
+}
+
+/* Row i of P_s'P_s - P_t'P_t, and the squares in it */
+KD__PRIVATE void kd__mlld_classes(kd__soft *p, int i, int worker)
+{
+    double *m = p->gram + (ptrdiff_t)i * p->cols;
+    int r, c;
+    (void)worker;
+    memset(m, 0, (size_t)p->cols * sizeof *m);
+    for (r = 0; r < p->rows; ++r) {
+        const double *ps = p->ps + (ptrdiff_t)r * p->cols, *pt = p->pt + (ptrdiff_t)r * p->cols;
+        for (c = 0; c < p->cols; ++c) m[c] += ps[i] * ps[c] - pt[i] * pt[c];
+    }
+    p->by_column[i] = kd__dot(m, m, p->cols);
+}
+
+/* Row r of P_s P_s' - P_t P_t' is used as it is made, so that it needs no room. */
+KD__PRIVATE void kd__mlld_grams(kd__soft *p, int r, int worker)
+{
+    const double beta = (double)p->desc->beta, gamma = (double)p->desc->gamma;
+    const double *ps = p->ps + (ptrdiff_t)r * p->cols, *pt = p->pt + (ptrdiff_t)r * p->cols;
+    double *dp = p->dp + (ptrdiff_t)r * p->cols, squares = 0;
+    int i, c;
+    (void)worker;
+    for (c = 0; c < p->cols; ++c)
+        dp[c] =
+            beta != 0 ? 4 * beta * p->rows / p->cols * kd__dot(p->gram + (ptrdiff_t)c * p->cols, ps, p->cols) : 0;
+    for (i = 0; gamma != 0 && i < p->rows; ++i) {
+        const double *other = p->ps + (ptrdiff_t)i * p->cols;
+        const double m = kd__dot(ps, other, p->cols) - kd__dot(pt, p->pt + (ptrdiff_t)i * p->cols, p->cols);
+        squares += m * m;
+        for (c = 0; c < p->cols; ++c) dp[c] += 4 * gamma * m * other[c];
+    }
+    p->values[r] += gamma * squares;
+    kd__soft_through(p, r);
+}
+
+KD__PRIVATE double kd__soft_mlld(kd__soft *p)
+{
+    const double beta = (double)p->desc->beta;
+    double sum = 0;
+    int i, c;
+    memset(p->values, 0, (size_t)p->rows * sizeof *p->values);
+    memset(p->g, 0, (size_t)p->rows * (size_t)p->cols * sizeof *p->g);
+    for (i = 0; i < p->desc->temperature_count; ++i) {
+        p->temperature = (double)p->desc->temperatures[i];
+        kd__soft_run(p, kd__mlld_row, p->rows, p->cols);
+        if (beta != 0) kd__soft_run(p, kd__mlld_classes, p->cols, p->rows * KD__MIN(p->cols, 1024));
+        for (c = 0; beta != 0 && c < p->cols; ++c) sum += p->by_column[c];
+        kd__soft_run(p, kd__mlld_grams, p->rows, p->rows * KD__MIN(p->cols, 1024));
+    }
+    return beta * sum / p->cols;
+}
+
+KD__PRIVATE void kd__cskd_row(kd__soft *p, int r, int worker)
+{
+    kd__soft_row row = kd__soft_row_of(p, r, worker);
+    p->values[r] = 0;
+    memset(row.g, 0, (size_t)p->cols * sizeof *row.g);
+    row.t = p->s + (ptrdiff_t)p->partners[r] * p->cols;
+    if (p->partners[r] != r) p->values[r] = kd__soft_kl(&row);
+}
+
+/* Twice backwards over the rows: the row met last with a label is the next one that has it. */
+KD__PRIVATE double kd__soft_cskd(kd__soft *p)
+{
+    int r, c;
+    for (c = 0; c < p->cols; ++c) p->by_column[c] = -1;
+    for (r = 2 * p->rows - 1; r >= 0; --r) {
+        const int now = r % p->rows, label = kd__soft_row_of(p, now, 0).label;
+        p->partners[now] = p->by_column[label] < 0 ? now : (int32_t)p->by_column[label];
+        p->by_column[label] = now;
+    }
+    kd__soft_run(p, kd__cskd_row, p->rows, p->cols);
+    return 0;
+}
+
+/* ---- what there is --------------------------------------------------------------------------------------- */
+
+enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
+
+/* What a loss needs, its defaults, and its soft term: of a row, or over a batch, which fills in `values` and g and
+   returns what the mean of the values lacks. ce and bce have kernels alone. */
+struct kd__loss_info {
+    int teacher, labels, columns; /* at least */
+    int own_hard;                 /* a hard term that is weighed by 1 - alpha, where alpha weighs a soft term */
+    int converts;                 /* other libraries' conventions apply */
+    double temperature, alpha, soft, hard, beta, gamma;
+    double (*row)(kd__soft_row *r);
+    double (*batch)(kd__soft *p);
+};
 
 KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
 {
+    /* clang-format off */
     static const kd__loss_info table[KD_LOSS_COUNT] = {
-        {"auto", KD__MAYBE, KD__MAYBE}, /* resolved before it is used */
-        {"ce", KD__NO, KD__YES},        {"kl", KD__YES, KD__NO},     {"hinton", KD__YES, KD__YES},
-        {"mse", KD__YES, KD__NO},       {"bce", KD__MAYBE, KD__YES},
+        /* teacher, labels, columns, own_hard, converts, T, alpha, soft, hard, beta, gamma */
+        {KD__MAYBE, KD__MAYBE, 1, 1, 1,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
+        {KD__NO,    KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
+        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
+        {KD__YES,   KD__YES,   1, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
+        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
+        {KD__MAYBE, KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
+        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
+        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
+        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
+        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
+        {KD__NO,    KD__EACH,  2, 1, 0, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
+        {KD__YES,   KD__NO,    1, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
+        {KD__YES,   KD__NO,    1, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
+        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
+        {KD__NO,    KD__EACH,  1, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
+        {KD__YES,   KD__NO,    1, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
+    /* clang-format on */
     return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
 }
 
@@ -2070,35 +2796,131 @@ KDDEF const char *kd_loss_name(kd_loss_kind kind)
     return (unsigned)kind < (unsigned)KD_LOSS_COUNT ? words[kind] : "unknown";
 }
 
+KDDEF const char *kd_convention_name(kd_loss_convention convention)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_LOSS_CONVENTIONS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)convention < (unsigned)KD_CONVENTION_COUNT ? words[convention] : "unknown";
+}
+
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind)
 {
+    static const float temperatures[] = {4, 2, 3, 5, 6};
+    const kd__loss_info *info = kd__loss_look_up(kind);
     kd_loss_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.cookie = KD__COOKIE;
     desc.kind = kind;
-    desc.temperature = 4;
-    desc.alpha = 0.9f;
+    desc.temperature = (float)info->temperature;
+    desc.alpha = (float)info->alpha;
+    desc.reduction = kind == KD_LOSS_TFKD ? KD_REDUCTION_ELEMENTS : KD_REDUCTION_ROWS;
+    desc.soft_weight = (float)info->soft;
+    desc.hard_weight = (float)info->hard;
+    desc.beta = (float)info->beta;
+    desc.gamma = (float)info->gamma;
+    desc.certainty = kind == KD_LOSS_TFKD ? 0.99f : 0.9f;
+    desc.warmup = kind == KD_LOSS_DKD ? 20.0f : kind == KD_LOSS_CTKD ? 10.0f : 0.0f;
+    memcpy(desc.temperatures, temperatures, sizeof temperatures);
+    desc.temperature_count = KD__COUNT(temperatures);
     return desc;
+}
+
+/* ---- checks ---------------------------------------------------------------------------------------------- */
+
+/* Losses that need no labels have a use for them where they add a hard term or correct the teacher. */
+KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
+{
+    return kd__loss_look_up(desc->kind)->labels != KD__NO || desc->hard_weight != 0 ||
+           desc->adjust != KD_ADJUST_NONE;
+}
+
+KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+{
+    const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
+    const kd__range ranges[] = {
+        {"soft_weight", (double)desc->soft_weight, 0, 1e6},
+        {"hard_weight", (double)desc->hard_weight, 0, 1e6},
+        {"beta", (double)desc->beta, jsd ? 1e-6 : 0, jsd ? 0.999999 : 1e6},
+        {"gamma", (double)desc->gamma, power ? 1e-6 : 0, 1e6},
+        {"certainty", (double)desc->certainty, 1e-6, 0.999999},
+        {"warmup", (double)desc->warmup, 0, 1e6},
+        {"temperature_count", (double)desc->temperature_count, 1, KD_MAX_TEMPERATURES},
+        {"standardise", (double)desc->standardise, 0, 1},
+        {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
+        {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
+    };
+    const kd_result result = kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    int i;
+    for (i = 0; result == KD_OK && desc->kind == KD_LOSS_MLLD && i < desc->temperature_count; ++i) {
+        if (!(desc->temperatures[i] > 0) || !kd__is_finite((double)desc->temperatures[i]))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: temperatures must be above 0, number %d is %s", where, i,
+                            kd__number((double)desc->temperatures[i], 6).chars);
+    }
+    return result;
+}
+
+/* Options that do not go with the loss, or not with each other. */
+KD__PRIVATE kd_result kd__loss_check_options(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int cols)
+{
+    const kd__loss_info *info = kd__loss_look_up(desc->kind);
+    const char *name = kd_loss_name(desc->kind);
+    if (cols < info->columns)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s is not defined for %d columns, it needs at least %d",
+                        where, name, cols, info->columns);
+    if (info->own_hard && desc->hard_weight != 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has a hard term of its own; leave hard_weight at 0",
+                        where, name);
+    if (desc->standardise && !(info->teacher == KD__YES || desc->kind == KD_LOSS_CSKD))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no logits to standardise", where, name);
+    if (desc->standardise && cols < 2)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logit standardisation needs at least 2 columns, got %d", where,
+                        cols);
+    if (desc->adjust != KD_ADJUST_NONE && info->teacher != KD__YES)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no teacher whose knowledge could be adjusted", where,
+                        name);
+    if (desc->adjust == KD_ADJUST_SMOOTH &&
+        (desc->kind == KD_LOSS_MSE || desc->kind == KD_LOSS_CENTRED_MSE || cols < 2))
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: KD_ADJUST_SMOOTH replaces probabilities of 2 classes or more, but loss %s has %d "
+                        "columns of %s",
+                        where, name, cols, cols < 2 ? "them" : "logits; use KD_ADJUST_SHIFT");
+    if (desc->convention != KD_CONVENTION_DEFAULT && !info->converts)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: convention %s is for hinton, kl, rkl, jsd and softce, not for loss %s", where,
+                        kd_convention_name(desc->convention), name);
+    if (desc->convention != KD_CONVENTION_DEFAULT && desc->reduction != KD_REDUCTION_ROWS)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: convention %s brings its own reduction; leave reduction alone",
+                        where, kd_convention_name(desc->convention));
+    return KD_OK;
 }
 
 KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int has_teacher,
                                      int has_labels, int cols)
 {
     const kd__loss_info *info;
+    const char *name;
+    kd_result result;
     if (!desc || desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the loss must start from kd_loss_defaults()", where);
     if ((unsigned)desc->kind >= (unsigned)KD_LOSS_COUNT || desc->kind == KD_LOSS_AUTO)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no loss that can be computed", where, (int)desc->kind);
     info = kd__loss_look_up(desc->kind);
+    name = kd_loss_name(desc->kind);
     if (info->teacher == KD__YES && !has_teacher)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs a teacher's logits%s, got none", where, info->name,
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs a teacher's logits%s, got none", where, name,
                         desc->kind == KD_LOSS_MSE ? " or targets" : "");
     if (info->teacher == KD__NO && has_teacher)
         return kd__fail(kd, KD_ERR_ARGUMENT,
-                        "%s: loss %s would ignore the teacher; use hinton or kl, or give no teacher", where,
-                        info->name);
-    if (info->labels == KD__YES && !has_labels)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs labels, got none", where, info->name);
+                        "%s: loss %s would ignore the teacher; use hinton or kl, or give no teacher", where, name);
+    if (info->labels >= KD__YES && !has_labels)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs labels, got none", where, name);
+    if (desc->adjust != KD_ADJUST_NONE && !has_labels)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: knowledge adjustment needs labels, got none", where);
+    if (kd__loss_uses_labels(desc) && !has_labels)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: loss %s needs labels for its hard term, got none; hard_weight = 0 does without", where,
+                        name);
     if (!(desc->temperature > 0) || !kd__is_finite((double)desc->temperature))
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the temperature must be above 0, got %s", where,
                         kd__number((double)desc->temperature, 6).chars);
@@ -2110,16 +2932,21 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
                         kd__number((double)desc->label_smoothing, 6).chars);
     if (cols < 1 || cols > 1 << 24)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits must have 1 to %d columns, got %d", where, 1 << 24, cols);
-    return KD_OK;
+    result = kd__loss_check_numbers(kd, where, desc);
+    return result == KD_OK ? kd__loss_check_options(kd, where, desc, cols) : result;
 }
 
 KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const kd_loss_desc *desc,
                                             int has_teacher, const int32_t *labels, int rows, int cols)
 {
     const int classes = desc->kind == KD_LOSS_BCE && cols == 1 ? 2 : cols;
+    const int each = kd__loss_look_up(desc->kind)->labels == KD__EACH;
     int r;
     for (r = 0; r < rows; ++r) {
-        if (labels[r] == KD_UNLABELLED && has_teacher) continue;
+        if (labels[r] == KD_UNLABELLED && has_teacher && !each) continue;
+        if (labels[r] == KD_UNLABELLED && each)
+            return kd__fail(kd, KD_ERR_DATA, "%s: loss %s needs the label of every row, but row %d has none", where,
+                            kd_loss_name(desc->kind), r);
         if (labels[r] < 0 || labels[r] >= classes)
             return kd__fail(kd, KD_ERR_DATA, "%s: label %ld of row %d is outside 0 to %d", where, (long)labels[r],
                             r, classes - 1);
@@ -2127,25 +2954,79 @@ KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const
     return KD_OK;
 }
 
+/* ---- weights --------------------------------------------------------------------------------------------- */
+
+/* What the terms are multiplied by: hard; soft, T^2 where `squares`, share, and soft_weight. */
+typedef struct kd__loss_parts {
+    float soft, hard, share;
+    int squares;
+} kd__loss_parts;
+
+KD__PRIVATE kd__loss_parts kd__loss_parts_of(const kd_loss_desc *desc, int has_teacher, int cols)
+{
+    const int by_column = desc->reduction == KD_REDUCTION_ELEMENTS || desc->convention == KD_CONVENTION_TFKD;
+    const int torchdistill = desc->convention == KD_CONVENTION_TORCHDISTILL;
+    const float a = torchdistill ? 1 - desc->alpha : desc->alpha;
+    kd__loss_parts parts;
+    parts.soft = desc->kind == KD_LOSS_CE || (desc->kind == KD_LOSS_BCE && !has_teacher) ? 0.0f : 1.0f;
+    parts.hard = desc->hard_weight;
+    if (kd__loss_look_up(desc->kind)->own_hard) {
+        parts.hard = parts.soft != 0 ? 1 - a : 1;
+        parts.soft *= a;
+    }
+    parts.share = by_column ? 1.0f / (float)cols : 1.0f;
+    parts.squares = desc->convention != KD_CONVENTION_TEXTBREWER &&
+                    (!torchdistill || (desc->kind == KD_LOSS_HINTON && desc->alpha != 0));
+    return parts;
+}
+
+/* The same of a soft term that has T^2 in it. */
+KD__PRIVATE void kd__loss_effect(const kd_loss_desc *desc, int has_teacher, int cols, double *soft, double *hard)
+{
+    const kd__loss_parts parts = kd__loss_parts_of(desc, has_teacher, cols);
+    const double t = (double)desc->temperature;
+    *soft = (double)parts.soft * (double)parts.share * (double)desc->soft_weight / (parts.squares ? 1 : t * t);
+    *hard = (double)parts.hard;
+}
+
+KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, double *soft, double *hard)
+{
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!soft || !hard) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_loss_weights: needs places for the two weights");
+    result = kd__loss_check(kd, "kd_loss_weights", desc, desc && kd__loss_look_up(desc->kind)->teacher != KD__NO, 1,
+                            cols);
+    if (result == KD_OK) kd__loss_effect(desc, 1, cols, soft, hard);
+    return result;
+}
+
+/* ---- losses with kernels --------------------------------------------------------------------------------- */
+
+typedef void (*kd__loss_fn)(const kd__row_loss *l);
+
+KD__PRIVATE int kd__loss_has_kernel(const kd_loss_desc *desc)
+{
+    if (desc->standardise || desc->adjust != KD_ADJUST_NONE) return 0;
+    return desc->kind == KD_LOSS_CE || desc->kind == KD_LOSS_KL || desc->kind == KD_LOSS_HINTON ||
+           (desc->kind == KD_LOSS_MSE && desc->hard_weight == 0) || desc->kind == KD_LOSS_BCE;
+}
+
 /* Fills in what follows from desc: weights of value and gradient for a batch of `batch` rows. The caller adds the
    pointers and calls the kernel for any part of the rows. */
 KD__PRIVATE kd__loss_fn kd__loss_prepare(const kd_ctx *kd, const kd_loss_desc *desc, int has_teacher, int cols,
                                          int batch, kd__row_loss *l)
 {
-    const float t = desc->temperature, a = desc->alpha;
-    const float share = desc->reduction == KD_REDUCTION_ELEMENTS ? 1.0f / (float)cols : 1.0f;
+    const kd__loss_parts parts = kd__loss_parts_of(desc, has_teacher, cols);
+    const int mse = desc->kind == KD_LOSS_MSE;
+    const float t = desc->temperature;
     memset(l, 0, sizeof *l);
     l->cols = cols;
     l->temperature = t;
     l->smoothing = desc->label_smoothing;
-    switch (desc->kind) {
-    case KD_LOSS_CE: l->hard_value = 1; break;
-    case KD_LOSS_KL: l->soft_value = t * t * share; break;
-    case KD_LOSS_MSE: l->soft_value = share; break;
-    default: l->hard_value = has_teacher ? 1 - a : 1; l->soft_value = has_teacher ? a * t * t * share : 0;
-    }
+    l->hard_value = mse ? 0 : parts.hard;
+    l->soft_value = (mse || !parts.squares ? parts.soft : parts.soft * t * t) * parts.share * desc->soft_weight;
     l->hard_grad = l->hard_value / (float)batch;
-    l->soft_grad = l->soft_value / (desc->kind == KD_LOSS_MSE ? 1 : t) / (float)batch;
+    l->soft_grad = l->soft_value / (mse ? 1 : t) / (float)batch;
     switch (desc->kind) {
     case KD_LOSS_MSE: return kd->k->mse_loss;
     case KD_LOSS_BCE: return kd->k->bce_loss;
@@ -2188,6 +3069,209 @@ KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows)
     return sum / rows;
 }
 
+/* ---- losses without -------------------------------------------------------------------------------------- */
+
+/* x = (x - mean) / (std + 1e-7), 0 throughout where nothing varies; returns std. */
+KD__PRIVATE double kd__standardise(double *x, int cols)
+{
+    double mean = 0, squares = 0, std;
+    int c;
+    for (c = 0; c < cols; ++c) mean += x[c];
+    mean /= cols;
+    for (c = 0; c < cols; ++c) {
+        x[c] -= mean;
+        squares += x[c] * x[c];
+    }
+    std = sqrt(squares / (cols - 1));
+    for (c = 0; c < cols; ++c) x[c] /= std + 1e-7;
+    return std;
+}
+
+/* The logits of a row as its soft term sees them, into places that are the row's own. */
+KD__PRIVATE void kd__soft_load(kd__soft *p, int r, int worker)
+{
+    const kd__soft_row row = kd__soft_row_of(p, r, worker);
+    const ptrdiff_t at = (ptrdiff_t)r * p->cols;
+    double *line = p->lines + (ptrdiff_t)worker * KD__SOFT_LINES * p->cols;
+    double *s = p->s ? p->s + at : line, *t = p->s ? p->t + at : line + p->cols;
+    int c;
+    for (c = 0; c < p->cols; ++c) s[c] = (double)p->student[at + c];
+    for (c = 0; p->teacher && c < p->cols; ++c) t[c] = (double)p->teacher[at + c];
+    if (p->desc->adjust == KD_ADJUST_SHIFT && p->teacher && row.label >= 0) {
+        const int best = kd__argmax(p->teacher + at, p->cols);
+        t[best] = (double)p->teacher[at + row.label];
+        t[row.label] = (double)p->teacher[at + best];
+    }
+    if (!p->desc->standardise) return;
+    p->stds[r] = kd__standardise(s, p->cols);
+    if (p->teacher) kd__standardise(t, p->cols);
+}
+
+/* Gradient by the standardised logits x -> gradient by the logits */
+KD__PRIVATE void kd__standardise_grad(const double *x, double std, int cols, double *g)
+{
+    double mean = 0, along = 0;
+    int c;
+    for (c = 0; c < cols; ++c) {
+        mean += g[c];
+        along += g[c] * x[c];
+    }
+    mean /= cols;
+    for (c = 0; c < cols; ++c)
+        g[c] = std > 0 ? (g[c] - mean) / (std + 1e-7) - along * x[c] / ((cols - 1) * std) : 0;
+}
+
+/* Adds the hard term to a row whose soft term is in `values` and g, and writes the gradient. */
+KD__PRIVATE void kd__soft_finish(kd__soft *p, int r, int worker)
+{
+    const kd__soft_row row = kd__soft_row_of(p, r, worker);
+    const ptrdiff_t at = (ptrdiff_t)r * p->cols;
+    const double e = (double)p->desc->label_smoothing;
+    const int hard = p->hard != 0 && (p->soft_labels || row.label >= 0);
+    double *x = p->lines + (ptrdiff_t)worker * KD__SOFT_LINES * p->cols, total = 0, value = 0;
+    int c;
+    if (p->desc->standardise && p->soft != 0) kd__standardise_grad(row.s, p->stds[r], p->cols, row.g);
+    p->values[r] *= p->soft;
+    for (c = 0; c < p->cols; ++c) row.g[c] *= p->soft;
+    if (hard) {
+        for (c = 0; c < p->cols; ++c) x[c] = (double)p->student[at + c];
+        kd__soft_probs(x, p->cols, 1, row.log_ps, row.log_pt);
+        for (c = 0; c < p->cols; ++c) {
+            const double hot = p->soft_labels ? (double)p->soft_labels[at + c] : c == row.label;
+            x[c] = (1 - e) * hot + e / p->cols;
+            total += x[c];
+            value -= x[c] * row.log_ps[c];
+        }
+        for (c = 0; c < p->cols; ++c) row.g[c] += p->hard * (total * row.log_pt[c] - x[c]);
+        p->values[r] += p->hard * value;
+    }
+    for (c = 0; p->grad && c < p->cols; ++c) p->grad[at + c] = (float)(row.g[c] / p->rows);
+}
+
+KD__PRIVATE void kd__soft_whole_row(kd__soft *p, int r, int worker)
+{
+    kd__soft_row row = kd__soft_row_of(p, r, worker);
+    p->values[r] = 0;
+    if (p->soft != 0) {
+        kd__soft_load(p, r, worker);
+        p->values[r] = p->info->row(&row);
+    } else {
+        memset(row.g, 0, (size_t)p->cols * sizeof *row.g);
+    }
+    p->slopes[r] = row.slope;
+    kd__soft_finish(p, r, worker);
+}
+
+/* What kd__soft_place needs, in doubles. */
+KD__PRIVATE size_t kd__soft_room(const kd_loss_desc *desc, int threads, size_t rows, size_t cols)
+{
+    const size_t all = kd__times(rows, cols), gram = desc->kind == KD_LOSS_MLLD ? kd__times(cols, cols) : 0;
+    const size_t room = kd__plus(3 * rows, kd__times((size_t)threads * KD__SOFT_LINES, cols));
+    if (!kd__loss_look_up(desc->kind)->batch) return room;
+    return kd__plus(kd__plus(room, kd__times(6, all)), kd__plus(kd__plus(cols, rows), gram));
+}
+
+KD__PRIVATE void kd__soft_place(kd__soft *p, double *at)
+{
+    const ptrdiff_t rows = p->rows, all = rows * p->cols;
+    double **const lists[] = {&p->s, &p->t, &p->ps, &p->pt, &p->g, &p->dp};
+    int i;
+    p->values = at, at += rows;
+    p->slopes = at, at += rows;
+    p->stds = at, at += rows;
+    p->lines = at, at += (ptrdiff_t)p->kd->desc.threads * KD__SOFT_LINES * p->cols;
+    if (!p->info->batch) return;
+    for (i = 0; i < KD__COUNT(lists); ++i, at += all) *lists[i] = at;
+    p->by_column = at, at += p->cols;
+    p->partners = (int32_t *)(void *)at, at += rows;
+    p->gram = at;
+}
+
+/* ---- one loss on a batch --------------------------------------------------------------------------------- */
+
+typedef struct kd__loss_call {
+    const kd_loss_desc *desc;
+    const float *student, *teacher, *soft_labels;
+    const int32_t *labels;
+    int rows, cols;
+    double soft_scale, hard_scale; /* what its terms have for weights among others */
+    float *grad;
+    float *room;  /* kd__loss_room floats */
+    double slope; /* result: derivative by the temperature, of ctkd */
+} kd__loss_call;
+
+KD__PRIVATE size_t kd__loss_room(const kd_ctx *kd, const kd_loss_desc *desc, int rows, int cols)
+{
+    if (kd__loss_has_kernel(desc)) return (size_t)rows;
+    return kd__times(kd__soft_room(desc, kd->desc.threads, (size_t)rows, (size_t)cols), 2);
+}
+
+KD__PRIVATE int kd__loss_inputs_finite(const kd_ctx *kd, const kd__loss_call *call)
+{
+    const ptrdiff_t count = (ptrdiff_t)call->rows * call->cols;
+    return kd->k->all_finite(count, call->student) && (!call->teacher || kd->k->all_finite(count, call->teacher)) &&
+           (!call->soft_labels || kd->k->all_finite(count, call->soft_labels));
+}
+
+KD__PRIVATE double kd__loss_by_kernel(const kd_ctx *kd, const kd__loss_call *call)
+{
+    kd__loss_task task;
+    kd__row_loss *l = &task.all;
+    task.run = kd__loss_prepare(kd, call->desc, call->teacher != NULL, call->cols, call->rows, l);
+    l->soft_value *= (float)call->soft_scale, l->soft_grad *= (float)call->soft_scale;
+    l->hard_value *= (float)call->hard_scale, l->hard_grad *= (float)call->hard_scale;
+    l->student = call->student;
+    l->teacher = call->teacher;
+    l->labels = call->labels;
+    l->soft_labels = call->soft_labels;
+    l->grad = call->grad;
+    l->value = call->room;
+    /* what no kernel reads cannot reach the value; a temperature whose square is 0 can leave nothing to read for */
+    if (l->soft_value == 0 && (call->teacher || l->hard_value == 0) && !kd__loss_inputs_finite(kd, call))
+        return (double)NAN;
+    return kd__loss_run(kd, &task, call->rows);
+}
+
+KD__PRIVATE double kd__loss_by_double(const kd_ctx *kd, kd__loss_call *call)
+{
+    kd__soft p;
+    double sum = 0;
+    int r;
+    if (!kd__loss_inputs_finite(kd, call)) return (double)NAN;
+    memset(&p, 0, sizeof p);
+    p.kd = kd;
+    p.desc = call->desc;
+    p.info = kd__loss_look_up(p.desc->kind);
+    p.rows = call->rows;
+    p.cols = call->cols;
+    p.student = call->student;
+    p.teacher = call->teacher;
+    p.labels = kd__loss_uses_labels(p.desc) ? call->labels : NULL;
+    p.soft_labels = kd__loss_uses_labels(p.desc) ? call->soft_labels : NULL;
+    p.grad = call->grad;
+    kd__loss_effect(p.desc, call->teacher != NULL, p.cols, &p.soft, &p.hard);
+    p.soft *= call->soft_scale;
+    p.hard *= call->hard_scale;
+    kd__soft_place(&p, (double *)(void *)call->room);
+    if (p.info->batch) {
+        kd__soft_run(&p, kd__soft_load, p.rows, p.cols);
+        sum = p.soft * p.info->batch(&p) * p.rows;
+        kd__soft_run(&p, kd__soft_finish, p.rows, p.cols);
+    } else {
+        kd__soft_run(&p, kd__soft_whole_row, p.rows, p.cols);
+        call->slope = 0;
+        for (r = 0; r < p.rows; ++r) call->slope += p.soft * p.slopes[r] / p.rows;
+    }
+    for (r = 0; r < p.rows; ++r) sum += p.values[r];
+    return sum / p.rows;
+}
+
+/* The mean over rows, not finite where something is not that goes into it. */
+KD__PRIVATE double kd__loss_evaluate(const kd_ctx *kd, kd__loss_call *call)
+{
+    return kd__loss_has_kernel(call->desc) ? kd__loss_by_kernel(kd, call) : kd__loss_by_double(kd, call);
+}
+
 /* Names the first number that is not finite, if there is one. */
 KD__PRIVATE kd_result kd__check_finite(kd_ctx *kd, const char *where, const char *what, const float *x,
                                        int64_t rows, int64_t cols)
@@ -2203,7 +3287,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
                         const int32_t *labels, int rows, int cols, float *grad, double *value)
 {
     static const char where[] = "kd_loss";
-    kd__loss_task task;
+    kd__loss_call call;
     kd_result result;
     double mean;
     if (!kd) return KD_ERR_ARGUMENT;
@@ -2213,29 +3297,26 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: needs student logits, a place for the value, and at least one row, got %d", where,
                         rows);
-    if (labels && !desc->soft_labels && kd__loss_look_up(desc->kind)->labels != KD__NO) {
+    if (labels && !desc->soft_labels && kd__loss_uses_labels(desc)) {
         result = kd__loss_check_labels(kd, where, desc, teacher != NULL, labels, rows, cols);
         if (result != KD_OK) return result;
     }
-    task.run = kd__loss_prepare(kd, desc, teacher != NULL, cols, rows, &task.all);
-    task.all.student = student;
-    task.all.teacher = teacher;
-    task.all.labels = labels;
-    task.all.soft_labels = desc->soft_labels;
-    task.all.grad = grad;
-    task.all.value = kd__scratch(kd, (size_t)rows);
-    if (!task.all.value) return KD_ERR_MEMORY;
-    /* kernels read a row before they write its gradient, but a later check of the logits must still see them; and a
-       temperature whose square is 0 can leave nothing to read them for */
-    if (grad == student || (task.all.soft_value == 0 && task.all.hard_value == 0)) {
+    call.desc = desc;
+    call.student = student;
+    call.teacher = teacher;
+    call.labels = labels;
+    call.soft_labels = desc->soft_labels;
+    call.rows = rows;
+    call.cols = cols;
+    call.soft_scale = call.hard_scale = 1;
+    call.grad = grad;
+    call.room = kd__scratch(kd, kd__loss_room(kd, desc, rows, cols));
+    if (!call.room) return KD_ERR_MEMORY;
+    if (grad == student) { /* a row is read before its gradient is written, but later there is no one to blame */
         result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result != KD_OK) return result;
     }
-    if (teacher && task.all.soft_value == 0) { /* not read, so nothing in it can reach the value */
-        result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
-        if (result != KD_OK) return result;
-    }
-    mean = kd__loss_run(kd, &task, rows);
+    mean = kd__loss_evaluate(kd, &call);
     if (!kd__is_finite(mean)) {
         if (grad != student) result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result == KD_OK && teacher) result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
@@ -6084,15 +7165,6 @@ typedef struct kd__tally {
     int64_t *confusion;
 } kd__tally;
 
-KD__PRIVATE int kd__argmax(const float *x, int n)
-{
-    int best = 0, i;
-    for (i = 1; i < n; ++i) {
-        if (x[i] > x[best]) best = i;
-    }
-    return best;
-}
-
 /* A single logit decides between two classes by its sign. */
 KD__PRIVATE int kd__choice(const float *logits, int outputs)
 {
@@ -6624,12 +7696,6 @@ KDDEF kd_train_desc kd_train_defaults(void)
     return d;
 }
 
-/* A named number and the range it must be in. */
-typedef struct kd__range {
-    const char *name;
-    double value, low, high;
-} kd__range;
-
 KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d)
 {
     const double huge = 1e30;
@@ -6655,26 +7721,22 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
     };
-    int i;
-    for (i = 0; i < KD__COUNT(ranges); ++i) {
-        if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
-            return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %s must be %s to %s, got %s", ranges[i].name,
-                            kd__number(ranges[i].low, 8).chars, kd__number(ranges[i].high, 8).chars,
-                            kd__number(ranges[i].value, 8).chars);
-    }
-    return KD_OK;
+    return kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
 
-enum { KD__MAX_TEACHERS = 64 };
+enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
 typedef struct kd__trainer {
     kd_ctx *kd;
     kd_model *m;
     const kd_data *data;
-    kd_train_desc desc; /* loss.kind resolved */
+    kd_train_desc desc;
+    kd_loss_desc losses[KD__MAX_LOSSES]; /* kinds resolved */
+    double loss_weights[KD__MAX_LOSSES];
+    int loss_count;
     int outputs, source, teacher_count, has_labels, uses_labels;
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
@@ -6683,12 +7745,15 @@ typedef struct kd__trainer {
     kd__evaluator evaluator;
     kd__tally *tally;
     int has_validation, validation_count, train_count;
-    int32_t *order;        /* (count): training samples in this epoch's order, then those held out */
-    float *teacher_logits; /* (batch, outputs) */
-    float *teacher_all;    /* (teachers, batch, outputs) */
-    float *targets;        /* (batch, outputs) */
-    float *row_values;     /* (batch) */
-    float *gathered;       /* gradients of several batches; NULL unless accumulate > 1 */
+    int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
+    float *teacher_logits;        /* (batch, outputs) */
+    float *teacher_all;           /* (teachers, batch, outputs) */
+    float averaged_at;            /* temperature at which they were, 0: not yet */
+    float *targets;               /* (batch, outputs) */
+    float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
+    float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
+    double slopes[KD__MAX_LOSSES];                                 /* their gradient, gathered */
+    float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int gathered_batches;
     int64_t step, steps_per_epoch, images;
@@ -6711,7 +7776,8 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     kd__free(kd, t->teacher_logits);
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
-    kd__free(kd, t->row_values);
+    kd__free(kd, t->loss_room);
+    kd__free(kd, t->loss_grad);
     kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
@@ -6771,48 +7837,93 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t)
+/* One of the losses: what it is where that was left open, and whether it can be computed. */
+KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
-    kd_loss_desc *loss = &t->desc.loss;
     const kd_data *data = t->data;
-    const int has_teacher = t->source != KD__TEACHER_NONE, has_targets = data->targets != NULL;
+    const int has_targets = data->targets != NULL;
+    int has_teacher = t->source != KD__TEACHER_NONE;
     kd_result result;
-    t->has_labels = data->labels || data->soft_labels || data->batch;
     if (loss->cookie != KD__COOKIE)
         return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
-    if (loss->kind == KD_LOSS_AUTO)
+    if (loss->kind == KD_LOSS_AUTO) {
         loss->kind = has_teacher   ? (t->has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
                      : has_targets ? KD_LOSS_MSE
                                    : KD_LOSS_CE;
+    }
     if (loss->soft_labels)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
+    if (t->desc.loss_count > 0 && kd__loss_look_up(loss->kind)->teacher == KD__NO) has_teacher = 0;
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
     if (loss->kind == KD_LOSS_MSE && !has_teacher && t->desc.augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
                         where);
-    t->uses_labels = kd__loss_look_up(loss->kind)->labels != KD__NO;
-    if (!t->uses_labels) return KD_OK;
+    if (loss->kind == KD_LOSS_MSE && !has_teacher && loss->adjust != KD_ADJUST_NONE)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: targets are no teacher whose knowledge could be adjusted",
+                        where);
+    return KD_OK;
+}
+
+/* The labels that the losses need, of all samples. */
+KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
+{
+    static const char where[] = "kd_train";
+    const kd_data *data = t->data;
+    kd_result result = KD_OK;
+    int i;
     if ((data->soft_labels || t->desc.augment.mixup != 0) && data->classes != t->outputs)
         return kd__fail(t->kd, KD_ERR_SHAPE,
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
                         "the data have %d classes",
                         where, t->outputs, data->classes);
-    if (data->labels && !data->soft_labels)
-        result = kd__loss_check_labels(t->kd, where, loss, has_teacher, data->labels, data->count, t->outputs);
+    for (i = 0; i < t->loss_count && data->labels && !data->soft_labels && result == KD_OK; ++i) {
+        if (kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE, data->labels,
+                                           data->count, t->outputs);
+    }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
-    if (result == KD_OK && t->desc.augment.mixup != 0 && data->labels) {
-        int i;
-        for (i = 0; i < data->count; ++i) {
-            if (data->labels[i] == KD_UNLABELLED)
-                return kd__fail(t->kd, KD_ERR_DATA, "%s: mixup blends labels, but sample %d has none; use loss kl",
-                                where, i);
-        }
+    for (i = 0; result == KD_OK && t->desc.augment.mixup != 0 && data->labels && i < data->count; ++i) {
+        if (data->labels[i] == KD_UNLABELLED)
+            return kd__fail(t->kd, KD_ERR_DATA, "%s: mixup blends labels, but sample %d has none; use loss kl",
+                            where, i);
     }
     return result;
+}
+
+KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
+{
+    static const char where[] = "kd_train";
+    const kd_train_desc *d = &t->desc;
+    kd_result result = KD_OK;
+    int i, uses_teacher = 0;
+    t->has_labels = t->data->labels || t->data->soft_labels || t->data->batch;
+    if (d->loss_count < 0 || d->loss_count > KD__MAX_LOSSES || (d->loss_count > 0) != (d->losses != NULL))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: losses and loss_count belong together; the count must be 0 to %d, got %d", where,
+                        (int)KD__MAX_LOSSES, d->loss_count);
+    if (d->loss_count > 0 && d->loss.kind != KD_LOSS_AUTO)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both", where);
+    t->loss_count = KD__MAX(1, d->loss_count);
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        const double weight = d->loss_count > 0 && d->loss_weights ? (double)d->loss_weights[i] : 1;
+        if (!(weight >= 0 && weight <= 1e6))
+            return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of loss %d must be 0 to 1e+06, got %s", where,
+                            i, kd__number(weight, 6).chars);
+        t->loss_weights[i] = weight;
+        t->losses[i] = d->loss_count > 0 ? d->losses[i] : d->loss;
+        t->theta[i] = 1; /* of Li et al. */
+        result = kd__trainer_loss(t, &t->losses[i]);
+        if (result != KD_OK) return result;
+        t->uses_labels |= kd__loss_uses_labels(&t->losses[i]);
+        uses_teacher |= kd__loss_look_up(t->losses[i].kind)->teacher != KD__NO;
+    }
+    if (t->source != KD__TEACHER_NONE && !uses_teacher)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
+    return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
 }
 
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
@@ -6855,7 +7966,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
                         "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
-    if (result == KD_OK) result = kd__trainer_loss(t);
+    if (result == KD_OK) result = kd__trainer_losses(t);
     if (result == KD_OK && t->data->targets)
         result = kd__check_finite(t->kd, where, "targets", t->data->targets, t->data->count, t->outputs);
     if (result == KD_OK && d->validation_data) {
@@ -6899,6 +8010,7 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     const kd_data *validation = d->validation_data ? d->validation_data : t->data;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
     kd_result result = kd__run_open(t->m, t->m, batch, &t->run);
+    size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
@@ -6912,8 +8024,13 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     t->order = KD__NEW(kd, int32_t, t->data->count);
     t->teacher_logits = KD__NEW(kd, float, logits);
     t->targets = KD__NEW(kd, float, logits);
-    t->row_values = KD__NEW(kd, float, batch);
-    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->row_values;
+    for (i = 0; i < t->loss_count; ++i) room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, t->outputs));
+    t->loss_room = KD__NEW(kd, float, room);
+    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
+    if (t->loss_count > 1) {
+        t->loss_grad = KD__NEW(kd, float, logits);
+        failed |= !t->loss_grad;
+    }
     if (t->teacher_count > 1) {
         t->teacher_all = KD__NEW(kd, float, kd__times(logits, (size_t)t->teacher_count));
         failed |= !t->teacher_all ||
@@ -6945,12 +8062,25 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
         memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
 }
 
-/* The soft targets of the batch that the feed has just made, or NULL. */
+/* Several teachers' probabilities, averaged at the temperature of a loss. */
+KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int n)
+{
+    const float *each[KD__MAX_TEACHERS];
+    kd_result result;
+    int i;
+    if (t->teacher_count < 2 || t->averaged_at == temperature) return KD_OK;
+    for (i = 0; i < t->teacher_count; ++i) each[i] = t->teacher_all + (ptrdiff_t)i * n * t->outputs;
+    t->averaged_at = temperature;
+    result = kd_average_teachers(t->kd, each, t->desc.teacher_weights, t->teacher_count, n, t->outputs, temperature,
+                                 t->teacher_logits);
+    if (result != KD_OK) return result;
+    return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
+}
+
+/* The soft targets of the batch that the feed has just made, or NULL; of several teachers, each one's. */
 KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
-    const float *each[KD__MAX_TEACHERS];
-    kd_result result = KD_OK;
     int i;
     *out = NULL;
     switch (t->source) {
@@ -6960,11 +8090,7 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
             float *to = t->teacher_count > 1 ? t->teacher_all + (ptrdiff_t)i * n * t->outputs : t->teacher_logits;
             kd__run_forward(t->teacher_runs[i], t->feed.x, n);
             kd__export(t->teacher_runs[i], n, to);
-            each[i] = to;
         }
-        if (t->teacher_count > 1)
-            result = kd_average_teachers(t->kd, each, d->teacher_weights, t->teacher_count, n, t->outputs,
-                                         d->loss.temperature, t->teacher_logits);
         break;
     case KD__TEACHER_FN:
         if (d->teacher_fn(d->teacher_user, t->feed.x, samples, n, t->teacher_logits))
@@ -6976,10 +8102,10 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
         break;
     default: kd__gather_rows(t->teacher_logits, t->data->teacher_logits, samples, n, t->outputs);
     }
-    if (result == KD_OK)
-        result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
     *out = t->teacher_logits;
-    return result;
+    t->averaged_at = 0;
+    if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
+    return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -7028,12 +8154,29 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads)
     return sqrt(sum);
 }
 
+/* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
+KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
+{
+    kd__update update = t->optim.update;
+    int i;
+    update.decay = 0;
+    update.grad_scale = 1;
+    for (i = 0; i < t->loss_count; ++i) {
+        const float grad = (float)(-t->slopes[i] / batches);
+        float *moments = t->theta_moments[i];
+        if (t->losses[i].kind != KD_LOSS_CTKD) continue;
+        t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
+        t->slopes[i] = 0;
+    }
+}
+
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
 KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     const float *grads = t->run->weight_grads;
     double scale = 1;
+    int batches = 1;
     info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
     info->gradient_norm = 0;
     if (t->gathered) {
@@ -7043,7 +8186,8 @@ KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_s
             t->kd->k->add((ptrdiff_t)t->m->weight_count, t->gathered, grads, KD__LINEAR, 0, t->gathered);
         if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         grads = t->gathered;
-        scale = 1.0 / t->gathered_batches;
+        batches = t->gathered_batches;
+        scale = 1.0 / batches;
         t->gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
@@ -7054,6 +8198,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_s
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
+    kd__trainer_update_temperatures(t, batches);
     ++t->step;
     return KD_OK;
 }
@@ -7073,42 +8218,97 @@ KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
     }
 }
 
+/* Share of the way from 0 to `length` epochs that lies behind, 1 at its end. */
+KD__PRIVATE double kd__trainer_ramp(double epochs, double length) { return epochs < length ? epochs / length : 1; }
+
+/* The temperature that ctkd has learned so far (Li et al. 2023), and its derivative by theta. */
+KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
+{
+    const double sigmoid = 1 / (1 + kd__exp(-theta));
+    *derivative = 20 * sigmoid * (1 - sigmoid);
+    return 1 + 20 * sigmoid;
+}
+
+/* One of the losses of a batch: its value, and its gradient into `grad`. */
+KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int32_t *samples, int n, int epoch,
+                                           const float *soft_targets, float *grad, double *value)
+{
+    const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
+    kd_loss_desc desc = t->losses[index];
+    const int learns = desc.kind == KD_LOSS_CTKD;
+    kd__loss_call call;
+    double derivative = 0;
+    kd_result result;
+    if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
+    result = kd__trainer_average(t, desc.temperature, n);
+    if (result != KD_OK) return result;
+    call.desc = &desc;
+    call.student = kd__run_logits(t->run);
+    call.teacher = info->teacher == KD__NO ? NULL : soft_targets;
+    if (desc.kind == KD_LOSS_MSE && !soft_targets) {
+        kd__gather_rows(t->targets, t->data->targets, samples, n, t->outputs);
+        call.teacher = t->targets;
+    }
+    call.labels = t->feed.soft ? NULL : t->feed.labels;
+    call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
+    call.rows = n;
+    call.cols = t->outputs;
+    call.soft_scale = call.hard_scale = t->loss_weights[index];
+    if (!learns) call.soft_scale *= kd__trainer_ramp((double)epoch + 1, (double)desc.warmup);
+    call.grad = grad;
+    call.room = t->loss_room;
+    *value = kd__loss_evaluate(t->kd, &call);
+    if (learns) {
+        double cosine, sine;
+        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
+        t->slopes[index] += call.slope * derivative * (1 - cosine) / 2;
+    }
+    return KD_OK;
+}
+
+/* The sum of the losses of a batch, and of their gradients where the model has its own. */
+KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *samples, int n, int epoch,
+                                               const float *soft_targets, double *loss)
+{
+    const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
+    float *grad = kd__run_logits_grad(t->run);
+    kd_result result = KD_OK;
+    double value;
+    int i;
+    *loss = 0;
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        result = kd__trainer_evaluate(t, i, samples, n, epoch, soft_targets, i ? t->loss_grad : grad, &value);
+        if (result == KD_OK && i) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
+        *loss += value;
+    }
+    if (result != KD_OK || kd__is_finite(*loss)) return result;
+    result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
+    if (result == KD_OK)
+        result =
+            kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld", (long long)t->step);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    kd__loss_task task;
     const float *soft_targets;
-    int view = kd__augment_any(&d->augment) ? epoch : 0;
+    int i, view = kd__augment_any(&d->augment) ? epoch : 0;
     kd_result result;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
-    if (result == KD_OK && t->data->batch && t->uses_labels)
-        result = kd__loss_check_labels(t->kd, "kd_train", &d->loss, t->source != KD__TEACHER_NONE, t->feed.labels,
-                                       n, t->outputs);
+    for (i = 0; result == KD_OK && t->data->batch && i < t->loss_count; ++i) {
+        if (kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE,
+                                           t->feed.labels, n, t->outputs);
+    }
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
     if (result != KD_OK) return result;
-    if (d->loss.kind == KD_LOSS_MSE && !soft_targets) {
-        kd__gather_rows(t->targets, t->data->targets, samples, n, t->outputs);
-        soft_targets = t->targets;
-    }
     t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
     kd__run_forward(t->run, t->feed.x, n);
-    task.run = kd__loss_prepare(t->kd, &d->loss, soft_targets != NULL, t->outputs, n, &task.all);
-    task.all.student = kd__run_logits(t->run);
-    task.all.teacher = soft_targets;
-    task.all.labels = t->feed.soft ? NULL : t->feed.labels;
-    task.all.soft_labels = t->uses_labels ? t->feed.soft : NULL;
-    task.all.grad = kd__run_logits_grad(t->run);
-    task.all.value = t->row_values;
-    info->loss = kd__loss_run(t->kd, &task, n);
-    if (!kd__is_finite(info->loss)) {
-        result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
-        if (result == KD_OK)
-            result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
-                              (long long)t->step);
-        return result;
-    }
+    result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
+    if (result != KD_OK) return result;
     kd__trainer_count(t, n);
     kd__run_backward(t->run);
     result =
@@ -7190,6 +8390,27 @@ KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
     return KD_OK;
 }
 
+/* What a published alpha, a convention and the weights have come to. */
+KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
+{
+    int i;
+    for (i = 0; i < t->loss_count; ++i) {
+        const kd_loss_desc *loss = &t->losses[i];
+        const double weight = t->loss_weights[i];
+        double soft, hard;
+        char ramp[64] = "";
+        if (kd__loss_look_up(loss->kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
+        if (loss->kind == KD_LOSS_CE) continue;
+        kd__loss_effect(loss, 1, t->outputs, &soft, &hard);
+        if (loss->warmup > 0)
+            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
+        kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)",
+                kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
+                kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
+                ramp, kd_convention_name(loss->convention));
+    }
+}
+
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
 {
     const kd_train_desc defaults = kd_train_defaults();
@@ -7209,6 +8430,7 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
+    if (result == KD_OK) kd__trainer_announce(t);
     for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
         result = kd__trainer_epoch(t, epoch);
         if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
