@@ -383,8 +383,8 @@ typedef enum kd_loss_convention {
         KD_CONVENTION_COUNT
 } kd_loss_convention;
 
-/* Knowledge adjustment (Wen et al. 2019): what becomes of a teacher's row whose largest logit is of another class
-   than the label does; of several that are largest, the first counts. Rows without a label stay as they are. */
+/* Knowledge adjustment (Wen et al. 2019): what becomes of a teacher's row whose largest logit, the first of several
+   that are equal, is not the label's. Rows without a label stay as they are. */
 typedef enum kd_adjust {
     KD_ADJUST_NONE,
     KD_ADJUST_SHIFT, /* the largest logit and the label's change places, and so their probabilities at any T */
@@ -2837,13 +2837,14 @@ KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
 
 KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
 {
+    const double least = (double)1e-6f, most = 0.999999;
     const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
     const kd__range ranges[] = {
         {"soft_weight", (double)desc->soft_weight, 0, 1e6},
         {"hard_weight", (double)desc->hard_weight, 0, 1e6},
-        {"beta", (double)desc->beta, jsd ? 1e-6 : 0, jsd ? 0.999999 : 1e6},
-        {"gamma", (double)desc->gamma, power ? 1e-6 : 0, 1e6},
-        {"certainty", (double)desc->certainty, 1e-6, 0.999999},
+        {"beta", (double)desc->beta, jsd ? least : 0, jsd ? most : 1e6},
+        {"gamma", (double)desc->gamma, power ? least : 0, 1e6},
+        {"certainty", (double)desc->certainty, least, most},
         {"warmup", (double)desc->warmup, 0, 1e6},
         {"temperature_count", (double)desc->temperature_count, 1, KD_MAX_TEMPERATURES},
         {"standardise", (double)desc->standardise, 0, 1},
@@ -2958,7 +2959,7 @@ KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const
 
 /* What the terms are multiplied by: hard; soft, T^2 where `squares`, share, and soft_weight. */
 typedef struct kd__loss_parts {
-    float soft, hard, share;
+    double soft, hard, share;
     int squares;
 } kd__loss_parts;
 
@@ -2966,15 +2967,15 @@ KD__PRIVATE kd__loss_parts kd__loss_parts_of(const kd_loss_desc *desc, int has_t
 {
     const int by_column = desc->reduction == KD_REDUCTION_ELEMENTS || desc->convention == KD_CONVENTION_TFKD;
     const int torchdistill = desc->convention == KD_CONVENTION_TORCHDISTILL;
-    const float a = torchdistill ? 1 - desc->alpha : desc->alpha;
+    const double alpha = (double)desc->alpha;
     kd__loss_parts parts;
-    parts.soft = desc->kind == KD_LOSS_CE || (desc->kind == KD_LOSS_BCE && !has_teacher) ? 0.0f : 1.0f;
-    parts.hard = desc->hard_weight;
+    parts.soft = desc->kind == KD_LOSS_CE || (desc->kind == KD_LOSS_BCE && !has_teacher) ? 0 : 1;
+    parts.hard = (double)desc->hard_weight;
     if (kd__loss_look_up(desc->kind)->own_hard) {
-        parts.hard = parts.soft != 0 ? 1 - a : 1;
-        parts.soft *= a;
+        parts.hard = parts.soft == 0 ? 1 : torchdistill ? alpha : 1 - alpha;
+        parts.soft *= torchdistill ? 1 - alpha : alpha;
     }
-    parts.share = by_column ? 1.0f / (float)cols : 1.0f;
+    parts.share = by_column ? 1.0 / cols : 1;
     parts.squares = desc->convention != KD_CONVENTION_TEXTBREWER &&
                     (!torchdistill || (desc->kind == KD_LOSS_HINTON && desc->alpha != 0));
     return parts;
@@ -2985,8 +2986,8 @@ KD__PRIVATE void kd__loss_effect(const kd_loss_desc *desc, int has_teacher, int 
 {
     const kd__loss_parts parts = kd__loss_parts_of(desc, has_teacher, cols);
     const double t = (double)desc->temperature;
-    *soft = (double)parts.soft * (double)parts.share * (double)desc->soft_weight / (parts.squares ? 1 : t * t);
-    *hard = (double)parts.hard;
+    *soft = parts.soft * parts.share * (double)desc->soft_weight / (parts.squares ? 1 : t * t);
+    *hard = parts.hard;
 }
 
 KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, double *soft, double *hard)
@@ -3023,8 +3024,9 @@ KD__PRIVATE kd__loss_fn kd__loss_prepare(const kd_ctx *kd, const kd_loss_desc *d
     l->cols = cols;
     l->temperature = t;
     l->smoothing = desc->label_smoothing;
-    l->hard_value = mse ? 0 : parts.hard;
-    l->soft_value = (mse || !parts.squares ? parts.soft : parts.soft * t * t) * parts.share * desc->soft_weight;
+    l->hard_value = mse ? 0 : (float)parts.hard;
+    l->soft_value = mse || !parts.squares ? (float)parts.soft : (float)parts.soft * t * t;
+    l->soft_value = l->soft_value * (float)parts.share * desc->soft_weight;
     l->hard_grad = l->hard_value / (float)batch;
     l->soft_grad = l->soft_value / (mse ? 1 : t) / (float)batch;
     switch (desc->kind) {
