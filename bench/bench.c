@@ -2,6 +2,7 @@
 #include "measure.h"
 #include "peers.h"
 #include "convolutions.h"
+#include "weight.h"
 
 /* ---- matrix multiplication ------------------------------------------------------------------------------- */
 
@@ -383,6 +384,7 @@ static const group groups[] = {
     {"training", "training and distillation, batch 128, Adam", bench_training},
     {"prediction", "kd_workspace_predict", bench_predictions},
     {"threads", "two threads beside one", bench_threads},
+    {"weight", "compile time, code size, memory, start-up", bench_weight},
 };
 
 static void print_help(void)
@@ -418,14 +420,14 @@ static kd_isa isa_named(const char *name)
 
 static void read_options(int argc, char **argv)
 {
-    int i, rounds = 0, known = 0;
+    int i, rounds = 0, known = 0, once = 0;
     for (i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") == 0)
             print_help(), exit(0);
         else if (strcmp(argv[i], "--quick") == 0)
             options.quick = 1;
         else if (strcmp(argv[i], "--train-once") == 0)
-            train_once(), exit(0);
+            once = 1;
         else if (strcmp(argv[i], "--only") == 0)
             options.only = value_of(argc, argv, &i);
         else if (strcmp(argv[i], "--case") == 0)
@@ -446,13 +448,18 @@ static void read_options(int argc, char **argv)
         fail("--repeats must be odd, 1 to %d", MAX_ROUNDS);
     if (options.threads < 1 || options.threads > 256) fail("--threads must be 1 to 256");
     for (i = 0; i < (int)KD__COUNT(groups); ++i) known |= strcmp(groups[i].name, options.only) == 0;
+    if (once) train_once(), exit(0);
     if (options.only[0] && !known) fail("there is no group %s; --help says which there are", options.only);
 }
 
 int main(int argc, char **argv)
 {
     int i;
+    double load;
     read_options(argc, argv);
+    if (getloadavg(&load, 1) == 1 && load > 0.75)
+        printf("This machine is busy with something else (load %.1f): expect noise, above all with threads.\n",
+               load);
     open_peers();
     set_peer_threads(options.threads);
     for (i = 0; i < (int)KD__COUNT(groups); ++i) {
