@@ -87,10 +87,10 @@ static void bench_weight(void)
 {
     char name[400], command[1000];
     ssize_t length;
-    int what;
-    for (what = 0; what < 3; ++what) {
-        bench_compiler("gcc", what);
-        bench_compiler("clang", what);
+    int i;
+    for (i = 0; i < 3; ++i) {
+        bench_compiler("gcc", i);
+        bench_compiler("clang", i);
     }
     if (wanted("weight", "peak memory, training mlp large", 1)) {
         length = readlink("/proc/self/exe", name, sizeof name - 1);
