@@ -109,4 +109,24 @@ static void multiply(void *arg)
                             ldb, 0, p->c, p->n);
 }
 
+/* ---- training -------------------------------------------------------------------------------------------- */
+
+/* Of peers/kann.c; open is NULL where it is missing. */
+static struct {
+    void *(*open)(int cnn, int a, int b, int threads);
+    int64_t (*parameters)(void *net);
+    void (*train)(void *net, int count, float **x, float **one_hot);
+    void (*close)(void *net);
+} kann;
+
+static void open_kann(void)
+{
+    void *library = dlopen(BENCH_PEERS "/libkannbench.so", RTLD_NOW | RTLD_LOCAL);
+    find_symbol(library, "kann_bench_open", &kann.open);
+    find_symbol(library, "kann_bench_parameters", &kann.parameters);
+    find_symbol(library, "kann_bench_train", &kann.train);
+    find_symbol(library, "kann_bench_close", &kann.close);
+    if (!kann.open) puts("KANN is missing: bench/peers/kann.sh");
+}
+
 #endif /* KD_BENCH_PEERS_H */
