@@ -725,6 +725,13 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__UNROLL
 #endif
 
+/* Asks for a cache line that will be needed soon. */
+#if defined(__GNUC__)
+#define kd__fetch(address) __builtin_prefetch(address)
+#else
+#define kd__fetch(address) (void)(address)
+#endif
+
 /* a * b + c is rounded twice unless a kernel asks for a fused multiply-add: so compilers agree on every bit. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
@@ -1375,6 +1382,7 @@ typedef struct kd__tile {
     ptrdiff_t c_row;
     int tail; /* columns of the last vector that exist */
     int accumulate, act;
+    int c_far; /* C is too large to be in a near cache */
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -1703,7 +1711,7 @@ typedef struct kd__matmul {
     int col0, cols_now, k0, k_now, rows_block;
 } kd__matmul;
 
-enum { KD__MATMUL_WIDTH = 2048, KD__MATMUL_DEPTH = 384 };
+enum { KD__MATMUL_WIDTH = 2048 };
 
 /* Columns col to col + count of V, rows k0 to k0 + depth, as one panel. */
 KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int k0, int depth, float *panel)
@@ -1826,10 +1834,18 @@ KD__PRIVATE float *kd__scratch(kd_ctx *kd, size_t count)
     return kd->scratch;
 }
 
+/* The largest part when a whole is cut into as few parts of at most `most` as will do, about equal. */
+KD__PRIVATE int kd__even_share(int whole, int most)
+{
+    const int parts = (whole + most - 1) / most;
+    return (whole + parts - 1) / parts;
+}
+
 KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
 {
     const kd__kernels *k = p->k;
     const int threads = kd->desc.threads;
+    int depth;
     const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
     if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 2 || p->cols <= 2 * k->panel) {
         const int panels = (p->cols + k->panel - 1) / k->panel;
@@ -1843,21 +1859,24 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
         kd__parallel(kd, panels * p->strips, kd__matmul_panel, p);
         return KD_OK;
     }
-    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / KD__MATMUL_DEPTH) / k->rows * k->rows;
+    depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel;
+    depth = KD__MIN(KD__MAX(depth, 256), 1024);
+    depth = kd__even_share(p->depth, depth);
+    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / depth) / k->rows * k->rows;
     p->rows_block = KD__MAX(p->rows_block, k->rows);
     if (threads > 1) { /* blocks for everyone */
         const int share = (p->rows / (2 * threads) + k->rows - 1) / k->rows * k->rows;
         p->rows_block = KD__MIN(p->rows_block, KD__MAX(share, 2 * k->rows));
     }
-    p->worker_floats = (size_t)p->rows_block * KD__MATMUL_DEPTH;
-    p->worker_scratch = kd__scratch(kd, p->worker_floats * (size_t)threads +
-                                            (size_t)KD__MATMUL_DEPTH * (size_t)(KD__MATMUL_WIDTH + k->panel));
+    p->worker_floats = (size_t)p->rows_block * (size_t)depth;
+    p->worker_scratch =
+        kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(KD__MATMUL_WIDTH + k->panel));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
     p->shared = p->worker_scratch + p->worker_floats * (size_t)threads;
     for (p->col0 = 0; p->col0 < p->cols; p->col0 += KD__MATMUL_WIDTH) {
         p->cols_now = KD__MIN((int)KD__MATMUL_WIDTH, p->cols - p->col0);
-        for (p->k0 = 0; p->k0 < p->depth; p->k0 += KD__MATMUL_DEPTH) {
-            p->k_now = KD__MIN((int)KD__MATMUL_DEPTH, p->depth - p->k0);
+        for (p->k0 = 0; p->k0 < p->depth; p->k0 += depth) {
+            p->k_now = KD__MIN(depth, p->depth - p->k0);
             kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
             kd__parallel(kd, (p->rows + p->rows_block - 1) / p->rows_block, kd__matmul_block, p);
         }
@@ -9046,6 +9065,14 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     float *c = t->c;
     const int tail = t->tail;
     int i, j, k, seg;
+    if (t->c_far) { /* C is on its way while products are summed */
+        KD__UNROLL
+        for (i = 0; i < rows; ++i) {
+            KD__UNROLL
+            for (j = 0; j < vectors; j += 16 / KD__W) kd__fetch(c + i * c_row + j * KD__W); /* a cache line each */
+            kd__fetch(c + i * c_row + vectors * KD__W - 1);
+        }
+    }
     if (t->accumulate && tail == KD__W) {
         KD__TILE_EACH(acc[i][j] = kd__v_load(c + i * c_row + j * KD__W))
     } else if (t->accumulate) {
@@ -9181,8 +9208,7 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
-/* How much of B a tile reads before the next tile starts: a panel this deep stays in the first-level cache. */
-#define KD__DEPTH 256
+#define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
 /* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
@@ -9222,6 +9248,8 @@ static void KD__FN(gemm)(const kd__gemm *g)
     int col = 0;
     kd__tile t;
     memset(&t, 0, sizeof t);
+    t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
+    t.c_far = KD__W == 16 && !g->c_transposed && (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR;
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
     while (col < g->cols) {
@@ -9232,9 +9260,6 @@ static void KD__FN(gemm)(const kd__gemm *g)
         const int vectors = (width + KD__W - 1) / KD__W;
         const kd__tile_fn *tiles = KD__FN(tiles)[vectors - 1];
         int tallest = vectors == 1 ? KD__TILE_ROWS_1 : KD__TILE_ROWS;
-        const int deep = g->segs == 1 && g->run > KD__DEPTH && g->rows * g->blocks > tallest;
-        const int step = deep ? KD__DEPTH : KD__MAX(g->run, 1);
-        int k = 0;
         t.tail = KD__MIN(left, width) - (vectors - 1) * KD__W;
 #if KD__ISA_ID == 3
         if (width == KD__NARROW) {
@@ -9245,10 +9270,11 @@ static void KD__FN(gemm)(const kd__gemm *g)
         t.b = g->b_rows ? g->b + (ptrdiff_t)col * g->b_rows + (ptrdiff_t)g->b_first * width : g->b + col;
         t.b_k = g->b_rows ? width : g->b_k;
         t.b_seg = g->b_rows ? (ptrdiff_t)g->run * width : g->b_seg;
+        t.a = g->a;
+        t.bias = g->bias ? g->bias + col : NULL;
         if (g->rows * g->blocks == 1 && !g->c_rows && !g->c_transposed && left >= 2 * KD__PANEL) {
             const ptrdiff_t panel = g->b_rows ? (ptrdiff_t)g->b_rows * KD__PANEL : KD__PANEL;
-            t.run = g->run, t.a = g->a, t.c = g->c + col, t.bias = g->bias ? g->bias + col : NULL;
-            t.accumulate = g->accumulate, t.act = g->act;
+            t.c = g->c + col;
             if (left >= 4 * KD__PANEL) {
                 KD__FN(row_panels)(&t, panel, 4);
                 col += 4 * KD__PANEL;
@@ -9258,18 +9284,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
             }
             continue;
         }
-        do {
-            const float *b = t.b;
-            t.run = KD__MIN(step, g->run - k);
-            t.a = g->a + k * g->a_k;
-            t.b += k * t.b_k;
-            t.accumulate = g->accumulate || k > 0;
-            t.bias = g->bias ? g->bias + col : NULL;
-            t.act = k + t.run >= g->run ? g->act : KD__LINEAR;
-            KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
-            t.b = b;
-            k += step;
-        } while (k < g->run);
+        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
         col += width;
     }
 }
@@ -10297,10 +10312,10 @@ static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARRO
 #undef KD__TILES_12
 #undef KD__TILES_14
 #undef KD__TILES
+#undef KD__C_FAR
 #undef KD__TILE_NAME
 #undef KD__TILE_DEFINE
 #undef KD__TILE_ENTRY
-#undef KD__DEPTH
 #undef KD__ACT_CASE
 #undef KD__ACT_GRAD_CASE
 #undef KD__SHORT
