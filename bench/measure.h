@@ -186,8 +186,8 @@ static double (*peak_function(kd_isa isa))(void)
     }
 }
 
-/* Floating-point operations a second that so many cores can do, 0 where unknown. Measured again at every call, since
-   clocks change; the best of all counts. */
+/* Floating-point operations a second that so many cores can do, 0 where unknown. Measured again at every call,
+   since clocks change; the best of all counts. */
 static double peak_flops(kd_isa isa, int threads)
 {
     static double best[KD_ISA_COUNT];
