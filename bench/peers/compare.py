@@ -270,8 +270,8 @@ def bench_training():
             for steps in (1, 3):
                 check = start(x=x[:BATCH], labels=labels[:BATCH])
                 loss = [check.epoch(False) for _ in range(steps)][-1]
-                agree(f"the loss of {kind} {role} at step {steps}", loss, kd.train(x[:BATCH], labels32[:BATCH], steps),
-                      2e-4)
+                mine = kd.train(x[:BATCH], labels32[:BATCH], steps)
+                agree(f"the loss of {kind} {role} at step {steps}", loss, mine, 2e-4)
             contestants = {"kd": lambda: kd.train(x, labels32), PYTORCH: start().epoch}
             if kind == "cnn":
                 contestants[PYTORCH + " nhwc"] = start(channels_last=True).epoch
