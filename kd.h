@@ -1414,8 +1414,9 @@ typedef struct kd__row_loss {
     float temperature, smoothing;
     float soft_value, soft_grad; /* what the KL of a row and its gradient's p_s - p_t are multiplied by */
     float hard_value, hard_grad;
-    float *grad;  /* or NULL */
-    float *value; /* (rows) */
+    float *grad;   /* or NULL */
+    float *value;  /* (rows) */
+    float *powers; /* 2 * cols, for powers of e that the gradient needs again */
 } kd__row_loss;
 
 typedef struct kd__update {
@@ -2183,7 +2184,7 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
     kd__row_loss l = task->all;
     const int step = kd__rows_per_task(l.cols), first = index * step;
     const ptrdiff_t at = (ptrdiff_t)first * l.cols;
-    (void)worker;
+    l.powers += (ptrdiff_t)worker * 2 * l.cols;
     l.rows = KD__MIN(step, l.rows - first);
     l.student += at;
     if (l.teacher) l.teacher += at;
@@ -2194,13 +2195,21 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
     task->run(&l);
 }
 
-/* Mean over rows; `task` is prepared and complete but for rows. */
-KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows)
+/* Numbers that the rows of a loss need beside their logits: a value each, and powers for every worker. */
+KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
+{
+    return kd__plus((size_t)rows, kd__times((size_t)kd->desc.threads * 2, (size_t)cols));
+}
+
+/* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
+KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
     const int step = kd__rows_per_task(task->all.cols);
     double sum = 0;
     int r;
     task->all.rows = rows;
+    task->all.value = numbers;
+    task->all.powers = numbers + rows;
     if (task->all.soft_value == 0) task->all.teacher = NULL;
     kd__parallel(kd, (rows + step - 1) / step, kd__loss_rows, task);
     for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
@@ -2224,6 +2233,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     static const char where[] = "kd_loss";
     kd__loss_task task;
     kd_result result;
+    float *numbers;
     double mean;
     if (!kd) return KD_ERR_ARGUMENT;
     result = kd__loss_check(kd, where, desc, teacher != NULL, labels || (desc && desc->soft_labels), cols);
@@ -2242,8 +2252,8 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     task.all.labels = labels;
     task.all.soft_labels = desc->soft_labels;
     task.all.grad = grad;
-    task.all.value = kd__scratch(kd, (size_t)rows);
-    if (!task.all.value) return KD_ERR_MEMORY;
+    numbers = kd__scratch(kd, kd__loss_floats(kd, rows, cols));
+    if (!numbers) return KD_ERR_MEMORY;
     /* kernels read a row before they write its gradient, but a later check of the logits must still see them; and a
        temperature whose square is 0 can leave nothing to read them for */
     if (grad == student || (task.all.soft_value == 0 && task.all.hard_value == 0)) {
@@ -2254,7 +2264,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
         result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
         if (result != KD_OK) return result;
     }
-    mean = kd__loss_run(kd, &task, rows);
+    mean = kd__loss_run(kd, &task, rows, numbers);
     if (!kd__is_finite(mean)) {
         if (grad != student) result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result == KD_OK && teacher) result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
@@ -6706,7 +6716,7 @@ typedef struct kd__trainer {
     float *teacher_logits; /* (batch, outputs) */
     float *teacher_all;    /* (teachers, batch, outputs) */
     float *targets;        /* (batch, outputs) */
-    float *row_values;     /* (batch) */
+    float *loss_numbers;   /* (batch) */
     float *gathered;       /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int gathered_batches;
@@ -6730,7 +6740,7 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     kd__free(kd, t->teacher_logits);
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
-    kd__free(kd, t->row_values);
+    kd__free(kd, t->loss_numbers);
     kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
@@ -6931,8 +6941,8 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     t->order = KD__NEW(kd, int32_t, t->data->count);
     t->teacher_logits = KD__NEW(kd, float, logits);
     t->targets = KD__NEW(kd, float, logits);
-    t->row_values = KD__NEW(kd, float, batch);
-    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->row_values;
+    t->loss_numbers = KD__NEW(kd, float, kd__loss_floats(kd, batch, t->outputs));
+    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_numbers;
     if (t->teacher_count > 1) {
         t->teacher_all = KD__NEW(kd, float, kd__times(logits, (size_t)t->teacher_count));
         failed |= !t->teacher_all ||
@@ -7119,8 +7129,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     task.all.labels = t->feed.soft ? NULL : t->feed.labels;
     task.all.soft_labels = t->uses_labels ? t->feed.soft : NULL;
     task.all.grad = kd__run_logits_grad(t->run);
-    task.all.value = t->row_values;
-    info->loss = kd__loss_run(t->kd, &task, n);
+    info->loss = kd__loss_run(t->kd, &task, n, t->loss_numbers);
     if (!kd__is_finite(info->loss)) {
         result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
         if (result == KD_OK)
@@ -8879,15 +8888,26 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
-/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two
-   halves, so that results too small for a normal number are rounded once. */
+/* x * 2^n for x near 1 and |n| <= 151. In two halves, or by an instruction, so that what is too small for a normal
+   number is rounded once. */
+KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__vi n)
+{
+#if KD__ISA_ID == 3
+    return _mm512_scalef_ps(x, kd__vi_to_float(n));
+#else
+    const kd__vi half = kd__vi_sar(n, 1), bias = kd__vi_set(127);
+    const kd__v first = kd__vi_float(kd__vi_shl(kd__vi_add(half, bias), 23));
+    const kd__v second = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(n, half), bias), 23));
+    return kd__v_mul(kd__v_mul(x, first), second);
+#endif
+}
+
+/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. */
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
 {
     const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
-    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f))), half = kd__vi_sar(whole, 1);
+    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f)));
     const kd__v n = kd__vi_to_float(whole);
-    const kd__v scale1 = kd__vi_float(kd__vi_shl(kd__vi_add(half, kd__vi_set(127)), 23));
-    const kd__v scale2 = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(whole, half), kd__vi_set(127)), 23));
     kd__v r = kd__v_fma(n, kd__v_set(-0.693359375f), clamped), p;
     r = kd__v_fma(n, kd__v_set(2.12194440e-4f), r);
     p = kd__v_fma(kd__v_set(0.00139504799f), r, kd__v_set(0.00836888235f));
@@ -8895,7 +8915,7 @@ KD__INLINE kd__v KD__FN(exp)(kd__v x)
     p = kd__v_fma(p, r, kd__v_set(0.166665196f));
     p = kd__v_fma(p, r, kd__v_set(0.5f));
     p = kd__v_fma(kd__v_mul(r, r), p, r);
-    return kd__v_mul(kd__v_mul(kd__v_add(p, kd__v_set(1.0f)), scale1), scale2);
+    return KD__FN(times_2n)(kd__v_add(p, kd__v_set(1.0f)), whole);
 }
 
 /* Natural logarithm within 1 ulp: x = 2^e (1 + f), 1 + f between sqrt(1/2) and sqrt(2). */
@@ -9900,6 +9920,11 @@ typedef struct KD__FN(soft_hard) {
     kd__v s1, st, sq, d, target_u, targets; /* sums over columns */
 } KD__FN(soft_hard);
 
+KD__INLINE kd__v KD__FN(hard_target)(const kd__row_loss *l, kd__v onehot)
+{
+    return kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
+}
+
 /* The terms of one vector of logits. `onehot` is 1 where the label is (or the soft label). */
 KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t,
                                         kd__v onehot)
@@ -9907,7 +9932,7 @@ KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard)
     (void)t;
     if (l->hard_value != 0) {
         p->e1 = KD__FN(exp)(kd__v_sub(s, p->largest_s));
-        p->target = kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
+        p->target = KD__FN(hard_target)(l, onehot);
     }
     if (l->teacher) {
         p->et = KD__FN(exp)(kd__v_mul(kd__v_sub(s, p->largest_s), p->inv_t));
@@ -10042,6 +10067,11 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
                     part[i].target = kd__v_select(inside, part[i].target, zero);
                 }
                 KD__FN(soft_hard_sum)(l, &part[i], s, t);
+                if (l->grad && l->teacher) {
+                    kd__v_put(l->grad + at + from, part[i].et, left);
+                    kd__v_put(l->powers + from, part[i].q, left);
+                }
+                if (l->grad && l->hard_value != 0) kd__v_put(l->powers + l->cols + from, part[i].e1, left);
             }
         }
     }
@@ -10059,9 +10089,11 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
     if (!l->grad) return;
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;
-        const kd__v s = kd__v_get(l->student + at + c, left),
-                    t = l->teacher ? kd__v_get(l->teacher + at + c, left) : zero;
-        KD__FN(soft_hard_terms)(l, &p, s, t, KD__FN(onehot)(l, at, c, left, label));
+        if (l->teacher) p.et = kd__v_get(l->grad + at + c, left), p.q = kd__v_get(l->powers + c, left);
+        if (l->hard_value != 0) {
+            p.e1 = kd__v_get(l->powers + l->cols + c, left);
+            p.target = KD__FN(hard_target)(l, KD__FN(onehot)(l, at, c, left, label));
+        }
         kd__v_put(l->grad + at + c, KD__FN(soft_hard_grad)(l, &p, p.e1, p.et, p.q, p.target, labelled), left);
     }
 }
