@@ -9500,67 +9500,119 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     }
 }
 
-/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in. */
+/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in; eight that are a stride
+   apart share each load of a weight. */
 static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx)
 {
-    int iy, ix, c, kh, kw;
-    for (iy = 0; iy < w->in_h; ++iy) {
-        for (ix = 0; ix < w->in_w; ++ix) {
-            float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels;
-            for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
-                const int oy = (iy + w->pad_h - kh) / w->stride_h;
-                if (iy + w->pad_h < kh || oy >= w->out_h) continue;
-                for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
-                    const int ox = (ix + w->pad_w - kw) / w->stride_w;
-                    const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels;
-                    const float *tap = weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels;
-                    if (ix + w->pad_w < kw || ox >= w->out_w) continue;
-                    for (c = 0; c < w->channels; c += KD__W) {
-                        const int left = w->channels - c;
-                        kd__v_put(
-                            to + c,
-                            kd__v_fma(kd__v_get(from + c, left), kd__v_get(tap + c, left), kd__v_get(to + c, left)),
-                            left);
+    enum { PIXELS = 8 };
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    const int phases = KD__MIN(w->stride_w, w->in_w), lines = w->in_h * phases;
+    int line, c, ix, i, kh, kw;
+    for (line = 0; line < lines; ++line) {
+        const int iy = line / phases, phase = line % phases;
+        for (c = 0; c < w->channels; c += KD__W) {
+            const int left = w->channels - c;
+            for (ix = phase; ix < w->in_w; ix += PIXELS * w->stride_w) {
+                const int count = KD__MIN(PIXELS, (w->in_w - ix + w->stride_w - 1) / w->stride_w);
+                float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels + c;
+                kd__v acc[PIXELS];
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) acc[i] = i < count ? kd__v_get(to + i * step, left) : kd__v_set(0.0f);
+                for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
+                    const int oy = (iy + w->pad_h - kh) / w->stride_h;
+                    if (iy + w->pad_h < kh || oy >= w->out_h) continue;
+                    for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
+                        const int ox = (ix + w->pad_w - kw) / w->stride_w; /* exact, also below 0 */
+                        const int first = KD__MAX(0, -ox), end = KD__MIN(count, w->out_w - ox);
+                        const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
+                        const kd__v tap =
+                            kd__v_get(weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c, left);
+                        if (first == 0 && end == PIXELS && left >= KD__W) {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i)
+                                acc[i] = kd__v_fma(kd__v_load(from + (ptrdiff_t)i * w->channels), tap, acc[i]);
+                        } else {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i) {
+                                if (i >= first && i < end)
+                                    acc[i] =
+                                        kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), tap, acc[i]);
+                            }
+                        }
                     }
+                }
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) {
+                    if (i < count) kd__v_put(to + i * step, acc[i], left);
                 }
             }
         }
     }
 }
 
+/* Up to nine taps of one vector of channels, from tap first_tap on: nine sums that do not wait for each other.
+   Where there are fewer, or a line of the image is missing, another tap is summed in its place and the sum dropped.
+   */
+KD__INLINE void KD__FN(depthwise_taps)(const kd__window *w, const float *x, const float *dy, int c, const int whole,
+                                       int first_tap, float *dw)
+{
+    enum { TAPS = 9 };
+    const int left = w->channels - c, count = KD__MIN(TAPS, w->kernel_h * w->kernel_w - first_tap);
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    ptrdiff_t offset[TAPS];
+    kd__v acc[TAPS];
+    int line[TAPS], oy, ox, i;
+    KD__UNROLL
+    for (i = 0; i < TAPS; ++i) {
+        const int tap = first_tap + KD__MIN(i, count - 1), kw = tap % w->kernel_w;
+        line[i] = tap / w->kernel_w - w->pad_h;
+        offset[i] = line[i] * w->in_row + (ptrdiff_t)(kw - w->pad_w) * w->channels;
+        acc[i] = kd__v_get(dw + (ptrdiff_t)tap * w->channels + c, left);
+    }
+    for (oy = 0; oy < w->out_h; ++oy) {
+        const float *grad = dy + oy * w->out_row + c, *from[TAPS];
+        const int base = oy * w->stride_h;
+        kd__v kept[TAPS];
+        int inside = -1;
+        for (i = 0; i < TAPS; ++i) {
+            if (base + line[i] >= 0 && base + line[i] < w->in_h) inside = i;
+        }
+        if (inside < 0) continue;
+        KD__UNROLL
+        for (i = 0; i < TAPS; ++i) {
+            const int is_there = base + line[i] >= 0 && base + line[i] < w->in_h;
+            from[i] = x + base * w->in_row + c + (is_there ? offset[i] : offset[inside]);
+            kept[i] = acc[i];
+        }
+        for (ox = 0; ox < w->out_w; ++ox) {
+            const kd__v d = whole ? kd__v_load(grad) : kd__v_load_n(grad, left);
+            const ptrdiff_t at = ox * step;
+            KD__UNROLL
+            for (i = 0; i < TAPS; ++i)
+                acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
+            grad += w->channels;
+        }
+        KD__UNROLL
+        for (i = 0; i < TAPS; ++i) {
+            if (base + line[i] < 0 || base + line[i] >= w->in_h) acc[i] = kept[i];
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < TAPS; ++i) {
+        if (i < count) kd__v_put(dw + (ptrdiff_t)(first_tap + i) * w->channels + c, acc[i], left);
+    }
+}
+
 /* Adds to dw. */
 static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, const float *dy, float *dw)
 {
-    enum { TAPS = 8 };
-    int oy, ox, c, kh, kw, i, kh0, kh1;
+    int c, tap;
     for (c = 0; c < w->channels; c += KD__W) {
-        const int left = w->channels - c;
-        for (kh = 0; kh < w->kernel_h; ++kh) {
-            for (kw = 0; kw < w->kernel_w; kw += TAPS) {
-                const int count = KD__MIN(TAPS, w->kernel_w - kw);
-                float *to = dw + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c;
-                kd__v acc[TAPS];
-                for (i = 0; i < TAPS; ++i)
-                    acc[i] = i < count ? kd__v_get(to + (ptrdiff_t)i * w->channels, left) : kd__v_set(0.0f);
-                for (oy = 0; oy < w->out_h; ++oy) {
-                    const float *from, *grad = dy + oy * w->out_row + c;
-                    KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
-                    if (kh < kh0 || kh >= kh1) continue;
-                    from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row +
-                           (ptrdiff_t)(kw - w->pad_w) * w->channels + c;
-                    for (ox = 0; ox < w->out_w; ++ox) {
-                        const kd__v d = kd__v_get(grad, left);
-                        KD__UNROLL
-                        for (i = 0; i < TAPS; ++i) {
-                            if (i < count)
-                                acc[i] = kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), d, acc[i]);
-                        }
-                        from += (ptrdiff_t)w->stride_w * w->channels;
-                        grad += w->channels;
-                    }
-                }
-                for (i = 0; i < count; ++i) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
-            }
+        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += 9) {
+            if (w->channels - c >= KD__W)
+                KD__FN(depthwise_taps)(w, x, dy, c, 1, tap, dw);
+            else
+                KD__FN(depthwise_taps)(w, x, dy, c, 0, tap, dw);
         }
     }
 }
