@@ -66,7 +66,7 @@ $(BUILD)/test_%: tests/test_%.c kd.h $(wildcard tests/*.h tests/golden/*.h examp
 	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lcmocka -lm
 
 test: cmocka stb
-	@$(MAKE) --no-print-directory $(TESTS) $(BUILD)/distill $(BUILD)/classify
+	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify
 	@tests/run.sh $(BUILD)
 
 # ---- measuring -------------------------------------------------------------------------------------------------

@@ -864,6 +864,13 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__UNROLL
 #endif
 
+/* Asks for a cache line that will be needed soon. */
+#if defined(__GNUC__)
+#define kd__fetch(address) __builtin_prefetch(address)
+#else
+#define kd__fetch(address) (void)(address)
+#endif
+
 /* a * b + c is rounded twice unless a kernel asks for a fused multiply-add: so compilers agree on every bit. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
@@ -1533,6 +1540,7 @@ typedef struct kd__tile {
     ptrdiff_t c_row;
     int tail; /* columns of the last vector that exist */
     int accumulate, act;
+    int c_far; /* C is too large to be in a near cache */
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -1564,8 +1572,9 @@ typedef struct kd__row_loss {
     float temperature, smoothing;
     float soft_value, soft_grad; /* what the KL of a row and its gradient's p_s - p_t are multiplied by */
     float hard_value, hard_grad;
-    float *grad;  /* or NULL */
-    float *value; /* (rows) */
+    float *grad;   /* or NULL */
+    float *value;  /* (rows) */
+    float *powers; /* 2 * cols, for powers of e that the gradient needs again */
 } kd__row_loss;
 
 typedef struct kd__update {
@@ -1861,7 +1870,7 @@ typedef struct kd__matmul {
     int col0, cols_now, k0, k_now, rows_block;
 } kd__matmul;
 
-enum { KD__MATMUL_WIDTH = 2048, KD__MATMUL_DEPTH = 384 };
+enum { KD__MATMUL_WIDTH = 2048 };
 
 /* Columns col to col + count of V, rows k0 to k0 + depth, as one panel. */
 KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int k0, int depth, float *panel)
@@ -1984,10 +1993,18 @@ KD__PRIVATE float *kd__scratch(kd_ctx *kd, size_t count)
     return kd->scratch;
 }
 
+/* The largest part when a whole is cut into as few parts of at most `most` as will do, about equal. */
+KD__PRIVATE int kd__even_share(int whole, int most)
+{
+    const int parts = (whole + most - 1) / most;
+    return (whole + parts - 1) / parts;
+}
+
 KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
 {
     const kd__kernels *k = p->k;
     const int threads = kd->desc.threads;
+    int depth;
     const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
     if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 2 || p->cols <= 2 * k->panel) {
         const int panels = (p->cols + k->panel - 1) / k->panel;
@@ -2001,21 +2018,24 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
         kd__parallel(kd, panels * p->strips, kd__matmul_panel, p);
         return KD_OK;
     }
-    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / KD__MATMUL_DEPTH) / k->rows * k->rows;
+    depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel;
+    depth = KD__MIN(KD__MAX(depth, 256), 1024);
+    depth = kd__even_share(p->depth, depth);
+    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / depth) / k->rows * k->rows;
     p->rows_block = KD__MAX(p->rows_block, k->rows);
     if (threads > 1) { /* blocks for everyone */
         const int share = (p->rows / (2 * threads) + k->rows - 1) / k->rows * k->rows;
         p->rows_block = KD__MIN(p->rows_block, KD__MAX(share, 2 * k->rows));
     }
-    p->worker_floats = (size_t)p->rows_block * KD__MATMUL_DEPTH;
-    p->worker_scratch = kd__scratch(kd, p->worker_floats * (size_t)threads +
-                                            (size_t)KD__MATMUL_DEPTH * (size_t)(KD__MATMUL_WIDTH + k->panel));
+    p->worker_floats = (size_t)p->rows_block * (size_t)depth;
+    p->worker_scratch =
+        kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(KD__MATMUL_WIDTH + k->panel));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
     p->shared = p->worker_scratch + p->worker_floats * (size_t)threads;
     for (p->col0 = 0; p->col0 < p->cols; p->col0 += KD__MATMUL_WIDTH) {
         p->cols_now = KD__MIN((int)KD__MATMUL_WIDTH, p->cols - p->col0);
-        for (p->k0 = 0; p->k0 < p->depth; p->k0 += KD__MATMUL_DEPTH) {
-            p->k_now = KD__MIN((int)KD__MATMUL_DEPTH, p->depth - p->k0);
+        for (p->k0 = 0; p->k0 < p->depth; p->k0 += depth) {
+            p->k_now = KD__MIN(depth, p->depth - p->k0);
             kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
             kd__parallel(kd, (p->rows + p->rows_block - 1) / p->rows_block, kd__matmul_block, p);
         }
@@ -3047,7 +3067,7 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
     kd__row_loss l = task->all;
     const int step = kd__rows_per_task(l.cols), first = index * step;
     const ptrdiff_t at = (ptrdiff_t)first * l.cols;
-    (void)worker;
+    l.powers += (ptrdiff_t)worker * 2 * l.cols;
     l.rows = KD__MIN(step, l.rows - first);
     l.student += at;
     if (l.teacher) l.teacher += at;
@@ -3058,13 +3078,21 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
     task->run(&l);
 }
 
-/* Mean over rows; `task` is prepared and complete but for rows. */
-KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows)
+/* Numbers that the rows of a loss need beside their logits: a value each, and powers for every worker. */
+KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
+{
+    return kd__plus((size_t)rows, kd__times((size_t)kd->desc.threads * 2, (size_t)cols));
+}
+
+/* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
+KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
     const int step = kd__rows_per_task(task->all.cols);
     double sum = 0;
     int r;
     task->all.rows = rows;
+    task->all.value = numbers;
+    task->all.powers = numbers + rows;
     if (task->all.soft_value == 0) task->all.teacher = NULL;
     kd__parallel(kd, (rows + step - 1) / step, kd__loss_rows, task);
     for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
@@ -3204,7 +3232,7 @@ typedef struct kd__loss_call {
 
 KD__PRIVATE size_t kd__loss_room(const kd_ctx *kd, const kd_loss_desc *desc, int rows, int cols)
 {
-    if (kd__loss_has_kernel(desc)) return (size_t)rows;
+    if (kd__loss_has_kernel(desc)) return kd__loss_floats(kd, rows, cols);
     return kd__times(kd__soft_room(desc, kd->desc.threads, (size_t)rows, (size_t)cols), 2);
 }
 
@@ -3227,11 +3255,10 @@ KD__PRIVATE double kd__loss_by_kernel(const kd_ctx *kd, const kd__loss_call *cal
     l->labels = call->labels;
     l->soft_labels = call->soft_labels;
     l->grad = call->grad;
-    l->value = call->room;
     /* what no kernel reads cannot reach the value; a temperature whose square is 0 can leave nothing to read for */
     if (l->soft_value == 0 && (call->teacher || l->hard_value == 0) && !kd__loss_inputs_finite(kd, call))
         return (double)NAN;
-    return kd__loss_run(kd, &task, call->rows);
+    return kd__loss_run(kd, &task, call->rows, call->room);
 }
 
 KD__PRIVATE double kd__loss_by_double(const kd_ctx *kd, kd__loss_call *call)
@@ -10084,15 +10111,26 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
-/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. 2^n is applied in two
-   halves, so that results too small for a normal number are rounded once. */
+/* x * 2^n for x near 1 and |n| <= 151. In two halves, or by an instruction, so that what is too small for a normal
+   number is rounded once. */
+KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__vi n)
+{
+#if KD__ISA_ID == 3
+    return _mm512_scalef_ps(x, kd__vi_to_float(n));
+#else
+    const kd__vi half = kd__vi_sar(n, 1), bias = kd__vi_set(127);
+    const kd__v first = kd__vi_float(kd__vi_shl(kd__vi_add(half, bias), 23));
+    const kd__v second = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(n, half), bias), 23));
+    return kd__v_mul(kd__v_mul(x, first), second);
+#endif
+}
+
+/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. */
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
 {
     const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
-    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f))), half = kd__vi_sar(whole, 1);
+    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f)));
     const kd__v n = kd__vi_to_float(whole);
-    const kd__v scale1 = kd__vi_float(kd__vi_shl(kd__vi_add(half, kd__vi_set(127)), 23));
-    const kd__v scale2 = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(whole, half), kd__vi_set(127)), 23));
     kd__v r = kd__v_fma(n, kd__v_set(-0.693359375f), clamped), p;
     r = kd__v_fma(n, kd__v_set(2.12194440e-4f), r);
     p = kd__v_fma(kd__v_set(0.00139504799f), r, kd__v_set(0.00836888235f));
@@ -10100,7 +10138,7 @@ KD__INLINE kd__v KD__FN(exp)(kd__v x)
     p = kd__v_fma(p, r, kd__v_set(0.166665196f));
     p = kd__v_fma(p, r, kd__v_set(0.5f));
     p = kd__v_fma(kd__v_mul(r, r), p, r);
-    return kd__v_mul(kd__v_mul(kd__v_add(p, kd__v_set(1.0f)), scale1), scale2);
+    return KD__FN(times_2n)(kd__v_add(p, kd__v_set(1.0f)), whole);
 }
 
 /* Natural logarithm within 1 ulp: x = 2^e (1 + f), 1 + f between sqrt(1/2) and sqrt(2). */
@@ -10270,6 +10308,14 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     float *c = t->c;
     const int tail = t->tail;
     int i, j, k, seg;
+    if (t->c_far) { /* C is on its way while products are summed */
+        KD__UNROLL
+        for (i = 0; i < rows; ++i) {
+            KD__UNROLL
+            for (j = 0; j < vectors; j += 16 / KD__W) kd__fetch(c + i * c_row + j * KD__W); /* a cache line each */
+            kd__fetch(c + i * c_row + vectors * KD__W - 1);
+        }
+    }
     if (t->accumulate && tail == KD__W) {
         KD__TILE_EACH(acc[i][j] = kd__v_load(c + i * c_row + j * KD__W))
     } else if (t->accumulate) {
@@ -10405,8 +10451,7 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
-/* How much of B a tile reads before the next tile starts: a panel this deep stays in the first-level cache. */
-#define KD__DEPTH 256
+#define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
 /* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
@@ -10446,6 +10491,8 @@ static void KD__FN(gemm)(const kd__gemm *g)
     int col = 0;
     kd__tile t;
     memset(&t, 0, sizeof t);
+    t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
+    t.c_far = KD__W == 16 && !g->c_transposed && (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR;
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
     while (col < g->cols) {
@@ -10456,9 +10503,6 @@ static void KD__FN(gemm)(const kd__gemm *g)
         const int vectors = (width + KD__W - 1) / KD__W;
         const kd__tile_fn *tiles = KD__FN(tiles)[vectors - 1];
         int tallest = vectors == 1 ? KD__TILE_ROWS_1 : KD__TILE_ROWS;
-        const int deep = g->segs == 1 && g->run > KD__DEPTH && g->rows * g->blocks > tallest;
-        const int step = deep ? KD__DEPTH : KD__MAX(g->run, 1);
-        int k = 0;
         t.tail = KD__MIN(left, width) - (vectors - 1) * KD__W;
 #if KD__ISA_ID == 3
         if (width == KD__NARROW) {
@@ -10469,10 +10513,11 @@ static void KD__FN(gemm)(const kd__gemm *g)
         t.b = g->b_rows ? g->b + (ptrdiff_t)col * g->b_rows + (ptrdiff_t)g->b_first * width : g->b + col;
         t.b_k = g->b_rows ? width : g->b_k;
         t.b_seg = g->b_rows ? (ptrdiff_t)g->run * width : g->b_seg;
+        t.a = g->a;
+        t.bias = g->bias ? g->bias + col : NULL;
         if (g->rows * g->blocks == 1 && !g->c_rows && !g->c_transposed && left >= 2 * KD__PANEL) {
             const ptrdiff_t panel = g->b_rows ? (ptrdiff_t)g->b_rows * KD__PANEL : KD__PANEL;
-            t.run = g->run, t.a = g->a, t.c = g->c + col, t.bias = g->bias ? g->bias + col : NULL;
-            t.accumulate = g->accumulate, t.act = g->act;
+            t.c = g->c + col;
             if (left >= 4 * KD__PANEL) {
                 KD__FN(row_panels)(&t, panel, 4);
                 col += 4 * KD__PANEL;
@@ -10482,18 +10527,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
             }
             continue;
         }
-        do {
-            const float *b = t.b;
-            t.run = KD__MIN(step, g->run - k);
-            t.a = g->a + k * g->a_k;
-            t.b += k * t.b_k;
-            t.accumulate = g->accumulate || k > 0;
-            t.bias = g->bias ? g->bias + col : NULL;
-            t.act = k + t.run >= g->run ? g->act : KD__LINEAR;
-            KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
-            t.b = b;
-            k += step;
-        } while (k < g->run);
+        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
         col += width;
     }
 }
@@ -10689,67 +10723,119 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     }
 }
 
-/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in. */
+/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in; eight that are a stride
+   apart share each load of a weight. */
 static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx)
 {
-    int iy, ix, c, kh, kw;
-    for (iy = 0; iy < w->in_h; ++iy) {
-        for (ix = 0; ix < w->in_w; ++ix) {
-            float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels;
-            for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
-                const int oy = (iy + w->pad_h - kh) / w->stride_h;
-                if (iy + w->pad_h < kh || oy >= w->out_h) continue;
-                for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
-                    const int ox = (ix + w->pad_w - kw) / w->stride_w;
-                    const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels;
-                    const float *tap = weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels;
-                    if (ix + w->pad_w < kw || ox >= w->out_w) continue;
-                    for (c = 0; c < w->channels; c += KD__W) {
-                        const int left = w->channels - c;
-                        kd__v_put(
-                            to + c,
-                            kd__v_fma(kd__v_get(from + c, left), kd__v_get(tap + c, left), kd__v_get(to + c, left)),
-                            left);
+    enum { PIXELS = 8 };
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    const int phases = KD__MIN(w->stride_w, w->in_w), lines = w->in_h * phases;
+    int line, c, ix, i, kh, kw;
+    for (line = 0; line < lines; ++line) {
+        const int iy = line / phases, phase = line % phases;
+        for (c = 0; c < w->channels; c += KD__W) {
+            const int left = w->channels - c;
+            for (ix = phase; ix < w->in_w; ix += PIXELS * w->stride_w) {
+                const int count = KD__MIN(PIXELS, (w->in_w - ix + w->stride_w - 1) / w->stride_w);
+                float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels + c;
+                kd__v acc[PIXELS];
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) acc[i] = i < count ? kd__v_get(to + i * step, left) : kd__v_set(0.0f);
+                for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
+                    const int oy = (iy + w->pad_h - kh) / w->stride_h;
+                    if (iy + w->pad_h < kh || oy >= w->out_h) continue;
+                    for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
+                        const int ox = (ix + w->pad_w - kw) / w->stride_w; /* exact, also below 0 */
+                        const int first = KD__MAX(0, -ox), end = KD__MIN(count, w->out_w - ox);
+                        const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
+                        const kd__v tap =
+                            kd__v_get(weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c, left);
+                        if (first == 0 && end == PIXELS && left >= KD__W) {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i)
+                                acc[i] = kd__v_fma(kd__v_load(from + (ptrdiff_t)i * w->channels), tap, acc[i]);
+                        } else {
+                            KD__UNROLL
+                            for (i = 0; i < PIXELS; ++i) {
+                                if (i >= first && i < end)
+                                    acc[i] =
+                                        kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), tap, acc[i]);
+                            }
+                        }
                     }
+                }
+                KD__UNROLL
+                for (i = 0; i < PIXELS; ++i) {
+                    if (i < count) kd__v_put(to + i * step, acc[i], left);
                 }
             }
         }
     }
 }
 
+/* Up to nine taps of one vector of channels, from tap first_tap on: nine sums that do not wait for each other.
+   Where there are fewer, or a line of the image is missing, another tap is summed in its place and the sum dropped.
+   */
+KD__INLINE void KD__FN(depthwise_taps)(const kd__window *w, const float *x, const float *dy, int c, const int whole,
+                                       int first_tap, float *dw)
+{
+    enum { TAPS = 9 };
+    const int left = w->channels - c, count = KD__MIN(TAPS, w->kernel_h * w->kernel_w - first_tap);
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    ptrdiff_t offset[TAPS];
+    kd__v acc[TAPS];
+    int line[TAPS], oy, ox, i;
+    KD__UNROLL
+    for (i = 0; i < TAPS; ++i) {
+        const int tap = first_tap + KD__MIN(i, count - 1), kw = tap % w->kernel_w;
+        line[i] = tap / w->kernel_w - w->pad_h;
+        offset[i] = line[i] * w->in_row + (ptrdiff_t)(kw - w->pad_w) * w->channels;
+        acc[i] = kd__v_get(dw + (ptrdiff_t)tap * w->channels + c, left);
+    }
+    for (oy = 0; oy < w->out_h; ++oy) {
+        const float *grad = dy + oy * w->out_row + c, *from[TAPS];
+        const int base = oy * w->stride_h;
+        kd__v kept[TAPS];
+        int inside = -1;
+        for (i = 0; i < TAPS; ++i) {
+            if (base + line[i] >= 0 && base + line[i] < w->in_h) inside = i;
+        }
+        if (inside < 0) continue;
+        KD__UNROLL
+        for (i = 0; i < TAPS; ++i) {
+            const int is_there = base + line[i] >= 0 && base + line[i] < w->in_h;
+            from[i] = x + base * w->in_row + c + (is_there ? offset[i] : offset[inside]);
+            kept[i] = acc[i];
+        }
+        for (ox = 0; ox < w->out_w; ++ox) {
+            const kd__v d = whole ? kd__v_load(grad) : kd__v_load_n(grad, left);
+            const ptrdiff_t at = ox * step;
+            KD__UNROLL
+            for (i = 0; i < TAPS; ++i)
+                acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
+            grad += w->channels;
+        }
+        KD__UNROLL
+        for (i = 0; i < TAPS; ++i) {
+            if (base + line[i] < 0 || base + line[i] >= w->in_h) acc[i] = kept[i];
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < TAPS; ++i) {
+        if (i < count) kd__v_put(dw + (ptrdiff_t)(first_tap + i) * w->channels + c, acc[i], left);
+    }
+}
+
 /* Adds to dw. */
 static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, const float *dy, float *dw)
 {
-    enum { TAPS = 8 };
-    int oy, ox, c, kh, kw, i, kh0, kh1;
+    int c, tap;
     for (c = 0; c < w->channels; c += KD__W) {
-        const int left = w->channels - c;
-        for (kh = 0; kh < w->kernel_h; ++kh) {
-            for (kw = 0; kw < w->kernel_w; kw += TAPS) {
-                const int count = KD__MIN(TAPS, w->kernel_w - kw);
-                float *to = dw + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c;
-                kd__v acc[TAPS];
-                for (i = 0; i < TAPS; ++i)
-                    acc[i] = i < count ? kd__v_get(to + (ptrdiff_t)i * w->channels, left) : kd__v_set(0.0f);
-                for (oy = 0; oy < w->out_h; ++oy) {
-                    const float *from, *grad = dy + oy * w->out_row + c;
-                    KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
-                    if (kh < kh0 || kh >= kh1) continue;
-                    from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row +
-                           (ptrdiff_t)(kw - w->pad_w) * w->channels + c;
-                    for (ox = 0; ox < w->out_w; ++ox) {
-                        const kd__v d = kd__v_get(grad, left);
-                        KD__UNROLL
-                        for (i = 0; i < TAPS; ++i) {
-                            if (i < count)
-                                acc[i] = kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), d, acc[i]);
-                        }
-                        from += (ptrdiff_t)w->stride_w * w->channels;
-                        grad += w->channels;
-                    }
-                }
-                for (i = 0; i < count; ++i) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
-            }
+        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += 9) {
+            if (w->channels - c >= KD__W)
+                KD__FN(depthwise_taps)(w, x, dy, c, 1, tap, dw);
+            else
+                KD__FN(depthwise_taps)(w, x, dy, c, 0, tap, dw);
         }
     }
 }
@@ -11109,6 +11195,11 @@ typedef struct KD__FN(soft_hard) {
     kd__v s1, st, sq, d, target_u, targets; /* sums over columns */
 } KD__FN(soft_hard);
 
+KD__INLINE kd__v KD__FN(hard_target)(const kd__row_loss *l, kd__v onehot)
+{
+    return kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
+}
+
 /* The terms of one vector of logits. `onehot` is 1 where the label is (or the soft label). */
 KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t,
                                         kd__v onehot)
@@ -11116,7 +11207,7 @@ KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard)
     (void)t;
     if (l->hard_value != 0) {
         p->e1 = KD__FN(exp)(kd__v_sub(s, p->largest_s));
-        p->target = kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
+        p->target = KD__FN(hard_target)(l, onehot);
     }
     if (l->teacher) {
         p->et = KD__FN(exp)(kd__v_mul(kd__v_sub(s, p->largest_s), p->inv_t));
@@ -11251,6 +11342,11 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
                     part[i].target = kd__v_select(inside, part[i].target, zero);
                 }
                 KD__FN(soft_hard_sum)(l, &part[i], s, t);
+                if (l->grad && l->teacher) {
+                    kd__v_put(l->grad + at + from, part[i].et, left);
+                    kd__v_put(l->powers + from, part[i].q, left);
+                }
+                if (l->grad && l->hard_value != 0) kd__v_put(l->powers + l->cols + from, part[i].e1, left);
             }
         }
     }
@@ -11268,9 +11364,11 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
     if (!l->grad) return;
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;
-        const kd__v s = kd__v_get(l->student + at + c, left),
-                    t = l->teacher ? kd__v_get(l->teacher + at + c, left) : zero;
-        KD__FN(soft_hard_terms)(l, &p, s, t, KD__FN(onehot)(l, at, c, left, label));
+        if (l->teacher) p.et = kd__v_get(l->grad + at + c, left), p.q = kd__v_get(l->powers + c, left);
+        if (l->hard_value != 0) {
+            p.e1 = kd__v_get(l->powers + l->cols + c, left);
+            p.target = KD__FN(hard_target)(l, KD__FN(onehot)(l, at, c, left, label));
+        }
         kd__v_put(l->grad + at + c, KD__FN(soft_hard_grad)(l, &p, p.e1, p.et, p.q, p.target, labelled), left);
     }
 }
@@ -11521,10 +11619,10 @@ static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARRO
 #undef KD__TILES_12
 #undef KD__TILES_14
 #undef KD__TILES
+#undef KD__C_FAR
 #undef KD__TILE_NAME
 #undef KD__TILE_DEFINE
 #undef KD__TILE_ENTRY
-#undef KD__DEPTH
 #undef KD__ACT_CASE
 #undef KD__ACT_GRAD_CASE
 #undef KD__SHORT

@@ -2,6 +2,7 @@
 #include "measure.h"
 #include "peers.h"
 #include "convolutions.h"
+#include "weight.h"
 
 /* ---- matrix multiplication ------------------------------------------------------------------------------- */
 
@@ -150,6 +151,7 @@ static void bench_losses(void)
             c[0].arg = c[1].arg = &l;
             c[0].work = arrays[i] * (double)count * sizeof(float);
             c[1].work = 2 * (double)count * sizeof(float);
+            if (kinds[i] == KD_LOSS_CE) free(l.teacher), l.teacher = NULL;
             (void)measure(&what, c, 2);
             free(l.student), free(l.teacher), free(l.out), free(l.labels);
             kd_close(l.kd);
@@ -174,13 +176,18 @@ static void run_training(void *arg)
 
 typedef struct pair {
     const char *name, *large, *small;
+    int sizes[2][2]; /* units or channels, for KANN */
 } pair;
 
 static const pair pairs[] = {
-    {"mlp", "784: dense 1200, relu, dense 1200, relu, dense 10", "784: dense 64, relu, dense 10"},
+    {"mlp",
+     "784: dense 1200, relu, dense 1200, relu, dense 10",
+     "784: dense 64, relu, dense 10",
+     {{1200, 1200}, {64, 0}}},
     {"cnn",
      "1x28x28: conv 32 3 pad=1, relu, maxpool 2, conv 64 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10",
-     "1x28x28: conv 8 3 pad=1, relu, maxpool 2, conv 16 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10"},
+     "1x28x28: conv 8 3 pad=1, relu, maxpool 2, conv 16 3 pad=1, relu, maxpool 2, dense 128, relu, dense 10",
+     {{32, 64}, {8, 16}}},
 };
 enum { TRAIN_IMAGES = 1024, TRAIN_CLASSES = 10 };
 static const char *const roles[] = {"large", "small", "distil"};
@@ -222,16 +229,42 @@ static int32_t *random_labels(void)
     return labels;
 }
 
-/* images/s in the unit, flops in the peak: measured as flops, said as images. */
+typedef struct kann_training {
+    void *net;
+    float *x[TRAIN_IMAGES], *one_hot[TRAIN_IMAGES], hot[TRAIN_CLASSES][TRAIN_CLASSES];
+} kann_training;
+
+static void run_kann(void *arg)
+{
+    kann_training *t = (kann_training *)arg;
+    kann.train(t->net, TRAIN_IMAGES, t->x, t->one_hot);
+}
+
+static void kann_training_open(kann_training *t, const training *mine, const pair *p, int role, float *x,
+                               const int32_t *labels)
+{
+    const int cnn = strcmp(p->name, "cnn") == 0, a = p->sizes[role][0], b = p->sizes[role][1];
+    const int biases = cnn ? a + b : 0; /* KANN's convolutions have none */
+    int i;
+    memset(t, 0, sizeof *t);
+    for (i = 0; i < TRAIN_CLASSES; ++i) t->hot[i][i] = 1;
+    for (i = 0; i < TRAIN_IMAGES; ++i) t->x[i] = x + (ptrdiff_t)i * 784, t->one_hot[i] = t->hot[labels[i]];
+    t->net = kann.open(cnn, a, b, options.threads);
+    if (kann.parameters(t->net) + biases != kd_model_parameters(mine->model))
+        fail("KANN's %s %s is another model than kd's", p->name, roles[role]);
+}
+
+/* Measured in flops, for the fraction of the peak; said in images. */
 static void bench_training(void)
 {
+    static kann_training theirs;
     float *x = random_floats(1, TRAIN_IMAGES * 784);
     int32_t *labels = random_labels();
     int i, role;
     for (i = 0; i < 2 * 3; ++i) {
         const pair *p = &pairs[i / 3];
         bench_case what = {"training", NULL, "images/s", 0, options.threads, KD_ISA_AUTO, 1};
-        contestant c = {"kd", run_training, NULL, 0};
+        contestant c[2] = {{"kd", run_training, NULL, 0}, {"KANN (RMSprop)", run_kann, &theirs, 0}};
         char name[40];
         training t;
         role = i % 3;
@@ -240,10 +273,13 @@ static void bench_training(void)
         training_open(&t, p, role, options.isa, options.threads, x, labels);
         what.name = name;
         what.isa = kd_ctx_isa(t.kd);
-        c.arg = &t;
-        c.work = training_flops(&t) * TRAIN_IMAGES;
         what.scale = training_flops(&t);
-        (void)measure(&what, &c, 1);
+        c[0].arg = &t;
+        c[0].work = c[1].work = what.scale * TRAIN_IMAGES;
+        theirs.net = NULL;
+        if (kann.open && role < 2) kann_training_open(&theirs, &t, p, role, x, labels);
+        (void)measure(&what, c, theirs.net ? 2 : 1);
+        if (theirs.net) kann.close(theirs.net);
         training_close(&t);
     }
     free(x);
@@ -383,6 +419,7 @@ static const group groups[] = {
     {"training", "training and distillation, batch 128, Adam", bench_training},
     {"prediction", "kd_workspace_predict", bench_predictions},
     {"threads", "two threads beside one", bench_threads},
+    {"weight", "compile time, code size, memory, start-up", bench_weight},
 };
 
 static void print_help(void)
@@ -418,14 +455,14 @@ static kd_isa isa_named(const char *name)
 
 static void read_options(int argc, char **argv)
 {
-    int i, rounds = 0, known = 0;
+    int i, rounds = 0, known = 0, once = 0;
     for (i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") == 0)
             print_help(), exit(0);
         else if (strcmp(argv[i], "--quick") == 0)
             options.quick = 1;
         else if (strcmp(argv[i], "--train-once") == 0)
-            train_once(), exit(0);
+            once = 1;
         else if (strcmp(argv[i], "--only") == 0)
             options.only = value_of(argc, argv, &i);
         else if (strcmp(argv[i], "--case") == 0)
@@ -446,14 +483,20 @@ static void read_options(int argc, char **argv)
         fail("--repeats must be odd, 1 to %d", MAX_ROUNDS);
     if (options.threads < 1 || options.threads > 256) fail("--threads must be 1 to 256");
     for (i = 0; i < (int)KD__COUNT(groups); ++i) known |= strcmp(groups[i].name, options.only) == 0;
+    if (once) train_once(), exit(0);
     if (options.only[0] && !known) fail("there is no group %s; --help says which there are", options.only);
 }
 
 int main(int argc, char **argv)
 {
     int i;
+    double load;
     read_options(argc, argv);
+    if (getloadavg(&load, 1) == 1 && load > 0.75)
+        printf("This machine is busy with something else (load %.1f): expect noise, above all with threads.\n",
+               load);
     open_peers();
+    open_kann();
     set_peer_threads(options.threads);
     for (i = 0; i < (int)KD__COUNT(groups); ++i) {
         if (!options.only[0] || strcmp(options.only, groups[i].name) == 0) groups[i].run();

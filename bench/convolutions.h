@@ -1,8 +1,8 @@
 /* convolutions.h - convolution forward and backward, in kd and as oneDNN's primitives
 
-   oneDNN chooses its own layouts; bringing data into them is not timed. kd's images are (h, w, c) with zeros between
-   the lines, as inside of any model; its weight gradient includes summing the shares of the chunks, its input
-   gradient turning the weights, since both happen at every step of training. No bias on either side. */
+   oneDNN chooses its own layouts; bringing data into them is not timed. kd's images are (h, w, c) with zeros
+   between the lines, as inside of any model; its weight gradient includes summing the shares of the chunks, its
+   input gradient turning the weights, since both happen at every step of training. No bias on either side. */
 #ifndef KD_BENCH_CONVOLUTIONS_H
 #define KD_BENCH_CONVOLUTIONS_H
 
@@ -42,8 +42,8 @@ typedef struct kd_conv {
     int pass;
 } kd_conv;
 
-/* Gradients are usually kept for a few samples only, as long as they are in the cache. Here they are in memory for the
-   whole batch, as they are for oneDNN. */
+/* Gradients are usually kept for a few samples only, as long as they are in the cache. Here they are in memory for
+   the whole batch, as they are for oneDNN. */
 static float *kd_conv_whole_batch(kd_ctx *kd, kd__slot *slot)
 {
     slot->worker = 0;

@@ -24,14 +24,17 @@ void bench_close(bench *b)
     free(b);
 }
 
-/* spec NULL: for losses only; teacher NULL: none; capacity: of bench_predict, in images. Returns NULL on failure. */
-bench *bench_open(const char *spec, const char *teacher, int capacity, int threads)
+/* spec NULL: for losses only; teacher NULL: none; capacity: of bench_predict, in images; isa: a kd_isa_name.
+   Returns NULL on failure. */
+bench *bench_open(const char *spec, const char *teacher, int capacity, int threads, const char *isa)
 {
     bench *b = (bench *)calloc(1, sizeof *b);
     kd_ctx_desc desc = kd_ctx_defaults();
     kd_result result;
     if (!b) return NULL;
     desc.threads = threads;
+    for (desc.isa = KD_ISA_AUTO; desc.isa < KD_ISA_COUNT && strcmp(kd_isa_name(desc.isa), isa) != 0;)
+        desc.isa = (kd_isa)(desc.isa + 1); /* one that is not there is refused by kd_open */
     result = kd_open(&desc, &b->kd);
     if (result == KD_OK && spec) result = kd_model_create(b->kd, spec, 1, &b->model);
     if (result == KD_OK && teacher) result = kd_model_create(b->kd, teacher, 2, &b->teacher);

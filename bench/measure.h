@@ -186,8 +186,8 @@ static double (*peak_function(kd_isa isa))(void)
     }
 }
 
-/* Floating-point operations a second that so many cores can do, 0 where unknown. Measured again at every call, since
-   clocks change; the best of all counts. */
+/* Floating-point operations a second that so many cores can do, 0 where unknown. Measured again at every call,
+   since clocks change; the best of all counts. */
 static double peak_flops(kd_isa isa, int threads)
 {
     static double best[KD_ISA_COUNT];
@@ -271,7 +271,7 @@ static void report(const bench_case *b, const contestant *c, int count, const do
     int used, i;
     print_heading(b, c, count, best);
     printf("%-36s %9.4g", b->name, value[0]);
-    for (i = 1; i < count; ++i) printf(" %11.4g", value[i]);
+    for (i = 1; i < count; ++i) printf(" %*.4g", (int)KD__MAX(strlen(c[i].name), (size_t)11), value[i]);
     if (best) printf("    %.2f [%.2f %.2f] %s", ratio->median, ratio->low, ratio->high, c[best].name);
     if (of_peak > 0) printf(", %.0f%% of peak", 100 * of_peak);
     putchar('\n');

@@ -17,42 +17,33 @@ typedef int (*dnnl_sgemm_fn)(char trans_a, char trans_b, int64_t m, int64_t n, i
                              int64_t ldc);
 
 typedef struct blas {
-    const char *name, *files[4], *multiply, *set_threads, *how_to_get;
-    int wide_count;       /* set_threads takes 64 bits */
-    cblas_sgemm_fn sgemm; /* NULL where it is missing, or not CBLAS */
+    const char *name, *files[4], *how_to_get, *set_threads;
+    int set_threads_64;   /* it takes 64 bits */
+    void *library;        /* NULL where it is missing */
+    cblas_sgemm_fn sgemm; /* one of these two is set then */
     dnnl_sgemm_fn dnnl_sgemm;
-    void *library;
 } blas;
 
+#ifndef BENCH_PEERS /* the directory that make -C bench peers fills */
+#define BENCH_PEERS "build/peers"
+#endif
+#define MKL_IN_PEERS BENCH_PEERS "/lib/libmkl_rt.so."
+
 static blas peers[] = {
-    {"OpenBLAS",
-     {"libopenblas.so.0"},
-     "cblas_sgemm",
-     "openblas_set_num_threads",
-     "apt-get install libopenblas-dev",
-     0,
-     0,
-     0,
-     0},
-    {"BLIS",
-     {"libblis.so.4", "libblis.so.3", "libblis.so"},
-     "cblas_sgemm",
-     "bli_thread_set_num_threads",
-     "apt-get install libblis-dev",
-     1,
-     0,
-     0,
-     0},
-    {"MKL",
-     {"libmkl_rt.so.2", "../build/peers/lib/libmkl_rt.so.2", "build/peers/lib/libmkl_rt.so.2", "libmkl_rt.so.3"},
-     "cblas_sgemm",
-     "MKL_Set_Num_Threads",
-     "make -C bench peers",
-     0,
-     0,
-     0,
-     0},
-    {"oneDNN", {"libdnnl.so.3", "libdnnl.so.2"}, "dnnl_sgemm", NULL, "apt-get install libdnnl-dev", 0, 0, 0, 0},
+    {.name = "OpenBLAS",
+     .files = {"libopenblas.so.0"},
+     .how_to_get = "apt-get install libopenblas-dev",
+     .set_threads = "openblas_set_num_threads"},
+    {.name = "BLIS",
+     .files = {"libblis.so.4", "libblis.so.3"},
+     .how_to_get = "apt-get install libblis-dev",
+     .set_threads = "bli_thread_set_num_threads",
+     .set_threads_64 = 1},
+    {.name = "MKL",
+     .files = {MKL_IN_PEERS "3", MKL_IN_PEERS "2", "libmkl_rt.so.3", "libmkl_rt.so.2"},
+     .how_to_get = "make -C bench peers",
+     .set_threads = "MKL_Set_Num_Threads"},
+    {.name = "oneDNN", .files = {"libdnnl.so.3", "libdnnl.so.2"}, .how_to_get = "apt-get install libdnnl-dev"},
 };
 
 /* A function pointer out of dlsym's object pointer, which ISO C does not convert. */
@@ -69,10 +60,8 @@ static void open_peers(void)
         blas *p = &peers[i];
         for (j = 0; j < 4 && p->files[j] && !p->library; ++j)
             p->library = dlopen(p->files[j], RTLD_NOW | RTLD_LOCAL);
-        if (strcmp(p->multiply, "dnnl_sgemm") == 0)
-            find_symbol(p->library, p->multiply, &p->dnnl_sgemm);
-        else
-            find_symbol(p->library, p->multiply, &p->sgemm);
+        find_symbol(p->library, "cblas_sgemm", &p->sgemm);
+        find_symbol(p->library, "dnnl_sgemm", &p->dnnl_sgemm);
         if (p->sgemm || p->dnnl_sgemm) continue;
         printf("%s is missing: %s\n", p->name, p->how_to_get);
     }
@@ -87,7 +76,8 @@ static void set_peer_threads(int threads)
         void (*narrow)(int) = NULL;
         void (*wide)(int64_t) = NULL;
         if (!peers[i].set_threads) continue; /* follows OpenMP */
-        find_symbol(peers[i].library, peers[i].set_threads, peers[i].wide_count ? (void *)&wide : (void *)&narrow);
+        find_symbol(peers[i].library, peers[i].set_threads,
+                    peers[i].set_threads_64 ? (void *)&wide : (void *)&narrow);
         if (wide) wide(threads);
         if (narrow) narrow(threads);
     }
@@ -117,6 +107,26 @@ static void multiply(void *arg)
     else
         p->peer->dnnl_sgemm(p->trans_a ? 'T' : 'N', p->trans_b ? 'T' : 'N', p->m, p->n, p->k, 1, p->a, lda, p->b,
                             ldb, 0, p->c, p->n);
+}
+
+/* ---- training -------------------------------------------------------------------------------------------- */
+
+/* Of peers/kann.c; open is NULL where it is missing. */
+static struct {
+    void *(*open)(int cnn, int a, int b, int threads);
+    int64_t (*parameters)(void *net);
+    void (*train)(void *net, int count, float **x, float **one_hot);
+    void (*close)(void *net);
+} kann;
+
+static void open_kann(void)
+{
+    void *library = dlopen(BENCH_PEERS "/libkannbench.so", RTLD_NOW | RTLD_LOCAL);
+    find_symbol(library, "kann_bench_open", &kann.open);
+    find_symbol(library, "kann_bench_parameters", &kann.parameters);
+    find_symbol(library, "kann_bench_train", &kann.train);
+    find_symbol(library, "kann_bench_close", &kann.close);
+    if (!kann.open) puts("KANN is missing: bench/peers/kann.sh");
 }
 
 #endif /* KD_BENCH_PEERS_H */

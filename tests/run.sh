@@ -6,35 +6,56 @@ cd "$(dirname "$0")/.." || exit 1
 export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 failed=0
 passed=0
+rm -f "$build"/*.result
 
-# run NAME COMMAND...: the output appears only if something went wrong
-run()
+wanted() { [ -z "$KD_TEST_ONLY" ] || [ "$KD_TEST_ONLY" = "$1" ]; }
+
+# start NAME COMMAND...: what it prints goes into a log, how it ended and after how many seconds into a result
+start()
 {
     name=$1
     shift
-    [ -n "$KD_TEST_ONLY" ] && [ "$KD_TEST_ONLY" != "$name" ] && return
     started=$(date +%s)
-    if "$@" >"$build/$name.log" 2>&1; then
+    if "$@" >"$build/$name.log" 2>&1; then end=passed; else end=FAILED; fi
+    echo "$end $(($(date +%s) - started))" >"$build/$name.result"
+}
+
+# report NAME: one line; what it printed appears only if something went wrong
+report()
+{
+    read -r end seconds <"$build/$1.result"
+    log=$build/$1.log
+    if [ "$end" = passed ]; then
         passed=$((passed + 1))
-        skipped=$(grep -c '^skip' "$build/$name.log")
-        checks=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1 tests/p; s/^\([0-9]* checks\).*/\1/p' "$build/$name.log" | tail -1)
-        printf '  ok      %-16s %4d s   %s%s\n' "$name" $(($(date +%s) - started)) "$checks" \
+        skipped=$(grep -c '^skip' "$log")
+        checks=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1 tests/p; s/^\([0-9]* checks\).*/\1/p' "$log" | tail -1)
+        printf '  ok      %-16s %4d s   %s%s\n' "$1" "$seconds" "$checks" \
             "$([ "$skipped" -gt 0 ] && echo ", $skipped skipped:")"
-        grep '^skip' "$build/$name.log" | sed 's/^/            /'
+        grep '^skip' "$log" | sed 's/^/            /'
     else
         failed=$((failed + 1))
-        printf '  FAILED  %-16s %4d s   %s\n' "$name" $(($(date +%s) - started)) "$build/$name.log"
-        grep -v '^\[ *\(RUN\|OK\) *\]' "$build/$name.log" | tail -40
+        printf '  FAILED  %-16s %4d s   %s\n' "$1" "$seconds" "$log"
+        grep -v '^\[ *\(RUN\|OK\) *\]' "$log" | tail -40
     fi
 }
 
+run() { if wanted "$1"; then start "$@"; report "$1"; fi; }
+
+# beside everything else: scripts that mostly wait for compilers
+{
+    for script in compile emulated; do
+        if wanted $script; then start $script "tests/$script.sh"; fi
+    done
+} &
 for program in "$build"/test_*; do
-    case $program in *.log) continue ;; esac
+    case $program in *.log | *.result) continue ;; esac
     run "$(basename "$program")" "$program"
 done
 run consistency tests/consistency.sh
-run compile tests/compile.sh
-run emulated tests/emulated.sh
 run distill tests/distill.sh "$build"
+wait
+for script in compile emulated; do
+    if wanted $script; then report $script; fi
+done
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

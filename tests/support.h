@@ -18,7 +18,7 @@ static float test_random(uint64_t *state)
 
 static float *test_floats(uint64_t seed, size_t count, float scale)
 {
-    float *x = (float *)malloc((count + 1) * sizeof *x);
+    float *x = (float *)calloc(count + 1, sizeof *x);
     uint64_t state = seed << 32;
     size_t i;
     for (i = 0; i < count; ++i) x[i] = test_random(&state) * scale;

@@ -4,6 +4,7 @@ Everything runs in this process in turn, kd through ctypes. Results are checked 
 timed. `make bench` runs it; by hand: python3 bench/peers/compare.py --help
 """
 import argparse
+import copy
 import ctypes
 import io
 import json
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(HERE, "..", "..", "build")
@@ -24,6 +26,7 @@ def arguments():
     parser.add_argument("--only", default="", help="one group: training, prediction, losses, memory")
     parser.add_argument("--case", default="", help="cases with this text in their name")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--isa", default="auto", help="instruction set of kd: scalar, avx2, avx512, neon")
     parser.add_argument("--repeats", type=int, default=0, help="rounds, 9 (--quick: 5)")
     parser.add_argument("--json", help="appends the results to the array in this file")
     parser.add_argument("--library", default=os.path.join(BUILD, "libkdbench.so"))
@@ -46,7 +49,10 @@ except ImportError:
     onnxruntime = None
 
 torch.set_num_threads(options.threads)
+PYTORCH = "PyTorch " + ".".join(torch.__version__.split(".")[:2])
 torch.manual_seed(1)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+warnings.filterwarnings("ignore", message=".*torch.jit")
 
 
 # ---- kd ------------------------------------------------------------------------------------------------------
@@ -61,9 +67,10 @@ class Kd:
             Kd.library.bench_open.restype = ctypes.c_void_p
             Kd.library.bench_error.restype = Kd.library.bench_isa.restype = ctypes.c_char_p
         text = [None if s is None else s.encode() for s in (spec, teacher)]
-        self.handle = ctypes.c_void_p(Kd.library.bench_open(text[0], text[1], capacity, options.threads))
+        self.handle = ctypes.c_void_p(Kd.library.bench_open(text[0], text[1], capacity, options.threads,
+                                                             options.isa.encode()))
         if not self.handle.value:
-            sys.exit(f"kd cannot open {spec}")
+            sys.exit(f"kd cannot open {spec} on {options.isa}")
         self.isa = Kd.library.bench_isa(self.handle).decode()
 
     def close(self):
@@ -178,7 +185,7 @@ def mlp(*sizes):
     for i, o in zip(sizes, sizes[1:]):
         layers += [torch.nn.Linear(i, o), torch.nn.ReLU()]
     spec = f"{sizes[0]}: " + ", relu, ".join(f"dense {o}" for o in sizes[1:])
-    return spec, lambda: torch.nn.Sequential(*[fresh(layer) for layer in layers[:-1]]), (sizes[0],)
+    return spec, lambda: torch.nn.Sequential(*[copy.deepcopy(layer) for layer in layers[:-1]]), (sizes[0],)
 
 
 def cnn(a, b):
@@ -187,12 +194,7 @@ def cnn(a, b):
               torch.nn.Linear(b * 49, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)]
     spec = (f"1x28x28: conv {a} 3 pad=1, relu, maxpool 2, conv {b} 3 pad=1, relu, maxpool 2, "
             "dense 128, relu, dense 10")
-    return spec, lambda: torch.nn.Sequential(*[fresh(layer) for layer in layers]), (1, 28, 28)
-
-
-def fresh(layer):
-    import copy
-    return copy.deepcopy(layer)
+    return spec, lambda: torch.nn.Sequential(*[copy.deepcopy(layer) for layer in layers]), (1, 28, 28)
 
 
 MODELS = {"mlp": {"large": mlp(784, 1200, 1200, 10), "small": mlp(784, 64, 10)},
@@ -268,16 +270,16 @@ def bench_training():
             for steps in (1, 3):
                 check = start(x=x[:BATCH], labels=labels[:BATCH])
                 loss = [check.epoch(False) for _ in range(steps)][-1]
-                agree(f"the loss of {kind} {role} at step {steps}", loss, kd.train(x[:BATCH], labels32[:BATCH], steps),
-                      2e-4)
-            contestants = {"kd": lambda: kd.train(x, labels32), "PyTorch": start().epoch}
+                mine = kd.train(x[:BATCH], labels32[:BATCH], steps)
+                agree(f"the loss of {kind} {role} at step {steps}", loss, mine, 2e-4)
+            contestants = {"kd": lambda: kd.train(x, labels32), PYTORCH: start().epoch}
             if kind == "cnn":
-                contestants["PyTorch nhwc"] = start(channels_last=True).epoch
+                contestants[PYTORCH + " nhwc"] = start(channels_last=True).epoch
             if hasattr(torch, "compile") and not options.quick:
                 try:
-                    compiled = start(compiled=True)
+                    compiled = start(compiled=True, channels_last=kind == "cnn")
                     compiled.epoch()
-                    contestants["compiled"] = compiled.epoch
+                    contestants[PYTORCH + " compiled"] = compiled.epoch
                 except Exception as error:  # no compiler, no support for this Python ...
                     print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
             measure("training", f"{kind} {role}", "images/s", kd.isa, contestants, images)
@@ -323,14 +325,14 @@ def bench_prediction():
                         return run(x)
 
                 contestants = {"kd": lambda: kd.call("bench_predict", address(x), count, address(logits)),
-                               "PyTorch": run_torch}
+                               PYTORCH: run_torch}
                 contestants["kd"]()
                 agree(f"PyTorch's {name}", run_torch(), logits, 1e-4)
                 with torch.no_grad():
                     frozen = torch.jit.freeze(torch.jit.trace(module, x))
                 for _ in range(3):  # it optimises in its first runs
                     agree(f"TorchScript's {name}", run_torch(frozen), logits, 1e-4)
-                contestants["TorchScript"] = lambda: run_torch(frozen)
+                contestants[PYTORCH + " jit"] = lambda: run_torch(frozen)
                 session = onnx_session(module, x)
                 if session:
                     feed = {"x": x.numpy()}
@@ -371,13 +373,13 @@ def bench_losses():
             run_kd()
             agree("PyTorch's loss", run_torch(), value.value, 1e-4)
             agree("PyTorch's gradient", leaf.grad * rows, out * rows, 1e-4)
-            measure("losses", f"hinton {rows}x{cols}", "logits/s", kd.isa, {"kd": run_kd, "PyTorch": run_torch},
+            measure("losses", f"hinton {rows}x{cols}", "logits/s", kd.isa, {"kd": run_kd, PYTORCH: run_torch},
                     rows * cols)
         if wanted("losses", f"softmax {rows}x{cols}"):
             softmax_kd()
             agree("PyTorch's softmax", softmax_torch(), out, 1e-5)
             measure("losses", f"softmax {rows}x{cols}", "logits/s", kd.isa,
-                    {"kd": softmax_kd, "PyTorch": softmax_torch}, rows * cols)
+                    {"kd": softmax_kd, PYTORCH: softmax_torch}, rows * cols)
     kd.close()
 
 
@@ -398,12 +400,12 @@ def bench_memory():
     if not wanted("memory", name):
         return
     value = {}
-    commands = {"kd": [os.path.join(BUILD, "bench"), "--train-once"],
-                "PyTorch": [sys.executable, os.path.abspath(__file__), "--train-once"]}
+    commands = {"kd": [os.path.join(BUILD, "bench"), "--train-once", "--isa", options.isa],
+                PYTORCH: [sys.executable, os.path.abspath(__file__), "--train-once"]}
     for who, command in commands.items():
         value[who] = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    ratio = value["PyTorch"] / value["kd"]
-    report("memory", name, "MB", "auto", value, [ratio] * 3, "PyTorch")
+    ratio = value[PYTORCH] / value["kd"]
+    report("memory", name, "MB", options.isa, value, [ratio] * 3, PYTORCH)
 
 
 if options.train_once:
