@@ -58,7 +58,8 @@ DETERMINISM
 
 LOSS CONVENTION
    Means over rows, sums over classes, and the factor T^2 on terms softened by a temperature T, so that
-   alpha keeps its meaning when T changes (Hinton, Vinyals and Dean 2015, section 2).
+   alpha keeps its meaning when T changes (Hinton, Vinyals and Dean 2015, section 2). An alpha that was published
+   with another library's convention: kd_loss_desc.convention.
 
 CONTENTS (search for the tag)
    >>api        everything public
@@ -274,7 +275,7 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    KD_LOSS_CENTRED_MSE  teacher   soft sum_c ((s_c - mean s) - (t_c - mean t))^2; KL goes to 1/(2C) of it
                                   as T grows                                        Hinton et al. 2015, eq. 4
    KD_LOSS_TFKD         labels *  soft a KL(softmax(u / T) || p_s^1), u[y] = certainty and (1 - certainty)/(C - 1)
-                                  elsewhere, hard (1 - a) CE; 2 columns or more     Yuan et al. 2020 (Tf-KD_reg)
+                                  elsewhere, hard (1 - a) CE                        Yuan et al. 2020 (Tf-KD_reg)
    KD_LOSS_DKD          both *    soft a TCKD + b NCKD; TCKD = T^2 KL of (p^T[y], 1 - p^T[y]), NCKD =
                                   T^2 KL of the softmax over the other C - 1 logits; 3 columns or more
                                                                                     Zhao et al. 2022
@@ -282,10 +283,10 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
                                   over the other C - 1 logits at T; 3 columns or more
                                                                                     Yang et al. 2023
    KD_LOSS_DIST         teacher   soft T^2 (b (1 - r(row of p_s^T, row of p_t^T)) + g (1 - mean over columns of
-                                  r(column of p_s^T, column of p_t^T over the batch))), r Pearson's correlation;
-                                  2 columns or more. A row or column that does not vary has r = 0; with 2
-                                  columns a row's r is +-1 and only the columns teach; a batch of 1 row has only
-                                  its row                                           Huang et al. 2022
+                                  r(column of p_s^T, column of p_t^T over the batch))), r Pearson's correlation.
+                                  A row or column that does not vary has r = 0; with 2 columns a row's r is +-1
+                                  and only the columns teach; a batch of 1 row has only its row
+                                                                                    Huang et al. 2022
    KD_LOSS_TTM          teacher   soft KL(q || p_s^1), q_c = p_t^1[c]^g / U, U = sum_c p_t^1[c]^g. The
                                   teacher is softened, the student is not; no T     Zheng and Yang 2024
    KD_LOSS_WTTM         teacher   the same with soft term times U                   Zheng and Yang 2024
@@ -301,6 +302,7 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
                                   goes along l dL/du by the optimizer of the weights (no weight decay), l from 0 to
                                   1 as (1 - cos(pi k / warmup)) / 2 over epochs k = 0 to warmup. kd_loss takes T as
                                   given                                             Li et al. 2023
+   From rkl on, 2 columns or more are needed, where nothing else is said.
    * the label of every row: KD_UNLABELLED is refused. Of soft labels (mixup, too), y is the largest, the first of
      several. The other losses give an unlabelled row its soft term alone.
    Where it says "teacher", labels are needed too if hard_weight is not 0: the losses that add CE by default take
@@ -2790,19 +2792,19 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
         {KD__YES,   KD__YES,   1, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
         {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
         {KD__MAYBE, KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
-        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
-        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
-        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
-        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
         {KD__NO,    KD__EACH,  2, 1, 0, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
         {KD__YES,   KD__EACH,  3, 0, 0,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
         {KD__YES,   KD__EACH,  3, 0, 0,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
         {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
-        {KD__YES,   KD__NO,    1, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
-        {KD__YES,   KD__NO,    1, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
-        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
-        {KD__NO,    KD__EACH,  1, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
-        {KD__YES,   KD__NO,    1, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
+        {KD__NO,    KD__EACH,  2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
+        {KD__YES,   KD__NO,    2, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
     /* clang-format on */
     return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
@@ -2887,8 +2889,8 @@ KD__PRIVATE kd_result kd__loss_check_options(kd_ctx *kd, const char *where, cons
     const kd__loss_info *info = kd__loss_look_up(desc->kind);
     const char *name = kd_loss_name(desc->kind);
     if (cols < info->columns)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s is not defined for %d columns, it needs at least %d",
-                        where, name, cols, info->columns);
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs at least %d columns, got %d%s", where, name,
+                        info->columns, cols, cols == 1 ? "; bce and mse take a single one" : "");
     if (info->own_hard && desc->hard_weight != 0)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has a hard term of its own; leave hard_weight at 0",
                         where, name);
