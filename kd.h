@@ -751,7 +751,8 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
    Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
    as it was. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
    found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless
-   it was they that grew. KD_STOPPED: a callback ended training; the model is usable. */
+   it was they that grew. KD_STOPPED: a callback ended training; the model is usable.
+   kd_ctx_desc.log gets a line for every loss but ce: what its terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
@@ -2771,7 +2772,8 @@ KD__PRIVATE double kd__soft_cskd(kd__soft *p)
 enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
 
 /* What a loss needs, its defaults, and its soft term: of a row, or over a batch, which fills in `values` and g and
-   returns what the mean of the values lacks. ce and bce have kernels alone. */
+   returns what the mean of the values lacks. ce and bce have kernels alone. A new loss is a line in KD_LOSSES, a line
+   in the same place here, and its function. */
 struct kd__loss_info {
     int teacher, labels, columns; /* at least */
     int own_hard;                 /* a hard term that is weighed by 1 - alpha, where alpha weighs a soft term */
