@@ -6709,14 +6709,14 @@ KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logi
 KD__PRIVATE void kd__normalise_sample(const kd__kernels *k, int channels, int pixels, const float *mean,
                                       const float *std, const float *from, float *to)
 {
-    int c;
-    for (c = 0; c < channels; ++c) {
-        const int known = mean && c < KD_MAX_CHANNELS;
-        if (known && (mean[c] != 0 || std[c] != 1))
-            k->normalise(pixels, from + (ptrdiff_t)c * pixels, mean[c], std[c], to + (ptrdiff_t)c * pixels);
-        else if (from != to)
-            memcpy(to + (ptrdiff_t)c * pixels, from + (ptrdiff_t)c * pixels, (size_t)pixels * sizeof *to);
-    }
+    int c, known = mean ? KD__MIN(channels, KD_MAX_CHANNELS) : 0, plain = 1;
+    ptrdiff_t done;
+    for (c = 0; c < known; ++c) plain &= mean[c] == 0 && std[c] == 1;
+    if (plain) known = 0;
+    for (c = 0; c < known; ++c)
+        k->normalise(pixels, from + (ptrdiff_t)c * pixels, mean[c], std[c], to + (ptrdiff_t)c * pixels);
+    done = (ptrdiff_t)known * pixels;
+    if (from != to) memcpy(to + done, from + done, (size_t)(channels - known) * (size_t)pixels * sizeof *to);
 }
 
 KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, float *logits)

@@ -32,6 +32,12 @@
 #pragma GCC diagnostic pop
 #endif
 
+#if defined(__GNUC__)
+#define REPORT_PUBLIC __attribute__((unused)) /* a program need not use all of it */
+#else
+#define REPORT_PUBLIC
+#endif
+
 enum {
     REPORT_CLASSES = 30, /* a confusion matrix with more rows is no longer a picture */
     REPORT_SOFT = 6,     /* images whose soft targets are drawn */
@@ -730,7 +736,7 @@ static void report_settings(FILE *f, const report *r)
 }
 
 /* Writes the page. Returns 0 if that failed. */
-static int report_write(FILE *f, const report *r)
+REPORT_PUBLIC static int report_write(FILE *f, const report *r)
 {
     report_head(f, r);
     fputs("<h2>Results</h2><p><span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; <span "
