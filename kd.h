@@ -292,8 +292,8 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    KD_LOSS_WTTM         teacher   the same with soft term times U                   Zheng and Yang 2024
    KD_LOSS_MLLD         teacher   soft sum over desc.temperatures of T^2 KL(p_t^T || p_s^T) + (b/C) |P_s'P_s -
                                   P_t'P_t|^2 + (g/B) |P_s P_s' - P_t P_t'|^2, P the (B, C) probabilities of the
-                                  batch at T, |.|^2 sums of squares. One view, no confidence masks; room for C^2 doubles
-                                                                                    Jin et al. 2023
+                                  batch at T, |.|^2 sums of squares. One view, no confidence masks; takes room for
+                                  C^2 doubles                                       Jin et al. 2023
    KD_LOSS_CSKD         labels *  soft T^2 KL(p_s'^T || p_s^T), s' the next row of the batch (after the last comes
                                   the first) with the same label, taken as a constant, 0 where there is none
                                                                                     Yun et al. 2020
