@@ -25,11 +25,12 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fashion examples test bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fashion hinton examples test bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
+	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make bench      kernels and training beside other libraries; bench-quick: in under a minute'
@@ -56,6 +57,10 @@ demo: stb $(BUILD)/distill $(BUILD)/classify
 fashion: stb $(BUILD)/distill | $(BUILD)
 	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)
 	$(BUILD)/distill /usr/share/datasets/fashion-mnist --teacher-augment flip --out $(OUT)-fashion $(DISTILL)
+
+hinton: stb $(BUILD)/hinton
+	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }
+	$(BUILD)/hinton $(DATA) --out $(OUT)-hinton $(HINTON)
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 

@@ -9769,7 +9769,7 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
    kd__v a vector of KD__W floats, kd__vi of 32-bit integers, kd__vm a mask from a comparison.
    max(a, b) and min(a, b) give b where either is a NaN, on every instruction set. Functions ending in _n take a
    count of 1 to KD__W lanes; lanes beyond it load as 0. to_int
-   rounds to the nearest integer, ties to even.
+   rounds to the nearest integer, ties to even. down(x, half) brings the lanes from half on to lane 0 on.
    ============================================================================================================ */
 #if KD__ISA_ID == 3 /* AVX-512 F, VL, BW, DQ */
 #define KD__W 16
@@ -9814,6 +9814,17 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
 #define kd__v_load_bytes(p)                                                                                        \
     _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
 
+KD__INLINE __m512 KD__FN(down)(__m512 x, int half)
+{
+    switch (half) {
+    case 8: return _mm512_shuffle_f32x4(x, x, 0xee);
+    case 4: return _mm512_shuffle_f32x4(x, x, 0x01);
+    case 2: return _mm512_shuffle_ps(x, x, 0xee);
+    default: return _mm512_shuffle_ps(x, x, 0x55);
+    }
+}
+#define kd__v_first(x) _mm512_cvtss_f32(x)
+
 #elif KD__ISA_ID == 2 /* AVX2 and FMA */
 #define KD__W 8
 #define KD__PANEL_VECTORS 2
@@ -9857,6 +9868,16 @@ static const int32_t KD__FN(lane_masks)[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0
 #define kd__vi_iota() _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
 #define kd__v_load_bytes(p)                                                                                        \
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+
+KD__INLINE __m256 KD__FN(down)(__m256 x, int half)
+{
+    switch (half) {
+    case 4: return _mm256_permute2f128_ps(x, x, 0x01);
+    case 2: return _mm256_shuffle_ps(x, x, 0xee);
+    default: return _mm256_shuffle_ps(x, x, 0x55);
+    }
+}
+#define kd__v_first(x) _mm256_cvtss_f32(x)
 
 #elif KD__ISA_ID == 4 /* NEON, 64-bit Arm */
 #define KD__W 4
@@ -9921,6 +9942,12 @@ KD__INLINE int32x4_t KD__FN(iota)(void)
 #define kd__vi_sar(a, n) vshrq_n_s32(a, n)
 #define kd__vi_iota() KD__FN(iota)()
 #define kd__v_load_bytes(p) KD__FN(load_bytes)(p)
+
+KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
+{
+    return half == 2 ? vextq_f32(x, x, 2) : vextq_f32(x, x, 1);
+}
+#define kd__v_first(x) vgetq_lane_f32(x, 0)
 
 #else /* portable C: the reference, and what runs on any other machine */
 #define KD__W 1
@@ -9987,6 +10014,12 @@ KD__INLINE int32_t KD__FN(to_int)(float x)
 #define kd__vi_sar(a, n) ((a) >> (n))
 #define kd__vi_iota() 0
 #define kd__v_load_bytes(p) ((float)*(p))
+KD__INLINE float KD__FN(down)(float x, int half)
+{
+    (void)half;
+    return x;
+}
+#define kd__v_first(x) (x)
 #endif
 
 #define KD__PANEL (KD__W * KD__PANEL_VECTORS)
@@ -10003,32 +10036,26 @@ KD__INLINE int32_t KD__FN(to_int)(float x)
 #define KD__UNROLL_SUMS
 #endif
 
-/* Lane i joins i + 8, then i + 4, i + 2, i + 1. */
-KD__INLINE float KD__FN(sum16)(const kd__v *parts)
+/* What the lanes of `count` vectors come to, a power of two: of 16, lane i joins i + 8, then i + 4, i + 2, i + 1. */
+#define KD__JOIN_LANES(join, parts, count)                                                                         \
+    kd__v all[count];                                                                                              \
+    int i, half;                                                                                                   \
+    for (i = 0; i < (count); ++i) all[i] = (parts)[i];                                                             \
+    for (half = (count) / 2; half > 0; half /= 2) {                                                                \
+        for (i = 0; i < half; ++i) all[i] = join(all[i], all[i + half]);                                           \
+    }                                                                                                              \
+    for (half = KD__W / 2; half > 0; half /= 2) all[0] = join(all[0], KD__FN(down)(all[0], half));                 \
+    return kd__v_first(all[0]);
+
+KD__INLINE float KD__FN(sum16)(const kd__v *parts){KD__JOIN_LANES(kd__v_add, parts, KD__SUM_VECTORS)}
+
+/* The larger one, or the one that is no NaN. */
+KD__INLINE kd__v KD__FN(known_max)(kd__v a, kd__v b)
 {
-    float lanes[16];
-    int i, half;
-    KD__UNROLL_SUMS
-    for (i = 0; i < KD__SUM_VECTORS; ++i) kd__v_store(lanes + i * KD__W, parts[i]);
-    for (half = 8; half > 0; half /= 2) {
-        for (i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    }
-    return lanes[0];
+    return kd__v_select(kd__v_eq(b, b), kd__v_max(a, b), a);
 }
 
-/* The largest of 16 lanes; NaN lanes are passed over unless all are NaN. */
-KD__INLINE float KD__FN(max16)(const kd__v *parts)
-{
-    float lanes[16], largest;
-    int i;
-    KD__UNROLL_SUMS
-    for (i = 0; i < KD__SUM_VECTORS; ++i) kd__v_store(lanes + i * KD__W, parts[i]);
-    largest = lanes[0];
-    for (i = 1; i < 16; ++i) {
-        if (!(lanes[i] <= largest)) largest = lanes[i] == lanes[i] ? lanes[i] : largest;
-    }
-    return largest;
-}
+KD__INLINE float KD__FN(max_of_4)(const kd__v *parts){KD__JOIN_LANES(KD__FN(known_max), parts, 4)}
 
 /* A W x W block in registers: row i, lane j becomes row j, lane i. */
 KD__INLINE void KD__FN(turn)(kd__v *r)
@@ -11087,17 +11114,22 @@ KD__INLINE void KD__FN(store_short)(float *x, int rows, int cols, const kd__v *c
     }
 }
 
+/* Four vectors at a time, so that none waits for another. */
 KD__INLINE float KD__FN(row_max)(const float *x, int cols)
 {
-    kd__v largest[KD__SUM_VECTORS];
+    kd__v largest[4];
     int c, i;
-    for (i = 0; i < KD__SUM_VECTORS; ++i) largest[i] = kd__v_set(x[0]);
-    for (c = 0; c + 16 <= cols; c += 16) {
-        KD__UNROLL_SUMS
-        for (i = 0; i < KD__SUM_VECTORS; ++i) largest[i] = kd__v_max(kd__v_load(x + c + i * KD__W), largest[i]);
+    KD__UNROLL
+    for (i = 0; i < 4; ++i) largest[i] = kd__v_set(x[0]);
+    for (c = 0; c + 4 * KD__W <= cols; c += 4 * KD__W) {
+        KD__UNROLL
+        for (i = 0; i < 4; ++i) largest[i] = kd__v_max(kd__v_load(x + c + i * KD__W), largest[i]);
     }
-    for (; c < cols; ++c) largest[0] = kd__v_max(kd__v_set(x[c]), largest[0]);
-    return KD__FN(max16)(largest);
+    for (; c < cols; c += KD__W) {
+        const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)(cols - c)));
+        largest[0] = kd__v_max(kd__v_select(inside, kd__v_get(x + c, cols - c), largest[0]), largest[0]);
+    }
+    return KD__FN(max_of_4)(largest);
 }
 
 /* (x - largest) / T, where equal infinities count as equal. */
@@ -11195,14 +11227,10 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
      gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target) */
 typedef struct KD__FN(soft_hard) {
     kd__v largest_s, largest_t, inv_t;      /* of the row */
+    kd__v onehot_share, flat_share;         /* label smoothing */
     kd__v e1, et, q, target;                /* of a column */
     kd__v s1, st, sq, d, target_u, targets; /* sums over columns */
 } KD__FN(soft_hard);
-
-KD__INLINE kd__v KD__FN(hard_target)(const kd__row_loss *l, kd__v onehot)
-{
-    return kd__v_fma(onehot, kd__v_set(1.0f - l->smoothing), kd__v_set(l->smoothing / (float)l->cols));
-}
 
 /* The terms of one vector of logits. `onehot` is 1 where the label is (or the soft label). */
 KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t,
@@ -11211,7 +11239,7 @@ KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard)
     (void)t;
     if (l->hard_value != 0) {
         p->e1 = KD__FN(exp)(kd__v_sub(s, p->largest_s));
-        p->target = KD__FN(hard_target)(l, onehot);
+        p->target = kd__v_fma(onehot, p->onehot_share, p->flat_share);
     }
     if (l->teacher) {
         p->et = KD__FN(exp)(kd__v_mul(kd__v_sub(s, p->largest_s), p->inv_t));
@@ -11265,11 +11293,13 @@ KD__INLINE kd__v KD__FN(soft_hard_grad)(const kd__row_loss *l, const KD__FN(soft
     return grad;
 }
 
-KD__INLINE void KD__FN(soft_hard_clear)(KD__FN(soft_hard) * p, float temperature)
+KD__INLINE void KD__FN(soft_hard_clear)(const kd__row_loss *l, KD__FN(soft_hard) * p)
 {
     p->s1 = p->st = p->sq = p->d = p->target_u = p->targets = kd__v_set(0.0f);
     p->e1 = p->et = p->q = p->target = p->largest_t = kd__v_set(0.0f);
-    p->inv_t = kd__v_set(1.0f / temperature);
+    p->inv_t = kd__v_set(1.0f / l->temperature);
+    p->onehot_share = kd__v_set(1.0f - l->smoothing);
+    p->flat_share = kd__v_set(l->smoothing / (float)l->cols);
 }
 
 KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows)
@@ -11280,7 +11310,7 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows)
     float lanes[KD__W];
     KD__FN(soft_hard) p;
     int c, i;
-    KD__FN(soft_hard_clear)(&p, l->temperature);
+    KD__FN(soft_hard_clear)(l, &p);
     for (i = 0; i < KD__W; ++i) lanes[i] = i < rows && l->labels ? (float)l->labels[row + i] : 0.0f;
     label = kd__v_load(lanes);
     labelled = l->soft_labels ? one : kd__v_select(kd__v_lt(label, zero), zero, one);
@@ -11325,7 +11355,7 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
     KD__FN(soft_hard) p, part[KD__SUM_VECTORS];
     kd__v column[KD__SUM_VECTORS];
     int c, i;
-    KD__FN(soft_hard_clear)(&p, l->temperature);
+    KD__FN(soft_hard_clear)(l, &p);
     p.largest_s = kd__v_set(KD__FN(row_max)(l->student + at, l->cols));
     if (l->teacher) p.largest_t = kd__v_set(KD__FN(row_max)(l->teacher + at, l->cols));
     for (i = 0; i < KD__SUM_VECTORS; ++i) part[i] = p;
@@ -11371,7 +11401,7 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
         if (l->teacher) p.et = kd__v_get(l->grad + at + c, left), p.q = kd__v_get(l->powers + c, left);
         if (l->hard_value != 0) {
             p.e1 = kd__v_get(l->powers + l->cols + c, left);
-            p.target = KD__FN(hard_target)(l, KD__FN(onehot)(l, at, c, left, label));
+            p.target = kd__v_fma(KD__FN(onehot)(l, at, c, left, label), p.onehot_share, p.flat_share);
         }
         kd__v_put(l->grad + at + c, KD__FN(soft_hard_grad)(l, &p, p.e1, p.et, p.q, p.target, labelled), left);
     }
@@ -11610,10 +11640,12 @@ static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARRO
 #undef kd__vi_sar
 #undef kd__vi_iota
 #undef kd__v_load_bytes
+#undef kd__v_first
 #undef KD__PANEL
 #undef KD__NARROW
 #undef KD__SUM_VECTORS
 #undef KD__UNROLL_SUMS
+#undef KD__JOIN_LANES
 #undef kd__v_get
 #undef kd__v_put
 #undef KD__TILE_EACH
