@@ -82,6 +82,7 @@ CONTENTS (search for the tag)
    >>predict    prediction and evaluation
    >>data       batches, augmentation
    >>optim      optimizers, schedules
+   >>features   losses on features and relations
    >>train      training and distillation, teacher caches
    >>io         .npy and safetensors
    >>vector     a few vector operations per instruction set
@@ -622,6 +623,91 @@ KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out);
 
+/* ---- losses on features and relations -------------------------------------------------------------------- */
+
+/* They compare what a layer of the student computes with what a layer of the teacher computes for the same images,
+   in training: give kd_train_desc.features. Layers are named by their tags, or by their numbers as in the names of
+   tensors; the tag of a residual stands for its sum. A layer that a relu, relu6 or leakyrelu directly follows is
+   read after it (conv, dense, depthwise, batchnorm and residual; other layers as they are).
+
+   Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w. In
+   the relations x_i, t_i are their samples, flattened to vectors. <a, b> is the dot product, |a|^2 = <a, a>.
+   Each value is multiplied by `weight` and added to the loss. Where "pooled" is said and sizes differ, both sides are
+   averaged to the smaller height and the smaller width (cells as in PyTorch's adaptive_avg_pool2d).
+
+   name                 value
+   KD_FEATURE_HINT      mean over all numbers of (R(S) - T)^2, pooled. R is S itself where c is the same on both
+                        sides, otherwise a learned 1x1 convolution with bias
+                        Romero et al. 2015 (FitNets)
+   KD_FEATURE_AT        mean over images and pixels of (a(S) - a(T))^2, pooled; a = q / |q| of each image, q the sum
+                        over channels of squares
+                        Zagoruyko and Komodakis 2017, as in their code
+   KD_FEATURE_AT_PAPER  mean over images of |a(S) - a(T)|, not squared, pooled
+                        the same, equation 2
+   KD_FEATURE_SP        1/B^2 sum of (n(G_S) - n(G_T))^2, G[i, j] = <x_i, x_j>, n divides each row by its norm
+                        Tung and Mori 2019
+   KD_FEATURE_RKD       distance * mean over i, j of H(d_S/m_S - d_T/m_T) + angle * mean over i, j, k of
+                        H(cos_S - cos_T); d = |x_i - x_j|, m its mean over i != j, cos that of the angle at x_i
+                        between x_j and x_k, 0 where points coincide; H(u) = u^2/2 up to |u| = 1, |u| - 1/2 beyond
+                        Park et al. 2019
+   KD_FEATURE_PKT       mean over i, j of p_T log((p_T + e) / (p_S + e)), p the rows of (1 + cos(x_i, x_j)) / 2
+                        divided by their sums, e = 1e-7, which is added to the norms, too
+                        Passalis and Tefas 2018
+   KD_FEATURE_CC        1/B^2 sum of (K_S - K_T)^2, K = exp(-2g) sum over p = 0 to order of
+                        (2g cos(x_i, x_j))^p / p!, g = gamma: the Gaussian kernel's Taylor series; no embedding
+                        Peng et al. 2019
+   KD_FEATURE_NST       mean over images of mean k(T, T) + mean k(S, S) - 2 mean k(S, T), pooled; k the squared dot
+                        products of all pairs of channels, each channel divided by its norm over the pixels
+                        Huang and Wang 2017
+   KD_FEATURE_VID       mean over all numbers of ((R(S) - T)^2 / v + log v) / 2, pooled. R: three learned 1x1
+                        convolutions without bias, relu between, as wide as T; v = log(1 + exp(a)) + 1e-5, learned
+                        for each channel of T, 5 at first
+                        Ahn et al. 2019
+   KD_FEATURE_FSP       mean over images, c1, c2 of (F_S - F_T)^2, F[c1, c2] = mean over pixels of the product of
+                        channel c1 of the first layer and c2 of the second. The two layers of one model are averaged
+                        to the smaller size; both models need the same numbers of channels
+                        Yim et al. 2017
+
+   Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
+   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(channels)) and are forgotten when training ends.
+   All is computed in double precision, the same on every instruction set.
+
+   Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
+   rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50. atpaper 500 (1000 / 2). cc 0.02 (there with
+   another form of it). */
+#define KD_FEATURES(X)                                                                                             \
+    X(KD_FEATURE_HINT, "hint")                                                                                     \
+    X(KD_FEATURE_AT, "at")                                                                                         \
+    X(KD_FEATURE_AT_PAPER, "atpaper")                                                                              \
+    X(KD_FEATURE_SP, "sp")                                                                                         \
+    X(KD_FEATURE_RKD, "rkd")                                                                                       \
+    X(KD_FEATURE_PKT, "pkt")                                                                                       \
+    X(KD_FEATURE_CC, "cc")                                                                                         \
+    X(KD_FEATURE_NST, "nst")                                                                                       \
+    X(KD_FEATURE_VID, "vid")                                                                                       \
+    X(KD_FEATURE_FSP, "fsp")
+
+typedef enum kd_feature_kind {
+#define KD__ITEM(name, word) name,
+    KD_FEATURES(KD__ITEM)
+#undef KD__ITEM
+        KD_FEATURE_COUNT
+} kd_feature_kind;
+
+typedef struct kd_feature_loss {
+    uint32_t cookie; /* set by kd_feature_loss_defaults */
+    kd_feature_kind kind;
+    const char *student, *teacher;   /* tags; must be set */
+    const char *student2, *teacher2; /* NULL; tags of the second layers of fsp */
+    float weight;                    /* as published; 0 to 1e6 */
+    float distance, angle;           /* 25, 50; 0 to 1e6; rkd */
+    float gamma;                     /* 0.4; 0 to 100; cc */
+    int order;                       /* 2; 1 to 8; cc */
+} kd_feature_loss;
+
+KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind);
+KDDEF const char *kd_feature_name(kd_feature_kind kind); /* "hint" */
+
 /* ---- training and distillation --------------------------------------------------------------------------- */
 
 /* Updates, per number: g = gradient + weight_decay * w (AdamW: w -= lr * weight_decay * w instead).
@@ -730,6 +816,9 @@ typedef struct kd_train_desc {
     const kd_loss_desc *losses; /* NULL */
     const float *loss_weights;  /* NULL */
     int loss_count;             /* 0 to 16 */
+    /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
+    const kd_feature_loss *features; /* NULL */
+    int feature_count;               /* 0 to 16 */
 
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
@@ -1339,7 +1428,15 @@ KD__PRIVATE double kd__parse_number(const char *text, const char **end)
    drawn in sequence, so neither threads nor skipped work can change what comes out.
    ============================================================================================================ */
 
-enum { KD__RNG_INIT = 1, KD__RNG_SHUFFLE, KD__RNG_SPLIT, KD__RNG_AUGMENT, KD__RNG_MIXUP, KD__RNG_DROPOUT };
+enum {
+    KD__RNG_INIT = 1,
+    KD__RNG_SHUFFLE,
+    KD__RNG_SPLIT,
+    KD__RNG_AUGMENT,
+    KD__RNG_MIXUP,
+    KD__RNG_DROPOUT,
+    KD__RNG_FEATURES
+};
 
 /* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
    output bit. */
@@ -3468,6 +3565,14 @@ typedef struct kd__span {
     int chunk, worker;
 } kd__span;
 
+/* A value that losses on features look into. Where h and w are smaller than the value's, it is averaged over cells
+   that may overlap: cell i of h begins at floor(i H / h) and ends before ceil((i + 1) H / h). */
+typedef struct kd__tap {
+    int value, c, h, w;
+    double *map;  /* (n, c, h, w): what the forward pass computed */
+    double *grad; /* the same, added to the value's gradient in the backward pass; NULL in runs without one */
+} kd__tap;
+
 typedef struct kd__run kd__run;
 typedef void (*kd__step_fn)(const kd__run *r, const kd__node *n, kd__span s);
 
@@ -3507,6 +3612,8 @@ struct kd__run {
     int forward_steps, backward_steps, commit_steps;
     int *input_aliases, input_alias_count; /* values that are the input itself */
     int import; /* the input is copied into the inner layout; otherwise read where it is */
+    const kd__tap *taps;
+    int tap_count;
     float *locals, *weight_grads, *partials;
     size_t local_floats; /* of one worker */
     float **owned;       /* every buffer, for kd__run_close */
@@ -6167,12 +6274,105 @@ KD__PRIVATE void kd__import(const kd__run *r, const kd__node *n, kd__span s)
     }
 }
 
+/* ---- taps ------------------------------------------------------------------------------------------------ */
+
+KD__PRIVATE int kd__is_tapped(const kd__run *r, int value)
+{
+    int i;
+    for (i = 0; i < r->tap_count; ++i) {
+        if (r->taps[i].value == value) return 1;
+    }
+    return 0;
+}
+
+typedef struct kd__cell {
+    int first, end;
+} kd__cell;
+
+KD__PRIVATE kd__cell kd__cell_of(int i, int cells, int pixels)
+{
+    kd__cell cell;
+    cell.first = (int)((int64_t)i * pixels / cells);
+    cell.end = (int)(((int64_t)(i + 1) * pixels + cells - 1) / cells);
+    return cell;
+}
+
+typedef struct kd__tap_task {
+    const kd__run *r;
+    const kd__tap *tap;
+} kd__tap_task;
+
+KD__PRIVATE void kd__tap_read_sample(void *arg, int sample, int worker)
+{
+    const kd__tap_task *task = (const kd__tap_task *)arg;
+    const kd__tap *t = task->tap;
+    const kd__shape *shape = &task->r->model->values[t->value].shape;
+    const kd__slot *slot = &task->r->act[t->value];
+    const kd__span all = {0, 0, 0, 0};
+    const float *from = kd__slot_at(slot, all, sample);
+    double *to = t->map + (ptrdiff_t)sample * t->c * t->h * t->w;
+    int c, i, j, y, x;
+    (void)worker;
+    for (c = 0; c < t->c; ++c) {
+        for (i = 0; i < t->h; ++i) {
+            const kd__cell rows = kd__cell_of(i, t->h, shape->h);
+            for (j = 0; j < t->w; ++j) {
+                const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+                double sum = 0;
+                for (y = rows.first; y < rows.end; ++y) {
+                    for (x = cols.first; x < cols.end; ++x)
+                        sum += (double)from[y * slot->row + (ptrdiff_t)x * t->c + c];
+                }
+                *to++ = sum / ((rows.end - rows.first) * (cols.end - cols.first));
+            }
+        }
+    }
+}
+
+/* After a forward pass. */
+KD__PRIVATE void kd__tap_read(const kd__run *r, const kd__tap *tap)
+{
+    kd__tap_task task;
+    task.r = r;
+    task.tap = tap;
+    kd__parallel(r->kd, r->count, kd__tap_read_sample, &task);
+}
+
+/* Before a node's own backward pass: what the losses on its output add to the gradient. */
+KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const kd__slot *slot = &r->grad[n->out];
+    int k, sample, c, i, j, y, x;
+    for (k = 0; k < r->tap_count; ++k) {
+        const kd__tap *t = &r->taps[k];
+        const double *from = t->grad + (ptrdiff_t)s.first * t->c * t->h * t->w;
+        if (t->value != n->out) continue;
+        for (sample = s.first; sample < s.first + s.count; ++sample) {
+            float *to = kd__slot_at(slot, s, sample);
+            for (c = 0; c < t->c; ++c) {
+                for (i = 0; i < t->h; ++i) {
+                    const kd__cell rows = kd__cell_of(i, t->h, shape->h);
+                    for (j = 0; j < t->w; ++j) {
+                        const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+                        const float g = (float)(*from++ / ((rows.end - rows.first) * (cols.end - cols.first)));
+                        for (y = rows.first; y < rows.end; ++y) {
+                            for (x = cols.first; x < cols.end; ++x)
+                                to[y * slot->row + (ptrdiff_t)x * t->c + c] += g;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /* ---- planning -------------------------------------------------------------------------------------------- */
 
 typedef struct kd__planner {
     kd__run *r;
     int *act_root, *grad_root;
-    int *from, *until, *group, *spread; /* by value, for the pass being planned */
+    int *from, *until, *group, *spread, *tapped; /* by value, for the pass being planned */
 } kd__planner;
 
 /* Which values share one buffer in this run, forward ... */
@@ -6231,11 +6431,12 @@ KD__PRIVATE void kd__plan_phases(const kd__run *r, kd__step *steps, int *count, 
 KD__PRIVATE int kd__plan_steps(kd__run *r)
 {
     static const kd__phase import = {kd__import, KD__SPANS, KD__ALWAYS};
+    static const kd__phase tap = {kd__tap_add, KD__SPANS, KD__TRAINING};
     const kd_model *m = r->model;
     const kd__node *n = m->nodes;
     int i;
     r->forward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1);
-    r->backward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1);
+    r->backward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1 + r->tap_count);
     r->commit = KD__NEW(r->kd, kd__step, m->node_count + 1);
     if (!r->forward || !r->backward || !r->commit) return 0;
     for (i = 0; i < m->node_count; ++i)
@@ -6252,6 +6453,7 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
     for (i = m->node_count - 1; i >= 0; --i) {
+        if (kd__is_tapped(r, n[i].out)) kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
         if (m->values[n[i].out].needs_grad)
             kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
                             KD__SPANS, KD__JOIN);
@@ -6344,6 +6546,14 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
+/* Which buffers losses on features will read when the pass is over. */
+KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
+{
+    int i;
+    for (i = 0; i < p->r->model->value_count; ++i) p->tapped[i] = 0;
+    for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
+}
+
 /* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
 KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const int *root, int backward, int keep)
 {
@@ -6353,12 +6563,13 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     size_t *offset = KD__NEW(r->kd, size_t, m->value_count), *floats = KD__NEW(r->kd, size_t, m->value_count);
     int *placed = KD__NEW(r->kd, int, m->value_count), placed_count = 0, v, i,
         failed = !offset || !floats || !placed;
+    kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
         kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
         if (root[v] != v || (backward && !value->needs_grad)) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
-        if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0) {
+        if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
             failed |= !slots[v].base;
         } else {
@@ -6463,13 +6674,14 @@ KD__PRIVATE void kd__run_close(kd__run *r)
     kd__free(r->kd, r);
 }
 
-/* `trained` is the model itself where the run is for training, else NULL. */
-KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
+/* `trained` is the model itself where the run is for training, else NULL. The taps stay the caller's. */
+KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
+                                          int tap_count, kd__run **out)
 {
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
     kd__run *r = KD__NEW(kd, kd__run, 1);
-    int *lists = KD__NEW(kd, int, 6 * values);
+    int *lists = KD__NEW(kd, int, 7 * values);
     kd_result result = KD_ERR_MEMORY;
     *out = NULL;
     if (r) r->kd = kd; /* kd__run_close needs it, however far this gets */
@@ -6478,6 +6690,9 @@ KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int cap
         p.r = r;
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
+        p.tapped = lists + 6 * values;
+        r->taps = taps;
+        r->tap_count = tap_count;
         r->k = kd->k;
         r->model = m;
         r->trained = trained;
@@ -6496,6 +6711,11 @@ KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int cap
     else
         kd__run_close(r);
     return result;
+}
+
+KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
+{
+    return kd__run_open_tapped(m, trained, capacity, NULL, 0, out);
 }
 
 /* ---- running --------------------------------------------------------------------------------------------- */
@@ -7588,8 +7808,976 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, doub
 }
 
 /* ============================================================================================================
+   >>features    losses on features and relations
+   uses: optim, run
+   Features are read into plain (n, c, h, w) arrays of doubles, where everything below works (kd__tap). Relations
+   between samples are functions of the matrix of dot products, and so is their gradient. Work is dealt out by
+   sample or by row and summed in their order: the same bits for any number of threads.
+   ============================================================================================================ */
+
+enum { KD__MAX_FEATURES = 16 };
+enum { KD__STUDENT, KD__TEACHER };
+
+typedef struct kd__feature kd__feature;
+typedef struct kd__feature_info kd__feature_info;
+
+struct kd__feature {
+    kd_ctx *kd;
+    kd_feature_loss desc;
+    const kd__feature_info *info;
+    kd__tap *tap[2][2]; /* of student, teacher; first and second layer */
+    double *room;
+    float *params, *param_grads; /* of its learned part */
+    int n;                       /* samples */
+};
+
+/* The first numbers of `room`: one for each sample. */
+struct kd__feature_info {
+    double weight;
+    int pools, pairs;
+    double (*value)(kd__feature *f); /* and the gradient into the student's taps and param_grads */
+    size_t (*room)(const kd__feature *f, size_t n);
+    size_t (*params)(const kd__feature *f);
+    double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, double *room);
+};
+
+KD__PRIVATE size_t kd__tap_pixels(const kd__tap *t) { return (size_t)t->h * (size_t)t->w; }
+KD__PRIVATE size_t kd__tap_count(const kd__tap *t) { return (size_t)t->c * kd__tap_pixels(t); }
+
+/* to += factor * from */
+KD__PRIVATE void kd__add_times(double *to, double factor, const double *from, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; ++i) to[i] += factor * from[i];
+}
+
+/* x /= |x|; returns the norm. A vector of zeros stays. */
+KD__PRIVATE double kd__unit(double *x, size_t n)
+{
+    const double norm = sqrt(kd__dot(x, x, (int)n));
+    size_t i;
+    for (i = 0; i < n && norm > 0; ++i) x[i] /= norm;
+    return norm;
+}
+
+/* The gradient by x where g is that by the unit vector u = x / norm. */
+KD__PRIVATE void kd__unit_backward(const double *u, double norm, double *g, size_t n)
+{
+    const double along = kd__dot(u, g, (int)n);
+    size_t i;
+    for (i = 0; i < n; ++i) g[i] = norm > 0 ? (g[i] - u[i] * along) / norm : 0;
+}
+
+KD__PRIVATE double kd__sum(const double *x, int n)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; ++i) sum += x[i];
+    return sum;
+}
+
+KD__PRIVATE size_t kd__room_of_samples(const kd__feature *f, size_t n)
+{
+    (void)f;
+    return n;
+}
+
+/* ---- learned parts --------------------------------------------------------------------------------------- */
+
+/* A convolution of 1x1: y = weight (out, in) x + bias, for n images (channels, pixels). */
+typedef struct kd__pointwise {
+    int n, in, out;
+    size_t pixels;
+    const float *weight, *bias; /* bias may be NULL */
+    const double *x, *dy;
+    double *y, *dx;
+    float *weight_grad, *bias_grad;
+} kd__pointwise;
+
+KD__PRIVATE void kd__pointwise_forward(void *arg, int sample, int worker)
+{
+    const kd__pointwise *p = (const kd__pointwise *)arg;
+    const double *x = p->x + (size_t)sample * (size_t)p->in * p->pixels;
+    double *y = p->y + (size_t)sample * (size_t)p->out * p->pixels;
+    size_t i;
+    int o, c;
+    (void)worker;
+    for (o = 0; o < p->out; ++o, y += p->pixels) {
+        for (i = 0; i < p->pixels; ++i) y[i] = p->bias ? (double)p->bias[o] : 0;
+        for (c = 0; c < p->in; ++c)
+            kd__add_times(y, (double)p->weight[o * p->in + c], x + (size_t)c * p->pixels, p->pixels);
+    }
+}
+
+KD__PRIVATE void kd__pointwise_backward(void *arg, int sample, int worker)
+{
+    const kd__pointwise *p = (const kd__pointwise *)arg;
+    const double *dy = p->dy + (size_t)sample * (size_t)p->out * p->pixels;
+    double *dx = p->dx + (size_t)sample * (size_t)p->in * p->pixels;
+    int o, c;
+    (void)worker;
+    memset(dx, 0, (size_t)p->in * p->pixels * sizeof *dx);
+    for (c = 0; c < p->in; ++c) {
+        for (o = 0; o < p->out; ++o)
+            kd__add_times(dx + (size_t)c * p->pixels, (double)p->weight[o * p->in + c], dy + (size_t)o * p->pixels,
+                          p->pixels);
+    }
+}
+
+KD__PRIVATE void kd__pointwise_weights(void *arg, int o, int worker)
+{
+    const kd__pointwise *p = (const kd__pointwise *)arg;
+    const size_t in = (size_t)p->in * p->pixels, out = (size_t)p->out * p->pixels;
+    const double *dy = p->dy + (size_t)o * p->pixels;
+    double sum;
+    size_t j;
+    int c, i;
+    (void)worker;
+    for (c = 0; c < p->in; ++c) {
+        for (i = 0, sum = 0; i < p->n; ++i)
+            sum += kd__dot(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * p->pixels, (int)p->pixels);
+        p->weight_grad[o * p->in + c] = (float)sum;
+    }
+    if (!p->bias) return;
+    for (i = 0, sum = 0; i < p->n; ++i) {
+        for (j = 0; j < p->pixels; ++j) sum += dy[(size_t)i * out + j];
+    }
+    p->bias_grad[o] = (float)sum;
+}
+
+KD__PRIVATE void kd__pointwise_gradients(const kd_ctx *kd, kd__pointwise *p)
+{
+    kd__parallel(kd, p->n, kd__pointwise_backward, p);
+    kd__parallel(kd, p->out, kd__pointwise_weights, p);
+}
+
+KD__PRIVATE kd__pointwise kd__pointwise_of(const kd__feature *f, int in)
+{
+    kd__pointwise p;
+    memset(&p, 0, sizeof p);
+    p.n = f->n;
+    p.in = in;
+    p.out = f->tap[KD__TEACHER][0]->c;
+    p.pixels = kd__tap_pixels(f->tap[KD__TEACHER][0]);
+    return p;
+}
+
+/* ---- features -------------------------------------------------------------------------------------------- */
+
+/* Value and gradient of the mean of squares, from prediction to gradient in place. */
+KD__PRIVATE double kd__feature_squares(double *predicted, const double *wanted, size_t count)
+{
+    double sum = 0;
+    size_t i;
+    for (i = 0; i < count; ++i) {
+        const double d = predicted[i] - wanted[i];
+        sum += d * d;
+        predicted[i] = 2 * d / (double)count;
+    }
+    return sum / (double)count;
+}
+
+KD__PRIVATE int kd__feature_regresses(const kd__feature *f)
+{
+    return f->tap[KD__STUDENT][0]->c != f->tap[KD__TEACHER][0]->c;
+}
+
+KD__PRIVATE size_t kd__feature_hint_params(const kd__feature *f)
+{
+    return kd__feature_regresses(f) ? (size_t)f->tap[KD__TEACHER][0]->c * (size_t)(f->tap[KD__STUDENT][0]->c + 1)
+                                    : 0;
+}
+
+KD__PRIVATE size_t kd__feature_hint_room(const kd__feature *f, size_t n)
+{
+    return n + (kd__feature_regresses(f) ? n * kd__tap_count(f->tap[KD__TEACHER][0]) : 0);
+}
+
+KD__PRIVATE double kd__feature_hint(kd__feature *f)
+{
+    kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const size_t count = (size_t)f->n * kd__tap_count(t);
+    const size_t weights = (size_t)s->c * (size_t)t->c;
+    kd__pointwise p = kd__pointwise_of(f, s->c);
+    double value;
+    if (!kd__feature_regresses(f)) {
+        memcpy(s->grad, s->map, count * sizeof *s->grad);
+        return kd__feature_squares(s->grad, t->map, count);
+    }
+    p.weight = f->params, p.bias = f->params + weights;
+    p.weight_grad = f->param_grads, p.bias_grad = f->param_grads + weights;
+    p.x = s->map, p.dx = s->grad;
+    p.y = f->room + f->n, p.dy = p.y;
+    kd__parallel(f->kd, f->n, kd__pointwise_forward, &p);
+    value = kd__feature_squares(p.y, t->map, count);
+    kd__pointwise_gradients(f->kd, &p);
+    return value;
+}
+
+/* Attention: a = q / |q|, where q is the sum over channels of squares. Returns |q|. */
+KD__PRIVATE double kd__attention(const kd__tap *t, int sample, double *a)
+{
+    const size_t pixels = kd__tap_pixels(t);
+    const double *x = t->map + (size_t)sample * kd__tap_count(t);
+    size_t i;
+    int c;
+    memset(a, 0, pixels * sizeof *a);
+    for (c = 0; c < t->c; ++c, x += pixels) {
+        for (i = 0; i < pixels; ++i) a[i] += x[i] * x[i];
+    }
+    return kd__unit(a, pixels);
+}
+
+KD__PRIVATE size_t kd__feature_at_room(const kd__feature *f, size_t n)
+{
+    return n + n * 3 * kd__tap_pixels(f->tap[KD__STUDENT][0]);
+}
+
+KD__PRIVATE void kd__feature_at_sample(void *arg, int i, int worker)
+{
+    const kd__feature *f = (const kd__feature *)arg;
+    const kd__tap *s = f->tap[KD__STUDENT][0];
+    const size_t pixels = kd__tap_pixels(s);
+    const double *x = s->map + (size_t)i * kd__tap_count(s);
+    double *as = f->room + f->n + (size_t)i * 3 * pixels, *at = as + pixels, *g = at + pixels;
+    double *grad = s->grad + (size_t)i * kd__tap_count(s);
+    const double norm = kd__attention(s, i, as);
+    double squares, factor;
+    size_t j;
+    int c;
+    (void)worker;
+    kd__attention(f->tap[KD__TEACHER][0], i, at);
+    for (j = 0; j < pixels; ++j) g[j] = as[j] - at[j];
+    squares = kd__dot(g, g, (int)pixels);
+    if (f->desc.kind == KD_FEATURE_AT) {
+        factor = 1 / ((double)f->n * (double)pixels);
+        f->room[i] = squares * factor;
+        factor *= 2;
+    } else {
+        f->room[i] = sqrt(squares) / f->n;
+        factor = squares > 0 ? 1 / (sqrt(squares) * f->n) : 0;
+    }
+    for (j = 0; j < pixels; ++j) g[j] *= factor;
+    kd__unit_backward(as, norm, g, pixels);
+    for (c = 0; c < s->c; ++c) {
+        for (j = 0; j < pixels; ++j) grad[(size_t)c * pixels + j] = 2 * x[(size_t)c * pixels + j] * g[j];
+    }
+}
+
+KD__PRIVATE double kd__feature_at(kd__feature *f)
+{
+    kd__parallel(f->kd, f->n, kd__feature_at_sample, f);
+    return kd__sum(f->room, f->n);
+}
+
+/* ---- relations ------------------------------------------------------------------------------------------- */
+
+typedef struct kd__gram {
+    const kd__feature *f;
+    const kd__tap *tap;
+    double *g; /* (n, n): dot products; or their gradient */
+} kd__gram;
+
+KD__PRIVATE void kd__gram_row(void *arg, int i, int worker)
+{
+    const kd__gram *m = (const kd__gram *)arg;
+    const size_t n = (size_t)m->f->n, count = kd__tap_count(m->tap), row = (size_t)i;
+    size_t j;
+    (void)worker;
+    for (j = 0; j <= row; ++j)
+        m->g[row * n + j] = m->g[j * n + row] =
+            kd__dot(m->tap->map + row * count, m->tap->map + j * count, (int)count);
+}
+
+KD__PRIVATE void kd__gram_backward(void *arg, int i, int worker)
+{
+    const kd__gram *m = (const kd__gram *)arg;
+    const size_t n = (size_t)m->f->n, count = kd__tap_count(m->tap), row = (size_t)i;
+    size_t j;
+    (void)worker;
+    memset(m->tap->grad + row * count, 0, count * sizeof(double));
+    for (j = 0; j < n; ++j)
+        kd__add_times(m->tap->grad + row * count, m->g[row * n + j] + m->g[j * n + row], m->tap->map + j * count,
+                      count);
+}
+
+KD__PRIVATE size_t kd__relation_room(const kd__feature *f, size_t n)
+{
+    (void)f;
+    return n + 8 * n * n + 4 * n;
+}
+
+KD__PRIVATE double kd__feature_relation(kd__feature *f)
+{
+    const size_t squares = (size_t)f->n * (size_t)f->n;
+    kd__gram s, t, back;
+    double value;
+    s.f = t.f = f;
+    s.tap = f->tap[KD__STUDENT][0], t.tap = f->tap[KD__TEACHER][0];
+    s.g = f->room + f->n, t.g = s.g + squares;
+    kd__parallel(f->kd, f->n, kd__gram_row, &s);
+    kd__parallel(f->kd, f->n, kd__gram_row, &t);
+    back = s;
+    back.g = t.g + squares;
+    memset(back.g, 0, squares * sizeof(double));
+    value = f->info->relation(f, s.g, t.g, back.g, back.g + squares);
+    kd__parallel(f->kd, f->n, kd__gram_backward, &back);
+    return value;
+}
+
+KD__PRIVATE double kd__relation_sp(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+{
+    const size_t n = (size_t)f->n;
+    double *s = room, *t = room + n, value = 0;
+    size_t i, j;
+    for (i = 0; i < n; ++i) {
+        double norm;
+        memcpy(s, gs + i * n, n * sizeof *s);
+        memcpy(t, gt + i * n, n * sizeof *t);
+        norm = kd__unit(s, n);
+        kd__unit(t, n);
+        for (j = 0; j < n; ++j) {
+            const double d = s[j] - t[j];
+            value += d * d;
+            grad[i * n + j] = 2 * d / ((double)n * (double)n);
+        }
+        kd__unit_backward(s, norm, grad + i * n, n);
+    }
+    return value / ((double)n * (double)n);
+}
+
+KD__PRIVATE double kd__smooth_l1(double u, double *slope)
+{
+    const double size = u < 0 ? -u : u;
+    *slope = size < 1 ? u : u < 0 ? -1 : 1;
+    return size < 1 ? u * u / 2 : size - 0.5;
+}
+
+/* Distances from dot products; what cannot be told from rounding is 0. Returns the mean over i != j. */
+KD__PRIVATE double kd__distances(const double *g, size_t n, double *d)
+{
+    double sum = 0;
+    size_t i, j;
+    for (i = 0; i < n; ++i) {
+        for (j = 0; j < n; ++j) {
+            const double both = g[i * n + i] + g[j * n + j], square = both - 2 * g[i * n + j];
+            d[i * n + j] = i != j && square > 1e-14 * both ? sqrt(square) : 0;
+            sum += d[i * n + j];
+        }
+    }
+    return n > 1 ? sum / ((double)n * (double)(n - 1)) : 0;
+}
+
+/* The cosine of the angle at i between j and k. */
+KD__PRIVATE double kd__angle(const double *g, const double *d, size_t n, size_t i, size_t j, size_t k)
+{
+    const double sides = d[i * n + j] * d[i * n + k];
+    return sides > 0 ? (g[j * n + k] - g[i * n + j] - g[i * n + k] + g[i * n + i]) / sides : 0;
+}
+
+KD__PRIVATE double kd__relation_rkd(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+{
+    const size_t n = (size_t)f->n;
+    const double pairs = (double)n * (double)n, triples = pairs * (double)n;
+    double *ds = room, *dt = room + n * n, *by_square = dt + n * n; /* gradient by squared distances */
+    const double mean_s = kd__distances(gs, n, ds), mean_t = kd__distances(gt, n, dt);
+    double value = 0, angles = 0, spread = 0, slope;
+    size_t i, j, k;
+    for (i = 0; i < n * n; ++i) {
+        const double s = mean_s > 0 ? ds[i] / mean_s : 0, t = mean_t > 0 ? dt[i] / mean_t : 0;
+        value += kd__smooth_l1(s - t, &slope);
+        by_square[i] = (double)f->desc.distance * slope / pairs;
+        spread += by_square[i] * ds[i];
+    }
+    for (i = 0; i < n; ++i) {
+        for (j = 0; j < n; ++j) {
+            const double d = ds[i * n + j];
+            if (d > 0)
+                by_square[i * n + j] =
+                    (by_square[i * n + j] - spread / (mean_s * (double)n * (double)(n - 1))) / mean_s / (2 * d);
+            else
+                by_square[i * n + j] = 0;
+        }
+    }
+    /* (i, j, k) and (i, k, j) are the same; j = k has the cosine 1 on both sides, or 0 where points coincide */
+    for (i = 0; i < n && f->desc.angle > 0; ++i) {
+        for (j = 0; j < n; ++j) {
+            if (i != j) angles += kd__smooth_l1((double)(ds[i * n + j] > 0) - (double)(dt[i * n + j] > 0), &slope);
+            for (k = j + 1; k < n; ++k) {
+                const double s = kd__angle(gs, ds, n, i, j, k), a = ds[i * n + j], b = ds[i * n + k];
+                double by_angle;
+                angles += 2 * kd__smooth_l1(s - kd__angle(gt, dt, n, i, j, k), &slope);
+                by_angle = 2 * slope * (double)f->desc.angle / triples;
+                if (!(a * b > 0)) continue;
+                grad[j * n + k] += by_angle / (a * b);
+                grad[i * n + j] -= by_angle / (a * b);
+                grad[i * n + k] -= by_angle / (a * b);
+                grad[i * n + i] += by_angle / (a * b);
+                by_square[i * n + j] -= by_angle * s / (2 * a * a);
+                by_square[i * n + k] -= by_angle * s / (2 * b * b);
+            }
+        }
+    }
+    for (i = 0; i < n; ++i) {
+        for (j = 0; j < n; ++j) {
+            grad[i * n + i] += by_square[i * n + j];
+            grad[j * n + j] += by_square[i * n + j];
+            grad[i * n + j] -= 2 * by_square[i * n + j];
+        }
+    }
+    return (double)f->desc.distance * value / pairs + (double)f->desc.angle * angles / triples;
+}
+
+static const double kd__pkt_epsilon = 1e-7;
+
+/* Cosines, where a small number is added to each norm; scale gets its inverse. */
+KD__PRIVATE void kd__cosines(const double *g, size_t n, double epsilon, double *scale, double *y)
+{
+    size_t i, j;
+    for (i = 0; i < n; ++i) scale[i] = 1 / (sqrt(g[i * n + i]) + epsilon);
+    for (i = 0; i < n; ++i) {
+        for (j = 0; j < n; ++j) y[i * n + j] = g[i * n + j] * scale[i] * scale[j];
+    }
+}
+
+/* From the gradient by cosines to that by dot products. */
+KD__PRIVATE void kd__cosines_backward(const double *g, size_t n, const double *scale, const double *by_y,
+                                      double *grad)
+{
+    size_t i, j;
+    for (i = 0; i < n; ++i) {
+        const double norm = sqrt(g[i * n + i]);
+        double by_scale = 0;
+        for (j = 0; j < n; ++j) {
+            grad[i * n + j] += by_y[i * n + j] * scale[i] * scale[j];
+            by_scale += (by_y[i * n + j] + by_y[j * n + i]) * g[i * n + j] * scale[j];
+        }
+        if (norm > 0) grad[i * n + i] -= by_scale * scale[i] * scale[i] / (2 * norm);
+    }
+}
+
+/* p[i, :] = (1 + cosine) / 2, divided by its sum */
+KD__PRIVATE void kd__pkt_probabilities(const double *g, size_t n, double *scale, double *sums, double *p)
+{
+    size_t i, j;
+    kd__cosines(g, n, kd__pkt_epsilon, scale, p);
+    for (i = 0; i < n; ++i) {
+        double *row = p + i * n;
+        sums[i] = 0;
+        for (j = 0; j < n; ++j) {
+            row[j] = (1 + row[j]) / 2;
+            sums[i] += row[j];
+        }
+        for (j = 0; j < n; ++j) row[j] /= sums[i];
+    }
+}
+
+KD__PRIVATE double kd__relation_pkt(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+{
+    const size_t n = (size_t)f->n;
+    const double pairs = (double)n * (double)n;
+    double *ps = room, *pt = ps + n * n, *by_y = pt + n * n, *scale = by_y + n * n, *sums = scale + n, value = 0;
+    size_t i, j;
+    kd__pkt_probabilities(gt, n, scale, sums, pt);
+    kd__pkt_probabilities(gs, n, scale, sums, ps);
+    for (i = 0; i < n; ++i) {
+        double *g = by_y + i * n, along = 0;
+        for (j = 0; j < n; ++j) {
+            const double s = ps[i * n + j], t = pt[i * n + j];
+            value += t * (kd__log_of(t + kd__pkt_epsilon) - kd__log_of(s + kd__pkt_epsilon));
+            g[j] = -t / (s + kd__pkt_epsilon) / pairs;
+            along += g[j] * s;
+        }
+        for (j = 0; j < n; ++j) g[j] = (g[j] - along) / sums[i] / 2;
+    }
+    kd__cosines_backward(gs, n, scale, by_y, grad);
+    return value / pairs;
+}
+
+/* The kernel of a cosine, and its slope. */
+KD__PRIVATE double kd__cc_kernel(const kd_feature_loss *d, double y, double *slope)
+{
+    double term = kd__exp(-2 * (double)d->gamma), sum = term;
+    int p;
+    *slope = 0;
+    for (p = 1; p <= d->order; ++p) {
+        *slope += term * 2 * (double)d->gamma;
+        term *= 2 * (double)d->gamma * y / p;
+        sum += term;
+    }
+    return sum;
+}
+
+KD__PRIVATE double kd__relation_cc(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+{
+    const size_t n = (size_t)f->n;
+    const double pairs = (double)n * (double)n, tiny = 1e-12;
+    double *ys = room, *yt = ys + n * n, *scale = yt + n * n, value = 0, slope;
+    size_t i;
+    kd__cosines(gt, n, tiny, scale, yt);
+    kd__cosines(gs, n, tiny, scale, ys);
+    for (i = 0; i < n * n; ++i) {
+        double d = -kd__cc_kernel(&f->desc, yt[i], &slope);
+        d += kd__cc_kernel(&f->desc, ys[i], &slope);
+        value += d * d;
+        ys[i] = 2 * d * slope / pairs;
+    }
+    kd__cosines_backward(gs, n, scale, ys, grad);
+    return value / pairs;
+}
+
+/* ---- channels -------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE size_t kd__feature_nst_room(const kd__feature *f, size_t n)
+{
+    return n + n * (size_t)f->tap[KD__STUDENT][0]->c;
+}
+
+/* The sum over pairs of squared dot products; grad += factor * its gradient by a, where b is a constant. */
+KD__PRIVATE double kd__nst_kernel(const double *a, int a_count, const double *b, int b_count, size_t pixels,
+                                  double factor, double *grad)
+{
+    double sum = 0;
+    int i, j;
+    for (i = 0; i < a_count; ++i) {
+        for (j = 0; j < b_count; ++j) {
+            const double dot = kd__dot(a + (size_t)i * pixels, b + (size_t)j * pixels, (int)pixels);
+            sum += dot * dot;
+            if (grad) kd__add_times(grad + (size_t)i * pixels, 2 * factor * dot, b + (size_t)j * pixels, pixels);
+        }
+    }
+    return sum;
+}
+
+KD__PRIVATE void kd__feature_nst_sample(void *arg, int i, int worker)
+{
+    const kd__feature *f = (const kd__feature *)arg;
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const size_t pixels = kd__tap_pixels(s);
+    double *a = s->map + (size_t)i * kd__tap_count(s), *b = t->map + (size_t)i * kd__tap_count(t);
+    double *grad = s->grad + (size_t)i * kd__tap_count(s), *norms = f->room + f->n + (size_t)i * (size_t)s->c;
+    const double same = 1 / ((double)f->n * s->c * s->c), cross = -2 / ((double)f->n * s->c * t->c);
+    const double constant = 1 / ((double)f->n * t->c * t->c);
+    int c;
+    (void)worker;
+    for (c = 0; c < s->c; ++c) norms[c] = kd__unit(a + (size_t)c * pixels, pixels);
+    for (c = 0; c < t->c; ++c) kd__unit(b + (size_t)c * pixels, pixels);
+    memset(grad, 0, kd__tap_count(s) * sizeof *grad);
+    f->room[i] = same * kd__nst_kernel(a, s->c, a, s->c, pixels, 2 * same, grad);
+    f->room[i] += cross * kd__nst_kernel(a, s->c, b, t->c, pixels, cross, grad);
+    f->room[i] += constant * kd__nst_kernel(b, t->c, b, t->c, pixels, 0, NULL);
+    for (c = 0; c < s->c; ++c)
+        kd__unit_backward(a + (size_t)c * pixels, norms[c], grad + (size_t)c * pixels, pixels);
+}
+
+KD__PRIVATE double kd__feature_nst(kd__feature *f)
+{
+    kd__parallel(f->kd, f->n, kd__feature_nst_sample, f);
+    return kd__sum(f->room, f->n);
+}
+
+KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
+{
+    const kd__feature *f = (const kd__feature *)arg;
+    const size_t sample = (size_t)i;
+    const kd__tap *s1 = f->tap[KD__STUDENT][0], *s2 = f->tap[KD__STUDENT][1];
+    const kd__tap *t1 = f->tap[KD__TEACHER][0], *t2 = f->tap[KD__TEACHER][1];
+    const size_t ps = kd__tap_pixels(s1), pt = kd__tap_pixels(t1);
+    const double *a = s1->map + sample * kd__tap_count(s1), *b = s2->map + sample * kd__tap_count(s2);
+    const double *u = t1->map + sample * kd__tap_count(t1), *v = t2->map + sample * kd__tap_count(t2);
+    double *ga = s1->grad + sample * kd__tap_count(s1), *gb = s2->grad + sample * kd__tap_count(s2);
+    const double count = (double)f->n * s1->c * s2->c;
+    int c1, c2;
+    (void)worker;
+    memset(ga, 0, kd__tap_count(s1) * sizeof *ga);
+    memset(gb, 0, kd__tap_count(s2) * sizeof *gb);
+    f->room[i] = 0;
+    for (c1 = 0; c1 < s1->c; ++c1) {
+        for (c2 = 0; c2 < s2->c; ++c2) {
+            const size_t at1 = (size_t)c1 * ps, at2 = (size_t)c2 * ps;
+            const double d = kd__dot(a + at1, b + at2, (int)ps) / (double)ps -
+                             kd__dot(u + (size_t)c1 * pt, v + (size_t)c2 * pt, (int)pt) / (double)pt;
+            f->room[i] += d * d / count;
+            kd__add_times(ga + at1, 2 * d / (count * (double)ps), b + at2, ps);
+            kd__add_times(gb + at2, 2 * d / (count * (double)ps), a + at1, ps);
+        }
+    }
+}
+
+KD__PRIVATE double kd__feature_fsp(kd__feature *f)
+{
+    kd__parallel(f->kd, f->n, kd__feature_fsp_sample, f);
+    return kd__sum(f->room, f->n);
+}
+
+/* ---- variational information ----------------------------------------------------------------------------- */
+
+enum { KD__VID_LAYERS = 3 };
+static const double kd__vid_least = 1e-5, kd__vid_start = 5;
+
+KD__PRIVATE size_t kd__feature_vid_params(const kd__feature *f)
+{
+    const size_t in = (size_t)f->tap[KD__STUDENT][0]->c, out = (size_t)f->tap[KD__TEACHER][0]->c;
+    return out * in + (KD__VID_LAYERS - 1) * out * out + out;
+}
+
+KD__PRIVATE size_t kd__feature_vid_room(const kd__feature *f, size_t n)
+{
+    return n + (KD__VID_LAYERS + 1) * n * kd__tap_count(f->tap[KD__TEACHER][0]);
+}
+
+/* Loss and gradients of one channel, by prediction (in place) and by a. */
+KD__PRIVATE double kd__feature_vid_channel(kd__feature *f, int c, double *predicted, float a, float *a_grad)
+{
+    const kd__tap *t = f->tap[KD__TEACHER][0];
+    const size_t pixels = kd__tap_pixels(t);
+    const double total = (double)f->n * (double)kd__tap_count(t), e = kd__exp((double)(a < 0 ? a : -a));
+    const double variance = (a < 0 ? 0 : (double)a) + kd__log_of(1 + e) + kd__vid_least;
+    const double slope = a < 0 ? e / (1 + e) : 1 / (1 + e);
+    double sum = 0;
+    size_t j;
+    int i;
+    for (i = 0; i < f->n; ++i) {
+        const size_t at = (size_t)i * kd__tap_count(t) + (size_t)c * pixels;
+        for (j = at; j < at + pixels; ++j) {
+            const double d = predicted[j] - t->map[j];
+            sum += d * d;
+            predicted[j] = d / variance / total;
+        }
+    }
+    *a_grad = (float)((f->n * (double)pixels - sum / variance) / variance * slope / (2 * total));
+    return (sum / variance + f->n * (double)pixels * kd__log_of(variance)) / (2 * total);
+}
+
+KD__PRIVATE double kd__feature_vid(kd__feature *f)
+{
+    kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const size_t count = (size_t)f->n * kd__tap_count(t);
+    kd__pointwise p[KD__VID_LAYERS];
+    double *y = f->room + f->n, *spare = y + KD__VID_LAYERS * count, value = 0;
+    size_t at = 0, i;
+    int l, c;
+    for (l = 0; l < KD__VID_LAYERS; ++l) {
+        p[l] = kd__pointwise_of(f, l ? t->c : s->c);
+        p[l].weight = f->params + at, p[l].weight_grad = f->param_grads + at;
+        at += (size_t)p[l].in * (size_t)p[l].out;
+        p[l].x = l ? p[l - 1].y : s->map;
+        p[l].y = y + (size_t)l * count;
+        kd__parallel(f->kd, f->n, kd__pointwise_forward, &p[l]);
+        for (i = 0; i < count && l < KD__VID_LAYERS - 1; ++i) p[l].y[i] = p[l].y[i] > 0 ? p[l].y[i] : 0;
+    }
+    for (c = 0; c < t->c; ++c)
+        value += kd__feature_vid_channel(f, c, p[KD__VID_LAYERS - 1].y, f->params[at + (size_t)c],
+                                         &f->param_grads[at + (size_t)c]);
+    for (l = KD__VID_LAYERS - 1; l >= 0; --l) {
+        p[l].dy = p[l].y;
+        p[l].dx = l ? spare : s->grad;
+        kd__pointwise_gradients(f->kd, &p[l]);
+        for (i = 0; i < count && l > 0; ++i) p[l - 1].y[i] = p[l - 1].y[i] > 0 ? spare[i] : 0;
+    }
+    return value;
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
+{
+    /* clang-format off */
+    static const kd__feature_info table[KD_FEATURE_COUNT] = {
+        /* weight, pools, pairs */
+        {100,   1, 0, kd__feature_hint, kd__feature_hint_room, kd__feature_hint_params, NULL},
+        {1000,  1, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
+        {500,   1, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
+        {3000,  0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_sp},
+        {1,     0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_rkd},
+        {30000, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_pkt},
+        {0.02,  0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_cc},
+        {50,    1, 0, kd__feature_nst, kd__feature_nst_room, NULL, NULL},
+        {1,     1, 0, kd__feature_vid, kd__feature_vid_room, kd__feature_vid_params, NULL},
+        {50,    0, 1, kd__feature_fsp, kd__room_of_samples, NULL, NULL},
+    };
+    /* clang-format on */
+    return &table[kind];
+}
+
+KDDEF const char *kd_feature_name(kd_feature_kind kind)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_FEATURES(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)kind < (unsigned)KD_FEATURE_COUNT ? words[kind] : "unknown";
+}
+
+KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
+{
+    kd_feature_loss d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.kind = kind;
+    d.weight = (unsigned)kind < (unsigned)KD_FEATURE_COUNT ? (float)kd__feature_look_up(kind)->weight : 0;
+    d.distance = 25;
+    d.angle = 50;
+    d.gamma = 0.4f;
+    d.order = 2;
+    return d;
+}
+
+/* ---- options --------------------------------------------------------------------------------------------- */
+
+/* The value of the layer with this tag or number, -1 if there is none. */
+KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag)
+{
+    const size_t length = strlen(tag);
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (strncmp(n->name, tag, length) != 0 || (n->name[length] && strcmp(n->name + length, ".sum") != 0))
+            continue;
+        return n->fused ? n->in : n->out; /* one storage */
+    }
+    return -1;
+}
+
+KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, int index, const char *tag,
+                                      kd__tap *tap)
+{
+    static const char *const sides[] = {"student", "teacher"};
+    const char *nearest = "";
+    int best = INT_MAX, i;
+    if (!tag)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: feature loss %d needs the tag of a layer of the %s", index,
+                        sides[side]);
+    tap->value = kd__feature_find(m, tag);
+    if (tap->value < 0) {
+        for (i = 0; i < m->node_count; ++i) {
+            const int distance = kd__edit_distance(tag, strlen(tag), m->nodes[i].name);
+            if (m->nodes[i].shown && distance < best) best = distance, nearest = m->nodes[i].name;
+        }
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: the %s has no layer \"%.40s\"%s%.*s%s", sides[side], tag,
+                        *nearest ? "; did you mean \"" : "", KD__MAX_NAME, nearest, *nearest ? "\"?" : "");
+    }
+    if (side == KD__STUDENT && !m->values[tap->value].needs_grad)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "kd_train: layer \"%.40s\" of the student depends on no weights; feature loss %d could not "
+                        "train anything",
+                        tag, index);
+    tap->c = m->values[tap->value].shape.c;
+    tap->h = m->values[tap->value].shape.h;
+    tap->w = m->values[tap->value].shape.w;
+    return KD_OK;
+}
+
+/* Two taps are averaged to the smaller size. */
+KD__PRIVATE void kd__feature_pool(kd__tap *a, kd__tap *b)
+{
+    a->h = b->h = KD__MIN(a->h, b->h);
+    a->w = b->w = KD__MIN(a->w, b->w);
+}
+
+/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
+KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
+                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
+                                        kd__tap *teacher_taps)
+{
+    const kd__range ranges[] = {
+        {"weight of a feature loss", (double)desc->weight, 0, 1e6},
+        {"distance", (double)desc->distance, 0, 1e6},
+        {"angle", (double)desc->angle, 0, 1e6},
+        {"gamma of a feature loss", (double)desc->gamma, 0, 100},
+        {"order", (double)desc->order, 1, 8},
+    };
+    const char *tags[2][2];
+    kd_result result;
+    int side, which;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "kd_train: feature loss %d must start from kd_feature_loss_defaults()",
+                        index);
+    if ((unsigned)desc->kind >= (unsigned)KD_FEATURE_COUNT)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %d is no kind of feature loss", (int)desc->kind);
+    result = kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    f->kd = kd;
+    f->desc = *desc;
+    f->info = kd__feature_look_up(desc->kind);
+    tags[KD__STUDENT][0] = desc->student, tags[KD__STUDENT][1] = desc->student2;
+    tags[KD__TEACHER][0] = desc->teacher, tags[KD__TEACHER][1] = desc->teacher2;
+    if (result == KD_OK && !f->info->pairs && (desc->student2 || desc->teacher2))
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "kd_train: feature loss %s takes one layer a model, not student2, teacher2",
+                        kd_feature_name(desc->kind));
+    for (side = 0; side < 2; ++side) {
+        for (which = 0; which <= f->info->pairs && result == KD_OK; ++which) {
+            f->tap[side][which] = &(side ? teacher_taps : student_taps)[which];
+            result =
+                kd__feature_tap(kd, side ? teacher : student, side, index, tags[side][which], f->tap[side][which]);
+        }
+    }
+    if (result != KD_OK) return result;
+    if (f->info->pools) kd__feature_pool(f->tap[KD__STUDENT][0], f->tap[KD__TEACHER][0]);
+    for (side = 0; side < 2 && f->info->pairs; ++side) kd__feature_pool(f->tap[side][0], f->tap[side][1]);
+    for (which = 0; which <= f->info->pairs && f->info->pairs; ++which) {
+        if (f->tap[KD__STUDENT][which]->c != f->tap[KD__TEACHER][which]->c)
+            return kd__fail(
+                kd, KD_ERR_SHAPE,
+                "kd_train: feature loss %s needs layers of as many channels, but \"%.40s\" of the student "
+                "has %d and \"%.40s\" of the teacher %d",
+                kd_feature_name(desc->kind), tags[KD__STUDENT][which], f->tap[KD__STUDENT][which]->c,
+                tags[KD__TEACHER][which], f->tap[KD__TEACHER][which]->c);
+    }
+    return KD_OK;
+}
+
+/* ---- all of one training --------------------------------------------------------------------------------- */
+
+typedef struct kd__features {
+    kd_ctx *kd;
+    kd__feature list[KD__MAX_FEATURES];
+    kd__tap taps[2][2 * KD__MAX_FEATURES]; /* those in use come first */
+    int count, tap_count;
+    double *maps, *room; /* of all taps; of any of the losses */
+    /* the learned parts of all losses one after another, like a model's weights */
+    float *params, *grads, *gathered, *first, *second;
+    size_t param_count;
+} kd__features;
+
+KD__PRIVATE void kd__features_close(kd__features *fs)
+{
+    if (!fs->kd) return;
+    kd__free(fs->kd, fs->maps);
+    kd__free(fs->kd, fs->room);
+    kd__free(fs->kd, fs->params);
+    kd__free(fs->kd, fs->grads);
+    kd__free(fs->kd, fs->gathered);
+    kd__free(fs->kd, fs->first);
+    kd__free(fs->kd, fs->second);
+}
+
+KD__PRIVATE kd_result kd__features_check(kd__features *fs, kd_model *student, const kd_train_desc *desc)
+{
+    kd_result result = KD_OK;
+    int i;
+    if (desc->feature_count < 0 || desc->feature_count > KD__MAX_FEATURES ||
+        (desc->feature_count > 0) != (desc->features != NULL))
+        return kd__fail(student->kd, KD_ERR_ARGUMENT,
+                        "kd_train: features and feature_count belong together; the count must be 0 to %d, got %d",
+                        (int)KD__MAX_FEATURES, desc->feature_count);
+    if (desc->feature_count > 0 && !desc->teacher)
+        return kd__fail(
+            student->kd, KD_ERR_ARGUMENT,
+            "kd_train: losses on features look into the teacher's layers and need desc.teacher, a model; "
+            "logits alone, from a cache, a callback or several teachers, do not have them");
+    for (i = 0; i < desc->feature_count && result == KD_OK; ++i) {
+        result = kd__feature_check(&fs->list[i], student->kd, i, &desc->features[i], student, desc->teacher,
+                                   &fs->taps[KD__STUDENT][fs->tap_count], &fs->taps[KD__TEACHER][fs->tap_count]);
+        fs->tap_count += result == KD_OK ? 1 + fs->list[i].info->pairs : 0;
+    }
+    fs->count = desc->feature_count;
+    return result;
+}
+
+/* Uniform in +-1/sqrt(channels); the variances of vid have a start of their own. */
+KD__PRIVATE void kd__feature_start(kd__feature *f, size_t count, uint64_t key)
+{
+    const size_t in = (size_t)f->tap[KD__STUDENT][0]->c, out = (size_t)f->tap[KD__TEACHER][0]->c;
+    const size_t first = in * out, variances = f->desc.kind == KD_FEATURE_VID ? count - out : count;
+    size_t i;
+    for (i = 0; i < count; ++i) {
+        const size_t channels = i < first || f->desc.kind == KD_FEATURE_HINT ? in : out;
+        f->params[i] = (float)((2 * kd__rng_unit(key, i) - 1) / sqrt((double)channels));
+        if (i >= variances) f->params[i] = (float)kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1);
+    }
+}
+
+KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_train_desc *desc, int batch)
+{
+    const size_t n = (size_t)batch;
+    size_t maps = 0, room = 0, at = 0;
+    double *map;
+    int i, side;
+    if (!fs->count) return KD_OK;
+    fs->kd = kd;
+    for (i = 0; i < 2 * fs->tap_count; ++i) {
+        const kd__tap *tap = &fs->taps[i / fs->tap_count][i % fs->tap_count];
+        maps = kd__plus(maps, kd__times(kd__times(n, kd__tap_count(tap)), i < fs->tap_count ? 2 : 1));
+    }
+    for (i = 0; i < fs->count; ++i) {
+        const kd__feature *f = &fs->list[i];
+        room = KD__MAX(room, f->info->room(f, n));
+        fs->param_count += f->info->params ? f->info->params(f) : 0;
+    }
+    fs->maps = map = KD__NEW(kd, double, maps);
+    fs->room = KD__NEW(kd, double, room);
+    fs->params = KD__NEW(kd, float, fs->param_count + KD__SLACK);
+    fs->grads = KD__NEW(kd, float, fs->param_count + KD__SLACK);
+    fs->gathered = KD__NEW(kd, float, fs->param_count + KD__SLACK);
+    fs->first = KD__NEW(kd, float, fs->param_count + KD__SLACK);
+    fs->second = KD__NEW(kd, float, fs->param_count + KD__SLACK);
+    if (!fs->maps || !fs->room || !fs->params || !fs->grads || !fs->gathered || !fs->first || !fs->second)
+        return KD_ERR_MEMORY;
+    for (side = 0; side < 2; ++side) {
+        for (i = 0; i < fs->tap_count; ++i) {
+            kd__tap *tap = &fs->taps[side][i];
+            tap->map = map, map += n * kd__tap_count(tap);
+            if (side == KD__STUDENT) tap->grad = map, map += n * kd__tap_count(tap);
+        }
+    }
+    for (i = 0; i < fs->count; ++i) {
+        kd__feature *f = &fs->list[i];
+        const size_t count = f->info->params ? f->info->params(f) : 0;
+        f->room = fs->room;
+        f->params = fs->params + at, f->param_grads = fs->grads + at;
+        kd__feature_start(f, count, kd__rng_key(desc->seed, KD__RNG_FEATURES, (uint64_t)i, 0));
+        at += count;
+    }
+    return KD_OK;
+}
+
+/* What the runs have just computed: the weighted sum of the losses, and the gradients into the student's taps. */
+KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *student, const kd__run *teacher,
+                                            int64_t step, double *sum)
+{
+    int i, which;
+    *sum = 0;
+    for (i = 0; i < fs->tap_count; ++i) {
+        kd__tap_read(student, &fs->taps[KD__STUDENT][i]);
+        kd__tap_read(teacher, &fs->taps[KD__TEACHER][i]);
+    }
+    for (i = 0; i < fs->count; ++i) {
+        kd__feature *f = &fs->list[i];
+        const double weight = (double)f->desc.weight;
+        const size_t params = f->info->params ? f->info->params(f) : 0;
+        double value;
+        size_t j;
+        f->n = student->count;
+        value = f->info->value(f);
+        if (!kd__is_finite(value))
+            return kd__fail(fs->kd, KD_ERR_NOT_FINITE,
+                            "kd_train: feature loss %s of \"%.40s\" and \"%.40s\" is not finite at step %lld",
+                            kd_feature_name(f->desc.kind), f->desc.student, f->desc.teacher, (long long)step);
+        *sum += weight * value;
+        for (which = 0; which <= f->info->pairs; ++which) {
+            kd__tap *tap = f->tap[KD__STUDENT][which];
+            for (j = 0; j < (size_t)f->n * kd__tap_count(tap); ++j) tap->grad[j] *= weight;
+        }
+        for (j = 0; j < params; ++j) f->param_grads[j] *= f->desc.weight;
+    }
+    return KD_OK;
+}
+
+/* Of the learned parts. */
+KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_t step)
+{
+    if (fs->param_count == 0 || fs->kd->k->sum_squares((ptrdiff_t)fs->param_count, fs->grads) <= kd__norm_limit)
+        return KD_OK;
+    return kd__fail(
+        fs->kd, KD_ERR_NOT_FINITE,
+        "kd_train: the gradient of a feature loss's learned part is not finite, or beyond 1e15, at step "
+        "%lld; the weights are those before it",
+        (long long)step);
+}
+
+/* ============================================================================================================
    >>train    training and distillation, teacher caches
-   uses: optim, predict, data, losses
+   uses: features, optim, predict, data, losses
    ============================================================================================================ */
 
 /* ---- teacher caches -------------------------------------------------------------------------------------- */
@@ -7775,6 +8963,7 @@ typedef struct kd__trainer {
     kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
     kd__feed feed;
     kd__optim optim;
+    kd__features features;
     kd__evaluator evaluator;
     kd__tally *tally;
     int has_validation, validation_count, train_count;
@@ -7804,6 +8993,7 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     if (t->feed.kd) kd__feed_close(&t->feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__optim_close(&t->optim);
+    kd__features_close(&t->features);
     kd__free(kd, t->tally);
     kd__free(kd, t->order);
     kd__free(kd, t->teacher_logits);
@@ -7887,7 +9077,8 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
     }
     if (loss->soft_labels)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
-    if (t->desc.loss_count > 0 && kd__loss_look_up(loss->kind)->teacher == KD__NO) has_teacher = 0;
+    if ((t->desc.loss_count > 0 || t->features.count > 0) && kd__loss_look_up(loss->kind)->teacher == KD__NO)
+        has_teacher = 0;
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
@@ -7932,7 +9123,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
-    int i, uses_teacher = 0;
+    int i, uses_teacher = t->features.count > 0;
     t->has_labels = t->data->labels || t->data->soft_labels || t->data->batch;
     if (d->loss_count < 0 || d->loss_count > KD__MAX_LOSSES || (d->loss_count > 0) != (d->losses != NULL))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
@@ -7999,6 +9190,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
                         "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
+    if (result == KD_OK) result = kd__features_check(&t->features, t->m, d);
     if (result == KD_OK) result = kd__trainer_losses(t);
     if (result == KD_OK && t->data->targets)
         result = kd__check_finite(t->kd, where, "targets", t->data->targets, t->data->count, t->outputs);
@@ -8042,12 +9234,15 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     const size_t logits = (size_t)batch * (size_t)t->outputs;
     const kd_data *validation = d->validation_data ? d->validation_data : t->data;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
-    kd_result result = kd__run_open(t->m, t->m, batch, &t->run);
+    const kd__features *fs = &t->features;
+    kd_result result = kd__run_open_tapped(t->m, t->m, batch, fs->taps[KD__STUDENT], fs->tap_count, &t->run);
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
-        result = kd__run_open(t->teachers[i], NULL, batch, &t->teacher_runs[i]);
+        result = kd__run_open_tapped(t->teachers[i], NULL, batch, fs->taps[KD__TEACHER], fs->tap_count,
+                                     &t->teacher_runs[i]);
+    if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
     if (result == KD_OK && t->has_validation)
         result =
@@ -8176,7 +9371,7 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
     return KD_OK;
 }
 
-KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads)
+KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, const float *feature_grads)
 {
     double sum = 0;
     int i;
@@ -8184,6 +9379,8 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads)
         const kd__param *p = &t->m->params[i];
         if (p->trained) sum += t->kd->k->sum_squares((ptrdiff_t)p->size, grads + p->offset);
     }
+    if (t->features.param_count > 0)
+        sum += t->kd->k->sum_squares((ptrdiff_t)t->features.param_count, feature_grads);
     return sqrt(sum);
 }
 
@@ -8203,28 +9400,36 @@ KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
     }
 }
 
+KD__PRIVATE void kd__trainer_gather(const kd__trainer *t, float *sum, const float *grads, size_t count)
+{
+    if (count == 0) return;
+    if (t->gathered_batches == 0)
+        memcpy(sum, grads, count * sizeof *grads);
+    else
+        t->kd->k->add((ptrdiff_t)count, sum, grads, KD__LINEAR, 0, sum);
+}
+
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
 KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const float *grads = t->run->weight_grads;
+    const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
     double scale = 1;
     int batches = 1;
     info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
     info->gradient_norm = 0;
     if (t->gathered) {
-        if (t->gathered_batches == 0)
-            memcpy(t->gathered, grads, t->m->weight_count * sizeof *grads);
-        else
-            t->kd->k->add((ptrdiff_t)t->m->weight_count, t->gathered, grads, KD__LINEAR, 0, t->gathered);
+        kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
+        kd__trainer_gather(t, t->features.gathered, feature_grads, t->features.param_count);
         if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         grads = t->gathered;
+        feature_grads = t->features.gathered;
         batches = t->gathered_batches;
         scale = 1.0 / batches;
         t->gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
-        info->gradient_norm = kd__gradient_norm(t, grads) * scale;
+        info->gradient_norm = kd__gradient_norm(t, grads, feature_grads) * scale;
         if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
     }
     if (!kd__optim_step(&t->optim, grads, info->lr, scale)) {
@@ -8232,6 +9437,9 @@ KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_s
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
     kd__trainer_update_temperatures(t, batches);
+    if (t->features.param_count > 0)
+        t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
+                         t->features.first, t->features.second);
     ++t->step;
     return KD_OK;
 }
@@ -8328,6 +9536,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     const kd_train_desc *d = &t->desc;
     const float *soft_targets;
     int i, view = kd__augment_any(&d->augment) ? epoch : 0;
+    double features = 0;
     kd_result result;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
@@ -8341,11 +9550,16 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
     kd__run_forward(t->run, t->feed.x, n);
     result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
+    if (result == KD_OK && t->features.count > 0) {
+        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->step, &features);
+        info->loss += features;
+    }
     if (result != KD_OK) return result;
     kd__trainer_count(t, n);
     kd__run_backward(t->run);
     result =
         kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
+    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->step);
     if (result == KD_OK) result = kd__trainer_check_statistics(t);
     if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
@@ -8441,6 +9655,13 @@ KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
                 kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
                 kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
                 ramp, kd_convention_name(loss->convention));
+    }
+    for (i = 0; i < t->features.count; ++i) {
+        const kd__feature *f = &t->features.list[i];
+        kd__log(t->kd, "kd_train: feature loss %s of \"%.40s\" and \"%.40s\": times %s%s",
+                kd_feature_name(f->desc.kind), f->desc.student, f->desc.teacher,
+                kd__number((double)f->desc.weight, 4).chars,
+                f->info->params && f->info->params(f) ? ", with a learned part" : "");
     }
 }
 
