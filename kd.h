@@ -632,7 +632,7 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
 
    Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w. In
    the relations x_i, t_i are their samples, flattened to vectors. <a, b> is the dot product, |a|^2 = <a, a>.
-   Each value is multiplied by `weight` and added to the loss. Where "pooled" is said and sizes differ, both sides are
+   Each value is multiplied by `weight` and added to the loss. Where "pooled" is said and sizes differ, both are
    averaged to the smaller height and the smaller width (cells as in PyTorch's adaptive_avg_pool2d).
 
    name                 value
@@ -8524,16 +8524,20 @@ KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
-/* The value of the layer with this tag or number, -1 if there is none. */
+/* The value of the layer with this tag or number, -1 if there is none; of a layer that does the work of the
+   activation after it, the value after both. */
 KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag)
 {
     const size_t length = strlen(tag);
-    int i;
+    int i, j;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         if (strncmp(n->name, tag, length) != 0 || (n->name[length] && strcmp(n->name + length, ".sum") != 0))
             continue;
-        return n->fused ? n->in : n->out; /* one storage */
+        for (j = i + 1; j < m->node_count; ++j) {
+            if (m->nodes[j].fused && m->nodes[j].in == n->out) return m->nodes[j].out;
+        }
+        return n->out;
     }
     return -1;
 }

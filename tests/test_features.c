@@ -1,0 +1,596 @@
+/* Losses on features and relations: against PyTorch, as derivatives through a whole network, and in training. */
+#include "support.h"
+#include "reference.h"
+#include "golden/features.h"
+
+/* ---- against PyTorch ------------------------------------------------------------------------------------- */
+
+/* The starts of the lists, as features of the given shapes. */
+static void golden_taps(kd__tap *taps, const int (*shapes)[3], int n, int pairs, const float *numbers)
+{
+    int which;
+    size_t i, at = 0;
+    for (which = 0; which <= pairs; ++which) {
+        kd__tap *t = &taps[which];
+        size_t count;
+        t->c = shapes[which][0], t->h = shapes[which][1], t->w = shapes[which][2];
+        count = (size_t)n * kd__tap_count(t);
+        t->map = (double *)calloc(count, sizeof *t->map);
+        t->grad = (double *)calloc(count, sizeof *t->grad);
+        for (i = 0; i < count; ++i) t->map[i] = (double)numbers[at++];
+    }
+}
+
+static void check_golden(kd_ctx *kd, const golden_feature *g)
+{
+    kd__feature f;
+    kd__tap taps[2][2];
+    float *params = (float *)calloc((size_t)g->learned + 1, sizeof *params);
+    float *param_grads = (float *)calloc((size_t)g->learned + 1, sizeof *param_grads);
+    size_t count, i, at = 0;
+    int side, which;
+    memset(&f, 0, sizeof f);
+    memset(taps, 0, sizeof taps);
+    f.kd = kd;
+    f.desc = kd_feature_loss_defaults(g->kind);
+    f.info = kd__feature_look_up(g->kind);
+    f.n = g->n;
+    f.params = params, f.param_grads = param_grads;
+    golden_taps(taps[KD__STUDENT], g->student, g->n, f.info->pairs, golden_students);
+    golden_taps(taps[KD__TEACHER], g->teacher, g->n, f.info->pairs, golden_teachers);
+    for (side = 0; side < 2; ++side) {
+        for (which = 0; which < 2; ++which) f.tap[side][which] = &taps[side][which];
+    }
+    count = kd__tap_count(&taps[KD__STUDENT][0]);
+    for (i = count * (size_t)(g->n - 1); i < count * (size_t)g->n; ++i) taps[KD__STUDENT][0].map[i] *= g->factor;
+    memcpy(params, golden_learned, (size_t)g->learned * sizeof *params);
+    assert_int_equal(f.info->params ? f.info->params(&f) : 0, g->learned);
+    f.room = (double *)calloc(f.info->room(&f, (size_t)g->n), sizeof *f.room);
+    assert_near(f.info->value(&f), g->value, 1e-9);
+    for (which = 0; which <= f.info->pairs; ++which) {
+        const kd__tap *t = &taps[KD__STUDENT][which];
+        for (i = 0; i < (size_t)g->n * kd__tap_count(t); ++i) assert_near(t->grad[i], g->grad[at++], 1e-8);
+    }
+    for (i = 0; i < (size_t)g->learned; ++i) assert_near(param_grads[i], g->learned_grad[i], 1e-6);
+    for (side = 0; side < 2; ++side) {
+        for (which = 0; which < 2; ++which) free(taps[side][which].map), free(taps[side][which].grad);
+    }
+    free(f.room);
+    free(params);
+    free(param_grads);
+}
+
+static void test_like_pytorch(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    int i, kinds[KD_FEATURE_COUNT] = {0};
+    (void)state;
+    for (i = 0; i < KD__COUNT(golden_features); ++i) {
+        check_golden(kd, &golden_features[i]);
+        kinds[golden_features[i].kind] = 1;
+    }
+    for (i = 0; i < KD_FEATURE_COUNT; ++i) assert_true(kinds[i]);
+    kd_close(kd);
+}
+
+/* 7x5 to 3x2: cells overlap. */
+static void test_pooling(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    enum { NUMBERS = 2 * 3 * 7 * 5 };
+    float x[NUMBERS];
+    double map[KD__COUNT(golden_pooled)];
+    kd__tap tap = {0, 3, 3, 2, NULL, NULL};
+    kd_model *m;
+    kd__run *run;
+    int i;
+    (void)state;
+    for (i = 0; i < NUMBERS; ++i) x[i] = (float)i;
+    assert_ok(kd, kd_model_create(kd, "3x7x5: a: relu, conv 2 3 pad=1, gap", 1, &m));
+    tap.value = kd__feature_find(m, "a");
+    tap.map = map;
+    assert_ok(kd, kd__run_open_tapped(m, NULL, 2, &tap, 1, &run));
+    kd__run_forward(run, x, 2);
+    kd__tap_read(run, &tap);
+    for (i = 0; i < KD__COUNT(golden_pooled); ++i) assert_near(map[i], golden_pooled[i], 1e-12);
+    kd__run_close(run);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+/* ---- through a whole network ----------------------------------------------------------------------------- */
+
+static const char student_spec[] = "2x6x6: first: conv 4 3 pad=1, relu, low: conv 3 3 pad=1 stride=2, batchnorm, "
+                                   "high: relu, res: residual(conv 3 3 pad=1), flat: flatten, head: dense 6, "
+                                   "out: tanh, last: dense 3";
+static const char teacher_spec[] = "2x6x6: first: conv 4 3, relu, low: conv 3 3, flat: flatten, "
+                                   "head: dense 7, relu, last: dense 3";
+enum { IMAGES = 5, NUMBERS = IMAGES * 72 };
+
+typedef struct choice {
+    kd_feature_kind kind;
+    const char *student, *teacher, *student2, *teacher2;
+    float weight;
+} choice;
+
+static kd_feature_loss loss_of(const choice *c)
+{
+    kd_feature_loss loss = kd_feature_loss_defaults(c->kind);
+    loss.student = c->student, loss.teacher = c->teacher;
+    loss.student2 = c->student2, loss.teacher2 = c->teacher2;
+    loss.weight = c->weight;
+    return loss;
+}
+
+/* Cells as PyTorch defines them. */
+static void pool_by_hand(const double *from, int h, int w, const kd__tap *tap, int n)
+{
+    double *to = tap->map;
+    int i, a, b, y, x;
+    for (i = 0; i < n * tap->c; ++i, from += h * w) {
+        for (a = 0; a < tap->h; ++a) {
+            for (b = 0; b < tap->w; ++b, ++to) {
+                int cell = 0;
+                *to = 0;
+                for (y = a * h / tap->h; y * tap->h < (a + 1) * h; ++y) {
+                    for (x = b * w / tap->w; x * tap->w < (b + 1) * w; ++x, ++cell) *to += from[y * w + x];
+                }
+                *to /= cell;
+            }
+        }
+    }
+}
+
+/* What a tap must see, from the other implementation of the layers: after a fused activation. */
+static void read_by_hand(const reference *r, const kd__tap *tap)
+{
+    const kd__shape *shape = &r->m->values[tap->value].shape;
+    pool_by_hand(r->values[tap->value], shape->h, shape->w, tap, r->n);
+}
+
+/* Cross-entropy and the losses on features, in double precision. */
+static double total_loss(kd__features *fs, reference *student, const float *x, const int32_t *labels,
+                         double *on_features)
+{
+    const double *logits = reference_run(student, x);
+    double sum = 0;
+    int i;
+    for (i = 0; i < IMAGES; ++i) {
+        double q[3] = {0, 0, 0}, g[3];
+        q[labels[i]] = 1;
+        memset(g, 0, sizeof g);
+        sum += reference_ce(logits + i * 3, q, 3, 1, g) / IMAGES;
+    }
+    for (i = 0; i < fs->tap_count; ++i) read_by_hand(student, &fs->taps[KD__STUDENT][i]);
+    *on_features = 0;
+    for (i = 0; i < fs->count; ++i) {
+        kd__feature *f = &fs->list[i];
+        const size_t count = (size_t)IMAGES * kd__tap_count(f->tap[KD__TEACHER][0]);
+        double kept[400];
+        assert_true(count <= 400);
+        memcpy(kept, f->tap[KD__TEACHER][0]->map, count * sizeof *kept); /* nst works in place */
+        *on_features += (double)f->desc.weight * f->info->value(f);
+        memcpy(f->tap[KD__TEACHER][0]->map, kept, count * sizeof *kept);
+    }
+    return sum + *on_features;
+}
+
+static void check_derivatives(const choice *choices, int count)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *student, *teacher;
+    kd_feature_loss losses[4];
+    float *x = test_floats(9, NUMBERS, 1);
+    const int32_t labels[IMAGES] = {0, 2, 1, 1, 0}, samples[IMAGES] = {0, 1, 2, 3, 4};
+    kd_data data = kd_data_f32(x, labels, IMAGES, 2, 6, 6, 3);
+    kd__trainer *t = KD__NEW(kd, kd__trainer, 1);
+    reference before, after, taught;
+    float *learned;
+    const double step = 1e-6;
+    double on_features, squares = 0, moved = 0;
+    kd_step_info info;
+    int i, j, k;
+    assert_ok(kd, kd_model_create(kd, student_spec, 3, &student));
+    assert_ok(kd, kd_model_create(kd, teacher_spec, 4, &teacher));
+    for (i = 0; i < count; ++i) losses[i] = loss_of(&choices[i]);
+    memset(&info, 0, sizeof info);
+    t->kd = kd, t->m = student, t->data = &data, t->outputs = 3;
+    t->desc = kd_train_defaults();
+    t->desc.teacher = teacher;
+    t->desc.loss = kd_loss_defaults(KD_LOSS_CE);
+    t->desc.features = losses, t->desc.feature_count = count;
+    t->desc.optimizer = KD_SGD, t->desc.momentum = 0, t->desc.lr = 1;
+    t->desc.clip_norm = 1e6f;
+    assert_ok(kd, kd__trainer_check(t));
+    assert_ok(kd, kd__trainer_open(t));
+    learned = (float *)calloc(t->features.param_count + 1, sizeof *learned);
+    memcpy(learned, t->features.params, t->features.param_count * sizeof *learned);
+    reference_open(&before, student, IMAGES, 1);
+    reference_open(&taught, teacher, IMAGES, 0);
+    assert_ok(kd, kd__trainer_step(t, samples, IMAGES, 0, 1, &info));
+    reference_open(&after, student, IMAGES, 1);
+    reference_run(&taught, x);
+    for (i = 0; i < t->features.tap_count; ++i) read_by_hand(&taught, &t->features.taps[KD__TEACHER][i]);
+    /* the learned part: after minus before is its gradient, too */
+    for (i = 0; i < (int)t->features.param_count; ++i) {
+        float *p = &t->features.params[i];
+        squares += pow((double)learned[i] - (double)*p, 2);
+    }
+    for (i = 0; i < (int)t->features.param_count; ++i) {
+        const double change = (double)learned[i] - (double)t->features.params[i];
+        float *at = (float *)calloc(t->features.param_count, sizeof *at);
+        double up, down;
+        const float little = 1e-3f;
+        memcpy(at, t->features.params, t->features.param_count * sizeof *at);
+        memcpy(t->features.params, learned, t->features.param_count * sizeof *at);
+        t->features.params[i] = learned[i] + little;
+        up = total_loss(&t->features, &before, x, labels, &on_features);
+        t->features.params[i] = learned[i] - little;
+        down = total_loss(&t->features, &before, x, labels, &on_features);
+        assert_near(change, (up - down) / (2 * (double)little), 2e-3);
+        memcpy(t->features.params, at, t->features.param_count * sizeof *at);
+        free(at);
+    }
+    memcpy(t->features.params, learned, t->features.param_count * sizeof *learned);
+    assert_near(info.loss, total_loss(&t->features, &before, x, labels, &on_features), 1e-5);
+    for (i = 0; i < student->param_count; ++i) {
+        if (!student->params[i].trained) continue;
+        for (j = 0; j < (int)kd__param_count(&student->params[i]); ++j) {
+            double *w = &before.weights[i][j], loss[2], part[2];
+            const double kept = *w, change = kept - after.weights[i][j];
+            for (k = 0; k < 2; ++k) {
+                *w = kept + (k ? -step : step);
+                loss[k] = total_loss(&t->features, &before, x, labels, &part[k]);
+            }
+            *w = kept;
+            assert_near(change, (loss[0] - loss[1]) / (2 * step), 1e-4);
+            squares += change * change;
+            moved += pow((part[0] - part[1]) / (2 * step), 2);
+        }
+    }
+    if (!(moved > 1e-3))
+        fail_msg("%s: %g", kd_feature_name(choices[0].kind),
+                 moved); /* the losses on features had something to say */
+    assert_near(info.gradient_norm, sqrt(squares), 1e-4);
+    reference_close(&before);
+    reference_close(&after);
+    reference_close(&taught);
+    free(learned);
+    kd__trainer_close(t);
+    kd__free(kd, t);
+    kd_model_destroy(student);
+    kd_model_destroy(teacher);
+    free(x);
+    kd_close(kd);
+}
+
+static void test_derivatives(void **state)
+{
+    static const choice choices[] = {
+        {KD_FEATURE_HINT, "first", "first", NULL, NULL, 5},   /* pooled */
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},     /* pooled and learned; read before batchnorm */
+        {KD_FEATURE_HINT, "last", "last", NULL, NULL, 5},     /* the outputs themselves */
+        {KD_FEATURE_HINT, "out", "head", NULL, NULL, 5},      /* a vector */
+        {KD_FEATURE_AT, "res", "low", NULL, NULL, 20},        /* the sum of a residual, and nothing learned */
+        {KD_FEATURE_AT_PAPER, "first", "low", NULL, NULL, 5}, /* pooled on both sides */
+        {KD_FEATURE_SP, "high", "low", NULL, NULL, 50},       /* a fused activation by its own tag */
+        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},        {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 20000},
+        {KD_FEATURE_CC, "res.body.0", "flat", NULL, NULL, 200}, {KD_FEATURE_NST, "first", "low", NULL, NULL, 5},
+        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1000},       {KD_FEATURE_FSP, "first", "first", "low", "low", 5},
+    };
+    static const choice several[] = {
+        {KD_FEATURE_VID, "first", "low", NULL, NULL, 20},
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},
+        {KD_FEATURE_SP, "low", "head", NULL, NULL, 50},
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(choices); ++i) check_derivatives(&choices[i], 1);
+    check_derivatives(several, KD__COUNT(several));
+}
+
+/* ---- in training ----------------------------------------------------------------------------------------- */
+
+enum { SAMPLES = 42 };
+
+typedef struct lesson {
+    kd_ctx *kd;
+    kd_model *student, *teacher;
+    float *x;
+    int32_t labels[SAMPLES];
+    kd_data data;
+    kd_feature_loss losses[3];
+    kd_train_desc desc;
+    char log[400];
+    /* from on_step */
+    test_memory *memory;
+    int steps, first_requests, last_requests;
+    double first, last;
+} lesson;
+
+static void keep_last_line(void *user, const char *line)
+{
+    snprintf(((lesson *)user)->log, sizeof((lesson *)user)->log, "%s", line);
+}
+
+static int watch(void *user, const kd_step_info *info)
+{
+    lesson *l = (lesson *)user;
+    if (l->steps++ == 0) {
+        l->first = info->loss;
+        l->first_requests = l->memory ? l->memory->requests : 0;
+    }
+    l->last = info->loss;
+    l->last_requests = l->memory ? l->memory->requests : 0;
+    return 0;
+}
+
+static void lesson_open(lesson *l, kd_ctx_desc ctx, const choice *choices, int count)
+{
+    static const choice usual[] = {
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},
+        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},
+        {KD_FEATURE_AT, "res", "low", NULL, NULL, 20},
+    };
+    int i;
+    memset(l, 0, sizeof *l);
+    ctx.log = keep_last_line;
+    ctx.log_user = l;
+    assert_int_equal(kd_open(&ctx, &l->kd), KD_OK);
+    assert_ok(l->kd, kd_model_create(l->kd, student_spec, 3, &l->student));
+    assert_ok(l->kd, kd_model_create(l->kd, teacher_spec, 4, &l->teacher));
+    l->x = test_floats(5, SAMPLES * 72, 1);
+    for (i = 0; i < SAMPLES; ++i) l->labels[i] = i % 3;
+    l->data = kd_data_f32(l->x, l->labels, SAMPLES, 2, 6, 6, 3);
+    if (!choices) choices = usual, count = 3;
+    for (i = 0; i < count; ++i) l->losses[i] = loss_of(&choices[i]);
+    l->desc = kd_train_defaults();
+    l->desc.teacher = l->teacher;
+    l->desc.features = l->losses;
+    l->desc.feature_count = count;
+    l->desc.epochs = 2;
+    l->desc.batch = 17;
+    l->desc.on_step = watch;
+    l->desc.user = l;
+}
+
+static void lesson_close(lesson *l)
+{
+    kd_model_destroy(l->student);
+    kd_model_destroy(l->teacher);
+    free(l->x);
+    kd_close(l->kd);
+}
+
+static uint64_t lesson_hash(kd_isa isa, int threads)
+{
+    kd_ctx_desc ctx = kd_ctx_defaults();
+    lesson l;
+    uint64_t hash;
+    ctx.isa = isa;
+    ctx.threads = threads;
+    lesson_open(&l, ctx, NULL, 0);
+    assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+    hash = kd_model_hash(l.student);
+    lesson_close(&l);
+    return hash;
+}
+
+/* The same bits for any number of threads, and for all instruction sets with fused multiply-add. */
+static void test_same_bits(void **state)
+{
+    uint64_t fused = 0;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        const uint64_t hash = lesson_hash(isa, 1);
+        assert_true(hash == lesson_hash(isa, 3));
+        if (isa == KD_ISA_SCALAR) continue;
+        assert_true(!fused || hash == fused);
+        fused = hash;
+    }
+}
+
+/* The teacher stays as it is, the student gets no tensors, and no step allocates. */
+static void test_nothing_is_left(void **state)
+{
+    test_memory memory;
+    lesson l;
+    kd_model *loaded;
+    uint64_t teacher;
+    char path[] = "/tmp/kd_features_XXXXXX";
+    int tensors;
+    const int file = mkstemp(path);
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    lesson_open(&l, test_memory_desc(&memory), NULL, 0);
+    l.memory = &memory;
+    l.desc.epochs = 3;
+    teacher = kd_model_hash(l.teacher);
+    tensors = kd_model_tensors(l.student);
+    assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+    assert_true(l.steps == 9 && l.first_requests > 0);
+    assert_int_equal(l.first_requests, l.last_requests);
+    assert_true(teacher == kd_model_hash(l.teacher));
+    assert_int_equal(kd_model_tensors(l.student), tensors);
+    assert_ok(l.kd, kd_model_save(l.student, path));
+    assert_ok(l.kd, kd_model_load(l.kd, path, &loaded));
+    assert_int_equal(kd_model_tensors(loaded), tensors);
+    assert_true(kd_model_hash(loaded) == kd_model_hash(l.student));
+    kd_model_destroy(loaded);
+    unlink(path);
+    kd_model_destroy(l.student);
+    kd_model_destroy(l.teacher);
+    free(l.x);
+    test_memory_close(l.kd, &memory);
+}
+
+/* However early the allocator gives up, the call says so and everything comes back. */
+static void test_memory_refused(void **state)
+{
+    test_memory memory;
+    lesson l;
+    int i, requests;
+    uint64_t before;
+    (void)state;
+    lesson_open(&l, test_memory_desc(&memory), NULL, 0);
+    l.desc.epochs = 0;
+    before = kd_model_hash(l.student);
+    requests = memory.requests;
+    assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+    requests = memory.requests - requests;
+    for (i = 1; i <= requests; ++i) {
+        memory.refuse_at = i;
+        assert_int_equal(kd_train(l.student, &l.data, &l.desc), KD_ERR_MEMORY);
+        memory.refuse_at = 0;
+    }
+    assert_true(before == kd_model_hash(l.student));
+    kd_model_destroy(l.student);
+    kd_model_destroy(l.teacher);
+    free(l.x);
+    test_memory_close(l.kd, &memory);
+}
+
+/* Each loss alone, with the others at weight 0, goes down: the features come nearer. */
+static void test_brings_nearer(void **state)
+{
+    static const float nothing = 0;
+    static const choice choices[] = {
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 1},     {KD_FEATURE_AT, "res", "low", NULL, NULL, 100},
+        {KD_FEATURE_AT_PAPER, "first", "low", NULL, NULL, 1}, {KD_FEATURE_SP, "high", "low", NULL, NULL, 100},
+        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},      {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 1000},
+        {KD_FEATURE_CC, "flat", "flat", NULL, NULL, 1},       {KD_FEATURE_NST, "first", "low", NULL, NULL, 1},
+        {KD_FEATURE_FSP, "first", "first", "low", "low", 1},  {KD_FEATURE_VID, "low", "first", NULL, NULL, 1},
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(choices); ++i) {
+        const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+        lesson l;
+        lesson_open(&l, kd_ctx_defaults(), &choices[i], 1);
+        l.desc.losses = &ce, l.desc.loss_weights = &nothing, l.desc.loss_count = 1;
+        l.desc.epochs = 100, l.desc.batch = SAMPLES, l.desc.lr = 0.03f;
+        assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+        if (!(l.last < 0.7 * l.first))
+            fail_msg("%s: from %g to %g", kd_feature_name(choices[i].kind), l.first, l.last);
+        lesson_close(&l);
+    }
+}
+
+/* Two halves of a batch, gathered, move weights and learned part as the whole batch does. */
+static void test_accumulate(void **state)
+{
+    static const choice hint = {KD_FEATURE_HINT, "first", "head", NULL, NULL, 5};
+    lesson l[2];
+    int i;
+    int64_t j;
+    kd_tensor_info info;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        lesson_open(&l[i], kd_ctx_defaults(), &hint, 1);
+        kd_model_destroy(l[i].student);
+        assert_ok(l[i].kd, kd_model_create(l[i].kd, "2x6x6: first: conv 4 3, relu, dense 3", 3, &l[i].student));
+        l[i].desc.optimizer = KD_SGD, l[i].desc.lr = 0.02f, l[i].desc.shuffle = 0, l[i].desc.epochs = 4;
+        l[i].desc.batch = i ? SAMPLES / 2 : SAMPLES, l[i].desc.accumulate = i + 1;
+        assert_ok(l[i].kd, kd_train(l[i].student, &l[i].data, &l[i].desc));
+    }
+    for (i = 0; i < kd_model_tensors(l[0].student); ++i) {
+        float a[600], b[600];
+        assert_ok(l[0].kd, kd_model_tensor_info(l[0].student, i, &info));
+        assert_true(info.count <= 600);
+        assert_ok(l[0].kd, kd_model_get_tensor(l[0].student, info.name, a, info.count));
+        assert_ok(l[1].kd, kd_model_get_tensor(l[1].student, info.name, b, info.count));
+        for (j = 0; j < info.count; ++j) assert_near(a[j], b[j], 1e-5);
+    }
+    lesson_close(&l[0]);
+    lesson_close(&l[1]);
+}
+
+static void test_log(void **state)
+{
+    static const choice c = {KD_FEATURE_HINT, "low", "first", NULL, NULL, 2.5f};
+    lesson l;
+    (void)state;
+    lesson_open(&l, kd_ctx_defaults(), &c, 1);
+    assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+    assert_string_equal(l.log,
+                        "kd_train: feature loss hint of \"low\" and \"first\": times 2.5, with a learned part");
+    assert_near(kd_feature_loss_defaults(KD_FEATURE_PKT).weight, 30000, 0);
+    assert_string_equal(kd_feature_name(KD_FEATURE_COUNT), "unknown");
+    lesson_close(&l);
+}
+
+/* ---- refused --------------------------------------------------------------------------------------------- */
+
+static void test_refused(void **state)
+{
+    lesson l;
+    kd_feature_loss good;
+    kd_train_desc desc;
+    const kd_model *teachers[1];
+    kd_cache *cache;
+    uint64_t before;
+    (void)state;
+    lesson_open(&l, kd_ctx_defaults(), NULL, 0);
+    good = l.losses[0];
+    desc = l.desc;
+    before = kd_model_hash(l.student);
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        l.desc = desc;                                                                                             \
+        l.losses[0] = good;                                                                                        \
+        change;                                                                                                    \
+        assert_fails(l.kd, kd_train(l.student, &l.data, &l.desc), result, text);                                   \
+    } while (0)
+    REFUSED(l.desc.teacher = NULL, KD_ERR_ARGUMENT, "need desc.teacher, a model");
+    assert_ok(l.kd, kd_cache_create(l.teacher, &l.data, NULL, 0, 1, &cache));
+    REFUSED((l.desc.teacher = NULL, l.desc.cache = cache), KD_ERR_ARGUMENT, "logits alone, from a cache");
+    kd_cache_destroy(cache);
+    teachers[0] = l.teacher;
+    REFUSED((l.desc.teacher = NULL, l.desc.teachers = teachers, l.desc.teacher_count = 1), KD_ERR_ARGUMENT,
+            "need desc.teacher");
+    REFUSED(l.desc.features = NULL, KD_ERR_ARGUMENT, "features and feature_count belong together");
+    REFUSED(l.desc.feature_count = 17, KD_ERR_ARGUMENT, "must be 0 to 16, got 17");
+    REFUSED(l.losses[0].cookie = 0, KD_ERR_DEFAULTS, "kd_feature_loss_defaults()");
+    REFUSED(l.losses[0].kind = KD_FEATURE_COUNT, KD_ERR_ARGUMENT, "is no kind of feature loss");
+    REFUSED(l.losses[0].student = NULL, KD_ERR_ARGUMENT, "feature loss 0 needs the tag of a layer of the student");
+    REFUSED(l.losses[0].student = "fisrt", KD_ERR_ARGUMENT,
+            "the student has no layer \"fisrt\"; did you mean \"first\"?");
+    REFUSED(l.losses[0].teacher = "heat", KD_ERR_ARGUMENT,
+            "the teacher has no layer \"heat\"; did you mean \"head\"?");
+    REFUSED(l.losses[0].weight = -1, KD_ERR_ARGUMENT, "weight of a feature loss must be 0 to 1000000, got -1");
+    REFUSED(l.losses[0].weight = (float)NAN, KD_ERR_ARGUMENT, "weight of a feature loss");
+    REFUSED(l.losses[0].order = 9, KD_ERR_ARGUMENT, "order must be 1 to 8, got 9");
+    REFUSED(l.losses[0].student2 = "low", KD_ERR_ARGUMENT, "takes one layer a model");
+    REFUSED(l.losses[0].kind = KD_FEATURE_FSP, KD_ERR_ARGUMENT, "needs the tag of a layer of the student");
+    REFUSED((l.losses[0].kind = KD_FEATURE_FSP, l.losses[0].student2 = l.losses[0].teacher2 = "head"), KD_ERR_SHAPE,
+            "\"low\" of the student has 3 and \"first\" of the teacher 4");
+    assert_true(before == kd_model_hash(l.student));
+    kd_model_destroy(l.student);
+    assert_ok(l.kd, kd_model_create(l.kd, "2x6x6: early: relu, dense 3", 1, &l.student));
+    l.losses[0].student = "early";
+    REFUSED((l.losses[0].student = "early", l.desc.feature_count = 1), KD_ERR_ARGUMENT, "depends on no weights");
+#undef REFUSED
+    lesson_close(&l);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_like_pytorch),
+        cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_derivatives),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_nothing_is_left),
+        cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_brings_nearer),
+        cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_refused),
+    };
+    const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
+    printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    return failed;
+}
