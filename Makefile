@@ -25,12 +25,13 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fashion hinton examples test bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fashion compare hinton examples test bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
+	@echo 'make compare    one student with every loss, 5 seeds each: a table and a picture'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make bench      kernels and training beside other libraries; bench-quick: in under a minute'
@@ -61,6 +62,9 @@ fashion: stb $(BUILD)/distill | $(BUILD)
 hinton: stb $(BUILD)/hinton
 	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }
 	$(BUILD)/hinton $(DATA) --out $(OUT)-hinton $(HINTON)
+
+compare: stb $(BUILD)/compare
+	$(BUILD)/compare examples/data/fashion --out $(OUT)-compare $(COMPARE)
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 
