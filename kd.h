@@ -10036,8 +10036,7 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #define KD__UNROLL_SUMS
 #endif
 
-/* What the lanes of `count` vectors come to, a power of two: of 16, lane i joins i + 8, then i + 4, i + 2, i + 1.
-   */
+/* What the lanes of `count` vectors (a power of two) come to: of 16, lane i joins i + 8, then i + 4, i + 2, i + 1. */
 #define KD__JOIN_LANES(join, parts, count)                                                                         \
     kd__v all[count];                                                                                              \
     int i, half;                                                                                                   \
