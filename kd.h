@@ -10036,7 +10036,7 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #define KD__UNROLL_SUMS
 #endif
 
-/* What the lanes of `count` vectors (a power of two) come to: of 16, lane i joins i + 8, then i + 4, i + 2, i + 1. */
+/* The lanes of `count` vectors (a power of two) joined: of 16, lane i with i + 8, then i + 4, i + 2, i + 1. */
 #define KD__JOIN_LANES(join, parts, count)                                                                         \
     kd__v all[count];                                                                                              \
     int i, half;                                                                                                   \
