@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(why && *why, "a reason is given");
         return 0;
     }
-    if ((int64_t)p.w * p.h > 1 << 18) return 0; /* allowed, and too slow to be tried often */
+    if ((int64_t)p.w * p.h > 1 << 16) return 0; /* allowed, and too slow to be tried often */
     if (!images_decode(data, size, want, &p, &why)) {
         check(why && *why, "a reason is given");
         return 0;
@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
           "size and channels are those asked for");
     memset(&s, 0, sizeof s);
     s.width = s.height = side;
-    if ((double)side * side * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 18 ||
+    if ((double)side * side * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 16 ||
         !images_can_fit(p.w, p.h, &s)) {
         free(p.pixels);
         return 0;

@@ -1,6 +1,6 @@
 /* replay.c - runs a harness without libFuzzer: over files and folders, then over mutants of them. The same arguments
-   give the same mutants. Usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] FILE_OR_FOLDER ...
-   An input on which the program ends is kept in ./replay-crash. */
+   give the same mutants. Usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] [-c CRASH] FILE_OR_FOLDER ...
+   An input on which the program ends is kept in CRASH. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <signal.h>
@@ -24,10 +24,11 @@ static size_t input_count, word_count;
 static uint8_t mutant[MOST_BYTES];
 static piece running;
 static uint64_t state = 1;
+static const char *crash;
 
 static void keep_crash(void)
 {
-    FILE *file = fopen("replay-crash", "wb");
+    FILE *file = crash ? fopen(crash, "wb") : NULL;
     if (!file) return;
     fwrite(running.bytes, 1, running.size, file);
     fclose(file);
@@ -182,11 +183,13 @@ int main(int argc, char **argv)
             state = strtoull(argv[++a], NULL, 10) * 2 + 1;
         else if (strcmp(argv[a], "-d") == 0 && a + 1 < argc)
             add_dictionary(argv[++a]);
+        else if (strcmp(argv[a], "-c") == 0 && a + 1 < argc)
+            crash = argv[++a];
         else
             add(argv[a]);
     }
     if (!input_count) {
-        fprintf(stderr, "usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] FILE_OR_FOLDER ...\n");
+        fprintf(stderr, "usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] [-c CRASH] FILE_OR_FOLDER ...\n");
         return 2;
     }
     if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(keep_crash);
