@@ -499,7 +499,7 @@ static report_text figure_of(const lab *l, int e, int way, const char *sign)
     const double percent = experiments[e].corrected == SEVEN_EIGHT ? 100.0 / l->test.count : 1;
     report_text t;
     int n = snprintf(t.chars, sizeof t.chars, "%.1f %s %.1f", percent * all.mean, sign, percent * all.sd);
-    if (percent < 1) snprintf(t.chars + n, sizeof t.chars - (size_t)n, " %%");
+    if (experiments[e].corrected == SEVEN_EIGHT) snprintf(t.chars + n, sizeof t.chars - (size_t)n, " %%");
     if (experiments[e].corrected == THREE)
         snprintf(t.chars + n, sizeof t.chars - (size_t)n, " / %.1f %s %.1f", on_3.mean, sign, on_3.sd);
     return t;
