@@ -25,14 +25,17 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fashion hinton examples test bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fashion compare hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
+	@echo 'make compare    one student with every loss, 5 seeds each: a table and a picture'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
+	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'
+	@echo 'make ci         all checks of a quarter of an hour as a table; ci-full: those of an hour'
 	@echo 'make bench      kernels and training beside other libraries; bench-quick: in under a minute'
 	@echo 'make install    kd.h and kd.pc, into PREFIX ($(PREFIX)) under DESTDIR; make uninstall takes them away'
 	@echo 'make format     lay out all sources by .clang-format'
@@ -62,6 +65,9 @@ hinton: stb $(BUILD)/hinton
 	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }
 	$(BUILD)/hinton $(DATA) --out $(OUT)-hinton $(HINTON)
 
+compare: stb $(BUILD)/compare
+	$(BUILD)/compare examples/data/fashion --out $(OUT)-compare $(COMPARE)
+
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 cmocka: | $(BUILD)
@@ -73,6 +79,16 @@ $(BUILD)/test_%: tests/test_%.c kd.h $(wildcard tests/*.h tests/golden/*.h examp
 test: cmocka stb
 	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify
 	@tests/run.sh $(BUILD)
+
+fuzz: stb | $(BUILD)
+	$(call need,/usr/bin/clang,clang)
+	@tests/fuzz/run.sh fuzz $(or $(SECONDS),60)
+
+ci: cmocka stb
+	@tests/ci.sh
+
+ci-full: cmocka stb
+	@tests/ci.sh full
 
 # ---- measuring -------------------------------------------------------------------------------------------------
 

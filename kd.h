@@ -5208,7 +5208,6 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
     const char *c = kd__skip_space(*at);
     while (!kd__at_layer_end(c)) {
         d->at = c;
-        i = next;
         if (kd__is_letter(*c) && *kd__skip_space(kd__skip_word(c)) == '=') {
             const size_t length = (size_t)(kd__skip_word(c) - c);
             for (i = 0; i < count && (infos[i].length != length || memcmp(infos[i].name, c, length) != 0); ++i) {}
@@ -10435,6 +10434,7 @@ KD__PRIVATE const char *kd__st_value(const kd__st_file *f, const char *key)
     kd__st_pair wanted;
     if (f->pair_count == 0) return NULL;
     wanted.key = (char *)(uintptr_t)key; /* only read */
+    wanted.value = NULL;
     found = (const kd__st_pair *)bsearch(&wanted, f->pairs, (size_t)f->pair_count, sizeof wanted, kd__st_by_key);
     return found ? found->value : NULL;
 }
@@ -11261,7 +11261,7 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #define KD__UNROLL_SUMS
 #endif
 
-/* What the lanes of `count` vectors come to, a power of two: of 16, lane i joins i + 8, then i + 4, i + 2, i + 1. */
+/* The lanes of `count` vectors (a power of two) joined: of 16, lane i with i + 8, then i + 4, i + 2, i + 1. */
 #define KD__JOIN_LANES(join, parts, count)                                                                         \
     kd__v all[count];                                                                                              \
     int i, half;                                                                                                   \

@@ -53,7 +53,9 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST } kind;
     X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "2,4", "temperatures to choose from")        \
     X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.7,0.9",                                                    \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
-    X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton", "hinton, kl (no labels) or mse (on logits)")              \
+    X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton",                                                           \
+      "hinton, kl (no labels), mse (on logits), rkl, jsd, softce, centredmse, dkd, nkd, dist, ttm, wttm, mlld, "   \
+      "ctkd: with their published settings")                                                                       \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.1",                                               \
       "share of the training images held out to choose temperature and alpha with")                                \
     X("trials", "N", OPTION_INT, trials, 1, 100, "2", "students trained for each temperature and alpha")           \
@@ -290,7 +292,7 @@ typedef struct part {
 typedef struct session {
     options o;
     kd_augment augment, teacher_augment;
-    kd_loss_kind loss;
+    int loss; /* which of losses */
     kd_optimizer optimizer;
     kd_ctx *kd;
     images images;
@@ -913,11 +915,21 @@ static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
     return 1;
 }
 
+/* The losses that learn from a teacher, and whether temperature and alpha are theirs to choose. */
+static const struct {
+    kd_loss_kind kind;
+    int temperature, alpha;
+} losses[] = {{KD_LOSS_HINTON, 1, 1}, {KD_LOSS_KL, 1, 0},      {KD_LOSS_MSE, 0, 0},         {KD_LOSS_RKL, 1, 0},
+              {KD_LOSS_JSD, 1, 0},    {KD_LOSS_SOFT_CE, 1, 0}, {KD_LOSS_CENTRED_MSE, 0, 0}, {KD_LOSS_DKD, 1, 0},
+              {KD_LOSS_NKD, 1, 0},    {KD_LOSS_DIST, 1, 0},    {KD_LOSS_TTM, 0, 0},         {KD_LOSS_WTTM, 0, 0},
+              {KD_LOSS_MLLD, 0, 0},   {KD_LOSS_CTKD, 0, 0}};
+
 static kd_loss_desc loss_options(const session *s, double temperature, double alpha)
 {
-    kd_loss_desc loss = kd_loss_defaults(s->loss);
-    loss.temperature = (float)temperature;
-    loss.alpha = (float)alpha;
+    const kd_loss_kind what = losses[s->loss].kind;
+    kd_loss_desc loss = kd_loss_defaults(what);
+    if (losses[s->loss].temperature) loss.temperature = (float)temperature;
+    if (losses[s->loss].alpha) loss.alpha = (float)alpha;
     return loss;
 }
 
@@ -1212,9 +1224,14 @@ static void fill_report(session *s)
     r->confusion = s->confusion;
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
-    add_setting(s, "loss",
-                "%s, temperature %g, alpha %g: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
-                kd_loss_name(s->loss), r->temperature, r->alpha);
+    if (losses[s->loss].alpha)
+        add_setting(s, "loss",
+                    "%s, temperature %g, alpha %g: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
+                    o->loss, r->temperature, r->alpha);
+    else if (losses[s->loss].temperature)
+        add_setting(s, "loss", "%s, temperature %g", o->loss, r->temperature);
+    else
+        add_setting(s, "loss", "%s", o->loss);
     if (r->teacher_trained)
         add_setting(s, "teacher's training", "%d epochs, learning rate %g", o->teacher_epochs, o->teacher_lr);
     add_setting(s, "students' training", "%d epochs, learning rate %g", o->epochs, o->lr);
@@ -1243,10 +1260,10 @@ static int open_session(session *s)
     if (!*s->o.teacher_augment) s->o.teacher_augment = s->o.augment;
     if (!parse_augment(s->o.augment, &s->augment) || !parse_augment(s->o.teacher_augment, &s->teacher_augment))
         return 0;
-    for (i = 0; i < KD_LOSS_COUNT && strcmp(s->o.loss, kd_loss_name((kd_loss_kind)i)) != 0; ++i) {}
-    s->loss = (kd_loss_kind)i;
-    if (s->loss != KD_LOSS_HINTON && s->loss != KD_LOSS_KL && s->loss != KD_LOSS_MSE)
-        return complain("--loss can be hinton, kl or mse, got \"%s\"", s->o.loss);
+    while (s->loss < (int)KD__COUNT(losses) && strcmp(s->o.loss, kd_loss_name(losses[s->loss].kind)) != 0)
+        ++s->loss;
+    if (s->loss == (int)KD__COUNT(losses))
+        return complain("--loss can be one of those that distill --help lists, got \"%s\"", s->o.loss);
     for (i = 0; i < KD_OPTIMIZER_COUNT && strcmp(s->o.optimizer, kd_optimizer_name((kd_optimizer)i)) != 0; ++i) {}
     if (i == KD_OPTIMIZER_COUNT)
         return complain("--optimizer can be adam, adamw or sgd, got \"%s\"", s->o.optimizer);
@@ -1254,8 +1271,8 @@ static int open_session(session *s)
     for (i = 0; i < KD_ISA_COUNT && strcmp(s->o.isa, kd_isa_name((kd_isa)i)) != 0; ++i) {}
     if (i == KD_ISA_COUNT)
         return complain("there is no instruction set \"%s\"; distill --help lists them", s->o.isa);
-    if (s->loss == KD_LOSS_MSE) s->o.temperature.count = 1;
-    if (s->loss != KD_LOSS_HINTON) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
+    if (!losses[s->loss].temperature) s->o.temperature.count = 1;
+    if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
     if (s->o.validation <= 0 && s->o.temperature.count * s->o.alpha.count > 1)
         return complain("to choose among %d settings, --validation must hold out some images",
                         s->o.temperature.count * s->o.alpha.count);

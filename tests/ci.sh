@@ -1,0 +1,228 @@
+#!/bin/sh
+# Everything that is known how to check, as one table: check, cases, result, seconds, what was skipped and why.
+# Usage: tests/ci.sh [ci | full]     ci: about 15 minutes on two processors; full adds what takes longer.
+# ONLY=text runs the checks whose names contain it; JOBS=1 compiles one by one. Logs and programs go into build/ci.
+cd "$(dirname "$0")/.." || exit 1
+tier=${1:-ci}
+case $tier in ci | full) ;; *) echo "usage: tests/ci.sh [ci | full]" >&2; exit 2 ;; esac
+build=$PWD/build/ci
+mkdir -p "$build"
+export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+failed=0 skips=0 begun=$(date +%s)
+warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
+sanitize="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+row() { printf '%-52s %8s  %-7s %5s  %s\n' "$@"; }
+skip() { skips=$((skips + 1)); row "$1" - skipped - "$2"; }
+wanted() { case $1 in *"$ONLY"*) return 0 ;; *) return 1 ;; esac; }
+
+# have <command> <package>: it is there, or can be fetched
+have()
+{
+    command -v "$1" >/dev/null && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
+    apt-get install -y -qq --no-install-recommends "$2" >"$build/apt.log" 2>&1
+    command -v "$1" >/dev/null
+}
+
+# What a log says about how much was looked at: tests, trainings, checks, executions; a silent success is one case.
+cases_of()
+{
+    awk '/^\[  PASSED  \]/ { n += $4 } /^[0-9]+ (trainings|checks)/ { n += $1 } $3 == "passed" { n += $2 }
+        END { print n ? n : 1 }' "$1"
+}
+
+# finish <check> <log> <status> <started>
+finish()
+{
+    if [ "$3" = 0 ]; then
+        row "$1" "$(cases_of "$2")" ok $(($(date +%s) - $4)) "$(grep -c '^skip' "$2" | sed 's/^0$//; s/$/ skipped/; s/^ skipped$//')"
+    else
+        failed=$((failed + 1))
+        row "$1" "$(cases_of "$2")" FAILED $(($(date +%s) - $4)) "$2"
+        tail -n 15 "$2" | sed 's/^/    /'
+    fi
+}
+
+# check <name> <command ...>
+number=0
+check()
+{
+    wanted "$1" || return
+    name=$1 number=$((number + 1)) started=$(date +%s)
+    log=$build/$number.log
+    shift
+    "$@" >"$log" 2>&1
+    finish "$name" "$log" $? "$started"
+}
+
+# Every test program, compiled in another way, and run.
+build_programs()
+{
+    folder=$1
+    shift
+    mkdir -p "$folder"
+    printf '%s\n' tests/test_*.c | xargs -P "${JOBS:-2}" -I FILE sh -c '
+        file=$1 out=$2/$(basename "$1" .c)
+        shift 2
+        "$@" "$file" -o "$out" -lcmocka -lm || { rm -f "$out"; exit 255; }' sh FILE "$folder" "$@"
+}
+programs()
+{
+    folder=$build/$1 before=$2
+    shift 2
+    build_programs "$folder" "$@" || return
+    for source in tests/test_*.c; do $before "$folder/$(basename "$source" .c)" || return; done
+}
+
+# ---- what every commit must pass ---------------------------------------------------------------------------------
+
+row check cases result seconds 'skipped, and why'
+if wanted 'make test'; then
+    if make test >"$build/test.log" 2>&1; then end=ok; else end=FAILED failed=$((failed + 1)); fi
+    awk '$1 == "ok" || $1 == "FAILED" { print }' "$build/test.log" | while read -r result name seconds _ cases _ rest; do
+        row "make test: $name" "${cases:--}" "$result" "$seconds" "${rest#skipped:}"
+    done
+    grep '^  *skip' "$build/test.log" | sed 's/^ *skip */    skipped: /'
+    [ $end = ok ] || echo "    $build/test.log"
+fi
+
+# ---- other compilers, options and machines -----------------------------------------------------------------------
+
+flags="-std=gnu99 $warnings -fopenmp"
+if have clang clang; then
+    check 'test programs: clang -O2' programs clang '' clang $flags -O2
+else
+    skip 'test programs: clang -O2' 'needs clang'
+fi
+check 'test programs: gcc -O3 -DNDEBUG' programs O3 '' gcc $flags -O3 -DNDEBUG
+if [ $tier = full ]; then
+    check 'test programs: gcc -O0' programs O0 '' gcc $flags -O0
+    check 'test programs: gcc -O2 -DKD_NO_THREADS' programs no_threads '' gcc $flags -O2 -DKD_NO_THREADS
+    check 'test programs: clang -O1, address and undefined' programs clang_sanitized '' clang $flags -O1 $sanitize
+    check 'test programs: gcc -O2 -march=native' programs native '' gcc $flags -O2 -march=native
+fi
+
+# a program that has set a German locale before main, with a comma for a decimal point
+in_german()
+{
+    cat >"$build/german.c" <<'GERMAN'
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((constructor)) static void set(void)
+{
+    char text[8];
+    if (!setlocale(LC_ALL, "de_DE.UTF-8") || snprintf(text, sizeof text, "%.1f", 0.5) != 3 || text[1] != ',') abort();
+}
+GERMAN
+    mkdir -p "$build/locale"
+    localedef -i de_DE -f UTF-8 "$build/locale/de_DE.UTF-8" || return
+    gcc -shared -fPIC "$build/german.c" -o "$build/german.so" || return
+    for source in tests/test_*.c; do
+        LOCPATH=$build/locale LD_PRELOAD=$build/german.so "$build/O3/$(basename "$source" .c)" || return
+    done
+}
+if ! have localedef locales; then
+    skip 'test programs: in the locale de_DE' 'needs localedef (package locales)'
+elif [ -e "$build/O3/test_files" ]; then
+    check 'test programs: in the locale de_DE' in_german
+fi
+
+# elsewhere <name> <compiler> <flags>: the parsers' corpus and mutants, and training on threads
+elsewhere()
+{
+    CC=$2 CFLAGS=$3 BUILD=$build/$1 tests/fuzz/run.sh replay 2000 &&
+        $2 -std=gnu99 $3 $warnings tests/fuzz/threads.c -o "$build/$1/threads" -lm -pthread && "$build/$1/threads"
+}
+check 'parsers and threads: gcc -O2 -DNDEBUG' elsewhere ndebug gcc '-O2 -DNDEBUG'
+if have musl-gcc musl-tools; then
+    check 'parsers and threads: musl' elsewhere musl musl-gcc '-O2 -static -idirafter /usr/include'
+else
+    skip 'parsers and threads: musl' 'needs musl-gcc (package musl-tools)'
+fi
+if have i686-linux-gnu-gcc gcc-i686-linux-gnu; then
+    check 'parsers and threads: 32-bit x86' elsewhere i686 i686-linux-gnu-gcc \
+        '-O2 -static -msse2 -mfpmath=sse -idirafter /usr/include'
+else
+    skip 'parsers and threads: 32-bit x86' 'needs i686-linux-gnu-gcc'
+fi
+
+# ---- sanitizers, valgrind ----------------------------------------------------------------------------------------
+
+# the same weights on POSIX threads, on OpenMP's, and without either
+threads_agree()
+{
+    for kind in -pthread -fopenmp '-pthread -DKD_NO_THREADS'; do
+        gcc -std=gnu99 -O1 $kind tests/fuzz/threads.c -o "$build/threads" -lm || return
+        "$build/threads" "$1" 2>"$build/weights$kind" || return
+        cmp "$build/weights-pthread" "$build/weights$kind" || return
+    done
+}
+runs=1
+[ $tier = full ] && runs=10
+check "1 to 16 threads, $runs times: the same weights" threads_agree $runs
+threads_by() { clang -std=gnu99 -O1 -g "$@" tests/fuzz/threads.c -o "$build/threads" -lm -pthread && "$build/threads"; }
+if have clang clang; then
+    check 'ThreadSanitizer: 1 to 16 threads' threads_by -fsanitize=thread
+    check 'MemorySanitizer: 1 to 16 threads' threads_by -fsanitize=memory
+    check 'MemorySanitizer: parsers' env CC=clang CFLAGS='-g -O1 -fsanitize=memory' BUILD="$build/msan" \
+        tests/fuzz/run.sh replay 20000
+else
+    skip 'ThreadSanitizer, MemorySanitizer' 'needs clang'
+fi
+check 'AddressSanitizer, UndefinedBehaviorSanitizer: parsers' env CC=gcc BUILD="$build/asan" \
+    tests/fuzz/run.sh replay 20000
+by_valgrind()
+{
+    gcc -std=gnu99 -O1 -g tests/fuzz/threads.c -o "$build/threads" -lm -pthread &&
+        valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=all "$build/threads" 0
+}
+if have valgrind valgrind; then
+    check 'valgrind: training' by_valgrind
+else
+    skip 'valgrind: training' 'needs valgrind'
+fi
+
+# ---- readers of source -------------------------------------------------------------------------------------------
+
+# What clang-tidy is not asked, and why:
+#   narrowing-conversions                  the compilers' -Wconversion is, everywhere
+#   implicit-widening                      products of kernels' small block sizes, and of counts bounded by the planner
+#   easily-swappable, reserved-identifier  matters of taste; private names are kd__*, as the header says
+#   err33, macro-parentheses               snprintf into buffers that fit; X-macros that paste enumerators
+#   flp30, integer-division                powers counted down in floating point; halves of odd kernels, on purpose
+#   branch-clone, misplaced-widening-cast  branches that differ on another instruction set or another width of long
+#   suspicious-memory-comparison           settings of a cache are compared bit by bit, on purpose
+tidy()
+{
+    clang-tidy --quiet --warnings-as-errors='*' --header-filter='kd\.h' --checks='-*,clang-analyzer-*,bugprone-*,cert-*,
+-bugprone-narrowing-conversions,-bugprone-implicit-widening-of-multiplication-result,
+-bugprone-easily-swappable-parameters,-bugprone-reserved-identifier,-cert-dcl37-c,-cert-dcl51-cpp,
+-cert-err33-c,-bugprone-macro-parentheses,-cert-flp30-c,-bugprone-integer-division,-bugprone-branch-clone,
+-bugprone-misplaced-widening-cast,-bugprone-suspicious-memory-comparison,-cert-exp42-c,-cert-flp37-c,
+-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling' tests/compile/implementation.c -- -std=c99
+}
+if have clang-tidy clang-tidy; then check 'clang-tidy' tidy; else skip 'clang-tidy' 'needs clang-tidy'; fi
+
+# Of what cppcheck says, this is not so: it does not see that a caller fills these through a pointer.
+not_so='Uninitialized variable: (bytes|task->all)|argument task that points at uninitialized'
+by_cppcheck()
+{
+    cppcheck --enable=warning,portability,performance --std=c99 --language=c -q --template='{file}:{line}: {message}' \
+        -D__GNUC__=12 -D__x86_64__ -D__linux__ -D__unix__ -UKD__TEMPLATE tests/compile/implementation.c \
+        2>"$build/cppcheck.log" || return
+    ! grep -E '^[^ ]*kd\.h:' "$build/cppcheck.log" | grep -v -E "$not_so"
+}
+if have cppcheck cppcheck; then check 'cppcheck' by_cppcheck; else skip 'cppcheck' 'needs cppcheck'; fi
+
+if [ $tier = full ]; then
+    check 'gcc -fanalyzer' gcc -std=c99 -O1 -fanalyzer -Werror -DKD_NO_SIMD -c -o "$build/analyzed.o" \
+        tests/compile/implementation.c
+    if have clang clang; then
+        check 'libFuzzer, 60 seconds a parser' env BUILD="$PWD/build/fuzz" tests/fuzz/run.sh fuzz "${SECONDS_EACH:-60}"
+    fi
+fi
+
+echo "$failed failed, $skips skipped, $((($(date +%s) - begun) / 60)) minutes; $(nproc) processors, $(gcc --version | head -n 1)"
+[ "$failed" = 0 ]

@@ -1,0 +1,48 @@
+/* Images, as examples/images.h decodes and resizes them. How many channels and which size are wanted follows from the
+   number of bytes, so that any image file is an input. */
+#include <stdio.h>
+#include "../../examples/images.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check(int truth, const char *what)
+{
+    if (truth) return;
+    fprintf(stderr, "image.c: does not hold: %s\n", what);
+    abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const int channels[] = {0, 1, 3};
+    const int want = channels[size % 3], side = 1 + (int)(size % 61);
+    const char *why = NULL;
+    images_picture p;
+    images s;
+    uint8_t *fitted;
+    int i, bright = 0;
+    if (!images_header(data, size, &p, &why)) {
+        check(why && *why, "a reason is given");
+        return 0;
+    }
+    if ((int64_t)p.w * p.h > 1 << 16) return 0; /* allowed, and too slow to be tried often */
+    if (!images_decode(data, size, want, &p, &why)) {
+        check(why && *why, "a reason is given");
+        return 0;
+    }
+    check(p.w > 0 && p.h > 0 && (p.channels == 1 || p.channels == 3) && (!want || p.channels == want),
+          "size and channels are those asked for");
+    memset(&s, 0, sizeof s);
+    s.width = s.height = side;
+    if ((double)side * side * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 16 ||
+        !images_can_fit(p.w, p.h, &s)) {
+        free(p.pixels);
+        return 0;
+    }
+    fitted = images_fit(&p, side);
+    check(fitted != NULL, "what can fit does");
+    for (i = 0; i < side * side * p.channels; ++i) bright += fitted[i] > 127; /* every pixel has a value */
+    check(bright >= 0, "pixels can be counted");
+    free(fitted);
+    return 0;
+}

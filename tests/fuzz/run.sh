@@ -1,0 +1,62 @@
+#!/bin/sh
+# Runs the parsers' harnesses; a line each: name, executions, result, seconds, and what is known about a failure.
+# Usage: tests/fuzz/run.sh fuzz SECONDS     clang's libFuzzer, with AddressSanitizer and UndefinedBehaviorSanitizer
+#        tests/fuzz/run.sh replay ROUNDS    the corpus and ROUNDS mutants of it, by $CC $CFLAGS
+# What is built and found goes into $BUILD (build/fuzz). PARSERS="spec npy" limits it to these.
+cd "$(dirname "$0")" || exit 1
+mode=$1 much=$2
+case $mode:$much in
+    fuzz:*[!0-9]* | replay:*[!0-9]* | fuzz: | replay:) echo "usage: run.sh fuzz SECONDS | replay ROUNDS" >&2; exit 2 ;;
+    fuzz:* | replay:*) ;;
+    *) echo "usage: run.sh fuzz SECONDS | replay ROUNDS" >&2; exit 2 ;;
+esac
+build=${BUILD:-../../build/fuzz}
+mkdir -p "$build" && build=$(cd "$build" && pwd) || exit 1
+warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
+failed=0
+
+# The kernels are compiled only once and only in C: with sanitizers they take a minute for each instruction set.
+if [ "$mode" = fuzz ]; then
+    compiler=clang
+    common="-std=gnu99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fsanitize-ignorelist=stb.ignore"
+    object="$common -fsanitize=fuzzer-no-link -DKD_NO_SIMD -DKD_NO_THREADS" program="$common -fsanitize=fuzzer" driver=
+else
+    compiler=${CC:-gcc}
+    common="-std=gnu99 ${CFLAGS:--g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=shift}"
+    object=$common program=$common driver=replay.c
+fi
+
+log=$build/compile.log
+if ! $compiler $object $warnings -c ../compile/implementation.c -o "$build/kd-$mode.o" 2>"$log"; then
+    echo "kd.h         0  FAILED  0  $log"
+    exit 1
+fi
+# one <parser>
+one()
+{
+    cases=0 name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1
+    case $name in
+        cache) dictionary=model ;;
+        image) needs= inputs="../images $(ls -d corpus/image 2>/dev/null)" ;;
+        idx) needs= ;;
+    esac
+    started=$(date +%s)
+    log=$build/$name-$mode.log
+    if ! $compiler $program $warnings "$name.c" $driver $needs -o "$build/$name-$mode" -lm >"$log" 2>&1; then
+        end=FAILED
+    elif [ "$mode" = fuzz ]; then
+        mkdir -p "$build/found-$name"
+        "$build/$name-$mode" -max_total_time="$much" -timeout=20 -rss_limit_mb=3000 -max_len=4096 -print_final_stats=1 \
+            -artifact_prefix="$build/$name-" -dict=$dictionary.dict "$build/found-$name" $inputs >>"$log" 2>&1 &&
+            end=passed || end=FAILED
+        cases=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    else
+        "$build/$name-$mode" -r "$much" -c "$build/$name-crash" -d $dictionary.dict $inputs >>"$log" 2>&1 && end=passed || end=FAILED
+        cases=$(sed -n 's/^\([0-9]*\) inputs.* \([0-9]*\) mutants$/\1 \2/p' "$log" | awk '{ print $1 + $2 + 1 }')
+    fi
+    [ $end = passed ] && why= || { why=$log failed=1; }
+    printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$why"
+}
+
+for parser in ${PARSERS:-spec model cache npy idx image}; do one "$parser"; done
+exit $failed
