@@ -841,7 +841,7 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
    as it was. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
    found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless
    it was they that grew. KD_STOPPED: a callback ended training; the model is usable.
-   kd_ctx_desc.log gets a line for every loss but ce: what its terms are multiplied by. */
+   kd_ctx_desc.log gets a line for every loss but ce, those on features too: what its terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample

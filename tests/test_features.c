@@ -276,7 +276,7 @@ static void test_derivatives(void **state)
         {KD_FEATURE_SP, "high", "low", NULL, NULL, 50},       /* a fused activation by its own tag */
         {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},        {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 20000},
         {KD_FEATURE_CC, "res.body.0", "flat", NULL, NULL, 200}, {KD_FEATURE_NST, "first", "low", NULL, NULL, 5},
-        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1000},       {KD_FEATURE_FSP, "first", "first", "low", "low", 5},
+        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1000},     {KD_FEATURE_FSP, "first", "first", "low", "low", 5},
     };
     static const choice several[] = {
         {KD_FEATURE_VID, "first", "low", NULL, NULL, 20},
