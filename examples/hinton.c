@@ -1,6 +1,6 @@
-/* hinton.c - the MNIST experiments of Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
-   section 3: what a large net has learned can be taught to a small one through its softened outputs, even about
-   digits of which the small one never sees an image.
+/* hinton.c - the MNIST experiments of Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural
+   Network", section 3: what a large net has learned can be taught to a small one through its softened outputs, even
+   about digits of which the small one never sees an image.
 
        cc -O2 -fopenmp -o hinton examples/hinton.c -lm         (needs stb: apt-get install libstb-dev)
        ./hinton <folder with MNIST's four IDX files>
@@ -206,7 +206,7 @@ static int epochs_of(const lab *l, int e)
     return l->o.quick ? (experiments[e].epochs + 2) / 3 : experiments[e].epochs;
 }
 
-/* Images as the model of an experiment sees them: students do better with standardised pixels, the teacher without. */
+/* Images as the model of an experiment sees them: students do better with standardised pixels, the teacher not. */
 static kd_data data_of(const images_set *s, int e)
 {
     kd_data data = kd_data_u8(s->pixels, s->labels, s->count, 1, SIDE, SIDE, CLASSES);
