@@ -459,7 +459,6 @@ static int run_one(lab *l, int e, int index)
                now - started, left / 60);
     }
     if (ok && experiments[e].corrected) ok = correct_biases(l, e, &t, index, m);
-    fflush(stdout);
     kd_model_destroy(m);
     transfer_close(&t);
     return ok;
@@ -746,6 +745,7 @@ int main(int argc, char **argv)
     int i, done;
     const int parsed = parse_options(&l.o, argc, argv);
     if (parsed <= 0) return parsed < 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a log can be followed */
     done = open_lab(&l);
     if (done) {
         what_was_done(&l, text, sizeof text);
