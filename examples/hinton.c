@@ -1,6 +1,6 @@
-/* hinton.c - the MNIST experiments of Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
-   section 3: what a large net has learned can be taught to a small one through its softened outputs, even about
-   digits of which the small one never sees an image.
+/* hinton.c - the MNIST experiments of Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural
+   Network", section 3: what a large net has learned can be taught to a small one through its softened outputs, even
+   about digits of which the small one never sees an image.
 
        cc -O2 -fopenmp -o hinton examples/hinton.c -lm         (needs stb: apt-get install libstb-dev)
        ./hinton <folder with MNIST's four IDX files>
@@ -206,7 +206,7 @@ static int epochs_of(const lab *l, int e)
     return l->o.quick ? (experiments[e].epochs + 2) / 3 : experiments[e].epochs;
 }
 
-/* Images as the model of an experiment sees them: students do better with standardised pixels, the teacher without. */
+/* Images as the model of an experiment sees them: students do better with standardised pixels, the teacher not. */
 static kd_data data_of(const images_set *s, int e)
 {
     kd_data data = kd_data_u8(s->pixels, s->labels, s->count, 1, SIDE, SIDE, CLASSES);
@@ -459,7 +459,6 @@ static int run_one(lab *l, int e, int index)
                now - started, left / 60);
     }
     if (ok && experiments[e].corrected) ok = correct_biases(l, e, &t, index, m);
-    fflush(stdout);
     kd_model_destroy(m);
     transfer_close(&t);
     return ok;
@@ -746,6 +745,7 @@ int main(int argc, char **argv)
     int i, done;
     const int parsed = parse_options(&l.o, argc, argv);
     if (parsed <= 0) return parsed < 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a log can be followed */
     done = open_lab(&l);
     if (done) {
         what_was_done(&l, text, sizeof text);
