@@ -9517,7 +9517,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *sa
     const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
     float *grad = kd__run_logits_grad(t->run);
     kd_result result = KD_OK;
-    double value;
+    double value = 0;
     int i;
     *loss = 0;
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
