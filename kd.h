@@ -5068,7 +5068,7 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
                                            |  [TAG ":"] "residual" "(" layers ")"
    ============================================================================================================ */
 
-enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120 };
+enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120, KD__MAX_LAYERS = 10000 }; /* tags are looked up one by one */
 
 KD__PRIVATE int kd__is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 KD__PRIVATE int kd__is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
@@ -5277,7 +5277,10 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     kd__node *n;
     kd_result result;
     int i;
-    void *list = kd__grow(d->kd, m->nodes, m->node_count, &m->node_capacity, sizeof *n);
+    void *list;
+    if (m->node_count == KD__MAX_LAYERS)
+        return kd__spec_fail(d, "a model may have up to %d layers", (int)KD__MAX_LAYERS);
+    list = kd__grow(d->kd, m->nodes, m->node_count, &m->node_capacity, sizeof *n);
     if (!list) return KD_ERR_MEMORY;
     m->nodes = (kd__node *)list;
     n = &m->nodes[m->node_count];

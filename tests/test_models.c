@@ -443,6 +443,19 @@ static void test_spec_errors(void **state)
     strcat(line, "relu");
     repeat(line + strlen(line), ")", 16);
     kd_model_destroy(create(line, 1));
+    {
+        enum { LAYERS = 10000 };
+        char *many = (char *)malloc(3 + LAYERS * 5 + 5);
+        assert_non_null(many);
+        strcpy(many, "7: ");
+        repeat(many + 3, "relu,", LAYERS);
+        strcat(many, "relu");
+        snprintf(message, sizeof message, "%d: a model may have up to 10000 layers", 3 + LAYERS * 5 + 1);
+        check_spec_error(many, message);
+        many[3 + LAYERS * 5 - 1] = 0;
+        kd_model_destroy(create(many, 1));
+        free(many);
+    }
     kd_model_destroy(create("7: abcdefghijabcdefghijabcdefghijabcdefghij: relu, b: residual(b: relu), c: relu", 1));
     assert_fails(kd, kd_model_create(kd, NULL, 1, NULL), KD_ERR_ARGUMENT, "spec and out must not be NULL");
     assert_int_equal(kd_model_create(NULL, "7: relu", 1, NULL), KD_ERR_ARGUMENT);
