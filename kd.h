@@ -844,6 +844,27 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
    kd_ctx_desc.log gets a line for every loss but ce, those on features too: what its terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
+/* The same a step at a time, for loops of one's own: several models that learn from each other, training that stops
+   and goes on another day.
+
+       kd_trainer_open(m, data, &desc, &t);
+       while (!kd_trainer_done(t) && kd_trainer_step(t, &info) == KD_OK) {}
+       kd_trainer_close(t);
+
+   The model, the data and all that desc points to must stay where they are until kd_trainer_close; a teacher may be
+   trained by another trainer meanwhile. One thread at a time may use a trainer or its model. */
+typedef struct kd_trainer kd_trainer;
+/* Checks everything, as kd_train does, and changes nothing. */
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out);
+/* One batch; after the last of an epoch, its validation and on_epoch, too. info may be NULL. KD_STOPPED: a callback
+   ended training, or it had ended before. */
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
+/* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
+KDDEF int kd_trainer_done(const kd_trainer *t);
+/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed. NULL
+   is allowed. */
+KDDEF void kd_trainer_close(kd_trainer *t);
+
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
    (epoch modulo views), made again from the cache's own seed whatever desc.seed is, so that soft targets and images
@@ -8956,7 +8977,27 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
 enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
-typedef struct kd__trainer {
+/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8 bytes
+   each, so that a checkpoint can hold them one after another. */
+#define KD__POSITIONS(X)                                                                                           \
+    X(int64_t, epoch)                                                                                              \
+    X(int64_t, batch) /* of the epoch: the next one */                                                             \
+    X(int64_t, step)  /* updates */                                                                                \
+    X(int64_t, images)                                                                                             \
+    X(int64_t, labelled) /* in this epoch, */                                                                      \
+    X(int64_t, correct)  /* and of those */                                                                        \
+    X(int64_t, gathered_batches)                                                                                   \
+    X(int64_t, epochs_without_gain)                                                                                \
+    X(double, loss) /* sum over this epoch's samples */                                                            \
+    X(double, best)
+
+typedef struct kd__position {
+#define KD__ITEM(type, name) type name;
+    KD__POSITIONS(KD__ITEM)
+#undef KD__ITEM
+} kd__position;
+
+struct kd_trainer {
     kd_ctx *kd;
     kd_model *m;
     const kd_data *data;
@@ -8983,14 +9024,14 @@ typedef struct kd__trainer {
     double slopes[KD__MAX_LOSSES];                                 /* their gradient, gathered */
     float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
-    int gathered_batches;
-    int64_t step, steps_per_epoch, images;
-    int64_t labelled, correct; /* in this epoch */
-    double best;
-    int epochs_without_gain;
-} kd__trainer;
+    int64_t steps_per_epoch;
+    int batches; /* of an epoch */
+    int stopped; /* no step may follow: the end, patience, a callback, or a failure */
+    int failed;
+    kd__position at;
+};
 
-KD__PRIVATE void kd__trainer_close(kd__trainer *t)
+KD__PRIVATE void kd__trainer_free(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     int i;
@@ -9010,10 +9051,11 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
+    kd__free(kd, t);
 }
 
 /* Where soft targets come from: exactly one source, or none. */
-KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9067,7 +9109,7 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
 }
 
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
-KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
+KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9098,7 +9140,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
 }
 
 /* The labels that the losses need, of all samples. */
-KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9124,7 +9166,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9158,7 +9200,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
 
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
    be something to judge by. */
-KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data *data)
+KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
 {
     static const char where[] = "kd_train";
     const int classes = KD__MAX(data->classes, t->outputs);
@@ -9181,7 +9223,7 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data
 }
 
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
-KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9232,7 +9274,7 @@ KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
     }
 }
 
-KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     const kd_train_desc *d = &t->desc;
@@ -9282,8 +9324,9 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
     if (failed) return KD_ERR_MEMORY;
     for (i = 0; i < t->data->count; ++i) t->order[i] = i;
     if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(d->seed, KD__RNG_SPLIT, 0, 0));
-    t->steps_per_epoch = ((t->train_count + batch - 1) / batch + d->accumulate - 1) / d->accumulate;
-    t->best = -1e300;
+    t->batches = (t->train_count + batch - 1) / batch;
+    t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
+    t->at.best = -1e300;
     return KD_OK;
 }
 
@@ -9297,7 +9340,7 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
 }
 
 /* Several teachers' probabilities, averaged at the temperature of a loss. */
-KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int n)
+KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
     const float *each[KD__MAX_TEACHERS];
     kd_result result;
@@ -9312,7 +9355,7 @@ KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int
 }
 
 /* The soft targets of the batch that the feed has just made, or NULL; of several teachers, each one's. */
-KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *samples, int n, const float **out)
+KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
     int i;
@@ -9343,7 +9386,7 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
-KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbers, const char *what,
+KD__PRIVATE kd_result kd__trainer_check_norms(kd_trainer *t, const float *numbers, const char *what,
                                               const char *then)
 {
     int i;
@@ -9352,12 +9395,12 @@ KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbe
         if (p->trained && !(t->kd->k->sum_squares((ptrdiff_t)p->size, numbers + p->offset) <= kd__norm_limit))
             return kd__fail(t->kd, KD_ERR_NOT_FINITE,
                             "kd_train: %s%s is not finite, or beyond 1e15, at step %lld%s", what, p->name,
-                            (long long)t->step, then);
+                            (long long)t->at.step, then);
     }
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t)
 {
     size_t c;
     int i, which;
@@ -9370,14 +9413,14 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
                     return kd__fail(
                         t->kd, KD_ERR_NOT_FINITE,
                         "kd_train: %s would not be finite after step %lld; the weights are those before it",
-                        p->name, (long long)t->step);
+                        p->name, (long long)t->at.step);
             }
         }
     }
     return KD_OK;
 }
 
-KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, const float *feature_grads)
+KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, const float *feature_grads)
 {
     double sum = 0;
     int i;
@@ -9391,7 +9434,7 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, c
 }
 
 /* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
-KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
+KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
 {
     kd__update update = t->optim.update;
     int i;
@@ -9406,33 +9449,33 @@ KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
     }
 }
 
-KD__PRIVATE void kd__trainer_gather(const kd__trainer *t, float *sum, const float *grads, size_t count)
+KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float *grads, size_t count)
 {
     if (count == 0) return;
-    if (t->gathered_batches == 0)
+    if (t->at.gathered_batches == 0)
         memcpy(sum, grads, count * sizeof *grads);
     else
         t->kd->k->add((ptrdiff_t)count, sum, grads, KD__LINEAR, 0, sum);
 }
 
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
-KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
+KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
     double scale = 1;
     int batches = 1;
-    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
+    info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch);
     info->gradient_norm = 0;
     if (t->gathered) {
         kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
         kd__trainer_gather(t, t->features.gathered, feature_grads, t->features.param_count);
-        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
+        if (++t->at.gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         grads = t->gathered;
         feature_grads = t->features.gathered;
-        batches = t->gathered_batches;
+        batches = (int)t->at.gathered_batches;
         scale = 1.0 / batches;
-        t->gathered_batches = 0;
+        t->at.gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
         info->gradient_norm = kd__gradient_norm(t, grads, feature_grads) * scale;
@@ -9446,12 +9489,12 @@ KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_s
     if (t->features.param_count > 0)
         t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
                          t->features.first, t->features.second);
-    ++t->step;
+    ++t->at.step;
     return KD_OK;
 }
 
 /* Counts the samples of a batch that have a label, and those that the model gives it. */
-KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
+KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
 {
     const float *logits = kd__run_logits(t->run);
     const int classes = t->data->classes;
@@ -9460,8 +9503,8 @@ KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
         const int label =
             t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
         if (label < 0) continue;
-        ++t->labelled;
-        t->correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        ++t->at.labelled;
+        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
     }
 }
 
@@ -9477,7 +9520,7 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
 }
 
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
-KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int32_t *samples, int n, int epoch,
+KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32_t *samples, int n, int epoch,
                                            const float *soft_targets, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
@@ -9514,7 +9557,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int3
 }
 
 /* The sum of the losses of a batch, and of their gradients where the model has its own. */
-KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *samples, int n, int epoch,
+KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, const int32_t *samples, int n, int epoch,
                                                const float *soft_targets, double *loss)
 {
     const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
@@ -9531,12 +9574,12 @@ KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *sa
     if (result != KD_OK || kd__is_finite(*loss)) return result;
     result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
     if (result == KD_OK)
-        result =
-            kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld", (long long)t->step);
+        result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
+                          (long long)t->at.step);
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
+KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
@@ -9553,11 +9596,11 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     }
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
     if (result != KD_OK) return result;
-    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
+    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, 0);
     kd__run_forward(t->run, t->feed.x, n);
     result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
     if (result == KD_OK && t->features.count > 0) {
-        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->step, &features);
+        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->at.step, &features);
         info->loss += features;
     }
     if (result != KD_OK) return result;
@@ -9565,20 +9608,20 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     kd__run_backward(t->run);
     result =
         kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
-    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->step);
+    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->at.step);
     if (result == KD_OK) result = kd__trainer_check_statistics(t);
     if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
     kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
-    if (t->images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
     ++t->m->batches_seen;
-    t->images += n;
+    t->at.images += n;
     return KD_OK;
 }
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
+KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
 {
     const int own = t->desc.validation_data != NULL;
     kd_result result;
@@ -9591,10 +9634,10 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     info->has_validation = 1;
     score = info->validation.count ? info->validation.accuracy - 1e-6 * info->validation.nll
                                    : -KD__MAX(info->validation.kl, info->validation.mse);
-    info->is_best = score > t->best;
-    t->epochs_without_gain = info->is_best ? 0 : t->epochs_without_gain + 1;
+    info->is_best = score > t->at.best;
+    t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
     if (!info->is_best) return KD_OK;
-    t->best = score;
+    t->at.best = score;
     if (t->best_weights) {
         memcpy(t->best_weights, t->m->weights, t->m->weight_count * sizeof(float));
         memcpy(t->best_state, t->m->state, t->m->state_count * sizeof(float));
@@ -9602,49 +9645,58 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
+/* The order of the samples in the epoch that begins. */
+KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
+{
+    if (t->desc.shuffle)
+        kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
+}
+
+KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t, double lr)
 {
     const kd_train_desc *d = &t->desc;
-    const int batch = t->feed.batch, batches = (t->train_count + batch - 1) / batch;
-    kd_step_info step;
+    kd_result result = KD_OK;
     kd_epoch_info info;
-    double loss = 0;
-    int b;
-    memset(&step, 0, sizeof step);
     memset(&info, 0, sizeof info);
-    t->labelled = t->correct = 0;
-    if (d->shuffle)
-        kd__shuffle(t->order, t->train_count, kd__rng_key(d->seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
-    for (b = 0; b < batches; ++b) {
-        const int n = KD__MIN(batch, t->train_count - b * batch);
-        const kd_result result =
-            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step);
-        if (result != KD_OK) return result;
-        loss += step.loss * n;
-        step.epoch = epoch;
-        step.epochs = d->epochs;
-        step.step = b;
-        step.steps = batches;
-        step.images = t->images;
-        if (d->on_step && d->on_step(d->user, &step)) return KD_STOPPED;
-    }
-    info.epoch = epoch;
+    info.epoch = (int)t->at.epoch;
     info.epochs = d->epochs;
-    info.images = t->images;
-    info.loss = loss / t->train_count;
-    info.accuracy = t->labelled ? (double)t->correct / (double)t->labelled : -1;
-    info.lr = step.lr;
+    info.images = t->at.images;
+    info.loss = t->at.loss / t->train_count;
+    info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
+    info.lr = lr;
     info.model = t->m;
-    if (t->has_validation) {
-        const kd_result result = kd__trainer_validate(t, &info);
-        if (result != KD_OK) return result;
+    if (t->has_validation) result = kd__trainer_validate(t, &info);
+    if (result != KD_OK) return result;
+    ++t->at.epoch;
+    t->at.batch = 0;
+    return d->on_epoch && d->on_epoch(d->user, &info) ? KD_STOPPED : KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
+{
+    const kd_train_desc *d = &t->desc;
+    const int b = (int)t->at.batch, first = b * t->feed.batch, n = KD__MIN(t->feed.batch, t->train_count - first);
+    kd_result result;
+    if (b == 0) {
+        t->at.labelled = t->at.correct = 0;
+        t->at.loss = 0;
+        kd__trainer_shuffle(t, t->at.epoch);
     }
-    if (d->on_epoch && d->on_epoch(d->user, &info)) return KD_STOPPED;
-    return KD_OK;
+    result = kd__trainer_step(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
+    if (result != KD_OK) return result;
+    t->at.loss += info->loss * n;
+    info->epoch = (int)t->at.epoch;
+    info->epochs = d->epochs;
+    info->step = b;
+    info->steps = t->batches;
+    info->images = t->at.images;
+    ++t->at.batch;
+    if (d->on_step && d->on_step(d->user, info)) return KD_STOPPED;
+    return b == t->batches - 1 ? kd__trainer_end_epoch(t, info->lr) : KD_OK;
 }
 
 /* What a published alpha, a convention and the weights have come to. */
-KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
+KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
@@ -9671,17 +9723,48 @@ KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
     }
 }
 
-KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+KDDEF int kd_trainer_done(const kd_trainer *t)
+{
+    return !t || t->stopped || t->at.epoch >= t->desc.epochs ||
+           (t->desc.patience > 0 && t->at.epochs_without_gain >= t->desc.patience);
+}
+
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
+{
+    kd_step_info own;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (kd_trainer_done(t)) return KD_STOPPED;
+    memset(&own, 0, sizeof own);
+    result = kd__trainer_next(t, &own);
+    t->stopped = result != KD_OK;
+    t->failed = result != KD_OK && result != KD_STOPPED;
+    if (info) *info = own;
+    return result;
+}
+
+KDDEF void kd_trainer_close(kd_trainer *t)
+{
+    if (!t) return;
+    if (!t->failed && t->best_weights && t->at.best > -1e300) {
+        memcpy(t->m->weights, t->best_weights, t->m->weight_count * sizeof(float));
+        memcpy(t->m->state, t->best_state, t->m->state_count * sizeof(float));
+    }
+    kd__trainer_free(t);
+}
+
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
-    kd__trainer *t;
+    kd_trainer *t;
     kd_result result;
-    int epoch;
     if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
+    *out = NULL;
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(m->kd, KD_ERR_DEFAULTS, "kd_train: the options must start from kd_train_defaults()");
-    t = KD__NEW(m->kd, kd__trainer, 1);
+    t = KD__NEW(m->kd, kd_trainer, 1);
     if (!t) return KD_ERR_MEMORY;
     t->kd = m->kd;
     t->m = m;
@@ -9690,17 +9773,22 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
-    if (result == KD_OK) kd__trainer_announce(t);
-    for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
-        result = kd__trainer_epoch(t, epoch);
-        if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
+    if (result == KD_OK) {
+        kd__trainer_announce(t);
+        *out = t;
+    } else {
+        kd__trainer_free(t);
     }
-    if ((result == KD_OK || result == KD_STOPPED) && t->best_weights && t->best > -1e300) {
-        memcpy(m->weights, t->best_weights, m->weight_count * sizeof(float));
-        memcpy(m->state, t->best_state, m->state_count * sizeof(float));
-    }
-    kd__trainer_close(t);
-    kd__free(m->kd, t);
+    return result;
+}
+
+KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+{
+    kd_trainer *t;
+    kd_result result = kd_trainer_open(m, data, desc, &t);
+    if (result != KD_OK) return result;
+    while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
+    kd_trainer_close(t);
     return result;
 }
 
