@@ -861,8 +861,8 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
 KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
 /* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
 KDDEF int kd_trainer_done(const kd_trainer *t);
-/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed. NULL
-   is allowed. */
+/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
+   NULL is allowed. */
 KDDEF void kd_trainer_close(kd_trainer *t);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
@@ -8977,8 +8977,8 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
 enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
-/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8 bytes
-   each, so that a checkpoint can hold them one after another. */
+/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
+   bytes each, so that a checkpoint can hold them one after another. */
 #define KD__POSITIONS(X)                                                                                           \
     X(int64_t, epoch)                                                                                              \
     X(int64_t, batch) /* of the epoch: the next one */                                                             \
