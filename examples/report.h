@@ -30,8 +30,8 @@ static void *report_retake(const void *old, size_t old_size, size_t size)
     return block;
 }
 
-/* For an image of so many bytes: lines and their filters, the compressed data, which grow by doubling, and 16384 chains
-   of up to 16 places, likewise. */
+/* For an image of so many bytes: lines and their filters, the compressed data, which grow by doubling, and 16384
+   chains of up to 16 places, likewise. */
 static int report_reserve(size_t bytes)
 {
     report_memory.used = 0;
