@@ -3624,7 +3624,10 @@ struct kd__run {
     const kd__kernels *k;
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
-    int training, capacity;
+    int training;      /* statistics of the batch, dropout, gradients of the weights */
+    int input_grad;    /* gradient of the input, in evaluation mode; never both */
+    int has_backward;  /* either of them */
+    int capacity;
     int chunk, block;     /* samples */
     int chunks;           /* chunks of a full batch */
     kd__slot *act, *grad; /* by value */
@@ -3645,6 +3648,12 @@ struct kd__run {
     int count;
     uint64_t dropout_key;
 };
+
+/* Whether the backward pass computes the gradient of a value. */
+KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
+{
+    return r->has_backward && (r->input_grad || r->model->values[value].needs_grad);
+}
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
 {
@@ -3966,7 +3975,10 @@ KD__PRIVATE void kd__dropout_forward(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    if (r->training)
+        kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    else
+        kd__flatten_backward(r, n, s);
 }
 
 /* ---- dense ----------------------------------------------------------------------------------------------- */
@@ -4072,7 +4084,7 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
 /* The gradient of the output, turned and in panels, for the input's gradient. */
 KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 {
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     return (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)r->model->params[n->param[0]].outputs;
 }
 
@@ -4146,7 +4158,8 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const int depth = w->c * w->h * w->w;
     const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
     kd__gemm g;
-    if (r->model->values[n->in].needs_grad) kd__dense_input_grad(r, n, dy, s);
+    if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
+    if (!r->training) return;
     memset(&g, 0, sizeof g); /* dW^T = x^T dy */
     g.rows = depth;
     g.blocks = 1;
@@ -4363,7 +4376,7 @@ KD__PRIVATE size_t kd__conv_own(const kd__run *r, const kd__node *n)
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     size_t floats = 0;
     int y, x;
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4400,7 +4413,7 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
     float *to = r->plan[n - r->model->nodes].own;
     int y, x, g, i, j;
     (void)s;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4506,11 +4519,12 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
+        if (kd__needs_grad(r, n->in)) kd__conv_input_grad(r, n, dy, kd__slot_at(&r->grad[n->in], s, i));
+        if (!r->training) continue;
         kd__conv_weight_grad(r, n, x, dy, kd__partial(r, n->param[0], s), accumulate);
         if (n->param[1] >= 0)
             kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
                           accumulate);
-        if (r->model->values[n->in].needs_grad) kd__conv_input_grad(r, n, dy, kd__slot_at(&r->grad[n->in], s, i));
     }
 }
 
@@ -4587,16 +4601,18 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
-        float *dw = kd__partial(r, n->param[0], s);
-        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
-        r->k->depthwise_weight_grad(&w, x, dy, dw);
-        if (n->param[1] >= 0)
-            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
-        if (r->model->values[n->in].needs_grad) {
+        float *dw;
+        if (kd__needs_grad(r, n->in)) {
             float *dx = kd__slot_at(&r->grad[n->in], s, i);
             if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, &r->grad[n->in], dx);
             r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), dx);
         }
+        if (!r->training) continue;
+        dw = kd__partial(r, n->param[0], s);
+        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
+        r->k->depthwise_weight_grad(&w, x, dy, dw);
+        if (n->param[1] >= 0)
+            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
     }
 }
 
@@ -4900,12 +4916,13 @@ KD__PRIVATE void kd__norm_backward_join(const kd__run *r, const kd__node *n, kd_
     }
 }
 
+/* In evaluation mode the two means stay 0, as they were allocated: the statistics do not depend on the input. */
 KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
     const kd__image image = kd__norm_image(r, n, in);
     int i;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i)
         r->k->norm_grad(&image, kd__slot_at(in, s, i), kd__slot_at(dy, s, i), dy->row,
                         kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
@@ -4940,9 +4957,8 @@ KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span 
 {
     const kd__shape *shape = &r->model->values[n->out].shape;
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    if (r->model->values[n->in2].needs_grad)
-        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
-    if (r->model->values[n->in].needs_grad && r->grad[n->in].base != r->grad[n->out].base)
+    if (kd__needs_grad(r, n->in2)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    if (kd__needs_grad(r, n->in) && r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
 }
 
@@ -4975,7 +4991,7 @@ typedef struct kd__layer_type {
      kd__act_build,                                                                                                \
      NULL,                                                                                                         \
      {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
-     {{kd__act_backward, KD__SPANS, KD__TRAINING}},                                                                \
+     {{kd__act_backward, KD__SPANS, KD__ALWAYS}},                                                                  \
      0,                                                                                                            \
      name},
 #define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
@@ -4986,7 +5002,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dense_build,
      kd__dense_own,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
-     {{kd__dense_backward, KD__WHOLE, KD__TRAINING}},
+     {{kd__dense_backward, KD__WHOLE, KD__ALWAYS}},
      1,
      0},
     {"conv",
@@ -4994,7 +5010,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__conv_build,
      kd__conv_own,
      {{kd__conv_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__conv_backward_prepare, KD__PREPARE, KD__TRAINING}, {kd__conv_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"depthwise",
@@ -5002,7 +5018,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__depthwise_build,
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__depthwise_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__depthwise_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"maxpool",
@@ -5010,7 +5026,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__pool_build,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__maxpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__maxpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"avgpool",
@@ -5018,7 +5034,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__pool_build,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"gap",
@@ -5026,7 +5042,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__gap_build,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"batchnorm",
@@ -5039,7 +5055,7 @@ static const kd__layer_type kd__layer_types[] = {
       {kd__norm_forward, KD__SPANS, KD__ALWAYS}},
      {{kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
       {kd__norm_backward_join, KD__JOIN, KD__TRAINING},
-      {kd__norm_backward, KD__SPANS, KD__TRAINING},
+      {kd__norm_backward, KD__SPANS, KD__ALWAYS},
       {kd__norm_commit, KD__COMMIT, KD__TRAINING}},
      1,
      0},
@@ -5048,7 +5064,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dropout_build,
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__dropout_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__dropout_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"flatten",
@@ -5056,7 +5072,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__flatten_build,
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__flatten_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__flatten_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
@@ -5066,7 +5082,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__add_build,
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__add_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__add_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
 };
@@ -6423,7 +6439,7 @@ KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int passes = n->fused || t->build == kd__flatten_build || t->build == kd__add_build;
-        if (passes && m->values[n->in].consumers == 1 && m->values[n->in].needs_grad &&
+        if (passes && m->values[n->in].consumers == 1 && kd__needs_grad(p->r, n->in) &&
             m->values[n->in].grad_pad == m->values[p->grad_root[n->out]].grad_pad)
             p->grad_root[n->in] = p->grad_root[n->out];
     }
@@ -6471,13 +6487,13 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
                             KD__JOIN);
     }
-    if (!r->training) return 1;
+    if (!r->has_backward) return 1;
     for (i = 0; i < m->node_count; ++i)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
     for (i = m->node_count - 1; i >= 0; --i) {
         if (kd__is_tapped(r, n[i].out)) kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
-        if (m->values[n[i].out].needs_grad)
+        if (kd__needs_grad(r, n[i].out))
             kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
                             KD__SPANS, KD__JOIN);
         kd__plan_phases(r, r->commit, &r->commit_steps, kd__layer_types[n[i].type].backward, &n[i], KD__COMMIT,
@@ -6518,7 +6534,7 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
         }
         for (j = 0; j < 3; ++j) {
             const int v = values[j] >= 0 ? root[values[j]] : -1;
-            if (v < 0 || (backward && !m->values[v].needs_grad)) continue;
+            if (v < 0 || (backward && !kd__needs_grad(p->r, v))) continue;
             if (p->from[v] < 0) p->from[v] = i, p->group[v] = group;
             p->until[v] = i;
             p->spread[v] |= steps[i].whole || p->group[v] != group;
@@ -6555,7 +6571,7 @@ KD__PRIVATE int kd__plan_block(const kd__run *r)
     int i;
     for (i = 0; i < m->value_count; ++i) {
         if (!m->values[i].shape.flat)
-            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->training ? 2 : 1);
+            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
     return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
 }
@@ -6569,11 +6585,13 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers losses on features will read when the pass is over. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient of the input. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
+    const kd_model *m = p->r->model;
     int i;
-    for (i = 0; i < p->r->model->value_count; ++i) p->tapped[i] = 0;
+    for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
+    if (backward && p->r->input_grad) p->tapped[root[m->input]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -6590,7 +6608,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
         kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
-        if (root[v] != v || (backward && !value->needs_grad)) continue;
+        if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
@@ -6659,14 +6677,14 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
     }
     kd__plan_lifetimes(p, r->forward, r->forward_steps, p->act_root, 0);
-    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->training);
-    if (result == KD_OK && r->training) {
+    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->has_backward);
+    if (result == KD_OK && r->has_backward) {
         kd__plan_accumulation(p);
         kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
         result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
     }
     if (result == KD_OK) result = kd__plan_locals(r, r->act, p->act_root);
-    if (result == KD_OK && r->training) result = kd__plan_locals(r, r->grad, p->grad_root);
+    if (result == KD_OK && r->has_backward) result = kd__plan_locals(r, r->grad, p->grad_root);
     if (result == KD_OK && r->training) {
         r->weight_grads = kd__run_alloc(r, m->weight_count);
         r->partials = kd__run_alloc(r, kd__times(m->summed_count, (size_t)r->chunks));
@@ -6697,9 +6715,15 @@ KD__PRIVATE void kd__run_close(kd__run *r)
     kd__free(r->kd, r);
 }
 
-/* `trained` is the model itself where the run is for training, else NULL. The taps stay the caller's. */
-KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
-                                          int tap_count, kd__run **out)
+/* What a run is for. */
+typedef struct kd__run_desc {
+    kd_model *trained; /* the model itself where the run is for training, else NULL */
+    int input_grad;
+    const kd__tap *taps; /* stay the caller's */
+    int tap_count;
+} kd__run_desc;
+
+KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *desc, int capacity, kd__run **out)
 {
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
@@ -6714,12 +6738,14 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
         p.tapped = lists + 6 * values;
-        r->taps = taps;
-        r->tap_count = tap_count;
+        r->taps = desc->taps;
+        r->tap_count = desc->tap_count;
         r->k = kd->k;
         r->model = m;
-        r->trained = trained;
-        r->training = trained != NULL;
+        r->trained = desc->trained;
+        r->training = desc->trained != NULL;
+        r->input_grad = desc->input_grad;
+        r->has_backward = r->training || r->input_grad;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
@@ -6734,6 +6760,16 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
     else
         kd__run_close(r);
     return result;
+}
+
+KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
+                                          int tap_count, kd__run **out)
+{
+    kd__run_desc desc = {NULL, 0, NULL, 0};
+    desc.trained = trained;
+    desc.taps = taps;
+    desc.tap_count = tap_count;
+    return kd__run_open_for(m, &desc, capacity, out);
 }
 
 KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
@@ -6820,11 +6856,11 @@ KD__PRIVATE void kd__run_forward(kd__run *r, const float *x, int count)
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
-/* After a forward pass, and with the logits' gradient in place: all weight gradients. */
+/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the input's. */
 KD__PRIVATE void kd__run_backward(kd__run *r)
 {
     kd__run_steps(r, r->backward, r->backward_steps);
-    kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
+    if (r->training) kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
 }
 
 /* ============================================================================================================
