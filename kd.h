@@ -950,6 +950,17 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
    NULL is allowed. */
 KDDEF void kd_trainer_close(kd_trainer *t);
 
+/* Models that learn together (Zhang et al. 2018): in turn, a batch each, every one from the labels and from the
+   average of what the others say of the same images at that moment, in evaluation mode.
+   `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs. It
+   has no source of soft targets: the others are the teachers, and of two models each is the other's desc.teacher.
+   Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is one
+   output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
+   stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
+   kd_train. */
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
+
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
    (epoch modulo views), made again from the cache's own seed whatever desc.seed is, so that soft targets and images
@@ -10531,6 +10542,88 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     if (result != KD_OK) return result;
     while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
     kd_trainer_close(t);
+    return result;
+}
+
+/* ---- models that learn together -------------------------------------------------------------------------- */
+
+enum { KD__MAX_PEERS = 64 };
+
+typedef struct kd__peer {
+    kd_trainer *trainer;
+    kd_loss_desc losses[2];
+    const kd_model *others[KD__MAX_PEERS];
+} kd__peer;
+
+KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
+{
+    static const float twice[] = {2};
+    d->losses = p->losses;
+    d->loss_count = 1;
+    if (data && data->targets) {
+        p->losses[0] = p->losses[1] = kd_loss_defaults(KD_LOSS_MSE);
+        p->losses[0].to_targets = 1;
+        d->loss_count = 2;
+    } else if (kd_model_outputs(m) == 1) {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_BCE);
+        p->losses[0].alpha = 0.5f;
+        d->loss_weights = twice;
+    } else {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_KL);
+        p->losses[0].hard_weight = 1;
+    }
+    p->losses[0].temperature = 1;
+}
+
+/* Model i, with all the others for teachers. */
+KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int count, int i, const kd_data *data,
+                                    const kd_train_desc *desc)
+{
+    kd_train_desc d = *desc;
+    int j;
+    for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
+    if (count == 2) {
+        d.teacher = p->others[0];
+    } else {
+        d.teachers = p->others;
+        d.teacher_count = count - 1;
+    }
+    if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    return kd_trainer_open(models[i], data, &d, &p->trainer);
+}
+
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc)
+{
+    static const char where[] = "kd_train_mutual";
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__peer *peers;
+    kd_ctx *kd;
+    kd_result result = KD_OK;
+    int i, going = 1;
+    if (!models || count < 1 || !models[0]) return KD_ERR_ARGUMENT;
+    kd = models[0]->kd;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
+    for (i = 0; i < count && models[i] && models[i]->kd == kd; ++i) {}
+    if (count < 2 || count > KD__MAX_PEERS || i < count)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 2 to %d models of one context, got %d", where,
+                        (int)KD__MAX_PEERS, i);
+    if (desc->teacher || desc->teachers || desc->teacher_count || desc->teacher_fn || desc->cache)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the models are each other's teachers; leave the others out",
+                        where);
+    peers = KD__NEW(kd, kd__peer, count);
+    if (!peers) return KD_ERR_MEMORY;
+    for (i = 0; i < count && result == KD_OK; ++i) result = kd__peer_open(&peers[i], models, count, i, data, desc);
+    while (result == KD_OK && going) {
+        for (i = going = 0; i < count && result == KD_OK; ++i) {
+            if (kd_trainer_done(peers[i].trainer)) continue;
+            result = kd_trainer_step(peers[i].trainer, NULL);
+            going = 1;
+        }
+    }
+    for (i = 0; i < count; ++i) kd_trainer_close(peers[i].trainer);
+    kd__free(kd, peers);
     return result;
 }
 
