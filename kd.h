@@ -952,10 +952,10 @@ KDDEF void kd_trainer_close(kd_trainer *t);
 
 /* Models that learn together (Zhang et al. 2018): in turn, a batch each, every one from the labels and from the
    average of what the others say of the same images at that moment, in evaluation mode.
-   `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs. It
-   has no source of soft targets: the others are the teachers, and of two models each is the other's desc.teacher.
-   Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is one
-   output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs.
+   It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
+   Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
+   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
    Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
    stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
    kd_train. */

@@ -1,5 +1,5 @@
-/* Ways to train: adversarial inputs, DOT, peers that teach each other, and those that are made of single calls. Each
-   must notice a teacher that is ignored, that has changed places with the student, or that sees other images. */
+/* Ways to train: adversarial inputs, DOT, peers that teach each other, and those that are made of single calls.
+   Each must notice a teacher that is ignored, has changed places with the student, or sees other images. */
 #include "support.h"
 #include "reference.h"
 #include "golden/ways.h"
@@ -139,10 +139,11 @@ static void check_way(kd_ctx *ctx, const way *w)
 {
     const int binary = w->set == set_binary;
     kd_model *teacher = create_in(ctx, binary ? "2x4x4: dense 1" : "2x4x4: dense 3", 1);
-    kd_model *m = create_in(ctx,
-                            binary ? "2x4x4: conv 4 3 pad=1 bias=0, batchnorm, tanh, maxpool 2, conv 3 2, silu, dense 1"
-                                   : "2x4x4: conv 4 3 pad=1 bias=0, batchnorm, tanh, maxpool 2, conv 3 2, silu, dense 3",
-                            1);
+    kd_model *m =
+        create_in(ctx,
+                  binary ? "2x4x4: conv 4 3 pad=1 bias=0, batchnorm, tanh, maxpool 2, conv 3 2, silu, dense 1"
+                         : "2x4x4: conv 4 3 pad=1 bias=0, batchnorm, tanh, maxpool 2, conv 3 2, silu, dense 3",
+                  1);
     kd_data data = kd_data_u8(golden_pixels, binary ? golden_binary_labels : golden_labels, GOLDEN_COUNT, 2, 4, 4,
                               binary ? 2 : 3);
     const double *next = w->losses, *wanted = w->end;
@@ -201,11 +202,625 @@ static void test_like_pytorch(void **state)
     }
 }
 
+/* ---- the gradient by the input --------------------------------------------------------------------------- */
+
+enum { CLASSES = 3 };
+
+/* Mean cross-entropy of the reference's outputs. */
+static double reference_mean_ce(const double *logits, const int32_t *labels, int n)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; ++i) {
+        double q[CLASSES] = {0, 0, 0}, g[CLASSES] = {0, 0, 0};
+        q[labels[i]] = 1;
+        sum += reference_ce(logits + i * CLASSES, q, CLASSES, 1, g) / n;
+    }
+    return sum;
+}
+
+/* All of it, sample by sample in the order of the input, as the run has stored it. */
+static void input_gradient(kd_ctx *ctx, const kd_model *m, const float *x, const int32_t *labels, int n, double *to)
+{
+    const kd__run_desc desc = {NULL, 1, NULL, 0};
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    const kd__shape *s = &m->values[m->input].shape;
+    const kd__span all = {0, 0, 0, 0};
+    kd__run *run;
+    double value;
+    int i, c, h, w;
+    assert_ok(ctx, kd__run_open_for(m, &desc, n, &run));
+    kd__run_forward(run, x, n);
+    assert_ok(ctx,
+              kd_loss(ctx, &ce, kd__run_logits(run), NULL, labels, n, CLASSES, kd__run_logits_grad(run), &value));
+    kd__run_backward(run);
+    for (i = 0; i < n; ++i) {
+        const float *from = kd__slot_at(&run->grad[m->input], all, i);
+        for (c = 0; c < s->c; ++c) {
+            for (h = 0; h < s->h; ++h) {
+                for (w = 0; w < s->w; ++w) *to++ = (double)from[h * run->grad[m->input].row + w * s->c + c];
+            }
+        }
+    }
+    kd__run_close(run);
+}
+
+static void check_input_gradient(kd_ctx *ctx, const char *spec)
+{
+    enum { N = 21, MOST = 120 };
+    kd_model *m = create_in(ctx, spec, 7);
+    const int floats = (int)kd__shape_count(&m->values[m->input].shape);
+    float *x = test_floats(3, (size_t)(N * floats), 1);
+    double got[N * MOST];
+    int32_t labels[N];
+    reference r;
+    int i, j;
+    assert_true(floats <= MOST);
+    for (i = 0; i < (int)m->state_count; ++i)
+        m->state[i] = 0.5f + 0.25f * (float)(i % 5); /* statistics of its own */
+    for (i = 0; i < N; ++i) labels[i] = i * 5 % CLASSES;
+    input_gradient(ctx, m, x, labels, N, got);
+    reference_open(&r, m, N, 0);
+    reference_run(&r, x);
+    for (i = 0; i < N * floats;
+         i += 7) { /* every place of a sample, for 7 and what they take is no common multiple */
+        double *number = &r.values[m->input][i], up, down;
+        const double kept = *number, step = 1e-6;
+        *number = kept + step;
+        up = reference_mean_ce(reference_run_from(&r, 0), labels, N);
+        *number = kept - step;
+        down = reference_mean_ce(reference_run_from(&r, 0), labels, N);
+        *number = kept;
+        if (fabs(got[i] - (up - down) / (2 * step)) > 2e-6)
+            fail_msg("%s on %s: number %d is %g, should be %g", spec, kd_isa_name(ctx->isa), i, got[i],
+                     (up - down) / (2 * step));
+    }
+    for (i = j = 0; i < N * floats; ++i) j += got[i] != 0;
+    assert_true(j > N * floats / 10);
+    reference_close(&r);
+    free(x);
+    kd_model_destroy(m);
+}
+
+/* First layers of every kind, and all that lets gradients through in another way than in training. */
+static void test_input_gradient(void **state)
+{
+    static const char *const specs[] = {
+        "10: dense 8, tanh, dense 3",
+        "3x5x5: flatten, dense 3",
+        "3x5x5: conv 4 3 pad=1, batchnorm, silu, dropout 0.5, dense 3",
+        "2x6x5: conv 6 3 stride=2 pad=1 groups=2, relu, dense 3",
+        "3x6x6: depthwise 3 pad=1, gelu, avgpool 2, dense 3",
+        "3x5x5: batchnorm, residual(conv 3 3 pad=1, batchnorm, leakyrelu), maxpool 2, dense 3",
+        "1x6x6: dropout 0.4, conv 5 3 pad=1, residual(conv 7 3 pad=1, batchnorm), gap, dropout 0.3, dense 3",
+        "2x5x5: maxpool 3 stride=1, tanh, flatten, batchnorm, dense 3",
+        "2x5x5: residual(conv 2 3 pad=1, sigmoid), residual(conv 4 1), dense 9, hardswish, dense 3",
+        "16x2x2: relu, conv 4 1, dense 3",
+    };
+    kd_isa isa;
+    int i;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 2);
+        for (i = 0; i < KD__COUNT(specs); ++i) check_input_gradient(ctx, specs[i]);
+        kd_close(ctx);
+    }
+}
+
+/* ---- attacks --------------------------------------------------------------------------------------------- */
+
+enum { PIXELS = 32, IMAGES = 300 };
+
+typedef struct scene {
+    kd_model *m, *teacher;
+    float x[IMAGES * PIXELS], out[IMAGES * PIXELS];
+    int32_t labels[IMAGES];
+} scene;
+
+static const float scene_mean[] = {0.4f, 0.6f}, scene_std[] = {0.25f, 0.5f};
+
+/* Two channels of normalised pixels in [0, 1], and a model that knows their preprocessing. */
+static scene *scene_open(kd_ctx *ctx)
+{
+    scene *s = (scene *)calloc(1, sizeof *s);
+    uint64_t random = 5;
+    int i;
+    s->m = create_in(ctx, "2x4x4: conv 6 3 pad=1, batchnorm, relu, dropout 0.3, dense 3", 4);
+    s->teacher = create_in(ctx, "2x4x4: dense 12, tanh, dense 3", 9);
+    assert_ok(ctx, kd_model_set_preprocessing(s->m, scene_mean, scene_std));
+    for (i = 0; i < IMAGES * PIXELS; ++i) {
+        const int c = i / 16 % 2;
+        s->x[i] = (0.5f + 0.5f * test_random(&random) - scene_mean[c]) / scene_std[c];
+    }
+    for (i = 0; i < IMAGES; ++i) s->labels[i] = i % 3;
+    return s;
+}
+
+static void scene_close(scene *s)
+{
+    kd_model_destroy(s->m);
+    kd_model_destroy(s->teacher);
+    free(s);
+}
+
+/* The loss of a model on inputs x, against what the teacher says of the scene's own. */
+static double loss_on(kd_ctx *ctx, const scene *s, const kd_loss_desc *loss, const float *x)
+{
+    static float logits[IMAGES * CLASSES], taught[IMAGES * CLASSES];
+    const int soft = loss->kind != KD_LOSS_CE;
+    double value;
+    assert_ok(ctx, kd_predict(s->m, x, IMAGES, logits));
+    assert_ok(ctx, kd_predict(s->teacher, s->x, IMAGES, taught));
+    assert_ok(ctx, kd_loss(ctx, loss, logits, soft ? taught : NULL, s->labels, IMAGES, CLASSES, NULL, &value));
+    return value;
+}
+
+/* By how much of epsilon numbers have moved, the largest; nothing leaves [0, 1]. */
+static double reach(const scene *s, float epsilon)
+{
+    double most = 0;
+    int i;
+    for (i = 0; i < IMAGES * PIXELS; ++i) {
+        const int c = i / 16 % 2;
+        const double pixel = (double)s->out[i] * (double)scene_std[c] + (double)scene_mean[c];
+        assert_true(pixel > -1e-6 && pixel < 1 + 1e-6);
+        most = KD__MAX(most, fabs((double)(s->out[i] - s->x[i])) * (double)scene_std[c] / (double)epsilon);
+    }
+    return most;
+}
+
+static void test_attacks_raise_the_loss(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_attack_desc fgsm = kd_attack_defaults(KD_ATTACK_FGSM), pgd = kd_attack_defaults(KD_ATTACK_PGD);
+    kd_loss_desc losses[2];
+    int i;
+    (void)state;
+    fgsm.epsilon = pgd.epsilon = 0.05f, pgd.step = 0.02f;
+    losses[0] = kd_loss_defaults(KD_LOSS_CE);
+    losses[1] = kd_loss_defaults(KD_LOSS_KL);
+    losses[1].temperature = 1;
+    for (i = 0; i < 2; ++i) {
+        const kd_model *teacher = i ? s->teacher : NULL;
+        const int32_t *labels = i ? NULL : s->labels;
+        const uint64_t before = kd_model_hash(s->m);
+        double clean, once, often;
+        fgsm.loss = losses[i];
+        if (i) pgd.loss = losses[i]; /* open at first: cross-entropy */
+        clean = loss_on(kd, s, &losses[i], s->x);
+        assert_ok(kd, kd_attack(s->m, teacher, s->x, labels, IMAGES, &fgsm, s->out));
+        once = loss_on(kd, s, &losses[i], s->out);
+        assert_near(reach(s, fgsm.epsilon), 1, 1e-5);
+        assert_ok(kd, kd_attack(s->m, teacher, s->x, labels, IMAGES, &pgd, s->out));
+        often = loss_on(kd, s, &losses[i], s->out);
+        assert_near(reach(s, pgd.epsilon), 1, 1e-5);
+        if (!(once > 1.1 * clean && often > once))
+            fail_msg("%s: %g, %g by fgsm, %g by pgd", kd_loss_name(losses[i].kind), clean, once, often);
+        assert_true(before == kd_model_hash(s->m));
+    }
+    scene_close(s);
+}
+
+/* FGSM moves every number by epsilon of its channel against the sign of the gradient; only range stops it. */
+static void test_fgsm_by_hand(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_attack_desc fgsm = kd_attack_defaults(KD_ATTACK_FGSM);
+    double *gradient = (double *)calloc(IMAGES * PIXELS, sizeof *gradient);
+    int i, moved = 0, stopped = 0;
+    (void)state;
+    input_gradient(kd, s->m, s->x, s->labels, IMAGES, gradient);
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &fgsm, s->out));
+    for (i = 0; i < IMAGES * PIXELS; ++i) {
+        const int c = i / 16 % 2;
+        const double unit = (double)scene_std[c], low = -(double)scene_mean[c] / unit, high = low + 1 / unit;
+        double wanted = (double)s->x[i] + (gradient[i] > 0 ? 1 : gradient[i] < 0 ? -1 : 0) * (8 / 255.0) / unit;
+        stopped += wanted < low || wanted > high;
+        moved += gradient[i] != 0;
+        wanted = KD__MIN(KD__MAX(wanted, low), high);
+        assert_near(s->out[i], wanted, 1e-5);
+    }
+    assert_true(moved > IMAGES * PIXELS / 2 && stopped > 50);
+    free(gradient);
+    scene_close(s);
+}
+
+/* One sample at a time, in place, on any number of threads: the same. Another seed is another start. */
+static void test_attack_of_each_sample(void **state)
+{
+    kd_attack_desc pgd = kd_attack_defaults(KD_ATTACK_PGD);
+    kd_ctx *other = test_open(KD_ISA_AUTO, 3);
+    scene *s = scene_open(kd), *t = scene_open(other);
+    int i;
+    (void)state;
+    pgd.steps = 3;
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &pgd, s->out));
+    assert_ok(other, kd_attack(t->m, NULL, t->x, t->labels, IMAGES, &pgd, t->x));
+    assert_memory_equal(s->out, t->x, sizeof s->out);
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, 1, &pgd, t->out));
+    assert_memory_equal(s->out, t->out, PIXELS * sizeof(float));
+    pgd.seed = 2;
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, 1, &pgd, t->out));
+    assert_memory_not_equal(s->out, t->out, PIXELS * sizeof(float));
+    pgd.random_start = 0, pgd.step = 0;
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &pgd, s->out));
+    assert_memory_equal(s->x, s->out, sizeof s->x);
+    pgd.random_start = 0.1f;
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &pgd, s->out));
+    assert_near(reach(s, pgd.epsilon), 0.1, 1e-4);
+    for (i = 0; i < PIXELS; ++i) s->x[i] = 9; /* outside: may stay, not leave farther */
+    pgd.random_start = 1;
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, 1, &pgd, s->out));
+    for (i = 0; i < PIXELS; ++i) assert_true(s->out[i] <= 9 && s->out[i] > 8.8f);
+    scene_close(s);
+    scene_close(t);
+    kd_close(other);
+}
+
+/* Robust accuracy is that of what kd_attack makes. */
+static void test_robust_accuracy(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_data data = kd_data_f32(s->x, s->labels, IMAGES, 2, 4, 4, CLASSES);
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_attack_desc pgd = kd_attack_defaults(KD_ATTACK_PGD);
+    kd_metrics plain, attacked;
+    float logits[IMAGES * CLASSES];
+    int i, right = 0, labelled = 0;
+    (void)state;
+    assert_ok(kd, kd_model_set_preprocessing(s->m, NULL, NULL));
+    for (i = 0; i < IMAGES * PIXELS; ++i) s->x[i] = KD__MIN(KD__MAX(s->x[i], 0), 1);
+    assert_ok(kd, kd_evaluate(s->m, &data, &plain));
+    assert_true(plain.robust_accuracy == -1);
+    assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &pgd, s->out));
+    assert_ok(kd, kd_predict(s->m, s->out, IMAGES, logits));
+    for (i = 7; i < IMAGES; i += 11) s->labels[i] = KD_UNLABELLED; /* not judged */
+    for (i = 0; i < IMAGES; ++i) {
+        if (s->labels[i] == KD_UNLABELLED) continue;
+        ++labelled;
+        right += kd__argmax(logits + i * CLASSES, CLASSES) == s->labels[i];
+    }
+    desc.attack = &pgd;
+    desc.batch = 77;
+    assert_ok(kd, kd_evaluate_with(s->m, &data, &desc, &attacked));
+    assert_near(attacked.robust_accuracy, (double)right / labelled, 1e-12);
+    assert_true(attacked.robust_accuracy < attacked.accuracy - 0.05);
+    pgd.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_fails(kd, kd_evaluate_with(s->m, &data, &desc, &attacked), KD_ERR_ARGUMENT, "needs a teacher's logits");
+    desc.teacher = s->teacher;
+    assert_ok(kd, kd_evaluate_with(s->m, &data, &desc, &attacked));
+    scene_close(s);
+}
+
+static void test_attack_refused(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_attack_desc good = kd_attack_defaults(KD_ATTACK_PGD), desc;
+    kd_model *wide = create("2x4x4: dense 4", 1);
+    (void)state;
+    s->out[0] = 77;
+#define REFUSED(change, teacher, labels, result, text)                                                             \
+    do {                                                                                                           \
+        desc = good;                                                                                               \
+        change;                                                                                                    \
+        assert_fails(kd, kd_attack(s->m, teacher, s->x, labels, IMAGES, &desc, s->out), result, text);             \
+    } while (0)
+    REFUSED(desc.cookie = 0, NULL, s->labels, KD_ERR_DEFAULTS, "kd_attack_defaults()");
+    REFUSED(desc.epsilon = -1, NULL, s->labels, KD_ERR_ARGUMENT,
+            "the attack's epsilon must be 0 to 1000000, got -1");
+    REFUSED(desc.step = (float)NAN, NULL, s->labels, KD_ERR_ARGUMENT, "the attack's step must be");
+    REFUSED(desc.steps = 0, NULL, s->labels, KD_ERR_ARGUMENT, "the attack's steps must be 1 to 10000, got 0");
+    REFUSED(desc.random_start = 2, NULL, s->labels, KD_ERR_ARGUMENT, "random_start must be 0 to 1, got 2");
+    REFUSED((desc.low = 0.5f, desc.high = 0.25f), NULL, s->labels, KD_ERR_ARGUMENT, "high must be 0.5 to");
+    REFUSED(desc.kind = KD_ATTACK_COUNT, NULL, s->labels, KD_ERR_ARGUMENT,
+            "the kind of attack must be 0 to 1, got 2");
+    REFUSED(desc.loss.cookie = 0, NULL, s->labels, KD_ERR_DEFAULTS, "kd_loss_defaults()");
+    REFUSED((void)0, NULL, NULL, KD_ERR_ARGUMENT, "loss ce needs labels, got none");
+    REFUSED((void)0, s->teacher, s->labels, KD_ERR_ARGUMENT, "loss ce would ignore the teacher");
+    REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), NULL, s->labels, KD_ERR_ARGUMENT, "needs a teacher's logits");
+    REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), wide, NULL, KD_ERR_SHAPE, "the teacher has 4 outputs");
+    s->labels[3] = 3;
+    REFUSED((void)0, NULL, s->labels, KD_ERR_DATA, "label 3 of row 3 is outside 0 to 2");
+    s->labels[3] = 0;
+#undef REFUSED
+    assert_true(s->out[0] == 77);
+    s->x[5] = (float)INFINITY;
+    assert_fails(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &good, s->out), KD_ERR_NOT_FINITE,
+                 "not finite");
+    assert_int_equal(kd_attack(NULL, NULL, s->x, s->labels, IMAGES, &good, s->out), KD_ERR_ARGUMENT);
+    assert_ok(kd, kd_attack(s->m, NULL, NULL, s->labels, 0, &good, NULL));
+    assert_string_equal(kd_attack_name(KD_ATTACK_FGSM), "fgsm");
+    assert_string_equal(kd_attack_name(KD_ATTACK_COUNT), "unknown");
+    kd_model_destroy(wide);
+    scene_close(s);
+}
+
+/* ---- adversarial training -------------------------------------------------------------------------------- */
+
+enum { SIGNS = 400 };
+
+/* Two classes. One pixel tells them apart for good, but lies in one case of ten; many others tell by a little, less
+   than an attack may change. */
+typedef struct signs {
+    float x[SIGNS * 16];
+    int32_t labels[SIGNS];
+    kd_data data;
+} signs;
+
+static signs *signs_open(void)
+{
+    signs *s = (signs *)calloc(1, sizeof *s);
+    uint64_t random = 8;
+    int i, j;
+    for (i = 0; i < SIGNS; ++i) {
+        const float side = i % 2 ? 1.0f : -1.0f;
+        s->labels[i] = i % 2;
+        s->x[i * 16] = 0.5f + 0.3f * (test_random(&random) < -0.8f ? -side : side);
+        for (j = 1; j < 16; ++j) s->x[i * 16 + j] = 0.5f + 0.06f * side + 0.06f * test_random(&random);
+    }
+    s->data = kd_data_f32(s->x, s->labels, SIGNS, 16, 1, 1, 2);
+    return s;
+}
+
+static kd_train_desc signs_desc(void)
+{
+    kd_train_desc d = kd_train_defaults();
+    d.epochs = 30, d.batch = 40, d.lr = 0.05f;
+    d.attack.epsilon = 0.1f, d.attack.step = 0.04f, d.attack.steps = 4;
+    return d;
+}
+
+static kd_metrics signs_judge(const kd_model *m, const signs *s)
+{
+    const kd_train_desc d = signs_desc();
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics metrics;
+    desc.attack = &d.attack;
+    assert_ok(kd, kd_evaluate_with(m, &s->data, &desc, &metrics));
+    return metrics;
+}
+
+/* A student that learns from a teacher alone, on attacked inputs. */
+static kd_metrics signs_taught(const kd_model *teacher, const signs *s)
+{
+    kd_model *student = create("16: dense 8, relu, dense 2", 2);
+    kd_train_desc desc = signs_desc();
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_KL);
+    kd_metrics metrics;
+    loss.temperature = 1;
+    loss.inputs = KD_INPUTS_ADVERSARIAL;
+    desc.teacher = teacher;
+    desc.losses = &loss, desc.loss_count = 1;
+    assert_ok(kd, kd_train(student, &s->data, &desc));
+    metrics = signs_judge(student, s);
+    kd_model_destroy(student);
+    return metrics;
+}
+
+/* Labels alone give a model that an attack turns over; training on attacked inputs one that stands, and so does
+   distilling such a model on attacked inputs. From one that takes each class for the other, that is what is
+   learned. */
+static void test_robustness(void **state)
+{
+    static const char spec[] = "16: dense 8, relu, dense 2";
+    kd_model *plain = create(spec, 1), *robust = create(spec, 1), *contrary = create(spec, 3);
+    signs *s = signs_open();
+    kd_train_desc desc = signs_desc();
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CE);
+    kd_metrics a, b, c, d;
+    int i;
+    (void)state;
+    assert_ok(kd, kd_train(plain, &s->data, &desc));
+    desc.losses = &loss, desc.loss_count = 1;
+    loss.inputs = KD_INPUTS_ADVERSARIAL;
+    assert_ok(kd, kd_train(robust, &s->data, &desc));
+    for (i = 0; i < SIGNS; ++i) s->labels[i] = 1 - s->labels[i];
+    assert_ok(kd, kd_train(contrary, &s->data, &desc));
+    for (i = 0; i < SIGNS; ++i) s->labels[i] = 1 - s->labels[i];
+    a = signs_judge(plain, s), b = signs_judge(robust, s);
+    c = signs_taught(robust, s), d = signs_taught(contrary, s);
+    if (!(a.accuracy > 0.95 && a.robust_accuracy < 0.2 && b.robust_accuracy > 0.8 && c.robust_accuracy > 0.8 &&
+          d.accuracy < 0.2))
+        fail_msg("labels %g and %g attacked, adversarial %g, taught %g, taught the contrary %g", a.accuracy,
+                 a.robust_accuracy, b.robust_accuracy, c.robust_accuracy, d.accuracy);
+    kd_model_destroy(plain), kd_model_destroy(robust), kd_model_destroy(contrary);
+    free(s);
+}
+
+static int count_requests(void *user, const kd_step_info *info)
+{
+    int *requests = (int *)user;
+    if (info->epoch == 0 && info->step == 0) requests[0] = memory.requests;
+    requests[1] = memory.requests;
+    return 0;
+}
+
+static int keep_robust(void *user, const kd_epoch_info *info)
+{
+    *(double *)user = info->validation.robust_accuracy;
+    return 0;
+}
+
+/* Everything at once: clean and attacked, two sides of DOT, features, dropout, batchnorm, accumulation, mixup. */
+static recipe everything(const kd_model *teacher, const kd_feature_loss *feature)
+{
+    recipe r;
+    memset(&r, 0, sizeof r);
+    r.desc = kd_train_defaults();
+    r.desc.teacher = teacher;
+    r.desc.epochs = 2, r.desc.batch = 17, r.desc.accumulate = 2;
+    r.desc.optimizer = KD_SGD, r.desc.lr = 0.02f, r.desc.dot_delta = 0.05f;
+    r.desc.attack.steps = 2;
+    r.desc.augment.mixup = 0.3f;
+    r.desc.features = feature, r.desc.feature_count = 1;
+    add_loss(&r, KD_LOSS_HINTON, 2, KD_INPUTS_CLEAN, 1);
+    add_loss(&r, KD_LOSS_KL, 2, KD_INPUTS_ADVERSARIAL, 0.5f);
+    return r;
+}
+
+static uint64_t everything_hash(kd_isa isa, int threads)
+{
+    kd_ctx *ctx = test_open(isa, threads);
+    scene *s = scene_open(ctx);
+    kd_model *m = create_in(ctx, "2x4x4: a: conv 6 3 pad=1, batchnorm, relu, dropout 0.3, dense 3", 4);
+    kd_model *teacher = create_in(ctx, "2x4x4: a: conv 5 3 pad=1, relu, dense 3", 5);
+    kd_data data = kd_data_f32(s->x, s->labels, 60, 2, 4, 4, CLASSES);
+    kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    recipe r;
+    uint64_t hash;
+    hint.student = hint.teacher = "a";
+    hint.weight = 0.1f;
+    r = everything(teacher, &hint);
+    r.desc.losses = r.losses, r.desc.loss_weights = r.weights;
+    assert_ok(ctx, kd_train(m, &data, &r.desc));
+    hash = kd_model_hash(m);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    scene_close(s);
+    kd_close(ctx);
+    return hash;
+}
+
+/* The same bits for any number of threads, and for all instruction sets with fused multiply-add. */
+static void test_same_bits(void **state)
+{
+    uint64_t fused = 0;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        const uint64_t hash = everything_hash(isa, 1);
+        assert_true(hash == everything_hash(isa, 3));
+        if (isa == KD_ISA_SCALAR) continue;
+        assert_true(!fused || hash == fused);
+        fused = hash;
+    }
+}
+
+/* No step allocates, every refusal of memory comes back as one, and the epoch's report has robust accuracy. */
+static void test_adversarial_training(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_model *m = create("2x4x4: a: conv 6 3 pad=1, batchnorm, relu, dropout 0.3, dense 3", 4);
+    kd_model *teacher = create("2x4x4: a: conv 5 3 pad=1, relu, dense 3", 5);
+    kd_data data = kd_data_f32(s->x, s->labels, 60, 2, 4, 4, CLASSES);
+    kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    recipe r;
+    uint64_t before;
+    double robust = -2;
+    int requests[2], i, count;
+    (void)state;
+    hint.student = hint.teacher = "a";
+    hint.weight = 0.1f;
+    r = everything(teacher, &hint);
+    r.desc.losses = r.losses, r.desc.loss_weights = r.weights;
+    r.desc.validation = 0.3f, r.desc.keep = KD_KEEP_BEST;
+    r.desc.epochs = 0;
+    before = kd_model_hash(m);
+    count = memory.requests;
+    assert_ok(kd, kd_train(m, &data, &r.desc));
+    count = memory.requests - count;
+    for (i = 1; i <= count; ++i) {
+        memory.refuse_at = i;
+        assert_int_equal(kd_train(m, &data, &r.desc), KD_ERR_MEMORY);
+    }
+    assert_true(before == kd_model_hash(m));
+    r.desc.epochs = 3;
+    r.desc.on_step = count_requests, r.desc.user = requests;
+    assert_ok(kd, kd_train(m, &data, &r.desc));
+    assert_int_equal(requests[0], requests[1]);
+    r.desc.on_step = NULL, r.desc.on_epoch = keep_robust, r.desc.user = &robust;
+    assert_ok(kd, kd_train(m, &data, &r.desc));
+    assert_true(robust >= 0 && robust <= 1);
+    kd_model_destroy(m), kd_model_destroy(teacher);
+    scene_close(s);
+}
+
+static void test_training_refused(void **state)
+{
+    signs *s = signs_open();
+    kd_model *m = create("16: dense 2", 1), *teacher = create("16: dense 2", 2);
+    const uint64_t before = kd_model_hash(m);
+    const kd_train_desc usual = signs_desc();
+    kd_loss_desc loss;
+    kd_train_desc desc;
+    (void)state;
+#define REFUSED(kind, change, result, text)                                                                        \
+    do {                                                                                                           \
+        desc = usual;                                                                                              \
+        loss = kd_loss_defaults(kind);                                                                             \
+        loss.inputs = KD_INPUTS_ADVERSARIAL;                                                                       \
+        desc.losses = &loss, desc.loss_count = 1;                                                                  \
+        change;                                                                                                    \
+        assert_fails(kd, kd_train(m, &s->data, &desc), result, text);                                              \
+    } while (0)
+    REFUSED(KD_LOSS_CE, desc.attack.steps = 0, KD_ERR_ARGUMENT, "the attack's steps");
+    REFUSED(KD_LOSS_CE, desc.attack.cookie = 0, KD_ERR_DEFAULTS, "kd_attack_defaults()");
+    REFUSED(KD_LOSS_CE, desc.attack.loss = kd_loss_defaults(KD_LOSS_KL), KD_ERR_ARGUMENT,
+            "needs a teacher's logits");
+    REFUSED(KD_LOSS_CE, loss.inputs = (kd_inputs)2, KD_ERR_ARGUMENT, "inputs must be 0 to 1, got 2");
+    s->data.targets = s->x;
+    REFUSED(KD_LOSS_CE, loss.to_targets = 1, KD_ERR_ARGUMENT, "to_targets must be 0 to 0, got 1");
+    s->data.targets = NULL;
+    REFUSED(KD_LOSS_MSE, (loss.to_targets = 1, desc.teacher = teacher), KD_ERR_ARGUMENT, "needs kd_data.targets");
+    REFUSED(KD_LOSS_KL, (desc.teacher = teacher, desc.dot_delta = 0.05f), KD_ERR_ARGUMENT,
+            "dot_delta needs KD_SGD");
+    REFUSED(KD_LOSS_CE, (desc.optimizer = KD_SGD, desc.dot_delta = 0.05f), KD_ERR_ARGUMENT, "and a teacher");
+    REFUSED(KD_LOSS_KL, (desc.teacher = teacher, desc.optimizer = KD_SGD, desc.dot_delta = 0.2f), KD_ERR_ARGUMENT,
+            "dot_delta must be 0 to");
+    REFUSED(KD_LOSS_KL,
+            (desc.teacher = teacher, desc.optimizer = KD_SGD, desc.dot_delta = 0.05f, desc.clip_norm = 1),
+            KD_ERR_ARGUMENT, "no clip_norm");
+    s->data.labels = NULL;
+    REFUSED(KD_LOSS_KL, desc.teacher = teacher, KD_ERR_ARGUMENT, "loss ce needs labels");
+    REFUSED(KD_LOSS_KL, (desc.teacher = teacher, desc.attack.loss = loss, desc.attack.loss.kind = KD_LOSS_DKD),
+            KD_ERR_ARGUMENT, "needs");
+    assert_true(before == kd_model_hash(m));
+#undef REFUSED
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    free(s);
+}
+
+static void test_log(void **state)
+{
+    signs *s = signs_open();
+    kd_model *m = create("16: dense 2", 1), *teacher = create("16: dense 2", 2);
+    kd_train_desc desc = signs_desc();
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_KL);
+    (void)state;
+    desc.epochs = 0;
+    desc.teacher = teacher;
+    desc.losses = &loss, desc.loss_count = 1;
+    loss.inputs = KD_INPUTS_ADVERSARIAL;
+    assert_ok(kd, kd_train(m, &s->data, &desc));
+    assert_string_equal(last_line,
+                        "kd_train: attack pgd on loss ce: 4 steps of 0.04 within 0.1, from a start within 0.1");
+    desc.optimizer = KD_SGD, desc.dot_delta = 0.075f;
+    assert_ok(kd, kd_train(m, &s->data, &desc));
+    assert_string_equal(last_line, "kd_train: momentum 0.975 for soft terms, 0.825 for hard terms");
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    free(s);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
         TEST(test_like_pytorch),
+        TEST(test_input_gradient),
+        TEST(test_attacks_raise_the_loss),
+        TEST(test_fgsm_by_hand),
+        TEST(test_attack_of_each_sample),
+        TEST(test_robust_accuracy),
+        TEST(test_attack_refused),
+        TEST(test_robustness),
+        TEST(test_same_bits),
+        TEST(test_adversarial_training),
+        TEST(test_training_refused),
+        TEST(test_log),
     };
 #undef TEST
     const int failed = cmocka_run_group_tests_name("ways", tests, NULL, NULL);
