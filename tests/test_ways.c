@@ -805,6 +805,588 @@ static void test_log(void **state)
     free(s);
 }
 
+/* ---- ways made of single calls --------------------------------------------------------------------------- */
+
+enum { SEEN = 90, OTHERS = 90, UNSEEN = 120, ALL = SEEN + OTHERS + UNSEEN, SIZE = 16 };
+
+/* Images of three classes, in three sets: to learn from, to pass on with, and to judge by. A teacher who knows
+   class c as c + 1 is followed by those who learn from it alone, and by nobody else. */
+typedef struct lesson {
+    float x[ALL * SIZE];
+    int32_t labels[ALL], shifted[ALL], few[ALL];
+    kd_data seen, others, unseen;
+    kd_train_desc desc;
+    kd_model *teacher; /* knows the shifted labels */
+} lesson;
+
+static kd_data part(lesson *l, int first, int count, const int32_t *labels)
+{
+    return kd_data_f32(l->x + first * SIZE, labels ? labels + first : NULL, count, 1, 4, 4, CLASSES);
+}
+
+/* Share of the unseen images of class c in which a model sees class c + shift. */
+static double follows(const kd_model *m, const lesson *l, int shift)
+{
+    float logits[UNSEEN * CLASSES];
+    int i, same = 0;
+    assert_ok(kd, kd_predict(m, (const float *)l->unseen.pixels, UNSEEN, logits));
+    for (i = 0; i < UNSEEN; ++i)
+        same += kd__argmax(logits + i * CLASSES, CLASSES) == (l->unseen.labels[i] + shift) % CLASSES;
+    return (double)same / UNSEEN;
+}
+
+#define assert_follows(m, l, shift)                                                                                \
+    do {                                                                                                           \
+        const double share_ = follows(m, l, shift);                                                                \
+        if (!(share_ > 0.9)) fail_msg("%s:%d: %s follows in %g", __FILE__, __LINE__, #m, share_);                  \
+    } while (0)
+
+static kd_model *pupil(uint64_t seed) { return create("1x4x4: dense 12, relu, dense 3", seed); }
+
+static lesson *lesson_open(void)
+{
+    lesson *l = (lesson *)calloc(1, sizeof *l);
+    uint64_t random = 3;
+    kd_data shifted;
+    int i, j;
+    for (i = 0; i < ALL; ++i) {
+        const int c = i * 7 % CLASSES;
+        l->labels[i] = c;
+        l->shifted[i] = (c + 1) % CLASSES;
+        l->few[i] = i < 6 ? c : KD_UNLABELLED;
+        for (j = 0; j < SIZE; ++j)
+            l->x[i * SIZE + j] = 0.35f * (1 + test_random(&random)) + (j / 5 == c ? 0.3f : 0);
+    }
+    l->seen = part(l, 0, SEEN, l->labels);
+    l->others = part(l, SEEN, OTHERS, NULL);
+    l->unseen = part(l, SEEN + OTHERS, UNSEEN, l->labels);
+    l->desc = kd_train_defaults();
+    l->desc.epochs = 25, l->desc.batch = 15, l->desc.lr = 0.02f;
+    l->teacher = pupil(1);
+    shifted = part(l, 0, SEEN, l->shifted);
+    assert_ok(kd, kd_train(l->teacher, &shifted, &l->desc));
+    assert_follows(l->teacher, l, 1);
+    return l;
+}
+
+static void lesson_close(lesson *l)
+{
+    kd_model_destroy(l->teacher);
+    free(l);
+}
+
+/* A new model that has learned from a teacher alone. The teacher stays as it is. */
+static kd_model *taught_by(const kd_model *teacher, const char *spec, uint64_t seed, const lesson *l,
+                           const kd_data *images)
+{
+    kd_model *m = create(spec, seed);
+    kd_train_desc desc = l->desc;
+    kd_data data = *images;
+    const uint64_t before = kd_model_hash(teacher);
+    data.labels = NULL;
+    desc.teacher = teacher;
+    assert_ok(kd, kd_train(m, &data, &desc));
+    assert_true(before == kd_model_hash(teacher));
+    return m;
+}
+
+/* Mirzadeh et al. 2020 */
+static void test_teacher_assistants(void **state)
+{
+    static const char *const specs[] = {"1x4x4: dense 9, relu, dense 3", "1x4x4: dense 6, relu, dense 3",
+                                        "1x4x4: dense 3"};
+    lesson *l = lesson_open();
+    kd_model *last = l->teacher;
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(specs); ++i) {
+        kd_model *next = taught_by(last, specs[i], 10 + (uint64_t)i, l, &l->seen);
+        assert_follows(next, l, 1);
+        if (last != l->teacher) kd_model_destroy(last);
+        last = next;
+    }
+    kd_model_destroy(last);
+    lesson_close(l);
+}
+
+static double nll_of(const float *logits, const lesson *l)
+{
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    double value;
+    assert_ok(kd, kd_loss(kd, &ce, logits, NULL, l->shifted + SEEN + OTHERS, UNSEEN, CLASSES, NULL, &value));
+    return value;
+}
+
+/* Furlanello et al. 2018: each generation teaches the next, and all together the last. */
+static void test_born_again(void **state)
+{
+    enum { GENERATIONS = 3 };
+    lesson *l = lesson_open();
+    kd_model *generation[GENERATIONS], *heir = pupil(40);
+    float logits[GENERATIONS][UNSEEN * CLASSES], together[UNSEEN * CLASSES];
+    const float *each[GENERATIONS];
+    kd_train_desc desc = l->desc;
+    double alone = 0;
+    int i;
+    (void)state;
+    for (i = 0; i < GENERATIONS; ++i) {
+        generation[i] =
+            taught_by(i ? generation[i - 1] : l->teacher, kd_model_spec(l->teacher), 30 + (uint64_t)i, l, &l->seen);
+        assert_follows(generation[i], l, 1);
+        assert_ok(kd, kd_predict(generation[i], (const float *)l->unseen.pixels, UNSEEN, logits[i]));
+        each[i] = logits[i];
+        alone += nll_of(logits[i], l) / GENERATIONS;
+    }
+    assert_ok(kd, kd_average_teachers(kd, each, NULL, GENERATIONS, UNSEEN, CLASSES, 1, together));
+    assert_true(nll_of(together, l) < alone);
+    desc.teachers = (const kd_model *const *)generation;
+    desc.teacher_count = GENERATIONS;
+    assert_ok(kd, kd_train(heir, &l->others, &desc));
+    assert_follows(heir, l, 1);
+    for (i = 0; i < GENERATIONS; ++i) kd_model_destroy(generation[i]);
+    kd_model_destroy(heir);
+    lesson_close(l);
+}
+
+typedef struct watch {
+    double first, last;
+    int steps;
+} watch;
+
+static int watch_loss(void *user, const kd_step_info *info)
+{
+    watch *w = (watch *)user;
+    if (w->steps++ == 0) w->first = info->loss;
+    w->last = info->loss;
+    return 0;
+}
+
+/* What a model says of itself, on images as both see them, is no news; it is when labels add to it. */
+static void test_self_distillation(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *student;
+    kd_train_desc desc = l->desc;
+    watch w = {0, 0, 0};
+    (void)state;
+    assert_ok(kd, kd_model_clone(l->teacher, &student));
+    desc.teacher = student;
+    assert_fails(kd, kd_train(student, &l->seen, &desc), KD_ERR_ARGUMENT, "clone it first");
+    desc.teacher = l->teacher;
+    desc.augment.shift = 1;
+    desc.on_step = watch_loss, desc.user = &w;
+    assert_ok(kd, kd_train(student, &l->others, &desc));
+    assert_true(fabs(w.first) < 1e-6 && fabs(w.last) < 1e-6);
+    assert_follows(student, l, 1);
+    desc.augment.shift = 0;
+    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.loss.alpha = 0.1f;
+    assert_ok(kd, kd_train(student, &l->seen, &desc));
+    assert_true(follows(student, l, 0) > 0.8);
+    kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* A small teacher that cannot know all there is, and a large student that learns from it and from the labels. */
+static void test_small_to_large(void **state)
+{
+    static const char large[] = "1x4x4: dense 48, relu, dense 3";
+    lesson *l = lesson_open();
+    kd_model *small = create("1x4x4: dense 3", 1), *student = create(large, 2), *alone = create(large, 2);
+    kd_train_desc desc = l->desc;
+    kd_evaluate_desc judge = kd_evaluate_defaults();
+    kd_metrics first, second, third;
+    kd_data data = part(l, 0, ALL, l->labels);
+    int i;
+    (void)state;
+    for (i = 0; i < ALL; i += 2) { /* where the last pixel is bright, classes have changed places */
+        l->x[i * SIZE + 15] = 2;
+        l->labels[i] = l->shifted[i];
+    }
+    desc.epochs = 60;
+    assert_ok(kd, kd_train(small, &data, &desc));
+    assert_ok(kd, kd_train(alone, &data, &desc));
+    desc.teacher = small;
+    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.loss.temperature = 1;
+    desc.loss.alpha = 0.4f;
+    assert_ok(kd, kd_train(student, &data, &desc));
+    judge.teacher = small;
+    assert_ok(kd, kd_evaluate_with(small, &data, &judge, &first));
+    assert_ok(kd, kd_evaluate_with(student, &data, &judge, &second));
+    assert_ok(kd, kd_evaluate_with(alone, &data, &judge, &third));
+    if (!(second.accuracy > first.accuracy + 0.1 && second.kl < 0.5 * third.kl))
+        fail_msg("small %g, large %g; KL %g, without the small one %g", first.accuracy, second.accuracy, second.kl,
+                 third.kl);
+    kd_model_destroy(small), kd_model_destroy(student), kd_model_destroy(alone);
+    lesson_close(l);
+}
+
+/* Labels take up where the teacher has left off. */
+static void test_fine_tuning(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *student = taught_by(l->teacher, kd_model_spec(l->teacher), 2, l, &l->seen);
+    kd_train_desc desc = l->desc;
+    watch w = {0, 0, 0};
+    (void)state;
+    assert_follows(student, l, 1);
+    desc.on_step = watch_loss, desc.user = &w;
+    assert_ok(kd, kd_train(student, &l->seen, &desc));
+    assert_true(w.first > 2 && w.last < 0.5); /* it was sure of something else */
+    assert_follows(student, l, 0);
+    kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* Rusu et al. 2016, equation 3: Q-values that differ by little become a sure choice, softmax(Q / 0.01). */
+static void test_policy(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *student = pupil(3);
+    kd_train_desc desc = l->desc;
+    float weight[CLASSES * 12], bias[CLASSES], values[UNSEEN * CLASSES], logits[UNSEEN * CLASSES];
+    double sum = 0, value;
+    int i, c;
+    (void)state;
+    assert_ok(kd, kd_model_get_tensor(l->teacher, "3.weight", weight, CLASSES * 12));
+    assert_ok(kd, kd_model_get_tensor(l->teacher, "3.bias", bias, CLASSES));
+    for (i = 0; i < CLASSES * 12; ++i) weight[i] *= 0.01f;
+    for (i = 0; i < CLASSES; ++i) bias[i] = 5 + 0.01f * bias[i];
+    assert_ok(kd, kd_model_set_tensor(l->teacher, "3.weight", weight, CLASSES * 12));
+    assert_ok(kd, kd_model_set_tensor(l->teacher, "3.bias", bias, CLASSES));
+    desc.teacher = l->teacher;
+    desc.loss = kd_loss_defaults(KD_LOSS_TTM);
+    desc.loss.gamma = 100; /* 1 / 0.01 */
+    desc.loss.soft_weight = 1, desc.loss.hard_weight = 0;
+    assert_ok(kd, kd_train(student, &l->others, &desc));
+    assert_follows(student, l, 1);
+    assert_ok(kd, kd_predict(student, (const float *)l->unseen.pixels, UNSEEN, logits));
+    assert_true(nll_of(logits, l) < 0.5);
+    assert_ok(kd, kd_predict(l->teacher, (const float *)l->unseen.pixels, UNSEEN, values));
+    assert_true(nll_of(values, l) > 1);
+    assert_ok(kd, kd_loss(kd, &desc.loss, logits, values, NULL, UNSEEN, CLASSES, NULL, &value));
+    for (i = 0; i < UNSEEN; ++i) {
+        double s[CLASSES], t[CLASSES], log_p[CLASSES], log_q[CLASSES];
+        for (c = 0; c < CLASSES; ++c)
+            s[c] = (double)logits[i * CLASSES + c], t[c] = (double)values[i * CLASSES + c];
+        reference_log_softmax(s, CLASSES, 1, log_p);
+        reference_log_softmax(t, CLASSES, 0.01, log_q);
+        for (c = 0; c < CLASSES; ++c) sum += exp(log_q[c]) * (log_q[c] - log_p[c]) / UNSEEN;
+    }
+    assert_near(value, sum, 1e-5);
+    kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* Ba and Caruana 2014: no classes and no labels, only numbers to come near to. */
+static void test_regression(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *teacher = create("1x4x4: dense 20, tanh, dense 2", 5), *student = create("1x4x4: dense 2", 6);
+    kd_data data = part(l, 0, SEEN, NULL), judged = part(l, SEEN + OTHERS, UNSEEN, NULL);
+    kd_train_desc desc = l->desc;
+    float outputs[UNSEEN * 2];
+    kd_metrics before, after;
+    (void)state;
+    data.classes = judged.classes = 0;
+    assert_ok(kd, kd_predict(teacher, (const float *)judged.pixels, UNSEEN, outputs));
+    judged.targets = outputs;
+    desc.teacher = teacher;
+    desc.loss = kd_loss_defaults(KD_LOSS_MSE);
+    desc.epochs = 60;
+    assert_ok(kd, kd_evaluate(student, &judged, &before));
+    assert_ok(kd, kd_train(student, &data, &desc));
+    assert_ok(kd, kd_evaluate(student, &judged, &after));
+    if (!(after.mse < 0.02 * before.mse)) fail_msg("squared error %g, then %g", before.mse, after.mse);
+    kd_model_destroy(teacher), kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* One output; the teacher takes yes for no. */
+static void test_binary(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *teacher = create("1x4x4: dense 8, relu, dense 1", 5), *student = create("1x4x4: dense 1", 6);
+    kd_train_desc desc = l->desc;
+    kd_data data = l->seen, judged = l->unseen;
+    kd_metrics metrics;
+    int i;
+    (void)state;
+    for (i = 0; i < ALL; ++i) {
+        l->labels[i] = l->labels[i] == 0;
+        l->shifted[i] = 1 - l->labels[i];
+    }
+    data.classes = judged.classes = 2;
+    desc.loss = kd_loss_defaults(KD_LOSS_BCE);
+    data.labels = l->shifted;
+    assert_ok(kd, kd_train(teacher, &data, &desc));
+    data.labels = l->labels;
+    desc.teacher = teacher;
+    desc.loss.alpha = 0.95f;
+    assert_ok(kd, kd_train(student, &data, &desc));
+    assert_ok(kd, kd_evaluate(student, &judged, &metrics));
+    assert_true(metrics.accuracy < 0.15);
+    kd_model_destroy(teacher), kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* A transfer set of its own, without labels. */
+static void test_unlabelled(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *student = taught_by(l->teacher, "1x4x4: dense 5, relu, dense 3", 8, l, &l->others);
+    (void)state;
+    assert_follows(student, l, 1);
+    kd_model_destroy(student);
+    lesson_close(l);
+}
+
+/* Six labels do not suffice; with a teacher they need not. They are heard, too: alone they speak against it. */
+static void test_few_labels(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *alone = pupil(4), *student = pupil(4), *split = pupil(4);
+    kd_data six = part(l, 0, 6, l->labels), some = part(l, 0, SEEN, l->few);
+    kd_train_desc desc = l->desc;
+    float logits[6 * CLASSES];
+    int i, heard = 0;
+    (void)state;
+    assert_ok(kd, kd_train(alone, &six, &desc));
+    assert_true(follows(alone, l, 0) < 0.9);
+    desc.teacher = l->teacher;
+    assert_ok(kd, kd_train(student, &some, &desc));
+    assert_follows(student, l, 1);
+    desc.loss.alpha = 0.02f;
+    desc.epochs = 100;
+    assert_ok(kd, kd_train(split, &some, &desc));
+    assert_ok(kd, kd_predict(split, l->x, 6, logits));
+    for (i = 0; i < 6; ++i) heard += kd__argmax(logits + i * CLASSES, CLASSES) == l->labels[i];
+    assert_int_equal(heard, 6);
+    kd_model_destroy(alone), kd_model_destroy(student), kd_model_destroy(split);
+    lesson_close(l);
+}
+
+/* Looks like the teacher, but is asked through a function. */
+typedef struct oracle {
+    const kd_model *teacher;
+    const lesson *l;
+} oracle;
+
+static int ask(void *user, const float *x, const int32_t *samples, int n, float *logits)
+{
+    const oracle *o = (const oracle *)user;
+    int i;
+    for (i = 0; i < n; ++i) assert_memory_equal(x + i * SIZE, o->l->x + samples[i] * SIZE, SIZE * sizeof(float));
+    return kd_predict(o->teacher, x, n, logits) != KD_OK;
+}
+
+/* A live teacher, one asked through a callback, its logits, a cache of them: the same student to the last bit. */
+static void test_sources(void **state)
+{
+    enum { LIVE, CALLED, LOGITS, CACHED, VIEWS_LIVE, VIEWS_CACHED, WAYS };
+    lesson *l = lesson_open();
+    uint64_t hash[WAYS];
+    oracle o;
+    int i;
+    (void)state;
+    o.teacher = l->teacher, o.l = l;
+    for (i = 0; i < WAYS; ++i) {
+        kd_model *student = pupil(9);
+        kd_train_desc desc = l->desc;
+        kd_data data = part(l, 0, SEEN, NULL);
+        kd_cache *cache = NULL;
+        float logits[SEEN * CLASSES];
+        desc.epochs = 4;
+        if (i >= VIEWS_LIVE) desc.augment.shift = 1, desc.augment.flip = 1;
+        if (i == CACHED || i == VIEWS_CACHED)
+            assert_ok(kd,
+                      kd_cache_create(l->teacher, &data, &desc.augment, desc.seed, i == CACHED ? 1 : 4, &cache));
+        if (i == LOGITS) assert_ok(kd, kd_predict(l->teacher, l->x, SEEN, logits));
+        desc.teacher = i == LIVE || i == VIEWS_LIVE ? l->teacher : NULL;
+        desc.teacher_fn = i == CALLED ? ask : NULL, desc.teacher_user = &o;
+        data.teacher_logits = i == LOGITS ? logits : NULL;
+        desc.cache = cache;
+        assert_ok(kd, kd_train(student, &data, &desc));
+        hash[i] = kd_model_hash(student);
+        kd_cache_destroy(cache);
+        kd_model_destroy(student);
+    }
+    assert_true(hash[LIVE] == hash[CALLED] && hash[LIVE] == hash[LOGITS] && hash[LIVE] == hash[CACHED]);
+    assert_true(hash[VIEWS_LIVE] == hash[VIEWS_CACHED] && hash[VIEWS_LIVE] != hash[LIVE]);
+    lesson_close(l);
+}
+
+/* Two teachers who contradict each other: the one with more weight is followed. */
+static void test_ensemble(void **state)
+{
+    lesson *l = lesson_open();
+    kd_model *other = pupil(2);
+    const kd_model *teachers[2];
+    int i;
+    (void)state;
+    assert_ok(kd, kd_train(other, &l->seen, &l->desc)); /* knows the labels */
+    teachers[0] = l->teacher, teachers[1] = other;
+    for (i = 0; i < 2; ++i) {
+        kd_model *student = pupil(7);
+        kd_train_desc desc = l->desc;
+        float weights[2] = {1, 1};
+        weights[i] = 3;
+        desc.teachers = teachers, desc.teacher_weights = weights, desc.teacher_count = 2;
+        desc.loss = kd_loss_defaults(KD_LOSS_KL);
+        desc.loss.temperature = 1;
+        assert_ok(kd, kd_train(student, &l->others, &desc));
+        assert_follows(student, l, i == 0 ? 1 : 0);
+        kd_model_destroy(student);
+    }
+    kd_model_destroy(other);
+    lesson_close(l);
+}
+
+/* ---- models that learn together -------------------------------------------------------------------------- */
+
+/* One round of all models over one batch, by kd_train: each from the labels and those before and after it. */
+static void round_by_hand(kd_model **models, int count, const kd_data *data, kd_train_desc desc)
+{
+    int i, j;
+    desc.epochs = 1, desc.batch = data->count;
+    for (i = 0; i < count; ++i) {
+        const kd_model *others[4];
+        kd_loss_desc loss = kd_loss_defaults(KD_LOSS_KL);
+        kd_train_desc d = desc;
+        for (j = 0; j < count - 1; ++j) others[j] = models[j < i ? j : j + 1];
+        loss.temperature = 1, loss.hard_weight = 1;
+        d.losses = &loss, d.loss_count = 1;
+        d.teachers = others, d.teacher_count = count - 1;
+        assert_ok(kd, kd_train(models[i], data, &d));
+    }
+}
+
+/* Each step of each model is that of kd_train with the others, as they are by then, for teachers. */
+static void test_mutual_by_hand(void **state)
+{
+    lesson *l = lesson_open();
+    int count, i;
+    (void)state;
+    for (count = 2; count <= 4; ++count) {
+        kd_model *together[4], *by_hand[4];
+        kd_train_desc desc = l->desc;
+        desc.optimizer = KD_SGD, desc.momentum = 0, desc.lr = 0.3f;
+        desc.epochs = 2, desc.batch = SEEN, desc.shuffle = 0;
+        for (i = 0; i < count; ++i) together[i] = pupil(50 + (uint64_t)i), by_hand[i] = pupil(50 + (uint64_t)i);
+        assert_ok(kd, kd_train_mutual(together, count, &l->seen, &desc));
+        round_by_hand(by_hand, count, &l->seen, desc);
+        round_by_hand(by_hand, count, &l->seen, desc);
+        for (i = 0; i < count; ++i) {
+            assert_true(kd_model_hash(together[i]) == kd_model_hash(by_hand[i]));
+            kd_model_destroy(together[i]), kd_model_destroy(by_hand[i]);
+        }
+    }
+    lesson_close(l);
+}
+
+typedef struct club {
+    kd_model *models[3];
+    int count, calls, until;
+    const kd_model *seen[8];
+} club;
+
+static int note_model(void *user, const kd_epoch_info *info)
+{
+    club *c = (club *)user;
+    c->seen[c->calls++] = info->model;
+    return c->calls == c->until;
+}
+
+/* Mean squared difference of two models' outputs for the unseen images. */
+static double apart(const kd_model *a, const kd_model *b, const float *x, int outputs)
+{
+    float p[UNSEEN * CLASSES], q[UNSEEN * CLASSES];
+    double sum = 0;
+    int i;
+    assert_ok(kd, kd_predict(a, x, UNSEEN, p));
+    assert_ok(kd, kd_predict(b, x, UNSEEN, q));
+    for (i = 0; i < UNSEEN * outputs; ++i) sum += pow((double)p[i] - (double)q[i], 2) / (UNSEEN * outputs);
+    return sum;
+}
+
+/* Regression on targets that are mostly noise: two models come nearer to each other than each alone would. */
+static void test_mutual_regression(void **state)
+{
+    static const char spec[] = "1x4x4: dense 48, relu, dense 1";
+    lesson *l = lesson_open();
+    kd_model *pair[2], *alone[2];
+    kd_data data = part(l, 0, SEEN, NULL);
+    kd_train_desc desc = l->desc;
+    float *targets = test_floats(6, SEEN, 0.5f);
+    double near, far;
+    int i;
+    (void)state;
+    for (i = 0; i < SEEN; ++i) targets[i] += l->x[i * SIZE] + l->x[i * SIZE + 3];
+    data.classes = 0;
+    data.targets = targets;
+    desc.epochs = 120;
+    for (i = 0; i < 2; ++i) {
+        pair[i] = create(spec, 60 + (uint64_t)i), alone[i] = create(spec, 60 + (uint64_t)i);
+        assert_ok(kd, kd_train(alone[i], &data, &desc));
+    }
+    assert_ok(kd, kd_train_mutual(pair, 2, &data, &desc));
+    near = apart(pair[0], pair[1], (const float *)l->unseen.pixels, 1);
+    far = apart(alone[0], alone[1], (const float *)l->unseen.pixels, 1);
+    if (!(near < 0.4 * far)) fail_msg("apart by %g, alone by %g", near, far);
+    for (i = 0; i < 2; ++i) {
+        kd_metrics metrics;
+        assert_ok(kd, kd_evaluate(pair[i], &data, &metrics));
+        assert_true(metrics.mse < 0.12); /* of 0.2, most of it noise: the targets are heard */
+        kd_model_destroy(pair[i]), kd_model_destroy(alone[i]);
+    }
+    free(targets);
+    lesson_close(l);
+}
+
+static void test_mutual_callbacks(void **state)
+{
+    lesson *l = lesson_open();
+    kd_train_desc desc = l->desc;
+    kd_model *wide = create("1x4x4: dense 4", 1);
+    club c;
+    int i;
+    (void)state;
+    memset(&c, 0, sizeof c);
+    for (i = 0; i < 3; ++i) c.models[i] = pupil(70 + (uint64_t)i);
+    desc.epochs = 2;
+    desc.on_epoch = note_model, desc.user = &c;
+    assert_ok(kd, kd_train_mutual(c.models, 3, &l->seen, &desc));
+    assert_int_equal(c.calls, 6);
+    for (i = 0; i < 6; ++i) assert_ptr_equal(c.seen[i], c.models[i % 3]);
+    c.calls = 0, c.until = 2;
+    assert_int_equal(kd_train_mutual(c.models, 3, &l->seen, &desc), KD_STOPPED);
+    assert_int_equal(c.calls, 2);
+    desc.on_epoch = NULL;
+#define REFUSED(count, result, text)                                                                               \
+    assert_fails(kd, kd_train_mutual(c.models, count, &l->seen, &desc), result, text)
+    REFUSED(1, KD_ERR_ARGUMENT, "needs 2 to 64 models of one context, got 1");
+    desc.teacher = l->teacher;
+    REFUSED(2, KD_ERR_ARGUMENT, "the models are each other's teachers");
+    desc.teacher = NULL;
+    desc.cookie = 0;
+    REFUSED(2, KD_ERR_DEFAULTS, "kd_train_defaults()");
+    desc = l->desc;
+    kd_model_destroy(c.models[2]);
+    c.models[2] = NULL;
+    REFUSED(3, KD_ERR_ARGUMENT, "needs 2 to 64 models of one context, got 2");
+    c.models[2] = c.models[0];
+    REFUSED(3, KD_ERR_ARGUMENT, "a model cannot be its own teacher");
+    c.models[2] = wide;
+    REFUSED(3, KD_ERR_SHAPE, "outputs");
+    l->seen.labels = NULL;
+    REFUSED(2, KD_ERR_ARGUMENT, "needs labels");
+#undef REFUSED
+    assert_int_equal(kd_train_mutual(NULL, 2, &l->seen, &desc), KD_ERR_ARGUMENT);
+    for (i = 0; i < 3; ++i) kd_model_destroy(c.models[i]);
+    lesson_close(l);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
@@ -821,6 +1403,21 @@ int main(void)
         TEST(test_adversarial_training),
         TEST(test_training_refused),
         TEST(test_log),
+        TEST(test_teacher_assistants),
+        TEST(test_born_again),
+        TEST(test_self_distillation),
+        TEST(test_small_to_large),
+        TEST(test_fine_tuning),
+        TEST(test_policy),
+        TEST(test_regression),
+        TEST(test_binary),
+        TEST(test_unlabelled),
+        TEST(test_few_labels),
+        TEST(test_sources),
+        TEST(test_ensemble),
+        TEST(test_mutual_by_hand),
+        TEST(test_mutual_regression),
+        TEST(test_mutual_callbacks),
     };
 #undef TEST
     const int failed = cmocka_run_group_tests_name("ways", tests, NULL, NULL);
