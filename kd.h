@@ -400,8 +400,13 @@ typedef enum kd_adjust {
 typedef struct kd_loss_desc {
     uint32_t cookie; /* set by kd_loss_defaults */
     kd_loss_kind kind;
-    float temperature;        /* -;   > 0 */
-    float alpha;              /* -;   weight of the soft term, 0 to 1 */
+    float temperature; /* -;   > 0 */
+    float alpha;       /* -;   weight of the soft term, 0 to 1 */
+    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end in
+       the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's logits
+       with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
+    float temperature_end;    /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
+    float alpha_end;          /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
     float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
     kd_reduction reduction;   /* KD_REDUCTION_ROWS */
     const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
@@ -446,6 +451,10 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
    weights NULL: equal; otherwise positive, scaled to sum 1. out may be one of the inputs. */
 KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
                                     int rows, int cols, float temperature, float *out);
+/* The same of logits: out[r, :] = sum_i w_i logits[i][r, :], whose softmax is at every temperature the teachers'
+   geometric mean, scaled to sum 1. In double precision: the same bits on every instruction set. */
+KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                  int rows, int cols, float *out);
 
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
@@ -778,6 +787,7 @@ typedef struct kd_step_info {
     double lr;         /* of this step */
     /* Before clipping. 0 unless clip_norm is set, and where accumulate postpones the update. */
     double gradient_norm;
+    int rolled_back; /* 1: the step failed and training is where this epoch began; see kd_train_desc.rollback */
 } kd_step_info;
 
 typedef struct kd_epoch_info {
@@ -797,6 +807,12 @@ typedef struct kd_epoch_info {
    in another engine. Called from the calling thread. */
 typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
 
+/* How several teachers become one. */
+typedef enum kd_teacher_average {
+    KD_AVERAGE_PROBABILITIES, /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers */
+    KD_AVERAGE_LOGITS         /* kd_average_logits */
+} kd_teacher_average;
+
 typedef struct kd_train_desc {
     uint32_t cookie; /* set by kd_train_defaults */
 
@@ -814,6 +830,10 @@ typedef struct kd_train_desc {
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
+    /* 0: off. Up to 0.99: where a step fails because numbers left all bounds (KD_ERR_NOT_FINITE), everything goes
+       back to where the epoch began, the learning rate is multiplied by this, and the epoch is trained again; up to
+       10 times, with a line to kd_ctx_desc.log each. */
+    float rollback;
 
     kd_schedule schedule; /* KD_CONSTANT */
     float warmup;         /* 0; epochs */
@@ -824,12 +844,12 @@ typedef struct kd_train_desc {
     kd_augment augment; /* all off */
 
     /* At most one source of soft targets: teacher, teachers, teacher_fn, cache, or kd_data.teacher_logits. */
-    const kd_model *teacher; /* NULL; runs in evaluation mode, is never written to */
-    /* NULL; several, probabilities averaged at the temperature of the loss (1 of ttm and wttm) */
-    const kd_model *const *teachers;
-    const float *teacher_weights; /* NULL: equal */
-    int teacher_count;            /* 0 */
-    kd_teacher_fn teacher_fn;     /* NULL */
+    const kd_model *teacher;            /* NULL; runs in evaluation mode, is never written to */
+    const kd_model *const *teachers;    /* NULL; several, averaged */
+    const float *teacher_weights;       /* NULL: equal */
+    int teacher_count;                  /* 0 */
+    kd_teacher_average teacher_average; /* KD_AVERAGE_PROBABILITIES */
+    kd_teacher_fn teacher_fn;           /* NULL */
     void *teacher_user;
     const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
     kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
@@ -883,8 +903,17 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
 KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
 /* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
 KDDEF int kd_trainer_done(const kd_trainer *t);
-/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed. NULL
-   is allowed. */
+/* Saves all that training needs to go on where it is: weights, the optimizer's state, learned parts of losses, the
+   best weights so far, and the position, which with the seed is all there is of randomness; safetensors, replaced
+   only when complete. Between steps; not after one that failed. */
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path);
+/* Goes on where kd_trainer_save was called, to the same bits as if nothing had come between. The trainer must have
+   been opened with the same model line, data, teacher and options (KD_ERR_DATA names the one that differs), but for
+   callbacks and epochs; schedules follow the new epochs. Of models that teach each other, open all trainers before
+   the first is loaded. On failure trainer and model are as they were. */
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
+/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
+   NULL is allowed. */
 KDDEF void kd_trainer_close(kd_trainer *t);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
@@ -2323,26 +2352,41 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
     return kd__softmax_run(kd, "kd_log_softmax", logits, rows, cols, temperature, 1, log_probs);
 }
 
+enum { KD__MAX_TEACHERS = 64 };
+
+/* What every average needs; *total becomes the sum of the weights. */
+KD__PRIVATE kd_result kd__average_check(kd_ctx *kd, const char *where, const float *const *logits,
+                                        const float *weights, int teachers, int rows, int cols, const float *out,
+                                        double *total)
+{
+    int i;
+    *total = 0;
+    if (!logits || !out || teachers < 1 || teachers > KD__MAX_TEACHERS || rows < 0 || cols < 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 1 to 64 teachers and at least one column", where);
+    for (i = 0; i < teachers; ++i) {
+        if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d has no logits, or a weight that is not positive",
+                            where, i);
+        *total += weights ? (double)weights[i] : 1.0;
+    }
+    return KD_OK;
+}
+
 KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
                                     int rows, int cols, float temperature, float *out)
 {
     enum { ROWS = 64 };
-    const float *from[64];
-    float log_weight[64], *log_probs;
-    double total = 0;
+    const float *from[KD__MAX_TEACHERS];
+    float log_weight[KD__MAX_TEACHERS], *log_probs;
+    double total;
+    kd_result result;
     int i, r;
     if (!kd) return KD_ERR_ARGUMENT;
-    if (!logits || !out || teachers < 1 || teachers > KD__COUNT(from) || rows < 0 || cols < 1)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: needs 1 to 64 teachers and at least one column");
+    result = kd__average_check(kd, "kd_average_teachers", logits, weights, teachers, rows, cols, out, &total);
+    if (result != KD_OK) return result;
     if (!(temperature > 0) || !kd__is_finite((double)temperature))
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: the temperature must be above 0, got %s",
                         kd__number((double)temperature, 6).chars);
-    for (i = 0; i < teachers; ++i) {
-        if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
-            return kd__fail(kd, KD_ERR_ARGUMENT,
-                            "kd_average_teachers: teacher %d has no logits, or a weight that is not positive", i);
-        total += weights ? (double)weights[i] : 1.0;
-    }
     for (i = 0; i < teachers; ++i) log_weight[i] = (float)kd__log_of((weights ? (double)weights[i] : 1.0) / total);
     log_probs = kd__scratch(kd, kd__times(kd__times((size_t)teachers, ROWS), (size_t)cols));
     if (!log_probs) return KD_ERR_MEMORY;
@@ -2356,6 +2400,22 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
         kd->k->log_mix((ptrdiff_t)now * cols, teachers, from, log_weight, temperature, out + (ptrdiff_t)r * cols);
     }
     return KD_OK;
+}
+
+KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                  int rows, int cols, float *out)
+{
+    double total, sum;
+    ptrdiff_t at;
+    kd_result result;
+    int i;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__average_check(kd, "kd_average_logits", logits, weights, teachers, rows, cols, out, &total);
+    for (at = 0; result == KD_OK && at < (ptrdiff_t)rows * cols; ++at) {
+        for (i = 0, sum = 0; i < teachers; ++i) sum += (weights ? (double)weights[i] : 1.0) * (double)logits[i][at];
+        out[at] = (float)(sum / total);
+    }
+    return result;
 }
 
 /* ============================================================================================================
@@ -2378,6 +2438,8 @@ typedef struct kd__range {
     const char *name;
     double value, low, high;
 } kd__range;
+
+enum { KD__MAX_RANGES = 40 };
 
 KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__range *ranges, int count)
 {
@@ -2910,6 +2972,7 @@ KD__PRIVATE double kd__soft_cskd(kd__soft *p)
 /* ---- what there is --------------------------------------------------------------------------------------- */
 
 enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
+enum { KD__T = 1, KD__ALPHA = 2 };
 
 /* What a loss needs, its defaults, and its soft term: of a row, or over a batch, which fills in `values` and g and
    returns what the mean of the values lacks. ce and bce have kernels alone. A new loss is a line in KD_LOSSES, one
@@ -2918,6 +2981,7 @@ struct kd__loss_info {
     int teacher, labels, columns; /* at least */
     int own_hard;                 /* a hard term that is weighed by 1 - alpha, where alpha weighs a soft term */
     int converts;                 /* other libraries' conventions apply */
+    int moves;                    /* KD__T, KD__ALPHA: what may change in training */
     double temperature, alpha, soft, hard, beta, gamma;
     double (*row)(kd__soft_row *r);
     double (*batch)(kd__soft *p);
@@ -2927,26 +2991,26 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
 {
     /* clang-format off */
     static const kd__loss_info table[KD_LOSS_COUNT] = {
-        /* teacher, labels, columns, own_hard, converts, T, alpha, soft, hard, beta, gamma */
-        {KD__MAYBE, KD__MAYBE, 1, 1, 1,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
-        {KD__NO,    KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
-        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
-        {KD__YES,   KD__YES,   1, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
-        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
-        {KD__MAYBE, KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
-        {KD__NO,    KD__EACH,  2, 1, 0, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
-        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
-        {KD__NO,    KD__EACH,  2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
-        {KD__YES,   KD__NO,    2, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+        /* teacher, labels, columns, own_hard, converts, moves, T, alpha, soft, hard, beta, gamma */
+        {KD__MAYBE, KD__MAYBE, 1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
+        {KD__NO,    KD__YES,   1, 1, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
+        {KD__YES,   KD__NO,    1, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
+        {KD__YES,   KD__YES,   1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
+        {KD__YES,   KD__NO,    1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
+        {KD__MAYBE, KD__YES,   1, 1, 0, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
+        {KD__NO,    KD__EACH,  2, 1, 0, 3, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0, 3,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0, 1,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
+        {KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
+        {KD__YES,   KD__NO,    2, 0, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
     /* clang-format on */
     return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
@@ -2978,6 +3042,7 @@ KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind)
     desc.kind = kind;
     desc.temperature = (float)info->temperature;
     desc.alpha = (float)info->alpha;
+    desc.alpha_end = -1;
     desc.reduction = kind == KD_LOSS_TFKD ? KD_REDUCTION_ELEMENTS : KD_REDUCTION_ROWS;
     desc.soft_weight = (float)info->soft;
     desc.hard_weight = (float)info->hard;
@@ -2999,11 +3064,13 @@ KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
            desc->adjust != KD_ADJUST_NONE;
 }
 
-KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
 {
     const double least = (double)1e-6f, most = 0.999999;
     const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
     const kd__range ranges[] = {
+        {"temperature_end", (double)desc->temperature_end, 0, 1e30},
+        {"alpha_end", (double)desc->alpha_end, -1, 1},
         {"soft_weight", (double)desc->soft_weight, 0, 1e6},
         {"hard_weight", (double)desc->hard_weight, 0, 1e6},
         {"beta", (double)desc->beta, jsd ? least : 0, jsd ? most : 1e6},
@@ -3015,7 +3082,14 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
         {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
         {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
     };
-    const kd_result result = kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    const kd_result result = kd__check_ranges(kd, where, ranges, kd__loss_ranges(desc, ranges));
     int i;
     for (i = 0; result == KD_OK && desc->kind == KD_LOSS_MLLD && i < desc->temperature_count; ++i) {
         if (!(desc->temperatures[i] > 0) || !kd__is_finite((double)desc->temperatures[i]))
@@ -3023,6 +3097,23 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
                             kd__number((double)desc->temperatures[i], 6).chars);
     }
     return result;
+}
+
+/* What cannot change in training. */
+KD__PRIVATE kd_result kd__loss_check_moves(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int has_teacher)
+{
+    const kd__loss_info *info = kd__loss_look_up(desc->kind);
+    const int moves = info->teacher == KD__MAYBE && !has_teacher ? 0 : info->moves;
+    const char *name = kd_loss_name(desc->kind);
+    if (desc->temperature_end > 0 && !(moves & KD__T))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no temperature that could go to temperature_end",
+                        where, name);
+    if (desc->alpha_end != -1 && !(moves & KD__ALPHA))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no alpha that could go to alpha_end", where, name);
+    if (desc->alpha_end != -1 && desc->alpha_end < 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: alpha_end must be in [0, 1], or -1 where alpha stays, got %s",
+                        where, kd__number((double)desc->alpha_end, 6).chars);
+    return KD_OK;
 }
 
 /* Options that do not go with the loss, or not with each other. */
@@ -3098,6 +3189,7 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
     if (cols < 1 || cols > 1 << 24)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits must have 1 to %d columns, got %d", where, 1 << 24, cols);
     result = kd__loss_check_numbers(kd, where, desc);
+    if (result == KD_OK) result = kd__loss_check_moves(kd, where, desc, has_teacher);
     return result == KD_OK ? kd__loss_check_options(kd, where, desc, cols) : result;
 }
 
@@ -3590,7 +3682,8 @@ struct kd_model {
     char **classes;
     int preprocessing_channels; /* 0: unknown */
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
-    void *spare; /* a kd_workspace that kd_predict may borrow */
+    void *spare;  /* a kd_workspace that kd_predict may borrow */
+    int trainers; /* open for it */
 };
 
 /* Where a value (or its gradient) is in a run. Local slots exist once a worker, for the samples of one span. */
@@ -9285,9 +9378,7 @@ KD__PRIVATE kd_result kd__feature_sizes(kd__feature *f)
     return KD_OK;
 }
 
-/* Checks one loss and finds its layers. */
-KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
-                                        const kd_model *const models[2], kd__tap *const taps[2])
+KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
 {
     const kd__range ranges[] = {
         {"weight of a feature loss", (double)desc->weight, 0, 1e6},
@@ -9299,6 +9390,15 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
         {"width", (double)desc->width, 1, 65536},
         {"warmup of a feature loss", (double)desc->warmup, 0, 1e6},
     };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+/* Checks one loss and finds its layers. */
+KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
+                                        const kd_model *const models[2], kd__tap *const taps[2])
+{
+    kd__range ranges[KD__MAX_RANGES];
     kd_result result;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "kd_train: feature loss %d must start from kd_feature_loss_defaults()",
@@ -9308,7 +9408,7 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
     f->kd = kd;
     f->desc = *desc;
     f->info = kd__feature_look_up(desc->kind);
-    result = kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    result = kd__check_ranges(kd, "kd_train", ranges, kd__feature_ranges(desc, ranges));
     if (result == KD_OK && !f->info->pairs && (desc->student2 || desc->teacher2))
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "kd_train: feature loss %s takes one %s a model, not student2, teacher2",
@@ -9602,7 +9702,7 @@ KDDEF kd_train_desc kd_train_defaults(void)
     return d;
 }
 
-KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d)
+KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 {
     const double huge = 1e30;
     const kd__range ranges[] = {
@@ -9626,17 +9726,20 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
+        {"teacher_average", (double)(int)d->teacher_average, 0, (double)KD_AVERAGE_LOGITS},
+        {"rollback", (double)d->rollback, 0, 0.99},
     };
-    return kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
 
-enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
+enum { KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
-/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8 bytes
-   each, so that a checkpoint can hold them one after another. */
+/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
+   bytes each, so that a checkpoint can hold them one after another. */
 #define KD__POSITIONS(X)                                                                                           \
     X(int64_t, epoch)                                                                                              \
     X(int64_t, batch) /* of the epoch: the next one */                                                             \
@@ -9646,6 +9749,9 @@ enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, 
     X(int64_t, correct)  /* and of those */                                                                        \
     X(int64_t, gathered_batches)                                                                                   \
     X(int64_t, epochs_without_gain)                                                                                \
+    X(int64_t, seen) /* kd_model.batches_seen */                                                                   \
+    X(int64_t, rollbacks)                                                                                          \
+    X(double, rate) /* what they have multiplied the learning rate by */                                           \
     X(double, loss) /* sum over this epoch's samples */                                                            \
     X(double, best)
 
@@ -9679,15 +9785,101 @@ struct kd_trainer {
     float *targets;               /* (batch, outputs) */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
     float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
-    double slopes[KD__MAX_LOSSES];                                 /* their gradient, gathered */
+    float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
     float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int64_t steps_per_epoch;
     int batches; /* of an epoch */
     int stopped; /* no step may follow: the end, patience, a callback, or a failure */
     int failed;
-    kd__position at;
+    kd__position at, start_at; /* start: of this epoch; NULL unless rollback is on */
+    float *start;
 };
+
+/* An array that changes from step to step: flat, or laid out as the weights or the running statistics are. */
+enum { KD__KEPT_FLAT, KD__KEPT_WEIGHTS, KD__KEPT_STATISTICS };
+typedef struct kd__kept {
+    const char *name;
+    float *values;
+    size_t count;
+    int layout;
+} kd__kept;
+
+enum { KD__MAX_KEPT = 24 };
+
+/* All arrays in which training keeps something between two steps. */
+KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
+{
+    const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
+    const kd__kept all[] = {
+        {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
+        {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
+        {"first", t->optim.first, weights, KD__KEPT_WEIGHTS},
+        {"second", t->optim.second, weights, KD__KEPT_WEIGHTS},
+        {"gathered", t->gathered, weights, KD__KEPT_WEIGHTS},
+        {"best.weights", t->best_weights, weights, KD__KEPT_WEIGHTS},
+        {"best.statistics", t->best_state, state, KD__KEPT_STATISTICS},
+        {"features", t->features.params, learned, KD__KEPT_FLAT},
+        {"features.first", t->features.first, learned, KD__KEPT_FLAT},
+        {"features.second", t->features.second, learned, KD__KEPT_FLAT},
+        {"features.gathered", t->features.gathered, learned, KD__KEPT_FLAT},
+        {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
+    };
+    int i, count = 0;
+    for (i = 0; i < KD__COUNT(all); ++i) {
+        if (all[i].values && all[i].count > 0) list[count++] = all[i];
+    }
+    return count;
+}
+
+/* Floats in all of them. */
+KD__PRIVATE size_t kd__trainer_kept_floats(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t sum = 0;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) sum += kept[i].count;
+    return sum;
+}
+
+/* After the position has been changed from outside. */
+KD__PRIVATE void kd__trainer_settle(kd_trainer *t)
+{
+    t->optim.updates = t->at.step;
+    t->m->batches_seen = t->at.seen;
+}
+
+KD__PRIVATE void kd__trainer_remember(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    float *to = t->start;
+    int i;
+    for (i = 0; i < count; to += kept[i++].count) memcpy(to, kept[i].values, kept[i].count * sizeof *to);
+    t->start_at = t->at;
+}
+
+KD__PRIVATE int kd__trainer_roll_back(kd_trainer *t)
+{
+    enum { MOST = 10 };
+    const double rate = t->at.rate * (double)t->desc.rollback;
+    const int64_t rollbacks = t->at.rollbacks + 1, step = t->at.step;
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    const float *from = t->start;
+    int i;
+    if (!t->start || rollbacks > MOST) return 0;
+    for (i = 0; i < count; from += kept[i++].count) memcpy(kept[i].values, from, kept[i].count * sizeof *from);
+    t->at = t->start_at;
+    t->at.rate = rate;
+    t->at.rollbacks = rollbacks;
+    kd__trainer_settle(t);
+    kd__log(t->kd, "kd_train: step %lld failed (%s); back to the start of epoch %lld, the learning rate times %s",
+            (long long)step, kd_error(t->kd), (long long)t->at.epoch, kd__number(rate, 4).chars);
+    return 1;
+}
 
 KD__PRIVATE void kd__trainer_free(kd_trainer *t)
 {
@@ -9709,6 +9901,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
+    kd__free(kd, t->start);
     kd__free(kd, t);
 }
 
@@ -9886,7 +10079,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     const kd__shape *out = &t->m->values[t->m->output].shape;
-    kd_result result = kd__train_check_numbers(t->kd, d);
+    kd__range ranges[KD__MAX_RANGES];
+    kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
     if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
@@ -9930,6 +10124,23 @@ KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
         order[i] = order[j];
         order[j] = swap;
     }
+}
+
+/* The order of the samples in the epoch that begins, made from that in the one before. */
+KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
+{
+    if (t->desc.shuffle)
+        kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
+}
+
+/* The order after some epochs, from the beginning. */
+KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
+{
+    int64_t epoch;
+    int i;
+    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
+    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(t->desc.seed, KD__RNG_SPLIT, 0, 0));
+    for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
 }
 
 KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
@@ -9979,12 +10190,17 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->best_state = KD__NEW(kd, float, t->m->state_count + 1);
         failed |= !t->best_weights || !t->best_state;
     }
+    if (d->rollback > 0) {
+        t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
+        failed |= !t->start;
+    }
     if (failed) return KD_ERR_MEMORY;
-    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
-    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(d->seed, KD__RNG_SPLIT, 0, 0));
+    kd__trainer_order(t, 0);
     t->batches = (t->train_count + batch - 1) / batch;
     t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
     t->at.best = -1e300;
+    t->at.rate = 1;
+    t->at.seen = t->m->batches_seen;
     return KD_OK;
 }
 
@@ -9997,17 +10213,20 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
         memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
 }
 
-/* Several teachers' probabilities, averaged at the temperature of a loss. */
+/* Several teachers as one, for a loss at this temperature. */
 KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
-    const float *each[KD__MAX_TEACHERS];
+    const float *each[KD__MAX_TEACHERS], *weights = t->desc.teacher_weights;
+    const int of_logits = t->desc.teacher_average == KD_AVERAGE_LOGITS;
     kd_result result;
     int i;
+    if (of_logits) temperature = 1; /* it makes no difference */
     if (t->teacher_count < 2 || t->averaged_at == temperature) return KD_OK;
     for (i = 0; i < t->teacher_count; ++i) each[i] = t->teacher_all + (ptrdiff_t)i * n * t->outputs;
     t->averaged_at = temperature;
-    result = kd_average_teachers(t->kd, each, t->desc.teacher_weights, t->teacher_count, n, t->outputs, temperature,
-                                 t->teacher_logits);
+    result = of_logits ? kd_average_logits(t->kd, each, weights, t->teacher_count, n, t->outputs, t->teacher_logits)
+                       : kd_average_teachers(t->kd, each, weights, t->teacher_count, n, t->outputs, temperature,
+                                             t->teacher_logits);
     if (result != KD_OK) return result;
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
 }
@@ -10099,7 +10318,7 @@ KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
     update.decay = 0;
     update.grad_scale = 1;
     for (i = 0; i < t->loss_count; ++i) {
-        const float grad = (float)(-t->slopes[i] / batches);
+        const float grad = -t->slopes[i] / (float)batches;
         float *moments = t->theta_moments[i];
         if (t->losses[i].kind != KD_LOSS_CTKD) continue;
         t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
@@ -10123,7 +10342,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
     const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
     double scale = 1;
     int batches = 1;
-    info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch);
+    info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch) * t->at.rate;
     info->gradient_norm = 0;
     if (t->gathered) {
         kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
@@ -10174,12 +10393,22 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
     return 1 + 20 * sigmoid;
 }
 
+/* One of the losses as it is in an epoch. */
+KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int epoch)
+{
+    kd_loss_desc d = t->losses[index];
+    const double way = t->desc.epochs > 1 ? (double)epoch / (t->desc.epochs - 1) : 0;
+    if (d.temperature_end > 0) d.temperature += (float)(way * ((double)d.temperature_end - (double)d.temperature));
+    if (d.alpha_end >= 0) d.alpha += (float)(way * ((double)d.alpha_end - (double)d.alpha));
+    return d;
+}
+
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
 KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32_t *samples, int n, int epoch,
                                            const float *soft_targets, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
-    kd_loss_desc desc = t->losses[index];
+    kd_loss_desc desc = kd__trainer_loss_at(t, index, epoch);
     const int learns = desc.kind == KD_LOSS_CTKD;
     kd__loss_call call;
     double derivative = 0;
@@ -10206,7 +10435,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32
     if (learns) {
         double cosine, sine;
         kd__cos_sin(3.14159265358979323846 * kd__ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
-        t->slopes[index] += call.slope * derivative * (1 - cosine) / 2;
+        t->slopes[index] += (float)(call.slope * derivative * (1 - cosine) / 2);
     }
     return KD_OK;
 }
@@ -10269,7 +10498,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (result != KD_OK) return result;
     kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
     if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
-    ++t->m->batches_seen;
+    t->at.seen = ++t->m->batches_seen;
     t->at.images += n;
     return KD_OK;
 }
@@ -10300,14 +10529,7 @@ KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
     return KD_OK;
 }
 
-/* The order of the samples in the epoch that begins. */
-KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
-{
-    if (t->desc.shuffle)
-        kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
-}
-
-KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t, double lr)
+KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
 {
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
@@ -10318,7 +10540,7 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t, double lr)
     info.images = t->at.images;
     info.loss = t->at.loss / t->train_count;
     info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
-    info.lr = lr;
+    info.lr = kd_learning_rate(d, t->at.step - 1, t->steps_per_epoch) * t->at.rate;
     info.model = t->m;
     if (t->has_validation) result = kd__trainer_validate(t, &info);
     if (result != KD_OK) return result;
@@ -10332,9 +10554,11 @@ KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
     const kd_train_desc *d = &t->desc;
     const int b = (int)t->at.batch, first = b * t->feed.batch, n = KD__MIN(t->feed.batch, t->train_count - first);
     kd_result result;
+    if (b == t->batches) return kd__trainer_end_epoch(t); /* which a callback had kept from coming */
     if (b == 0) {
         t->at.labelled = t->at.correct = 0;
         t->at.loss = 0;
+        if (t->start) kd__trainer_remember(t);
         kd__trainer_shuffle(t, t->at.epoch);
     }
     result = kd__trainer_step(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
@@ -10347,7 +10571,17 @@ KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
     info->images = t->at.images;
     ++t->at.batch;
     if (d->on_step && d->on_step(d->user, info)) return KD_STOPPED;
-    return b == t->batches - 1 ? kd__trainer_end_epoch(t, info->lr) : KD_OK;
+    return b == t->batches - 1 ? kd__trainer_end_epoch(t) : KD_OK;
+}
+
+/* "0.9", or "0.9 to 0.5" where a number changes over training */
+KD__PRIVATE kd__text kd__from_to(double first, double last)
+{
+    kd__text text = kd__number(first, 4);
+    const size_t length = strlen(text.chars);
+    if (first != last)
+        snprintf(text.chars + length, sizeof text.chars - length, " to %s", kd__number(last, 4).chars);
+    return text;
 }
 
 /* What a published alpha, a convention and the weights have come to. */
@@ -10355,19 +10589,22 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
-        const kd_loss_desc *loss = &t->losses[i];
+        const kd_loss_desc loss = kd__trainer_loss_at(t, i, 0),
+                           last = kd__trainer_loss_at(t, i, KD__MAX(1, t->desc.epochs) - 1);
         const double weight = t->loss_weights[i];
-        double soft, hard;
+        double soft, hard, last_soft, last_hard;
         char ramp[64] = "";
-        if (kd__loss_look_up(loss->kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
-        if (loss->kind == KD_LOSS_CE) continue;
-        kd__loss_effect(loss, 1, t->outputs, &soft, &hard);
-        if (loss->warmup > 0)
-            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
+        if (kd__loss_look_up(loss.kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
+        if (loss.kind == KD_LOSS_CE) continue;
+        kd__loss_effect(&loss, 1, t->outputs, &soft, &hard);
+        kd__loss_effect(&last, 1, t->outputs, &last_soft, &last_hard);
+        if (loss.warmup > 0)
+            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
         kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)",
-                kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
-                kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
-                ramp, kd_convention_name(loss->convention));
+                kd_loss_name(loss.kind), kd__from_to(soft * weight, last_soft * weight).chars,
+                kd__from_to(hard * weight, last_hard * weight).chars,
+                kd__from_to((double)loss.temperature, (double)last.temperature).chars,
+                loss.kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss.convention));
     }
     for (i = 0; i < t->features.count; ++i) {
         const kd__feature *f = &t->features.list[i];
@@ -10391,6 +10628,11 @@ KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
     if (kd_trainer_done(t)) return KD_STOPPED;
     memset(&own, 0, sizeof own);
     result = kd__trainer_next(t, &own);
+    if (result == KD_ERR_NOT_FINITE && kd__trainer_roll_back(t)) {
+        kd__trainer_order(t, t->at.epoch);
+        own.rolled_back = 1;
+        result = KD_OK;
+    }
     t->stopped = result != KD_OK;
     t->failed = result != KD_OK && result != KD_STOPPED;
     if (info) *info = own;
@@ -10404,6 +10646,7 @@ KDDEF void kd_trainer_close(kd_trainer *t)
         memcpy(t->m->weights, t->best_weights, t->m->weight_count * sizeof(float));
         memcpy(t->m->state, t->best_state, t->m->state_count * sizeof(float));
     }
+    --t->m->trainers;
     kd__trainer_free(t);
 }
 
@@ -10429,6 +10672,7 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
     if (result == KD_OK) result = kd__trainer_open(t);
     if (result == KD_OK) {
         kd__trainer_announce(t);
+        ++m->trainers;
         *out = t;
     } else {
         kd__trainer_free(t);
@@ -11721,6 +11965,349 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
     else
         kd_cache_destroy(c);
     kd__st_close(&f);
+    return result;
+}
+
+/* ---- checkpoints of training ----------------------------------------------------------------------------- */
+
+KD__PRIVATE uint64_t kd__hash_double(uint64_t hash, double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return kd__mix(hash ^ bits);
+}
+
+KD__PRIVATE uint64_t kd__hash_ranges(uint64_t hash, const kd__range *ranges, int count)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (strcmp(ranges[i].name, "epochs") != 0) hash = kd__hash_double(hash, ranges[i].value);
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    int i;
+    hash = kd__hash_ranges(hash, ranges, kd__loss_ranges(loss, ranges));
+    hash = kd__hash_text(hash, kd_loss_name(loss->kind));
+    hash = kd__hash_double(hash, (double)loss->temperature);
+    hash = kd__hash_double(hash, (double)loss->alpha);
+    hash = kd__hash_double(hash, (double)loss->label_smoothing);
+    hash = kd__hash_double(hash, (double)(int)loss->reduction);
+    for (i = 0; i < loss->temperature_count; ++i) hash = kd__hash_double(hash, (double)loss->temperatures[i]);
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
+{
+    const kd_train_desc *d = &t->desc;
+    const kd_augment *a = &d->augment;
+    const double others[] = {(double)(d->shuffle != 0), (double)(d->nesterov != 0), (double)a->shift,
+                             (double)a->flip,           (double)a->cutout,          (double)a->rotate,
+                             (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
+                             (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
+                             (double)t->teacher_count};
+    kd__range ranges[KD__MAX_RANGES];
+    uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
+    int i;
+    for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
+    for (i = 0; i < t->loss_count; ++i)
+        hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
+    for (i = 0; i < t->features.count; ++i) {
+        const kd_feature_loss *f = &d->features[i];
+        const char *tags[4];
+        int j;
+        tags[0] = f->student, tags[1] = f->teacher, tags[2] = f->student2, tags[3] = f->teacher2;
+        hash = kd__hash_ranges(hash, ranges, kd__feature_ranges(f, ranges));
+        hash = kd__hash_text(hash, kd_feature_name(f->kind));
+        for (j = 0; j < KD__COUNT(tags); ++j) hash = kd__hash_text(hash, tags[j] ? tags[j] : "");
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
+{
+    const size_t count = (size_t)data->count;
+    uint64_t hash = kd_data_hash(data);
+    size_t i;
+    for (i = 0; data->labels && i < count; ++i) hash = kd__mix(hash ^ (uint32_t)data->labels[i]);
+    for (i = 0; data->soft_labels && i < count * (size_t)data->classes; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
+    for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    return hash;
+}
+
+/* Of a teacher that is in training itself, only what stays. */
+KD__PRIVATE uint64_t kd__hash_teacher(const kd_trainer *t)
+{
+    uint64_t hash = kd__mix((uint64_t)t->source);
+    size_t i;
+    int j;
+    for (j = 0; j < t->teacher_count; ++j) {
+        const kd_model *teacher = t->teachers[j];
+        hash = kd__mix(hash ^ (teacher->trainers ? kd__hash_architecture(teacher) : kd_model_hash(teacher)));
+        if (t->desc.teacher_weights) hash = kd__hash_double(hash, (double)t->desc.teacher_weights[j]);
+    }
+    if (t->desc.cache) hash = kd__mix(hash ^ t->desc.cache->teacher_hash ^ kd__mix(t->desc.cache->seed));
+    for (i = 0; t->data->teacher_logits && i < (size_t)t->data->count * (size_t)t->outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(t->data->teacher_logits[i]));
+    return hash;
+}
+
+/* What must be the same in the training that is saved and in the one that goes on. */
+enum { KD__SAME_MODEL, KD__SAME_DATA, KD__SAME_TEACHER, KD__SAME_OPTIONS, KD__SAME_COUNT };
+
+KD__PRIVATE void kd__checkpoint_same(const kd_trainer *t, uint64_t *same)
+{
+    same[KD__SAME_MODEL] = kd__hash_architecture(t->m);
+    same[KD__SAME_DATA] = kd__hash_data(t->data, t->outputs);
+    if (t->desc.validation_data)
+        same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd__hash_data(t->desc.validation_data, t->outputs));
+    same[KD__SAME_TEACHER] = kd__hash_teacher(t);
+    same[KD__SAME_OPTIONS] = kd__hash_options(t);
+}
+
+enum { KD__POSITION_WORDS = (int)(sizeof(kd__position) / 8) };
+
+/* One way through all tensors of a checkpoint, taken for several purposes. */
+typedef enum kd__purpose { KD__LIST, KD__HASH, KD__WRITE, KD__MATCH, KD__READ } kd__purpose;
+
+typedef struct kd__checkpoint {
+    kd_trainer *t;
+    kd__st_writer w;
+    kd__save s;
+    kd__st_file f;
+    float *plain; /* room for the largest tensor */
+    uint64_t hash;
+    int tensors;
+} kd__checkpoint;
+
+/* A tensor of a file, into c->plain. */
+KD__PRIVATE kd_result kd__checkpoint_match(kd__checkpoint *c, const char *name, int64_t count)
+{
+    const kd__st_entry *e = kd__st_find(&c->f, name);
+    if (!e || e->kind != KD__FLOAT || e->size != 4 || e->count != count)
+        return kd__st_fail(&c->f, "tensor \"%.80s\" is missing or not %lld numbers of type F32", name,
+                           (long long)count);
+    kd__st_floats(&c->f, e, c->plain);
+    if (!c->t->kd->k->all_finite((ptrdiff_t)count, c->plain))
+        return kd__fail(c->t->kd, KD_ERR_NOT_FINITE,
+                        "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity", c->f.where, name,
+                        c->f.path);
+    return KD_OK;
+}
+
+/* param: how the numbers are laid out, NULL: as they are. */
+KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpose, const char *name, float *values,
+                                            const kd__param *param, int64_t count)
+{
+    const int out = purpose == KD__HASH || purpose == KD__WRITE;
+    kd_result result = KD_OK;
+    int64_t i;
+    ++c->tensors;
+    if (purpose == KD__LIST) {
+        kd__st_tensor_put(&c->w, name, "F32", param ? param->rank : 1, param ? param->shape : &count,
+                          (uint64_t)count * 4);
+        return KD_OK;
+    }
+    if (!out) result = kd__checkpoint_match(c, name, count);
+    if (result != KD_OK) return result;
+    if (param && purpose != KD__MATCH)
+        kd__param_copy(c->t->kd->k, param, values, c->plain, out);
+    else if (out)
+        memcpy(c->plain, values, (size_t)count * sizeof *values);
+    else if (purpose == KD__READ)
+        memcpy(values, c->plain, (size_t)count * sizeof *values);
+    if (purpose == KD__WRITE) kd__save_floats(&c->s, c->plain, (size_t)count);
+    for (i = 0; i < count && (purpose == KD__HASH || purpose == KD__MATCH); ++i)
+        c->hash = kd__mix(c->hash ^ kd__float_bits(c->plain[i]));
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose)
+{
+    const kd_model *m = c->t->m;
+    char name[KD__MAX_NAME + 64];
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(c->t, kept);
+    kd_result result = KD_OK;
+    float *start;
+    int i, j, pass;
+    c->tensors = 0;
+    for (pass = 0, start = NULL; pass < (c->t->start ? 2 : 1) && result == KD_OK; ++pass) {
+        if (pass) start = c->t->start; /* the same arrays at the start of the epoch */
+        for (i = 0; i < count && result == KD_OK; start = start ? start + kept[i].count : NULL, ++i) {
+            float *values = start ? start : kept[i].values;
+            const char *prefix = start ? "start." : "";
+            if (kept[i].layout == KD__KEPT_FLAT) {
+                snprintf(name, sizeof name, "%s%s", prefix, kept[i].name);
+                result = kd__checkpoint_tensor(c, purpose, name, values, NULL, (int64_t)kept[i].count);
+            }
+            for (j = 0; j < m->param_count && kept[i].layout != KD__KEPT_FLAT && result == KD_OK; ++j) {
+                const kd__param *p = &m->params[j];
+                if (p->trained != (kept[i].layout == KD__KEPT_WEIGHTS)) continue;
+                snprintf(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
+                result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, p, kd__param_count(p));
+            }
+        }
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_open(kd__checkpoint *c, kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t largest = 1;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) largest = KD__MAX(largest, kept[i].count);
+    memset(c, 0, sizeof *c);
+    c->t = t;
+    c->w.kd = t->kd;
+    c->plain = KD__NEW(t->kd, float, largest);
+    return c->plain ? KD_OK : KD_ERR_MEMORY;
+}
+
+/* The positions, now and at the start of the epoch, and their hash. */
+KD__PRIVATE void kd__checkpoint_positions(kd__checkpoint *c, uint64_t *words)
+{
+    int i;
+    memcpy(words, &c->t->at, sizeof c->t->at);
+    memcpy(words + KD__POSITION_WORDS, &c->t->start_at, sizeof c->t->start_at);
+    for (i = 0; i < 2 * KD__POSITION_WORDS; ++i) c->hash = kd__mix(c->hash ^ words[i]);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_write(kd__checkpoint *c, const char *path)
+{
+    static const int64_t shape[2] = {2, KD__POSITION_WORDS};
+    uint64_t same[KD__SAME_COUNT], words[2 * KD__POSITION_WORDS];
+    char text[80];
+    int first = 1, i;
+    kd__checkpoint_positions(c, words);
+    (void)kd__checkpoint_walk(c, KD__HASH);
+    kd__checkpoint_same(c->t, same);
+    kd__st_text(&c->w, "{\"__metadata__\":{");
+    kd__st_pair_put(&c->w, &first, "kd.checkpoint", "1");
+    kd__st_pair_put(&c->w, &first, "kd.spec", c->t->m->spec);
+    snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx", (unsigned long long)same[0],
+             (unsigned long long)same[1], (unsigned long long)same[2], (unsigned long long)same[3]);
+    kd__st_pair_put(&c->w, &first, "kd.training", text);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)c->hash);
+    kd__st_pair_put(&c->w, &first, "kd.checksum", text);
+    kd__st_text(&c->w, "}");
+    kd__st_tensor_put(&c->w, "position", "I64", 2, shape, sizeof words);
+    (void)kd__checkpoint_walk(c, KD__LIST);
+    kd__st_text(&c->w, "}");
+    if (c->w.failed) return KD_ERR_MEMORY;
+    if (kd__save_open(&c->s, c->t->kd, "kd_trainer_save", path) != KD_OK) return c->s.result;
+    kd__st_save_header(&c->s, &c->w);
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        unsigned char bytes[8];
+        kd__store_le(bytes, words[i], 8);
+        kd__save_bytes(&c->s, bytes, 8);
+    }
+    (void)kd__checkpoint_walk(c, KD__WRITE);
+    return kd__save_close(&c->s);
+}
+
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (t->failed)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "kd_trainer_save: a step has failed; training cannot go on from there");
+    result = kd__checkpoint_open(&c, (kd_trainer *)(uintptr_t)t); /* only read */
+    if (result == KD_OK) result = kd__checkpoint_write(&c, path);
+    kd__free(t->kd, c.w.text);
+    kd__free(t->kd, c.plain);
+    return result;
+}
+
+/* Whether a file is a checkpoint of this training. */
+KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
+{
+    static const char *const names[KD__SAME_COUNT] = {"model line", "data", "teacher", "options"};
+    const char *version = kd__st_value(&c->f, "kd.checkpoint"), *text = kd__st_value(&c->f, "kd.training");
+    uint64_t same[KD__SAME_COUNT];
+    char wanted[24];
+    int i;
+    if (!version || strcmp(version, "1") != 0 || !text || strlen(text) != 17 * KD__SAME_COUNT - 1)
+        return kd__fail(c->t->kd, KD_ERR_FORMAT, "%s: \"%.300s\" holds no checkpoint saved by kd_trainer_save",
+                        c->f.where, c->f.path);
+    kd__checkpoint_same(c->t, same);
+    for (i = 0; i < KD__SAME_COUNT; ++i, text += 17) {
+        snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
+        if (memcmp(text, wanted, 16) != 0)
+            return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with another %s",
+                            c->f.where, c->f.path, names[i]);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__position_sound(const kd_trainer *t, const kd__position *at)
+{
+    return at->epoch >= 0 && at->epoch <= t->desc.epochs && at->batch >= 0 && at->batch <= t->batches &&
+           at->step >= 0 && at->images >= 0 && at->labelled >= 0 && at->correct >= 0 && at->gathered_batches >= 0 &&
+           at->gathered_batches < t->desc.accumulate && at->epochs_without_gain >= 0 && at->seen >= 0 &&
+           at->rollbacks >= 0 && at->rate > 0 && at->rate <= 1 && kd__is_finite(at->loss) &&
+           kd__is_finite(at->best);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_read(kd__checkpoint *c)
+{
+    kd_trainer *t = c->t;
+    const kd__st_entry *e = kd__st_find(&c->f, "position");
+    const char *checksum = kd__st_value(&c->f, "kd.checksum");
+    uint64_t words[2 * KD__POSITION_WORDS];
+    kd__position at[2];
+    char wanted[24];
+    kd_result result = kd__checkpoint_check_same(c);
+    int i;
+    if (result != KD_OK) return result;
+    if (!e || e->kind != KD__SIGNED || e->size != 8 || e->count != KD__COUNT(words))
+        return kd__st_fail(&c->f, "its position is missing or broken");
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        words[i] = kd__load_le((const unsigned char *)c->f.bytes + c->f.data + e->begin + 8 * i, 8);
+        c->hash = kd__mix(c->hash ^ words[i]);
+    }
+    memcpy(at, words, sizeof at);
+    result = kd__checkpoint_walk(c, KD__MATCH);
+    if (result != KD_OK) return result;
+    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)c->hash);
+    if (!checksum || strcmp(checksum, wanted) != 0)
+        return kd__st_fail(&c->f, "its contents do not match its checksum");
+    if (c->tensors + 1 != c->f.entry_count) return kd__st_fail(&c->f, "it has tensors that no checkpoint has");
+    if (at[0].epoch > t->desc.epochs)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: \"%.200s\" has trained for %lld epochs already, of %d wanted",
+                        c->f.where, c->f.path, (long long)at[0].epoch, t->desc.epochs);
+    if (!kd__position_sound(t, &at[0]) || (t->start && at[0].batch > 0 && !kd__position_sound(t, &at[1])))
+        return kd__st_fail(&c->f, "its position is out of range");
+    result = kd__checkpoint_walk(c, KD__READ); /* has been matched: cannot fail */
+    t->at = at[0];
+    t->start_at = at[1];
+    kd__trainer_settle(t);
+    kd__trainer_order(t, t->at.batch > 0 ? t->at.epoch + 1 : t->at.epoch);
+    if (t->at.images > 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    t->stopped = t->failed = 0;
+    return result;
+}
+
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    result = kd__checkpoint_open(&c, t);
+    if (result == KD_OK) result = kd__st_open(&c.f, t->kd, "kd_trainer_load", path);
+    if (result == KD_OK) {
+        result = kd__checkpoint_read(&c);
+        kd__st_close(&c.f);
+    }
+    kd__free(t->kd, c.plain);
     return result;
 }
 
