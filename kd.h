@@ -400,13 +400,8 @@ typedef enum kd_adjust {
 typedef struct kd_loss_desc {
     uint32_t cookie; /* set by kd_loss_defaults */
     kd_loss_kind kind;
-    float temperature; /* -;   > 0 */
-    float alpha;       /* -;   weight of the soft term, 0 to 1 */
-    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end in
-       the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's logits
-       with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
-    float temperature_end;    /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
-    float alpha_end;          /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
+    float temperature;        /* -;   > 0 */
+    float alpha;              /* -;   weight of the soft term, 0 to 1 */
     float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
     kd_reduction reduction;   /* KD_REDUCTION_ROWS */
     const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
@@ -418,6 +413,11 @@ typedef struct kd_loss_desc {
     float certainty;   /* -; 0.9 for KD_ADJUST_SMOOTH; 1e-6 to 0.999999 */
     float warmup; /* -; epochs, 0 to 1e6; in training the soft term is multiplied by min((epoch + 1) / warmup, 1),
                           epochs counted from 0. Of ctkd: see there */
+    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end
+       in the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's
+       logits with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
+    float temperature_end; /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
+    float alpha_end;       /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
     float temperatures[KD_MAX_TEMPERATURES]; /* -; of mlld, each above 0 */
     int temperature_count;                   /* -; 1 to KD_MAX_TEMPERATURES */
     /* 0; 1: the soft term sees (x - mean) / (std + 1e-7) of each row of both logits, std by C - 1: Sun et al. 2024.
@@ -676,26 +676,26 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
                         channel c1 of the first layer and c2 of the second. The two layers of one model are averaged
                         to the smaller size; both models need the same numbers of channels
                         Yim et al. 2017
-   KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them, of
-                        HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of their
-                        means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only cells smaller than
-                        T count, the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv 1x1(S_l)) +
-                        g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
+   KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them,
+                        of HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of
+                        their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only cells
+                        smaller than T count, the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
+                        1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
                         g = sigmoid(conv 1x1(both)) by pixel, N batch normalisation by the batch at hand. X has
-                        min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of S_l,
-                        and X_l to that of T_l, by taking the nearest pixel
+                        min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of
+                        S_l, and X_l to that of T_l, by taking the nearest pixel
                         Chen et al. 2021 (ReviewKD), as in their code
-   KD_FEATURE_CRD       mean over i of -log softmax_j(<e_i, f_j> / temperature)[i] -
-                        log softmax_j(<e_j, f_i> / temperature)[i]; e = E(S) / |E(S)|, f = F(T) / |F(T)|, E and F
-                        learned linear maps with bias from all numbers of a sample to `width`. This is InfoNCE within
-                        the batch: a sample's negatives are all others of its batch, whatever their class. The paper
-                        draws 16384 of other classes from a memory of older embeddings, and has NCE with a constant in
-                        the place of the sum. A batch of 1 teaches nothing
+   KD_FEATURE_CRD       mean over i of -log softmax_j(<e_i, f_j> / temperature)[i] - log softmax_j(<e_j, f_i> /
+                        temperature)[i]; e = E(S) / |E(S)|, f = F(T) / |F(T)|, E and F learned linear maps with
+                        bias from all numbers of a sample to `width`. This is InfoNCE within the batch: a sample's
+                        negatives are all others of its batch, whatever their class. The paper draws 16384 of other
+                        classes from a memory of older embeddings, and has NCE with a constant in the place of the
+                        sum. A batch of 1 teaches nothing
                         Tian et al. 2020
 
    Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
-   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions sqrt(3) times
-   that) and are forgotten when training ends.
+   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions sqrt(3)
+   times that) and are forgotten when training ends.
    All is computed in double precision, the same on every instruction set.
 
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
@@ -10398,8 +10398,9 @@ KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int
 {
     kd_loss_desc d = t->losses[index];
     const double way = t->desc.epochs > 1 ? (double)epoch / (t->desc.epochs - 1) : 0;
-    if (d.temperature_end > 0) d.temperature += (float)(way * ((double)d.temperature_end - (double)d.temperature));
-    if (d.alpha_end >= 0) d.alpha += (float)(way * ((double)d.alpha_end - (double)d.alpha));
+    if (d.temperature_end > 0)
+        d.temperature = (float)((double)d.temperature + way * ((double)d.temperature_end - (double)d.temperature));
+    if (d.alpha_end >= 0) d.alpha = (float)((double)d.alpha + way * ((double)d.alpha_end - (double)d.alpha));
     return d;
 }
 

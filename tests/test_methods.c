@@ -1739,7 +1739,7 @@ static void test_learned_temperature(void **state)
     school_open(&s);
     for (i = 0; i < 4; ++i) {
         kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
-        kd__trainer *t = (kd__trainer *)calloc(1, sizeof *t);
+        kd_trainer *t = KD__NEW(s.kd, kd_trainer, 1);
         float *weights = (float *)malloc(m->weight_count * sizeof *weights);
         kd_step_info info;
         double before, after, derivative;
@@ -1778,8 +1778,7 @@ static void test_learned_temperature(void **state)
         assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &after));
         if (!(after > before))
             fail_msg("from T = 15.62 to %g: %.12g, %.12g", (double)t->losses[0].temperature, before, after);
-        kd__trainer_close(t);
-        free(t);
+        kd__trainer_free(t);
         free(weights);
         kd_model_destroy(m);
     }
@@ -1830,6 +1829,148 @@ static void test_several_teachers(void **state)
     school_close(&s);
 }
 
+/* What training sees is the mean of the logits: the loss of its first step, with any loss, T and weights. */
+static void test_logits_averaged(void **state)
+{
+    static const float weights[] = {1, 3};
+    const kd_model *both[2];
+    kd_loss_desc losses[2];
+    float logits[2][SAMPLES * CLASSES], average[SAMPLES * CLASSES], student[SAMPLES * CLASSES];
+    const float *each[2];
+    school s;
+    kd_train_desc d;
+    double wanted = 0, value, probabilities;
+    int i;
+    (void)state;
+    school_open(&s);
+    both[0] = s.teacher;
+    both[1] = s.other;
+    losses[0] = kd_loss_defaults(KD_LOSS_KL);
+    losses[1] = kd_loss_defaults(KD_LOSS_MSE);
+    d = school_desc(&s, 1);
+    d.batch = SAMPLES;
+    d.shuffle = 0;
+    d.lr = 0;
+    d.teachers = both;
+    d.teacher_weights = weights;
+    d.teacher_count = 2;
+    d.losses = losses;
+    d.loss_count = 2;
+    {
+        kd_model *m = train(&s, &d);
+        probabilities = s.losses[0];
+        assert_ok(s.kd, kd_predict(m, s.x, SAMPLES, student));
+        kd_model_destroy(m);
+    }
+    for (i = 0; i < 2; ++i) {
+        assert_ok(s.kd, kd_predict(both[i], s.x, SAMPLES, logits[i]));
+        each[i] = logits[i];
+    }
+    assert_ok(s.kd, kd_average_logits(s.kd, each, weights, 2, SAMPLES, CLASSES, average));
+    for (i = 0; i < SAMPLES * CLASSES; ++i)
+        assert_near(average[i], 0.25 * (double)logits[0][i] + 0.75 * (double)logits[1][i], 1e-7);
+    for (i = 0; i < 2; ++i) {
+        assert_ok(s.kd, kd_loss(s.kd, &losses[i], student, average, NULL, SAMPLES, CLASSES, NULL, &value));
+        wanted += value;
+    }
+    d.teacher_average = KD_AVERAGE_LOGITS;
+    kd_model_destroy(train(&s, &d));
+    assert_near(s.losses[0], wanted, 1e-6);
+    assert_true(fabs(s.losses[0] - probabilities) > 1e-3);
+    school_close(&s);
+}
+
+/* Without a learning rate, the loss of each epoch is that of its own temperature and alpha. */
+static void test_curricula(void **state)
+{
+    enum { EPOCHS = 5 };
+    static const kd_loss_kind kinds[] = {KD_LOSS_HINTON, KD_LOSS_RKL, KD_LOSS_DKD, KD_LOSS_TFKD, KD_LOSS_DIST};
+    school s;
+    int i, epoch;
+    (void)state;
+    school_open(&s);
+    for (i = 0; i < KD__COUNT(kinds); ++i) {
+        const int has_alpha = (kd__loss_look_up(kinds[i])->moves & KD__ALPHA) != 0;
+        kd_train_desc d = school_desc(&s, EPOCHS);
+        double moving[EPOCHS], first, last;
+        d.batch = SAMPLES;
+        d.lr = 0;
+        d.teacher = needs_teacher(kinds[i]) ? s.teacher : NULL;
+        d.loss = kd_loss_defaults(kinds[i]);
+        d.loss.warmup = 0;
+        d.loss.temperature = 8;
+        d.loss.alpha = 0.75f;
+        d.loss.temperature_end = 2;
+        if (has_alpha) d.loss.alpha_end = 0.25f;
+        kd_model_destroy(train(&s, &d));
+        memcpy(moving, s.losses, sizeof moving);
+        d.epochs = 1;
+        kd_model_destroy(train(&s, &d));
+        assert_near(s.losses[0], moving[0], 0); /* a single epoch has the start */
+        for (epoch = 0; epoch < EPOCHS; ++epoch) {
+            d.loss.temperature = 8 - 1.5f * (float)epoch;
+            if (has_alpha) d.loss.alpha = 0.75f - 0.125f * (float)epoch;
+            d.loss.temperature_end = 0;
+            d.loss.alpha_end = -1;
+            kd_model_destroy(train(&s, &d));
+            assert_near(moving[epoch], s.losses[0], 1e-7);
+        }
+        first = moving[0], last = moving[EPOCHS - 1];
+        assert_true(fabs(first - last) > 1e-4);
+    }
+    school_close(&s);
+}
+
+/* A loss has an end for each number that it uses, and refuses the other. */
+static void test_curricula_refused(void **state)
+{
+    static const float s[] = {1, -1, 0.5f, 0, 2, 1, 0, 3, 1}, t[] = {0, 1, 2, -1, 1, 0, 1, 1, -2};
+    static const int32_t labels[] = {0, 2, 0};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    int kind, which;
+    (void)state;
+    for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+        const float *teacher = needs_teacher((kd_loss_kind)kind) ? t : NULL;
+        double start, changed, still;
+        for (which = 0; which < 2; ++which) {
+            kd_loss_desc d = kd_loss_defaults((kd_loss_kind)kind);
+            float *number = which ? &d.alpha : &d.temperature, *end = which ? &d.alpha_end : &d.temperature_end;
+            kd_result result;
+            assert_ok(kd, kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &start));
+            *end = 0.5f;
+            result = kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &still);
+            *end = which ? -1.0f : 0.0f;
+            *number = 0.5f;
+            assert_ok(kd, kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &changed));
+            if (changed == start || kind == KD_LOSS_CTKD) {
+                assert_int_equal(result, KD_ERR_ARGUMENT);
+                assert_non_null(
+                    strstr(kd_error(kd), which ? "no alpha that could go" : "no temperature that could"));
+            } else {
+                assert_int_equal(result, KD_OK);
+                assert_true(still == start);
+            }
+        }
+    }
+    {
+        kd_loss_desc d = kd_loss_defaults(KD_LOSS_BCE);
+        double value;
+        d.alpha_end = 0.5f;
+        assert_fails(kd, kd_loss(kd, &d, s, NULL, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT, "no alpha");
+        assert_ok(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value));
+        d.alpha_end = -0.5f;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT,
+                     "alpha_end must be in [0, 1], or -1 where alpha stays, got -0.5");
+        d.alpha_end = 2;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT, "alpha_end must be");
+        d.alpha_end = -1;
+        d.temperature_end = -1;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT,
+                     "temperature_end must be");
+    }
+    kd_close(kd);
+}
+
 static void test_announcement(void **state)
 {
     kd_loss_desc losses[2];
@@ -1860,6 +2001,14 @@ static void test_announcement(void **state)
                  "epochs (convention default)\n"
                  "kd_train: loss dkd: soft term times 0.5, hard term times 0.5, T = 4, over 20 epochs "
                  "(convention default)\n");
+    d = school_desc(&s, 3);
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    d.loss.temperature_end = 1, d.loss.alpha_end = 0.5f;
+    kd_model_destroy(train(&s, &d));
+    assert_string_equal(s.lines,
+                        "kd_train: loss hinton: soft term times 0.9 to 0.5, hard term times 0.1 to 0.5, T = 4 "
+                        "to 1 (convention default)\n");
     d = school_desc(&s, 1);
     kd_model_destroy(train(&s, &d));
     assert_string_equal(s.lines, "");
@@ -1922,6 +2071,8 @@ static void test_training_refused(void **state)
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "the weight of loss 0 must be 0 to 1e+06, got nan", d.loss_weights = worse);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "none of the losses would use the teacher", d.losses = &ce; d.loss_count = 1);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "loss kl needs a teacher's logits", d.teacher = NULL);
+    TRAINING_REFUSED(KD_ERR_ARGUMENT, "teacher_average must be 0 to 1, got 2",
+                     d.teacher_average = (kd_teacher_average)2);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "temperatures must be above 0", losses[1] = kd_loss_defaults(KD_LOSS_MLLD);
                      losses[1].temperatures[0] = -1);
     losses[1].cookie = 0;
@@ -1981,6 +2132,9 @@ int main(void)
         cmocka_unit_test(test_warmup),
         cmocka_unit_test(test_learned_temperature),
         cmocka_unit_test(test_several_teachers),
+        cmocka_unit_test(test_logits_averaged),
+        cmocka_unit_test(test_curricula),
+        cmocka_unit_test(test_curricula_refused),
         cmocka_unit_test(test_announcement),
         cmocka_unit_test(test_mixup),
         cmocka_unit_test(test_training_refused),
