@@ -402,7 +402,7 @@ typedef struct kd_loss_desc {
     kd_loss_kind kind;
     float temperature;        /* -;   > 0 */
     float alpha;              /* -;   weight of the soft term, 0 to 1 */
-    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
+    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term where there is one */
     kd_reduction reduction;   /* KD_REDUCTION_ROWS */
     const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
 
@@ -9981,6 +9981,12 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
+    if (t->outputs == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
+        return kd__fail(
+            t->kd, KD_ERR_ARGUMENT,
+            "%s: the softmax of a single output is always 1, so that loss %s teaches nothing; bce and mse "
+            "take a single one",
+            where, kd_loss_name(loss->kind));
     if (loss->kind == KD_LOSS_MSE && !has_teacher && t->desc.augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
                         where);

@@ -317,6 +317,29 @@ static double reference_soft(reference *f)
     return sum;
 }
 
+/* Sigmoids instead of a softmax. */
+static double reference_bce(const problem *p, const double *x)
+{
+    const kd_loss_desc *d = &p->desc;
+    const double e = (double)d->label_smoothing, T = (double)d->temperature;
+    const double alpha = p->has_teacher ? (double)d->alpha : 0;
+    double sum = 0;
+    int r, c;
+    for (r = 0; r < p->rows; ++r) {
+        for (c = 0; c < p->cols; ++c) {
+            const int at = r * p->cols + c;
+            const double hot = d->soft_labels ? (double)p->soft_labels[at]
+                               : p->cols == 1 ? p->labels[r]
+                                              : c == p->labels[r];
+            const double q = (1 - e) * hot + e / 2, one = 1 / (1 + exp(-x[at])), ps = 1 / (1 + exp(-x[at] / T));
+            const double pt = 1 / (1 + exp(-(double)p->teacher[at] / T));
+            sum -= (1 - alpha) * (q * log(one) + (1 - q) * log(1 - one)) / p->rows;
+            sum += alpha * T * T * (pt * log(pt / ps) + (1 - pt) * log((1 - pt) / (1 - ps))) / p->rows;
+        }
+    }
+    return sum;
+}
+
 /* The terms and, separately, what they are multiplied by. */
 static double reference_value(const problem *p, const double *x)
 {
@@ -324,8 +347,10 @@ static double reference_value(const problem *p, const double *x)
     const int alone = d->kind == KD_LOSS_HINTON || d->kind == KD_LOSS_TFKD;
     const double e = (double)d->label_smoothing, T = (double)d->temperature;
     double alpha = (double)d->alpha, soft_weight = (double)d->soft_weight, soft, hard = 0;
-    reference *f = reference_open(p, x);
+    reference *f;
     int r, c;
+    if (d->kind == KD_LOSS_BCE) return reference_bce(p, x);
+    f = reference_open(p, x);
     soft = reference_soft(f);
     for (r = 0; r < p->rows; ++r) {
         double q[MAX_COLS];
@@ -336,6 +361,7 @@ static double reference_value(const problem *p, const double *x)
         }
     }
     free(f);
+    if (d->kind == KD_LOSS_CE) return hard;
     if (d->reduction == KD_REDUCTION_ELEMENTS || d->convention == KD_CONVENTION_TFKD) soft_weight /= p->cols;
     if (d->convention == KD_CONVENTION_TEXTBREWER) soft_weight /= T * T;
     if (d->convention == KD_CONVENTION_TORCHDISTILL) {
@@ -344,6 +370,23 @@ static double reference_value(const problem *p, const double *x)
     }
     if (alone) return alpha * soft_weight * soft + (1 - alpha) * hard;
     return soft_weight * soft + (double)d->hard_weight * hard;
+}
+
+/* By differences of fourth order. */
+static void reference_gradient(const problem *p, double *x, double *grad)
+{
+    static const double at[] = {-2, -1, 1, 2}, step = 1e-4;
+    int k, n;
+    for (k = 0; k < p->rows * p->cols; ++k) {
+        const double middle = x[k];
+        double d[4];
+        for (n = 0; n < 4; ++n) {
+            x[k] = middle + at[n] * step;
+            d[n] = reference_value(p, x);
+        }
+        x[k] = middle;
+        grad[k] = (8 * (d[2] - d[1]) - (d[3] - d[0])) / (12 * step);
+    }
 }
 
 /* ---- values and gradients -------------------------------------------------------------------------------- */
@@ -401,7 +444,7 @@ static void test_reference(void **state)
     static const int sizes[][2] = {{1, 3}, {2, 5}, {7, 3}, {5, 9}, {3, 16}, {2, 17}, {4, 33}, {17, 4}};
     kd_ctx *contexts[KD_ISA_COUNT] = {NULL};
     kd_isa isa;
-    int i, j, k, n;
+    int i, j, k;
     (void)state;
     FOR_EACH_ISA(isa) contexts[isa] = test_open(isa, 1);
     for (i = 0; i < KD__COUNT(golden_methods); ++i) {
@@ -413,17 +456,7 @@ static void test_reference(void **state)
             float grad[MAX_COUNT], first_grad[MAX_COUNT], kept[MAX_COUNT];
             for (k = 0; k < count; ++k) x[k] = (double)p->student[k];
             wanted = reference_value(p, x);
-            for (k = 0; k < count; ++k) {
-                const double step = 1e-4, middle = x[k];
-                double d[4];
-                for (n = 0; n < 4; ++n) {
-                    static const double at[] = {-2, -1, 1, 2};
-                    x[k] = middle + at[n] * step;
-                    d[n] = reference_value(p, x);
-                }
-                x[k] = middle;
-                wanted_grad[k] = (8 * (d[2] - d[1]) - (d[3] - d[0])) / (12 * step);
-            }
+            reference_gradient(p, x, wanted_grad);
             for (k = KD_ISA_SCALAR; k < KD_ISA_COUNT; ++k) {
                 double value;
                 if (!contexts[k]) continue;
@@ -443,6 +476,54 @@ static void test_reference(void **state)
         }
     }
     for (i = 0; i < KD_ISA_COUNT; ++i) kd_close(contexts[i]);
+}
+
+static void check_kind(kd_ctx *kd, kd_loss_kind kind, int cols, float smoothing, int soft_labels)
+{
+    problem *p = default_problem(kind, 6, cols);
+    double x[MAX_COUNT], wanted_grad[MAX_COUNT], wanted, value = -1;
+    float grad[MAX_COUNT];
+    char words[64];
+    int k;
+    for (k = 0; k < p->rows && cols == 1 && kind == KD_LOSS_BCE; ++k) p->labels[k] = k % 3 == 0;
+    p->desc.label_smoothing = smoothing;
+    if (soft_labels) p->desc.soft_labels = p->soft_labels;
+    if (cols < kd__loss_look_up(kind)->columns) {
+        snprintf(words, sizeof words, "loss %s needs at least %d columns, got %d", p->name,
+                 kd__loss_look_up(kind)->columns, cols);
+        assert_fails(kd, solve_result(kd, p, grad, &value), KD_ERR_ARGUMENT, words);
+    } else {
+        for (k = 0; k < p->rows * cols; ++k) x[k] = (double)p->student[k];
+        wanted = reference_value(p, x);
+        reference_gradient(p, x, wanted_grad);
+        value = solve(kd, p, grad);
+        compare(kd, p, value, grad, wanted, wanted_grad, 1e-8);
+    }
+    free(p);
+}
+
+/* Every loss with one column, two, more; with smoothed labels; with soft labels, as mixup makes them: right, or
+   refused in words. */
+static void test_all_kinds(void **state)
+{
+    static const int cols[] = {1, 2, 3, 7};
+    static const float smoothings[] = {0, 0.1f};
+    kd_isa isa;
+    int kind, c, e, soft_labels;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+            for (c = 0; c < KD__COUNT(cols); ++c) {
+                for (e = 0; e < KD__COUNT(smoothings); ++e) {
+                    for (soft_labels = 0; soft_labels < 2; ++soft_labels)
+                        check_kind(kd, (kd_loss_kind)kind, cols[c], smoothings[e], soft_labels);
+                }
+            }
+        }
+        kd_close(kd);
+    }
 }
 
 /* A runner that starts from the end and pretends to be another worker each time. */
@@ -2015,25 +2096,50 @@ static void test_announcement(void **state)
     school_close(&s);
 }
 
-/* Mixed images have the label of which they have most. */
+/* The first step of every loss under mixup: blended images, blended labels, and what kd_loss makes of them. */
 static void test_mixup(void **state)
 {
-    static const kd_loss_kind kinds[] = {KD_LOSS_DKD, KD_LOSS_NKD, KD_LOSS_TFKD, KD_LOSS_CSKD, KD_LOSS_DIST};
     school s;
-    int i;
+    int kind;
     (void)state;
     school_open(&s);
-    for (i = 0; i < KD__COUNT(kinds); ++i) {
-        kd_train_desc d = school_desc(&s, 2);
-        kd_model *m, *without;
-        d.loss = kd_loss_defaults(kinds[i]);
-        d.teacher = needs_teacher(kinds[i]) ? s.teacher : NULL;
-        without = train(&s, &d);
+    for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+        kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
+        float student[SAMPLES * CLASSES], teacher[SAMPLES * CLASSES];
+        kd_train_desc d = school_desc(&s, 1);
+        const int has_teacher = needs_teacher((kd_loss_kind)kind);
+        int i, c, blended = 0;
+        double wanted;
+        kd_trainer *t;
+        d.batch = SAMPLES;
         d.augment.mixup = 0.4f;
-        m = train(&s, &d);
-        assert_true(kd_model_hash(m) != kd_model_hash(without));
+        d.teacher = has_teacher ? s.teacher : NULL;
+        d.loss = kd_loss_defaults((kd_loss_kind)kind);
+        d.loss.warmup = 0;
+        d.lr = 0;
+        s.steps = 0;
+        assert_ok(s.kd, kd_trainer_open(m, &s.data, &d, &t));
+        assert_ok(s.kd, kd_trainer_step(t, NULL));
+        for (i = 0; i < SAMPLES; ++i) {
+            double sum = 0;
+            int more = 0;
+            for (c = 0; c < CLASSES; ++c) {
+                sum += (double)t->feed.soft[i * CLASSES + c];
+                more += t->feed.soft[i * CLASSES + c] > 0;
+            }
+            assert_near(sum, 1, 1e-6);
+            blended += more == 2;
+        }
+        assert_true(blended > SAMPLES / 4);
+        assert_ok(s.kd, kd_predict(m, t->feed.x, SAMPLES, student));
+        assert_ok(s.kd, kd_predict(s.teacher, t->feed.x, SAMPLES, teacher));
+        d.loss = t->losses[0];
+        d.loss.soft_labels = t->feed.soft;
+        assert_ok(s.kd, kd_loss(s.kd, &d.loss, student, has_teacher ? teacher : NULL, NULL, SAMPLES, CLASSES, NULL,
+                                &wanted));
+        assert_near(s.losses[0], wanted, 1e-5);
+        kd_trainer_close(t);
         kd_model_destroy(m);
-        kd_model_destroy(without);
     }
     school_close(&s);
 }
@@ -2092,6 +2198,13 @@ static void test_training_refused(void **state)
     losses[1] = ce;
     assert_ok(s.kd, kd_train(m, &s.data, &d));
     kd_model_destroy(m);
+    m = create(&s, "6: dense 1", 9);
+    d = school_desc(&s, 1);
+    memset(s.labels, 0, sizeof s.labels);
+    s.data.classes = 2;
+    assert_fails(s.kd, kd_train(m, &s.data, &d), KD_ERR_ARGUMENT,
+                 "the softmax of a single output is always 1, so that loss ce teaches nothing; bce and mse");
+    kd_model_destroy(m);
     school_close(&s);
 }
 
@@ -2100,6 +2213,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_like_pytorch),
         cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_all_kinds),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_dkd_is_kd),
         cmocka_unit_test(test_high_temperature_is_mse),
