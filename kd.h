@@ -84,6 +84,7 @@ CONTENTS (search for the tag)
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
+   >>diagnose   what teacher and labels ask of a student
    >>io         .npy and safetensors
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
@@ -928,6 +929,33 @@ KDDEF kd_result kd_cache_save(const kd_cache *c,
 KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
 KDDEF const float *kd_cache_logits(const kd_cache *c,
                                    int view); /* (count, classes), NULL if there is no such view */
+
+/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+
+/* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
+   the student's trained numbers, of means over all data, in training mode as a step would have them (batch
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term; and
+   the loss's soft term as it stands in the table of losses, with T^2, without alpha, soft_weight, reduction and
+   convention. */
+typedef struct kd_diagnosis {
+    kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
+    double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
+    double gradient_cosine; /* of the two gradients, -1 to 1; 0 where one of them is 0 */
+    double hard_norm, soft_norm;     /* their L2 norms */
+    double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
+} kd_diagnosis;
+
+typedef struct kd_diagnose_desc {
+    uint32_t cookie;         /* set by kd_diagnose_defaults */
+    const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
+    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher */
+    int batch;               /* 256; 1 to 65536 */
+} kd_diagnose_desc;
+
+KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
+/* desc NULL: the defaults. Every sample needs a label. The student is not changed. */
+KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
+                            kd_diagnosis *out);
 
 /* ---- arrays in files ------------------------------------------------------------------------------------- */
 
@@ -10694,6 +10722,222 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     if (result != KD_OK) return result;
     while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
     kd_trainer_close(t);
+    return result;
+}
+
+/* ============================================================================================================
+   >>diagnose    what teacher and labels ask of a student
+   uses: train, predict, data, losses
+   ============================================================================================================ */
+
+enum { KD__HARD, KD__SOFT };
+
+typedef struct kd__diagnoser {
+    kd_ctx *kd;
+    const kd_model *m;
+    const kd_data *data;
+    kd_loss_desc losses[2]; /* each term alone */
+    int outputs;
+    kd__feed feed;
+    kd__run *run, *teacher_run;
+    int32_t *samples;      /* (batch) */
+    float *teacher, *room; /* (batch, outputs); of either loss */
+    double *row;           /* logits of a sample, their probabilities and the logarithms of those */
+    double *grads[2];      /* by weight: sums over batches */
+    double entropy;
+} kd__diagnoser;
+
+KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
+{
+    kd__run_close(d->run);
+    kd__run_close(d->teacher_run);
+    if (d->feed.kd) kd__feed_close(&d->feed);
+    kd__free(d->kd, d->samples);
+    kd__free(d->kd, d->teacher);
+    kd__free(d->kd, d->room);
+    kd__free(d->kd, d->row);
+    kd__free(d->kd, d->grads[0]);
+    kd__free(d->kd, d->grads[1]);
+}
+
+KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_desc *desc)
+{
+    const int batch = KD__MIN(desc->batch, d->data->count);
+    const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
+    kd_result result = kd__feed_open(&d->feed, d->kd, d->data, NULL, 0, batch);
+    /* nothing is committed: a run for training, but the model stays as it is */
+    if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
+    if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
+    if (result != KD_OK) return result;
+    d->samples = KD__NEW(d->kd, int32_t, batch);
+    d->teacher = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
+    d->room = KD__NEW(d->kd, float,
+                      KD__MAX(kd__loss_room(d->kd, &d->losses[KD__HARD], batch, d->outputs),
+                              kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
+    d->row = KD__NEW(d->kd, double, kd__times(3, outputs));
+    d->grads[KD__HARD] = KD__NEW(d->kd, double, weights);
+    d->grads[KD__SOFT] = KD__NEW(d->kd, double, weights);
+    return d->samples && d->teacher && d->room && d->row && d->grads[KD__HARD] && d->grads[KD__SOFT]
+               ? KD_OK
+               : KD_ERR_MEMORY;
+}
+
+/* The teacher's logits for a batch, and the entropy of what they become. */
+KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
+{
+    double *log_p = d->row + d->outputs, *p = log_p + d->outputs;
+    kd_result result;
+    int i, c;
+    if (d->teacher_run) {
+        kd__run_forward(d->teacher_run, d->feed.x, n);
+        kd__export(d->teacher_run, n, d->teacher);
+    } else {
+        kd__gather_rows(d->teacher, d->data->teacher_logits, d->samples, n, d->outputs);
+    }
+    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", d->teacher, n, d->outputs);
+    for (i = 0; i < n && result == KD_OK; ++i) {
+        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)d->teacher[(ptrdiff_t)i * d->outputs + c];
+        kd__soft_probs(d->row, d->outputs, (double)d->losses[KD__SOFT].temperature, log_p, p);
+        d->entropy -= kd__dot(p, log_p, d->outputs) / d->data->count;
+    }
+    return result;
+}
+
+/* The share of a batch in the gradient of one term. */
+KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
+{
+    const kd_loss_desc *loss = &d->losses[which];
+    const double share = (double)n / d->data->count;
+    kd__loss_call call;
+    size_t i;
+    d->run->dropout_key = kd__rng_key(0, KD__RNG_DROPOUT, (uint64_t)d->samples[0], 0);
+    kd__run_forward(d->run, d->feed.x, n);
+    memset(&call, 0, sizeof call);
+    call.desc = loss;
+    call.student = kd__run_logits(d->run);
+    call.teacher = which == KD__SOFT ? d->teacher : NULL;
+    call.labels = d->feed.soft ? NULL : d->feed.labels;
+    call.soft_labels = kd__loss_uses_labels(loss) ? d->feed.soft : NULL;
+    call.rows = n;
+    call.cols = d->outputs;
+    call.soft_scale = call.hard_scale = 1;
+    call.grad = kd__run_logits_grad(d->run);
+    call.room = d->room;
+    if (!kd__is_finite(kd__loss_evaluate(d->kd, &call))) {
+        const kd_result result =
+            kd__check_finite(d->kd, "kd_diagnose", "the student's output", call.student, n, d->outputs);
+        if (result != KD_OK) return result;
+        return kd__fail(d->kd, KD_ERR_NOT_FINITE, "kd_diagnose: loss %s overflows", kd_loss_name(loss->kind));
+    }
+    kd__run_backward(d->run);
+    for (i = 0; i < d->m->weight_count; ++i) d->grads[which][i] += share * (double)d->run->weight_grads[i];
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
+{
+    kd_result result = KD_OK;
+    int first, n, i;
+    for (first = 0; first < d->data->count && result == KD_OK; first += n) {
+        n = KD__MIN(d->feed.batch, d->data->count - first);
+        for (i = 0; i < n; ++i) d->samples[i] = first + i;
+        result = kd__feed_batch(&d->feed, d->samples, n, 0);
+        for (i = 0; i < 2 && result == KD_OK && !d->feed.soft; ++i)
+            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+        if (result == KD_OK) result = kd__diagnoser_teach(d, n);
+        for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__diagnoser_pull(d, i, n);
+    }
+    return result;
+}
+
+KD__PRIVATE void kd__diagnoser_finish(const kd__diagnoser *d, kd_diagnosis *out)
+{
+    double hard = 0, soft = 0, both = 0;
+    int i;
+    for (i = 0; i < d->m->param_count; ++i) {
+        const kd__param *p = &d->m->params[i];
+        const double *h = d->grads[KD__HARD] + p->offset, *s = d->grads[KD__SOFT] + p->offset;
+        if (!p->trained) continue;
+        hard += kd__dot(h, h, (int)p->size);
+        soft += kd__dot(s, s, (int)p->size);
+        both += kd__dot(h, s, (int)p->size);
+    }
+    out->target_entropy = d->entropy;
+    out->hard_norm = sqrt(hard);
+    out->soft_norm = sqrt(soft);
+    out->gradient_cosine = hard > 0 && soft > 0 ? both / (out->hard_norm * out->soft_norm) : 0;
+}
+
+/* Sets up both terms, and checks that there are labels and a teacher for them. */
+KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_desc *desc)
+{
+    static const char where[] = "kd_diagnose";
+    const kd__shape *out = &d->m->values[d->m->output].shape;
+    const int has_labels = d->data->labels || d->data->soft_labels || d->data->batch;
+    kd_loss_desc *hard = &d->losses[KD__HARD], *soft = &d->losses[KD__SOFT];
+    kd_result result;
+    if (out->h * out->w > 1 && out->c > 1)
+        return kd__fail(d->kd, KD_ERR_SHAPE,
+                        "%s: the student ends in an image of %dx%dx%d; end it with gap or dense", where, out->c,
+                        out->h, out->w);
+    if (!desc->teacher && !d->data->teacher_logits)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: needs a teacher, or data with teacher_logits", where);
+    if (d->data->soft_labels && d->data->classes != d->outputs)
+        return kd__fail(d->kd, KD_ERR_SHAPE, "%s: soft labels need an output for each class", where);
+    result = kd__loss_check(d->kd, where, &desc->loss, 1, has_labels, d->outputs);
+    if (result != KD_OK) return result;
+    *hard = kd_loss_defaults(d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+    hard->label_smoothing = desc->loss.label_smoothing;
+    *soft = desc->loss;
+    if (kd__loss_look_up(soft->kind)->own_hard) soft->alpha = 1;
+    soft->soft_weight = 1, soft->hard_weight = 0;
+    soft->reduction = KD_REDUCTION_ROWS, soft->convention = KD_CONVENTION_DEFAULT;
+    return kd__loss_check(d->kd, where, hard, 0, has_labels, d->outputs);
+}
+
+KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
+{
+    kd_diagnose_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.batch = 256;
+    return desc;
+}
+
+KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
+                            kd_diagnosis *out)
+{
+    const kd_diagnose_desc defaults = kd_diagnose_defaults();
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd__diagnoser d;
+    kd_diagnosis found;
+    kd_result result;
+    if (!student) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(student->kd, KD_ERR_DEFAULTS,
+                        "kd_diagnose: the options must start from kd_diagnose_defaults()");
+    if (!out) return kd__fail(student->kd, KD_ERR_ARGUMENT, "kd_diagnose: out must not be NULL");
+    memset(&found, 0, sizeof found);
+    memset(&d, 0, sizeof d);
+    evaluate.teacher = desc->teacher;
+    evaluate.batch = desc->batch;
+    result = kd_evaluate_with(student, data, &evaluate, &found.metrics); /* checks model, data and teacher, too */
+    if (result != KD_OK) return result;
+    d.kd = student->kd;
+    d.m = student;
+    d.data = data;
+    d.outputs = kd_model_outputs(student);
+    result = kd__diagnose_check(&d, desc);
+    if (result == KD_OK) result = kd__diagnoser_open(&d, desc);
+    if (result == KD_OK) result = kd__diagnoser_run(&d);
+    if (result == KD_OK) {
+        kd__diagnoser_finish(&d, &found);
+        kd__loss_effect(&desc->loss, 1, d.outputs, &found.soft_weight, &found.hard_weight);
+        *out = found;
+    }
+    kd__diagnoser_close(&d);
     return result;
 }
 

@@ -2144,6 +2144,178 @@ static void test_mixup(void **state)
     school_close(&s);
 }
 
+/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+
+/* The gradient by all weights of one loss over all samples: what one step of plain descent takes off. */
+static void gradient_of(school *s, const kd_model *m, kd_loss_desc loss, double *grad)
+{
+    kd_train_desc d = school_desc(s, 1);
+    kd_model *moved;
+    size_t i;
+    d.batch = SAMPLES;
+    d.optimizer = KD_SGD, d.momentum = 0, d.lr = 0.25f;
+    d.teacher = needs_teacher(loss.kind) ? s->teacher : NULL;
+    d.loss = loss;
+    assert_ok(s->kd, kd_model_clone(m, &moved));
+    assert_ok(s->kd, kd_train(moved, &s->data, &d));
+    for (i = 0; i < m->weight_count; ++i) grad[i] = 4 * ((double)m->weights[i] - (double)moved->weights[i]);
+    kd_model_destroy(moved);
+}
+
+/* Each loss: cosine and norms as the trainer's own steps have them, entropy and metrics by their definitions. */
+static void test_diagnosis(void **state)
+{
+    school s;
+    int kind, r;
+    (void)state;
+    school_open(&s);
+    for (kind = KD_LOSS_KL; kind < KD_LOSS_COUNT; ++kind) {
+        kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
+        double hard[400], soft[400], hh = 0, ss = 0, hs = 0, entropy = 0;
+        float logits[SAMPLES * CLASSES];
+        kd_diagnose_desc d = kd_diagnose_defaults();
+        kd_loss_desc term;
+        kd_diagnosis found;
+        size_t i;
+        if (!needs_teacher((kd_loss_kind)kind)) {
+            kd_model_destroy(m);
+            continue;
+        }
+        assert_true(m->weight_count <= 400);
+        d.loss = kd_loss_defaults((kd_loss_kind)kind);
+        d.loss.temperature = 3;
+        d.loss.warmup = 0;
+        d.loss.label_smoothing = 0.1f;
+        d.teacher = s.teacher;
+        assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+        term = d.loss;
+        term.soft_weight = 1, term.hard_weight = 0;
+        if (kind == KD_LOSS_HINTON || kind == KD_LOSS_BCE) term.alpha = 1;
+        if (kind == KD_LOSS_CTKD) term.kind = KD_LOSS_KL; /* in training its temperature is another */
+        gradient_of(&s, m, term, soft);
+        term = kd_loss_defaults(kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+        term.label_smoothing = 0.1f;
+        if (kind == KD_LOSS_BCE) term.alpha = 0;
+        gradient_of(&s, m, term, hard);
+        for (i = 0; i < m->weight_count; ++i)
+            hh += hard[i] * hard[i], ss += soft[i] * soft[i], hs += hard[i] * soft[i];
+        assert_near(found.hard_norm, sqrt(hh), 1e-4);
+        assert_near(found.soft_norm, sqrt(ss), 1e-4);
+        assert_near(found.gradient_cosine, hs / sqrt(hh * ss), 1e-4);
+        assert_true(found.gradient_cosine > -1 && found.gradient_cosine < 0.9999);
+        assert_ok(s.kd, kd_predict(s.teacher, s.x, SAMPLES, logits));
+        for (r = 0; r < SAMPLES * CLASSES; r += CLASSES) {
+            double z[CLASSES], p[CLASSES];
+            int c;
+            for (c = 0; c < CLASSES; ++c) z[c] = (double)logits[r + c];
+            reference_softmax(z, CLASSES, 3, p);
+            for (c = 0; c < CLASSES; ++c) entropy -= p[c] * log(p[c]) / SAMPLES;
+        }
+        assert_near(found.target_entropy, entropy, 1e-6);
+        assert_near(found.metrics.kl, distance(&s, m, s.teacher), 1e-12);
+        assert_int_equal(found.metrics.classes, CLASSES);
+        assert_ok(s.kd, kd_loss_weights(s.kd, &d.loss, CLASSES, &hh, &ss));
+        assert_true(found.soft_weight == hh && found.hard_weight == ss);
+        kd_model_destroy(m);
+    }
+    school_close(&s);
+}
+
+/* Another source of the same targets and another batch find the same; another teacher, or roles changed, do not. A
+   student that is its teacher is not pulled by it. */
+static void test_diagnosis_of_whom(void **state)
+{
+    float logits[SAMPLES * CLASSES];
+    school s;
+    kd_model *m, *twin;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis first, other;
+    kd_data data;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, tanh, dense 4", 9);
+    d.teacher = s.teacher;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &first));
+    d.batch = 7;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_near(other.gradient_cosine, first.gradient_cosine, 1e-5);
+    assert_near(other.soft_norm, first.soft_norm, 1e-5);
+    d.teacher = s.other;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_true(fabs(other.gradient_cosine - first.gradient_cosine) > 0.01);
+    assert_true(fabs(other.target_entropy - first.target_entropy) > 1e-4);
+    d.teacher = m;
+    assert_ok(s.kd, kd_diagnose(s.teacher, &s.data, &d, &other));
+    assert_true(fabs(other.hard_norm - first.hard_norm) > 1e-3);
+    d = kd_diagnose_defaults();
+    data = s.data;
+    data.teacher_logits = logits;
+    assert_ok(s.kd, kd_predict(s.teacher, s.x, SAMPLES, logits));
+    assert_ok(s.kd, kd_diagnose(m, &data, &d, &other));
+    assert_memory_equal(&other, &first, sizeof first);
+    assert_ok(s.kd, kd_diagnose(m, &data, NULL, &other));
+    assert_memory_equal(&other, &first, sizeof first);
+    assert_ok(s.kd, kd_model_clone(m, &twin));
+    d.teacher = twin;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_near(other.soft_norm, 0, 1e-6);
+    assert_near(other.metrics.agreement, 1, 0);
+    kd_model_destroy(twin);
+    kd_model_destroy(m);
+    school_close(&s);
+}
+
+/* Running statistics and weights stay; what cannot be diagnosed is refused, and out stays. */
+static void test_diagnosis_refused(void **state)
+{
+    school s;
+    kd_model *m;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis found, kept;
+    float logits[CLASSES];
+    uint64_t hash;
+    int i, requests;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, batchnorm, relu, dropout 0.5, dense 4", 9);
+    hash = kd_model_hash(m);
+    memset(&found, 1, sizeof found);
+    kept = found;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "needs a teacher, or data with");
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_CE);
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce would ignore the teacher");
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    d.cookie = 0;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DEFAULTS, "kd_diagnose_defaults()");
+    d = kd_diagnose_defaults();
+    d.teacher = s.teacher;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_diagnose(NULL, &s.data, &d, &found), KD_ERR_ARGUMENT);
+    s.labels[3] = KD_UNLABELLED;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DATA, "label");
+    s.labels[3] = 0;
+    s.data.labels = NULL;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss hinton needs labels");
+    d.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce needs labels");
+    s.data.labels = s.labels;
+    assert_ok(s.kd, kd_predict(m, s.x, 1, logits)); /* plans that are kept */
+    requests = s.memory.requests;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    requests = s.memory.requests - requests;
+    found = kept;
+    for (i = 1; i <= requests; ++i) {
+        s.memory.refuse_at = i;
+        assert_int_equal(kd_diagnose(m, &s.data, &d, &found), KD_ERR_MEMORY);
+        s.memory.refuse_at = 0;
+    }
+    assert_memory_equal(&found, &kept, sizeof found);
+    assert_true(kd_model_hash(m) == hash);
+    kd_model_destroy(m);
+    school_close(&s);
+}
+
 static void test_training_refused(void **state)
 {
     static const float bad[] = {1, -1}, worse[] = {NAN, 1};
@@ -2251,6 +2423,9 @@ int main(void)
         cmocka_unit_test(test_curricula_refused),
         cmocka_unit_test(test_announcement),
         cmocka_unit_test(test_mixup),
+        cmocka_unit_test(test_diagnosis),
+        cmocka_unit_test(test_diagnosis_of_whom),
+        cmocka_unit_test(test_diagnosis_refused),
         cmocka_unit_test(test_training_refused),
     };
     const int failed = cmocka_run_group_tests_name("methods", tests, NULL, NULL);
