@@ -10609,13 +10609,18 @@ KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
     return b == t->batches - 1 ? kd__trainer_end_epoch(t) : KD_OK;
 }
 
+typedef struct kd__from_to {
+    char chars[2 * sizeof(kd__text) + 8];
+} kd__from_to;
+
 /* "0.9", or "0.9 to 0.5" where a number changes over training */
-KD__PRIVATE kd__text kd__from_to(double first, double last)
+KD__PRIVATE kd__from_to kd__numbers(double first, double last)
 {
-    kd__text text = kd__number(first, 4);
-    const size_t length = strlen(text.chars);
-    if (first != last)
-        snprintf(text.chars + length, sizeof text.chars - length, " to %s", kd__number(last, 4).chars);
+    kd__from_to text;
+    if (first == last)
+        snprintf(text.chars, sizeof text.chars, "%s", kd__number(first, 4).chars);
+    else
+        snprintf(text.chars, sizeof text.chars, "%s to %s", kd__number(first, 4).chars, kd__number(last, 4).chars);
     return text;
 }
 
@@ -10636,9 +10641,9 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         if (loss.warmup > 0)
             snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
         kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)",
-                kd_loss_name(loss.kind), kd__from_to(soft * weight, last_soft * weight).chars,
-                kd__from_to(hard * weight, last_hard * weight).chars,
-                kd__from_to((double)loss.temperature, (double)last.temperature).chars,
+                kd_loss_name(loss.kind), kd__numbers(soft * weight, last_soft * weight).chars,
+                kd__numbers(hard * weight, last_hard * weight).chars,
+                kd__numbers((double)loss.temperature, (double)last.temperature).chars,
                 loss.kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss.convention));
     }
     for (i = 0; i < t->features.count; ++i) {
