@@ -238,7 +238,7 @@ static const char report_style[] =
     "main{max-width:1080px;margin:0 auto;padding:40px 24px 64px}h1{font-size:30px;line-height:1.2;margin:0 0 8px}"
     "h2{font-size:20px;margin:44px 0 4px}p{margin:4px 0 14px;color:var(--soft);max-width:76ch}"
     ".lead{font-size:18px;color:var(--ink)}"
-    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(250px,1fr))}"
+    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(220px,1fr))}"
     ".wide{grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}"
     ".card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;min-width:0}"
     ".card h3{margin:0;font-size:14px;font-weight:600;color:var(--soft)}"
