@@ -1,5 +1,6 @@
-/* Trains a convolutional student from a teacher with everything random on, and prints what the weights hash to.
-   Usage: hash ISA. Every machine must print the same; see tests/emulated.sh. */
+/* Trains a convolutional student from a teacher with everything random on, saves it over an older file, and prints
+   what the weights and the file's bytes hash to. Usage: hash ISA FILE. Every machine must print the same; see
+   tests/emulated.sh. */
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 
@@ -13,7 +14,24 @@ static int complain(kd_ctx *kd, const char *what)
     return 1;
 }
 
-static int train(kd_ctx *kd, const kd_data *data)
+/* Saved twice, so that a file is replaced, and loaded. */
+static int through_file(kd_ctx *kd, const kd_model *m, const char *path)
+{
+    kd_model *again = NULL;
+    uint64_t hash = 0;
+    FILE *f;
+    int byte, failed;
+    failed = kd_model_save(m, path) || kd_model_save(m, path) || kd_model_load(kd, path, &again) ||
+             kd_model_hash(m) != kd_model_hash(again);
+    kd_model_destroy(again);
+    f = fopen(path, "rb");
+    while (f && (byte = fgetc(f)) != EOF) hash = kd__mix(hash ^ (uint64_t)byte);
+    if (f) fclose(f);
+    if (!failed) printf("file    %016llx\n", (unsigned long long)hash);
+    return failed || !f;
+}
+
+static int train(kd_ctx *kd, const kd_data *data, const char *path)
 {
     static const char large[] = "3x13x13: conv 24 3 pad=1, batchnorm, relu, maxpool 2, residual(conv 24 3 pad=1, "
                                 "batchnorm, silu, depthwise 3 pad=1), gelu, conv 33 3 stride=2, hardswish, gap, "
@@ -40,6 +58,7 @@ static int train(kd_ctx *kd, const kd_data *data)
         if (!failed)
             printf("%-7s %016llx %.17g %.17g\n", kd_optimizer_name(desc.optimizer),
                    (unsigned long long)kd_model_hash(student), metrics.nll, metrics.ece);
+        if (!failed && path) failed = through_file(kd, student, path);
         kd_model_destroy(student);
         student = NULL;
     }
@@ -67,7 +86,7 @@ int main(int argc, char **argv)
     if (kd_open(&desc, &kd) != KD_OK) return complain(kd, argc > 1 ? argv[1] : "auto");
     data = kd_data_u8(pixels, labels, COUNT, 3, SIDE, SIDE, 5);
     data.mean[0] = 0.4f, data.std[1] = 0.3f;
-    failed = train(kd, &data);
+    failed = train(kd, &data, argc > 2 ? argv[2] : NULL);
     if (failed) (void)complain(kd, "training");
     kd_close(kd);
     return failed;
