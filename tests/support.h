@@ -36,7 +36,7 @@ KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
 }
 
 /* An allocator that keeps books: what is out, how large the largest request was, whether every block came back with
-   the size it was asked for. Its refuse_at-th request from now is refused, 0: none, and with for_good all after it. */
+   the size it was asked for. Its refuse_at-th request from now is refused, 0: none; for_good: all after it, too. */
 typedef struct test_memory {
     size_t bytes, largest;
     int blocks, requests, refuse_at, for_good, wrong_sizes;

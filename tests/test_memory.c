@@ -232,7 +232,7 @@ static kd_result arrays(void)
     return result;
 }
 
-/* A training with all that needs memory: the model is as it was until the first step, in which nothing is asked for. */
+/* A training with all that needs memory. No step asks for any. */
 static kd_result training(void)
 {
     kd_loss_desc losses[KD_LOSS_COUNT];
