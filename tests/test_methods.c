@@ -1826,8 +1826,10 @@ static void test_learned_temperature(void **state)
         kd_step_info info;
         double before, after, derivative;
         int32_t order[SAMPLES];
+        kd__batch batch;
         int k;
         memset(&info, 0, sizeof info);
+        memset(&batch, 0, sizeof batch);
         for (k = 0; k < SAMPLES; ++k) order[k] = k;
         desc.batch = SAMPLES;
         desc.teacher = i % 2 ? s.teacher : s.other;
@@ -1844,14 +1846,15 @@ static void test_learned_temperature(void **state)
         /* the same batch by the same weights, at the old and the new temperature */
         memcpy(m->weights, weights, m->weight_count * sizeof *weights);
         t->losses[0].kind = KD_LOSS_KL;
+        batch.samples = order, batch.n = SAMPLES, batch.epoch = 10, batch.soft_targets = t->teacher_logits;
         kd__run_forward(t->run, t->feed.x, SAMPLES);
         t->losses[0].temperature = (float)kd__trainer_temperature(1, &derivative);
         assert_near(t->losses[0].temperature, 1 + 20 / (1 + exp(-1.0)), 1e-6);
         assert_near(derivative, 20 * exp(-1.0) / pow(1 + exp(-1.0), 2), 1e-9);
         t->losses[0].adjust = KD_ADJUST_SHIFT; /* in double precision: the step is small */
-        assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &before));
+        assert_ok(s.kd, kd__trainer_evaluate_all(t, KD_INPUTS_CLEAN, &batch, &before));
         t->losses[0].temperature = (float)kd__trainer_temperature((double)t->theta[0], &derivative);
-        assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &after));
+        assert_ok(s.kd, kd__trainer_evaluate_all(t, KD_INPUTS_CLEAN, &batch, &after));
         if (!(after > before))
             fail_msg("from T = 15.62 to %g: %.12g, %.12g", (double)t->losses[0].temperature, before, after);
         kd_trainer_close(t);
