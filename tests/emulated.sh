@@ -11,7 +11,7 @@ same_weights()
 {
     what=$1 kind=$2
     shift 2
-    if ! "$@" "$tmp/model" 2>"$log" | tr -d '\r' >"$tmp/weights" || ! grep -q adamw "$tmp/weights"; then
+    if ! "$@" "$tmp/model" 2>"$log" | tr -d '\r' >"$tmp/weights" || ! grep -q averaged "$tmp/weights"; then
         if grep -q 'no context' "$tmp/weights"; then skip "$what" "this processor has none"; else fail "$what"; fi
     elif ! [ -e "$tmp/$kind" ]; then
         cp "$tmp/weights" "$tmp/$kind"
