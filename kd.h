@@ -1653,18 +1653,18 @@ typedef struct kd__window {
     ptrdiff_t in_row, out_row;
 } kd__window;
 
-/* An image cut into tiles of 4 x 4 pixels, and what Winograd's algorithm makes of them: 36 planes, each a matrix with
-   a row for every tile and a column for every channel. Images have zeros beside their lines as far as tiles reach. */
-enum { KD__PLANES = 36 };
+/* An image cut into tiles of 4 x 4 outputs, and what Winograd's algorithm makes of them: 36 planes, each a matrix
+   with a row for every tile and a column for every channel. Lines have zeros beside them as far as tiles reach. */
+enum { KD__WINO_PLANES = 36 };
 typedef struct kd__tiles {
     int channels, h, w; /* of the image */
     ptrdiff_t row;
-    int origin_h, origin_w;   /* pixel that the first tile begins at */
-    int across, down;         /* tiles of the image */
-    int first, count;         /* those to do, counted line by line */
-    ptrdiff_t tile, plane;    /* floats between tiles, a multiple of `lanes`, and between planes */
-    const float *zeros;       /* 6 pixels, in the place of lines above and below the image */
-    const float *bias;        /* of what is written: as in kd__gemm */
+    int origin_h, origin_w; /* pixel that the first tile begins at */
+    int across, down;       /* tiles of the image */
+    int first, count;       /* those to do, counted line by line */
+    ptrdiff_t tile, plane;  /* floats between tiles, a multiple of `lanes`, and between planes */
+    const float *zeros;     /* 6 pixels, in the place of lines above and below the image */
+    const float *bias;      /* of what is written: as in kd__gemm */
     int accumulate, act;
     float act_arg;
 } kd__tiles;
@@ -3636,7 +3636,8 @@ struct kd__run {
     const kd__tap *taps;
     int tap_count;
     float *locals, *work, *weight_grads, *partials;
-    size_t local_floats, work_floats; /* of one worker; work is what a step needs only while it runs */
+    size_t local_floats; /* of one worker */
+    size_t work_floats;  /* of one worker: memory of a step while it runs */
     float **owned;       /* every buffer, for kd__run_close */
     int owned_count;
     size_t bytes;
@@ -4356,12 +4357,12 @@ KD__PRIVATE kd__winograd_place kd__winograd_own(const kd__run *r, const kd__node
     const kd__param *w = &r->model->params[n->param[0]];
     const size_t turned = kd__times((size_t)w->outputs, (size_t)kd__panel_columns(r->k, w->c));
     kd__winograd_place p;
-    p.worker = kd__times(KD__PLANES, kd__times((size_t)w->c, (size_t)kd__panel_columns(r->k, w->outputs)));
+    p.worker = kd__times(KD__WINO_PLANES, kd__times((size_t)w->c, (size_t)kd__panel_columns(r->k, w->outputs)));
     p.turned = p.input_grad = p.weight_grad = p.floats = p.worker;
     if (!r->training) return p;
     if (r->model->values[n->in].needs_grad) {
         p.input_grad = kd__plus(p.turned, kd__times(9, turned));
-        p.weight_grad = kd__plus(p.input_grad, kd__times(KD__PLANES, turned));
+        p.weight_grad = kd__plus(p.input_grad, kd__times(KD__WINO_PLANES, turned));
     }
     p.floats = kd__plus(p.weight_grad, kd__times(p.worker, (size_t)r->kd->desc.threads));
     return p;
@@ -4374,7 +4375,8 @@ KD__PRIVATE void kd__winograd_weights(const kd__run *r, void (*turn)(ptrdiff_t n
     int col;
     for (col = 0; col < cols; col += r->k->panel) {
         const ptrdiff_t before = (ptrdiff_t)col * rows;
-        turn((ptrdiff_t)rows * kd__panel_width(r->k, cols - col), taps + 9 * before, planes + KD__PLANES * before);
+        turn((ptrdiff_t)rows * kd__panel_width(r->k, cols - col), taps + 9 * before,
+             planes + KD__WINO_PLANES * before);
     }
 }
 
@@ -4403,27 +4405,34 @@ KD__PRIVATE int kd__winograd_stored(const kd__run *r, int channels)
 /* Tiles in a block. */
 KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__param *w)
 {
-    const int floats = KD__PLANES * (kd__winograd_stored(r, w->c) + kd__winograd_stored(r, w->outputs));
-    const int most = (int)(r->kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / floats);
-    return KD__MAX(most / r->k->rows, 1) * r->k->rows;
+    const ptrdiff_t stored = kd__winograd_stored(r, w->c) + kd__winograd_stored(r, w->outputs);
+    const ptrdiff_t most = r->kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / KD__WINO_PLANES / stored;
+    return KD__MAX((int)most / r->k->rows, 1) * r->k->rows;
 }
 
-/* Floats of kd__tiles.zeros, and between planes, which begin at different places of a cache. */
+/* Floats of kd__tiles.zeros, of a plane (with a gap, lest all begin at the same place of a cache), and of all. */
 KD__PRIVATE size_t kd__winograd_zeros(int stored) { return (size_t)6 * (size_t)stored; }
-KD__PRIVATE size_t kd__winograd_plane(int stored, int block) { return (size_t)stored * (size_t)block + 16; }
+KD__PRIVATE size_t kd__winograd_plane(int stored, int block)
+{
+    return kd__plus(kd__times((size_t)stored, (size_t)block), 16);
+}
+KD__PRIVATE size_t kd__winograd_floats(int stored, int block)
+{
+    return kd__plus(kd__winograd_zeros(stored), kd__times(KD__WINO_PLANES, kd__winograd_plane(stored, block)));
+}
 
 KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
 {
     const kd__param *w = &r->model->params[n->param[0]];
-    const int x = kd__winograd_stored(r, w->c), y = kd__winograd_stored(r, w->outputs);
     const int block = kd__winograd_block(r, w);
     if (!kd__is_winograd(r->model, n)) return 0;
-    return kd__winograd_zeros(x + y) + KD__PLANES * (kd__winograd_plane(x, block) + kd__winograd_plane(y, block));
+    return kd__plus(kd__winograd_floats(kd__winograd_stored(r, w->c), block),
+                    kd__winograd_floats(kd__winograd_stored(r, w->outputs), block));
 }
 
 /* The value whose slot is given, in tiles for outputs that cover the image `covered`. Takes memory from *work. */
-KD__PRIVATE kd__winograd kd__winograd_side(const kd__run *r, int value, const kd__slot *slot, int covered, int block,
-                                           float **work)
+KD__PRIVATE kd__winograd kd__winograd_side(const kd__run *r, int value, const kd__slot *slot, int covered,
+                                           int block, float **work)
 {
     const kd__shape *image = &r->model->values[value].shape, *outputs = &r->model->values[covered].shape;
     const int stored = kd__winograd_stored(r, image->c);
@@ -4438,7 +4447,7 @@ KD__PRIVATE kd__winograd kd__winograd_side(const kd__run *r, int value, const kd
     w.tiles.zeros = *work;
     memset(*work, 0, kd__winograd_zeros(stored) * sizeof **work);
     w.planes = *work + kd__winograd_zeros(stored);
-    *work = w.planes + KD__PLANES * w.tiles.plane;
+    *work += kd__winograd_floats(stored, block);
     return w;
 }
 
@@ -4470,12 +4479,12 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
     g.a_row = x->tiles.tile;
     g.a_k = 1;
     g.b = weights;
-    g.b_rows = KD__PLANES * g.run;
+    g.b_rows = KD__WINO_PLANES * g.run;
     g.c_row = y->tiles.tile;
     for (first = 0; first < total; first += block) {
         g.rows = KD__MIN(block, total - first);
         kd__winograd_move(x, s, first, g.rows, r->k->winograd_read);
-        for (p = 0; p < KD__PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p) {
             g.a = x->planes + p * x->tiles.plane;
             g.b_first = p * g.run;
             g.c = y->planes + p * y->tiles.plane;
@@ -4531,13 +4540,13 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     g.a_k = x.tiles.tile;
     g.b_k = dy.tiles.tile;
     g.c = sums;
-    g.c_rows = KD__PLANES * w->c;
+    g.c_rows = KD__WINO_PLANES * w->c;
     for (first = 0; first < total; first += block) {
         g.run = KD__MIN(block, total - first);
         g.accumulate = first > 0 || s.first > s.chunk * r->chunk;
         kd__winograd_move(&x, s, first, g.run, r->k->winograd_read);
         kd__winograd_move(&dy, s, first, g.run, r->k->winograd_read_grad);
-        for (p = 0; p < KD__PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p) {
             g.a = x.planes + p * x.tiles.plane;
             g.b = dy.planes + p * dy.tiles.plane;
             g.c_first = p * w->c;
@@ -11963,7 +11972,7 @@ KD__INLINE void KD__FN(row_panels)(const kd__tile *t, ptrdiff_t b_panel, const i
         }
     }
     KD__UNROLL
-    for (i = 0; i < panels * KD__PANEL_VECTORS; ++i) 
+    for (i = 0; i < panels * KD__PANEL_VECTORS; ++i)
         kd__v_store(t->c + i * KD__W, KD__FN(gemm_act)(t->act, t->act_arg, acc[i]));
 }
 
@@ -12392,15 +12401,17 @@ static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, c
 
 /* ---- Winograd's convolution ------------------------------------------------------------------------------ */
 
-/* F(4 x 4, 3 x 3) of Lavin and Gray (2016): output = A'[(G w G')(B' x B)]A, element by element in the middle, where x
-   are 6 x 6 pixels; the gradient of w is G'[(A dy A')(B' x B)]G. These are one-dimensional; x, y: vectors x_step
-   apart, and one after the other. The polynomials meet at 0, +-P, +-Q and infinity. P and Q are exact and err
-   less than the usual 1 and 2 (Barabasz et al. 2020): rms 8e-7 of the output's, where a plain sum has 4e-7. */
+/* F(4 x 4, 3 x 3) of Lavin and Gray (2016): output = A'[(G w G')(B' x B)]A, element by element in the middle, where
+   x are 6 x 6 pixels; the gradient of w is G'[(A dy A')(B' x B)]G. Here is each of these for one dimension: from
+   vectors `step` apart to y, one after the other. The polynomials meet at 0, +-P, +-Q and infinity. With 3/4 and
+   3/2, outputs of 64 channels err by 9e-7 of their root mean square; with the usual 1 and 2 it is twice that, with
+   plain sums 4e-7 (Barabasz et al. 2020 on the choice of points). */
 #define KD__WINO_P 0.75f
 #define KD__WINO_Q 1.5f
 #define KD__WINO_P2 (KD__WINO_P * KD__WINO_P)
 #define KD__WINO_Q2 (KD__WINO_Q * KD__WINO_Q)
-#define KD__WINO_G0 (1 / (KD__WINO_P2 * KD__WINO_Q2)) /* rows of G: 1 over the product of distances to other points */
+/* rows of G: 1 over the product of the distances to the other points */
+#define KD__WINO_G0 (1 / (KD__WINO_P2 * KD__WINO_Q2))
 #define KD__WINO_GP (1 / (2 * KD__WINO_P2 * (KD__WINO_P2 - KD__WINO_Q2)))
 #define KD__WINO_GQ (1 / (2 * KD__WINO_Q2 * (KD__WINO_Q2 - KD__WINO_P2)))
 
@@ -12453,10 +12464,10 @@ KD__INLINE void KD__FN(wino_weight)(const kd__v *x, const int step, kd__v *y)
     const kd__v x0 = x[0], x1 = x[step], x2 = x[2 * step];
     const kd__v gp = kd__v_set(KD__WINO_GP), gq = kd__v_set(KD__WINO_GQ);
     y[0] = kd__v_mul(x0, kd__v_set(KD__WINO_G0));
-    KD__FN(wino_pair)(kd__v_mul(gp, kd__v_fma(x2, kd__v_set(KD__WINO_P2), x0)), kd__v_mul(gp, x1), KD__WINO_P, &y[1],
-                      &y[2]);
-    KD__FN(wino_pair)(kd__v_mul(gq, kd__v_fma(x2, kd__v_set(KD__WINO_Q2), x0)), kd__v_mul(gq, x1), KD__WINO_Q, &y[3],
-                      &y[4]);
+    KD__FN(wino_pair)
+    (kd__v_mul(gp, kd__v_fma(x2, kd__v_set(KD__WINO_P2), x0)), kd__v_mul(gp, x1), KD__WINO_P, &y[1], &y[2]);
+    KD__FN(wino_pair)
+    (kd__v_mul(gq, kd__v_fma(x2, kd__v_set(KD__WINO_Q2), x0)), kd__v_mul(gq, x1), KD__WINO_Q, &y[3], &y[4]);
     y[5] = x2;
 }
 
@@ -12470,12 +12481,11 @@ KD__INLINE void KD__FN(wino_weight_grad)(const kd__v *x, const int step, kd__v *
     const kd__v odd_q = kd__v_mul(gq, kd__v_sub(x[3 * step], x[4 * step]));
     y[0] = kd__v_fma(x[0], kd__v_set(KD__WINO_G0), kd__v_add(even_p, even_q));
     y[1] = kd__v_fma(odd_q, kd__v_set(KD__WINO_Q), kd__v_mul(odd_p, kd__v_set(KD__WINO_P)));
-    y[2] = kd__v_fma(even_q, kd__v_set(KD__WINO_Q2),
-                     kd__v_fma(even_p, kd__v_set(KD__WINO_P2), x[5 * step]));
+    y[2] = kd__v_fma(even_q, kd__v_set(KD__WINO_Q2), kd__v_fma(even_p, kd__v_set(KD__WINO_P2), x[5 * step]));
 }
 
-/* A one-dimensional step, in to out numbers, over lines and then over columns. load gives the vector at (i, j), store
-   has it in `value`. */
+/* One of these over lines and then over columns, from in x in vectors to out x out: load gives the one at (i, j),
+   store has it in `value`. */
 #define KD__WINO_BOTH(step, in, out, load, store)                                                                  \
     {                                                                                                              \
         kd__v half[in][6], line[6];                                                                                \
@@ -12506,6 +12516,19 @@ KD__INLINE void KD__FN(wino_lines)(const kd__tiles *t, float *image, int tile, c
         lines[i] = y + i >= 0 && y + i < t->h ? image + (y + i) * t->row + (ptrdiff_t)x * t->channels : t->zeros;
 }
 
+/* What the tile to the right will read beside this one: lines of images are too far apart for the processor to see
+   where reading goes on. */
+KD__INLINE void KD__FN(wino_fetch)(const kd__tiles *t, const float *const *lines, int c, int tile, const int size)
+{
+    int i, j;
+    if ((tile + 1) % t->across == 0) return;
+    KD__UNROLL
+    for (i = 0; i < size; ++i) {
+        KD__UNROLL
+        for (j = size; j < size + 4; ++j) kd__fetch(lines[i] + (ptrdiff_t)j * t->channels + c);
+    }
+}
+
 static void KD__FN(winograd_read)(const kd__tiles *t, float *image, float *planes)
 {
     const float *lines[6];
@@ -12514,6 +12537,7 @@ static void KD__FN(winograd_read)(const kd__tiles *t, float *image, float *plane
         KD__FN(wino_lines)(t, image, t->first + n, 6, lines);
         for (c = 0; c < t->channels; c += KD__W) {
             float *to = planes + n * t->tile + c;
+            KD__FN(wino_fetch)(t, lines, c, t->first + n, 6);
             KD__WINO_BOTH(wino_image, 6, 6, kd__v_load(lines[i] + (ptrdiff_t)j * t->channels + c),
                           kd__v_store(to + (i * 6 + j) * t->plane, value))
         }
@@ -12528,6 +12552,7 @@ static void KD__FN(winograd_read_grad)(const kd__tiles *t, float *image, float *
         KD__FN(wino_lines)(t, image, t->first + n, 4, lines);
         for (c = 0; c < t->channels; c += KD__W) {
             float *to = planes + n * t->tile + c;
+            KD__FN(wino_fetch)(t, lines, c, t->first + n, 4);
             KD__WINO_BOTH(wino_output_grad, 4, 6, kd__v_load(lines[i] + (ptrdiff_t)j * t->channels + c),
                           kd__v_store(to + (i * 6 + j) * t->plane, value))
         }
