@@ -245,6 +245,28 @@ static void test_winograd(void **state)
           "2x6x7: conv 16 1, residual(conv 16 3 pad=2x1 bias=0, tanh, conv 16 3 pad=0x1), gap");
 }
 
+/* Tiles that reach beyond an image find zeros there, not its neighbours: what is cut off leaves no rounding. */
+static void test_winograd_edges(void **state)
+{
+    enum { NUMBERS = 16 * 6 * 6 };
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        kd_model *m = create(kd, "16x6x6: conv 16 3 pad=1");
+        float *x = test_floats(1, 2 * NUMBERS, 1), alone[NUMBERS], together[2 * NUMBERS];
+        int i;
+        for (i = NUMBERS; i < 2 * NUMBERS; ++i) x[i] *= 1e20f;
+        assert_ok(kd, kd_predict(m, x, 1, alone));
+        assert_ok(kd, kd_predict(m, x, 2, together));
+        assert_memory_equal(alone, together, sizeof alone);
+        free(x);
+        kd_model_destroy(m);
+        kd_close(kd);
+    }
+}
+
 /* Root mean square of got - want, as part of that of want. */
 static double error_of(const float *got, const double *want, int64_t count)
 {
@@ -585,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_dense),
         cmocka_unit_test(test_conv),
         cmocka_unit_test(test_winograd),
+        cmocka_unit_test(test_winograd_edges),
         cmocka_unit_test(test_winograd_accuracy),
         cmocka_unit_test(test_depthwise),
         cmocka_unit_test(test_pooling),
