@@ -248,18 +248,18 @@ static void test_winograd(void **state)
 /* Tiles that reach beyond an image find zeros there, not its neighbours: what is cut off leaves no rounding. */
 static void test_winograd_edges(void **state)
 {
-    enum { NUMBERS = 16 * 8 * 5 };
+    enum { NUMBERS = 16 * 8 * 5, COUNT = 8 };
     kd_isa isa;
     (void)state;
     FOR_EACH_ISA(isa)
     {
         kd_ctx *kd = test_open(isa, 1);
         kd_model *m = create(kd, "16x8x5: conv 16 3 pad=1");
-        float *x = test_floats(1, 2 * NUMBERS, 1), alone[NUMBERS], together[2 * NUMBERS];
+        float *x = test_floats(1, COUNT * NUMBERS, 1), alone[NUMBERS], together[COUNT * NUMBERS];
         int i;
-        for (i = NUMBERS; i < 2 * NUMBERS; ++i) x[i] *= 1e20f;
+        for (i = NUMBERS; i < COUNT * NUMBERS; ++i) x[i] *= 1e20f;
         assert_ok(kd, kd_predict(m, x, 1, alone));
-        assert_ok(kd, kd_predict(m, x, 2, together));
+        assert_ok(kd, kd_predict(m, x, COUNT, together));
         assert_memory_equal(alone, together, sizeof alone);
         free(x);
         kd_model_destroy(m);
