@@ -4273,6 +4273,19 @@ KD__PRIVATE kd__conv_phase kd__conv_phase_of(int phase, int size, int kernel, in
     return p;
 }
 
+/* How far beyond a line of the output's gradient the gradient of the input reads. */
+KD__PRIVATE int kd__conv_grad_pad(int size, int outputs, int kernel, int stride, int pad)
+{
+    int phase, reach = 0;
+    for (phase = 0; phase < KD__MIN(stride, size); ++phase) {
+        const kd__conv_phase w = kd__conv_phase_of(phase, size, kernel, stride, pad);
+        if (w.taps == 0) continue;
+        reach = KD__MAX(reach, -w.origin);
+        reach = KD__MAX(reach, w.count - 1 + w.origin + w.taps - 1 - (outputs - 1));
+    }
+    return reach;
+}
+
 KD__PRIVATE int kd__tiles_over(int pixels) { return (pixels + 3) / 4; }
 
 /* Whether it is worth while, by shape alone, since the bits depend on it: enough channels to pay for the way to
@@ -4295,7 +4308,7 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
     kd__value *v;
     kd__param p;
     kd_result result;
-    int out[2], phase;
+    int out[2];
     if (groups > 1 && groups == in.c && channels == in.c) return kd__depthwise_build(d, n);
     result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], stride, &n->arg[KD__CONV_PAD], channels, out);
     if (result != KD_OK) return result;
@@ -4329,13 +4342,8 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
         d->m->values[n->in].pad = KD__MAX(d->m->values[n->in].pad, width + 2 - pad - in.w);
         v->grad_pad = KD__MAX(width - out[1], 4 * kd__tiles_over(in.w) + pad - out[1]);
     }
-    for (phase = 0; phase < KD__MIN((int)stride->v[1], in.w); ++phase) {
-        const kd__conv_phase w =
-            kd__conv_phase_of(phase, in.w, p.w, (int)stride->v[1], (int)n->arg[KD__CONV_PAD].v[1]);
-        if (w.taps == 0) continue;
-        v->grad_pad = KD__MAX(v->grad_pad, -w.origin);
-        v->grad_pad = KD__MAX(v->grad_pad, w.count - 1 + w.origin + w.taps - 1 - (out[1] - 1));
-    }
+    v->grad_pad = KD__MAX(v->grad_pad,
+                          kd__conv_grad_pad(in.w, out[1], p.w, (int)stride->v[1], (int)n->arg[KD__CONV_PAD].v[1]));
     return KD_OK;
 }
 
@@ -4816,6 +4824,8 @@ KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n)
     n->out = kd__draft_value(d, in.c, out[0], out[1], 0, d->m->node_count);
     if (n->out < 0) return KD_ERR_MEMORY;
     d->m->values[n->in].pad = KD__MAX(d->m->values[n->in].pad, (int)n->arg[KD__DEPTHWISE_PAD].v[1]);
+    d->m->values[n->out].grad_pad = kd__conv_grad_pad(in.w, out[1], p.w, (int)n->arg[KD__DEPTHWISE_STRIDE].v[1],
+                                                      (int)n->arg[KD__DEPTHWISE_PAD].v[1]);
     return KD_OK;
 }
 
@@ -12233,45 +12243,73 @@ KD__INLINE void KD__FN(clip)(int out, int stride, int pad, int kernel, int size,
     if (*end < *first) *end = *first;
 }
 
-/* x has zeros beside every line (pad_w of them), so only lines are clipped. Eight pixels share each load of a
-   weight. */
+#define KD__PIXELS 8 /* sums that do not wait for each other */
+
+/* The last block of a line overlaps the one before it, rather than being cut short. */
+KD__INLINE int KD__FN(block_start)(int block, int pixels)
+{
+    return KD__MIN(block, KD__MAX(0, pixels - KD__PIXELS));
+}
+
+/* One line of taps for `count` sums, whose windows begin `step` apart. Where taps are as far apart, and three, the
+   usual case, every pixel is loaded once; each sum meets its taps in the same order. */
+KD__INLINE void KD__FN(depthwise_line)(const float *from, ptrdiff_t step, ptrdiff_t pixel, const float *tap,
+                                       ptrdiff_t tap_step, int taps, int count, int left, kd__v *acc)
+{
+    int i, k;
+    if (count < KD__PIXELS || left < KD__W) {
+        for (k = 0; k < taps; ++k, from += pixel, tap += tap_step) {
+            const kd__v number = kd__v_get(tap, left);
+            KD__UNROLL
+            for (i = 0; i < KD__PIXELS; ++i) {
+                if (i < count) acc[i] = kd__v_fma(kd__v_get(from + i * step, left), number, acc[i]);
+            }
+        }
+    } else if (taps == 3 && step == pixel) {
+        const kd__v tap0 = kd__v_load(tap), tap1 = kd__v_load(tap + tap_step),
+                    tap2 = kd__v_load(tap + 2 * tap_step);
+        KD__UNROLL
+        for (i = 0; i < KD__PIXELS + 2; ++i) {
+            const kd__v x = kd__v_load(from + i * step);
+            if (i < KD__PIXELS) acc[i] = kd__v_fma(x, tap0, acc[i]);
+            if (i > 0 && i <= KD__PIXELS) acc[i - 1] = kd__v_fma(x, tap1, acc[i - 1]);
+            if (i > 1) acc[i - 2] = kd__v_fma(x, tap2, acc[i - 2]);
+        }
+    } else {
+        for (k = 0; k < taps; ++k, from += pixel, tap += tap_step) {
+            const kd__v number = kd__v_load(tap);
+            KD__UNROLL
+            for (i = 0; i < KD__PIXELS; ++i) acc[i] = kd__v_fma(kd__v_load(from + i * step), number, acc[i]);
+        }
+    }
+}
+
+/* x has zeros beside every line (pad_w of them), so only lines are clipped. */
 static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *weight, const float *bias, int act,
                               float arg, float *y)
 {
-    enum { PIXELS = 8 };
     const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
-    int oy, ox, c, i, kh, kw, kh0, kh1;
+    int oy, block, c, i, kh, kh0, kh1;
     for (oy = 0; oy < w->out_h; ++oy) {
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
-        for (c = 0; c < w->channels; c += KD__W) {
-            const int left = w->channels - c;
-            for (ox = 0; ox < w->out_w; ox += PIXELS) {
-                const int count = KD__MIN(PIXELS, w->out_w - ox);
-                kd__v acc[PIXELS];
+        for (block = 0; block < w->out_w; block += KD__PIXELS) {
+            const int ox = KD__FN(block_start)(block, w->out_w), count = KD__MIN(KD__PIXELS, w->out_w - ox);
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                float *to = y + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
+                kd__v acc[KD__PIXELS];
                 KD__UNROLL
-                for (i = 0; i < PIXELS; ++i) acc[i] = bias ? kd__v_get(bias + c, left) : kd__v_set(0.0f);
+                for (i = 0; i < KD__PIXELS; ++i) acc[i] = bias ? kd__v_get(bias + c, left) : kd__v_set(0.0f);
                 for (kh = kh0; kh < kh1; ++kh) {
                     const float *from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row + ox * step + c -
                                         (ptrdiff_t)w->pad_w * w->channels;
-                    const float *tap = weight + (ptrdiff_t)kh * w->kernel_w * w->channels + c;
-                    for (kw = 0; kw < w->kernel_w; ++kw, from += w->channels, tap += w->channels) {
-                        const kd__v number = kd__v_get(tap, left);
-                        if (count == PIXELS && left >= KD__W) {
-                            KD__UNROLL
-                            for (i = 0; i < PIXELS; ++i)
-                                acc[i] = kd__v_fma(kd__v_load(from + i * step), number, acc[i]);
-                        } else {
-                            KD__UNROLL
-                            for (i = 0; i < PIXELS; ++i) {
-                                if (i < count) acc[i] = kd__v_fma(kd__v_get(from + i * step, left), number, acc[i]);
-                            }
-                        }
-                    }
+                    KD__FN(depthwise_line)
+                    (from, step, w->channels, weight + (ptrdiff_t)kh * w->kernel_w * w->channels + c, w->channels,
+                     w->kernel_w, count, left, acc);
                 }
                 KD__UNROLL
-                for (i = 0; i < PIXELS; ++i) {
-                    if (i < count)
-                        kd__v_put(y + oy * w->out_row + (ptrdiff_t)(ox + i) * w->channels + c, acc[i], left);
+                for (i = 0; i < KD__PIXELS; ++i) {
+                    if (i < count) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
                 }
             }
         }
@@ -12282,52 +12320,44 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     }
 }
 
-/* Adds to dx. Every input pixel gathers from the output pixels whose window it was in; eight that are a stride
-   apart share each load of a weight. */
+/* `count` pixels of dx from ix on, a stride apart, gather from the output pixels whose windows they were in; all but
+   the first `done` are stored. Sums run from right to left, as taps do. */
+KD__INLINE void KD__FN(depthwise_gather)(const kd__window *w, const float *dy, const float *weight, float *dx,
+                                         int iy, int ix, int c, int done, int count)
+{
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    const int left = w->channels - c, kw = (ix + w->pad_w) % w->stride_w;
+    const int taps = (w->kernel_w - kw + w->stride_w - 1) / w->stride_w;
+    const int ox = (ix + w->pad_w - kw) / w->stride_w + count - 1;
+    float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels + (count - 1) * step + c;
+    kd__v acc[KD__PIXELS];
+    int i, kh;
+    KD__UNROLL
+    for (i = 0; i < KD__PIXELS; ++i) acc[i] = i < count ? kd__v_get(to - i * step, left) : kd__v_set(0.0f);
+    for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
+        const int oy = (iy + w->pad_h - kh) / w->stride_h;
+        if (iy + w->pad_h < kh || oy >= w->out_h) continue;
+        KD__FN(depthwise_line)
+        (dy + oy * w->out_row + (ptrdiff_t)ox * w->channels + c, -(ptrdiff_t)w->channels, -(ptrdiff_t)w->channels,
+         weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c, step, taps, count, left, acc);
+    }
+    KD__UNROLL
+    for (i = 0; i < KD__PIXELS; ++i) {
+        if (i < count - done) kd__v_put(to - i * step, acc[i], left);
+    }
+}
+
+/* Adds to dx. dy has zeros beside every line as far as windows over dx reach. */
 static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx)
 {
-    enum { PIXELS = 8 };
-    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
     const int phases = KD__MIN(w->stride_w, w->in_w), lines = w->in_h * phases;
-    int line, c, ix, i, kh, kw;
+    int line, c, block;
     for (line = 0; line < lines; ++line) {
-        const int iy = line / phases, phase = line % phases;
-        for (c = 0; c < w->channels; c += KD__W) {
-            const int left = w->channels - c;
-            for (ix = phase; ix < w->in_w; ix += PIXELS * w->stride_w) {
-                const int count = KD__MIN(PIXELS, (w->in_w - ix + w->stride_w - 1) / w->stride_w);
-                float *to = dx + iy * w->in_row + (ptrdiff_t)ix * w->channels + c;
-                kd__v acc[PIXELS];
-                KD__UNROLL
-                for (i = 0; i < PIXELS; ++i) acc[i] = i < count ? kd__v_get(to + i * step, left) : kd__v_set(0.0f);
-                for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
-                    const int oy = (iy + w->pad_h - kh) / w->stride_h;
-                    if (iy + w->pad_h < kh || oy >= w->out_h) continue;
-                    for (kw = (ix + w->pad_w) % w->stride_w; kw < w->kernel_w; kw += w->stride_w) {
-                        const int ox = (ix + w->pad_w - kw) / w->stride_w; /* exact, also below 0 */
-                        const int first = KD__MAX(0, -ox), end = KD__MIN(count, w->out_w - ox);
-                        const float *from = dy + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
-                        const kd__v tap =
-                            kd__v_get(weight + (ptrdiff_t)(kh * w->kernel_w + kw) * w->channels + c, left);
-                        if (first == 0 && end == PIXELS && left >= KD__W) {
-                            KD__UNROLL
-                            for (i = 0; i < PIXELS; ++i)
-                                acc[i] = kd__v_fma(kd__v_load(from + (ptrdiff_t)i * w->channels), tap, acc[i]);
-                        } else {
-                            KD__UNROLL
-                            for (i = 0; i < PIXELS; ++i) {
-                                if (i >= first && i < end)
-                                    acc[i] =
-                                        kd__v_fma(kd__v_get(from + (ptrdiff_t)i * w->channels, left), tap, acc[i]);
-                            }
-                        }
-                    }
-                }
-                KD__UNROLL
-                for (i = 0; i < PIXELS; ++i) {
-                    if (i < count) kd__v_put(to + i * step, acc[i], left);
-                }
-            }
+        const int phase = line % phases, pixels = (w->in_w - phase + w->stride_w - 1) / w->stride_w;
+        for (block = 0; block < pixels; block += KD__PIXELS) {
+            const int first = KD__FN(block_start)(block, pixels), count = KD__MIN(KD__PIXELS, pixels - first);
+            for (c = 0; c < w->channels; c += KD__W) KD__FN(depthwise_gather)
+            (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
         }
     }
 }
@@ -13393,6 +13423,7 @@ static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARRO
 #undef KD__TILE_NAME
 #undef KD__TILE_DEFINE
 #undef KD__TILE_ENTRY
+#undef KD__PIXELS
 #undef KD__WINO_P
 #undef KD__WINO_Q
 #undef KD__WINO_P2

@@ -663,16 +663,27 @@ static void on_every_window(const kd_ctx *kd, const char *name, window_fn check)
 
 static size_t lines_floats(int lines, int length, ptrdiff_t row) { return (size_t)((lines - 1) * row + length); }
 
-/* An image as depthwise kernels want it: pad_w pixels of zeros before, between and after its lines. */
+/* Lines with `pad` pixels of zeros before, between and after them. */
+static float *padded_lines(int lines, int pixels, int channels, int pad, ptrdiff_t *row)
+{
+    const size_t edge = (size_t)pad * (size_t)channels, line = (size_t)pixels * (size_t)channels;
+    float *x = fence(edge + (line + edge) * (size_t)lines);
+    int y;
+    fill(x, edge + (line + edge) * (size_t)lines, 0);
+    *row = (ptrdiff_t)(line + edge);
+    for (y = 0; y < lines; ++y) fill_random(x + edge + (size_t)y * (line + edge), line, 1);
+    return x + edge;
+}
+
+/* An image and a gradient as depthwise kernels want them. */
 static float *padded_image(kd__window *w)
 {
-    const size_t pad = (size_t)w->pad_w * (size_t)w->channels, line = (size_t)w->in_w * (size_t)w->channels;
-    float *x = fence(pad + (line + pad) * (size_t)w->in_h);
-    int y;
-    fill(x, pad + (line + pad) * (size_t)w->in_h, 0);
-    w->in_row = (ptrdiff_t)(line + pad);
-    for (y = 0; y < w->in_h; ++y) fill_random(x + pad + (size_t)y * (line + pad), line, 1);
-    return x + pad;
+    return padded_lines(w->in_h, w->in_w, w->channels, w->pad_w, &w->in_row);
+}
+static float *padded_gradient(kd__window *w)
+{
+    const int pad = kd__conv_grad_pad(w->in_w, w->out_w, w->kernel_w, w->stride_w, w->pad_w);
+    return padded_lines(w->out_h, w->out_w, w->channels, pad, &w->out_row);
 }
 
 static void depthwise_window(const kd_ctx *kd, const kd__window *unpadded)
@@ -706,7 +717,8 @@ static void depthwise_input_window(const kd_ctx *kd, const kd__window *w)
 {
     const int channels = w->channels;
     const float *weight = numbers((size_t)(w->kernel_h * w->kernel_w * channels), 1);
-    const float *dy = number_rows(w->out_h, w->out_w * channels, w->out_row, 1);
+    kd__window padded = *w;
+    const float *dy = padded_gradient(&padded);
     float *dx = number_rows(w->in_h, w->in_w * channels, w->in_row, 1);
     double *want = wanted(dx, lines_floats(w->in_h, w->in_w * channels, w->in_row));
     ptrdiff_t at;
@@ -716,11 +728,11 @@ static void depthwise_input_window(const kd_ctx *kd, const kd__window *w)
         EACH_TAP(w, w->in_row)
         {
             for (c = 0; c < channels; ++c)
-                want[at + c] += (double)dy[y * w->out_row + (ptrdiff_t)x * channels + c] *
+                want[at + c] += (double)dy[y * padded.out_row + (ptrdiff_t)x * channels + c] *
                                 (double)weight[(i * w->kernel_w + j) * channels + c];
         }
     }
-    kd->k->depthwise_input_grad(w, dy, weight, dx);
+    kd->k->depthwise_input_grad(&padded, dy, weight, dx);
     expect_lines(dx, want, w->in_h, w->in_w * channels, w->in_row);
 }
 
