@@ -79,8 +79,9 @@ CONTENTS (search for the tag)
    >>spec       the one-line language of models, and the builder
    >>model      models: creation, tensors, description
    >>run        plans: which step writes which buffer, and when
-   >>predict    prediction and evaluation
-   >>data       batches, augmentation
+   >>predict    prediction
+   >>attack     adversarial inputs
+   >>data       batches, augmentation, evaluation
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
@@ -394,6 +395,12 @@ typedef enum kd_adjust {
     KD_ADJUST_SMOOTH /* its probabilities, at any T: certainty on the label, (1 - certainty) / (C - 1) elsewhere */
 } kd_adjust;
 
+/* Of which images a loss sees the student's outputs, in training. The teacher sees them as they are. */
+typedef enum kd_inputs {
+    KD_INPUTS_CLEAN,      /* as they are */
+    KD_INPUTS_ADVERSARIAL /* as kd_train_desc.attack makes them */
+} kd_inputs;
+
 #define KD_MAX_TEMPERATURES 8
 
 /* A dash: the default is in the table above. */
@@ -422,6 +429,8 @@ typedef struct kd_loss_desc {
     kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
                          losses on raw logits, mse and centredmse */
     kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
+    kd_inputs inputs;              /* KD_INPUTS_CLEAN; in training */
+    int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
@@ -596,13 +605,60 @@ KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, flo
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w);
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
+/* Adversarial inputs: x changed so that a loss grows, each number by no more than epsilon (the L-infinity norm).
+
+   name            the changed input
+   KD_ATTACK_FGSM  x + epsilon sign(g), g the gradient of the loss by x          Goodfellow et al. 2015, section 4
+   KD_ATTACK_PGD   `steps` times x' = P(x' + step sign(g)), g the gradient by x', from a random point; P moves each
+                   number to the nearest within epsilon of x                     Madry et al. 2018, section 2.1
+
+   epsilon, step, low and high are in pixels from 0 to 1, as they are before normalisation: 8/255 is 8 of 255
+   levels, whatever mean and std are. Results are kept within low and high; a number of x that was outside does not
+   move farther out.
+   The model runs in evaluation mode, without dropout and with the running statistics of batchnorm, as those who
+   attack it will find it; so the samples of a batch do not depend on each other, and nothing in the model
+   changes. */
+#define KD_ATTACKS(X)                                                                                              \
+    X(KD_ATTACK_FGSM, "fgsm")                                                                                      \
+    X(KD_ATTACK_PGD, "pgd")
+
+typedef enum kd_attack_kind {
+#define KD__ITEM(name, word) name,
+    KD_ATTACKS(KD__ITEM)
+#undef KD__ITEM
+        KD_ATTACK_COUNT
+} kd_attack_kind;
+
+typedef struct kd_attack_desc {
+    uint32_t cookie; /* set by kd_attack_defaults */
+    kd_attack_kind kind;
+    float epsilon;      /* 8/255; 0 to 1e6 */
+    float step;         /* 2/255; 0 to 1e6; pgd */
+    int steps;          /* 10; 1 to 10000; pgd */
+    float random_start; /* 1; 0 to 1: pgd begins uniformly within random_start * epsilon of x */
+    float low, high;    /* 0, 1; -1e6 to 1e6 */
+    uint64_t seed;      /* 1; of random starts; in training that of kd_train_desc */
+    /* What grows. KD_LOSS_AUTO: cross-entropy with the labels (KD_LOSS_BCE where there is one output). A loss with
+       a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD) */
+    kd_loss_desc loss;
+} kd_attack_desc;
+
+KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind);
+KDDEF const char *kd_attack_name(kd_attack_kind kind); /* "pgd" */
+/* Adversarial versions of n samples. x, out: (n, c, h, w), normalised as for kd_predict, with the preprocessing
+   that the model knows (none: x has pixels); out may be x. teacher is NULL unless the loss has one; labels: (n),
+   NULL where the loss has none. KD_ERR_NOT_FINITE: the loss or its gradient overflows; out is then unspecified. */
+KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
+                          const kd_attack_desc *desc, float *out);
+
 #define KD_METRICS_CLASSES 256
 typedef struct kd_metrics {
-    int count;        /* samples with a label */
-    double accuracy;  /* share of samples whose largest logit is the label (one output: sign against 0/1) */
-    double nll;       /* mean negative log-likelihood, natural logarithm */
-    double ece;       /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
-    double mse;       /* mean squared error against data.targets, where given */
+    int count;              /* samples with a label */
+    double accuracy;        /* share of samples whose largest logit is the label (one output: sign against 0/1) */
+    double robust_accuracy; /* the same of their adversarial versions; -1 where none were asked for */
+    double nll;             /* mean negative log-likelihood, natural logarithm */
+    double ece;             /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
+    double mse;             /* mean squared error against data.targets, where given */
     double agreement; /* share of samples on which model and teacher choose the same class; -1 without a teacher */
     double kl;        /* mean KL(teacher || student) at temperature 1; -1 without a teacher */
     int classes;      /* filled entries of the two arrays below: at most KD_METRICS_CLASSES */
@@ -613,11 +669,12 @@ typedef struct kd_metrics {
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
 
 typedef struct kd_evaluate_desc {
-    uint32_t cookie;         /* set by kd_evaluate_defaults */
-    int batch;               /* 256 */
-    const kd_model *teacher; /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
-    float *logits;           /* NULL; (count, outputs) */
-    int64_t *confusion;      /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    uint32_t cookie;              /* set by kd_evaluate_defaults */
+    int batch;                    /* 256 */
+    const kd_model *teacher;      /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    float *logits;                /* NULL; (count, outputs) */
+    int64_t *confusion;           /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    const kd_attack_desc *attack; /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -745,7 +802,9 @@ typedef enum kd_schedule {
 
 typedef enum kd_keep {
     KD_KEEP_LAST, /* the weights after the last epoch */
-    KD_KEEP_BEST /* those of the epoch with the best validation accuracy (loss, without labels); needs validation */
+    /* those of the epoch with the best validation accuracy (robust_accuracy, where losses see adversarial inputs;
+       loss, without labels); needs validation */
+    KD_KEEP_BEST
 } kd_keep;
 
 typedef struct kd_step_info {
@@ -756,6 +815,7 @@ typedef struct kd_step_info {
     double lr;         /* of this step */
     /* Before clipping. 0 unless clip_norm is set, and where accumulate postpones the update. */
     double gradient_norm;
+    int rolled_back; /* 1: the step failed and training is where this epoch began; see kd_train_desc.rollback */
 } kd_step_info;
 
 typedef struct kd_epoch_info {
@@ -764,7 +824,9 @@ typedef struct kd_epoch_info {
     double loss;     /* mean over the epoch's samples */
     double accuracy; /* on the training batches as they were seen; -1 without labels */
     int has_validation;
-    kd_metrics validation; /* valid if has_validation */
+    /* Valid if has_validation. Where losses see adversarial inputs, robust_accuracy is that under the same attack,
+       on the labels' cross-entropy. */
+    kd_metrics validation;
     int is_best;           /* this epoch's validation is the best so far */
     double lr;             /* of the last step */
     const kd_model *model; /* as it is now; may be saved or evaluated */
@@ -792,6 +854,14 @@ typedef struct kd_train_desc {
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
+    /* 0: off; SGD: soft terms and losses on features have a momentum of their own, momentum + dot_delta, hard terms
+       (and weight_decay) momentum - dot_delta, and both velocities move the weights. 0 to momentum and to
+       1 - momentum; needs a teacher, not with clip_norm. 0.075 with momentum 0.9 on CIFAR-100: Zhao et al. 2023 */
+    float dot_delta;
+    /* 0: off. Up to 0.99: where a step fails because numbers left all bounds (KD_ERR_NOT_FINITE), everything goes
+       back to where the epoch began, the learning rate is multiplied by this, and the epoch is trained again; up to
+       10 times, with a line to kd_ctx_desc.log each. */
+    float rollback;
 
     kd_schedule schedule; /* KD_CONSTANT */
     float warmup;         /* 0; epochs */
@@ -819,6 +889,10 @@ typedef struct kd_train_desc {
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
     int feature_count;               /* 0 to 16 */
+    /* KD_ATTACK_PGD; makes the inputs of losses with KD_INPUTS_ADVERSARIAL, anew in every step and for the student
+       as it is then. Clean and adversarial images pass through the student as two batches, each with its own
+       statistics in batchnorm. */
+    kd_attack_desc attack;
 
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
@@ -843,6 +917,49 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
    it was they that grew. KD_STOPPED: a callback ended training; the model is usable.
    kd_ctx_desc.log gets a line for every loss but ce, those on features too: what its terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
+
+/* The same a step at a time, for loops of one's own: several models that learn from each other, training that stops
+   and goes on another day.
+
+       kd_trainer_open(m, data, &desc, &t);
+       while (!kd_trainer_done(t) && kd_trainer_step(t, &info) == KD_OK) {}
+       kd_trainer_close(t);
+
+   The model, the data and all that desc points to must stay where they are until kd_trainer_close; a teacher may be
+   trained by another trainer meanwhile. One thread at a time may use a trainer or its model. */
+typedef struct kd_trainer kd_trainer;
+/* Checks everything, as kd_train does, and changes nothing. */
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out);
+/* One batch; after the last of an epoch, its validation and on_epoch, too. info may be NULL. KD_STOPPED: a callback
+   ended training, or it had ended before. */
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
+/* Where training is: epoch and step of the next batch, its learning rate, the images seen so far. */
+KDDEF kd_step_info kd_trainer_position(const kd_trainer *t);
+/* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
+KDDEF int kd_trainer_done(const kd_trainer *t);
+/* Saves all that training needs to go on where it is: weights, the optimizer's state, learned parts of losses, the
+   best weights so far, and the position, which with the seed is all there is of randomness; safetensors, replaced
+   only when complete. Between steps; not after one that failed. */
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path);
+/* Goes on where kd_trainer_save was called, to the same bits as if nothing had come between. The trainer must have
+   been opened with the same model line, data, teacher and options (KD_ERR_DATA names the one that differs), but for
+   callbacks and epochs; schedules follow the new epochs. Of models that teach each other, open all trainers before
+   the first is loaded. On failure trainer and model are as they were. */
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
+/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
+   NULL is allowed. */
+KDDEF void kd_trainer_close(kd_trainer *t);
+
+/* Models that learn together (Zhang et al. 2018): in turn, a batch each, every one from the labels and from the
+   average of what the others say of the same images at that moment, in evaluation mode.
+   `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs.
+   It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
+   Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
+   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
+   stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
+   kd_train. */
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
@@ -900,6 +1017,25 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 
 #ifndef KD__HEADER_FILENAME
 #define KD__HEADER_FILENAME "kd.h"
+#endif
+
+/* Under AddressSanitizer, buffers that would share memory have their own, with a fence of so many floats behind. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define KD__FENCE 64
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) && !defined(KD__FENCE)
+#define KD__FENCE 64
+#endif
+#ifdef KD__FENCE
+#include <sanitizer/asan_interface.h>
+#define KD__FENCE_UP(start, bytes) __asan_poison_memory_region(start, bytes)
+#define KD__FENCE_DOWN(start, bytes) __asan_unpoison_memory_region(start, bytes)
+#else
+#define KD__FENCE 0
+#define KD__FENCE_UP(start, bytes) ((void)(start), (void)(bytes))
+#define KD__FENCE_DOWN(start, bytes) ((void)(start), (void)(bytes))
 #endif
 
 #if defined(__GNUC__)
@@ -1435,7 +1571,8 @@ enum {
     KD__RNG_AUGMENT,
     KD__RNG_MIXUP,
     KD__RNG_DROPOUT,
-    KD__RNG_FEATURES
+    KD__RNG_FEATURES,
+    KD__RNG_ATTACK
 };
 
 /* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
@@ -2357,6 +2494,8 @@ typedef struct kd__range {
     double value, low, high;
 } kd__range;
 
+enum { KD__MAX_RANGES = 40 };
+
 KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__range *ranges, int count)
 {
     int i;
@@ -2977,7 +3116,7 @@ KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
            desc->adjust != KD_ADJUST_NONE;
 }
 
-KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
 {
     const double least = (double)1e-6f, most = 0.999999;
     const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
@@ -2992,8 +3131,17 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
         {"standardise", (double)desc->standardise, 0, 1},
         {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
         {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
+        {"inputs", (double)(int)desc->inputs, 0, (double)KD_INPUTS_ADVERSARIAL},
+        {"to_targets", (double)desc->to_targets, 0, desc->kind == KD_LOSS_MSE ? 1.0 : 0.0},
     };
-    const kd_result result = kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    const kd_result result = kd__check_ranges(kd, where, ranges, kd__loss_ranges(desc, ranges));
     int i;
     for (i = 0; result == KD_OK && desc->kind == KD_LOSS_MLLD && i < desc->temperature_count; ++i) {
         if (!(desc->temperatures[i] > 0) || !kd__is_finite((double)desc->temperatures[i]))
@@ -3568,7 +3716,8 @@ struct kd_model {
     char **classes;
     int preprocessing_channels; /* 0: unknown */
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
-    void *spare; /* a kd_workspace that kd_predict may borrow */
+    void *spare;  /* a kd_workspace that kd_predict may borrow */
+    int trainers; /* open for it */
 };
 
 /* Where a value (or its gradient) is in a run. Local slots exist once a worker, for the samples of one span. */
@@ -3624,7 +3773,10 @@ struct kd__run {
     const kd__kernels *k;
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
-    int training, capacity;
+    int training;      /* statistics of the batch, dropout, gradients of the weights */
+    int input_grad;    /* gradient of the input, in evaluation mode; never both */
+    int has_backward;  /* either of them */
+    int capacity;
     int chunk, block;     /* samples */
     int chunks;           /* chunks of a full batch */
     kd__slot *act, *grad; /* by value */
@@ -3646,6 +3798,12 @@ struct kd__run {
     int count;
     uint64_t dropout_key;
 };
+
+/* Whether the backward pass computes the gradient of a value. */
+KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
+{
+    return r->has_backward && (r->input_grad || r->model->values[value].needs_grad);
+}
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
 {
@@ -3967,7 +4125,10 @@ KD__PRIVATE void kd__dropout_forward(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    if (r->training)
+        kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    else
+        kd__flatten_backward(r, n, s);
 }
 
 /* ---- dense ----------------------------------------------------------------------------------------------- */
@@ -4073,7 +4234,7 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
 /* The gradient of the output, turned and in panels, for the input's gradient. */
 KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 {
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     return (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)r->model->params[n->param[0]].outputs;
 }
 
@@ -4147,7 +4308,8 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const int depth = w->c * w->h * w->w;
     const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
     kd__gemm g;
-    if (r->model->values[n->in].needs_grad) kd__dense_input_grad(r, n, dy, s);
+    if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
+    if (!r->training) return;
     memset(&g, 0, sizeof g); /* dW^T = x^T dy */
     g.rows = depth;
     g.blocks = 1;
@@ -4366,13 +4528,13 @@ KD__PRIVATE kd__winograd_place kd__winograd_own(const kd__run *r, const kd__node
     const size_t turned = kd__times((size_t)w->outputs, (size_t)kd__panel_columns(r->k, w->c));
     kd__winograd_place p;
     p.worker = kd__times(KD__WINO_PLANES, kd__times((size_t)w->c, (size_t)kd__panel_columns(r->k, w->outputs)));
-    p.turned = p.input_grad = p.weight_grad = p.floats = p.worker;
-    if (!r->training) return p;
-    if (r->model->values[n->in].needs_grad) {
+    p.turned = p.input_grad = p.weight_grad = p.worker;
+    if (kd__needs_grad(r, n->in)) {
         p.input_grad = kd__plus(p.turned, kd__times(9, turned));
         p.weight_grad = kd__plus(p.input_grad, kd__times(KD__WINO_PLANES, turned));
     }
-    p.floats = kd__plus(p.weight_grad, kd__times(p.worker, (size_t)r->kd->desc.threads));
+    p.floats = p.weight_grad;
+    if (r->training) p.floats = kd__plus(p.floats, kd__times(p.worker, (size_t)r->kd->desc.threads));
     return p;
 }
 
@@ -4614,7 +4776,7 @@ KD__PRIVATE size_t kd__conv_own(const kd__run *r, const kd__node *n)
     size_t floats = 0;
     int y, x;
     if (kd__is_winograd(r->model, n)) return kd__winograd_own(r, n).floats;
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4652,7 +4814,7 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
     float *const own = r->plan[n - r->model->nodes].own, *to = own + (winograd ? kd__winograd_own(r, n).turned : 0);
     int y, x, g, i, j;
     (void)s;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4770,6 +4932,8 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
 {
     const int winograd = kd__is_winograd(r->model, n);
     int i;
+    if (kd__needs_grad(r, n->in)) kd__conv_input_grad(r, n, s);
+    if (!r->training) return;
     if (winograd) kd__winograd_weight_grad(r, n, s);
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
@@ -4779,7 +4943,6 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
             kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
                           accumulate);
     }
-    if (r->model->values[n->in].needs_grad) kd__conv_input_grad(r, n, s);
 }
 
 /* ---- depthwise convolution ------------------------------------------------------------------------------- */
@@ -4857,16 +5020,18 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
-        float *dw = kd__partial(r, n->param[0], s);
-        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
-        r->k->depthwise_weight_grad(&w, x, dy, dw);
-        if (n->param[1] >= 0)
-            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
-        if (r->model->values[n->in].needs_grad) {
+        float *dw;
+        if (kd__needs_grad(r, n->in)) {
             float *dx = kd__slot_at(&r->grad[n->in], s, i);
             if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, &r->grad[n->in], dx);
             r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), dx);
         }
+        if (!r->training) continue;
+        dw = kd__partial(r, n->param[0], s);
+        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
+        r->k->depthwise_weight_grad(&w, x, dy, dw);
+        if (n->param[1] >= 0)
+            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
     }
 }
 
@@ -5170,12 +5335,13 @@ KD__PRIVATE void kd__norm_backward_join(const kd__run *r, const kd__node *n, kd_
     }
 }
 
+/* In evaluation mode the two means stay 0, as they were allocated: the statistics do not depend on the input. */
 KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
     const kd__image image = kd__norm_image(r, n, in);
     int i;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i)
         r->k->norm_grad(&image, kd__slot_at(in, s, i), kd__slot_at(dy, s, i), dy->row,
                         kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
@@ -5210,9 +5376,8 @@ KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span 
 {
     const kd__shape *shape = &r->model->values[n->out].shape;
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    if (r->model->values[n->in2].needs_grad)
-        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
-    if (r->model->values[n->in].needs_grad && r->grad[n->in].base != r->grad[n->out].base)
+    if (kd__needs_grad(r, n->in2)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    if (kd__needs_grad(r, n->in) && r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
 }
 
@@ -5247,7 +5412,7 @@ typedef struct kd__layer_type {
      NULL,                                                                                                         \
      NULL,                                                                                                         \
      {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
-     {{kd__act_backward, KD__SPANS, KD__TRAINING}},                                                                \
+     {{kd__act_backward, KD__SPANS, KD__ALWAYS}},                                                                  \
      0,                                                                                                            \
      name},
 #define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
@@ -5259,7 +5424,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dense_own,
      NULL,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
-     {{kd__dense_backward, KD__WHOLE, KD__TRAINING}},
+     {{kd__dense_backward, KD__WHOLE, KD__ALWAYS}},
      1,
      0},
     {"conv",
@@ -5268,7 +5433,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__conv_own,
      kd__conv_work,
      {{kd__conv_forward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__conv_backward_prepare, KD__PREPARE, KD__TRAINING}, {kd__conv_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"depthwise",
@@ -5277,7 +5442,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__depthwise_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__depthwise_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"maxpool",
@@ -5286,7 +5451,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__maxpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__maxpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"avgpool",
@@ -5295,7 +5460,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"gap",
@@ -5304,7 +5469,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"batchnorm",
@@ -5318,7 +5483,7 @@ static const kd__layer_type kd__layer_types[] = {
       {kd__norm_forward, KD__SPANS, KD__ALWAYS}},
      {{kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
       {kd__norm_backward_join, KD__JOIN, KD__TRAINING},
-      {kd__norm_backward, KD__SPANS, KD__TRAINING},
+      {kd__norm_backward, KD__SPANS, KD__ALWAYS},
       {kd__norm_commit, KD__COMMIT, KD__TRAINING}},
      1,
      0},
@@ -5328,7 +5493,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__dropout_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__dropout_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"flatten",
@@ -5337,7 +5502,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__flatten_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__flatten_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
@@ -5348,7 +5513,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__add_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__add_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
 };
@@ -6705,7 +6870,7 @@ KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int passes = n->fused || t->build == kd__flatten_build || t->build == kd__add_build;
-        if (passes && m->values[n->in].consumers == 1 && m->values[n->in].needs_grad &&
+        if (passes && m->values[n->in].consumers == 1 && kd__needs_grad(p->r, n->in) &&
             m->values[n->in].grad_pad == m->values[p->grad_root[n->out]].grad_pad)
             p->grad_root[n->in] = p->grad_root[n->out];
     }
@@ -6753,13 +6918,13 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
                             KD__JOIN);
     }
-    if (!r->training) return 1;
+    if (!r->has_backward) return 1;
     for (i = 0; i < m->node_count; ++i)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
     for (i = m->node_count - 1; i >= 0; --i) {
         if (kd__is_tapped(r, n[i].out)) kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
-        if (m->values[n[i].out].needs_grad)
+        if (kd__needs_grad(r, n[i].out))
             kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
                             KD__SPANS, KD__JOIN);
         kd__plan_phases(r, r->commit, &r->commit_steps, kd__layer_types[n[i].type].backward, &n[i], KD__COMMIT,
@@ -6800,7 +6965,7 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
         }
         for (j = 0; j < 3; ++j) {
             const int v = values[j] >= 0 ? root[values[j]] : -1;
-            if (v < 0 || (backward && !m->values[v].needs_grad)) continue;
+            if (v < 0 || (backward && !kd__needs_grad(p->r, v))) continue;
             if (p->from[v] < 0) p->from[v] = i, p->group[v] = group;
             p->until[v] = i;
             p->spread[v] |= steps[i].whole || p->group[v] != group;
@@ -6813,8 +6978,8 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
 KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, const size_t *floats,
                                   const int *placed, int placed_count, int v)
 {
-    size_t at = 0;
-    int i, moved = 1;
+    size_t at = KD__FENCE ? p->r->local_floats : 0;
+    int i, moved = !KD__FENCE;
     while (moved) {
         moved = 0;
         for (i = 0; i < placed_count; ++i) {
@@ -6837,7 +7002,7 @@ KD__PRIVATE int kd__plan_block(const kd__run *r)
     int i;
     for (i = 0; i < m->value_count; ++i) {
         if (!m->values[i].shape.flat)
-            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->training ? 2 : 1);
+            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
     return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
 }
@@ -6851,12 +7016,19 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers losses on features will read when the pass is over. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient of the input. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
+    const kd_model *m = p->r->model;
     int i;
-    for (i = 0; i < p->r->model->value_count; ++i) p->tapped[i] = 0;
+    for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
+    if (backward && p->r->input_grad) p->tapped[root[m->input]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
+}
+
+KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
+{
+    return (kd__times(slot->sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
 }
 
 /* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
@@ -6872,13 +7044,13 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
         kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
-        if (root[v] != v || (backward && !value->needs_grad)) continue;
+        if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
             failed |= !slots[v].base;
         } else {
-            floats[v] = (kd__times(slots[v].sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
+            floats[v] = kd__plan_local_floats(r, &slots[v]) + KD__FENCE;
             offset[v] = kd__plan_place(p, offset, floats, placed, placed_count, v);
             placed[placed_count++] = v;
             r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
@@ -6900,7 +7072,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
 /* Once the size of a worker's memory is known: one allocation for all workers, and pointers for everyone. */
 KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *root)
 {
-    int v;
+    int i, v;
     if (!r->locals && r->local_floats) {
         r->locals = kd__run_alloc(r, kd__times(r->local_floats, (size_t)r->kd->desc.threads));
         if (!r->locals) return KD_ERR_MEMORY;
@@ -6909,6 +7081,9 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (slots[v].worker) {
             slots[v].base = r->locals + (slots[v].worker - 1);
             slots[v].worker = r->local_floats;
+            for (i = 0; i < r->kd->desc.threads && KD__FENCE; ++i)
+                KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
+                             KD__FENCE * sizeof(float));
         }
     }
     for (v = 0; v < r->model->value_count; ++v) {
@@ -6941,14 +7116,14 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
     }
     kd__plan_lifetimes(p, r->forward, r->forward_steps, p->act_root, 0);
-    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->training);
-    if (result == KD_OK && r->training) {
+    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->has_backward);
+    if (result == KD_OK && r->has_backward) {
         kd__plan_accumulation(p);
         kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
         result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
     }
     if (result == KD_OK) result = kd__plan_locals(r, r->act, p->act_root);
-    if (result == KD_OK && r->training) result = kd__plan_locals(r, r->grad, p->grad_root);
+    if (result == KD_OK && r->has_backward) result = kd__plan_locals(r, r->grad, p->grad_root);
     if (result == KD_OK && r->training) {
         r->weight_grads = kd__run_alloc(r, m->weight_count);
         r->partials = kd__run_alloc(r, kd__times(m->summed_count, (size_t)r->chunks));
@@ -6972,6 +7147,8 @@ KD__PRIVATE void kd__run_close(kd__run *r)
 {
     int i;
     if (!r) return;
+    if (KD__FENCE && r->locals)
+        KD__FENCE_DOWN(r->locals, r->local_floats * (size_t)r->kd->desc.threads * sizeof(float));
     for (i = 0; i < r->owned_count; ++i) kd__free(r->kd, r->owned[i]);
     kd__free(r->kd, r->owned);
     kd__free(r->kd, r->forward);
@@ -6984,9 +7161,15 @@ KD__PRIVATE void kd__run_close(kd__run *r)
     kd__free(r->kd, r);
 }
 
-/* `trained` is the model itself where the run is for training, else NULL. The taps stay the caller's. */
-KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
-                                          int tap_count, kd__run **out)
+/* What a run is for. */
+typedef struct kd__run_desc {
+    kd_model *trained; /* the model itself where the run is for training, else NULL */
+    int input_grad;
+    const kd__tap *taps; /* stay the caller's */
+    int tap_count;
+} kd__run_desc;
+
+KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *desc, int capacity, kd__run **out)
 {
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
@@ -7001,12 +7184,14 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
         p.tapped = lists + 6 * values;
-        r->taps = taps;
-        r->tap_count = tap_count;
+        r->taps = desc->taps;
+        r->tap_count = desc->tap_count;
         r->k = kd->k;
         r->model = m;
-        r->trained = trained;
-        r->training = trained != NULL;
+        r->trained = desc->trained;
+        r->training = desc->trained != NULL;
+        r->input_grad = desc->input_grad;
+        r->has_backward = r->training || r->input_grad;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
@@ -7021,6 +7206,16 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
     else
         kd__run_close(r);
     return result;
+}
+
+KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
+                                          int tap_count, kd__run **out)
+{
+    kd__run_desc desc = {NULL, 0, NULL, 0};
+    desc.trained = trained;
+    desc.taps = taps;
+    desc.tap_count = tap_count;
+    return kd__run_open_for(m, &desc, capacity, out);
 }
 
 KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
@@ -7107,15 +7302,15 @@ KD__PRIVATE void kd__run_forward(kd__run *r, const float *x, int count)
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
-/* After a forward pass, and with the logits' gradient in place: all weight gradients. */
+/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the input's. */
 KD__PRIVATE void kd__run_backward(kd__run *r)
 {
     kd__run_steps(r, r->backward, r->backward_steps);
-    kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
+    if (r->training) kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
 }
 
 /* ============================================================================================================
-   >>predict    prediction and evaluation
+   >>predict    prediction
    uses: run
    ============================================================================================================ */
 
@@ -7279,9 +7474,286 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
     return result;
 }
 
+/* Teacher and student must mean the same by output i. */
+KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_model *student,
+                                        const kd_model *teacher)
+{
+    const int outputs = kd_model_outputs(student);
+    int i;
+    if (teacher->kd->k != student->kd->k)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher and student must use the same instruction set", where);
+    if (kd_model_outputs(teacher) != outputs)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: the teacher has %d outputs, the student %d", where,
+                        kd_model_outputs(teacher), outputs);
+    for (i = 0; i < outputs && teacher->classes && student->classes; ++i) {
+        if (strcmp(teacher->classes[i], student->classes[i]) != 0)
+            return kd__fail(kd, KD_ERR_DATA,
+                            "%s: output %d is \"%.60s\" for the teacher, but \"%.60s\" for the student", where, i,
+                            teacher->classes[i], student->classes[i]);
+    }
+    return KD_OK;
+}
+
 /* ============================================================================================================
-   >>data    batches, augmentation
-   uses: predict, math
+   >>attack    adversarial inputs
+   uses: predict, run, losses, random
+   ============================================================================================================ */
+
+KDDEF const char *kd_attack_name(kd_attack_kind kind)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_ATTACKS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)kind < (unsigned)KD_ATTACK_COUNT ? words[kind] : "unknown";
+}
+
+KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
+{
+    kd_attack_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.kind = kind;
+    d.epsilon = 8 / 255.0f;
+    d.step = 2 / 255.0f;
+    d.steps = 10;
+    d.random_start = 1;
+    d.high = 1;
+    d.seed = 1;
+    d.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    return d;
+}
+
+/* Makes adversarial versions of batches; opened once, for batches of up to `capacity` samples. */
+typedef struct kd__attack {
+    kd_ctx *kd;
+    kd_attack_desc desc; /* with the kind of its loss resolved */
+    kd__run *run;
+    float *x, *loss_room;                                  /* x: (capacity, c, h, w), what it makes */
+    ptrdiff_t floats;                                      /* of a sample */
+    ptrdiff_t plane;                                       /* of those, consecutive ones with the same limits */
+    float epsilon[KD_MAX_CHANNELS], step[KD_MAX_CHANNELS]; /* normalised, by plane */
+    float low[KD_MAX_CHANNELS], high[KD_MAX_CHANNELS];
+    /* the batch at hand */
+    const float *from;
+    const int32_t *samples; /* their numbers; NULL: from `first` on */
+    int first;
+    uint64_t seed, epoch; /* what random starts depend on, beside the numbers of samples */
+} kd__attack;
+
+/* bce needs no teacher, and has none where its kind was left open. */
+KD__PRIVATE int kd__attack_uses_teacher(const kd_attack_desc *desc)
+{
+    const int teacher = kd__loss_look_up(desc->loss.kind)->teacher;
+    return teacher == KD__YES || (teacher == KD__MAYBE && desc->loss.alpha > 0);
+}
+
+KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *desc, kd__range *to)
+{
+    const double most = 1e6;
+    const kd__range ranges[] = {
+        {"the kind of attack", (double)(int)desc->kind, 0, (double)(KD_ATTACK_COUNT - 1)},
+        {"the attack's epsilon", (double)desc->epsilon, 0, most},
+        {"the attack's step", (double)desc->step, 0, most},
+        {"the attack's steps", (double)desc->steps, 1, 10000},
+        {"the attack's random_start", (double)desc->random_start, 0, 1},
+        {"the attack's low", (double)desc->low, -most, most},
+        {"the attack's high", (double)desc->high, (double)desc->low, most},
+    };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+/* Resolves what was left open. */
+KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
+                                       int has_labels, int outputs)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    kd_result result;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the attack must start from kd_attack_defaults()", where);
+    result = kd__check_ranges(kd, where, ranges, kd__attack_ranges(desc, ranges));
+    if (result != KD_OK) return result;
+    if (desc->loss.kind == KD_LOSS_AUTO) {
+        desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
+        desc->loss.alpha = 0;
+    }
+    return kd__loss_check(kd, where, &desc->loss, has_teacher && kd__attack_uses_teacher(desc), has_labels,
+                          outputs);
+}
+
+KD__PRIVATE void kd__attack_close(kd__attack *a)
+{
+    if (!a->kd) return;
+    kd__run_close(a->run);
+    kd__free(a->kd, a->x);
+    kd__free(a->kd, a->loss_room);
+    memset(a, 0, sizeof *a);
+}
+
+/* desc has been checked. mean and std are those of the samples, for each of `channels`, or NULL. */
+KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd_attack_desc *desc, int channels,
+                                      const float *mean, const float *std, int capacity)
+{
+    const kd__run_desc run = {NULL, 1, NULL, 0};
+    const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
+    kd_result result;
+    int c;
+    memset(a, 0, sizeof *a);
+    a->kd = m->kd;
+    a->desc = *desc;
+    a->floats = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    a->plane = a->floats / planes;
+    for (c = 0; c < planes; ++c) {
+        const float centre = mean && planes == channels ? mean[c] : 0,
+                    unit = std && planes == channels ? std[c] : 1;
+        a->epsilon[c] = desc->epsilon / unit;
+        a->step[c] = (desc->kind == KD_ATTACK_FGSM ? desc->epsilon : desc->step) / unit;
+        a->low[c] = (desc->low - centre) / unit;
+        a->high[c] = (desc->high - centre) / unit;
+    }
+    a->x = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)a->floats), KD__SLACK));
+    a->loss_room = KD__NEW(m->kd, float, kd__loss_room(m->kd, &desc->loss, capacity, kd_model_outputs(m)));
+    result = a->x && a->loss_room ? kd__run_open_for(m, &run, capacity, &a->run) : KD_ERR_MEMORY;
+    if (result != KD_OK) kd__attack_close(a);
+    return result;
+}
+
+/* The nearest number to x that is allowed in place of `from`. */
+KD__PRIVATE float kd__attack_limit(const kd__attack *a, ptrdiff_t plane, float from, float x)
+{
+    const float low = KD__MAX(from - a->epsilon[plane], KD__MIN(from, a->low[plane]));
+    const float high = KD__MIN(from + a->epsilon[plane], KD__MAX(from, a->high[plane]));
+    return x < low ? low : x > high ? high : x;
+}
+
+KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
+{
+    const kd__attack *a = (const kd__attack *)arg;
+    const int sample = a->samples ? a->samples[index] : a->first + index;
+    const uint64_t key = kd__rng_key(a->seed, KD__RNG_ATTACK, a->epoch, (uint64_t)sample);
+    const double width = a->desc.kind == KD_ATTACK_FGSM ? 0 : (double)a->desc.random_start;
+    const float *from = a->from + index * a->floats;
+    float *to = a->x + index * a->floats;
+    ptrdiff_t i;
+    (void)worker;
+    for (i = 0; i < a->floats; ++i) {
+        const double reach = width * (double)a->epsilon[i / a->plane];
+        const float shift = reach > 0 ? (float)kd__rng_range(key, (uint64_t)i, -reach, reach) : 0;
+        to[i] = kd__attack_limit(a, i / a->plane, from[i], from[i] + shift);
+    }
+}
+
+/* One step along the sign of the gradient, which is stored (h, w, c). */
+KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
+{
+    const kd__attack *a = (const kd__attack *)arg;
+    const kd_model *m = a->run->model;
+    const kd__shape *s = &m->values[m->input].shape;
+    const kd__slot *slot = &a->run->grad[m->input];
+    const kd__span all = {0, 0, 0, 0};
+    const float *grad = kd__slot_at(slot, all, index), *from = a->from + index * a->floats;
+    float *to = a->x + index * a->floats;
+    ptrdiff_t i = 0;
+    int c, y, x;
+    (void)worker;
+    for (c = 0; c < s->c; ++c) {
+        for (y = 0; y < s->h; ++y) {
+            for (x = 0; x < s->w; ++x, ++i) {
+                const float g = grad[y * slot->row + (ptrdiff_t)x * s->c + c];
+                const float shift = g > 0 ? a->step[i / a->plane] : g < 0 ? -a->step[i / a->plane] : 0;
+                to[i] = kd__attack_limit(a, i / a->plane, from[i], to[i] + shift);
+            }
+        }
+    }
+}
+
+/* Fills a->x. teacher, labels and soft_labels as for a loss; what they belong to is in a->samples or a->first. */
+KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *x, int n, const float *teacher,
+                                      const int32_t *labels, const float *soft_labels)
+{
+    const kd__slot *slot = &a->run->grad[a->run->model->input];
+    const int steps = a->desc.kind == KD_ATTACK_FGSM ? 1 : a->desc.steps;
+    kd__loss_call call;
+    int i;
+    memset(&call, 0, sizeof call);
+    call.desc = &a->desc.loss;
+    call.teacher = kd__attack_uses_teacher(&a->desc) ? teacher : NULL;
+    call.labels = labels;
+    call.soft_labels = kd__loss_uses_labels(&a->desc.loss) ? soft_labels : NULL;
+    call.rows = n;
+    call.cols = kd_model_outputs(a->run->model);
+    call.soft_scale = call.hard_scale = 1;
+    call.room = a->loss_room;
+    a->from = x;
+    kd__parallel(a->kd, n, kd__attack_start, a);
+    for (i = 0; i < steps; ++i) {
+        kd__run_forward(a->run, a->x, n);
+        call.student = kd__run_logits(a->run);
+        call.grad = kd__run_logits_grad(a->run);
+        if (!kd__is_finite(kd__loss_evaluate(a->kd, &call)))
+            return kd__fail(a->kd, KD_ERR_NOT_FINITE, "%s: the loss of the attack is not finite", where);
+        kd__run_backward(a->run);
+        if (!a->kd->k->all_finite((ptrdiff_t)((size_t)n * slot->sample), slot->base))
+            return kd__fail(a->kd, KD_ERR_NOT_FINITE, "%s: the gradient by the inputs is not finite", where);
+        kd__parallel(a->kd, n, kd__attack_move, a);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, const float *x, const int32_t *labels,
+                                     int n, int capacity, float *logits, float *out)
+{
+    kd_result result = KD_OK;
+    for (a->first = 0; a->first < n && result == KD_OK; a->first += capacity) {
+        const int now = KD__MIN(capacity, n - a->first);
+        const ptrdiff_t at = a->first * a->floats;
+        if (teacher) result = kd_predict(teacher, x + at, now, logits);
+        if (result == KD_OK)
+            result = kd__attack_make(a, "kd_attack", x + at, now, teacher ? logits : NULL,
+                                     labels ? labels + a->first : NULL, NULL);
+        if (result == KD_OK) memcpy(out + at, a->x, (size_t)now * (size_t)a->floats * sizeof *out);
+    }
+    return result;
+}
+
+KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
+                          const kd_attack_desc *desc, float *out)
+{
+    static const char where[] = "kd_attack";
+    kd_attack_desc checked;
+    kd__attack a;
+    float *logits = NULL;
+    kd_result result;
+    int capacity, outputs;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc || n < 0 || (n > 0 && (!x || !out)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
+    checked = *desc;
+    outputs = kd_model_outputs(m);
+    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, labels != NULL, outputs);
+    if (result == KD_OK && teacher && !kd__attack_uses_teacher(&checked))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: loss %s would ignore the teacher", where,
+                        kd_loss_name(checked.loss.kind));
+    if (result == KD_OK && teacher) result = kd__check_teacher(m->kd, where, m, teacher);
+    if (result == KD_OK && labels && n > 0)
+        result = kd__loss_check_labels(m->kd, where, &checked.loss, teacher != NULL, labels, n, outputs);
+    if (result != KD_OK || n == 0) return result;
+    capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
+    if (teacher) logits = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)outputs));
+    if (teacher && !logits) return KD_ERR_MEMORY;
+    result = kd__attack_open(&a, m, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
+    if (result == KD_OK) {
+        a.seed = checked.seed;
+        result = kd__attack_all(&a, teacher, x, labels, n, capacity, logits, out);
+        kd__attack_close(&a);
+    }
+    kd__free(m->kd, logits);
+    return result;
+}
+
+/* ============================================================================================================
+   >>data    batches, augmentation, evaluation
+   uses: attack, predict, math
    ============================================================================================================ */
 
 KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
@@ -7720,7 +8192,7 @@ enum { KD__ECE_BINS = 15 };
 /* Sums over samples from which the metrics follow. */
 typedef struct kd__tally {
     int outputs, classes;
-    int64_t labelled, correct, agreed, seen, teacher_seen;
+    int64_t labelled, correct, attacked, robust, agreed, seen, teacher_seen;
     double nll, kl, squares;
     int64_t bin_count[KD__ECE_BINS], bin_correct[KD__ECE_BINS];
     double bin_confidence[KD__ECE_BINS];
@@ -7779,7 +8251,8 @@ KD__PRIVATE void kd__tally_finish(const kd__tally *t, kd_metrics *out)
     int i;
     memset(out, 0, sizeof *out);
     out->count = (int)t->labelled;
-    out->agreement = out->kl = -1;
+    out->agreement = out->kl = out->robust_accuracy = -1;
+    if (t->attacked) out->robust_accuracy = (double)t->robust / (double)t->attacked;
     if (t->labelled) {
         out->accuracy = (double)t->correct / (double)t->labelled;
         out->nll = t->nll / (double)t->labelled;
@@ -7804,6 +8277,7 @@ typedef struct kd__evaluator {
     const kd_data *data;
     const kd_model *teacher;
     kd__feed feed;
+    kd__attack attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
     int batch, outputs;
@@ -7815,12 +8289,14 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__run_close(e->run);
     kd__run_close(e->teacher_run);
     if (e->feed.kd) kd__feed_close(&e->feed);
+    kd__attack_close(&e->attack);
     kd__free(kd, e->logits);
     memset(e, 0, sizeof *e);
 }
 
+/* attack: NULL, or checked. */
 KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, const kd_data *data,
-                                         const kd_model *teacher, int batch)
+                                         const kd_model *teacher, const kd_attack_desc *attack, int batch)
 {
     kd_ctx *kd = m->kd;
     kd_result result;
@@ -7834,6 +8310,9 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
+    if (result == KD_OK && attack)
+        result = kd__attack_open(&e->attack, m, attack, data->channels, data->mean, data->std, e->batch);
+    if (attack) e->attack.seed = attack->seed;
     if (result != KD_OK) {
         kd__evaluator_close(e);
         return result;
@@ -7841,6 +8320,25 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->log_probs = e->logits + (ptrdiff_t)e->batch * e->outputs;
     e->teacher_logits = e->log_probs + (ptrdiff_t)e->batch * e->outputs;
     e->teacher_log_probs = e->teacher_logits + (ptrdiff_t)e->batch * e->outputs;
+    return KD_OK;
+}
+
+/* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
+{
+    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
+    kd_result result;
+    int i;
+    e->attack.samples = samples;
+    result = kd__attack_make(&e->attack, "evaluation", e->feed.x, n, teacher, e->feed.labels, NULL);
+    if (result != KD_OK) return result;
+    kd__run_forward(e->run, e->attack.x, n);
+    kd__export(e->run, n, e->logits);
+    for (i = 0; i < n; ++i) {
+        if (e->feed.labels[i] < 0) continue;
+        ++t->attacked;
+        t->robust += kd__choice(e->logits + (ptrdiff_t)i * e->outputs, e->outputs) == e->feed.labels[i];
+    }
     return KD_OK;
 }
 
@@ -7898,6 +8396,8 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         if (keep_logits)
             memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
                    (size_t)n * (size_t)e->outputs * sizeof(float));
+        if (e->attack.kd) result = kd__evaluator_attack(e, now, n, t);
+        if (result != KD_OK) return result;
     }
     return KD_OK;
 }
@@ -7915,31 +8415,12 @@ KD__PRIVATE kd_result kd__check_classes(kd_ctx *kd, const char *where, const kd_
     return KD_OK;
 }
 
-/* Teacher and student must mean the same by output i. */
-KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_model *student,
-                                        const kd_model *teacher)
-{
-    const int outputs = kd_model_outputs(student);
-    int i;
-    if (teacher->kd->k != student->kd->k)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher and student must use the same instruction set", where);
-    if (kd_model_outputs(teacher) != outputs)
-        return kd__fail(kd, KD_ERR_SHAPE, "%s: the teacher has %d outputs, the student %d", where,
-                        kd_model_outputs(teacher), outputs);
-    for (i = 0; i < outputs && teacher->classes && student->classes; ++i) {
-        if (strcmp(teacher->classes[i], student->classes[i]) != 0)
-            return kd__fail(kd, KD_ERR_DATA,
-                            "%s: output %d is \"%.60s\" for the teacher, but \"%.60s\" for the student", where, i,
-                            teacher->classes[i], student->classes[i]);
-    }
-    return KD_OK;
-}
-
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
     static const char where[] = "kd_evaluate";
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
+    kd_attack_desc attack;
     kd__evaluator e;
     kd__tally *tally;
     kd_result result;
@@ -7956,10 +8437,15 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
         if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
     }
+    if (result == KD_OK && desc->attack) {
+        attack = *desc->attack;
+        result = kd__attack_check(m->kd, where, &attack, desc->teacher || data->teacher_logits,
+                                  data->labels || data->batch, kd_model_outputs(m));
+    }
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
-    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
+    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
     if (result == KD_OK) {
         const int classes = KD__MAX(data->classes, kd_model_outputs(m));
         tally->confusion = desc->confusion;
@@ -8023,10 +8509,10 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
 typedef struct kd__optim {
     kd_model *m;
     const kd_train_desc *desc;
-    float *first, *second; /* momentum; Adam's two moments */
+    float *first, *second; /* momentum, and with dot_delta that of soft terms; Adam's two moments */
     int64_t updates;
-    kd__update update;
-    const float *grads;
+    kd__update update, soft_update; /* soft_update: of what follows soft terms; the same but for momentum */
+    const float *grads, *soft_grads;
     char *grown; /* by piece of the weights: their norm has passed the limit */
 } kd__optim;
 
@@ -8041,9 +8527,10 @@ KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_d
     o->m = m;
     o->desc = desc;
     if (!sgd || desc->momentum != 0) o->first = KD__NEW(m->kd, float, m->weight_count + 16);
-    if (!sgd) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
+    if (!sgd || desc->dot_delta > 0) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
     o->grown = KD__NEW(m->kd, char, kd__pieces((ptrdiff_t)m->weight_count) + 1);
-    if (!o->grown || (!sgd && !o->second) || (!o->first && (!sgd || desc->momentum != 0))) return KD_ERR_MEMORY;
+    if (!o->grown || (!o->second && (!sgd || desc->dot_delta > 0)) || (!o->first && (!sgd || desc->momentum != 0)))
+        return KD_ERR_MEMORY;
     return KD_OK;
 }
 
@@ -8064,6 +8551,11 @@ KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
     (void)worker;
     k->update(&o->update, length, o->m->weights + at, o->grads + at, o->first ? o->first + at : NULL,
               o->second ? o->second + at : NULL);
+    if (o->soft_grads) {
+        kd__update soft = o->soft_update;
+        soft.decay = 0; /* once is enough */
+        k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
+    }
     /* looked at while it is in the cache */
     o->grown[index] = !(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
 }
@@ -8091,8 +8583,10 @@ KD__PRIVATE void kd__optim_limit(void *arg, int index, int worker)
     }
 }
 
-/* Returns 0 where weights have grown too large. */
-KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, double grad_scale)
+/* Returns 0 where weights have grown too large. soft_grads: NULL, or those of soft terms, which then are not in
+   grads. */
+KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *soft_grads, double lr,
+                               double grad_scale)
 {
     const kd_train_desc *d = o->desc;
     const int pieces = kd__pieces((ptrdiff_t)o->m->weight_count);
@@ -8100,10 +8594,11 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, doub
     int i, grown = 0;
     ++o->updates;
     o->grads = grads;
+    o->soft_grads = soft_grads;
     u->optimizer = (int)d->optimizer;
     u->nesterov = d->nesterov;
     u->lr = (float)lr;
-    u->momentum = d->momentum;
+    u->momentum = d->momentum - d->dot_delta;
     u->decay = d->weight_decay;
     u->beta1 = d->beta1;
     u->beta2 = d->beta2;
@@ -8111,6 +8606,8 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, doub
     u->correction1 = (float)(1 / (1 - kd__power((double)d->beta1, o->updates)));
     u->correction2 = (float)(1 / sqrt(1 - kd__power((double)d->beta2, o->updates)));
     u->grad_scale = (float)grad_scale;
+    o->soft_update = *u;
+    o->soft_update.momentum = d->momentum + d->dot_delta;
     kd__parallel(o->m->kd, pieces, kd__optim_piece, o);
     if (d->max_norm > 0) kd__parallel(o->m->kd, o->m->param_count, kd__optim_limit, o);
     for (i = 0; i < pieces; ++i) grown |= o->grown[i];
@@ -8888,10 +9385,7 @@ KD__PRIVATE void kd__feature_pool(kd__tap *a, kd__tap *b)
     a->w = b->w = KD__MIN(a->w, b->w);
 }
 
-/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
-KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
-                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
-                                        kd__tap *teacher_taps)
+KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
 {
     const kd__range ranges[] = {
         {"weight of a feature loss", (double)desc->weight, 0, 1e6},
@@ -8900,6 +9394,16 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
         {"gamma of a feature loss", (double)desc->gamma, 0, 100},
         {"order", (double)desc->order, 1, 8},
     };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
+KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
+                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
+                                        kd__tap *teacher_taps)
+{
+    kd__range ranges[KD__MAX_RANGES];
     const char *tags[2][2];
     kd_result result;
     int side, which;
@@ -8908,7 +9412,7 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
                         index);
     if ((unsigned)desc->kind >= (unsigned)KD_FEATURE_COUNT)
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %d is no kind of feature loss", (int)desc->kind);
-    result = kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    result = kd__check_ranges(kd, "kd_train", ranges, kd__feature_ranges(desc, ranges));
     f->kd = kd;
     f->desc = *desc;
     f->info = kd__feature_look_up(desc->kind);
@@ -9077,6 +9581,16 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
     return KD_OK;
 }
 
+/* For a backward pass that they have no part in. */
+KD__PRIVATE void kd__features_leave_out(kd__features *fs, int n)
+{
+    int i;
+    for (i = 0; i < fs->tap_count; ++i) {
+        kd__tap *tap = &fs->taps[KD__STUDENT][i];
+        memset(tap->grad, 0, (size_t)n * kd__tap_count(tap) * sizeof *tap->grad);
+    }
+}
+
 /* Of the learned parts. */
 KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_t step)
 {
@@ -9228,12 +9742,13 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    d.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return d;
 }
 
-KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d)
+KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 {
-    const double huge = 1e30;
+    const double huge = 1e30, momentum = (double)d->momentum;
     const kd__range ranges[] = {
         {"epochs", (double)d->epochs, 0, 1e9},
         {"batch", (double)d->batch, 1, 65536},
@@ -9245,6 +9760,7 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
         {"max_norm", (double)d->max_norm, 0, huge},
         {"clip_norm", (double)d->clip_norm, 0, huge},
+        {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum))},
         {"accumulate", (double)d->accumulate, 1, 1e6},
         {"warmup", (double)d->warmup, 0, 1e9},
         {"schedule_step", (double)d->schedule_step, 1e-6, 1e9},
@@ -9255,8 +9771,10 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
+        {"rollback", (double)d->rollback, 0, 0.99},
     };
-    return kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
@@ -9264,7 +9782,30 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
 enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
-typedef struct kd__trainer {
+/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
+   bytes each, so that a checkpoint can hold them one after another. */
+#define KD__POSITIONS(X)                                                                                           \
+    X(int64_t, epoch)                                                                                              \
+    X(int64_t, batch) /* of the epoch: the next one */                                                             \
+    X(int64_t, step)  /* updates */                                                                                \
+    X(int64_t, images)                                                                                             \
+    X(int64_t, labelled) /* in this epoch, */                                                                      \
+    X(int64_t, correct)  /* and of those */                                                                        \
+    X(int64_t, gathered_batches)                                                                                   \
+    X(int64_t, epochs_without_gain)                                                                                \
+    X(int64_t, seen) /* kd_model.batches_seen */                                                                   \
+    X(int64_t, rollbacks)                                                                                          \
+    X(double, rate) /* what they have multiplied the learning rate by */                                           \
+    X(double, loss) /* sum over this epoch's samples */                                                            \
+    X(double, best)
+
+typedef struct kd__position {
+#define KD__ITEM(type, name) type name;
+    KD__POSITIONS(KD__ITEM)
+#undef KD__ITEM
+} kd__position;
+
+struct kd_trainer {
     kd_ctx *kd;
     kd_model *m;
     const kd_data *data;
@@ -9273,8 +9814,12 @@ typedef struct kd__trainer {
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
     int outputs, source, teacher_count, has_labels, uses_labels;
+    int inputs[2]; /* losses that see each kind of images */
     const kd_model *teachers[KD__MAX_TEACHERS];
-    kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
+    kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
+    kd__run *run;     /* the first of them */
+    kd__run *teacher_runs[KD__MAX_TEACHERS];
+    kd__attack attack;
     kd__feed feed;
     kd__optim optim;
     kd__features features;
@@ -9288,24 +9833,117 @@ typedef struct kd__trainer {
     float *targets;               /* (batch, outputs) */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
     float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
-    double slopes[KD__MAX_LOSSES];                                 /* their gradient, gathered */
-    float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
+    float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
+    float *grads[2];    /* of all terms; with dot_delta of hard terms, then of soft ones */
+    float *gathered[2]; /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
-    int gathered_batches;
-    int64_t step, steps_per_epoch, images;
-    int64_t labelled, correct; /* in this epoch */
-    double best;
-    int epochs_without_gain;
-} kd__trainer;
+    int64_t steps_per_epoch;
+    int batches; /* of an epoch */
+    int stopped; /* no step may follow: the end, patience, a callback, or a failure */
+    int failed;
+    kd__position at, start_at; /* start: of this epoch; NULL unless rollback is on */
+    float *start;
+};
 
-KD__PRIVATE void kd__trainer_close(kd__trainer *t)
+/* An array that changes from step to step: flat, or laid out as the weights or the running statistics are. */
+enum { KD__KEPT_FLAT, KD__KEPT_WEIGHTS, KD__KEPT_STATISTICS };
+typedef struct kd__kept {
+    const char *name;
+    float *values;
+    size_t count;
+    int layout;
+} kd__kept;
+
+enum { KD__MAX_KEPT = 24 };
+
+/* All arrays in which training keeps something between two steps. */
+KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
+{
+    const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
+    const kd__kept all[] = {
+        {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
+        {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
+        {"first", t->optim.first, weights, KD__KEPT_WEIGHTS},
+        {"second", t->optim.second, weights, KD__KEPT_WEIGHTS},
+        {"gathered", t->gathered[0], weights, KD__KEPT_WEIGHTS},
+        {"gathered.soft", t->gathered[1], weights, KD__KEPT_WEIGHTS},
+        {"best.weights", t->best_weights, weights, KD__KEPT_WEIGHTS},
+        {"best.statistics", t->best_state, state, KD__KEPT_STATISTICS},
+        {"features", t->features.params, learned, KD__KEPT_FLAT},
+        {"features.first", t->features.first, learned, KD__KEPT_FLAT},
+        {"features.second", t->features.second, learned, KD__KEPT_FLAT},
+        {"features.gathered", t->features.gathered, learned, KD__KEPT_FLAT},
+        {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
+    };
+    int i, count = 0;
+    for (i = 0; i < KD__COUNT(all); ++i) {
+        if (all[i].values && all[i].count > 0) list[count++] = all[i];
+    }
+    return count;
+}
+
+/* Floats in all of them. */
+KD__PRIVATE size_t kd__trainer_kept_floats(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t sum = 0;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) sum += kept[i].count;
+    return sum;
+}
+
+/* After the position has been changed from outside. */
+KD__PRIVATE void kd__trainer_settle(kd_trainer *t)
+{
+    t->optim.updates = t->at.step;
+    t->m->batches_seen = t->at.seen;
+}
+
+KD__PRIVATE void kd__trainer_remember(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    float *to = t->start;
+    int i;
+    for (i = 0; i < count; to += kept[i++].count) memcpy(to, kept[i].values, kept[i].count * sizeof *to);
+    t->start_at = t->at;
+}
+
+KD__PRIVATE int kd__trainer_roll_back(kd_trainer *t)
+{
+    enum { MOST = 10 };
+    const double rate = t->at.rate * (double)t->desc.rollback;
+    const int64_t rollbacks = t->at.rollbacks + 1, step = t->at.step;
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    const float *from = t->start;
+    int i;
+    if (!t->start || rollbacks > MOST) return 0;
+    for (i = 0; i < count; from += kept[i++].count) memcpy(kept[i].values, from, kept[i].count * sizeof *from);
+    t->at = t->start_at;
+    t->at.rate = rate;
+    t->at.rollbacks = rollbacks;
+    kd__trainer_settle(t);
+    kd__log(t->kd, "kd_train: step %lld failed (%s); back to the start of epoch %lld, the learning rate times %s",
+            (long long)step, kd_error(t->kd), (long long)t->at.epoch, kd__number(rate, 4).chars);
+    return 1;
+}
+
+KD__PRIVATE void kd__trainer_free(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     int i;
-    kd__run_close(t->run);
+    for (i = 0; i < 2; ++i) {
+        kd__run_close(t->runs[i]);
+        kd__free(kd, t->gathered[i]);
+    }
+    kd__free(kd, t->grads[1]); /* the first is the run's */
     for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
     if (t->feed.kd) kd__feed_close(&t->feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
+    kd__attack_close(&t->attack);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
@@ -9315,13 +9953,14 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     kd__free(kd, t->targets);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
-    kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
+    kd__free(kd, t->start);
+    kd__free(kd, t);
 }
 
 /* Where soft targets come from: exactly one source, or none. */
-KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9374,8 +10013,14 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
     return result;
 }
 
+/* If there is one. */
+KD__PRIVATE int kd__trainer_uses_teacher(const kd_loss_desc *loss)
+{
+    return kd__loss_look_up(loss->kind)->teacher != KD__NO && !loss->to_targets;
+}
+
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
-KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
+KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9391,8 +10036,9 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
     }
     if (loss->soft_labels)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
-    if ((t->desc.loss_count > 0 || t->features.count > 0) && kd__loss_look_up(loss->kind)->teacher == KD__NO)
-        has_teacher = 0;
+    if (loss->to_targets && !has_targets)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
+    if ((t->desc.loss_count > 0 || t->features.count > 0) && !kd__trainer_uses_teacher(loss)) has_teacher = 0;
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
@@ -9405,8 +10051,24 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
     return KD_OK;
 }
 
+KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, int n)
+{
+    const kd_loss_desc *attack = &t->desc.attack.loss;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        if (kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
+                                           n, t->outputs);
+    }
+    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL] && kd__loss_uses_labels(attack))
+        result = kd__loss_check_labels(t->kd, "kd_train", attack, kd__attack_uses_teacher(&t->desc.attack), labels,
+                                       n, t->outputs);
+    return result;
+}
+
 /* The labels that the losses need, of all samples. */
-KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9417,11 +10079,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
                         "the data have %d classes",
                         where, t->outputs, data->classes);
-    for (i = 0; i < t->loss_count && data->labels && !data->soft_labels && result == KD_OK; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE, data->labels,
-                                           data->count, t->outputs);
-    }
+    if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, data->count);
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
     for (i = 0; result == KD_OK && t->desc.augment.mixup != 0 && data->labels && i < data->count; ++i) {
@@ -9432,7 +10090,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9457,16 +10115,24 @@ KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
         result = kd__trainer_loss(t, &t->losses[i]);
         if (result != KD_OK) return result;
         t->uses_labels |= kd__loss_uses_labels(&t->losses[i]);
-        uses_teacher |= kd__loss_look_up(t->losses[i].kind)->teacher != KD__NO;
+        uses_teacher |= kd__trainer_uses_teacher(&t->losses[i]);
+        ++t->inputs[t->losses[i].inputs];
     }
     if (t->source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
+    t->inputs[KD_INPUTS_CLEAN] += t->features.count;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        result = kd__attack_check(t->kd, where, &t->desc.attack, t->source != KD__TEACHER_NONE, t->has_labels,
+                                  t->outputs);
+        if (result != KD_OK) return result;
+        t->uses_labels |= kd__loss_uses_labels(&t->desc.attack.loss);
+    }
     return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
 }
 
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
    be something to judge by. */
-KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data *data)
+KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
 {
     static const char where[] = "kd_train";
     const int classes = KD__MAX(data->classes, t->outputs);
@@ -9489,12 +10155,13 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data
 }
 
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
-KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     const kd__shape *out = &t->m->values[t->m->output].shape;
-    kd_result result = kd__train_check_numbers(t->kd, d);
+    kd__range ranges[KD__MAX_RANGES];
+    kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
     if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
@@ -9504,6 +10171,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
                         "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
+    if (result == KD_OK && d->dot_delta > 0 &&
+        (d->optimizer != KD_SGD || t->source == KD__TEACHER_NONE || d->clip_norm > 0))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: dot_delta needs KD_SGD and a teacher, and no clip_norm",
+                        where);
     if (result == KD_OK) result = kd__features_check(&t->features, t->m, d);
     if (result == KD_OK) result = kd__trainer_losses(t);
     if (result == KD_OK && t->data->targets)
@@ -9540,16 +10211,73 @@ KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
     }
 }
 
-KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
+/* The order of the samples in the epoch that begins, made from that in the one before. */
+KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
+{
+    if (t->desc.shuffle)
+        kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
+}
+
+/* The order after some epochs, from the beginning. */
+KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
+{
+    int64_t epoch;
+    int i;
+    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
+    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(t->desc.seed, KD__RNG_SPLIT, 0, 0));
+    for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
+}
+
+/* The runs of the student, and what goes with them. */
+KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
+{
+    const kd_train_desc *d = &t->desc;
+    const kd_data *data = t->data;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        const int taps = i == KD_INPUTS_CLEAN ? t->features.tap_count : 0;
+        if (t->inputs[i])
+            result = kd__run_open_tapped(t->m, t->m, batch, t->features.taps[KD__STUDENT], taps, &t->runs[i]);
+    }
+    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
+        result = kd__attack_open(&t->attack, t->m, &d->attack, data->channels, data->mean, data->std, batch);
+    if (result != KD_OK) return result;
+    t->attack.seed = d->seed;
+    t->run = t->runs[KD_INPUTS_CLEAN] ? t->runs[KD_INPUTS_CLEAN] : t->runs[KD_INPUTS_ADVERSARIAL];
+    t->grads[0] = t->run->weight_grads;
+    if (d->dot_delta > 0) t->grads[1] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
+    if (d->dot_delta > 0 && !t->grads[1]) return KD_ERR_MEMORY;
+    for (i = 0; i < 2 && d->accumulate > 1 && t->grads[i]; ++i) {
+        t->gathered[i] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
+        if (!t->gathered[i]) return KD_ERR_MEMORY;
+    }
+    return KD_OK;
+}
+
+/* With labels to judge by, robust accuracy is that under the training's attack, on their cross-entropy. */
+KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
+{
+    const kd_data *data = t->desc.validation_data ? t->desc.validation_data : t->data;
+    const int attacked = t->inputs[KD_INPUTS_ADVERSARIAL] && (data->labels || data->batch);
+    kd_attack_desc attack = t->desc.attack;
+    kd_result result = KD_OK;
+    attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 1, t->outputs);
+    if (result != KD_OK) return result;
+    return kd__evaluator_open(&t->evaluator, t->m, data, t->teacher_count == 1 ? t->teachers[0] : NULL,
+                              attacked ? &attack : NULL, 256);
+}
+
+KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     const kd_train_desc *d = &t->desc;
     const int batch = KD__MIN(d->batch, t->train_count);
     const size_t logits = (size_t)batch * (size_t)t->outputs;
-    const kd_data *validation = d->validation_data ? d->validation_data : t->data;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
     const kd__features *fs = &t->features;
-    kd_result result = kd__run_open_tapped(t->m, t->m, batch, fs->taps[KD__STUDENT], fs->tap_count, &t->run);
+    kd_result result = kd__trainer_open_runs(t, batch);
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
@@ -9558,9 +10286,7 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
                                      &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
-    if (result == KD_OK && t->has_validation)
-        result =
-            kd__evaluator_open(&t->evaluator, t->m, validation, t->teacher_count == 1 ? t->teachers[0] : NULL, 256);
+    if (result == KD_OK && t->has_validation) result = kd__trainer_open_evaluator(t);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
@@ -9578,20 +10304,22 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
         failed |= !t->teacher_all ||
                   !kd__scratch(kd, kd__times(64, kd__times((size_t)t->teacher_count, (size_t)t->outputs)));
     }
-    if (d->accumulate > 1) {
-        t->gathered = KD__NEW(kd, float, t->m->weight_count + KD__SLACK);
-        failed |= !t->gathered;
-    }
     if (d->keep == KD_KEEP_BEST) {
         t->best_weights = KD__NEW(kd, float, t->m->weight_count + 1);
         t->best_state = KD__NEW(kd, float, t->m->state_count + 1);
         failed |= !t->best_weights || !t->best_state;
     }
+    if (d->rollback > 0) {
+        t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
+        failed |= !t->start;
+    }
     if (failed) return KD_ERR_MEMORY;
-    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
-    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(d->seed, KD__RNG_SPLIT, 0, 0));
-    t->steps_per_epoch = ((t->train_count + batch - 1) / batch + d->accumulate - 1) / d->accumulate;
-    t->best = -1e300;
+    kd__trainer_order(t, 0);
+    t->batches = (t->train_count + batch - 1) / batch;
+    t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
+    t->at.best = -1e300;
+    t->at.rate = 1;
+    t->at.seen = t->m->batches_seen;
     return KD_OK;
 }
 
@@ -9605,7 +10333,7 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
 }
 
 /* Several teachers' probabilities, averaged at the temperature of a loss. */
-KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int n)
+KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
     const float *each[KD__MAX_TEACHERS];
     kd_result result;
@@ -9620,7 +10348,7 @@ KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int
 }
 
 /* The soft targets of the batch that the feed has just made, or NULL; of several teachers, each one's. */
-KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *samples, int n, const float **out)
+KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
     int i;
@@ -9651,7 +10379,7 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
-KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbers, const char *what,
+KD__PRIVATE kd_result kd__trainer_check_norms(kd_trainer *t, const float *numbers, const char *what,
                                               const char *then)
 {
     int i;
@@ -9660,12 +10388,12 @@ KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbe
         if (p->trained && !(t->kd->k->sum_squares((ptrdiff_t)p->size, numbers + p->offset) <= kd__norm_limit))
             return kd__fail(t->kd, KD_ERR_NOT_FINITE,
                             "kd_train: %s%s is not finite, or beyond 1e15, at step %lld%s", what, p->name,
-                            (long long)t->step, then);
+                            (long long)t->at.step, then);
     }
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t, const kd__run *run)
 {
     size_t c;
     int i, which;
@@ -9674,18 +10402,18 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
         for (which = 0; n->param[2] >= 0 && which < 2; ++which) {
             const kd__param *p = &t->m->params[n->param[2 + which]];
             for (c = 0; c < p->size; ++c) {
-                if (!kd__is_finite((double)kd__norm_next(t->run, n, which, c)))
+                if (!kd__is_finite((double)kd__norm_next(run, n, which, c)))
                     return kd__fail(
                         t->kd, KD_ERR_NOT_FINITE,
                         "kd_train: %s would not be finite after step %lld; the weights are those before it",
-                        p->name, (long long)t->step);
+                        p->name, (long long)t->at.step);
             }
         }
     }
     return KD_OK;
 }
 
-KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, const float *feature_grads)
+KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, const float *feature_grads)
 {
     double sum = 0;
     int i;
@@ -9699,14 +10427,14 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, c
 }
 
 /* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
-KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
+KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
 {
-    kd__update update = t->optim.update;
+    kd__update update = t->optim.soft_update;
     int i;
     update.decay = 0;
     update.grad_scale = 1;
     for (i = 0; i < t->loss_count; ++i) {
-        const float grad = (float)(-t->slopes[i] / batches);
+        const float grad = -t->slopes[i] / (float)batches;
         float *moments = t->theta_moments[i];
         if (t->losses[i].kind != KD_LOSS_CTKD) continue;
         t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
@@ -9714,52 +10442,54 @@ KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
     }
 }
 
-KD__PRIVATE void kd__trainer_gather(const kd__trainer *t, float *sum, const float *grads, size_t count)
+KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float *grads, size_t count)
 {
     if (count == 0) return;
-    if (t->gathered_batches == 0)
+    if (t->at.gathered_batches == 0)
         memcpy(sum, grads, count * sizeof *grads);
     else
         t->kd->k->add((ptrdiff_t)count, sum, grads, KD__LINEAR, 0, sum);
 }
 
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
-KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
+KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
+    const float *grads[2] = {t->grads[0], t->grads[1]}, *feature_grads = t->features.grads;
     double scale = 1;
-    int batches = 1;
-    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
+    int batches = 1, i;
+    info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch) * t->at.rate;
     info->gradient_norm = 0;
-    if (t->gathered) {
-        kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
+    if (d->accumulate > 1) {
+        for (i = 0; i < 2 && grads[i]; ++i) {
+            kd__trainer_gather(t, t->gathered[i], grads[i], t->m->weight_count);
+            grads[i] = t->gathered[i];
+        }
         kd__trainer_gather(t, t->features.gathered, feature_grads, t->features.param_count);
-        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
-        grads = t->gathered;
+        if (++t->at.gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         feature_grads = t->features.gathered;
-        batches = t->gathered_batches;
+        batches = (int)t->at.gathered_batches;
         scale = 1.0 / batches;
-        t->gathered_batches = 0;
+        t->at.gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
-        info->gradient_norm = kd__gradient_norm(t, grads, feature_grads) * scale;
+        info->gradient_norm = kd__gradient_norm(t, grads[0], feature_grads) * scale;
         if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
     }
-    if (!kd__optim_step(&t->optim, grads, info->lr, scale)) {
+    if (!kd__optim_step(&t->optim, grads[0], grads[1], info->lr, scale)) {
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
     kd__trainer_update_temperatures(t, batches);
     if (t->features.param_count > 0)
-        t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
-                         t->features.first, t->features.second);
-    ++t->step;
+        t->kd->k->update(&t->optim.soft_update, (ptrdiff_t)t->features.param_count, t->features.params,
+                         feature_grads, t->features.first, t->features.second);
+    ++t->at.step;
     return KD_OK;
 }
 
 /* Counts the samples of a batch that have a label, and those that the model gives it. */
-KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
+KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
 {
     const float *logits = kd__run_logits(t->run);
     const int classes = t->data->classes;
@@ -9768,8 +10498,8 @@ KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
         const int label =
             t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
         if (label < 0) continue;
-        ++t->labelled;
-        t->correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        ++t->at.labelled;
+        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
     }
 }
 
@@ -9784,9 +10514,16 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
     return 1 + 20 * sigmoid;
 }
 
+/* The batch at hand. */
+typedef struct kd__batch {
+    const int32_t *samples;
+    int n, epoch;
+    const float *soft_targets;
+    int side; /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
+} kd__batch;
+
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
-KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int32_t *samples, int n, int epoch,
-                                           const float *soft_targets, float *grad, double *value)
+KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__batch *b, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
     kd_loss_desc desc = t->losses[index];
@@ -9795,98 +10532,157 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int3
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = kd__trainer_average(t, desc.temperature, n);
+    result = kd__trainer_average(t, desc.temperature, b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
-    call.student = kd__run_logits(t->run);
-    call.teacher = info->teacher == KD__NO ? NULL : soft_targets;
-    if (desc.kind == KD_LOSS_MSE && !soft_targets) {
-        kd__gather_rows(t->targets, t->data->targets, samples, n, t->outputs);
+    call.student = kd__run_logits(t->runs[desc.inputs]);
+    call.teacher = info->teacher == KD__NO ? NULL : b->soft_targets;
+    if (desc.kind == KD_LOSS_MSE && (!b->soft_targets || desc.to_targets)) {
+        kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         call.teacher = t->targets;
     }
     call.labels = t->feed.soft ? NULL : t->feed.labels;
     call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
-    call.rows = n;
+    call.rows = b->n;
     call.cols = t->outputs;
     call.soft_scale = call.hard_scale = t->loss_weights[index];
-    if (!learns) call.soft_scale *= kd__trainer_ramp((double)epoch + 1, (double)desc.warmup);
+    if (!learns) call.soft_scale *= kd__trainer_ramp((double)b->epoch + 1, (double)desc.warmup);
+    if (t->grads[1]) {
+        call.soft_scale *= desc.to_targets ? b->side == 0 : b->side == 1;
+        call.hard_scale *= b->side == 0;
+    }
     call.grad = grad;
     call.room = t->loss_room;
     *value = kd__loss_evaluate(t->kd, &call);
     if (learns) {
         double cosine, sine;
-        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
-        t->slopes[index] += call.slope * derivative * (1 - cosine) / 2;
+        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)b->epoch, (double)desc.warmup), &cosine,
+                    &sine);
+        t->slopes[index] += (float)(call.slope * derivative * (1 - cosine) / 2);
     }
     return KD_OK;
 }
 
-/* The sum of the losses of a batch, and of their gradients where the model has its own. */
-KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *samples, int n, int epoch,
-                                               const float *soft_targets, double *loss)
+/* The sum of the losses that see one kind of images, and of their gradients where the run has its own. */
+KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, int inputs, const kd__batch *b, double *loss)
 {
-    const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
-    float *grad = kd__run_logits_grad(t->run);
+    const ptrdiff_t count = (ptrdiff_t)b->n * t->outputs;
+    float *grad = kd__run_logits_grad(t->runs[inputs]);
     kd_result result = KD_OK;
     double value = 0;
-    int i;
+    int i, seen = 0;
     *loss = 0;
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
-        result = kd__trainer_evaluate(t, i, samples, n, epoch, soft_targets, i ? t->loss_grad : grad, &value);
-        if (result == KD_OK && i) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
+        if ((int)t->losses[i].inputs != inputs) continue;
+        result = kd__trainer_evaluate(t, i, b, seen ? t->loss_grad : grad, &value);
+        if (result == KD_OK && seen++) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
         *loss += value;
     }
+    if (!seen) memset(grad, 0, (size_t)count * sizeof *grad); /* losses on features alone */
     if (result != KD_OK || kd__is_finite(*loss)) return result;
-    result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
+    result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->runs[inputs]), b->n,
+                              t->outputs);
     if (result == KD_OK)
-        result =
-            kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld", (long long)t->step);
+        result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
+                          (long long)t->at.step);
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
+/* Losses and backward pass of one run, whose gradient joins those of its side. */
+KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batch *b, double *loss)
+{
+    kd__run *run = t->runs[inputs];
+    double value, features = 0;
+    kd_result result = kd__trainer_evaluate_all(t, inputs, b, &value);
+    if (result == KD_OK && inputs == KD_INPUTS_CLEAN && t->features.count > 0) {
+        if (t->grads[1] && b->side == 0)
+            kd__features_leave_out(&t->features, b->n);
+        else
+            result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], t->at.step, &features);
+    }
+    if (result != KD_OK) return result;
+    *loss += value + features;
+    if (run == t->run) run->weight_grads = t->grads[b->side];
+    kd__run_backward(run);
+    if (run != t->run)
+        t->kd->k->add((ptrdiff_t)t->m->weight_count, t->grads[b->side], run->weight_grads, KD__LINEAR, 0,
+                      t->grads[b->side]);
+    return kd__trainer_check_norms(t, t->grads[b->side], "the gradient of ", "; the weights are those before it");
+}
+
+/* The student's outputs for the images as they are and as the attack has made them, where losses see them. */
+KD__PRIVATE kd_result kd__trainer_forward(kd_trainer *t, const kd__batch *b)
+{
+    kd_result result = KD_OK;
+    int i;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        kd__attack *a = &t->attack;
+        if (kd__attack_uses_teacher(&a->desc)) result = kd__trainer_average(t, a->desc.loss.temperature, b->n);
+        a->samples = b->samples;
+        a->epoch = (uint64_t)b->epoch;
+        if (result == KD_OK)
+            result = kd__attack_make(a, "kd_train", t->feed.x, b->n, b->soft_targets,
+                                     t->feed.soft ? NULL : t->feed.labels, t->feed.soft);
+    }
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (!t->runs[i]) continue;
+        t->runs[i]->dropout_key = kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)i);
+        kd__run_forward(t->runs[i], i == KD_INPUTS_CLEAN ? t->feed.x : t->attack.x, b->n);
+    }
+    return result;
+}
+
+/* With dot_delta there are two backward passes of the same forward pass. */
+KD__PRIVATE kd_result kd__trainer_gradient(kd_trainer *t, kd__batch *b, double *loss)
+{
+    const int sides = t->grads[1] ? 2 : 1;
+    kd_result result = KD_OK;
+    int i;
+    *loss = 0;
+    for (b->side = 0; b->side < sides; ++b->side) {
+        for (i = 0; i < 2 && result == KD_OK; ++i) {
+            if (t->runs[i]) result = kd__trainer_pass(t, i, b, loss);
+        }
+    }
+    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->at.step);
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (t->runs[i]) result = kd__trainer_check_statistics(t, t->runs[i]);
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const float *soft_targets;
+    kd__batch b = {NULL, 0, 0, NULL, 0};
     int i, view = kd__augment_any(&d->augment) ? epoch : 0;
-    double features = 0;
     kd_result result;
+    b.samples = samples, b.n = n, b.epoch = epoch;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
-    for (i = 0; result == KD_OK && t->data->batch && i < t->loss_count; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE,
-                                           t->feed.labels, n, t->outputs);
-    }
-    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
-    if (result != KD_OK) return result;
-    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
-    kd__run_forward(t->run, t->feed.x, n);
-    result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
-    if (result == KD_OK && t->features.count > 0) {
-        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->step, &features);
-        info->loss += features;
-    }
+    if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
+    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
+    if (result == KD_OK) result = kd__trainer_forward(t, &b);
+    if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
     kd__trainer_count(t, n);
-    kd__run_backward(t->run);
-    result =
-        kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
-    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->step);
-    if (result == KD_OK) result = kd__trainer_check_statistics(t);
-    if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
+    result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
-    kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
-    if (t->images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
-    ++t->m->batches_seen;
-    t->images += n;
+    for (i = 0; i < 2; ++i) {
+        if (!t->runs[i]) continue;
+        kd__run_steps(t->runs[i], t->runs[i]->commit, t->runs[i]->commit_steps);
+        ++t->m->batches_seen;
+    }
+    if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    t->at.seen = t->m->batches_seen;
+    t->at.images += n;
     return KD_OK;
 }
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
+KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
 {
     const int own = t->desc.validation_data != NULL;
     kd_result result;
@@ -9897,12 +10693,13 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     if (result != KD_OK) return result;
     kd__tally_finish(t->tally, &info->validation);
     info->has_validation = 1;
-    score = info->validation.count ? info->validation.accuracy - 1e-6 * info->validation.nll
+    score = info->validation.robust_accuracy >= 0 ? info->validation.robust_accuracy : info->validation.accuracy;
+    score = info->validation.count ? score - 1e-6 * info->validation.nll
                                    : -KD__MAX(info->validation.kl, info->validation.mse);
-    info->is_best = score > t->best;
-    t->epochs_without_gain = info->is_best ? 0 : t->epochs_without_gain + 1;
+    info->is_best = score > t->at.best;
+    t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
     if (!info->is_best) return KD_OK;
-    t->best = score;
+    t->at.best = score;
     if (t->best_weights) {
         memcpy(t->best_weights, t->m->weights, t->m->weight_count * sizeof(float));
         memcpy(t->best_state, t->m->state, t->m->state_count * sizeof(float));
@@ -9910,49 +10707,53 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
+KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
 {
     const kd_train_desc *d = &t->desc;
-    const int batch = t->feed.batch, batches = (t->train_count + batch - 1) / batch;
-    kd_step_info step;
+    kd_result result = KD_OK;
     kd_epoch_info info;
-    double loss = 0;
-    int b;
-    memset(&step, 0, sizeof step);
     memset(&info, 0, sizeof info);
-    t->labelled = t->correct = 0;
-    if (d->shuffle)
-        kd__shuffle(t->order, t->train_count, kd__rng_key(d->seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
-    for (b = 0; b < batches; ++b) {
-        const int n = KD__MIN(batch, t->train_count - b * batch);
-        const kd_result result =
-            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step);
-        if (result != KD_OK) return result;
-        loss += step.loss * n;
-        step.epoch = epoch;
-        step.epochs = d->epochs;
-        step.step = b;
-        step.steps = batches;
-        step.images = t->images;
-        if (d->on_step && d->on_step(d->user, &step)) return KD_STOPPED;
-    }
-    info.epoch = epoch;
+    info.epoch = (int)t->at.epoch;
     info.epochs = d->epochs;
-    info.images = t->images;
-    info.loss = loss / t->train_count;
-    info.accuracy = t->labelled ? (double)t->correct / (double)t->labelled : -1;
-    info.lr = step.lr;
+    info.images = t->at.images;
+    info.loss = t->at.loss / t->train_count;
+    info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
+    info.lr = kd_learning_rate(d, t->at.step - 1, t->steps_per_epoch) * t->at.rate;
     info.model = t->m;
-    if (t->has_validation) {
-        const kd_result result = kd__trainer_validate(t, &info);
-        if (result != KD_OK) return result;
+    if (t->has_validation) result = kd__trainer_validate(t, &info);
+    if (result != KD_OK) return result;
+    ++t->at.epoch;
+    t->at.batch = 0;
+    return d->on_epoch && d->on_epoch(d->user, &info) ? KD_STOPPED : KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
+{
+    const kd_train_desc *d = &t->desc;
+    const int b = (int)t->at.batch, first = b * t->feed.batch, n = KD__MIN(t->feed.batch, t->train_count - first);
+    kd_result result;
+    if (b == t->batches) return kd__trainer_end_epoch(t); /* which a callback had kept from coming */
+    if (b == 0) {
+        t->at.labelled = t->at.correct = 0;
+        t->at.loss = 0;
+        if (t->start) kd__trainer_remember(t);
+        kd__trainer_shuffle(t, t->at.epoch);
     }
-    if (d->on_epoch && d->on_epoch(d->user, &info)) return KD_STOPPED;
-    return KD_OK;
+    result = kd__trainer_step(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
+    if (result != KD_OK) return result;
+    t->at.loss += info->loss * n;
+    info->epoch = (int)t->at.epoch;
+    info->epochs = d->epochs;
+    info->step = b;
+    info->steps = t->batches;
+    info->images = t->at.images;
+    ++t->at.batch;
+    if (d->on_step && d->on_step(d->user, info)) return KD_STOPPED;
+    return b == t->batches - 1 ? kd__trainer_end_epoch(t) : KD_OK;
 }
 
 /* What a published alpha, a convention and the weights have come to. */
-KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
+KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
@@ -9965,11 +10766,23 @@ KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
         kd__loss_effect(loss, 1, t->outputs, &soft, &hard);
         if (loss->warmup > 0)
             snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
-        kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)",
+        kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s",
                 kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
                 kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
-                ramp, kd_convention_name(loss->convention));
+                ramp, kd_convention_name(loss->convention),
+                loss->inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "");
     }
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        const kd_attack_desc *a = &t->desc.attack;
+        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s",
+                kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
+                kd__number((double)a->epsilon, 4).chars,
+                kd__number((double)(a->random_start * a->epsilon), 4).chars);
+    }
+    if (t->desc.dot_delta > 0)
+        kd__log(t->kd, "kd_train: momentum %s for soft terms, %s for hard terms",
+                kd__number((double)(t->desc.momentum + t->desc.dot_delta), 4).chars,
+                kd__number((double)(t->desc.momentum - t->desc.dot_delta), 4).chars);
     for (i = 0; i < t->features.count; ++i) {
         const kd__feature *f = &t->features.list[i];
         kd__log(t->kd, "kd_train: feature loss %s of \"%.40s\" and \"%.40s\": times %s%s",
@@ -9979,17 +10792,68 @@ KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
     }
 }
 
-KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+KDDEF int kd_trainer_done(const kd_trainer *t)
+{
+    return !t || t->stopped || t->at.epoch >= t->desc.epochs ||
+           (t->desc.patience > 0 && t->at.epochs_without_gain >= t->desc.patience);
+}
+
+KDDEF kd_step_info kd_trainer_position(const kd_trainer *t)
+{
+    kd_step_info info;
+    memset(&info, 0, sizeof info);
+    if (!t) return info;
+    info.epoch = (int)t->at.epoch;
+    info.epochs = t->desc.epochs;
+    info.step = (int)t->at.batch;
+    info.steps = t->batches;
+    info.images = t->at.images;
+    info.lr = kd_learning_rate(&t->desc, t->at.step, t->steps_per_epoch) * t->at.rate;
+    return info;
+}
+
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
+{
+    kd_step_info own;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (kd_trainer_done(t)) return KD_STOPPED;
+    memset(&own, 0, sizeof own);
+    result = kd__trainer_next(t, &own);
+    if (result == KD_ERR_NOT_FINITE && kd__trainer_roll_back(t)) {
+        kd__trainer_order(t, t->at.epoch);
+        own.rolled_back = 1;
+        result = KD_OK;
+    }
+    t->stopped = result != KD_OK;
+    t->failed = result != KD_OK && result != KD_STOPPED;
+    if (info) *info = own;
+    return result;
+}
+
+KDDEF void kd_trainer_close(kd_trainer *t)
+{
+    if (!t) return;
+    if (!t->failed && t->best_weights && t->at.best > -1e300) {
+        memcpy(t->m->weights, t->best_weights, t->m->weight_count * sizeof(float));
+        memcpy(t->m->state, t->best_state, t->m->state_count * sizeof(float));
+    }
+    --t->m->trainers;
+    kd__trainer_free(t);
+}
+
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
-    kd__trainer *t;
+    kd_trainer *t;
     kd_result result;
-    int epoch;
     if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
+    *out = NULL;
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(m->kd, KD_ERR_DEFAULTS, "kd_train: the options must start from kd_train_defaults()");
-    t = KD__NEW(m->kd, kd__trainer, 1);
+    t = KD__NEW(m->kd, kd_trainer, 1);
     if (!t) return KD_ERR_MEMORY;
     t->kd = m->kd;
     t->m = m;
@@ -9998,17 +10862,105 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
-    if (result == KD_OK) kd__trainer_announce(t);
-    for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
-        result = kd__trainer_epoch(t, epoch);
-        if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
+    if (result == KD_OK) {
+        kd__trainer_announce(t);
+        ++m->trainers;
+        *out = t;
+    } else {
+        kd__trainer_free(t);
     }
-    if ((result == KD_OK || result == KD_STOPPED) && t->best_weights && t->best > -1e300) {
-        memcpy(m->weights, t->best_weights, m->weight_count * sizeof(float));
-        memcpy(m->state, t->best_state, m->state_count * sizeof(float));
+    return result;
+}
+
+KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+{
+    kd_trainer *t;
+    kd_result result = kd_trainer_open(m, data, desc, &t);
+    if (result != KD_OK) return result;
+    while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
+    kd_trainer_close(t);
+    return result;
+}
+
+/* ---- models that learn together -------------------------------------------------------------------------- */
+
+enum { KD__MAX_PEERS = 64 };
+
+typedef struct kd__peer {
+    kd_trainer *trainer;
+    kd_loss_desc losses[2];
+    const kd_model *others[KD__MAX_PEERS];
+} kd__peer;
+
+KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
+{
+    static const float twice[] = {2};
+    d->losses = p->losses;
+    d->loss_count = 1;
+    if (data && data->targets) {
+        p->losses[0] = p->losses[1] = kd_loss_defaults(KD_LOSS_MSE);
+        p->losses[0].to_targets = 1;
+        d->loss_count = 2;
+    } else if (kd_model_outputs(m) == 1) {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_BCE);
+        p->losses[0].alpha = 0.5f;
+        d->loss_weights = twice;
+    } else {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_KL);
+        p->losses[0].hard_weight = 1;
     }
-    kd__trainer_close(t);
-    kd__free(m->kd, t);
+    p->losses[0].temperature = 1;
+}
+
+/* Model i, with all the others for teachers. */
+KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int count, int i, const kd_data *data,
+                                    const kd_train_desc *desc)
+{
+    kd_train_desc d = *desc;
+    int j;
+    for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
+    if (count == 2) {
+        d.teacher = p->others[0];
+    } else {
+        d.teachers = p->others;
+        d.teacher_count = count - 1;
+    }
+    if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    return kd_trainer_open(models[i], data, &d, &p->trainer);
+}
+
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc)
+{
+    static const char where[] = "kd_train_mutual";
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__peer *peers;
+    kd_ctx *kd;
+    kd_result result = KD_OK;
+    int i, going = 1;
+    if (!models || count < 1 || !models[0]) return KD_ERR_ARGUMENT;
+    kd = models[0]->kd;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
+    for (i = 0; i < count && models[i] && models[i]->kd == kd; ++i) {}
+    if (count < 2 || count > KD__MAX_PEERS || i < count)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 2 to %d models of one context, got %d", where,
+                        (int)KD__MAX_PEERS, i);
+    if (desc->teacher || desc->teachers || desc->teacher_count || desc->teacher_fn || desc->cache)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the models are each other's teachers; leave the others out",
+                        where);
+    peers = KD__NEW(kd, kd__peer, count);
+    if (!peers) return KD_ERR_MEMORY;
+    for (i = 0; i < count && result == KD_OK; ++i) result = kd__peer_open(&peers[i], models, count, i, data, desc);
+    while (result == KD_OK && going) {
+        for (i = going = 0; i < count && result == KD_OK; ++i) {
+            if (kd_trainer_done(peers[i].trainer)) continue;
+            result = kd_trainer_step(peers[i].trainer, NULL);
+            going = 1;
+        }
+    }
+    for (i = 0; i < count; ++i) kd_trainer_close(peers[i].trainer);
+    kd__free(kd, peers);
     return result;
 }
 
@@ -11290,6 +12242,351 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
     return result;
 }
 
+/* ---- checkpoints of training ----------------------------------------------------------------------------- */
+
+KD__PRIVATE uint64_t kd__hash_double(uint64_t hash, double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return kd__mix(hash ^ bits);
+}
+
+KD__PRIVATE uint64_t kd__hash_ranges(uint64_t hash, const kd__range *ranges, int count)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (strcmp(ranges[i].name, "epochs") != 0) hash = kd__hash_double(hash, ranges[i].value);
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    int i;
+    hash = kd__hash_ranges(hash, ranges, kd__loss_ranges(loss, ranges));
+    hash = kd__hash_text(hash, kd_loss_name(loss->kind));
+    hash = kd__hash_double(hash, (double)loss->temperature);
+    hash = kd__hash_double(hash, (double)loss->alpha);
+    hash = kd__hash_double(hash, (double)loss->label_smoothing);
+    hash = kd__hash_double(hash, (double)(int)loss->reduction);
+    for (i = 0; i < loss->temperature_count; ++i) hash = kd__hash_double(hash, (double)loss->temperatures[i]);
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
+{
+    const kd_train_desc *d = &t->desc;
+    const kd_augment *a = &d->augment;
+    const double others[] = {(double)(d->shuffle != 0), (double)(d->nesterov != 0), (double)a->shift,
+                             (double)a->flip,           (double)a->cutout,          (double)a->rotate,
+                             (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
+                             (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
+                             (double)t->teacher_count};
+    kd__range ranges[KD__MAX_RANGES];
+    uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
+    int i;
+    for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
+    for (i = 0; i < t->loss_count; ++i)
+        hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
+    if (t->inputs[KD_INPUTS_ADVERSARIAL])
+        hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges)), &d->attack.loss);
+    for (i = 0; i < t->features.count; ++i) {
+        const kd_feature_loss *f = &d->features[i];
+        const char *tags[4];
+        int j;
+        tags[0] = f->student, tags[1] = f->teacher, tags[2] = f->student2, tags[3] = f->teacher2;
+        hash = kd__hash_ranges(hash, ranges, kd__feature_ranges(f, ranges));
+        hash = kd__hash_text(hash, kd_feature_name(f->kind));
+        for (j = 0; j < KD__COUNT(tags); ++j) hash = kd__hash_text(hash, tags[j] ? tags[j] : "");
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
+{
+    const size_t count = (size_t)data->count;
+    uint64_t hash = kd_data_hash(data);
+    size_t i;
+    for (i = 0; data->labels && i < count; ++i) hash = kd__mix(hash ^ (uint32_t)data->labels[i]);
+    for (i = 0; data->soft_labels && i < count * (size_t)data->classes; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
+    for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    return hash;
+}
+
+/* Of a teacher that is in training itself, only what stays. */
+KD__PRIVATE uint64_t kd__hash_teacher(const kd_trainer *t)
+{
+    uint64_t hash = kd__mix((uint64_t)t->source);
+    size_t i;
+    int j;
+    for (j = 0; j < t->teacher_count; ++j) {
+        const kd_model *teacher = t->teachers[j];
+        hash = kd__mix(hash ^ (teacher->trainers ? kd__hash_architecture(teacher) : kd_model_hash(teacher)));
+        if (t->desc.teacher_weights) hash = kd__hash_double(hash, (double)t->desc.teacher_weights[j]);
+    }
+    if (t->desc.cache) hash = kd__mix(hash ^ t->desc.cache->teacher_hash ^ kd__mix(t->desc.cache->seed));
+    for (i = 0; t->data->teacher_logits && i < (size_t)t->data->count * (size_t)t->outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(t->data->teacher_logits[i]));
+    return hash;
+}
+
+/* What must be the same in the training that is saved and in the one that goes on. */
+enum { KD__SAME_MODEL, KD__SAME_DATA, KD__SAME_TEACHER, KD__SAME_OPTIONS, KD__SAME_COUNT };
+
+KD__PRIVATE void kd__checkpoint_same(const kd_trainer *t, uint64_t *same)
+{
+    same[KD__SAME_MODEL] = kd__hash_architecture(t->m);
+    same[KD__SAME_DATA] = kd__hash_data(t->data, t->outputs);
+    if (t->desc.validation_data)
+        same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd__hash_data(t->desc.validation_data, t->outputs));
+    same[KD__SAME_TEACHER] = kd__hash_teacher(t);
+    same[KD__SAME_OPTIONS] = kd__hash_options(t);
+}
+
+enum { KD__POSITION_WORDS = (int)(sizeof(kd__position) / 8) };
+
+/* One way through all tensors of a checkpoint, taken for several purposes. */
+typedef enum kd__purpose { KD__LIST, KD__HASH, KD__WRITE, KD__MATCH, KD__READ } kd__purpose;
+
+typedef struct kd__checkpoint {
+    kd_trainer *t;
+    kd__st_writer w;
+    kd__save s;
+    kd__st_file f;
+    float *plain; /* room for the largest tensor */
+    uint64_t hash;
+    int tensors;
+} kd__checkpoint;
+
+/* A tensor of a file, into c->plain. */
+KD__PRIVATE kd_result kd__checkpoint_match(kd__checkpoint *c, const char *name, int64_t count)
+{
+    const kd__st_entry *e = kd__st_find(&c->f, name);
+    if (!e || e->kind != KD__FLOAT || e->size != 4 || e->count != count)
+        return kd__st_fail(&c->f, "tensor \"%.80s\" is missing or not %lld numbers of type F32", name,
+                           (long long)count);
+    kd__st_floats(&c->f, e, c->plain);
+    if (!c->t->kd->k->all_finite((ptrdiff_t)count, c->plain))
+        return kd__fail(c->t->kd, KD_ERR_NOT_FINITE,
+                        "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity", c->f.where, name,
+                        c->f.path);
+    return KD_OK;
+}
+
+/* param: how the numbers are laid out, NULL: as they are. */
+KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpose, const char *name, float *values,
+                                            const kd__param *param, int64_t count)
+{
+    const int out = purpose == KD__HASH || purpose == KD__WRITE;
+    kd_result result = KD_OK;
+    int64_t i;
+    ++c->tensors;
+    if (purpose == KD__LIST) {
+        kd__st_tensor_put(&c->w, name, "F32", param ? param->rank : 1, param ? param->shape : &count,
+                          (uint64_t)count * 4);
+        return KD_OK;
+    }
+    if (!out) result = kd__checkpoint_match(c, name, count);
+    if (result != KD_OK) return result;
+    if (param && purpose != KD__MATCH)
+        kd__param_copy(c->t->kd->k, param, values, c->plain, out);
+    else if (out)
+        memcpy(c->plain, values, (size_t)count * sizeof *values);
+    else if (purpose == KD__READ)
+        memcpy(values, c->plain, (size_t)count * sizeof *values);
+    if (purpose == KD__WRITE) kd__save_floats(&c->s, c->plain, (size_t)count);
+    for (i = 0; i < count && (purpose == KD__HASH || purpose == KD__MATCH); ++i)
+        c->hash = kd__mix(c->hash ^ kd__float_bits(c->plain[i]));
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose)
+{
+    const kd_model *m = c->t->m;
+    char name[KD__MAX_NAME + 64];
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(c->t, kept);
+    kd_result result = KD_OK;
+    float *start;
+    int i, j, pass;
+    c->tensors = 0;
+    for (pass = 0, start = NULL; pass < (c->t->start ? 2 : 1) && result == KD_OK; ++pass) {
+        if (pass) start = c->t->start; /* the same arrays at the start of the epoch */
+        for (i = 0; i < count && result == KD_OK; start = start ? start + kept[i].count : NULL, ++i) {
+            float *values = start ? start : kept[i].values;
+            const char *prefix = start ? "start." : "";
+            if (kept[i].layout == KD__KEPT_FLAT) {
+                snprintf(name, sizeof name, "%s%s", prefix, kept[i].name);
+                result = kd__checkpoint_tensor(c, purpose, name, values, NULL, (int64_t)kept[i].count);
+            }
+            for (j = 0; j < m->param_count && kept[i].layout != KD__KEPT_FLAT && result == KD_OK; ++j) {
+                const kd__param *p = &m->params[j];
+                if (p->trained != (kept[i].layout == KD__KEPT_WEIGHTS)) continue;
+                snprintf(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
+                result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, p, kd__param_count(p));
+            }
+        }
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_open(kd__checkpoint *c, kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t largest = 1;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) largest = KD__MAX(largest, kept[i].count);
+    memset(c, 0, sizeof *c);
+    c->t = t;
+    c->w.kd = t->kd;
+    c->plain = KD__NEW(t->kd, float, largest);
+    return c->plain ? KD_OK : KD_ERR_MEMORY;
+}
+
+/* The positions, now and at the start of the epoch, and their hash. */
+KD__PRIVATE void kd__checkpoint_positions(kd__checkpoint *c, uint64_t *words)
+{
+    int i;
+    memcpy(words, &c->t->at, sizeof c->t->at);
+    memcpy(words + KD__POSITION_WORDS, &c->t->start_at, sizeof c->t->start_at);
+    for (i = 0; i < 2 * KD__POSITION_WORDS; ++i) c->hash = kd__mix(c->hash ^ words[i]);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_write(kd__checkpoint *c, const char *path)
+{
+    static const int64_t shape[2] = {2, KD__POSITION_WORDS};
+    uint64_t same[KD__SAME_COUNT], words[2 * KD__POSITION_WORDS];
+    char text[80];
+    int first = 1, i;
+    kd__checkpoint_positions(c, words);
+    (void)kd__checkpoint_walk(c, KD__HASH);
+    kd__checkpoint_same(c->t, same);
+    kd__st_text(&c->w, "{\"__metadata__\":{");
+    kd__st_pair_put(&c->w, &first, "kd.checkpoint", "1");
+    kd__st_pair_put(&c->w, &first, "kd.spec", c->t->m->spec);
+    snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx", (unsigned long long)same[0],
+             (unsigned long long)same[1], (unsigned long long)same[2], (unsigned long long)same[3]);
+    kd__st_pair_put(&c->w, &first, "kd.training", text);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)c->hash);
+    kd__st_pair_put(&c->w, &first, "kd.checksum", text);
+    kd__st_text(&c->w, "}");
+    kd__st_tensor_put(&c->w, "position", "I64", 2, shape, sizeof words);
+    (void)kd__checkpoint_walk(c, KD__LIST);
+    kd__st_text(&c->w, "}");
+    if (c->w.failed) return KD_ERR_MEMORY;
+    if (kd__save_open(&c->s, c->t->kd, "kd_trainer_save", path) != KD_OK) return c->s.result;
+    kd__st_save_header(&c->s, &c->w);
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        unsigned char bytes[8];
+        kd__store_le(bytes, words[i], 8);
+        kd__save_bytes(&c->s, bytes, 8);
+    }
+    (void)kd__checkpoint_walk(c, KD__WRITE);
+    return kd__save_close(&c->s);
+}
+
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (t->failed)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "kd_trainer_save: a step has failed; training cannot go on from there");
+    result = kd__checkpoint_open(&c, (kd_trainer *)(uintptr_t)t); /* only read */
+    if (result == KD_OK) result = kd__checkpoint_write(&c, path);
+    kd__free(t->kd, c.w.text);
+    kd__free(t->kd, c.plain);
+    return result;
+}
+
+/* Whether a file is a checkpoint of this training. */
+KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
+{
+    static const char *const names[KD__SAME_COUNT] = {"model line", "data", "teacher", "options"};
+    const char *version = kd__st_value(&c->f, "kd.checkpoint"), *text = kd__st_value(&c->f, "kd.training");
+    uint64_t same[KD__SAME_COUNT];
+    char wanted[24];
+    int i;
+    if (!version || strcmp(version, "1") != 0 || !text || strlen(text) != 17 * KD__SAME_COUNT - 1)
+        return kd__fail(c->t->kd, KD_ERR_FORMAT, "%s: \"%.300s\" holds no checkpoint saved by kd_trainer_save",
+                        c->f.where, c->f.path);
+    kd__checkpoint_same(c->t, same);
+    for (i = 0; i < KD__SAME_COUNT; ++i, text += 17) {
+        snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
+        if (memcmp(text, wanted, 16) != 0)
+            return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with another %s",
+                            c->f.where, c->f.path, names[i]);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__position_sound(const kd_trainer *t, const kd__position *at)
+{
+    return at->epoch >= 0 && at->epoch <= t->desc.epochs && at->batch >= 0 && at->batch <= t->batches &&
+           at->step >= 0 && at->images >= 0 && at->labelled >= 0 && at->correct >= 0 && at->gathered_batches >= 0 &&
+           at->gathered_batches < t->desc.accumulate && at->epochs_without_gain >= 0 && at->seen >= 0 &&
+           at->rollbacks >= 0 && at->rate > 0 && at->rate <= 1 && kd__is_finite(at->loss) &&
+           kd__is_finite(at->best);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_read(kd__checkpoint *c)
+{
+    kd_trainer *t = c->t;
+    const kd__st_entry *e = kd__st_find(&c->f, "position");
+    const char *checksum = kd__st_value(&c->f, "kd.checksum");
+    uint64_t words[2 * KD__POSITION_WORDS];
+    kd__position at[2];
+    char wanted[24];
+    kd_result result = kd__checkpoint_check_same(c);
+    int i;
+    if (result != KD_OK) return result;
+    if (!e || e->kind != KD__SIGNED || e->size != 8 || e->count != KD__COUNT(words))
+        return kd__st_fail(&c->f, "its position is missing or broken");
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        words[i] = kd__load_le((const unsigned char *)c->f.bytes + c->f.data + e->begin + 8 * i, 8);
+        c->hash = kd__mix(c->hash ^ words[i]);
+    }
+    memcpy(at, words, sizeof at);
+    result = kd__checkpoint_walk(c, KD__MATCH);
+    if (result != KD_OK) return result;
+    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)c->hash);
+    if (!checksum || strcmp(checksum, wanted) != 0)
+        return kd__st_fail(&c->f, "its contents do not match its checksum");
+    if (c->tensors + 1 != c->f.entry_count) return kd__st_fail(&c->f, "it has tensors that no checkpoint has");
+    if (at[0].epoch > t->desc.epochs)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: \"%.200s\" has trained for %lld epochs already, of %d wanted",
+                        c->f.where, c->f.path, (long long)at[0].epoch, t->desc.epochs);
+    if (!kd__position_sound(t, &at[0]) || (t->start && at[0].batch > 0 && !kd__position_sound(t, &at[1])))
+        return kd__st_fail(&c->f, "its position is out of range");
+    result = kd__checkpoint_walk(c, KD__READ); /* has been matched: cannot fail */
+    t->at = at[0];
+    t->start_at = at[1];
+    kd__trainer_settle(t);
+    kd__trainer_order(t, t->at.batch > 0 ? t->at.epoch + 1 : t->at.epoch);
+    if (t->at.images > 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    t->stopped = t->failed = 0;
+    return result;
+}
+
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    result = kd__checkpoint_open(&c, t);
+    if (result == KD_OK) result = kd__st_open(&c.f, t->kd, "kd_trainer_load", path);
+    if (result == KD_OK) {
+        result = kd__checkpoint_read(&c);
+        kd__st_close(&c.f);
+    }
+    kd__free(t->kd, c.plain);
+    return result;
+}
+
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
@@ -12320,8 +13617,8 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     }
 }
 
-/* `count` pixels of dx from ix on, a stride apart, gather from the output pixels whose windows they were in; all but
-   the first `done` are stored. Sums run from right to left, as taps do. */
+/* `count` pixels of dx from ix on, a stride apart, gather from the output pixels whose windows they were in; all
+   but the first `done` are stored. Sums run from right to left, as taps do. */
 KD__INLINE void KD__FN(depthwise_gather)(const kd__window *w, const float *dy, const float *weight, float *dx,
                                          int iy, int ix, int c, int done, int count)
 {
