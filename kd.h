@@ -465,10 +465,13 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
        maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
        batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
        relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
+       softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
+                                                               kd_tree
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
 
-   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0. */
+   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0; a
+   softtree's beta starts at 1, its leaves uniform in +-sqrt(3). */
 KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out);
 KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
@@ -530,6 +533,39 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
 /* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
    tensor of the model must be there with its shape; tensors that the model does not have are an error. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
+
+/* ---- soft decision trees --------------------------------------------------------------------------------- */
+
+/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to 12,
+   CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
+   2j + 2, right, and the last 2^DEPTH are the leaves. Inner node j sends x to the right with probability
+   sigmoid(beta_j (<w_j, x> + b_j)); P_j(x) is the product of such probabilities on the way from the root to j, and
+   leaf l has a distribution Q_l = softmax(phi_l) over the classes. All of beta, w, b and phi are learned.
+
+   Output: logits[k] = log sum_l P_l(x) Q_l[k], the logarithms of the mixture's probabilities. Their softmax is the
+   mixture, so that every loss applies (cross-entropy: -log of the label's share in the mixture, where the paper's
+   eq. 3 averages each leaf's cross-entropy). The paper predicts by the most probable leaf instead: kd_tree_paths.
+
+   In training the path penalty is added to the loss (eqs. 4 and 5, over the batch instead of a running average):
+   -penalty * sum over inner nodes j of 2^-d (log a_j + log(1 - a_j)) / 2, d the depth of j, 0 at the root,
+   a_j = sum_x P_{2j+2}(x) / sum_x P_j(x). That is penalty times the mean over leaves l of -log(mean_x P_l(x)), and
+   least, DEPTH log 2, where the batch is spread evenly over the leaves.
+
+   Tensors: NAME.filters.weight (inner nodes, features), NAME.filters.bias and NAME.beta (inner nodes), NAME.leaves
+   (leaves, classes): phi. */
+typedef struct kd_tree {
+    const char *name;            /* of the layer */
+    int depth, classes;          /* 2^depth - 1 inner nodes, 2^depth leaves */
+    int channels, height, width; /* of what the filters see; of a vector length, 1, 1 */
+} kd_tree;
+
+/* About the first softtree of a model; without one, all three fail with KD_ERR_ARGUMENT. */
+KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out);
+/* What the tree is drawn from: filters (inner nodes, channels, height, width) and biases (inner nodes), both times
+   beta, and leaves (leaves, classes), Q. Each may be NULL. */
+KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves);
+/* P_j(x) of n samples x (n, c, h, w), normalised as in training: paths (n, all nodes). Thread-safe. */
+KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths);
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
 
@@ -3590,6 +3626,7 @@ typedef struct kd__node_plan {
     float *own; /* buffer of the size that its layer's `own` function asked for */
     size_t own_floats;
     int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
+    double penalty;              /* what the layer adds to the loss of the batch */
 } kd__node_plan;
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
@@ -3660,7 +3697,7 @@ KD__PRIVATE int kd__lines(const kd__shape *shape, const kd__slot *a, const kd__s
 
 /* ============================================================================================================
    >>layers    what each layer computes, forward and backward
-   uses: graph, parallel, random
+   uses: graph, losses, parallel, random
    A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
    of its two passes. Adding one means writing its functions here and its row at the end of the section.
    ============================================================================================================ */
@@ -4893,6 +4930,215 @@ KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span
                         r->plan[n - r->model->nodes].accumulate);
 }
 
+/* ---- soft decision tree ---------------------------------------------------------------------------------- */
+
+/* The node that follows the dense layer of the filters. Everything is kept as logarithms, so that no leaf is too
+   improbable to learn. */
+enum { KD__TREE_DEPTH, KD__TREE_CLASSES, KD__TREE_PENALTY };
+enum { KD__TREE_MAX_DEPTH = 12 };
+
+typedef struct kd__tree {
+    int inner, leaves, nodes, classes;
+    double penalty;
+    const float *beta;          /* (inner) */
+    float *log_q, *q;           /* (classes, leaves): what the leaves say; q: in training only */
+    float *turned;              /* (leaves, classes), for making them */
+    float *log_mass;            /* (leaves): log of the sum of P over the batch */
+    float *log_p;               /* (capacity, nodes) */
+    float *row, *branch, *grad; /* of one worker: (leaves), (nodes), (nodes) */
+} kd__tree;
+
+KD__PRIVATE kd__tree kd__tree_of(const kd__run *r, const kd__node *n, int worker)
+{
+    kd__tree t;
+    float *own = r->plan[n - r->model->nodes].own;
+    size_t table;
+    t.leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0];
+    t.inner = t.leaves - 1;
+    t.nodes = t.inner + t.leaves;
+    t.classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    t.penalty = n->arg[KD__TREE_PENALTY].v[0];
+    table = (size_t)t.leaves * (size_t)t.classes;
+    t.beta = kd__weight(r, n->param[0]);
+    t.log_q = own;
+    t.q = t.log_q + table;
+    t.turned = t.q + table;
+    t.log_mass = t.turned + table;
+    t.log_p = t.log_mass + t.nodes;
+    t.row = t.log_p + (ptrdiff_t)(r->capacity + 3 * worker) * t.nodes;
+    t.branch = t.row + t.nodes;
+    t.grad = t.branch + t.nodes;
+    return t;
+}
+
+KD__PRIVATE size_t kd__tree_own(const kd__run *r, const kd__node *n)
+{
+    const size_t leaves = (size_t)1 << (int)n->arg[KD__TREE_DEPTH].v[0];
+    const size_t tables = kd__times(kd__times(3, leaves), (size_t)n->arg[KD__TREE_CLASSES].v[0]);
+    const size_t rows = 1 + (size_t)r->capacity + 3 * (size_t)r->kd->desc.threads;
+    return kd__plus(tables, kd__times(rows, 2 * leaves - 1));
+}
+
+KD__PRIVATE kd_result kd__tree_build(kd__draft *d, kd__node *n)
+{
+    const int leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0], classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    kd__param p;
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = leaves;
+    p.shape[1] = classes;
+    p.layout = KD__VECTOR;
+    p.trained = p.summed = 1;
+    p.c = leaves, p.h = 1, p.w = classes; /* stored (classes, leaves) */
+    n->param[0] = kd__draft_vector(d, n, "beta", kd__channels(leaves - 1), 1, 1);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    n->param[1] = kd__draft_param(d, n, "leaves", p);
+    if (n->param[1] < 0) return KD_ERR_MEMORY;
+    n->macs = (int64_t)leaves * classes;
+    n->out = kd__draft_value(d, classes, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The softmax of every leaf, or its logarithm. */
+KD__PRIVATE void kd__tree_leaves(const kd__run *r, const kd__node *n, const kd__tree *t, int logarithm, float *to)
+{
+    r->k->transpose(kd__weight(r, n->param[1]), t->leaves, t->classes, t->leaves, t->turned, t->classes);
+    r->k->softmax(t->turned, t->leaves, t->classes, 1, logarithm, t->turned);
+    r->k->transpose(t->turned, t->classes, t->leaves, t->classes, to, t->leaves);
+}
+
+KD__PRIVATE void kd__tree_forward_prepare(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    kd__tree_leaves(r, n, &t, 1, t.log_q);
+    if (r->training) kd__tree_leaves(r, n, &t, 0, t.q);
+}
+
+/* The probability, or its logarithm, with which each node is chosen by its parent: 1 - p and p are the softmax of
+   (0, beta (w x + b)). */
+KD__PRIVATE void kd__tree_branches(const kd__run *r, const kd__tree *t, const float *a, int logarithm, float *to)
+{
+    int j;
+    to[0] = logarithm ? 0.0f : 1.0f;
+    for (j = 0; j < t->inner; ++j) to[2 * j + 1] = 0, to[2 * j + 2] = t->beta[j] * a[j];
+    r->k->softmax(to + 1, t->inner, 2, 1, logarithm, to + 1);
+}
+
+/* Into row: log P_l Q_l[c], by leaf; then its softmax: each leaf's share in the probability of class c. */
+KD__PRIVATE void kd__tree_joint(const kd__run *r, const kd__tree *t, const float *log_p, int c)
+{
+    r->k->add(t->leaves, log_p + t->inner, t->log_q + (ptrdiff_t)c * t->leaves, KD__LINEAR, 0, t->row);
+}
+
+KD__PRIVATE void kd__tree_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    int i, j, c;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *log_p = t.log_p + (ptrdiff_t)i * t.nodes, *y = kd__slot_at(&r->act[n->out], s, i);
+        kd__tree_branches(r, &t, kd__slot_at(&r->act[n->in], s, i), 1, log_p);
+        for (j = 1; j < t.nodes; ++j) log_p[j] += log_p[(j - 1) / 2];
+        for (c = 0; c < t.classes; ++c) {
+            int best;
+            float top;
+            kd__tree_joint(r, &t, log_p, c);
+            best = kd__argmax(t.row, t.leaves);
+            top = t.row[best];
+            r->k->softmax(t.row, 1, t.leaves, 1, 1, t.row);
+            y[c] = top - t.row[best]; /* log of the sum; best has the smallest rounding error */
+        }
+    }
+}
+
+/* The path penalty. With A the sum of P over the batch, log a + log(1 - a) = log A_right + log A_left - 2 log A; times
+   2^-d, all but the root and the leaves cancel: it is the mean over leaves of log A_root - log A_leaf. */
+KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    enum { ROWS = 64 };
+    const kd__tree t = kd__tree_of(r, n, 0);
+    const float *rows[ROWS], zeros[ROWS] = {0};
+    double sum = 0;
+    int i = 0, l, now;
+    if (t.penalty == 0) return;
+    while (i < s.count) {
+        now = 0;
+        if (i) rows[now++] = t.log_mass;
+        while (now < ROWS && i < s.count) rows[now++] = t.log_p + (ptrdiff_t)i++ * t.nodes + t.inner;
+        r->k->log_mix(t.leaves, now, rows, zeros, 1, t.log_mass);
+    }
+    for (l = 0; l < t.leaves; ++l) sum += (double)t.log_mass[l];
+    r->plan[n - r->model->nodes].penalty = t.penalty * (kd__log_of(s.count) - sum / t.leaves);
+}
+
+/* Its derivative by log P of the leaves: the sample's share in their mass. e^u = s / (1 - s) of the sigmoid s of u; u
+   is 0 or less, where that loses nothing. */
+KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__tree *t, const float *log_p)
+{
+    const float factor = (float)(t->penalty / t->leaves);
+    float *grad = t->grad + t->inner;
+    int l;
+    if (t->penalty == 0) return;
+    for (l = 0; l < t->leaves; ++l) t->row[l] = log_p[t->inner + l] - t->log_mass[l];
+    r->k->act(KD__SIGMOID, 0, t->leaves, t->row, t->row);
+    for (l = 0; l < t->leaves; ++l) grad[l] -= factor * (t->row[l] / (1 - t->row[l]));
+}
+
+/* grad becomes the derivative by log P of every node: of the leaves from the outputs, of the others from below. */
+KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, const float *log_p, const float *dy,
+                                          float *dphi)
+{
+    int c, j;
+    memset(t->grad, 0, (size_t)t->nodes * sizeof(float));
+    for (c = 0; c < t->classes; ++c, dphi += t->leaves) {
+        kd__tree_joint(r, t, log_p, c);
+        r->k->softmax(t->row, 1, t->leaves, 1, 0, t->row);
+        r->k->scale(t->leaves, dy[c], t->row);
+        r->k->add(t->leaves, t->row, t->grad + t->inner, KD__LINEAR, 0, t->grad + t->inner);
+        r->k->add(t->leaves, t->row, dphi, KD__LINEAR, 0, dphi);
+    }
+    kd__tree_penalise(r, t, log_p);
+    for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
+}
+
+KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    float *dbeta = kd__partial(r, n->param[0], s), *dphi = kd__partial(r, n->param[1], s);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *a = kd__slot_at(&r->act[n->in], s, i);
+        float *da = kd__slot_at(&r->grad[n->in], s, i);
+        if (i == s.chunk * r->chunk) {
+            memset(dbeta, 0, r->model->params[n->param[0]].size * sizeof *dbeta);
+            memset(dphi, 0, r->model->params[n->param[1]].size * sizeof *dphi);
+        }
+        kd__tree_backward_sample(r, &t, t.log_p + (ptrdiff_t)i * t.nodes, kd__slot_at(&r->grad[n->out], s, i),
+                                 dphi);
+        kd__tree_branches(r, &t, a, 0, t.branch);
+        for (j = 0; j < t.inner; ++j) {
+            const float dz = t.grad[2 * j + 2] * t.branch[2 * j + 1] - t.grad[2 * j + 1] * t.branch[2 * j + 2];
+            dbeta[j] += dz * a[j];
+            da[j] = dz * t.beta[j]; /* nobody else reads the filters */
+        }
+    }
+}
+
+/* From the gradient by log Q, which every chunk has summed, to that by phi. */
+KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, 0);
+    const int chunks = (s.count + r->chunk - 1) / r->chunk;
+    int c, l;
+    for (s.chunk = 0; s.chunk < chunks; ++s.chunk) {
+        float *dphi = kd__partial(r, n->param[1], s);
+        memset(t.row, 0, (size_t)t.leaves * sizeof(float));
+        r->k->column_sums(dphi, t.leaves, t.classes, t.leaves, t.row);
+        for (c = 0; c < t.classes; ++c) {
+            for (l = 0; l < t.leaves; ++l) dphi[c * t.leaves + l] -= t.q[c * t.leaves + l] * t.row[l];
+        }
+    }
+}
+
 /* ---- the sum at the end of a residual -------------------------------------------------------------------- */
 
 KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
@@ -5038,6 +5284,16 @@ static const kd__layer_type kd__layer_types[] = {
      {{kd__flatten_backward, KD__SPANS, KD__TRAINING}},
      0,
      0},
+    {"softtree",
+     "depth:i classes:i penalty:f=0.1",
+     kd__tree_build,
+     kd__tree_own,
+     {{kd__tree_forward_prepare, KD__PREPARE, KD__ALWAYS},
+      {kd__tree_forward, KD__SPANS, KD__ALWAYS},
+      {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},
+     {{kd__tree_backward, KD__SPANS, KD__TRAINING}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
+     0,
+     0},
     KD__ACTIVATIONS(KD__ACT_ROW)
     /* made by residual(...), not a word of its own */
     {"+",
@@ -5122,7 +5378,7 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
-        "dropout, flatten, residual, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh",
+        "dropout, flatten, residual, softtree, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -5442,6 +5698,30 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     return result;
 }
 
+/* The inner nodes of a softtree before they are squashed: a dense layer inside it. */
+KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd__arg *tree)
+{
+    const double depth = tree[KD__TREE_DEPTH].v[0], classes = tree[KD__TREE_CLASSES].v[0];
+    const kd__path name = kd__path_join(path, "filters", 7);
+    kd__arg args[KD__MAX_ARGS];
+    char text[32];
+    kd_result result;
+    if (depth > KD__TREE_MAX_DEPTH)
+        return kd__spec_fail(d, "the depth of a softtree must be 1 to %d, got %.0f", (int)KD__TREE_MAX_DEPTH,
+                             depth);
+    if (classes < 2 || classes * (1 << (int)depth) > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "a softtree of depth %.0f needs 2 to %d classes, got %.0f", depth,
+                             (int)KD__MAX_VALUE >> (int)depth, classes);
+    memset(args, 0, sizeof args);
+    args[KD__DENSE_UNITS].v[0] = (1 << (int)depth) - 1;
+    args[KD__DENSE_BIAS].v[0] = 1;
+    snprintf(text, sizeof text, "dense %d", (1 << (int)depth) - 1);
+    ++d->depth;
+    result = kd__draft_node(d, KD__TYPE_DENSE, args, name.chars, text, strlen(text), 0, -1);
+    --d->depth;
+    return result;
+}
+
 /* One layer at *at; `index` is its number on this level, which PyTorch's Sequential would give it. */
 KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char *path, int *index)
 {
@@ -5450,7 +5730,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     kd__arg args[KD__MAX_ARGS];
     kd_result result;
     size_t length;
-    int type;
+    int type, is_tree;
     d->at = c;
     if (!kd__is_letter(*c))
         return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
@@ -5481,7 +5761,8 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     result = kd__parse_args(d, kd__layer_types[type].word, &c, kd__layer_types[type].args, args);
     if (result != KD_OK) return result;
     d->at = start;
-    if (type == KD__TYPE_DENSE && !d->m->values[d->current].shape.flat) {
+    is_tree = kd__layer_types[type].build == kd__tree_build;
+    if ((type == KD__TYPE_DENSE || is_tree) && !d->m->values[d->current].shape.flat) {
         flatten = kd__path_index(path, *index);
         result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten.chars, "flatten", 7, 0, -1);
         if (result != KD_OK) return result;
@@ -5489,6 +5770,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
         ++*index;
     }
     ++*index;
+    if (is_tree && (result = kd__draft_filters(d, name.chars, args)) != KD_OK) return result;
     for (end = c; end > start && kd__is_space(end[-1]); --end) {}
     result = kd__draft_node(d, type, args, name.chars, start, (size_t)(end - start), 1, -1);
     *at = c;
@@ -5776,12 +6058,14 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
             const int64_t count = p ? kd__param_count(p) : 0;
             int64_t e;
-            if (p && p->layout == KD__VECTOR) {
-                const float start =
-                    kd__layer_types[n->type].build == kd__norm_build && (j == 0 || j == 3) ? 1.0f : 0.0f;
-                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = start;
+            if (p && p->layout == KD__VECTOR && p->rank == 1) {
+                const kd__layer_type *t = &kd__layer_types[n->type];
+                const int scales = (t->build == kd__norm_build && (j == 0 || j == 3)) || t->build == kd__tree_build;
+                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = scales ? 1.0f : 0.0f;
             } else if (p) {
-                const double fan_in = p->layout == KD__TAPS ? (double)p->h * p->w : (double)p->c * p->h * p->w;
+                const double fan_in = p->layout == KD__PANELS ? (double)p->c * p->h * p->w
+                                      : p->layout == KD__TAPS ? (double)p->h * p->w
+                                                              : 1;
                 const double bound = sqrt((kd__before_rectifier(m, i) ? 6.0 : 3.0) / fan_in);
                 const uint64_t key = kd__rng_key(seed, KD__RNG_INIT, (uint64_t)n->param[j], 0);
                 float *plain = KD__NEW(m->kd, float, count);
@@ -6796,6 +7080,15 @@ KD__PRIVATE void kd__run_forward(kd__run *r, const float *x, int count)
     kd__run_steps(r, r->forward, r->forward_steps);
 }
 
+/* After a forward pass in training: what layers add to the loss. */
+KD__PRIVATE double kd__run_penalty(const kd__run *r)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < r->model->node_count; ++i) sum += r->plan[i].penalty;
+    return sum;
+}
+
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
@@ -6808,7 +7101,7 @@ KD__PRIVATE void kd__run_backward(kd__run *r)
 
 /* ============================================================================================================
    >>predict    prediction and evaluation
-   uses: run
+   uses: run, math
    ============================================================================================================ */
 
 struct kd_workspace {
@@ -6969,6 +7262,88 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
     }
     kd__workspace_return(m, w);
     return result;
+}
+
+/* ---- soft decision trees --------------------------------------------------------------------------------- */
+
+/* The node of the first softtree; its filters are the node before it. */
+KD__PRIVATE const kd__node *kd__tree_find(const kd_model *m, const char *where)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__layer_types[m->nodes[i].type].build == kd__tree_build) return &m->nodes[i];
+    }
+    kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no softtree layer", where);
+    return NULL;
+}
+
+KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out)
+{
+    const kd__node *n;
+    const kd__shape *in;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_tree_info: out must not be NULL");
+    n = kd__tree_find(m, "kd_tree_info");
+    if (!n) return KD_ERR_ARGUMENT;
+    in = &m->values[n[-1].in].shape;
+    out->name = n->name;
+    out->depth = (int)n->arg[KD__TREE_DEPTH].v[0];
+    out->classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    out->channels = in->c, out->height = in->h, out->width = in->w;
+    return KD_OK;
+}
+
+KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves)
+{
+    const kd__param *weight, *phi;
+    const kd__node *n;
+    const float *beta, *bias;
+    int64_t i, features;
+    if (!m) return KD_ERR_ARGUMENT;
+    n = kd__tree_find(m, "kd_tree_read");
+    if (!n) return KD_ERR_ARGUMENT;
+    weight = &m->params[n[-1].param[0]];
+    phi = &m->params[n->param[1]];
+    bias = kd__param_stored(m, &m->params[n[-1].param[1]]);
+    beta = kd__param_stored(m, &m->params[n->param[0]]);
+    features = weight->shape[1];
+    if (filters) {
+        kd__param_copy(m->kd->k, weight, kd__param_stored(m, weight), filters, 1);
+        for (i = 0; i < weight->shape[0] * features; ++i) filters[i] *= beta[i / features];
+    }
+    for (i = 0; biases && i < weight->shape[0]; ++i) biases[i] = beta[i] * bias[i];
+    if (leaves) {
+        kd__param_copy(m->kd->k, phi, kd__param_stored(m, phi), leaves, 1);
+        m->kd->k->softmax(leaves, (int)phi->shape[0], (int)phi->shape[1], 1, 0, leaves);
+    }
+    return KD_OK;
+}
+
+KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths)
+{
+    const kd__node *node;
+    kd_workspace *w;
+    kd_result result;
+    ptrdiff_t input, nodes, j;
+    int i, now;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (n < 0 || (n > 0 && (!x || !paths)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_tree_paths: %d samples, or a NULL pointer", n);
+    node = kd__tree_find(m, "kd_tree_paths");
+    if (!node) return KD_ERR_ARGUMENT;
+    if (n == 0) return KD_OK;
+    result = kd__workspace_borrow(m, n, &w);
+    if (result != KD_OK) return result;
+    input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    nodes = ((ptrdiff_t)2 << (int)node->arg[KD__TREE_DEPTH].v[0]) - 1;
+    for (i = 0; i < n; i += now, paths += now * nodes) {
+        now = KD__MIN(w->run->capacity, n - i);
+        kd__run_forward(w->run, x + i * input, now);
+        for (j = 0; j < now * nodes; ++j)
+            paths[j] = (float)kd__exp_below((double)kd__tree_of(w->run, node, 0).log_p[j]);
+    }
+    kd__workspace_return(m, w);
+    return KD_OK;
 }
 
 /* ============================================================================================================
@@ -9556,6 +9931,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
     kd__run_forward(t->run, t->feed.x, n);
     result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
+    info->loss += kd__run_penalty(t->run);
     if (result == KD_OK && t->features.count > 0) {
         result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->step, &features);
         info->loss += features;

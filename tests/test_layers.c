@@ -68,6 +68,7 @@ static double difference(reference *r, const expectation *e, int tensor, int64_t
         for (i = 0; i < count; ++i) w[i] += (at < 0 ? (double)along[i] : i == at) * (down ? -h : h);
         y = reference_run_from(r, node);
         for (i = 0; i < e->outputs; ++i) loss[down] += y[i] * (double)e->direction[i];
+        loss[down] += r->penalty;
         memcpy(w, kept, (size_t)count * sizeof *kept);
     }
     free(kept);
@@ -292,6 +293,13 @@ static void test_residual(void **state)
           "2x5x5: conv 3 3 pad=1, residual(residual(conv 3 3 pad=1, tanh), conv 3 3 pad=1), dense 2");
 }
 
+static void test_softtree(void **state)
+{
+    (void)state;
+    CHECK("3: softtree 1 2", "5: softtree 3 4 penalty=0", "7: dense 6, tanh, softtree 4 3 penalty=7",
+          "2x3x4: conv 3 2, tanh, softtree 2 20 0.5", "6: softtree 5 33, tanh, dense 2");
+}
+
 /* Large enough that every blocking of the kernels is entered. */
 static void test_wide(void **state)
 {
@@ -505,17 +513,12 @@ static void test_running_statistics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dense),
-        cmocka_unit_test(test_conv),
-        cmocka_unit_test(test_depthwise),
-        cmocka_unit_test(test_pooling),
-        cmocka_unit_test(test_activations),
-        cmocka_unit_test(test_batchnorm),
-        cmocka_unit_test(test_residual),
-        cmocka_unit_test(test_wide),
-        cmocka_unit_test(test_like_pytorch),
-        cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_running_statistics),
+        cmocka_unit_test(test_dense),       cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_depthwise),   cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_residual),    cmocka_unit_test(test_softtree),
+        cmocka_unit_test(test_wide),        cmocka_unit_test(test_like_pytorch),
+        cmocka_unit_test(test_dropout),     cmocka_unit_test(test_running_statistics),
     };
     const int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
     printf("layers: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
