@@ -792,6 +792,7 @@ typedef struct kd_step_info {
     double lr;         /* of this step */
     /* Before clipping. 0 unless clip_norm is set, and where accumulate postpones the update. */
     double gradient_norm;
+    int rolled_back; /* 1: the step failed and training is where this epoch began; see kd_train_desc.rollback */
 } kd_step_info;
 
 typedef struct kd_epoch_info {
@@ -828,6 +829,10 @@ typedef struct kd_train_desc {
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
+    /* 0: off. Up to 0.99: where a step fails because numbers left all bounds (KD_ERR_NOT_FINITE), everything goes
+       back to where the epoch began, the learning rate is multiplied by this, and the epoch is trained again; up to
+       10 times, with a line to kd_ctx_desc.log each. */
+    float rollback;
 
     kd_schedule schedule; /* KD_CONSTANT */
     float warmup;         /* 0; epochs */
@@ -879,6 +884,36 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
    it was they that grew. KD_STOPPED: a callback ended training; the model is usable.
    kd_ctx_desc.log gets a line for every loss but ce, those on features too: what its terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
+
+/* The same a step at a time, for loops of one's own: several models that learn from each other, training that stops
+   and goes on another day.
+
+       kd_trainer_open(m, data, &desc, &t);
+       while (!kd_trainer_done(t) && kd_trainer_step(t, &info) == KD_OK) {}
+       kd_trainer_close(t);
+
+   The model, the data and all that desc points to must stay where they are until kd_trainer_close; a teacher may be
+   trained by another trainer meanwhile. One thread at a time may use a trainer or its model. */
+typedef struct kd_trainer kd_trainer;
+/* Checks everything, as kd_train does, and changes nothing. */
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out);
+/* One batch; after the last of an epoch, its validation and on_epoch, too. info may be NULL. KD_STOPPED: a callback
+   ended training, or it had ended before. */
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
+/* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
+KDDEF int kd_trainer_done(const kd_trainer *t);
+/* Saves all that training needs to go on where it is: weights, the optimizer's state, learned parts of losses, the
+   best weights so far, and the position, which with the seed is all there is of randomness; safetensors, replaced
+   only when complete. Between steps; not after one that failed. */
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path);
+/* Goes on where kd_trainer_save was called, to the same bits as if nothing had come between. The trainer must have
+   been opened with the same model line, data, teacher and options (KD_ERR_DATA names the one that differs), but for
+   callbacks and epochs; schedules follow the new epochs. Of models that teach each other, open all trainers before
+   the first is loaded. On failure trainer and model are as they were. */
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
+/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
+   NULL is allowed. */
+KDDEF void kd_trainer_close(kd_trainer *t);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
@@ -2372,6 +2407,8 @@ typedef struct kd__range {
     double value, low, high;
 } kd__range;
 
+enum { KD__MAX_RANGES = 40 };
+
 KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__range *ranges, int count)
 {
     int i;
@@ -2992,7 +3029,7 @@ KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
            desc->adjust != KD_ADJUST_NONE;
 }
 
-KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
 {
     const double least = (double)1e-6f, most = 0.999999;
     const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
@@ -3008,7 +3045,14 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
         {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
         {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
     };
-    const kd_result result = kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    const kd_result result = kd__check_ranges(kd, where, ranges, kd__loss_ranges(desc, ranges));
     int i;
     for (i = 0; result == KD_OK && desc->kind == KD_LOSS_MLLD && i < desc->temperature_count; ++i) {
         if (!(desc->temperatures[i] > 0) || !kd__is_finite((double)desc->temperatures[i]))
@@ -3583,7 +3627,8 @@ struct kd_model {
     char **classes;
     int preprocessing_channels; /* 0: unknown */
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
-    void *spare; /* a kd_workspace that kd_predict may borrow */
+    void *spare;  /* a kd_workspace that kd_predict may borrow */
+    int trainers; /* open for it */
 };
 
 /* Where a value (or its gradient) is in a run. Local slots exist once a worker, for the samples of one span. */
@@ -8955,10 +9000,7 @@ KD__PRIVATE void kd__feature_pool(kd__tap *a, kd__tap *b)
     a->w = b->w = KD__MIN(a->w, b->w);
 }
 
-/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
-KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
-                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
-                                        kd__tap *teacher_taps)
+KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
 {
     const kd__range ranges[] = {
         {"weight of a feature loss", (double)desc->weight, 0, 1e6},
@@ -8967,6 +9009,16 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
         {"gamma of a feature loss", (double)desc->gamma, 0, 100},
         {"order", (double)desc->order, 1, 8},
     };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
+KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
+                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
+                                        kd__tap *teacher_taps)
+{
+    kd__range ranges[KD__MAX_RANGES];
     const char *tags[2][2];
     kd_result result;
     int side, which;
@@ -8975,7 +9027,7 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
                         index);
     if ((unsigned)desc->kind >= (unsigned)KD_FEATURE_COUNT)
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %d is no kind of feature loss", (int)desc->kind);
-    result = kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    result = kd__check_ranges(kd, "kd_train", ranges, kd__feature_ranges(desc, ranges));
     f->kd = kd;
     f->desc = *desc;
     f->info = kd__feature_look_up(desc->kind);
@@ -9298,7 +9350,7 @@ KDDEF kd_train_desc kd_train_defaults(void)
     return d;
 }
 
-KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d)
+KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 {
     const double huge = 1e30;
     const kd__range ranges[] = {
@@ -9322,8 +9374,10 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
         {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
+        {"rollback", (double)d->rollback, 0, 0.99},
     };
-    return kd__check_ranges(kd, "kd_train", ranges, KD__COUNT(ranges));
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
 }
 
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
@@ -9331,7 +9385,30 @@ KD__PRIVATE kd_result kd__train_check_numbers(kd_ctx *kd, const kd_train_desc *d
 enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
-typedef struct kd__trainer {
+/* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
+   bytes each, so that a checkpoint can hold them one after another. */
+#define KD__POSITIONS(X)                                                                                           \
+    X(int64_t, epoch)                                                                                              \
+    X(int64_t, batch) /* of the epoch: the next one */                                                             \
+    X(int64_t, step)  /* updates */                                                                                \
+    X(int64_t, images)                                                                                             \
+    X(int64_t, labelled) /* in this epoch, */                                                                      \
+    X(int64_t, correct)  /* and of those */                                                                        \
+    X(int64_t, gathered_batches)                                                                                   \
+    X(int64_t, epochs_without_gain)                                                                                \
+    X(int64_t, seen) /* kd_model.batches_seen */                                                                   \
+    X(int64_t, rollbacks)                                                                                          \
+    X(double, rate) /* what they have multiplied the learning rate by */                                           \
+    X(double, loss) /* sum over this epoch's samples */                                                            \
+    X(double, best)
+
+typedef struct kd__position {
+#define KD__ITEM(type, name) type name;
+    KD__POSITIONS(KD__ITEM)
+#undef KD__ITEM
+} kd__position;
+
+struct kd_trainer {
     kd_ctx *kd;
     kd_model *m;
     const kd_data *data;
@@ -9355,17 +9432,103 @@ typedef struct kd__trainer {
     float *targets;               /* (batch, outputs) */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
     float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
-    double slopes[KD__MAX_LOSSES];                                 /* their gradient, gathered */
+    float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
     float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
-    int gathered_batches;
-    int64_t step, steps_per_epoch, images;
-    int64_t labelled, correct; /* in this epoch */
-    double best;
-    int epochs_without_gain;
-} kd__trainer;
+    int64_t steps_per_epoch;
+    int batches; /* of an epoch */
+    int stopped; /* no step may follow: the end, patience, a callback, or a failure */
+    int failed;
+    kd__position at, start_at; /* start: of this epoch; NULL unless rollback is on */
+    float *start;
+};
 
-KD__PRIVATE void kd__trainer_close(kd__trainer *t)
+/* An array that changes from step to step: flat, or laid out as the weights or the running statistics are. */
+enum { KD__KEPT_FLAT, KD__KEPT_WEIGHTS, KD__KEPT_STATISTICS };
+typedef struct kd__kept {
+    const char *name;
+    float *values;
+    size_t count;
+    int layout;
+} kd__kept;
+
+enum { KD__MAX_KEPT = 24 };
+
+/* All arrays in which training keeps something between two steps. */
+KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
+{
+    const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
+    const kd__kept all[] = {
+        {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
+        {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
+        {"first", t->optim.first, weights, KD__KEPT_WEIGHTS},
+        {"second", t->optim.second, weights, KD__KEPT_WEIGHTS},
+        {"gathered", t->gathered, weights, KD__KEPT_WEIGHTS},
+        {"best.weights", t->best_weights, weights, KD__KEPT_WEIGHTS},
+        {"best.statistics", t->best_state, state, KD__KEPT_STATISTICS},
+        {"features", t->features.params, learned, KD__KEPT_FLAT},
+        {"features.first", t->features.first, learned, KD__KEPT_FLAT},
+        {"features.second", t->features.second, learned, KD__KEPT_FLAT},
+        {"features.gathered", t->features.gathered, learned, KD__KEPT_FLAT},
+        {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
+        {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
+    };
+    int i, count = 0;
+    for (i = 0; i < KD__COUNT(all); ++i) {
+        if (all[i].values && all[i].count > 0) list[count++] = all[i];
+    }
+    return count;
+}
+
+/* Floats in all of them. */
+KD__PRIVATE size_t kd__trainer_kept_floats(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t sum = 0;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) sum += kept[i].count;
+    return sum;
+}
+
+/* After the position has been changed from outside. */
+KD__PRIVATE void kd__trainer_settle(kd_trainer *t)
+{
+    t->optim.updates = t->at.step;
+    t->m->batches_seen = t->at.seen;
+}
+
+KD__PRIVATE void kd__trainer_remember(kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    float *to = t->start;
+    int i;
+    for (i = 0; i < count; to += kept[i++].count) memcpy(to, kept[i].values, kept[i].count * sizeof *to);
+    t->start_at = t->at;
+}
+
+KD__PRIVATE int kd__trainer_roll_back(kd_trainer *t)
+{
+    enum { MOST = 10 };
+    const double rate = t->at.rate * (double)t->desc.rollback;
+    const int64_t rollbacks = t->at.rollbacks + 1, step = t->at.step;
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    const float *from = t->start;
+    int i;
+    if (!t->start || rollbacks > MOST) return 0;
+    for (i = 0; i < count; from += kept[i++].count) memcpy(kept[i].values, from, kept[i].count * sizeof *from);
+    t->at = t->start_at;
+    t->at.rate = rate;
+    t->at.rollbacks = rollbacks;
+    kd__trainer_settle(t);
+    kd__log(t->kd, "kd_train: step %lld failed (%s); back to the start of epoch %lld, the learning rate times %s",
+            (long long)step, kd_error(t->kd), (long long)t->at.epoch, kd__number(rate, 4).chars);
+    return 1;
+}
+
+KD__PRIVATE void kd__trainer_free(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     int i;
@@ -9385,10 +9548,12 @@ KD__PRIVATE void kd__trainer_close(kd__trainer *t)
     kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
+    kd__free(kd, t->start);
+    kd__free(kd, t);
 }
 
 /* Where soft targets come from: exactly one source, or none. */
-KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9442,7 +9607,7 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd__trainer *t)
 }
 
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
-KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
+KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9473,7 +9638,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd__trainer *t, kd_loss_desc *loss)
 }
 
 /* The labels that the losses need, of all samples. */
-KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
@@ -9499,7 +9664,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd__trainer *t)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
@@ -9533,7 +9698,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd__trainer *t)
 
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
    be something to judge by. */
-KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data *data)
+KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
 {
     static const char where[] = "kd_train";
     const int classes = KD__MAX(data->classes, t->outputs);
@@ -9556,12 +9721,13 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd__trainer *t, const kd_data
 }
 
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
-KD__PRIVATE kd_result kd__trainer_check(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     const kd__shape *out = &t->m->values[t->m->output].shape;
-    kd_result result = kd__train_check_numbers(t->kd, d);
+    kd__range ranges[KD__MAX_RANGES];
+    kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
     if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
@@ -9607,7 +9773,24 @@ KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
     }
 }
 
-KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
+/* The order of the samples in the epoch that begins, made from that in the one before. */
+KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
+{
+    if (t->desc.shuffle)
+        kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
+}
+
+/* The order after some epochs, from the beginning. */
+KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
+{
+    int64_t epoch;
+    int i;
+    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
+    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(t->desc.seed, KD__RNG_SPLIT, 0, 0));
+    for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
+}
+
+KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     const kd_train_desc *d = &t->desc;
@@ -9654,11 +9837,17 @@ KD__PRIVATE kd_result kd__trainer_open(kd__trainer *t)
         t->best_state = KD__NEW(kd, float, t->m->state_count + 1);
         failed |= !t->best_weights || !t->best_state;
     }
+    if (d->rollback > 0) {
+        t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
+        failed |= !t->start;
+    }
     if (failed) return KD_ERR_MEMORY;
-    for (i = 0; i < t->data->count; ++i) t->order[i] = i;
-    if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(d->seed, KD__RNG_SPLIT, 0, 0));
-    t->steps_per_epoch = ((t->train_count + batch - 1) / batch + d->accumulate - 1) / d->accumulate;
-    t->best = -1e300;
+    kd__trainer_order(t, 0);
+    t->batches = (t->train_count + batch - 1) / batch;
+    t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
+    t->at.best = -1e300;
+    t->at.rate = 1;
+    t->at.seen = t->m->batches_seen;
     return KD_OK;
 }
 
@@ -9672,7 +9861,7 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
 }
 
 /* Several teachers' probabilities, averaged at the temperature of a loss. */
-KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int n)
+KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
     const float *each[KD__MAX_TEACHERS];
     kd_result result;
@@ -9687,7 +9876,7 @@ KD__PRIVATE kd_result kd__trainer_average(kd__trainer *t, float temperature, int
 }
 
 /* The soft targets of the batch that the feed has just made, or NULL; of several teachers, each one's. */
-KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *samples, int n, const float **out)
+KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
     int i;
@@ -9718,7 +9907,7 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd__trainer *t, const int32_t *sa
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
-KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbers, const char *what,
+KD__PRIVATE kd_result kd__trainer_check_norms(kd_trainer *t, const float *numbers, const char *what,
                                               const char *then)
 {
     int i;
@@ -9727,12 +9916,12 @@ KD__PRIVATE kd_result kd__trainer_check_norms(kd__trainer *t, const float *numbe
         if (p->trained && !(t->kd->k->sum_squares((ptrdiff_t)p->size, numbers + p->offset) <= kd__norm_limit))
             return kd__fail(t->kd, KD_ERR_NOT_FINITE,
                             "kd_train: %s%s is not finite, or beyond 1e15, at step %lld%s", what, p->name,
-                            (long long)t->step, then);
+                            (long long)t->at.step, then);
     }
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
+KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t)
 {
     size_t c;
     int i, which;
@@ -9745,14 +9934,14 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd__trainer *t)
                     return kd__fail(
                         t->kd, KD_ERR_NOT_FINITE,
                         "kd_train: %s would not be finite after step %lld; the weights are those before it",
-                        p->name, (long long)t->step);
+                        p->name, (long long)t->at.step);
             }
         }
     }
     return KD_OK;
 }
 
-KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, const float *feature_grads)
+KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, const float *feature_grads)
 {
     double sum = 0;
     int i;
@@ -9766,14 +9955,14 @@ KD__PRIVATE double kd__gradient_norm(const kd__trainer *t, const float *grads, c
 }
 
 /* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
-KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
+KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
 {
     kd__update update = t->optim.update;
     int i;
     update.decay = 0;
     update.grad_scale = 1;
     for (i = 0; i < t->loss_count; ++i) {
-        const float grad = (float)(-t->slopes[i] / batches);
+        const float grad = -t->slopes[i] / (float)batches;
         float *moments = t->theta_moments[i];
         if (t->losses[i].kind != KD_LOSS_CTKD) continue;
         t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
@@ -9781,33 +9970,33 @@ KD__PRIVATE void kd__trainer_update_temperatures(kd__trainer *t, int batches)
     }
 }
 
-KD__PRIVATE void kd__trainer_gather(const kd__trainer *t, float *sum, const float *grads, size_t count)
+KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float *grads, size_t count)
 {
     if (count == 0) return;
-    if (t->gathered_batches == 0)
+    if (t->at.gathered_batches == 0)
         memcpy(sum, grads, count * sizeof *grads);
     else
         t->kd->k->add((ptrdiff_t)count, sum, grads, KD__LINEAR, 0, sum);
 }
 
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
-KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_step_info *info)
+KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
     double scale = 1;
     int batches = 1;
-    info->lr = kd_learning_rate(d, t->step, t->steps_per_epoch);
+    info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch) * t->at.rate;
     info->gradient_norm = 0;
     if (t->gathered) {
         kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
         kd__trainer_gather(t, t->features.gathered, feature_grads, t->features.param_count);
-        if (++t->gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
+        if (++t->at.gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
         grads = t->gathered;
         feature_grads = t->features.gathered;
-        batches = t->gathered_batches;
+        batches = (int)t->at.gathered_batches;
         scale = 1.0 / batches;
-        t->gathered_batches = 0;
+        t->at.gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
         info->gradient_norm = kd__gradient_norm(t, grads, feature_grads) * scale;
@@ -9821,12 +10010,12 @@ KD__PRIVATE kd_result kd__trainer_update(kd__trainer *t, int last_of_epoch, kd_s
     if (t->features.param_count > 0)
         t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
                          t->features.first, t->features.second);
-    ++t->step;
+    ++t->at.step;
     return KD_OK;
 }
 
 /* Counts the samples of a batch that have a label, and those that the model gives it. */
-KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
+KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
 {
     const float *logits = kd__run_logits(t->run);
     const int classes = t->data->classes;
@@ -9835,8 +10024,8 @@ KD__PRIVATE void kd__trainer_count(kd__trainer *t, int n)
         const int label =
             t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
         if (label < 0) continue;
-        ++t->labelled;
-        t->correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        ++t->at.labelled;
+        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
     }
 }
 
@@ -9852,7 +10041,7 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
 }
 
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
-KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int32_t *samples, int n, int epoch,
+KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32_t *samples, int n, int epoch,
                                            const float *soft_targets, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
@@ -9883,13 +10072,13 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd__trainer *t, int index, const int3
     if (learns) {
         double cosine, sine;
         kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
-        t->slopes[index] += call.slope * derivative * (1 - cosine) / 2;
+        t->slopes[index] += (float)(call.slope * derivative * (1 - cosine) / 2);
     }
     return KD_OK;
 }
 
 /* The sum of the losses of a batch, and of their gradients where the model has its own. */
-KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *samples, int n, int epoch,
+KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, const int32_t *samples, int n, int epoch,
                                                const float *soft_targets, double *loss)
 {
     const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
@@ -9906,12 +10095,12 @@ KD__PRIVATE kd_result kd__trainer_evaluate_all(kd__trainer *t, const int32_t *sa
     if (result != KD_OK || kd__is_finite(*loss)) return result;
     result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
     if (result == KD_OK)
-        result =
-            kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld", (long long)t->step);
+        result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
+                          (long long)t->at.step);
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
+KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
@@ -9928,12 +10117,12 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     }
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
     if (result != KD_OK) return result;
-    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->images, 0);
+    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, 0);
     kd__run_forward(t->run, t->feed.x, n);
     result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
     info->loss += kd__run_penalty(t->run);
     if (result == KD_OK && t->features.count > 0) {
-        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->step, &features);
+        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->at.step, &features);
         info->loss += features;
     }
     if (result != KD_OK) return result;
@@ -9941,20 +10130,20 @@ KD__PRIVATE kd_result kd__trainer_step(kd__trainer *t, const int32_t *samples, i
     kd__run_backward(t->run);
     result =
         kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
-    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->step);
+    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->at.step);
     if (result == KD_OK) result = kd__trainer_check_statistics(t);
     if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
     kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
-    if (t->images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
-    ++t->m->batches_seen;
-    t->images += n;
+    if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    t->at.seen = ++t->m->batches_seen;
+    t->at.images += n;
     return KD_OK;
 }
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
+KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
 {
     const int own = t->desc.validation_data != NULL;
     kd_result result;
@@ -9967,10 +10156,10 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     info->has_validation = 1;
     score = info->validation.count ? info->validation.accuracy - 1e-6 * info->validation.nll
                                    : -KD__MAX(info->validation.kl, info->validation.mse);
-    info->is_best = score > t->best;
-    t->epochs_without_gain = info->is_best ? 0 : t->epochs_without_gain + 1;
+    info->is_best = score > t->at.best;
+    t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
     if (!info->is_best) return KD_OK;
-    t->best = score;
+    t->at.best = score;
     if (t->best_weights) {
         memcpy(t->best_weights, t->m->weights, t->m->weight_count * sizeof(float));
         memcpy(t->best_state, t->m->state, t->m->state_count * sizeof(float));
@@ -9978,49 +10167,53 @@ KD__PRIVATE kd_result kd__trainer_validate(kd__trainer *t, kd_epoch_info *info)
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_epoch(kd__trainer *t, int epoch)
+KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
 {
     const kd_train_desc *d = &t->desc;
-    const int batch = t->feed.batch, batches = (t->train_count + batch - 1) / batch;
-    kd_step_info step;
+    kd_result result = KD_OK;
     kd_epoch_info info;
-    double loss = 0;
-    int b;
-    memset(&step, 0, sizeof step);
     memset(&info, 0, sizeof info);
-    t->labelled = t->correct = 0;
-    if (d->shuffle)
-        kd__shuffle(t->order, t->train_count, kd__rng_key(d->seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
-    for (b = 0; b < batches; ++b) {
-        const int n = KD__MIN(batch, t->train_count - b * batch);
-        const kd_result result =
-            kd__trainer_step(t, t->order + (ptrdiff_t)b * batch, n, epoch, b == batches - 1, &step);
-        if (result != KD_OK) return result;
-        loss += step.loss * n;
-        step.epoch = epoch;
-        step.epochs = d->epochs;
-        step.step = b;
-        step.steps = batches;
-        step.images = t->images;
-        if (d->on_step && d->on_step(d->user, &step)) return KD_STOPPED;
-    }
-    info.epoch = epoch;
+    info.epoch = (int)t->at.epoch;
     info.epochs = d->epochs;
-    info.images = t->images;
-    info.loss = loss / t->train_count;
-    info.accuracy = t->labelled ? (double)t->correct / (double)t->labelled : -1;
-    info.lr = step.lr;
+    info.images = t->at.images;
+    info.loss = t->at.loss / t->train_count;
+    info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
+    info.lr = kd_learning_rate(d, t->at.step - 1, t->steps_per_epoch) * t->at.rate;
     info.model = t->m;
-    if (t->has_validation) {
-        const kd_result result = kd__trainer_validate(t, &info);
-        if (result != KD_OK) return result;
+    if (t->has_validation) result = kd__trainer_validate(t, &info);
+    if (result != KD_OK) return result;
+    ++t->at.epoch;
+    t->at.batch = 0;
+    return d->on_epoch && d->on_epoch(d->user, &info) ? KD_STOPPED : KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
+{
+    const kd_train_desc *d = &t->desc;
+    const int b = (int)t->at.batch, first = b * t->feed.batch, n = KD__MIN(t->feed.batch, t->train_count - first);
+    kd_result result;
+    if (b == t->batches) return kd__trainer_end_epoch(t); /* which a callback had kept from coming */
+    if (b == 0) {
+        t->at.labelled = t->at.correct = 0;
+        t->at.loss = 0;
+        if (t->start) kd__trainer_remember(t);
+        kd__trainer_shuffle(t, t->at.epoch);
     }
-    if (d->on_epoch && d->on_epoch(d->user, &info)) return KD_STOPPED;
-    return KD_OK;
+    result = kd__trainer_step(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
+    if (result != KD_OK) return result;
+    t->at.loss += info->loss * n;
+    info->epoch = (int)t->at.epoch;
+    info->epochs = d->epochs;
+    info->step = b;
+    info->steps = t->batches;
+    info->images = t->at.images;
+    ++t->at.batch;
+    if (d->on_step && d->on_step(d->user, info)) return KD_STOPPED;
+    return b == t->batches - 1 ? kd__trainer_end_epoch(t) : KD_OK;
 }
 
 /* What a published alpha, a convention and the weights have come to. */
-KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
+KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
@@ -10047,17 +10240,54 @@ KD__PRIVATE void kd__trainer_announce(const kd__trainer *t)
     }
 }
 
-KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+KDDEF int kd_trainer_done(const kd_trainer *t)
+{
+    return !t || t->stopped || t->at.epoch >= t->desc.epochs ||
+           (t->desc.patience > 0 && t->at.epochs_without_gain >= t->desc.patience);
+}
+
+KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
+{
+    kd_step_info own;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (kd_trainer_done(t)) return KD_STOPPED;
+    memset(&own, 0, sizeof own);
+    result = kd__trainer_next(t, &own);
+    if (result == KD_ERR_NOT_FINITE && kd__trainer_roll_back(t)) {
+        kd__trainer_order(t, t->at.epoch);
+        own.rolled_back = 1;
+        result = KD_OK;
+    }
+    t->stopped = result != KD_OK;
+    t->failed = result != KD_OK && result != KD_STOPPED;
+    if (info) *info = own;
+    return result;
+}
+
+KDDEF void kd_trainer_close(kd_trainer *t)
+{
+    if (!t) return;
+    if (!t->failed && t->best_weights && t->at.best > -1e300) {
+        memcpy(t->m->weights, t->best_weights, t->m->weight_count * sizeof(float));
+        memcpy(t->m->state, t->best_state, t->m->state_count * sizeof(float));
+    }
+    --t->m->trainers;
+    kd__trainer_free(t);
+}
+
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
-    kd__trainer *t;
+    kd_trainer *t;
     kd_result result;
-    int epoch;
     if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
+    *out = NULL;
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(m->kd, KD_ERR_DEFAULTS, "kd_train: the options must start from kd_train_defaults()");
-    t = KD__NEW(m->kd, kd__trainer, 1);
+    t = KD__NEW(m->kd, kd_trainer, 1);
     if (!t) return KD_ERR_MEMORY;
     t->kd = m->kd;
     t->m = m;
@@ -10066,17 +10296,23 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
-    if (result == KD_OK) kd__trainer_announce(t);
-    for (epoch = 0; epoch < desc->epochs && result == KD_OK; ++epoch) {
-        result = kd__trainer_epoch(t, epoch);
-        if (desc->patience > 0 && t->epochs_without_gain >= desc->patience) break;
+    if (result == KD_OK) {
+        kd__trainer_announce(t);
+        ++m->trainers;
+        *out = t;
+    } else {
+        kd__trainer_free(t);
     }
-    if ((result == KD_OK || result == KD_STOPPED) && t->best_weights && t->best > -1e300) {
-        memcpy(m->weights, t->best_weights, m->weight_count * sizeof(float));
-        memcpy(m->state, t->best_state, m->state_count * sizeof(float));
-    }
-    kd__trainer_close(t);
-    kd__free(m->kd, t);
+    return result;
+}
+
+KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
+{
+    kd_trainer *t;
+    kd_result result = kd_trainer_open(m, data, desc, &t);
+    if (result != KD_OK) return result;
+    while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
+    kd_trainer_close(t);
     return result;
 }
 
@@ -11355,6 +11591,349 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
     else
         kd_cache_destroy(c);
     kd__st_close(&f);
+    return result;
+}
+
+/* ---- checkpoints of training ----------------------------------------------------------------------------- */
+
+KD__PRIVATE uint64_t kd__hash_double(uint64_t hash, double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return kd__mix(hash ^ bits);
+}
+
+KD__PRIVATE uint64_t kd__hash_ranges(uint64_t hash, const kd__range *ranges, int count)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (strcmp(ranges[i].name, "epochs") != 0) hash = kd__hash_double(hash, ranges[i].value);
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    int i;
+    hash = kd__hash_ranges(hash, ranges, kd__loss_ranges(loss, ranges));
+    hash = kd__hash_text(hash, kd_loss_name(loss->kind));
+    hash = kd__hash_double(hash, (double)loss->temperature);
+    hash = kd__hash_double(hash, (double)loss->alpha);
+    hash = kd__hash_double(hash, (double)loss->label_smoothing);
+    hash = kd__hash_double(hash, (double)(int)loss->reduction);
+    for (i = 0; i < loss->temperature_count; ++i) hash = kd__hash_double(hash, (double)loss->temperatures[i]);
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
+{
+    const kd_train_desc *d = &t->desc;
+    const kd_augment *a = &d->augment;
+    const double others[] = {(double)(d->shuffle != 0), (double)(d->nesterov != 0), (double)a->shift,
+                             (double)a->flip,           (double)a->cutout,          (double)a->rotate,
+                             (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
+                             (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
+                             (double)t->teacher_count};
+    kd__range ranges[KD__MAX_RANGES];
+    uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
+    int i;
+    for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
+    for (i = 0; i < t->loss_count; ++i)
+        hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
+    for (i = 0; i < t->features.count; ++i) {
+        const kd_feature_loss *f = &d->features[i];
+        const char *tags[4];
+        int j;
+        tags[0] = f->student, tags[1] = f->teacher, tags[2] = f->student2, tags[3] = f->teacher2;
+        hash = kd__hash_ranges(hash, ranges, kd__feature_ranges(f, ranges));
+        hash = kd__hash_text(hash, kd_feature_name(f->kind));
+        for (j = 0; j < KD__COUNT(tags); ++j) hash = kd__hash_text(hash, tags[j] ? tags[j] : "");
+    }
+    return hash;
+}
+
+KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
+{
+    const size_t count = (size_t)data->count;
+    uint64_t hash = kd_data_hash(data);
+    size_t i;
+    for (i = 0; data->labels && i < count; ++i) hash = kd__mix(hash ^ (uint32_t)data->labels[i]);
+    for (i = 0; data->soft_labels && i < count * (size_t)data->classes; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
+    for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    return hash;
+}
+
+/* Of a teacher that is in training itself, only what stays. */
+KD__PRIVATE uint64_t kd__hash_teacher(const kd_trainer *t)
+{
+    uint64_t hash = kd__mix((uint64_t)t->source);
+    size_t i;
+    int j;
+    for (j = 0; j < t->teacher_count; ++j) {
+        const kd_model *teacher = t->teachers[j];
+        hash = kd__mix(hash ^ (teacher->trainers ? kd__hash_architecture(teacher) : kd_model_hash(teacher)));
+        if (t->desc.teacher_weights) hash = kd__hash_double(hash, (double)t->desc.teacher_weights[j]);
+    }
+    if (t->desc.cache) hash = kd__mix(hash ^ t->desc.cache->teacher_hash ^ kd__mix(t->desc.cache->seed));
+    for (i = 0; t->data->teacher_logits && i < (size_t)t->data->count * (size_t)t->outputs; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(t->data->teacher_logits[i]));
+    return hash;
+}
+
+/* What must be the same in the training that is saved and in the one that goes on. */
+enum { KD__SAME_MODEL, KD__SAME_DATA, KD__SAME_TEACHER, KD__SAME_OPTIONS, KD__SAME_COUNT };
+
+KD__PRIVATE void kd__checkpoint_same(const kd_trainer *t, uint64_t *same)
+{
+    same[KD__SAME_MODEL] = kd__hash_architecture(t->m);
+    same[KD__SAME_DATA] = kd__hash_data(t->data, t->outputs);
+    if (t->desc.validation_data)
+        same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd__hash_data(t->desc.validation_data, t->outputs));
+    same[KD__SAME_TEACHER] = kd__hash_teacher(t);
+    same[KD__SAME_OPTIONS] = kd__hash_options(t);
+}
+
+enum { KD__POSITION_WORDS = (int)(sizeof(kd__position) / 8) };
+
+/* One way through all tensors of a checkpoint, taken for several purposes. */
+typedef enum kd__purpose { KD__LIST, KD__HASH, KD__WRITE, KD__MATCH, KD__READ } kd__purpose;
+
+typedef struct kd__checkpoint {
+    kd_trainer *t;
+    kd__st_writer w;
+    kd__save s;
+    kd__st_file f;
+    float *plain; /* room for the largest tensor */
+    uint64_t hash;
+    int tensors;
+} kd__checkpoint;
+
+/* A tensor of a file, into c->plain. */
+KD__PRIVATE kd_result kd__checkpoint_match(kd__checkpoint *c, const char *name, int64_t count)
+{
+    const kd__st_entry *e = kd__st_find(&c->f, name);
+    if (!e || e->kind != KD__FLOAT || e->size != 4 || e->count != count)
+        return kd__st_fail(&c->f, "tensor \"%.80s\" is missing or not %lld numbers of type F32", name,
+                           (long long)count);
+    kd__st_floats(&c->f, e, c->plain);
+    if (!c->t->kd->k->all_finite((ptrdiff_t)count, c->plain))
+        return kd__fail(c->t->kd, KD_ERR_NOT_FINITE,
+                        "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity", c->f.where, name,
+                        c->f.path);
+    return KD_OK;
+}
+
+/* param: how the numbers are laid out, NULL: as they are. */
+KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpose, const char *name, float *values,
+                                            const kd__param *param, int64_t count)
+{
+    const int out = purpose == KD__HASH || purpose == KD__WRITE;
+    kd_result result = KD_OK;
+    int64_t i;
+    ++c->tensors;
+    if (purpose == KD__LIST) {
+        kd__st_tensor_put(&c->w, name, "F32", param ? param->rank : 1, param ? param->shape : &count,
+                          (uint64_t)count * 4);
+        return KD_OK;
+    }
+    if (!out) result = kd__checkpoint_match(c, name, count);
+    if (result != KD_OK) return result;
+    if (param && purpose != KD__MATCH)
+        kd__param_copy(c->t->kd->k, param, values, c->plain, out);
+    else if (out)
+        memcpy(c->plain, values, (size_t)count * sizeof *values);
+    else if (purpose == KD__READ)
+        memcpy(values, c->plain, (size_t)count * sizeof *values);
+    if (purpose == KD__WRITE) kd__save_floats(&c->s, c->plain, (size_t)count);
+    for (i = 0; i < count && (purpose == KD__HASH || purpose == KD__MATCH); ++i)
+        c->hash = kd__mix(c->hash ^ kd__float_bits(c->plain[i]));
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose)
+{
+    const kd_model *m = c->t->m;
+    char name[KD__MAX_NAME + 64];
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(c->t, kept);
+    kd_result result = KD_OK;
+    float *start;
+    int i, j, pass;
+    c->tensors = 0;
+    for (pass = 0, start = NULL; pass < (c->t->start ? 2 : 1) && result == KD_OK; ++pass) {
+        if (pass) start = c->t->start; /* the same arrays at the start of the epoch */
+        for (i = 0; i < count && result == KD_OK; start = start ? start + kept[i].count : NULL, ++i) {
+            float *values = start ? start : kept[i].values;
+            const char *prefix = start ? "start." : "";
+            if (kept[i].layout == KD__KEPT_FLAT) {
+                snprintf(name, sizeof name, "%s%s", prefix, kept[i].name);
+                result = kd__checkpoint_tensor(c, purpose, name, values, NULL, (int64_t)kept[i].count);
+            }
+            for (j = 0; j < m->param_count && kept[i].layout != KD__KEPT_FLAT && result == KD_OK; ++j) {
+                const kd__param *p = &m->params[j];
+                if (p->trained != (kept[i].layout == KD__KEPT_WEIGHTS)) continue;
+                snprintf(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
+                result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, p, kd__param_count(p));
+            }
+        }
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__checkpoint_open(kd__checkpoint *c, kd_trainer *t)
+{
+    kd__kept kept[KD__MAX_KEPT];
+    size_t largest = 1;
+    int i = kd__trainer_kept(t, kept);
+    while (i--) largest = KD__MAX(largest, kept[i].count);
+    memset(c, 0, sizeof *c);
+    c->t = t;
+    c->w.kd = t->kd;
+    c->plain = KD__NEW(t->kd, float, largest);
+    return c->plain ? KD_OK : KD_ERR_MEMORY;
+}
+
+/* The positions, now and at the start of the epoch, and their hash. */
+KD__PRIVATE void kd__checkpoint_positions(kd__checkpoint *c, uint64_t *words)
+{
+    int i;
+    memcpy(words, &c->t->at, sizeof c->t->at);
+    memcpy(words + KD__POSITION_WORDS, &c->t->start_at, sizeof c->t->start_at);
+    for (i = 0; i < 2 * KD__POSITION_WORDS; ++i) c->hash = kd__mix(c->hash ^ words[i]);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_write(kd__checkpoint *c, const char *path)
+{
+    static const int64_t shape[2] = {2, KD__POSITION_WORDS};
+    uint64_t same[KD__SAME_COUNT], words[2 * KD__POSITION_WORDS];
+    char text[80];
+    int first = 1, i;
+    kd__checkpoint_positions(c, words);
+    (void)kd__checkpoint_walk(c, KD__HASH);
+    kd__checkpoint_same(c->t, same);
+    kd__st_text(&c->w, "{\"__metadata__\":{");
+    kd__st_pair_put(&c->w, &first, "kd.checkpoint", "1");
+    kd__st_pair_put(&c->w, &first, "kd.spec", c->t->m->spec);
+    snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx", (unsigned long long)same[0],
+             (unsigned long long)same[1], (unsigned long long)same[2], (unsigned long long)same[3]);
+    kd__st_pair_put(&c->w, &first, "kd.training", text);
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)c->hash);
+    kd__st_pair_put(&c->w, &first, "kd.checksum", text);
+    kd__st_text(&c->w, "}");
+    kd__st_tensor_put(&c->w, "position", "I64", 2, shape, sizeof words);
+    (void)kd__checkpoint_walk(c, KD__LIST);
+    kd__st_text(&c->w, "}");
+    if (c->w.failed) return KD_ERR_MEMORY;
+    if (kd__save_open(&c->s, c->t->kd, "kd_trainer_save", path) != KD_OK) return c->s.result;
+    kd__st_save_header(&c->s, &c->w);
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        unsigned char bytes[8];
+        kd__store_le(bytes, words[i], 8);
+        kd__save_bytes(&c->s, bytes, 8);
+    }
+    (void)kd__checkpoint_walk(c, KD__WRITE);
+    return kd__save_close(&c->s);
+}
+
+KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    if (t->failed)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "kd_trainer_save: a step has failed; training cannot go on from there");
+    result = kd__checkpoint_open(&c, (kd_trainer *)(uintptr_t)t); /* only read */
+    if (result == KD_OK) result = kd__checkpoint_write(&c, path);
+    kd__free(t->kd, c.w.text);
+    kd__free(t->kd, c.plain);
+    return result;
+}
+
+/* Whether a file is a checkpoint of this training. */
+KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
+{
+    static const char *const names[KD__SAME_COUNT] = {"model line", "data", "teacher", "options"};
+    const char *version = kd__st_value(&c->f, "kd.checkpoint"), *text = kd__st_value(&c->f, "kd.training");
+    uint64_t same[KD__SAME_COUNT];
+    char wanted[24];
+    int i;
+    if (!version || strcmp(version, "1") != 0 || !text || strlen(text) != 17 * KD__SAME_COUNT - 1)
+        return kd__fail(c->t->kd, KD_ERR_FORMAT, "%s: \"%.300s\" holds no checkpoint saved by kd_trainer_save",
+                        c->f.where, c->f.path);
+    kd__checkpoint_same(c->t, same);
+    for (i = 0; i < KD__SAME_COUNT; ++i, text += 17) {
+        snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
+        if (memcmp(text, wanted, 16) != 0)
+            return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with another %s",
+                            c->f.where, c->f.path, names[i]);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__position_sound(const kd_trainer *t, const kd__position *at)
+{
+    return at->epoch >= 0 && at->epoch <= t->desc.epochs && at->batch >= 0 && at->batch <= t->batches &&
+           at->step >= 0 && at->images >= 0 && at->labelled >= 0 && at->correct >= 0 && at->gathered_batches >= 0 &&
+           at->gathered_batches < t->desc.accumulate && at->epochs_without_gain >= 0 && at->seen >= 0 &&
+           at->rollbacks >= 0 && at->rate > 0 && at->rate <= 1 && kd__is_finite(at->loss) &&
+           kd__is_finite(at->best);
+}
+
+KD__PRIVATE kd_result kd__checkpoint_read(kd__checkpoint *c)
+{
+    kd_trainer *t = c->t;
+    const kd__st_entry *e = kd__st_find(&c->f, "position");
+    const char *checksum = kd__st_value(&c->f, "kd.checksum");
+    uint64_t words[2 * KD__POSITION_WORDS];
+    kd__position at[2];
+    char wanted[24];
+    kd_result result = kd__checkpoint_check_same(c);
+    int i;
+    if (result != KD_OK) return result;
+    if (!e || e->kind != KD__SIGNED || e->size != 8 || e->count != KD__COUNT(words))
+        return kd__st_fail(&c->f, "its position is missing or broken");
+    for (i = 0; i < KD__COUNT(words); ++i) {
+        words[i] = kd__load_le((const unsigned char *)c->f.bytes + c->f.data + e->begin + 8 * i, 8);
+        c->hash = kd__mix(c->hash ^ words[i]);
+    }
+    memcpy(at, words, sizeof at);
+    result = kd__checkpoint_walk(c, KD__MATCH);
+    if (result != KD_OK) return result;
+    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)c->hash);
+    if (!checksum || strcmp(checksum, wanted) != 0)
+        return kd__st_fail(&c->f, "its contents do not match its checksum");
+    if (c->tensors + 1 != c->f.entry_count) return kd__st_fail(&c->f, "it has tensors that no checkpoint has");
+    if (at[0].epoch > t->desc.epochs)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: \"%.200s\" has trained for %lld epochs already, of %d wanted",
+                        c->f.where, c->f.path, (long long)at[0].epoch, t->desc.epochs);
+    if (!kd__position_sound(t, &at[0]) || (t->start && at[0].batch > 0 && !kd__position_sound(t, &at[1])))
+        return kd__st_fail(&c->f, "its position is out of range");
+    result = kd__checkpoint_walk(c, KD__READ); /* has been matched: cannot fail */
+    t->at = at[0];
+    t->start_at = at[1];
+    kd__trainer_settle(t);
+    kd__trainer_order(t, t->at.batch > 0 ? t->at.epoch + 1 : t->at.epoch);
+    if (t->at.images > 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
+    t->stopped = t->failed = 0;
+    return result;
+}
+
+KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
+{
+    kd__checkpoint c;
+    kd_result result;
+    if (!t) return KD_ERR_ARGUMENT;
+    result = kd__checkpoint_open(&c, t);
+    if (result == KD_OK) result = kd__st_open(&c.f, t->kd, "kd_trainer_load", path);
+    if (result == KD_OK) {
+        result = kd__checkpoint_read(&c);
+        kd__st_close(&c.f);
+    }
+    kd__free(t->kd, c.plain);
     return result;
 }
 

@@ -25,7 +25,7 @@ static float *test_floats(uint64_t seed, size_t count, float scale)
     return x;
 }
 
-static kd_ctx *test_open(kd_isa isa, int threads)
+KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
     kd_ctx *kd;

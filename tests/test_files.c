@@ -1,166 +1,11 @@
 /* Files: models, weights, arrays and teacher caches; what is written, what is refused, what a failure leaves. */
-#include "support.h"
+#include "disk.h"
 
 #include <dirent.h>
 #include <float.h>
 #include <locale.h>
 #include <sys/stat.h>
-
-/* ---- files in memory ------------------------------------------------------------------------------------- */
-
-enum { DISK_FILES = 4 };
-
-typedef struct disk_file {
-    char name[64];
-    unsigned char *bytes;
-    size_t size, at;
-    int exists, synced;
-} disk_file;
-
-/* The fail_at-th call that may fail does, 0: none; or a write or read stops halfway. */
-static struct {
-    disk_file files[DISK_FILES];
-    int calls, fail_at, halfway, open;
-} disk;
-
-static int disk_fails(void) { return ++disk.calls == disk.fail_at; }
-
-static disk_file *disk_find(const char *name)
-{
-    int i;
-    for (i = 0; i < DISK_FILES; ++i) {
-        if (disk.files[i].exists && strcmp(disk.files[i].name, name) == 0) return &disk.files[i];
-    }
-    return NULL;
-}
-
-static int disk_count(void)
-{
-    int i, count = 0;
-    for (i = 0; i < DISK_FILES; ++i) count += disk.files[i].exists;
-    return count;
-}
-
-static void disk_delete(disk_file *f)
-{
-    if (!f) return;
-    free(f->bytes);
-    memset(f, 0, sizeof *f);
-}
-
-static void *disk_open(void *user, const char *name, char mode)
-{
-    disk_file *f = disk_find(name);
-    assert_ptr_equal(user, &disk);
-    if (disk_fails() || (!f && mode == 'r')) return NULL;
-    if (!f) {
-        for (f = disk.files; f->exists; ++f) assert_true(f < disk.files + DISK_FILES - 1);
-    }
-    if (mode == 'w') {
-        disk_delete(f);
-        strcpy(f->name, name);
-        f->exists = 1;
-    }
-    f->at = 0;
-    ++disk.open;
-    return f;
-}
-
-static size_t disk_part(size_t size) { return !disk_fails() ? size : disk.halfway ? size / 2 : 0; }
-
-static size_t disk_read(void *user, void *file, void *bytes, size_t size)
-{
-    disk_file *f = (disk_file *)file;
-    (void)user;
-    size = disk_part(KD__MIN(size, f->size - f->at));
-    if (size) memcpy(bytes, f->bytes + f->at, size);
-    f->at += size;
-    return size;
-}
-
-static size_t disk_write(void *user, void *file, const void *bytes, size_t size)
-{
-    disk_file *f = (disk_file *)file;
-    (void)user;
-    size = disk_part(size);
-    f->bytes = (unsigned char *)realloc(f->bytes, f->size + size + 1);
-    memcpy(f->bytes + f->size, bytes, size);
-    f->size += size;
-    f->synced = 0;
-    return size;
-}
-
-static int64_t disk_size(void *user, void *file)
-{
-    (void)user;
-    return disk_fails() ? -1 : (int64_t)((disk_file *)file)->size;
-}
-
-static int disk_sync(void *user, void *file)
-{
-    (void)user;
-    ((disk_file *)file)->synced = 1;
-    return disk_fails() ? -1 : 0;
-}
-
-static int disk_close(void *user, void *file)
-{
-    (void)user, (void)file;
-    --disk.open;
-    return disk_fails() ? -1 : 0;
-}
-
-static int disk_replace(void *user, const char *from, const char *to)
-{
-    (void)user;
-    if (disk_fails()) return -1;
-    assert_true(disk_find(from)->synced); /* or a crash could leave the new name without the bytes */
-    assert_int_equal(disk.open, 0);
-    disk_delete(disk_find(to));
-    strcpy(disk_find(from)->name, to);
-    return 0;
-}
-
-static void disk_remove(void *user, const char *name)
-{
-    (void)user;
-    disk_delete(disk_find(name));
-}
-
-static disk_file *disk_put(const char *name, const void *bytes, size_t size)
-{
-    disk_file *f;
-    disk_delete(disk_find(name));
-    f = (disk_file *)disk_open(&disk, name, 'w');
-    disk_write(NULL, f, bytes, size);
-    disk_close(NULL, f);
-    return f;
-}
-
-/* Every test gets a context whose memory is counted and whose files are these. */
-static test_memory memory;
-static kd_ctx *kd;
-
-static int open_context(void **state)
-{
-    kd_ctx_desc desc = test_memory_desc(&memory);
-    const kd_io io = {disk_open,  disk_read,    disk_write,  disk_size, disk_sync,
-                      disk_close, disk_replace, disk_remove, &disk};
-    (void)state;
-    memset(&disk, 0, sizeof disk);
-    desc.io = io;
-    return kd_open(&desc, &kd);
-}
-
-static int close_context(void **state)
-{
-    int i;
-    (void)state;
-    for (i = 0; i < DISK_FILES; ++i) disk_delete(&disk.files[i]);
-    assert_int_equal(disk.open, 0);
-    test_memory_close(kd, &memory);
-    return 0;
-}
+#include <sys/wait.h>
 
 static kd_model *create(const char *spec, uint64_t seed)
 {
@@ -776,8 +621,6 @@ static void test_load_weights_failures(void **state)
 
 /* ---- when the disk fails --------------------------------------------------------------------------------- */
 
-typedef kd_result (*file_fn)(void *subject);
-
 static kd_result save_model(void *m) { return kd_model_save((const kd_model *)m, "target"); }
 static kd_result save_cache(void *c) { return kd_cache_save((const kd_cache *)c, "target"); }
 
@@ -785,40 +628,6 @@ static kd_result save_array(void *values)
 {
     const int64_t shape[2] = {30, 40};
     return kd_npy_write(kd, "target", (const float *)values, 2, shape);
-}
-
-/* Whichever call fails: it is said, the old file is as it was, and nothing else is left. */
-static void check_failing_disk(file_fn save, void *subject, const char *where)
-{
-    static const char old[] = "the old file";
-    int halfway, failed;
-    for (halfway = 0; halfway < 2; ++halfway) {
-        for (failed = 1;; ++failed) {
-            const int blocks = memory.blocks;
-            kd_result result;
-            disk_put("target", old, sizeof old);
-            disk.calls = 0;
-            disk.fail_at = failed;
-            disk.halfway = halfway;
-            kd->error[0] = 0;
-            result = save(subject);
-            disk.fail_at = 0;
-            assert_int_equal(disk.open, 0);
-            assert_int_equal(disk_count(), 1);
-            assert_int_equal(memory.blocks, blocks);
-            if (disk.calls < failed) { /* none failed */
-                assert_int_equal(result, KD_OK);
-                assert_true(disk_find("target")->size > sizeof old);
-                break;
-            }
-            if (result != KD_ERR_IO) fail_msg("%s, call %d: %s", where, failed, kd_result_name(result));
-            if (strncmp(kd_error(kd), where, strlen(where)) || !strstr(kd_error(kd), "target"))
-                fail_msg("%s, call %d: \"%s\"", where, failed, kd_error(kd));
-            assert_int_equal(disk_find("target")->size, sizeof old);
-            assert_memory_equal(disk_find("target")->bytes, old, sizeof old);
-        }
-        assert_true(failed >= 6); /* open, two writes or more, sync, close, replace */
-    }
 }
 
 static kd_cache *create_cache(const kd_model *teacher, const float *x, int count)
@@ -843,9 +652,94 @@ static void test_failing_disk(void **state)
     check_failing_disk(save_model, m, "kd_model_save: ");
     check_failing_disk(save_cache, c, "kd_cache_save: ");
     check_failing_disk(save_array, x, "kd_npy_write: ");
+    check_power_cut(save_model, m);
+    check_power_cut(save_cache, c);
+    check_power_cut(save_array, x);
     kd_cache_destroy(c);
     kd_model_destroy(m);
     free(x);
+}
+
+/* A process that dies after any call, on a real disk: under the name is the old model or the new one. */
+static int calls_left;
+
+static void maybe_die(void)
+{
+    if (calls_left-- == 0) _exit(0);
+}
+
+static void *dying_open(void *user, const char *path, char mode)
+{
+    maybe_die();
+    return kd__stdio_open(user, path, mode);
+}
+
+static size_t dying_write(void *user, void *file, const void *bytes, size_t size)
+{
+    maybe_die();
+    return kd__stdio_write(user, file, bytes, size);
+}
+
+static int dying_sync(void *user, void *file)
+{
+    maybe_die();
+    return kd__stdio_sync(user, file);
+}
+
+static int dying_close(void *user, void *file)
+{
+    maybe_die();
+    return kd__stdio_close(user, file);
+}
+
+static int dying_replace(void *user, const char *from, const char *to)
+{
+    maybe_die();
+    return kd__stdio_replace(user, from, to);
+}
+
+static void test_killed_while_saving(void **state)
+{
+    char folder[] = "/tmp/kd-test-XXXXXX", path[64], temporary[80];
+    kd_ctx *plain;
+    kd_model *before, *after;
+    int calls, killed = 0, status = 1;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/m", folder);
+    snprintf(temporary, sizeof temporary, "%s.kd-tmp", path);
+    assert_int_equal(kd_open(NULL, &plain), KD_OK);
+    assert_ok(plain, kd_model_create(plain, full_spec, 1, &before));
+    assert_ok(plain, kd_model_create(plain, full_spec, 2, &after));
+    for (calls = 0; status != 7; ++calls) { /* 7: it lived through all of them */
+        kd_model *found;
+        pid_t child;
+        assert_ok(plain, kd_model_save(before, path));
+        child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            calls_left = calls;
+            plain->desc.io.open = dying_open, plain->desc.io.write = dying_write;
+            plain->desc.io.sync = dying_sync, plain->desc.io.close = dying_close;
+            plain->desc.io.replace = dying_replace;
+            _exit(kd_model_save(after, path) == KD_OK ? 7 : 1);
+        }
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status));
+        status = WEXITSTATUS(status);
+        assert_true(status == 0 || status == 7);
+        assert_ok(plain, kd_model_load(plain, path, &found));
+        assert_true(kd_model_hash(found) == kd_model_hash(status == 7 ? after : before));
+        kd_model_destroy(found);
+        killed += status == 0;
+    }
+    assert_true(killed > 6);
+    kd_model_destroy(before);
+    kd_model_destroy(after);
+    kd_close(plain);
+    remove(path);
+    remove(temporary);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 static kd_result load_model(void *unused)
@@ -1452,6 +1346,7 @@ int main(void)
         TEST(test_load_weights),
         TEST(test_load_weights_failures),
         TEST(test_failing_disk),
+        TEST(test_killed_while_saving),
         TEST(test_failing_reads),
         TEST(test_refused_memory_while_saving),
         TEST(test_saving_refused),

@@ -1,0 +1,520 @@
+/* Training that stops and goes on: the same bits, whatever is lost on the way; and training that rolls back. */
+#include "disk.h"
+
+enum { COUNT = 41, CLASSES = 4, FLOATS = 3 * 6 * 6, BATCH = 9, EPOCHS = 10, STEPS = 5 * EPOCHS };
+
+static const char student_line[] = "3x6x6: conv 5 3 pad=1, batchnorm, mid: relu, maxpool 2, dropout 0.2, dense 4";
+static const char teacher_line[] = "3x6x6: conv 9 3 pad=1, middle: relu, maxpool 2, dense 4";
+
+/* A training with everything in it that changes from step to step. */
+typedef struct training {
+    float *x;
+    int32_t labels[COUNT];
+    kd_data data;
+    kd_model *teacher, *student;
+    kd_loss_desc losses[2];
+    kd_feature_loss features[1];
+    kd_train_desc desc;
+} training;
+
+static kd_model *create(const char *spec, uint64_t seed)
+{
+    kd_model *m;
+    if (kd_model_create(kd, spec, seed, &m) != KD_OK) fail_msg("%s: %s", spec, kd_error(kd));
+    return m;
+}
+
+static void open_training(training *r, kd_optimizer optimizer)
+{
+    int i;
+    memset(r, 0, sizeof *r);
+    r->x = test_floats(3, COUNT * FLOATS, 1);
+    for (i = 0; i < COUNT; ++i) r->labels[i] = (i * 7 + i / 5) % CLASSES;
+    r->data = kd_data_f32(r->x, r->labels, COUNT, 3, 6, 6, CLASSES);
+    r->data.mean[1] = 0.25f, r->data.std[2] = 2;
+    r->teacher = create(teacher_line, 1);
+    r->student = create(student_line, 2);
+    r->losses[0] = kd_loss_defaults(KD_LOSS_CE);
+    r->losses[1] = kd_loss_defaults(KD_LOSS_CTKD);
+    r->losses[1].warmup = 3;
+    r->features[0] = kd_feature_loss_defaults(KD_FEATURE_HINT); /* with a learned regressor */
+    r->features[0].student = "mid", r->features[0].teacher = "middle", r->features[0].weight = 0.5f;
+    r->desc = kd_train_defaults();
+    r->desc.epochs = EPOCHS, r->desc.batch = BATCH, r->desc.seed = 5, r->desc.optimizer = optimizer;
+    r->desc.lr = 0.01f, r->desc.accumulate = 2, r->desc.clip_norm = 2, r->desc.weight_decay = 0.01f;
+    r->desc.schedule = KD_COSINE, r->desc.warmup = 1, r->desc.validation = 0.1f, r->desc.keep = KD_KEEP_BEST;
+    r->desc.augment.shift = 1, r->desc.augment.flip = 1, r->desc.augment.cutout = 2;
+    r->desc.teacher = r->teacher, r->desc.losses = r->losses, r->desc.loss_count = 2;
+    r->desc.features = r->features, r->desc.feature_count = 1, r->desc.rollback = 0.5f;
+}
+
+static void close_training(training *r)
+{
+    kd_model_destroy(r->student);
+    kd_model_destroy(r->teacher);
+    free(r->x);
+}
+
+static kd_trainer *start(training *r)
+{
+    kd_trainer *t;
+    assert_ok(kd, kd_trainer_open(r->student, &r->data, &r->desc, &t));
+    return t;
+}
+
+static void steps(kd_trainer *t, int count)
+{
+    for (; count > 0; --count) assert_ok(kd, kd_trainer_step(t, NULL));
+}
+
+/* Everything that training keeps. */
+static uint64_t hash_of(const kd_trainer *trainer)
+{
+    kd_trainer *t = (kd_trainer *)(uintptr_t)trainer;
+    kd__kept kept[KD__MAX_KEPT];
+    const int count = kd__trainer_kept(t, kept);
+    uint64_t hash = kd_model_hash(t->m) ^ kd__mix((uint64_t)t->m->batches_seen), words[KD__POSITION_WORDS];
+    int i;
+    size_t j;
+    for (i = 0; i < count; ++i) {
+        for (j = 0; j < kept[i].count; ++j) hash = kd__mix(hash ^ kd__float_bits(kept[i].values[j]));
+    }
+    memcpy(words, &t->at, sizeof words);
+    for (i = 0; i < KD__POSITION_WORDS; ++i) hash = kd__mix(hash ^ words[i]);
+    return hash;
+}
+
+/* Stopped after each of 50 steps, saved, and taken up by a trainer and a model that know nothing of it. */
+static void test_goes_on(void **state)
+{
+    int optimizer, stop;
+    (void)state;
+    for (optimizer = 0; optimizer < KD_OPTIMIZER_COUNT; ++optimizer) {
+        training whole;
+        kd_trainer *t;
+        uint64_t last, best;
+        open_training(&whole, (kd_optimizer)optimizer);
+        t = start(&whole);
+        assert_int_equal(t->batches * EPOCHS, STEPS);
+        steps(t, STEPS);
+        assert_int_equal(kd_trainer_done(t), 1);
+        assert_int_equal(kd_trainer_step(t, NULL), KD_STOPPED);
+        last = hash_of(t);
+        kd_trainer_close(t);
+        best = kd_model_hash(whole.student);
+        for (stop = 0; stop <= STEPS; ++stop) {
+            training first, second;
+            open_training(&first, (kd_optimizer)optimizer);
+            open_training(&second, (kd_optimizer)optimizer);
+            kd_model_destroy(second.student);
+            second.student = create(student_line, 77);
+            t = start(&first);
+            steps(t, stop);
+            assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+            kd_trainer_close(t);
+            t = start(&second);
+            steps(t, stop % 7); /* loading makes it forget them */
+            assert_ok(kd, kd_trainer_load(t, "checkpoint"));
+            steps(t, STEPS - stop);
+            if (hash_of(t) != last)
+                fail_msg("%s: stopped after %d steps, another end", kd_optimizer_name(second.desc.optimizer), stop);
+            kd_trainer_close(t);
+            assert_true(kd_model_hash(second.student) == best);
+            assert_true(stop == 0 || second.student->preprocessing_channels == 3);
+            close_training(&first);
+            close_training(&second);
+        }
+        close_training(&whole);
+    }
+}
+
+/* Saved by one instruction set, loaded by another: the same numbers. */
+static void test_other_instruction_set(void **state)
+{
+    training r;
+    kd_trainer *t;
+    kd_isa isa;
+    (void)state;
+    open_training(&r, KD_ADAM);
+    t = start(&r);
+    steps(t, 13);
+    assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx_desc options = kd->desc;
+        kd_ctx *own = kd, *other;
+        training s;
+        kd_trainer *u;
+        options.isa = isa;
+        assert_int_equal(kd_open(&options, &other), KD_OK);
+        kd = other;
+        open_training(&s, KD_ADAM);
+        u = start(&s);
+        assert_ok(other, kd_trainer_load(u, "checkpoint"));
+        assert_true(kd_model_hash(s.student) == kd_model_hash(r.student));
+        assert_ok(other, kd_trainer_save(u, "again"));
+        assert_int_equal(disk_find("again")->size, disk_find("checkpoint")->size);
+        assert_memory_equal(disk_find("again")->bytes, disk_find("checkpoint")->bytes, disk_find("again")->size);
+        kd_trainer_close(u);
+        close_training(&s);
+        kd_close(other);
+        kd = own;
+    }
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+static int stop_at_end(void *user, const kd_step_info *info)
+{
+    (void)user;
+    return info->step == info->steps - 1;
+}
+
+/* A callback that stops at the last step of an epoch: its end comes first when training goes on. */
+static void test_stopped_by_callback(void **state)
+{
+    training r;
+    kd_trainer *t;
+    uint64_t last;
+    (void)state;
+    open_training(&r, KD_SGD);
+    r.desc.epochs = 3;
+    t = start(&r);
+    steps(t, 15);
+    last = hash_of(t);
+    kd_trainer_close(t);
+    close_training(&r);
+    open_training(&r, KD_SGD);
+    r.desc.epochs = 3;
+    r.desc.on_step = stop_at_end;
+    t = start(&r);
+    steps(t, 4);
+    assert_int_equal(kd_trainer_step(t, NULL), KD_STOPPED);
+    assert_int_equal(kd_trainer_done(t), 1);
+    assert_int_equal(kd_trainer_step(t, NULL), KD_STOPPED);
+    assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+    kd_trainer_close(t);
+    r.desc.on_step = NULL;
+    t = start(&r);
+    assert_ok(kd, kd_trainer_load(t, "checkpoint"));
+    steps(t, 11); /* the first one has no batch */
+    assert_int_equal(kd_trainer_done(t), 1);
+    assert_true(hash_of(t) == last);
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+#define ANOTHER(what, change)                                                                                      \
+    do {                                                                                                           \
+        training s;                                                                                                \
+        kd_trainer *u;                                                                                             \
+        uint64_t before;                                                                                           \
+        open_training(&s, KD_ADAM);                                                                                \
+        change;                                                                                                    \
+        u = start(&s);                                                                                             \
+        steps(u, 3);                                                                                               \
+        before = hash_of(u);                                                                                       \
+        assert_fails(kd, kd_trainer_load(u, "checkpoint"), KD_ERR_DATA,                                            \
+                     "belongs to a training with another " what);                                                  \
+        assert_true(hash_of(u) == before);                                                                         \
+        steps(u, 1);                                                                                               \
+        kd_trainer_close(u);                                                                                       \
+        close_training(&s);                                                                                        \
+    } while (0)
+
+static void test_of_another_training(void **state)
+{
+    training r;
+    kd_trainer *t;
+    kd_model *m;
+    (void)state;
+    open_training(&r, KD_ADAM);
+    t = start(&r);
+    steps(t, 8);
+    assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+    ANOTHER("model line", (kd_model_destroy(s.student), s.student = create("3x6x6: mid: conv 5 3, dense 4", 2)));
+    ANOTHER("data", s.x[0] += 1);
+    ANOTHER("data", s.labels[0] = (s.labels[0] + 1) % CLASSES);
+    ANOTHER("data", s.data.mean[0] = 0.5f);
+    ANOTHER("teacher",
+            (kd_model_destroy(s.teacher), s.teacher = create(teacher_line, 9), s.desc.teacher = s.teacher));
+    ANOTHER("options", s.desc.lr = 0.02f);
+    ANOTHER("options", s.desc.seed = 6);
+    ANOTHER("options", s.desc.shuffle = 0);
+    ANOTHER("options", s.desc.optimizer = KD_ADAMW);
+    ANOTHER("options", s.desc.augment.flip = 0);
+    ANOTHER("options", s.losses[1].temperature = 2);
+    ANOTHER("options", s.losses[0].label_smoothing = 0.1f);
+    ANOTHER("options", s.features[0].weight = 0.25f);
+    ANOTHER("options", s.desc.rollback = 0);
+    {
+        training s; /* of fewer epochs than it has trained for */
+        kd_trainer *u;
+        open_training(&s, KD_ADAM);
+        s.desc.epochs = 1;
+        u = start(&s);
+        steps(t, 4);
+        assert_ok(kd, kd_trainer_save(t, "later"));
+        assert_fails(kd, kd_trainer_load(u, "later"), KD_ERR_ARGUMENT,
+                     "has trained for 2 epochs already, of 1 wanted");
+        kd_trainer_close(u);
+        s.desc.epochs = 40; /* more are welcome */
+        u = start(&s);
+        assert_ok(kd, kd_trainer_load(u, "later"));
+        steps(u, 40 * 5 - 12);
+        assert_int_equal(kd_trainer_done(u), 1);
+        kd_trainer_close(u);
+        close_training(&s);
+    }
+    assert_fails(kd, kd_trainer_load(t, "none"), KD_ERR_IO, "kd_trainer_load: cannot open \"none\"");
+    assert_ok(kd, kd_model_save(r.teacher, "model"));
+    assert_fails(kd, kd_trainer_load(t, "model"), KD_ERR_FORMAT, "holds no checkpoint saved by kd_trainer_save");
+    assert_fails(kd, kd_model_load(kd, "checkpoint", &m), KD_ERR_FORMAT, "format version \"none\"");
+    assert_fails(kd, kd_trainer_open(r.student, &r.data, &r.desc, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_trainer_step(NULL, NULL), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_trainer_save(NULL, "x"), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_trainer_load(NULL, "x"), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_trainer_done(NULL), 1);
+    kd_trainer_close(NULL);
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+/* Cut at every byte, and each bit of it turned: refused, and the training goes on as if nothing had happened. */
+static void test_damaged(void **state)
+{
+    training r;
+    kd_trainer *t;
+    disk_file *f;
+    unsigned char *bytes;
+    uint64_t before;
+    size_t size, line, line_end, i;
+    (void)state;
+    open_training(&r, KD_SGD);
+    kd_model_destroy(r.student);
+    r.student = create("3x6x6: gap, dense 4, batchnorm", 1);
+    r.desc.features = NULL, r.desc.feature_count = 0;
+    r.desc.rollback = 0, r.desc.keep = KD_KEEP_LAST, r.desc.accumulate = 1;
+    t = start(&r);
+    steps(t, 8);
+    assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+    steps(t, 1);
+    before = hash_of(t);
+    f = disk_find("checkpoint");
+    bytes = f->bytes, size = f->size;
+    line = (size_t)(strstr((char *)bytes + 8, "\"kd.spec") - (char *)bytes);
+    line_end = (size_t)(strstr((char *)bytes + 8, "\"kd.training") - (char *)bytes);
+    for (i = 0; i < size; ++i) {
+        f->size = i;
+        assert_true(kd_trainer_load(t, "checkpoint") == KD_ERR_FORMAT);
+    }
+    f->size = size;
+    for (i = 0; i < 8 * size; ++i) {
+        const unsigned char bit = (unsigned char)(1 << i % 8);
+        const size_t padding = 8 + (size_t)kd__load_le(bytes, 8);
+        kd_result result;
+        if (i / 8 < padding && bytes[i / 8] == ' ') continue; /* another blank would mean the same */
+        bytes[i / 8] ^= bit;
+        result = kd_trainer_load(t, "checkpoint");
+        if (result >= 0) {
+            /* what is left: the model line, which is only there to be read by people */
+            assert_true(i / 8 >= line && i / 8 < line_end);
+            steps(t, 1);
+            before = hash_of(t);
+        } else if (hash_of(t) != before) {
+            fail_msg("bit %d of byte %d: refused, but something changed", (int)(i % 8), (int)(i / 8));
+        }
+        bytes[i / 8] ^= bit;
+    }
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+static kd_result save_training(void *t) { return kd_trainer_save((const kd_trainer *)t, "target"); }
+
+static void test_failing_disk(void **state)
+{
+    training r;
+    kd_trainer *t;
+    uint64_t before;
+    int failed;
+    (void)state;
+    open_training(&r, KD_ADAM);
+    t = start(&r);
+    steps(t, 8);
+    before = hash_of(t);
+    check_failing_disk(save_training, t, "kd_trainer_save: ");
+    check_power_cut(save_training, t);
+    for (failed = 1;; ++failed) { /* memory */
+        const int blocks = memory.blocks;
+        kd_result result;
+        memory.refuse_at = failed;
+        result = kd_trainer_save(t, "checkpoint");
+        assert_int_equal(memory.blocks, blocks);
+        if (memory.refuse_at > 0) break;
+        assert_int_equal(result, KD_ERR_MEMORY);
+    }
+    memory.refuse_at = 0;
+    assert_true(failed > 3);
+    for (failed = 1;; ++failed) {
+        const int blocks = memory.blocks;
+        kd_result result;
+        memory.refuse_at = failed;
+        result = kd_trainer_load(t, "checkpoint");
+        assert_int_equal(memory.blocks, blocks);
+        assert_true(hash_of(t) == before);
+        if (memory.refuse_at > 0) break;
+        assert_int_equal(result, KD_ERR_MEMORY);
+    }
+    memory.refuse_at = 0;
+    assert_true(failed > 4);
+    for (failed = 1; failed <= 3; ++failed) {
+        disk.calls = 0, disk.fail_at = failed;
+        assert_int_equal(kd_trainer_load(t, "checkpoint"), KD_ERR_IO);
+        assert_true(hash_of(t) == before);
+    }
+    disk.fail_at = 0;
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+/* ---- rolling back ---------------------------------------------------------------------------------------- */
+
+typedef struct log_lines {
+    int lines;
+    char last[400];
+} log_lines;
+
+static void take_line(void *user, const char *line)
+{
+    log_lines *log = (log_lines *)user;
+    if (!strstr(line, "back to the start of epoch")) return;
+    ++log->lines;
+    snprintf(log->last, sizeof log->last, "%s", line);
+}
+
+/* A rate that diverges, until it has been halved often enough. */
+static void test_rolls_back(void **state)
+{
+    training r;
+    kd_trainer *t;
+    kd_step_info info;
+    log_lines log;
+    int rolled = 0;
+    (void)state;
+    memset(&log, 0, sizeof log);
+    kd->desc.log = take_line, kd->desc.log_user = &log;
+    open_training(&r, KD_SGD);
+    r.desc.losses = NULL, r.desc.loss_count = 0, r.desc.features = NULL, r.desc.feature_count = 0;
+    r.desc.teacher = NULL, r.desc.clip_norm = 0, r.desc.schedule = KD_CONSTANT, r.desc.warmup = 0;
+    kd_model_destroy(r.student);
+    r.student = create("3x6x6: dense 16, dense 4", 1);
+    r.desc.lr = 1e4f, r.desc.rollback = 0.03f;
+    t = start(&r);
+    while (!kd_trainer_done(t)) {
+        assert_ok(kd, kd_trainer_step(t, &info));
+        rolled += info.rolled_back;
+        if (!info.rolled_back) assert_true(fabs(info.lr - 1e4 * pow((double)0.03f, rolled)) < 1e-9 * info.lr);
+    }
+    assert_true(rolled >= 1 && rolled <= 10);
+    assert_int_equal(log.lines, rolled);
+    assert_non_null(strstr(log.last, "the learning rate times"));
+    assert_int_equal(t->at.images, 37 * EPOCHS);
+    kd_trainer_close(t);
+    /* off, it fails; and a NaN that no rate can cure fails after ten attempts */
+    r.desc.rollback = 0;
+    kd_model_destroy(r.student);
+    r.student = create("3x6x6: dense 16, dense 4", 1);
+    assert_fails(kd, kd_train(r.student, &r.data, &r.desc), KD_ERR_NOT_FINITE, "at step");
+    r.desc.rollback = 0.9f, log.lines = 0;
+    kd_model_destroy(r.student);
+    r.student = create("3x6x6: dense 16, dense 4", 1);
+    r.student->weights[0] = (float)NAN;
+    assert_fails(kd, kd_train(r.student, &r.data, &r.desc), KD_ERR_NOT_FINITE, "the student's output");
+    assert_int_equal(log.lines, 10);
+    t = NULL;
+    kd->desc.log = NULL;
+    close_training(&r);
+}
+
+/* After a failed step there is nothing to save. */
+static void test_nothing_to_save(void **state)
+{
+    training r;
+    kd_trainer *t;
+    (void)state;
+    open_training(&r, KD_SGD);
+    r.desc.rollback = 0;
+    t = start(&r);
+    steps(t, 2);
+    r.student->weights[0] = (float)NAN;
+    assert_int_equal(kd_trainer_step(t, NULL), KD_ERR_NOT_FINITE);
+    assert_int_equal(kd_trainer_done(t), 1);
+    assert_fails(kd, kd_trainer_save(t, "checkpoint"), KD_ERR_ARGUMENT, "a step has failed");
+    assert_null(disk_find("checkpoint"));
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+/* Two models that teach each other, both stopped and taken up. */
+static void test_mutual(void **state)
+{
+    uint64_t wanted[2] = {0, 0};
+    int pass, i;
+    (void)state;
+    for (pass = 0; pass < 2; ++pass) {
+        training r[2];
+        kd_trainer *t[2];
+        int step;
+        for (i = 0; i < 2; ++i) {
+            open_training(&r[i], KD_ADAM);
+            r[i].desc.losses = NULL, r[i].desc.loss_count = 0, r[i].desc.features = NULL,
+            r[i].desc.feature_count = 0;
+            kd_model_destroy(r[i].student);
+            r[i].student = create(student_line, 10 + (uint64_t)i);
+        }
+        for (i = 0; i < 2; ++i) r[i].desc.teacher = r[1 - i].student;
+        for (i = 0; i < 2; ++i) t[i] = start(&r[i]);
+        for (step = 0; step < STEPS; ++step) {
+            if (pass && step == 17) {
+                for (i = 0; i < 2; ++i) {
+                    assert_ok(kd, kd_trainer_save(t[i], i ? "b" : "a"));
+                }
+                for (i = 0; i < 2; ++i) kd_trainer_close(t[i]);
+                for (i = 0; i < 2; ++i) {
+                    kd_model_destroy(r[i].student);
+                    r[i].student = create(student_line, 20);
+                }
+                for (i = 0; i < 2; ++i) r[i].desc.teacher = r[1 - i].student;
+                for (i = 0; i < 2; ++i) t[i] = start(&r[i]);
+                for (i = 0; i < 2; ++i) assert_ok(kd, kd_trainer_load(t[i], i ? "b" : "a"));
+            }
+            for (i = 0; i < 2; ++i) steps(t[i], 1);
+        }
+        for (i = 0; i < 2; ++i) {
+            const uint64_t hash = hash_of(t[i]);
+            if (pass) assert_true(hash == wanted[i]);
+            wanted[i] = hash;
+            kd_trainer_close(t[i]);
+        }
+        for (i = 0; i < 2; ++i) close_training(&r[i]);
+    }
+    assert_true(wanted[0] != wanted[1]);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
+    const struct CMUnitTest tests[] = {
+        TEST(test_goes_on),
+        TEST(test_other_instruction_set),
+        TEST(test_stopped_by_callback),
+        TEST(test_of_another_training),
+        TEST(test_damaged),
+        TEST(test_failing_disk),
+        TEST(test_rolls_back),
+        TEST(test_nothing_to_save),
+        TEST(test_mutual),
+    };
+    return cmocka_run_group_tests_name("checkpoints", tests, NULL, NULL);
+}
