@@ -467,6 +467,8 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
        relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
        softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
                                                                kd_tree
+       prompt N                                                flattens what it gets, and appends N numbers, see
+                                                               kd_prompt; one in a model
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
 
@@ -493,6 +495,7 @@ KDDEF void kd_builder_abandon(kd_builder *b);
 KDDEF const char *kd_model_spec(const kd_model *m);
 KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *width);
 KDDEF int kd_model_outputs(const kd_model *m);        /* logits a sample */
+KDDEF int kd_model_prompt(const kd_model *m);         /* the N of its prompt layer, 0 without one */
 KDDEF int64_t kd_model_parameters(const kd_model *m); /* trained numbers */
 KDDEF int64_t kd_model_macs(const kd_model *m);       /* multiply-adds of one prediction */
 /* A fingerprint of the architecture and of every weight bit: equal models, equal numbers. */
@@ -536,8 +539,8 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
-/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to 12,
-   CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
+/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to
+   12, CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
    2j + 2, right, and the last 2^DEPTH are the leaves. Inner node j sends x to the right with probability
    sigmoid(beta_j (<w_j, x> + b_j)); P_j(x) is the product of such probabilities on the way from the root to j, and
    leaf l has a distribution Q_l = softmax(phi_l) over the classes. All of beta, w, b and phi are learned.
@@ -590,6 +593,8 @@ typedef struct kd_data {
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
     const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
+    const float *side;           /* (count, side_count) for KD_PROMPT_SIDE, or NULL */
+    int side_count;              /* 0 */
     kd_batch_fn batch;           /* instead of pixels, for what does not fit in memory */
     void *user;
 } kd_data;
@@ -617,6 +622,17 @@ typedef struct kd_augment {
     int cutout;       /* side in pixels of a square set to the mean (0 after normalisation) */
     float mixup;      /* a: blended with another sample of the set by Beta(a, a); labels are blended too */
 } kd_augment;
+
+/* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
+   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016). It is withdrawn by and by
+   (kd_train_desc.prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt
+   is dropped the N numbers are 0. The layer stays in the saved student, whose next layer still has weights for
+   them: it can be trained with prompts again. */
+typedef enum kd_prompt {
+    KD_PROMPT_NONE,
+    KD_PROMPT_TEACHER, /* softmax(t / prompt_temperature) of the teacher's logits t; N is the number of outputs */
+    KD_PROMPT_SIDE     /* the sample's row of kd_data.side; N is side_count */
+} kd_prompt;
 
 /* ---- prediction and evaluation --------------------------------------------------------------------------- */
 
@@ -649,11 +665,13 @@ typedef struct kd_metrics {
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
 
 typedef struct kd_evaluate_desc {
-    uint32_t cookie;         /* set by kd_evaluate_defaults */
-    int batch;               /* 256 */
-    const kd_model *teacher; /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
-    float *logits;           /* NULL; (count, outputs) */
-    int64_t *confusion;      /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    uint32_t cookie;          /* set by kd_evaluate_defaults */
+    int batch;                /* 256 */
+    const kd_model *teacher;  /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    float *logits;            /* NULL; (count, outputs) */
+    int64_t *confusion;       /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
+    float prompt_temperature; /* 1; 1e-3 to 1e6 */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -860,6 +878,14 @@ typedef struct kd_train_desc {
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
     int feature_count;               /* 0 to 16 */
+
+    kd_prompt prompt;         /* KD_PROMPT_NONE; others need a layer `prompt N` */
+    float prompt_temperature; /* 1; 1e-3 to 1e6 */
+    /* The share of samples whose prompt is dropped, drawn by the seed for each sample and epoch: prompt_drop at
+       first, growing with the images seen, and 1 from prompt_until on, a share of the whole training. Validation is
+       without prompts. */
+    float prompt_drop;  /* 0; 0 to 1 */
+    float prompt_until; /* 0.8; 0 to 1 */
 
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
@@ -1506,7 +1532,8 @@ enum {
     KD__RNG_AUGMENT,
     KD__RNG_MIXUP,
     KD__RNG_DROPOUT,
-    KD__RNG_FEATURES
+    KD__RNG_FEATURES,
+    KD__RNG_PROMPT
 };
 
 /* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
@@ -3619,6 +3646,7 @@ struct kd_model {
     int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity;
     int input, output; /* values */
     int node_dropout;  /* 1 if any layer is random in training */
+    int prompt;        /* numbers that its prompt layer appends, 0 without one */
     float *weights;    /* trained parameters, each at its offset */
     float *state;      /* running statistics */
     size_t weight_count, state_count;
@@ -3705,6 +3733,7 @@ struct kd__run {
     const float *x; /* (count, c, h, w) */
     int count;
     uint64_t dropout_key;
+    const float *prompt; /* (count, model->prompt); NULL: zeros */
 };
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
@@ -3985,6 +4014,53 @@ KD__PRIVATE void kd__flatten_backward(const kd__run *r, const kd__node *n, kd__s
     if (r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, &r->model->values[n->in].shape, &r->grad[n->out], &r->grad[n->in],
                     r->plan[n - r->model->nodes].accumulate, s);
+}
+
+/* ---- prompt ---------------------------------------------------------------------------------------------- */
+
+enum { KD__PROMPT_N };
+
+KD__PRIVATE kd_result kd__prompt_build(kd__draft *d, kd__node *n)
+{
+    const int64_t features = kd__shape_count(&d->m->values[n->in].shape);
+    const int count = (int)n->arg[KD__PROMPT_N].v[0];
+    if (d->m->prompt) return kd__spec_fail(d, "a model may have one prompt layer");
+    if (features + count > KD__MAX_VALUE)
+        return kd__spec_fail(d, "the output of this layer, %lld, is too large", (long long)features + count);
+    d->m->prompt = count;
+    n->out = kd__draft_value(d, (int)features + count, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The features in PyTorch's order, since nobody knows an image from now on, then the prompt. */
+KD__PRIVATE void kd__prompt_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int pixels = in->h * in->w, features = pixels * in->c, count = r->model->prompt;
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(&r->act[n->in], s, i);
+        float *y = kd__slot_at(&r->act[n->out], s, i);
+        r->k->transpose(x, in->c, pixels, in->c, y, pixels);
+        if (r->prompt)
+            memcpy(y + features, r->prompt + (ptrdiff_t)i * count, (size_t)count * sizeof *y);
+        else
+            memset(y + features, 0, (size_t)count * sizeof *y);
+    }
+}
+
+KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate;
+    int i, c, p;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *dy = kd__slot_at(&r->grad[n->out], s, i);
+        float *dx = kd__slot_at(&r->grad[n->in], s, i);
+        for (p = 0; p < pixels; ++p) {
+            for (c = 0; c < in->c; ++c, ++dx) *dx = (accumulate ? *dx : 0) + dy[c * pixels + p];
+        }
+    }
 }
 
 /* ---- dropout --------------------------------------------------------------------------------------------- */
@@ -5095,8 +5171,8 @@ KD__PRIVATE void kd__tree_forward(const kd__run *r, const kd__node *n, kd__span 
     }
 }
 
-/* The path penalty. With A the sum of P over the batch, log a + log(1 - a) = log A_right + log A_left - 2 log A; times
-   2^-d, all but the root and the leaves cancel: it is the mean over leaves of log A_root - log A_leaf. */
+/* The path penalty. With A the sum of P over the batch, log a + log(1 - a) = log A_right + log A_left - 2 log A;
+   times 2^-d, all but the root and the leaves cancel: it is the mean over leaves of log A_root - log A_leaf. */
 KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__span s)
 {
     enum { ROWS = 64 };
@@ -5115,8 +5191,8 @@ KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__
     r->plan[n - r->model->nodes].penalty = t.penalty * (kd__log_of(s.count) - sum / t.leaves);
 }
 
-/* Its derivative by log P of the leaves: the sample's share in their mass. e^u = s / (1 - s) of the sigmoid s of u; u
-   is 0 or less, where that loses nothing. */
+/* Its derivative by log P of the leaves: the sample's share in their mass. e^u = s / (1 - s) of the sigmoid s of u;
+   u is 0 or less, where that loses nothing. */
 KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__tree *t, const float *log_p)
 {
     const float factor = (float)(t->penalty / t->leaves);
@@ -5339,6 +5415,14 @@ static const kd__layer_type kd__layer_types[] = {
      {{kd__tree_backward, KD__SPANS, KD__TRAINING}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
      0,
      0},
+    {"prompt",
+     "numbers:i",
+     kd__prompt_build,
+     NULL,
+     {{kd__prompt_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__prompt_backward, KD__SPANS, KD__TRAINING}},
+     0,
+     0},
     KD__ACTIVATIONS(KD__ACT_ROW)
     /* made by residual(...), not a word of its own */
     {"+",
@@ -5423,7 +5507,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
-        "dropout, flatten, residual, softtree, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh",
+        "dropout, flatten, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and "
+        "tanh",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -5775,7 +5860,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     kd__arg args[KD__MAX_ARGS];
     kd_result result;
     size_t length;
-    int type, is_tree;
+    int type, is_tree, takes_vector;
     d->at = c;
     if (!kd__is_letter(*c))
         return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
@@ -5807,7 +5892,8 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     if (result != KD_OK) return result;
     d->at = start;
     is_tree = kd__layer_types[type].build == kd__tree_build;
-    if ((type == KD__TYPE_DENSE || is_tree) && !d->m->values[d->current].shape.flat) {
+    takes_vector = type == KD__TYPE_DENSE || is_tree || kd__layer_types[type].build == kd__prompt_build;
+    if (takes_vector && !d->m->values[d->current].shape.flat) {
         flatten = kd__path_index(path, *index);
         result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten.chars, "flatten", 7, 0, -1);
         if (result != KD_OK) return result;
@@ -6253,6 +6339,8 @@ KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *wi
 }
 
 KDDEF int kd_model_outputs(const kd_model *m) { return (int)kd__shape_count(&m->values[m->output].shape); }
+
+KDDEF int kd_model_prompt(const kd_model *m) { return m->prompt; }
 
 KDDEF int64_t kd_model_parameters(const kd_model *m)
 {
@@ -7824,6 +7912,7 @@ KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
     memset(&desc, 0, sizeof desc);
     desc.cookie = KD__COOKIE;
     desc.batch = 256;
+    desc.prompt_temperature = 1;
     return desc;
 }
 
@@ -7918,8 +8007,44 @@ typedef struct kd__evaluator {
     kd__feed feed;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
+    kd_prompt prompt;
+    float prompt_temperature;
+    float *prompts; /* (batch, N); NULL unless there are prompts */
     int batch, outputs;
 } kd__evaluator;
+
+KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
+{
+    int i;
+    for (i = 0; i < n; ++i)
+        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
+}
+
+/* Whether a model can be given these prompts. */
+KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_model *m, kd_prompt prompt,
+                                       const kd_data *data, int has_teacher)
+{
+    const int wanted = prompt == KD_PROMPT_SIDE ? data->side_count : kd_model_outputs(m);
+    if (prompt == KD_PROMPT_NONE) return KD_OK;
+    if ((unsigned)prompt > (unsigned)KD_PROMPT_SIDE)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no kind of prompt", where, (int)prompt);
+    if (prompt == KD_PROMPT_TEACHER ? !has_teacher : !data->side)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: these prompts need %s", where,
+                        prompt == KD_PROMPT_TEACHER ? "a teacher" : "kd_data.side");
+    if (m->prompt != wanted)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: a prompt has %d numbers, but the model takes %d", where, wanted,
+                        m->prompt);
+    return prompt == KD_PROMPT_SIDE ? kd__check_finite(kd, where, "side", data->side, data->count, wanted) : KD_OK;
+}
+
+KD__PRIVATE void kd__prompt_fill(const kd_model *m, kd_prompt prompt, float temperature, const kd_data *data,
+                                 const float *teacher_logits, const int32_t *samples, int n, float *to)
+{
+    if (prompt == KD_PROMPT_SIDE)
+        kd__gather_rows(to, data->side, samples, n, m->prompt);
+    else
+        m->kd->k->softmax(teacher_logits, n, m->prompt, temperature, 0, to);
+}
 
 KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
 {
@@ -7928,6 +8053,7 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__run_close(e->teacher_run);
     if (e->feed.kd) kd__feed_close(&e->feed);
     kd__free(kd, e->logits);
+    kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
 }
 
@@ -7956,6 +8082,18 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     return KD_OK;
 }
 
+/* On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature)
+{
+    if (prompt == KD_PROMPT_NONE) return KD_OK;
+    e->prompt = prompt;
+    e->prompt_temperature = temperature;
+    e->prompts = KD__NEW(e->m->kd, float, kd__times((size_t)e->batch, (size_t)e->m->prompt));
+    if (e->prompts) return KD_OK;
+    kd__evaluator_close(e);
+    return KD_ERR_MEMORY;
+}
+
 /* samples NULL: 0 to count - 1. keep_logits and t->confusion are optional. */
 KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples, int count, kd__tally *t,
                                         float *keep_logits)
@@ -7976,19 +8114,20 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         }
         result = kd__feed_batch(&e->feed, now, n, 0);
         if (result != KD_OK) return result;
-        kd__run_forward(e->run, e->feed.x, n);
-        kd__export(e->run, n, e->logits);
-        k->softmax(e->logits, n, e->outputs, 1, 1, e->log_probs);
         if (e->teacher_run) {
             kd__run_forward(e->teacher_run, e->feed.x, n);
             kd__export(e->teacher_run, n, e->teacher_logits);
         } else if (d->teacher_logits) {
-            for (i = 0; i < n; ++i)
-                memcpy(e->teacher_logits + (ptrdiff_t)i * e->outputs,
-                       d->teacher_logits + (ptrdiff_t)now[i] * e->outputs, (size_t)e->outputs * sizeof(float));
+            kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
         }
         if (e->teacher_run || d->teacher_logits)
             k->softmax(e->teacher_logits, n, e->outputs, 1, 1, e->teacher_log_probs);
+        if (e->prompts)
+            kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
+        e->run->prompt = e->prompts;
+        kd__run_forward(e->run, e->feed.x, n);
+        kd__export(e->run, n, e->logits);
+        k->softmax(e->logits, n, e->outputs, 1, 1, e->log_probs);
         for (i = 0; i < n; ++i) {
             const ptrdiff_t at = (ptrdiff_t)i * e->outputs;
             const int has_teacher = e->teacher_run || d->teacher_logits;
@@ -8062,16 +8201,22 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (!out || desc->batch < 1 || desc->batch > 1 << 16)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL, and batch 1 to 65536, got %d", where,
                         desc->batch);
+    if (!(desc->prompt_temperature >= 1e-3f && desc->prompt_temperature <= 1e6f))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: prompt_temperature must be 0.001 to 1e+06, got %s", where,
+                        kd__number((double)desc->prompt_temperature, 6).chars);
     result = kd__data_check(m->kd, where, data, m);
     if (result == KD_OK) result = kd__check_classes(m->kd, where, m, data);
     if (result == KD_OK && desc->teacher) {
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
         if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
     }
+    if (result == KD_OK)
+        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
+    if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
     if (result == KD_OK) {
         const int classes = KD__MAX(data->classes, kd_model_outputs(m));
         tally->confusion = desc->confusion;
@@ -9346,6 +9491,8 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.accumulate = 1;
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
+    d.prompt_temperature = 1;
+    d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
     return d;
 }
@@ -9375,6 +9522,10 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
         {"rollback", (double)d->rollback, 0, 0.99},
+        {"prompt", (double)(int)d->prompt, 0, (double)KD_PROMPT_SIDE},
+        {"prompt_temperature", (double)d->prompt_temperature, 1e-3, 1e6},
+        {"prompt_drop", (double)d->prompt_drop, 0, 1},
+        {"prompt_until", (double)d->prompt_until, 0, 1},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
@@ -9430,6 +9581,7 @@ struct kd_trainer {
     float *teacher_all;           /* (teachers, batch, outputs) */
     float averaged_at;            /* temperature at which they were, 0: not yet */
     float *targets;               /* (batch, outputs) */
+    float *prompts;               /* (batch, N); NULL unless there are prompts */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
     float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
     float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
@@ -9543,6 +9695,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->teacher_logits);
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
+    kd__free(kd, t->prompts);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
     kd__free(kd, t->gathered);
@@ -9669,7 +9822,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
-    int i, uses_teacher = t->features.count > 0;
+    int i, uses_teacher = t->features.count > 0 || d->prompt == KD_PROMPT_TEACHER;
     t->has_labels = t->data->labels || t->data->soft_labels || t->data->batch;
     if (d->loss_count < 0 || d->loss_count > KD__MAX_LOSSES || (d->loss_count > 0) != (d->losses != NULL))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
@@ -9737,6 +9890,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
                         "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
+    if (result == KD_OK)
+        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE);
+    if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
     if (result == KD_OK) result = kd__features_check(&t->features, t->m, d);
     if (result == KD_OK) result = kd__trainer_losses(t);
     if (result == KD_OK && t->data->targets)
@@ -9819,6 +9976,10 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     for (i = 0; i < t->loss_count; ++i) room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, t->outputs));
     t->loss_room = KD__NEW(kd, float, room);
     failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
+    if (d->prompt != KD_PROMPT_NONE) {
+        t->prompts = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)t->m->prompt));
+        failed |= !t->prompts;
+    }
     if (t->loss_count > 1) {
         t->loss_grad = KD__NEW(kd, float, logits);
         failed |= !t->loss_grad;
@@ -9852,13 +10013,6 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 }
 
 /* ---- one step -------------------------------------------------------------------------------------------- */
-
-KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
-{
-    int i;
-    for (i = 0; i < n; ++i)
-        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
-}
 
 /* Several teachers' probabilities, averaged at the temperature of a loss. */
 KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
@@ -9904,6 +10058,28 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     t->averaged_at = 0;
     if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
+}
+
+/* The prompts of a batch, those that are dropped as zeros. */
+KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const int32_t *samples, int n, int epoch)
+{
+    const kd_train_desc *d = &t->desc;
+    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
+                 first = (double)d->prompt_drop;
+    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
+    kd_result result;
+    int i;
+    if (!t->prompts) return KD_OK;
+    result = d->prompt == KD_PROMPT_TEACHER ? kd__trainer_average(t, d->prompt_temperature, n) : KD_OK;
+    if (result != KD_OK) return result;
+    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, samples, n, t->prompts);
+    for (i = 0; i < n; ++i) {
+        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)epoch, (uint64_t)samples[i]);
+        if (kd__rng_unit(key, 0) < drop)
+            memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, (size_t)t->m->prompt * sizeof(float));
+    }
+    t->run->prompt = t->prompts;
+    return KD_OK;
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -10116,6 +10292,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
                                            t->feed.labels, n, t->outputs);
     }
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
+    if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
     if (result != KD_OK) return result;
     t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, 0);
     kd__run_forward(t->run, t->feed.x, n);
@@ -11663,6 +11840,8 @@ KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
         hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
     for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
         hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    for (i = 0; data->side && i < count * (size_t)data->side_count; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->side[i]));
     return hash;
 }
 

@@ -632,8 +632,8 @@ static void report_tree_pass(report_tree *t, const kd_data *d, int image, const 
     if (t->example < 0) t->example = image, t->leaf = leaf;
 }
 
-/* Reads the tree of a model, if it has one, and sends images (pixels of 8 bits) through it. Returns 0 if it has none
-   or memory ran out. */
+/* Reads the tree of a model, if it has one, and sends images, pixels of 8 bits, through it. Returns 0 if it has
+   none or memory ran out. */
 REPORT_PUBLIC static int report_tree_open(report_tree *t, const kd_model *m, const kd_data *d)
 {
     enum { BATCH = 64 };

@@ -16,6 +16,7 @@ typedef struct reference {
     double **values;                  /* by value: (n, c, h, w) */
     double **batch_mean, **batch_var; /* by node: what batch normalisation saw; var is biased */
     double penalty;                   /* what a softtree adds to the loss */
+    const float *prompt;              /* (n, numbers of the prompt layer), NULL: zeros */
     int n, training;
 } reference;
 
@@ -27,6 +28,7 @@ KD__PRIVATE void reference_open(reference *r, const kd_model *m, int n, int trai
     r->n = n;
     r->training = training;
     r->penalty = 0;
+    r->prompt = NULL;
     r->weights = (double **)calloc((size_t)m->param_count + 1, sizeof(double *));
     r->values = (double **)calloc((size_t)m->value_count, sizeof(double *));
     r->batch_mean = (double **)calloc((size_t)m->node_count, sizeof(double *));
@@ -230,7 +232,10 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
     } else if (t->build == kd__add_build) {
         for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[n->in2][i * out_count + o];
     } else {
-        memcpy(y, x, (size_t)out_count * sizeof *y);
+        for (o = 0; o < out_count; ++o)
+            y[o] = o < in_count ? x[o]
+                   : r->prompt  ? (double)r->prompt[i * (out_count - in_count) + o - in_count]
+                                : 0;
     }
 }
 

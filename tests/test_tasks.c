@@ -1,4 +1,4 @@
-/* Students and data of other kinds: soft decision trees. */
+/* Students and data of other kinds: soft decision trees, prompts. */
 #include "support.h"
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -269,13 +269,272 @@ static void test_tree_refused(void **state)
     kd_close(kd);
 }
 
+/* ---- prompts --------------------------------------------------------------------------------------------- */
+
+enum { CLASSES = 4 };
+
+/* A student that sees its features and a prompt, a teacher with another opinion, a side vector of 3 numbers. */
+typedef struct prompted {
+    kd_ctx *kd;
+    kd_model *student, *teacher;
+    corners c;
+    float *side;
+    kd_train_desc desc;
+} prompted;
+
+static void prompted_open(prompted *p, const char *spec)
+{
+    memset(p, 0, sizeof *p);
+    p->kd = test_open(KD_ISA_AUTO, 1);
+    p->student = create(p->kd, spec);
+    p->teacher = create(p->kd, "2: dense 8, tanh, dense 4");
+    corners_make(&p->c);
+    p->c.data.side = p->side = test_floats(8, SAMPLES * 3, 1);
+    p->c.data.side_count = 3;
+    p->desc = kd_train_defaults();
+    p->desc.batch = SAMPLES / 2;
+    p->desc.optimizer = KD_SGD;
+    p->desc.momentum = 0;
+    p->desc.lr = 0.5f;
+}
+
+static void prompted_close(prompted *p)
+{
+    kd_model_destroy(p->student);
+    kd_model_destroy(p->teacher);
+    free(p->side);
+    kd_close(p->kd);
+}
+
+/* One step of SGD on a single dense layer, by hand: what the weights behind the prompt learn is the gradient by the
+   logits times the prompt of the same sample. */
+static void check_prompt_step(prompted *p, const float *prompts, int numbers)
+{
+    const int32_t *batch;
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    float weight[2][CLASSES * 6], logits[SAMPLES * CLASSES], grad[SAMPLES * CLASSES];
+    int32_t labels[SAMPLES];
+    double value;
+    kd_trainer *t;
+    int i, j, c, n = SAMPLES / 2, inputs = 2 + numbers;
+    p->desc.loss = ce;
+    if (p->desc.teacher) { /* must be used by a loss or the prompts: here the prompts alone */
+        p->desc.loss = kd_loss_defaults(KD_LOSS_AUTO);
+        p->desc.losses = &ce, p->desc.loss_count = 1;
+    }
+    assert_ok(p->kd, kd_model_get_tensor(p->student, "1.weight", weight[0], CLASSES * inputs));
+    assert_ok(p->kd, kd_trainer_open(p->student, &p->c.data, &p->desc, &t));
+    assert_ok(p->kd, kd_trainer_step(t, NULL));
+    assert_ok(p->kd, kd_model_get_tensor(p->student, "1.weight", weight[1], CLASSES * inputs));
+    batch = t->order;
+    for (i = 0; i < n; ++i) {
+        labels[i] = p->c.labels[batch[i]];
+        for (c = 0; c < CLASSES; ++c) {
+            const float *w = weight[0] + c * inputs;
+            float y = w[0] * p->c.x[2 * batch[i]] + w[1] * p->c.x[2 * batch[i] + 1];
+            for (j = 0; j < numbers; ++j) y += w[2 + j] * prompts[batch[i] * numbers + j];
+            logits[i * CLASSES + c] = y;
+        }
+    }
+    assert_ok(p->kd, kd_loss(p->kd, &ce, logits, NULL, labels, n, CLASSES, grad, &value));
+    for (c = 0; c < CLASSES; ++c) {
+        for (j = 0; j < numbers; ++j) {
+            double sum = 0;
+            for (i = 0; i < n; ++i) sum += (double)grad[i * CLASSES + c] * (double)prompts[batch[i] * numbers + j];
+            assert_near(weight[1][c * inputs + 2 + j], (double)weight[0][c * inputs + 2 + j] - 0.5 * sum, 1e-6);
+        }
+    }
+    kd_trainer_close(t);
+}
+
+static void test_prompt_step(void **state)
+{
+    prompted p;
+    float targets[SAMPLES * CLASSES];
+    (void)state;
+    prompted_open(&p, "2: prompt 3, dense 4");
+    assert_int_equal(kd_model_prompt(p.student), 3);
+    assert_int_equal(kd_model_prompt(p.teacher), 0);
+    p.desc.prompt = KD_PROMPT_SIDE;
+    check_prompt_step(&p, p.side, 3);
+    prompted_close(&p);
+    prompted_open(&p, "2: prompt 4, dense 4");
+    p.desc.prompt = KD_PROMPT_TEACHER;
+    p.desc.prompt_temperature = 2;
+    p.desc.teacher = p.teacher;
+    assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, targets));
+    assert_ok(p.kd, kd_softmax(p.kd, targets, SAMPLES, CLASSES, 2, targets));
+    check_prompt_step(&p, targets, CLASSES);
+    prompted_close(&p);
+}
+
+/* The share of prompts that are dropped goes from prompt_drop to 1, and which they are changes with the epoch. */
+static void test_prompt_drop(void **state)
+{
+    enum { EPOCHS = 50 };
+    prompted p;
+    kd_trainer *t;
+    kd_step_info info;
+    int epoch, half, i, last[SAMPLES] = {0}, same = 0;
+    (void)state;
+    prompted_open(&p, "2: prompt 3, dense 4");
+    p.desc.prompt = KD_PROMPT_SIDE;
+    p.desc.prompt_drop = 0.2f;
+    p.desc.prompt_until = 0.5f;
+    p.desc.shuffle = 0;
+    p.desc.epochs = EPOCHS;
+    assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+    for (epoch = 0; epoch < EPOCHS; ++epoch) {
+        const double behind = (double)epoch / EPOCHS, wanted = behind < 0.5 ? 0.2 + 1.6 * behind : 1;
+        int dropped = 0;
+        for (half = 0; half < 2; ++half) {
+            assert_ok(p.kd, kd_trainer_step(t, &info));
+            for (i = 0; i < SAMPLES / 2; ++i) {
+                const float *prompt = t->run->prompt + 3 * i;
+                const int none = prompt[0] == 0 && prompt[1] == 0 && prompt[2] == 0,
+                          sample = half * SAMPLES / 2 + i;
+                if (!none) assert_memory_equal(prompt, p.side + sample * 3, 3 * sizeof *prompt);
+                same += epoch == 10 && last[sample] == none;
+                last[sample] = none;
+                dropped += none;
+            }
+        }
+        if (wanted == 1) assert_int_equal(dropped, SAMPLES);
+        if (!(fabs((double)dropped / SAMPLES - wanted) < 0.25)) fail_msg("epoch %d: %d dropped", epoch, dropped);
+    }
+    assert_true(same > 0 && same < SAMPLES);
+    kd_trainer_close(t);
+    prompted_close(&p);
+}
+
+/* Prompts that tell the answer: a student that always had them is lost without, one from whom they were withdrawn
+   does as well as one that never had any. kd_evaluate is without, kd_evaluate_with can be with. */
+static void test_prompt_withdrawn(void **state)
+{
+    static const float untils[] = {1, 0.5f, 0};
+    double without[3], with[3];
+    int i, j;
+    (void)state;
+    for (i = 0; i < 3; ++i) {
+        prompted p;
+        kd_trainer *t;
+        kd_metrics metrics;
+        kd_evaluate_desc evaluate = kd_evaluate_defaults();
+        prompted_open(&p, "2: dense 12, tanh, prompt 4, dense 4");
+        free(p.side);
+        p.c.data.side = p.side = test_floats(1, SAMPLES * CLASSES, 0);
+        p.c.data.side_count = CLASSES;
+        for (j = 0; j < SAMPLES; ++j) p.side[j * CLASSES + p.c.labels[j]] = 30;
+        p.desc.prompt = evaluate.prompt = KD_PROMPT_SIDE;
+        p.desc.optimizer = KD_ADAM;
+        p.desc.lr = 0.05f;
+        p.desc.epochs = 80;
+        p.desc.prompt_until = untils[i];
+        if (i == 0) p.desc.epochs = 1000000; /* stopped before any is dropped */
+        assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+        for (j = 0; j < 160; ++j) assert_ok(p.kd, kd_trainer_step(t, NULL));
+        kd_trainer_close(t);
+        assert_ok(p.kd, kd_evaluate(p.student, &p.c.data, &metrics));
+        without[i] = metrics.accuracy;
+        assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
+        with[i] = metrics.accuracy;
+        prompted_close(&p);
+    }
+    if (!(with[0] == 1 && without[0] < 0.8)) fail_msg("%g %g, %g, %g", with[0], without[0], without[1], without[2]);
+    assert_true(without[1] > 0.9 && without[2] > 0.9);
+}
+
+/* With the teacher's outputs as prompts, an evaluation equals one with the same numbers as side vectors. */
+static void test_prompt_evaluated(void **state)
+{
+    prompted p;
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics metrics;
+    float logits[3][SAMPLES * CLASSES], targets[SAMPLES * CLASSES];
+    (void)state;
+    prompted_open(&p, "2: prompt 4, dense 4");
+    assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, targets));
+    desc.batch = 7;
+    desc.prompt = KD_PROMPT_TEACHER;
+    desc.prompt_temperature = 3;
+    desc.teacher = p.teacher;
+    desc.logits = logits[0];
+    assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &desc, &metrics));
+    desc.teacher = NULL;
+    p.c.data.teacher_logits = targets;
+    desc.logits = logits[1];
+    assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &desc, &metrics));
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    assert_ok(p.kd, kd_softmax(p.kd, targets, SAMPLES, CLASSES, 3, targets));
+    p.c.data.teacher_logits = NULL;
+    p.c.data.side = targets;
+    p.c.data.side_count = CLASSES;
+    desc.prompt = KD_PROMPT_SIDE;
+    assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &desc, &metrics));
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    desc.prompt = KD_PROMPT_NONE;
+    desc.logits = logits[2];
+    assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &desc, &metrics));
+    assert_memory_not_equal(logits[0], logits[2], sizeof logits[0]);
+    assert_ok(p.kd, kd_predict(p.student, p.c.x, SAMPLES, logits[0]));
+    assert_memory_equal(logits[0], logits[2], sizeof logits[0]);
+    prompted_close(&p);
+}
+
+static void test_prompt_refused(void **state)
+{
+    prompted p;
+    kd_train_desc desc;
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    kd_model *none;
+    uint64_t before;
+    (void)state;
+    prompted_open(&p, "2: prompt 3, dense 4");
+    desc = p.desc;
+    before = kd_model_hash(p.student);
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        p.desc = desc;                                                                                             \
+        p.desc.prompt = KD_PROMPT_SIDE;                                                                            \
+        change;                                                                                                    \
+        assert_fails(p.kd, kd_train(p.student, &p.c.data, &p.desc), result, text);                                 \
+    } while (0)
+    REFUSED(p.desc.prompt = (kd_prompt)9, KD_ERR_ARGUMENT, "prompt must be 0 to 2, got 9");
+    REFUSED(p.desc.prompt = KD_PROMPT_TEACHER, KD_ERR_ARGUMENT, "these prompts need a teacher");
+    REFUSED((p.desc.prompt = KD_PROMPT_TEACHER, p.desc.teacher = p.teacher), KD_ERR_SHAPE,
+            "a prompt has 4 numbers, but the model takes 3");
+    REFUSED(p.desc.prompt_drop = 1.5f, KD_ERR_ARGUMENT, "prompt_drop must be 0 to 1");
+    REFUSED(p.desc.prompt_until = -1, KD_ERR_ARGUMENT, "prompt_until must be 0 to 1");
+    REFUSED(p.desc.prompt_temperature = 0, KD_ERR_ARGUMENT, "prompt_temperature must be 0.001");
+    REFUSED(p.desc.augment.mixup = 0.2f, KD_ERR_ARGUMENT, "mixup blends labels, but not side vectors");
+    REFUSED(p.c.data.side_count = 2, KD_ERR_SHAPE, "a prompt has 2 numbers, but the model takes 3");
+    p.c.data.side_count = 3;
+    REFUSED(p.side[5] = (float)NAN, KD_ERR_NOT_FINITE, "side");
+    REFUSED(p.c.data.side = NULL, KD_ERR_ARGUMENT, "these prompts need kd_data.side");
+#undef REFUSED
+    evaluate.prompt = KD_PROMPT_TEACHER;
+    assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
+                 "need a teacher");
+    evaluate.prompt_temperature = 0;
+    assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
+                 "prompt_temperature");
+    assert_fails(p.kd, kd_model_create(p.kd, "2: prompt 3, prompt 3", 1, &none), KD_ERR_SPEC,
+                 "column 14: a model may have one prompt layer");
+    assert_fails(p.kd, kd_model_create(p.kd, "15x4096x4096: prompt 100000000", 1, &none), KD_ERR_SPEC, "is too large");
+    assert_true(before == kd_model_hash(p.student));
+    prompted_close(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tree_read),    cmocka_unit_test(test_tree_sure),
-        cmocka_unit_test(test_tree_penalty), cmocka_unit_test(test_tree_distilled),
-        cmocka_unit_test(test_tree_bits),    cmocka_unit_test(test_tree_saved),
-        cmocka_unit_test(test_tree_refused),
+        cmocka_unit_test(test_tree_read),        cmocka_unit_test(test_tree_sure),
+        cmocka_unit_test(test_tree_penalty),     cmocka_unit_test(test_tree_distilled),
+        cmocka_unit_test(test_tree_bits),        cmocka_unit_test(test_tree_saved),
+        cmocka_unit_test(test_tree_refused),     cmocka_unit_test(test_prompt_step),
+        cmocka_unit_test(test_prompt_drop),      cmocka_unit_test(test_prompt_withdrawn),
+        cmocka_unit_test(test_prompt_evaluated), cmocka_unit_test(test_prompt_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
     printf("tasks: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
