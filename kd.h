@@ -926,6 +926,8 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
 /* One batch; after the last of an epoch, its validation and on_epoch, too. info may be NULL. KD_STOPPED: a callback
    ended training, or it had ended before. */
 KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
+/* Where training is: epoch and step of the next batch, its learning rate, the images seen so far. */
+KDDEF kd_step_info kd_trainer_position(const kd_trainer *t);
 /* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
 KDDEF int kd_trainer_done(const kd_trainer *t);
 /* Saves all that training needs to go on where it is: weights, the optimizer's state, learned parts of losses, the
@@ -10421,6 +10423,20 @@ KDDEF int kd_trainer_done(const kd_trainer *t)
 {
     return !t || t->stopped || t->at.epoch >= t->desc.epochs ||
            (t->desc.patience > 0 && t->at.epochs_without_gain >= t->desc.patience);
+}
+
+KDDEF kd_step_info kd_trainer_position(const kd_trainer *t)
+{
+    kd_step_info info;
+    memset(&info, 0, sizeof info);
+    if (!t) return info;
+    info.epoch = (int)t->at.epoch;
+    info.epochs = t->desc.epochs;
+    info.step = (int)t->at.batch;
+    info.steps = t->batches;
+    info.images = t->at.images;
+    info.lr = kd_learning_rate(&t->desc, t->at.step, t->steps_per_epoch) * t->at.rate;
+    return info;
 }
 
 KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)

@@ -31,11 +31,11 @@ typedef struct options {
     const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
         *optimizer, *out, *isa;
     list temperature, alpha;
-    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, resume;
     double lr, teacher_lr, weight_decay, validation, test_share, max_skipped;
 } options;
 
-typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST } kind;
+typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
 
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
@@ -85,7 +85,9 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST } kind;
       "share of each class to test with, where there is no folder for that")                                       \
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
       "share of files that may be unreadable before that is an error")                                             \
-    X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")
+    X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
+    X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \
+      "go on where a run with the same options and output folder was stopped")
 
 typedef struct option {
     const char *name, *argument;
@@ -168,7 +170,9 @@ static void print_help(void)
         print_wrapped(o->help, 30);
         if (*o->standard) printf("%30s(%s)\n", "", o->standard);
     }
-    puts("\nCtrl-C stops; the model in training is then in the output folder as checkpoint.safetensors.");
+    puts("\nCtrl-C stops; the model in training is then in the output folder as checkpoint.safetensors, and "
+         "--resume "
+         "goes\non from there, to the same results.");
 }
 
 static int parse_number(const option *o, const char *text, char end, double *value, const char **rest)
@@ -211,7 +215,7 @@ static int parse_options(options *o, int argc, char **argv)
     memset(o, 0, sizeof *o);
     for (k = 0; k < OPTION_COUNT; ++k) {
         const option *p = &option_table[k];
-        if (!parse_option(p, o, p->standard)) return 0;
+        if (p->type != OPTION_FLAG && !parse_option(p, o, p->standard)) return 0;
     }
     for (i = 1; i < argc; ++i) {
         const char *name = argv[i] + 2, *value = strchr(argv[i], '=');
@@ -231,6 +235,11 @@ static int parse_options(options *o, int argc, char **argv)
                 break;
         }
         if (k == OPTION_COUNT) return complain("there is no option %s; distill --help lists them", argv[i]);
+        if (option_table[k].type == OPTION_FLAG) {
+            if (value) return complain("--%s takes no value", option_table[k].name);
+            *(int *)(void *)((char *)o + option_table[k].field) = 1;
+            continue;
+        }
         if (!value && ++i == argc) return complain("--%s needs a value", option_table[k].name);
         if (!parse_option(&option_table[k], o, value ? value + 1 : argv[i])) return 0;
     }
@@ -308,6 +317,7 @@ typedef struct session {
     report_setting settings[16];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
+    int trainings; /* begun so far: each has a checkpoint of its own */
     double started;
 } session;
 
@@ -335,8 +345,8 @@ static int kd_complain(const session *s, const char *doing) { return complain("%
 typedef struct stage {
     session *s;
     const char *name;
-    char now[64]; /* "epoch 3 of 12" */
-    int64_t done, total, before;
+    char now[64];                         /* "epoch 3 of 12" */
+    int64_t done, total, before, resumed; /* images; resumed: done by an earlier run */
     double started, drawn;
     int terminal, drawn_length;
 } stage;
@@ -374,7 +384,8 @@ static void stage_wipe(stage *g)
 /* "7 210 images/s, 21 s left" */
 static void stage_speed(const stage *g, char *text, size_t size)
 {
-    const double taken = seconds_now() - g->started, rate = g->done > 0 && taken > 0 ? (double)g->done / taken : 0;
+    const double taken = seconds_now() - g->started, done = (double)(g->done - g->resumed),
+                 rate = done > 0 && taken > 0 ? done / taken : 0;
     const double left = rate > 0 ? (double)(g->total - g->done) / rate : 0;
     if (g->done < g->total)
         snprintf(text, size, "%s images/s, %s left", report_count((int64_t)rate).chars, time_text(left).chars);
@@ -696,16 +707,21 @@ static float *load_logits(session *s, const char *path, int count, const char *w
 {
     kd_array array;
     float *rows = NULL;
+    int64_t finite = 0;
     if (kd_npy_read(s->kd, path, &array) != KD_OK) {
         (void)kd_complain(s, "the teacher's logits");
         return NULL;
     }
+    while (finite < array.count && isfinite(array.values[finite])) ++finite;
     if (array.rank != 2 || array.shape[0] != count || array.shape[1] != s->images.class_count)
         (void)complain(
             "%s must have shape (%d, %d), a row for each %s image, but it is %lld-dimensional with %lld rows of "
             "%lld",
             path, count, s->images.class_count, what, (long long)array.rank,
             (long long)(array.rank > 0 ? array.shape[0] : 0), (long long)(array.rank > 1 ? array.shape[1] : 0));
+    else if (finite < array.count)
+        (void)complain("%s holds a NaN or an infinity in row %lld", path,
+                       (long long)(finite / s->images.class_count));
     else
         rows = (float *)images_memory((size_t)array.count, sizeof *rows);
     if (rows) memcpy(rows, array.values, (size_t)array.count * sizeof *rows);
@@ -791,8 +807,8 @@ static int open_models(session *s)
 /* What the callbacks of one training need. */
 typedef struct watch {
     stage *g;
-    report_run *run; /* NULL: nothing is kept of it */
-    int lines;       /* a line for each epoch */
+    report_run *run;
+    int lines; /* a line for each epoch */
 } watch;
 
 static int on_step(void *user, const kd_step_info *info)
@@ -818,14 +834,6 @@ static int on_epoch(void *user, const kd_epoch_info *info)
     return interrupted != 0;
 }
 
-static int run_open(report_run *run, int epochs)
-{
-    run->epochs = epochs;
-    run->validation = (double *)calloc((size_t)epochs, sizeof(double));
-    run->loss = (double *)calloc((size_t)epochs, sizeof(double));
-    return run->validation && run->loss ? 1 : complain("there is not enough memory for the training curves");
-}
-
 static kd_train_desc training_options(const session *s, watch *w, int teacher)
 {
     kd_train_desc d = kd_train_defaults();
@@ -843,16 +851,112 @@ static kd_train_desc training_options(const session *s, watch *w, int teacher)
     return d;
 }
 
+/* ---- trainings that can be resumed ----------------------------------------------------------------------- */
+
+/* Where a training keeps its checkpoint, and what the report will show of the epochs behind it. */
+static void resume_path(const session *s, int training, const char *end, char *path)
+{
+    char name[64];
+    snprintf(name, sizeof name, "resume/%04d.%s", training, end);
+    output_path(s, name, path);
+}
+
+/* What an earlier run has left is of no use to one that starts again, or is finished. */
+static void resume_clear(const session *s)
+{
+    char path[MAX_PATH];
+    struct stat st;
+    int i;
+    for (i = 0; resume_path(s, i, "safetensors", path), stat(path, &st) == 0; ++i) {
+        (void)remove(path);
+        resume_path(s, i, "txt", path);
+        (void)remove(path);
+    }
+    output_path(s, "resume", path);
+    (void)rmdir(path);
+}
+
+static int resume_save(const session *s, const kd_trainer *t, int training, const report_run *run)
+{
+    const int epochs = kd_trainer_position(t).epoch;
+    char path[MAX_PATH + 8], name[64];
+    FILE *f;
+    int i;
+    output_path(s, "resume", path);
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return complain("the folder %s cannot be made: %s", path, strerror(errno));
+    snprintf(name, sizeof name, "resume/%04d.txt", training);
+    f = output_open(s, name, path);
+    if (!f) return 0;
+    for (i = 0; run && i < epochs; ++i) fprintf(f, "%.17g %.17g\n", run->loss[i], run->validation[i]);
+    if (!output_close(s, name, f, !ferror(f))) return 0;
+    resume_path(s, training, "safetensors", path);
+    return kd_trainer_save(t, path) == KD_OK ? 1 : kd_complain(s, "saving a checkpoint");
+}
+
+/* Takes a training up where an earlier run left it, if it did. */
+static int resume_load(const session *s, kd_trainer *t, int training, report_run *run)
+{
+    char path[MAX_PATH];
+    struct stat st;
+    FILE *f;
+    int i;
+    resume_path(s, training, "safetensors", path);
+    if (!s->o.resume || stat(path, &st) != 0) return 1;
+    if (kd_trainer_load(t, path) != KD_OK) return kd_complain(s, "resuming (without --resume, all starts again)");
+    resume_path(s, training, "txt", path);
+    f = fopen(path, "rb");
+    for (i = 0; f && run && i < run->epochs && fscanf(f, "%lf %lf", &run->loss[i], &run->validation[i]) == 2; ++i) {
+    }
+    if (f) fclose(f);
+    return 1;
+}
+
+static int run_open(report_run *run, int epochs)
+{
+    run->epochs = epochs;
+    run->validation = (double *)calloc((size_t)epochs, sizeof(double));
+    run->loss = (double *)calloc((size_t)epochs, sizeof(double));
+    return run->validation && run->loss ? 1 : complain("there is not enough memory for the training curves");
+}
+
 /* Ctrl-C came: the model as it is now goes into the output folder. */
 static int stop_here(const session *s, stage *g)
 {
     stage_wipe(g);
-    if (s->training && !save_model(s, s->training, "checkpoint.safetensors")) return 0;
-    if (s->training == s->teacher)
-        printf("stopped; the teacher so far is %s/checkpoint.safetensors, which --teacher takes\n", s->o.out);
-    else
-        printf("stopped; the student so far is %s/checkpoint.safetensors\n", s->o.out);
+    if (!save_model(s, s->training, "checkpoint.safetensors")) return 0;
+    printf("stopped; --resume goes on from here. The %s so far is %s/checkpoint.safetensors%s\n",
+           s->training == s->teacher ? "teacher" : "student", s->o.out,
+           s->training == s->teacher ? ", which --teacher takes" : "");
     return 0;
+}
+
+/* Trains s->training, with a checkpoint at the end, when it is stopped, and after epochs every few seconds.
+   run NULL: nothing is kept of its course. */
+static int train(session *s, stage *g, const kd_data *data, const kd_train_desc *d, report_run *run)
+{
+    enum { SECONDS_BETWEEN_CHECKPOINTS = 10 };
+    const int training = s->trainings++;
+    double saved = seconds_now();
+    kd_result result = KD_OK;
+    kd_trainer *t;
+    int good;
+    g->before = g->done;
+    if (kd_trainer_open(s->training, data, d, &t) != KD_OK) return kd_complain(s, "training");
+    good = resume_load(s, t, training, run);
+    if (good) g->done += kd_trainer_position(t).images, g->resumed += kd_trainer_position(t).images;
+    while (good && result == KD_OK && !kd_trainer_done(t)) {
+        result = kd_trainer_step(t, NULL);
+        if (result < 0 || !(kd_trainer_done(t) || (kd_trainer_position(t).step == 0 &&
+                                                   seconds_now() - saved > SECONDS_BETWEEN_CHECKPOINTS)))
+            continue;
+        good = resume_save(s, t, training, run);
+        saved = seconds_now();
+    }
+    kd_trainer_close(t);
+    if (good && result == KD_STOPPED) return stop_here(s, g);
+    stage_wipe(g);
+    return good && result < 0 ? kd_complain(s, "training") : good;
 }
 
 static int train_teacher(session *s)
@@ -860,18 +964,15 @@ static int train_teacher(session *s)
     stage g = stage_begin(s, "teacher", (int64_t)s->o.teacher_epochs * s->fit.data.count);
     watch w;
     kd_train_desc d;
-    kd_result result;
     w.g = &g, w.run = &s->r.teacher_run, w.lines = 1;
     if (!run_open(w.run, s->o.teacher_epochs)) return 0;
     d = training_options(s, &w, 1);
     d.seed = (uint64_t)s->o.first_seed;
     printf("\nTraining the teacher, %d epochs\n", d.epochs);
     s->training = s->teacher;
-    result = kd_train(s->teacher, &s->fit.data, &d);
-    if (result == KD_STOPPED) return stop_here(s, &g);
-    stage_wipe(&g);
+    if (!train(s, &g, &s->fit.data, &d, w.run)) return 0;
     s->training = NULL;
-    return result == KD_OK ? 1 : kd_complain(s, "training the teacher");
+    return 1;
 }
 
 /* The teacher's outputs for every view of every image that the students will see: once, not in each training. */
@@ -896,7 +997,6 @@ static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
     kd_data data = s->fit.data;
     watch w;
     kd_train_desc d;
-    kd_result result;
     w.g = g, w.run = run, w.lines = 0;
     if (run && !run_open(run, s->o.epochs)) return 0;
     d = training_options(s, &w, 0);
@@ -908,10 +1008,7 @@ static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
     }
     s->training = create_model(s, "student", s->student_spec, seed);
     if (!s->training) return 0;
-    g->before = g->done;
-    result = kd_train(s->training, &data, &d);
-    if (result == KD_STOPPED) return stop_here(s, g);
-    if (result != KD_OK) return kd_complain(s, "training a student");
+    if (!train(s, g, &data, &d, run)) return 0;
     *out = s->training;
     s->training = NULL;
     return 1;
@@ -1371,6 +1468,7 @@ static int finish(session *s)
     s->r.seconds = seconds_now() - s->started;
     fill_report(s);
     if (!write_metrics(s) || !write_report(s)) return 0;
+    resume_clear(s);
     print_table(s);
     return 1;
 }
@@ -1387,6 +1485,7 @@ static int run(session *s)
     if (!open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
     print_plan(s);
+    if (!s->o.resume) resume_clear(s);
     return prepare_teacher(s) && choose(s) && train_students(s) && finish(s);
 }
 

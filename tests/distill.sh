@@ -148,5 +148,35 @@ check 'Ctrl-C leaves a model' test -s "$work/stopped/checkpoint.safetensors"
 check 'which distill takes' "$distill" $fashion --limit 20 --epochs 1 --seeds 1 --trials 1 --threads 1 \
     --teacher "$work/stopped/checkpoint.safetensors" --out "$work/stopped"
 
+# ---- stopped and resumed -------------------------------------------------------------------------------------------
+# the same metrics as a run that nobody stopped, but for the times
+metrics() { grep -v 'latency_us\|"seconds"' "$1/metrics.json"; }
+long="$fashion --limit 60 --teacher-epochs 6 --epochs 6 --seeds 2 --trials 1 --threads 1 --augment flip"
+check 'a run that nobody stops' "$distill" $long --out "$work/whole"
+for signal in INT KILL; do
+    resume=
+    for pause in 0.3 0.7 1.2; do
+        "$distill" $long --out "$work/parts" $resume >"$work/stdout" 2>"$work/stderr" &
+        pid=$!
+        sleep $pause
+        kill -$signal $pid 2>"$work/kill"
+        wait $pid 2>"$work/kill"
+        resume=--resume
+    done
+    check "stopped by $signal, resumed" "$distill" $long --out "$work/parts" --resume
+    check "stopped by $signal, the same metrics" test "$(metrics "$work/parts")" = "$(metrics "$work/whole")"
+    check "stopped by $signal, the same student" cmp "$work/parts/student.safetensors" "$work/whole/student.safetensors"
+    check 'no checkpoints are left' test ! -e "$work/parts/resume"
+done
+"$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+sleep 1
+kill -INT $pid
+wait $pid
+if "$distill" $long --out "$work/parts" --resume --seed 9 >"$work/stdout" 2>"$work/stderr"; then
+    fail 'resumed with other options'
+fi
+check 'resuming another run is refused' grep -q 'belongs to a training with another' "$work/stderr"
+
 echo "$checks checks, $failures failed"
 [ "$failures" = 0 ]

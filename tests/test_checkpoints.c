@@ -330,6 +330,52 @@ static void test_damaged(void **state)
     close_training(&r);
 }
 
+/* Whole and with the right checksum, but from no training: positions that it cannot be at. */
+static void test_impossible_positions(void **state)
+{
+    training r;
+    kd_trainer *t;
+    kd__position sound;
+    uint64_t before;
+    int i;
+    (void)state;
+    open_training(&r, KD_SGD);
+    t = start(&r);
+    steps(t, 8);
+    sound = t->at;
+    before = hash_of(t);
+    for (i = 0; i < 18; ++i) {
+        kd__position *at = i < 17 ? &t->at : &t->start_at, keep = *at;
+        switch (i) {
+        case 0: at->epoch = -1; break;
+        case 1: at->batch = -1; break;
+        case 2: at->batch = t->batches + 1; break;
+        case 3: at->step = -1; break;
+        case 4: at->images = -1; break;
+        case 5: at->labelled = -1; break;
+        case 6: at->correct = -1; break;
+        case 7: at->gathered_batches = -1; break;
+        case 8: at->gathered_batches = 2; break;
+        case 9: at->epochs_without_gain = -1; break;
+        case 10: at->seen = -1; break;
+        case 11: at->rollbacks = -1; break;
+        case 12: at->rate = 0; break;
+        case 13: at->rate = 2; break;
+        case 14: at->rate = (double)NAN; break;
+        case 15: at->loss = (double)NAN; break;
+        case 16: at->best = (double)INFINITY; break;
+        default: at->epoch = -5;
+        }
+        assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+        *at = keep;
+        assert_fails(kd, kd_trainer_load(t, "checkpoint"), KD_ERR_FORMAT, "its position is out of range");
+        assert_true(hash_of(t) == before);
+    }
+    assert_memory_equal(&sound, &t->at, sizeof sound);
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
 static kd_result save_training(void *t) { return kd_trainer_save((const kd_trainer *)t, "target"); }
 
 static void test_failing_disk(void **state)
@@ -511,6 +557,7 @@ int main(void)
         TEST(test_stopped_by_callback),
         TEST(test_of_another_training),
         TEST(test_damaged),
+        TEST(test_impossible_positions),
         TEST(test_failing_disk),
         TEST(test_rolls_back),
         TEST(test_nothing_to_save),

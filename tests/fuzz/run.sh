@@ -36,7 +36,7 @@ one()
 {
     cases=0 name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1
     case $name in
-        cache) dictionary=model ;;
+        cache | checkpoint) dictionary=model ;;
         image) needs= inputs="../images $(ls -d corpus/image 2>/dev/null)" ;;
         idx) needs= ;;
     esac
@@ -58,5 +58,5 @@ one()
     printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$why"
 }
 
-for parser in ${PARSERS:-spec model cache npy idx image}; do one "$parser"; done
+for parser in ${PARSERS:-spec model cache checkpoint npy idx image}; do one "$parser"; done
 exit $failed

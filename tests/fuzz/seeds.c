@@ -2,6 +2,7 @@
    what they are, are not touched. Usage: seeds FOLDER, with a folder for each parser in it. */
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
+#include "training.h"
 
 static const char *folder;
 static kd_ctx *kd;
@@ -184,6 +185,16 @@ static void idx_seeds(void)
     idx_seed("named", NAMED, 2, 4, 2);
 }
 
+static void checkpoint_seeds(void)
+{
+    small_training s;
+    int i;
+    must(!small_training_open(kd, &s), "a training");
+    for (i = 0; i < 5; ++i) must(!kd_trainer_step(s.t, NULL), "a step");
+    must(!kd_trainer_save(s.t, path_of("checkpoint", "step5.safetensors")), "a checkpoint");
+    small_training_close(&s);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) return 2;
@@ -194,6 +205,7 @@ int main(int argc, char **argv)
     cache_seeds();
     npy_seeds();
     idx_seeds();
+    checkpoint_seeds();
     kd_close(kd);
     return 0;
 }
