@@ -422,6 +422,10 @@ typedef struct kd_loss_desc {
     kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
                          losses on raw logits, mse and centredmse */
     kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
+    /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
+       this loss sees, as if there were no others, and whose labels it takes. */
+    int first, columns; /* 0, 0: all */
+    int task;           /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
@@ -593,9 +597,13 @@ typedef struct kd_data {
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
     const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
-    const float *side;           /* (count, side_count) for KD_PROMPT_SIDE, or NULL */
-    int side_count;              /* 0 */
-    kd_batch_fn batch;           /* instead of pixels, for what does not fit in memory */
+    /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or those
+       above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
+    const int32_t *task_labels;
+    int task_count;    /* 0 */
+    const float *side; /* (count, side_count) for KD_PROMPT_SIDE, or NULL */
+    int side_count;    /* 0 */
+    kd_batch_fn batch; /* instead of pixels, for what does not fit in memory */
     void *user;
 } kd_data;
 
@@ -670,6 +678,7 @@ typedef struct kd_evaluate_desc {
     const kd_model *teacher;  /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
     float *logits;            /* NULL; (count, outputs) */
     int64_t *confusion;       /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
 } kd_evaluate_desc;
@@ -816,13 +825,15 @@ typedef struct kd_step_info {
 typedef struct kd_epoch_info {
     int epoch, epochs;
     int64_t images;
-    double loss;     /* mean over the epoch's samples */
-    double accuracy; /* on the training batches as they were seen; -1 without labels */
+    double loss; /* mean over the epoch's samples */
+    /* On the training batches as they were seen; -1 without labels. Of several heads, that of the first loss. */
+    double accuracy;
     int has_validation;
-    kd_metrics validation; /* valid if has_validation */
-    int is_best;           /* this epoch's validation is the best so far */
-    double lr;             /* of the last step */
-    const kd_model *model; /* as it is now; may be saved or evaluated */
+    kd_metrics validation;      /* valid if has_validation */
+    int is_best;                /* this epoch's validation is the best so far */
+    double lr;                  /* of the last step */
+    const kd_model *model;      /* as it is now; may be saved or evaluated */
+    const double *loss_weights; /* what each of the losses is multiplied by now */
 } kd_epoch_info;
 
 /* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them; samples are
@@ -875,6 +886,10 @@ typedef struct kd_train_desc {
     const kd_loss_desc *losses; /* NULL */
     const float *loss_weights;  /* NULL */
     int loss_count;             /* 0 to 16 */
+    /* 0: off. 1: the weights are learned (Kendall, Gal and Cipolla 2018): the loss is
+       sum_i (exp(-s_i) w_i L_i + s_i / 2), w those of loss_weights; the s_i, 0 at first, are updated by the optimizer
+       of the weights, without weight decay and clip_norm. */
+    int uncertainty;
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
     int feature_count;               /* 0 to 16 */
@@ -887,6 +902,7 @@ typedef struct kd_train_desc {
     float prompt_drop;  /* 0; 0 to 1 */
     float prompt_until; /* 0.8; 0 to 1 */
 
+    /* Validation is that of the first loss's columns and labels. */
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
     kd_keep keep;                   /* KD_KEEP_LAST */
@@ -3073,6 +3089,9 @@ KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
         {"standardise", (double)desc->standardise, 0, 1},
         {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
         {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
+        {"first", (double)desc->first, 0, 1e9},
+        {"columns", (double)desc->columns, 0, 1e9},
+        {"task", (double)desc->task, 0, 1e9},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
@@ -3532,6 +3551,9 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     if (!kd) return KD_ERR_ARGUMENT;
     result = kd__loss_check(kd, where, desc, teacher != NULL, labels || (desc && desc->soft_labels), cols);
     if (result != KD_OK) return result;
+    if (desc->first || desc->columns || desc->task)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: first, columns and task are for training; give the columns alone",
+                        where);
     if (rows < 1 || !student || !value)
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: needs student logits, a place for the value, and at least one row, got %d", where,
@@ -8013,7 +8035,41 @@ typedef struct kd__evaluator {
     float prompt_temperature;
     float *prompts; /* (batch, N); NULL unless there are prompts */
     int batch, outputs;
+    int first, columns, task; /* the head that is looked at; columns: of all outputs, if there are no others */
 } kd__evaluator;
+
+/* The labels of a task, NULL where they come with the batch or there are none. */
+KD__PRIVATE const int32_t *kd__data_labels(const kd_data *data, int task)
+{
+    return task ? data->task_labels + (ptrdiff_t)(task - 1) * data->count : data->labels;
+}
+
+/* What labels of a head may be: with one column they are 0 or 1. */
+KD__PRIVATE int kd__head_classes(int columns) { return KD__MAX(columns, 2); }
+
+/* Whether model and data have the columns and labels that a loss or an evaluation asks for. */
+KD__PRIVATE kd_result kd__head_check(kd_ctx *kd, const char *where, const kd_model *m, const kd_data *data,
+                                     int first, int columns, int task)
+{
+    const int outputs = kd_model_outputs(m);
+    if (first < 0 || columns < 0 || (first && !columns) || columns > outputs || first > outputs - columns)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: %d columns from column %d, but the model has %d outputs", where,
+                        columns, first, outputs);
+    if (task < 0 || task > (data->task_labels ? data->task_count : 0))
+        return kd__fail(kd, KD_ERR_DATA, "%s: task %d, but the data have labels for %d besides the first", where,
+                        task, data->task_labels ? data->task_count : 0);
+    if (task && !columns)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: task %d needs first and columns of its head", where, task);
+    return KD_OK;
+}
+
+/* Columns of some rows, one row after the other. */
+KD__PRIVATE void kd__gather_columns(float *to, const float *from, int rows, int cols, int first, int columns)
+{
+    int r;
+    for (r = 0; r < rows; ++r)
+        memcpy(to + (ptrdiff_t)r * columns, from + (ptrdiff_t)r * cols + first, (size_t)columns * sizeof *to);
+}
 
 KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
 {
@@ -8068,9 +8124,9 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->m = m;
     e->data = data;
     e->teacher = teacher;
-    e->outputs = kd_model_outputs(m);
+    e->outputs = e->columns = kd_model_outputs(m);
     e->batch = KD__MIN(batch, data->count);
-    e->logits = KD__NEW(kd, float, kd__times(4 * (size_t)e->batch, (size_t)e->outputs));
+    e->logits = KD__NEW(kd, float, kd__times(6 * (size_t)e->batch, (size_t)e->outputs));
     result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
@@ -8096,18 +8152,66 @@ KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, f
     return KD_ERR_MEMORY;
 }
 
+KD__PRIVATE void kd__evaluator_head(kd__evaluator *e, int first, int columns, int task)
+{
+    if (columns == 0) return;
+    e->first = first;
+    e->columns = columns;
+    e->task = task;
+}
+
+KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
+{
+    return e->columns < e->outputs ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
+}
+
+/* What both models say to a batch that the feed has made, and their log-probabilities. Of one head, the columns are
+   copied to where the room for whole rows ends. */
+KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
+                                     const float **teacher)
+{
+    const kd__kernels *k = e->m->kd->k;
+    const kd_data *d = e->data;
+    float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
+    *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
+    if (e->teacher_run) {
+        kd__run_forward(e->teacher_run, e->feed.x, n);
+        kd__export(e->teacher_run, n, e->teacher_logits);
+    } else if (d->teacher_logits) {
+        kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
+    }
+    if (e->prompts)
+        kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
+    e->run->prompt = e->prompts;
+    kd__run_forward(e->run, e->feed.x, n);
+    kd__export(e->run, n, e->logits);
+    *student = e->logits;
+    if (e->columns < e->outputs) {
+        kd__gather_columns(room, e->logits, n, e->outputs, e->first, e->columns);
+        *student = room;
+        room += (ptrdiff_t)e->batch * e->outputs;
+        if (*teacher) {
+            kd__gather_columns(room, e->teacher_logits, n, e->outputs, e->first, e->columns);
+            *teacher = room;
+        }
+    }
+    k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
+    if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
+}
+
 /* samples NULL: 0 to count - 1. keep_logits and t->confusion are optional. */
 KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples, int count, kd__tally *t,
                                         float *keep_logits)
 {
-    const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
+    const int32_t *labels = e->task ? kd__data_labels(d, e->task) : NULL;
     int32_t order[256];
-    int first, i, n;
-    t->outputs = e->outputs;
-    t->classes = KD__MAX(d->classes, e->outputs);
+    int first, i, c, n;
+    t->outputs = e->columns;
+    t->classes = kd__evaluator_classes(e);
     for (first = 0; first < count; first += n) {
         const int32_t *now = samples ? samples + first : order;
+        const float *student, *teacher;
         kd_result result;
         n = KD__MIN(e->batch, count - first);
         if (!samples) {
@@ -8116,36 +8220,19 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         }
         result = kd__feed_batch(&e->feed, now, n, 0);
         if (result != KD_OK) return result;
-        if (e->teacher_run) {
-            kd__run_forward(e->teacher_run, e->feed.x, n);
-            kd__export(e->teacher_run, n, e->teacher_logits);
-        } else if (d->teacher_logits) {
-            kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
-        }
-        if (e->teacher_run || d->teacher_logits)
-            k->softmax(e->teacher_logits, n, e->outputs, 1, 1, e->teacher_log_probs);
-        if (e->prompts)
-            kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
-        e->run->prompt = e->prompts;
-        kd__run_forward(e->run, e->feed.x, n);
-        kd__export(e->run, n, e->logits);
-        k->softmax(e->logits, n, e->outputs, 1, 1, e->log_probs);
+        kd__evaluator_batch(e, now, n, &student, &teacher);
         for (i = 0; i < n; ++i) {
-            const ptrdiff_t at = (ptrdiff_t)i * e->outputs;
-            const int has_teacher = e->teacher_run || d->teacher_logits;
-            const int32_t label = e->feed.labels[i];
+            const ptrdiff_t at = (ptrdiff_t)i * e->columns;
+            const int32_t label = labels ? labels[now[i]] : e->feed.labels[i];
             if (label != KD_UNLABELLED && (label < 0 || label >= t->classes))
                 return kd__fail(e->m->kd, KD_ERR_DATA, "evaluation: label %ld of sample %ld is outside 0 to %d",
                                 (long)label, (long)now[i], t->classes - 1);
-            kd__tally_sample(t, e->logits + at, e->log_probs + at, has_teacher ? e->teacher_logits + at : NULL,
+            kd__tally_sample(t, student + at, e->log_probs + at, teacher ? teacher + at : NULL,
                              e->teacher_log_probs + at, label);
-            if (d->targets) {
-                int c;
-                for (c = 0; c < e->outputs; ++c) {
-                    const double difference =
-                        (double)e->logits[at + c] - (double)d->targets[(ptrdiff_t)now[i] * e->outputs + c];
-                    t->squares += difference * difference;
-                }
+            for (c = 0; d->targets && c < e->columns; ++c) {
+                const double difference =
+                    (double)student[at + c] - (double)d->targets[(ptrdiff_t)now[i] * e->outputs + e->first + c];
+                t->squares += difference * difference;
             }
         }
         if (keep_logits)
@@ -8207,7 +8294,8 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: prompt_temperature must be 0.001 to 1e+06, got %s", where,
                         kd__number((double)desc->prompt_temperature, 6).chars);
     result = kd__data_check(m->kd, where, data, m);
-    if (result == KD_OK) result = kd__check_classes(m->kd, where, m, data);
+    if (result == KD_OK) result = kd__head_check(m->kd, where, m, data, desc->first, desc->columns, desc->task);
+    if (result == KD_OK && !desc->columns) result = kd__check_classes(m->kd, where, m, data);
     if (result == KD_OK && desc->teacher) {
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
         if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
@@ -8220,7 +8308,9 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
     if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
     if (result == KD_OK) {
-        const int classes = KD__MAX(data->classes, kd_model_outputs(m));
+        int classes;
+        kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
+        classes = kd__evaluator_classes(&e);
         tally->confusion = desc->confusion;
         if (desc->confusion)
             memset(desc->confusion, 0, (size_t)classes * (size_t)classes * sizeof *desc->confusion);
@@ -9524,6 +9614,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
         {"rollback", (double)d->rollback, 0, 0.99},
+        {"uncertainty", (double)d->uncertainty, 0, 1},
         {"prompt", (double)(int)d->prompt, 0, (double)KD_PROMPT_SIDE},
         {"prompt_temperature", (double)d->prompt_temperature, 1e-3, 1e6},
         {"prompt_drop", (double)d->prompt_drop, 0, 1},
@@ -9569,7 +9660,7 @@ struct kd_trainer {
     kd_loss_desc losses[KD__MAX_LOSSES]; /* kinds resolved */
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
-    int outputs, source, teacher_count, has_labels, uses_labels;
+    int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
     kd__feed feed;
@@ -9585,8 +9676,13 @@ struct kd_trainer {
     float *targets;               /* (batch, outputs) */
     float *prompts;               /* (batch, N); NULL unless there are prompts */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
-    float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
-    float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
+    float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2];        /* temperatures that are learned */
+    float slopes[KD__MAX_LOSSES];                                         /* their gradient, gathered */
+    float variances[KD__MAX_LOSSES], variance_moments[KD__MAX_LOSSES][2]; /* s of kd_train_desc.uncertainty */
+    float variance_slopes[KD__MAX_LOSSES];
+    double weights_now[KD__MAX_LOSSES];
+    float *head;   /* 3 x (batch, outputs): columns of the student, of its teacher, of the gradient; NULL without */
+    int32_t *task; /* (batch) labels of a task */
     float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int64_t steps_per_epoch;
@@ -9612,6 +9708,7 @@ enum { KD__MAX_KEPT = 24 };
 KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
 {
     const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
+    const size_t learns = t->desc.uncertainty != 0;
     const kd__kept all[] = {
         {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
         {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
@@ -9627,6 +9724,9 @@ KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
         {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
+        {"variances", t->variances, learns * KD__COUNT(t->variances), KD__KEPT_FLAT},
+        {"variances.moments", t->variance_moments[0], learns * 2 * KD__COUNT(t->variances), KD__KEPT_FLAT},
+        {"variances.gathered", t->variance_slopes, learns * KD__COUNT(t->variances), KD__KEPT_FLAT},
     };
     int i, count = 0;
     for (i = 0; i < KD__COUNT(all); ++i) {
@@ -9698,6 +9798,8 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
     kd__free(kd, t->prompts);
+    kd__free(kd, t->head);
+    kd__free(kd, t->task);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
     kd__free(kd, t->gathered);
@@ -9761,18 +9863,24 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
     return result;
 }
 
+/* How many columns a loss sees. */
+KD__PRIVATE int kd__trainer_columns(const kd_trainer *t, const kd_loss_desc *loss)
+{
+    return loss->columns ? loss->columns : t->outputs;
+}
+
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
 KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
-    const int has_targets = data->targets != NULL;
+    const int has_targets = data->targets != NULL, has_labels = loss->task || t->has_labels;
     int has_teacher = t->source != KD__TEACHER_NONE;
     kd_result result;
     if (loss->cookie != KD__COOKIE)
         return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
     if (loss->kind == KD_LOSS_AUTO) {
-        loss->kind = has_teacher   ? (t->has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
+        loss->kind = has_teacher   ? (has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
                      : has_targets ? KD_LOSS_MSE
                                    : KD_LOSS_CE;
     }
@@ -9780,9 +9888,13 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
     if ((t->desc.loss_count > 0 || t->features.count > 0) && kd__loss_look_up(loss->kind)->teacher == KD__NO)
         has_teacher = 0;
-    result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
-                            t->has_labels, t->outputs);
+    result = kd__head_check(t->kd, where, t->m, data, loss->first, loss->columns, loss->task);
+    if (result == KD_OK)
+        result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
+                                has_labels, kd__trainer_columns(t, loss));
     if (result != KD_OK) return result;
+    if (loss->columns && (data->soft_labels || t->desc.augment.mixup != 0))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels and mixup know nothing of several heads", where);
     if (loss->kind == KD_LOSS_MSE && !has_teacher && t->desc.augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
                         where);
@@ -9804,10 +9916,11 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
                         "the data have %d classes",
                         where, t->outputs, data->classes);
-    for (i = 0; i < t->loss_count && data->labels && !data->soft_labels && result == KD_OK; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE, data->labels,
-                                           data->count, t->outputs);
+    for (i = 0; i < t->loss_count && !data->soft_labels && result == KD_OK; ++i) {
+        const int32_t *labels = kd__data_labels(data, t->losses[i].task);
+        if (labels && kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE, labels,
+                                           data->count, kd__trainer_columns(t, &t->losses[i]));
     }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
@@ -9832,6 +9945,8 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
                         (int)KD__MAX_LOSSES, d->loss_count);
     if (d->loss_count > 0 && d->loss.kind != KD_LOSS_AUTO)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both", where);
+    if (d->uncertainty && d->loss_count == 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs several losses; give losses", where);
     t->loss_count = KD__MAX(1, d->loss_count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         const double weight = d->loss_count > 0 && d->loss_weights ? (double)d->loss_weights[i] : 1;
@@ -9856,14 +9971,19 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
 {
     static const char where[] = "kd_train";
-    const int classes = KD__MAX(data->classes, t->outputs);
+    const kd_loss_desc *judge = &t->losses[0];
+    const int classes = judge->columns ? kd__head_classes(judge->columns) : KD__MAX(data->classes, t->outputs);
+    const int32_t *labels;
+    const kd_result result = kd__head_check(t->kd, where, t->m, data, judge->first, judge->columns, judge->task);
     int i, labelled = data->batch != NULL;
-    for (i = 0; data->labels && i < data->count; ++i) {
-        if (data->labels[i] == KD_UNLABELLED) continue;
-        if (data->labels[i] < 0 || data->labels[i] >= classes)
+    if (result != KD_OK) return result;
+    labels = kd__data_labels(data, judge->task);
+    for (i = 0; labels && i < data->count; ++i) {
+        if (labels[i] == KD_UNLABELLED) continue;
+        if (labels[i] < 0 || labels[i] >= classes)
             return kd__fail(t->kd, KD_ERR_DATA,
                             "%s: label %ld of sample %d of the validation data is outside 0 to %d", where,
-                            (long)data->labels[i], i, classes - 1);
+                            (long)labels[i], i, classes - 1);
         labelled = 1;
     }
     if ((t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0) && !labelled && !data->targets &&
@@ -9875,6 +9995,14 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
     return KD_OK;
 }
 
+KD__PRIVATE int kd__train_has_heads(const kd_train_desc *d)
+{
+    int i, heads = d->loss.columns > 0;
+    for (i = 0; d->losses && i < KD__MIN(d->loss_count, (int)KD__MAX_LOSSES); ++i)
+        heads |= d->losses[i].columns > 0;
+    return heads;
+}
+
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
 KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
 {
@@ -9884,7 +10012,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
-    if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
+    t->has_heads = kd__train_has_heads(d);
+    if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
     if (result != KD_OK) return result;
     if (out->h * out->w > 1 && out->c > 1)
@@ -9904,7 +10033,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         if (d->validation > 0)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
         result = kd__data_check(t->kd, where, d->validation_data, t->m);
-        if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
+        if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
         if (result == KD_OK && t->teacher_count == 1)
             result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
     }
@@ -9975,9 +10104,17 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     t->order = KD__NEW(kd, int32_t, t->data->count);
     t->teacher_logits = KD__NEW(kd, float, logits);
     t->targets = KD__NEW(kd, float, logits);
-    for (i = 0; i < t->loss_count; ++i) room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, t->outputs));
+    for (i = 0; i < t->loss_count; ++i)
+        room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, kd__trainer_columns(t, &t->losses[i])));
     t->loss_room = KD__NEW(kd, float, room);
     failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
+    if (t->has_heads) {
+        t->head = KD__NEW(kd, float, kd__times(3, logits));
+        t->task = KD__NEW(kd, int32_t, batch);
+        failed |= !t->head || !t->task;
+        if (t->has_validation)
+            kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
+    }
     if (d->prompt != KD_PROMPT_NONE) {
         t->prompts = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)t->m->prompt));
         failed |= !t->prompts;
@@ -10132,19 +10269,29 @@ KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, co
     return sqrt(sum);
 }
 
-/* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
-KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
+/* A number beside the weights follows its gradient (sign 1: down, -1: up), by the same rule but without weight
+   decay. */
+KD__PRIVATE void kd__trainer_update_scalar(const kd_trainer *t, float *value, float *moments, float *slope,
+                                           float sign, int batches)
 {
     kd__update update = t->optim.update;
-    int i;
+    const float grad = sign * *slope / (float)batches;
     update.decay = 0;
     update.grad_scale = 1;
+    t->kd->k->update(&update, 1, value, &grad, &moments[0], &moments[1]);
+    *slope = 0;
+}
+
+/* Learned temperatures go up where the weights go down. */
+KD__PRIVATE void kd__trainer_update_scalars(kd_trainer *t, int batches)
+{
+    int i;
     for (i = 0; i < t->loss_count; ++i) {
-        const float grad = -t->slopes[i] / (float)batches;
-        float *moments = t->theta_moments[i];
-        if (t->losses[i].kind != KD_LOSS_CTKD) continue;
-        t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
-        t->slopes[i] = 0;
+        if (t->losses[i].kind == KD_LOSS_CTKD)
+            kd__trainer_update_scalar(t, &t->theta[i], t->theta_moments[i], &t->slopes[i], -1, batches);
+        if (t->desc.uncertainty)
+            kd__trainer_update_scalar(t, &t->variances[i], t->variance_moments[i], &t->variance_slopes[i], 1,
+                                      batches);
     }
 }
 
@@ -10184,7 +10331,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
-    kd__trainer_update_temperatures(t, batches);
+    kd__trainer_update_scalars(t, batches);
     if (t->features.param_count > 0)
         t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
                          t->features.first, t->features.second);
@@ -10193,17 +10340,20 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
 }
 
 /* Counts the samples of a batch that have a label, and those that the model gives it. */
-KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
+KD__PRIVATE void kd__trainer_count(kd_trainer *t, const int32_t *samples, int n)
 {
-    const float *logits = kd__run_logits(t->run);
+    const kd_loss_desc *judge = &t->losses[0];
+    const float *logits = kd__run_logits(t->run) + judge->first;
+    const int32_t *labels = judge->task ? kd__data_labels(t->data, judge->task) : NULL;
     const int classes = t->data->classes;
     int i;
-    for (i = 0; t->has_labels && i < n; ++i) {
-        const int label =
-            t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
+    for (i = 0; (labels || t->has_labels) && i < n; ++i) {
+        const int label = labels         ? labels[samples[i]]
+                          : t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes)
+                                         : t->feed.labels[i];
         if (label < 0) continue;
         ++t->at.labelled;
-        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, kd__trainer_columns(t, judge));
     }
 }
 
@@ -10218,6 +10368,56 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
     return 1 + 20 * sigmoid;
 }
 
+/* A loss that has columns of its own sees them alone: student, teacher and labels are gathered, and so is the
+   gradient, which kd__trainer_scatter brings back. */
+KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const int32_t *samples, int n)
+{
+    const kd_loss_desc *desc = call->desc;
+    const ptrdiff_t size = (ptrdiff_t)n * t->outputs;
+    const float *each[KD__MAX_TEACHERS];
+    kd_result result = KD_OK;
+    int i, r;
+    if (desc->columns == 0) return KD_OK;
+    call->cols = desc->columns;
+    kd__gather_columns(t->head, call->student, n, t->outputs, desc->first, desc->columns);
+    call->student = t->head;
+    if (call->teacher && t->teacher_count > 1 && call->teacher == t->teacher_logits) {
+        for (r = 0; r < n && result == KD_OK; ++r) {
+            for (i = 0; i < t->teacher_count; ++i)
+                each[i] = t->teacher_all + ((ptrdiff_t)i * n + r) * t->outputs + desc->first;
+            result = kd_average_teachers(t->kd, each, t->desc.teacher_weights, t->teacher_count, 1, desc->columns,
+                                         desc->temperature, t->head + size + (ptrdiff_t)r * desc->columns);
+        }
+        if (result == KD_OK)
+            result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->head + size, n, desc->columns);
+    } else if (call->teacher) {
+        kd__gather_columns(t->head + size, call->teacher, n, t->outputs, desc->first, desc->columns);
+    }
+    if (call->teacher) call->teacher = t->head + size;
+    call->grad = t->head + 2 * size;
+    for (r = 0; r < n && desc->task; ++r) t->task[r] = kd__data_labels(t->data, desc->task)[samples[r]];
+    if (desc->task) call->labels = t->task;
+    return result;
+}
+
+KD__PRIVATE void kd__trainer_scatter(const kd_trainer *t, const kd__loss_call *call, int n, float *grad)
+{
+    const int columns = call->desc->columns;
+    int r;
+    if (columns == 0) return;
+    memset(grad, 0, (size_t)n * (size_t)t->outputs * sizeof *grad);
+    for (r = 0; r < n; ++r)
+        memcpy(grad + (ptrdiff_t)r * t->outputs + call->desc->first, call->grad + (ptrdiff_t)r * columns,
+               (size_t)columns * sizeof *grad);
+}
+
+/* What a loss is multiplied by: its weight, divided by the variance that has been learned for it. */
+KD__PRIVATE double kd__trainer_weight(const kd_trainer *t, int index)
+{
+    const double weight = t->loss_weights[index];
+    return t->desc.uncertainty ? weight * kd__exp(-(double)t->variances[index]) : weight;
+}
+
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
 KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32_t *samples, int n, int epoch,
                                            const float *soft_targets, float *grad, double *value)
@@ -10229,7 +10429,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = kd__trainer_average(t, desc.temperature, n);
+    result = desc.columns ? KD_OK : kd__trainer_average(t, desc.temperature, n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->run);
@@ -10242,11 +10442,18 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32
     call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
     call.rows = n;
     call.cols = t->outputs;
-    call.soft_scale = call.hard_scale = t->loss_weights[index];
+    call.soft_scale = call.hard_scale = kd__trainer_weight(t, index);
     if (!learns) call.soft_scale *= kd__trainer_ramp((double)epoch + 1, (double)desc.warmup);
     call.grad = grad;
     call.room = t->loss_room;
+    result = kd__trainer_head(t, &call, samples, n);
+    if (result != KD_OK) return result;
     *value = kd__loss_evaluate(t->kd, &call);
+    kd__trainer_scatter(t, &call, n, grad);
+    if (t->desc.uncertainty) {
+        t->variance_slopes[index] += (float)(0.5 - *value);
+        *value += 0.5 * (double)t->variances[index];
+    }
     if (learns) {
         double cosine, sine;
         kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
@@ -10289,9 +10496,9 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
     for (i = 0; result == KD_OK && t->data->batch && i < t->loss_count; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]))
+        if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE,
-                                           t->feed.labels, n, t->outputs);
+                                           t->feed.labels, n, kd__trainer_columns(t, &t->losses[i]));
     }
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
@@ -10305,7 +10512,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
         info->loss += features;
     }
     if (result != KD_OK) return result;
-    kd__trainer_count(t, n);
+    kd__trainer_count(t, samples, n);
     kd__run_backward(t->run);
     result =
         kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
@@ -10351,6 +10558,7 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
     kd_epoch_info info;
+    int i;
     memset(&info, 0, sizeof info);
     info.epoch = (int)t->at.epoch;
     info.epochs = d->epochs;
@@ -10359,6 +10567,8 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
     info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
     info.lr = kd_learning_rate(d, t->at.step - 1, t->steps_per_epoch) * t->at.rate;
     info.model = t->m;
+    for (i = 0; i < t->loss_count; ++i) t->weights_now[i] = kd__trainer_weight(t, i);
+    info.loss_weights = t->weights_now;
     if (t->has_validation) result = kd__trainer_validate(t, &info);
     if (result != KD_OK) return result;
     ++t->at.epoch;
@@ -10399,16 +10609,19 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         const kd_loss_desc *loss = &t->losses[i];
         const double weight = t->loss_weights[i];
         double soft, hard;
-        char ramp[64] = "";
+        char ramp[64] = "", head[64] = "";
         if (kd__loss_look_up(loss->kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
         if (loss->kind == KD_LOSS_CE) continue;
-        kd__loss_effect(loss, 1, t->outputs, &soft, &hard);
+        kd__loss_effect(loss, 1, kd__trainer_columns(t, loss), &soft, &hard);
+        if (loss->columns)
+            snprintf(head, sizeof head, " of columns %d to %d", loss->first, loss->first + loss->columns - 1);
         if (loss->warmup > 0)
             snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
-        kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)",
-                kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
-                kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
-                ramp, kd_convention_name(loss->convention));
+        kd__log(t->kd, "kd_train: loss %s%s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s",
+                kd_loss_name(loss->kind), head, kd__number(soft * weight, 4).chars,
+                kd__number(hard * weight, 4).chars, kd__number((double)loss->temperature, 4).chars,
+                loss->kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss->convention),
+                t->desc.uncertainty ? ", times a learned weight" : "");
     }
     for (i = 0; i < t->features.count; ++i) {
         const kd__feature *f = &t->features.list[i];
@@ -11856,6 +12069,8 @@ KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
         hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
     for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
         hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    for (i = 0; data->task_labels && i < count * (size_t)data->task_count; ++i)
+        hash = kd__mix(hash ^ (uint32_t)data->task_labels[i]);
     for (i = 0; data->side && i < count * (size_t)data->side_count; ++i)
         hash = kd__mix(hash ^ kd__float_bits(data->side[i]));
     return hash;
