@@ -1017,6 +1017,25 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__HEADER_FILENAME "kd.h"
 #endif
 
+/* Under AddressSanitizer, buffers that would share memory have their own, with a fence of so many floats behind. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define KD__FENCE 64
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) && !defined(KD__FENCE)
+#define KD__FENCE 64
+#endif
+#ifdef KD__FENCE
+#include <sanitizer/asan_interface.h>
+#define KD__FENCE_UP(start, bytes) __asan_poison_memory_region(start, bytes)
+#define KD__FENCE_DOWN(start, bytes) __asan_unpoison_memory_region(start, bytes)
+#else
+#define KD__FENCE 0
+#define KD__FENCE_UP(start, bytes) ((void)(start), (void)(bytes))
+#define KD__FENCE_DOWN(start, bytes) ((void)(start), (void)(bytes))
+#endif
+
 #if defined(__GNUC__)
 #define KD__PRIVATE static __attribute__((unused))
 #define KD__INLINE static inline __attribute__((always_inline, unused))
@@ -6951,8 +6970,8 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
 KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, const size_t *floats,
                                   const int *placed, int placed_count, int v)
 {
-    size_t at = 0;
-    int i, moved = 1;
+    size_t at = KD__FENCE ? p->r->local_floats : 0;
+    int i, moved = !KD__FENCE;
     while (moved) {
         moved = 0;
         for (i = 0; i < placed_count; ++i) {
@@ -6997,6 +7016,11 @@ KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
+KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
+{
+    return (kd__times(slot->sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
+}
+
 /* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
 KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const int *root, int backward, int keep)
 {
@@ -7016,7 +7040,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
             slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
             failed |= !slots[v].base;
         } else {
-            floats[v] = (kd__times(slots[v].sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
+            floats[v] = kd__plan_local_floats(r, &slots[v]) + KD__FENCE;
             offset[v] = kd__plan_place(p, offset, floats, placed, placed_count, v);
             placed[placed_count++] = v;
             r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
@@ -7038,7 +7062,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
 /* Once the size of a worker's memory is known: one allocation for all workers, and pointers for everyone. */
 KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *root)
 {
-    int v;
+    int i, v;
     if (!r->locals && r->local_floats) {
         r->locals = kd__run_alloc(r, kd__times(r->local_floats, (size_t)r->kd->desc.threads));
         if (!r->locals) return KD_ERR_MEMORY;
@@ -7047,6 +7071,9 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (slots[v].worker) {
             slots[v].base = r->locals + (slots[v].worker - 1);
             slots[v].worker = r->local_floats;
+            for (i = 0; i < r->kd->desc.threads && KD__FENCE; ++i)
+                KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
+                             KD__FENCE * sizeof(float));
         }
     }
     for (v = 0; v < r->model->value_count; ++v) {
@@ -7105,6 +7132,8 @@ KD__PRIVATE void kd__run_close(kd__run *r)
 {
     int i;
     if (!r) return;
+    if (KD__FENCE && r->locals)
+        KD__FENCE_DOWN(r->locals, r->local_floats * (size_t)r->kd->desc.threads * sizeof(float));
     for (i = 0; i < r->owned_count; ++i) kd__free(r->kd, r->owned[i]);
     kd__free(r->kd, r->owned);
     kd__free(r->kd, r->forward);

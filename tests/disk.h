@@ -169,7 +169,7 @@ static int close_context(void **state)
 typedef kd_result (*file_fn)(void *subject);
 
 /* Whichever call fails: it is said, the old file is as it was, and nothing else is left. */
-static void check_failing_disk(file_fn save, void *subject, const char *where)
+KD__PRIVATE void check_failing_disk(file_fn save, void *subject, const char *where)
 {
     static const char old[] = "the old file";
     int halfway, failed;
@@ -203,7 +203,7 @@ static void check_failing_disk(file_fn save, void *subject, const char *where)
 }
 
 /* Whenever the power goes: under the name is all of the old file or all of the new one. */
-static void check_power_cut(file_fn save, void *subject)
+KD__PRIVATE void check_power_cut(file_fn save, void *subject)
 {
     static const char old[] = "the old file";
     disk_file *whole;

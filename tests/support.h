@@ -16,7 +16,7 @@ static float test_random(uint64_t *state)
     return (float)(kd__rng_unit(*state, 77) * 2 - 1);
 }
 
-static float *test_floats(uint64_t seed, size_t count, float scale)
+KD__PRIVATE float *test_floats(uint64_t seed, size_t count, float scale)
 {
     float *x = (float *)calloc(count + 1, sizeof *x);
     uint64_t state = seed << 32;
@@ -36,10 +36,10 @@ KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
 }
 
 /* An allocator that keeps books: what is out, how large the largest request was, whether every block came back with
-   the size it was asked for. Its refuse_at-th request from now is refused, 0: none. */
+   the size it was asked for. Its refuse_at-th request from now is refused, 0: none; for_good: all after it, too. */
 typedef struct test_memory {
     size_t bytes, largest;
-    int blocks, requests, refuse_at, wrong_sizes;
+    int blocks, requests, refuse_at, for_good, wrong_sizes;
 } test_memory;
 
 enum { TEST_MEMORY_HEAD = 16 }; /* the size stands in front of the block */
@@ -50,7 +50,11 @@ KD__PRIVATE void *test_memory_alloc(void *user, size_t size)
     char *start;
     ++memory->requests;
     memory->largest = KD__MAX(memory->largest, size);
-    if (memory->refuse_at > 0 && --memory->refuse_at == 0) return NULL;
+    if (memory->refuse_at > 0 && --memory->refuse_at == 0) memory->refuse_at = -1;
+    if (memory->refuse_at < 0) {
+        if (!memory->for_good) memory->refuse_at = 0;
+        return NULL;
+    }
     start = size < (size_t)1 << 30 ? (char *)malloc(size + TEST_MEMORY_HEAD) : NULL;
     if (!start) return NULL;
     memcpy(start, &size, sizeof size);
@@ -91,7 +95,7 @@ KD__PRIVATE void test_memory_close(kd_ctx *kd, const test_memory *memory)
 
 /* The next instruction set after `isa` that this machine can run, KD_ISA_COUNT at the end. Skips are counted. */
 static int test_isas_skipped;
-static kd_isa test_next_isa(kd_isa isa)
+KD__PRIVATE kd_isa test_next_isa(kd_isa isa)
 {
     int next = (int)isa + 1;
     for (; next < KD_ISA_COUNT && !kd_isa_available((kd_isa)next); ++next) ++test_isas_skipped;

@@ -1739,7 +1739,8 @@ static void test_learned_temperature(void **state)
     school_open(&s);
     for (i = 0; i < 4; ++i) {
         kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
-        kd__trainer *t = (kd__trainer *)calloc(1, sizeof *t);
+        kd_train_desc desc = school_desc(&s, 1);
+        kd_trainer *t;
         float *weights = (float *)malloc(m->weight_count * sizeof *weights);
         kd_step_info info;
         double before, after, derivative;
@@ -1747,19 +1748,13 @@ static void test_learned_temperature(void **state)
         int k;
         memset(&info, 0, sizeof info);
         for (k = 0; k < SAMPLES; ++k) order[k] = k;
-        t->kd = s.kd;
-        t->m = m;
-        t->data = &s.data;
-        t->outputs = CLASSES;
-        t->desc = school_desc(&s, 1);
-        t->desc.batch = SAMPLES;
-        t->desc.teacher = i % 2 ? s.teacher : s.other;
-        t->desc.loss = kd_loss_defaults(KD_LOSS_CTKD);
-        t->desc.loss.hard_weight = 0;
-        t->desc.loss.standardise = i / 2;
-        t->desc.optimizer = i ? KD_ADAM : KD_SGD;
-        assert_ok(s.kd, kd__trainer_check(t));
-        assert_ok(s.kd, kd__trainer_open(t));
+        desc.batch = SAMPLES;
+        desc.teacher = i % 2 ? s.teacher : s.other;
+        desc.loss = kd_loss_defaults(KD_LOSS_CTKD);
+        desc.loss.hard_weight = 0;
+        desc.loss.standardise = i / 2;
+        desc.optimizer = i ? KD_ADAM : KD_SGD;
+        assert_ok(s.kd, kd_trainer_open(m, &s.data, &desc, &t));
         assert_ok(s.kd, kd__trainer_step(t, order, SAMPLES, 0, 1, &info));
         assert_true(t->theta[0] == 1);
         memcpy(weights, m->weights, m->weight_count * sizeof *weights);
@@ -1778,8 +1773,7 @@ static void test_learned_temperature(void **state)
         assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &after));
         if (!(after > before))
             fail_msg("from T = 15.62 to %g: %.12g, %.12g", (double)t->losses[0].temperature, before, after);
-        kd__trainer_close(t);
-        free(t);
+        kd_trainer_close(t);
         free(weights);
         kd_model_destroy(m);
     }
