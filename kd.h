@@ -597,8 +597,8 @@ typedef struct kd_data {
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
     const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
-    /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or those
-       above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
+    /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or
+       those above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
     const int32_t *task_labels;
     int task_count;    /* 0 */
     const float *side; /* (count, side_count) for KD_PROMPT_SIDE, or NULL */
@@ -673,11 +673,12 @@ typedef struct kd_metrics {
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
 
 typedef struct kd_evaluate_desc {
-    uint32_t cookie;          /* set by kd_evaluate_defaults */
-    int batch;                /* 256 */
-    const kd_model *teacher;  /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
-    float *logits;            /* NULL; (count, outputs) */
-    int64_t *confusion;       /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    uint32_t cookie;             /* set by kd_evaluate_defaults */
+    int batch;                   /* 256 */
+    const kd_model *teacher;     /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
+    float *logits;               /* NULL; (count, outputs) */
+    int64_t *confusion;          /* NULL; (classes, classes), row = label, column = prediction, overwritten */
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
@@ -836,9 +837,9 @@ typedef struct kd_epoch_info {
     const double *loss_weights; /* what each of the losses is multiplied by now */
 } kd_epoch_info;
 
-/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them; samples are
-   their numbers in the data. Returns 0, or anything else to end training with KD_ERR_DATA. For teachers that run
-   in another engine. Called from the calling thread. */
+/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them (or those of
+   teacher_data); samples are their numbers in the data. Returns 0, or anything else to end training with
+   KD_ERR_DATA. For teachers that run in another engine. Called from the calling thread. */
 typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
 
 typedef struct kd_train_desc {
@@ -880,15 +881,20 @@ typedef struct kd_train_desc {
     kd_teacher_fn teacher_fn;     /* NULL */
     void *teacher_user;
     const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
-    kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
+    /* NULL. The same samples as a teacher (teachers, teacher_fn, a cache) sees them: in colour, larger, from
+       another sensor. Of it, only the images and their normalisation are used: as many as the student's, in the
+       same order, and without augment, which would have to be one view of two things. validation_data have no such
+       partner: agreement and kl are then not measured. */
+    const kd_data *teacher_data;
+    kd_loss_desc loss; /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
     /* Several losses instead: their sum with weights, 0 to 1e6, NULL: 1 each. Each sees the labels and the teacher
        if it has a use for them; where there is a teacher, one must use it. `loss` stays at its default. */
     const kd_loss_desc *losses; /* NULL */
     const float *loss_weights;  /* NULL */
     int loss_count;             /* 0 to 16 */
     /* 0: off. 1: the weights are learned (Kendall, Gal and Cipolla 2018): the loss is
-       sum_i (exp(-s_i) w_i L_i + s_i / 2), w those of loss_weights; the s_i, 0 at first, are updated by the optimizer
-       of the weights, without weight decay and clip_norm. */
+       sum_i (exp(-s_i) w_i L_i + s_i / 2), w those of loss_weights; the s_i, 0 at first, are updated by the
+       optimizer of the weights, without weight decay and clip_norm. */
     int uncertainty;
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
@@ -8057,7 +8063,7 @@ typedef struct kd__evaluator {
     const kd_model *m;
     const kd_data *data;
     const kd_model *teacher;
-    kd__feed feed;
+    kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
     kd_prompt prompt;
@@ -8139,6 +8145,7 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__run_close(e->run);
     kd__run_close(e->teacher_run);
     if (e->feed.kd) kd__feed_close(&e->feed);
+    if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
     kd__free(kd, e->logits);
     kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
@@ -8181,6 +8188,15 @@ KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, f
     return KD_ERR_MEMORY;
 }
 
+/* On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_teacher_data(kd__evaluator *e, const kd_data *data)
+{
+    const kd_result result =
+        data && e->teacher ? kd__feed_open(&e->teacher_feed, e->m->kd, data, NULL, 0, e->batch) : KD_OK;
+    if (result != KD_OK) kd__evaluator_close(e);
+    return result;
+}
+
 KD__PRIVATE void kd__evaluator_head(kd__evaluator *e, int first, int columns, int task)
 {
     if (columns == 0) return;
@@ -8204,7 +8220,7 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
     *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
     if (e->teacher_run) {
-        kd__run_forward(e->teacher_run, e->feed.x, n);
+        kd__run_forward(e->teacher_run, e->teacher_feed.kd ? e->teacher_feed.x : e->feed.x, n);
         kd__export(e->teacher_run, n, e->teacher_logits);
     } else if (d->teacher_logits) {
         kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
@@ -8248,6 +8264,7 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
             for (i = 0; i < n; ++i) order[i] = first + i;
         }
         result = kd__feed_batch(&e->feed, now, n, 0);
+        if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
         if (result != KD_OK) return result;
         kd__evaluator_batch(e, now, n, &student, &teacher);
         for (i = 0; i < n; ++i) {
@@ -8281,6 +8298,20 @@ KD__PRIVATE kd_result kd__check_classes(kd_ctx *kd, const char *where, const kd_
                         outputs, data->classes);
     if (data->classes == 0 && data->labels)
         return kd__fail(kd, KD_ERR_DATA, "%s: there are labels, but the number of classes is 0", where);
+    return KD_OK;
+}
+
+/* What a teacher sees must be the same samples as the student's. */
+KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, const kd_data *data,
+                                             const kd_data *teacher_data)
+{
+    if (!teacher_data) return KD_OK;
+    if (teacher_data->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS,
+                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+    if (teacher_data->count != data->count)
+        return kd__fail(kd, KD_ERR_DATA, "%s: the student has %d samples, but teacher_data %d", where, data->count,
+                        teacher_data->count);
     return KD_OK;
 }
 
@@ -8326,8 +8357,12 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (result == KD_OK) result = kd__head_check(m->kd, where, m, data, desc->first, desc->columns, desc->task);
     if (result == KD_OK && !desc->columns) result = kd__check_classes(m->kd, where, m, data);
     if (result == KD_OK && desc->teacher) {
+        const kd_data *seen = desc->teacher_data ? desc->teacher_data : data;
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
-        if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
+        if (result == KD_OK) result = kd__check_teacher_data(m->kd, where, data, desc->teacher_data);
+        if (result == KD_OK) result = kd__data_check(m->kd, where, seen, desc->teacher);
+    } else if (result == KD_OK && desc->teacher_data) {
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
     if (result == KD_OK)
         result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
@@ -8335,6 +8370,7 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
+    if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
     if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
     if (result == KD_OK) {
         int classes;
@@ -9692,7 +9728,7 @@ struct kd_trainer {
     int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
-    kd__feed feed;
+    kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
     kd__evaluator evaluator;
@@ -9818,6 +9854,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__run_close(t->run);
     for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
     if (t->feed.kd) kd__feed_close(&t->feed);
+    if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
@@ -9843,6 +9880,7 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
+    const kd_data *seen = d->teacher_data ? d->teacher_data : t->data;
     const int sources = (d->teacher != NULL) + (d->teacher_count > 0) + (d->teacher_fn != NULL) +
                         (d->cache != NULL) + (t->data->teacher_logits != NULL);
     kd_result result = KD_OK;
@@ -9862,6 +9900,13 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
                 : d->cache                     ? KD__TEACHER_CACHE
                 : t->data->teacher_logits      ? KD__TEACHER_DATA
                                                : KD__TEACHER_NONE;
+    result = kd__check_teacher_data(t->kd, where, t->data, d->teacher_data);
+    if (result == KD_OK && d->teacher_data && (t->source == KD__TEACHER_NONE || t->source == KD__TEACHER_DATA))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
+    if (result == KD_OK && d->teacher_data && kd__augment_any(&d->augment))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: augment would show the student another view than teacher_data shows the teacher",
+                        where);
     if (d->teacher) t->teachers[t->teacher_count++] = d->teacher;
     for (i = 0; i < d->teacher_count; ++i) t->teachers[t->teacher_count++] = d->teachers[i];
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i) {
@@ -9872,13 +9917,13 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0, got %s", where,
                             i, kd__number((double)d->teacher_weights[i], 6).chars);
         result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
-        if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->teachers[i]);
+        if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i]);
     }
     if (result == KD_OK && d->cache) {
         if (d->cache->classes != t->outputs)
             return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
                             d->cache->classes, t->outputs);
-        result = kd__cache_check(t->kd, d->cache, t->data, d);
+        result = kd__cache_check(t->kd, d->cache, seen, d);
     }
     if (result == KD_OK && t->source == KD__TEACHER_DATA) {
         if (kd__augment_any(&d->augment))
@@ -9995,6 +10040,13 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
 }
 
+/* The teacher that validation compares with, or NULL. */
+KD__PRIVATE const kd_model *kd__trainer_judge(const kd_trainer *t)
+{
+    const int sees_all = !t->desc.teacher_data || !t->desc.validation_data;
+    return t->teacher_count == 1 && sees_all ? t->teachers[0] : NULL;
+}
+
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
    be something to judge by. */
 KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
@@ -10016,7 +10068,7 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
         labelled = 1;
     }
     if ((t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0) && !labelled && !data->targets &&
-        !data->teacher_logits && t->teacher_count != 1)
+        !data->teacher_logits && !kd__trainer_judge(t))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation data with labels, targets or "
                         "teacher_logits, or a single teacher model",
@@ -10063,7 +10115,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
         result = kd__data_check(t->kd, where, d->validation_data, t->m);
         if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
-        if (result == KD_OK && t->teacher_count == 1)
+        if (result == KD_OK && kd__trainer_judge(t))
             result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
     }
     if (result != KD_OK) return result;
@@ -10120,14 +10172,16 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
+    if (result == KD_OK && d->teacher_data && t->source != KD__TEACHER_CACHE)
+        result = kd__feed_open(&t->teacher_feed, kd, d->teacher_data, NULL, 0, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
         result = kd__run_open_tapped(t->teachers[i], NULL, batch, fs->taps[KD__TEACHER], fs->tap_count,
                                      &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
     if (result == KD_OK && t->has_validation)
-        result =
-            kd__evaluator_open(&t->evaluator, t->m, validation, t->teacher_count == 1 ? t->teachers[0] : NULL, 256);
+        result = kd__evaluator_open(&t->evaluator, t->m, validation, kd__trainer_judge(t), 256);
+    if (result == KD_OK && t->has_validation) result = kd__evaluator_teacher_data(&t->evaluator, d->teacher_data);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
@@ -10201,6 +10255,7 @@ KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int 
 KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
+    const float *x = t->teacher_feed.kd ? t->teacher_feed.x : t->feed.x;
     int i;
     *out = NULL;
     switch (t->source) {
@@ -10208,12 +10263,12 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     case KD__TEACHER_MODELS:
         for (i = 0; i < t->teacher_count; ++i) {
             float *to = t->teacher_count > 1 ? t->teacher_all + (ptrdiff_t)i * n * t->outputs : t->teacher_logits;
-            kd__run_forward(t->teacher_runs[i], t->feed.x, n);
+            kd__run_forward(t->teacher_runs[i], x, n);
             kd__export(t->teacher_runs[i], n, to);
         }
         break;
     case KD__TEACHER_FN:
-        if (d->teacher_fn(d->teacher_user, t->feed.x, samples, n, t->teacher_logits))
+        if (d->teacher_fn(d->teacher_user, x, samples, n, t->teacher_logits))
             return kd__fail(t->kd, KD_ERR_DATA, "kd_train: teacher_fn failed for %d samples from sample %ld on", n,
                             (long)samples[0]);
         break;
@@ -10524,6 +10579,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     kd_result result;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
+    if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     for (i = 0; result == KD_OK && t->data->batch && i < t->loss_count; ++i) {
         if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE,
@@ -12131,6 +12187,8 @@ KD__PRIVATE void kd__checkpoint_same(const kd_trainer *t, uint64_t *same)
     same[KD__SAME_DATA] = kd__hash_data(t->data, t->outputs);
     if (t->desc.validation_data)
         same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd__hash_data(t->desc.validation_data, t->outputs));
+    if (t->desc.teacher_data)
+        same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd_data_hash(t->desc.teacher_data));
     same[KD__SAME_TEACHER] = kd__hash_teacher(t);
     same[KD__SAME_OPTIONS] = kd__hash_options(t);
 }

@@ -1,4 +1,5 @@
-/* Students and data of other kinds: soft decision trees, prompts, several heads. */
+/* Students and data of other kinds: soft decision trees, prompts, several heads, two forms of one
+   sample. */
 #include "support.h"
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -532,8 +533,8 @@ static void test_prompt_refused(void **state)
 enum { HEADS = 3, OUTPUTS = 6 };
 static const int head_first[HEADS] = {0, 2, 5}, head_columns[HEADS] = {2, 3, 1};
 
-/* Three questions about a point, with 2, 3 and 2 answers, the last with a single logit, and a last layer with a head
-   for each. */
+/* Three questions about a point, with 2, 3 and 2 answers, the last with a single logit, and a last layer with a
+   head for each. */
 typedef struct heads {
     kd_ctx *kd;
     kd_model *all, *teacher;
@@ -894,6 +895,221 @@ static void test_heads_refused(void **state)
     heads_close(&h);
 }
 
+/* ---- what the teacher sees ------------------------------------------------------------------------------- */
+
+/* Grey pictures of 14x14 for the student; for the teacher the same ones, 28x28 and in colour. */
+typedef struct forms {
+    kd_ctx *kd;
+    kd_model *student, *teacher;
+    float *colour, *grey, *targets;
+    int32_t labels[SAMPLES];
+    kd_data data, teacher_data;
+    kd_train_desc desc;
+} forms;
+
+static void forms_open(forms *f)
+{
+    int i, y, x, c;
+    memset(f, 0, sizeof *f);
+    f->kd = test_open(KD_ISA_AUTO, 1);
+    f->colour = test_floats(2, SAMPLES * 3 * 28 * 28, 1);
+    f->grey = test_floats(1, SAMPLES * 14 * 14, 0);
+    f->targets = test_floats(1, SAMPLES * CLASSES, 0);
+    for (i = 0; i < SAMPLES; ++i) {
+        f->labels[i] = i % CLASSES;
+        for (y = 0; y < 28; ++y) {
+            for (x = 0; x < 28; ++x) {
+                for (c = 0; c < 3; ++c)
+                    f->grey[(i * 14 + y / 2) * 14 + x / 2] += f->colour[((i * 3 + c) * 28 + y) * 28 + x] / 12;
+            }
+        }
+    }
+    f->student = create(f->kd, "1x14x14: conv 3 3 stride=2, relu, dense 4");
+    f->teacher = create(f->kd, "3x28x28: conv 4 5 stride=3, relu, dense 4");
+    f->data = kd_data_f32(f->grey, f->labels, SAMPLES, 1, 14, 14, CLASSES);
+    f->teacher_data = kd_data_f32(f->colour, NULL, SAMPLES, 3, 28, 28, 0);
+    f->teacher_data.mean[1] = 0.25f, f->teacher_data.std[2] = 0.5f;
+    for (i = 0; i < SAMPLES * 3 * 28 * 28; ++i) {
+        c = i / (28 * 28) % 3;
+        f->colour[i] = (f->colour[i] - f->teacher_data.mean[c]) / f->teacher_data.std[c]; /* to be undone below */
+    }
+    assert_ok(f->kd, kd_predict(f->teacher, f->colour, SAMPLES, f->targets));
+    for (i = 0; i < SAMPLES * 3 * 28 * 28; ++i) {
+        c = i / (28 * 28) % 3;
+        f->colour[i] = f->colour[i] * f->teacher_data.std[c] + f->teacher_data.mean[c];
+    }
+    f->desc = kd_train_defaults();
+    f->desc.epochs = 2;
+    f->desc.batch = 17;
+}
+
+static void forms_close(forms *f)
+{
+    kd_model_destroy(f->student);
+    kd_model_destroy(f->teacher);
+    free(f->colour);
+    free(f->grey);
+    free(f->targets);
+    kd_close(f->kd);
+}
+
+static int answer(void *user, const float *x, const int32_t *samples, int n, float *logits)
+{
+    (void)samples;
+    return kd_predict(((forms *)user)->teacher, x, n, logits) != KD_OK;
+}
+
+static void check_same_weights(const kd_model *a, const kd_model *b, double tolerance)
+{
+    kd_tensor_info info;
+    float x[600], y[600];
+    int i;
+    int64_t j;
+    for (i = 0; i < kd_model_tensors(a); ++i) {
+        assert_ok(a->kd, kd_model_tensor_info(a, i, &info));
+        assert_true(info.count <= 600);
+        assert_ok(a->kd, kd_model_get_tensor(a, info.name, x, info.count));
+        assert_ok(b->kd, kd_model_get_tensor(b, info.name, y, info.count));
+        for (j = 0; j < info.count; ++j) assert_near(x[j], y[j], tolerance);
+    }
+}
+
+/* A model, two models, a callback and a cache, each with data of its own, teach what the same logits teach as an
+   array: the teacher sees its form of the very samples that the student sees. */
+static void test_teacher_data(void **state)
+{
+    enum { MODEL, MODELS, CALLBACK, CACHE, WAYS };
+    forms f;
+    int way;
+    (void)state;
+    forms_open(&f);
+    for (way = 0; way < WAYS; ++way) {
+        kd_model *student, *by_array;
+        const kd_model *teachers[2];
+        kd_cache *cache = NULL;
+        kd_data array = f.data;
+        kd_train_desc desc = f.desc;
+        assert_ok(f.kd, kd_model_clone(f.student, &student));
+        assert_ok(f.kd, kd_model_clone(f.student, &by_array));
+        array.teacher_logits = f.targets;
+        assert_ok(f.kd, kd_train(by_array, &array, &desc));
+        teachers[0] = teachers[1] = f.teacher;
+        desc.teacher_data = &f.teacher_data;
+        if (way == MODEL) desc.teacher = f.teacher;
+        if (way == MODELS) desc.teachers = teachers, desc.teacher_count = 2;
+        if (way == CALLBACK) desc.teacher_fn = answer, desc.teacher_user = &f;
+        if (way == CACHE) {
+            assert_ok(f.kd, kd_cache_create(f.teacher, &f.teacher_data, NULL, 0, 1, &cache));
+            desc.cache = cache;
+        }
+        assert_ok(f.kd, kd_train(student, &f.data, &desc));
+        check_same_weights(student, by_array, 1e-5);
+        kd_cache_destroy(cache);
+        kd_model_destroy(student);
+        kd_model_destroy(by_array);
+    }
+    forms_close(&f);
+}
+
+/* Held-out samples and losses on features, too, are shown to the teacher in its form. */
+static void test_teacher_data_elsewhere(void **state)
+{
+    forms f;
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics wanted, got;
+    kd_epoch_info info[2];
+    kd_train_desc train;
+    kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    double loss[2];
+    int i;
+    (void)state;
+    forms_open(&f);
+    f.data.teacher_logits = f.targets;
+    assert_ok(f.kd, kd_evaluate_with(f.student, &f.data, &desc, &wanted));
+    f.data.teacher_logits = NULL;
+    desc.teacher = f.teacher;
+    desc.teacher_data = &f.teacher_data;
+    desc.batch = 13;
+    assert_ok(f.kd, kd_evaluate_with(f.student, &f.data, &desc, &got));
+    assert_near(got.kl, wanted.kl, 1e-6);
+    assert_near(got.agreement, wanted.agreement, 1e-12);
+    for (i = 0; i < 2; ++i) {
+        train = f.desc;
+        train.epochs = 1, train.lr = 0;
+        train.validation = 0.3f;
+        train.on_epoch = keep_epoch;
+        train.user = &info[i];
+        if (i) train.teacher = f.teacher, train.teacher_data = &f.teacher_data;
+        f.data.teacher_logits = i ? NULL : f.targets;
+        assert_ok(f.kd, kd_train(f.student, &f.data, &train));
+    }
+    assert_near(info[1].validation.kl, info[0].validation.kl, 1e-6);
+    train.validation = 0;
+    train.validation_data = &f.data;
+    assert_ok(f.kd, kd_train(f.student, &f.data, &train));
+    assert_true(info[1].has_validation && info[1].validation.agreement == -1);
+    hint.student = "0", hint.teacher = "0"; /* shown other samples, the hint has another value */
+    train = f.desc;
+    train.teacher = f.teacher;
+    train.teacher_data = &f.teacher_data;
+    train.features = &hint, train.feature_count = 1;
+    train.batch = SAMPLES;
+    train.on_step = keep_loss;
+    for (i = 0; i < 2; ++i) {
+        kd_model *student;
+        train.user = &loss[i];
+        assert_ok(f.kd, kd_model_clone(f.student, &student));
+        assert_int_equal(kd_train(student, &f.data, &train), KD_STOPPED);
+        kd_model_destroy(student);
+        memset(f.colour, 0, SAMPLES / 2 * 3 * 28 * 28 * sizeof *f.colour);
+    }
+    assert_true(loss[0] != loss[1]);
+    forms_close(&f);
+}
+
+static void test_teacher_data_refused(void **state)
+{
+    forms f;
+    kd_train_desc desc;
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    kd_cache *cache;
+    (void)state;
+    forms_open(&f);
+    f.desc.teacher = f.teacher;
+    desc = f.desc;
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        desc = f.desc;                                                                                             \
+        desc.teacher_data = &f.teacher_data;                                                                       \
+        change;                                                                                                    \
+        assert_fails(f.kd, kd_train(f.student, &f.data, &desc), result, text);                                     \
+    } while (0)
+    REFUSED(desc.teacher_data = NULL, KD_ERR_SHAPE, "the model reads 3x28x28, but the images are 1x14x14");
+    REFUSED(desc.teacher = NULL, KD_ERR_ARGUMENT, "teacher_data without a teacher that would see them");
+    REFUSED(desc.augment.flip = 1, KD_ERR_ARGUMENT, "another view than teacher_data shows the teacher");
+    REFUSED(desc.teacher_data = &f.data, KD_ERR_SHAPE, "the model reads 3x28x28");
+    REFUSED(f.teacher_data.count = SAMPLES - 1, KD_ERR_DATA, "the student has 60 samples, but teacher_data 59");
+    f.teacher_data.count = SAMPLES;
+    REFUSED(f.teacher_data.cookie = 0, KD_ERR_DEFAULTS, "teacher_data must start from");
+    f.teacher_data.cookie = KD__COOKIE;
+    assert_ok(f.kd, kd_cache_create(f.teacher, &f.teacher_data, NULL, 0, 1, &cache));
+    REFUSED((desc.teacher = NULL, desc.cache = cache, desc.teacher_data = NULL), KD_ERR_DATA,
+            "belong to other images");
+    f.teacher_data.mean[0] = 0.5f;
+    REFUSED((desc.teacher = NULL, desc.cache = cache), KD_ERR_DATA, "belong to other images");
+    kd_cache_destroy(cache);
+#undef REFUSED
+    evaluate.teacher_data = &f.teacher_data;
+    assert_fails(f.kd, kd_evaluate_with(f.student, &f.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
+                 "teacher_data without a teacher");
+    evaluate.teacher = f.teacher;
+    f.teacher_data.count = 1;
+    assert_fails(f.kd, kd_evaluate_with(f.student, &f.data, &evaluate, &metrics), KD_ERR_DATA,
+                 "but teacher_data 1");
+    forms_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -915,6 +1131,9 @@ int main(void)
         cmocka_unit_test(test_uncertainty),
         cmocka_unit_test(test_uncertainty_saved),
         cmocka_unit_test(test_heads_refused),
+        cmocka_unit_test(test_teacher_data),
+        cmocka_unit_test(test_teacher_data_elsewhere),
+        cmocka_unit_test(test_teacher_data_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
     printf("tasks: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
