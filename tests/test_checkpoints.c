@@ -224,6 +224,7 @@ static void test_stopped_by_callback(void **state)
 
 static void test_of_another_training(void **state)
 {
+    float soft[COUNT * CLASSES] = {0};
     training r;
     kd_trainer *t;
     kd_model *m;
@@ -236,6 +237,8 @@ static void test_of_another_training(void **state)
     ANOTHER("data", s.x[0] += 1);
     ANOTHER("data", s.labels[0] = (s.labels[0] + 1) % CLASSES);
     ANOTHER("data", s.data.mean[0] = 0.5f);
+    ANOTHER("data", (s.data.soft_labels = soft, s.data.labels = NULL));
+    ANOTHER("data", (s.desc.validation = 0, s.desc.validation_data = &s.data));
     ANOTHER("teacher",
             (kd_model_destroy(s.teacher), s.teacher = create(teacher_line, 9), s.desc.teacher = s.teacher));
     ANOTHER("options", s.desc.lr = 0.02f);

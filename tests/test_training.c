@@ -1169,6 +1169,137 @@ static void test_refused(void **state)
     free(x);
 }
 
+/* What goes together only in some ways. */
+static void test_combinations_refused(void **state)
+{
+    samples s;
+    kd_model *m = create(small, 1), *teacher = create(large, 1), *one = create("3x6x6: dense 1", 1),
+             *wide = create("3x6x6: dense 5", 1), *grey = create("1x6x6: dense 4", 1);
+    const uint64_t before = kd_model_hash(m);
+    float targets[COUNT * CLASSES] = {0}, bad[COUNT * CLASSES] = {0};
+    int32_t some[COUNT], none[COUNT], out_of_range[COUNT] = {77};
+    kd_data held;
+    kd_cache *cache = NULL;
+    kd_train_desc blended = options();
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; ++i) some[i] = i == 7 ? KD_UNLABELLED : s.labels[i], none[i] = KD_UNLABELLED;
+    bad[9] = (float)INFINITY;
+    held = s.data;
+    assert_fails(kd, kd_cache_create(teacher, &s.data, NULL, 1, 0, &cache), KD_ERR_ARGUMENT,
+                 "views must be 1 to 65536, got 0");
+    assert_fails(kd, kd_cache_create(teacher, &s.data, NULL, 1, 2, &cache), KD_ERR_ARGUMENT,
+                 "without augmentation every view is the same, so views must be 1, got 2");
+    s.data.classes = 5;
+    assert_ok(kd, kd_cache_create(wide, &s.data, NULL, 1, 1, &cache));
+    s.data.classes = CLASSES;
+    REFUSED(KD_ERR_SHAPE, "the cached teacher has 5 outputs, the student 4", d.cache = cache);
+    kd_cache_destroy(cache);
+    REFUSED(KD_ERR_ARGUMENT, "mixup blends labels and what a teacher sees, but not targets",
+            (data.labels = NULL, data.targets = targets, d.augment.mixup = 0.2f,
+             d.loss = kd_loss_defaults(KD_LOSS_MSE)));
+    REFUSED(KD_ERR_ARGUMENT, "targets are no teacher whose knowledge could be adjusted",
+            (data.targets = targets, d.loss = kd_loss_defaults(KD_LOSS_MSE), d.loss.adjust = KD_ADJUST_SHIFT));
+    REFUSED(KD_ERR_NOT_FINITE, "targets has an infinity in row 2, column 1",
+            (data.labels = NULL, data.targets = bad));
+    REFUSED(KD_ERR_DATA, "mixup blends labels, but sample 7 has none; use loss kl",
+            (data.labels = some, d.augment.mixup = 0.2f, d.teacher = teacher));
+    REFUSED(KD_ERR_DATA, "of sample 0 of the validation data is outside 0 to 3",
+            (held.labels = out_of_range, d.validation_data = &held));
+    held = s.data;
+    held.labels = none;
+    REFUSED(KD_ERR_ARGUMENT, "keeping the best weights and patience need validation data with labels",
+            (d.validation_data = &held, d.keep = KD_KEEP_BEST));
+    REFUSED(KD_ERR_ARGUMENT, "keeping the best weights and patience need validation data with labels",
+            (d.validation_data = &held, d.patience = 2));
+    held = s.data;
+    held.channels = 1;
+    REFUSED(KD_ERR_SHAPE, "the model reads 3x6x6, but the images are 1x6x6", d.validation_data = &held);
+    REFUSED(KD_ERR_SHAPE, "the model reads 1x6x6", (d.validation_data = &s.data, d.teacher = grey));
+    REFUSED(KD_ERR_DATA, "validation leaves no sample to train on", (data.count = 1, d.validation = 0.5f));
+    blended.loss = kd_loss_defaults(KD_LOSS_BCE);
+    blended.augment.mixup = 0.3f;
+    s.data.classes = 2;
+    for (i = 0; i < COUNT; ++i) s.labels[i] %= 2;
+    assert_fails(kd, kd_train(one, &s.data, &blended), KD_ERR_SHAPE,
+                 "soft labels and mixup need an output for each class");
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    kd_model_destroy(one);
+    kd_model_destroy(wide);
+    kd_model_destroy(grey);
+}
+
+/* Soft labels that are sure of one class train to what the labels do, and others to something else. */
+static void test_soft_labels(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    float soft[COUNT * CLASSES] = {0};
+    uint64_t hard, sure, unsure;
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; ++i) soft[i * CLASSES + s.labels[i]] = 1;
+    hard = trained(kd, small, &s.data, &desc);
+    s.data.labels = NULL, s.data.soft_labels = soft;
+    sure = trained(kd, small, &s.data, &desc);
+    for (i = 0; i < COUNT * CLASSES; ++i) soft[i] = 0.9f * soft[i] + 0.025f;
+    unsure = trained(kd, small, &s.data, &desc);
+    assert_true(hard == sure);
+    assert_true(hard != unsure);
+    s.data.labels = s.labels, s.data.soft_labels = NULL, desc.loss.label_smoothing = 0.1f;
+    desc.loss.kind = KD_LOSS_CE;
+    assert_true(trained(kd, small, &s.data, &desc) != hard);
+}
+
+/* Regression: a student learns targets, and its loss falls. */
+static void test_targets(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *teacher = create(large, 3), *m = create(small, 1);
+    float *targets = (float *)malloc(COUNT * CLASSES * sizeof *targets);
+    kd_metrics before, after;
+    (void)state;
+    make_samples(&s, 5);
+    {
+        kd_evaluate_desc evaluate = kd_evaluate_defaults();
+        kd_metrics unused;
+        evaluate.logits = targets;
+        assert_ok(kd, kd_evaluate_with(teacher, &s.data, &evaluate, &unused));
+    }
+    s.data.labels = NULL, s.data.targets = targets;
+    assert_ok(kd, kd_evaluate(m, &s.data, &before));
+    desc.epochs = 20;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_ok(kd, kd_evaluate(m, &s.data, &after));
+    assert_true(after.mse < 0.5 * before.mse);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    free(targets);
+}
+
+/* Numbers whose squares leave the range of a float: the running variance would, and is named. */
+static void test_statistics_overflow(void **state)
+{
+    float *x = test_floats(1, COUNT * FLOATS, 1e25f);
+    int32_t labels[COUNT];
+    kd_train_desc desc = options();
+    kd_data data = kd_data_f32(x, labels, COUNT, 3, 6, 6, CLASSES);
+    kd_model *m = create("3x6x6: batchnorm, dense 4", 1);
+    const uint64_t before = kd_model_hash(m);
+    int i;
+    (void)state;
+    for (i = 0; i < COUNT; ++i) labels[i] = i % CLASSES;
+    assert_fails(kd, kd_train(m, &data, &desc), KD_ERR_NOT_FINITE,
+                 "0.running_var would not be finite after step 0; the weights are those before it");
+    assert_true(kd_model_hash(m) == before);
+    kd_model_destroy(m);
+    free(x);
+}
+
 /* Training that runs away is stopped in the step where numbers do, with weights that can still be used. */
 static void test_divergence(void **state)
 {
@@ -1273,6 +1404,10 @@ int main(void)
         TEST(test_refused),
         TEST(test_divergence),
         TEST(test_nan_in_weights),
+        TEST(test_combinations_refused),
+        TEST(test_soft_labels),
+        TEST(test_targets),
+        TEST(test_statistics_overflow),
         TEST(test_refused_memory),
     };
     const int failed = cmocka_run_group_tests_name("training", tests, NULL, NULL);
