@@ -84,6 +84,7 @@ CONTENTS (search for the tag)
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
+   >>pate       labels from noisy votes, and what they give away
    >>io         .npy and safetensors
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
@@ -978,6 +979,55 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
 KDDEF const float *kd_cache_logits(const kd_cache *c,
                                    int view); /* (count, classes), NULL if there is no such view */
 
+/* ---- labels from private data ---------------------------------------------------------------------------- */
+
+/* PATE (Papernot et al. 2017, 2018): each of many teachers is trained on its own part of private data; what they
+   vote for on public samples, with noise, labels these for a student. The student then gives away about any one
+   private record no more than (epsilon, delta)-differential privacy allows:
+
+       label = argmax_c (n_c + noise_c), the first of several; n_c teachers have class c as their largest logit.
+
+   KD_PATE_LAPLACE   noise of density gamma / 2 exp(-gamma |x|) (LNMax)       A = 2 gamma^2 answered
+   KD_PATE_GAUSSIAN  noise N(0, sigma^2) (GNMax)                              A = answered / sigma^2
+                     With a threshold (Confident-GNMax), samples on which max_c n_c + N(0, threshold_sigma^2) is
+                     below it get KD_UNLABELLED and are not answered:         A + asked / (2 threshold_sigma^2)
+
+   epsilon = A + 2 sqrt(A log(1 / delta)). For Laplace this is the moments accountant's bound, the least over l > 0
+   of (A l (l + 1) + log(1 / delta)) / l, or 2 gamma answered where that is less; for Gaussian the composition of
+   Renyi divergences, the least over orders a > 1 of A a + log(1 / delta) / (a - 1). Both hold whatever the votes
+   are, so epsilon may be published; the votes may not.
+
+   Noise is a function of (seed, sample, class), made from a hash that is no cryptographic generator, in floating
+   point: the seed must be secret, from the system's source of randomness, and used for one set of votes alone. */
+typedef enum kd_pate_noise { KD_PATE_LAPLACE, KD_PATE_GAUSSIAN } kd_pate_noise;
+
+typedef struct kd_pate_desc {
+    uint32_t cookie;        /* set by kd_pate_defaults */
+    kd_pate_noise noise;    /* KD_PATE_GAUSSIAN */
+    double gamma;           /* 0.05; 1e-6 to 1e6; Laplace */
+    double sigma;           /* 40; 1e-6 to 1e6; Gaussian */
+    double threshold;       /* 0: off; up to 1e9 teachers; Gaussian */
+    double threshold_sigma; /* 150; 1e-6 to 1e6 */
+    double delta;           /* 1e-5; 1e-300 to 0.5; less than 1 / private records */
+    uint64_t seed;          /* 0 */
+} kd_pate_desc;
+
+typedef struct kd_pate_budget {
+    double epsilon, delta;
+    int asked, answered; /* samples; those that got a label */
+} kd_pate_budget;
+
+KDDEF kd_pate_desc kd_pate_defaults(void);
+/* Counts what the teachers say: votes (count, classes), overwritten; classes is the number of outputs, or 2 of one
+   output, whose sign decides. Everything else in data but images and normalisation is left alone. */
+KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count, const kd_data *data,
+                              int32_t *votes);
+/* Labels (samples) from votes (samples, classes), and, where out is not NULL, what they have cost. */
+KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_t *votes, int samples, int classes,
+                              int32_t *labels, kd_pate_budget *out);
+/* What labels would cost: out->epsilon for out->asked samples, of which out->answered get one. */
+KDDEF kd_result kd_pate_cost(kd_ctx *kd, const kd_pate_desc *desc, int asked, int answered, kd_pate_budget *out);
+
 /* ---- arrays in files ------------------------------------------------------------------------------------- */
 
 /* An array in memory, numbers converted to float. Free it with kd_array_free. */
@@ -1576,7 +1626,8 @@ enum {
     KD__RNG_MIXUP,
     KD__RNG_DROPOUT,
     KD__RNG_FEATURES,
-    KD__RNG_PROMPT
+    KD__RNG_PROMPT,
+    KD__RNG_PATE
 };
 
 /* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
@@ -10805,6 +10856,172 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
     kd_trainer_close(t);
     return result;
+}
+
+/* ============================================================================================================
+   >>pate    labels from noisy votes, and what they give away
+   uses: predict, data, math
+   ============================================================================================================ */
+
+KDDEF kd_pate_desc kd_pate_defaults(void)
+{
+    kd_pate_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.noise = KD_PATE_GAUSSIAN;
+    d.gamma = 0.05;
+    d.sigma = 40;
+    d.threshold_sigma = 150;
+    d.delta = 1e-5;
+    return d;
+}
+
+KD__PRIVATE kd_result kd__pate_check(kd_ctx *kd, const char *where, const kd_pate_desc *d)
+{
+    if (!d || d->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_pate_defaults()", where);
+    {
+        const kd__range ranges[] = {
+            {"noise", (double)(int)d->noise, 0, (double)KD_PATE_GAUSSIAN},
+            {"gamma", d->gamma, 1e-6, 1e6},
+            {"sigma", d->sigma, 1e-6, 1e6},
+            {"threshold", d->threshold, 0, d->noise == KD_PATE_GAUSSIAN ? 1e9 : 0},
+            {"threshold_sigma", d->threshold_sigma, 1e-6, 1e6},
+            {"delta", d->delta, 1e-300, 0.5},
+        };
+        return kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    }
+}
+
+KD__PRIVATE kd_result kd__pate_count(const kd_model *teacher, kd__feed *feed, int32_t *votes)
+{
+    const int outputs = kd_model_outputs(teacher), classes = KD__MAX(outputs, 2), count = feed->data->count;
+    kd_ctx *kd = teacher->kd;
+    int32_t samples[256];
+    float *logits = KD__NEW(kd, float, kd__times((size_t)feed->batch, (size_t)outputs));
+    kd__run *run = NULL;
+    kd_result result = logits ? kd__run_open(teacher, NULL, feed->batch, &run) : KD_ERR_MEMORY;
+    int first, i, n;
+    for (first = 0; first < count && result == KD_OK; first += n) {
+        n = KD__MIN(feed->batch, count - first);
+        for (i = 0; i < n; ++i) samples[i] = first + i;
+        result = kd__feed_batch(feed, samples, n, 0);
+        if (result != KD_OK) break;
+        kd__run_forward(run, feed->x, n);
+        kd__export(run, n, logits);
+        result = kd__check_finite(kd, "kd_pate_votes", "a teacher's logits", logits, n, outputs);
+        for (i = 0; i < n && result == KD_OK; ++i)
+            ++votes[(ptrdiff_t)(first + i) * classes + kd__choice(logits + (ptrdiff_t)i * outputs, outputs)];
+    }
+    kd__run_close(run);
+    kd__free(kd, logits);
+    return result;
+}
+
+KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count, const kd_data *data,
+                              int32_t *votes)
+{
+    static const char where[] = "kd_pate_votes";
+    kd_ctx *kd;
+    kd__feed feed;
+    int32_t *counts;
+    size_t cells;
+    kd_result result = KD_OK;
+    int i;
+    if (!teachers || teacher_count < 1 || !teachers[0]) return KD_ERR_ARGUMENT;
+    kd = teachers[0]->kd;
+    if (!votes) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: votes must not be NULL", where);
+    for (i = 0; i < teacher_count && result == KD_OK; ++i) {
+        if (!teachers[i]) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
+        result = kd__data_check(kd, where, data, teachers[i]);
+        if (result == KD_OK) result = kd__check_teacher(kd, where, teachers[0], teachers[i]);
+    }
+    if (result != KD_OK) return result;
+    cells = kd__times((size_t)data->count, (size_t)KD__MAX(kd_model_outputs(teachers[0]), 2));
+    counts = KD__NEW(kd, int32_t, cells);
+    if (!counts) return KD_ERR_MEMORY;
+    result = kd__feed_open(&feed, kd, data, NULL, 0, KD__MIN(256, data->count));
+    for (i = 0; i < teacher_count && result == KD_OK; ++i) result = kd__pate_count(teachers[i], &feed, counts);
+    if (feed.kd) kd__feed_close(&feed);
+    if (result == KD_OK) memcpy(votes, counts, cells * sizeof *votes);
+    kd__free(kd, counts);
+    return result;
+}
+
+/* Number `index` of those that belong to a key; scale is 1 / gamma or sigma. */
+KD__PRIVATE double kd__pate_noise(kd_pate_noise noise, double scale, uint64_t key, int index)
+{
+    const double half = 1.0 / 18014398509481984.0; /* 2^-54: never 0 */
+    const double u = kd__rng_unit(key, 2 * (uint64_t)index) + half, v = kd__rng_unit(key, 2 * (uint64_t)index + 1);
+    double cosine, sine;
+    if (noise == KD_PATE_LAPLACE) return u < 0.5 ? scale * kd__log_of(2 * u) : -scale * kd__log_of(2 * (1 - u));
+    kd__cos_sin(6.28318530717958647692 * v, &cosine, &sine); /* Box and Muller 1958 */
+    return scale * sqrt(-2 * kd__log_of(u)) * cosine;
+}
+
+KD__PRIVATE int32_t kd__pate_answer(const kd_pate_desc *d, const int32_t *votes, int classes, uint64_t key)
+{
+    const double scale = d->noise == KD_PATE_LAPLACE ? 1 / d->gamma : d->sigma;
+    double most = 0, best = 0;
+    int32_t label = KD_UNLABELLED;
+    int c;
+    for (c = 0; c < classes; ++c) {
+        const double noisy = votes[c] + kd__pate_noise(d->noise, scale, key, c);
+        most = KD__MAX(most, (double)votes[c]);
+        if (c == 0 || noisy > best) best = noisy, label = c;
+    }
+    if (d->threshold > 0 && most + kd__pate_noise(d->noise, d->threshold_sigma, key, classes) < d->threshold)
+        return KD_UNLABELLED;
+    return label;
+}
+
+KD__PRIVATE double kd__pate_epsilon(const kd_pate_desc *d, int asked, int answered)
+{
+    const double threshold = d->threshold > 0 ? asked / (2 * d->threshold_sigma * d->threshold_sigma) : 0;
+    const double rate = d->noise == KD_PATE_LAPLACE ? 2 * d->gamma * d->gamma * answered
+                                                    : answered / (d->sigma * d->sigma) + threshold;
+    const double epsilon = rate + 2 * sqrt(-rate * kd__log_of(d->delta));
+    return d->noise == KD_PATE_LAPLACE ? KD__MIN(epsilon, 2 * d->gamma * answered) : epsilon;
+}
+
+KDDEF kd_result kd_pate_cost(kd_ctx *kd, const kd_pate_desc *desc, int asked, int answered, kd_pate_budget *out)
+{
+    static const char where[] = "kd_pate_cost";
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__pate_check(kd, where, desc);
+    if (result != KD_OK) return result;
+    if (!out || answered < 0 || asked < answered)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: out must not be NULL, and of %d samples 0 to all answered, got %d", where, asked,
+                        answered);
+    out->asked = asked;
+    out->answered = answered;
+    out->delta = desc->delta;
+    out->epsilon = kd__pate_epsilon(desc, asked, answered);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_t *votes, int samples, int classes,
+                              int32_t *labels, kd_pate_budget *out)
+{
+    static const char where[] = "kd_pate_label";
+    kd_pate_budget budget;
+    kd_result result;
+    int i, answered = 0;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__pate_check(kd, where, desc);
+    if (result != KD_OK) return result;
+    if (!votes || !labels || samples < 1 || classes < 2)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: needs votes, room for labels, 1 sample or more and 2 classes or more, got %d and %d",
+                        where, samples, classes);
+    for (i = 0; i < samples; ++i) {
+        const uint64_t key = kd__rng_key(desc->seed, KD__RNG_PATE, (uint64_t)i, 0);
+        labels[i] = kd__pate_answer(desc, votes + (ptrdiff_t)i * classes, classes, key);
+        answered += labels[i] != KD_UNLABELLED;
+    }
+    return kd_pate_cost(kd, desc, samples, answered, out ? out : &budget);
 }
 
 /* ============================================================================================================

@@ -1,6 +1,7 @@
 /* Students and data of other kinds: soft decision trees, prompts, several heads, two forms of one
-   sample. */
+   sample, labels from private data. */
 #include "support.h"
+#include "golden/pate.h"
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
@@ -1110,6 +1111,210 @@ static void test_teacher_data_refused(void **state)
     forms_close(&f);
 }
 
+/* ---- labels from private data ---------------------------------------------------------------------------- */
+
+/* Mean, spread and tails of the noise, and that it depends on seed, sample and class. */
+static void test_pate_noise(void **state)
+{
+    enum { COUNT = 200000 };
+    static const struct {
+        kd_pate_noise noise;
+        double variance, kurtosis, beyond; /* of scale 1; the share beyond 3 */
+    } wanted[] = {{KD_PATE_LAPLACE, 2, 6, 0.049787}, {KD_PATE_GAUSSIAN, 1, 3, 0.0027}};
+    int i, w;
+    (void)state;
+    for (w = 0; w < 2; ++w) {
+        double sum = 0, squares = 0, fourth = 0, beyond = 0, together = 0, last = 0;
+        for (i = 0; i < COUNT; ++i) {
+            const uint64_t key = kd__rng_key(9, KD__RNG_PATE, (uint64_t)i / 10, 0);
+            const double x = kd__pate_noise(wanted[w].noise, 1, key, i % 10);
+            assert_near(kd__pate_noise(wanted[w].noise, 7, key, i % 10), 7 * x, 1e-12);
+            sum += x, squares += x * x, fourth += x * x * x * x;
+            beyond += fabs(x) > 3;
+            together += x * last;
+            last = x;
+        }
+        assert_true(fabs(sum / COUNT) < 0.02);
+        assert_true(fabs(together / COUNT) < 0.02);
+        assert_near(squares / COUNT / wanted[w].variance, 1, 0.01);
+        assert_near(fourth * COUNT / squares / squares, wanted[w].kurtosis, 0.03);
+        assert_near(beyond / COUNT, wanted[w].beyond, 0.0005);
+    }
+}
+
+static void test_pate_cost(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(golden_pates); ++i) {
+        const golden_pate *g = &golden_pates[i];
+        kd_pate_desc desc = kd_pate_defaults();
+        kd_pate_budget budget;
+        desc.noise = g->noise;
+        desc.gamma = desc.sigma = g->scale;
+        desc.delta = g->delta;
+        if (g->threshold_sigma > 0) desc.threshold = 100, desc.threshold_sigma = g->threshold_sigma;
+        assert_ok(kd, kd_pate_cost(kd, &desc, g->asked, g->answered, &budget));
+        assert_near(budget.epsilon, g->epsilon, 1e-6);
+        assert_true(budget.delta == g->delta && budget.asked == g->asked && budget.answered == g->answered);
+        assert_ok(kd, kd_pate_cost(kd, &desc, 0, 0, &budget));
+        assert_true(budget.epsilon == 0);
+    }
+    kd_close(kd);
+}
+
+/* Votes are those of every teacher; with next to no noise the label is what most of them say, with some it is that
+   more often than not, and a student learns from it. */
+static void test_pate_label(void **state)
+{
+    enum { TEACHERS = 9, PUBLIC = SAMPLES, PRIVATE = 60 };
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *teachers[TEACHERS], *student = create(kd, "2: dense 12, tanh, dense 4");
+    int32_t votes[PUBLIC * CLASSES], labels[3][PUBLIC], wrong = 0;
+    float logits[PUBLIC * CLASSES];
+    kd_train_desc desc = kd_train_defaults();
+    kd_pate_desc pate = kd_pate_defaults();
+    kd_pate_budget budget;
+    kd_metrics metrics;
+    corners c;
+    int i, t, k;
+    (void)state;
+    corners_make(&c);
+    desc.epochs = 60;
+    desc.lr = 0.02f;
+    for (t = 0; t < TEACHERS; ++t) { /* disjoint parts */
+        float x[PRIVATE * 2];
+        int32_t own[PRIVATE];
+        uint64_t random = 1000 * (uint64_t)(t + 1);
+        kd_data data = kd_data_f32(x, own, PRIVATE, 2, 1, 1, CLASSES);
+        for (i = 0; i < 2 * PRIVATE; ++i) x[i] = test_random(&random);
+        for (i = 0; i < PRIVATE; ++i) own[i] = (x[2 * i] > 0.1f) + 2 * (x[2 * i + 1] > -0.2f);
+        assert_ok(kd, kd_model_create(kd, "2: dense 6, tanh, dense 4", (uint64_t)t, &teachers[t]));
+        assert_ok(kd, kd_train(teachers[t], &data, &desc));
+    }
+    assert_ok(kd, kd_pate_votes((const kd_model *const *)teachers, TEACHERS, &c.data, votes));
+    for (t = 0; t < TEACHERS; ++t) {
+        assert_ok(kd, kd_predict(teachers[t], c.x, PUBLIC, logits));
+        for (i = 0; i < PUBLIC; ++i) --votes[i * CLASSES + kd__argmax(logits + i * CLASSES, CLASSES)];
+    }
+    for (i = 0; i < PUBLIC * CLASSES; ++i) assert_int_equal(votes[i], 0);
+    assert_ok(kd, kd_pate_votes((const kd_model *const *)teachers, TEACHERS, &c.data, votes));
+    for (k = 0; k < 2; ++k) {
+        pate.noise = k ? KD_PATE_GAUSSIAN : KD_PATE_LAPLACE;
+        pate.gamma = 1e6, pate.sigma = 1e-6, pate.seed = 0;
+        assert_ok(kd, kd_pate_label(kd, &pate, votes, PUBLIC, CLASSES, labels[0], &budget));
+        assert_true(budget.asked == PUBLIC && budget.answered == PUBLIC && budget.epsilon > 1e6);
+        for (i = 0; i < PUBLIC; ++i) {
+            for (t = 0; t < CLASSES; ++t) assert_true(votes[i * CLASSES + labels[0][i]] >= votes[i * CLASSES + t]);
+        }
+        pate.gamma = 0.2, pate.sigma = 5;
+        assert_ok(kd, kd_pate_label(kd, &pate, votes, PUBLIC, CLASSES, labels[1], NULL));
+        assert_ok(kd, kd_pate_label(kd, &pate, votes, PUBLIC, CLASSES, labels[2], NULL));
+        assert_memory_equal(labels[1], labels[2], sizeof labels[1]);
+        pate.seed = 5;
+        assert_ok(kd, kd_pate_label(kd, &pate, votes, PUBLIC, CLASSES, labels[2], NULL));
+        assert_memory_not_equal(labels[1], labels[2], sizeof labels[1]);
+        for (wrong = 0, i = 0; i < PUBLIC; ++i) wrong += labels[1][i] != labels[0][i];
+        assert_true(wrong > 0 && wrong < PUBLIC / 2);
+    }
+    pate.sigma = 1;
+    assert_ok(kd, kd_pate_label(kd, &pate, votes, PUBLIC, CLASSES, labels[1], &budget));
+    c.data.labels = labels[1];
+    assert_ok(kd, kd_train(student, &c.data, &desc));
+    c.data.labels = c.labels;
+    assert_ok(kd, kd_evaluate(student, &c.data, &metrics));
+    assert_true(metrics.accuracy > 0.8);
+    for (t = 0; t < TEACHERS; ++t) kd_model_destroy(teachers[t]);
+    kd_model_destroy(student);
+    kd_close(kd);
+}
+
+/* Where teachers say nothing, noise decides: each class as often as the others. */
+static void test_pate_fair(void **state)
+{
+    enum { ROWS = 3000 };
+    static const int32_t votes[ROWS * 3] = {0};
+    static int32_t labels[ROWS];
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_pate_desc pate = kd_pate_defaults();
+    int i, noise, counts[3];
+    (void)state;
+    for (noise = 0; noise < 2; ++noise) {
+        pate.noise = (kd_pate_noise)noise;
+        assert_ok(kd, kd_pate_label(kd, &pate, votes, ROWS, 3, labels, NULL));
+        memset(counts, 0, sizeof counts);
+        for (i = 0; i < ROWS; ++i) ++counts[labels[i]];
+        for (i = 0; i < 3; ++i) assert_true(abs(counts[i] - ROWS / 3) < 100);
+    }
+    kd_close(kd);
+}
+
+/* Samples on which the teachers do not agree get no label, and cost less. */
+static void test_pate_threshold(void **state)
+{
+    static const int32_t votes[] = {100, 0, 0, 34, 33, 33, 0, 5, 95, 50, 50, 0};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_pate_desc pate = kd_pate_defaults();
+    kd_pate_budget budget;
+    int32_t labels[4];
+    (void)state;
+    pate.sigma = 2;
+    pate.threshold = 75;
+    pate.threshold_sigma = 4;
+    assert_ok(kd, kd_pate_label(kd, &pate, votes, 4, 3, labels, &budget));
+    assert_true(labels[0] == 0 && labels[1] == KD_UNLABELLED && labels[2] == 2 && labels[3] == KD_UNLABELLED);
+    assert_true(budget.asked == 4 && budget.answered == 2);
+    assert_near(budget.epsilon, 0.625 + 2 * sqrt(0.625 * log(1e5)), 1e-9);
+    kd_close(kd);
+}
+
+static void test_pate_refused(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *a = create(kd, "2: dense 4"), *b = create(kd, "2: dense 3"), *one = create(kd, "2: dense 1");
+    const kd_model *teachers[2];
+    kd_pate_desc good = kd_pate_defaults(), pate;
+    kd_pate_budget budget;
+    int32_t votes[SAMPLES * 4], labels[SAMPLES];
+    float bias = -100;
+    corners c;
+    int i;
+    (void)state;
+    corners_make(&c);
+    memset(votes, 0, sizeof votes);
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        pate = good;                                                                                               \
+        change;                                                                                                    \
+        assert_fails(kd, kd_pate_label(kd, &pate, votes, SAMPLES, 4, labels, NULL), result, text);                 \
+    } while (0)
+    REFUSED(pate.cookie = 0, KD_ERR_DEFAULTS, "kd_pate_defaults()");
+    REFUSED(pate.noise = (kd_pate_noise)2, KD_ERR_ARGUMENT, "noise must be 0 to 1, got 2");
+    REFUSED(pate.sigma = 0, KD_ERR_ARGUMENT, "sigma must be");
+    REFUSED(pate.gamma = (double)NAN, KD_ERR_ARGUMENT, "gamma must be");
+    REFUSED(pate.delta = 0, KD_ERR_ARGUMENT, "delta must be");
+    REFUSED((pate.noise = KD_PATE_LAPLACE, pate.threshold = 1), KD_ERR_ARGUMENT, "threshold must be 0 to 0, got 1");
+#undef REFUSED
+    assert_fails(kd, kd_pate_label(kd, &good, votes, SAMPLES, 1, labels, NULL), KD_ERR_ARGUMENT,
+                 "2 classes or more");
+    assert_fails(kd, kd_pate_cost(kd, &good, 3, 4, &budget), KD_ERR_ARGUMENT,
+                 "of 3 samples 0 to all answered, got 4");
+    teachers[0] = a, teachers[1] = b;
+    assert_fails(kd, kd_pate_votes(teachers, 2, &c.data, votes), KD_ERR_SHAPE, "");
+    assert_fails(kd, kd_pate_votes(teachers, 1, &c.data, NULL), KD_ERR_ARGUMENT, "votes must not be NULL");
+    teachers[1] = NULL;
+    assert_fails(kd, kd_pate_votes(teachers, 2, &c.data, votes), KD_ERR_ARGUMENT, "teacher 1 is NULL");
+    assert_ok(kd, kd_model_set_tensor(one, "0.bias", &bias, 1)); /* one output: its sign, of two classes */
+    teachers[0] = one;
+    assert_ok(kd, kd_pate_votes(teachers, 1, &c.data, votes));
+    for (i = 0; i < SAMPLES; ++i) assert_true(votes[2 * i] == 1 && votes[2 * i + 1] == 0);
+    kd_model_destroy(a);
+    kd_model_destroy(b);
+    kd_model_destroy(one);
+    kd_close(kd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1134,6 +1339,12 @@ int main(void)
         cmocka_unit_test(test_teacher_data),
         cmocka_unit_test(test_teacher_data_elsewhere),
         cmocka_unit_test(test_teacher_data_refused),
+        cmocka_unit_test(test_pate_noise),
+        cmocka_unit_test(test_pate_cost),
+        cmocka_unit_test(test_pate_label),
+        cmocka_unit_test(test_pate_fair),
+        cmocka_unit_test(test_pate_threshold),
+        cmocka_unit_test(test_pate_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
     printf("tasks: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
