@@ -79,8 +79,9 @@ CONTENTS (search for the tag)
    >>spec       the one-line language of models, and the builder
    >>model      models: creation, tensors, description
    >>run        plans: which step writes which buffer, and when
-   >>predict    prediction and evaluation
-   >>data       batches, augmentation
+   >>predict    prediction
+   >>attack     adversarial inputs
+   >>data       batches, augmentation, evaluation
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
@@ -395,6 +396,12 @@ typedef enum kd_adjust {
     KD_ADJUST_SMOOTH /* its probabilities, at any T: certainty on the label, (1 - certainty) / (C - 1) elsewhere */
 } kd_adjust;
 
+/* Of which images a loss sees the student's outputs, in training. The teacher sees them as they are. */
+typedef enum kd_inputs {
+    KD_INPUTS_CLEAN,      /* as they are */
+    KD_INPUTS_ADVERSARIAL /* as kd_train_desc.attack makes them */
+} kd_inputs;
+
 #define KD_MAX_TEMPERATURES 8
 
 /* A dash: the default is in the table above. */
@@ -423,6 +430,8 @@ typedef struct kd_loss_desc {
     kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
                          losses on raw logits, mse and centredmse */
     kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
+    kd_inputs inputs;              /* KD_INPUTS_CLEAN; in training */
+    int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
     /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
        this loss sees, as if there were no others, and whose labels it takes. */
     int first, columns; /* 0, 0: all */
@@ -657,13 +666,60 @@ KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, flo
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w);
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
+/* Adversarial inputs: x changed so that a loss grows, each number by no more than epsilon (the L-infinity norm).
+
+   name            the changed input
+   KD_ATTACK_FGSM  x + epsilon sign(g), g the gradient of the loss by x          Goodfellow et al. 2015, section 4
+   KD_ATTACK_PGD   `steps` times x' = P(x' + step sign(g)), g the gradient by x', from a random point; P moves each
+                   number to the nearest within epsilon of x                     Madry et al. 2018, section 2.1
+
+   epsilon, step, low and high are in pixels from 0 to 1, as they are before normalisation: 8/255 is 8 of 255
+   levels, whatever mean and std are. Results are kept within low and high; a number of x that was outside does not
+   move farther out.
+   The model runs in evaluation mode, without dropout and with the running statistics of batchnorm, as those who
+   attack it will find it; so the samples of a batch do not depend on each other, and nothing in the model
+   changes. */
+#define KD_ATTACKS(X)                                                                                              \
+    X(KD_ATTACK_FGSM, "fgsm")                                                                                      \
+    X(KD_ATTACK_PGD, "pgd")
+
+typedef enum kd_attack_kind {
+#define KD__ITEM(name, word) name,
+    KD_ATTACKS(KD__ITEM)
+#undef KD__ITEM
+        KD_ATTACK_COUNT
+} kd_attack_kind;
+
+typedef struct kd_attack_desc {
+    uint32_t cookie; /* set by kd_attack_defaults */
+    kd_attack_kind kind;
+    float epsilon;      /* 8/255; 0 to 1e6 */
+    float step;         /* 2/255; 0 to 1e6; pgd */
+    int steps;          /* 10; 1 to 10000; pgd */
+    float random_start; /* 1; 0 to 1: pgd begins uniformly within random_start * epsilon of x */
+    float low, high;    /* 0, 1; -1e6 to 1e6 */
+    uint64_t seed;      /* 1; of random starts; in training that of kd_train_desc */
+    /* What grows. KD_LOSS_AUTO: cross-entropy with the labels (KD_LOSS_BCE where there is one output). A loss with
+       a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD) */
+    kd_loss_desc loss;
+} kd_attack_desc;
+
+KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind);
+KDDEF const char *kd_attack_name(kd_attack_kind kind); /* "pgd" */
+/* Adversarial versions of n samples. x, out: (n, c, h, w), normalised as for kd_predict, with the preprocessing
+   that the model knows (none: x has pixels); out may be x. teacher is NULL unless the loss has one; labels: (n),
+   NULL where the loss has none. KD_ERR_NOT_FINITE: the loss or its gradient overflows; out is then unspecified. */
+KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
+                          const kd_attack_desc *desc, float *out);
+
 #define KD_METRICS_CLASSES 256
 typedef struct kd_metrics {
-    int count;        /* samples with a label */
-    double accuracy;  /* share of samples whose largest logit is the label (one output: sign against 0/1) */
-    double nll;       /* mean negative log-likelihood, natural logarithm */
-    double ece;       /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
-    double mse;       /* mean squared error against data.targets, where given */
+    int count;              /* samples with a label */
+    double accuracy;        /* share of samples whose largest logit is the label (one output: sign against 0/1) */
+    double robust_accuracy; /* the same of their adversarial versions; -1 where none were asked for */
+    double nll;             /* mean negative log-likelihood, natural logarithm */
+    double ece;             /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
+    double mse;             /* mean squared error against data.targets, where given */
     double agreement; /* share of samples on which model and teacher choose the same class; -1 without a teacher */
     double kl;        /* mean KL(teacher || student) at temperature 1; -1 without a teacher */
     int classes;      /* filled entries of the two arrays below: at most KD_METRICS_CLASSES */
@@ -683,6 +739,7 @@ typedef struct kd_evaluate_desc {
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
+    const kd_attack_desc *attack; /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -810,7 +867,9 @@ typedef enum kd_schedule {
 
 typedef enum kd_keep {
     KD_KEEP_LAST, /* the weights after the last epoch */
-    KD_KEEP_BEST /* those of the epoch with the best validation accuracy (loss, without labels); needs validation */
+    /* those of the epoch with the best validation accuracy (robust_accuracy, where losses see adversarial inputs;
+       loss, without labels); needs validation */
+    KD_KEEP_BEST
 } kd_keep;
 
 typedef struct kd_step_info {
@@ -831,7 +890,9 @@ typedef struct kd_epoch_info {
     /* On the training batches as they were seen; -1 without labels. Of several heads, that of the first loss. */
     double accuracy;
     int has_validation;
-    kd_metrics validation;      /* valid if has_validation */
+    /* Valid if has_validation. Where losses see adversarial inputs, robust_accuracy is that under the same attack,
+       on the labels' cross-entropy. */
+    kd_metrics validation;
     int is_best;                /* this epoch's validation is the best so far */
     double lr;                  /* of the last step */
     const kd_model *model;      /* as it is now; may be saved or evaluated */
@@ -860,6 +921,10 @@ typedef struct kd_train_desc {
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
+    /* 0: off; SGD: soft terms and losses on features have a momentum of their own, momentum + dot_delta, hard terms
+       (and weight_decay) momentum - dot_delta, and both velocities move the weights. 0 to momentum and to
+       1 - momentum; needs a teacher, not with clip_norm. 0.075 with momentum 0.9 on CIFAR-100: Zhao et al. 2023 */
+    float dot_delta;
     /* 0: off. Up to 0.99: where a step fails because numbers left all bounds (KD_ERR_NOT_FINITE), everything goes
        back to where the epoch began, the learning rate is multiplied by this, and the epoch is trained again; up to
        10 times, with a line to kd_ctx_desc.log each. */
@@ -900,6 +965,10 @@ typedef struct kd_train_desc {
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
     int feature_count;               /* 0 to 16 */
+    /* KD_ATTACK_PGD; makes the inputs of losses with KD_INPUTS_ADVERSARIAL, anew in every step and for the student
+       as it is then. Clean and adversarial images pass through the student as two batches, each with its own
+       statistics in batchnorm. */
+    kd_attack_desc attack;
 
     kd_prompt prompt;         /* KD_PROMPT_NONE; others need a layer `prompt N` */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
@@ -965,6 +1034,17 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
 /* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
    NULL is allowed. */
 KDDEF void kd_trainer_close(kd_trainer *t);
+
+/* Models that learn together (Zhang et al. 2018): in turn, a batch each, every one from the labels and from the
+   average of what the others say of the same images at that moment, in evaluation mode.
+   `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs.
+   It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
+   Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
+   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
+   stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
+   kd_train. */
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
@@ -1626,6 +1706,7 @@ enum {
     KD__RNG_MIXUP,
     KD__RNG_DROPOUT,
     KD__RNG_FEATURES,
+    KD__RNG_ATTACK,
     KD__RNG_PROMPT,
     KD__RNG_PATE
 };
@@ -3168,6 +3249,8 @@ KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
         {"first", (double)desc->first, 0, 1e9},
         {"columns", (double)desc->columns, 0, 1e9},
         {"task", (double)desc->task, 0, 1e9},
+        {"inputs", (double)(int)desc->inputs, 0, (double)KD_INPUTS_ADVERSARIAL},
+        {"to_targets", (double)desc->to_targets, 0, desc->kind == KD_LOSS_MSE ? 1.0 : 0.0},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
@@ -3813,7 +3896,10 @@ struct kd__run {
     const kd__kernels *k;
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
-    int training, capacity;
+    int training;      /* statistics of the batch, dropout, gradients of the weights */
+    int input_grad;    /* gradient of the input, in evaluation mode; never both */
+    int has_backward;  /* either of them */
+    int capacity;
     int chunk, block;     /* samples */
     int chunks;           /* chunks of a full batch */
     kd__slot *act, *grad; /* by value */
@@ -3834,7 +3920,14 @@ struct kd__run {
     int count;
     uint64_t dropout_key;
     const float *prompt; /* (count, model->prompt); NULL: zeros */
+    int bare;            /* 1: the backward pass leaves out what layers add to the loss */
 };
+
+/* Whether the backward pass computes the gradient of a value. */
+KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
+{
+    return r->has_backward && (r->input_grad || r->model->values[value].needs_grad);
+}
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
 {
@@ -4203,7 +4296,10 @@ KD__PRIVATE void kd__dropout_forward(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    if (r->training)
+        kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    else
+        kd__flatten_backward(r, n, s);
 }
 
 /* ---- dense ----------------------------------------------------------------------------------------------- */
@@ -4309,7 +4405,7 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
 /* The gradient of the output, turned and in panels, for the input's gradient. */
 KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 {
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     return (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)r->model->params[n->param[0]].outputs;
 }
 
@@ -4383,7 +4479,8 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const int depth = w->c * w->h * w->w;
     const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
     kd__gemm g;
-    if (r->model->values[n->in].needs_grad) kd__dense_input_grad(r, n, dy, s);
+    if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
+    if (!r->training) return;
     memset(&g, 0, sizeof g); /* dW^T = x^T dy */
     g.rows = depth;
     g.blocks = 1;
@@ -4600,7 +4697,7 @@ KD__PRIVATE size_t kd__conv_own(const kd__run *r, const kd__node *n)
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     size_t floats = 0;
     int y, x;
-    if (!r->training || !r->model->values[n->in].needs_grad) return 0;
+    if (!kd__needs_grad(r, n->in)) return 0;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4637,7 +4734,7 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
     float *to = r->plan[n - r->model->nodes].own;
     int y, x, g, i, j;
     (void)s;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -4743,11 +4840,12 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
+        if (kd__needs_grad(r, n->in)) kd__conv_input_grad(r, n, dy, kd__slot_at(&r->grad[n->in], s, i));
+        if (!r->training) continue;
         kd__conv_weight_grad(r, n, x, dy, kd__partial(r, n->param[0], s), accumulate);
         if (n->param[1] >= 0)
             kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
                           accumulate);
-        if (r->model->values[n->in].needs_grad) kd__conv_input_grad(r, n, dy, kd__slot_at(&r->grad[n->in], s, i));
     }
 }
 
@@ -4824,16 +4922,18 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
-        float *dw = kd__partial(r, n->param[0], s);
-        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
-        r->k->depthwise_weight_grad(&w, x, dy, dw);
-        if (n->param[1] >= 0)
-            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
-        if (r->model->values[n->in].needs_grad) {
+        float *dw;
+        if (kd__needs_grad(r, n->in)) {
             float *dx = kd__slot_at(&r->grad[n->in], s, i);
             if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, &r->grad[n->in], dx);
             r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), dx);
         }
+        if (!r->training) continue;
+        dw = kd__partial(r, n->param[0], s);
+        if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
+        r->k->depthwise_weight_grad(&w, x, dy, dw);
+        if (n->param[1] >= 0)
+            kd__bias_grad(r, out, &r->grad[n->out], dy, kd__partial(r, n->param[1], s), accumulate);
     }
 }
 
@@ -5137,12 +5237,13 @@ KD__PRIVATE void kd__norm_backward_join(const kd__run *r, const kd__node *n, kd_
     }
 }
 
+/* In evaluation mode the two means stay 0, as they were allocated: the statistics do not depend on the input. */
 KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
     const kd__image image = kd__norm_image(r, n, in);
     int i;
-    if (!r->model->values[n->in].needs_grad) return;
+    if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i)
         r->k->norm_grad(&image, kd__slot_at(in, s, i), kd__slot_at(dy, s, i), dy->row,
                         kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
@@ -5310,26 +5411,28 @@ KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, c
 {
     int c, j;
     memset(t->grad, 0, (size_t)t->nodes * sizeof(float));
-    for (c = 0; c < t->classes; ++c, dphi += t->leaves) {
+    for (c = 0; c < t->classes; ++c) {
         kd__tree_joint(r, t, log_p, c);
         r->k->softmax(t->row, 1, t->leaves, 1, 0, t->row);
         r->k->scale(t->leaves, dy[c], t->row);
         r->k->add(t->leaves, t->row, t->grad + t->inner, KD__LINEAR, 0, t->grad + t->inner);
-        r->k->add(t->leaves, t->row, dphi, KD__LINEAR, 0, dphi);
+        if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__LINEAR, 0, dphi + c * t->leaves);
     }
-    kd__tree_penalise(r, t, log_p);
+    if (r->training && !r->bare) kd__tree_penalise(r, t, log_p);
     for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
 }
 
+/* Only in training are there sums to add to. */
 KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__tree t = kd__tree_of(r, n, s.worker);
-    float *dbeta = kd__partial(r, n->param[0], s), *dphi = kd__partial(r, n->param[1], s);
+    float *dbeta = r->training ? kd__partial(r, n->param[0], s) : NULL;
+    float *dphi = r->training ? kd__partial(r, n->param[1], s) : NULL;
     int i, j;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *a = kd__slot_at(&r->act[n->in], s, i);
         float *da = kd__slot_at(&r->grad[n->in], s, i);
-        if (i == s.chunk * r->chunk) {
+        if (r->training && i == s.chunk * r->chunk) {
             memset(dbeta, 0, r->model->params[n->param[0]].size * sizeof *dbeta);
             memset(dphi, 0, r->model->params[n->param[1]].size * sizeof *dphi);
         }
@@ -5338,7 +5441,7 @@ KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span
         kd__tree_branches(r, &t, a, 0, t.branch);
         for (j = 0; j < t.inner; ++j) {
             const float dz = t.grad[2 * j + 2] * t.branch[2 * j + 1] - t.grad[2 * j + 1] * t.branch[2 * j + 2];
-            dbeta[j] += dz * a[j];
+            if (dbeta) dbeta[j] += dz * a[j];
             da[j] = dz * t.beta[j]; /* nobody else reads the filters */
         }
     }
@@ -5386,9 +5489,8 @@ KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span 
 {
     const kd__shape *shape = &r->model->values[n->out].shape;
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    if (r->model->values[n->in2].needs_grad)
-        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
-    if (r->model->values[n->in].needs_grad && r->grad[n->in].base != r->grad[n->out].base)
+    if (kd__needs_grad(r, n->in2)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    if (kd__needs_grad(r, n->in) && r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
 }
 
@@ -5421,7 +5523,7 @@ typedef struct kd__layer_type {
      kd__act_build,                                                                                                \
      NULL,                                                                                                         \
      {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
-     {{kd__act_backward, KD__SPANS, KD__TRAINING}},                                                                \
+     {{kd__act_backward, KD__SPANS, KD__ALWAYS}},                                                                  \
      0,                                                                                                            \
      name},
 #define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
@@ -5432,7 +5534,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dense_build,
      kd__dense_own,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
-     {{kd__dense_backward, KD__WHOLE, KD__TRAINING}},
+     {{kd__dense_backward, KD__WHOLE, KD__ALWAYS}},
      1,
      0},
     {"conv",
@@ -5440,7 +5542,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__conv_build,
      kd__conv_own,
      {{kd__conv_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__conv_backward_prepare, KD__PREPARE, KD__TRAINING}, {kd__conv_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"depthwise",
@@ -5448,7 +5550,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__depthwise_build,
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__depthwise_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__depthwise_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
     {"maxpool",
@@ -5456,7 +5558,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__pool_build,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__maxpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__maxpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"avgpool",
@@ -5464,7 +5566,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__pool_build,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"gap",
@@ -5472,7 +5574,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__gap_build,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"batchnorm",
@@ -5485,7 +5587,7 @@ static const kd__layer_type kd__layer_types[] = {
       {kd__norm_forward, KD__SPANS, KD__ALWAYS}},
      {{kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
       {kd__norm_backward_join, KD__JOIN, KD__TRAINING},
-      {kd__norm_backward, KD__SPANS, KD__TRAINING},
+      {kd__norm_backward, KD__SPANS, KD__ALWAYS},
       {kd__norm_commit, KD__COMMIT, KD__TRAINING}},
      1,
      0},
@@ -5494,7 +5596,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dropout_build,
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__dropout_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__dropout_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"flatten",
@@ -5502,7 +5604,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__flatten_build,
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__flatten_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__flatten_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     {"softtree",
@@ -5512,7 +5614,7 @@ static const kd__layer_type kd__layer_types[] = {
      {{kd__tree_forward_prepare, KD__PREPARE, KD__ALWAYS},
       {kd__tree_forward, KD__SPANS, KD__ALWAYS},
       {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},
-     {{kd__tree_backward, KD__SPANS, KD__TRAINING}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
+     {{kd__tree_backward, KD__SPANS, KD__ALWAYS}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
      0,
      0},
     {"prompt",
@@ -5520,7 +5622,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__prompt_build,
      NULL,
      {{kd__prompt_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__prompt_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__prompt_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
@@ -5530,7 +5632,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__add_build,
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__add_backward, KD__SPANS, KD__TRAINING}},
+     {{kd__add_backward, KD__SPANS, KD__ALWAYS}},
      1,
      0},
 };
@@ -6919,7 +7021,7 @@ KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int passes = n->fused || t->build == kd__flatten_build || t->build == kd__add_build;
-        if (passes && m->values[n->in].consumers == 1 && m->values[n->in].needs_grad &&
+        if (passes && m->values[n->in].consumers == 1 && kd__needs_grad(p->r, n->in) &&
             m->values[n->in].grad_pad == m->values[p->grad_root[n->out]].grad_pad)
             p->grad_root[n->in] = p->grad_root[n->out];
     }
@@ -6967,13 +7069,13 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
                             KD__JOIN);
     }
-    if (!r->training) return 1;
+    if (!r->has_backward) return 1;
     for (i = 0; i < m->node_count; ++i)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
     for (i = m->node_count - 1; i >= 0; --i) {
         if (kd__is_tapped(r, n[i].out)) kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
-        if (m->values[n[i].out].needs_grad)
+        if (kd__needs_grad(r, n[i].out))
             kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
                             KD__SPANS, KD__JOIN);
         kd__plan_phases(r, r->commit, &r->commit_steps, kd__layer_types[n[i].type].backward, &n[i], KD__COMMIT,
@@ -7014,7 +7116,7 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
         }
         for (j = 0; j < 3; ++j) {
             const int v = values[j] >= 0 ? root[values[j]] : -1;
-            if (v < 0 || (backward && !m->values[v].needs_grad)) continue;
+            if (v < 0 || (backward && !kd__needs_grad(p->r, v))) continue;
             if (p->from[v] < 0) p->from[v] = i, p->group[v] = group;
             p->until[v] = i;
             p->spread[v] |= steps[i].whole || p->group[v] != group;
@@ -7051,7 +7153,7 @@ KD__PRIVATE int kd__plan_block(const kd__run *r)
     int i;
     for (i = 0; i < m->value_count; ++i) {
         if (!m->values[i].shape.flat)
-            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->training ? 2 : 1);
+            bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
     return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
 }
@@ -7065,11 +7167,13 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers losses on features will read when the pass is over. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient of the input. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
+    const kd_model *m = p->r->model;
     int i;
-    for (i = 0; i < p->r->model->value_count; ++i) p->tapped[i] = 0;
+    for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
+    if (backward && p->r->input_grad) p->tapped[root[m->input]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -7091,7 +7195,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
         kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
-        if (root[v] != v || (backward && !value->needs_grad)) continue;
+        if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
@@ -7163,14 +7267,14 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
     }
     kd__plan_lifetimes(p, r->forward, r->forward_steps, p->act_root, 0);
-    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->training);
-    if (result == KD_OK && r->training) {
+    result = kd__plan_buffers(p, r->act, p->act_root, 0, r->has_backward);
+    if (result == KD_OK && r->has_backward) {
         kd__plan_accumulation(p);
         kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
         result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
     }
     if (result == KD_OK) result = kd__plan_locals(r, r->act, p->act_root);
-    if (result == KD_OK && r->training) result = kd__plan_locals(r, r->grad, p->grad_root);
+    if (result == KD_OK && r->has_backward) result = kd__plan_locals(r, r->grad, p->grad_root);
     if (result == KD_OK && r->training) {
         r->weight_grads = kd__run_alloc(r, m->weight_count);
         r->partials = kd__run_alloc(r, kd__times(m->summed_count, (size_t)r->chunks));
@@ -7203,9 +7307,15 @@ KD__PRIVATE void kd__run_close(kd__run *r)
     kd__free(r->kd, r);
 }
 
-/* `trained` is the model itself where the run is for training, else NULL. The taps stay the caller's. */
-KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
-                                          int tap_count, kd__run **out)
+/* What a run is for. */
+typedef struct kd__run_desc {
+    kd_model *trained; /* the model itself where the run is for training, else NULL */
+    int input_grad;
+    const kd__tap *taps; /* stay the caller's */
+    int tap_count;
+} kd__run_desc;
+
+KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *desc, int capacity, kd__run **out)
 {
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
@@ -7220,12 +7330,14 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
         p.tapped = lists + 6 * values;
-        r->taps = taps;
-        r->tap_count = tap_count;
+        r->taps = desc->taps;
+        r->tap_count = desc->tap_count;
         r->k = kd->k;
         r->model = m;
-        r->trained = trained;
-        r->training = trained != NULL;
+        r->trained = desc->trained;
+        r->training = desc->trained != NULL;
+        r->input_grad = desc->input_grad;
+        r->has_backward = r->training || r->input_grad;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
@@ -7240,6 +7352,16 @@ KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, 
     else
         kd__run_close(r);
     return result;
+}
+
+KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
+                                          int tap_count, kd__run **out)
+{
+    kd__run_desc desc = {NULL, 0, NULL, 0};
+    desc.trained = trained;
+    desc.taps = taps;
+    desc.tap_count = tap_count;
+    return kd__run_open_for(m, &desc, capacity, out);
 }
 
 KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int capacity, kd__run **out)
@@ -7335,15 +7457,15 @@ KD__PRIVATE double kd__run_penalty(const kd__run *r)
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
-/* After a forward pass, and with the logits' gradient in place: all weight gradients. */
+/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the input's. */
 KD__PRIVATE void kd__run_backward(kd__run *r)
 {
     kd__run_steps(r, r->backward, r->backward_steps);
-    kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
+    if (r->training) kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
 }
 
 /* ============================================================================================================
-   >>predict    prediction and evaluation
+   >>predict    prediction
    uses: run, math
    ============================================================================================================ */
 
@@ -7589,9 +7711,286 @@ KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *p
     return KD_OK;
 }
 
+/* Teacher and student must mean the same by output i. */
+KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_model *student,
+                                        const kd_model *teacher)
+{
+    const int outputs = kd_model_outputs(student);
+    int i;
+    if (teacher->kd->k != student->kd->k)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher and student must use the same instruction set", where);
+    if (kd_model_outputs(teacher) != outputs)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: the teacher has %d outputs, the student %d", where,
+                        kd_model_outputs(teacher), outputs);
+    for (i = 0; i < outputs && teacher->classes && student->classes; ++i) {
+        if (strcmp(teacher->classes[i], student->classes[i]) != 0)
+            return kd__fail(kd, KD_ERR_DATA,
+                            "%s: output %d is \"%.60s\" for the teacher, but \"%.60s\" for the student", where, i,
+                            teacher->classes[i], student->classes[i]);
+    }
+    return KD_OK;
+}
+
 /* ============================================================================================================
-   >>data    batches, augmentation
-   uses: predict, math
+   >>attack    adversarial inputs
+   uses: predict, run, losses, random
+   ============================================================================================================ */
+
+KDDEF const char *kd_attack_name(kd_attack_kind kind)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_ATTACKS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)kind < (unsigned)KD_ATTACK_COUNT ? words[kind] : "unknown";
+}
+
+KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
+{
+    kd_attack_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.kind = kind;
+    d.epsilon = 8 / 255.0f;
+    d.step = 2 / 255.0f;
+    d.steps = 10;
+    d.random_start = 1;
+    d.high = 1;
+    d.seed = 1;
+    d.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    return d;
+}
+
+/* Makes adversarial versions of batches; opened once, for batches of up to `capacity` samples. */
+typedef struct kd__attack {
+    kd_ctx *kd;
+    kd_attack_desc desc; /* with the kind of its loss resolved */
+    kd__run *run;
+    float *x, *loss_room;                                  /* x: (capacity, c, h, w), what it makes */
+    ptrdiff_t floats;                                      /* of a sample */
+    ptrdiff_t plane;                                       /* of those, consecutive ones with the same limits */
+    float epsilon[KD_MAX_CHANNELS], step[KD_MAX_CHANNELS]; /* normalised, by plane */
+    float low[KD_MAX_CHANNELS], high[KD_MAX_CHANNELS];
+    /* the batch at hand */
+    const float *from;
+    const int32_t *samples; /* their numbers; NULL: from `first` on */
+    int first;
+    uint64_t seed, epoch; /* what random starts depend on, beside the numbers of samples */
+} kd__attack;
+
+/* bce needs no teacher, and has none where its kind was left open. */
+KD__PRIVATE int kd__attack_uses_teacher(const kd_attack_desc *desc)
+{
+    const int teacher = kd__loss_look_up(desc->loss.kind)->teacher;
+    return teacher == KD__YES || (teacher == KD__MAYBE && desc->loss.alpha > 0);
+}
+
+KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *desc, kd__range *to)
+{
+    const double most = 1e6;
+    const kd__range ranges[] = {
+        {"the kind of attack", (double)(int)desc->kind, 0, (double)(KD_ATTACK_COUNT - 1)},
+        {"the attack's epsilon", (double)desc->epsilon, 0, most},
+        {"the attack's step", (double)desc->step, 0, most},
+        {"the attack's steps", (double)desc->steps, 1, 10000},
+        {"the attack's random_start", (double)desc->random_start, 0, 1},
+        {"the attack's low", (double)desc->low, -most, most},
+        {"the attack's high", (double)desc->high, (double)desc->low, most},
+    };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
+/* Resolves what was left open. */
+KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
+                                       int has_labels, int outputs)
+{
+    kd__range ranges[KD__MAX_RANGES];
+    kd_result result;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the attack must start from kd_attack_defaults()", where);
+    result = kd__check_ranges(kd, where, ranges, kd__attack_ranges(desc, ranges));
+    if (result != KD_OK) return result;
+    if (desc->loss.kind == KD_LOSS_AUTO) {
+        desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
+        desc->loss.alpha = 0;
+    }
+    return kd__loss_check(kd, where, &desc->loss, has_teacher && kd__attack_uses_teacher(desc), has_labels,
+                          outputs);
+}
+
+KD__PRIVATE void kd__attack_close(kd__attack *a)
+{
+    if (!a->kd) return;
+    kd__run_close(a->run);
+    kd__free(a->kd, a->x);
+    kd__free(a->kd, a->loss_room);
+    memset(a, 0, sizeof *a);
+}
+
+/* desc has been checked. mean and std are those of the samples, for each of `channels`, or NULL. */
+KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd_attack_desc *desc, int channels,
+                                      const float *mean, const float *std, int capacity)
+{
+    const kd__run_desc run = {NULL, 1, NULL, 0};
+    const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
+    kd_result result;
+    int c;
+    memset(a, 0, sizeof *a);
+    a->kd = m->kd;
+    a->desc = *desc;
+    a->floats = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    a->plane = a->floats / planes;
+    for (c = 0; c < planes; ++c) {
+        const float centre = mean && planes == channels ? mean[c] : 0,
+                    unit = std && planes == channels ? std[c] : 1;
+        a->epsilon[c] = desc->epsilon / unit;
+        a->step[c] = (desc->kind == KD_ATTACK_FGSM ? desc->epsilon : desc->step) / unit;
+        a->low[c] = (desc->low - centre) / unit;
+        a->high[c] = (desc->high - centre) / unit;
+    }
+    a->x = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)a->floats), KD__SLACK));
+    a->loss_room = KD__NEW(m->kd, float, kd__loss_room(m->kd, &desc->loss, capacity, kd_model_outputs(m)));
+    result = a->x && a->loss_room ? kd__run_open_for(m, &run, capacity, &a->run) : KD_ERR_MEMORY;
+    if (result != KD_OK) kd__attack_close(a);
+    return result;
+}
+
+/* The nearest number to x that is allowed in place of `from`. */
+KD__PRIVATE float kd__attack_limit(const kd__attack *a, ptrdiff_t plane, float from, float x)
+{
+    const float low = KD__MAX(from - a->epsilon[plane], KD__MIN(from, a->low[plane]));
+    const float high = KD__MIN(from + a->epsilon[plane], KD__MAX(from, a->high[plane]));
+    return x < low ? low : x > high ? high : x;
+}
+
+KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
+{
+    const kd__attack *a = (const kd__attack *)arg;
+    const int sample = a->samples ? a->samples[index] : a->first + index;
+    const uint64_t key = kd__rng_key(a->seed, KD__RNG_ATTACK, a->epoch, (uint64_t)sample);
+    const double width = a->desc.kind == KD_ATTACK_FGSM ? 0 : (double)a->desc.random_start;
+    const float *from = a->from + index * a->floats;
+    float *to = a->x + index * a->floats;
+    ptrdiff_t i;
+    (void)worker;
+    for (i = 0; i < a->floats; ++i) {
+        const double reach = width * (double)a->epsilon[i / a->plane];
+        const float shift = reach > 0 ? (float)kd__rng_range(key, (uint64_t)i, -reach, reach) : 0;
+        to[i] = kd__attack_limit(a, i / a->plane, from[i], from[i] + shift);
+    }
+}
+
+/* One step along the sign of the gradient, which is stored (h, w, c). */
+KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
+{
+    const kd__attack *a = (const kd__attack *)arg;
+    const kd_model *m = a->run->model;
+    const kd__shape *s = &m->values[m->input].shape;
+    const kd__slot *slot = &a->run->grad[m->input];
+    const kd__span all = {0, 0, 0, 0};
+    const float *grad = kd__slot_at(slot, all, index), *from = a->from + index * a->floats;
+    float *to = a->x + index * a->floats;
+    ptrdiff_t i = 0;
+    int c, y, x;
+    (void)worker;
+    for (c = 0; c < s->c; ++c) {
+        for (y = 0; y < s->h; ++y) {
+            for (x = 0; x < s->w; ++x, ++i) {
+                const float g = grad[y * slot->row + (ptrdiff_t)x * s->c + c];
+                const float shift = g > 0 ? a->step[i / a->plane] : g < 0 ? -a->step[i / a->plane] : 0;
+                to[i] = kd__attack_limit(a, i / a->plane, from[i], to[i] + shift);
+            }
+        }
+    }
+}
+
+/* Fills a->x. teacher, labels and soft_labels as for a loss; what they belong to is in a->samples or a->first. */
+KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *x, int n, const float *teacher,
+                                      const int32_t *labels, const float *soft_labels)
+{
+    const kd__slot *slot = &a->run->grad[a->run->model->input];
+    const int steps = a->desc.kind == KD_ATTACK_FGSM ? 1 : a->desc.steps;
+    kd__loss_call call;
+    int i;
+    memset(&call, 0, sizeof call);
+    call.desc = &a->desc.loss;
+    call.teacher = kd__attack_uses_teacher(&a->desc) ? teacher : NULL;
+    call.labels = labels;
+    call.soft_labels = kd__loss_uses_labels(&a->desc.loss) ? soft_labels : NULL;
+    call.rows = n;
+    call.cols = kd_model_outputs(a->run->model);
+    call.soft_scale = call.hard_scale = 1;
+    call.room = a->loss_room;
+    a->from = x;
+    kd__parallel(a->kd, n, kd__attack_start, a);
+    for (i = 0; i < steps; ++i) {
+        kd__run_forward(a->run, a->x, n);
+        call.student = kd__run_logits(a->run);
+        call.grad = kd__run_logits_grad(a->run);
+        if (!kd__is_finite(kd__loss_evaluate(a->kd, &call)))
+            return kd__fail(a->kd, KD_ERR_NOT_FINITE, "%s: the loss of the attack is not finite", where);
+        kd__run_backward(a->run);
+        if (!a->kd->k->all_finite((ptrdiff_t)((size_t)n * slot->sample), slot->base))
+            return kd__fail(a->kd, KD_ERR_NOT_FINITE, "%s: the gradient by the inputs is not finite", where);
+        kd__parallel(a->kd, n, kd__attack_move, a);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, const float *x, const int32_t *labels,
+                                     int n, int capacity, float *logits, float *out)
+{
+    kd_result result = KD_OK;
+    for (a->first = 0; a->first < n && result == KD_OK; a->first += capacity) {
+        const int now = KD__MIN(capacity, n - a->first);
+        const ptrdiff_t at = a->first * a->floats;
+        if (teacher) result = kd_predict(teacher, x + at, now, logits);
+        if (result == KD_OK)
+            result = kd__attack_make(a, "kd_attack", x + at, now, teacher ? logits : NULL,
+                                     labels ? labels + a->first : NULL, NULL);
+        if (result == KD_OK) memcpy(out + at, a->x, (size_t)now * (size_t)a->floats * sizeof *out);
+    }
+    return result;
+}
+
+KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
+                          const kd_attack_desc *desc, float *out)
+{
+    static const char where[] = "kd_attack";
+    kd_attack_desc checked;
+    kd__attack a;
+    float *logits = NULL;
+    kd_result result;
+    int capacity, outputs;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc || n < 0 || (n > 0 && (!x || !out)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
+    checked = *desc;
+    outputs = kd_model_outputs(m);
+    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, labels != NULL, outputs);
+    if (result == KD_OK && teacher && !kd__attack_uses_teacher(&checked))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: loss %s would ignore the teacher", where,
+                        kd_loss_name(checked.loss.kind));
+    if (result == KD_OK && teacher) result = kd__check_teacher(m->kd, where, m, teacher);
+    if (result == KD_OK && labels && n > 0)
+        result = kd__loss_check_labels(m->kd, where, &checked.loss, teacher != NULL, labels, n, outputs);
+    if (result != KD_OK || n == 0) return result;
+    capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
+    if (teacher) logits = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)outputs));
+    if (teacher && !logits) return KD_ERR_MEMORY;
+    result = kd__attack_open(&a, m, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
+    if (result == KD_OK) {
+        a.seed = checked.seed;
+        result = kd__attack_all(&a, teacher, x, labels, n, capacity, logits, out);
+        kd__attack_close(&a);
+    }
+    kd__free(m->kd, logits);
+    return result;
+}
+
+/* ============================================================================================================
+   >>data    batches, augmentation, evaluation
+   uses: attack, predict, math
    ============================================================================================================ */
 
 KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
@@ -8031,7 +8430,7 @@ enum { KD__ECE_BINS = 15 };
 /* Sums over samples from which the metrics follow. */
 typedef struct kd__tally {
     int outputs, classes;
-    int64_t labelled, correct, agreed, seen, teacher_seen;
+    int64_t labelled, correct, attacked, robust, agreed, seen, teacher_seen;
     double nll, kl, squares;
     int64_t bin_count[KD__ECE_BINS], bin_correct[KD__ECE_BINS];
     double bin_confidence[KD__ECE_BINS];
@@ -8090,7 +8489,8 @@ KD__PRIVATE void kd__tally_finish(const kd__tally *t, kd_metrics *out)
     int i;
     memset(out, 0, sizeof *out);
     out->count = (int)t->labelled;
-    out->agreement = out->kl = -1;
+    out->agreement = out->kl = out->robust_accuracy = -1;
+    if (t->attacked) out->robust_accuracy = (double)t->robust / (double)t->attacked;
     if (t->labelled) {
         out->accuracy = (double)t->correct / (double)t->labelled;
         out->nll = t->nll / (double)t->labelled;
@@ -8115,6 +8515,7 @@ typedef struct kd__evaluator {
     const kd_data *data;
     const kd_model *teacher;
     kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
+    kd__attack attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
     kd_prompt prompt;
@@ -8197,13 +8598,15 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__run_close(e->teacher_run);
     if (e->feed.kd) kd__feed_close(&e->feed);
     if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
+    kd__attack_close(&e->attack);
     kd__free(kd, e->logits);
     kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
 }
 
+/* attack: NULL, or checked. */
 KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, const kd_data *data,
-                                         const kd_model *teacher, int batch)
+                                         const kd_model *teacher, const kd_attack_desc *attack, int batch)
 {
     kd_ctx *kd = m->kd;
     kd_result result;
@@ -8217,6 +8620,9 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
+    if (result == KD_OK && attack)
+        result = kd__attack_open(&e->attack, m, attack, data->channels, data->mean, data->std, e->batch);
+    if (attack) e->attack.seed = attack->seed;
     if (result != KD_OK) {
         kd__evaluator_close(e);
         return result;
@@ -8295,6 +8701,25 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
 }
 
+/* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
+{
+    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
+    kd_result result;
+    int i;
+    e->attack.samples = samples;
+    result = kd__attack_make(&e->attack, "evaluation", e->feed.x, n, teacher, e->feed.labels, NULL);
+    if (result != KD_OK) return result;
+    kd__run_forward(e->run, e->attack.x, n);
+    kd__export(e->run, n, e->logits);
+    for (i = 0; i < n; ++i) {
+        if (e->feed.labels[i] < 0) continue;
+        ++t->attacked;
+        t->robust += kd__choice(e->logits + (ptrdiff_t)i * e->outputs, e->outputs) == e->feed.labels[i];
+    }
+    return KD_OK;
+}
+
 /* samples NULL: 0 to count - 1. keep_logits and t->confusion are optional. */
 KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples, int count, kd__tally *t,
                                         float *keep_logits)
@@ -8335,6 +8760,8 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         if (keep_logits)
             memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
                    (size_t)n * (size_t)e->outputs * sizeof(float));
+        if (e->attack.kd) result = kd__evaluator_attack(e, now, n, t);
+        if (result != KD_OK) return result;
     }
     return KD_OK;
 }
@@ -8366,31 +8793,12 @@ KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, cons
     return KD_OK;
 }
 
-/* Teacher and student must mean the same by output i. */
-KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_model *student,
-                                        const kd_model *teacher)
-{
-    const int outputs = kd_model_outputs(student);
-    int i;
-    if (teacher->kd->k != student->kd->k)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher and student must use the same instruction set", where);
-    if (kd_model_outputs(teacher) != outputs)
-        return kd__fail(kd, KD_ERR_SHAPE, "%s: the teacher has %d outputs, the student %d", where,
-                        kd_model_outputs(teacher), outputs);
-    for (i = 0; i < outputs && teacher->classes && student->classes; ++i) {
-        if (strcmp(teacher->classes[i], student->classes[i]) != 0)
-            return kd__fail(kd, KD_ERR_DATA,
-                            "%s: output %d is \"%.60s\" for the teacher, but \"%.60s\" for the student", where, i,
-                            teacher->classes[i], student->classes[i]);
-    }
-    return KD_OK;
-}
-
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
     static const char where[] = "kd_evaluate";
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
+    kd_attack_desc attack;
     kd__evaluator e;
     kd__tally *tally;
     kd_result result;
@@ -8415,12 +8823,19 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     } else if (result == KD_OK && desc->teacher_data) {
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
+    if (result == KD_OK && desc->attack && desc->columns)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    if (result == KD_OK && desc->attack) {
+        attack = *desc->attack;
+        result = kd__attack_check(m->kd, where, &attack, desc->teacher || data->teacher_logits,
+                                  data->labels || data->batch, kd_model_outputs(m));
+    }
     if (result == KD_OK)
         result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
-    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->batch);
+    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
     if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
     if (result == KD_OK) {
@@ -8488,10 +8903,10 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
 typedef struct kd__optim {
     kd_model *m;
     const kd_train_desc *desc;
-    float *first, *second; /* momentum; Adam's two moments */
+    float *first, *second; /* momentum, and with dot_delta that of soft terms; Adam's two moments */
     int64_t updates;
-    kd__update update;
-    const float *grads;
+    kd__update update, soft_update; /* soft_update: of what follows soft terms; the same but for momentum */
+    const float *grads, *soft_grads;
     char *grown; /* by piece of the weights: their norm has passed the limit */
 } kd__optim;
 
@@ -8506,9 +8921,10 @@ KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_d
     o->m = m;
     o->desc = desc;
     if (!sgd || desc->momentum != 0) o->first = KD__NEW(m->kd, float, m->weight_count + 16);
-    if (!sgd) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
+    if (!sgd || desc->dot_delta > 0) o->second = KD__NEW(m->kd, float, m->weight_count + 16);
     o->grown = KD__NEW(m->kd, char, kd__pieces((ptrdiff_t)m->weight_count) + 1);
-    if (!o->grown || (!sgd && !o->second) || (!o->first && (!sgd || desc->momentum != 0))) return KD_ERR_MEMORY;
+    if (!o->grown || (!o->second && (!sgd || desc->dot_delta > 0)) || (!o->first && (!sgd || desc->momentum != 0)))
+        return KD_ERR_MEMORY;
     return KD_OK;
 }
 
@@ -8529,6 +8945,11 @@ KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
     (void)worker;
     k->update(&o->update, length, o->m->weights + at, o->grads + at, o->first ? o->first + at : NULL,
               o->second ? o->second + at : NULL);
+    if (o->soft_grads) {
+        kd__update soft = o->soft_update;
+        soft.decay = 0; /* once is enough */
+        k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
+    }
     /* looked at while it is in the cache */
     o->grown[index] = !(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
 }
@@ -8556,8 +8977,10 @@ KD__PRIVATE void kd__optim_limit(void *arg, int index, int worker)
     }
 }
 
-/* Returns 0 where weights have grown too large. */
-KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, double grad_scale)
+/* Returns 0 where weights have grown too large. soft_grads: NULL, or those of soft terms, which then are not in
+   grads. */
+KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *soft_grads, double lr,
+                               double grad_scale)
 {
     const kd_train_desc *d = o->desc;
     const int pieces = kd__pieces((ptrdiff_t)o->m->weight_count);
@@ -8565,10 +8988,11 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, doub
     int i, grown = 0;
     ++o->updates;
     o->grads = grads;
+    o->soft_grads = soft_grads;
     u->optimizer = (int)d->optimizer;
     u->nesterov = d->nesterov;
     u->lr = (float)lr;
-    u->momentum = d->momentum;
+    u->momentum = d->momentum - d->dot_delta;
     u->decay = d->weight_decay;
     u->beta1 = d->beta1;
     u->beta2 = d->beta2;
@@ -8576,6 +9000,8 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, double lr, doub
     u->correction1 = (float)(1 / (1 - kd__power((double)d->beta1, o->updates)));
     u->correction2 = (float)(1 / sqrt(1 - kd__power((double)d->beta2, o->updates)));
     u->grad_scale = (float)grad_scale;
+    o->soft_update = *u;
+    o->soft_update.momentum = d->momentum + d->dot_delta;
     kd__parallel(o->m->kd, pieces, kd__optim_piece, o);
     if (d->max_norm > 0) kd__parallel(o->m->kd, o->m->param_count, kd__optim_limit, o);
     for (i = 0; i < pieces; ++i) grown |= o->grown[i];
@@ -9549,6 +9975,16 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
     return KD_OK;
 }
 
+/* For a backward pass that they have no part in. */
+KD__PRIVATE void kd__features_leave_out(kd__features *fs, int n)
+{
+    int i;
+    for (i = 0; i < fs->tap_count; ++i) {
+        kd__tap *tap = &fs->taps[KD__STUDENT][i];
+        memset(tap->grad, 0, (size_t)n * kd__tap_count(tap) * sizeof *tap->grad);
+    }
+}
+
 /* Of the learned parts. */
 KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_t step)
 {
@@ -9702,12 +10138,13 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.prompt_temperature = 1;
     d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    d.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return d;
 }
 
 KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 {
-    const double huge = 1e30;
+    const double huge = 1e30, momentum = (double)d->momentum;
     const kd__range ranges[] = {
         {"epochs", (double)d->epochs, 0, 1e9},
         {"batch", (double)d->batch, 1, 65536},
@@ -9719,6 +10156,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
         {"max_norm", (double)d->max_norm, 0, huge},
         {"clip_norm", (double)d->clip_norm, 0, huge},
+        {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum))},
         {"accumulate", (double)d->accumulate, 1, 1e6},
         {"warmup", (double)d->warmup, 0, 1e9},
         {"schedule_step", (double)d->schedule_step, 1e-6, 1e9},
@@ -9777,8 +10215,12 @@ struct kd_trainer {
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
     int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
+    int inputs[2]; /* losses that see each kind of images */
     const kd_model *teachers[KD__MAX_TEACHERS];
-    kd__run *run, *teacher_runs[KD__MAX_TEACHERS];
+    kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
+    kd__run *run;     /* the first of them */
+    kd__run *teacher_runs[KD__MAX_TEACHERS];
+    kd__attack attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
@@ -9799,7 +10241,8 @@ struct kd_trainer {
     double weights_now[KD__MAX_LOSSES];
     float *head;   /* 3 x (batch, outputs): columns of the student, of its teacher, of the gradient; NULL without */
     int32_t *task; /* (batch) labels of a task */
-    float *gathered; /* gradients of several batches; NULL unless accumulate > 1 */
+    float *grads[2];    /* of all terms; with dot_delta of hard terms, then of soft ones */
+    float *gathered[2]; /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int64_t steps_per_epoch;
     int batches; /* of an epoch */
@@ -9830,7 +10273,8 @@ KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
         {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
         {"first", t->optim.first, weights, KD__KEPT_WEIGHTS},
         {"second", t->optim.second, weights, KD__KEPT_WEIGHTS},
-        {"gathered", t->gathered, weights, KD__KEPT_WEIGHTS},
+        {"gathered", t->gathered[0], weights, KD__KEPT_WEIGHTS},
+        {"gathered.soft", t->gathered[1], weights, KD__KEPT_WEIGHTS},
         {"best.weights", t->best_weights, weights, KD__KEPT_WEIGHTS},
         {"best.statistics", t->best_state, state, KD__KEPT_STATISTICS},
         {"features", t->features.params, learned, KD__KEPT_FLAT},
@@ -9902,11 +10346,16 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     int i;
-    kd__run_close(t->run);
+    for (i = 0; i < 2; ++i) {
+        kd__run_close(t->runs[i]);
+        kd__free(kd, t->gathered[i]);
+    }
+    kd__free(kd, t->grads[1]); /* the first is the run's */
     for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
     if (t->feed.kd) kd__feed_close(&t->feed);
     if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
+    kd__attack_close(&t->attack);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
@@ -9919,7 +10368,6 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->task);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
-    kd__free(kd, t->gathered);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
     kd__free(kd, t->start);
@@ -9994,6 +10442,12 @@ KD__PRIVATE int kd__trainer_columns(const kd_trainer *t, const kd_loss_desc *los
     return loss->columns ? loss->columns : t->outputs;
 }
 
+/* If there is one. */
+KD__PRIVATE int kd__trainer_uses_teacher(const kd_loss_desc *loss)
+{
+    return kd__loss_look_up(loss->kind)->teacher != KD__NO && !loss->to_targets;
+}
+
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
 KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
@@ -10011,8 +10465,9 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     }
     if (loss->soft_labels)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
-    if ((t->desc.loss_count > 0 || t->features.count > 0) && kd__loss_look_up(loss->kind)->teacher == KD__NO)
-        has_teacher = 0;
+    if (loss->to_targets && !has_targets)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
+    if ((t->desc.loss_count > 0 || t->features.count > 0) && !kd__trainer_uses_teacher(loss)) has_teacher = 0;
     result = kd__head_check(t->kd, where, t->m, data, loss->first, loss->columns, loss->task);
     if (result == KD_OK)
         result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
@@ -10029,6 +10484,22 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     return KD_OK;
 }
 
+KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, int n)
+{
+    const kd_loss_desc *attack = &t->desc.attack.loss;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
+            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
+                                           n, kd__trainer_columns(t, &t->losses[i]));
+    }
+    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL] && kd__loss_uses_labels(attack))
+        result = kd__loss_check_labels(t->kd, "kd_train", attack, kd__attack_uses_teacher(&t->desc.attack), labels,
+                                       n, t->outputs);
+    return result;
+}
+
 /* The labels that the losses need, of all samples. */
 KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
 {
@@ -10041,11 +10512,12 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
                         "the data have %d classes",
                         where, t->outputs, data->classes);
-    for (i = 0; i < t->loss_count && !data->soft_labels && result == KD_OK; ++i) {
-        const int32_t *labels = kd__data_labels(data, t->losses[i].task);
-        if (labels && kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE, labels,
-                                           data->count, kd__trainer_columns(t, &t->losses[i]));
+    if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, data->count);
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE,
+                                           kd__data_labels(data, t->losses[i].task), data->count,
+                                           kd__trainer_columns(t, &t->losses[i]));
     }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
@@ -10072,6 +10544,8 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both", where);
     if (d->uncertainty && d->loss_count == 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs several losses; give losses", where);
+    if (d->uncertainty && d->dot_delta > 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs whole losses, dot_delta parts them", where);
     t->loss_count = KD__MAX(1, d->loss_count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         const double weight = d->loss_count > 0 && d->loss_weights ? (double)d->loss_weights[i] : 1;
@@ -10084,10 +10558,20 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
         result = kd__trainer_loss(t, &t->losses[i]);
         if (result != KD_OK) return result;
         t->uses_labels |= kd__loss_uses_labels(&t->losses[i]);
-        uses_teacher |= kd__loss_look_up(t->losses[i].kind)->teacher != KD__NO;
+        uses_teacher |= kd__trainer_uses_teacher(&t->losses[i]);
+        ++t->inputs[t->losses[i].inputs];
     }
     if (t->source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
+    t->inputs[KD_INPUTS_CLEAN] += t->features.count;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL] && t->has_heads)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        result = kd__attack_check(t->kd, where, &t->desc.attack, t->source != KD__TEACHER_NONE, t->has_labels,
+                                  t->outputs);
+        if (result != KD_OK) return result;
+        t->uses_labels |= kd__loss_uses_labels(&t->desc.attack.loss);
+    }
     return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
 }
 
@@ -10157,6 +10641,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE);
     if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
+    if (result == KD_OK && d->dot_delta > 0 &&
+        (d->optimizer != KD_SGD || t->source == KD__TEACHER_NONE || d->clip_norm > 0))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: dot_delta needs KD_SGD and a teacher, and no clip_norm",
+                        where);
     if (result == KD_OK) result = kd__features_check(&t->features, t->m, d);
     if (result == KD_OK) result = kd__trainer_losses(t);
     if (result == KD_OK && t->data->targets)
@@ -10210,16 +10698,59 @@ KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
     for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
 }
 
+/* The runs of the student, and what goes with them. */
+KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
+{
+    const kd_train_desc *d = &t->desc;
+    const kd_data *data = t->data;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        const int taps = i == KD_INPUTS_CLEAN ? t->features.tap_count : 0;
+        if (t->inputs[i])
+            result = kd__run_open_tapped(t->m, t->m, batch, t->features.taps[KD__STUDENT], taps, &t->runs[i]);
+    }
+    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
+        result = kd__attack_open(&t->attack, t->m, &d->attack, data->channels, data->mean, data->std, batch);
+    if (result != KD_OK) return result;
+    t->attack.seed = d->seed;
+    t->run = t->runs[KD_INPUTS_CLEAN] ? t->runs[KD_INPUTS_CLEAN] : t->runs[KD_INPUTS_ADVERSARIAL];
+    t->grads[0] = t->run->weight_grads;
+    if (d->dot_delta > 0) t->grads[1] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
+    if (d->dot_delta > 0 && !t->grads[1]) return KD_ERR_MEMORY;
+    for (i = 0; i < 2 && d->accumulate > 1 && t->grads[i]; ++i) {
+        t->gathered[i] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
+        if (!t->gathered[i]) return KD_ERR_MEMORY;
+    }
+    return KD_OK;
+}
+
+/* With labels to judge by, robust accuracy is that under the training's attack, on their cross-entropy. */
+KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
+{
+    const kd_data *data = t->desc.validation_data ? t->desc.validation_data : t->data;
+    const int attacked = t->inputs[KD_INPUTS_ADVERSARIAL] && (data->labels || data->batch);
+    kd_attack_desc attack = t->desc.attack;
+    kd_result result = KD_OK;
+    attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 1, t->outputs);
+    if (result != KD_OK) return result;
+    result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
+    if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
+    if (result == KD_OK)
+        kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     const kd_train_desc *d = &t->desc;
     const int batch = KD__MIN(d->batch, t->train_count);
     const size_t logits = (size_t)batch * (size_t)t->outputs;
-    const kd_data *validation = d->validation_data ? d->validation_data : t->data;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
     const kd__features *fs = &t->features;
-    kd_result result = kd__run_open_tapped(t->m, t->m, batch, fs->taps[KD__STUDENT], fs->tap_count, &t->run);
+    kd_result result = kd__trainer_open_runs(t, batch);
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
@@ -10230,9 +10761,7 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
                                      &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
-    if (result == KD_OK && t->has_validation)
-        result = kd__evaluator_open(&t->evaluator, t->m, validation, kd__trainer_judge(t), 256);
-    if (result == KD_OK && t->has_validation) result = kd__evaluator_teacher_data(&t->evaluator, d->teacher_data);
+    if (result == KD_OK && t->has_validation) result = kd__trainer_open_evaluator(t);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
@@ -10246,8 +10775,6 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->head = KD__NEW(kd, float, kd__times(3, logits));
         t->task = KD__NEW(kd, int32_t, batch);
         failed |= !t->head || !t->task;
-        if (t->has_validation)
-            kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
     }
     if (d->prompt != KD_PROMPT_NONE) {
         t->prompts = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)t->m->prompt));
@@ -10261,10 +10788,6 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->teacher_all = KD__NEW(kd, float, kd__times(logits, (size_t)t->teacher_count));
         failed |= !t->teacher_all ||
                   !kd__scratch(kd, kd__times(64, kd__times((size_t)t->teacher_count, (size_t)t->outputs)));
-    }
-    if (d->accumulate > 1) {
-        t->gathered = KD__NEW(kd, float, t->m->weight_count + KD__SLACK);
-        failed |= !t->gathered;
     }
     if (d->keep == KD_KEEP_BEST) {
         t->best_weights = KD__NEW(kd, float, t->m->weight_count + 1);
@@ -10352,7 +10875,9 @@ KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const int32_t *samples, 
         if (kd__rng_unit(key, 0) < drop)
             memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, (size_t)t->m->prompt * sizeof(float));
     }
-    t->run->prompt = t->prompts;
+    for (i = 0; i < 2; ++i) {
+        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
+    }
     return KD_OK;
 }
 
@@ -10371,7 +10896,7 @@ KD__PRIVATE kd_result kd__trainer_check_norms(kd_trainer *t, const float *number
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t)
+KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t, const kd__run *run)
 {
     size_t c;
     int i, which;
@@ -10380,7 +10905,7 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t)
         for (which = 0; n->param[2] >= 0 && which < 2; ++which) {
             const kd__param *p = &t->m->params[n->param[2 + which]];
             for (c = 0; c < p->size; ++c) {
-                if (!kd__is_finite((double)kd__norm_next(t->run, n, which, c)))
+                if (!kd__is_finite((double)kd__norm_next(run, n, which, c)))
                     return kd__fail(
                         t->kd, KD_ERR_NOT_FINITE,
                         "kd_train: %s would not be finite after step %lld; the weights are those before it",
@@ -10409,7 +10934,7 @@ KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, co
 KD__PRIVATE void kd__trainer_update_scalar(const kd_trainer *t, float *value, float *moments, float *slope,
                                            float sign, int batches)
 {
-    kd__update update = t->optim.update;
+    kd__update update = t->optim.soft_update;
     const float grad = sign * *slope / (float)batches;
     update.decay = 0;
     update.grad_scale = 1;
@@ -10443,33 +10968,35 @@ KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float
 KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const float *grads = t->run->weight_grads, *feature_grads = t->features.grads;
+    const float *grads[2] = {t->grads[0], t->grads[1]}, *feature_grads = t->features.grads;
     double scale = 1;
-    int batches = 1;
+    int batches = 1, i;
     info->lr = kd_learning_rate(d, t->at.step, t->steps_per_epoch) * t->at.rate;
     info->gradient_norm = 0;
-    if (t->gathered) {
-        kd__trainer_gather(t, t->gathered, grads, t->m->weight_count);
+    if (d->accumulate > 1) {
+        for (i = 0; i < 2 && grads[i]; ++i) {
+            kd__trainer_gather(t, t->gathered[i], grads[i], t->m->weight_count);
+            grads[i] = t->gathered[i];
+        }
         kd__trainer_gather(t, t->features.gathered, feature_grads, t->features.param_count);
         if (++t->at.gathered_batches < d->accumulate && !last_of_epoch) return KD_OK;
-        grads = t->gathered;
         feature_grads = t->features.gathered;
         batches = (int)t->at.gathered_batches;
         scale = 1.0 / batches;
         t->at.gathered_batches = 0;
     }
     if (d->clip_norm > 0) {
-        info->gradient_norm = kd__gradient_norm(t, grads, feature_grads) * scale;
+        info->gradient_norm = kd__gradient_norm(t, grads[0], feature_grads) * scale;
         if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
     }
-    if (!kd__optim_step(&t->optim, grads, info->lr, scale)) {
+    if (!kd__optim_step(&t->optim, grads[0], grads[1], info->lr, scale)) {
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
     kd__trainer_update_scalars(t, batches);
     if (t->features.param_count > 0)
-        t->kd->k->update(&t->optim.update, (ptrdiff_t)t->features.param_count, t->features.params, feature_grads,
-                         t->features.first, t->features.second);
+        t->kd->k->update(&t->optim.soft_update, (ptrdiff_t)t->features.param_count, t->features.params,
+                         feature_grads, t->features.first, t->features.second);
     ++t->at.step;
     return KD_OK;
 }
@@ -10502,6 +11029,14 @@ KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
     *derivative = 20 * sigmoid * (1 - sigmoid);
     return 1 + 20 * sigmoid;
 }
+
+/* The batch at hand. */
+typedef struct kd__batch {
+    const int32_t *samples;
+    int n, epoch;
+    const float *soft_targets;
+    int side; /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
+} kd__batch;
 
 /* A loss that has columns of its own sees them alone: student, teacher and labels are gathered, and so is the
    gradient, which kd__trainer_scatter brings back. */
@@ -10554,8 +11089,7 @@ KD__PRIVATE double kd__trainer_weight(const kd_trainer *t, int index)
 }
 
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
-KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32_t *samples, int n, int epoch,
-                                           const float *soft_targets, float *grad, double *value)
+KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__batch *b, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
     kd_loss_desc desc = t->losses[index];
@@ -10564,59 +11098,130 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const int32
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = desc.columns ? KD_OK : kd__trainer_average(t, desc.temperature, n);
+    result = desc.columns ? KD_OK : kd__trainer_average(t, desc.temperature, b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
-    call.student = kd__run_logits(t->run);
-    call.teacher = info->teacher == KD__NO ? NULL : soft_targets;
-    if (desc.kind == KD_LOSS_MSE && !soft_targets) {
-        kd__gather_rows(t->targets, t->data->targets, samples, n, t->outputs);
+    call.student = kd__run_logits(t->runs[desc.inputs]);
+    call.teacher = info->teacher == KD__NO ? NULL : b->soft_targets;
+    if (desc.kind == KD_LOSS_MSE && (!b->soft_targets || desc.to_targets)) {
+        kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         call.teacher = t->targets;
     }
     call.labels = t->feed.soft ? NULL : t->feed.labels;
     call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
-    call.rows = n;
+    call.rows = b->n;
     call.cols = t->outputs;
     call.soft_scale = call.hard_scale = kd__trainer_weight(t, index);
-    if (!learns) call.soft_scale *= kd__trainer_ramp((double)epoch + 1, (double)desc.warmup);
+    if (!learns) call.soft_scale *= kd__trainer_ramp((double)b->epoch + 1, (double)desc.warmup);
+    if (t->grads[1]) {
+        call.soft_scale *= desc.to_targets ? b->side == 0 : b->side == 1;
+        call.hard_scale *= b->side == 0;
+    }
     call.grad = grad;
     call.room = t->loss_room;
-    result = kd__trainer_head(t, &call, samples, n);
+    result = kd__trainer_head(t, &call, b->samples, b->n);
     if (result != KD_OK) return result;
     *value = kd__loss_evaluate(t->kd, &call);
-    kd__trainer_scatter(t, &call, n, grad);
+    kd__trainer_scatter(t, &call, b->n, grad);
     if (t->desc.uncertainty) {
         t->variance_slopes[index] += (float)(0.5 - *value);
         *value += 0.5 * (double)t->variances[index];
     }
     if (learns) {
         double cosine, sine;
-        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)epoch, (double)desc.warmup), &cosine, &sine);
+        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)b->epoch, (double)desc.warmup), &cosine,
+                    &sine);
         t->slopes[index] += (float)(call.slope * derivative * (1 - cosine) / 2);
     }
     return KD_OK;
 }
 
-/* The sum of the losses of a batch, and of their gradients where the model has its own. */
-KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, const int32_t *samples, int n, int epoch,
-                                               const float *soft_targets, double *loss)
+/* The sum of the losses that see one kind of images, and of their gradients where the run has its own. */
+KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, int inputs, const kd__batch *b, double *loss)
 {
-    const ptrdiff_t count = (ptrdiff_t)n * t->outputs;
-    float *grad = kd__run_logits_grad(t->run);
+    const ptrdiff_t count = (ptrdiff_t)b->n * t->outputs;
+    float *grad = kd__run_logits_grad(t->runs[inputs]);
     kd_result result = KD_OK;
     double value = 0;
-    int i;
+    int i, seen = 0;
     *loss = 0;
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
-        result = kd__trainer_evaluate(t, i, samples, n, epoch, soft_targets, i ? t->loss_grad : grad, &value);
-        if (result == KD_OK && i) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
+        if ((int)t->losses[i].inputs != inputs) continue;
+        result = kd__trainer_evaluate(t, i, b, seen ? t->loss_grad : grad, &value);
+        if (result == KD_OK && seen++) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
         *loss += value;
     }
+    if (!seen) memset(grad, 0, (size_t)count * sizeof *grad); /* losses on features alone */
     if (result != KD_OK || kd__is_finite(*loss)) return result;
-    result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->run), n, t->outputs);
+    result = kd__check_finite(t->kd, "kd_train", "the student's output", kd__run_logits(t->runs[inputs]), b->n,
+                              t->outputs);
     if (result == KD_OK)
         result = kd__fail(t->kd, KD_ERR_NOT_FINITE, "kd_train: the loss is not finite at step %lld",
                           (long long)t->at.step);
+    return result;
+}
+
+/* Losses and backward pass of one run, whose gradient joins those of its side. */
+KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batch *b, double *loss)
+{
+    kd__run *run = t->runs[inputs];
+    double value, features = 0;
+    kd_result result = kd__trainer_evaluate_all(t, inputs, b, &value);
+    if (result == KD_OK && inputs == KD_INPUTS_CLEAN && t->features.count > 0) {
+        if (t->grads[1] && b->side == 0)
+            kd__features_leave_out(&t->features, b->n);
+        else
+            result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], t->at.step, &features);
+    }
+    if (result != KD_OK) return result;
+    run->bare = b->side == 1;
+    *loss += value + features + (run->bare ? 0 : kd__run_penalty(run));
+    if (run == t->run) run->weight_grads = t->grads[b->side];
+    kd__run_backward(run);
+    if (run != t->run)
+        t->kd->k->add((ptrdiff_t)t->m->weight_count, t->grads[b->side], run->weight_grads, KD__LINEAR, 0,
+                      t->grads[b->side]);
+    return kd__trainer_check_norms(t, t->grads[b->side], "the gradient of ", "; the weights are those before it");
+}
+
+/* The student's outputs for the images as they are and as the attack has made them, where losses see them. */
+KD__PRIVATE kd_result kd__trainer_forward(kd_trainer *t, const kd__batch *b)
+{
+    kd_result result = KD_OK;
+    int i;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        kd__attack *a = &t->attack;
+        if (kd__attack_uses_teacher(&a->desc)) result = kd__trainer_average(t, a->desc.loss.temperature, b->n);
+        a->samples = b->samples;
+        a->epoch = (uint64_t)b->epoch;
+        if (result == KD_OK)
+            result = kd__attack_make(a, "kd_train", t->feed.x, b->n, b->soft_targets,
+                                     t->feed.soft ? NULL : t->feed.labels, t->feed.soft);
+    }
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (!t->runs[i]) continue;
+        t->runs[i]->dropout_key = kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)i);
+        kd__run_forward(t->runs[i], i == KD_INPUTS_CLEAN ? t->feed.x : t->attack.x, b->n);
+    }
+    return result;
+}
+
+/* With dot_delta there are two backward passes of the same forward pass. */
+KD__PRIVATE kd_result kd__trainer_gradient(kd_trainer *t, kd__batch *b, double *loss)
+{
+    const int sides = t->grads[1] ? 2 : 1;
+    kd_result result = KD_OK;
+    int i;
+    *loss = 0;
+    for (b->side = 0; b->side < sides; ++b->side) {
+        for (i = 0; i < 2 && result == KD_OK; ++i) {
+            if (t->runs[i]) result = kd__trainer_pass(t, i, b, loss);
+        }
+    }
+    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->at.step);
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (t->runs[i]) result = kd__trainer_check_statistics(t, t->runs[i]);
+    }
     return result;
 }
 
@@ -10624,41 +11229,29 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const float *soft_targets;
+    kd__batch b = {NULL, 0, 0, NULL, 0};
     int i, view = kd__augment_any(&d->augment) ? epoch : 0;
-    double features = 0;
     kd_result result;
+    b.samples = samples, b.n = n, b.epoch = epoch;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
-    for (i = 0; result == KD_OK && t->data->batch && i < t->loss_count; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
-            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE,
-                                           t->feed.labels, n, kd__trainer_columns(t, &t->losses[i]));
-    }
-    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &soft_targets);
+    if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
+    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
-    if (result != KD_OK) return result;
-    t->run->dropout_key = kd__rng_key(d->seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, 0);
-    kd__run_forward(t->run, t->feed.x, n);
-    result = kd__trainer_evaluate_all(t, samples, n, epoch, soft_targets, &info->loss);
-    info->loss += kd__run_penalty(t->run);
-    if (result == KD_OK && t->features.count > 0) {
-        result = kd__features_evaluate(&t->features, t->run, t->teacher_runs[0], t->at.step, &features);
-        info->loss += features;
-    }
+    if (result == KD_OK) result = kd__trainer_forward(t, &b);
+    if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
     kd__trainer_count(t, samples, n);
-    kd__run_backward(t->run);
-    result =
-        kd__trainer_check_norms(t, t->run->weight_grads, "the gradient of ", "; the weights are those before it");
-    if (result == KD_OK) result = kd__features_check_gradient(&t->features, t->at.step);
-    if (result == KD_OK) result = kd__trainer_check_statistics(t);
-    if (result == KD_OK) result = kd__trainer_update(t, last_of_epoch, info);
+    result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
-    kd__run_steps(t->run, t->run->commit, t->run->commit_steps);
+    for (i = 0; i < 2; ++i) {
+        if (!t->runs[i]) continue;
+        kd__run_steps(t->runs[i], t->runs[i]->commit, t->runs[i]->commit_steps);
+        ++t->m->batches_seen;
+    }
     if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
-    t->at.seen = ++t->m->batches_seen;
+    t->at.seen = t->m->batches_seen;
     t->at.images += n;
     return KD_OK;
 }
@@ -10676,7 +11269,8 @@ KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
     if (result != KD_OK) return result;
     kd__tally_finish(t->tally, &info->validation);
     info->has_validation = 1;
-    score = info->validation.count ? info->validation.accuracy - 1e-6 * info->validation.nll
+    score = info->validation.robust_accuracy >= 0 ? info->validation.robust_accuracy : info->validation.accuracy;
+    score = info->validation.count ? score - 1e-6 * info->validation.nll
                                    : -KD__MAX(info->validation.kl, info->validation.mse);
     info->is_best = score > t->at.best;
     t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
@@ -10753,12 +11347,25 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
             snprintf(head, sizeof head, " of columns %d to %d", loss->first, loss->first + loss->columns - 1);
         if (loss->warmup > 0)
             snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
-        kd__log(t->kd, "kd_train: loss %s%s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s",
+        kd__log(t->kd,
+                "kd_train: loss %s%s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s%s",
                 kd_loss_name(loss->kind), head, kd__number(soft * weight, 4).chars,
                 kd__number(hard * weight, 4).chars, kd__number((double)loss->temperature, 4).chars,
                 loss->kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss->convention),
+                loss->inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "",
                 t->desc.uncertainty ? ", times a learned weight" : "");
     }
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
+        const kd_attack_desc *a = &t->desc.attack;
+        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s",
+                kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
+                kd__number((double)a->epsilon, 4).chars,
+                kd__number((double)(a->random_start * a->epsilon), 4).chars);
+    }
+    if (t->desc.dot_delta > 0)
+        kd__log(t->kd, "kd_train: momentum %s for soft terms, %s for hard terms",
+                kd__number((double)(t->desc.momentum + t->desc.dot_delta), 4).chars,
+                kd__number((double)(t->desc.momentum - t->desc.dot_delta), 4).chars);
     for (i = 0; i < t->features.count; ++i) {
         const kd__feature *f = &t->features.list[i];
         kd__log(t->kd, "kd_train: feature loss %s of \"%.40s\" and \"%.40s\": times %s%s",
@@ -10855,6 +11462,88 @@ KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *
     if (result != KD_OK) return result;
     while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
     kd_trainer_close(t);
+    return result;
+}
+
+/* ---- models that learn together -------------------------------------------------------------------------- */
+
+enum { KD__MAX_PEERS = 64 };
+
+typedef struct kd__peer {
+    kd_trainer *trainer;
+    kd_loss_desc losses[2];
+    const kd_model *others[KD__MAX_PEERS];
+} kd__peer;
+
+KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
+{
+    static const float twice[] = {2};
+    d->losses = p->losses;
+    d->loss_count = 1;
+    if (data && data->targets) {
+        p->losses[0] = p->losses[1] = kd_loss_defaults(KD_LOSS_MSE);
+        p->losses[0].to_targets = 1;
+        d->loss_count = 2;
+    } else if (kd_model_outputs(m) == 1) {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_BCE);
+        p->losses[0].alpha = 0.5f;
+        d->loss_weights = twice;
+    } else {
+        p->losses[0] = kd_loss_defaults(KD_LOSS_KL);
+        p->losses[0].hard_weight = 1;
+    }
+    p->losses[0].temperature = 1;
+}
+
+/* Model i, with all the others for teachers. */
+KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int count, int i, const kd_data *data,
+                                    const kd_train_desc *desc)
+{
+    kd_train_desc d = *desc;
+    int j;
+    for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
+    if (count == 2) {
+        d.teacher = p->others[0];
+    } else {
+        d.teachers = p->others;
+        d.teacher_count = count - 1;
+    }
+    if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    return kd_trainer_open(models[i], data, &d, &p->trainer);
+}
+
+KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc)
+{
+    static const char where[] = "kd_train_mutual";
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__peer *peers;
+    kd_ctx *kd;
+    kd_result result = KD_OK;
+    int i, going = 1;
+    if (!models || count < 1 || !models[0]) return KD_ERR_ARGUMENT;
+    kd = models[0]->kd;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
+    for (i = 0; i < count && models[i] && models[i]->kd == kd; ++i) {}
+    if (count < 2 || count > KD__MAX_PEERS || i < count)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 2 to %d models of one context, got %d", where,
+                        (int)KD__MAX_PEERS, i);
+    if (desc->teacher || desc->teachers || desc->teacher_count || desc->teacher_fn || desc->cache)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the models are each other's teachers; leave the others out",
+                        where);
+    peers = KD__NEW(kd, kd__peer, count);
+    if (!peers) return KD_ERR_MEMORY;
+    for (i = 0; i < count && result == KD_OK; ++i) result = kd__peer_open(&peers[i], models, count, i, data, desc);
+    while (result == KD_OK && going) {
+        for (i = going = 0; i < count && result == KD_OK; ++i) {
+            if (kd_trainer_done(peers[i].trainer)) continue;
+            result = kd_trainer_step(peers[i].trainer, NULL);
+            going = 1;
+        }
+    }
+    for (i = 0; i < count; ++i) kd_trainer_close(peers[i].trainer);
+    kd__free(kd, peers);
     return result;
 }
 
@@ -12349,6 +13038,8 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
+    if (t->inputs[KD_INPUTS_ADVERSARIAL])
+        hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges)), &d->attack.loss);
     for (i = 0; i < t->features.count; ++i) {
         const kd_feature_loss *f = &d->features[i];
         const char *tags[4];

@@ -100,7 +100,10 @@ int main(int argc, char **argv)
             stderr);
         return EXIT_FAILURE;
     }
-    if (kd_open(NULL, &kd) != KD_OK) return EXIT_FAILURE;
+    if (kd_open(NULL, &kd) != KD_OK) {
+        fputs("classify: there is not enough memory\n", stderr);
+        return EXIT_FAILURE;
+    }
     if (kd_model_load(kd, argv[1], &m) != KD_OK) {
         fprintf(stderr, "classify: %s\n", kd_error(kd));
         kd_close(kd);
@@ -108,6 +111,7 @@ int main(int argc, char **argv)
     }
     scores = (float *)images_memory((size_t)kd_model_outputs(m), sizeof *scores);
     for (i = 2; i < argc && scores; ++i) failed |= !classify(kd, m, argv[i], scores);
+    if (!scores) fputs("classify: there is not enough memory\n", stderr);
     failed |= !scores;
     free(scores);
     kd_model_destroy(m);

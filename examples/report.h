@@ -10,6 +10,38 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* stb_image_write asserts that there is memory. It gets all that an image can need beforehand, or is not called. */
+static struct {
+    char *start;
+    size_t used;
+} report_memory;
+
+static void *report_take(size_t size)
+{
+    void *block = report_memory.start + report_memory.used;
+    report_memory.used += (size + 15) / 16 * 16;
+    return block;
+}
+
+static void *report_retake(const void *old, size_t old_size, size_t size)
+{
+    void *block = report_take(size);
+    if (old) memcpy(block, old, old_size);
+    return block;
+}
+
+/* For an image of so many bytes: lines and their filters, the compressed data, which grow by doubling, and 16384
+   chains of up to 16 places, likewise. */
+static int report_reserve(size_t bytes)
+{
+    report_memory.used = 0;
+    report_memory.start = (char *)malloc(16 * bytes + ((size_t)16 << 20));
+    return report_memory.start != NULL;
+}
+
+#define STBIW_MALLOC(size) report_take((size_t)(size))
+#define STBIW_REALLOC_SIZED(old, old_size, size) report_retake(old, (size_t)(old_size), (size_t)(size))
+#define STBIW_FREE(block) ((void)(block))
 #define STBI_WRITE_NO_STDIO
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #if defined(__GNUC__)
@@ -218,7 +250,11 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     const int channels = r->channels == 1 ? 1 : 3;
     uint8_t *sheet = (uint8_t *)calloc(plane * (size_t)count, (size_t)channels);
     int i, c, y, x, done;
-    if (!sheet) return 0;
+    if (!sheet || !report_reserve((line * (size_t)channels + 1) * (size_t)r->height)) {
+        free(sheet);
+        fputs("<p>There was not enough memory for a picture here.</p>", f);
+        return 0;
+    }
     for (i = 0; i < count; ++i) {
         const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
         for (c = 0; c < channels; ++c)
@@ -230,6 +266,7 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     fprintf(f, "<img style=\"%s\" alt=\"\" src=\"data:image/png;base64,", style);
     done = stbi_write_png_to_func(report_base64, f, (int)line, r->height, channels, sheet, (int)line * channels);
     fputs("\">", f);
+    free(report_memory.start);
     free(sheet);
     return done;
 }

@@ -29,7 +29,7 @@ have()
 # What a log says about how much was looked at: tests, trainings, checks, executions; a silent success is one case.
 cases_of()
 {
-    awk '/^\[  PASSED  \]/ { n += $4 } /^[0-9]+ (trainings|checks)/ { n += $1 } $3 == "passed" { n += $2 }
+    awk '/^\[  PASSED  \]/ { n += $4 } /^[0-9]+ (trainings|checks|mutants)/ { n += $1 } $3 == "passed" { n += $2 }
         END { print n ? n : 1 }' "$1"
 }
 
@@ -183,6 +183,17 @@ if have valgrind valgrind; then
     check 'valgrind: training' by_valgrind
 else
     skip 'valgrind: training' 'needs valgrind'
+fi
+
+# ---- what the tests are worth ------------------------------------------------------------------------------------
+
+starved() { make -s examples BUILD="$build" && tests/starve.sh "$build" "$1"; }
+if [ $tier = full ]; then
+    check 'examples: memory runs out, once and for good' starved 400
+    check 'coverage: 95 % of lines, 90 % of branches' python3 tests/coverage.py "$build/coverage"
+    check 'mutants: 95 % caught' python3 tests/mutants.py "${MUTANTS:-20}" "$(date +%j)"
+else
+    check 'examples: memory runs out, once and for good' starved 60
 fi
 
 # ---- readers of source -------------------------------------------------------------------------------------------

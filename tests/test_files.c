@@ -245,6 +245,11 @@ static void test_broken_headers(void **state)
         {"{\"a\\x\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u12\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u12g4\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u12G4\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u12 4\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83d\\ue000\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83d\\uzzzz\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\ud83d\\nabcd\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u0000\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\ud83d\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\ud83dxxxxxx\":{}}", 0, HEADER_BROKEN},
@@ -295,6 +300,20 @@ static void test_broken_headers(void **state)
     assert_fails(kd, kd_model_load(kd, NULL, &m), KD_ERR_ARGUMENT, "the path must not be NULL");
     assert_fails(kd, kd_model_load(kd, "f", NULL), KD_ERR_ARGUMENT, "out must not be NULL");
     assert_int_equal(kd_model_load(NULL, "f", &m), KD_ERR_ARGUMENT);
+}
+
+/* Letters of one to four bytes, as themselves and as JSON writes them. */
+static void test_escapes(void **state)
+{
+    static const char header[] = "{" META_AND(
+        "\"kd.class.0\":\"A\\u0041\\u00e9\\u00E9\\u20ac\\ud83d\\uDE00\\n\\t\\\\\\/\\\"\xc3\xa9\"") "," BIAS
+                                                                                                   "," WEIGHT "}";
+    kd_model *m;
+    (void)state;
+    put_file(header, strlen(header), plain_numbers, 12);
+    assert_ok(kd, kd_model_load(kd, "f", &m));
+    assert_string_equal(kd_model_class(m, 0), "AA\xc3\xa9\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\n\t\\/\"\xc3\xa9");
+    kd_model_destroy(m);
 }
 
 static void test_broken_tensors(void **state)
@@ -872,6 +891,7 @@ static void test_saving_refused(void **state)
     kd_ctx *none;
     const float values[1] = {1};
     kd_array array;
+    int missing;
     (void)state;
     assert_int_equal(kd_model_save(NULL, "m"), KD_ERR_ARGUMENT);
     assert_fails(kd, kd_model_save(m, NULL), KD_ERR_ARGUMENT, "kd_model_save: the path must not be NULL or empty");
@@ -884,8 +904,22 @@ static void test_saving_refused(void **state)
     assert_fails(kd, kd_model_save(m, "m"), KD_ERR_NOT_FINITE, "tensor \"1.running_mean\" holds a NaN");
     assert_int_equal(disk_count(), 0);
     kd_model_destroy(m);
-    desc.io.sync = NULL; /* a platform without files, or half of one */
-    assert_int_equal(kd_open(&desc, &none), KD_OK);
+    for (missing = 0; missing < 8; ++missing) { /* a platform without files, or half of one */
+        desc.io = kd->desc.io;
+        switch (missing) {
+        case 0: desc.io.open = NULL; break;
+        case 1: desc.io.read = NULL; break;
+        case 2: desc.io.write = NULL; break;
+        case 3: desc.io.size = NULL; break;
+        case 4: desc.io.close = NULL; break;
+        case 5: desc.io.replace = NULL; break;
+        case 6: desc.io.remove = NULL; break;
+        default: desc.io.sync = NULL;
+        }
+        assert_int_equal(kd_open(&desc, &none), KD_OK);
+        assert_fails(none, kd_npy_read(none, "m", &array), KD_ERR_UNSUPPORTED, "this build has no files");
+        if (missing < 7) kd_close(none);
+    }
     assert_ok(none, kd_model_create(none, "2: dense 2", 1, &m));
     assert_fails(none, kd_model_save(m, "m"), KD_ERR_UNSUPPORTED, "this build has no files; set kd_ctx_desc.io");
     assert_fails(none, kd_model_load(none, "m", &other), KD_ERR_UNSUPPORTED, "this build has no files");
@@ -1011,6 +1045,14 @@ static void test_npy_headers(void **state)
         {NPY("f4", "(4,)"), 16, "holds numbers of type \"f4\""},
         {NPY("", "(4,)"), 16, "holds numbers of type \"\""},
         {NPY("<f", "(4,)"), 16, "holds numbers of type \"<f\""},
+        {NPY("<f4x", "(4,)"), 16, "holds numbers of type \"<f4x\""},
+        {NPY("!f4", "(4,)"), 16, "holds numbers of type \"!f4\""},
+        {NPY("=f4", "(4,)"), 16, NULL},
+        {NPY("|f4", "(4,)"), 16, NULL},
+        {"{'descr", 16, unknown},
+        {"{descr: '<f4', 'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'descr' '<f4', 'fortran_order': False, 'shape': (4,), }", 16, unknown},
+        {"{'a name that is too long for a key': '<f4', 'fortran_order': False, 'shape': (4,), }", 16, unknown},
         {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }", 16, unknown},
         {"{'descr': '<f4', 'fortran_order': False, }", 16, unknown},
         {"{'descr': '<f4', 'shape': (4,), }", 16, unknown},
@@ -1205,6 +1247,12 @@ static void test_broken_caches(void **state)
         {SETTINGS "," TENSOR("logits", "F32", "[0,2,2]", "[0,0]") "}", 0, KD_ERR_FORMAT,
          "holds no teacher outputs"},
         {SETTINGS "," TENSOR("logits", "F32", "[65537,1,0]", "[0,0]") "}", 0, KD_ERR_FORMAT, "no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "F32", "[1,0,2]", "[0,0]") "}", 0, KD_ERR_FORMAT, "no teacher outputs"},
+        {SETTINGS "," TENSOR("logits", "F32", "[1,2,0]", "[0,0]") "}", 0, KD_ERR_FORMAT, "no teacher outputs"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000 3e99999G") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
+        {SETTINGS_OF("00000000 00000000 00000000 00000000 3e99999/") "," LOGITS "}", 16, KD_ERR_FORMAT,
+         "the settings of the cache are broken"},
         {SETTINGS "," TENSOR("logits", "I32", "[1,2,2]", "[0,16]") "}", 16, KD_ERR_FORMAT, "no teacher outputs"},
         {SETTINGS "," TENSOR("logits", "F32", "[1,2,3]", "[0,16]") "}", 16, KD_ERR_FORMAT, "has 6 numbers"},
         {SETTINGS_OF("00000000 00000000 00000000 00000000") "," LOGITS "}", 16, KD_ERR_FORMAT,
@@ -1334,29 +1382,18 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip),
-        TEST(test_bytes_of_a_model),
-        TEST(test_order_of_tensors),
-        TEST(test_broken_headers),
-        TEST(test_broken_tensors),
-        TEST(test_broken_metadata),
-        TEST(test_batches_tracked),
-        TEST(test_hostile_lines),
-        TEST(test_damaged_files),
-        TEST(test_load_weights),
-        TEST(test_load_weights_failures),
-        TEST(test_failing_disk),
-        TEST(test_killed_while_saving),
-        TEST(test_failing_reads),
-        TEST(test_refused_memory_while_saving),
-        TEST(test_saving_refused),
-        TEST(test_npy_types),
-        TEST(test_npy_headers),
-        TEST(test_npy_round_trip),
-        TEST(test_npy_write_errors),
-        TEST(test_cache_round_trip),
-        TEST(test_broken_caches),
-        TEST(test_stdio),
+        TEST(test_round_trip),       TEST(test_bytes_of_a_model),
+        TEST(test_order_of_tensors), TEST(test_broken_headers),
+        TEST(test_escapes),          TEST(test_broken_tensors),
+        TEST(test_broken_metadata),  TEST(test_batches_tracked),
+        TEST(test_hostile_lines),    TEST(test_damaged_files),
+        TEST(test_load_weights),     TEST(test_load_weights_failures),
+        TEST(test_failing_disk),     TEST(test_killed_while_saving),
+        TEST(test_failing_reads),    TEST(test_refused_memory_while_saving),
+        TEST(test_saving_refused),   TEST(test_npy_types),
+        TEST(test_npy_headers),      TEST(test_npy_round_trip),
+        TEST(test_npy_write_errors), TEST(test_cache_round_trip),
+        TEST(test_broken_caches),    TEST(test_stdio),
         TEST(test_locale),
     };
     const int failed = cmocka_run_group_tests_name("files", tests, NULL, NULL);
