@@ -529,6 +529,105 @@ static void test_prompt_refused(void **state)
     prompted_close(&p);
 }
 
+static void check_same_weights(const kd_model *a, const kd_model *b, double tolerance)
+{
+    kd_tensor_info info;
+    float x[600], y[600];
+    int i;
+    int64_t j;
+    for (i = 0; i < kd_model_tensors(a); ++i) {
+        assert_ok(a->kd, kd_model_tensor_info(a, i, &info));
+        assert_true(info.count <= 600);
+        assert_ok(a->kd, kd_model_get_tensor(a, info.name, x, info.count));
+        assert_ok(b->kd, kd_model_get_tensor(b, info.name, y, info.count));
+        for (j = 0; j < info.count; ++j) assert_near(x[j], y[j], tolerance);
+    }
+}
+
+/* ---- with what else there is ----------------------------------------------------------------------------- */
+
+/* The gradient by the inputs passes through both layers: a step of FGSM goes where differences say. */
+static void test_layers_attacked(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *m = create(kd, "2x4x4: conv 3 2, tanh, prompt 2, dense 9, tanh, softtree 3 4 penalty=5");
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    const int32_t labels[3] = {0, 3, 1};
+    kd_attack_desc desc = kd_attack_defaults(KD_ATTACK_FGSM);
+    float *x = test_floats(2, 96, 0.5f), attacked[96], logits[12];
+    int i, k, compared = 0;
+    (void)state;
+    desc.low = -2, desc.high = 2;
+    assert_ok(kd, kd_attack(m, NULL, x, labels, 3, &desc, attacked));
+    for (i = 0; i < 96; ++i) {
+        const float kept = x[i];
+        double value[2];
+        for (k = 0; k < 2; ++k) {
+            x[i] = kept + (k ? -0.01f : 0.01f);
+            assert_ok(kd, kd_predict(m, x, 3, logits));
+            assert_ok(kd, kd_loss(kd, &ce, logits, NULL, labels, 3, 4, NULL, &value[k]));
+        }
+        x[i] = kept;
+        if (fabs(value[0] - value[1]) < 1e-5) continue;
+        assert_true((attacked[i] > kept) == (value[0] > value[1]));
+        ++compared;
+    }
+    assert_true(compared > 60);
+    free(x);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+/* Two backward passes, of hard and of soft terms, bring the penalty of a tree once. */
+static void test_tree_dot(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *m[2], *teacher = create(kd, "2: dense 4");
+    corners c;
+    int i;
+    (void)state;
+    corners_make(&c);
+    for (i = 0; i < 2; ++i) {
+        kd_train_desc desc = kd_train_defaults();
+        m[i] = create(kd, "2: softtree 2 4 penalty=3");
+        desc.teacher = teacher;
+        desc.optimizer = KD_SGD;
+        desc.lr = 0.1f;
+        desc.epochs = 3;
+        desc.dot_delta = i ? 1e-6f : 0;
+        assert_ok(kd, kd_train(m[i], &c.data, &desc));
+    }
+    check_same_weights(m[0], m[1], 1e-4);
+    for (i = 0; i < 2; ++i) kd_model_destroy(m[i]);
+    kd_model_destroy(teacher);
+    kd_close(kd);
+}
+
+/* Prompts reach both kinds of images, and a teacher with data of its own stays with them. */
+static void test_prompt_adversarial(void **state)
+{
+    prompted p;
+    kd_loss_desc losses[2];
+    kd_trainer *t;
+    int i, k;
+    (void)state;
+    prompted_open(&p, "2: prompt 4, dense 4");
+    losses[0] = losses[1] = kd_loss_defaults(KD_LOSS_KL);
+    losses[1].inputs = KD_INPUTS_ADVERSARIAL;
+    p.desc.losses = losses, p.desc.loss_count = 2;
+    p.desc.teacher = p.teacher;
+    p.desc.prompt = KD_PROMPT_TEACHER;
+    p.desc.attack.low = -2, p.desc.attack.high = 2;
+    assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+    assert_ok(p.kd, kd_trainer_step(t, NULL));
+    for (i = 0; i < 2; ++i) {
+        const float *seen = t->runs[i]->act[p.student->nodes[1].in].base;
+        for (k = 0; k < 4; ++k) assert_true(seen[2 + k] == t->prompts[k]);
+    }
+    kd_trainer_close(t);
+    prompted_close(&p);
+}
+
 /* ---- several heads --------------------------------------------------------------------------------------- */
 
 enum { HEADS = 3, OUTPUTS = 6 };
@@ -880,6 +979,9 @@ static void test_heads_refused(void **state)
     REFUSED(h.desc.uncertainty = 2, KD_ERR_ARGUMENT, "uncertainty must be 0 to 1, got 2");
     REFUSED((h.desc.loss = h.losses[0], h.desc.losses = NULL, h.desc.loss_count = 0, h.desc.uncertainty = 1),
             KD_ERR_ARGUMENT, "uncertainty weighs several losses");
+    REFUSED(h.losses[1].inputs = KD_INPUTS_ADVERSARIAL, KD_ERR_ARGUMENT, "attacks know nothing of several heads");
+    REFUSED((h.desc.uncertainty = 1, h.desc.optimizer = KD_SGD, h.desc.dot_delta = 0.05f), KD_ERR_ARGUMENT,
+            "uncertainty weighs whole losses, dot_delta parts them");
     REFUSED((h.c.data.task_labels = NULL), KD_ERR_DATA, "task 1, but the data have labels for 0");
     h.c.data.task_labels = h.labels[1];
 #undef REFUSED
@@ -958,21 +1060,6 @@ static int answer(void *user, const float *x, const int32_t *samples, int n, flo
 {
     (void)samples;
     return kd_predict(((forms *)user)->teacher, x, n, logits) != KD_OK;
-}
-
-static void check_same_weights(const kd_model *a, const kd_model *b, double tolerance)
-{
-    kd_tensor_info info;
-    float x[600], y[600];
-    int i;
-    int64_t j;
-    for (i = 0; i < kd_model_tensors(a); ++i) {
-        assert_ok(a->kd, kd_model_tensor_info(a, i, &info));
-        assert_true(info.count <= 600);
-        assert_ok(a->kd, kd_model_get_tensor(a, info.name, x, info.count));
-        assert_ok(b->kd, kd_model_get_tensor(b, info.name, y, info.count));
-        for (j = 0; j < info.count; ++j) assert_near(x[j], y[j], tolerance);
-    }
 }
 
 /* A model, two models, a callback and a cache, each with data of its own, teach what the same logits teach as an
@@ -1330,6 +1417,9 @@ int main(void)
         cmocka_unit_test(test_prompt_withdrawn),
         cmocka_unit_test(test_prompt_evaluated),
         cmocka_unit_test(test_prompt_refused),
+        cmocka_unit_test(test_layers_attacked),
+        cmocka_unit_test(test_tree_dot),
+        cmocka_unit_test(test_prompt_adversarial),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_heads_targets),
         cmocka_unit_test(test_heads_evaluated),
