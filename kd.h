@@ -1046,6 +1046,24 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
+typedef struct kd_statistic {
+    double mean, sd; /* sd: of a sample, with n - 1 */
+} kd_statistic;
+
+typedef struct kd_cross_validation {
+    kd_statistic accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
+} kd_cross_validation;
+
+/* k-fold cross-validation of any training: the samples are dealt, by desc.seed, into 2 to 10000 folds as equal as
+   can be; for each of them a clone of m is trained on all the others (mixup, too, sees no more) and evaluated on
+   it, as validation of kd_train would. m stays as it is. each: (folds), or NULL.
+   Where kd_ctx_desc.threads is more than 1, that many folds are trained at the same time, each on one thread and in
+   a context of its own, without log; the results are those of one thread. With callbacks of one's own (on_step,
+   on_epoch, teacher_fn, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
+   desc has no validation, validation_data, KD_KEEP_BEST or patience. */
+KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                  kd_metrics *each, kd_cross_validation *out);
+
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
    (epoch modulo views), made again from the cache's own seed whatever desc.seed is, so that soft targets and images
@@ -6508,12 +6526,11 @@ KDDEF void kd_model_destroy(kd_model *m)
     kd__free(kd, m);
 }
 
-KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
+/* In another context of the same instruction set, too. */
+KD__PRIVATE kd_result kd__model_clone(kd_ctx *kd, const kd_model *m, kd_model **out)
 {
     kd_model *copy;
-    kd_result result;
-    if (!m) return KD_ERR_ARGUMENT;
-    result = kd_model_create(m->kd, m->spec, 0, out);
+    kd_result result = kd_model_create(kd, m->spec, 0, out);
     if (result != KD_OK) return result;
     copy = *out;
     memcpy(copy->weights, m->weights, m->weight_count * sizeof(float));
@@ -6528,6 +6545,11 @@ KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
         *out = NULL;
     }
     return result;
+}
+
+KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
+{
+    return m ? kd__model_clone(m->kd, m, out) : KD_ERR_ARGUMENT;
 }
 
 KDDEF const char *kd_model_spec(const kd_model *m) { return m->spec; }
@@ -8262,6 +8284,8 @@ typedef struct kd__feed {
     /* the batch being made */
     const int32_t *samples;
     int n, view;
+    const int32_t *pool; /* among which mixup finds partners; NULL: all samples */
+    int pool_count;
 } kd__feed;
 
 KD__PRIVATE void kd__feed_close(kd__feed *f)
@@ -8392,7 +8416,8 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
     if (f->augment.mixup != 0) {
         for (i = 0; i < n; ++i) {
             const uint64_t key = kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)view, (uint64_t)samples[i]);
-            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->data->count);
+            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->pool ? f->pool_count : f->data->count);
+            if (f->pool) f->partners[i] = f->pool[f->partners[i]];
         }
     }
     if (f->data->batch) {
@@ -10227,6 +10252,8 @@ struct kd_trainer {
     kd__evaluator evaluator;
     kd__tally *tally;
     int has_validation, validation_count, train_count;
+    int fold, folds;              /* of kd_cross_validate; folds 0: no */
+    int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
     float *teacher_logits;        /* (batch, outputs) */
     float *teacher_all;           /* (teachers, batch, outputs) */
@@ -10360,6 +10387,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
     kd__free(kd, t->order);
+    kd__free(kd, t->pool);
     kd__free(kd, t->teacher_logits);
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
@@ -10611,6 +10639,12 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
     return KD_OK;
 }
 
+/* Where a fold ends in the order of all samples. */
+KD__PRIVATE int kd__fold_end(const kd_trainer *t, int fold)
+{
+    return (int)((int64_t)(fold + 1) * t->data->count / t->folds);
+}
+
 KD__PRIVATE int kd__train_has_heads(const kd_train_desc *d)
 {
     int i, heads = d->loss.columns > 0;
@@ -10659,15 +10693,17 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     }
     if (result != KD_OK) return result;
     t->validation_count = d->validation > 0 ? KD__MAX(1, (int)((double)d->validation * t->data->count)) : 0;
-    t->train_count = t->data->count - t->validation_count;
     t->has_validation = d->validation_data || t->validation_count > 0;
+    if (t->folds) t->validation_count = kd__fold_end(t, t->fold) - kd__fold_end(t, t->fold - 1);
+    t->train_count = t->data->count - t->validation_count;
     if (t->train_count < 1)
         return kd__fail(t->kd, KD_ERR_DATA, "%s: validation leaves no sample to train on", where);
     if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation or validation_data", where);
-    return t->has_validation ? kd__trainer_check_validation(t, d->validation_data ? d->validation_data : t->data)
-                             : KD_OK;
+    return t->has_validation || t->folds
+               ? kd__trainer_check_validation(t, d->validation_data ? d->validation_data : t->data)
+               : KD_OK;
 }
 
 KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
@@ -10688,6 +10724,15 @@ KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
         kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
 }
 
+KD__PRIVATE void kd__reverse(int32_t *first, int32_t *end)
+{
+    for (; first < end; ++first) {
+        const int32_t swap = *--end;
+        *end = *first;
+        *first = swap;
+    }
+}
+
 /* The order after some epochs, from the beginning. */
 KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
 {
@@ -10695,6 +10740,12 @@ KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
     int i;
     for (i = 0; i < t->data->count; ++i) t->order[i] = i;
     if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(t->desc.seed, KD__RNG_SPLIT, 0, 0));
+    if (t->folds) { /* turned until the fold is at the end */
+        int32_t *middle = t->order + kd__fold_end(t, t->fold), *end = t->order + t->data->count;
+        kd__reverse(t->order, middle);
+        kd__reverse(middle, end);
+        kd__reverse(t->order, end);
+    }
     for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
 }
 
@@ -10761,7 +10812,7 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
                                      &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
-    if (result == KD_OK && t->has_validation) result = kd__trainer_open_evaluator(t);
+    if (result == KD_OK && (t->has_validation || t->folds)) result = kd__trainer_open_evaluator(t);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
@@ -10798,8 +10849,17 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
         failed |= !t->start;
     }
+    if (t->folds) {
+        t->pool = KD__NEW(kd, int32_t, t->train_count);
+        failed |= !t->pool;
+    }
     if (failed) return KD_ERR_MEMORY;
     kd__trainer_order(t, 0);
+    if (t->folds) {
+        memcpy(t->pool, t->order, (size_t)t->train_count * sizeof *t->pool);
+        t->feed.pool = t->pool;
+        t->feed.pool_count = t->train_count;
+    }
     t->batches = (t->train_count + batch - 1) / batch;
     t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
     t->at.best = -1e300;
@@ -11425,13 +11485,12 @@ KDDEF void kd_trainer_close(kd_trainer *t)
     kd__trainer_free(t);
 }
 
-KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
+KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd_train_desc *desc, int fold,
+                                      int folds, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
     kd_trainer *t;
     kd_result result;
-    if (!m) return KD_ERR_ARGUMENT;
-    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
     *out = NULL;
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
@@ -11442,6 +11501,8 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
     t->m = m;
     t->data = data;
     t->desc = *desc;
+    t->fold = fold;
+    t->folds = folds;
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
@@ -11453,6 +11514,13 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
         kd__trainer_free(t);
     }
     return result;
+}
+
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
+{
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
+    return kd__trainer_new(m, data, desc, 0, 0, out);
 }
 
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
@@ -11544,6 +11612,144 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
     }
     for (i = 0; i < count; ++i) kd_trainer_close(peers[i].trainer);
     kd__free(kd, peers);
+    return result;
+}
+
+/* ---- cross-validation ------------------------------------------------------------------------------------ */
+
+typedef struct kd__fold {
+    kd_ctx *kd;
+    kd_model *m;
+    kd_trainer *trainer;
+    kd_epoch_info info; /* its validation */
+    kd_result result;
+} kd__fold;
+
+/* A context, a model and a trainer of its own: nothing that two threads would share is written to. Teachers' runs,
+   too, work on its threads. */
+KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_data *data, const kd_train_desc *desc,
+                                    int threads, int fold, int folds)
+{
+    kd_ctx_desc ctx = m->kd->desc;
+    int i;
+    ctx.threads = threads;
+    ctx.isa = kd_ctx_isa(m->kd);
+    ctx.log = NULL;
+    f->result = kd_open(&ctx, &f->kd);
+    if (f->result == KD_OK) f->result = kd__model_clone(f->kd, m, &f->m);
+    if (f->result == KD_OK) f->result = kd__trainer_new(f->m, data, desc, fold, folds, &f->trainer);
+    if (f->result != KD_OK) return f->result;
+    for (i = 0; i < f->trainer->teacher_count; ++i) f->trainer->teacher_runs[i]->kd = f->kd;
+    if (f->trainer->evaluator.teacher_run) f->trainer->evaluator.teacher_run->kd = f->kd;
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__fold_run(void *arg, int index, int worker)
+{
+    kd__fold *f = (kd__fold *)arg + index;
+    (void)worker;
+    while (f->result == KD_OK && !kd_trainer_done(f->trainer)) f->result = kd_trainer_step(f->trainer, NULL);
+    if (f->result == KD_OK) f->result = kd__trainer_validate(f->trainer, &f->info);
+}
+
+KD__PRIVATE void kd__fold_close(kd__fold *f)
+{
+    kd_trainer_close(f->trainer);
+    kd_model_destroy(f->m);
+    kd_close(f->kd);
+}
+
+KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member)
+{
+    kd_statistic s = {0, 0};
+    int i;
+    for (i = 0; i < count; ++i) s.mean += *(const double *)((const char *)(each + i) + member) / count;
+    for (i = 0; i < count; ++i) {
+        const double off = *(const double *)((const char *)(each + i) + member) - s.mean;
+        s.sd += off * off / (count - 1);
+    }
+    s.sd = sqrt(s.sd);
+    return s;
+}
+
+/* Some folds at the same time. */
+KD__PRIVATE kd_result kd__fold_wave(kd__fold *wave, int size, const kd_model *m, const kd_data *data,
+                                    const kd_train_desc *desc, int first, int folds, kd_metrics *metrics)
+{
+    kd_ctx *kd = m->kd;
+    kd_result result = KD_OK;
+    int i, opened;
+    memset(wave, 0, (size_t)size * sizeof *wave);
+    for (opened = 0; opened < size && result == KD_OK; ++opened)
+        result =
+            kd__fold_open(&wave[opened], m, data, desc, size > 1 ? 1 : kd->desc.threads, first + opened, folds);
+    if (result == KD_OK && size > 1) kd__parallel(kd, size, kd__fold_run, wave);
+    if (result == KD_OK && size == 1) kd__fold_run(wave, 0, 0);
+    for (result = KD_OK, i = 0; i < opened; ++i) {
+        if (result == KD_OK && wave[i].result != KD_OK) {
+            result = wave[i].result;
+            if (wave[i].kd) kd__fail(kd, result, "%s", kd_error(wave[i].kd));
+        }
+        metrics[i] = wave[i].info.validation;
+        kd__fold_close(&wave[i]);
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_train_desc *desc, int folds,
+                                      const kd_cross_validation *out)
+{
+    static const char where[] = "kd_cross_validate";
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
+    if (!data || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: data and out must not be NULL", where);
+    if (folds < 2 || folds > 10000 || folds > data->count)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: of %d samples 2 to %d folds can be made, got %d", where,
+                        data->count, KD__MIN(data->count, 10000), folds);
+    if (desc->validation > 0 || desc->validation_data || desc->keep == KD_KEEP_BEST || desc->patience > 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: every fold is trained to the end and looked at once: no validation, validation_data, "
+                        "keep or patience",
+                        where);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                  kd_metrics *each, kd_cross_validation *out)
+{
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__fold *wave;
+    kd_metrics *metrics;
+    kd_result result;
+    int first, size, most;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    result = kd__folds_check(m->kd, data, desc, folds, out);
+    if (result != KD_OK) return result;
+    most = desc->on_step || desc->on_epoch || desc->teacher_fn || data->batch ||
+                   (desc->teacher_data && desc->teacher_data->batch)
+               ? 1
+               : KD__MIN(m->kd->desc.threads, folds);
+    wave = KD__NEW(m->kd, kd__fold, most);
+    metrics = KD__NEW(m->kd, kd_metrics, folds);
+    if (!wave || !metrics) result = KD_ERR_MEMORY;
+    for (first = 0; first < folds && result == KD_OK; first += size) {
+        size = KD__MIN(most, folds - first);
+        result = kd__fold_wave(wave, size, m, data, desc, first, folds, metrics + first);
+    }
+    if (result == KD_OK) {
+        if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
+#define KD__ITEM(name) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name));
+        KD__ITEM(accuracy)
+        KD__ITEM(nll)
+        KD__ITEM(ece)
+        KD__ITEM(mse)
+        KD__ITEM(agreement)
+        KD__ITEM(kl)
+#undef KD__ITEM
+    }
+    kd__free(m->kd, wave);
+    kd__free(m->kd, metrics);
     return result;
 }
 

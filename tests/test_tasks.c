@@ -1,5 +1,5 @@
 /* Students and data of other kinds: soft decision trees, prompts, several heads, two forms of one
-   sample, labels from private data. */
+   sample, labels from private data, cross-validation. */
 #include "support.h"
 #include "golden/pate.h"
 
@@ -1402,6 +1402,233 @@ static void test_pate_refused(void **state)
     kd_close(kd);
 }
 
+/* ---- cross-validation ------------------------------------------------------------------------------------ */
+
+enum { FOLDS = 7 }; /* 60 samples: folds of 8 and 9 */
+
+typedef struct folded {
+    kd_ctx *kd;
+    kd_model *student, *teacher;
+    corners c;
+    kd_train_desc desc;
+} folded;
+
+static void folded_open(folded *f, kd_isa isa, int threads)
+{
+    memset(f, 0, sizeof *f);
+    f->kd = test_open(isa, threads);
+    f->student = create(f->kd, "2: dense 9, batchnorm, tanh, dropout 0.2, dense 4");
+    f->teacher = create(f->kd, "2: dense 8, tanh, dense 4");
+    corners_make(&f->c);
+    f->desc = kd_train_defaults();
+    f->desc.teacher = f->teacher;
+    f->desc.epochs = 4;
+    f->desc.batch = 16;
+    f->desc.lr = 0.03f;
+    f->desc.augment.mixup = 0.4f;
+}
+
+static void folded_close(folded *f)
+{
+    kd_model_destroy(f->student);
+    kd_model_destroy(f->teacher);
+    kd_close(f->kd);
+}
+
+/* What one fold's training makes of the model, and which samples it was not shown. */
+static uint64_t train_fold(folded *f, int fold, int32_t *held_out, int *count)
+{
+    kd_model *m;
+    kd_trainer *t;
+    uint64_t hash;
+    assert_ok(f->kd, kd_model_clone(f->student, &m));
+    assert_ok(f->kd, kd__trainer_new(m, &f->c.data, &f->desc, fold, FOLDS, &t));
+    *count = t->validation_count;
+    memcpy(held_out, t->order + t->train_count, (size_t)*count * sizeof *held_out);
+    while (!kd_trainer_done(t)) assert_ok(f->kd, kd_trainer_step(t, NULL));
+    kd_trainer_close(t);
+    hash = kd_model_hash(m);
+    kd_model_destroy(m);
+    return hash;
+}
+
+/* Every sample is held out once; what it looks like and is called makes no difference to the model that it judges,
+   but to all others. */
+static void test_folds_apart(void **state)
+{
+    int32_t held_out[SAMPLES], again[SAMPLES];
+    int fold, i, count, seen[SAMPLES] = {0};
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 1);
+    for (fold = 0; fold < FOLDS; ++fold) {
+        const uint64_t hash = train_fold(&f, fold, held_out, &count);
+        const corners kept = f.c;
+        assert_true(count == 8 || count == 9);
+        for (i = 0; i < count; ++i) {
+            ++seen[held_out[i]];
+            f.c.x[2 * held_out[i]] = 5, f.c.labels[held_out[i]] = i % 4;
+        }
+        assert_true(train_fold(&f, fold, again, &count) == hash);
+        assert_memory_equal(held_out, again, (size_t)count * sizeof *again);
+        assert_true(train_fold(&f, (fold + 1) % FOLDS, again, &count) != hash);
+        memcpy(f.c.x, kept.x, sizeof kept.x);
+        memcpy(f.c.labels, kept.labels, sizeof kept.labels);
+    }
+    for (i = 0; i < SAMPLES; ++i) assert_int_equal(seen[i], 1);
+    folded_close(&f);
+}
+
+/* The metrics are those of each fold's own samples, and their mean and spread those of the folds. */
+static void test_folds_measured(void **state)
+{
+    kd_metrics each[FOLDS], wanted;
+    kd_cross_validation all;
+    int32_t held_out[SAMPLES], labels[SAMPLES];
+    int fold, i, count;
+    double mean = 0, squares = 0;
+    uint64_t before;
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 1);
+    before = kd_model_hash(f.student);
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    assert_true(before == kd_model_hash(f.student));
+    for (fold = 0; fold < FOLDS; ++fold) {
+        kd_model *m;
+        kd_trainer *t;
+        kd_evaluate_desc evaluate = kd_evaluate_defaults();
+        kd_data data = f.c.data;
+        (void)train_fold(&f, fold, held_out, &count);
+        for (i = 0; i < SAMPLES; ++i) labels[i] = KD_UNLABELLED;
+        for (i = 0; i < count; ++i) labels[held_out[i]] = f.c.labels[held_out[i]];
+        data.labels = labels;
+        assert_ok(f.kd, kd_model_clone(f.student, &m));
+        assert_ok(f.kd, kd__trainer_new(m, &f.c.data, &f.desc, fold, FOLDS, &t));
+        while (!kd_trainer_done(t)) assert_ok(f.kd, kd_trainer_step(t, NULL));
+        kd_trainer_close(t);
+        assert_ok(f.kd, kd_evaluate_with(m, &data, &evaluate, &wanted));
+        kd_model_destroy(m);
+        assert_int_equal(each[fold].count, count);
+        assert_near(each[fold].accuracy, wanted.accuracy, 1e-12);
+        assert_near(each[fold].nll, wanted.nll, 1e-9);
+        assert_true(each[fold].agreement >= 0 && each[fold].kl >= 0);
+        mean += each[fold].accuracy / FOLDS;
+    }
+    for (fold = 0; fold < FOLDS; ++fold) squares += pow(each[fold].accuracy - mean, 2);
+    assert_near(all.accuracy.mean, mean, 1e-12);
+    assert_near(all.accuracy.sd, sqrt(squares / (FOLDS - 1)), 1e-12);
+    assert_true(all.kl.mean > 0 && all.nll.sd > 0);
+    folded_close(&f);
+}
+
+static int go_on(void *user, const kd_epoch_info *info)
+{
+    (void)info;
+    ++*(int *)user;
+    return 0;
+}
+
+static int stop(void *user, const kd_step_info *info)
+{
+    (void)info;
+    return ++*(int *)user == 9;
+}
+
+/* The same bits for any number of threads, and with a callback, which has one fold after the other; another teacher
+   makes another result. */
+static void test_folds_parallel(void **state)
+{
+    kd_metrics one[FOLDS], other[FOLDS];
+    kd_cross_validation all;
+    int i, calls = 0;
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 1);
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, one, &all));
+    folded_close(&f);
+    for (i = 2; i < 9; i += 3) {
+        folded_open(&f, KD_ISA_AUTO, i);
+        assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, other, &all));
+        assert_memory_equal(one, other, sizeof one);
+        folded_close(&f);
+    }
+    folded_open(&f, KD_ISA_AUTO, 3);
+    f.desc.on_epoch = go_on;
+    f.desc.user = &calls;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, other, &all));
+    assert_memory_equal(one, other, sizeof one);
+    assert_int_equal(calls, FOLDS * 4);
+    f.desc.on_epoch = NULL;
+    f.desc.on_step = stop;
+    calls = 0;
+    assert_int_equal(kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, other, &all), KD_STOPPED);
+    f.desc.on_step = NULL;
+    kd_model_destroy(f.teacher);
+    assert_ok(f.kd, kd_model_create(f.kd, "2: dense 8, tanh, dense 4", 123, &f.teacher));
+    f.desc.teacher = f.teacher;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, other, &all));
+    assert_true(one[0].nll != other[0].nll && one[0].kl != other[0].kl);
+    folded_close(&f);
+}
+
+/* However early the allocator gives up, the call says so and everything comes back. */
+static void test_folds_memory(void **state)
+{
+    test_memory memory;
+    kd_ctx_desc ctx = test_memory_desc(&memory);
+    kd_ctx *kd;
+    kd_model *m;
+    kd_train_desc desc = kd_train_defaults();
+    kd_cross_validation all;
+    corners c;
+    int i, requests;
+    (void)state;
+    ctx.threads = 2;
+    corners_make(&c);
+    assert_int_equal(kd_open(&ctx, &kd), KD_OK);
+    m = create(kd, "2: dense 4");
+    desc.epochs = 1;
+    requests = memory.requests;
+    assert_ok(kd, kd_cross_validate(m, &c.data, &desc, 3, NULL, &all));
+    requests = memory.requests - requests;
+    for (i = 1; i <= requests; ++i) {
+        memory.refuse_at = i;
+        assert_int_equal(kd_cross_validate(m, &c.data, &desc, 3, NULL, &all), KD_ERR_MEMORY);
+        memory.refuse_at = 0;
+    }
+    kd_model_destroy(m);
+    test_memory_close(kd, &memory);
+}
+
+static void test_folds_refused(void **state)
+{
+    folded f;
+    kd_cross_validation all;
+    kd_train_desc desc;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 2);
+#define REFUSED(change, folds, result, text)                                                                       \
+    do {                                                                                                           \
+        desc = f.desc;                                                                                             \
+        change;                                                                                                    \
+        assert_fails(f.kd, kd_cross_validate(f.student, &f.c.data, &desc, folds, NULL, &all), result, text);       \
+    } while (0)
+    REFUSED((void)0, 1, KD_ERR_ARGUMENT, "of 60 samples 2 to 60 folds can be made, got 1");
+    REFUSED((void)0, 61, KD_ERR_ARGUMENT, "got 61");
+    REFUSED(desc.cookie = 0, 3, KD_ERR_DEFAULTS, "kd_train_defaults()");
+    REFUSED(desc.validation = 0.1f, 3, KD_ERR_ARGUMENT, "no validation");
+    REFUSED(desc.patience = 2, 3, KD_ERR_ARGUMENT, "no validation");
+    REFUSED(desc.lr = -1, 3, KD_ERR_ARGUMENT, "kd_train: lr must be");
+    REFUSED(f.c.labels[40] = 9, 3, KD_ERR_DATA, "label 9 of row 40");
+    f.c.labels[40] = 1;
+    REFUSED((desc.optimizer = KD_SGD, desc.lr = desc.weight_decay = 1e6f), 3, KD_ERR_NOT_FINITE, "at step");
+#undef REFUSED
+    assert_fails(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, 3, NULL, NULL), KD_ERR_ARGUMENT,
+                 "out must not be NULL");
+    folded_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1435,6 +1662,11 @@ int main(void)
         cmocka_unit_test(test_pate_fair),
         cmocka_unit_test(test_pate_threshold),
         cmocka_unit_test(test_pate_refused),
+        cmocka_unit_test(test_folds_apart),
+        cmocka_unit_test(test_folds_measured),
+        cmocka_unit_test(test_folds_parallel),
+        cmocka_unit_test(test_folds_memory),
+        cmocka_unit_test(test_folds_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
     printf("tasks: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
