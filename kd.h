@@ -85,6 +85,7 @@ CONTENTS (search for the tag)
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
+   >>pate       labels from noisy votes, and what they give away
    >>diagnose   what teacher and labels ask of a student
    >>io         .npy and safetensors
    >>vector     a few vector operations per instruction set
@@ -437,6 +438,10 @@ typedef struct kd_loss_desc {
     kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
     kd_inputs inputs;              /* KD_INPUTS_CLEAN; in training */
     int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
+    /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
+       this loss sees, as if there were no others, and whose labels it takes. */
+    int first, columns; /* 0, 0: all */
+    int task;           /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
@@ -484,10 +489,15 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
        batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
        relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
+       softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
+                                                               kd_tree
+       prompt N                                                flattens what it gets, and appends N numbers, see
+                                                               kd_prompt; one in a model
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
 
-   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0. */
+   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0; a
+   softtree's beta starts at 1, its leaves uniform in +-sqrt(3). */
 KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out);
 KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
@@ -509,6 +519,7 @@ KDDEF void kd_builder_abandon(kd_builder *b);
 KDDEF const char *kd_model_spec(const kd_model *m);
 KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *width);
 KDDEF int kd_model_outputs(const kd_model *m);        /* logits a sample */
+KDDEF int kd_model_prompt(const kd_model *m);         /* the N of its prompt layer, 0 without one */
 KDDEF int64_t kd_model_parameters(const kd_model *m); /* trained numbers */
 KDDEF int64_t kd_model_macs(const kd_model *m);       /* multiply-adds of one prediction */
 /* A fingerprint of the architecture and of every weight bit: equal models, equal numbers. */
@@ -550,6 +561,39 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
    tensor of the model must be there with its shape; tensors that the model does not have are an error. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
+/* ---- soft decision trees --------------------------------------------------------------------------------- */
+
+/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to
+   12, CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
+   2j + 2, right, and the last 2^DEPTH are the leaves. Inner node j sends x to the right with probability
+   sigmoid(beta_j (<w_j, x> + b_j)); P_j(x) is the product of such probabilities on the way from the root to j, and
+   leaf l has a distribution Q_l = softmax(phi_l) over the classes. All of beta, w, b and phi are learned.
+
+   Output: logits[k] = log sum_l P_l(x) Q_l[k], the logarithms of the mixture's probabilities. Their softmax is the
+   mixture, so that every loss applies (cross-entropy: -log of the label's share in the mixture, where the paper's
+   eq. 3 averages each leaf's cross-entropy). The paper predicts by the most probable leaf instead: kd_tree_paths.
+
+   In training the path penalty is added to the loss (eqs. 4 and 5, over the batch instead of a running average):
+   -penalty * sum over inner nodes j of 2^-d (log a_j + log(1 - a_j)) / 2, d the depth of j, 0 at the root,
+   a_j = sum_x P_{2j+2}(x) / sum_x P_j(x). That is penalty times the mean over leaves l of -log(mean_x P_l(x)), and
+   least, DEPTH log 2, where the batch is spread evenly over the leaves.
+
+   Tensors: NAME.filters.weight (inner nodes, features), NAME.filters.bias and NAME.beta (inner nodes), NAME.leaves
+   (leaves, classes): phi. */
+typedef struct kd_tree {
+    const char *name;            /* of the layer */
+    int depth, classes;          /* 2^depth - 1 inner nodes, 2^depth leaves */
+    int channels, height, width; /* of what the filters see; of a vector length, 1, 1 */
+} kd_tree;
+
+/* About the first softtree of a model; without one, all three fail with KD_ERR_ARGUMENT. */
+KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out);
+/* What the tree is drawn from: filters (inner nodes, channels, height, width) and biases (inner nodes), both times
+   beta, and leaves (leaves, classes), Q. Each may be NULL. */
+KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves);
+/* P_j(x) of n samples x (n, c, h, w), normalised as in training: paths (n, all nodes). Thread-safe. */
+KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths);
+
 /* ---- data ------------------------------------------------------------------------------------------------ */
 
 #define KD_MAX_CHANNELS 16 /* images with more channels are taken, but not normalised by channel */
@@ -573,7 +617,13 @@ typedef struct kd_data {
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
     const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
-    kd_batch_fn batch;           /* instead of pixels, for what does not fit in memory */
+    /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or
+       those above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
+    const int32_t *task_labels;
+    int task_count;    /* 0 */
+    const float *side; /* (count, side_count) for KD_PROMPT_SIDE, or NULL */
+    int side_count;    /* 0 */
+    kd_batch_fn batch; /* instead of pixels, for what does not fit in memory */
     void *user;
 } kd_data;
 
@@ -600,6 +650,17 @@ typedef struct kd_augment {
     int cutout;       /* side in pixels of a square set to the mean (0 after normalisation) */
     float mixup;      /* a: blended with another sample of the set by Beta(a, a); labels are blended too */
 } kd_augment;
+
+/* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
+   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016). It is withdrawn by and by
+   (kd_train_desc.prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt
+   is dropped the N numbers are 0. The layer stays in the saved student, whose next layer still has weights for
+   them: it can be trained with prompts again. */
+typedef enum kd_prompt {
+    KD_PROMPT_NONE,
+    KD_PROMPT_TEACHER, /* softmax(t / prompt_temperature) of the teacher's logits t; N is the number of outputs */
+    KD_PROMPT_SIDE     /* the sample's row of kd_data.side; N is side_count */
+} kd_prompt;
 
 /* ---- prediction and evaluation --------------------------------------------------------------------------- */
 
@@ -679,11 +740,15 @@ typedef struct kd_metrics {
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
 
 typedef struct kd_evaluate_desc {
-    uint32_t cookie;              /* set by kd_evaluate_defaults */
-    int batch;                    /* 256 */
-    const kd_model *teacher;      /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
-    float *logits;                /* NULL; (count, outputs) */
-    int64_t *confusion;           /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    uint32_t cookie;             /* set by kd_evaluate_defaults */
+    int batch;                   /* 256 */
+    const kd_model *teacher;     /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
+    float *logits;               /* NULL; (count, outputs) */
+    int64_t *confusion;          /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
+    kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
+    float prompt_temperature; /* 1; 1e-3 to 1e6 */
     const kd_attack_desc *attack; /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
@@ -853,20 +918,22 @@ typedef struct kd_step_info {
 typedef struct kd_epoch_info {
     int epoch, epochs;
     int64_t images;
-    double loss;     /* mean over the epoch's samples */
-    double accuracy; /* on the training batches as they were seen; -1 without labels */
+    double loss; /* mean over the epoch's samples */
+    /* On the training batches as they were seen; -1 without labels. Of several heads, that of the first loss. */
+    double accuracy;
     int has_validation;
     /* Valid if has_validation. Where losses see adversarial inputs, robust_accuracy is that under the same attack,
        on the labels' cross-entropy. */
     kd_metrics validation;
-    int is_best;           /* this epoch's validation is the best so far */
-    double lr;             /* of the last step */
-    const kd_model *model; /* as it is now; may be saved or evaluated */
+    int is_best;                /* this epoch's validation is the best so far */
+    double lr;                  /* of the last step */
+    const kd_model *model;      /* as it is now; may be saved or evaluated */
+    const double *loss_weights; /* what each of the losses is multiplied by now */
 } kd_epoch_info;
 
-/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them; samples are
-   their numbers in the data. Returns 0, or anything else to end training with KD_ERR_DATA. For teachers that run
-   in another engine. Called from the calling thread. */
+/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them (or those of
+   teacher_data); samples are their numbers in the data. Returns 0, or anything else to end training with
+   KD_ERR_DATA. For teachers that run in another engine. Called from the calling thread. */
 typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
 
 /* How several teachers become one. */
@@ -918,12 +985,21 @@ typedef struct kd_train_desc {
     kd_teacher_fn teacher_fn;           /* NULL */
     void *teacher_user;
     const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
-    kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
+    /* NULL. The same samples as a teacher (teachers, teacher_fn, a cache) sees them: in colour, larger, from
+       another sensor. Of it, only the images and their normalisation are used: as many as the student's, in the
+       same order, and without augment, which would have to be one view of two things. validation_data have no such
+       partner: agreement and kl are then not measured. */
+    const kd_data *teacher_data;
+    kd_loss_desc loss; /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
     /* Several losses instead: their sum with weights, 0 to 1e6, NULL: 1 each. Each sees the labels and the teacher
        if it has a use for them; where there is a teacher, one must use it. `loss` stays at its default. */
     const kd_loss_desc *losses; /* NULL */
     const float *loss_weights;  /* NULL */
     int loss_count;             /* 0 to 16 */
+    /* 0: off. 1: the weights are learned (Kendall, Gal and Cipolla 2018): the loss is
+       sum_i (exp(-s_i) w_i L_i + s_i / 2), w those of loss_weights; the s_i, 0 at first, are updated by the
+       optimizer of the weights, without weight decay and clip_norm. */
+    int uncertainty;
     /* Losses on features, added to the others, which need not use the teacher then. They need desc.teacher. */
     const kd_feature_loss *features; /* NULL */
     int feature_count;               /* 0 to 16 */
@@ -932,6 +1008,15 @@ typedef struct kd_train_desc {
        statistics in batchnorm. */
     kd_attack_desc attack;
 
+    kd_prompt prompt;         /* KD_PROMPT_NONE; others need a layer `prompt N` */
+    float prompt_temperature; /* 1; 1e-3 to 1e6 */
+    /* The share of samples whose prompt is dropped, drawn by the seed for each sample and epoch: prompt_drop at
+       first, growing with the images seen, and 1 from prompt_until on, a share of the whole training. Validation is
+       without prompts. */
+    float prompt_drop;  /* 0; 0 to 1 */
+    float prompt_until; /* 0.8; 0 to 1 */
+
+    /* Validation is that of the first loss's columns and labels. */
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
     const kd_data *validation_data; /* NULL; a set of its own instead */
     kd_keep keep;                   /* KD_KEEP_LAST */
@@ -999,6 +1084,24 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
+typedef struct kd_statistic {
+    double mean, sd; /* sd: of a sample, with n - 1 */
+} kd_statistic;
+
+typedef struct kd_cross_validation {
+    kd_statistic accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
+} kd_cross_validation;
+
+/* k-fold cross-validation of any training: the samples are dealt, by desc.seed, into 2 to 10000 folds as equal as
+   can be; for each of them a clone of m is trained on all the others (mixup, too, sees no more) and evaluated on
+   it, as validation of kd_train would. m stays as it is. each: (folds), or NULL.
+   Where kd_ctx_desc.threads is more than 1, that many folds are trained at the same time, each on one thread and in
+   a context of its own, without log; the results are those of one thread. With callbacks of one's own (on_step,
+   on_epoch, teacher_fn, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
+   desc has no validation, validation_data, KD_KEEP_BEST or patience. */
+KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                  kd_metrics *each, kd_cross_validation *out);
+
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
    (epoch modulo views), made again from the cache's own seed whatever desc.seed is, so that soft targets and images
@@ -1038,6 +1141,55 @@ KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
 /* desc NULL: the defaults. Every sample needs a label. The student is not changed. */
 KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
                             kd_diagnosis *out);
+
+/* ---- labels from private data ---------------------------------------------------------------------------- */
+
+/* PATE (Papernot et al. 2017, 2018): each of many teachers is trained on its own part of private data; what they
+   vote for on public samples, with noise, labels these for a student. The student then gives away about any one
+   private record no more than (epsilon, delta)-differential privacy allows:
+
+       label = argmax_c (n_c + noise_c), the first of several; n_c teachers have class c as their largest logit.
+
+   KD_PATE_LAPLACE   noise of density gamma / 2 exp(-gamma |x|) (LNMax)       A = 2 gamma^2 answered
+   KD_PATE_GAUSSIAN  noise N(0, sigma^2) (GNMax)                              A = answered / sigma^2
+                     With a threshold (Confident-GNMax), samples on which max_c n_c + N(0, threshold_sigma^2) is
+                     below it get KD_UNLABELLED and are not answered:         A + asked / (2 threshold_sigma^2)
+
+   epsilon = A + 2 sqrt(A log(1 / delta)). For Laplace this is the moments accountant's bound, the least over l > 0
+   of (A l (l + 1) + log(1 / delta)) / l, or 2 gamma answered where that is less; for Gaussian the composition of
+   Renyi divergences, the least over orders a > 1 of A a + log(1 / delta) / (a - 1). Both hold whatever the votes
+   are, so epsilon may be published; the votes may not.
+
+   Noise is a function of (seed, sample, class), made from a hash that is no cryptographic generator, in floating
+   point: the seed must be secret, from the system's source of randomness, and used for one set of votes alone. */
+typedef enum kd_pate_noise { KD_PATE_LAPLACE, KD_PATE_GAUSSIAN } kd_pate_noise;
+
+typedef struct kd_pate_desc {
+    uint32_t cookie;        /* set by kd_pate_defaults */
+    kd_pate_noise noise;    /* KD_PATE_GAUSSIAN */
+    double gamma;           /* 0.05; 1e-6 to 1e6; Laplace */
+    double sigma;           /* 40; 1e-6 to 1e6; Gaussian */
+    double threshold;       /* 0: off; up to 1e9 teachers; Gaussian */
+    double threshold_sigma; /* 150; 1e-6 to 1e6 */
+    double delta;           /* 1e-5; 1e-300 to 0.5; less than 1 / private records */
+    uint64_t seed;          /* 0 */
+} kd_pate_desc;
+
+typedef struct kd_pate_budget {
+    double epsilon, delta;
+    int asked, answered; /* samples; those that got a label */
+} kd_pate_budget;
+
+KDDEF kd_pate_desc kd_pate_defaults(void);
+/* Counts what the teachers say: votes (count, classes), overwritten; classes is the number of outputs, or 2 of one
+   output, whose sign decides. Everything else in data but images and normalisation is left alone. */
+KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count, const kd_data *data,
+                              int32_t *votes);
+/* Labels (samples) from votes (samples, classes), and, where out is not NULL, what they have cost. */
+KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_t *votes, int samples, int classes,
+                              int32_t *labels, kd_pate_budget *out);
+/* What labels would cost: out->epsilon for out->asked samples, of which out->answered get one. */
+KDDEF kd_result kd_pate_cost(kd_ctx *kd, const kd_pate_desc *desc, int asked, int answered, kd_pate_budget *out);
 
 /* ---- arrays in files ------------------------------------------------------------------------------------- */
 
@@ -1637,7 +1789,9 @@ enum {
     KD__RNG_MIXUP,
     KD__RNG_DROPOUT,
     KD__RNG_FEATURES,
-    KD__RNG_ATTACK
+    KD__RNG_ATTACK,
+    KD__RNG_PROMPT,
+    KD__RNG_PATE
 };
 
 /* SplitMix64's output function (Steele, Lea and Flood 2014): a bijection in which every input bit reaches every
@@ -3232,6 +3386,9 @@ KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
         {"standardise", (double)desc->standardise, 0, 1},
         {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
         {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
+        {"first", (double)desc->first, 0, 1e9},
+        {"columns", (double)desc->columns, 0, 1e9},
+        {"task", (double)desc->task, 0, 1e9},
         {"inputs", (double)(int)desc->inputs, 0, (double)KD_INPUTS_ADVERSARIAL},
         {"to_targets", (double)desc->to_targets, 0, desc->kind == KD_LOSS_MSE ? 1.0 : 0.0},
     };
@@ -3711,6 +3868,9 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     if (!kd) return KD_ERR_ARGUMENT;
     result = kd__loss_check(kd, where, desc, teacher != NULL, labels || (desc && desc->soft_labels), cols);
     if (result != KD_OK) return result;
+    if (desc->first || desc->columns || desc->task)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: first, columns and task are for training; give the columns alone",
+                        where);
     if (rows < 1 || !student || !value)
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: needs student logits, a place for the value, and at least one row, got %d", where,
@@ -3827,6 +3987,7 @@ struct kd_model {
     int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity;
     int input, output; /* values */
     int node_dropout;  /* 1 if any layer is random in training */
+    int prompt;        /* numbers that its prompt layer appends, 0 without one */
     float *weights;    /* trained parameters, each at its offset */
     float *state;      /* running statistics */
     size_t weight_count, state_count;
@@ -3879,6 +4040,7 @@ typedef struct kd__node_plan {
     float *own; /* buffer of the size that its layer's `own` function asked for */
     size_t own_floats;
     int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
+    double penalty;              /* what the layer adds to the loss of the batch */
 } kd__node_plan;
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
@@ -3916,6 +4078,8 @@ struct kd__run {
     const float *x; /* (count, c, h, w) */
     int count;
     uint64_t dropout_key;
+    const float *prompt; /* (count, model->prompt); NULL: zeros */
+    int bare;            /* 1: the backward pass leaves out what layers add to the loss */
 };
 
 /* Whether the backward pass computes the gradient of a value. */
@@ -3959,7 +4123,7 @@ KD__PRIVATE int kd__lines(const kd__shape *shape, const kd__slot *a, const kd__s
 
 /* ============================================================================================================
    >>layers    what each layer computes, forward and backward
-   uses: graph, parallel, random
+   uses: graph, losses, parallel, random
    A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
    of its two passes. Adding one means writing its functions here and its row at the end of the section.
    ============================================================================================================ */
@@ -4202,6 +4366,53 @@ KD__PRIVATE void kd__flatten_backward(const kd__run *r, const kd__node *n, kd__s
     if (r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, &r->model->values[n->in].shape, &r->grad[n->out], &r->grad[n->in],
                     r->plan[n - r->model->nodes].accumulate, s);
+}
+
+/* ---- prompt ---------------------------------------------------------------------------------------------- */
+
+enum { KD__PROMPT_N };
+
+KD__PRIVATE kd_result kd__prompt_build(kd__draft *d, kd__node *n)
+{
+    const int64_t features = kd__shape_count(&d->m->values[n->in].shape);
+    const int count = (int)n->arg[KD__PROMPT_N].v[0];
+    if (d->m->prompt) return kd__spec_fail(d, "a model may have one prompt layer");
+    if (features + count > KD__MAX_VALUE)
+        return kd__spec_fail(d, "the output of this layer, %lld, is too large", (long long)features + count);
+    d->m->prompt = count;
+    n->out = kd__draft_value(d, (int)features + count, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The features in PyTorch's order, since nobody knows an image from now on, then the prompt. */
+KD__PRIVATE void kd__prompt_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int pixels = in->h * in->w, features = pixels * in->c, count = r->model->prompt;
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(&r->act[n->in], s, i);
+        float *y = kd__slot_at(&r->act[n->out], s, i);
+        r->k->transpose(x, in->c, pixels, in->c, y, pixels);
+        if (r->prompt)
+            memcpy(y + features, r->prompt + (ptrdiff_t)i * count, (size_t)count * sizeof *y);
+        else
+            memset(y + features, 0, (size_t)count * sizeof *y);
+    }
+}
+
+KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate;
+    int i, c, p;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *dy = kd__slot_at(&r->grad[n->out], s, i);
+        float *dx = kd__slot_at(&r->grad[n->in], s, i);
+        for (p = 0; p < pixels; ++p) {
+            for (c = 0; c < in->c; ++c, ++dx) *dx = (accumulate ? *dx : 0) + dy[c * pixels + p];
+        }
+    }
 }
 
 /* ---- dropout --------------------------------------------------------------------------------------------- */
@@ -5469,6 +5680,217 @@ KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span
                         r->plan[n - r->model->nodes].accumulate);
 }
 
+/* ---- soft decision tree ---------------------------------------------------------------------------------- */
+
+/* The node that follows the dense layer of the filters. Everything is kept as logarithms, so that no leaf is too
+   improbable to learn. */
+enum { KD__TREE_DEPTH, KD__TREE_CLASSES, KD__TREE_PENALTY };
+enum { KD__TREE_MAX_DEPTH = 12 };
+
+typedef struct kd__tree {
+    int inner, leaves, nodes, classes;
+    double penalty;
+    const float *beta;          /* (inner) */
+    float *log_q, *q;           /* (classes, leaves): what the leaves say; q: in training only */
+    float *turned;              /* (leaves, classes), for making them */
+    float *log_mass;            /* (leaves): log of the sum of P over the batch */
+    float *log_p;               /* (capacity, nodes) */
+    float *row, *branch, *grad; /* of one worker: (leaves), (nodes), (nodes) */
+} kd__tree;
+
+KD__PRIVATE kd__tree kd__tree_of(const kd__run *r, const kd__node *n, int worker)
+{
+    kd__tree t;
+    float *own = r->plan[n - r->model->nodes].own;
+    size_t table;
+    t.leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0];
+    t.inner = t.leaves - 1;
+    t.nodes = t.inner + t.leaves;
+    t.classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    t.penalty = n->arg[KD__TREE_PENALTY].v[0];
+    table = (size_t)t.leaves * (size_t)t.classes;
+    t.beta = kd__weight(r, n->param[0]);
+    t.log_q = own;
+    t.q = t.log_q + table;
+    t.turned = t.q + table;
+    t.log_mass = t.turned + table;
+    t.log_p = t.log_mass + t.nodes;
+    t.row = t.log_p + (ptrdiff_t)(r->capacity + 3 * worker) * t.nodes;
+    t.branch = t.row + t.nodes;
+    t.grad = t.branch + t.nodes;
+    return t;
+}
+
+KD__PRIVATE size_t kd__tree_own(const kd__run *r, const kd__node *n)
+{
+    const size_t leaves = (size_t)1 << (int)n->arg[KD__TREE_DEPTH].v[0];
+    const size_t tables = kd__times(kd__times(3, leaves), (size_t)n->arg[KD__TREE_CLASSES].v[0]);
+    const size_t rows = 1 + (size_t)r->capacity + 3 * (size_t)r->kd->desc.threads;
+    return kd__plus(tables, kd__times(rows, 2 * leaves - 1));
+}
+
+KD__PRIVATE kd_result kd__tree_build(kd__draft *d, kd__node *n)
+{
+    const int leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0], classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    kd__param p;
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = leaves;
+    p.shape[1] = classes;
+    p.layout = KD__VECTOR;
+    p.trained = p.summed = 1;
+    p.c = leaves, p.h = 1, p.w = classes; /* stored (classes, leaves) */
+    n->param[0] = kd__draft_vector(d, n, "beta", kd__channels(leaves - 1), 1, 1);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    n->param[1] = kd__draft_param(d, n, "leaves", p);
+    if (n->param[1] < 0) return KD_ERR_MEMORY;
+    n->macs = (int64_t)leaves * classes;
+    n->out = kd__draft_value(d, classes, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The softmax of every leaf, or its logarithm. */
+KD__PRIVATE void kd__tree_leaves(const kd__run *r, const kd__node *n, const kd__tree *t, int logarithm, float *to)
+{
+    r->k->transpose(kd__weight(r, n->param[1]), t->leaves, t->classes, t->leaves, t->turned, t->classes);
+    r->k->softmax(t->turned, t->leaves, t->classes, 1, logarithm, t->turned);
+    r->k->transpose(t->turned, t->classes, t->leaves, t->classes, to, t->leaves);
+}
+
+KD__PRIVATE void kd__tree_forward_prepare(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    kd__tree_leaves(r, n, &t, 1, t.log_q);
+    if (r->training) kd__tree_leaves(r, n, &t, 0, t.q);
+}
+
+/* The probability, or its logarithm, with which each node is chosen by its parent: 1 - p and p are the softmax of
+   (0, beta (w x + b)). */
+KD__PRIVATE void kd__tree_branches(const kd__run *r, const kd__tree *t, const float *a, int logarithm, float *to)
+{
+    int j;
+    to[0] = logarithm ? 0.0f : 1.0f;
+    for (j = 0; j < t->inner; ++j) to[2 * j + 1] = 0, to[2 * j + 2] = t->beta[j] * a[j];
+    r->k->softmax(to + 1, t->inner, 2, 1, logarithm, to + 1);
+}
+
+/* Into row: log P_l Q_l[c], by leaf; then its softmax: each leaf's share in the probability of class c. */
+KD__PRIVATE void kd__tree_joint(const kd__run *r, const kd__tree *t, const float *log_p, int c)
+{
+    r->k->add(t->leaves, log_p + t->inner, t->log_q + (ptrdiff_t)c * t->leaves, KD__LINEAR, 0, t->row);
+}
+
+KD__PRIVATE void kd__tree_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    int i, j, c;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *log_p = t.log_p + (ptrdiff_t)i * t.nodes, *y = kd__slot_at(&r->act[n->out], s, i);
+        kd__tree_branches(r, &t, kd__slot_at(&r->act[n->in], s, i), 1, log_p);
+        for (j = 1; j < t.nodes; ++j) log_p[j] += log_p[(j - 1) / 2];
+        for (c = 0; c < t.classes; ++c) {
+            int best;
+            float top;
+            kd__tree_joint(r, &t, log_p, c);
+            best = kd__argmax(t.row, t.leaves);
+            top = t.row[best];
+            r->k->softmax(t.row, 1, t.leaves, 1, 1, t.row);
+            y[c] = top - t.row[best]; /* log of the sum; best has the smallest rounding error */
+        }
+    }
+}
+
+/* The path penalty. With A the sum of P over the batch, log a + log(1 - a) = log A_right + log A_left - 2 log A;
+   times 2^-d, all but the root and the leaves cancel: it is the mean over leaves of log A_root - log A_leaf. */
+KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    enum { ROWS = 64 };
+    const kd__tree t = kd__tree_of(r, n, 0);
+    const float *rows[ROWS], zeros[ROWS] = {0};
+    double sum = 0;
+    int i = 0, l, now;
+    if (t.penalty == 0) return;
+    while (i < s.count) {
+        now = 0;
+        if (i) rows[now++] = t.log_mass;
+        while (now < ROWS && i < s.count) rows[now++] = t.log_p + (ptrdiff_t)i++ * t.nodes + t.inner;
+        r->k->log_mix(t.leaves, now, rows, zeros, 1, t.log_mass);
+    }
+    for (l = 0; l < t.leaves; ++l) sum += (double)t.log_mass[l];
+    r->plan[n - r->model->nodes].penalty = t.penalty * (kd__log_of(s.count) - sum / t.leaves);
+}
+
+/* Its derivative by log P of the leaves: the sample's share in their mass. e^u = s / (1 - s) of the sigmoid s of u;
+   u is 0 or less, where that loses nothing. */
+KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__tree *t, const float *log_p)
+{
+    const float factor = (float)(t->penalty / t->leaves);
+    float *grad = t->grad + t->inner;
+    int l;
+    if (t->penalty == 0) return;
+    for (l = 0; l < t->leaves; ++l) t->row[l] = log_p[t->inner + l] - t->log_mass[l];
+    r->k->act(KD__SIGMOID, 0, t->leaves, t->row, t->row);
+    for (l = 0; l < t->leaves; ++l) grad[l] -= factor * (t->row[l] / (1 - t->row[l]));
+}
+
+/* grad becomes the derivative by log P of every node: of the leaves from the outputs, of the others from below. */
+KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, const float *log_p, const float *dy,
+                                          float *dphi)
+{
+    int c, j;
+    memset(t->grad, 0, (size_t)t->nodes * sizeof(float));
+    for (c = 0; c < t->classes; ++c) {
+        kd__tree_joint(r, t, log_p, c);
+        r->k->softmax(t->row, 1, t->leaves, 1, 0, t->row);
+        r->k->scale(t->leaves, dy[c], t->row);
+        r->k->add(t->leaves, t->row, t->grad + t->inner, KD__LINEAR, 0, t->grad + t->inner);
+        if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__LINEAR, 0, dphi + c * t->leaves);
+    }
+    if (r->training && !r->bare) kd__tree_penalise(r, t, log_p);
+    for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
+}
+
+/* Only in training are there sums to add to. */
+KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, s.worker);
+    float *dbeta = r->training ? kd__partial(r, n->param[0], s) : NULL;
+    float *dphi = r->training ? kd__partial(r, n->param[1], s) : NULL;
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *a = kd__slot_at(&r->act[n->in], s, i);
+        float *da = kd__slot_at(&r->grad[n->in], s, i);
+        if (r->training && i == s.chunk * r->chunk) {
+            memset(dbeta, 0, r->model->params[n->param[0]].size * sizeof *dbeta);
+            memset(dphi, 0, r->model->params[n->param[1]].size * sizeof *dphi);
+        }
+        kd__tree_backward_sample(r, &t, t.log_p + (ptrdiff_t)i * t.nodes, kd__slot_at(&r->grad[n->out], s, i),
+                                 dphi);
+        kd__tree_branches(r, &t, a, 0, t.branch);
+        for (j = 0; j < t.inner; ++j) {
+            const float dz = t.grad[2 * j + 2] * t.branch[2 * j + 1] - t.grad[2 * j + 1] * t.branch[2 * j + 2];
+            if (dbeta) dbeta[j] += dz * a[j];
+            da[j] = dz * t.beta[j]; /* nobody else reads the filters */
+        }
+    }
+}
+
+/* From the gradient by log Q, which every chunk has summed, to that by phi. */
+KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tree t = kd__tree_of(r, n, 0);
+    const int chunks = (s.count + r->chunk - 1) / r->chunk;
+    int c, l;
+    for (s.chunk = 0; s.chunk < chunks; ++s.chunk) {
+        float *dphi = kd__partial(r, n->param[1], s);
+        memset(t.row, 0, (size_t)t.leaves * sizeof(float));
+        r->k->column_sums(dphi, t.leaves, t.classes, t.leaves, t.row);
+        for (c = 0; c < t.classes; ++c) {
+            for (l = 0; l < t.leaves; ++l) dphi[c * t.leaves + l] -= t.q[c * t.leaves + l] * t.row[l];
+        }
+    }
+}
+
 /* ---- the sum at the end of a residual -------------------------------------------------------------------- */
 
 KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
@@ -5624,6 +6046,26 @@ static const kd__layer_type kd__layer_types[] = {
      {{kd__flatten_backward, KD__SPANS, KD__ALWAYS}},
      0,
      0},
+    {"softtree",
+     "depth:i classes:i penalty:f=0.1",
+     kd__tree_build,
+     kd__tree_own,
+     NULL,
+     {{kd__tree_forward_prepare, KD__PREPARE, KD__ALWAYS},
+      {kd__tree_forward, KD__SPANS, KD__ALWAYS},
+      {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},
+     {{kd__tree_backward, KD__SPANS, KD__ALWAYS}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
+     0,
+     0},
+    {"prompt",
+     "numbers:i",
+     kd__prompt_build,
+     NULL,
+     NULL,
+     {{kd__prompt_forward, KD__SPANS, KD__ALWAYS}},
+     {{kd__prompt_backward, KD__SPANS, KD__ALWAYS}},
+     0,
+     0},
     KD__ACTIVATIONS(KD__ACT_ROW)
     /* made by residual(...), not a word of its own */
     {"+",
@@ -5709,7 +6151,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
-        "dropout, flatten, residual, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh",
+        "dropout, flatten, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and "
+        "tanh",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -6029,6 +6472,30 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     return result;
 }
 
+/* The inner nodes of a softtree before they are squashed: a dense layer inside it. */
+KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd__arg *tree)
+{
+    const double depth = tree[KD__TREE_DEPTH].v[0], classes = tree[KD__TREE_CLASSES].v[0];
+    const kd__path name = kd__path_join(path, "filters", 7);
+    kd__arg args[KD__MAX_ARGS];
+    char text[32];
+    kd_result result;
+    if (depth > KD__TREE_MAX_DEPTH)
+        return kd__spec_fail(d, "the depth of a softtree must be 1 to %d, got %.0f", (int)KD__TREE_MAX_DEPTH,
+                             depth);
+    if (classes < 2 || classes * (1 << (int)depth) > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "a softtree of depth %.0f needs 2 to %d classes, got %.0f", depth,
+                             (int)KD__MAX_VALUE >> (int)depth, classes);
+    memset(args, 0, sizeof args);
+    args[KD__DENSE_UNITS].v[0] = (1 << (int)depth) - 1;
+    args[KD__DENSE_BIAS].v[0] = 1;
+    snprintf(text, sizeof text, "dense %d", (1 << (int)depth) - 1);
+    ++d->depth;
+    result = kd__draft_node(d, KD__TYPE_DENSE, args, name.chars, text, strlen(text), 0, -1);
+    --d->depth;
+    return result;
+}
+
 /* One layer at *at; `index` is its number on this level, which PyTorch's Sequential would give it. */
 KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char *path, int *index)
 {
@@ -6037,7 +6504,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     kd__arg args[KD__MAX_ARGS];
     kd_result result;
     size_t length;
-    int type;
+    int type, is_tree, takes_vector;
     d->at = c;
     if (!kd__is_letter(*c))
         return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
@@ -6068,7 +6535,9 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     result = kd__parse_args(d, kd__layer_types[type].word, &c, kd__layer_types[type].args, args);
     if (result != KD_OK) return result;
     d->at = start;
-    if (type == KD__TYPE_DENSE && !d->m->values[d->current].shape.flat) {
+    is_tree = kd__layer_types[type].build == kd__tree_build;
+    takes_vector = type == KD__TYPE_DENSE || is_tree || kd__layer_types[type].build == kd__prompt_build;
+    if (takes_vector && !d->m->values[d->current].shape.flat) {
         flatten = kd__path_index(path, *index);
         result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten.chars, "flatten", 7, 0, -1);
         if (result != KD_OK) return result;
@@ -6076,6 +6545,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
         ++*index;
     }
     ++*index;
+    if (is_tree && (result = kd__draft_filters(d, name.chars, args)) != KD_OK) return result;
     for (end = c; end > start && kd__is_space(end[-1]); --end) {}
     result = kd__draft_node(d, type, args, name.chars, start, (size_t)(end - start), 1, -1);
     *at = c;
@@ -6363,12 +6833,14 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
             const int64_t count = p ? kd__param_count(p) : 0;
             int64_t e;
-            if (p && p->layout == KD__VECTOR) {
-                const float start =
-                    kd__layer_types[n->type].build == kd__norm_build && (j == 0 || j == 3) ? 1.0f : 0.0f;
-                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = start;
+            if (p && p->layout == KD__VECTOR && p->rank == 1) {
+                const kd__layer_type *t = &kd__layer_types[n->type];
+                const int scales = (t->build == kd__norm_build && (j == 0 || j == 3)) || t->build == kd__tree_build;
+                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = scales ? 1.0f : 0.0f;
             } else if (p) {
-                const double fan_in = p->layout == KD__TAPS ? (double)p->h * p->w : (double)p->c * p->h * p->w;
+                const double fan_in = p->layout == KD__PANELS ? (double)p->c * p->h * p->w
+                                      : p->layout == KD__TAPS ? (double)p->h * p->w
+                                                              : 1;
                 const double bound = sqrt((kd__before_rectifier(m, i) ? 6.0 : 3.0) / fan_in);
                 const uint64_t key = kd__rng_key(seed, KD__RNG_INIT, (uint64_t)n->param[j], 0);
                 float *plain = KD__NEW(m->kd, float, count);
@@ -6478,12 +6950,11 @@ KDDEF void kd_model_destroy(kd_model *m)
     kd__free(kd, m);
 }
 
-KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
+/* In another context of the same instruction set, too. */
+KD__PRIVATE kd_result kd__model_clone(kd_ctx *kd, const kd_model *m, kd_model **out)
 {
     kd_model *copy;
-    kd_result result;
-    if (!m) return KD_ERR_ARGUMENT;
-    result = kd_model_create(m->kd, m->spec, 0, out);
+    kd_result result = kd_model_create(kd, m->spec, 0, out);
     if (result != KD_OK) return result;
     copy = *out;
     memcpy(copy->weights, m->weights, m->weight_count * sizeof(float));
@@ -6500,6 +6971,11 @@ KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
     return result;
 }
 
+KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
+{
+    return m ? kd__model_clone(m->kd, m, out) : KD_ERR_ARGUMENT;
+}
+
 KDDEF const char *kd_model_spec(const kd_model *m) { return m->spec; }
 
 KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *width)
@@ -6511,6 +6987,8 @@ KDDEF void kd_model_input(const kd_model *m, int *channels, int *height, int *wi
 }
 
 KDDEF int kd_model_outputs(const kd_model *m) { return (int)kd__shape_count(&m->values[m->output].shape); }
+
+KDDEF int kd_model_prompt(const kd_model *m) { return m->prompt; }
 
 KDDEF int64_t kd_model_parameters(const kd_model *m)
 {
@@ -7418,6 +7896,15 @@ KD__PRIVATE void kd__run_forward(kd__run *r, const float *x, int count)
     kd__run_steps(r, r->forward, r->forward_steps);
 }
 
+/* After a forward pass in training: what layers add to the loss. */
+KD__PRIVATE double kd__run_penalty(const kd__run *r)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < r->model->node_count; ++i) sum += r->plan[i].penalty;
+    return sum;
+}
+
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
@@ -7430,7 +7917,7 @@ KD__PRIVATE void kd__run_backward(kd__run *r)
 
 /* ============================================================================================================
    >>predict    prediction
-   uses: run
+   uses: run, math
    ============================================================================================================ */
 
 struct kd_workspace {
@@ -7591,6 +8078,88 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
     }
     kd__workspace_return(m, w);
     return result;
+}
+
+/* ---- soft decision trees --------------------------------------------------------------------------------- */
+
+/* The node of the first softtree; its filters are the node before it. */
+KD__PRIVATE const kd__node *kd__tree_find(const kd_model *m, const char *where)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__layer_types[m->nodes[i].type].build == kd__tree_build) return &m->nodes[i];
+    }
+    kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no softtree layer", where);
+    return NULL;
+}
+
+KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out)
+{
+    const kd__node *n;
+    const kd__shape *in;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_tree_info: out must not be NULL");
+    n = kd__tree_find(m, "kd_tree_info");
+    if (!n) return KD_ERR_ARGUMENT;
+    in = &m->values[n[-1].in].shape;
+    out->name = n->name;
+    out->depth = (int)n->arg[KD__TREE_DEPTH].v[0];
+    out->classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    out->channels = in->c, out->height = in->h, out->width = in->w;
+    return KD_OK;
+}
+
+KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves)
+{
+    const kd__param *weight, *phi;
+    const kd__node *n;
+    const float *beta, *bias;
+    int64_t i, features;
+    if (!m) return KD_ERR_ARGUMENT;
+    n = kd__tree_find(m, "kd_tree_read");
+    if (!n) return KD_ERR_ARGUMENT;
+    weight = &m->params[n[-1].param[0]];
+    phi = &m->params[n->param[1]];
+    bias = kd__param_stored(m, &m->params[n[-1].param[1]]);
+    beta = kd__param_stored(m, &m->params[n->param[0]]);
+    features = weight->shape[1];
+    if (filters) {
+        kd__param_copy(m->kd->k, weight, kd__param_stored(m, weight), filters, 1);
+        for (i = 0; i < weight->shape[0] * features; ++i) filters[i] *= beta[i / features];
+    }
+    for (i = 0; biases && i < weight->shape[0]; ++i) biases[i] = beta[i] * bias[i];
+    if (leaves) {
+        kd__param_copy(m->kd->k, phi, kd__param_stored(m, phi), leaves, 1);
+        m->kd->k->softmax(leaves, (int)phi->shape[0], (int)phi->shape[1], 1, 0, leaves);
+    }
+    return KD_OK;
+}
+
+KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths)
+{
+    const kd__node *node;
+    kd_workspace *w;
+    kd_result result;
+    ptrdiff_t input, nodes, j;
+    int i, now;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (n < 0 || (n > 0 && (!x || !paths)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_tree_paths: %d samples, or a NULL pointer", n);
+    node = kd__tree_find(m, "kd_tree_paths");
+    if (!node) return KD_ERR_ARGUMENT;
+    if (n == 0) return KD_OK;
+    result = kd__workspace_borrow(m, n, &w);
+    if (result != KD_OK) return result;
+    input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    nodes = ((ptrdiff_t)2 << (int)node->arg[KD__TREE_DEPTH].v[0]) - 1;
+    for (i = 0; i < n; i += now, paths += now * nodes) {
+        now = KD__MIN(w->run->capacity, n - i);
+        kd__run_forward(w->run, x + i * input, now);
+        for (j = 0; j < now * nodes; ++j)
+            paths[j] = (float)kd__exp_below((double)kd__tree_of(w->run, node, 0).log_p[j]);
+    }
+    kd__workspace_return(m, w);
+    return KD_OK;
 }
 
 /* Teacher and student must mean the same by output i. */
@@ -8144,6 +8713,8 @@ typedef struct kd__feed {
     /* the batch being made */
     const int32_t *samples;
     int n, view;
+    const int32_t *pool; /* among which mixup finds partners; NULL: all samples */
+    int pool_count;
 } kd__feed;
 
 KD__PRIVATE void kd__feed_close(kd__feed *f)
@@ -8274,7 +8845,8 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
     if (f->augment.mixup != 0) {
         for (i = 0; i < n; ++i) {
             const uint64_t key = kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)view, (uint64_t)samples[i]);
-            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->data->count);
+            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->pool ? f->pool_count : f->data->count);
+            if (f->pool) f->partners[i] = f->pool[f->partners[i]];
         }
     }
     if (f->data->batch) {
@@ -8303,6 +8875,7 @@ KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
     memset(&desc, 0, sizeof desc);
     desc.cookie = KD__COOKIE;
     desc.batch = 256;
+    desc.prompt_temperature = 1;
     return desc;
 }
 
@@ -8395,12 +8968,82 @@ typedef struct kd__evaluator {
     const kd_model *m;
     const kd_data *data;
     const kd_model *teacher;
-    kd__feed feed;
+    kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
     kd__attack attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
+    kd_prompt prompt;
+    float prompt_temperature;
+    float *prompts; /* (batch, N); NULL unless there are prompts */
     int batch, outputs;
+    int first, columns, task; /* the head that is looked at; columns: of all outputs, if there are no others */
 } kd__evaluator;
+
+/* The labels of a task, NULL where they come with the batch or there are none. */
+KD__PRIVATE const int32_t *kd__data_labels(const kd_data *data, int task)
+{
+    return task ? data->task_labels + (ptrdiff_t)(task - 1) * data->count : data->labels;
+}
+
+/* What labels of a head may be: with one column they are 0 or 1. */
+KD__PRIVATE int kd__head_classes(int columns) { return KD__MAX(columns, 2); }
+
+/* Whether model and data have the columns and labels that a loss or an evaluation asks for. */
+KD__PRIVATE kd_result kd__head_check(kd_ctx *kd, const char *where, const kd_model *m, const kd_data *data,
+                                     int first, int columns, int task)
+{
+    const int outputs = kd_model_outputs(m);
+    if (first < 0 || columns < 0 || (first && !columns) || columns > outputs || first > outputs - columns)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: %d columns from column %d, but the model has %d outputs", where,
+                        columns, first, outputs);
+    if (task < 0 || task > (data->task_labels ? data->task_count : 0))
+        return kd__fail(kd, KD_ERR_DATA, "%s: task %d, but the data have labels for %d besides the first", where,
+                        task, data->task_labels ? data->task_count : 0);
+    if (task && !columns)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: task %d needs first and columns of its head", where, task);
+    return KD_OK;
+}
+
+/* Columns of some rows, one row after the other. */
+KD__PRIVATE void kd__gather_columns(float *to, const float *from, int rows, int cols, int first, int columns)
+{
+    int r;
+    for (r = 0; r < rows; ++r)
+        memcpy(to + (ptrdiff_t)r * columns, from + (ptrdiff_t)r * cols + first, (size_t)columns * sizeof *to);
+}
+
+KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
+{
+    int i;
+    for (i = 0; i < n; ++i)
+        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
+}
+
+/* Whether a model can be given these prompts. */
+KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_model *m, kd_prompt prompt,
+                                       const kd_data *data, int has_teacher)
+{
+    const int wanted = prompt == KD_PROMPT_SIDE ? data->side_count : kd_model_outputs(m);
+    if (prompt == KD_PROMPT_NONE) return KD_OK;
+    if ((unsigned)prompt > (unsigned)KD_PROMPT_SIDE)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no kind of prompt", where, (int)prompt);
+    if (prompt == KD_PROMPT_TEACHER ? !has_teacher : !data->side)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: these prompts need %s", where,
+                        prompt == KD_PROMPT_TEACHER ? "a teacher" : "kd_data.side");
+    if (m->prompt != wanted)
+        return kd__fail(kd, KD_ERR_SHAPE, "%s: a prompt has %d numbers, but the model takes %d", where, wanted,
+                        m->prompt);
+    return prompt == KD_PROMPT_SIDE ? kd__check_finite(kd, where, "side", data->side, data->count, wanted) : KD_OK;
+}
+
+KD__PRIVATE void kd__prompt_fill(const kd_model *m, kd_prompt prompt, float temperature, const kd_data *data,
+                                 const float *teacher_logits, const int32_t *samples, int n, float *to)
+{
+    if (prompt == KD_PROMPT_SIDE)
+        kd__gather_rows(to, data->side, samples, n, m->prompt);
+    else
+        m->kd->k->softmax(teacher_logits, n, m->prompt, temperature, 0, to);
+}
 
 KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
 {
@@ -8408,8 +9051,10 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__run_close(e->run);
     kd__run_close(e->teacher_run);
     if (e->feed.kd) kd__feed_close(&e->feed);
+    if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
     kd__attack_close(&e->attack);
     kd__free(kd, e->logits);
+    kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
 }
 
@@ -8423,9 +9068,9 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->m = m;
     e->data = data;
     e->teacher = teacher;
-    e->outputs = kd_model_outputs(m);
+    e->outputs = e->columns = kd_model_outputs(m);
     e->batch = KD__MIN(batch, data->count);
-    e->logits = KD__NEW(kd, float, kd__times(4 * (size_t)e->batch, (size_t)e->outputs));
+    e->logits = KD__NEW(kd, float, kd__times(6 * (size_t)e->batch, (size_t)e->outputs));
     result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
@@ -8440,6 +9085,74 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->teacher_logits = e->log_probs + (ptrdiff_t)e->batch * e->outputs;
     e->teacher_log_probs = e->teacher_logits + (ptrdiff_t)e->batch * e->outputs;
     return KD_OK;
+}
+
+/* On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature)
+{
+    if (prompt == KD_PROMPT_NONE) return KD_OK;
+    e->prompt = prompt;
+    e->prompt_temperature = temperature;
+    e->prompts = KD__NEW(e->m->kd, float, kd__times((size_t)e->batch, (size_t)e->m->prompt));
+    if (e->prompts) return KD_OK;
+    kd__evaluator_close(e);
+    return KD_ERR_MEMORY;
+}
+
+/* On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_teacher_data(kd__evaluator *e, const kd_data *data)
+{
+    const kd_result result =
+        data && e->teacher ? kd__feed_open(&e->teacher_feed, e->m->kd, data, NULL, 0, e->batch) : KD_OK;
+    if (result != KD_OK) kd__evaluator_close(e);
+    return result;
+}
+
+KD__PRIVATE void kd__evaluator_head(kd__evaluator *e, int first, int columns, int task)
+{
+    if (columns == 0) return;
+    e->first = first;
+    e->columns = columns;
+    e->task = task;
+}
+
+KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
+{
+    return e->columns < e->outputs ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
+}
+
+/* What both models say to a batch that the feed has made, and their log-probabilities. Of one head, the columns are
+   copied to where the room for whole rows ends. */
+KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
+                                     const float **teacher)
+{
+    const kd__kernels *k = e->m->kd->k;
+    const kd_data *d = e->data;
+    float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
+    *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
+    if (e->teacher_run) {
+        kd__run_forward(e->teacher_run, e->teacher_feed.kd ? e->teacher_feed.x : e->feed.x, n);
+        kd__export(e->teacher_run, n, e->teacher_logits);
+    } else if (d->teacher_logits) {
+        kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
+    }
+    if (e->prompts)
+        kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
+    e->run->prompt = e->prompts;
+    kd__run_forward(e->run, e->feed.x, n);
+    kd__export(e->run, n, e->logits);
+    *student = e->logits;
+    if (e->columns < e->outputs) {
+        kd__gather_columns(room, e->logits, n, e->outputs, e->first, e->columns);
+        *student = room;
+        room += (ptrdiff_t)e->batch * e->outputs;
+        if (*teacher) {
+            kd__gather_columns(room, e->teacher_logits, n, e->outputs, e->first, e->columns);
+            *teacher = room;
+        }
+    }
+    k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
+    if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
 }
 
 /* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
@@ -8465,14 +9178,15 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, const int32_t *samp
 KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples, int count, kd__tally *t,
                                         float *keep_logits)
 {
-    const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
+    const int32_t *labels = e->task ? kd__data_labels(d, e->task) : NULL;
     int32_t order[256];
-    int first, i, n;
-    t->outputs = e->outputs;
-    t->classes = KD__MAX(d->classes, e->outputs);
+    int first, i, c, n;
+    t->outputs = e->columns;
+    t->classes = kd__evaluator_classes(e);
     for (first = 0; first < count; first += n) {
         const int32_t *now = samples ? samples + first : order;
+        const float *student, *teacher;
         kd_result result;
         n = KD__MIN(e->batch, count - first);
         if (!samples) {
@@ -8480,36 +9194,21 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
             for (i = 0; i < n; ++i) order[i] = first + i;
         }
         result = kd__feed_batch(&e->feed, now, n, 0);
+        if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
         if (result != KD_OK) return result;
-        kd__run_forward(e->run, e->feed.x, n);
-        kd__export(e->run, n, e->logits);
-        k->softmax(e->logits, n, e->outputs, 1, 1, e->log_probs);
-        if (e->teacher_run) {
-            kd__run_forward(e->teacher_run, e->feed.x, n);
-            kd__export(e->teacher_run, n, e->teacher_logits);
-        } else if (d->teacher_logits) {
-            for (i = 0; i < n; ++i)
-                memcpy(e->teacher_logits + (ptrdiff_t)i * e->outputs,
-                       d->teacher_logits + (ptrdiff_t)now[i] * e->outputs, (size_t)e->outputs * sizeof(float));
-        }
-        if (e->teacher_run || d->teacher_logits)
-            k->softmax(e->teacher_logits, n, e->outputs, 1, 1, e->teacher_log_probs);
+        kd__evaluator_batch(e, now, n, &student, &teacher);
         for (i = 0; i < n; ++i) {
-            const ptrdiff_t at = (ptrdiff_t)i * e->outputs;
-            const int has_teacher = e->teacher_run || d->teacher_logits;
-            const int32_t label = e->feed.labels[i];
+            const ptrdiff_t at = (ptrdiff_t)i * e->columns;
+            const int32_t label = labels ? labels[now[i]] : e->feed.labels[i];
             if (label != KD_UNLABELLED && (label < 0 || label >= t->classes))
                 return kd__fail(e->m->kd, KD_ERR_DATA, "evaluation: label %ld of sample %ld is outside 0 to %d",
                                 (long)label, (long)now[i], t->classes - 1);
-            kd__tally_sample(t, e->logits + at, e->log_probs + at, has_teacher ? e->teacher_logits + at : NULL,
+            kd__tally_sample(t, student + at, e->log_probs + at, teacher ? teacher + at : NULL,
                              e->teacher_log_probs + at, label);
-            if (d->targets) {
-                int c;
-                for (c = 0; c < e->outputs; ++c) {
-                    const double difference =
-                        (double)e->logits[at + c] - (double)d->targets[(ptrdiff_t)now[i] * e->outputs + c];
-                    t->squares += difference * difference;
-                }
+            for (c = 0; d->targets && c < e->columns; ++c) {
+                const double difference =
+                    (double)student[at + c] - (double)d->targets[(ptrdiff_t)now[i] * e->outputs + e->first + c];
+                t->squares += difference * difference;
             }
         }
         if (keep_logits)
@@ -8534,6 +9233,20 @@ KD__PRIVATE kd_result kd__check_classes(kd_ctx *kd, const char *where, const kd_
     return KD_OK;
 }
 
+/* What a teacher sees must be the same samples as the student's. */
+KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, const kd_data *data,
+                                             const kd_data *teacher_data)
+{
+    if (!teacher_data) return KD_OK;
+    if (teacher_data->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS,
+                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+    if (teacher_data->count != data->count)
+        return kd__fail(kd, KD_ERR_DATA, "%s: the student has %d samples, but teacher_data %d", where, data->count,
+                        teacher_data->count);
+    return KD_OK;
+}
+
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
@@ -8550,23 +9263,39 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (!out || desc->batch < 1 || desc->batch > 1 << 16)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL, and batch 1 to 65536, got %d", where,
                         desc->batch);
+    if (!(desc->prompt_temperature >= 1e-3f && desc->prompt_temperature <= 1e6f))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: prompt_temperature must be 0.001 to 1e+06, got %s", where,
+                        kd__number((double)desc->prompt_temperature, 6).chars);
     result = kd__data_check(m->kd, where, data, m);
-    if (result == KD_OK) result = kd__check_classes(m->kd, where, m, data);
+    if (result == KD_OK) result = kd__head_check(m->kd, where, m, data, desc->first, desc->columns, desc->task);
+    if (result == KD_OK && !desc->columns) result = kd__check_classes(m->kd, where, m, data);
     if (result == KD_OK && desc->teacher) {
+        const kd_data *seen = desc->teacher_data ? desc->teacher_data : data;
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
-        if (result == KD_OK) result = kd__data_check(m->kd, where, data, desc->teacher);
+        if (result == KD_OK) result = kd__check_teacher_data(m->kd, where, data, desc->teacher_data);
+        if (result == KD_OK) result = kd__data_check(m->kd, where, seen, desc->teacher);
+    } else if (result == KD_OK && desc->teacher_data) {
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
+    if (result == KD_OK && desc->attack && desc->columns)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
     if (result == KD_OK && desc->attack) {
         attack = *desc->attack;
         result = kd__attack_check(m->kd, where, &attack, desc->teacher || data->teacher_logits,
                                   data->labels || data->batch, kd_model_outputs(m));
     }
+    if (result == KD_OK)
+        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
+    if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
+    if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
     if (result == KD_OK) {
-        const int classes = KD__MAX(data->classes, kd_model_outputs(m));
+        int classes;
+        kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
+        classes = kd__evaluator_classes(&e);
         tally->confusion = desc->confusion;
         if (desc->confusion)
             memset(desc->confusion, 0, (size_t)classes * (size_t)classes * sizeof *desc->confusion);
@@ -10502,6 +11231,8 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.accumulate = 1;
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
+    d.prompt_temperature = 1;
+    d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
     d.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return d;
@@ -10534,6 +11265,11 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
         {"teacher_average", (double)(int)d->teacher_average, 0, (double)KD_AVERAGE_LOGITS},
         {"rollback", (double)d->rollback, 0, 0.99},
+        {"uncertainty", (double)d->uncertainty, 0, 1},
+        {"prompt", (double)(int)d->prompt, 0, (double)KD_PROMPT_SIDE},
+        {"prompt_temperature", (double)d->prompt_temperature, 1e-3, 1e6},
+        {"prompt_drop", (double)d->prompt_drop, 0, 1},
+        {"prompt_until", (double)d->prompt_until, 0, 1},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
@@ -10575,27 +11311,35 @@ struct kd_trainer {
     kd_loss_desc losses[KD__MAX_LOSSES]; /* kinds resolved */
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
-    int outputs, source, teacher_count, has_labels, uses_labels;
+    int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
     int inputs[2]; /* losses that see each kind of images */
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
     kd__run *teacher_runs[KD__MAX_TEACHERS];
     kd__attack attack;
-    kd__feed feed;
+    kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
     kd__evaluator evaluator;
     kd__tally *tally;
     int has_validation, validation_count, train_count;
+    int fold, folds;              /* of kd_cross_validate; folds 0: no */
+    int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
     float *teacher_logits;        /* (batch, outputs) */
     float *teacher_all;           /* (teachers, batch, outputs) */
     float averaged_at;            /* temperature at which they were, 0: not yet */
     float *targets;               /* (batch, outputs) */
+    float *prompts;               /* (batch, N); NULL unless there are prompts */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
-    float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2]; /* temperatures that are learned */
-    float slopes[KD__MAX_LOSSES];                                  /* their gradient, gathered */
+    float theta[KD__MAX_LOSSES], theta_moments[KD__MAX_LOSSES][2];        /* temperatures that are learned */
+    float slopes[KD__MAX_LOSSES];                                         /* their gradient, gathered */
+    float variances[KD__MAX_LOSSES], variance_moments[KD__MAX_LOSSES][2]; /* s of kd_train_desc.uncertainty */
+    float variance_slopes[KD__MAX_LOSSES];
+    double weights_now[KD__MAX_LOSSES];
+    float *head;   /* 3 x (batch, outputs): columns of the student, of its teacher, of the gradient; NULL without */
+    int32_t *task; /* (batch) labels of a task */
     float *grads[2];    /* of all terms; with dot_delta of hard terms, then of soft ones */
     float *gathered[2]; /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
@@ -10622,6 +11366,7 @@ enum { KD__MAX_KEPT = 24 };
 KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
 {
     const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
+    const size_t learns = t->desc.uncertainty != 0;
     const kd__kept all[] = {
         {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
         {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
@@ -10638,6 +11383,9 @@ KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
         {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
+        {"variances", t->variances, learns * KD__COUNT(t->variances), KD__KEPT_FLAT},
+        {"variances.moments", t->variance_moments[0], learns * 2 * KD__COUNT(t->variances), KD__KEPT_FLAT},
+        {"variances.gathered", t->variance_slopes, learns * KD__COUNT(t->variances), KD__KEPT_FLAT},
     };
     int i, count = 0;
     for (i = 0; i < KD__COUNT(all); ++i) {
@@ -10704,15 +11452,20 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->grads[1]); /* the first is the run's */
     for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
     if (t->feed.kd) kd__feed_close(&t->feed);
+    if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__attack_close(&t->attack);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
     kd__free(kd, t->order);
+    kd__free(kd, t->pool);
     kd__free(kd, t->teacher_logits);
     kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
+    kd__free(kd, t->prompts);
+    kd__free(kd, t->head);
+    kd__free(kd, t->task);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
     kd__free(kd, t->best_weights);
@@ -10726,6 +11479,7 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
+    const kd_data *seen = d->teacher_data ? d->teacher_data : t->data;
     const int sources = (d->teacher != NULL) + (d->teacher_count > 0) + (d->teacher_fn != NULL) +
                         (d->cache != NULL) + (t->data->teacher_logits != NULL);
     kd_result result = KD_OK;
@@ -10745,6 +11499,13 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
                 : d->cache                     ? KD__TEACHER_CACHE
                 : t->data->teacher_logits      ? KD__TEACHER_DATA
                                                : KD__TEACHER_NONE;
+    result = kd__check_teacher_data(t->kd, where, t->data, d->teacher_data);
+    if (result == KD_OK && d->teacher_data && (t->source == KD__TEACHER_NONE || t->source == KD__TEACHER_DATA))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
+    if (result == KD_OK && d->teacher_data && kd__augment_any(&d->augment))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: augment would show the student another view than teacher_data shows the teacher",
+                        where);
     if (d->teacher) t->teachers[t->teacher_count++] = d->teacher;
     for (i = 0; i < d->teacher_count; ++i) t->teachers[t->teacher_count++] = d->teachers[i];
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i) {
@@ -10755,13 +11516,13 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0, got %s", where,
                             i, kd__number((double)d->teacher_weights[i], 6).chars);
         result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
-        if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->teachers[i]);
+        if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i]);
     }
     if (result == KD_OK && d->cache) {
         if (d->cache->classes != t->outputs)
             return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
                             d->cache->classes, t->outputs);
-        result = kd__cache_check(t->kd, d->cache, t->data, d);
+        result = kd__cache_check(t->kd, d->cache, seen, d);
     }
     if (result == KD_OK && t->source == KD__TEACHER_DATA) {
         if (kd__augment_any(&d->augment))
@@ -10775,6 +11536,12 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
     return result;
 }
 
+/* How many columns a loss sees. */
+KD__PRIVATE int kd__trainer_columns(const kd_trainer *t, const kd_loss_desc *loss)
+{
+    return loss->columns ? loss->columns : t->outputs;
+}
+
 /* If there is one. */
 KD__PRIVATE int kd__trainer_uses_teacher(const kd_loss_desc *loss)
 {
@@ -10786,13 +11553,13 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
-    const int has_targets = data->targets != NULL;
+    const int has_targets = data->targets != NULL, has_labels = loss->task || t->has_labels;
     int has_teacher = t->source != KD__TEACHER_NONE;
     kd_result result;
     if (loss->cookie != KD__COOKIE)
         return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
     if (loss->kind == KD_LOSS_AUTO) {
-        loss->kind = has_teacher   ? (t->has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
+        loss->kind = has_teacher   ? (has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
                      : has_targets ? KD_LOSS_MSE
                                    : KD_LOSS_CE;
     }
@@ -10801,10 +11568,14 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     if (loss->to_targets && !has_targets)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
     if ((t->desc.loss_count > 0 || t->features.count > 0) && !kd__trainer_uses_teacher(loss)) has_teacher = 0;
-    result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
-                            t->has_labels, t->outputs);
+    result = kd__head_check(t->kd, where, t->m, data, loss->first, loss->columns, loss->task);
+    if (result == KD_OK)
+        result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
+                                has_labels, kd__trainer_columns(t, loss));
     if (result != KD_OK) return result;
-    if (t->outputs == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
+    if (loss->columns && (data->soft_labels || t->desc.augment.mixup != 0))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels and mixup know nothing of several heads", where);
+    if (kd__trainer_columns(t, loss) == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
         return kd__fail(
             t->kd, KD_ERR_ARGUMENT,
             "%s: the softmax of a single output is always 1, so that loss %s teaches nothing; bce and mse "
@@ -10825,9 +11596,9 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
     kd_result result = KD_OK;
     int i;
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]))
+        if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
-                                           n, t->outputs);
+                                           n, kd__trainer_columns(t, &t->losses[i]));
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL] && kd__loss_uses_labels(attack))
         result = kd__loss_check_labels(t->kd, "kd_train", attack, kd__attack_uses_teacher(&t->desc.attack), labels,
@@ -10848,6 +11619,12 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                         "the data have %d classes",
                         where, t->outputs, data->classes);
     if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, data->count);
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
+        if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
+            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE,
+                                           kd__data_labels(data, t->losses[i].task), data->count,
+                                           kd__trainer_columns(t, &t->losses[i]));
+    }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
     for (i = 0; result == KD_OK && t->desc.augment.mixup != 0 && data->labels && i < data->count; ++i) {
@@ -10863,7 +11640,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
-    int i, uses_teacher = t->features.count > 0;
+    int i, uses_teacher = t->features.count > 0 || d->prompt == KD_PROMPT_TEACHER;
     t->has_labels = t->data->labels || t->data->soft_labels || t->data->batch;
     if (d->loss_count < 0 || d->loss_count > KD__MAX_LOSSES || (d->loss_count > 0) != (d->losses != NULL))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
@@ -10871,6 +11648,10 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
                         (int)KD__MAX_LOSSES, d->loss_count);
     if (d->loss_count > 0 && d->loss.kind != KD_LOSS_AUTO)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both", where);
+    if (d->uncertainty && d->loss_count == 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs several losses; give losses", where);
+    if (d->uncertainty && d->dot_delta > 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs whole losses, dot_delta parts them", where);
     t->loss_count = KD__MAX(1, d->loss_count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         const double weight = d->loss_count > 0 && d->loss_weights ? (double)d->loss_weights[i] : 1;
@@ -10889,6 +11670,8 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     if (t->source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
     t->inputs[KD_INPUTS_CLEAN] += t->features.count;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL] && t->has_heads)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
         result = kd__attack_check(t->kd, where, &t->desc.attack, t->source != KD__TEACHER_NONE, t->has_labels,
                                   t->outputs);
@@ -10898,28 +11681,54 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
 }
 
+/* The teacher that validation compares with, or NULL. */
+KD__PRIVATE const kd_model *kd__trainer_judge(const kd_trainer *t)
+{
+    const int sees_all = !t->desc.teacher_data || !t->desc.validation_data;
+    return t->teacher_count == 1 && sees_all ? t->teachers[0] : NULL;
+}
+
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
    be something to judge by. */
 KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data *data)
 {
     static const char where[] = "kd_train";
-    const int classes = KD__MAX(data->classes, t->outputs);
+    const kd_loss_desc *judge = &t->losses[0];
+    const int classes = judge->columns ? kd__head_classes(judge->columns) : KD__MAX(data->classes, t->outputs);
+    const int32_t *labels;
+    const kd_result result = kd__head_check(t->kd, where, t->m, data, judge->first, judge->columns, judge->task);
     int i, labelled = data->batch != NULL;
-    for (i = 0; data->labels && i < data->count; ++i) {
-        if (data->labels[i] == KD_UNLABELLED) continue;
-        if (data->labels[i] < 0 || data->labels[i] >= classes)
+    if (result != KD_OK) return result;
+    labels = kd__data_labels(data, judge->task);
+    for (i = 0; labels && i < data->count; ++i) {
+        if (labels[i] == KD_UNLABELLED) continue;
+        if (labels[i] < 0 || labels[i] >= classes)
             return kd__fail(t->kd, KD_ERR_DATA,
                             "%s: label %ld of sample %d of the validation data is outside 0 to %d", where,
-                            (long)data->labels[i], i, classes - 1);
+                            (long)labels[i], i, classes - 1);
         labelled = 1;
     }
     if ((t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0) && !labelled && !data->targets &&
-        !data->teacher_logits && t->teacher_count != 1)
+        !data->teacher_logits && !kd__trainer_judge(t))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation data with labels, targets or "
                         "teacher_logits, or a single teacher model",
                         where);
     return KD_OK;
+}
+
+/* Where a fold ends in the order of all samples. */
+KD__PRIVATE int kd__fold_end(const kd_trainer *t, int fold)
+{
+    return (int)((int64_t)(fold + 1) * t->data->count / t->folds);
+}
+
+KD__PRIVATE int kd__train_has_heads(const kd_train_desc *d)
+{
+    int i, heads = d->loss.columns > 0;
+    for (i = 0; d->losses && i < KD__MIN(d->loss_count, (int)KD__MAX_LOSSES); ++i)
+        heads |= d->losses[i].columns > 0;
+    return heads;
 }
 
 /* Everything that can be wrong is found here, before anything is allocated or changed. */
@@ -10931,7 +11740,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
-    if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, t->data);
+    t->has_heads = kd__train_has_heads(d);
+    if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
     if (result != KD_OK) return result;
     if (out->h * out->w > 1 && out->c > 1)
@@ -10939,6 +11749,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
                         "%s: the model ends in an image of %dx%dx%d; end it with gap or dense to train it", where,
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
+    if (result == KD_OK)
+        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE);
+    if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
     if (result == KD_OK && d->dot_delta > 0 &&
         (d->optimizer != KD_SGD || t->source == KD__TEACHER_NONE || d->clip_norm > 0))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: dot_delta needs KD_SGD and a teacher, and no clip_norm",
@@ -10951,21 +11765,23 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         if (d->validation > 0)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
         result = kd__data_check(t->kd, where, d->validation_data, t->m);
-        if (result == KD_OK) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
-        if (result == KD_OK && t->teacher_count == 1)
+        if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
+        if (result == KD_OK && kd__trainer_judge(t))
             result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
     }
     if (result != KD_OK) return result;
     t->validation_count = d->validation > 0 ? KD__MAX(1, (int)((double)d->validation * t->data->count)) : 0;
-    t->train_count = t->data->count - t->validation_count;
     t->has_validation = d->validation_data || t->validation_count > 0;
+    if (t->folds) t->validation_count = kd__fold_end(t, t->fold) - kd__fold_end(t, t->fold - 1);
+    t->train_count = t->data->count - t->validation_count;
     if (t->train_count < 1)
         return kd__fail(t->kd, KD_ERR_DATA, "%s: validation leaves no sample to train on", where);
     if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation or validation_data", where);
-    return t->has_validation ? kd__trainer_check_validation(t, d->validation_data ? d->validation_data : t->data)
-                             : KD_OK;
+    return t->has_validation || t->folds
+               ? kd__trainer_check_validation(t, d->validation_data ? d->validation_data : t->data)
+               : KD_OK;
 }
 
 KD__PRIVATE void kd__shuffle(int32_t *order, int count, uint64_t key)
@@ -10986,6 +11802,15 @@ KD__PRIVATE void kd__trainer_shuffle(kd_trainer *t, int64_t epoch)
         kd__shuffle(t->order, t->train_count, kd__rng_key(t->desc.seed, KD__RNG_SHUFFLE, (uint64_t)epoch, 0));
 }
 
+KD__PRIVATE void kd__reverse(int32_t *first, int32_t *end)
+{
+    for (; first < end; ++first) {
+        const int32_t swap = *--end;
+        *end = *first;
+        *first = swap;
+    }
+}
+
 /* The order after some epochs, from the beginning. */
 KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
 {
@@ -10993,6 +11818,12 @@ KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
     int i;
     for (i = 0; i < t->data->count; ++i) t->order[i] = i;
     if (t->validation_count) kd__shuffle(t->order, t->data->count, kd__rng_key(t->desc.seed, KD__RNG_SPLIT, 0, 0));
+    if (t->folds) { /* turned until the fold is at the end */
+        int32_t *middle = t->order + kd__fold_end(t, t->fold), *end = t->order + t->data->count;
+        kd__reverse(t->order, middle);
+        kd__reverse(middle, end);
+        kd__reverse(t->order, end);
+    }
     for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
 }
 
@@ -11033,8 +11864,11 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
     if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 1, t->outputs);
     if (result != KD_OK) return result;
-    return kd__evaluator_open(&t->evaluator, t->m, data, t->teacher_count == 1 ? t->teachers[0] : NULL,
-                              attacked ? &attack : NULL, 256);
+    result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
+    if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
+    if (result == KD_OK)
+        kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
+    return result;
 }
 
 KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
@@ -11049,20 +11883,32 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
+    if (result == KD_OK && d->teacher_data && t->source != KD__TEACHER_CACHE)
+        result = kd__feed_open(&t->teacher_feed, kd, d->teacher_data, NULL, 0, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
         result = kd__run_open_tapped(t->teachers[i], NULL, batch, fs->taps[KD__TEACHER], fs->tap_count,
                                      &t->teacher_runs[i]);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
-    if (result == KD_OK && t->has_validation) result = kd__trainer_open_evaluator(t);
+    if (result == KD_OK && (t->has_validation || t->folds)) result = kd__trainer_open_evaluator(t);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
     t->teacher_logits = KD__NEW(kd, float, logits);
     t->targets = KD__NEW(kd, float, logits);
-    for (i = 0; i < t->loss_count; ++i) room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, t->outputs));
+    for (i = 0; i < t->loss_count; ++i)
+        room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, kd__trainer_columns(t, &t->losses[i])));
     t->loss_room = KD__NEW(kd, float, room);
     failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
+    if (t->has_heads) {
+        t->head = KD__NEW(kd, float, kd__times(3, logits));
+        t->task = KD__NEW(kd, int32_t, batch);
+        failed |= !t->head || !t->task;
+    }
+    if (d->prompt != KD_PROMPT_NONE) {
+        t->prompts = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)t->m->prompt));
+        failed |= !t->prompts;
+    }
     if (t->loss_count > 1) {
         t->loss_grad = KD__NEW(kd, float, logits);
         failed |= !t->loss_grad;
@@ -11081,8 +11927,17 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
         failed |= !t->start;
     }
+    if (t->folds) {
+        t->pool = KD__NEW(kd, int32_t, t->train_count);
+        failed |= !t->pool;
+    }
     if (failed) return KD_ERR_MEMORY;
     kd__trainer_order(t, 0);
+    if (t->folds) {
+        memcpy(t->pool, t->order, (size_t)t->train_count * sizeof *t->pool);
+        t->feed.pool = t->pool;
+        t->feed.pool_count = t->train_count;
+    }
     t->batches = (t->train_count + batch - 1) / batch;
     t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
     t->at.best = -1e300;
@@ -11093,27 +11948,26 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
 
 /* ---- one step -------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
+KD__PRIVATE kd_result kd__trainer_mix(const kd_trainer *t, const float *const *each, float temperature, int rows,
+                                      int cols, float *out)
 {
-    int i;
-    for (i = 0; i < n; ++i)
-        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
+    const float *weights = t->desc.teacher_weights;
+    if (t->desc.teacher_average == KD_AVERAGE_LOGITS)
+        return kd_average_logits(t->kd, each, weights, t->teacher_count, rows, cols, out);
+    return kd_average_teachers(t->kd, each, weights, t->teacher_count, rows, cols, temperature, out);
 }
 
 /* Several teachers as one, for a loss at this temperature. */
 KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
-    const float *each[KD__MAX_TEACHERS], *weights = t->desc.teacher_weights;
-    const int of_logits = t->desc.teacher_average == KD_AVERAGE_LOGITS;
+    const float *each[KD__MAX_TEACHERS];
     kd_result result;
     int i;
-    if (of_logits) temperature = 1; /* it makes no difference */
+    if (t->desc.teacher_average == KD_AVERAGE_LOGITS) temperature = 1; /* it makes no difference */
     if (t->teacher_count < 2 || t->averaged_at == temperature) return KD_OK;
     for (i = 0; i < t->teacher_count; ++i) each[i] = t->teacher_all + (ptrdiff_t)i * n * t->outputs;
     t->averaged_at = temperature;
-    result = of_logits ? kd_average_logits(t->kd, each, weights, t->teacher_count, n, t->outputs, t->teacher_logits)
-                       : kd_average_teachers(t->kd, each, weights, t->teacher_count, n, t->outputs, temperature,
-                                             t->teacher_logits);
+    result = kd__trainer_mix(t, each, temperature, n, t->outputs, t->teacher_logits);
     if (result != KD_OK) return result;
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
 }
@@ -11122,6 +11976,7 @@ KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int 
 KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
 {
     const kd_train_desc *d = &t->desc;
+    const float *x = t->teacher_feed.kd ? t->teacher_feed.x : t->feed.x;
     int i;
     *out = NULL;
     switch (t->source) {
@@ -11129,12 +11984,12 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     case KD__TEACHER_MODELS:
         for (i = 0; i < t->teacher_count; ++i) {
             float *to = t->teacher_count > 1 ? t->teacher_all + (ptrdiff_t)i * n * t->outputs : t->teacher_logits;
-            kd__run_forward(t->teacher_runs[i], t->feed.x, n);
+            kd__run_forward(t->teacher_runs[i], x, n);
             kd__export(t->teacher_runs[i], n, to);
         }
         break;
     case KD__TEACHER_FN:
-        if (d->teacher_fn(d->teacher_user, t->feed.x, samples, n, t->teacher_logits))
+        if (d->teacher_fn(d->teacher_user, x, samples, n, t->teacher_logits))
             return kd__fail(t->kd, KD_ERR_DATA, "kd_train: teacher_fn failed for %d samples from sample %ld on", n,
                             (long)samples[0]);
         break;
@@ -11147,6 +12002,30 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     t->averaged_at = 0;
     if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
+}
+
+/* The prompts of a batch, those that are dropped as zeros. */
+KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const int32_t *samples, int n, int epoch)
+{
+    const kd_train_desc *d = &t->desc;
+    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
+                 first = (double)d->prompt_drop;
+    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
+    kd_result result;
+    int i;
+    if (!t->prompts) return KD_OK;
+    result = d->prompt == KD_PROMPT_TEACHER ? kd__trainer_average(t, d->prompt_temperature, n) : KD_OK;
+    if (result != KD_OK) return result;
+    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, samples, n, t->prompts);
+    for (i = 0; i < n; ++i) {
+        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)epoch, (uint64_t)samples[i]);
+        if (kd__rng_unit(key, 0) < drop)
+            memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, (size_t)t->m->prompt * sizeof(float));
+    }
+    for (i = 0; i < 2; ++i) {
+        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
+    }
+    return KD_OK;
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -11197,19 +12076,29 @@ KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, co
     return sqrt(sum);
 }
 
-/* Learned temperatures go up where the weights go down, by the same rule but without weight decay. */
-KD__PRIVATE void kd__trainer_update_temperatures(kd_trainer *t, int batches)
+/* A number beside the weights follows its gradient (sign 1: down, -1: up), by the same rule but without weight
+   decay. */
+KD__PRIVATE void kd__trainer_update_scalar(const kd_trainer *t, float *value, float *moments, float *slope,
+                                           float sign, int batches)
 {
     kd__update update = t->optim.soft_update;
-    int i;
+    const float grad = sign * *slope / (float)batches;
     update.decay = 0;
     update.grad_scale = 1;
+    t->kd->k->update(&update, 1, value, &grad, &moments[0], &moments[1]);
+    *slope = 0;
+}
+
+/* Learned temperatures go up where the weights go down. */
+KD__PRIVATE void kd__trainer_update_scalars(kd_trainer *t, int batches)
+{
+    int i;
     for (i = 0; i < t->loss_count; ++i) {
-        const float grad = -t->slopes[i] / (float)batches;
-        float *moments = t->theta_moments[i];
-        if (t->losses[i].kind != KD_LOSS_CTKD) continue;
-        t->kd->k->update(&update, 1, &t->theta[i], &grad, &moments[0], &moments[1]);
-        t->slopes[i] = 0;
+        if (t->losses[i].kind == KD_LOSS_CTKD)
+            kd__trainer_update_scalar(t, &t->theta[i], t->theta_moments[i], &t->slopes[i], -1, batches);
+        if (t->desc.uncertainty)
+            kd__trainer_update_scalar(t, &t->variances[i], t->variance_moments[i], &t->variance_slopes[i], 1,
+                                      batches);
     }
 }
 
@@ -11251,7 +12140,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
-    kd__trainer_update_temperatures(t, batches);
+    kd__trainer_update_scalars(t, batches);
     if (t->features.param_count > 0)
         t->kd->k->update(&t->optim.soft_update, (ptrdiff_t)t->features.param_count, t->features.params,
                          feature_grads, t->features.first, t->features.second);
@@ -11260,17 +12149,20 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
 }
 
 /* Counts the samples of a batch that have a label, and those that the model gives it. */
-KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
+KD__PRIVATE void kd__trainer_count(kd_trainer *t, const int32_t *samples, int n)
 {
-    const float *logits = kd__run_logits(t->run);
+    const kd_loss_desc *judge = &t->losses[0];
+    const float *logits = kd__run_logits(t->run) + judge->first;
+    const int32_t *labels = judge->task ? kd__data_labels(t->data, judge->task) : NULL;
     const int classes = t->data->classes;
     int i;
-    for (i = 0; t->has_labels && i < n; ++i) {
-        const int label =
-            t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes) : t->feed.labels[i];
+    for (i = 0; (labels || t->has_labels) && i < n; ++i) {
+        const int label = labels         ? labels[samples[i]]
+                          : t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes)
+                                         : t->feed.labels[i];
         if (label < 0) continue;
         ++t->at.labelled;
-        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, t->outputs);
+        t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, kd__trainer_columns(t, judge));
     }
 }
 
@@ -11289,6 +12181,56 @@ typedef struct kd__batch {
     const float *soft_targets;
     int side; /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
 } kd__batch;
+
+/* A loss that has columns of its own sees them alone: student, teacher and labels are gathered, and so is the
+   gradient, which kd__trainer_scatter brings back. */
+KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const int32_t *samples, int n)
+{
+    const kd_loss_desc *desc = call->desc;
+    const ptrdiff_t size = (ptrdiff_t)n * t->outputs;
+    const float *each[KD__MAX_TEACHERS];
+    kd_result result = KD_OK;
+    int i, r;
+    if (desc->columns == 0) return KD_OK;
+    call->cols = desc->columns;
+    kd__gather_columns(t->head, call->student, n, t->outputs, desc->first, desc->columns);
+    call->student = t->head;
+    if (call->teacher && t->teacher_count > 1 && call->teacher == t->teacher_logits) {
+        for (r = 0; r < n && result == KD_OK; ++r) {
+            for (i = 0; i < t->teacher_count; ++i)
+                each[i] = t->teacher_all + ((ptrdiff_t)i * n + r) * t->outputs + desc->first;
+            result = kd__trainer_mix(t, each, desc->temperature, 1, desc->columns,
+                                     t->head + size + (ptrdiff_t)r * desc->columns);
+        }
+        if (result == KD_OK)
+            result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->head + size, n, desc->columns);
+    } else if (call->teacher) {
+        kd__gather_columns(t->head + size, call->teacher, n, t->outputs, desc->first, desc->columns);
+    }
+    if (call->teacher) call->teacher = t->head + size;
+    call->grad = t->head + 2 * size;
+    for (r = 0; r < n && desc->task; ++r) t->task[r] = kd__data_labels(t->data, desc->task)[samples[r]];
+    if (desc->task) call->labels = t->task;
+    return result;
+}
+
+KD__PRIVATE void kd__trainer_scatter(const kd_trainer *t, const kd__loss_call *call, int n, float *grad)
+{
+    const int columns = call->desc->columns;
+    int r;
+    if (columns == 0) return;
+    memset(grad, 0, (size_t)n * (size_t)t->outputs * sizeof *grad);
+    for (r = 0; r < n; ++r)
+        memcpy(grad + (ptrdiff_t)r * t->outputs + call->desc->first, call->grad + (ptrdiff_t)r * columns,
+               (size_t)columns * sizeof *grad);
+}
+
+/* What a loss is multiplied by: its weight, divided by the variance that has been learned for it. */
+KD__PRIVATE double kd__trainer_weight(const kd_trainer *t, int index)
+{
+    const double weight = t->loss_weights[index];
+    return t->desc.uncertainty ? weight * kd__exp(-(double)t->variances[index]) : weight;
+}
 
 /* One of the losses as it is in an epoch. */
 KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int epoch)
@@ -11311,7 +12253,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = kd__trainer_average(t, desc.temperature, b->n);
+    result = desc.columns ? KD_OK : kd__trainer_average(t, desc.temperature, b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->runs[desc.inputs]);
@@ -11324,7 +12266,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
     call.rows = b->n;
     call.cols = t->outputs;
-    call.soft_scale = call.hard_scale = t->loss_weights[index];
+    call.soft_scale = call.hard_scale = kd__trainer_weight(t, index);
     if (!learns) call.soft_scale *= kd__ramp((double)b->epoch + 1, (double)desc.warmup);
     if (t->grads[1]) {
         call.soft_scale *= desc.to_targets ? b->side == 0 : b->side == 1;
@@ -11332,7 +12274,14 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     }
     call.grad = grad;
     call.room = t->loss_room;
+    result = kd__trainer_head(t, &call, b->samples, b->n);
+    if (result != KD_OK) return result;
     *value = kd__loss_evaluate(t->kd, &call);
+    kd__trainer_scatter(t, &call, b->n, grad);
+    if (t->desc.uncertainty) {
+        t->variance_slopes[index] += (float)(0.5 - *value);
+        *value += 0.5 * (double)t->variances[index];
+    }
     if (learns) {
         double cosine, sine;
         kd__cos_sin(3.14159265358979323846 * kd__ramp((double)b->epoch, (double)desc.warmup), &cosine, &sine);
@@ -11379,7 +12328,8 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
             result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], b->epoch, t->at.step, &features);
     }
     if (result != KD_OK) return result;
-    *loss += value + features;
+    run->bare = b->side == 1;
+    *loss += value + features + (run->bare ? 0 : kd__run_penalty(run));
     if (run == t->run) run->weight_grads = t->grads[b->side];
     kd__run_backward(run);
     if (run != t->run)
@@ -11439,12 +12389,14 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     b.samples = samples, b.n = n, b.epoch = epoch;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
+    if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
+    if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
-    kd__trainer_count(t, n);
+    kd__trainer_count(t, samples, n);
     result = kd__trainer_update(t, last_of_epoch, info);
     if (result != KD_OK) return result;
     for (i = 0; i < 2; ++i) {
@@ -11490,6 +12442,7 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
     const kd_train_desc *d = &t->desc;
     kd_result result = KD_OK;
     kd_epoch_info info;
+    int i;
     memset(&info, 0, sizeof info);
     info.epoch = (int)t->at.epoch;
     info.epochs = d->epochs;
@@ -11498,6 +12451,8 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
     info.accuracy = t->at.labelled ? (double)t->at.correct / (double)t->at.labelled : -1;
     info.lr = kd_learning_rate(d, t->at.step - 1, t->steps_per_epoch) * t->at.rate;
     info.model = t->m;
+    for (i = 0; i < t->loss_count; ++i) t->weights_now[i] = kd__trainer_weight(t, i);
+    info.loss_weights = t->weights_now;
     if (t->has_validation) result = kd__trainer_validate(t, &info);
     if (result != KD_OK) return result;
     ++t->at.epoch;
@@ -11554,19 +12509,23 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
                            last = kd__trainer_loss_at(t, i, KD__MAX(1, t->desc.epochs) - 1);
         const double weight = t->loss_weights[i];
         double soft, hard, last_soft, last_hard;
-        char ramp[64] = "";
+        char ramp[64] = "", head[64] = "";
         if (kd__loss_look_up(loss.kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
         if (loss.kind == KD_LOSS_CE) continue;
-        kd__loss_effect(&loss, 1, t->outputs, &soft, &hard);
-        kd__loss_effect(&last, 1, t->outputs, &last_soft, &last_hard);
+        kd__loss_effect(&loss, 1, kd__trainer_columns(t, &loss), &soft, &hard);
+        kd__loss_effect(&last, 1, kd__trainer_columns(t, &last), &last_soft, &last_hard);
+        if (loss.columns)
+            snprintf(head, sizeof head, " of columns %d to %d", loss.first, loss.first + loss.columns - 1);
         if (loss.warmup > 0)
             snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
-        kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s",
-                kd_loss_name(loss.kind), kd__numbers(soft * weight, last_soft * weight).chars,
+        kd__log(t->kd,
+                "kd_train: loss %s%s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s%s",
+                kd_loss_name(loss.kind), head, kd__numbers(soft * weight, last_soft * weight).chars,
                 kd__numbers(hard * weight, last_hard * weight).chars,
                 kd__numbers((double)loss.temperature, (double)last.temperature).chars,
                 loss.kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss.convention),
-                loss.inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "");
+                loss.inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "",
+                t->desc.uncertainty ? ", times a learned weight" : "");
     }
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
         const kd_attack_desc *a = &t->desc.attack;
@@ -11637,13 +12596,12 @@ KDDEF void kd_trainer_close(kd_trainer *t)
     kd__trainer_free(t);
 }
 
-KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
+KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd_train_desc *desc, int fold,
+                                      int folds, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
     kd_trainer *t;
     kd_result result;
-    if (!m) return KD_ERR_ARGUMENT;
-    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
     *out = NULL;
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
@@ -11654,6 +12612,8 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
     t->m = m;
     t->data = data;
     t->desc = *desc;
+    t->fold = fold;
+    t->folds = folds;
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
     if (result == KD_OK) result = kd__trainer_open(t);
@@ -11665,6 +12625,13 @@ KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train
         kd__trainer_free(t);
     }
     return result;
+}
+
+KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
+{
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
+    return kd__trainer_new(m, data, desc, 0, 0, out);
 }
 
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc)
@@ -11759,6 +12726,310 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
     return result;
 }
 
+/* ---- cross-validation ------------------------------------------------------------------------------------ */
+
+typedef struct kd__fold {
+    kd_ctx *kd;
+    kd_model *m;
+    kd_trainer *trainer;
+    kd_epoch_info info; /* its validation */
+    kd_result result;
+} kd__fold;
+
+/* A context, a model and a trainer of its own: nothing that two threads would share is written to. Teachers' runs,
+   too, work on its threads. */
+KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_data *data, const kd_train_desc *desc,
+                                    int threads, int fold, int folds)
+{
+    kd_ctx_desc ctx = m->kd->desc;
+    int i;
+    ctx.threads = threads;
+    ctx.isa = kd_ctx_isa(m->kd);
+    ctx.log = NULL;
+    f->result = kd_open(&ctx, &f->kd);
+    if (f->result == KD_OK) f->result = kd__model_clone(f->kd, m, &f->m);
+    if (f->result == KD_OK) f->result = kd__trainer_new(f->m, data, desc, fold, folds, &f->trainer);
+    if (f->result != KD_OK) return f->result;
+    for (i = 0; i < f->trainer->teacher_count; ++i) f->trainer->teacher_runs[i]->kd = f->kd;
+    if (f->trainer->evaluator.teacher_run) f->trainer->evaluator.teacher_run->kd = f->kd;
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__fold_run(void *arg, int index, int worker)
+{
+    kd__fold *f = (kd__fold *)arg + index;
+    (void)worker;
+    while (f->result == KD_OK && !kd_trainer_done(f->trainer)) f->result = kd_trainer_step(f->trainer, NULL);
+    if (f->result == KD_OK) f->result = kd__trainer_validate(f->trainer, &f->info);
+}
+
+KD__PRIVATE void kd__fold_close(kd__fold *f)
+{
+    kd_trainer_close(f->trainer);
+    kd_model_destroy(f->m);
+    kd_close(f->kd);
+}
+
+KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member)
+{
+    kd_statistic s = {0, 0};
+    int i;
+    for (i = 0; i < count; ++i) s.mean += *(const double *)((const char *)(each + i) + member) / count;
+    for (i = 0; i < count; ++i) {
+        const double off = *(const double *)((const char *)(each + i) + member) - s.mean;
+        s.sd += off * off / (count - 1);
+    }
+    s.sd = sqrt(s.sd);
+    return s;
+}
+
+/* Some folds at the same time. */
+KD__PRIVATE kd_result kd__fold_wave(kd__fold *wave, int size, const kd_model *m, const kd_data *data,
+                                    const kd_train_desc *desc, int first, int folds, kd_metrics *metrics)
+{
+    kd_ctx *kd = m->kd;
+    kd_result result = KD_OK;
+    int i, opened;
+    memset(wave, 0, (size_t)size * sizeof *wave);
+    for (opened = 0; opened < size && result == KD_OK; ++opened)
+        result =
+            kd__fold_open(&wave[opened], m, data, desc, size > 1 ? 1 : kd->desc.threads, first + opened, folds);
+    if (result == KD_OK && size > 1) kd__parallel(kd, size, kd__fold_run, wave);
+    if (result == KD_OK && size == 1) kd__fold_run(wave, 0, 0);
+    for (result = KD_OK, i = 0; i < opened; ++i) {
+        if (result == KD_OK && wave[i].result != KD_OK) {
+            result = wave[i].result;
+            if (wave[i].kd) kd__fail(kd, result, "%s", kd_error(wave[i].kd));
+        }
+        metrics[i] = wave[i].info.validation;
+        kd__fold_close(&wave[i]);
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_train_desc *desc, int folds,
+                                      const kd_cross_validation *out)
+{
+    static const char where[] = "kd_cross_validate";
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
+    if (!data || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: data and out must not be NULL", where);
+    if (folds < 2 || folds > 10000 || folds > data->count)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: of %d samples 2 to %d folds can be made, got %d", where,
+                        data->count, KD__MIN(data->count, 10000), folds);
+    if (desc->validation > 0 || desc->validation_data || desc->keep == KD_KEEP_BEST || desc->patience > 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: every fold is trained to the end and looked at once: no validation, validation_data, "
+                        "keep or patience",
+                        where);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                  kd_metrics *each, kd_cross_validation *out)
+{
+    const kd_train_desc defaults = kd_train_defaults();
+    kd__fold *wave;
+    kd_metrics *metrics;
+    kd_result result;
+    int first, size, most;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    result = kd__folds_check(m->kd, data, desc, folds, out);
+    if (result != KD_OK) return result;
+    most = desc->on_step || desc->on_epoch || desc->teacher_fn || data->batch ||
+                   (desc->teacher_data && desc->teacher_data->batch)
+               ? 1
+               : KD__MIN(m->kd->desc.threads, folds);
+    wave = KD__NEW(m->kd, kd__fold, most);
+    metrics = KD__NEW(m->kd, kd_metrics, folds);
+    if (!wave || !metrics) result = KD_ERR_MEMORY;
+    for (first = 0; first < folds && result == KD_OK; first += size) {
+        size = KD__MIN(most, folds - first);
+        result = kd__fold_wave(wave, size, m, data, desc, first, folds, metrics + first);
+    }
+    if (result == KD_OK) {
+        if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
+#define KD__ITEM(name) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name));
+        KD__ITEM(accuracy)
+        KD__ITEM(nll)
+        KD__ITEM(ece)
+        KD__ITEM(mse)
+        KD__ITEM(agreement)
+        KD__ITEM(kl)
+#undef KD__ITEM
+    }
+    kd__free(m->kd, wave);
+    kd__free(m->kd, metrics);
+    return result;
+}
+
+/* ============================================================================================================
+   >>pate    labels from noisy votes, and what they give away
+   uses: predict, data, math
+   ============================================================================================================ */
+
+KDDEF kd_pate_desc kd_pate_defaults(void)
+{
+    kd_pate_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.noise = KD_PATE_GAUSSIAN;
+    d.gamma = 0.05;
+    d.sigma = 40;
+    d.threshold_sigma = 150;
+    d.delta = 1e-5;
+    return d;
+}
+
+KD__PRIVATE kd_result kd__pate_check(kd_ctx *kd, const char *where, const kd_pate_desc *d)
+{
+    if (!d || d->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_pate_defaults()", where);
+    {
+        const kd__range ranges[] = {
+            {"noise", (double)(int)d->noise, 0, (double)KD_PATE_GAUSSIAN},
+            {"gamma", d->gamma, 1e-6, 1e6},
+            {"sigma", d->sigma, 1e-6, 1e6},
+            {"threshold", d->threshold, 0, d->noise == KD_PATE_GAUSSIAN ? 1e9 : 0},
+            {"threshold_sigma", d->threshold_sigma, 1e-6, 1e6},
+            {"delta", d->delta, 1e-300, 0.5},
+        };
+        return kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
+    }
+}
+
+KD__PRIVATE kd_result kd__pate_count(const kd_model *teacher, kd__feed *feed, int32_t *votes)
+{
+    const int outputs = kd_model_outputs(teacher), classes = KD__MAX(outputs, 2), count = feed->data->count;
+    kd_ctx *kd = teacher->kd;
+    int32_t samples[256];
+    float *logits = KD__NEW(kd, float, kd__times((size_t)feed->batch, (size_t)outputs));
+    kd__run *run = NULL;
+    kd_result result = logits ? kd__run_open(teacher, NULL, feed->batch, &run) : KD_ERR_MEMORY;
+    int first, i, n;
+    for (first = 0; first < count && result == KD_OK; first += n) {
+        n = KD__MIN(feed->batch, count - first);
+        for (i = 0; i < n; ++i) samples[i] = first + i;
+        result = kd__feed_batch(feed, samples, n, 0);
+        if (result != KD_OK) break;
+        kd__run_forward(run, feed->x, n);
+        kd__export(run, n, logits);
+        result = kd__check_finite(kd, "kd_pate_votes", "a teacher's logits", logits, n, outputs);
+        for (i = 0; i < n && result == KD_OK; ++i)
+            ++votes[(ptrdiff_t)(first + i) * classes + kd__choice(logits + (ptrdiff_t)i * outputs, outputs)];
+    }
+    kd__run_close(run);
+    kd__free(kd, logits);
+    return result;
+}
+
+KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count, const kd_data *data,
+                              int32_t *votes)
+{
+    static const char where[] = "kd_pate_votes";
+    kd_ctx *kd;
+    kd__feed feed;
+    int32_t *counts;
+    size_t cells;
+    kd_result result = KD_OK;
+    int i;
+    if (!teachers || teacher_count < 1 || !teachers[0]) return KD_ERR_ARGUMENT;
+    kd = teachers[0]->kd;
+    if (!votes) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: votes must not be NULL", where);
+    for (i = 0; i < teacher_count && result == KD_OK; ++i) {
+        if (!teachers[i]) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
+        result = kd__data_check(kd, where, data, teachers[i]);
+        if (result == KD_OK) result = kd__check_teacher(kd, where, teachers[0], teachers[i]);
+    }
+    if (result != KD_OK) return result;
+    cells = kd__times((size_t)data->count, (size_t)KD__MAX(kd_model_outputs(teachers[0]), 2));
+    counts = KD__NEW(kd, int32_t, cells);
+    if (!counts) return KD_ERR_MEMORY;
+    result = kd__feed_open(&feed, kd, data, NULL, 0, KD__MIN(256, data->count));
+    for (i = 0; i < teacher_count && result == KD_OK; ++i) result = kd__pate_count(teachers[i], &feed, counts);
+    if (feed.kd) kd__feed_close(&feed);
+    if (result == KD_OK) memcpy(votes, counts, cells * sizeof *votes);
+    kd__free(kd, counts);
+    return result;
+}
+
+/* Number `index` of those that belong to a key; scale is 1 / gamma or sigma. */
+KD__PRIVATE double kd__pate_noise(kd_pate_noise noise, double scale, uint64_t key, int index)
+{
+    const double half = 1.0 / 18014398509481984.0; /* 2^-54: never 0 */
+    const double u = kd__rng_unit(key, 2 * (uint64_t)index) + half, v = kd__rng_unit(key, 2 * (uint64_t)index + 1);
+    double cosine, sine;
+    if (noise == KD_PATE_LAPLACE) return u < 0.5 ? scale * kd__log_of(2 * u) : -scale * kd__log_of(2 * (1 - u));
+    kd__cos_sin(6.28318530717958647692 * v, &cosine, &sine); /* Box and Muller 1958 */
+    return scale * sqrt(-2 * kd__log_of(u)) * cosine;
+}
+
+KD__PRIVATE int32_t kd__pate_answer(const kd_pate_desc *d, const int32_t *votes, int classes, uint64_t key)
+{
+    const double scale = d->noise == KD_PATE_LAPLACE ? 1 / d->gamma : d->sigma;
+    double most = 0, best = 0;
+    int32_t label = KD_UNLABELLED;
+    int c;
+    for (c = 0; c < classes; ++c) {
+        const double noisy = votes[c] + kd__pate_noise(d->noise, scale, key, c);
+        most = KD__MAX(most, (double)votes[c]);
+        if (c == 0 || noisy > best) best = noisy, label = c;
+    }
+    if (d->threshold > 0 && most + kd__pate_noise(d->noise, d->threshold_sigma, key, classes) < d->threshold)
+        return KD_UNLABELLED;
+    return label;
+}
+
+KD__PRIVATE double kd__pate_epsilon(const kd_pate_desc *d, int asked, int answered)
+{
+    const double threshold = d->threshold > 0 ? asked / (2 * d->threshold_sigma * d->threshold_sigma) : 0;
+    const double rate = d->noise == KD_PATE_LAPLACE ? 2 * d->gamma * d->gamma * answered
+                                                    : answered / (d->sigma * d->sigma) + threshold;
+    const double epsilon = rate + 2 * sqrt(-rate * kd__log_of(d->delta));
+    return d->noise == KD_PATE_LAPLACE ? KD__MIN(epsilon, 2 * d->gamma * answered) : epsilon;
+}
+
+KDDEF kd_result kd_pate_cost(kd_ctx *kd, const kd_pate_desc *desc, int asked, int answered, kd_pate_budget *out)
+{
+    static const char where[] = "kd_pate_cost";
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__pate_check(kd, where, desc);
+    if (result != KD_OK) return result;
+    if (!out || answered < 0 || asked < answered)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: out must not be NULL, and of %d samples 0 to all answered, got %d", where, asked,
+                        answered);
+    out->asked = asked;
+    out->answered = answered;
+    out->delta = desc->delta;
+    out->epsilon = kd__pate_epsilon(desc, asked, answered);
+    return KD_OK;
+}
+
+KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_t *votes, int samples, int classes,
+                              int32_t *labels, kd_pate_budget *out)
+{
+    static const char where[] = "kd_pate_label";
+    kd_pate_budget budget;
+    kd_result result;
+    int i, answered = 0;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__pate_check(kd, where, desc);
+    if (result != KD_OK) return result;
+    if (!votes || !labels || samples < 1 || classes < 2)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: needs votes, room for labels, 1 sample or more and 2 classes or more, got %d and %d",
+                        where, samples, classes);
+    for (i = 0; i < samples; ++i) {
+        const uint64_t key = kd__rng_key(desc->seed, KD__RNG_PATE, (uint64_t)i, 0);
+        labels[i] = kd__pate_answer(desc, votes + (ptrdiff_t)i * classes, classes, key);
+        answered += labels[i] != KD_UNLABELLED;
+    }
+    return kd_pate_cost(kd, desc, samples, answered, out ? out : &budget);
+}
+
 /* ============================================================================================================
    >>diagnose    what teacher and labels ask of a student
    uses: train, predict, data, losses
@@ -11803,6 +13074,7 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
     if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
     if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
     if (result != KD_OK) return result;
+    d->run->bare = 1;
     d->samples = KD__NEW(d->kd, int32_t, batch);
     d->teacher = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
     d->room = KD__NEW(d->kd, float,
@@ -13326,6 +14598,10 @@ KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
         hash = kd__mix(hash ^ kd__float_bits(data->soft_labels[i]));
     for (i = 0; data->targets && i < count * (size_t)outputs; ++i)
         hash = kd__mix(hash ^ kd__float_bits(data->targets[i]));
+    for (i = 0; data->task_labels && i < count * (size_t)data->task_count; ++i)
+        hash = kd__mix(hash ^ (uint32_t)data->task_labels[i]);
+    for (i = 0; data->side && i < count * (size_t)data->side_count; ++i)
+        hash = kd__mix(hash ^ kd__float_bits(data->side[i]));
     return hash;
 }
 
@@ -13355,6 +14631,8 @@ KD__PRIVATE void kd__checkpoint_same(const kd_trainer *t, uint64_t *same)
     same[KD__SAME_DATA] = kd__hash_data(t->data, t->outputs);
     if (t->desc.validation_data)
         same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd__hash_data(t->desc.validation_data, t->outputs));
+    if (t->desc.teacher_data)
+        same[KD__SAME_DATA] = kd__mix(same[KD__SAME_DATA] ^ kd_data_hash(t->desc.teacher_data));
     same[KD__SAME_TEACHER] = kd__hash_teacher(t);
     same[KD__SAME_OPTIONS] = kd__hash_options(t);
 }

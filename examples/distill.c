@@ -161,6 +161,7 @@ static void print_help(void)
          "A model line names layers in order, for example\n"
          "    conv 8 3 pad=1, relu, maxpool 2, dense 10          8 filters of 3x3, ..., 10 outputs\n"
          "    dense 64, relu, dropout 0.5, dense 10              a multilayer perceptron\n"
+         "    softtree 5 10                                      a soft decision tree, which the report draws\n"
          "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes all layers.\n"
          "\n"
          "Options (and what they are if not given):");
@@ -313,6 +314,7 @@ typedef struct session {
     float *teacher_test, *student_test; /* logits of the test images */
     int64_t *confusion;
     report_choice *choices;
+    report_tree tree;
     report_setting settings[16];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
@@ -1362,6 +1364,7 @@ static void fill_report(session *s)
     r->teacher_logits = s->teacher_test;
     r->student_logits = s->student_test;
     r->confusion = s->confusion;
+    if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
     if (losses[s->loss].alpha)
@@ -1566,6 +1569,7 @@ static void close_session(session *s)
     free(s->student_test);
     free(s->confusion);
     free(s->choices);
+    report_tree_close(&s->tree);
     images_free(&s->images);
     kd_close(s->kd);
 }

@@ -76,7 +76,8 @@ enum {
     REPORT_BARS = 6,     /* classes drawn under each */
     REPORT_DISAGREEMENTS = 24,
     REPORT_SAMPLES = 12, /* training images of each class */
-    REPORT_PAIRS = 8     /* most frequent confusions */
+    REPORT_PAIRS = 8,    /* most frequent confusions */
+    REPORT_LEVELS = 5    /* of a tree; what is below is drawn as one leaf */
 };
 static const double REPORT_SMOOTHING = 0.1; /* of the labels of the students that have no teacher but these */
 
@@ -102,6 +103,16 @@ typedef struct report_setting {
     const char *name;
     char value[512];
 } report_setting;
+
+/* A student that is a soft decision tree, and how the test images pass through it. */
+typedef struct report_tree {
+    kd_tree about;
+    float *filters; /* (inner nodes, channels, height, width); NULL: they see something else than the images */
+    float *leaves;  /* (leaves, classes) */
+    double *share;  /* (nodes): of the images */
+    double path_accuracy; /* of the most probable leaf alone */
+    int example, leaf;    /* an image that it gets right, and its most probable leaf */
+} report_tree;
 
 /* Pictures: pixels (count, channels, height, width). */
 typedef struct report_images {
@@ -130,6 +141,7 @@ typedef struct report {
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
     const report_setting *settings;
     int setting_count;
+    const report_tree *tree; /* NULL: the student is none */
     double seconds;
 } report;
 
@@ -642,6 +654,200 @@ static void report_soft_targets(FILE *f, const report *r)
     fputs("</div>", f);
 }
 
+/* ---- a soft decision tree -------------------------------------------------------------------------------- */
+
+REPORT_PUBLIC static void report_tree_close(report_tree *t)
+{
+    free(t->filters);
+    free(t->leaves);
+    free(t->share);
+    memset(t, 0, sizeof *t);
+}
+
+static void report_tree_pass(report_tree *t, const kd_data *d, int image, const float *paths)
+{
+    const int inner = (1 << t->about.depth) - 1;
+    int j, leaf = 0, choice;
+    for (j = 0; j <= 2 * inner; ++j) t->share[j] += (double)paths[j] / d->count;
+    for (j = 1; j <= inner; ++j) {
+        if (paths[inner + j] > paths[inner + leaf]) leaf = j;
+    }
+    choice = report_argmax(t->leaves + (size_t)leaf * (size_t)t->about.classes, t->about.classes);
+    if (choice != d->labels[image]) return;
+    t->path_accuracy += 1.0 / d->count;
+    if (t->example < 0) t->example = image, t->leaf = leaf;
+}
+
+/* Reads the tree of a model, if it has one, and sends images, pixels of 8 bits, through it. Returns 0 if it has
+   none or memory ran out. */
+REPORT_PUBLIC static int report_tree_open(report_tree *t, const kd_model *m, const kd_data *d)
+{
+    enum { BATCH = 64 };
+    const int plane = d->height * d->width, pixels = d->channels * plane;
+    size_t nodes, leaves;
+    float *x, *paths;
+    int i, j, n, done;
+    memset(t, 0, sizeof *t);
+    t->example = -1;
+    if (kd_tree_info(m, &t->about) != KD_OK) return 0;
+    leaves = (size_t)1 << t->about.depth, nodes = 2 * leaves - 1;
+    if (t->about.channels == d->channels && t->about.height == d->height && t->about.width == d->width)
+        t->filters = (float *)calloc(leaves * (size_t)pixels, sizeof *t->filters);
+    t->leaves = (float *)calloc(leaves * (size_t)t->about.classes, sizeof *t->leaves);
+    t->share = (double *)calloc(nodes, sizeof *t->share);
+    x = (float *)calloc((size_t)BATCH * (size_t)pixels, sizeof *x);
+    paths = (float *)calloc((size_t)BATCH * nodes, sizeof *paths);
+    done = t->leaves && t->share && x && paths && kd_tree_read(m, t->filters, NULL, t->leaves) == KD_OK;
+    for (i = 0; i < d->count && done; i += n) {
+        const uint8_t *from = (const uint8_t *)d->pixels + (size_t)i * (size_t)pixels;
+        n = d->count - i < BATCH ? d->count - i : BATCH;
+        for (j = 0; j < n * pixels; ++j) {
+            const int c = j / plane % d->channels;
+            x[j] = ((float)from[j] / 255 - d->mean[c]) / d->std[c];
+        }
+        done = kd_tree_paths(m, x, n, paths) == KD_OK;
+        for (j = 0; j < n && done; ++j) report_tree_pass(t, d, i + j, paths + (size_t)j * nodes);
+    }
+    free(x);
+    free(paths);
+    if (!done) report_tree_close(t);
+    return done;
+}
+
+/* The filter of an inner node: orange where brightness sends an image to the right, blue where to the left. */
+static void report_filter(FILE *f, const report *r, int node, double x, double y, double size)
+{
+    static const int full[2][3] = {{225, 87, 20}, {37, 99, 235}};
+    const int plane = r->height * r->width;
+    const float *w = r->tree->filters + (size_t)node * (size_t)(r->channels * plane);
+    uint8_t *rgb = (uint8_t *)calloc((size_t)plane, 3);
+    double *sum = (double *)calloc((size_t)plane, sizeof *sum), largest = 1e-30;
+    int i, c;
+    if (rgb && sum) {
+        for (c = 0; c < r->channels; ++c)
+            for (i = 0; i < plane; ++i) sum[i] += (double)w[c * plane + i];
+        for (i = 0; i < plane; ++i) largest = fmax(largest, fabs(sum[i]));
+        for (i = 0; i < plane; ++i)
+            for (c = 0; c < 3; ++c)
+                rgb[3 * i + c] = (uint8_t)(255 - fabs(sum[i]) / largest * (255 - full[sum[i] < 0][c]));
+        fprintf(f, "<image x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" href=\"data:image/png;base64,",
+                x - size / 2, y - size / 2, size, size);
+        (void)stbi_write_png_to_func(report_base64, f, r->width, r->height, 3, rgb, 3 * r->width);
+        fputs("\"/>", f);
+    }
+    free(rgb);
+    free(sum);
+}
+
+enum { REPORT_TREE_WIDTH = 1040, REPORT_TREE_STEP = 96, REPORT_TREE_TOP = 44 };
+
+static int report_level(int node)
+{
+    int level = 0;
+    while (node + 1 >= 2 << level) ++level;
+    return level;
+}
+
+static double report_node_x(int node)
+{
+    const int level = report_level(node);
+    return (node + 1.5 - (1 << level)) * REPORT_TREE_WIDTH / (1 << level);
+}
+
+static double report_node_y(int node) { return REPORT_TREE_TOP + report_level(node) * REPORT_TREE_STEP; }
+
+/* Whether the way of the example goes through a node. */
+static int report_on_path(const report_tree *t, int node)
+{
+    int j = (1 << t->about.depth) - 1 + t->leaf;
+    while (j > node) j = (j - 1) / 2;
+    return t->example >= 0 && j == node;
+}
+
+/* What the leaves below a node say, each as often as it is reached. Returns the class they say most. */
+static int report_below(const report_tree *t, int node, double *share)
+{
+    const int levels = t->about.depth - report_level(node), inner = (1 << t->about.depth) - 1;
+    int first = node, best = 0, i, k, c;
+    double *say = (double *)calloc((size_t)t->about.classes, sizeof *say), all = 0;
+    if (!say) return 0;
+    for (k = 0; k < levels; ++k) first = 2 * first + 1;
+    for (i = first; i < first + (1 << levels); ++i) {
+        all += t->share[i];
+        for (c = 0; c < t->about.classes; ++c)
+            say[c] += t->share[i] * (double)t->leaves[(size_t)(i - inner) * (size_t)t->about.classes + (size_t)c];
+    }
+    for (c = 1; c < t->about.classes; ++c) {
+        if (say[c] > say[best]) best = c;
+    }
+    *share = say[best] / fmax(all, 1e-30);
+    free(say);
+    return best;
+}
+
+static void report_tree_leaf(FILE *f, const report *r, int node)
+{
+    double sure = 0;
+    const int says = report_below(r->tree, node, &sure);
+    const double x = report_node_x(node), y = report_node_y(node);
+    fprintf(f, "<g><title>%.2f %% of the images; %.0f %% ", 100 * r->tree->share[node], 100 * sure);
+    report_escape(f, r->classes[says]);
+    fprintf(f,
+            "</title><rect x=\"%.1f\" y=\"%.1f\" width=\"16\" height=\"16\" rx=\"4\" fill=\"var(--%s)\" "
+            "fill-opacity=\"%.2f\" stroke=\"var(--line)\"/><text transform=\"translate(%.1f %.1f) rotate(90)\">",
+            x - 8, y - 8, report_on_path(r->tree, node) ? "d" : "t", 0.1 + 0.9 * sure, x - 4, y + 14);
+    report_escape(f, r->classes[says]);
+    fprintf(f, " %.0f&#8201;%%</text></g>", 100 * sure);
+}
+
+static void report_decisions(FILE *f, const report *r)
+{
+    const report_tree *t = r->tree;
+    int levels, leaves, j;
+    if (!t) return;
+    levels = t->about.depth < REPORT_LEVELS ? t->about.depth : REPORT_LEVELS;
+    leaves = 1 << levels;
+    fputs("<h2>How the student decides</h2><p>It is a soft decision tree. ", f);
+    if (t->filters)
+        fputs("Each inner node weighs the pixels: orange ones that are bright send an image to the right, blue "
+              "ones to "
+              "the left. ",
+              f);
+    fputs(
+        "Lines are as thick as the share of the test images that takes them; a square is a leaf, with the class it "
+        "names. ",
+        f);
+    if (t->about.depth > levels) fprintf(f, "The first %d of %d levels are drawn. ", levels, t->about.depth);
+    fprintf(f, "Asked for the most probable leaf alone, the tree is right on %.2f&nbsp;%% of the test images. ",
+            100 * t->path_accuracy);
+    if (t->example >= 0) fputs("The green way is that of the image in the corner.", f);
+    fprintf(f, "</p><div class=\"card\" style=\"position:relative\"><svg viewBox=\"0 0 %d %d\" role=\"img\">",
+            REPORT_TREE_WIDTH, REPORT_TREE_TOP + levels * REPORT_TREE_STEP + 120);
+    for (j = 1; j < 2 * leaves - 1; ++j)
+        fprintf(f,
+                "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"var(--%s)\" "
+                "stroke-width=\"%.1f\"><title>%.2f %% of the images</title></line>",
+                report_node_x((j - 1) / 2), report_node_y((j - 1) / 2), report_node_x(j), report_node_y(j),
+                report_on_path(t, j) ? "d" : "a", 1 + 13 * t->share[j], 100 * t->share[j]);
+    for (j = 0; j < leaves - 1; ++j) {
+        const double room = 0.8 * REPORT_TREE_WIDTH / (1 << report_level(j));
+        if (t->filters)
+            report_filter(f, r, j, report_node_x(j), report_node_y(j), room < 76 ? room : 76);
+        else
+            fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/>", report_node_x(j),
+                    report_node_y(j));
+    }
+    for (j = leaves - 1; j < 2 * leaves - 1; ++j) report_tree_leaf(f, r, j);
+    fputs("</svg>", f);
+    if (t->example >= 0) {
+        fputs("<div style=\"position:absolute;left:20px;top:18px;font-size:13px\">", f);
+        (void)report_tiles(f, r, &r->test, &t->example, 1, "width:72px");
+        report_escape(f, r->classes[r->test.labels[t->example]]);
+        fputs("</div>", f);
+    }
+    fputs("</div>", f);
+}
+
 /* ---- what pulls at the student --------------------------------------------------------------------------- */
 
 static void report_diagnosis(FILE *f, const report *r)
@@ -845,6 +1051,7 @@ REPORT_PUBLIC static int report_write(FILE *f, const report *r)
     report_soft_targets(f, r);
     report_choices(f, r);
     report_diagnosis(f, r);
+    report_decisions(f, r);
     fputs(
         "<h2>Where the distilled student errs</h2><p>Rows are true classes, columns what the student that was kept "
         "says.</p><div style=\"display:grid;gap:16px\">",

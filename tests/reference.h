@@ -15,6 +15,8 @@ typedef struct reference {
     double **weights;                 /* by parameter, PyTorch's order; the tests change these */
     double **values;                  /* by value: (n, c, h, w) */
     double **batch_mean, **batch_var; /* by node: what batch normalisation saw; var is biased */
+    double penalty;                   /* what a softtree adds to the loss */
+    const float *prompt;              /* (n, numbers of the prompt layer), NULL: zeros */
     int n, training;
 } reference;
 
@@ -25,6 +27,8 @@ KD__PRIVATE void reference_open(reference *r, const kd_model *m, int n, int trai
     r->m = m;
     r->n = n;
     r->training = training;
+    r->penalty = 0;
+    r->prompt = NULL;
     r->weights = (double **)calloc((size_t)m->param_count + 1, sizeof(double *));
     r->values = (double **)calloc((size_t)m->value_count, sizeof(double *));
     r->batch_mean = (double **)calloc((size_t)m->node_count, sizeof(double *));
@@ -166,6 +170,40 @@ KD__PRIVATE void reference_norm(reference *r, int node, const double *x, double 
     }
 }
 
+/* Frosst and Hinton 2017: the mixture of the leaves, and equations 4 and 5, node by node. */
+KD__PRIVATE void reference_tree(reference *r, int node, const double *a, double *y)
+{
+    const kd__node *n = &r->m->nodes[node];
+    const int leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0], classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    const double *beta = r->weights[n->param[0]], *phi = r->weights[n->param[1]];
+    double *mass = (double *)calloc((size_t)leaves * 4, sizeof *mass), *p = mass + 2 * leaves;
+    int i, j, c, depth;
+    for (i = 0; i < r->n; ++i, a += leaves - 1, y += classes) {
+        for (c = 0; c < classes; ++c) y[c] = 0;
+        for (j = 0, p[0] = 1; j < 2 * leaves - 1; ++j) {
+            mass[j] += p[j];
+            if (j < leaves - 1) {
+                const double right = 1 / (1 + exp(-beta[j] * a[j]));
+                p[2 * j + 2] = p[j] * right;
+                p[2 * j + 1] = p[j] * (1 - right);
+            } else {
+                const double *row = phi + (j - leaves + 1) * classes;
+                double sum = 0;
+                for (c = 0; c < classes; ++c) sum += exp(row[c]);
+                for (c = 0; c < classes; ++c) y[c] += p[j] * exp(row[c]) / sum;
+            }
+        }
+        for (c = 0; c < classes; ++c) y[c] = log(y[c]);
+    }
+    r->penalty = 0;
+    for (depth = 0, j = 0; j < leaves - 1; ++j) {
+        const double share = mass[2 * j + 2] / mass[j];
+        while (j >= (2 << depth) - 1) ++depth;
+        r->penalty -= n->arg[KD__TREE_PENALTY].v[0] * pow(2, -depth) * 0.5 * (log(share) + log(1 - share));
+    }
+    free(mass);
+}
+
 /* Dropout is left out: its mask is random by design and has tests of its own. */
 KD__PRIVATE void reference_sample(reference *r, int node, int i)
 {
@@ -194,7 +232,10 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
     } else if (t->build == kd__add_build) {
         for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[n->in2][i * out_count + o];
     } else {
-        memcpy(y, x, (size_t)out_count * sizeof *y);
+        for (o = 0; o < out_count; ++o)
+            y[o] = o < in_count ? x[o]
+                   : r->prompt  ? (double)r->prompt[i * (out_count - in_count) + o - in_count]
+                                : 0;
     }
 }
 
@@ -206,6 +247,8 @@ KD__PRIVATE const double *reference_run_from(reference *r, int first)
         const kd__node *n = &r->m->nodes[node];
         if (kd__layer_types[n->type].build == kd__norm_build)
             reference_norm(r, node, r->values[n->in], r->values[n->out]);
+        else if (kd__layer_types[n->type].build == kd__tree_build)
+            reference_tree(r, node, r->values[n->in], r->values[n->out]);
         else
             for (i = 0; i < r->n; ++i) reference_sample(r, node, i);
     }

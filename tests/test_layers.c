@@ -19,9 +19,9 @@ typedef struct slope {
 typedef struct expectation {
     const char *spec;
     int batch, slope_count;
-    int64_t outputs; /* of the whole batch */
-    float *x, *direction;
-    double *values[2]; /* outputs in evaluation and in training */
+    int64_t outputs;               /* of the whole batch */
+    float *x, *direction, *prompt; /* prompt: in training */
+    double *values[2];             /* outputs in evaluation and in training */
     slope *slopes;
 } expectation;
 
@@ -68,6 +68,7 @@ static double difference(reference *r, const expectation *e, int tensor, int64_t
         for (i = 0; i < count; ++i) w[i] += (at < 0 ? (double)along[i] : i == at) * (down ? -h : h);
         y = reference_run_from(r, node);
         for (i = 0; i < e->outputs; ++i) loss[down] += y[i] * (double)e->direction[i];
+        loss[down] += r->penalty;
         memcpy(w, kept, (size_t)count * sizeof *kept);
     }
     free(kept);
@@ -86,11 +87,13 @@ static void expect(expectation *e, const char *spec, int batch)
     e->outputs = (int64_t)batch * kd_model_outputs(m);
     e->x = test_floats(1, (size_t)(batch * kd__shape_count(&m->values[m->input].shape)), 1);
     e->direction = test_floats(2, (size_t)e->outputs, 1);
+    e->prompt = test_floats(3, (size_t)(batch * m->prompt), 1);
     e->slopes = next = (slope *)malloc((size_t)m->param_count * (PROBES + 2) * sizeof *next);
     for (training = 0; training < 2; ++training) {
         const size_t bytes = (size_t)e->outputs * sizeof(double);
         reference r;
         reference_open(&r, m, batch, training);
+        r.prompt = training ? e->prompt : NULL;
         e->values[training] = (double *)malloc(bytes);
         memcpy(e->values[training], reference_run(&r, e->x), bytes);
         for (tensor = m->param_count - 1; tensor >= 0 && training; --tensor) { /* the last first: see difference */
@@ -114,6 +117,7 @@ static void expectation_free(expectation *e)
 {
     free(e->x);
     free(e->direction);
+    free(e->prompt);
     free(e->values[0]);
     free(e->values[1]);
     free(e->slopes);
@@ -170,6 +174,7 @@ static void check_expectation(kd_isa isa, int threads, const expectation *e)
     for (training = 0; training < 2; ++training) {
         kd__run *run;
         assert_ok(kd, kd__run_open(m, training ? m : NULL, e->batch, &run));
+        run->prompt = training ? e->prompt : NULL;
         kd__run_forward(run, e->x, e->batch);
         kd__export(run, e->batch, logits);
         for (i = 0; i < e->outputs; ++i) {
@@ -388,6 +393,22 @@ static void test_residual(void **state)
           "2x6x6: residual(residual(conv 3 3 pad=1, relu), depthwise 3 pad=1), residual(relu), maxpool 2, dense 2",
           "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2",
           "2x5x5: conv 3 3 pad=1, residual(residual(conv 3 3 pad=1, tanh), conv 3 3 pad=1), dense 2");
+}
+
+static void test_softtree(void **state)
+{
+    (void)state;
+    CHECK("3: softtree 1 2", "5: softtree 3 4 penalty=0", "7: dense 6, tanh, softtree 4 3 penalty=7",
+          "2x3x4: conv 3 2, tanh, softtree 2 20 0.5", "6: softtree 5 33, tanh, dense 2");
+}
+
+static void test_prompt(void **state)
+{
+    (void)state;
+    CHECK("4: prompt 3, dense 2", "2x3x4: prompt 1, dense 5, tanh, dense 2",
+          "2x4x4: conv 5 3 pad=1, tanh, prompt 20, dense 3",
+          "6: dense 5, residual(prompt 2, tanh, dense 3), dense 2",
+          "3x4x4: conv 4 3, flatten, residual(prompt 4, dense 6), softtree 2 3");
 }
 
 /* Large enough that every blocking of the kernels is entered. */
@@ -614,6 +635,8 @@ int main(void)
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_batchnorm),
         cmocka_unit_test(test_residual),
+        cmocka_unit_test(test_softtree),
+        cmocka_unit_test(test_prompt),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_like_pytorch),
         cmocka_unit_test(test_dropout),

@@ -309,9 +309,8 @@ static void check_spec_error(const char *spec, const char *message)
 }
 
 #define ALL_LAYERS                                                                                                 \
-    "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, residual, relu, "       \
-    "relu6, "                                                                                                      \
-    "leakyrelu, gelu, silu, hardswish, sigmoid and tanh"
+    "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, residual, softtree, "   \
+    "prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:"
 #define NO_MORE "follows; layers are separated by commas"
 

@@ -46,6 +46,7 @@ static void spec_seeds(void)
         "3x2147483647x2: dense 4294967296",
         "5: residual(residual(residual(residual(relu))))",
         "5: dense 2 bias=, dense",
+        "1x4x4: tree: softtree 3 4 penalty=0.5, softtree 12 100000000",
     };
     size_t i;
     for (i = 0; i < sizeof lines / sizeof *lines; ++i) {

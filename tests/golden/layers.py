@@ -4,7 +4,7 @@
     /usr/bin/python3 layers.py > layers.h        (torch 1.13, numpy)
 
 All cases take their input, weights and direction from the start of three common lists. The loss is the sum of all
-outputs times the direction.
+outputs times the direction, and what a layer adds to it.
 """
 import textwrap
 
@@ -37,6 +37,33 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return self.body(x) + self.shortcut(x)
+
+
+class SoftTree(nn.Module):
+    """Frosst and Hinton 2017, path by path; the tensors in the order of kd.h."""
+
+    def __init__(self, features, depth, classes, penalty):
+        super().__init__()
+        self.filters = nn.Linear(features, 2 ** depth - 1)
+        self.beta = nn.ParameterList([nn.Parameter(torch.ones(2 ** depth - 1))])
+        self.leaves = nn.ParameterList([nn.Parameter(torch.zeros(2 ** depth, classes))])
+        self.depth, self.strength = depth, penalty
+
+    def forward(self, x):
+        right = torch.sigmoid(self.beta[0] * self.filters(x.flatten(1)))
+        mixture, self.penalty = 0, 0
+        for leaf in range(2 ** self.depth):
+            path, node = torch.ones(len(x)), 0
+            for depth in range(self.depth):
+                level = self.depth - depth
+                if leaf % 2 ** level == 0:  # the first leaf below this node
+                    share = (path * right[:, node]).sum() / path.sum()
+                    self.penalty -= self.strength * 2 ** -depth * (share.log() + (1 - share).log()) / 2
+                goes_right = leaf >> level - 1 & 1
+                path = path * (right[:, node] if goes_right else 1 - right[:, node])
+                node = 2 * node + 1 + goes_right
+            mixture = mixture + path[:, None] * torch.softmax(self.leaves[0][leaf], 0)
+        return mixture.log()
 
 
 def conv(a, b, k, **options):
@@ -89,6 +116,8 @@ CASES = [
                nn.Sequential(conv(2, 3, 1, stride=2, bias=False), nn.BatchNorm2d(3)))]),
     ('2x1x2: flatten, residual(dense 3, tanh)', 2,
      [nn.Flatten(), Residual([nn.Linear(4, 3), nn.Tanh()], nn.Linear(4, 3))]),
+    ('2x1x2: softtree 2 3', 3, [SoftTree(4, 2, 3, 0.1)]),
+    ('3x1x1: softtree 3 2 penalty=0.75, tanh', 5, [SoftTree(3, 3, 2, 0.75), nn.Tanh()]),
 ]
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 
@@ -116,7 +145,8 @@ def run(line, samples, layers):
     still = net.eval()(x).detach().flatten().tolist()
     y = net.train()(x)
     assert y.numel() <= len(directions)
-    (y.flatten() * torch.from_numpy(directions[:y.numel()].astype(numpy.float64))).sum().backward()
+    loss = (y.flatten() * torch.from_numpy(directions[:y.numel()].astype(numpy.float64))).sum()
+    (loss + sum(module.penalty for module in net.modules() if isinstance(module, SoftTree))).backward()
     grads = dict((name, p.grad) for name, p in net.named_parameters())
     tensors = [v for name, t in net.state_dict().items() if t.dim() for v in grads.get(name, t).flatten().tolist()]
     return int(pool is wide_inputs), y.detach().flatten().tolist(), still, x.grad.flatten().tolist(), tensors
