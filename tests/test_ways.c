@@ -737,6 +737,76 @@ static void test_adversarial_training(void **state)
     scene_close(s);
 }
 
+/* Where nothing else is random, the seed decides where attacks start, if they start anywhere but at the image. */
+static void test_random_starts(void **state)
+{
+    signs *s = signs_open();
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CE);
+    uint64_t hash[2][2];
+    int start, seed;
+    (void)state;
+    loss.inputs = KD_INPUTS_ADVERSARIAL;
+    for (start = 0; start < 2; ++start) {
+        for (seed = 0; seed < 2; ++seed) {
+            kd_model *m = create("16: dense 2", 1);
+            kd_train_desc desc = signs_desc();
+            desc.losses = &loss, desc.loss_count = 1;
+            desc.epochs = 2, desc.shuffle = 0, desc.seed = (uint64_t)seed;
+            desc.attack.random_start = (float)start, desc.attack.seed = (uint64_t)(seed + 10 * start);
+            assert_ok(kd, kd_train(m, &s->data, &desc));
+            hash[start][seed] = kd_model_hash(m);
+            kd_model_destroy(m);
+        }
+    }
+    assert_true(hash[0][0] == hash[0][1] && hash[1][0] != hash[1][1] && hash[0][0] != hash[1][0]);
+    free(s);
+}
+
+/* A training with all of it, stopped between two batches of one update, ends with the same bits. */
+static void test_checkpoint(void **state)
+{
+    scene *s = scene_open(kd);
+    kd_model *teacher = create("2x4x4: a: conv 5 3 pad=1, relu, dense 3", 5), *m[2];
+    kd_data data = kd_data_f32(s->x, s->labels, 60, 2, 4, 4, CLASSES);
+    kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    char path[] = "/tmp/kd_ways_XXXXXX";
+    const int file = mkstemp(path);
+    kd_trainer *t;
+    recipe r;
+    int i, step;
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    hint.student = hint.teacher = "a";
+    hint.weight = 0.1f;
+    r = everything(teacher, &hint);
+    r.desc.losses = r.losses, r.desc.loss_weights = r.weights;
+    for (i = 0; i < 2; ++i) {
+        m[i] = create("2x4x4: a: conv 6 3 pad=1, batchnorm, relu, dropout 0.3, dense 3", 4 + (uint64_t)i);
+        assert_ok(kd, kd_trainer_open(m[i], &data, &r.desc, &t));
+        if (i) assert_ok(kd, kd_trainer_load(t, path));
+        for (step = 0; !kd_trainer_done(t); ++step) {
+            if (i == 0 && step == 5) assert_ok(kd, kd_trainer_save(t, path));
+            assert_ok(kd, kd_trainer_step(t, NULL));
+        }
+        kd_trainer_close(t);
+    }
+    assert_true(kd_model_hash(m[0]) == kd_model_hash(m[1]));
+    for (i = 0; i < 2; ++i) {
+        if (i)
+            r.desc.attack.step *= 2;
+        else
+            r.desc.dot_delta = 0.06f;
+        assert_ok(kd, kd_trainer_open(m[1], &data, &r.desc, &t));
+        assert_fails(kd, kd_trainer_load(t, path), KD_ERR_DATA, "another options");
+        kd_trainer_close(t);
+        r.desc.dot_delta = 0.05f;
+    }
+    unlink(path);
+    kd_model_destroy(m[0]), kd_model_destroy(m[1]), kd_model_destroy(teacher);
+    scene_close(s);
+}
+
 static void test_training_refused(void **state)
 {
     signs *s = signs_open();
@@ -1409,6 +1479,8 @@ int main(void)
         TEST(test_robustness),
         TEST(test_same_bits),
         TEST(test_adversarial_training),
+        TEST(test_random_starts),
+        TEST(test_checkpoint),
         TEST(test_training_refused),
         TEST(test_log),
         TEST(test_teacher_assistants),
