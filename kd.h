@@ -85,6 +85,7 @@ CONTENTS (search for the tag)
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
+   >>diagnose   what teacher and labels ask of a student
    >>io         .npy and safetensors
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
@@ -409,7 +410,7 @@ typedef struct kd_loss_desc {
     kd_loss_kind kind;
     float temperature;        /* -;   > 0 */
     float alpha;              /* -;   weight of the soft term, 0 to 1 */
-    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term */
+    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term where there is one */
     kd_reduction reduction;   /* KD_REDUCTION_ROWS */
     const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
 
@@ -420,6 +421,11 @@ typedef struct kd_loss_desc {
     float certainty;   /* -; 0.9 for KD_ADJUST_SMOOTH; 1e-6 to 0.999999 */
     float warmup; /* -; epochs, 0 to 1e6; in training the soft term is multiplied by min((epoch + 1) / warmup, 1),
                           epochs counted from 0. Of ctkd: see there */
+    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end
+       in the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's
+       logits with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
+    float temperature_end; /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
+    float alpha_end;       /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
     float temperatures[KD_MAX_TEMPERATURES]; /* -; of mlld, each above 0 */
     int temperature_count;                   /* -; 1 to KD_MAX_TEMPERATURES */
     /* 0; 1: the soft term sees (x - mean) / (std + 1e-7) of each row of both logits, std by C - 1: Sun et al. 2024.
@@ -455,6 +461,10 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
    weights NULL: equal; otherwise positive, scaled to sum 1. out may be one of the inputs. */
 KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
                                     int rows, int cols, float temperature, float *out);
+/* The same of logits: out[r, :] = sum_i w_i logits[i][r, :], whose softmax is at every temperature the teachers'
+   geometric mean, scaled to sum 1. In double precision: the same bits on every instruction set. */
+KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                  int rows, int cols, float *out);
 
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
@@ -724,14 +734,31 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
                         channel c1 of the first layer and c2 of the second. The two layers of one model are averaged
                         to the smaller size; both models need the same numbers of channels
                         Yim et al. 2017
+   KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them,
+                        of HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of
+                        their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only cells
+                        smaller than T count, the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
+                        1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
+                        g = sigmoid(conv 1x1(both)) by pixel, N batch normalisation by the batch at hand. X has
+                        min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of
+                        S_l, and X_l to that of T_l, by taking the nearest pixel
+                        Chen et al. 2021 (ReviewKD), as in their code
+   KD_FEATURE_CRD       mean over i of -log softmax_j(<e_i, f_j> / temperature)[i] - log softmax_j(<e_j, f_i> /
+                        temperature)[i]; e = E(S) / |E(S)|, f = F(T) / |F(T)|, E and F learned linear maps with
+                        bias from all numbers of a sample to `width`. This is InfoNCE within the batch: a sample's
+                        negatives are all others of its batch, whatever their class. The paper draws 16384 of other
+                        classes from a memory of older embeddings, and has NCE with a constant in the place of the
+                        sum. A batch of 1 teaches nothing
+                        Tian et al. 2020
 
    Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
-   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(channels)) and are forgotten when training ends.
+   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions sqrt(3)
+   times that) and are forgotten when training ends.
    All is computed in double precision, the same on every instruction set.
 
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
-   rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50. atpaper 500 (1000 / 2). cc 0.02 (there with
-   another form of it). */
+   rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50, crd 0.8. atpaper 500 (1000 / 2). cc 0.02 (there
+   with another form of it). review 5 with a warm-up of 20 epochs, as its authors have it for CIFAR-100. */
 #define KD_FEATURES(X)                                                                                             \
     X(KD_FEATURE_HINT, "hint")                                                                                     \
     X(KD_FEATURE_AT, "at")                                                                                         \
@@ -742,7 +769,9 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     X(KD_FEATURE_CC, "cc")                                                                                         \
     X(KD_FEATURE_NST, "nst")                                                                                       \
     X(KD_FEATURE_VID, "vid")                                                                                       \
-    X(KD_FEATURE_FSP, "fsp")
+    X(KD_FEATURE_FSP, "fsp")                                                                                       \
+    X(KD_FEATURE_REVIEW, "review")                                                                                 \
+    X(KD_FEATURE_CRD, "crd")
 
 typedef enum kd_feature_kind {
 #define KD__ITEM(name, word) name,
@@ -754,12 +783,15 @@ typedef enum kd_feature_kind {
 typedef struct kd_feature_loss {
     uint32_t cookie; /* set by kd_feature_loss_defaults */
     kd_feature_kind kind;
-    const char *student, *teacher;   /* tags; must be set */
+    const char *student, *teacher;   /* tags, must be set; of review lists of 1 to 8, as in "low, middle, high" */
     const char *student2, *teacher2; /* NULL; tags of the second layers of fsp */
     float weight;                    /* as published; 0 to 1e6 */
     float distance, angle;           /* 25, 50; 0 to 1e6; rkd */
     float gamma;                     /* 0.4; 0 to 100; cc */
     int order;                       /* 2; 1 to 8; cc */
+    float temperature;               /* 0.07; 1e-3 to 1e3; crd */
+    int width;                       /* 128; 1 to 65536; numbers of an embedding; crd */
+    float warmup; /* 0, review 20; epochs, 0 to 1e6; the weight is multiplied by min((epoch + 1) / warmup, 1) */
 } kd_feature_loss;
 
 KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind);
@@ -837,6 +869,12 @@ typedef struct kd_epoch_info {
    in another engine. Called from the calling thread. */
 typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
 
+/* How several teachers become one. */
+typedef enum kd_teacher_average {
+    KD_AVERAGE_PROBABILITIES, /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers */
+    KD_AVERAGE_LOGITS         /* kd_average_logits */
+} kd_teacher_average;
+
 typedef struct kd_train_desc {
     uint32_t cookie; /* set by kd_train_defaults */
 
@@ -872,12 +910,12 @@ typedef struct kd_train_desc {
     kd_augment augment; /* all off */
 
     /* At most one source of soft targets: teacher, teachers, teacher_fn, cache, or kd_data.teacher_logits. */
-    const kd_model *teacher; /* NULL; runs in evaluation mode, is never written to */
-    /* NULL; several, probabilities averaged at the temperature of the loss (1 of ttm and wttm) */
-    const kd_model *const *teachers;
-    const float *teacher_weights; /* NULL: equal */
-    int teacher_count;            /* 0 */
-    kd_teacher_fn teacher_fn;     /* NULL */
+    const kd_model *teacher;            /* NULL; runs in evaluation mode, is never written to */
+    const kd_model *const *teachers;    /* NULL; several, averaged */
+    const float *teacher_weights;       /* NULL: equal */
+    int teacher_count;                  /* 0 */
+    kd_teacher_average teacher_average; /* KD_AVERAGE_PROBABILITIES */
+    kd_teacher_fn teacher_fn;           /* NULL */
     void *teacher_user;
     const kd_cache *cache; /* NULL; must have been made from these data and this augmentation */
     kd_loss_desc loss;     /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
@@ -973,6 +1011,33 @@ KDDEF kd_result kd_cache_save(const kd_cache *c,
 KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
 KDDEF const float *kd_cache_logits(const kd_cache *c,
                                    int view); /* (count, classes), NULL if there is no such view */
+
+/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+
+/* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
+   the student's trained numbers, of means over all data, in training mode as a step would have them (batch
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term; and
+   the loss's soft term as it stands in the table of losses, with T^2, without alpha, soft_weight, reduction and
+   convention. */
+typedef struct kd_diagnosis {
+    kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
+    double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
+    double gradient_cosine; /* of the two gradients, -1 to 1; 0 where one of them is 0 */
+    double hard_norm, soft_norm;     /* their L2 norms */
+    double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
+} kd_diagnosis;
+
+typedef struct kd_diagnose_desc {
+    uint32_t cookie;         /* set by kd_diagnose_defaults */
+    const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
+    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher */
+    int batch;               /* 256; 1 to 65536 */
+} kd_diagnose_desc;
+
+KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
+/* desc NULL: the defaults. Every sample needs a label. The student is not changed. */
+KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
+                            kd_diagnosis *out);
 
 /* ---- arrays in files ------------------------------------------------------------------------------------- */
 
@@ -2417,26 +2482,41 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
     return kd__softmax_run(kd, "kd_log_softmax", logits, rows, cols, temperature, 1, log_probs);
 }
 
+enum { KD__MAX_TEACHERS = 64 };
+
+/* What every average needs; *total becomes the sum of the weights. */
+KD__PRIVATE kd_result kd__average_check(kd_ctx *kd, const char *where, const float *const *logits,
+                                        const float *weights, int teachers, int rows, int cols, const float *out,
+                                        double *total)
+{
+    int i;
+    *total = 0;
+    if (!logits || !out || teachers < 1 || teachers > KD__MAX_TEACHERS || rows < 0 || cols < 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 1 to 64 teachers and at least one column", where);
+    for (i = 0; i < teachers; ++i) {
+        if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d has no logits, or a weight that is not positive",
+                            where, i);
+        *total += weights ? (double)weights[i] : 1.0;
+    }
+    return KD_OK;
+}
+
 KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
                                     int rows, int cols, float temperature, float *out)
 {
     enum { ROWS = 64 };
-    const float *from[64];
-    float log_weight[64], *log_probs;
-    double total = 0;
+    const float *from[KD__MAX_TEACHERS];
+    float log_weight[KD__MAX_TEACHERS], *log_probs;
+    double total;
+    kd_result result;
     int i, r;
     if (!kd) return KD_ERR_ARGUMENT;
-    if (!logits || !out || teachers < 1 || teachers > KD__COUNT(from) || rows < 0 || cols < 1)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: needs 1 to 64 teachers and at least one column");
+    result = kd__average_check(kd, "kd_average_teachers", logits, weights, teachers, rows, cols, out, &total);
+    if (result != KD_OK) return result;
     if (!(temperature > 0) || !kd__is_finite((double)temperature))
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_average_teachers: the temperature must be above 0, got %s",
                         kd__number((double)temperature, 6).chars);
-    for (i = 0; i < teachers; ++i) {
-        if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
-            return kd__fail(kd, KD_ERR_ARGUMENT,
-                            "kd_average_teachers: teacher %d has no logits, or a weight that is not positive", i);
-        total += weights ? (double)weights[i] : 1.0;
-    }
     for (i = 0; i < teachers; ++i) log_weight[i] = (float)kd__log_of((weights ? (double)weights[i] : 1.0) / total);
     log_probs = kd__scratch(kd, kd__times(kd__times((size_t)teachers, ROWS), (size_t)cols));
     if (!log_probs) return KD_ERR_MEMORY;
@@ -2450,6 +2530,22 @@ KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, cons
         kd->k->log_mix((ptrdiff_t)now * cols, teachers, from, log_weight, temperature, out + (ptrdiff_t)r * cols);
     }
     return KD_OK;
+}
+
+KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                  int rows, int cols, float *out)
+{
+    double total, sum;
+    ptrdiff_t at;
+    kd_result result;
+    int i;
+    if (!kd) return KD_ERR_ARGUMENT;
+    result = kd__average_check(kd, "kd_average_logits", logits, weights, teachers, rows, cols, out, &total);
+    for (at = 0; result == KD_OK && at < (ptrdiff_t)rows * cols; ++at) {
+        for (i = 0, sum = 0; i < teachers; ++i) sum += (weights ? (double)weights[i] : 1.0) * (double)logits[i][at];
+        out[at] = (float)(sum / total);
+    }
+    return result;
 }
 
 /* ============================================================================================================
@@ -3006,6 +3102,7 @@ KD__PRIVATE double kd__soft_cskd(kd__soft *p)
 /* ---- what there is --------------------------------------------------------------------------------------- */
 
 enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
+enum { KD__T = 1, KD__ALPHA = 2 };
 
 /* What a loss needs, its defaults, and its soft term: of a row, or over a batch, which fills in `values` and g and
    returns what the mean of the values lacks. ce and bce have kernels alone. A new loss is a line in KD_LOSSES, one
@@ -3014,6 +3111,7 @@ struct kd__loss_info {
     int teacher, labels, columns; /* at least */
     int own_hard;                 /* a hard term that is weighed by 1 - alpha, where alpha weighs a soft term */
     int converts;                 /* other libraries' conventions apply */
+    int moves;                    /* KD__T, KD__ALPHA: what may change in training */
     double temperature, alpha, soft, hard, beta, gamma;
     double (*row)(kd__soft_row *r);
     double (*batch)(kd__soft *p);
@@ -3023,26 +3121,26 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
 {
     /* clang-format off */
     static const kd__loss_info table[KD_LOSS_COUNT] = {
-        /* teacher, labels, columns, own_hard, converts, T, alpha, soft, hard, beta, gamma */
-        {KD__MAYBE, KD__MAYBE, 1, 1, 1,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
-        {KD__NO,    KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
-        {KD__YES,   KD__NO,    1, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
-        {KD__YES,   KD__YES,   1, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
-        {KD__YES,   KD__NO,    1, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
-        {KD__MAYBE, KD__YES,   1, 1, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
-        {KD__NO,    KD__EACH,  2, 1, 0, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
-        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
-        {KD__NO,    KD__EACH,  2, 0, 0,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
-        {KD__YES,   KD__NO,    2, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+        /* teacher, labels, columns, own_hard, converts, moves, T, alpha, soft, hard, beta, gamma */
+        {KD__MAYBE, KD__MAYBE, 1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
+        {KD__NO,    KD__YES,   1, 1, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
+        {KD__YES,   KD__NO,    1, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
+        {KD__YES,   KD__YES,   1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
+        {KD__YES,   KD__NO,    1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
+        {KD__MAYBE, KD__YES,   1, 1, 0, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
+        {KD__NO,    KD__EACH,  2, 1, 0, 3, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0, 3,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
+        {KD__YES,   KD__EACH,  3, 0, 0, 1,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
+        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
+        {KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
+        {KD__YES,   KD__NO,    2, 0, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
     /* clang-format on */
     return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
@@ -3074,6 +3172,7 @@ KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind)
     desc.kind = kind;
     desc.temperature = (float)info->temperature;
     desc.alpha = (float)info->alpha;
+    desc.alpha_end = -1;
     desc.reduction = kind == KD_LOSS_TFKD ? KD_REDUCTION_ELEMENTS : KD_REDUCTION_ROWS;
     desc.soft_weight = (float)info->soft;
     desc.hard_weight = (float)info->hard;
@@ -3100,6 +3199,8 @@ KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
     const double least = (double)1e-6f, most = 0.999999;
     const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
     const kd__range ranges[] = {
+        {"temperature_end", (double)desc->temperature_end, 0, 1e30},
+        {"alpha_end", (double)desc->alpha_end, -1, 1},
         {"soft_weight", (double)desc->soft_weight, 0, 1e6},
         {"hard_weight", (double)desc->hard_weight, 0, 1e6},
         {"beta", (double)desc->beta, jsd ? least : 0, jsd ? most : 1e6},
@@ -3128,6 +3229,23 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
                             kd__number((double)desc->temperatures[i], 6).chars);
     }
     return result;
+}
+
+/* What cannot change in training. */
+KD__PRIVATE kd_result kd__loss_check_moves(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int has_teacher)
+{
+    const kd__loss_info *info = kd__loss_look_up(desc->kind);
+    const int moves = info->teacher == KD__MAYBE && !has_teacher ? 0 : info->moves;
+    const char *name = kd_loss_name(desc->kind);
+    if (desc->temperature_end > 0 && !(moves & KD__T))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no temperature that could go to temperature_end",
+                        where, name);
+    if (desc->alpha_end != -1 && !(moves & KD__ALPHA))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no alpha that could go to alpha_end", where, name);
+    if (desc->alpha_end != -1 && desc->alpha_end < 0)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: alpha_end must be in [0, 1], or -1 where alpha stays, got %s",
+                        where, kd__number((double)desc->alpha_end, 6).chars);
+    return KD_OK;
 }
 
 /* Options that do not go with the loss, or not with each other. */
@@ -3203,6 +3321,7 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
     if (cols < 1 || cols > 1 << 24)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits must have 1 to %d columns, got %d", where, 1 << 24, cols);
     result = kd__loss_check_numbers(kd, where, desc);
+    if (result == KD_OK) result = kd__loss_check_moves(kd, where, desc, has_teacher);
     return result == KD_OK ? kd__loss_check_options(kd, where, desc, cols) : result;
 }
 
@@ -8314,17 +8433,19 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
    sample or by row and summed in their order: the same bits for any number of threads.
    ============================================================================================================ */
 
-enum { KD__MAX_FEATURES = 16 };
+enum { KD__MAX_FEATURES = 16, KD__MAX_TAPS = 8, KD__MAX_PARTS = 8 * KD__MAX_TAPS };
 enum { KD__STUDENT, KD__TEACHER };
 
 typedef struct kd__feature kd__feature;
 typedef struct kd__feature_info kd__feature_info;
+typedef struct kd__part kd__part;
 
 struct kd__feature {
     kd_ctx *kd;
     kd_feature_loss desc;
     const kd__feature_info *info;
-    kd__tap *tap[2][2]; /* of student, teacher; first and second layer */
+    kd__tap *tap[2][KD__MAX_TAPS]; /* of student, teacher */
+    int layers;                    /* of each */
     double *room;
     float *params, *param_grads; /* of its learned part */
     int n;                       /* samples */
@@ -8333,21 +8454,27 @@ struct kd__feature {
 /* The first numbers of `room`: one for each sample. */
 struct kd__feature_info {
     double weight;
-    int pools, pairs;
+    int pools, pairs, lists;         /* averages to the smaller size; has second layers; takes several */
     double (*value)(kd__feature *f); /* and the gradient into the student's taps and param_grads */
     size_t (*room)(const kd__feature *f, size_t n);
-    size_t (*params)(const kd__feature *f);
+    int (*parts)(const kd__feature *f, kd__part *parts); /* of its learned part; returns how many */
     double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, double *room);
 };
 
 KD__PRIVATE size_t kd__tap_pixels(const kd__tap *t) { return (size_t)t->h * (size_t)t->w; }
 KD__PRIVATE size_t kd__tap_count(const kd__tap *t) { return (size_t)t->c * kd__tap_pixels(t); }
 
-/* to += factor * from */
+/* to += factor * from; by fours, which compilers make vectors of */
 KD__PRIVATE void kd__add_times(double *to, double factor, const double *from, size_t n)
 {
     size_t i;
-    for (i = 0; i < n; ++i) to[i] += factor * from[i];
+    for (i = 0; i + 4 <= n; i += 4) {
+        const double a = to[i] + factor * from[i], b = to[i + 1] + factor * from[i + 1];
+        const double c = to[i + 2] + factor * from[i + 2], d = to[i + 3] + factor * from[i + 3];
+        to[i] = a, to[i + 1] = b;
+        to[i + 2] = c, to[i + 3] = d;
+    }
+    for (; i < n; ++i) to[i] += factor * from[i];
 }
 
 /* x /= |x|; returns the norm. A vector of zeros stays. */
@@ -8383,82 +8510,169 @@ KD__PRIVATE size_t kd__room_of_samples(const kd__feature *f, size_t n)
 
 /* ---- learned parts --------------------------------------------------------------------------------------- */
 
-/* A convolution of 1x1: y = weight (out, in) x + bias, for n images (channels, pixels). */
-typedef struct kd__pointwise {
-    int n, in, out;
-    size_t pixels;
+/* to[y, x] += factor * from[y + dy, x + dx] where both are inside (h, w) */
+KD__PRIVATE void kd__add_shifted(double *to, double factor, const double *from, int h, int w, int dy, int dx)
+{
+    const int left = KD__MAX(0, -dx), right = w - KD__MAX(0, dx), bottom = h - KD__MAX(0, dy);
+    int y;
+    if (dy == 0 && dx == 0) {
+        kd__add_times(to, factor, from, (size_t)(h * w));
+        return;
+    }
+    for (y = KD__MAX(0, -dy); y < bottom && left < right; ++y)
+        kd__add_times(to + y * w + left, factor, from + (y + dy) * w + left + dx, (size_t)(right - left));
+}
+
+/* The sum of a[y, x] * b[y + dy, x + dx] where both are inside. */
+KD__PRIVATE double kd__dot_shifted(const double *a, const double *b, int h, int w, int dy, int dx)
+{
+    const int left = KD__MAX(0, -dx), right = w - KD__MAX(0, dx), bottom = h - KD__MAX(0, dy);
+    double sum = 0;
+    int y;
+    if (dy == 0 && dx == 0) return kd__dot(a, b, h * w);
+    for (y = KD__MAX(0, -dy); y < bottom && left < right; ++y)
+        sum += kd__dot(a + y * w + left, b + (y + dy) * w + left + dx, right - left);
+    return sum;
+}
+
+/* A convolution that keeps the size: y = weight (out, in, side, side) x + bias, side odd, for n images. */
+typedef struct kd__filter {
+    int n, in, out, h, w, side;
     const float *weight, *bias; /* bias may be NULL */
     const double *x, *dy;
-    double *y, *dx;
+    double *y, *dx; /* dx may be NULL */
     float *weight_grad, *bias_grad;
-} kd__pointwise;
+} kd__filter;
 
-KD__PRIVATE void kd__pointwise_forward(void *arg, int sample, int worker)
+KD__PRIVATE kd__filter kd__filter_of(int n, int in, int out, const kd__tap *size, int side)
 {
-    const kd__pointwise *p = (const kd__pointwise *)arg;
-    const double *x = p->x + (size_t)sample * (size_t)p->in * p->pixels;
-    double *y = p->y + (size_t)sample * (size_t)p->out * p->pixels;
-    size_t i;
-    int o, c;
+    kd__filter p;
+    memset(&p, 0, sizeof p);
+    p.n = n, p.in = in, p.out = out, p.side = side;
+    p.h = size->h, p.w = size->w;
+    return p;
+}
+
+KD__PRIVATE size_t kd__filter_weights(const kd__filter *p)
+{
+    return (size_t)p->out * (size_t)p->in * (size_t)(p->side * p->side);
+}
+
+KD__PRIVATE void kd__filter_forward(void *arg, int sample, int worker)
+{
+    const kd__filter *p = (const kd__filter *)arg;
+    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
+    const double *x = p->x + (size_t)sample * (size_t)(p->in * pixels);
+    double *y = p->y + (size_t)sample * (size_t)(p->out * pixels);
+    int o, c, i;
     (void)worker;
-    for (o = 0; o < p->out; ++o, y += p->pixels) {
-        for (i = 0; i < p->pixels; ++i) y[i] = p->bias ? (double)p->bias[o] : 0;
-        for (c = 0; c < p->in; ++c)
-            kd__add_times(y, (double)p->weight[o * p->in + c], x + (size_t)c * p->pixels, p->pixels);
+    for (o = 0; o < p->out; ++o, y += pixels) {
+        const float *weight = p->weight + (size_t)o * (size_t)(p->in * taps);
+        for (i = 0; i < pixels; ++i) y[i] = p->bias ? (double)p->bias[o] : 0;
+        for (c = 0; c < p->in; ++c) {
+            for (i = 0; i < taps; ++i)
+                kd__add_shifted(y, (double)*weight++, x + (size_t)c * (size_t)pixels, p->h, p->w,
+                                i / p->side - middle, i % p->side - middle);
+        }
     }
 }
 
-KD__PRIVATE void kd__pointwise_backward(void *arg, int sample, int worker)
+KD__PRIVATE void kd__filter_backward(void *arg, int sample, int worker)
 {
-    const kd__pointwise *p = (const kd__pointwise *)arg;
-    const double *dy = p->dy + (size_t)sample * (size_t)p->out * p->pixels;
-    double *dx = p->dx + (size_t)sample * (size_t)p->in * p->pixels;
-    int o, c;
+    const kd__filter *p = (const kd__filter *)arg;
+    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
+    const double *dy = p->dy + (size_t)sample * (size_t)(p->out * pixels);
+    double *dx = p->dx + (size_t)sample * (size_t)(p->in * pixels);
+    int o, c, i;
     (void)worker;
-    memset(dx, 0, (size_t)p->in * p->pixels * sizeof *dx);
-    for (c = 0; c < p->in; ++c) {
-        for (o = 0; o < p->out; ++o)
-            kd__add_times(dx + (size_t)c * p->pixels, (double)p->weight[o * p->in + c], dy + (size_t)o * p->pixels,
-                          p->pixels);
+    memset(dx, 0, (size_t)(p->in * pixels) * sizeof *dx);
+    for (c = 0; c < p->in; ++c, dx += pixels) {
+        for (o = 0; o < p->out; ++o) {
+            const float *weight = p->weight + (size_t)(o * p->in + c) * (size_t)taps;
+            for (i = 0; i < taps; ++i)
+                kd__add_shifted(dx, (double)weight[i], dy + (size_t)o * (size_t)pixels, p->h, p->w,
+                                middle - i / p->side, middle - i % p->side);
+        }
     }
 }
 
-KD__PRIVATE void kd__pointwise_weights(void *arg, int o, int worker)
+KD__PRIVATE void kd__filter_learn(void *arg, int o, int worker)
 {
-    const kd__pointwise *p = (const kd__pointwise *)arg;
-    const size_t in = (size_t)p->in * p->pixels, out = (size_t)p->out * p->pixels;
-    const double *dy = p->dy + (size_t)o * p->pixels;
+    const kd__filter *p = (const kd__filter *)arg;
+    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
+    const size_t in = (size_t)(p->in * pixels), out = (size_t)(p->out * pixels);
+    const double *dy = p->dy + (size_t)o * (size_t)pixels;
+    float *grad = p->weight_grad + (size_t)o * (size_t)(p->in * taps);
     double sum;
-    size_t j;
-    int c, i;
+    int c, i, k;
     (void)worker;
     for (c = 0; c < p->in; ++c) {
-        for (i = 0, sum = 0; i < p->n; ++i)
-            sum += kd__dot(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * p->pixels, (int)p->pixels);
-        p->weight_grad[o * p->in + c] = (float)sum;
+        for (k = 0; k < taps; ++k) {
+            for (i = 0, sum = 0; i < p->n; ++i)
+                sum += kd__dot_shifted(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels,
+                                       p->h, p->w, k / p->side - middle, k % p->side - middle);
+            *grad++ = (float)sum;
+        }
     }
     if (!p->bias) return;
     for (i = 0, sum = 0; i < p->n; ++i) {
-        for (j = 0; j < p->pixels; ++j) sum += dy[(size_t)i * out + j];
+        for (k = 0; k < pixels; ++k) sum += dy[(size_t)i * out + (size_t)k];
     }
     p->bias_grad[o] = (float)sum;
 }
 
-KD__PRIVATE void kd__pointwise_gradients(const kd_ctx *kd, kd__pointwise *p)
+KD__PRIVATE void kd__filter_gradients(const kd_ctx *kd, kd__filter *p)
 {
-    kd__parallel(kd, p->n, kd__pointwise_backward, p);
-    kd__parallel(kd, p->out, kd__pointwise_weights, p);
+    if (p->dx) kd__parallel(kd, p->n, kd__filter_backward, p);
+    kd__parallel(kd, p->out, kd__filter_learn, p);
 }
 
-KD__PRIVATE kd__pointwise kd__pointwise_of(const kd__feature *f, int in)
+/* Takes the next numbers of the learned part for weights and bias. */
+KD__PRIVATE void kd__filter_params(kd__filter *p, const kd__feature *f, int bias, size_t *at)
 {
-    kd__pointwise p;
-    memset(&p, 0, sizeof p);
-    p.n = f->n;
-    p.in = in;
-    p.out = f->tap[KD__TEACHER][0]->c;
-    p.pixels = kd__tap_pixels(f->tap[KD__TEACHER][0]);
-    return p;
+    p->weight = f->params + *at, p->weight_grad = f->param_grads + *at;
+    *at += kd__filter_weights(p);
+    if (!bias) return;
+    p->bias = f->params + *at, p->bias_grad = f->param_grads + *at;
+    *at += (size_t)p->out;
+}
+
+/* A stretch of a learned part starts uniform in centre +- 1/sqrt(fan), or at centre where fan is 0. */
+struct kd__part {
+    size_t count;
+    double fan, centre;
+};
+
+KD__PRIVATE int kd__part_add(kd__part *parts, int at, size_t count, double fan, double centre)
+{
+    parts[at].count = count;
+    parts[at].fan = fan;
+    parts[at].centre = centre;
+    return at + 1;
+}
+
+KD__PRIVATE size_t kd__feature_params(const kd__feature *f)
+{
+    kd__part parts[KD__MAX_PARTS];
+    const int count = f->info->parts ? f->info->parts(f, parts) : 0;
+    size_t sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) sum += parts[i].count;
+    return sum;
+}
+
+KD__PRIVATE void kd__feature_start(kd__feature *f, uint64_t key)
+{
+    kd__part parts[KD__MAX_PARTS];
+    const int count = f->info->parts ? f->info->parts(f, parts) : 0;
+    size_t at = 0, j;
+    int i;
+    for (i = 0; i < count; ++i) {
+        for (j = 0; j < parts[i].count; ++j, ++at)
+            f->params[at] =
+                (float)(parts[i].fan > 0 ? parts[i].centre + (2 * kd__rng_unit(key, at) - 1) / sqrt(parts[i].fan)
+                                         : parts[i].centre);
+    }
 }
 
 /* ---- features -------------------------------------------------------------------------------------------- */
@@ -8481,10 +8695,10 @@ KD__PRIVATE int kd__feature_regresses(const kd__feature *f)
     return f->tap[KD__STUDENT][0]->c != f->tap[KD__TEACHER][0]->c;
 }
 
-KD__PRIVATE size_t kd__feature_hint_params(const kd__feature *f)
+KD__PRIVATE int kd__feature_hint_parts(const kd__feature *f, kd__part *parts)
 {
-    return kd__feature_regresses(f) ? (size_t)f->tap[KD__TEACHER][0]->c * (size_t)(f->tap[KD__STUDENT][0]->c + 1)
-                                    : 0;
+    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
+    return kd__feature_regresses(f) ? kd__part_add(parts, 0, (size_t)out * (size_t)(in + 1), in, 0) : 0;
 }
 
 KD__PRIVATE size_t kd__feature_hint_room(const kd__feature *f, size_t n)
@@ -8496,20 +8710,19 @@ KD__PRIVATE double kd__feature_hint(kd__feature *f)
 {
     kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
     const size_t count = (size_t)f->n * kd__tap_count(t);
-    const size_t weights = (size_t)s->c * (size_t)t->c;
-    kd__pointwise p = kd__pointwise_of(f, s->c);
+    kd__filter p = kd__filter_of(f->n, s->c, t->c, t, 1);
+    size_t at = 0;
     double value;
     if (!kd__feature_regresses(f)) {
         memcpy(s->grad, s->map, count * sizeof *s->grad);
         return kd__feature_squares(s->grad, t->map, count);
     }
-    p.weight = f->params, p.bias = f->params + weights;
-    p.weight_grad = f->param_grads, p.bias_grad = f->param_grads + weights;
+    kd__filter_params(&p, f, 1, &at);
     p.x = s->map, p.dx = s->grad;
     p.y = f->room + f->n, p.dy = p.y;
-    kd__parallel(f->kd, f->n, kd__pointwise_forward, &p);
+    kd__parallel(f->kd, f->n, kd__filter_forward, &p);
     value = kd__feature_squares(p.y, t->map, count);
-    kd__pointwise_gradients(f->kd, &p);
+    kd__filter_gradients(f->kd, &p);
     return value;
 }
 
@@ -8914,10 +9127,12 @@ KD__PRIVATE double kd__feature_fsp(kd__feature *f)
 enum { KD__VID_LAYERS = 3 };
 static const double kd__vid_least = 1e-5, kd__vid_start = 5;
 
-KD__PRIVATE size_t kd__feature_vid_params(const kd__feature *f)
+KD__PRIVATE int kd__feature_vid_parts(const kd__feature *f, kd__part *parts)
 {
-    const size_t in = (size_t)f->tap[KD__STUDENT][0]->c, out = (size_t)f->tap[KD__TEACHER][0]->c;
-    return out * in + (KD__VID_LAYERS - 1) * out * out + out;
+    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
+    int n = kd__part_add(parts, 0, (size_t)in * (size_t)out, in, 0);
+    n = kd__part_add(parts, n, (KD__VID_LAYERS - 1) * (size_t)out * (size_t)out, out, 0);
+    return kd__part_add(parts, n, (size_t)out, 0, kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1));
 }
 
 KD__PRIVATE size_t kd__feature_vid_room(const kd__feature *f, size_t n)
@@ -8952,17 +9167,16 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
 {
     kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
     const size_t count = (size_t)f->n * kd__tap_count(t);
-    kd__pointwise p[KD__VID_LAYERS];
+    kd__filter p[KD__VID_LAYERS];
     double *y = f->room + f->n, *spare = y + KD__VID_LAYERS * count, value = 0;
     size_t at = 0, i;
     int l, c;
     for (l = 0; l < KD__VID_LAYERS; ++l) {
-        p[l] = kd__pointwise_of(f, l ? t->c : s->c);
-        p[l].weight = f->params + at, p[l].weight_grad = f->param_grads + at;
-        at += (size_t)p[l].in * (size_t)p[l].out;
+        p[l] = kd__filter_of(f->n, l ? t->c : s->c, t->c, t, 1);
+        kd__filter_params(&p[l], f, 0, &at);
         p[l].x = l ? p[l - 1].y : s->map;
         p[l].y = y + (size_t)l * count;
-        kd__parallel(f->kd, f->n, kd__pointwise_forward, &p[l]);
+        kd__parallel(f->kd, f->n, kd__filter_forward, &p[l]);
         for (i = 0; i < count && l < KD__VID_LAYERS - 1; ++i) p[l].y[i] = p[l].y[i] > 0 ? p[l].y[i] : 0;
     }
     for (c = 0; c < t->c; ++c)
@@ -8971,10 +9185,513 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
     for (l = KD__VID_LAYERS - 1; l >= 0; --l) {
         p[l].dy = p[l].y;
         p[l].dx = l ? spare : s->grad;
-        kd__pointwise_gradients(f->kd, &p[l]);
+        kd__filter_gradients(f->kd, &p[l]);
         for (i = 0; i < count && l > 0; ++i) p[l - 1].y[i] = p[l - 1].y[i] > 0 ? spare[i] : 0;
     }
     return value;
+}
+
+/* ---- review ---------------------------------------------------------------------------------------------- */
+
+/* The next `count` numbers of a room, NULL while it is only measured. */
+KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
+{
+    *used += count;
+    return room ? room + *used - count : NULL;
+}
+
+/* Batch normalisation by the batch at hand: y = weight (x - mean) / sqrt(variance + 1e-5) + bias by channel. */
+typedef struct kd__standard {
+    int n, c;
+    size_t pixels, stride; /* of y and dy: from sample to sample */
+    const float *weight, *bias;
+    float *weight_grad, *bias_grad;
+    double *x, *y, *scale; /* x is standardised in place, and becomes its own gradient; scale (c) */
+    const double *dy;
+} kd__standard;
+
+KD__PRIVATE void kd__standard_params(kd__standard *p, const kd__feature *f, size_t *at)
+{
+    p->weight = f->params + *at, p->weight_grad = f->param_grads + *at;
+    *at += (size_t)p->c;
+    p->bias = f->params + *at, p->bias_grad = f->param_grads + *at;
+    *at += (size_t)p->c;
+}
+
+KD__PRIVATE void kd__standard_forward(void *arg, int c, int worker)
+{
+    const kd__standard *p = (const kd__standard *)arg;
+    const double count = (double)p->n * (double)p->pixels;
+    double mean = 0, squares = 0;
+    size_t j;
+    int i;
+    (void)worker;
+    for (i = 0; i < p->n; ++i) {
+        const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
+        for (j = 0; j < p->pixels; ++j) mean += x[j];
+    }
+    mean /= count;
+    for (i = 0; i < p->n; ++i) {
+        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
+        for (j = 0; j < p->pixels; ++j) x[j] -= mean;
+        squares += kd__dot(x, x, (int)p->pixels);
+    }
+    p->scale[c] = 1 / sqrt(squares / count + 1e-5);
+    for (i = 0; i < p->n; ++i) {
+        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
+        double *y = p->y + (size_t)i * p->stride + (size_t)c * p->pixels;
+        for (j = 0; j < p->pixels; ++j) {
+            x[j] *= p->scale[c];
+            y[j] = (double)p->weight[c] * x[j] + (double)p->bias[c];
+        }
+    }
+}
+
+KD__PRIVATE void kd__standard_backward(void *arg, int c, int worker)
+{
+    const kd__standard *p = (const kd__standard *)arg;
+    const double count = (double)p->n * (double)p->pixels, factor = (double)p->weight[c] * p->scale[c];
+    double sum = 0, along = 0;
+    size_t j;
+    int i;
+    (void)worker;
+    for (i = 0; i < p->n; ++i) {
+        const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
+        const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
+        for (j = 0; j < p->pixels; ++j) sum += dy[j];
+        along += kd__dot(x, dy, (int)p->pixels);
+    }
+    p->weight_grad[c] = (float)along;
+    p->bias_grad[c] = (float)sum;
+    for (i = 0; i < p->n; ++i) {
+        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
+        const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
+        for (j = 0; j < p->pixels; ++j) x[j] = factor * (dy[j] - (sum + x[j] * along) / count);
+    }
+}
+
+/* A level, from a layer of the student to one of the teacher: `in` brings its features to the common width, `gate`
+   says how much of them and how much from the level above is blended, `out` goes to the teacher's channels. */
+typedef struct kd__review kd__review;
+struct kd__review {
+    const kd__feature *f;
+    const kd__tap *s, *t;
+    kd__review *above; /* NULL: the deepest */
+    kd__filter in, gate, out;
+    kd__standard in_norm, out_norm;
+    int width;
+    double *both;  /* (n, 2 width, size of s): own features, and those from above where there are any */
+    double *gates; /* (n, 2, size of s) */
+    double *blend, *blend_grad; /* (n, width, size of t) */
+    /* levels share this room, and that of out_norm: like both; like the teacher's features */
+    double *both_grad, *by_gate, *out_grad;
+};
+
+/* Lays out all levels; returns how many numbers of room they take. */
+KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd__review *levels)
+{
+    const int last = f->layers - 1, width = KD__MIN(512, f->tap[KD__STUDENT][last]->c);
+    size_t used = (size_t)n, both = 0, outs = 0, channels = 0;
+    double *shared[6];
+    int l, i;
+    for (l = last; l >= 0; --l) {
+        kd__review *v = &levels[l];
+        const size_t pixels = (size_t)n * kd__tap_pixels(f->tap[KD__STUDENT][l]);
+        memset(v, 0, sizeof *v);
+        v->f = f;
+        v->s = f->tap[KD__STUDENT][l], v->t = f->tap[KD__TEACHER][l];
+        v->above = l < last ? v + 1 : NULL;
+        v->width = width;
+        v->in = kd__filter_of(n, v->s->c, width, v->s, 1);
+        v->gate = kd__filter_of(n, 2 * width, 2, v->s, 1);
+        v->out = kd__filter_of(n, width, v->t->c, v->t, 3);
+        v->in_norm.n = v->out_norm.n = n;
+        v->in_norm.c = width, v->out_norm.c = v->t->c;
+        v->in_norm.pixels = kd__tap_pixels(v->s), v->out_norm.pixels = kd__tap_pixels(v->t);
+        v->in_norm.stride = 2 * (size_t)width * v->in_norm.pixels, v->out_norm.stride = kd__tap_count(v->t);
+        v->in_norm.x = kd__take(room, &used, (size_t)width * pixels);
+        v->in_norm.scale = kd__take(room, &used, (size_t)width);
+        v->both = kd__take(room, &used, 2 * (size_t)width * pixels);
+        v->gates = kd__take(room, &used, 2 * pixels);
+        v->blend = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
+        v->blend_grad = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
+        both = KD__MAX(both, 2 * (size_t)width * pixels);
+        outs = KD__MAX(outs, (size_t)n * kd__tap_count(v->t));
+        channels = KD__MAX(channels, (size_t)v->t->c);
+    }
+    for (i = 0; i < 6; ++i) shared[i] = kd__take(room, &used, i < 2 ? both : i < 5 ? outs : channels);
+    for (l = 0; l <= last; ++l) {
+        levels[l].both_grad = shared[0], levels[l].by_gate = shared[1];
+        levels[l].out_norm.x = shared[2], levels[l].out_norm.y = shared[3], levels[l].out_grad = shared[4];
+        levels[l].out_norm.scale = shared[5];
+    }
+    return used;
+}
+
+KD__PRIVATE size_t kd__feature_review_room(const kd__feature *f, size_t n)
+{
+    kd__review levels[KD__MAX_TAPS];
+    return kd__review_open(f, (int)n, NULL, levels);
+}
+
+/* Kaiming's uniform start with slope 1 for the convolutions, PyTorch's for the gates. */
+KD__PRIVATE int kd__feature_review_parts(const kd__feature *f, kd__part *parts)
+{
+    kd__review levels[KD__MAX_TAPS];
+    int l, n = 0;
+    (void)kd__review_open(f, 1, NULL, levels);
+    for (l = 0; l < f->layers; ++l) {
+        const kd__review *v = &levels[l];
+        const size_t width = (size_t)v->width, out = (size_t)v->t->c;
+        n = kd__part_add(parts, n, kd__filter_weights(&v->in), v->s->c / 3.0, 0);
+        n = kd__part_add(parts, n, width, 0, 1);
+        n = kd__part_add(parts, n, width, 0, 0);
+        if (v->above) n = kd__part_add(parts, n, kd__filter_weights(&v->gate) + 2, 2 * v->width, 0);
+        n = kd__part_add(parts, n, kd__filter_weights(&v->out), 3 * v->width, 0);
+        n = kd__part_add(parts, n, out, 0, 1);
+        n = kd__part_add(parts, n, out, 0, 0);
+    }
+    return n;
+}
+
+KD__PRIVATE void kd__review_params(kd__review *v, size_t *at)
+{
+    kd__filter_params(&v->in, v->f, 0, at);
+    kd__standard_params(&v->in_norm, v->f, at);
+    if (v->above) kd__filter_params(&v->gate, v->f, 1, at);
+    kd__filter_params(&v->out, v->f, 0, at);
+    kd__standard_params(&v->out_norm, v->f, at);
+}
+
+/* The number of the nearest pixel, in an image of the size of `from`, of pixel i of one of the size of `to`. */
+KD__PRIVATE size_t kd__nearest(const kd__tap *from, const kd__tap *to, size_t i)
+{
+    const size_t y = i / (size_t)to->w * (size_t)from->h / (size_t)to->h;
+    return y * (size_t)from->w + i % (size_t)to->w * (size_t)from->w / (size_t)to->w;
+}
+
+KD__PRIVATE void kd__review_bring(void *arg, int sample, int worker)
+{
+    const kd__review *v = (const kd__review *)arg, *above = v->above;
+    const size_t pixels = v->in_norm.pixels, from = above->out_norm.pixels, width = (size_t)v->width;
+    double *to = v->both + ((size_t)sample * 2 + 1) * width * pixels;
+    const double *blend = above->blend + (size_t)sample * width * from;
+    size_t c, i;
+    (void)worker;
+    for (c = 0; c < width; ++c, blend += from) {
+        for (i = 0; i < pixels; ++i) *to++ = blend[kd__nearest(above->t, v->s, i)];
+    }
+}
+
+KD__PRIVATE void kd__review_blend(void *arg, int sample, int worker)
+{
+    const kd__review *v = (const kd__review *)arg;
+    const size_t pixels = v->in_norm.pixels, count = v->out_norm.pixels, width = (size_t)v->width;
+    const double *own = v->both + (size_t)sample * 2 * width * pixels, *other = own + width * pixels;
+    double *gates = v->gates + (size_t)sample * 2 * pixels, *to = v->blend + (size_t)sample * width * count;
+    size_t c, i;
+    (void)worker;
+    for (i = 0; v->above && i < 2 * pixels; ++i) gates[i] = 1 / (1 + kd__exp(-gates[i]));
+    for (c = 0; c < width; ++c, own += pixels, other += pixels) {
+        for (i = 0; i < count; ++i) {
+            const size_t at = kd__nearest(v->s, v->t, i);
+            *to++ = v->above ? gates[at] * own[at] + gates[pixels + at] * other[at] : own[at];
+        }
+    }
+}
+
+KD__PRIVATE void kd__review_forward(kd__review *v)
+{
+    const kd_ctx *kd = v->f->kd;
+    v->in.x = v->s->map, v->in.y = v->in_norm.x;
+    kd__parallel(kd, v->in.n, kd__filter_forward, &v->in);
+    v->in_norm.y = v->both;
+    kd__parallel(kd, v->width, kd__standard_forward, &v->in_norm);
+    if (v->above) {
+        kd__parallel(kd, v->in.n, kd__review_bring, v);
+        v->gate.x = v->both, v->gate.y = v->gates;
+        kd__parallel(kd, v->in.n, kd__filter_forward, &v->gate);
+    }
+    kd__parallel(kd, v->in.n, kd__review_blend, v);
+}
+
+/* The squares of a plane's means over (cells, cells) cells; `factor` times their gradient is added to grad. */
+KD__PRIVATE double kd__review_cells(const double *d, int h, int w, int cells, double factor, double *grad)
+{
+    double squares = 0;
+    int i, j, y, x;
+    for (i = 0; i < cells; ++i) {
+        const kd__cell rows = kd__cell_of(i, cells, h);
+        for (j = 0; j < cells; ++j) {
+            const kd__cell cols = kd__cell_of(j, cells, w);
+            const double count = (double)(rows.end - rows.first) * (cols.end - cols.first);
+            double mean = 0;
+            for (y = rows.first; y < rows.end; ++y) {
+                for (x = cols.first; x < cols.end; ++x) mean += d[y * w + x];
+            }
+            mean /= count;
+            squares += mean * mean;
+            for (y = rows.first; y < rows.end; ++y) {
+                for (x = cols.first; x < cols.end; ++x) grad[y * w + x] += 2 * factor * mean / count;
+            }
+        }
+    }
+    return squares;
+}
+
+/* Hierarchical context loss: squares of the difference, and of its means over 4x4, 2x2 and 1x1 cells. */
+KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
+{
+    static const int cells[] = {4, 2, 1};
+    const kd__review *v = (const kd__review *)arg;
+    const int h = v->t->h, w = v->t->w, least = KD__MIN(h, w);
+    const size_t pixels = v->out_norm.pixels, count = v->out_norm.stride;
+    const double *t = v->t->map + (size_t)sample * count;
+    double *d = v->out_norm.y + (size_t)sample * count, *grad = v->out_grad + (size_t)sample * count;
+    double share = 1, total = 1, planes, squares;
+    size_t i;
+    int k, c;
+    (void)worker;
+    for (k = 0; k < KD__COUNT(cells); ++k) {
+        if (cells[k] < least) share /= 2, total += share;
+    }
+    planes = (double)v->in.n * v->t->c * total;
+    for (i = 0; i < count; ++i) d[i] -= t[i];
+    v->f->room[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
+    for (i = 0; i < count; ++i) grad[i] = 2 * d[i] / (planes * (double)pixels);
+    for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
+        if (cells[k] >= least) continue;
+        share /= 2;
+        for (c = 0, squares = 0; c < v->t->c; ++c)
+            squares += kd__review_cells(d + (size_t)c * pixels, h, w, cells[k],
+                                        share / (planes * cells[k] * cells[k]), grad + (size_t)c * pixels);
+        v->f->room[sample] += share * squares / (planes * cells[k] * cells[k]);
+    }
+}
+
+/* The loss of a level, and its gradient by what was blended. */
+KD__PRIVATE double kd__review_value(kd__review *v)
+{
+    const kd_ctx *kd = v->f->kd;
+    v->out.x = v->blend, v->out.y = v->out_norm.x;
+    kd__parallel(kd, v->out.n, kd__filter_forward, &v->out);
+    kd__parallel(kd, v->t->c, kd__standard_forward, &v->out_norm);
+    kd__parallel(kd, v->out.n, kd__review_compare, v);
+    v->out_norm.dy = v->out_grad;
+    kd__parallel(kd, v->t->c, kd__standard_backward, &v->out_norm);
+    v->out.dy = v->out_norm.x, v->out.dx = v->blend_grad;
+    kd__filter_gradients(kd, &v->out);
+    return kd__sum(v->f->room, v->f->n);
+}
+
+/* From the gradient by the blend to those by its two parts and, in the place of the gates, by their sigmoids. */
+KD__PRIVATE void kd__review_split(void *arg, int sample, int worker)
+{
+    const kd__review *v = (const kd__review *)arg;
+    const size_t pixels = v->in_norm.pixels, count = v->out_norm.pixels, width = (size_t)v->width;
+    const double *own = v->both + (size_t)sample * 2 * width * pixels, *other = own + width * pixels;
+    const double *from = v->blend_grad + (size_t)sample * width * count;
+    double *own_grad = v->both_grad + (size_t)sample * 2 * width * pixels, *other_grad = own_grad + width * pixels;
+    double *gates = v->gates + (size_t)sample * 2 * pixels;
+    size_t c, i;
+    (void)worker;
+    memset(own_grad, 0, width * pixels * sizeof *own_grad);
+    for (c = 0; c < width; ++c) {
+        for (i = 0; i < count; ++i) own_grad[c * pixels + kd__nearest(v->s, v->t, i)] += *from++;
+    }
+    for (i = 0; v->above && i < pixels; ++i) {
+        const double a = gates[i], b = gates[pixels + i];
+        double by_a = 0, by_b = 0;
+        for (c = i; c < width * pixels; c += pixels) {
+            by_a += own_grad[c] * own[c];
+            by_b += own_grad[c] * other[c];
+            other_grad[c] = own_grad[c] * b;
+            own_grad[c] *= a;
+        }
+        gates[i] = by_a * a * (1 - a);
+        gates[pixels + i] = by_b * b * (1 - b);
+    }
+}
+
+/* Adds what came by way of the gates, and passes the other part on to the level above. */
+KD__PRIVATE void kd__review_pass_on(void *arg, int sample, int worker)
+{
+    const kd__review *v = (const kd__review *)arg;
+    const size_t pixels = v->in_norm.pixels, width = (size_t)v->width, count = v->above->out_norm.pixels;
+    double *grad = v->both_grad + (size_t)sample * 2 * width * pixels;
+    double *to = v->above->blend_grad + (size_t)sample * width * count;
+    size_t c, i;
+    (void)worker;
+    kd__add_times(grad, 1, v->by_gate + (size_t)sample * 2 * width * pixels, 2 * width * pixels);
+    for (c = 0, grad += width * pixels; c < width; ++c, to += count) {
+        for (i = 0; i < pixels; ++i) to[kd__nearest(v->above->t, v->s, i)] += *grad++;
+    }
+}
+
+KD__PRIVATE void kd__review_backward(kd__review *v)
+{
+    const kd_ctx *kd = v->f->kd;
+    kd__parallel(kd, v->in.n, kd__review_split, v);
+    if (v->above) {
+        v->gate.dy = v->gates, v->gate.dx = v->by_gate;
+        kd__filter_gradients(kd, &v->gate);
+        kd__parallel(kd, v->in.n, kd__review_pass_on, v);
+    }
+    v->in_norm.dy = v->both_grad;
+    kd__parallel(kd, v->width, kd__standard_backward, &v->in_norm);
+    v->in.dy = v->in_norm.x, v->in.dx = v->s->grad;
+    kd__filter_gradients(kd, &v->in);
+}
+
+KD__PRIVATE double kd__feature_review(kd__feature *f)
+{
+    kd__review levels[KD__MAX_TAPS];
+    size_t at = 0;
+    double value = 0;
+    int l;
+    (void)kd__review_open(f, f->n, f->room, levels);
+    for (l = 0; l < f->layers; ++l) kd__review_params(&levels[l], &at);
+    for (l = f->layers - 1; l >= 0; --l) {
+        kd__review_forward(&levels[l]);
+        value += kd__review_value(&levels[l]);
+    }
+    for (l = 0; l < f->layers; ++l) kd__review_backward(&levels[l]);
+    return value;
+}
+
+/* ---- contrast -------------------------------------------------------------------------------------------- */
+
+/* Embeddings of both models, and the logits of telling which of one belongs to which of the other. */
+typedef struct kd__contrast {
+    const kd__feature *f;
+    int width;
+    kd__filter embed[2];
+    double *unit[2], *norm[2], *grad[2]; /* (n, width), (n), (n, width) */
+    double *logits;                      /* (n, n): of student i and teacher j */
+    double *by_row, *by_col;             /* (n): logarithms of the sums of their exponentials */
+} kd__contrast;
+
+KD__PRIVATE size_t kd__contrast_open(const kd__feature *f, int n, double *room, kd__contrast *c)
+{
+    kd__tap point = {0, 0, 1, 1, NULL, NULL};
+    const size_t rows = (size_t)n, width = (size_t)f->desc.width;
+    size_t used = rows;
+    int side;
+    memset(c, 0, sizeof *c);
+    c->f = f;
+    c->width = f->desc.width;
+    for (side = 0; side < 2; ++side) {
+        c->embed[side] = kd__filter_of(n, (int)kd__tap_count(f->tap[side][0]), c->width, &point, 1);
+        c->unit[side] = kd__take(room, &used, rows * width);
+        c->norm[side] = kd__take(room, &used, rows);
+        c->grad[side] = kd__take(room, &used, rows * width);
+    }
+    c->logits = kd__take(room, &used, rows * rows);
+    c->by_row = kd__take(room, &used, rows);
+    c->by_col = kd__take(room, &used, rows);
+    return used;
+}
+
+KD__PRIVATE size_t kd__feature_crd_room(const kd__feature *f, size_t n)
+{
+    kd__contrast c;
+    return kd__contrast_open(f, (int)n, NULL, &c);
+}
+
+KD__PRIVATE int kd__feature_crd_parts(const kd__feature *f, kd__part *parts)
+{
+    const size_t width = (size_t)f->desc.width;
+    int side, n = 0;
+    for (side = 0; side < 2; ++side) {
+        const size_t in = kd__tap_count(f->tap[side][0]);
+        n = kd__part_add(parts, n, width * (in + 1), (double)in, 0);
+    }
+    return n;
+}
+
+/* log sum exp of n numbers, `step` apart */
+KD__PRIVATE double kd__log_sum(const double *x, size_t n, size_t step)
+{
+    double largest = x[0], sum = 0;
+    size_t i;
+    for (i = 1; i < n; ++i) largest = KD__MAX(largest, x[i * step]);
+    for (i = 0; i < n; ++i) sum += kd__exp_below(x[i * step] - largest);
+    return largest + kd__log_of(sum);
+}
+
+KD__PRIVATE void kd__contrast_unit(void *arg, int i, int worker)
+{
+    const kd__contrast *c = (const kd__contrast *)arg;
+    const size_t width = (size_t)c->width;
+    int side;
+    (void)worker;
+    for (side = 0; side < 2; ++side) c->norm[side][i] = kd__unit(c->unit[side] + (size_t)i * width, width);
+}
+
+KD__PRIVATE void kd__contrast_row(void *arg, int i, int worker)
+{
+    const kd__contrast *c = (const kd__contrast *)arg;
+    const size_t width = (size_t)c->width, n = (size_t)c->f->n;
+    double *row = c->logits + (size_t)i * n;
+    size_t j;
+    (void)worker;
+    for (j = 0; j < n; ++j)
+        row[j] = kd__dot(c->unit[KD__STUDENT] + (size_t)i * width, c->unit[KD__TEACHER] + j * width, c->width) /
+                 (double)c->f->desc.temperature;
+    c->by_row[i] = kd__log_sum(row, n, 1);
+}
+
+KD__PRIVATE void kd__contrast_value(void *arg, int i, int worker)
+{
+    const kd__contrast *c = (const kd__contrast *)arg;
+    const size_t n = (size_t)c->f->n;
+    (void)worker;
+    c->by_col[i] = kd__log_sum(c->logits + i, n, n);
+    c->f->room[i] = (c->by_row[i] + c->by_col[i] - 2 * c->logits[(size_t)i * (n + 1)]) / (double)n;
+}
+
+/* The gradient by the i-th embedding of either side. */
+KD__PRIVATE void kd__contrast_gradient(void *arg, int i, int worker)
+{
+    const kd__contrast *c = (const kd__contrast *)arg;
+    const size_t width = (size_t)c->width, n = (size_t)c->f->n;
+    int side;
+    size_t j;
+    (void)worker;
+    for (side = 0; side < 2; ++side) {
+        double *grad = c->grad[side] + (size_t)i * width;
+        memset(grad, 0, width * sizeof *grad);
+        for (j = 0; j < n; ++j) {
+            const size_t s = side == KD__STUDENT ? (size_t)i : j, t = side == KD__STUDENT ? j : (size_t)i;
+            const double x = c->logits[s * n + t];
+            const double by_logit =
+                kd__exp_below(x - c->by_row[s]) + kd__exp_below(x - c->by_col[t]) - 2 * (s == t);
+            kd__add_times(grad, by_logit / ((double)n * (double)c->f->desc.temperature), c->unit[!side] + j * width,
+                          width);
+        }
+        kd__unit_backward(c->unit[side] + (size_t)i * width, c->norm[side][i], grad, width);
+    }
+}
+
+KD__PRIVATE double kd__feature_crd(kd__feature *f)
+{
+    kd__contrast c;
+    size_t at = 0;
+    int side;
+    (void)kd__contrast_open(f, f->n, f->room, &c);
+    for (side = 0; side < 2; ++side) {
+        kd__filter *e = &c.embed[side];
+        kd__filter_params(e, f, 1, &at);
+        e->x = f->tap[side][0]->map, e->y = c.unit[side];
+        e->dy = c.grad[side], e->dx = f->tap[side][0]->grad;
+        kd__parallel(f->kd, f->n, kd__filter_forward, e);
+    }
+    kd__parallel(f->kd, f->n, kd__contrast_unit, &c);
+    kd__parallel(f->kd, f->n, kd__contrast_row, &c);
+    kd__parallel(f->kd, f->n, kd__contrast_value, &c);
+    kd__parallel(f->kd, f->n, kd__contrast_gradient, &c);
+    for (side = 0; side < 2; ++side) kd__filter_gradients(f->kd, &c.embed[side]);
+    return kd__sum(f->room, f->n);
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
@@ -8983,17 +9700,19 @@ KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
 {
     /* clang-format off */
     static const kd__feature_info table[KD_FEATURE_COUNT] = {
-        /* weight, pools, pairs */
-        {100,   1, 0, kd__feature_hint, kd__feature_hint_room, kd__feature_hint_params, NULL},
-        {1000,  1, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
-        {500,   1, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
-        {3000,  0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_sp},
-        {1,     0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_rkd},
-        {30000, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_pkt},
-        {0.02,  0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_cc},
-        {50,    1, 0, kd__feature_nst, kd__feature_nst_room, NULL, NULL},
-        {1,     1, 0, kd__feature_vid, kd__feature_vid_room, kd__feature_vid_params, NULL},
-        {50,    0, 1, kd__feature_fsp, kd__room_of_samples, NULL, NULL},
+        /* weight, pools, pairs, lists */
+        {100,   1, 0, 0, kd__feature_hint, kd__feature_hint_room, kd__feature_hint_parts, NULL},
+        {1000,  1, 0, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
+        {500,   1, 0, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
+        {3000,  0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_sp},
+        {1,     0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_rkd},
+        {30000, 0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_pkt},
+        {0.02,  0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_cc},
+        {50,    1, 0, 0, kd__feature_nst, kd__feature_nst_room, NULL, NULL},
+        {1,     1, 0, 0, kd__feature_vid, kd__feature_vid_room, kd__feature_vid_parts, NULL},
+        {50,    0, 1, 0, kd__feature_fsp, kd__room_of_samples, NULL, NULL},
+        {5,     0, 0, 1, kd__feature_review, kd__feature_review_room, kd__feature_review_parts, NULL},
+        {0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_room, kd__feature_crd_parts, NULL},
     };
     /* clang-format on */
     return &table[kind];
@@ -9018,6 +9737,9 @@ KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
     d.angle = 50;
     d.gamma = 0.4f;
     d.order = 2;
+    d.temperature = 0.07f;
+    d.width = 128;
+    d.warmup = kind == KD_FEATURE_REVIEW ? 20.0f : 0.0f;
     return d;
 }
 
@@ -9025,9 +9747,8 @@ KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
 
 /* The value of the layer with this tag or number, -1 if there is none; of a layer that does the work of the
    activation after it, the value after both. */
-KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag)
+KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag, size_t length)
 {
-    const size_t length = strlen(tag);
     int i, j;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
@@ -9041,29 +9762,29 @@ KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag)
     return -1;
 }
 
+static const char *const kd__sides[] = {"student", "teacher"};
+
 KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, int index, const char *tag,
-                                      kd__tap *tap)
+                                      size_t length, kd__tap *tap)
 {
-    static const char *const sides[] = {"student", "teacher"};
+    const int shown = (int)KD__MIN(length, (size_t)40);
     const char *nearest = "";
     int best = INT_MAX, i;
-    if (!tag)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: feature loss %d needs the tag of a layer of the %s", index,
-                        sides[side]);
-    tap->value = kd__feature_find(m, tag);
+    tap->value = kd__feature_find(m, tag, length);
     if (tap->value < 0) {
         for (i = 0; i < m->node_count; ++i) {
-            const int distance = kd__edit_distance(tag, strlen(tag), m->nodes[i].name);
+            const int distance = kd__edit_distance(tag, length, m->nodes[i].name);
             if (m->nodes[i].shown && distance < best) best = distance, nearest = m->nodes[i].name;
         }
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: the %s has no layer \"%.40s\"%s%.*s%s", sides[side], tag,
-                        *nearest ? "; did you mean \"" : "", KD__MAX_NAME, nearest, *nearest ? "\"?" : "");
+        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: the %s has no layer \"%.*s\"%s%.*s%s", kd__sides[side],
+                        shown, tag, *nearest ? "; did you mean \"" : "", KD__MAX_NAME, nearest,
+                        *nearest ? "\"?" : "");
     }
     if (side == KD__STUDENT && !m->values[tap->value].needs_grad)
         return kd__fail(kd, KD_ERR_ARGUMENT,
-                        "kd_train: layer \"%.40s\" of the student depends on no weights; feature loss %d could not "
+                        "kd_train: layer \"%.*s\" of the student depends on no weights; feature loss %d could not "
                         "train anything",
-                        tag, index);
+                        shown, tag, index);
     tap->c = m->values[tap->value].shape.c;
     tap->h = m->values[tap->value].shape.h;
     tap->w = m->values[tap->value].shape.w;
@@ -9077,6 +9798,72 @@ KD__PRIVATE void kd__feature_pool(kd__tap *a, kd__tap *b)
     a->w = b->w = KD__MIN(a->w, b->w);
 }
 
+/* Finds the layers of a list of tags, of one tag where the loss takes no lists, and adds them to those of f. */
+KD__PRIVATE kd_result kd__feature_tags(kd__feature *f, const kd_model *m, int side, int index, const char *tags,
+                                       kd__tap *taps)
+{
+    if (!tags)
+        return kd__fail(f->kd, KD_ERR_ARGUMENT, "kd_train: feature loss %d needs the tag of a layer of the %s",
+                        index, kd__sides[side]);
+    for (;;) {
+        const size_t all = f->info->lists ? strcspn(tags, ",") : strlen(tags);
+        const size_t first = f->info->lists ? strspn(tags, " ") : 0;
+        size_t end = all;
+        kd_result result;
+        while (f->info->lists && end > first && tags[end - 1] == ' ') --end;
+        if (f->layers == KD__MAX_TAPS)
+            return kd__fail(f->kd, KD_ERR_ARGUMENT, "kd_train: feature loss %d takes up to %d layers of the %s",
+                            index, (int)KD__MAX_TAPS, kd__sides[side]);
+        f->tap[side][f->layers] = &taps[f->layers];
+        result = kd__feature_tap(f->kd, m, side, index, tags + first, end - KD__MIN(first, end), &taps[f->layers]);
+        if (result != KD_OK) return result;
+        ++f->layers;
+        if (!tags[all]) return KD_OK;
+        tags += all + 1;
+    }
+}
+
+/* The layers of both models: taps has room for KD__MAX_TAPS of each. */
+KD__PRIVATE kd_result kd__feature_layers(kd__feature *f, int index, const kd_model *const models[2],
+                                         kd__tap *const taps[2])
+{
+    const char *const tags[2][2] = {{f->desc.student, f->desc.student2}, {f->desc.teacher, f->desc.teacher2}};
+    kd_result result = KD_OK;
+    int side, which, first = 0;
+    for (side = 0; side < 2 && result == KD_OK; ++side) {
+        first = f->layers;
+        f->layers = 0;
+        for (which = 0; which <= f->info->pairs && result == KD_OK; ++which)
+            result = kd__feature_tags(f, models[side], side, index, tags[side][which], taps[side]);
+    }
+    if (result == KD_OK && first != f->layers)
+        return kd__fail(
+            f->kd, KD_ERR_ARGUMENT,
+            "kd_train: feature loss %d needs as many layers of the student as of the teacher, got %d and "
+            "%d",
+            index, first, f->layers);
+    return result;
+}
+
+/* Averages to the smaller size what a loss compares number by number. */
+KD__PRIVATE kd_result kd__feature_sizes(kd__feature *f)
+{
+    int side, which;
+    if (f->info->pools) kd__feature_pool(f->tap[KD__STUDENT][0], f->tap[KD__TEACHER][0]);
+    for (side = 0; side < 2 && f->info->pairs; ++side) kd__feature_pool(f->tap[side][0], f->tap[side][1]);
+    for (which = 0; which < f->layers && f->info->pairs; ++which) {
+        if (f->tap[KD__STUDENT][which]->c != f->tap[KD__TEACHER][which]->c)
+            return kd__fail(
+                f->kd, KD_ERR_SHAPE,
+                "kd_train: feature loss %s needs layers of as many channels, but \"%.40s\" of the student "
+                "has %d and \"%.40s\" of the teacher %d",
+                kd_feature_name(f->desc.kind), which ? f->desc.student2 : f->desc.student,
+                f->tap[KD__STUDENT][which]->c, which ? f->desc.teacher2 : f->desc.teacher,
+                f->tap[KD__TEACHER][which]->c);
+    }
+    return KD_OK;
+}
+
 KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
 {
     const kd__range ranges[] = {
@@ -9085,55 +9872,35 @@ KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
         {"angle", (double)desc->angle, 0, 1e6},
         {"gamma of a feature loss", (double)desc->gamma, 0, 100},
         {"order", (double)desc->order, 1, 8},
+        {"temperature of a feature loss", (double)desc->temperature, (double)1e-3f, 1e3},
+        {"width", (double)desc->width, 1, 65536},
+        {"warmup of a feature loss", (double)desc->warmup, 0, 1e6},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
 }
 
-/* Checks one loss and finds its layers. taps: those of the student and of the teacher, two of each. */
+/* Checks one loss and finds its layers. */
 KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, const kd_feature_loss *desc,
-                                        const kd_model *student, const kd_model *teacher, kd__tap *student_taps,
-                                        kd__tap *teacher_taps)
+                                        const kd_model *const models[2], kd__tap *const taps[2])
 {
     kd__range ranges[KD__MAX_RANGES];
-    const char *tags[2][2];
     kd_result result;
-    int side, which;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "kd_train: feature loss %d must start from kd_feature_loss_defaults()",
                         index);
     if ((unsigned)desc->kind >= (unsigned)KD_FEATURE_COUNT)
         return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: %d is no kind of feature loss", (int)desc->kind);
-    result = kd__check_ranges(kd, "kd_train", ranges, kd__feature_ranges(desc, ranges));
     f->kd = kd;
     f->desc = *desc;
     f->info = kd__feature_look_up(desc->kind);
-    tags[KD__STUDENT][0] = desc->student, tags[KD__STUDENT][1] = desc->student2;
-    tags[KD__TEACHER][0] = desc->teacher, tags[KD__TEACHER][1] = desc->teacher2;
+    result = kd__check_ranges(kd, "kd_train", ranges, kd__feature_ranges(desc, ranges));
     if (result == KD_OK && !f->info->pairs && (desc->student2 || desc->teacher2))
         return kd__fail(kd, KD_ERR_ARGUMENT,
-                        "kd_train: feature loss %s takes one layer a model, not student2, teacher2",
-                        kd_feature_name(desc->kind));
-    for (side = 0; side < 2; ++side) {
-        for (which = 0; which <= f->info->pairs && result == KD_OK; ++which) {
-            f->tap[side][which] = &(side ? teacher_taps : student_taps)[which];
-            result =
-                kd__feature_tap(kd, side ? teacher : student, side, index, tags[side][which], f->tap[side][which]);
-        }
-    }
-    if (result != KD_OK) return result;
-    if (f->info->pools) kd__feature_pool(f->tap[KD__STUDENT][0], f->tap[KD__TEACHER][0]);
-    for (side = 0; side < 2 && f->info->pairs; ++side) kd__feature_pool(f->tap[side][0], f->tap[side][1]);
-    for (which = 0; which <= f->info->pairs && f->info->pairs; ++which) {
-        if (f->tap[KD__STUDENT][which]->c != f->tap[KD__TEACHER][which]->c)
-            return kd__fail(
-                kd, KD_ERR_SHAPE,
-                "kd_train: feature loss %s needs layers of as many channels, but \"%.40s\" of the student "
-                "has %d and \"%.40s\" of the teacher %d",
-                kd_feature_name(desc->kind), tags[KD__STUDENT][which], f->tap[KD__STUDENT][which]->c,
-                tags[KD__TEACHER][which], f->tap[KD__TEACHER][which]->c);
-    }
-    return KD_OK;
+                        "kd_train: feature loss %s takes one %s a model, not student2, teacher2",
+                        kd_feature_name(desc->kind), f->info->lists ? "list of layers" : "layer");
+    if (result == KD_OK) result = kd__feature_layers(f, index, models, taps);
+    return result == KD_OK ? kd__feature_sizes(f) : result;
 }
 
 /* ---- all of one training --------------------------------------------------------------------------------- */
@@ -9141,7 +9908,7 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
 typedef struct kd__features {
     kd_ctx *kd;
     kd__feature list[KD__MAX_FEATURES];
-    kd__tap taps[2][2 * KD__MAX_FEATURES]; /* those in use come first */
+    kd__tap taps[2][KD__MAX_TAPS * KD__MAX_FEATURES]; /* those in use come first */
     int count, tap_count;
     double *maps, *room; /* of all taps; of any of the losses */
     /* the learned parts of all losses one after another, like a model's weights */
@@ -9163,6 +9930,8 @@ KD__PRIVATE void kd__features_close(kd__features *fs)
 
 KD__PRIVATE kd_result kd__features_check(kd__features *fs, kd_model *student, const kd_train_desc *desc)
 {
+    const kd_model *models[2];
+    kd__tap *taps[2];
     kd_result result = KD_OK;
     int i;
     if (desc->feature_count < 0 || desc->feature_count > KD__MAX_FEATURES ||
@@ -9175,26 +9944,16 @@ KD__PRIVATE kd_result kd__features_check(kd__features *fs, kd_model *student, co
             student->kd, KD_ERR_ARGUMENT,
             "kd_train: losses on features look into the teacher's layers and need desc.teacher, a model; "
             "logits alone, from a cache, a callback or several teachers, do not have them");
+    models[KD__STUDENT] = student;
+    models[KD__TEACHER] = desc->teacher;
     for (i = 0; i < desc->feature_count && result == KD_OK; ++i) {
-        result = kd__feature_check(&fs->list[i], student->kd, i, &desc->features[i], student, desc->teacher,
-                                   &fs->taps[KD__STUDENT][fs->tap_count], &fs->taps[KD__TEACHER][fs->tap_count]);
-        fs->tap_count += result == KD_OK ? 1 + fs->list[i].info->pairs : 0;
+        taps[KD__STUDENT] = &fs->taps[KD__STUDENT][fs->tap_count];
+        taps[KD__TEACHER] = &fs->taps[KD__TEACHER][fs->tap_count];
+        result = kd__feature_check(&fs->list[i], student->kd, i, &desc->features[i], models, taps);
+        fs->tap_count += fs->list[i].layers;
     }
     fs->count = desc->feature_count;
     return result;
-}
-
-/* Uniform in +-1/sqrt(channels); the variances of vid have a start of their own. */
-KD__PRIVATE void kd__feature_start(kd__feature *f, size_t count, uint64_t key)
-{
-    const size_t in = (size_t)f->tap[KD__STUDENT][0]->c, out = (size_t)f->tap[KD__TEACHER][0]->c;
-    const size_t first = in * out, variances = f->desc.kind == KD_FEATURE_VID ? count - out : count;
-    size_t i;
-    for (i = 0; i < count; ++i) {
-        const size_t channels = i < first || f->desc.kind == KD_FEATURE_HINT ? in : out;
-        f->params[i] = (float)((2 * kd__rng_unit(key, i) - 1) / sqrt((double)channels));
-        if (i >= variances) f->params[i] = (float)kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1);
-    }
 }
 
 KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_train_desc *desc, int batch)
@@ -9212,7 +9971,7 @@ KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_t
     for (i = 0; i < fs->count; ++i) {
         const kd__feature *f = &fs->list[i];
         room = KD__MAX(room, f->info->room(f, n));
-        fs->param_count += f->info->params ? f->info->params(f) : 0;
+        fs->param_count += kd__feature_params(f);
     }
     fs->maps = map = KD__NEW(kd, double, maps);
     fs->room = KD__NEW(kd, double, room);
@@ -9232,18 +9991,20 @@ KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_t
     }
     for (i = 0; i < fs->count; ++i) {
         kd__feature *f = &fs->list[i];
-        const size_t count = f->info->params ? f->info->params(f) : 0;
         f->room = fs->room;
         f->params = fs->params + at, f->param_grads = fs->grads + at;
-        kd__feature_start(f, count, kd__rng_key(desc->seed, KD__RNG_FEATURES, (uint64_t)i, 0));
-        at += count;
+        kd__feature_start(f, kd__rng_key(desc->seed, KD__RNG_FEATURES, (uint64_t)i, 0));
+        at += kd__feature_params(f);
     }
     return KD_OK;
 }
 
+/* Share of the way from 0 to `length` epochs that lies behind, 1 at its end. */
+KD__PRIVATE double kd__ramp(double epochs, double length) { return epochs < length ? epochs / length : 1; }
+
 /* What the runs have just computed: the weighted sum of the losses, and the gradients into the student's taps. */
 KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *student, const kd__run *teacher,
-                                            int64_t step, double *sum)
+                                            int epoch, int64_t step, double *sum)
 {
     int i, which;
     *sum = 0;
@@ -9253,8 +10014,8 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
     }
     for (i = 0; i < fs->count; ++i) {
         kd__feature *f = &fs->list[i];
-        const double weight = (double)f->desc.weight;
-        const size_t params = f->info->params ? f->info->params(f) : 0;
+        const double weight = (double)f->desc.weight * kd__ramp((double)epoch + 1, (double)f->desc.warmup);
+        const size_t params = kd__feature_params(f);
         double value;
         size_t j;
         f->n = student->count;
@@ -9264,11 +10025,11 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
                             "kd_train: feature loss %s of \"%.40s\" and \"%.40s\" is not finite at step %lld",
                             kd_feature_name(f->desc.kind), f->desc.student, f->desc.teacher, (long long)step);
         *sum += weight * value;
-        for (which = 0; which <= f->info->pairs; ++which) {
+        for (which = 0; which < f->layers; ++which) {
             kd__tap *tap = f->tap[KD__STUDENT][which];
             for (j = 0; j < (size_t)f->n * kd__tap_count(tap); ++j) tap->grad[j] *= weight;
         }
-        for (j = 0; j < params; ++j) f->param_grads[j] *= f->desc.weight;
+        for (j = 0; j < params; ++j) f->param_grads[j] *= (float)weight;
     }
     return KD_OK;
 }
@@ -9463,6 +10224,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
+        {"teacher_average", (double)(int)d->teacher_average, 0, (double)KD_AVERAGE_LOGITS},
         {"rollback", (double)d->rollback, 0, 0.99},
     };
     memcpy(to, ranges, sizeof ranges);
@@ -9471,7 +10233,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
 
-enum { KD__MAX_TEACHERS = 64, KD__MAX_LOSSES = 16 };
+enum { KD__MAX_LOSSES = 16 };
 enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
 /* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
@@ -9734,6 +10496,12 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
                             t->has_labels, t->outputs);
     if (result != KD_OK) return result;
+    if (t->outputs == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
+        return kd__fail(
+            t->kd, KD_ERR_ARGUMENT,
+            "%s: the softmax of a single output is always 1, so that loss %s teaches nothing; bce and mse "
+            "take a single one",
+            where, kd_loss_name(loss->kind));
     if (loss->kind == KD_LOSS_MSE && !has_teacher && t->desc.augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
                         where);
@@ -10024,17 +10792,20 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
         memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
 }
 
-/* Several teachers' probabilities, averaged at the temperature of a loss. */
+/* Several teachers as one, for a loss at this temperature. */
 KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
 {
-    const float *each[KD__MAX_TEACHERS];
+    const float *each[KD__MAX_TEACHERS], *weights = t->desc.teacher_weights;
+    const int of_logits = t->desc.teacher_average == KD_AVERAGE_LOGITS;
     kd_result result;
     int i;
+    if (of_logits) temperature = 1; /* it makes no difference */
     if (t->teacher_count < 2 || t->averaged_at == temperature) return KD_OK;
     for (i = 0; i < t->teacher_count; ++i) each[i] = t->teacher_all + (ptrdiff_t)i * n * t->outputs;
     t->averaged_at = temperature;
-    result = kd_average_teachers(t->kd, each, t->desc.teacher_weights, t->teacher_count, n, t->outputs, temperature,
-                                 t->teacher_logits);
+    result = of_logits ? kd_average_logits(t->kd, each, weights, t->teacher_count, n, t->outputs, t->teacher_logits)
+                       : kd_average_teachers(t->kd, each, weights, t->teacher_count, n, t->outputs, temperature,
+                                             t->teacher_logits);
     if (result != KD_OK) return result;
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
 }
@@ -10195,9 +10966,6 @@ KD__PRIVATE void kd__trainer_count(kd_trainer *t, int n)
     }
 }
 
-/* Share of the way from 0 to `length` epochs that lies behind, 1 at its end. */
-KD__PRIVATE double kd__trainer_ramp(double epochs, double length) { return epochs < length ? epochs / length : 1; }
-
 /* The temperature that ctkd has learned so far (Li et al. 2023), and its derivative by theta. */
 KD__PRIVATE double kd__trainer_temperature(double theta, double *derivative)
 {
@@ -10214,11 +10982,22 @@ typedef struct kd__batch {
     int side; /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
 } kd__batch;
 
+/* One of the losses as it is in an epoch. */
+KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int epoch)
+{
+    kd_loss_desc d = t->losses[index];
+    const double way = t->desc.epochs > 1 ? (double)epoch / (t->desc.epochs - 1) : 0;
+    if (d.temperature_end > 0)
+        d.temperature = (float)((double)d.temperature + way * ((double)d.temperature_end - (double)d.temperature));
+    if (d.alpha_end >= 0) d.alpha = (float)((double)d.alpha + way * ((double)d.alpha_end - (double)d.alpha));
+    return d;
+}
+
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
 KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__batch *b, float *grad, double *value)
 {
     const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
-    kd_loss_desc desc = t->losses[index];
+    kd_loss_desc desc = kd__trainer_loss_at(t, index, b->epoch);
     const int learns = desc.kind == KD_LOSS_CTKD;
     kd__loss_call call;
     double derivative = 0;
@@ -10238,7 +11017,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     call.rows = b->n;
     call.cols = t->outputs;
     call.soft_scale = call.hard_scale = t->loss_weights[index];
-    if (!learns) call.soft_scale *= kd__trainer_ramp((double)b->epoch + 1, (double)desc.warmup);
+    if (!learns) call.soft_scale *= kd__ramp((double)b->epoch + 1, (double)desc.warmup);
     if (t->grads[1]) {
         call.soft_scale *= desc.to_targets ? b->side == 0 : b->side == 1;
         call.hard_scale *= b->side == 0;
@@ -10248,8 +11027,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     *value = kd__loss_evaluate(t->kd, &call);
     if (learns) {
         double cosine, sine;
-        kd__cos_sin(3.14159265358979323846 * kd__trainer_ramp((double)b->epoch, (double)desc.warmup), &cosine,
-                    &sine);
+        kd__cos_sin(3.14159265358979323846 * kd__ramp((double)b->epoch, (double)desc.warmup), &cosine, &sine);
         t->slopes[index] += (float)(call.slope * derivative * (1 - cosine) / 2);
     }
     return KD_OK;
@@ -10290,7 +11068,7 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
         if (t->grads[1] && b->side == 0)
             kd__features_leave_out(&t->features, b->n);
         else
-            result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], t->at.step, &features);
+            result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], b->epoch, t->at.step, &features);
     }
     if (result != KD_OK) return result;
     *loss += value + features;
@@ -10444,25 +11222,43 @@ KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
     return b == t->batches - 1 ? kd__trainer_end_epoch(t) : KD_OK;
 }
 
+typedef struct kd__from_to {
+    char chars[2 * sizeof(kd__text) + 8];
+} kd__from_to;
+
+/* "0.9", or "0.9 to 0.5" where a number changes over training */
+KD__PRIVATE kd__from_to kd__numbers(double first, double last)
+{
+    kd__from_to text;
+    if (first == last)
+        snprintf(text.chars, sizeof text.chars, "%s", kd__number(first, 4).chars);
+    else
+        snprintf(text.chars, sizeof text.chars, "%s to %s", kd__number(first, 4).chars, kd__number(last, 4).chars);
+    return text;
+}
+
 /* What a published alpha, a convention and the weights have come to. */
 KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
-        const kd_loss_desc *loss = &t->losses[i];
+        const kd_loss_desc loss = kd__trainer_loss_at(t, i, 0),
+                           last = kd__trainer_loss_at(t, i, KD__MAX(1, t->desc.epochs) - 1);
         const double weight = t->loss_weights[i];
-        double soft, hard;
+        double soft, hard, last_soft, last_hard;
         char ramp[64] = "";
-        if (kd__loss_look_up(loss->kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
-        if (loss->kind == KD_LOSS_CE) continue;
-        kd__loss_effect(loss, 1, t->outputs, &soft, &hard);
-        if (loss->warmup > 0)
-            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss->warmup, 4).chars);
+        if (kd__loss_look_up(loss.kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
+        if (loss.kind == KD_LOSS_CE) continue;
+        kd__loss_effect(&loss, 1, t->outputs, &soft, &hard);
+        kd__loss_effect(&last, 1, t->outputs, &last_soft, &last_hard);
+        if (loss.warmup > 0)
+            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
         kd__log(t->kd, "kd_train: loss %s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s",
-                kd_loss_name(loss->kind), kd__number(soft * weight, 4).chars, kd__number(hard * weight, 4).chars,
-                kd__number((double)loss->temperature, 4).chars, loss->kind == KD_LOSS_CTKD ? " and learned" : "",
-                ramp, kd_convention_name(loss->convention),
-                loss->inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "");
+                kd_loss_name(loss.kind), kd__numbers(soft * weight, last_soft * weight).chars,
+                kd__numbers(hard * weight, last_hard * weight).chars,
+                kd__numbers((double)loss.temperature, (double)last.temperature).chars,
+                loss.kind == KD_LOSS_CTKD ? " and learned" : "", ramp, kd_convention_name(loss.convention),
+                loss.inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "");
     }
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
         const kd_attack_desc *a = &t->desc.attack;
@@ -10479,8 +11275,7 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         const kd__feature *f = &t->features.list[i];
         kd__log(t->kd, "kd_train: feature loss %s of \"%.40s\" and \"%.40s\": times %s%s",
                 kd_feature_name(f->desc.kind), f->desc.student, f->desc.teacher,
-                kd__number((double)f->desc.weight, 4).chars,
-                f->info->params && f->info->params(f) ? ", with a learned part" : "");
+                kd__number((double)f->desc.weight, 4).chars, kd__feature_params(f) ? ", with a learned part" : "");
     }
 }
 
@@ -10653,6 +11448,222 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
     }
     for (i = 0; i < count; ++i) kd_trainer_close(peers[i].trainer);
     kd__free(kd, peers);
+    return result;
+}
+
+/* ============================================================================================================
+   >>diagnose    what teacher and labels ask of a student
+   uses: train, predict, data, losses
+   ============================================================================================================ */
+
+enum { KD__HARD, KD__SOFT };
+
+typedef struct kd__diagnoser {
+    kd_ctx *kd;
+    const kd_model *m;
+    const kd_data *data;
+    kd_loss_desc losses[2]; /* each term alone */
+    int outputs;
+    kd__feed feed;
+    kd__run *run, *teacher_run;
+    int32_t *samples;      /* (batch) */
+    float *teacher, *room; /* (batch, outputs); of either loss */
+    double *row;           /* logits of a sample, their probabilities and the logarithms of those */
+    double *grads[2];      /* by weight: sums over batches */
+    double entropy;
+} kd__diagnoser;
+
+KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
+{
+    kd__run_close(d->run);
+    kd__run_close(d->teacher_run);
+    if (d->feed.kd) kd__feed_close(&d->feed);
+    kd__free(d->kd, d->samples);
+    kd__free(d->kd, d->teacher);
+    kd__free(d->kd, d->room);
+    kd__free(d->kd, d->row);
+    kd__free(d->kd, d->grads[0]);
+    kd__free(d->kd, d->grads[1]);
+}
+
+KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_desc *desc)
+{
+    const int batch = KD__MIN(desc->batch, d->data->count);
+    const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
+    kd_result result = kd__feed_open(&d->feed, d->kd, d->data, NULL, 0, batch);
+    /* nothing is committed: a run for training, but the model stays as it is */
+    if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
+    if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
+    if (result != KD_OK) return result;
+    d->samples = KD__NEW(d->kd, int32_t, batch);
+    d->teacher = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
+    d->room = KD__NEW(d->kd, float,
+                      KD__MAX(kd__loss_room(d->kd, &d->losses[KD__HARD], batch, d->outputs),
+                              kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
+    d->row = KD__NEW(d->kd, double, kd__times(3, outputs));
+    d->grads[KD__HARD] = KD__NEW(d->kd, double, weights);
+    d->grads[KD__SOFT] = KD__NEW(d->kd, double, weights);
+    return d->samples && d->teacher && d->room && d->row && d->grads[KD__HARD] && d->grads[KD__SOFT]
+               ? KD_OK
+               : KD_ERR_MEMORY;
+}
+
+/* The teacher's logits for a batch, and the entropy of what they become. */
+KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
+{
+    double *log_p = d->row + d->outputs, *p = log_p + d->outputs;
+    kd_result result;
+    int i, c;
+    if (d->teacher_run) {
+        kd__run_forward(d->teacher_run, d->feed.x, n);
+        kd__export(d->teacher_run, n, d->teacher);
+    } else {
+        kd__gather_rows(d->teacher, d->data->teacher_logits, d->samples, n, d->outputs);
+    }
+    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", d->teacher, n, d->outputs);
+    for (i = 0; i < n && result == KD_OK; ++i) {
+        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)d->teacher[(ptrdiff_t)i * d->outputs + c];
+        kd__soft_probs(d->row, d->outputs, (double)d->losses[KD__SOFT].temperature, log_p, p);
+        d->entropy -= kd__dot(p, log_p, d->outputs) / d->data->count;
+    }
+    return result;
+}
+
+/* The share of a batch in the gradient of one term. */
+KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
+{
+    const kd_loss_desc *loss = &d->losses[which];
+    const double share = (double)n / d->data->count;
+    kd__loss_call call;
+    size_t i;
+    d->run->dropout_key = kd__rng_key(0, KD__RNG_DROPOUT, (uint64_t)d->samples[0], 0);
+    kd__run_forward(d->run, d->feed.x, n);
+    memset(&call, 0, sizeof call);
+    call.desc = loss;
+    call.student = kd__run_logits(d->run);
+    call.teacher = which == KD__SOFT ? d->teacher : NULL;
+    call.labels = d->feed.soft ? NULL : d->feed.labels;
+    call.soft_labels = kd__loss_uses_labels(loss) ? d->feed.soft : NULL;
+    call.rows = n;
+    call.cols = d->outputs;
+    call.soft_scale = call.hard_scale = 1;
+    call.grad = kd__run_logits_grad(d->run);
+    call.room = d->room;
+    if (!kd__is_finite(kd__loss_evaluate(d->kd, &call))) {
+        const kd_result result =
+            kd__check_finite(d->kd, "kd_diagnose", "the student's output", call.student, n, d->outputs);
+        if (result != KD_OK) return result;
+        return kd__fail(d->kd, KD_ERR_NOT_FINITE, "kd_diagnose: loss %s overflows", kd_loss_name(loss->kind));
+    }
+    kd__run_backward(d->run);
+    for (i = 0; i < d->m->weight_count; ++i) d->grads[which][i] += share * (double)d->run->weight_grads[i];
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
+{
+    kd_result result = KD_OK;
+    int first, n, i;
+    for (first = 0; first < d->data->count && result == KD_OK; first += n) {
+        n = KD__MIN(d->feed.batch, d->data->count - first);
+        for (i = 0; i < n; ++i) d->samples[i] = first + i;
+        result = kd__feed_batch(&d->feed, d->samples, n, 0);
+        for (i = 0; i < 2 && result == KD_OK && !d->feed.soft; ++i)
+            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+        if (result == KD_OK) result = kd__diagnoser_teach(d, n);
+        for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__diagnoser_pull(d, i, n);
+    }
+    return result;
+}
+
+KD__PRIVATE void kd__diagnoser_finish(const kd__diagnoser *d, kd_diagnosis *out)
+{
+    double hard = 0, soft = 0, both = 0;
+    int i;
+    for (i = 0; i < d->m->param_count; ++i) {
+        const kd__param *p = &d->m->params[i];
+        const double *h = d->grads[KD__HARD] + p->offset, *s = d->grads[KD__SOFT] + p->offset;
+        if (!p->trained) continue;
+        hard += kd__dot(h, h, (int)p->size);
+        soft += kd__dot(s, s, (int)p->size);
+        both += kd__dot(h, s, (int)p->size);
+    }
+    out->target_entropy = d->entropy;
+    out->hard_norm = sqrt(hard);
+    out->soft_norm = sqrt(soft);
+    out->gradient_cosine = hard > 0 && soft > 0 ? both / (out->hard_norm * out->soft_norm) : 0;
+}
+
+/* Sets up both terms, and checks that there are labels and a teacher for them. */
+KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_desc *desc)
+{
+    static const char where[] = "kd_diagnose";
+    const kd__shape *out = &d->m->values[d->m->output].shape;
+    const int has_labels = d->data->labels || d->data->soft_labels || d->data->batch;
+    kd_loss_desc *hard = &d->losses[KD__HARD], *soft = &d->losses[KD__SOFT];
+    kd_result result;
+    if (out->h * out->w > 1 && out->c > 1)
+        return kd__fail(d->kd, KD_ERR_SHAPE,
+                        "%s: the student ends in an image of %dx%dx%d; end it with gap or dense", where, out->c,
+                        out->h, out->w);
+    if (!desc->teacher && !d->data->teacher_logits)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: needs a teacher, or data with teacher_logits", where);
+    if (d->data->soft_labels && d->data->classes != d->outputs)
+        return kd__fail(d->kd, KD_ERR_SHAPE, "%s: soft labels need an output for each class", where);
+    result = kd__loss_check(d->kd, where, &desc->loss, 1, has_labels, d->outputs);
+    if (result != KD_OK) return result;
+    *hard = kd_loss_defaults(d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+    hard->label_smoothing = desc->loss.label_smoothing;
+    *soft = desc->loss;
+    if (kd__loss_look_up(soft->kind)->own_hard) soft->alpha = 1;
+    soft->soft_weight = 1, soft->hard_weight = 0;
+    soft->reduction = KD_REDUCTION_ROWS, soft->convention = KD_CONVENTION_DEFAULT;
+    return kd__loss_check(d->kd, where, hard, 0, has_labels, d->outputs);
+}
+
+KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
+{
+    kd_diagnose_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.batch = 256;
+    return desc;
+}
+
+KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
+                            kd_diagnosis *out)
+{
+    const kd_diagnose_desc defaults = kd_diagnose_defaults();
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd__diagnoser d;
+    kd_diagnosis found;
+    kd_result result;
+    if (!student) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(student->kd, KD_ERR_DEFAULTS,
+                        "kd_diagnose: the options must start from kd_diagnose_defaults()");
+    if (!out) return kd__fail(student->kd, KD_ERR_ARGUMENT, "kd_diagnose: out must not be NULL");
+    memset(&found, 0, sizeof found);
+    memset(&d, 0, sizeof d);
+    evaluate.teacher = desc->teacher;
+    evaluate.batch = desc->batch;
+    result = kd_evaluate_with(student, data, &evaluate, &found.metrics); /* checks model, data and teacher, too */
+    if (result != KD_OK) return result;
+    d.kd = student->kd;
+    d.m = student;
+    d.data = data;
+    d.outputs = kd_model_outputs(student);
+    result = kd__diagnose_check(&d, desc);
+    if (result == KD_OK) result = kd__diagnoser_open(&d, desc);
+    if (result == KD_OK) result = kd__diagnoser_run(&d);
+    if (result == KD_OK) {
+        kd__diagnoser_finish(&d, &found);
+        kd__loss_effect(&desc->loss, 1, d.outputs, &found.soft_weight, &found.hard_weight);
+        *out = found;
+    }
+    kd__diagnoser_close(&d);
     return result;
 }
 
@@ -11979,6 +12990,8 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
+    hash = kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges));
+    hash = kd__hash_loss(hash, &d->attack.loss);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
     if (t->inputs[KD_INPUTS_ADVERSARIAL])

@@ -1,10 +1,15 @@
-/* compare.c - every loss of kd.h with its published settings: the same teacher, student, images and budget
+/* compare.c - every way of kd.h to distil, as published: the same teacher, student, images and budget
    cc -O2 -fopenmp examples/compare.c -o compare -lm     (needs stb_image.h, see images.h)
 
        ./compare examples/data/fashion
 
-   Nothing is chosen here: each loss runs as its authors set it, once for each seed, and the test images only
-   measure. It is a result whatever it shows: settings from CIFAR-100 need not suit ten kinds of clothes. */
+   Nothing is chosen here: each method runs as its authors set it, once for each seed, and the test images only
+   measure. It is a result whatever it shows: settings from CIFAR-100 need not suit ten kinds of clothes. Losses on
+   features are added to cross-entropy, with RepDistiller's weights, and where their papers do so ("+ kl") to KL at
+   temperature 4 as well. FSP is not here: it needs a student as wide as its teacher.
+
+   About an hour and a half on two cores. What is done is kept in NAME.tsv and NAME.safetensors: started again with
+   the same options, it goes on from there. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 
@@ -12,62 +17,114 @@
 
 #include <time.h>
 
-static const char teacher_line[] = "conv 32 3 pad=1, relu, maxpool 2, conv 64 3 pad=1, relu, maxpool 2, dense 128, "
-                                   "relu, dropout 0.5, dense";
+static const char teacher_line[] =
+    "conv 32 3 pad=1, relu, early: maxpool 2, conv 64 3 pad=1, relu, middle: maxpool 2, "
+    "late: dense 128, relu, dropout 0.5, dense";
 static const char student_line[] =
-    "conv 8 3 pad=1, relu, maxpool 2, conv 16 3 pad=1, relu, maxpool 2, dense 32, relu, dense";
+    "conv 8 3 pad=1, relu, early: maxpool 2, conv 16 3 pad=1, relu, middle: maxpool 2, "
+    "late: dense 32, relu, dense";
 
 /* ---- the methods ----------------------------------------------------------------------------------------- */
+
+enum { EARLY = 1, MIDDLE = 2, LATE = 4, LAYERS = 3, LOGITS = KD_FEATURE_COUNT, MAX_SEEDS = 100 };
+static const char *const layer_names[LAYERS] = {"early", "middle", "late"};
 
 typedef struct method {
     const char *name;
     kd_loss_kind kind;
     float label_smoothing;
-    int standardise;
+    int standardise, feature; /* LOGITS, or a loss on features beside the others */
+    int layers, with_kl;
     const char *source;
 } method;
 
 static const method methods[] = {
-    {"labels alone", KD_LOSS_CE, 0, 0, "no teacher"},
-    {"label smoothing 0.1", KD_LOSS_CE, 0.1f, 0, "no teacher; Szegedy et al. 2016"},
-    {"tfkd", KD_LOSS_TFKD, 0, 0, "no teacher; Yuan et al. 2020"},
-    {"cskd", KD_LOSS_CSKD, 0, 0, "no teacher; Yun et al. 2020"},
-    {"hinton", KD_LOSS_HINTON, 0, 0, "Hinton, Vinyals and Dean 2015"},
-    {"kl", KD_LOSS_KL, 0, 0, "the same without labels"},
-    {"softce", KD_LOSS_SOFT_CE, 0, 0, "its gradient, by cross-entropy"},
-    {"mse", KD_LOSS_MSE, 0, 0, "Ba and Caruana 2014"},
-    {"centredmse", KD_LOSS_CENTRED_MSE, 0, 0, "the limit of KL for high T"},
-    {"rkl", KD_LOSS_RKL, 0, 0, "Gu et al. 2024"},
-    {"jsd", KD_LOSS_JSD, 0, 0, "Agarwal et al. 2024"},
-    {"dkd", KD_LOSS_DKD, 0, 0, "Zhao et al. 2022"},
-    {"nkd", KD_LOSS_NKD, 0, 0, "Yang et al. 2023"},
-    {"dist", KD_LOSS_DIST, 0, 0, "Huang et al. 2022"},
-    {"ttm", KD_LOSS_TTM, 0, 0, "Zheng and Yang 2024"},
-    {"wttm", KD_LOSS_WTTM, 0, 0, "Zheng and Yang 2024"},
-    {"mlld", KD_LOSS_MLLD, 0, 0, "Jin et al. 2023"},
-    {"ctkd", KD_LOSS_CTKD, 0, 0, "Li et al. 2023"},
-    {"kl, standardised", KD_LOSS_KL, 0, 1, "Sun et al. 2024"},
+    {"labels alone", KD_LOSS_CE, 0, 0, LOGITS, 0, 0, "no teacher"},
+    {"label smoothing 0.1", KD_LOSS_CE, 0.1f, 0, LOGITS, 0, 0, "no teacher; Szegedy et al. 2016"},
+    {"tfkd", KD_LOSS_TFKD, 0, 0, LOGITS, 0, 0, "no teacher; Yuan et al. 2020"},
+    {"cskd", KD_LOSS_CSKD, 0, 0, LOGITS, 0, 0, "no teacher; Yun et al. 2020"},
+    {"hinton", KD_LOSS_HINTON, 0, 0, LOGITS, 0, 0, "Hinton, Vinyals and Dean 2015"},
+    {"kl", KD_LOSS_KL, 0, 0, LOGITS, 0, 0, "the same without labels"},
+    {"softce", KD_LOSS_SOFT_CE, 0, 0, LOGITS, 0, 0, "its gradient, by cross-entropy"},
+    {"mse", KD_LOSS_MSE, 0, 0, LOGITS, 0, 0, "Ba and Caruana 2014"},
+    {"centredmse", KD_LOSS_CENTRED_MSE, 0, 0, LOGITS, 0, 0, "the limit of KL for high T"},
+    {"rkl", KD_LOSS_RKL, 0, 0, LOGITS, 0, 0, "Gu et al. 2024"},
+    {"jsd", KD_LOSS_JSD, 0, 0, LOGITS, 0, 0, "Agarwal et al. 2024"},
+    {"dkd", KD_LOSS_DKD, 0, 0, LOGITS, 0, 0, "Zhao et al. 2022"},
+    {"nkd", KD_LOSS_NKD, 0, 0, LOGITS, 0, 0, "Yang et al. 2023"},
+    {"dist", KD_LOSS_DIST, 0, 0, LOGITS, 0, 0, "Huang et al. 2022"},
+    {"ttm", KD_LOSS_TTM, 0, 0, LOGITS, 0, 0, "Zheng and Yang 2024"},
+    {"wttm", KD_LOSS_WTTM, 0, 0, LOGITS, 0, 0, "Zheng and Yang 2024"},
+    {"mlld", KD_LOSS_MLLD, 0, 0, LOGITS, 0, 0, "Jin et al. 2023"},
+    {"ctkd", KD_LOSS_CTKD, 0, 0, LOGITS, 0, 0, "Li et al. 2023"},
+    {"kl, standardised", KD_LOSS_KL, 0, 1, LOGITS, 0, 0, "Sun et al. 2024"},
+    {"hint", KD_LOSS_CE, 0, 0, KD_FEATURE_HINT, MIDDLE, 0, "Romero et al. 2015"},
+    {"at", KD_LOSS_CE, 0, 0, KD_FEATURE_AT, EARLY | MIDDLE, 0, "Zagoruyko and Komodakis 2017, their code"},
+    {"atpaper", KD_LOSS_CE, 0, 0, KD_FEATURE_AT_PAPER, EARLY | MIDDLE, 0, "Zagoruyko and Komodakis 2017"},
+    {"sp", KD_LOSS_CE, 0, 0, KD_FEATURE_SP, MIDDLE, 0, "Tung and Mori 2019"},
+    {"rkd", KD_LOSS_CE, 0, 0, KD_FEATURE_RKD, LATE, 0, "Park et al. 2019"},
+    {"pkt", KD_LOSS_CE, 0, 0, KD_FEATURE_PKT, LATE, 0, "Passalis and Tefas 2018"},
+    {"cc", KD_LOSS_CE, 0, 0, KD_FEATURE_CC, LATE, 0, "Peng et al. 2019"},
+    {"nst", KD_LOSS_CE, 0, 0, KD_FEATURE_NST, EARLY | MIDDLE, 0, "Huang and Wang 2017"},
+    {"vid", KD_LOSS_CE, 0, 0, KD_FEATURE_VID, EARLY | MIDDLE, 0, "Ahn et al. 2019"},
+    {"review", KD_LOSS_CE, 0, 0, KD_FEATURE_REVIEW, EARLY | MIDDLE | LATE, 0, "Chen et al. 2021"},
+    {"crd", KD_LOSS_CE, 0, 0, KD_FEATURE_CRD, LATE, 0, "Tian et al. 2020, negatives of the batch"},
+    {"hint + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_HINT, MIDDLE, 1, "Romero et al. 2015"},
+    {"at + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_AT, EARLY | MIDDLE, 1, "Zagoruyko and Komodakis 2017"},
+    {"rkd + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_RKD, LATE, 1, "Park et al. 2019"},
+    {"crd + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_CRD, LATE, 1, "Tian et al. 2020"},
 };
-enum { METHODS = sizeof methods / sizeof *methods, MAX_SEEDS = 100 };
+enum { METHODS = sizeof methods / sizeof *methods };
 
-static kd_loss_desc loss_of(const method *m)
-{
-    kd_loss_desc loss = kd_loss_defaults(m->kind);
-    loss.label_smoothing = m->label_smoothing;
-    loss.standardise = m->standardise;
-    if (m->standardise) loss.temperature = 2, loss.soft_weight = 9, loss.hard_weight = 0.1f; /* as published */
-    return loss;
-}
+static int is_on_features(const method *m) { return m->feature != LOGITS; }
 
 static int has_teacher(const method *m)
 {
-    return m->kind != KD_LOSS_CE && m->kind != KD_LOSS_TFKD && m->kind != KD_LOSS_CSKD;
+    return is_on_features(m) || (m->kind != KD_LOSS_CE && m->kind != KD_LOSS_TFKD && m->kind != KD_LOSS_CSKD);
+}
+
+/* What a method trains with, and the room that its options point into. */
+typedef struct lesson {
+    kd_loss_desc losses[2];
+    kd_feature_loss features[LAYERS];
+    kd_train_desc desc;
+} lesson;
+
+/* Review takes its layers as a list, the others one each. */
+static void add_features(lesson *l, const method *m)
+{
+    int i;
+    for (i = 0; i < LAYERS; ++i) {
+        kd_feature_loss *f = &l->features[l->desc.feature_count];
+        if (!(m->layers >> i & 1)) continue;
+        *f = kd_feature_loss_defaults((kd_feature_kind)m->feature);
+        f->student = f->teacher = m->feature == KD_FEATURE_REVIEW ? "early, middle, late" : layer_names[i];
+        ++l->desc.feature_count;
+        if (m->feature == KD_FEATURE_REVIEW) break;
+    }
+    l->desc.features = l->features;
+}
+
+static void add_method(lesson *l, const method *m)
+{
+    kd_loss_desc *loss = &l->losses[0];
+    *loss = kd_loss_defaults(m->kind);
+    loss->label_smoothing = m->label_smoothing;
+    loss->standardise = m->standardise;
+    if (m->standardise) loss->temperature = 2, loss->soft_weight = 9, loss->hard_weight = 0.1f; /* as published */
+    l->losses[1] = kd_loss_defaults(KD_LOSS_KL);
+    l->desc.losses = l->losses;
+    l->desc.loss_count = 1 + m->with_kl;
+    if (is_on_features(m)) add_features(l, m);
 }
 
 /* ---- a run ----------------------------------------------------------------------------------------------- */
 
+enum { ACCURACY, NLL, ECE, AGREEMENT, MEASURES };
+
 typedef struct result {
-    double accuracy[MAX_SEEDS], agreement, nll, ece, mean, sd, gain, error;
+    int known[MAX_SEEDS];
+    double of[MAX_SEEDS][MEASURES], mean[MEASURES], sd, gain, error; /* sd, gain and its standard error: accuracy */
 } result;
 
 typedef struct comparison {
@@ -79,6 +136,7 @@ typedef struct comparison {
     kd_model *teacher;
     kd_cache *on_train, *on_test;
     double teacher_accuracy;
+    char key[1024]; /* what results depend on */
     result results[METHODS];
 } comparison;
 
@@ -89,10 +147,9 @@ static int complain(const char *what, const char *why)
     return 0;
 }
 
-static kd_train_desc training(const comparison *c, uint64_t seed)
+static kd_train_desc training(uint64_t seed)
 {
     kd_train_desc desc = kd_train_defaults();
-    (void)c;
     desc.batch = 64;
     desc.seed = seed;
     desc.schedule = KD_COSINE;
@@ -115,52 +172,132 @@ static kd_model *create(comparison *c, const char *line, uint64_t seed)
     return m;
 }
 
-static int train_teacher(comparison *c)
+static void file_name(const comparison *c, const char *end, char *path, size_t size)
 {
-    kd_train_desc desc = training(c, 1);
-    kd_metrics metrics;
+    snprintf(path, size, "%s.%s", c->out, end);
+}
+
+/* Takes what an earlier run has measured. Returns 0 if there is none that was about the same. */
+static int read_results(comparison *c)
+{
+    char path[1024], line[1024];
+    const size_t length = strlen(c->key);
+    FILE *f;
+    int same;
+    file_name(c, "tsv", path, sizeof path);
+    f = fopen(path, "rb");
+    same = f && fgets(line, sizeof line, f) && strncmp(line, c->key, length) == 0 && line[length] == '\n';
+    while (same && fgets(line, sizeof line, f)) {
+        char name[64];
+        double of[MEASURES];
+        int seed, i;
+        if (sscanf(line, "%63[^\t]\t%d\t%lf\t%lf\t%lf\t%lf", name, &seed, &of[ACCURACY], &of[NLL], &of[ECE],
+                   &of[AGREEMENT]) != 2 + MEASURES)
+            continue;
+        for (i = 0; i < METHODS; ++i) {
+            if (strcmp(methods[i].name, name) != 0 || seed < 1 || seed > MAX_SEEDS) continue;
+            memcpy(c->results[i].of[seed - 1], of, sizeof of);
+            c->results[i].known[seed - 1] = 1;
+        }
+    }
+    if (f) fclose(f);
+    return same;
+}
+
+/* All that is known; a run that is stopped loses one training at most. */
+static int write_results(const comparison *c)
+{
+    char path[1024], unfinished[1032];
+    FILE *f;
+    int i, s, failed;
+    file_name(c, "tsv", path, sizeof path);
+    snprintf(unfinished, sizeof unfinished, "%s.new", path);
+    f = fopen(unfinished, "wb");
+    if (!f) return complain(unfinished, "cannot be written");
+    fprintf(f, "%s\n", c->key);
+    for (i = 0; i < METHODS; ++i) {
+        for (s = 0; s < MAX_SEEDS; ++s) {
+            const double *of = c->results[i].of[s];
+            if (c->results[i].known[s])
+                fprintf(f, "%s\t%d\t%.17g\t%.17g\t%.17g\t%.17g\n", methods[i].name, s + 1, of[ACCURACY], of[NLL],
+                        of[ECE], of[AGREEMENT]);
+        }
+    }
+    failed = ferror(f);
+    failed |= fclose(f) != 0;
+    return !failed && rename(unfinished, path) == 0 ? 1 : complain(path, "cannot be written");
+}
+
+/* That of an earlier run which was about the same, or a new one. */
+static int get_teacher(comparison *c)
+{
+    char path[1024];
+    kd_train_desc desc = training(1);
+    file_name(c, "safetensors", path, sizeof path);
+    if (read_results(c))
+        return kd_model_load(c->kd, path, &c->teacher) == KD_OK ? 1 : complain(path, kd_error(c->kd));
     desc.epochs = c->teacher_epochs;
     desc.augment.flip = 1;
     c->teacher = create(c, teacher_line, 1);
     if (!c->teacher) return 0;
-    if (kd_train(c->teacher, &c->train, &desc) != KD_OK || kd_evaluate(c->teacher, &c->test, &metrics) != KD_OK ||
+    return kd_train(c->teacher, &c->train, &desc) == KD_OK && kd_model_save(c->teacher, path) == KD_OK
+               ? write_results(c)
+               : complain("the teacher", kd_error(c->kd));
+}
+
+static int prepare_teacher(comparison *c)
+{
+    kd_metrics metrics;
+    snprintf(c->key, sizeof c->key, "# kd.h %s, %s, %016llx, %d epochs of %s, %d of %s", kd_version(),
+             kd_isa_name(kd_ctx_isa(c->kd)), (unsigned long long)kd_data_hash(&c->train), c->teacher_epochs,
+             teacher_line, c->epochs, student_line);
+    if (!get_teacher(c)) return 0;
+    if (kd_evaluate(c->teacher, &c->test, &metrics) != KD_OK ||
         kd_cache_create(c->teacher, &c->train, NULL, 1, 1, &c->on_train) != KD_OK ||
         kd_cache_create(c->teacher, &c->test, NULL, 1, 1, &c->on_test) != KD_OK)
         return complain("the teacher", kd_error(c->kd));
     c->teacher_accuracy = metrics.accuracy;
     c->test.teacher_logits = kd_cache_logits(c->on_test, 0);
-    printf("teacher: %.2f %% after %d epochs\n\n", 100 * metrics.accuracy, desc.epochs);
+    printf("teacher: %.2f %% after %d epochs\n\n", 100 * metrics.accuracy, c->teacher_epochs);
     return 1;
 }
 
-static int train_student(comparison *c, const method *m, uint64_t seed, kd_metrics *metrics)
+static int train_student(comparison *c, const method *m, uint64_t seed, double *of)
 {
-    kd_train_desc desc = training(c, seed);
     kd_model *student = create(c, student_line, seed);
+    kd_metrics metrics;
+    lesson l;
     int ok;
     if (!student) return 0;
-    desc.epochs = c->epochs;
-    desc.lr = 0.002f;
-    desc.loss = loss_of(m);
-    if (has_teacher(m)) desc.cache = c->on_train;
-    ok = kd_train(student, &c->train, &desc) == KD_OK && kd_evaluate(student, &c->test, metrics) == KD_OK;
+    l.desc = training(seed);
+    l.desc.epochs = c->epochs;
+    l.desc.lr = 0.002f;
+    add_method(&l, m);
+    if (is_on_features(m)) l.desc.teacher = c->teacher;
+    if (has_teacher(m) && !is_on_features(m)) l.desc.cache = c->on_train;
+    ok = kd_train(student, &c->train, &l.desc) == KD_OK && kd_evaluate(student, &c->test, &metrics) == KD_OK;
     if (!ok) complain(m->name, kd_error(c->kd));
     kd_model_destroy(student);
-    return ok;
+    if (!ok) return 0;
+    of[ACCURACY] = metrics.accuracy;
+    of[NLL] = metrics.nll;
+    of[ECE] = metrics.ece;
+    of[AGREEMENT] = metrics.agreement;
+    return 1;
 }
 
 static void summarise(const comparison *c, result *r, const result *alone)
 {
     double squares = 0, gains = 0;
-    int s;
-    r->mean = r->gain = 0;
-    for (s = 0; s < c->seeds; ++s) r->mean += r->accuracy[s] / c->seeds;
+    int s, i;
     for (s = 0; s < c->seeds; ++s) {
-        squares += (r->accuracy[s] - r->mean) * (r->accuracy[s] - r->mean);
-        r->gain += (r->accuracy[s] - alone->accuracy[s]) / c->seeds;
+        for (i = 0; i < MEASURES; ++i) r->mean[i] += r->of[s][i] / c->seeds;
+        r->gain += (r->of[s][ACCURACY] - alone->of[s][ACCURACY]) / c->seeds;
     }
     for (s = 0; s < c->seeds; ++s) {
-        const double gain = r->accuracy[s] - alone->accuracy[s] - r->gain;
+        const double from_mean = r->of[s][ACCURACY] - r->mean[ACCURACY];
+        const double gain = r->of[s][ACCURACY] - alone->of[s][ACCURACY] - r->gain;
+        squares += from_mean * from_mean;
         gains += gain * gain;
     }
     r->sd = c->seeds > 1 ? sqrt(squares / (c->seeds - 1)) : 0;
@@ -173,16 +310,15 @@ static int run_method(comparison *c, int index)
     result *r = &c->results[index];
     int s;
     for (s = 0; s < c->seeds; ++s) {
-        kd_metrics metrics;
-        if (!train_student(c, m, (uint64_t)s + 1, &metrics)) return 0;
-        r->accuracy[s] = metrics.accuracy;
-        r->agreement += metrics.agreement / c->seeds;
-        r->nll += metrics.nll / c->seeds;
-        r->ece += metrics.ece / c->seeds;
+        if (r->known[s]) continue;
+        if (!train_student(c, m, (uint64_t)s + 1, r->of[s])) return 0;
+        r->known[s] = 1;
+        if (!write_results(c)) return 0;
     }
     summarise(c, r, &c->results[0]);
-    printf("%-20s %6.2f +- %4.2f   %+5.2f +- %4.2f   %6.3f   %5.3f   %5.1f   %s\n", m->name, 100 * r->mean,
-           100 * r->sd, 100 * r->gain, 100 * r->error, r->nll, r->ece, 100 * r->agreement, m->source);
+    printf("%-20s %6.2f +- %4.2f   %+5.2f +- %4.2f   %6.3f   %5.3f   %5.1f   %s\n", m->name,
+           100 * r->mean[ACCURACY], 100 * r->sd, 100 * r->gain, 100 * r->error, r->mean[NLL], r->mean[ECE],
+           100 * r->mean[AGREEMENT], m->source);
     fflush(stdout);
     return 1;
 }
@@ -197,8 +333,8 @@ static int run(comparison *c)
     c->test = data_of(c, &c->images.test);
     printf("%s: %d images to train on, %d to test; %d seeds, %d epochs each\n", c->folder, c->train.count,
            c->test.count, c->seeds, c->epochs);
-    if (!train_teacher(c)) return 0;
-    printf("loss                 accuracy        gain, std error  nll      ece     as teacher\n");
+    if (!prepare_teacher(c)) return 0;
+    printf("method               accuracy        gain, std error  nll      ece     as teacher\n");
     for (i = 0; i < METHODS; ++i) {
         if (!run_method(c, i)) return 0;
     }
@@ -210,7 +346,7 @@ static int run(comparison *c)
 static FILE *create_file(const comparison *c, const char *name, char *path, size_t size)
 {
     FILE *f;
-    snprintf(path, size, "%s.%s", c->out, name);
+    file_name(c, name, path, size);
     f = fopen(path, "wb");
     if (!f) complain(path, "cannot be written");
     return f;
@@ -233,14 +369,38 @@ static int write_json(const comparison *c)
     for (i = 0; i < METHODS; ++i) {
         const result *r = &c->results[i];
         fprintf(f, "  {\"name\": \"%s\", \"mean\": %.6f, \"sd\": %.6f, \"gain\": %.6f, \"gain_se\": %.6f, ",
-                methods[i].name, r->mean, r->sd, r->gain, r->error);
-        fprintf(f, "\"nll\": %.6f, \"ece\": %.6f, \"agreement\": %.6f, \"accuracies\": [", r->nll, r->ece,
-                r->agreement);
-        for (s = 0; s < c->seeds; ++s) fprintf(f, "%s%.6f", s ? ", " : "", r->accuracy[s]);
+                methods[i].name, r->mean[ACCURACY], r->sd, r->gain, r->error);
+        fprintf(f, "\"nll\": %.6f, \"ece\": %.6f, \"agreement\": %.6f, \"accuracies\": [", r->mean[NLL],
+                r->mean[ECE], r->mean[AGREEMENT]);
+        for (s = 0; s < c->seeds; ++s) fprintf(f, "%s%.6f", s ? ", " : "", r->of[s][ACCURACY]);
         fprintf(f, "]}%s\n", i + 1 < METHODS ? "," : "");
     }
     fputs("]}\n", f);
     return close_file(f, path);
+}
+
+/* The table as a README shows it. */
+static int write_table(const comparison *c)
+{
+    char path[1024];
+    FILE *f = create_file(c, "md", path, sizeof path);
+    int i;
+    if (!f) return 0;
+    fputs("| method | accuracy | gain | nll | ece | as the teacher |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
+          f);
+    for (i = 0; i < METHODS; ++i) {
+        const result *r = &c->results[i];
+        fprintf(f, "| %s | %.2f \xc2\xb1 %.2f | %+.2f \xc2\xb1 %.2f | %.3f | %.3f | %.1f |\n", methods[i].name,
+                100 * r->mean[ACCURACY], 100 * r->sd, 100 * r->gain, 100 * r->error, r->mean[NLL], r->mean[ECE],
+                100 * r->mean[AGREEMENT]);
+    }
+    return close_file(f, path);
+}
+
+/* Without a teacher, from its logits, from its features. */
+static const char *colour_of(const method *m)
+{
+    return is_on_features(m) ? "#2f6fde" : has_teacher(m) ? "#0f9d6b" : "#8a90a2";
 }
 
 /* A line for each method: its seeds as dots, the mean with its standard deviation as a bar. */
@@ -255,8 +415,8 @@ static int write_picture(const comparison *c)
     if (!f) return 0;
     for (i = 0; i < METHODS; ++i) {
         for (s = 0; s < c->seeds; ++s) {
-            low = KD__MIN(low, c->results[i].accuracy[s]);
-            high = KD__MAX(high, c->results[i].accuracy[s]);
+            low = KD__MIN(low, c->results[i].of[s][ACCURACY]);
+            high = KD__MAX(high, c->results[i].of[s][ACCURACY]);
         }
     }
     low = floor(low * 100 - 0.2) / 100, high = ceil(high * 100 + 0.2) / 100;
@@ -264,9 +424,9 @@ static int write_picture(const comparison *c)
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" ",
             RIGHT + 30, bottom + 40);
     fputs("font-size=\"12\"><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n", f);
-    fprintf(f,
-            "<text x=\"10\" y=\"20\" font-weight=\"bold\">Test accuracy of one student by loss, %d seeds</text>\n",
-            c->seeds);
+    fprintf(
+        f, "<text x=\"10\" y=\"20\" font-weight=\"bold\">Test accuracy of one student by method, %d seeds</text>\n",
+        c->seeds);
     for (grid = low; grid < high + 1e-9; grid += 0.01) {
         fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#e2e4ea\"/>", ACROSS(grid),
                 ACROSS(grid), TOP, bottom);
@@ -279,15 +439,16 @@ static int write_picture(const comparison *c)
             ACROSS(c->teacher_accuracy), TOP - 5);
     for (i = 0; i < METHODS; ++i) {
         const result *r = &c->results[i];
-        const char *colour = has_teacher(&methods[i]) ? "#0f9d6b" : "#8a90a2";
+        const char *colour = colour_of(&methods[i]);
         const double y = TOP + (i + 0.5) * LINE;
         fprintf(f, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>", LEFT - 12, y + 4, methods[i].name);
         fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" stroke-width=\"2\"/>",
-                ACROSS(r->mean - r->sd), ACROSS(r->mean + r->sd), y, y, colour);
+                ACROSS(r->mean[ACCURACY] - r->sd), ACROSS(r->mean[ACCURACY] + r->sd), y, y, colour);
         for (s = 0; s < c->seeds; ++s)
             fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2\" fill=\"%s\" fill-opacity=\"0.45\"/>",
-                    ACROSS(r->accuracy[s]), y, colour);
-        fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/>\n", ACROSS(r->mean), y, colour);
+                    ACROSS(r->of[s][ACCURACY]), y, colour);
+        fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/>\n", ACROSS(r->mean[ACCURACY]), y,
+                colour);
     }
 #undef ACROSS
     fputs("</svg>\n", f);
@@ -300,7 +461,9 @@ static int usage(void)
 {
     fputs("usage: compare IMAGES [--seeds N] [--epochs N] [--teacher-epochs N] [--limit N] [--threads N] [--out "
           "NAME]\n"
-          "Trains one student with every loss of kd.h, as published, and writes NAME.json and NAME.svg.\n",
+          "Trains one student in every way of kd.h, as published, and writes NAME.json, NAME.md and NAME.svg; what "
+          "is\n"
+          "done is kept in NAME.tsv and NAME.safetensors.\n",
           stderr);
     return 2;
 }
@@ -337,8 +500,8 @@ int main(int argc, char **argv)
     if (!c.folder) return usage();
     desc.threads = threads;
     if (kd_open(&desc, &c.kd) != KD_OK) return complain("kd_open failed", NULL) + 1;
-    ok = run(&c) && write_json(&c) && write_picture(&c);
-    if (ok) printf("\n%s.json, %s.svg\n", c.out, c.out);
+    ok = run(&c) && write_json(&c) && write_table(&c) && write_picture(&c);
+    if (ok) printf("\n%s.json, %s.md, %s.svg\n", c.out, c.out, c.out);
     kd_cache_destroy(c.on_train);
     kd_cache_destroy(c.on_test);
     kd_model_destroy(c.teacher);

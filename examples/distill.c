@@ -72,7 +72,8 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "cutout=8, mixup=0.2, joined by commas")                                                                     \
     X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "",                                          \
       "other changes, or \"none\", for the teacher's own training; if not given, the same")                        \
-    X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5", "students trained alone, and as many distilled")              \
+    X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5",                                                               \
+      "students trained alone, as many with smoothed labels, and as many distilled")                               \
     X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
       "the first seed; everything random follows from it")                                                         \
     X("threads", "N", OPTION_INT, threads, 0, 256, "0", "0: one for each processor; results do not depend on it")  \
@@ -145,10 +146,10 @@ static void print_help(void)
     int i;
     puts("usage: distill IMAGES [options]\n"
          "\n"
-         "Trains a large model, the teacher, on a folder of images, and then a small one, the student, twice: "
-         "alone, and\n"
-         "distilled, which means that it also learns from the teacher's outputs. Both are tested on images that "
-         "nobody\n"
+         "Trains a large model, the teacher, on a folder of images, and then a small one, the student: alone, "
+         "with smoothed\n"
+         "labels, and distilled, which means that it also learns from the teacher's outputs. All are tested on "
+         "images that nobody\n"
          "has seen before. Results: a table here, and in the output folder teacher.safetensors, "
          "student.safetensors,\n"
          "metrics.json and report.html, which you can open in a browser.\n"
@@ -988,7 +989,7 @@ static int run_teacher(session *s)
     return 1;
 }
 
-/* Trains one student. loss NULL: on labels alone. The model goes to *out. */
+/* Trains one student. A loss without a teacher has labels alone. The model goes to *out. */
 static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
                          kd_model **out)
 {
@@ -999,8 +1000,8 @@ static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
     if (run && !run_open(run, s->o.epochs)) return 0;
     d = training_options(s, &w, 0);
     d.seed = seed;
-    if (loss) {
-        d.loss = *loss;
+    d.loss = *loss;
+    if (loss->kind != KD_LOSS_CE) {
         d.cache = s->cache;
         data.teacher_logits = s->fit.teacher_logits;
     }
@@ -1103,34 +1104,62 @@ static int keep_student(session *s, kd_model *m, int index)
     return 1;
 }
 
+/* A student of the final ones, tested: into *out, or forgotten where that is NULL. */
+static int final_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
+                         kd_model **out)
+{
+    kd_model *m;
+    if (!train_student(s, g, seed, loss, run, &m)) return 0;
+    if (test_model(s, m, run, NULL, NULL)) {
+        if (!out) kd_model_destroy(m);
+        if (out) *out = m;
+        return 1;
+    }
+    kd_model_destroy(m);
+    return 0;
+}
+
 static int train_students(session *s)
 {
-    const kd_loss_desc loss = loss_options(s, s->r.temperature, s->r.alpha);
-    stage g = stage_begin(s, "students", (int64_t)2 * s->o.seeds * s->o.epochs * s->fit.data.count);
+    const kd_loss_desc loss = loss_options(s, s->r.temperature, s->r.alpha), labels = kd_loss_defaults(KD_LOSS_CE);
+    kd_loss_desc smooth = labels;
+    stage g = stage_begin(s, "students", (int64_t)3 * s->o.seeds * s->o.epochs * s->fit.data.count);
     int i;
-    printf("\nTraining the student, alone and distilled at temperature %g and alpha %g, %d seeds\n",
+    smooth.label_smoothing = (float)REPORT_SMOOTHING;
+    printf("\nTraining the student alone, with smoothed labels, and distilled at temperature %g and alpha %g, %d "
+           "seeds\n",
            s->r.temperature, s->r.alpha, s->o.seeds);
     for (i = 0; i < s->o.seeds; ++i) {
         const uint64_t seed = (uint64_t)(s->o.first_seed + i);
         kd_model *m;
         snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
-        if (!train_student(s, &g, seed, NULL, &s->r.alone[i], &m)) return 0;
-        if (!test_model(s, m, &s->r.alone[i], NULL, NULL)) {
-            kd_model_destroy(m);
+        if (!final_student(s, &g, seed, &labels, &s->r.alone[i], NULL) ||
+            !final_student(s, &g, seed, &smooth, &s->r.smooth[i], NULL) ||
+            !final_student(s, &g, seed, &loss, &s->r.soft[i], &m) || !keep_student(s, m, i))
             return 0;
-        }
-        kd_model_destroy(m);
-        if (!train_student(s, &g, seed, &loss, &s->r.soft[i], &m)) return 0;
-        if (!test_model(s, m, &s->r.soft[i], NULL, NULL)) {
-            kd_model_destroy(m);
-            return 0;
-        }
-        if (!keep_student(s, m, i)) return 0;
-        stage_line(&g, "  seed %-3d alone %.2f %%   distilled %.2f %%", (int)seed,
-                   100 * s->r.alone[i].test.accuracy, 100 * s->r.soft[i].test.accuracy);
+        stage_line(&g, "  seed %-3d alone %.2f %%   smoothed %.2f %%   distilled %.2f %%", (int)seed,
+                   100 * s->r.alone[i].test.accuracy, 100 * s->r.smooth[i].test.accuracy,
+                   100 * s->r.soft[i].test.accuracy);
     }
     stage_wipe(&g);
     return 1;
+}
+
+/* What teacher and labels ask of the student that was kept, before it was trained and after. */
+static int diagnose(session *s)
+{
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_data data = s->fit.data;
+    kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.saved));
+    int done;
+    if (!fresh) return 0;
+    d.teacher = s->teacher;
+    d.loss = loss_options(s, s->r.temperature, s->r.alpha);
+    if (!s->teacher) data.teacher_logits = s->fit.teacher_logits;
+    done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
+           kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
+    kd_model_destroy(fresh);
+    return done ? 1 : kd_complain(s, "diagnosis");
 }
 
 /* ---- results --------------------------------------------------------------------------------------------- */
@@ -1180,7 +1209,7 @@ static int measure_latency(session *s, const char *name, double *microseconds)
 static void print_row(const char *name, const report_model *m, const report_run *runs, int count)
 {
     const report_statistic a = report_accuracy(runs, count);
-    printf("%-18s", name);
+    printf("%-19s", name);
     if (m->spec)
         printf("%12s%16s%11sB%9.1f us", report_count(m->parameters).chars, report_short((double)m->macs).chars,
                report_short((double)m->bytes).chars, m->latency_us);
@@ -1195,10 +1224,11 @@ static void print_table(const session *s)
 {
     const report *r = &s->r;
     const report_statistic gain = report_gain(r);
-    printf("\n%-18s%12s%16s%12s%12s   test accuracy%s\n", "", "parameters", "multiply-adds", "file", "latency",
+    printf("\n%-19s%12s%16s%12s%12s   test accuracy%s\n", "", "parameters", "multiply-adds", "file", "latency",
            r->seeds > 1 ? ", mean +- sd" : "");
     print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
     print_row("student alone", &r->student, r->alone, r->seeds);
+    print_row("... labels smoothed", &r->student, r->smooth, r->seeds);
     print_row("student distilled", &r->student, r->soft, r->seeds);
     printf("\nDistillation: %+.2f points", 100 * gain.mean);
     if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.sd, r->seeds);
@@ -1206,6 +1236,12 @@ static void print_table(const session *s)
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
                100 * report_agreement(r->soft, r->seeds), 100 * report_agreement(r->alone, r->seeds));
+    printf("\nPull of teacher and labels: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
+           "%.2f)\n",
+           r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
+           r->after.gradient_cosine, r->before.gradient_cosine);
+    printf("Targets at temperature %g: entropy %.2f nats of at most %.2f", r->temperature, r->after.target_entropy,
+           log((double)r->class_count));
     printf("\nThe report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
 }
 
@@ -1276,7 +1312,14 @@ static int write_metrics(const session *s)
     json_model(f, &r->student);
     fputs("},\n", f);
     json_runs(f, "student_alone", r->alone, r->seeds);
+    json_runs(f, "student_smoothed", r->smooth, r->seeds);
     json_runs(f, "student_distilled", r->soft, r->seeds);
+    fprintf(
+        f,
+        "  \"diagnosis\": {\"soft_weight\": %.6g, \"hard_weight\": %.6g, \"soft_norm\": %.6g, \"hard_norm\": %.6g, "
+        "\"gradient_cosine\": %.6f, \"gradient_cosine_untrained\": %.6f, \"target_entropy\": %.6f},\n",
+        r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
+        r->after.gradient_cosine, r->before.gradient_cosine, r->after.target_entropy);
     if (r->teacher_known) fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->soft, r->seeds));
     if (r->teacher.spec) fprintf(f, "  \"teacher_latency_us\": %.3f,\n", r->teacher.latency_us);
     fprintf(f, "  \"student_latency_us\": %.3f,\n  \"seconds\": %.3f\n}\n", r->student.latency_us, r->seconds);
@@ -1407,11 +1450,13 @@ static int allocate_results(session *s)
     const size_t classes = (size_t)s->images.class_count, tests = (size_t)s->images.test.count;
     s->r.seeds = s->o.seeds;
     s->r.alone = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.alone);
+    s->r.smooth = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.smooth);
     s->r.soft = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.soft);
     if (!s->teacher_test && s->teacher) s->teacher_test = (float *)images_memory(tests * classes, sizeof(float));
     s->student_test = (float *)images_memory(tests * classes, sizeof(float));
     s->confusion = (int64_t *)images_memory(classes * classes, sizeof(int64_t));
-    return s->r.alone && s->r.soft && s->student_test && s->confusion && (s->teacher_test || !s->teacher)
+    return s->r.alone && s->r.smooth && s->r.soft && s->student_test && s->confusion &&
+                   (s->teacher_test || !s->teacher)
                ? 1
                : complain("there is not enough memory for the results");
 }
@@ -1483,7 +1528,7 @@ static int run(session *s)
     share_preprocessing(s);
     print_plan(s);
     if (!s->o.resume) resume_clear(s);
-    return prepare_teacher(s) && choose(s) && train_students(s) && finish(s);
+    return prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
 }
 
 static void runs_free(report_run *runs, int count)
@@ -1512,8 +1557,10 @@ static void close_session(session *s)
     kd_cache_destroy(s->cache);
     runs_free(&s->r.teacher_run, 1);
     runs_free(s->r.alone, s->r.seeds);
+    runs_free(s->r.smooth, s->r.seeds);
     runs_free(s->r.soft, s->r.seeds);
     free(s->r.alone);
+    free(s->r.smooth);
     free(s->r.soft);
     free(s->teacher_test);
     free(s->student_test);

@@ -78,6 +78,7 @@ enum {
     REPORT_SAMPLES = 12, /* training images of each class */
     REPORT_PAIRS = 8     /* most frequent confusions */
 };
+static const double REPORT_SMOOTHING = 0.1; /* of the labels of the students that have no teacher but these */
 
 /* One training: what it reached on the test images, and how it got there. */
 typedef struct report_run {
@@ -115,11 +116,13 @@ typedef struct report {
     int class_count, channels, height, width, train_count, validation_count;
     report_images train, test;
     report_model teacher, student;
-    int teacher_known;        /* its outputs on the test images are known */
-    int teacher_trained;      /* by this run: it has curves */
-    report_run teacher_run;   /* valid if teacher_known */
-    report_run *alone, *soft; /* (seeds): the student trained on labels alone, and distilled */
-    int seeds, saved;         /* saved: which of the distilled students was kept */
+    int teacher_known;      /* its outputs on the test images are known */
+    int teacher_trained;    /* by this run: it has curves */
+    report_run teacher_run; /* valid if teacher_known */
+    /* (seeds): the student trained on labels alone, on smoothed labels, and distilled */
+    report_run *alone, *smooth, *soft;
+    int seeds, saved;           /* saved: which of the distilled students was kept */
+    kd_diagnosis before, after; /* of that one: before training and after, on the images it learned from */
     const report_choice *choices;
     int choice_count;
     double temperature, alpha;
@@ -262,17 +265,17 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
 /* ---- the head of the page -------------------------------------------------------------------------------- */
 
 static const char report_style[] =
-    ":root{--ink:#1d2330;--soft:#667085;--page:#f6f7f9;--card:#fff;--line:#e3e6ec;--t:#7a5af8;--a:#98a2b3;--d:#"
-    "0e9f6e;"
+    ":root{--ink:#1d2330;--soft:#667085;--page:#f6f7f9;--card:#fff;--line:#e3e6ec;--t:#7a5af8;--a:#98a2b3;--s:#"
+    "dc8a12;--d:#0e9f6e;"
     "--bad:#d92d20}"
     "@media(prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#98a2b3;--page:#12151c;--card:#1b202b;"
-    "--line:#2d3442;--t:#9b8afb;--a:#7c879b;--d:#32d583;--bad:#f97066}}"
+    "--line:#2d3442;--t:#9b8afb;--a:#7c879b;--s:#f5b041;--d:#32d583;--bad:#f97066}}"
     "*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);"
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
     "main{max-width:1080px;margin:0 auto;padding:40px 24px 64px}h1{font-size:30px;line-height:1.2;margin:0 0 8px}"
     "h2{font-size:20px;margin:44px 0 4px}p{margin:4px 0 14px;color:var(--soft);max-width:76ch}"
     ".lead{font-size:18px;color:var(--ink)}"
-    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(250px,1fr))}"
+    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(220px,1fr))}"
     ".wide{grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}"
     ".card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;min-width:0}"
     ".card h3{margin:0;font-size:14px;font-weight:600;color:var(--soft)}"
@@ -373,6 +376,7 @@ static void report_head(FILE *f, const report *r)
     fputs("<div class=\"row\">", f);
     report_card(f, "Teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
     report_card(f, "Student alone", "a", &r->student, r->alone, r->seeds);
+    report_card(f, "Student, labels smoothed", "s", &r->student, r->smooth, r->seeds);
     report_card(f, "Student distilled", "d", &r->student, r->soft, r->seeds);
     fputs("</div>", f);
 }
@@ -464,6 +468,7 @@ static void report_curves(FILE *f, const report *r)
     for (i = 0; i < r->seeds; ++i) {
         for (e = student / 5; e < student; ++e) {
             report_widen(&a, r->alone[i].validation[e]);
+            report_widen(&a, r->smooth[i].validation[e]);
             report_widen(&a, r->soft[i].validation[e]);
         }
     }
@@ -478,6 +483,7 @@ static void report_curves(FILE *f, const report *r)
     }
     if (teacher) report_curve(&a, &r->teacher_run, 1, "t");
     report_curve(&a, r->alone, r->seeds, "a");
+    report_curve(&a, r->smooth, r->seeds, "s");
     report_curve(&a, r->soft, r->seeds, "d");
     fputs("</svg></div>", f);
 }
@@ -490,6 +496,7 @@ static void report_seeds(FILE *f, const report *r)
     a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
     for (i = 0; i < r->seeds; ++i) {
         report_widen(&a, r->alone[i].test.accuracy);
+        report_widen(&a, r->smooth[i].test.accuracy);
         report_widen(&a, r->soft[i].test.accuracy);
     }
     if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
@@ -504,13 +511,15 @@ static void report_seeds(FILE *f, const report *r)
                 report_y(&a, r->teacher_run.test.accuracy));
     for (i = 0; i < r->seeds; ++i) {
         const double x = report_x(&a, i + 1), alone = report_y(&a, r->alone[i].test.accuracy),
+                     smooth = report_y(&a, r->smooth[i].test.accuracy),
                      soft = report_y(&a, r->soft[i].test.accuracy);
         fprintf(
             f,
             "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
-            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" "
-            "fill=\"var(--d)\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
-            x, x, alone, soft, x, alone, x, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
+            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" "
+            "fill=\"var(--s)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--d)\"/><text x=\"%.1f\" "
+            "y=\"%d\" text-anchor=\"middle\">%d</text>",
+            x, x, alone, soft, x, alone, x, smooth, x, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
     }
     fputs("</svg></div>", f);
 }
@@ -633,6 +642,27 @@ static void report_soft_targets(FILE *f, const report *r)
     fputs("</div>", f);
 }
 
+/* ---- what pulls at the student --------------------------------------------------------------------------- */
+
+static void report_diagnosis(FILE *f, const report *r)
+{
+    const kd_diagnosis *b = &r->before, *a = &r->after;
+    fprintf(
+        f,
+        "<h2>What pulls at the student</h2><p>On the images it learned from, the student that was kept, before "
+        "training and after. The cosine says whether teacher and labels ask for the same: 1 the same, 0 nothing "
+        "in common, below 0 the opposite. A soft target's entropy lies between 0, a bare label, and %.2f nats, "
+        "every class alike; here, at temperature %g, it is %.2f.</p><div class=\"card scroll\"><table>",
+        log((double)r->class_count), r->temperature, a->target_entropy);
+    fputs("<tr><th></th><th>weight in the loss</th><th>gradient before</th><th>after</th></tr>", f);
+    fprintf(f, "<tr><th>teacher</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->soft_weight, b->soft_norm,
+            a->soft_norm);
+    fprintf(f, "<tr><th>labels</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->hard_weight, b->hard_norm,
+            a->hard_norm);
+    fprintf(f, "<tr><th>cosine of the two</th><td></td><td>%.2f</td><td>%.2f</td></tr></table></div>",
+            b->gradient_cosine, a->gradient_cosine);
+}
+
 /* ---- where the student errs ------------------------------------------------------------------------------ */
 
 static void report_matrix(FILE *f, const report *r)
@@ -660,6 +690,33 @@ static void report_matrix(FILE *f, const report *r)
             fputs("</td>", f);
         }
         fputs("</tr>", f);
+    }
+    fputs("</table></div>", f);
+}
+
+static double report_class_error(const report_run *runs, int count, int c)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) sum += (1 - runs[i].test.class_accuracy[c]) / count;
+    return sum;
+}
+
+/* Errors class by class, means over seeds. */
+static void report_classes(FILE *f, const report *r)
+{
+    int c;
+    if (r->class_count > KD_METRICS_CLASSES) return;
+    fputs("<div class=\"card scroll\"><h3>Errors in each class, of 100 test images</h3><table><tr><th></th>", f);
+    if (r->teacher.spec) fputs("<th>teacher</th>", f);
+    fputs("<th>alone</th><th>labels smoothed</th><th>distilled</th></tr>", f);
+    for (c = 0; c < r->class_count; ++c) {
+        fputs("<tr><th>", f);
+        report_escape(f, r->classes[c]);
+        fputs("</th>", f);
+        if (r->teacher.spec) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
+        fprintf(f, "<td>%.1f</td><td>%.1f</td><td>%.1f</td></tr>", 100 * report_class_error(r->alone, r->seeds, c),
+                100 * report_class_error(r->smooth, r->seeds, c), 100 * report_class_error(r->soft, r->seeds, c));
     }
     fputs("</table></div>", f);
 }
@@ -779,6 +836,7 @@ REPORT_PUBLIC static int report_write(FILE *f, const report *r)
     fputs("<h2>Results</h2><p><span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; <span "
           "class=\"key\" "
           "style=\"background:var(--a)\"></span>student alone &ensp; <span class=\"key\" "
+          "style=\"background:var(--s)\"></span>student, labels smoothed &ensp; <span class=\"key\" "
           "style=\"background:var(--d)\"></span>student distilled</p><div class=\"row wide\">",
           f);
     report_seeds(f, r);
@@ -786,11 +844,13 @@ REPORT_PUBLIC static int report_write(FILE *f, const report *r)
     fputs("</div>", f);
     report_soft_targets(f, r);
     report_choices(f, r);
+    report_diagnosis(f, r);
     fputs(
         "<h2>Where the distilled student errs</h2><p>Rows are true classes, columns what the student that was kept "
         "says.</p><div style=\"display:grid;gap:16px\">",
         f);
     if (r->class_count <= REPORT_CLASSES) report_matrix(f, r);
+    report_classes(f, r);
     report_pairs(f, r);
     fputs("</div>", f);
     report_disagreements(f, r);

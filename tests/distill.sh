@@ -65,7 +65,7 @@ for file in teacher.safetensors student.safetensors metrics.json report.html; do
 done
 for key in '"seeds": 2' '"train_images": 220' '"test_images": 240' '"accuracy"' '"params"' '"accuracy_mean"' \
     '"accuracy_sd"' '"accuracies": \[' '"agreement"' '"teacher_latency_us"' '"student_latency_us"' '"seconds"' \
-    '"student_alone"' '"student_distilled"'; do
+    '"student_alone"' '"student_smoothed"' '"student_distilled"' '"gradient_cosine"' '"target_entropy"'; do
     check "metrics.json has $key" grep -q -- "$key" "$work/out/metrics.json"
 done
 check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"

@@ -6,11 +6,11 @@
 /* ---- against PyTorch ------------------------------------------------------------------------------------- */
 
 /* The starts of the lists, as features of the given shapes. */
-static void golden_taps(kd__tap *taps, const int (*shapes)[3], int n, int pairs, const float *numbers)
+static void golden_taps(kd__tap *taps, const int (*shapes)[3], int n, int layers, const float *numbers)
 {
     int which;
     size_t i, at = 0;
-    for (which = 0; which <= pairs; ++which) {
+    for (which = 0; which < layers; ++which) {
         kd__tap *t = &taps[which];
         size_t count;
         t->c = shapes[which][0], t->h = shapes[which][1], t->w = shapes[which][2];
@@ -24,7 +24,7 @@ static void golden_taps(kd__tap *taps, const int (*shapes)[3], int n, int pairs,
 static void check_golden(kd_ctx *kd, const golden_feature *g)
 {
     kd__feature f;
-    kd__tap taps[2][2];
+    kd__tap taps[2][3];
     float *params = (float *)calloc((size_t)g->learned + 1, sizeof *params);
     float *param_grads = (float *)calloc((size_t)g->learned + 1, sizeof *param_grads);
     size_t count, i, at = 0;
@@ -35,25 +35,27 @@ static void check_golden(kd_ctx *kd, const golden_feature *g)
     f.desc = kd_feature_loss_defaults(g->kind);
     f.info = kd__feature_look_up(g->kind);
     f.n = g->n;
+    f.desc.width = 3;
     f.params = params, f.param_grads = param_grads;
-    golden_taps(taps[KD__STUDENT], g->student, g->n, f.info->pairs, golden_students);
-    golden_taps(taps[KD__TEACHER], g->teacher, g->n, f.info->pairs, golden_teachers);
+    f.layers = g->layers;
+    golden_taps(taps[KD__STUDENT], g->student, g->n, g->layers, golden_students);
+    golden_taps(taps[KD__TEACHER], g->teacher, g->n, g->layers, golden_teachers);
     for (side = 0; side < 2; ++side) {
-        for (which = 0; which < 2; ++which) f.tap[side][which] = &taps[side][which];
+        for (which = 0; which < 3; ++which) f.tap[side][which] = &taps[side][which];
     }
     count = kd__tap_count(&taps[KD__STUDENT][0]);
     for (i = count * (size_t)(g->n - 1); i < count * (size_t)g->n; ++i) taps[KD__STUDENT][0].map[i] *= g->factor;
     memcpy(params, golden_learned, (size_t)g->learned * sizeof *params);
-    assert_int_equal(f.info->params ? f.info->params(&f) : 0, g->learned);
+    assert_int_equal(kd__feature_params(&f), g->learned);
     f.room = (double *)calloc(f.info->room(&f, (size_t)g->n), sizeof *f.room);
     assert_near(f.info->value(&f), g->value, 1e-9);
-    for (which = 0; which <= f.info->pairs; ++which) {
+    for (which = 0; which < f.layers; ++which) {
         const kd__tap *t = &taps[KD__STUDENT][which];
         for (i = 0; i < (size_t)g->n * kd__tap_count(t); ++i) assert_near(t->grad[i], g->grad[at++], 1e-8);
     }
     for (i = 0; i < (size_t)g->learned; ++i) assert_near(param_grads[i], g->learned_grad[i], 1e-6);
     for (side = 0; side < 2; ++side) {
-        for (which = 0; which < 2; ++which) free(taps[side][which].map), free(taps[side][which].grad);
+        for (which = 0; which < 3; ++which) free(taps[side][which].map), free(taps[side][which].grad);
     }
     free(f.room);
     free(params);
@@ -87,7 +89,7 @@ static void test_pooling(void **state)
     (void)state;
     for (i = 0; i < NUMBERS; ++i) x[i] = (float)i;
     assert_ok(kd, kd_model_create(kd, "3x7x5: a: relu, conv 2 3 pad=1, gap", 1, &m));
-    tap.value = kd__feature_find(m, "a");
+    tap.value = kd__feature_find(m, "a", 1);
     tap.map = map;
     assert_ok(kd, kd__run_open_tapped(m, NULL, 2, &tap, 1, &run));
     kd__run_forward(run, x, 2);
@@ -119,6 +121,7 @@ static kd_feature_loss loss_of(const choice *c)
     loss.student = c->student, loss.teacher = c->teacher;
     loss.student2 = c->student2, loss.teacher2 = c->teacher2;
     loss.weight = c->weight;
+    loss.warmup = 0;
     return loss;
 }
 
@@ -271,13 +274,21 @@ static void test_derivatives(void **state)
         {KD_FEATURE_AT, "res", "low", NULL, NULL, 20},        /* the sum of a residual, and nothing learned */
         {KD_FEATURE_AT_PAPER, "first", "low", NULL, NULL, 5}, /* pooled on both sides */
         {KD_FEATURE_SP, "high", "low", NULL, NULL, 50},       /* a fused activation by its own tag */
-        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},        {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 20000},
-        {KD_FEATURE_CC, "res.body.0", "flat", NULL, NULL, 200}, {KD_FEATURE_NST, "first", "low", NULL, NULL, 5},
-        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1000},     {KD_FEATURE_FSP, "first", "first", "low", "low", 5},
+        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},
+        {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 20000},
+        {KD_FEATURE_CC, "res.body.0", "flat", NULL, NULL, 200},
+        {KD_FEATURE_NST, "first", "low", NULL, NULL, 5},
+        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1000},
+        {KD_FEATURE_FSP, "first", "first", "low", "low", 5},
+        {KD_FEATURE_REVIEW, "first, low,head", " first,low , head", NULL, NULL, 5},
+        {KD_FEATURE_REVIEW, "low", "first", NULL, NULL, 5},
+        {KD_FEATURE_CRD, "high", "low", NULL, NULL, 1},
+        {KD_FEATURE_CRD, "last", "head", NULL, NULL, 1},
     };
     static const choice several[] = {
         {KD_FEATURE_VID, "first", "low", NULL, NULL, 20},
         {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},
+        {KD_FEATURE_REVIEW, "low, last", "low, head", NULL, NULL, 5},
         {KD_FEATURE_SP, "low", "head", NULL, NULL, 50},
     };
     int i;
@@ -296,7 +307,7 @@ typedef struct lesson {
     float *x;
     int32_t labels[SAMPLES];
     kd_data data;
-    kd_feature_loss losses[3];
+    kd_feature_loss losses[5];
     kd_train_desc desc;
     char log[400];
     /* from on_step */
@@ -328,6 +339,8 @@ static void lesson_open(lesson *l, kd_ctx_desc ctx, const choice *choices, int c
         {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},
         {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},
         {KD_FEATURE_AT, "res", "low", NULL, NULL, 20},
+        {KD_FEATURE_REVIEW, "first, low", "first, low", NULL, NULL, 5},
+        {KD_FEATURE_CRD, "head", "head", NULL, NULL, 1},
     };
     int i;
     memset(l, 0, sizeof *l);
@@ -339,7 +352,7 @@ static void lesson_open(lesson *l, kd_ctx_desc ctx, const choice *choices, int c
     l->x = test_floats(5, SAMPLES * 72, 1);
     for (i = 0; i < SAMPLES; ++i) l->labels[i] = i % 3;
     l->data = kd_data_f32(l->x, l->labels, SAMPLES, 2, 6, 6, 3);
-    if (!choices) choices = usual, count = 3;
+    if (!choices) choices = usual, count = KD__COUNT(usual);
     for (i = 0; i < count; ++i) l->losses[i] = loss_of(&choices[i]);
     l->desc = kd_train_defaults();
     l->desc.teacher = l->teacher;
@@ -455,11 +468,18 @@ static void test_brings_nearer(void **state)
 {
     static const float nothing = 0;
     static const choice choices[] = {
-        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 1},     {KD_FEATURE_AT, "res", "low", NULL, NULL, 100},
-        {KD_FEATURE_AT_PAPER, "first", "low", NULL, NULL, 1}, {KD_FEATURE_SP, "high", "low", NULL, NULL, 100},
-        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},      {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 1000},
-        {KD_FEATURE_CC, "flat", "flat", NULL, NULL, 1},       {KD_FEATURE_NST, "first", "low", NULL, NULL, 1},
-        {KD_FEATURE_FSP, "first", "first", "low", "low", 1},  {KD_FEATURE_VID, "low", "first", NULL, NULL, 1},
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 1},
+        {KD_FEATURE_AT, "res", "low", NULL, NULL, 100},
+        {KD_FEATURE_AT_PAPER, "first", "low", NULL, NULL, 1},
+        {KD_FEATURE_SP, "high", "low", NULL, NULL, 100},
+        {KD_FEATURE_RKD, "head", "head", NULL, NULL, 1},
+        {KD_FEATURE_PKT, "flat", "flat", NULL, NULL, 1000},
+        {KD_FEATURE_CC, "flat", "flat", NULL, NULL, 1},
+        {KD_FEATURE_NST, "first", "low", NULL, NULL, 1},
+        {KD_FEATURE_FSP, "first", "first", "low", "low", 1},
+        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1},
+        {KD_FEATURE_REVIEW, "first, low", "first, low", NULL, NULL, 1},
+        {KD_FEATURE_CRD, "head", "head", NULL, NULL, 1},
     };
     int i;
     (void)state;
@@ -505,6 +525,61 @@ static void test_accumulate(void **state)
     lesson_close(&l[1]);
 }
 
+/* The weight climbs over the epochs of a warm-up: the first step has the loss of a smaller weight. */
+static void test_warmup(void **state)
+{
+    static const choice hint = {KD_FEATURE_HINT, "low", "first", NULL, NULL, 8};
+    double first[2], last[2];
+    int i;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        lesson l;
+        lesson_open(&l, kd_ctx_defaults(), &hint, 1);
+        l.desc.batch = SAMPLES, l.desc.lr = 0;
+        if (i)
+            l.losses[0].warmup = 4, l.desc.epochs = 5;
+        else
+            l.losses[0].weight = 2;
+        assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+        first[i] = l.first, last[i] = l.last;
+        lesson_close(&l);
+    }
+    assert_near(first[1], first[0], 1e-6);
+    assert_true(last[1] > 1.5 * last[0]);
+    assert_near(kd_feature_loss_defaults(KD_FEATURE_REVIEW).warmup, 20, 0);
+}
+
+/* The gates start near one half, and with them the deepest layer reaches the first level of the review. */
+static void test_review_looks_back(void **state)
+{
+    static const choice review = {KD_FEATURE_REVIEW, "first, low", "first, low", NULL, NULL, 5};
+    lesson l;
+    kd_trainer *t;
+    kd__feature *f;
+    double value[2];
+    size_t i;
+    int k;
+    (void)state;
+    lesson_open(&l, kd_ctx_defaults(), &review, 1);
+    assert_ok(l.kd, kd_trainer_open(l.student, &l.data, &l.desc, &t));
+    assert_ok(l.kd, kd_trainer_step(t, NULL));
+    f = &t->features.list[0];
+    for (k = 0; k < 2; ++k) {
+        kd__review levels[KD__MAX_TAPS];
+        size_t at = 0;
+        (void)kd__review_open(f, f->n, f->room, levels);
+        for (i = 0; i < 2; ++i) kd__review_params(&levels[i], &at);
+        kd__review_forward(&levels[1]);
+        kd__review_forward(&levels[0]);
+        value[k] = kd__review_value(&levels[0]);
+        for (i = 0; i < (size_t)f->n * kd__tap_count(f->tap[KD__STUDENT][1]); ++i)
+            f->tap[KD__STUDENT][1]->map[i] = (double)i / 100 - f->tap[KD__STUDENT][1]->map[i];
+    }
+    assert_true(fabs(value[0] - value[1]) > 1e-6);
+    kd_trainer_close(t);
+    lesson_close(&l);
+}
+
 static void test_log(void **state)
 {
     static const choice c = {KD_FEATURE_HINT, "low", "first", NULL, NULL, 2.5f};
@@ -516,6 +591,7 @@ static void test_log(void **state)
                         "kd_train: feature loss hint of \"low\" and \"first\": times 2.5, with a learned part");
     assert_near(kd_feature_loss_defaults(KD_FEATURE_PKT).weight, 30000, 0);
     assert_string_equal(kd_feature_name(KD_FEATURE_COUNT), "unknown");
+    assert_string_equal(kd_feature_name(KD_FEATURE_CRD), "crd");
     lesson_close(&l);
 }
 
@@ -561,6 +637,21 @@ static void test_refused(void **state)
     REFUSED(l.losses[0].weight = (float)NAN, KD_ERR_ARGUMENT, "weight of a feature loss");
     REFUSED(l.losses[0].order = 9, KD_ERR_ARGUMENT, "order must be 1 to 8, got 9");
     REFUSED(l.losses[0].student2 = "low", KD_ERR_ARGUMENT, "takes one layer a model");
+    REFUSED(l.losses[0].student = "first, low", KD_ERR_ARGUMENT, "the student has no layer \"first, low\"");
+    REFUSED(l.losses[0].temperature = 0, KD_ERR_ARGUMENT, "temperature of a feature loss must be 0.001");
+    REFUSED(l.losses[0].width = 0, KD_ERR_ARGUMENT, "width must be 1 to 65536, got 0");
+    REFUSED(l.losses[0].warmup = -1, KD_ERR_ARGUMENT, "warmup of a feature loss must be 0 to");
+    REFUSED((l.losses[0].kind = KD_FEATURE_REVIEW, l.losses[0].student = "first, low"), KD_ERR_ARGUMENT,
+            "as many layers of the student as of the teacher, got 2 and 1");
+    REFUSED((l.losses[0].kind = KD_FEATURE_REVIEW, l.losses[0].teacher = "first,"), KD_ERR_ARGUMENT,
+            "the teacher has no layer \"\"");
+    REFUSED((l.losses[0].kind = KD_FEATURE_REVIEW, l.losses[0].student = "a, low"), KD_ERR_ARGUMENT,
+            "the student has no layer \"a\"");
+    REFUSED((l.losses[0].kind = KD_FEATURE_REVIEW, l.losses[0].student2 = "low"), KD_ERR_ARGUMENT,
+            "takes one list of layers a model");
+    REFUSED(
+        (l.losses[0].kind = KD_FEATURE_REVIEW, l.losses[0].student = "low, low, low, low, low, low, low, low, low"),
+        KD_ERR_ARGUMENT, "takes up to 8 layers of the student");
     REFUSED(l.losses[0].kind = KD_FEATURE_FSP, KD_ERR_ARGUMENT, "needs the tag of a layer of the student");
     REFUSED((l.losses[0].kind = KD_FEATURE_FSP, l.losses[0].student2 = l.losses[0].teacher2 = "head"), KD_ERR_SHAPE,
             "\"low\" of the student has 3 and \"first\" of the teacher 4");
@@ -584,6 +675,8 @@ int main(void)
         cmocka_unit_test(test_memory_refused),
         cmocka_unit_test(test_brings_nearer),
         cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_warmup),
+        cmocka_unit_test(test_review_looks_back),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),
     };

@@ -317,6 +317,29 @@ static double reference_soft(reference *f)
     return sum;
 }
 
+/* Sigmoids instead of a softmax. */
+static double reference_bce(const problem *p, const double *x)
+{
+    const kd_loss_desc *d = &p->desc;
+    const double e = (double)d->label_smoothing, T = (double)d->temperature;
+    const double alpha = p->has_teacher ? (double)d->alpha : 0;
+    double sum = 0;
+    int r, c;
+    for (r = 0; r < p->rows; ++r) {
+        for (c = 0; c < p->cols; ++c) {
+            const int at = r * p->cols + c;
+            const double hot = d->soft_labels ? (double)p->soft_labels[at]
+                               : p->cols == 1 ? p->labels[r]
+                                              : c == p->labels[r];
+            const double q = (1 - e) * hot + e / 2, one = 1 / (1 + exp(-x[at])), ps = 1 / (1 + exp(-x[at] / T));
+            const double pt = 1 / (1 + exp(-(double)p->teacher[at] / T));
+            sum -= (1 - alpha) * (q * log(one) + (1 - q) * log(1 - one)) / p->rows;
+            sum += alpha * T * T * (pt * log(pt / ps) + (1 - pt) * log((1 - pt) / (1 - ps))) / p->rows;
+        }
+    }
+    return sum;
+}
+
 /* The terms and, separately, what they are multiplied by. */
 static double reference_value(const problem *p, const double *x)
 {
@@ -324,8 +347,10 @@ static double reference_value(const problem *p, const double *x)
     const int alone = d->kind == KD_LOSS_HINTON || d->kind == KD_LOSS_TFKD;
     const double e = (double)d->label_smoothing, T = (double)d->temperature;
     double alpha = (double)d->alpha, soft_weight = (double)d->soft_weight, soft, hard = 0;
-    reference *f = reference_open(p, x);
+    reference *f;
     int r, c;
+    if (d->kind == KD_LOSS_BCE) return reference_bce(p, x);
+    f = reference_open(p, x);
     soft = reference_soft(f);
     for (r = 0; r < p->rows; ++r) {
         double q[MAX_COLS];
@@ -336,6 +361,7 @@ static double reference_value(const problem *p, const double *x)
         }
     }
     free(f);
+    if (d->kind == KD_LOSS_CE) return hard;
     if (d->reduction == KD_REDUCTION_ELEMENTS || d->convention == KD_CONVENTION_TFKD) soft_weight /= p->cols;
     if (d->convention == KD_CONVENTION_TEXTBREWER) soft_weight /= T * T;
     if (d->convention == KD_CONVENTION_TORCHDISTILL) {
@@ -344,6 +370,23 @@ static double reference_value(const problem *p, const double *x)
     }
     if (alone) return alpha * soft_weight * soft + (1 - alpha) * hard;
     return soft_weight * soft + (double)d->hard_weight * hard;
+}
+
+/* By differences of fourth order. */
+static void reference_gradient(const problem *p, double *x, double *grad)
+{
+    static const double at[] = {-2, -1, 1, 2}, step = 1e-4;
+    int k, n;
+    for (k = 0; k < p->rows * p->cols; ++k) {
+        const double middle = x[k];
+        double d[4];
+        for (n = 0; n < 4; ++n) {
+            x[k] = middle + at[n] * step;
+            d[n] = reference_value(p, x);
+        }
+        x[k] = middle;
+        grad[k] = (8 * (d[2] - d[1]) - (d[3] - d[0])) / (12 * step);
+    }
 }
 
 /* ---- values and gradients -------------------------------------------------------------------------------- */
@@ -401,7 +444,7 @@ static void test_reference(void **state)
     static const int sizes[][2] = {{1, 3}, {2, 5}, {7, 3}, {5, 9}, {3, 16}, {2, 17}, {4, 33}, {17, 4}};
     kd_ctx *contexts[KD_ISA_COUNT] = {NULL};
     kd_isa isa;
-    int i, j, k, n;
+    int i, j, k;
     (void)state;
     FOR_EACH_ISA(isa) contexts[isa] = test_open(isa, 1);
     for (i = 0; i < KD__COUNT(golden_methods); ++i) {
@@ -413,17 +456,7 @@ static void test_reference(void **state)
             float grad[MAX_COUNT], first_grad[MAX_COUNT], kept[MAX_COUNT];
             for (k = 0; k < count; ++k) x[k] = (double)p->student[k];
             wanted = reference_value(p, x);
-            for (k = 0; k < count; ++k) {
-                const double step = 1e-4, middle = x[k];
-                double d[4];
-                for (n = 0; n < 4; ++n) {
-                    static const double at[] = {-2, -1, 1, 2};
-                    x[k] = middle + at[n] * step;
-                    d[n] = reference_value(p, x);
-                }
-                x[k] = middle;
-                wanted_grad[k] = (8 * (d[2] - d[1]) - (d[3] - d[0])) / (12 * step);
-            }
+            reference_gradient(p, x, wanted_grad);
             for (k = KD_ISA_SCALAR; k < KD_ISA_COUNT; ++k) {
                 double value;
                 if (!contexts[k]) continue;
@@ -443,6 +476,54 @@ static void test_reference(void **state)
         }
     }
     for (i = 0; i < KD_ISA_COUNT; ++i) kd_close(contexts[i]);
+}
+
+static void check_kind(kd_ctx *kd, kd_loss_kind kind, int cols, float smoothing, int soft_labels)
+{
+    problem *p = default_problem(kind, 6, cols);
+    double x[MAX_COUNT], wanted_grad[MAX_COUNT], wanted, value = -1;
+    float grad[MAX_COUNT];
+    char words[64];
+    int k;
+    for (k = 0; k < p->rows && cols == 1 && kind == KD_LOSS_BCE; ++k) p->labels[k] = k % 3 == 0;
+    p->desc.label_smoothing = smoothing;
+    if (soft_labels) p->desc.soft_labels = p->soft_labels;
+    if (cols < kd__loss_look_up(kind)->columns) {
+        snprintf(words, sizeof words, "loss %s needs at least %d columns, got %d", p->name,
+                 kd__loss_look_up(kind)->columns, cols);
+        assert_fails(kd, solve_result(kd, p, grad, &value), KD_ERR_ARGUMENT, words);
+    } else {
+        for (k = 0; k < p->rows * cols; ++k) x[k] = (double)p->student[k];
+        wanted = reference_value(p, x);
+        reference_gradient(p, x, wanted_grad);
+        value = solve(kd, p, grad);
+        compare(kd, p, value, grad, wanted, wanted_grad, 1e-8);
+    }
+    free(p);
+}
+
+/* Every loss with one column, two, more; with smoothed labels; with soft labels, as mixup makes them: right, or
+   refused in words. */
+static void test_all_kinds(void **state)
+{
+    static const int cols[] = {1, 2, 3, 7};
+    static const float smoothings[] = {0, 0.1f};
+    kd_isa isa;
+    int kind, c, e, soft_labels;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+            for (c = 0; c < KD__COUNT(cols); ++c) {
+                for (e = 0; e < KD__COUNT(smoothings); ++e) {
+                    for (soft_labels = 0; soft_labels < 2; ++soft_labels)
+                        check_kind(kd, (kd_loss_kind)kind, cols[c], smoothings[e], soft_labels);
+                }
+            }
+        }
+        kd_close(kd);
+    }
 }
 
 /* A runner that starts from the end and pretends to be another worker each time. */
@@ -1745,8 +1826,10 @@ static void test_learned_temperature(void **state)
         kd_step_info info;
         double before, after, derivative;
         int32_t order[SAMPLES];
+        kd__batch batch;
         int k;
         memset(&info, 0, sizeof info);
+        memset(&batch, 0, sizeof batch);
         for (k = 0; k < SAMPLES; ++k) order[k] = k;
         desc.batch = SAMPLES;
         desc.teacher = i % 2 ? s.teacher : s.other;
@@ -1763,14 +1846,15 @@ static void test_learned_temperature(void **state)
         /* the same batch by the same weights, at the old and the new temperature */
         memcpy(m->weights, weights, m->weight_count * sizeof *weights);
         t->losses[0].kind = KD_LOSS_KL;
+        batch.samples = order, batch.n = SAMPLES, batch.epoch = 10, batch.soft_targets = t->teacher_logits;
         kd__run_forward(t->run, t->feed.x, SAMPLES);
         t->losses[0].temperature = (float)kd__trainer_temperature(1, &derivative);
         assert_near(t->losses[0].temperature, 1 + 20 / (1 + exp(-1.0)), 1e-6);
         assert_near(derivative, 20 * exp(-1.0) / pow(1 + exp(-1.0), 2), 1e-9);
         t->losses[0].adjust = KD_ADJUST_SHIFT; /* in double precision: the step is small */
-        assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &before));
+        assert_ok(s.kd, kd__trainer_evaluate_all(t, KD_INPUTS_CLEAN, &batch, &before));
         t->losses[0].temperature = (float)kd__trainer_temperature((double)t->theta[0], &derivative);
-        assert_ok(s.kd, kd__trainer_evaluate_all(t, order, SAMPLES, 10, t->teacher_logits, &after));
+        assert_ok(s.kd, kd__trainer_evaluate_all(t, KD_INPUTS_CLEAN, &batch, &after));
         if (!(after > before))
             fail_msg("from T = 15.62 to %g: %.12g, %.12g", (double)t->losses[0].temperature, before, after);
         kd_trainer_close(t);
@@ -1824,6 +1908,148 @@ static void test_several_teachers(void **state)
     school_close(&s);
 }
 
+/* What training sees is the mean of the logits: the loss of its first step, with any loss, T and weights. */
+static void test_logits_averaged(void **state)
+{
+    static const float weights[] = {1, 3};
+    const kd_model *both[2];
+    kd_loss_desc losses[2];
+    float logits[2][SAMPLES * CLASSES], average[SAMPLES * CLASSES], student[SAMPLES * CLASSES];
+    const float *each[2];
+    school s;
+    kd_train_desc d;
+    double wanted = 0, value, probabilities;
+    int i;
+    (void)state;
+    school_open(&s);
+    both[0] = s.teacher;
+    both[1] = s.other;
+    losses[0] = kd_loss_defaults(KD_LOSS_KL);
+    losses[1] = kd_loss_defaults(KD_LOSS_MSE);
+    d = school_desc(&s, 1);
+    d.batch = SAMPLES;
+    d.shuffle = 0;
+    d.lr = 0;
+    d.teachers = both;
+    d.teacher_weights = weights;
+    d.teacher_count = 2;
+    d.losses = losses;
+    d.loss_count = 2;
+    {
+        kd_model *m = train(&s, &d);
+        probabilities = s.losses[0];
+        assert_ok(s.kd, kd_predict(m, s.x, SAMPLES, student));
+        kd_model_destroy(m);
+    }
+    for (i = 0; i < 2; ++i) {
+        assert_ok(s.kd, kd_predict(both[i], s.x, SAMPLES, logits[i]));
+        each[i] = logits[i];
+    }
+    assert_ok(s.kd, kd_average_logits(s.kd, each, weights, 2, SAMPLES, CLASSES, average));
+    for (i = 0; i < SAMPLES * CLASSES; ++i)
+        assert_near(average[i], 0.25 * (double)logits[0][i] + 0.75 * (double)logits[1][i], 1e-7);
+    for (i = 0; i < 2; ++i) {
+        assert_ok(s.kd, kd_loss(s.kd, &losses[i], student, average, NULL, SAMPLES, CLASSES, NULL, &value));
+        wanted += value;
+    }
+    d.teacher_average = KD_AVERAGE_LOGITS;
+    kd_model_destroy(train(&s, &d));
+    assert_near(s.losses[0], wanted, 1e-6);
+    assert_true(fabs(s.losses[0] - probabilities) > 1e-3);
+    school_close(&s);
+}
+
+/* Without a learning rate, the loss of each epoch is that of its own temperature and alpha. */
+static void test_curricula(void **state)
+{
+    enum { EPOCHS = 5 };
+    static const kd_loss_kind kinds[] = {KD_LOSS_HINTON, KD_LOSS_RKL, KD_LOSS_DKD, KD_LOSS_TFKD, KD_LOSS_DIST};
+    school s;
+    int i, epoch;
+    (void)state;
+    school_open(&s);
+    for (i = 0; i < KD__COUNT(kinds); ++i) {
+        const int has_alpha = (kd__loss_look_up(kinds[i])->moves & KD__ALPHA) != 0;
+        kd_train_desc d = school_desc(&s, EPOCHS);
+        double moving[EPOCHS], first, last;
+        d.batch = SAMPLES;
+        d.lr = 0;
+        d.teacher = needs_teacher(kinds[i]) ? s.teacher : NULL;
+        d.loss = kd_loss_defaults(kinds[i]);
+        d.loss.warmup = 0;
+        d.loss.temperature = 8;
+        d.loss.alpha = 0.75f;
+        d.loss.temperature_end = 2;
+        if (has_alpha) d.loss.alpha_end = 0.25f;
+        kd_model_destroy(train(&s, &d));
+        memcpy(moving, s.losses, sizeof moving);
+        d.epochs = 1;
+        kd_model_destroy(train(&s, &d));
+        assert_near(s.losses[0], moving[0], 0); /* a single epoch has the start */
+        for (epoch = 0; epoch < EPOCHS; ++epoch) {
+            d.loss.temperature = 8 - 1.5f * (float)epoch;
+            if (has_alpha) d.loss.alpha = 0.75f - 0.125f * (float)epoch;
+            d.loss.temperature_end = 0;
+            d.loss.alpha_end = -1;
+            kd_model_destroy(train(&s, &d));
+            assert_near(moving[epoch], s.losses[0], 1e-7);
+        }
+        first = moving[0], last = moving[EPOCHS - 1];
+        assert_true(fabs(first - last) > 1e-4);
+    }
+    school_close(&s);
+}
+
+/* A loss has an end for each number that it uses, and refuses the other. */
+static void test_curricula_refused(void **state)
+{
+    static const float s[] = {1, -1, 0.5f, 0, 2, 1, 0, 3, 1}, t[] = {0, 1, 2, -1, 1, 0, 1, 1, -2};
+    static const int32_t labels[] = {0, 2, 0};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    int kind, which;
+    (void)state;
+    for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+        const float *teacher = needs_teacher((kd_loss_kind)kind) ? t : NULL;
+        double start, changed, still;
+        for (which = 0; which < 2; ++which) {
+            kd_loss_desc d = kd_loss_defaults((kd_loss_kind)kind);
+            float *number = which ? &d.alpha : &d.temperature, *end = which ? &d.alpha_end : &d.temperature_end;
+            kd_result result;
+            assert_ok(kd, kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &start));
+            *end = 0.5f;
+            result = kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &still);
+            *end = which ? -1.0f : 0.0f;
+            *number = 0.5f;
+            assert_ok(kd, kd_loss(kd, &d, s, teacher, labels, 3, 3, NULL, &changed));
+            if (changed == start || kind == KD_LOSS_CTKD) {
+                assert_int_equal(result, KD_ERR_ARGUMENT);
+                assert_non_null(
+                    strstr(kd_error(kd), which ? "no alpha that could go" : "no temperature that could"));
+            } else {
+                assert_int_equal(result, KD_OK);
+                assert_true(still == start);
+            }
+        }
+    }
+    {
+        kd_loss_desc d = kd_loss_defaults(KD_LOSS_BCE);
+        double value;
+        d.alpha_end = 0.5f;
+        assert_fails(kd, kd_loss(kd, &d, s, NULL, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT, "no alpha");
+        assert_ok(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value));
+        d.alpha_end = -0.5f;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT,
+                     "alpha_end must be in [0, 1], or -1 where alpha stays, got -0.5");
+        d.alpha_end = 2;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT, "alpha_end must be");
+        d.alpha_end = -1;
+        d.temperature_end = -1;
+        assert_fails(kd, kd_loss(kd, &d, s, t, labels, 3, 3, NULL, &value), KD_ERR_ARGUMENT,
+                     "temperature_end must be");
+    }
+    kd_close(kd);
+}
+
 static void test_announcement(void **state)
 {
     kd_loss_desc losses[2];
@@ -1854,32 +2080,237 @@ static void test_announcement(void **state)
                  "epochs (convention default)\n"
                  "kd_train: loss dkd: soft term times 0.5, hard term times 0.5, T = 4, over 20 epochs "
                  "(convention default)\n");
+    d = school_desc(&s, 3);
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    d.loss.temperature_end = 1, d.loss.alpha_end = 0.5f;
+    kd_model_destroy(train(&s, &d));
+    assert_string_equal(s.lines,
+                        "kd_train: loss hinton: soft term times 0.9 to 0.5, hard term times 0.1 to 0.5, T = 4 "
+                        "to 1 (convention default)\n");
     d = school_desc(&s, 1);
     kd_model_destroy(train(&s, &d));
     assert_string_equal(s.lines, "");
     school_close(&s);
 }
 
-/* Mixed images have the label of which they have most. */
+/* The first step of every loss under mixup: blended images, blended labels, and what kd_loss makes of them. */
 static void test_mixup(void **state)
 {
-    static const kd_loss_kind kinds[] = {KD_LOSS_DKD, KD_LOSS_NKD, KD_LOSS_TFKD, KD_LOSS_CSKD, KD_LOSS_DIST};
     school s;
-    int i;
+    int kind;
     (void)state;
     school_open(&s);
-    for (i = 0; i < KD__COUNT(kinds); ++i) {
-        kd_train_desc d = school_desc(&s, 2);
-        kd_model *m, *without;
-        d.loss = kd_loss_defaults(kinds[i]);
-        d.teacher = needs_teacher(kinds[i]) ? s.teacher : NULL;
-        without = train(&s, &d);
+    for (kind = KD_LOSS_CE; kind < KD_LOSS_COUNT; ++kind) {
+        kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
+        float student[SAMPLES * CLASSES], teacher[SAMPLES * CLASSES];
+        kd_train_desc d = school_desc(&s, 1);
+        const int has_teacher = needs_teacher((kd_loss_kind)kind);
+        int i, c, blended = 0;
+        double wanted;
+        kd_trainer *t;
+        d.batch = SAMPLES;
         d.augment.mixup = 0.4f;
-        m = train(&s, &d);
-        assert_true(kd_model_hash(m) != kd_model_hash(without));
+        d.teacher = has_teacher ? s.teacher : NULL;
+        d.loss = kd_loss_defaults((kd_loss_kind)kind);
+        d.loss.warmup = 0;
+        d.lr = 0;
+        s.steps = 0;
+        assert_ok(s.kd, kd_trainer_open(m, &s.data, &d, &t));
+        assert_ok(s.kd, kd_trainer_step(t, NULL));
+        for (i = 0; i < SAMPLES; ++i) {
+            double sum = 0;
+            int more = 0;
+            for (c = 0; c < CLASSES; ++c) {
+                sum += (double)t->feed.soft[i * CLASSES + c];
+                more += t->feed.soft[i * CLASSES + c] > 0;
+            }
+            assert_near(sum, 1, 1e-6);
+            blended += more == 2;
+        }
+        assert_true(blended > SAMPLES / 4);
+        assert_ok(s.kd, kd_predict(m, t->feed.x, SAMPLES, student));
+        assert_ok(s.kd, kd_predict(s.teacher, t->feed.x, SAMPLES, teacher));
+        d.loss = t->losses[0];
+        d.loss.soft_labels = t->feed.soft;
+        assert_ok(s.kd, kd_loss(s.kd, &d.loss, student, has_teacher ? teacher : NULL, NULL, SAMPLES, CLASSES, NULL,
+                                &wanted));
+        assert_near(s.losses[0], wanted, 1e-5);
+        kd_trainer_close(t);
         kd_model_destroy(m);
-        kd_model_destroy(without);
     }
+    school_close(&s);
+}
+
+/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+
+/* The gradient by all weights of one loss over all samples: what one step of plain descent takes off. */
+static void gradient_of(school *s, const kd_model *m, kd_loss_desc loss, double *grad)
+{
+    kd_train_desc d = school_desc(s, 1);
+    kd_model *moved;
+    size_t i;
+    d.batch = SAMPLES;
+    d.optimizer = KD_SGD, d.momentum = 0, d.lr = 0.25f;
+    d.teacher = needs_teacher(loss.kind) ? s->teacher : NULL;
+    d.loss = loss;
+    assert_ok(s->kd, kd_model_clone(m, &moved));
+    assert_ok(s->kd, kd_train(moved, &s->data, &d));
+    for (i = 0; i < m->weight_count; ++i) grad[i] = 4 * ((double)m->weights[i] - (double)moved->weights[i]);
+    kd_model_destroy(moved);
+}
+
+/* Each loss: cosine and norms as the trainer's own steps have them, entropy and metrics by their definitions. */
+static void test_diagnosis(void **state)
+{
+    school s;
+    int kind, r;
+    (void)state;
+    school_open(&s);
+    for (kind = KD_LOSS_KL; kind < KD_LOSS_COUNT; ++kind) {
+        kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
+        double hard[400], soft[400], hh = 0, ss = 0, hs = 0, entropy = 0;
+        float logits[SAMPLES * CLASSES];
+        kd_diagnose_desc d = kd_diagnose_defaults();
+        kd_loss_desc term;
+        kd_diagnosis found;
+        size_t i;
+        if (!needs_teacher((kd_loss_kind)kind)) {
+            kd_model_destroy(m);
+            continue;
+        }
+        assert_true(m->weight_count <= 400);
+        d.loss = kd_loss_defaults((kd_loss_kind)kind);
+        d.loss.temperature = 3;
+        d.loss.warmup = 0;
+        d.loss.label_smoothing = 0.1f;
+        d.teacher = s.teacher;
+        assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+        term = d.loss;
+        term.soft_weight = 1, term.hard_weight = 0;
+        if (kind == KD_LOSS_HINTON || kind == KD_LOSS_BCE) term.alpha = 1;
+        if (kind == KD_LOSS_CTKD) term.kind = KD_LOSS_KL; /* in training its temperature is another */
+        gradient_of(&s, m, term, soft);
+        term = kd_loss_defaults(kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+        term.label_smoothing = 0.1f;
+        if (kind == KD_LOSS_BCE) term.alpha = 0;
+        gradient_of(&s, m, term, hard);
+        for (i = 0; i < m->weight_count; ++i)
+            hh += hard[i] * hard[i], ss += soft[i] * soft[i], hs += hard[i] * soft[i];
+        assert_near(found.hard_norm, sqrt(hh), 1e-4);
+        assert_near(found.soft_norm, sqrt(ss), 1e-4);
+        assert_near(found.gradient_cosine, hs / sqrt(hh * ss), 1e-4);
+        assert_true(found.gradient_cosine > -1 && found.gradient_cosine < 0.9999);
+        assert_ok(s.kd, kd_predict(s.teacher, s.x, SAMPLES, logits));
+        for (r = 0; r < SAMPLES * CLASSES; r += CLASSES) {
+            double z[CLASSES], p[CLASSES];
+            int c;
+            for (c = 0; c < CLASSES; ++c) z[c] = (double)logits[r + c];
+            reference_softmax(z, CLASSES, 3, p);
+            for (c = 0; c < CLASSES; ++c) entropy -= p[c] * log(p[c]) / SAMPLES;
+        }
+        assert_near(found.target_entropy, entropy, 1e-6);
+        assert_near(found.metrics.kl, distance(&s, m, s.teacher), 1e-12);
+        assert_int_equal(found.metrics.classes, CLASSES);
+        assert_ok(s.kd, kd_loss_weights(s.kd, &d.loss, CLASSES, &hh, &ss));
+        assert_true(found.soft_weight == hh && found.hard_weight == ss);
+        kd_model_destroy(m);
+    }
+    school_close(&s);
+}
+
+/* Another source of the same targets and another batch find the same; another teacher, or roles changed, do not. A
+   student that is its teacher is not pulled by it. */
+static void test_diagnosis_of_whom(void **state)
+{
+    float logits[SAMPLES * CLASSES];
+    school s;
+    kd_model *m, *twin;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis first, other;
+    kd_data data;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, tanh, dense 4", 9);
+    d.teacher = s.teacher;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &first));
+    d.batch = 7;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_near(other.gradient_cosine, first.gradient_cosine, 1e-5);
+    assert_near(other.soft_norm, first.soft_norm, 1e-5);
+    d.teacher = s.other;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_true(fabs(other.gradient_cosine - first.gradient_cosine) > 0.01);
+    assert_true(fabs(other.target_entropy - first.target_entropy) > 1e-4);
+    d.teacher = m;
+    assert_ok(s.kd, kd_diagnose(s.teacher, &s.data, &d, &other));
+    assert_true(fabs(other.hard_norm - first.hard_norm) > 1e-3);
+    d = kd_diagnose_defaults();
+    data = s.data;
+    data.teacher_logits = logits;
+    assert_ok(s.kd, kd_predict(s.teacher, s.x, SAMPLES, logits));
+    assert_ok(s.kd, kd_diagnose(m, &data, &d, &other));
+    assert_memory_equal(&other, &first, sizeof first);
+    assert_ok(s.kd, kd_diagnose(m, &data, NULL, &other));
+    assert_memory_equal(&other, &first, sizeof first);
+    assert_ok(s.kd, kd_model_clone(m, &twin));
+    d.teacher = twin;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));
+    assert_near(other.soft_norm, 0, 1e-6);
+    assert_near(other.metrics.agreement, 1, 0);
+    kd_model_destroy(twin);
+    kd_model_destroy(m);
+    school_close(&s);
+}
+
+/* Running statistics and weights stay; what cannot be diagnosed is refused, and out stays. */
+static void test_diagnosis_refused(void **state)
+{
+    school s;
+    kd_model *m;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis found, kept;
+    float logits[CLASSES];
+    uint64_t hash;
+    int i, requests;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, batchnorm, relu, dropout 0.5, dense 4", 9);
+    hash = kd_model_hash(m);
+    memset(&found, 1, sizeof found);
+    kept = found;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "needs a teacher, or data with");
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_CE);
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce would ignore the teacher");
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    d.cookie = 0;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DEFAULTS, "kd_diagnose_defaults()");
+    d = kd_diagnose_defaults();
+    d.teacher = s.teacher;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_diagnose(NULL, &s.data, &d, &found), KD_ERR_ARGUMENT);
+    s.labels[3] = KD_UNLABELLED;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DATA, "label");
+    s.labels[3] = 0;
+    s.data.labels = NULL;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss hinton needs labels");
+    d.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce needs labels");
+    s.data.labels = s.labels;
+    assert_ok(s.kd, kd_predict(m, s.x, 1, logits)); /* plans that are kept */
+    requests = s.memory.requests;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    requests = s.memory.requests - requests;
+    found = kept;
+    for (i = 1; i <= requests; ++i) {
+        s.memory.refuse_at = i;
+        assert_int_equal(kd_diagnose(m, &s.data, &d, &found), KD_ERR_MEMORY);
+        s.memory.refuse_at = 0;
+    }
+    assert_memory_equal(&found, &kept, sizeof found);
+    assert_true(kd_model_hash(m) == hash);
+    kd_model_destroy(m);
     school_close(&s);
 }
 
@@ -1916,6 +2347,8 @@ static void test_training_refused(void **state)
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "the weight of loss 0 must be 0 to 1e+06, got nan", d.loss_weights = worse);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "none of the losses would use the teacher", d.losses = &ce; d.loss_count = 1);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "loss kl needs a teacher's logits", d.teacher = NULL);
+    TRAINING_REFUSED(KD_ERR_ARGUMENT, "teacher_average must be 0 to 1, got 2",
+                     d.teacher_average = (kd_teacher_average)2);
     TRAINING_REFUSED(KD_ERR_ARGUMENT, "temperatures must be above 0", losses[1] = kd_loss_defaults(KD_LOSS_MLLD);
                      losses[1].temperatures[0] = -1);
     losses[1].cookie = 0;
@@ -1935,6 +2368,13 @@ static void test_training_refused(void **state)
     losses[1] = ce;
     assert_ok(s.kd, kd_train(m, &s.data, &d));
     kd_model_destroy(m);
+    m = create(&s, "6: dense 1", 9);
+    d = school_desc(&s, 1);
+    memset(s.labels, 0, sizeof s.labels);
+    s.data.classes = 2;
+    assert_fails(s.kd, kd_train(m, &s.data, &d), KD_ERR_ARGUMENT,
+                 "the softmax of a single output is always 1, so that loss ce teaches nothing; bce and mse");
+    kd_model_destroy(m);
     school_close(&s);
 }
 
@@ -1943,6 +2383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_like_pytorch),
         cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_all_kinds),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_dkd_is_kd),
         cmocka_unit_test(test_high_temperature_is_mse),
@@ -1975,8 +2416,14 @@ int main(void)
         cmocka_unit_test(test_warmup),
         cmocka_unit_test(test_learned_temperature),
         cmocka_unit_test(test_several_teachers),
+        cmocka_unit_test(test_logits_averaged),
+        cmocka_unit_test(test_curricula),
+        cmocka_unit_test(test_curricula_refused),
         cmocka_unit_test(test_announcement),
         cmocka_unit_test(test_mixup),
+        cmocka_unit_test(test_diagnosis),
+        cmocka_unit_test(test_diagnosis_of_whom),
+        cmocka_unit_test(test_diagnosis_refused),
         cmocka_unit_test(test_training_refused),
     };
     const int failed = cmocka_run_group_tests_name("methods", tests, NULL, NULL);

@@ -22,7 +22,7 @@ def two_decimals(count, limit):
     return numpy.round(random.uniform(-limit, limit, count), 2).astype(numpy.float32)
 
 
-students, teachers, learned = two_decimals(160, 3), two_decimals(160, 3), two_decimals(40, 1)
+students, teachers, learned = two_decimals(160, 3), two_decimals(160, 3), two_decimals(400, 1)
 
 
 def take(numbers, shapes):
@@ -116,6 +116,42 @@ def fsp(s, t, p):
     return F.mse_loss(flow(*s), flow(*t))
 
 
+def review(s, t, p):
+    """Chen et al. 2021: for each level the weights of in, of its normalisation (2), of the gates and their bias (not
+    the deepest), of out, of its normalisation (2)."""
+    p, value, above, levels = list(p), 0, None, []
+    for level in range(len(s)):
+        levels.append([p.pop(0) for _ in range(8 if level + 1 < len(s) else 6)])
+    for x, wanted, part in reversed(list(zip(s, t, levels))):
+        x = F.batch_norm(F.conv2d(x, part[0][:, :, None, None]), None, None, part[1], part[2], training=True)
+        if above is not None:
+            y = F.interpolate(above, x.shape[2:], mode='nearest')
+            gates = torch.sigmoid(F.conv2d(torch.cat([x, y], 1), part[3][:, :, None, None], part[4]))
+            x = x * gates[:, :1] + y * gates[:, 1:]
+        above = F.interpolate(x, wanted.shape[2:], mode='nearest')
+        out = F.batch_norm(F.conv2d(above, part[-3], padding=1), None, None, part[-2], part[-1], training=True)
+        loss, share, total = F.mse_loss(out, wanted), 1, 1
+        for cells in (4, 2, 1):
+            if cells < min(wanted.shape[2:]):
+                share, total = share / 2, total + share / 2
+                loss = loss + share * F.mse_loss(F.adaptive_avg_pool2d(out, cells),
+                                                 F.adaptive_avg_pool2d(wanted, cells))
+        value = value + loss / total
+    return value
+
+
+def level(student, teacher, width, gates):
+    """Shapes of its learned part."""
+    return ([(width, student), (width,), (width,)] + ([(2, 2 * width), (2,)] if gates else []) +
+            [(teacher, width, 3, 3), (teacher,), (teacher,)])
+
+
+def crd(s, t, p):
+    es, et = (F.normalize(F.linear(x[0].flatten(1), *part)) for x, part in ((s, p[:2]), (t, p[2:])))
+    logits, pairs = es @ et.T / float(numpy.float32(0.07)), torch.arange(len(es))
+    return F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)
+
+
 # function, kind, shapes of the student, of the teacher, of the learned part, factor
 CASES = [
     (hint, 'HINT', [(3, 2, 2, 3)], [(3, 2, 2, 3)], [], 1),
@@ -132,6 +168,10 @@ CASES = [
     (nst, 'NST', [(3, 2, 2, 3)], [(3, 4, 2, 3)], [], 1),
     (vid, 'VID', [(3, 2, 2, 3)], [(3, 3, 2, 3)], [(3, 2), (3, 3), (3, 3), (3,)], 1),
     (fsp, 'FSP', [(3, 2, 2, 3), (3, 4, 2, 3)], [(3, 2, 1, 2), (3, 4, 1, 2)], [], 1),
+    (review, 'REVIEW', [(3, 2, 2, 3)], [(3, 2, 5, 4)], level(2, 2, 2, False), 1),
+    (review, 'REVIEW', [(2, 2, 4, 4), (2, 3, 2, 2), (2, 4, 1, 1)], [(2, 1, 6, 6), (2, 3, 3, 2), (2, 4, 1, 1)],
+     level(2, 1, 4, True) + level(3, 3, 4, True) + level(4, 4, 4, False), 1),
+    (crd, 'CRD', [(4, 2, 2, 3)], [(4, 5, 1, 1)], [(3, 12), (3,), (3, 5), (3,)], 1),
 ]
 
 
@@ -163,12 +203,12 @@ for index, (function, kind, student, teacher, part, factor) in enumerate(CASES):
     value.backward()
     array('double', 'golden_grad_%d' % index, torch.cat([x.grad.flatten() for x in s]).tolist(), '%.9g')
     array('double', 'golden_learned_%d' % index, [g for x in p for g in x.grad.flatten().tolist()], '%.9g')
-    rows.append('    {KD_FEATURE_%s, %d, %s, %s, %d, %d, %.12g, golden_grad_%d, golden_learned_%d},' % (
-        kind, student[0][0], shapes_of(student), shapes_of(teacher), sum(x.numel() for x in p), factor, value.item(),
+    rows.append('    {KD_FEATURE_%s, %d, %d, %s, %s, %d, %d, %.12g, golden_grad_%d, golden_learned_%d},' % (
+        kind, student[0][0], len(student), shapes_of(student), shapes_of(teacher), sum(x.numel() for x in p), factor, value.item(),
         index, index))
 print('''typedef struct golden_feature {
     kd_feature_kind kind;
-    int n, student[2][3], teacher[2][3], learned, factor;
+    int n, layers, student[3][3], teacher[3][3], learned, factor;
     double value;
     const double *grad, *learned_grad;
 } golden_feature;''')
