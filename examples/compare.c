@@ -408,7 +408,7 @@ static int write_picture(const comparison *c)
 {
     enum { LEFT = 170, RIGHT = 640, TOP = 40, LINE = 24 };
     const int bottom = TOP + METHODS * LINE;
-    double low = 1, high = c->teacher_accuracy, grid;
+    double low = 1, high = c->teacher_accuracy, grid, step;
     char path[1024];
     FILE *f = create_file(c, "svg", path, sizeof path);
     int i, s;
@@ -427,7 +427,7 @@ static int write_picture(const comparison *c)
     fprintf(
         f, "<text x=\"10\" y=\"20\" font-weight=\"bold\">Test accuracy of one student by method, %d seeds</text>\n",
         c->seeds);
-    for (grid = low; grid < high + 1e-9; grid += 0.01) {
+    for (grid = low, step = ceil((high - low) * 10) / 100; grid < high + 1e-9; grid += step) {
         fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"#e2e4ea\"/>", ACROSS(grid),
                 ACROSS(grid), TOP, bottom);
         fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\" fill=\"#667\">%.0f %%</text>\n", ACROSS(grid),

@@ -180,6 +180,11 @@ static float exact_act(int act, float arg, float x)
     X(depthwise, 0x2131e4e36b82ed08, 0x27c919c2379a4159)                                                           \
     X(depthwise_input_grad, 0x24d693fd07e2c55d, 0x7320864026ead2e4)                                                \
     X(depthwise_weight_grad, 0x5d9b907fede18699, 0x6bf0b6a2bd0fde7e)                                               \
+    X(winograd_read, 0x9d785d8dbd219b63, 0xab4345bfe967e94c)                                                       \
+    X(winograd_read_grad, 0x4b7fa9dae53110a5, 0x3143a191d10ba7a3)                                                  \
+    X(winograd_write, 0x2c61a06940376d7a, 0x6fe9e6175219c555)                                                      \
+    X(winograd_weight, 0xcad6234dba6595c8, 0x4296b33f974fbceb)                                                     \
+    X(winograd_weight_grad, 0x765dc77bb8803200, 0x872ebc17e7cf367d)                                                \
     X(maxpool, 0x96f988187fdaba37, 0x96f988187fdaba37)                                                             \
     X(maxpool_grad, 0xd2806df55b262d4d, 0xd2806df55b262d4d)                                                        \
     X(avgpool, 0xe1d475cb2858fc63, 0xe1d475cb2858fc63)                                                             \
@@ -658,16 +663,27 @@ static void on_every_window(const kd_ctx *kd, const char *name, window_fn check)
 
 static size_t lines_floats(int lines, int length, ptrdiff_t row) { return (size_t)((lines - 1) * row + length); }
 
-/* An image as depthwise kernels want it: pad_w pixels of zeros before, between and after its lines. */
+/* Lines with `pad` pixels of zeros before, between and after them. */
+static float *padded_lines(int lines, int pixels, int channels, int pad, ptrdiff_t *row)
+{
+    const size_t edge = (size_t)pad * (size_t)channels, line = (size_t)pixels * (size_t)channels;
+    float *x = fence(edge + (line + edge) * (size_t)lines);
+    int y;
+    fill(x, edge + (line + edge) * (size_t)lines, 0);
+    *row = (ptrdiff_t)(line + edge);
+    for (y = 0; y < lines; ++y) fill_random(x + edge + (size_t)y * (line + edge), line, 1);
+    return x + edge;
+}
+
+/* An image and a gradient as depthwise kernels want them. */
 static float *padded_image(kd__window *w)
 {
-    const size_t pad = (size_t)w->pad_w * (size_t)w->channels, line = (size_t)w->in_w * (size_t)w->channels;
-    float *x = fence(pad + (line + pad) * (size_t)w->in_h);
-    int y;
-    fill(x, pad + (line + pad) * (size_t)w->in_h, 0);
-    w->in_row = (ptrdiff_t)(line + pad);
-    for (y = 0; y < w->in_h; ++y) fill_random(x + pad + (size_t)y * (line + pad), line, 1);
-    return x + pad;
+    return padded_lines(w->in_h, w->in_w, w->channels, w->pad_w, &w->in_row);
+}
+static float *padded_gradient(kd__window *w)
+{
+    const int pad = kd__conv_grad_pad(w->in_w, w->out_w, w->kernel_w, w->stride_w, w->pad_w);
+    return padded_lines(w->out_h, w->out_w, w->channels, pad, &w->out_row);
 }
 
 static void depthwise_window(const kd_ctx *kd, const kd__window *unpadded)
@@ -701,7 +717,8 @@ static void depthwise_input_window(const kd_ctx *kd, const kd__window *w)
 {
     const int channels = w->channels;
     const float *weight = numbers((size_t)(w->kernel_h * w->kernel_w * channels), 1);
-    const float *dy = number_rows(w->out_h, w->out_w * channels, w->out_row, 1);
+    kd__window padded = *w;
+    const float *dy = padded_gradient(&padded);
     float *dx = number_rows(w->in_h, w->in_w * channels, w->in_row, 1);
     double *want = wanted(dx, lines_floats(w->in_h, w->in_w * channels, w->in_row));
     ptrdiff_t at;
@@ -711,11 +728,11 @@ static void depthwise_input_window(const kd_ctx *kd, const kd__window *w)
         EACH_TAP(w, w->in_row)
         {
             for (c = 0; c < channels; ++c)
-                want[at + c] += (double)dy[y * w->out_row + (ptrdiff_t)x * channels + c] *
+                want[at + c] += (double)dy[y * padded.out_row + (ptrdiff_t)x * channels + c] *
                                 (double)weight[(i * w->kernel_w + j) * channels + c];
         }
     }
-    kd->k->depthwise_input_grad(w, dy, weight, dx);
+    kd->k->depthwise_input_grad(&padded, dy, weight, dx);
     expect_lines(dx, want, w->in_h, w->in_w * channels, w->in_row);
 }
 
@@ -750,6 +767,199 @@ static void check_depthwise_weight_grad(const kd_ctx *kd)
 {
     on_every_window(kd, "depthwise_weight_grad", depthwise_weight_window);
 }
+
+/* ---- Winograd's convolution ------------------------------------------------------------------------------ */
+
+/* By definition: A'[i][k] = p_k^i, G[k][i] = p_k^i / product of p_k - p_j, B'[k] the coefficients of the product of
+   x - p_j, all over the other finite points; at infinity only the highest power counts. */
+enum { WINO_LANES = 16 }; /* of every instruction set: the same numbers for all */
+enum { WINO_IMAGE, WINO_OUTPUT, WINO_OUTPUT_GRAD, WINO_WEIGHT, WINO_WEIGHT_GRAD, WINO_KINDS };
+static const int wino_in[] = {6, 6, 4, 3, 6}, wino_out[] = {6, 4, 6, 6, 3};
+
+static void wino_matrix(int kind, double m[6][6])
+{
+    static const double points[] = {0, 0.75, -0.75, 1.5, -1.5};
+    int k, j, i;
+    memset(m, 0, 6 * sizeof *m);
+    for (k = 0; k < 6; ++k) {
+        double coefficients[7] = {1}, distances = 1, power = 1;
+        int degree = 0;
+        for (j = 0; j < 5; ++j) {
+            if (j == k) continue;
+            if (k < 5) distances *= points[k] - points[j];
+            for (++degree, i = degree; i >= 0; --i)
+                coefficients[i] = (i ? coefficients[i - 1] : 0) - points[j] * coefficients[i];
+        }
+        for (i = 0; i < 6; ++i, power *= k < 5 ? points[k] : 1) {
+            const double highest = k < 5 ? power : i == (kind < WINO_WEIGHT ? 3 : 2);
+            if (kind == WINO_IMAGE) m[k][i] = coefficients[i];
+            if (kind == WINO_OUTPUT && i < 4) m[i][k] = highest;
+            if (kind == WINO_OUTPUT_GRAD && i < 4) m[k][i] = highest;
+            if (kind == WINO_WEIGHT && i < 3) m[k][i] = highest / distances;
+            if (kind == WINO_WEIGHT_GRAD && i < 3) m[i][k] = highest / distances;
+        }
+    }
+}
+
+/* One step over lines and columns. */
+static void wino_apply(int kind, double in[6][6], double out[6][6])
+{
+    double m[6][6];
+    int i, j, a, b;
+    wino_matrix(kind, m);
+    for (i = 0; i < wino_out[kind]; ++i) {
+        for (j = 0; j < wino_out[kind]; ++j) {
+            out[i][j] = 0;
+            for (a = 0; a < wino_in[kind]; ++a)
+                for (b = 0; b < wino_in[kind]; ++b) out[i][j] += m[i][a] * m[j][b] * in[a][b];
+        }
+    }
+}
+
+/* An image of h x w pixels in tiles of `size` x `size` for the outputs that a convolution with `pad` makes of it.
+   *beside: pixels of zeros that its lines need beside them. */
+static kd__tiles wino_tiles(int channels, int h, int w, int pad, int size, int *beside)
+{
+    kd__tiles t;
+    memset(&t, 0, sizeof t);
+    t.channels = channels, t.h = h, t.w = w;
+    t.across = (w + 2 * pad - size + 4) / 4, t.down = (h + 2 * pad - size + 4) / 4;
+    t.origin_h = t.origin_w = -pad;
+    *beside = pad > 4 * t.across + size - 4 - pad - w ? pad : 4 * t.across + size - 4 - pad - w;
+    t.row = (ptrdiff_t)(w + *beside) * channels;
+    t.tile = (channels + WINO_LANES - 1) / WINO_LANES * WINO_LANES;
+    t.plane = t.across * t.down * t.tile + 3;
+    return t;
+}
+
+/* Both halves of the tiles in a call each, so that every start is met. */
+static void wino_call(kd__tiles t, void (*move)(const kd__tiles *t, float *image, float *planes), float *image,
+                      float *planes)
+{
+    const int tiles = t.across * t.down;
+    t.first = 0, t.count = tiles / 2;
+    move(&t, image, planes);
+    t.first = tiles / 2, t.count = tiles - t.first;
+    move(&t, image, planes + t.first * t.tile);
+}
+
+static const int wino_geometries[][3] = {{1, 1, 1}, {4, 4, 1}, {5, 7, 1}, {9, 2, 2}, {6, 13, 0}, {3, 6, 2}};
+
+/* `size` x `size` pixels of every tile, and the planes that they must become. */
+static void wino_read_case(const kd_ctx *kd, int kind, const int *geometry, int channels)
+{
+    const int size = wino_in[kind], h = geometry[0], w = geometry[1], pad = kind == WINO_IMAGE ? geometry[2] : 0;
+    int beside, n, c, i, j;
+    kd__tiles t = wino_tiles(channels, h, w, pad, size, &beside);
+    const size_t edge = (size_t)beside * (size_t)channels, floats = edge + (size_t)h * (size_t)t.row;
+    float *image = fence(floats + WINO_LANES), *zeros = fence((size_t)(6 * t.tile));
+    float *planes = fence((size_t)(KD__WINO_PLANES * t.plane));
+    fill(image, floats + WINO_LANES, 0);
+    fill(zeros, (size_t)(6 * t.tile), 0);
+    for (i = 0; i < h; ++i) fill_random(image + edge + i * t.row, (size_t)(w * channels), 1);
+    t.zeros = zeros;
+    wino_call(t, kind == WINO_IMAGE ? kd->k->winograd_read : kd->k->winograd_read_grad, image + edge, planes);
+    for (n = 0; n < t.across * t.down; ++n) {
+        for (c = 0; c < channels; ++c) {
+            double in[6][6], out[6][6];
+            for (i = 0; i < size; ++i) {
+                for (j = 0; j < size; ++j) {
+                    const int y = n / t.across * 4 - pad + i, x = n % t.across * 4 - pad + j;
+                    const int inside = y >= 0 && y < h && x >= 0 && x < w;
+                    in[i][j] = inside ? (double)image[(ptrdiff_t)edge + y * t.row + x * channels + c] : 0;
+                }
+            }
+            wino_apply(kind, in, out);
+            for (i = 0; i < KD__WINO_PLANES; ++i)
+                expect_near(planes + i * t.plane + n * t.tile + c, &out[i / 6][i % 6], 1, 2e-6, 4e-6);
+        }
+    }
+}
+
+static void wino_write_case(const kd_ctx *kd, const int *geometry, int channels)
+{
+    const int h = geometry[0], w = geometry[1], act = channels % 3 ? KD__LINEAR : KD__RELU;
+    int beside, n, c, i, j;
+    kd__tiles t = wino_tiles(channels, h, w, 0, 4, &beside);
+    float *image = number_rows(h, w * channels, t.row += 3, 1),
+          *planes = numbers((size_t)(KD__WINO_PLANES * t.plane), 1);
+    double *want = wanted(image, lines_floats(h, w * channels, t.row));
+    float *bias = numbers((size_t)t.tile, 1);
+    t.bias = channels % 2 ? bias : NULL;
+    t.accumulate = channels % 4 > 1;
+    t.act = act;
+    for (n = 0; n < t.across * t.down; ++n) {
+        for (c = 0; c < channels; ++c) {
+            double in[6][6], out[6][6];
+            for (i = 0; i < KD__WINO_PLANES; ++i) in[i / 6][i % 6] = (double)planes[i * t.plane + n * t.tile + c];
+            wino_apply(WINO_OUTPUT, in, out);
+            for (i = 0; i < 4; ++i) {
+                for (j = 0; j < 4; ++j) {
+                    const int y = n / t.across * 4 + i, x = n % t.across * 4 + j;
+                    double *to = want + y * t.row + x * channels + c;
+                    if (y >= h || x >= w) continue;
+                    *to = out[i][j] + (t.bias ? (double)bias[c] : 0) + (t.accumulate ? *to : 0);
+                    *to = act ? reference_act(act, 0, *to) : *to;
+                }
+            }
+        }
+    }
+    wino_call(t, kd->k->winograd_write, image, planes);
+    for (i = 0; i < h; ++i) expect_near(image + i * t.row, want + i * t.row, (size_t)(w * channels), 2e-6, 2e-5);
+    for (i = 0; i + 1 < h; ++i) {
+        const float untouched = canary();
+        expect_bits(image + i * t.row + w * channels, &untouched, 1);
+    }
+}
+
+static void wino_every_case(const kd_ctx *kd, int kind)
+{
+    int channels, i;
+    for (i = 0; i < KD__COUNT(wino_geometries); ++i) {
+        for (channels = 1; channels <= SIZES; channels += channels < 18 ? 1 : 7) {
+            snprintf(where, sizeof where, "Winograd's kind %d, geometry %d, %d channels", kind, i, channels);
+            if (kind == WINO_OUTPUT)
+                wino_write_case(kd, wino_geometries[i], channels);
+            else
+                wino_read_case(kd, kind, wino_geometries[i], channels);
+            fences_done();
+        }
+    }
+}
+
+static void check_winograd_read(const kd_ctx *kd) { wino_every_case(kd, WINO_IMAGE); }
+static void check_winograd_read_grad(const kd_ctx *kd) { wino_every_case(kd, WINO_OUTPUT_GRAD); }
+static void check_winograd_write(const kd_ctx *kd) { wino_every_case(kd, WINO_OUTPUT); }
+
+static void wino_weights(int kind, void (*turn)(ptrdiff_t n, float *taps, float *planes))
+{
+    const int forward = kind == WINO_WEIGHT;
+    int n, c, i;
+    for (n = 1; n <= SIZES; ++n) {
+        float *taps = numbers((size_t)(9 * n), 1), *planes = numbers((size_t)(KD__WINO_PLANES * n), 1);
+        const float *from = forward ? taps : planes, *to = forward ? planes : taps;
+        double want[KD__WINO_PLANES * SIZES];
+        snprintf(where, sizeof where, "Winograd's kind %d of %d numbers", kind, n);
+        for (c = 0; c < n; ++c) {
+            double in[6][6], out[6][6];
+            const int size = wino_in[kind], outputs = wino_out[kind];
+            for (i = 0; i < size * size; ++i) in[i / size][i % size] = (double)from[i * n + c];
+            wino_apply(kind, in, out);
+            for (i = 0; i < outputs * outputs; ++i) want[i * n + c] = out[i / outputs][i % outputs];
+        }
+        turn(n, taps, planes);
+        expect_near(to, want, (size_t)((forward ? KD__WINO_PLANES : 9) * n), 2e-6, 2e-6);
+        fences_done();
+    }
+}
+
+static void check_winograd_weight(const kd_ctx *kd) { wino_weights(WINO_WEIGHT, kd->k->winograd_weight); }
+static void check_winograd_weight_grad(const kd_ctx *kd)
+{
+    wino_weights(WINO_WEIGHT_GRAD, kd->k->winograd_weight_grad);
+}
+
+/* ---- pooling --------------------------------------------------------------------------------------------- */
 
 /* An image in which several numbers of a window are often equal. */
 static float *image_with_ties(const kd__window *w)

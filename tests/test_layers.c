@@ -236,6 +236,104 @@ static void test_conv(void **state)
           "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2");
 }
 
+/* Winograd's algorithm: whole tiles and cut ones, every padding, every way its gradients meet others. */
+static void test_winograd(void **state)
+{
+    (void)state;
+    CHECK("3x8x4: conv 16 3 pad=1, tanh, conv 16 3 pad=1, gap", "2x9x7: conv 17 1, tanh, conv 16 3, tanh, gap",
+          "2x4x3: conv 18 1, tanh, conv 40 3 pad=1, leakyrelu, maxpool 2, dense 2",
+          "2x6x7: conv 16 1, residual(conv 16 3 pad=2x1 bias=0, tanh, conv 16 3 pad=0x1), gap");
+}
+
+/* Tiles that reach beyond an image find zeros there, not its neighbours: what is cut off leaves no rounding. */
+static void test_winograd_edges(void **state)
+{
+    enum { NUMBERS = 16 * 8 * 5, COUNT = 8 };
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        kd_model *m = create(kd, "16x8x5: conv 16 3 pad=1");
+        float *x = test_floats(1, COUNT * NUMBERS, 1), alone[NUMBERS], together[COUNT * NUMBERS];
+        int i;
+        for (i = NUMBERS; i < COUNT * NUMBERS; ++i) x[i] *= 1e20f;
+        assert_ok(kd, kd_predict(m, x, 1, alone));
+        assert_ok(kd, kd_predict(m, x, COUNT, together));
+        assert_memory_equal(alone, together, sizeof alone);
+        free(x);
+        kd_model_destroy(m);
+        kd_close(kd);
+    }
+}
+
+/* Root mean square of got - want, as part of that of want. */
+static double error_of(const float *got, const double *want, int64_t count)
+{
+    double error = 0, all = 0;
+    int64_t i;
+    for (i = 0; i < count; ++i) {
+        error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        all += want[i] * want[i];
+    }
+    return sqrt(error / all);
+}
+
+enum { WIDE = 64, SIDE = 8, SAMPLES = 8, IMAGE = WIDE * SIDE * SIDE, TAPS = WIDE * WIDE * 9 };
+
+/* The gradient of a 3 x 3 convolution's weights with padding 1. */
+static void exact_weight_grad(const float *x, const float *dy, double *dw)
+{
+    int b, out, in, i, j, y, w;
+    memset(dw, 0, TAPS * sizeof *dw);
+    for (b = 0; b < SAMPLES; ++b, x += IMAGE, dy += IMAGE)
+        for (out = 0; out < WIDE; ++out)
+            for (in = 0; in < WIDE; ++in)
+                for (i = 0; i < 3; ++i)
+                    for (j = 0; j < 3; ++j)
+                        for (y = KD__MAX(0, 1 - i); y < KD__MIN(SIDE, SIDE + 1 - i); ++y)
+                            for (w = KD__MAX(0, 1 - j); w < KD__MIN(SIDE, SIDE + 1 - j); ++w)
+                                dw[((out * WIDE + in) * 3 + i) * 3 + j] +=
+                                    (double)dy[(out * SIDE + y) * SIDE + w] *
+                                    (double)x[(in * SIDE + y + i - 1) * SIDE + w + j - 1];
+}
+
+/* Winograd's algorithm errs little more than sums of products do, which have 4e-7 and 1.5e-7 here. */
+static void test_winograd_accuracy(void **state)
+{
+    float *x = test_floats(1, SAMPLES * IMAGE, 1), *dy = test_floats(2, SAMPLES * IMAGE, 1);
+    float *y = (float *)malloc(SAMPLES * IMAGE * sizeof *y), *dw = (float *)malloc(TAPS * sizeof *dw);
+    double *exact_dw = (double *)malloc(TAPS * sizeof *exact_dw);
+    kd_isa isa;
+    (void)state;
+    exact_weight_grad(x, dy, exact_dw);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        kd_model *m = create(kd, "64x8x8: conv 64 3 pad=1");
+        reference r;
+        kd__run *run;
+        assert_ok(kd, kd__run_open(m, m, SAMPLES, &run));
+        kd__run_forward(run, x, SAMPLES);
+        kd__export(run, SAMPLES, y);
+        reference_open(&r, m, SAMPLES, 1);
+        assert_true(error_of(y, reference_run(&r, x), SAMPLES * IMAGE) < 1.1e-6);
+        set_direction(run, dy, SAMPLES);
+        kd__run_backward(run);
+        kd__param_copy(kd->k, &m->params[0], run->weight_grads + m->params[0].offset, dw, 1);
+        assert_true(error_of(dw, exact_dw, TAPS) < 7e-7);
+        reference_close(&r);
+        kd__run_close(run);
+        kd_model_destroy(m);
+        kd_close(kd);
+    }
+    free(x);
+    free(dy);
+    free(y);
+    free(dw);
+    free(exact_dw);
+}
+
 static void test_depthwise(void **state)
 {
     (void)state;
@@ -298,6 +396,7 @@ static void test_wide(void **state)
     (void)state;
     check_spec("300: dense 90, tanh, dense 70, tanh, dense 7", 40, 2);
     check_spec("5x12x31: conv 40 3 pad=1, tanh, conv 36 3 pad=1 stride=2, dense 3", 3, 2);
+    check_spec("1x41x48: conv 16 1, tanh, conv 16 3 pad=1, gap", 1, 1);
 }
 
 /* ---- against PyTorch ------------------------------------------------------------------------------------- */
@@ -507,6 +606,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense),
         cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_winograd),
+        cmocka_unit_test(test_winograd_edges),
+        cmocka_unit_test(test_winograd_accuracy),
         cmocka_unit_test(test_depthwise),
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_activations),

@@ -1911,7 +1911,7 @@ static void test_several_teachers(void **state)
 /* What training sees is the mean of the logits: the loss of its first step, with any loss, T and weights. */
 static void test_logits_averaged(void **state)
 {
-    static const float weights[] = {1, 3};
+    static const float weights[] = {1, 3}, nothing[] = {0, 0};
     const kd_model *both[2];
     kd_loss_desc losses[2];
     float logits[2][SAMPLES * CLASSES], average[SAMPLES * CLASSES], student[SAMPLES * CLASSES];
@@ -1955,6 +1955,12 @@ static void test_logits_averaged(void **state)
     d.teacher_average = KD_AVERAGE_LOGITS;
     kd_model_destroy(train(&s, &d));
     assert_near(s.losses[0], wanted, 1e-6);
+    assert_int_equal(kd_average_logits(NULL, each, weights, 2, SAMPLES, CLASSES, average), KD_ERR_ARGUMENT);
+    assert_fails(s.kd, kd_average_logits(s.kd, each, weights, 0, SAMPLES, CLASSES, average), KD_ERR_ARGUMENT,
+                 "kd_average_logits: needs 1 to 64 teachers");
+    assert_fails(s.kd, kd_average_logits(s.kd, each, weights, 2, SAMPLES, CLASSES, NULL), KD_ERR_ARGUMENT, "needs");
+    assert_fails(s.kd, kd_average_logits(s.kd, each, nothing, 2, SAMPLES, CLASSES, average), KD_ERR_ARGUMENT,
+                 "teacher 0 has no logits, or a weight that is not positive");
     assert_true(fabs(s.losses[0] - probabilities) > 1e-3);
     school_close(&s);
 }
