@@ -938,8 +938,9 @@ typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples,
 
 /* How several teachers become one. */
 typedef enum kd_teacher_average {
-    KD_AVERAGE_PROBABILITIES, /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers */
-    KD_AVERAGE_LOGITS         /* kd_average_logits */
+    /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers; needs 2 outputs or more */
+    KD_AVERAGE_PROBABILITIES,
+    KD_AVERAGE_LOGITS /* kd_average_logits */
 } kd_teacher_average;
 
 typedef struct kd_train_desc {
@@ -1078,7 +1079,8 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs.
    It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
-   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
+   output or targets the others' average is KD_AVERAGE_LOGITS.
    Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
    stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
    kd_train. */
@@ -11494,6 +11496,11 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: teachers and teacher_count belong together; the count must be 0 to %d, got %d", where,
                         (int)KD__MAX_TEACHERS, d->teacher_count);
+    if (d->teacher_count > 1 && t->outputs == 1 && d->teacher_average == KD_AVERAGE_PROBABILITIES)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: the softmax of a single output is always 1; of several teachers average the logits, "
+                        "KD_AVERAGE_LOGITS",
+                        where);
     t->source = d->teacher || d->teacher_count ? KD__TEACHER_MODELS
                 : d->teacher_fn                ? KD__TEACHER_FN
                 : d->cache                     ? KD__TEACHER_CACHE
@@ -12688,6 +12695,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
         d.teacher_count = count - 1;
     }
     if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
     return kd_trainer_open(models[i], data, &d, &p->trainer);
 }
 
