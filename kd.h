@@ -14578,8 +14578,6 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
-    hash = kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges));
-    hash = kd__hash_loss(hash, &d->attack.loss);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
     if (t->inputs[KD_INPUTS_ADVERSARIAL])
