@@ -4,9 +4,9 @@
 usage: tests/mutants.py [COUNT] [SEED]
 
 Each mutant is one change in a line of a loss, a layer, a kernel or a loader. The test programs of that section are
-compiled, those that need only portable kernels with AddressSanitizer, and run; a mutant that they all pass has survived, and is printed. Mutants that do
-not compile do not count; whether a survivor means the same as the original is for a reader to say. Fails if fewer than
-95 % are caught.
+compiled, those that need only portable kernels with AddressSanitizer, and run; a mutant that they all pass has
+survived, and is printed. Mutants that do not compile do not count; whether a survivor means the same as the original
+is for a reader to say. Fails if fewer than 95 % are caught.
 """
 import pathlib
 import random
