@@ -303,6 +303,7 @@ static const char report_style[] =
     ".key{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:7px}"
     "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;margin:0;font-size:14px}dt{color:var(--soft)}"
     "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
+    ".row dl{grid-template-columns:1fr auto}.row dd{white-space:nowrap}"
     "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
     "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
     "svg text{fill:var(--soft);font:12px system-ui,sans-serif}"
