@@ -2139,6 +2139,19 @@ KD__PRIVATE int kd__panel_columns(const kd__kernels *k, int cols)
 #define KD__JOIN(a, b) KD__JOIN2(a, b)
 #define KD__FN(name) KD__JOIN(kd__##name, KD__ISA) /* kd__gemm_avx2 */
 
+/* Kernels are most of what a compiler has to do here. The tests compile them once for all of their programs. */
+#ifndef KD__KERNEL_LINKAGE
+#define KD__KERNEL_LINKAGE static
+#endif
+#ifdef KD__KERNELS_APART
+extern const kd__kernels kd__table_scalar;
+#if KD__X86
+extern const kd__kernels kd__table_avx2, kd__table_avx512;
+#endif
+#if KD__ARM64
+extern const kd__kernels kd__table_neon;
+#endif
+#else
 #define KD__TEMPLATE
 #define KD__ISA scalar
 #define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
@@ -2169,6 +2182,7 @@ KD__TARGET_END
 #include KD__HEADER_FILENAME
 #endif
 #undef KD__TEMPLATE
+#endif /* KD__KERNELS_APART */
 
 KD__PRIVATE const kd__kernels *kd__kernels_for(kd_isa isa)
 {
@@ -16949,9 +16963,10 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
     }
 }
 
-static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL, KD__TILE_ROWS,
+KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL,
+                                                      KD__TILE_ROWS,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
-                                          KD__KERNELS(KD__ITEM)
+                                                      KD__KERNELS(KD__ITEM)
 #undef KD__ITEM
 };
 
