@@ -73,8 +73,11 @@ compare: stb $(BUILD)/compare
 cmocka: | $(BUILD)
 	$(call need,/usr/include/cmocka.h,libcmocka-dev)
 
-$(BUILD)/test_%: tests/test_%.c kd.h $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
-	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lcmocka -lm
+$(BUILD)/test_%: tests/test_%.c kd.h $(BUILD)/kernels.o $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
+	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) -DKD__KERNELS_APART $< $(BUILD)/kernels.o -o $@ $(LDFLAGS) -lcmocka -lm
+
+$(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
+	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) -c $< -o $@
 
 test: cmocka stb
 	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify

@@ -938,8 +938,9 @@ typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples,
 
 /* How several teachers become one. */
 typedef enum kd_teacher_average {
-    KD_AVERAGE_PROBABILITIES, /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers */
-    KD_AVERAGE_LOGITS         /* kd_average_logits */
+    /* those at the temperature of the loss, 1 of ttm and wttm: kd_average_teachers; needs 2 outputs or more */
+    KD_AVERAGE_PROBABILITIES,
+    KD_AVERAGE_LOGITS /* kd_average_logits */
 } kd_teacher_average;
 
 typedef struct kd_train_desc {
@@ -1078,7 +1079,8 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    `desc` holds for each of the `count` models, 2 to 64 of one context, which may differ in all but their outputs.
    It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
-   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs.
+   one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
+   output or targets the others' average is KD_AVERAGE_LOGITS.
    Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
    stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
    kd_train. */
@@ -2137,6 +2139,19 @@ KD__PRIVATE int kd__panel_columns(const kd__kernels *k, int cols)
 #define KD__JOIN(a, b) KD__JOIN2(a, b)
 #define KD__FN(name) KD__JOIN(kd__##name, KD__ISA) /* kd__gemm_avx2 */
 
+/* Kernels are most of what a compiler has to do here. The tests compile them once for all of their programs. */
+#ifndef KD__KERNEL_LINKAGE
+#define KD__KERNEL_LINKAGE static
+#endif
+#ifdef KD__KERNELS_APART
+extern const kd__kernels kd__table_scalar;
+#if KD__X86
+extern const kd__kernels kd__table_avx2, kd__table_avx512;
+#endif
+#if KD__ARM64
+extern const kd__kernels kd__table_neon;
+#endif
+#else
 #define KD__TEMPLATE
 #define KD__ISA scalar
 #define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
@@ -2167,6 +2182,7 @@ KD__TARGET_END
 #include KD__HEADER_FILENAME
 #endif
 #undef KD__TEMPLATE
+#endif /* KD__KERNELS_APART */
 
 KD__PRIVATE const kd__kernels *kd__kernels_for(kd_isa isa)
 {
@@ -11499,6 +11515,11 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: teachers and teacher_count belong together; the count must be 0 to %d, got %d", where,
                         (int)KD__MAX_TEACHERS, d->teacher_count);
+    if (d->teacher_count > 1 && t->outputs == 1 && d->teacher_average == KD_AVERAGE_PROBABILITIES)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: the softmax of a single output is always 1; of several teachers average the logits, "
+                        "KD_AVERAGE_LOGITS",
+                        where);
     t->source = d->teacher || d->teacher_count ? KD__TEACHER_MODELS
                 : d->teacher_fn                ? KD__TEACHER_FN
                 : d->cache                     ? KD__TEACHER_CACHE
@@ -12693,6 +12714,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
         d.teacher_count = count - 1;
     }
     if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
     return kd_trainer_open(models[i], data, &d, &p->trainer);
 }
 
@@ -14575,8 +14597,6 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
-    hash = kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges));
-    hash = kd__hash_loss(hash, &d->attack.loss);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
     if (t->inputs[KD_INPUTS_ADVERSARIAL])
@@ -16948,9 +16968,10 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
     }
 }
 
-static const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL, KD__TILE_ROWS,
+KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL,
+                                                      KD__TILE_ROWS,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
-                                          KD__KERNELS(KD__ITEM)
+                                                      KD__KERNELS(KD__ITEM)
 #undef KD__ITEM
 };
 

@@ -79,7 +79,7 @@ static kd_model *network(kd_ctx *kd, int width, uint64_t seed)
 int main(int argc, char **argv)
 {
     group together = {{0}, argc > 1 ? atoi(argv[1]) : 2};
-    const float weights[] = {1, 10}; /* of the targets, and of the other parts */
+    const float weights[] = {1, 10.0f * (float)(together.count - 1)}; /* of the targets, and of the other parts */
     kd_loss_desc losses[2];
     kd_train_desc desc = kd_train_defaults();
     kd_ctx *kd;
@@ -115,5 +115,7 @@ int main(int argc, char **argv)
     report("one large", large);
     report("one small alone", alone);
     for (int i = 0; i < together.count; ++i) report("one of the parts", together.parts[i]);
-    return difference(&together) >= bound;
+    if (difference(&together) < bound) return 0;
+    printf("after %d epochs the parts do not agree yet\n", (int)EPOCHS);
+    return 1;
 }

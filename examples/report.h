@@ -245,6 +245,18 @@ static void report_base64(void *file, void *bytes, int size)
     }
 }
 
+/* A picture as the value of an attribute. Returns 0, and writes nothing, if memory ran out. */
+static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int channels)
+{
+    const int line = width * channels;
+    int done;
+    if (!report_reserve(((size_t)line + 1) * (size_t)height)) return 0;
+    fputs("data:image/png;base64,", f);
+    done = stbi_write_png_to_func(report_base64, f, width, height, channels, pixels, line);
+    free(report_memory.start);
+    return done;
+}
+
 /* Tiles side by side in one picture; which[i] is the number of the i-th. Returns 0 if memory ran out. */
 static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count,
                         const char *style)
@@ -253,11 +265,7 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     const int channels = r->channels == 1 ? 1 : 3;
     uint8_t *sheet = (uint8_t *)calloc(plane * (size_t)count, (size_t)channels);
     int i, c, y, x, done;
-    if (!sheet || !report_reserve((line * (size_t)channels + 1) * (size_t)r->height)) {
-        free(sheet);
-        fputs("<p>There was not enough memory for a picture here.</p>", f);
-        return 0;
-    }
+    if (!sheet) return 0;
     for (i = 0; i < count; ++i) {
         const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
         for (c = 0; c < channels; ++c)
@@ -266,10 +274,9 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
                     sheet[((size_t)y * line + (size_t)(i * r->width + x)) * (size_t)channels + (size_t)c] =
                         pixels[(size_t)(c % r->channels) * plane + (size_t)(y * r->width + x)];
     }
-    fprintf(f, "<img style=\"%s\" alt=\"\" src=\"data:image/png;base64,", style);
-    done = stbi_write_png_to_func(report_base64, f, (int)line, r->height, channels, sheet, (int)line * channels);
+    fprintf(f, "<img style=\"%s\" alt=\"no memory for this picture\" src=\"", style);
+    done = report_png(f, sheet, (int)line, r->height, channels);
     fputs("\">", f);
-    free(report_memory.start);
     free(sheet);
     return done;
 }
@@ -296,6 +303,7 @@ static const char report_style[] =
     ".key{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:7px}"
     "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;margin:0;font-size:14px}dt{color:var(--soft)}"
     "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
+    ".row dl{grid-template-columns:1fr auto}.row dd{white-space:nowrap}"
     "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
     "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
     "svg text{fill:var(--soft);font:12px system-ui,sans-serif}"
@@ -730,9 +738,9 @@ static void report_filter(FILE *f, const report *r, int node, double x, double y
         for (i = 0; i < plane; ++i)
             for (c = 0; c < 3; ++c)
                 rgb[3 * i + c] = (uint8_t)(255 - fabs(sum[i]) / largest * (255 - full[sum[i] < 0][c]));
-        fprintf(f, "<image x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" href=\"data:image/png;base64,",
-                x - size / 2, y - size / 2, size, size);
-        (void)stbi_write_png_to_func(report_base64, f, r->width, r->height, 3, rgb, 3 * r->width);
+        fprintf(f, "<image x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" href=\"", x - size / 2,
+                y - size / 2, size, size);
+        (void)report_png(f, rgb, r->width, r->height, 3);
         fputs("\"/>", f);
     }
     free(rgb);

@@ -181,15 +181,28 @@ static kd_result predicting(void)
 static kd_result evaluating(void)
 {
     kd_evaluate_desc desc = kd_evaluate_defaults();
+    const kd_attack_desc attack = kd_attack_defaults(KD_ATTACK_FGSM);
     kd_metrics metrics, before;
     int64_t confusion[CLASSES * CLASSES];
     float logits[COUNT * CLASSES];
     kd_result result;
     memset(&metrics, 7, sizeof metrics);
     before = metrics;
-    desc.teacher = world.teacher, desc.confusion = confusion, desc.logits = logits;
+    desc.teacher = world.teacher, desc.confusion = confusion, desc.logits = logits, desc.attack = &attack;
     result = kd_evaluate_with(world.student, &world.data, &desc, &metrics);
     if (result != KD_OK) assert_memory_equal(&metrics, &before, sizeof metrics);
+    return result;
+}
+
+static kd_result attacking(void)
+{
+    kd_attack_desc desc = kd_attack_defaults(KD_ATTACK_PGD);
+    float out[COUNT * FLOATS];
+    kd_model *teacher = NULL;
+    kd_result result = kd_model_clone(world.teacher, &teacher);
+    desc.loss = kd_loss_defaults(KD_LOSS_KL);
+    if (result == KD_OK) result = kd_attack(world.student, teacher, world.x, NULL, COUNT, &desc, out);
+    kd_model_destroy(teacher);
     return result;
 }
 
@@ -285,6 +298,25 @@ static kd_result several_teachers(void)
     return result;
 }
 
+/* On attacked images, with two sides of gradients. */
+static kd_result learning_together(void)
+{
+    kd_model *pair[2] = {NULL, NULL};
+    kd_loss_desc losses[2];
+    kd_train_desc desc = kd_train_defaults();
+    kd_result result = kd_model_clone(world.student, &pair[0]);
+    losses[0] = kd_loss_defaults(KD_LOSS_HINTON);
+    losses[1] = kd_loss_defaults(KD_LOSS_KL);
+    losses[1].inputs = KD_INPUTS_ADVERSARIAL;
+    desc.losses = losses, desc.loss_count = 2, desc.epochs = 1, desc.batch = 5, desc.accumulate = 2;
+    desc.optimizer = KD_SGD, desc.dot_delta = 0.05f, desc.attack.steps = 1, desc.validation = 0.2f;
+    if (result == KD_OK) result = kd_model_clone(world.teacher, &pair[1]);
+    if (result == KD_OK) result = kd_train_mutual(pair, 2, &world.data, &desc);
+    kd_model_destroy(pair[0]);
+    kd_model_destroy(pair[1]);
+    return result;
+}
+
 /* ---- all of them ------------------------------------------------------------------------------------------ */
 
 typedef kd_result (*scenario_fn)(void);
@@ -335,11 +367,13 @@ static void test_every_request(void **state)
                {"losing", losing},
                {"predicting", predicting},
                {"evaluating", evaluating},
+               {"attacking", attacking},
                {"caching", caching},
                {"saving", saving},
                {"arrays", arrays},
                {"training", training},
-               {"several teachers", several_teachers}};
+               {"several teachers", several_teachers},
+               {"learning together", learning_together}};
     int i, sum = 0;
     (void)state;
     for (i = 0; i < KD__COUNT(all); ++i) {

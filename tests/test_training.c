@@ -1287,7 +1287,7 @@ static void test_targets(void **state)
 static void test_statistics_overflow(void **state)
 {
     float *x = test_floats(1, COUNT * FLOATS, 1e25f);
-    int32_t labels[COUNT];
+    int32_t labels[COUNT] = {0};
     kd_train_desc desc = options();
     kd_data data = kd_data_f32(x, labels, COUNT, 3, 6, 6, CLASSES);
     kd_model *m = create("3x6x6: batchnorm, dense 4", 1);
