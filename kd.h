@@ -5731,7 +5731,7 @@ KD__PRIVATE kd__tree kd__tree_of(const kd__run *r, const kd__node *n, int worker
     t.turned = t.q + table;
     t.log_mass = t.turned + table;
     t.log_p = t.log_mass + t.nodes;
-    t.row = t.log_p + (ptrdiff_t)(r->capacity + 3 * worker) * t.nodes;
+    t.row = r->work + (size_t)worker * r->work_floats;
     t.branch = t.row + t.nodes;
     t.grad = t.branch + t.nodes;
     return t;
@@ -5741,8 +5741,13 @@ KD__PRIVATE size_t kd__tree_own(const kd__run *r, const kd__node *n)
 {
     const size_t leaves = (size_t)1 << (int)n->arg[KD__TREE_DEPTH].v[0];
     const size_t tables = kd__times(kd__times(3, leaves), (size_t)n->arg[KD__TREE_CLASSES].v[0]);
-    const size_t rows = 1 + (size_t)r->capacity + 3 * (size_t)r->kd->desc.threads;
-    return kd__plus(tables, kd__times(rows, 2 * leaves - 1));
+    return kd__plus(tables, kd__times(1 + (size_t)r->capacity, 2 * leaves - 1));
+}
+
+KD__PRIVATE size_t kd__tree_work(const kd__run *r, const kd__node *n)
+{
+    (void)r;
+    return 3 * (((size_t)2 << (int)n->arg[KD__TREE_DEPTH].v[0]) - 1);
 }
 
 KD__PRIVATE kd_result kd__tree_build(kd__draft *d, kd__node *n)
@@ -6066,7 +6071,7 @@ static const kd__layer_type kd__layer_types[] = {
      "depth:i classes:i penalty:f=0.1",
      kd__tree_build,
      kd__tree_own,
-     NULL,
+     kd__tree_work,
      {{kd__tree_forward_prepare, KD__PREPARE, KD__ALWAYS},
       {kd__tree_forward, KD__SPANS, KD__ALWAYS},
       {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},

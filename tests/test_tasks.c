@@ -750,20 +750,23 @@ static void test_heads(void **state)
     heads h;
     const kd_model *teachers[2], *apart[HEADS][2];
     kd_model *second;
-    int i;
+    int i, k;
     (void)state;
     heads_open(&h); /* one teacher with the same heads */
     check_heads(&h, NULL, NULL);
     heads_close(&h);
-    heads_open(&h); /* two, whose probabilities are averaged head by head */
-    assert_ok(h.kd, kd_model_create(h.kd, "2: dense 6", 77, &second));
-    teachers[0] = h.teacher, teachers[1] = second;
-    for (i = 0; i < HEADS; ++i) apart[i][0] = h.teacher_apart[i], apart[i][1] = head_of(second, i);
-    h.losses[2].alpha = 0; /* of a single column there is no softmax to average */
-    check_heads(&h, teachers, (const kd_model *const(*)[2])apart);
-    for (i = 0; i < HEADS; ++i) kd_model_destroy((kd_model *)(uintptr_t)apart[i][1]);
-    kd_model_destroy(second);
-    heads_close(&h);
+    for (k = 0; k < 2; ++k) { /* two, whose probabilities or logits are averaged, head by head */
+        heads_open(&h);
+        h.desc.teacher_average = k ? KD_AVERAGE_LOGITS : KD_AVERAGE_PROBABILITIES;
+        assert_ok(h.kd, kd_model_create(h.kd, "2: dense 6", 77, &second));
+        teachers[0] = h.teacher, teachers[1] = second;
+        for (i = 0; i < HEADS; ++i) apart[i][0] = h.teacher_apart[i], apart[i][1] = head_of(second, i);
+        if (k == 0) h.losses[2].alpha = 0; /* of a single column there is no softmax to average */
+        check_heads(&h, teachers, (const kd_model *const(*)[2])apart);
+        for (i = 0; i < HEADS; ++i) kd_model_destroy((kd_model *)(uintptr_t)apart[i][1]);
+        kd_model_destroy(second);
+        heads_close(&h);
+    }
 }
 
 /* Without a teacher: targets of a regression beside classes. */
