@@ -57,8 +57,20 @@ check()
     finish "$name" "$log" $? "$started"
 }
 
-# Every test program, compiled in another way, and run.
+# Every test program, compiled in another way, and run. All but one share the kernels.
 build_programs()
+{
+    folder=$1
+    shift
+    mkdir -p "$folder"
+    "$@" -c tests/kernels.c -o "$folder/kernels.o" || return
+    printf '%s\n' $sources | xargs -P "${JOBS:-2}" -I FILE sh -c '
+        file=$1 out=$2/$(basename "$1" .c) apart="-DKD__KERNELS_APART $2/kernels.o"
+        shift 2
+        case $file in */test_kernels.c) apart= ;; esac
+        "$@" "$file" $apart -o "$out" -lcmocka -lm || { rm -f "$out"; exit 255; }' sh FILE "$folder" "$@"
+}
+programs()
 {
     folder=$1
     shift
