@@ -6501,7 +6501,7 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
     kd__arg args[KD__MAX_ARGS];
     char text[32];
     kd_result result;
-    if (depth > KD__TREE_MAX_DEPTH)
+    if (depth > (double)KD__TREE_MAX_DEPTH)
         return kd__spec_fail(d, "the depth of a softtree must be 1 to %d, got %.0f", (int)KD__TREE_MAX_DEPTH,
                              depth);
     if (classes < 2 || classes * (1 << (int)depth) > (double)KD__MAX_VALUE)
@@ -11601,6 +11601,12 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     if (result != KD_OK) return result;
     if (loss->columns && (data->soft_labels || t->desc.augment.mixup != 0))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels and mixup know nothing of several heads", where);
+    if (loss->columns == 1 && t->teacher_count > 1 && kd__trainer_uses_teacher(loss) &&
+        t->desc.teacher_average == KD_AVERAGE_PROBABILITIES)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: the softmax of a single column is always 1; of several teachers average the logits, "
+                        "KD_AVERAGE_LOGITS",
+                        where);
     if (kd__trainer_columns(t, loss) == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
         return kd__fail(
             t->kd, KD_ERR_ARGUMENT,

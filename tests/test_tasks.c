@@ -730,7 +730,7 @@ static void check_heads(heads *h, const kd_model *const *teachers, const kd_mode
     if (!teachers) desc.teacher = h->teacher;
     assert_ok(h->kd, kd_train(h->all, &h->c.data, &desc));
     assert_ok(h->kd, kd_model_get_tensor(h->all, "0.weight", together, OUTPUTS * 2));
-    for (i = 0; i < HEADS; ++i) {
+    for (i = 0; i < h->desc.loss_count; ++i) {
         const kd_data data = data_of(h, i);
         kd_train_desc own = h->desc;
         own.losses = NULL, own.loss_count = 0;
@@ -761,7 +761,7 @@ static void test_heads(void **state)
         assert_ok(h.kd, kd_model_create(h.kd, "2: dense 6", 77, &second));
         teachers[0] = h.teacher, teachers[1] = second;
         for (i = 0; i < HEADS; ++i) apart[i][0] = h.teacher_apart[i], apart[i][1] = head_of(second, i);
-        if (k == 0) h.losses[2].alpha = 0; /* of a single column there is no softmax to average */
+        h.desc.loss_count = k ? HEADS : 2; /* of a single column there is no softmax to average */
         check_heads(&h, teachers, (const kd_model *const(*)[2])apart);
         for (i = 0; i < HEADS; ++i) kd_model_destroy((kd_model *)(uintptr_t)apart[i][1]);
         kd_model_destroy(second);
@@ -954,6 +954,7 @@ static void test_heads_refused(void **state)
 {
     heads h;
     kd_loss_desc good[HEADS];
+    const kd_model *teachers[2];
     kd_train_desc desc;
     kd_evaluate_desc evaluate = kd_evaluate_defaults();
     kd_metrics metrics;
@@ -979,6 +980,9 @@ static void test_heads_refused(void **state)
     REFUSED((h.losses[1].first = 0, h.losses[1].columns = 0), KD_ERR_ARGUMENT, "task 1 needs first and columns");
     REFUSED(h.losses[1].columns = 2, KD_ERR_DATA, "label 2 of row");
     REFUSED(h.desc.augment.mixup = 0.2f, KD_ERR_ARGUMENT, "know nothing of several heads");
+    teachers[0] = teachers[1] = h.teacher;
+    REFUSED((h.desc.teacher = NULL, h.desc.teachers = teachers, h.desc.teacher_count = 2), KD_ERR_ARGUMENT,
+            "the softmax of a single column is always 1");
     REFUSED(h.desc.uncertainty = 2, KD_ERR_ARGUMENT, "uncertainty must be 0 to 1, got 2");
     REFUSED((h.desc.loss = h.losses[0], h.desc.losses = NULL, h.desc.loss_count = 0, h.desc.uncertainty = 1),
             KD_ERR_ARGUMENT, "uncertainty weighs several losses");
