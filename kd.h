@@ -11808,6 +11808,9 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     t->train_count = t->data->count - t->validation_count;
     if (t->train_count < 1)
         return kd__fail(t->kd, KD_ERR_DATA, "%s: validation leaves no sample to train on", where);
+    if (t->validation_count > 0 && d->cache && d->augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: the cached images of mixup have held-out ones blended in; use validation_data", where);
     if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation or validation_data", where);
@@ -11959,13 +11962,13 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
         failed |= !t->start;
     }
-    if (t->folds) {
+    if (t->validation_count > 0) { /* what is held out is not blended in either */
         t->pool = KD__NEW(kd, int32_t, t->train_count);
         failed |= !t->pool;
     }
     if (failed) return KD_ERR_MEMORY;
     kd__trainer_order(t, 0);
-    if (t->folds) {
+    if (t->pool) {
         memcpy(t->pool, t->order, (size_t)t->train_count * sizeof *t->pool);
         t->feed.pool = t->pool;
         t->feed.pool_count = t->train_count;

@@ -1048,6 +1048,35 @@ static void test_split(void **state)
     assert_memory_not_equal(seen[0], seen[2], sizeof seen[0]);
 }
 
+/* Other pixels in the held-out images, and nothing of what is learned changes, though mixup blends images. */
+static void test_mixup_of_held_out(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    int seen[COUNT] = {0}, i;
+    kd_model *teacher = create(large, 2);
+    kd_cache *cache;
+    kd_model *m;
+    uint64_t hash;
+    (void)state;
+    make_samples(&s, 5);
+    desc.validation = 0.25f, desc.augment.mixup = 0.4f;
+    desc.teacher_fn = outside_validation, desc.teacher_user = seen;
+    hash = trained(kd, small, &s.data, &desc);
+    for (i = 0; i < COUNT; ++i) {
+        if (!seen[i]) memset(s.pixels[i], i, sizeof s.pixels[i]);
+    }
+    assert_true(trained(kd, small, &s.data, &desc) == hash);
+    desc.teacher_fn = NULL;
+    assert_ok(kd, kd_cache_create(teacher, &s.data, &desc.augment, 1, 2, &cache));
+    desc.cache = cache;
+    m = create(small, 1);
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_ARGUMENT, "held-out ones blended in; use validation_data");
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    kd_cache_destroy(cache);
+}
+
 /* ---- what is refused ------------------------------------------------------------------------------------- */
 
 static void test_numbers_out_of_range(void **state)
@@ -1402,6 +1431,7 @@ int main(void)
         TEST(test_stopping),
         TEST(test_validation),
         TEST(test_split),
+        TEST(test_mixup_of_held_out),
         TEST(test_numbers_out_of_range),
         TEST(test_refused),
         TEST(test_divergence),
