@@ -12098,17 +12098,39 @@ KD__PRIVATE kd_result kd__trainer_check_statistics(kd_trainer *t, const kd__run 
     return KD_OK;
 }
 
+/* Squares are summed as whole numbers, so that the norm has the same bits in whatever order an instruction set
+   stores the weights. unit: what a square is multiplied by; 0: only the largest is looked for. */
+KD__PRIVATE int64_t kd__count_squares(const float *x, size_t count, double unit, double *largest)
+{
+    int64_t sum = 0;
+    size_t i;
+    for (i = 0; i < count; ++i) {
+        const double square = (double)x[i] * (double)x[i];
+        if (unit > 0)
+            sum += (int64_t)(square * unit + 0.5);
+        else
+            *largest = KD__MAX(*largest, square);
+    }
+    return sum;
+}
+
 KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, const float *feature_grads)
 {
-    double sum = 0;
-    int i;
-    for (i = 0; i < t->m->param_count; ++i) {
-        const kd__param *p = &t->m->params[i];
-        if (p->trained) sum += t->kd->k->sum_squares((ptrdiff_t)p->size, grads + p->offset);
+    const double whole = 4611686018427387904.0; /* 2^62, which the sum does not pass */
+    const size_t count = t->m->weight_count + t->features.param_count;
+    double largest = 0, unit = 0;
+    int64_t sum = 0;
+    int pass, i;
+    for (pass = 0; pass < 2; ++pass) {
+        for (i = 0; i < t->m->param_count; ++i) {
+            const kd__param *p = &t->m->params[i];
+            if (p->trained) sum += kd__count_squares(grads + p->offset, p->size, unit, &largest);
+        }
+        sum += kd__count_squares(feature_grads, t->features.param_count, unit, &largest);
+        if (!(largest > 0)) return 0;
+        unit = whole / ((double)count + 1) / largest;
     }
-    if (t->features.param_count > 0)
-        sum += t->kd->k->sum_squares((ptrdiff_t)t->features.param_count, feature_grads);
-    return sqrt(sum);
+    return sqrt((double)sum / unit);
 }
 
 /* A number beside the weights follows its gradient (sign 1: down, -1: up), by the same rule but without weight
