@@ -87,7 +87,7 @@ CONTENTS (search for the tag)
    >>train      training and distillation, teacher caches
    >>pate       labels from noisy votes, and what they give away
    >>diagnose   what teacher and labels ask of a student
-   >>io         .npy and safetensors
+   >>io         .npy, safetensors, checkpoints
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
    >>licence
@@ -13306,7 +13306,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 }
 
 /* ============================================================================================================
-   >>io    .npy and safetensors
+   >>io    .npy, safetensors, checkpoints
    uses: model, train
    Files are read whole, and every number in them is checked before it is used. Nothing here depends on the byte
    order of the machine or on the locale.

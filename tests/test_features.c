@@ -409,7 +409,7 @@ static void test_nothing_is_left(void **state)
     lesson l;
     kd_model *loaded;
     uint64_t teacher;
-    char path[] = "/tmp/kd_features_XXXXXX";
+    char path[] = P_tmpdir "/kd_features_XXXXXX";
     int tensors;
     const int file = mkstemp(path);
     (void)state;

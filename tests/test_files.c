@@ -719,7 +719,7 @@ static int dying_replace(void *user, const char *from, const char *to)
 
 static void test_killed_while_saving(void **state)
 {
-    char folder[] = "/tmp/kd-test-XXXXXX", path[64], temporary[80];
+    char folder[] = P_tmpdir "/kd-test-XXXXXX", path[64], temporary[80];
     kd_ctx *plain;
     kd_model *before, *after;
     int calls, killed = 0, status = 1;
@@ -1303,7 +1303,7 @@ static int entries(const char *folder)
 
 static void test_stdio(void **state)
 {
-    char folder[] = "/tmp/kd-test-XXXXXX", path[64], missing[80], inside[80], longest[200];
+    char folder[] = P_tmpdir "/kd-test-XXXXXX", path[64], missing[80], inside[80], longest[200];
     kd_ctx *own;
     kd_model *m, *other, *back;
     uint64_t hash;

@@ -116,7 +116,7 @@ static int next_descriptor(void)
 static int make_root(void **state)
 {
     (void)state;
-    strcpy(root, "/tmp/kd-images-XXXXXX");
+    strcpy(root, P_tmpdir "/kd-images-XXXXXX");
     first_descriptor = next_descriptor();
     memory_until_failure = -1;
     folder_seed = 0;

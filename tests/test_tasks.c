@@ -220,7 +220,7 @@ static void test_tree_saved(void **state)
 {
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
     kd_model *m = create(kd, "2x3x3: conv 4 2, relu, softtree 2 3 penalty=0.5"), *back, *clone;
-    char path[] = "/tmp/kd_tasks_XXXXXX", text[2048];
+    char path[] = P_tmpdir "/kd_tasks_XXXXXX", text[2048];
     float *leaves = test_floats(1, 12, 2), again[12];
     const int file = mkstemp(path);
     (void)state;
@@ -917,7 +917,7 @@ static void test_uncertainty(void **state)
 /* What has been learned beside the weights is in a checkpoint. */
 static void test_uncertainty_saved(void **state)
 {
-    char path[] = "/tmp/kd_tasks_XXXXXX";
+    char path[] = P_tmpdir "/kd_tasks_XXXXXX";
     const int file = mkstemp(path);
     heads h[2];
     kd_trainer *t[2];
