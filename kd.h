@@ -652,10 +652,10 @@ typedef struct kd_augment {
 } kd_augment;
 
 /* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
-   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016). It is withdrawn by and by
-   (kd_train_desc.prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt
-   is dropped the N numbers are 0. The layer stays in the saved student, whose next layer still has weights for
-   them: it can be trained with prompts again. */
+   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016), or an adversarial version
+   of it (kd_train_desc.prompt_attack). It is withdrawn by and by (prompt_drop), so that the student works without
+   it. In prediction, in a teacher and where a prompt is dropped the N numbers are 0. The layer stays in the saved
+   student, whose next layer still has weights for them: it can be trained with prompts again. */
 typedef enum kd_prompt {
     KD_PROMPT_NONE,
     KD_PROMPT_TEACHER, /* softmax(t / prompt_temperature) of the teacher's logits t; N is the number of outputs */
@@ -749,7 +749,8 @@ typedef struct kd_evaluate_desc {
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
-    const kd_attack_desc *attack; /* NULL; for robust_accuracy, with the teacher where its loss has one */
+    const kd_attack_desc *prompt_attack; /* NULL; makes prompts adversarial, as in kd_train_desc, for all metrics */
+    const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -1016,6 +1017,11 @@ typedef struct kd_train_desc {
        without prompts. */
     float prompt_drop;  /* 0; 0 to 1 */
     float prompt_until; /* 0.8; 0 to 1 */
+    /* KD_ATTACK_PGD with epsilon 0: off. Otherwise prompts are adversarial: before any is dropped, each of their
+       numbers moves, by epsilon at most, to where the attack's loss is larger for the student as it is then, with
+       the images as they are. epsilon, step, low and high are in the units of the prompt; soft targets that have
+       moved need not sum to 1. */
+    kd_attack_desc prompt_attack;
 
     /* Validation is that of the first loss's columns and labels. */
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
@@ -4004,6 +4010,7 @@ struct kd_model {
     int input, output; /* values */
     int node_dropout;  /* 1 if any layer is random in training */
     int prompt;        /* numbers that its prompt layer appends, 0 without one */
+    int prompted;      /* value that ends in them */
     float *weights;    /* trained parameters, each at its offset */
     float *state;      /* running statistics */
     size_t weight_count, state_count;
@@ -4071,8 +4078,8 @@ struct kd__run {
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
     int training;      /* statistics of the batch, dropout, gradients of the weights */
-    int input_grad;    /* gradient of the input, in evaluation mode; never both */
-    int has_backward;  /* either of them */
+    int sought;        /* in evaluation mode, the value whose gradient is wanted; -1: none */
+    int has_backward;
     int capacity;
     int chunk, block;     /* samples */
     int chunks;           /* chunks of a full batch */
@@ -4098,10 +4105,10 @@ struct kd__run {
     int bare;            /* 1: the backward pass leaves out what layers add to the loss */
 };
 
-/* Whether the backward pass computes the gradient of a value. */
+/* Whether the backward pass computes the gradient of a value. What a value has a part in comes after it. */
 KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
 {
-    return r->has_backward && (r->input_grad || r->model->values[value].needs_grad);
+    return r->has_backward && (r->training ? r->model->values[value].needs_grad : value >= r->sought);
 }
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
@@ -4397,6 +4404,7 @@ KD__PRIVATE kd_result kd__prompt_build(kd__draft *d, kd__node *n)
         return kd__spec_fail(d, "the output of this layer, %lld, is too large", (long long)features + count);
     d->m->prompt = count;
     n->out = kd__draft_value(d, (int)features + count, 1, 1, 1, d->m->node_count);
+    d->m->prompted = n->out;
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
 }
 
@@ -4422,6 +4430,7 @@ KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__sp
     const kd__shape *in = &r->model->values[n->in].shape;
     const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate;
     int i, c, p;
+    if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(&r->grad[n->out], s, i);
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
@@ -7634,13 +7643,13 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers will be read when the pass is over: by losses on features, or for the gradient of the input. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient that is sought. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
     const kd_model *m = p->r->model;
     int i;
     for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
-    if (backward && p->r->input_grad) p->tapped[root[m->input]] = 1;
+    if (backward && p->r->sought >= 0) p->tapped[root[p->r->sought]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -7781,8 +7790,8 @@ KD__PRIVATE void kd__run_close(kd__run *r)
 
 /* What a run is for. */
 typedef struct kd__run_desc {
-    kd_model *trained; /* the model itself where the run is for training, else NULL */
-    int input_grad;
+    kd_model *trained;   /* the model itself where the run is for training, else NULL */
+    int sought;          /* see kd__run; -1 in training */
     const kd__tap *taps; /* stay the caller's */
     int tap_count;
 } kd__run_desc;
@@ -7808,8 +7817,8 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->model = m;
         r->trained = desc->trained;
         r->training = desc->trained != NULL;
-        r->input_grad = desc->input_grad;
-        r->has_backward = r->training || r->input_grad;
+        r->sought = desc->sought;
+        r->has_backward = r->training || r->sought >= 0;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
@@ -7829,7 +7838,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
 KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
                                           int tap_count, kd__run **out)
 {
-    kd__run_desc desc = {NULL, 0, NULL, 0};
+    kd__run_desc desc = {NULL, -1, NULL, 0};
     desc.trained = trained;
     desc.taps = taps;
     desc.tap_count = tap_count;
@@ -7929,7 +7938,7 @@ KD__PRIVATE double kd__run_penalty(const kd__run *r)
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
-/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the input's. */
+/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the one sought. */
 KD__PRIVATE void kd__run_backward(kd__run *r)
 {
     kd__run_steps(r, r->backward, r->backward_steps);
@@ -8232,13 +8241,14 @@ KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
     return d;
 }
 
-/* Makes adversarial versions of batches; opened once, for batches of up to `capacity` samples. */
+/* Makes adversarial versions of images, or of the prompts beside them; opened once, for batches of up to `capacity`
+   samples. */
 typedef struct kd__attack {
     kd_ctx *kd;
     kd_attack_desc desc; /* with the kind of its loss resolved */
     kd__run *run;
-    float *x, *loss_room;                                  /* x: (capacity, c, h, w), what it makes */
-    ptrdiff_t floats;                                      /* of a sample */
+    float *x, *loss_room;                                  /* x: (capacity, floats), what it makes */
+    ptrdiff_t floats;                                      /* of a sample's image or prompt */
     ptrdiff_t plane;                                       /* of those, consecutive ones with the same limits */
     float epsilon[KD_MAX_CHANNELS], step[KD_MAX_CHANNELS]; /* normalised, by plane */
     float low[KD_MAX_CHANNELS], high[KD_MAX_CHANNELS];
@@ -8299,18 +8309,19 @@ KD__PRIVATE void kd__attack_close(kd__attack *a)
     memset(a, 0, sizeof *a);
 }
 
-/* desc has been checked. mean and std are those of the samples, for each of `channels`, or NULL. */
-KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd_attack_desc *desc, int channels,
-                                      const float *mean, const float *std, int capacity)
+/* desc has been checked. value: what moves, m->input or the prompts in m->prompted. mean and std are those of its
+   numbers, for each of `channels`, or NULL. */
+KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int value, const kd_attack_desc *desc,
+                                      int channels, const float *mean, const float *std, int capacity)
 {
-    const kd__run_desc run = {NULL, 1, NULL, 0};
+    kd__run_desc run = {NULL, 0, NULL, 0};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
     kd_result result;
     int c;
     memset(a, 0, sizeof *a);
     a->kd = m->kd;
     a->desc = *desc;
-    a->floats = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    a->floats = value == m->input ? (ptrdiff_t)kd__shape_count(&m->values[value].shape) : m->prompt;
     a->plane = a->floats / planes;
     for (c = 0; c < planes; ++c) {
         const float centre = mean && planes == channels ? mean[c] : 0,
@@ -8322,6 +8333,7 @@ KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd
     }
     a->x = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)a->floats), KD__SLACK));
     a->loss_room = KD__NEW(m->kd, float, kd__loss_room(m->kd, &desc->loss, capacity, kd_model_outputs(m)));
+    run.sought = value;
     result = a->x && a->loss_room ? kd__run_open_for(m, &run, capacity, &a->run) : KD_ERR_MEMORY;
     if (result != KD_OK) kd__attack_close(a);
     return result;
@@ -8352,20 +8364,20 @@ KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
     }
 }
 
-/* One step along the sign of the gradient, which is stored (h, w, c). */
+/* One step along the sign of the gradient, which is stored (h, w, c). A prompt stands at the end of a vector. */
 KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
 {
     const kd__attack *a = (const kd__attack *)arg;
-    const kd_model *m = a->run->model;
-    const kd__shape *s = &m->values[m->input].shape;
-    const kd__slot *slot = &a->run->grad[m->input];
+    const kd__shape *s = &a->run->model->values[a->run->sought].shape;
+    const kd__slot *slot = &a->run->grad[a->run->sought];
     const kd__span all = {0, 0, 0, 0};
+    const ptrdiff_t others = (ptrdiff_t)kd__shape_count(s) - a->floats;
     const float *grad = kd__slot_at(slot, all, index), *from = a->from + index * a->floats;
     float *to = a->x + index * a->floats;
     ptrdiff_t i = 0;
     int c, y, x;
     (void)worker;
-    for (c = 0; c < s->c; ++c) {
+    for (c = (int)others; c < s->c; ++c) {
         for (y = 0; y < s->h; ++y) {
             for (x = 0; x < s->w; ++x, ++i) {
                 const float g = grad[y * slot->row + (ptrdiff_t)x * s->c + c];
@@ -8376,11 +8388,12 @@ KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
     }
 }
 
-/* Fills a->x. teacher, labels and soft_labels as for a loss; what they belong to is in a->samples or a->first. */
-KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *x, int n, const float *teacher,
-                                      const int32_t *labels, const float *soft_labels)
+/* Fills a->x from images, or from the prompts beside them, NULL: none. teacher, labels and soft_labels as for a
+   loss; what they belong to is in a->samples or a->first. */
+KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *images, const float *prompts,
+                                      int n, const float *teacher, const int32_t *labels, const float *soft_labels)
 {
-    const kd__slot *slot = &a->run->grad[a->run->model->input];
+    const kd__slot *slot = &a->run->grad[a->run->sought];
     const int steps = a->desc.kind == KD_ATTACK_FGSM ? 1 : a->desc.steps;
     kd__loss_call call;
     int i;
@@ -8393,10 +8406,11 @@ KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const fl
     call.cols = kd_model_outputs(a->run->model);
     call.soft_scale = call.hard_scale = 1;
     call.room = a->loss_room;
-    a->from = x;
+    a->from = prompts ? prompts : images;
+    a->run->prompt = prompts ? a->x : NULL;
     kd__parallel(a->kd, n, kd__attack_start, a);
     for (i = 0; i < steps; ++i) {
-        kd__run_forward(a->run, a->x, n);
+        kd__run_forward(a->run, prompts ? images : a->x, n);
         call.student = kd__run_logits(a->run);
         call.grad = kd__run_logits_grad(a->run);
         if (!kd__is_finite(kd__loss_evaluate(a->kd, &call)))
@@ -8418,7 +8432,7 @@ KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, con
         const ptrdiff_t at = a->first * a->floats;
         if (teacher) result = kd_predict(teacher, x + at, now, logits);
         if (result == KD_OK)
-            result = kd__attack_make(a, "kd_attack", x + at, now, teacher ? logits : NULL,
+            result = kd__attack_make(a, "kd_attack", x + at, NULL, now, teacher ? logits : NULL,
                                      labels ? labels + a->first : NULL, NULL);
         if (result == KD_OK) memcpy(out + at, a->x, (size_t)now * (size_t)a->floats * sizeof *out);
     }
@@ -8450,7 +8464,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
     capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
     if (teacher) logits = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)outputs));
     if (teacher && !logits) return KD_ERR_MEMORY;
-    result = kd__attack_open(&a, m, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
+    result = kd__attack_open(&a, m, m->input, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
     if (result == KD_OK) {
         a.seed = checked.seed;
         result = kd__attack_all(&a, teacher, x, labels, n, capacity, logits, out);
@@ -8990,7 +9004,7 @@ typedef struct kd__evaluator {
     const kd_data *data;
     const kd_model *teacher;
     kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
-    kd__attack attack;
+    kd__attack attack, prompt_attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
     kd_prompt prompt;
@@ -9042,9 +9056,11 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
 
 /* Whether a model can be given these prompts. */
 KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_model *m, kd_prompt prompt,
-                                       const kd_data *data, int has_teacher)
+                                       const kd_data *data, int has_teacher, int attacked)
 {
     const int wanted = prompt == KD_PROMPT_SIDE ? data->side_count : kd_model_outputs(m);
+    if (prompt == KD_PROMPT_NONE && attacked)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: prompt_attack without prompts that it could change", where);
     if (prompt == KD_PROMPT_NONE) return KD_OK;
     if ((unsigned)prompt > (unsigned)KD_PROMPT_SIDE)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no kind of prompt", where, (int)prompt);
@@ -9074,6 +9090,7 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     if (e->feed.kd) kd__feed_close(&e->feed);
     if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
     kd__attack_close(&e->attack);
+    kd__attack_close(&e->prompt_attack);
     kd__free(kd, e->logits);
     kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
@@ -9096,7 +9113,7 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
     if (result == KD_OK && attack)
-        result = kd__attack_open(&e->attack, m, attack, data->channels, data->mean, data->std, e->batch);
+        result = kd__attack_open(&e->attack, m, m->input, attack, data->channels, data->mean, data->std, e->batch);
     if (attack) e->attack.seed = attack->seed;
     if (result != KD_OK) {
         kd__evaluator_close(e);
@@ -9108,16 +9125,22 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     return KD_OK;
 }
 
-/* On failure the evaluator is closed. */
-KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature)
+/* attack: NULL, or checked. On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature,
+                                           const kd_attack_desc *attack)
 {
+    kd_result result = KD_OK;
     if (prompt == KD_PROMPT_NONE) return KD_OK;
     e->prompt = prompt;
     e->prompt_temperature = temperature;
     e->prompts = KD__NEW(e->m->kd, float, kd__times((size_t)e->batch, (size_t)e->m->prompt));
-    if (e->prompts) return KD_OK;
-    kd__evaluator_close(e);
-    return KD_ERR_MEMORY;
+    if (!e->prompts)
+        result = KD_ERR_MEMORY;
+    else if (attack)
+        result = kd__attack_open(&e->prompt_attack, e->m, e->m->prompted, attack, 0, NULL, NULL, e->batch);
+    if (attack) e->prompt_attack.seed = attack->seed;
+    if (result != KD_OK) kd__evaluator_close(e);
+    return result;
 }
 
 /* On failure the evaluator is closed. */
@@ -9142,14 +9165,29 @@ KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
     return e->columns < e->outputs ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
 }
 
+/* Attacks the images of a batch that the feed has made, or their prompts. */
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, const float *prompts,
+                                           const int32_t *samples, int n)
+{
+    static const char where[] = "evaluation";
+    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
+    kd_result result = KD_OK;
+    a->samples = samples;
+    if (kd__loss_uses_labels(&a->desc.loss)) /* what has no label is left in its place */
+        result = kd__loss_check_labels(a->kd, where, &a->desc.loss, 1, e->feed.labels, n, e->outputs);
+    if (result != KD_OK) return result;
+    return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
+}
+
 /* What both models say to a batch that the feed has made, and their log-probabilities. Of one head, the columns are
    copied to where the room for whole rows ends. */
-KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
-                                     const float **teacher)
+KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
+                                          const float **teacher)
 {
     const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
     float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
+    kd_result result = KD_OK;
     *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
     if (e->teacher_run) {
         kd__run_forward(e->teacher_run, e->teacher_feed.kd ? e->teacher_feed.x : e->feed.x, n);
@@ -9159,7 +9197,9 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     }
     if (e->prompts)
         kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
-    e->run->prompt = e->prompts;
+    if (e->prompt_attack.kd) result = kd__evaluator_attack(e, &e->prompt_attack, e->prompts, now, n);
+    if (result != KD_OK) return result;
+    e->run->prompt = e->prompt_attack.kd ? e->prompt_attack.x : e->prompts;
     kd__run_forward(e->run, e->feed.x, n);
     kd__export(e->run, n, e->logits);
     *student = e->logits;
@@ -9174,16 +9214,14 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     }
     k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
     if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
+    return KD_OK;
 }
 
 /* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
-KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
+KD__PRIVATE kd_result kd__evaluator_robust(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
 {
-    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
-    kd_result result;
+    const kd_result result = kd__evaluator_attack(e, &e->attack, NULL, samples, n);
     int i;
-    e->attack.samples = samples;
-    result = kd__attack_make(&e->attack, "evaluation", e->feed.x, n, teacher, e->feed.labels, NULL);
     if (result != KD_OK) return result;
     kd__run_forward(e->run, e->attack.x, n);
     kd__export(e->run, n, e->logits);
@@ -9217,7 +9255,8 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         result = kd__feed_batch(&e->feed, now, n, 0);
         if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
         if (result != KD_OK) return result;
-        kd__evaluator_batch(e, now, n, &student, &teacher);
+        result = kd__evaluator_batch(e, now, n, &student, &teacher);
+        if (result != KD_OK) return result;
         for (i = 0; i < n; ++i) {
             const ptrdiff_t at = (ptrdiff_t)i * e->columns;
             const int32_t label = labels ? labels[now[i]] : e->feed.labels[i];
@@ -9235,7 +9274,7 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         if (keep_logits)
             memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
                    (size_t)n * (size_t)e->outputs * sizeof(float));
-        if (e->attack.kd) result = kd__evaluator_attack(e, now, n, t);
+        if (e->attack.kd) result = kd__evaluator_robust(e, now, n, t);
         if (result != KD_OK) return result;
     }
     return KD_OK;
@@ -9268,12 +9307,24 @@ KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, cons
     return KD_OK;
 }
 
+/* An attack of an evaluation, NULL: none, and what it is where that was left open. */
+KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                          const kd_attack_desc *attack, kd_attack_desc *out)
+{
+    static const char where[] = "kd_evaluate";
+    if (!attack) return KD_OK;
+    if (desc->columns) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    *out = *attack;
+    return kd__attack_check(m->kd, where, out, desc->teacher || data->teacher_logits, data->labels || data->batch,
+                            kd_model_outputs(m));
+}
+
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
     static const char where[] = "kd_evaluate";
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
-    kd_attack_desc attack;
+    kd_attack_desc attack, prompt_attack;
     kd__evaluator e;
     kd__tally *tally;
     kd_result result;
@@ -9298,21 +9349,19 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     } else if (result == KD_OK && desc->teacher_data) {
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
-    if (result == KD_OK && desc->attack && desc->columns)
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
-    if (result == KD_OK && desc->attack) {
-        attack = *desc->attack;
-        result = kd__attack_check(m->kd, where, &attack, desc->teacher || data->teacher_logits,
-                                  data->labels || data->batch, kd_model_outputs(m));
-    }
     if (result == KD_OK)
-        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
+        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits,
+                                  desc->prompt_attack != NULL);
+    if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->attack, &attack);
+    if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->prompt_attack, &prompt_attack);
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
-    if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
+    if (result == KD_OK)
+        result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature,
+                                      desc->prompt_attack ? &prompt_attack : NULL);
     if (result == KD_OK) {
         int classes;
         kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
@@ -11255,7 +11304,8 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.prompt_temperature = 1;
     d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
-    d.attack = kd_attack_defaults(KD_ATTACK_PGD);
+    d.attack = d.prompt_attack = kd_attack_defaults(KD_ATTACK_PGD);
+    d.prompt_attack.epsilon = 0;
     return d;
 }
 
@@ -11338,7 +11388,7 @@ struct kd_trainer {
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
     kd__run *teacher_runs[KD__MAX_TEACHERS];
-    kd__attack attack;
+    kd__attack attack, prompt_attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
@@ -11476,6 +11526,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__attack_close(&t->attack);
+    kd__attack_close(&t->prompt_attack);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
@@ -11622,19 +11673,48 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     return KD_OK;
 }
 
+/* The attacks of a training: on images, and on prompts; NULL: not. */
+KD__PRIVATE void kd__trainer_attacks(const kd_trainer *t, const kd_attack_desc **attacks)
+{
+    attacks[0] = t->inputs[KD_INPUTS_ADVERSARIAL] ? &t->desc.attack : NULL;
+    attacks[1] = t->desc.prompt_attack.epsilon != 0 ? &t->desc.prompt_attack : NULL;
+}
+
+/* One of them: what it is where that was left open, and whether it can be made. */
+KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
+{
+    static const char where[] = "kd_train";
+    const kd_loss_desc *loss = &attack->loss;
+    const int has_teacher = t->source != KD__TEACHER_NONE, has_targets = t->data->targets != NULL;
+    const int to_targets = loss->kind == KD_LOSS_MSE && has_targets && (!has_teacher || loss->to_targets);
+    kd_result result;
+    if (t->has_heads) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    if (loss->to_targets && !has_targets)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
+    if (to_targets && t->desc.augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
+                        where);
+    result = kd__attack_check(t->kd, where, attack, has_teacher || to_targets, t->has_labels, t->outputs);
+    if (result == KD_OK) t->uses_labels |= kd__loss_uses_labels(loss);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, int n)
 {
-    const kd_loss_desc *attack = &t->desc.attack.loss;
+    const kd_attack_desc *attacks[2];
     kd_result result = KD_OK;
     int i;
+    kd__trainer_attacks(t, attacks);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
                                            n, kd__trainer_columns(t, &t->losses[i]));
     }
-    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL] && kd__loss_uses_labels(attack))
-        result = kd__loss_check_labels(t->kd, "kd_train", attack, kd__attack_uses_teacher(&t->desc.attack), labels,
-                                       n, t->outputs);
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
+            result = kd__loss_check_labels(t->kd, "kd_train", &attacks[i]->loss,
+                                           kd__attack_uses_teacher(attacks[i]), labels, n, t->outputs);
+    }
     return result;
 }
 
@@ -11702,15 +11782,9 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     if (t->source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
     t->inputs[KD_INPUTS_CLEAN] += t->features.count;
-    if (t->inputs[KD_INPUTS_ADVERSARIAL] && t->has_heads)
-        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        result = kd__attack_check(t->kd, where, &t->desc.attack, t->source != KD__TEACHER_NONE, t->has_labels,
-                                  t->outputs);
-        if (result != KD_OK) return result;
-        t->uses_labels |= kd__loss_uses_labels(&t->desc.attack.loss);
-    }
-    return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attack(t, &t->desc.attack);
+    if (result == KD_OK && d->prompt_attack.epsilon != 0) result = kd__trainer_attack(t, &t->desc.prompt_attack);
+    return result == KD_OK && t->uses_labels ? kd__trainer_labels(t) : result;
 }
 
 /* The teacher that validation compares with, or NULL. */
@@ -11782,7 +11856,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
     if (result == KD_OK)
-        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE);
+        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE,
+                                  d->prompt_attack.epsilon != 0);
     if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
     if (result == KD_OK && d->dot_delta > 0 &&
@@ -11875,9 +11950,13 @@ KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
             result = kd__run_open_tapped(t->m, t->m, batch, t->features.taps[KD__STUDENT], taps, &t->runs[i]);
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
-        result = kd__attack_open(&t->attack, t->m, &d->attack, data->channels, data->mean, data->std, batch);
+        result = kd__attack_open(&t->attack, t->m, t->m->input, &d->attack, data->channels, data->mean, data->std,
+                                 batch);
+    if (result == KD_OK && d->prompt_attack.epsilon != 0)
+        result = kd__attack_open(&t->prompt_attack, t->m, t->m->prompted, &d->prompt_attack, 0, NULL, NULL, batch);
     if (result != KD_OK) return result;
     t->attack.seed = d->seed;
+    t->prompt_attack.seed = kd__mix(d->seed);
     t->run = t->runs[KD_INPUTS_CLEAN] ? t->runs[KD_INPUTS_CLEAN] : t->runs[KD_INPUTS_ADVERSARIAL];
     t->grads[0] = t->run->weight_grads;
     if (d->dot_delta > 0) t->grads[1] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
@@ -12037,30 +12116,6 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     t->averaged_at = 0;
     if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
-}
-
-/* The prompts of a batch, those that are dropped as zeros. */
-KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const int32_t *samples, int n, int epoch)
-{
-    const kd_train_desc *d = &t->desc;
-    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
-                 first = (double)d->prompt_drop;
-    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
-    kd_result result;
-    int i;
-    if (!t->prompts) return KD_OK;
-    result = d->prompt == KD_PROMPT_TEACHER ? kd__trainer_average(t, d->prompt_temperature, n) : KD_OK;
-    if (result != KD_OK) return result;
-    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, samples, n, t->prompts);
-    for (i = 0; i < n; ++i) {
-        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)epoch, (uint64_t)samples[i]);
-        if (kd__rng_unit(key, 0) < drop)
-            memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, (size_t)t->m->prompt * sizeof(float));
-    }
-    for (i = 0; i < 2; ++i) {
-        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
-    }
-    return KD_OK;
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -12395,20 +12450,61 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
     return kd__trainer_check_norms(t, t->grads[b->side], "the gradient of ", "; the weights are those before it");
 }
 
+/* What an attack makes of a batch: of its images, or, where there are any, of the prompts beside them. */
+KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attack *a, const kd__batch *b, const float *prompts)
+{
+    const kd_loss_desc *loss = &a->desc.loss;
+    const float *teacher = b->soft_targets;
+    kd_result result = KD_OK;
+    if (loss->kind == KD_LOSS_MSE && (!teacher || loss->to_targets)) {
+        kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
+        teacher = t->targets;
+    } else if (kd__attack_uses_teacher(&a->desc)) {
+        result = kd__trainer_average(t, loss->temperature, b->n);
+    }
+    if (result != KD_OK) return result;
+    a->samples = b->samples;
+    a->epoch = (uint64_t)b->epoch;
+    return kd__attack_make(a, "kd_train", t->feed.x, prompts, b->n, teacher, t->feed.soft ? NULL : t->feed.labels,
+                           t->feed.soft);
+}
+
+/* The prompts of a batch, those that are dropped as zeros. */
+KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const kd__batch *b)
+{
+    const kd_train_desc *d = &t->desc;
+    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
+                 first = (double)d->prompt_drop;
+    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
+    const size_t bytes = (size_t)t->m->prompt * sizeof(float);
+    kd_result result = KD_OK;
+    int i;
+    if (!t->prompts) return KD_OK;
+    if (d->prompt == KD_PROMPT_TEACHER) result = kd__trainer_average(t, d->prompt_temperature, b->n);
+    if (result != KD_OK) return result;
+    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, b->samples, b->n,
+                    t->prompts);
+    if (t->prompt_attack.kd && drop < 1) {
+        result = kd__trainer_attacked(t, &t->prompt_attack, b, t->prompts);
+        if (result != KD_OK) return result;
+        memcpy(t->prompts, t->prompt_attack.x, (size_t)b->n * bytes);
+    }
+    for (i = 0; i < b->n; ++i) {
+        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)b->epoch, (uint64_t)b->samples[i]);
+        if (kd__rng_unit(key, 0) < drop) memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, bytes);
+    }
+    for (i = 0; i < 2; ++i) {
+        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
+    }
+    return KD_OK;
+}
+
 /* The student's outputs for the images as they are and as the attack has made them, where losses see them. */
 KD__PRIVATE kd_result kd__trainer_forward(kd_trainer *t, const kd__batch *b)
 {
     kd_result result = KD_OK;
     int i;
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        kd__attack *a = &t->attack;
-        if (kd__attack_uses_teacher(&a->desc)) result = kd__trainer_average(t, a->desc.loss.temperature, b->n);
-        a->samples = b->samples;
-        a->epoch = (uint64_t)b->epoch;
-        if (result == KD_OK)
-            result = kd__attack_make(a, "kd_train", t->feed.x, b->n, b->soft_targets,
-                                     t->feed.soft ? NULL : t->feed.labels, t->feed.soft);
-    }
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attacked(t, &t->attack, b, NULL);
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (!t->runs[i]) continue;
         t->runs[i]->dropout_key = kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)i);
@@ -12449,7 +12545,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
-    if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
+    if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
@@ -12560,6 +12656,7 @@ KD__PRIVATE kd__from_to kd__numbers(double first, double last)
 /* What a published alpha, a convention and the weights have come to. */
 KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
+    const kd_attack_desc *attacks[2];
     int i;
     for (i = 0; i < t->loss_count; ++i) {
         const kd_loss_desc loss = kd__trainer_loss_at(t, i, 0),
@@ -12584,12 +12681,14 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
                 loss.inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "",
                 t->desc.uncertainty ? ", times a learned weight" : "");
     }
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        const kd_attack_desc *a = &t->desc.attack;
-        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s",
+    kd__trainer_attacks(t, attacks);
+    for (i = 0; i < 2; ++i) {
+        const kd_attack_desc *a = attacks[i];
+        if (!a) continue;
+        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s%s",
                 kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
                 kd__number((double)a->epsilon, 4).chars,
-                kd__number((double)(a->random_start * a->epsilon), 4).chars);
+                kd__number((double)(a->random_start * a->epsilon), 4).chars, i ? ", of prompts" : "");
     }
     if (t->desc.dot_delta > 0)
         kd__log(t->kd, "kd_train: momentum %s for soft terms, %s for hard terms",
@@ -14624,14 +14723,19 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
                              (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
                              (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
                              (double)t->teacher_count};
+    const kd_attack_desc *attacks[2];
     kd__range ranges[KD__MAX_RANGES];
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
+    kd__trainer_attacks(t, attacks);
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
-    if (t->inputs[KD_INPUTS_ADVERSARIAL])
-        hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges)), &d->attack.loss);
+    for (i = 0; i < 2; ++i) {
+        if (attacks[i])
+            hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(attacks[i], ranges)),
+                                 &attacks[i]->loss);
+    }
     for (i = 0; i < t->features.count; ++i) {
         const kd_feature_loss *f = &d->features[i];
         const char *tags[4];
