@@ -1127,9 +1127,10 @@ KDDEF const float *kd_cache_logits(const kd_cache *c,
 
 /* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
    the student's trained numbers, of means over all data, in training mode as a step would have them (batch
-   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term; and
-   the loss's soft term as it stands in the table of losses, with T^2, without alpha, soft_weight, reduction and
-   convention. */
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of mse
+   on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in the
+   table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images that
+   loss.inputs says. */
 typedef struct kd_diagnosis {
     kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
     double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
@@ -1141,12 +1142,13 @@ typedef struct kd_diagnosis {
 typedef struct kd_diagnose_desc {
     uint32_t cookie;         /* set by kd_diagnose_defaults */
     const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
-    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher */
+    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher, on all outputs */
     int batch;               /* 256; 1 to 65536 */
+    kd_attack_desc attack;   /* KD_ATTACK_PGD; for a loss with KD_INPUTS_ADVERSARIAL */
 } kd_diagnose_desc;
 
 KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
-/* desc NULL: the defaults. Every sample needs a label. The student is not changed. */
+/* desc NULL: the defaults. Every sample needs a label, or targets. The student is not changed. */
 KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
                             kd_diagnosis *out);
 
@@ -13199,13 +13201,17 @@ typedef struct kd__diagnoser {
     const kd_model *m;
     const kd_data *data;
     kd_loss_desc losses[2]; /* each term alone */
+    kd_attack_desc attack_desc;
     int outputs;
     kd__feed feed;
     kd__run *run, *teacher_run;
-    int32_t *samples;      /* (batch) */
-    float *teacher, *room; /* (batch, outputs); of either loss */
-    double *row;           /* logits of a sample, their probabilities and the logarithms of those */
-    double *grads[2];      /* by weight: sums over batches */
+    kd__attack attack;
+    const float *x;     /* the student's images: those of the feed or of the attack */
+    int32_t *samples;   /* (batch) */
+    float *compared[2]; /* by term, (batch, outputs): what data.targets or the teacher say; NULL: nothing */
+    float *room;        /* of either loss */
+    double *row;        /* logits of a sample, their probabilities and the logarithms of those */
+    double *grads[2];   /* by weight: sums over batches */
     double entropy;
 } kd__diagnoser;
 
@@ -13213,9 +13219,11 @@ KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
 {
     kd__run_close(d->run);
     kd__run_close(d->teacher_run);
+    kd__attack_close(&d->attack);
     if (d->feed.kd) kd__feed_close(&d->feed);
     kd__free(d->kd, d->samples);
-    kd__free(d->kd, d->teacher);
+    kd__free(d->kd, d->compared[KD__HARD]);
+    kd__free(d->kd, d->compared[KD__SOFT]);
     kd__free(d->kd, d->room);
     kd__free(d->kd, d->row);
     kd__free(d->kd, d->grads[0]);
@@ -13226,40 +13234,48 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
 {
     const int batch = KD__MIN(desc->batch, d->data->count);
     const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
-    kd_result result = kd__feed_open(&d->feed, d->kd, d->data, NULL, 0, batch);
+    const kd_data *data = d->data;
+    kd_result result = kd__feed_open(&d->feed, d->kd, data, NULL, 0, batch);
+    int i, failed = 0;
     /* nothing is committed: a run for training, but the model stays as it is */
     if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
     if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
+    if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
+        result = kd__attack_open(&d->attack, d->m, d->m->input, &d->attack_desc, data->channels, data->mean,
+                                 data->std, batch);
     if (result != KD_OK) return result;
+    d->attack.seed = d->attack_desc.seed;
     d->run->bare = 1;
     d->samples = KD__NEW(d->kd, int32_t, batch);
-    d->teacher = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
     d->room = KD__NEW(d->kd, float,
                       KD__MAX(kd__loss_room(d->kd, &d->losses[KD__HARD], batch, d->outputs),
                               kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
     d->row = KD__NEW(d->kd, double, kd__times(3, outputs));
-    d->grads[KD__HARD] = KD__NEW(d->kd, double, weights);
-    d->grads[KD__SOFT] = KD__NEW(d->kd, double, weights);
-    return d->samples && d->teacher && d->room && d->row && d->grads[KD__HARD] && d->grads[KD__SOFT]
-               ? KD_OK
-               : KD_ERR_MEMORY;
+    for (i = 0; i < 2; ++i) {
+        const int compares = i == KD__SOFT || d->losses[i].kind == KD_LOSS_MSE;
+        d->grads[i] = KD__NEW(d->kd, double, weights);
+        if (compares) d->compared[i] = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
+        failed |= !d->grads[i] || (compares && !d->compared[i]);
+    }
+    return d->samples && d->room && d->row && !failed ? KD_OK : KD_ERR_MEMORY;
 }
 
 /* The teacher's logits for a batch, and the entropy of what they become. */
 KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
 {
     double *log_p = d->row + d->outputs, *p = log_p + d->outputs;
+    float *teacher = d->compared[KD__SOFT];
     kd_result result;
     int i, c;
     if (d->teacher_run) {
         kd__run_forward(d->teacher_run, d->feed.x, n);
-        kd__export(d->teacher_run, n, d->teacher);
+        kd__export(d->teacher_run, n, teacher);
     } else {
-        kd__gather_rows(d->teacher, d->data->teacher_logits, d->samples, n, d->outputs);
+        kd__gather_rows(teacher, d->data->teacher_logits, d->samples, n, d->outputs);
     }
-    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", d->teacher, n, d->outputs);
+    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", teacher, n, d->outputs);
     for (i = 0; i < n && result == KD_OK; ++i) {
-        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)d->teacher[(ptrdiff_t)i * d->outputs + c];
+        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)teacher[(ptrdiff_t)i * d->outputs + c];
         kd__soft_probs(d->row, d->outputs, (double)d->losses[KD__SOFT].temperature, log_p, p);
         d->entropy -= kd__dot(p, log_p, d->outputs) / d->data->count;
     }
@@ -13274,11 +13290,11 @@ KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
     kd__loss_call call;
     size_t i;
     d->run->dropout_key = kd__rng_key(0, KD__RNG_DROPOUT, (uint64_t)d->samples[0], 0);
-    kd__run_forward(d->run, d->feed.x, n);
+    kd__run_forward(d->run, d->x, n);
     memset(&call, 0, sizeof call);
     call.desc = loss;
     call.student = kd__run_logits(d->run);
-    call.teacher = which == KD__SOFT ? d->teacher : NULL;
+    call.teacher = d->compared[which];
     call.labels = d->feed.soft ? NULL : d->feed.labels;
     call.soft_labels = kd__loss_uses_labels(loss) ? d->feed.soft : NULL;
     call.rows = n;
@@ -13297,17 +13313,31 @@ KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
     return KD_OK;
 }
 
+/* The images that the student sees. */
+KD__PRIVATE kd_result kd__diagnoser_show(kd__diagnoser *d, int n)
+{
+    d->x = d->attack.kd ? d->attack.x : d->feed.x;
+    if (!d->attack.kd) return KD_OK;
+    d->attack.samples = d->samples;
+    return kd__attack_make(&d->attack, "kd_diagnose", d->feed.x, NULL, n, d->compared[KD__SOFT],
+                           d->feed.soft ? NULL : d->feed.labels, d->feed.soft);
+}
+
 KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
 {
+    const int labelled = !d->compared[KD__HARD];
     kd_result result = KD_OK;
     int first, n, i;
     for (first = 0; first < d->data->count && result == KD_OK; first += n) {
         n = KD__MIN(d->feed.batch, d->data->count - first);
         for (i = 0; i < n; ++i) d->samples[i] = first + i;
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
-        for (i = 0; i < 2 && result == KD_OK && !d->feed.soft; ++i)
+        for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i)
             result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
+        if (d->compared[KD__HARD])
+            kd__gather_rows(d->compared[KD__HARD], d->data->targets, d->samples, n, d->outputs);
+        if (result == KD_OK) result = kd__diagnoser_show(d, n);
         for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__diagnoser_pull(d, i, n);
     }
     return result;
@@ -13337,6 +13367,7 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
     static const char where[] = "kd_diagnose";
     const kd__shape *out = &d->m->values[d->m->output].shape;
     const int has_labels = d->data->labels || d->data->soft_labels || d->data->batch;
+    const int to_targets = desc->loss.kind == KD_LOSS_MSE && d->data->targets && !has_labels;
     kd_loss_desc *hard = &d->losses[KD__HARD], *soft = &d->losses[KD__SOFT];
     kd_result result;
     if (out->h * out->w > 1 && out->c > 1)
@@ -13347,15 +13378,28 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
         return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: needs a teacher, or data with teacher_logits", where);
     if (d->data->soft_labels && d->data->classes != d->outputs)
         return kd__fail(d->kd, KD_ERR_SHAPE, "%s: soft labels need an output for each class", where);
+    if (desc->loss.columns || desc->loss.first || desc->loss.task)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: gradients are those by all outputs, not of one head", where);
+    if (desc->loss.to_targets)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: a loss with to_targets has no soft term", where);
+    if (desc->loss.soft_labels)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
     result = kd__loss_check(d->kd, where, &desc->loss, 1, has_labels, d->outputs);
+    d->attack_desc = desc->attack;
+    if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
+        result = kd__attack_check(d->kd, where, &d->attack_desc, 1, has_labels, d->outputs);
+    if (result == KD_OK && to_targets)
+        result = kd__check_finite(d->kd, where, "targets", d->data->targets, d->data->count, d->outputs);
     if (result != KD_OK) return result;
-    *hard = kd_loss_defaults(d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+    *hard = kd_loss_defaults(to_targets                                          ? KD_LOSS_MSE
+                             : d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE
+                                                                                 : KD_LOSS_CE);
     hard->label_smoothing = desc->loss.label_smoothing;
     *soft = desc->loss;
     if (kd__loss_look_up(soft->kind)->own_hard) soft->alpha = 1;
     soft->soft_weight = 1, soft->hard_weight = 0;
     soft->reduction = KD_REDUCTION_ROWS, soft->convention = KD_CONVENTION_DEFAULT;
-    return kd__loss_check(d->kd, where, hard, 0, has_labels, d->outputs);
+    return kd__loss_check(d->kd, where, hard, to_targets, has_labels, d->outputs);
 }
 
 KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
@@ -13365,6 +13409,7 @@ KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
     desc.cookie = KD__COOKIE;
     desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
     desc.batch = 256;
+    desc.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return desc;
 }
 

@@ -289,8 +289,8 @@ static void check_input_gradient(kd_ctx *ctx, const char *spec)
     kd_model_destroy(m);
 }
 
-/* First layers of every kind, prompts before and behind all sorts, and all that lets gradients through in another way
-   than in training. */
+/* First layers of every kind, prompts before and behind all sorts, and all that lets gradients through in another
+   way than in training. */
 static void test_input_gradient(void **state)
 {
     static const char *const specs[] = {
