@@ -1087,9 +1087,9 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
    output or targets the others' average is KD_AVERAGE_LOGITS.
-   Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
-   stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
-   kd_train. */
+   Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model after
+   the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on teaching.
+   Errors are those of kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 typedef struct kd_statistic {
@@ -1127,10 +1127,10 @@ KDDEF const float *kd_cache_logits(const kd_cache *c,
 
 /* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
    the student's trained numbers, of means over all data, in training mode as a step would have them (batch
-   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of mse
-   on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in the
-   table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images that
-   loss.inputs says. */
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of
+   mse on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in
+   the table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images
+   that loss.inputs says. */
 typedef struct kd_diagnosis {
     kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
     double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
@@ -11398,6 +11398,7 @@ struct kd_trainer {
     kd__tally *tally;
     int has_validation, validation_count, train_count;
     int fold, folds;              /* of kd_cross_validate; folds 0: no */
+    int peer;                     /* of kd_train_mutual: its number, else 0 */
     int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
     float *teacher_logits;        /* (batch, outputs) */
@@ -12509,7 +12510,8 @@ KD__PRIVATE kd_result kd__trainer_forward(kd_trainer *t, const kd__batch *b)
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attacked(t, &t->attack, b, NULL);
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (!t->runs[i]) continue;
-        t->runs[i]->dropout_key = kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)i);
+        t->runs[i]->dropout_key =
+            kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)(2 * t->peer + i));
         kd__run_forward(t->runs[i], i == KD_INPUTS_CLEAN ? t->feed.x : t->attack.x, b->n);
     }
     return result;
@@ -12837,6 +12839,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
                                     const kd_train_desc *desc)
 {
     kd_train_desc d = *desc;
+    kd_result result;
     int j;
     for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
     if (count == 2) {
@@ -12847,7 +12850,9 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
     }
     if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
     if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
-    return kd_trainer_open(models[i], data, &d, &p->trainer);
+    result = kd_trainer_open(models[i], data, &d, &p->trainer);
+    if (result == KD_OK) p->trainer->peer = i;
+    return result;
 }
 
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc)

@@ -1412,6 +1412,49 @@ static void test_mutual_by_hand(void **state)
     lesson_close(l);
 }
 
+static int keep_loss(void *user, const kd_step_info *info)
+{
+    double **next = (double **)user;
+    *(*next)++ = info->loss;
+    return 0;
+}
+
+/* Equal models that stay as they are: whatever their losses differ by comes from dropout, whose masks are each
+   model's own; the first has those of a training without peers. */
+static void test_mutual_dropout(void **state)
+{
+    static const char *const lines[] = {"1x4x4: dense 8, tanh, dropout 0.5, dense 3",
+                                        "1x4x4: dense 8, tanh, dense 3"};
+    lesson *l = lesson_open();
+    int i, j, k;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_model *twins[3];
+        kd_train_desc desc = l->desc;
+        double losses[6], alone[2], *next = losses;
+        for (j = 0; j < 3; ++j) twins[j] = create(lines[i], 5);
+        desc.lr = 0;
+        desc.epochs = 2, desc.batch = l->seen.count;
+        desc.on_step = keep_loss, desc.user = &next;
+        assert_ok(kd, kd_train_mutual(twins, 3, &l->seen, &desc));
+        assert_ptr_equal(next, losses + 6);
+        for (j = 0; j < 6; ++j) {
+            for (k = j + 1; k < 6; ++k) {
+                if (i == 0) assert_true(fabs(losses[j] - losses[k]) > 1e-6);
+                if (i == 1) assert_near(losses[j], losses[k], 1e-6);
+            }
+        }
+        next = alone;
+        desc.teacher = twins[1];
+        desc.loss = kd_loss_defaults(KD_LOSS_KL);
+        desc.loss.temperature = 1, desc.loss.hard_weight = 1;
+        assert_ok(kd, kd_train(twins[0], &l->seen, &desc));
+        for (j = 0; j < 2; ++j) assert_near(losses[3 * j], alone[j], 1e-6);
+        for (j = 0; j < 3; ++j) kd_model_destroy(twins[j]);
+    }
+    lesson_close(l);
+}
+
 typedef struct club {
     kd_model *models[3];
     int count, calls, until;
@@ -1552,6 +1595,7 @@ int main(void)
         TEST(test_sources),
         TEST(test_ensemble),
         TEST(test_mutual_by_hand),
+        TEST(test_mutual_dropout),
         TEST(test_mutual_regression),
         TEST(test_mutual_callbacks),
     };
