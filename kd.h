@@ -658,8 +658,9 @@ typedef struct kd_augment {
    student, whose next layer still has weights for them: it can be trained with prompts again. */
 typedef enum kd_prompt {
     KD_PROMPT_NONE,
-    KD_PROMPT_TEACHER, /* softmax(t / prompt_temperature) of the teacher's logits t; N is the number of outputs */
-    KD_PROMPT_SIDE     /* the sample's row of kd_data.side; N is side_count */
+    /* softmax(t / prompt_temperature) of the teacher's N logits t; where N is 1, sigmoid(t / prompt_temperature) */
+    KD_PROMPT_TEACHER,
+    KD_PROMPT_SIDE /* the sample's row of kd_data.side; N is side_count */
 } kd_prompt;
 
 /* ---- prediction and evaluation --------------------------------------------------------------------------- */
@@ -1087,9 +1088,9 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
    output or targets the others' average is KD_AVERAGE_LOGITS.
-   Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model after
-   the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on teaching.
-   Errors are those of kd_train. */
+   Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model
+   after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
+   teaching. Errors are those of kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 typedef struct kd_statistic {
@@ -1097,7 +1098,7 @@ typedef struct kd_statistic {
 } kd_statistic;
 
 typedef struct kd_cross_validation {
-    kd_statistic accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
+    kd_statistic accuracy, robust_accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
 } kd_cross_validation;
 
 /* k-fold cross-validation of any training: the samples are dealt, by desc.seed, into 2 to 10000 folds as equal as
@@ -1132,9 +1133,11 @@ KDDEF const float *kd_cache_logits(const kd_cache *c,
    the table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images
    that loss.inputs says. */
 typedef struct kd_diagnosis {
-    kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
-    double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
-    double gradient_cosine; /* of the two gradients, -1 to 1; 0 where one of them is 0 */
+    kd_metrics metrics; /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
+    /* Mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature), of a single output with bce of the logits t
+       and 0; nats, 0 to log C. */
+    double target_entropy;
+    double gradient_cosine;          /* of the two gradients, -1 to 1; 0 where one of them is 0 */
     double hard_norm, soft_norm;     /* their L2 norms */
     double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
 } kd_diagnosis;
@@ -1148,7 +1151,8 @@ typedef struct kd_diagnose_desc {
 } kd_diagnose_desc;
 
 KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
-/* desc NULL: the defaults. Every sample needs a label, or targets. The student is not changed. */
+/* desc NULL: the defaults. Every sample needs a label, or targets. A prompt layer gets zeros. The student is not
+   changed. */
 KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
                             kd_diagnosis *out);
 
@@ -8284,9 +8288,9 @@ KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *desc, kd__range *to)
     return KD__COUNT(ranges);
 }
 
-/* Resolves what was left open. */
+/* Resolves what was left open. has_targets: in a training, those of the data. */
 KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
-                                       int has_labels, int outputs)
+                                       int has_targets, int has_labels, int outputs)
 {
     kd__range ranges[KD__MAX_RANGES];
     kd_result result;
@@ -8298,6 +8302,9 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
         desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
         desc->loss.alpha = 0;
     }
+    if (desc->loss.to_targets && !has_targets)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets, in training", where);
+    has_teacher |= has_targets && desc->loss.kind == KD_LOSS_MSE;
     return kd__loss_check(kd, where, &desc->loss, has_teacher && kd__attack_uses_teacher(desc), has_labels,
                           outputs);
 }
@@ -8455,7 +8462,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
     checked = *desc;
     outputs = kd_model_outputs(m);
-    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, labels != NULL, outputs);
+    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, 0, labels != NULL, outputs);
     if (result == KD_OK && teacher && !kd__attack_uses_teacher(&checked))
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: loss %s would ignore the teacher", where,
                         kd_loss_name(checked.loss.kind));
@@ -9078,8 +9085,12 @@ KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_m
 KD__PRIVATE void kd__prompt_fill(const kd_model *m, kd_prompt prompt, float temperature, const kd_data *data,
                                  const float *teacher_logits, const int32_t *samples, int n, float *to)
 {
+    int i;
     if (prompt == KD_PROMPT_SIDE)
         kd__gather_rows(to, data->side, samples, n, m->prompt);
+    else if (m->prompt == 1)
+        for (i = 0; i < n; ++i)
+            to[i] = (float)(1 / (1 + kd__exp(-(double)teacher_logits[i] / (double)temperature)));
     else
         m->kd->k->softmax(teacher_logits, n, m->prompt, temperature, 0, to);
 }
@@ -9317,8 +9328,8 @@ KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data
     if (!attack) return KD_OK;
     if (desc->columns) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
     *out = *attack;
-    return kd__attack_check(m->kd, where, out, desc->teacher || data->teacher_logits, data->labels || data->batch,
-                            kd_model_outputs(m));
+    return kd__attack_check(m->kd, where, out, desc->teacher || data->teacher_logits, 0,
+                            data->labels || data->batch, kd_model_outputs(m));
 }
 
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -11692,12 +11703,10 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
     const int to_targets = loss->kind == KD_LOSS_MSE && has_targets && (!has_teacher || loss->to_targets);
     kd_result result;
     if (t->has_heads) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
-    if (loss->to_targets && !has_targets)
-        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
     if (to_targets && t->desc.augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
                         where);
-    result = kd__attack_check(t->kd, where, attack, has_teacher || to_targets, t->has_labels, t->outputs);
+    result = kd__attack_check(t->kd, where, attack, has_teacher, has_targets, t->has_labels, t->outputs);
     if (result == KD_OK) t->uses_labels |= kd__loss_uses_labels(loss);
     return result;
 }
@@ -11979,7 +11988,7 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     kd_attack_desc attack = t->desc.attack;
     kd_result result = KD_OK;
     attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
-    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 1, t->outputs);
+    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 0, 1, t->outputs);
     if (result != KD_OK) return result;
     result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
@@ -12688,7 +12697,10 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < 2; ++i) {
         const kd_attack_desc *a = attacks[i];
-        if (!a) continue;
+        if (a && a->kind == KD_ATTACK_FGSM)
+            kd__log(t->kd, "kd_train: attack fgsm on loss %s: a step of %s%s", kd_loss_name(a->loss.kind),
+                    kd__number((double)a->epsilon, 4).chars, i ? ", of prompts" : "");
+        if (!a || a->kind == KD_ATTACK_FGSM) continue;
         kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s%s",
                 kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
                 kd__number((double)a->epsilon, 4).chars,
@@ -13016,6 +13028,7 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
         if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
 #define KD__ITEM(name) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name));
         KD__ITEM(accuracy)
+        KD__ITEM(robust_accuracy)
         KD__ITEM(nll)
         KD__ITEM(ece)
         KD__ITEM(mse)
@@ -13255,7 +13268,7 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
     d->room = KD__NEW(d->kd, float,
                       KD__MAX(kd__loss_room(d->kd, &d->losses[KD__HARD], batch, d->outputs),
                               kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
-    d->row = KD__NEW(d->kd, double, kd__times(3, outputs));
+    d->row = KD__NEW(d->kd, double, kd__times(3, outputs + 1));
     for (i = 0; i < 2; ++i) {
         const int compares = i == KD__SOFT || d->losses[i].kind == KD_LOSS_MSE;
         d->grads[i] = KD__NEW(d->kd, double, weights);
@@ -13268,7 +13281,8 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
 /* The teacher's logits for a batch, and the entropy of what they become. */
 KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
 {
-    double *log_p = d->row + d->outputs, *p = log_p + d->outputs;
+    const int cols = d->outputs == 1 && d->losses[KD__SOFT].kind == KD_LOSS_BCE ? 2 : d->outputs;
+    double *log_p = d->row + cols, *p = log_p + cols;
     float *teacher = d->compared[KD__SOFT];
     kd_result result;
     int i, c;
@@ -13280,9 +13294,10 @@ KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
     }
     result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", teacher, n, d->outputs);
     for (i = 0; i < n && result == KD_OK; ++i) {
+        d->row[cols - 1] = 0;
         for (c = 0; c < d->outputs; ++c) d->row[c] = (double)teacher[(ptrdiff_t)i * d->outputs + c];
-        kd__soft_probs(d->row, d->outputs, (double)d->losses[KD__SOFT].temperature, log_p, p);
-        d->entropy -= kd__dot(p, log_p, d->outputs) / d->data->count;
+        kd__soft_probs(d->row, cols, (double)d->losses[KD__SOFT].temperature, log_p, p);
+        d->entropy -= kd__dot(p, log_p, cols) / d->data->count;
     }
     return result;
 }
@@ -13392,7 +13407,7 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
     result = kd__loss_check(d->kd, where, &desc->loss, 1, has_labels, d->outputs);
     d->attack_desc = desc->attack;
     if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
-        result = kd__attack_check(d->kd, where, &d->attack_desc, 1, has_labels, d->outputs);
+        result = kd__attack_check(d->kd, where, &d->attack_desc, 1, 0, has_labels, d->outputs);
     if (result == KD_OK && to_targets)
         result = kd__check_finite(d->kd, where, "targets", d->data->targets, d->data->count, d->outputs);
     if (result != KD_OK) return result;

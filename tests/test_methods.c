@@ -2167,6 +2167,37 @@ static void gradient_of(school *s, const kd_model *m, kd_loss_desc loss, const k
     kd_model_destroy(moved);
 }
 
+/* Of one output, the targets are the two probabilities that its sign decides between. */
+static void test_diagnosis_of_one_output(void **state)
+{
+    double entropy = 0;
+    float logits[SAMPLES];
+    school s;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis found;
+    kd_model *m, *teacher;
+    int i;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 1", 9);
+    teacher = create(&s, "6: dense 5, tanh, dense 1", 10);
+    for (i = 0; i < SAMPLES; ++i) s.labels[i] %= 2;
+    s.data.classes = 2;
+    d.teacher = teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_BCE);
+    d.loss.temperature = 0.5f;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    assert_ok(s.kd, kd_predict(teacher, s.x, SAMPLES, logits));
+    for (i = 0; i < SAMPLES; ++i) {
+        const double p = 1 / (1 + exp(-2 * (double)logits[i]));
+        entropy -= (p * log(p) + (1 - p) * log(1 - p)) / SAMPLES;
+    }
+    assert_near(found.target_entropy, entropy, 1e-6);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    school_close(&s);
+}
+
 static void check_pulls(const kd_model *m, const kd_diagnosis *found, const double *hard, const double *soft)
 {
     double hh = 0, ss = 0, hs = 0;
@@ -2513,6 +2544,7 @@ int main(void)
         cmocka_unit_test(test_mixup),
         cmocka_unit_test(test_diagnosis),
         cmocka_unit_test(test_diagnosis_of_whom),
+        cmocka_unit_test(test_diagnosis_of_one_output),
         cmocka_unit_test(test_diagnosis_attacked),
         cmocka_unit_test(test_diagnosis_of_regression),
         cmocka_unit_test(test_diagnosis_refused),

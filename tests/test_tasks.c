@@ -795,6 +795,32 @@ static void test_prompt_attack_refused(void **state)
     prompted_close(&p);
 }
 
+/* Of a teacher with one output, the probability of class 1. */
+static void test_prompt_of_one_output(void **state)
+{
+    prompted p;
+    kd_trainer *t;
+    float taught[SAMPLES];
+    int i;
+    (void)state;
+    prompted_open(&p, "2: prompt 1, dense 1");
+    kd_model_destroy(p.teacher);
+    p.teacher = create(p.kd, "2: dense 1");
+    for (i = 0; i < SAMPLES; ++i) p.c.labels[i] %= 2;
+    p.c.data.classes = 2;
+    p.desc.teacher = p.teacher;
+    p.desc.loss = kd_loss_defaults(KD_LOSS_BCE);
+    p.desc.prompt = KD_PROMPT_TEACHER;
+    p.desc.prompt_temperature = 0.5f;
+    p.desc.batch = SAMPLES, p.desc.shuffle = 0;
+    assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, taught));
+    assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+    assert_ok(p.kd, kd_trainer_step(t, NULL));
+    for (i = 0; i < SAMPLES; ++i) assert_near(t->prompts[i], 1 / (1 + exp(-2 * (double)taught[i])), 1e-6);
+    kd_trainer_close(t);
+    prompted_close(&p);
+}
+
 static void test_prompt_refused(void **state)
 {
     prompted p;
@@ -1838,6 +1864,15 @@ static void test_folds_measured(void **state)
     assert_near(all.accuracy.mean, mean, 1e-12);
     assert_near(all.accuracy.sd, sqrt(squares / (FOLDS - 1)), 1e-12);
     assert_true(all.kl.mean > 0 && all.nll.sd > 0);
+    assert_near(all.robust_accuracy.mean, -1, 1e-12); /* nobody attacked */
+    f.desc.teacher = NULL;
+    f.desc.loss = kd_loss_defaults(KD_LOSS_CE);
+    f.desc.loss.inputs = KD_INPUTS_ADVERSARIAL;
+    f.desc.attack.epsilon = 0.3f, f.desc.attack.low = -1;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    for (mean = 0, fold = 0; fold < FOLDS; ++fold) mean += each[fold].robust_accuracy / FOLDS;
+    assert_near(all.robust_accuracy.mean, mean, 1e-12);
+    assert_true(mean > 0 && mean < all.accuracy.mean);
     folded_close(&f);
 }
 
@@ -1962,6 +1997,7 @@ int main(void)
         cmocka_unit_test(test_prompt_drop),
         cmocka_unit_test(test_prompt_withdrawn),
         cmocka_unit_test(test_prompt_evaluated),
+        cmocka_unit_test(test_prompt_of_one_output),
         cmocka_unit_test(test_prompt_attack_direction),
         cmocka_unit_test(test_prompt_attack_bounds),
         cmocka_unit_test(test_prompt_attack_on_targets),

@@ -890,6 +890,9 @@ static void test_log(void **state)
     assert_ok(kd, kd_train(m, &s->data, &desc));
     assert_string_equal(last_line,
                         "kd_train: attack pgd on loss ce: 4 steps of 0.04 within 0.1, from a start within 0.1");
+    desc.attack.kind = KD_ATTACK_FGSM;
+    assert_ok(kd, kd_train(m, &s->data, &desc));
+    assert_string_equal(last_line, "kd_train: attack fgsm on loss ce: a step of 0.1");
     desc.optimizer = KD_SGD, desc.dot_delta = 0.075f;
     assert_ok(kd, kd_train(m, &s->data, &desc));
     assert_string_equal(last_line, "kd_train: momentum 0.975 for soft terms, 0.825 for hard terms");
