@@ -1972,6 +1972,11 @@ enum {
    B and C may be panels: groups of `panel` columns (kd__kernels) stored one after the other, each with b_rows
    (c_rows) rows of kd__panel_width floats; reading starts at row b_first (c_first). Otherwise they are matrices
    with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`. */
+typedef struct kd__soon {
+    const float *at;
+    ptrdiff_t count;
+} kd__soon;
+
 typedef struct kd__gemm {
     int rows, blocks, cols, segs, run;
     const float *a;
@@ -1987,6 +1992,8 @@ typedef struct kd__gemm {
     const float *bias; /* NULL or by column, readable like a row of B */
     int act;           /* KD__LINEAR to KD__LEAKYRELU */
     float act_arg;
+    int c_far;        /* C is in no near cache */
+    kd__soon soon[2]; /* what the caller will read or write next, fetched one line with each row of B */
 } kd__gemm;
 
 /* One tile of that, with everything in floats already worked out for its corner. */
@@ -1998,7 +2005,9 @@ typedef struct kd__tile {
     ptrdiff_t c_row;
     int tail; /* columns of the last vector that exist */
     int accumulate, act;
-    int c_far; /* C is too large to be in a near cache */
+    int c_far;
+    const float *soon; /* to be fetched, soon_step floats with each row of B */
+    int soon_step;
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -4110,6 +4119,16 @@ KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
     return slot->base + (size_t)s.worker * slot->worker + (size_t)index * slot->sample + slot->first;
 }
 
+/* The sample after this one, unless it is not there yet. */
+KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__span s, int sample)
+{
+    const int there = !slot->worker && sample + 1 < r->count;
+    kd__soon soon;
+    soon.at = there ? kd__slot_at(slot, s, sample + 1) : NULL;
+    soon.count = there ? (ptrdiff_t)(slot->sample - slot->first) : 0;
+    return soon;
+}
+
 KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
 {
     const kd__param *p;
@@ -4694,6 +4713,8 @@ typedef struct kd__conv {
     ptrdiff_t y_row, y_pixel;
     int act, accumulate;
     float act_arg;
+    int y_far;
+    kd__soon soon_x, soon_y; /* the next sample */
 } kd__conv;
 
 /* `lines` lines of output from line y on, all with taps kh0 to kh1 - 1. */
@@ -4719,6 +4740,8 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     g.c_block = c->y_row;
     g.bias = c->bias;
     g.accumulate = c->accumulate;
+    g.c_far = c->y_far;
+    if (kh0 == 0 && kh1 == c->taps_h) g.soon[0] = c->soon_x, g.soon[1] = c->soon_y; /* most lines, and only once */
     if (g.a_block == g.rows * g.a_row && g.c_block == g.rows * g.c_row) g.rows *= lines, g.blocks = 1; /* 1 x 1 */
     if (one_run || kh1 == kh0) {
         g.segs = kh1 - kh0;
@@ -5094,8 +5117,10 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.y_row = out->row, c.y_pixel = b->c;
     c.act = n->fused_act;
     c.act_arg = n->act_arg;
+    c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
-        for (g = 0; g < w->groups; ++g) {
+        c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
+        for (g = 0; g < w->groups; ++g, c.soon_x.count = c.soon_y.count = 0) {
             c.x = kd__slot_at(in, s, i) + (ptrdiff_t)g * w->c;
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
             c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
@@ -5181,13 +5206,14 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
                              own + kd__winograd_own(r, n).input_grad);
 }
 
-KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, const float *dy, float *dx)
+KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__span s, int i)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
     const kd__slot *from = &r->grad[n->out], *to = &r->grad[n->in];
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
-    const float *panels = r->plan[n - r->model->nodes].own;
+    const float *panels = r->plan[n - r->model->nodes].own, *dy = kd__slot_at(from, s, i);
+    float *dx = kd__slot_at(to, s, i);
     kd__conv c;
     int y, x, g;
     memset(&c, 0, sizeof c);
@@ -5197,6 +5223,8 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, const
     c.x_row = from->row, c.x_pixel = out->c;
     c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
     c.accumulate = r->plan[n - r->model->nodes].accumulate;
+    c.y_far = !to->worker;
+    c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -5208,19 +5236,20 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, const
                 c.panels = panels;
                 c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
-                if (c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c);
+                if (c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
             }
         }
     }
 }
 
 /* dW = x^T dy, the reduction over the pixels of a sample; adds to what the chunk's earlier samples gave. */
-KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const float *x, const float *dy,
-                                      float *dw, int accumulate)
+KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__span s, int i, int accumulate)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
     const kd__slot *from = &r->act[n->in], *grad = &r->grad[n->out];
+    const float *x = kd__slot_at(from, s, i), *dy = kd__slot_at(grad, s, i);
+    float *dw = kd__partial(r, n->param[0], s);
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     const int ph = (int)n->arg[KD__CONV_PAD].v[0], pw = (int)n->arg[KD__CONV_PAD].v[1];
     const int calls = w->groups == 1 ? 1 : w->w; /* without groups, all taps of a line are one run */
@@ -5238,6 +5267,8 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const
     g.b_seg = grad->row;
     g.c_rows = w->c * w->h * w->w;
     g.accumulate = accumulate;
+    g.soon[0] = kd__slot_soon(r, from, s, i);
+    g.soon[1] = kd__slot_soon(r, grad, s, i);
     for (kh = 0; kh < w->h; ++kh) {
         const int y0 = ph > kh ? (ph - kh + sh - 1) / sh : 0;
         const int reach = in->h - 1 + ph - kh; /* the last output line that this tap still meets the image in */
@@ -5250,6 +5281,7 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const
                 g.c = dw + (size_t)group * w->group_size;
                 g.c_first = (kh * w->w + kw) * w->c;
                 r->k->gemm(&g);
+                g.soon[0].count = g.soon[1].count = 0;
             }
         }
     }
@@ -5271,7 +5303,7 @@ KD__PRIVATE void kd__conv_input_grad(const kd__run *r, const kd__node *n, kd__sp
         return;
     }
     for (i = s.first; i < s.first + s.count; ++i)
-        kd__conv_sample_grad(r, n, kd__slot_at(&r->grad[n->out], s, i), kd__slot_at(&r->grad[n->in], s, i));
+        kd__conv_sample_grad(r, n, s, i);
 }
 
 KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span s)
@@ -5283,11 +5315,10 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
     if (winograd) kd__winograd_weight_grad(r, n, s);
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
-        const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
-        if (!winograd) kd__conv_weight_grad(r, n, x, dy, kd__partial(r, n->param[0], s), accumulate);
+        if (!winograd) kd__conv_weight_grad(r, n, s, i, accumulate);
         if (n->param[1] >= 0)
-            kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
-                          accumulate);
+            kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], kd__slot_at(&r->grad[n->out], s, i),
+                          kd__partial(r, n->param[1], s), accumulate);
     }
 }
 
@@ -15518,7 +15549,8 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
                 *a12 = a0 + 12 * a_row;
     const float *b = t->b;
     float *c = t->c;
-    const int tail = t->tail;
+    const float *soon = t->soon;
+    const int tail = t->tail, soon_step = t->soon_step;
     int i, j, k, seg;
     if (t->c_far) { /* C is on its way while products are summed */
         KD__UNROLL
@@ -15550,6 +15582,7 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
                 KD__UNROLL
                 for (j = 0; j < vectors; ++j) acc[i][j] = kd__v_fma(number, column[j], acc[i][j]);
             }
+            if (rows > 4) kd__fetch(soon), soon += soon_step; /* one in the shade of many products */
             a0 += a_k, a3 += a_k, a6 += a_k, a9 += a_k, a12 += a_k, b += b_k;
         }
         a0 += a_skip, a3 += a_skip, a6 += a_skip, a9 += a_skip, a12 += a_skip, b += b_skip;
@@ -15664,11 +15697,27 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
+/* What the next tile fetches beside its own work, `fetched` floats after the start of what is left. */
+KD__INLINE void KD__FN(look_ahead)(const kd__gemm *g, kd__tile *t, ptrdiff_t *fetched)
+{
+    const ptrdiff_t first = KD__MIN(*fetched, g->soon[0].count);
+    t->soon_step = 16; /* a cache line */
+    if (*fetched < g->soon[0].count) {
+        t->soon = g->soon[0].at + *fetched;
+    } else if (*fetched - first < g->soon[1].count) {
+        t->soon = g->soon[1].at + (*fetched - first);
+    } else {
+        t->soon = t->b;
+        t->soon_step = 0;
+    }
+    *fetched += (ptrdiff_t)16 * g->segs * g->run;
+}
+
 #define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
 /* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
-                                   int width)
+                                   int width, ptrdiff_t *fetched)
 {
     KD__ALIGN64 float turned[16 * KD__PANEL];
     const int parts = (g->rows + tallest - 1) / tallest, cols = KD__MIN(width, g->cols - col);
@@ -15692,6 +15741,7 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
                 t->c_row = g->c_row;
                 t->c = g->c + block * g->c_block + row * g->c_row + col;
             }
+            KD__FN(look_ahead)(g, t, fetched);
             tiles[height - 1](t);
             if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
             row += height;
@@ -15701,11 +15751,13 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
 
 static void KD__FN(gemm)(const kd__gemm *g)
 {
+    ptrdiff_t fetched = 0;
     int col = 0;
     kd__tile t;
     memset(&t, 0, sizeof t);
     t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
-    t.c_far = KD__W == 16 && !g->c_transposed && (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR;
+    t.c_far = KD__W == 16 && !g->c_transposed &&
+              (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
     while (col < g->cols) {
@@ -15740,7 +15792,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
             }
             continue;
         }
-        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
+        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width, &fetched);
         col += width;
     }
 }
