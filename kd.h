@@ -5004,6 +5004,19 @@ KD__PRIVATE void kd__winograd_move(const kd__winograd *w, kd__span s, int first,
     }
 }
 
+/* The pixels under `count` tiles, counted as above, as far as there are samples, in a share for each plane. */
+KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, kd__span s, int first, int count)
+{
+    const int tiles = w->tiles.across * w->tiles.down, sample = s.first + first / tiles;
+    const ptrdiff_t samples = KD__MIN((ptrdiff_t)r->count, sample + (count + tiles - 1) / tiles) - sample;
+    kd__soon soon = {NULL, 0};
+    if (w->slot->worker || samples <= 0) return soon;
+    soon.at = kd__slot_at(w->slot, s, sample) + first % tiles / w->tiles.across * 4 * w->tiles.row;
+    soon.count = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles, samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
+    soon.count = (soon.count + KD__WINO_PLANES - 1) / KD__WINO_PLANES;
+    return soon;
+}
+
 /* y = x * weights, whose planes are given */
 KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, const kd__winograd *y, int block,
                                        const float *weights, kd__span s)
@@ -5022,8 +5035,10 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
     g.c_row = y->tiles.tile;
     for (first = 0; first < total; first += block) {
         g.rows = KD__MIN(block, total - first);
+        g.soon[0] = kd__winograd_soon(r, y, s, first, g.rows);
+        g.soon[1] = kd__winograd_soon(r, x, s, first + g.rows, g.rows);
         kd__winograd_move(x, s, first, g.rows, r->k->winograd_read);
-        for (p = 0; p < KD__WINO_PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
             g.a = x->planes + p * x->tiles.plane;
             g.b_first = p * g.run;
             g.c = y->planes + p * y->tiles.plane;
@@ -5083,9 +5098,11 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     for (first = 0; first < total; first += block) {
         g.run = KD__MIN(block, total - first);
         g.accumulate = first > 0 || s.first > s.chunk * r->chunk;
+        g.soon[0] = kd__winograd_soon(r, &x, s, first + g.run, g.run);
+        g.soon[1] = kd__winograd_soon(r, &dy, s, first + g.run, g.run);
         kd__winograd_move(&x, s, first, g.run, r->k->winograd_read);
         kd__winograd_move(&dy, s, first, g.run, r->k->winograd_read_grad);
-        for (p = 0; p < KD__WINO_PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
             g.a = x.planes + p * x.tiles.plane;
             g.b = dy.planes + p * dy.tiles.plane;
             g.c_first = p * w->c;
@@ -5224,19 +5241,20 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
     c.accumulate = r->plan[n - r->model->nodes].accumulate;
     c.y_far = !to->worker;
+    if (!c.accumulate && (w->h < sh || w->w < sw)) kd__clear_sample(in, to, dx); /* pixels that no tap meets */
     c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
             const kd__conv_phase pw = kd__conv_phase_of(x, in->w, w->w, sw, (int)n->arg[KD__CONV_PAD].v[1]);
             c.out_h = ph.count, c.out_w = pw.count;
-            c.taps_h = pw.taps ? ph.taps : 0, c.taps_w = ph.taps ? pw.taps : 0;
+            c.taps_h = ph.taps, c.taps_w = pw.taps;
             c.origin_h = ph.origin, c.origin_w = pw.origin;
             for (g = 0; g < w->groups; ++g, panels += kd__conv_phase_floats(r, w, &ph, &pw)) {
                 c.panels = panels;
                 c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
-                if (c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
+                if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
             }
         }
     }
