@@ -5012,7 +5012,8 @@ KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, 
     kd__soon soon = {NULL, 0};
     if (w->slot->worker || samples <= 0) return soon;
     soon.at = kd__slot_at(w->slot, s, sample) + first % tiles / w->tiles.across * 4 * w->tiles.row;
-    soon.count = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles, samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
+    soon.count = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles,
+                         samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
     soon.count = (soon.count + KD__WINO_PLANES - 1) / KD__WINO_PLANES;
     return soon;
 }
@@ -5254,7 +5255,8 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
                 c.panels = panels;
                 c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
-                if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
+                if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0)
+                    kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
             }
         }
     }
@@ -5320,8 +5322,7 @@ KD__PRIVATE void kd__conv_input_grad(const kd__run *r, const kd__node *n, kd__sp
         kd__winograd_input_grad(r, n, s);
         return;
     }
-    for (i = s.first; i < s.first + s.count; ++i)
-        kd__conv_sample_grad(r, n, s, i);
+    for (i = s.first; i < s.first + s.count; ++i) kd__conv_sample_grad(r, n, s, i);
 }
 
 KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span s)
@@ -15774,8 +15775,8 @@ static void KD__FN(gemm)(const kd__gemm *g)
     kd__tile t;
     memset(&t, 0, sizeof t);
     t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
-    t.c_far = KD__W == 16 && !g->c_transposed &&
-              (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
+    t.c_far =
+        KD__W == 16 && !g->c_transposed && (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
     while (col < g->cols) {
@@ -15957,6 +15958,15 @@ KD__INLINE void KD__FN(clip)(int out, int stride, int pad, int kernel, int size,
     if (*end < *first) *end = *first;
 }
 
+/* x stays in its register: compilers would rather load it again for every use. */
+#if KD__ISA_ID == 4 && defined(__GNUC__)
+#define kd__v_once(x) __asm__("" : "+w"(x))
+#elif (KD__ISA_ID == 2 || KD__ISA_ID == 3) && defined(__GNUC__)
+#define kd__v_once(x) __asm__("" : "+v"(x))
+#else
+#define kd__v_once(x) ((void)0)
+#endif
+
 #define KD__PIXELS 8 /* sums that do not wait for each other */
 
 /* The last block of a line overlaps the one before it, rather than being cut short. */
@@ -15984,7 +15994,8 @@ KD__INLINE void KD__FN(depthwise_line)(const float *from, ptrdiff_t step, ptrdif
                     tap2 = kd__v_load(tap + 2 * tap_step);
         KD__UNROLL
         for (i = 0; i < KD__PIXELS + 2; ++i) {
-            const kd__v x = kd__v_load(from + i * step);
+            kd__v x = kd__v_load(from + i * step);
+            kd__v_once(x);
             if (i < KD__PIXELS) acc[i] = kd__v_fma(x, tap0, acc[i]);
             if (i > 0 && i <= KD__PIXELS) acc[i - 1] = kd__v_fma(x, tap1, acc[i - 1]);
             if (i > 1) acc[i - 2] = kd__v_fma(x, tap2, acc[i - 2]);
@@ -15998,6 +16009,14 @@ KD__INLINE void KD__FN(depthwise_line)(const float *from, ptrdiff_t step, ptrdif
     }
 }
 
+/* The share of a block of KD__PIXELS vectors in fetching what is next in memory. */
+KD__INLINE void KD__FN(fetch_share)(const float *next)
+{
+    int i;
+    KD__UNROLL
+    for (i = 0; i < KD__PIXELS * KD__W / 16; ++i) kd__fetch(next + (ptrdiff_t)16 * i);
+}
+
 /* x has zeros beside every line (pad_w of them), so only lines are clipped. */
 static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *weight, const float *bias, int act,
                               float arg, float *y)
@@ -16005,15 +16024,19 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
     int oy, block, c, i, kh, kh0, kh1;
     for (oy = 0; oy < w->out_h; ++oy) {
+        const float *next_x = x + (oy * w->stride_h - w->pad_h + w->kernel_h) * w->in_row;
+        const float *next_y = y + (oy + 1) * w->out_row;
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
         for (block = 0; block < w->out_w; block += KD__PIXELS) {
             const int ox = KD__FN(block_start)(block, w->out_w), count = KD__MIN(KD__PIXELS, w->out_w - ox);
-            for (c = 0; c < w->channels; c += KD__W) {
+            for (c = 0; c < w->channels; c += KD__W, next_x += KD__PIXELS * KD__W, next_y += KD__PIXELS * KD__W) {
                 const int left = w->channels - c;
                 float *to = y + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
                 kd__v acc[KD__PIXELS];
                 KD__UNROLL
                 for (i = 0; i < KD__PIXELS; ++i) acc[i] = bias ? kd__v_get(bias + c, left) : kd__v_set(0.0f);
+                KD__FN(fetch_share)(next_x);
+                KD__FN(fetch_share)(next_y);
                 for (kh = kh0; kh < kh1; ++kh) {
                     const float *from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row + ox * step + c -
                                         (ptrdiff_t)w->pad_w * w->channels;
@@ -16068,78 +16091,115 @@ static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, c
     int line, c, block;
     for (line = 0; line < lines; ++line) {
         const int phase = line % phases, pixels = (w->in_w - phase + w->stride_w - 1) / w->stride_w;
+        const float *next_dx = dx + (line / phases + 1) * w->in_row;
+        const float *next_dy = dy + ((line / phases + w->pad_h) / w->stride_h + 1) * w->out_row;
         for (block = 0; block < pixels; block += KD__PIXELS) {
             const int first = KD__FN(block_start)(block, pixels), count = KD__MIN(KD__PIXELS, pixels - first);
-            for (c = 0; c < w->channels; c += KD__W) KD__FN(depthwise_gather)
-            (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
+            for (c = 0; c < w->channels; c += KD__W) {
+                KD__FN(fetch_share)(next_dx), next_dx += KD__PIXELS * KD__W;
+                KD__FN(fetch_share)(next_dy), next_dy += KD__PIXELS * KD__W;
+                KD__FN(depthwise_gather)
+                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
+            }
         }
     }
 }
 
-/* Up to nine taps of one vector of channels, from tap first_tap on: nine sums that do not wait for each other.
-   Where there are fewer, or a line of the image is missing, another tap is summed in its place and the sum dropped.
-   */
-KD__INLINE void KD__FN(depthwise_taps)(const kd__window *w, const float *x, const float *dy, int c, const int whole,
-                                       int first_tap, float *dw)
+#define KD__TAPS_AT_ONCE 9
+
+/* What one line of dy adds to nine taps of one vector of channels: sums that do not wait for each other. */
+KD__INLINE void KD__FN(depthwise_taps)(const float *const *from, const float *dy, int pixels, ptrdiff_t step,
+                                       ptrdiff_t dy_step, int left, const int whole, kd__v *acc)
 {
-    enum { TAPS = 9 };
-    const int left = w->channels - c, count = KD__MIN(TAPS, w->kernel_h * w->kernel_w - first_tap);
-    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
-    ptrdiff_t offset[TAPS];
-    kd__v acc[TAPS];
-    int line[TAPS], oy, ox, i;
-    KD__UNROLL
-    for (i = 0; i < TAPS; ++i) {
-        const int tap = first_tap + KD__MIN(i, count - 1), kw = tap % w->kernel_w;
-        line[i] = tap / w->kernel_w - w->pad_h;
-        offset[i] = line[i] * w->in_row + (ptrdiff_t)(kw - w->pad_w) * w->channels;
-        acc[i] = kd__v_get(dw + (ptrdiff_t)tap * w->channels + c, left);
-    }
-    for (oy = 0; oy < w->out_h; ++oy) {
-        const float *grad = dy + oy * w->out_row + c, *from[TAPS];
-        const int base = oy * w->stride_h;
-        kd__v kept[TAPS];
-        int inside = -1;
-        for (i = 0; i < TAPS; ++i) {
-            if (base + line[i] >= 0 && base + line[i] < w->in_h) inside = i;
-        }
-        if (inside < 0) continue;
+    ptrdiff_t at;
+    int ox, i;
+    for (ox = 0, at = 0; ox < pixels; ++ox, at += step, dy += dy_step) {
+        const kd__v d = whole ? kd__v_load(dy) : kd__v_load_n(dy, left);
         KD__UNROLL
-        for (i = 0; i < TAPS; ++i) {
-            const int is_there = base + line[i] >= 0 && base + line[i] < w->in_h;
-            from[i] = x + base * w->in_row + c + (is_there ? offset[i] : offset[inside]);
-            kept[i] = acc[i];
-        }
-        for (ox = 0; ox < w->out_w; ++ox) {
-            const kd__v d = whole ? kd__v_load(grad) : kd__v_load_n(grad, left);
-            const ptrdiff_t at = ox * step;
-            KD__UNROLL
-            for (i = 0; i < TAPS; ++i)
-                acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
-            grad += w->channels;
-        }
-        KD__UNROLL
-        for (i = 0; i < TAPS; ++i) {
-            if (base + line[i] < 0 || base + line[i] >= w->in_h) acc[i] = kept[i];
-        }
-    }
-    KD__UNROLL
-    for (i = 0; i < TAPS; ++i) {
-        if (i < count) kd__v_put(dw + (ptrdiff_t)(first_tap + i) * w->channels + c, acc[i], left);
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i)
+            acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
     }
 }
 
-/* Adds to dw. */
+/* The same for 3 x 3 taps of stride 1, which share what they read with their neighbours. */
+KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float *dy, int pixels, ptrdiff_t step,
+                                           kd__v *acc)
+{
+    kd__v x[3][3]; /* line, column of the image modulo 3 */
+    ptrdiff_t at = 0;
+    int ox, i, j, line;
+    KD__UNROLL
+    for (line = 0; line < 3; ++line) {
+        x[line][0] = kd__v_load(from[3 * line]);
+        x[line][1] = kd__v_load(from[3 * line + 1]);
+    }
+    for (ox = 0; ox < pixels; ox += 3) {
+        KD__UNROLL
+        for (i = 0; i < 3; ++i, at += step) {
+            kd__v d;
+            if (ox + i >= pixels) return;
+            d = kd__v_load(dy + at);
+            KD__UNROLL
+            for (line = 0; line < 3; ++line) {
+                x[line][(i + 2) % 3] = kd__v_load(from[3 * line + 2] + at);
+                KD__UNROLL
+                for (j = 0; j < 3; ++j) acc[3 * line + j] = kd__v_fma(x[line][(i + j) % 3], d, acc[3 * line + j]);
+            }
+        }
+    }
+}
+
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image is
+   missing, another tap is summed in its place and the sum dropped. */
+KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
+                                            int first_tap, float *dw)
+{
+    const int count = KD__MIN(KD__TAPS_AT_ONCE, w->kernel_h * w->kernel_w - first_tap);
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    const float *from[KD__TAPS_AT_ONCE], *some = NULL, *grad = dy + oy * w->out_row;
+    const float *next_x = x + (oy * w->stride_h - w->pad_h + w->kernel_h) * w->in_row, *next_dy = grad + w->out_row;
+    int c, i, j;
+    for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+        const int tap = first_tap + i, line = oy * w->stride_h - w->pad_h + tap / w->kernel_w;
+        const int there = i < count && line >= 0 && line < w->in_h;
+        from[i] = there ? x + line * w->in_row + (ptrdiff_t)(tap % w->kernel_w - w->pad_w) * w->channels : NULL;
+        if (there && !some) some = from[i];
+    }
+    if (!some) return;
+    for (c = 0; c < w->channels; c += KD__W) {
+        const int left = w->channels - c;
+        const float *here[KD__TAPS_AT_ONCE];
+        kd__v acc[KD__TAPS_AT_ONCE];
+        float *to = dw + (ptrdiff_t)first_tap * w->channels + c;
+        for (j = 0; j < w->out_w; j += KD__PIXELS, next_x += KD__PIXELS * KD__W, next_dy += KD__PIXELS * KD__W) {
+            KD__FN(fetch_share)(next_x);
+            KD__FN(fetch_share)(next_dy);
+        }
+        KD__UNROLL
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+            here[i] = (from[i] ? from[i] : some) + c;
+            acc[i] = from[i] ? kd__v_get(to + (ptrdiff_t)i * w->channels, left) : kd__v_set(0.0f);
+        }
+        if (left >= KD__W && KD__W != 8 && w->kernel_h == 3 && w->kernel_w == 3 && w->stride_w == 1)
+            KD__FN(depthwise_taps_3x3)(here, grad + c, w->out_w, step, acc);
+        else if (left >= KD__W)
+            KD__FN(depthwise_taps)(here, grad + c, w->out_w, step, w->channels, left, 1, acc);
+        else
+            KD__FN(depthwise_taps)(here, grad + c, w->out_w, step, w->channels, left, 0, acc);
+        KD__UNROLL
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+            if (from[i]) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
+        }
+    }
+}
+
+/* Adds to dw, line by line through all channels, as memory lies. */
 static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, const float *dy, float *dw)
 {
-    int c, tap;
-    for (c = 0; c < w->channels; c += KD__W) {
-        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += 9) {
-            if (w->channels - c >= KD__W)
-                KD__FN(depthwise_taps)(w, x, dy, c, 1, tap, dw);
-            else
-                KD__FN(depthwise_taps)(w, x, dy, c, 0, tap, dw);
-        }
+    int oy, tap;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += KD__TAPS_AT_ONCE)
+            KD__FN(depthwise_line_grad)(w, x, dy, oy, tap, dw);
     }
 }
 
@@ -17087,6 +17147,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef kd__vi
 #undef kd__vm
 #undef kd__v_mask_n
+#undef kd__v_once
 #undef kd__v_load
 #undef kd__v_load_n
 #undef kd__v_store
