@@ -2520,7 +2520,7 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
     const int threads = kd->desc.threads;
     int depth;
     const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
-    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 2 || p->cols <= 2 * k->panel) {
+    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 4 * 3 || p->cols <= 2 * k->panel) {
         const int panels = (p->cols + k->panel - 1) / k->panel;
         p->strips = panels >= 2 * threads ? 1 : KD__MIN(2 * threads, (p->rows + 4 * k->rows - 1) / (4 * k->rows));
         if (threads == 1) p->strips = 1;
@@ -4599,12 +4599,12 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
     g.segs = 1;
     g.run = depth;
     g.a = kd__slot_at(&r->act[n->in], s, s.first);
-    g.a_row = depth;
+    g.a_row = (ptrdiff_t)r->act[n->in].sample;
     g.a_k = 1;
     g.b = kd__weight(r, n->param[0]);
     g.b_rows = depth;
     g.c = kd__slot_at(&r->act[n->out], s, s.first);
-    g.c_row = w->outputs;
+    g.c_row = (ptrdiff_t)r->act[n->out].sample;
     g.bias = kd__weight(r, n->param[1]);
     g.act = n->fused_act;
     g.act_arg = n->act_arg;
@@ -4621,6 +4621,7 @@ KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 typedef struct kd__dense_turn {
     const kd__run *r;
     const float *dy;
+    ptrdiff_t dy_row;
     float *panels;
     int rows, cols;
 } kd__dense_turn;
@@ -4633,7 +4634,7 @@ KD__PRIVATE void kd__dense_turn_panel(void *arg, int index, int worker)
     float *panel = t->panels + (ptrdiff_t)first * t->cols;
     (void)worker;
     if (count < width) memset(panel, 0, (size_t)width * (size_t)t->cols * sizeof *panel);
-    t->r->k->transpose(t->dy + (ptrdiff_t)first * t->cols, t->cols, count, t->cols, panel, width);
+    t->r->k->transpose(t->dy + first * t->dy_row, t->dy_row, count, t->cols, panel, width);
 }
 
 /* dx^T = W dy^T: W is read where it lies, number by number, and only the gradient of the output, which is far
@@ -4648,6 +4649,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     kd__gemm g;
     turn.r = r;
     turn.dy = dy;
+    turn.dy_row = (ptrdiff_t)r->grad[n->out].sample;
     turn.panels = plan->own;
     turn.rows = s.count;
     turn.cols = w->outputs;
@@ -4660,7 +4662,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     g.b = plan->own;
     g.b_rows = w->outputs;
     g.c = kd__slot_at(&r->grad[n->in], s, s.first);
-    g.c_row = depth;
+    g.c_row = (ptrdiff_t)r->grad[n->in].sample;
     g.c_transposed = 1;
     g.accumulate = plan->accumulate;
     if (whole) {
@@ -4687,6 +4689,7 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const kd__param *w = &r->model->params[n->param[0]];
     const int depth = w->c * w->h * w->w;
     const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
+    const ptrdiff_t dy_row = (ptrdiff_t)r->grad[n->out].sample;
     kd__gemm g;
     if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
     if (!r->training) return;
@@ -4698,16 +4701,16 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     g.run = s.count;
     g.a = kd__slot_at(&r->act[n->in], s, s.first);
     g.a_row = 1;
-    g.a_k = depth;
+    g.a_k = (ptrdiff_t)r->act[n->in].sample;
     g.b = dy;
-    g.b_k = w->outputs;
+    g.b_k = dy_row;
     g.c = kd__weight_grad(r, n->param[0]);
     g.c_rows = depth;
     kd__gemm_run(r->kd, &g);
     if (n->param[1] >= 0) {
         float *db = kd__weight_grad(r, n->param[1]);
         memset(db, 0, (size_t)w->outputs * sizeof *db);
-        r->k->column_sums(dy, w->outputs, s.count, w->outputs, db);
+        r->k->column_sums(dy, dy_row, s.count, w->outputs, db);
     }
 }
 
@@ -7388,8 +7391,12 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
 
 enum { KD__MAX_CHUNKS = 16 };
 
-/* Padding only matters in images; a flat value is one line of one pixel. */
-KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad)
+enum { KD__SAMPLE_CLASH = 1024, KD__SAMPLE_GAP = 16 };
+
+/* Padding only matters in images; a flat value is one line of one pixel. Samples a multiple of 4096 bytes apart
+   would all meet in the same few places of a cache: unless others count on their being `close`, a gap keeps them
+   apart. */
+KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad, int close)
 {
     const size_t line = (size_t)(s->w + pad) * (size_t)s->c;
     slot->pad = pad;
@@ -7398,6 +7405,7 @@ KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad)
     slot->first = (size_t)pad * (size_t)s->c;
     slot->sample = line * (size_t)s->h;
     if (pad) slot->sample = (slot->sample + slot->first + 15) / 16 * 16;
+    if (!close && slot->sample % KD__SAMPLE_CLASH == 0) slot->sample += KD__SAMPLE_GAP;
 }
 
 KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, const kd__shape *s, kd__span span)
@@ -7726,7 +7734,8 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
-        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
+        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad,
+                        root[v] == m->input || root[v] == root[m->output] || p->tapped[root[v]]);
         if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
@@ -16318,8 +16327,8 @@ KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float
     }
 }
 
-/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image is
-   missing, another tap is summed in its place and the sum dropped. */
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image
+   is missing, another tap is summed in its place and the sum dropped. */
 KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
                                             int first_tap, float *dw)
 {
