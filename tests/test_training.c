@@ -769,7 +769,44 @@ static void test_changes(void **state)
     check_change("brightness", &brightness, brightness_of, 2);
 }
 
-/* A turn by 90 degrees is exact; contrast and saturation keep the mean, of the image and of each pixel. */
+/* Between pixels a slope is read exactly: of one that rises along rows and columns, turned about its middle, then
+   shifted, then mirrored, every number is known that comes from four pixels of the image. */
+static void test_turn(void **state)
+{
+    enum { HEIGHT = 9, WIDTH = 12 };
+    float from[2 * HEIGHT * WIDTH], to[2 * HEIGHT * WIDTH];
+    kd_augment a = {0};
+    double least = 1, most = -1;
+    uint64_t key;
+    int i, x, y, known = 0, mirrored = 0;
+    (void)state;
+    a.rotate = 30, a.shift = 2, a.flip = 1;
+    for (i = 0; i < 2 * HEIGHT * WIDTH; ++i)
+        from[i] = (float)(i % WIDTH) * 0.03f + (float)(i / WIDTH % HEIGHT) * 0.05f + (float)(i / (HEIGHT * WIDTH));
+    for (key = 1; key <= 100; ++key) {
+        const double angle = kd__rng_range(key, 3, -30, 30) / 180 * acos(-1.0);
+        const int dy = kd__rng_index(key, 0, 5) - 2, dx = kd__rng_index(key, 1, 5) - 2;
+        const int mirror = (int)(kd__rng_bits(key, 2) & 1u);
+        kd__augment_place(&a, key, 2, HEIGHT, WIDTH, from, to);
+        least = KD__MIN(least, angle), most = KD__MAX(most, angle), mirrored += mirror;
+        for (i = 0; i < 2 * HEIGHT * WIDTH; ++i) {
+            double row, column;
+            y = i / WIDTH % HEIGHT - dy, x = (mirror ? WIDTH - 1 - i % WIDTH : i % WIDTH) - dx;
+            row = 4 + cos(angle) * (y - 4) - sin(angle) * (x - 5.5);
+            column = 5.5 + sin(angle) * (y - 4) + cos(angle) * (x - 5.5);
+            if (row > -1 && row < HEIGHT && column > -1 && column < WIDTH) {
+                if (row < 0 || row > HEIGHT - 1 || column < 0 || column > WIDTH - 1) continue; /* fades to black */
+                assert_near(to[i], 0.03 * column + 0.05 * row + i / (HEIGHT * WIDTH), 1e-5);
+                ++known;
+            } else {
+                assert_true(to[i] == 0);
+            }
+        }
+    }
+    assert_true(least < -0.4 && most > 0.4 && mirrored > 30 && mirrored < 70 && known > 10000);
+}
+
+/* Contrast and saturation keep the mean, of the image and of each pixel. */
 static void test_changes_of_colour(void **state)
 {
     samples s;
@@ -1424,6 +1461,7 @@ int main(void)
         TEST(test_epochs),
         TEST(test_views_are_functions),
         TEST(test_changes),
+        TEST(test_turn),
         TEST(test_changes_of_colour),
         TEST(test_mixup),
         TEST(test_accumulation),
