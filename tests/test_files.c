@@ -322,6 +322,41 @@ static void test_escapes(void **state)
     kd_model_destroy(m);
 }
 
+/* Every first and second byte: a sequence is what encodes a character, in its shortest form, and no half of a
+   pair. */
+static void test_utf8(void **state)
+{
+    static const unsigned char last[] = {0x00, 0x7f, 0x80, 0xbf, 0xc0, 0xff};
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    unsigned char c[4];
+    int first, second, i, j, k;
+    (void)state;
+    for (first = 0; first < 256; ++first) {
+        const int bytes = first < 0x80   ? 1
+                          : first < 0xc0 ? 0
+                          : first < 0xe0 ? 2
+                          : first < 0xf0 ? 3
+                          : first < 0xf8 ? 4
+                                         : 0;
+        for (second = 0; second < 256; ++second) {
+            for (i = 0; i < (int)(sizeof last * sizeof last); ++i) {
+                uint32_t code = bytes > 1 ? (uint32_t)first & (0x7fu >> bytes) : (uint32_t)first;
+                int wanted = bytes;
+                c[0] = (unsigned char)first, c[1] = (unsigned char)second;
+                c[2] = last[(size_t)i / sizeof last], c[3] = last[(size_t)i % sizeof last];
+                for (j = 1; j < bytes; ++j) {
+                    if (c[j] < 0x80 || c[j] > 0xbf) wanted = 0;
+                    code = code << 6 | (c[j] & 0x3fu);
+                }
+                if (code < least[bytes] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) wanted = 0;
+                for (k = 1; k <= 4; ++k)
+                    assert_int_equal(kd__utf8_length((const char *)c, (const char *)c + k),
+                                     k < wanted ? 0 : wanted);
+            }
+        }
+    }
+}
+
 static void test_broken_tensors(void **state)
 {
     static const file_case cases[] = {
@@ -1462,19 +1497,33 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip),       TEST(test_bytes_of_a_model),
-        TEST(test_order_of_tensors), TEST(test_broken_headers),
-        TEST(test_escapes),          TEST(test_broken_tensors),
-        TEST(test_broken_metadata),  TEST(test_batches_tracked),
-        TEST(test_hostile_lines),    TEST(test_damaged_files),
-        TEST(test_load_weights),     TEST(test_load_weights_failures),
-        TEST(test_failing_disk),     TEST(test_killed_while_saving),
-        TEST(test_failing_reads),    TEST(test_refused_memory_while_saving),
-        TEST(test_saving_refused),   TEST(test_npy_types),
-        TEST(test_npy_headers),      TEST(test_npy_round_trip),
-        TEST(test_npy_write_errors), TEST(test_cache_round_trip),
-        TEST(test_broken_caches),    TEST(test_stdio),
-        TEST(test_replace),          TEST(test_no_file),
+        TEST(test_round_trip),
+        TEST(test_bytes_of_a_model),
+        TEST(test_order_of_tensors),
+        TEST(test_broken_headers),
+        TEST(test_escapes),
+        TEST(test_utf8),
+        TEST(test_broken_tensors),
+        TEST(test_broken_metadata),
+        TEST(test_batches_tracked),
+        TEST(test_hostile_lines),
+        TEST(test_damaged_files),
+        TEST(test_load_weights),
+        TEST(test_load_weights_failures),
+        TEST(test_failing_disk),
+        TEST(test_killed_while_saving),
+        TEST(test_failing_reads),
+        TEST(test_refused_memory_while_saving),
+        TEST(test_saving_refused),
+        TEST(test_npy_types),
+        TEST(test_npy_headers),
+        TEST(test_npy_round_trip),
+        TEST(test_npy_write_errors),
+        TEST(test_cache_round_trip),
+        TEST(test_broken_caches),
+        TEST(test_stdio),
+        TEST(test_replace),
+        TEST(test_no_file),
         TEST(test_locale),
     };
     const int failed = cmocka_run_group_tests_name("files", tests, NULL, NULL);

@@ -1417,6 +1417,8 @@ static void test_idx_packed_damaged(void **state)
     load_fails(NULL, "is no gzip file");
     put_text(name, "\x1f\x8b\x8\x8 and a name without an end");
     load_fails(NULL, "is damaged");
+    put_text(name, "\x1f\x8b\x8\x10 and a comment without an end");
+    load_fails(NULL, "is damaged");
     free(bytes);
 }
 

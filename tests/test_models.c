@@ -99,7 +99,9 @@ static void test_names(void **state)
     assert_string_equal(kd_isa_name(KD_ISA_AVX2), "avx2");
     assert_string_equal(kd_isa_name(KD_ISA_COUNT), "unknown");
     assert_string_equal(kd_optimizer_name(KD_ADAMW), "adamw");
+    assert_string_equal(kd_optimizer_name(KD_OPTIMIZER_COUNT), "unknown");
     assert_string_equal(kd_schedule_name(KD_COSINE), "cosine");
+    assert_string_equal(kd_schedule_name(KD_SCHEDULE_COUNT), "unknown");
     assert_string_equal(kd_loss_name(KD_LOSS_HINTON), "hinton");
     assert_string_equal(kd_loss_name(KD_LOSS_COUNT), "unknown");
 }
