@@ -5956,7 +5956,8 @@ typedef struct kd__phase {
 } kd__phase;
 
 /* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair
-   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be the first argument's name. */
+   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be the name of the first
+   argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
     kd_result (*build)(kd__draft *d, kd__node *n);
