@@ -7695,7 +7695,7 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (slots[v].worker) {
             slots[v].base = r->locals + (slots[v].worker - 1);
             slots[v].worker = r->local_floats;
-            for (i = 0; i < r->kd->desc.threads && KD__FENCE; ++i)
+            for (i = 0; KD__FENCE > 0 && i < r->kd->desc.threads; ++i)
                 KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
                              KD__FENCE * sizeof(float));
         }
@@ -13723,15 +13723,16 @@ KD__PRIVATE int kd__st_take(kd__st_file *f, char c)
     return 1;
 }
 
+static const char kd__hex_digits[] = "0123456789abcdefABCDEF";
+
 KD__PRIVATE int kd__hex4(const char *c, unsigned *value)
 {
-    static const char digits[] = "0123456789abcdefABCDEF";
     int i;
     *value = 0;
     for (i = 0; i < 4; ++i) {
-        const char *digit = (const char *)memchr(digits, c[i], sizeof digits - 1);
+        const char *digit = (const char *)memchr(kd__hex_digits, c[i], 22);
         if (!digit) return 0;
-        *value = *value << 4 | (unsigned)(digit - digits - (digit - digits < 16 ? 0 : 6));
+        *value = *value << 4 | (unsigned)(digit - kd__hex_digits - (digit - kd__hex_digits < 16 ? 0 : 6));
     }
     return 1;
 }
@@ -14488,9 +14489,14 @@ KD__PRIVATE void kd__cache_settings(const kd_cache *c, char *text, size_t size)
 KD__PRIVATE int kd__cache_parse(const char *text, kd_cache *c)
 {
     uint64_t words[11];
-    char written[256], *end = (char *)(uintptr_t)text; /* only read */
+    const char *at = text, *digit;
+    char written[256];
     int i;
-    for (i = 0; i < KD__COUNT(words); ++i) words[i] = strtoull(end, &end, 16);
+    for (i = 0; i < KD__COUNT(words); ++i, at += *at != 0) {
+        words[i] = 0;
+        for (; (digit = (const char *)memchr(kd__hex_digits, *at, 16)) != NULL; ++at)
+            words[i] = words[i] << 4 | (uint64_t)(digit - kd__hex_digits);
+    }
     c->data_hash = words[0], c->teacher_hash = words[1], c->seed = words[2];
     c->augment.shift = (int)(words[3] & INT_MAX), c->augment.flip = (int)(words[4] & INT_MAX),
     c->augment.cutout = (int)(words[5] & INT_MAX);
