@@ -1972,6 +1972,11 @@ enum {
    B and C may be panels: groups of `panel` columns (kd__kernels) stored one after the other, each with b_rows
    (c_rows) rows of kd__panel_width floats; reading starts at row b_first (c_first). Otherwise they are matrices
    with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`. */
+typedef struct kd__soon {
+    const float *at;
+    ptrdiff_t count;
+} kd__soon;
+
 typedef struct kd__gemm {
     int rows, blocks, cols, segs, run;
     const float *a;
@@ -1987,6 +1992,8 @@ typedef struct kd__gemm {
     const float *bias; /* NULL or by column, readable like a row of B */
     int act;           /* KD__LINEAR to KD__LEAKYRELU */
     float act_arg;
+    int c_far;        /* C is in no near cache */
+    kd__soon soon[2]; /* what the caller will read or write next, fetched one line with each row of B */
 } kd__gemm;
 
 /* One tile of that, with everything in floats already worked out for its corner. */
@@ -1998,7 +2005,9 @@ typedef struct kd__tile {
     ptrdiff_t c_row;
     int tail; /* columns of the last vector that exist */
     int accumulate, act;
-    int c_far; /* C is too large to be in a near cache */
+    int c_far;
+    const float *soon; /* to be fetched, soon_step floats with each row of B */
+    int soon_step;
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -4110,6 +4119,16 @@ KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
     return slot->base + (size_t)s.worker * slot->worker + (size_t)index * slot->sample + slot->first;
 }
 
+/* The sample after this one, unless it is not there yet. */
+KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__span s, int sample)
+{
+    const int there = !slot->worker && sample + 1 < r->count;
+    kd__soon soon;
+    soon.at = there ? kd__slot_at(slot, s, sample + 1) : NULL;
+    soon.count = there ? (ptrdiff_t)(slot->sample - slot->first) : 0;
+    return soon;
+}
+
 KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
 {
     const kd__param *p;
@@ -4694,6 +4713,8 @@ typedef struct kd__conv {
     ptrdiff_t y_row, y_pixel;
     int act, accumulate;
     float act_arg;
+    int y_far;
+    kd__soon soon_x, soon_y; /* the next sample */
 } kd__conv;
 
 /* `lines` lines of output from line y on, all with taps kh0 to kh1 - 1. */
@@ -4719,6 +4740,8 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     g.c_block = c->y_row;
     g.bias = c->bias;
     g.accumulate = c->accumulate;
+    g.c_far = c->y_far;
+    if (kh0 == 0 && kh1 == c->taps_h) g.soon[0] = c->soon_x, g.soon[1] = c->soon_y; /* most lines, and only once */
     if (g.a_block == g.rows * g.a_row && g.c_block == g.rows * g.c_row) g.rows *= lines, g.blocks = 1; /* 1 x 1 */
     if (one_run || kh1 == kh0) {
         g.segs = kh1 - kh0;
@@ -4981,6 +5004,20 @@ KD__PRIVATE void kd__winograd_move(const kd__winograd *w, kd__span s, int first,
     }
 }
 
+/* The pixels under `count` tiles, counted as above, as far as there are samples, in a share for each plane. */
+KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, kd__span s, int first, int count)
+{
+    const int tiles = w->tiles.across * w->tiles.down, sample = s.first + first / tiles;
+    const ptrdiff_t samples = KD__MIN((ptrdiff_t)r->count, sample + (count + tiles - 1) / tiles) - sample;
+    kd__soon soon = {NULL, 0};
+    if (w->slot->worker || samples <= 0) return soon;
+    soon.at = kd__slot_at(w->slot, s, sample) + first % tiles / w->tiles.across * 4 * w->tiles.row;
+    soon.count = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles,
+                         samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
+    soon.count = (soon.count + KD__WINO_PLANES - 1) / KD__WINO_PLANES;
+    return soon;
+}
+
 /* y = x * weights, whose planes are given */
 KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, const kd__winograd *y, int block,
                                        const float *weights, kd__span s)
@@ -4999,8 +5036,10 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
     g.c_row = y->tiles.tile;
     for (first = 0; first < total; first += block) {
         g.rows = KD__MIN(block, total - first);
+        g.soon[0] = kd__winograd_soon(r, y, s, first, g.rows);
+        g.soon[1] = kd__winograd_soon(r, x, s, first + g.rows, g.rows);
         kd__winograd_move(x, s, first, g.rows, r->k->winograd_read);
-        for (p = 0; p < KD__WINO_PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
             g.a = x->planes + p * x->tiles.plane;
             g.b_first = p * g.run;
             g.c = y->planes + p * y->tiles.plane;
@@ -5060,9 +5099,11 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     for (first = 0; first < total; first += block) {
         g.run = KD__MIN(block, total - first);
         g.accumulate = first > 0 || s.first > s.chunk * r->chunk;
+        g.soon[0] = kd__winograd_soon(r, &x, s, first + g.run, g.run);
+        g.soon[1] = kd__winograd_soon(r, &dy, s, first + g.run, g.run);
         kd__winograd_move(&x, s, first, g.run, r->k->winograd_read);
         kd__winograd_move(&dy, s, first, g.run, r->k->winograd_read_grad);
-        for (p = 0; p < KD__WINO_PLANES; ++p) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
             g.a = x.planes + p * x.tiles.plane;
             g.b = dy.planes + p * dy.tiles.plane;
             g.c_first = p * w->c;
@@ -5094,8 +5135,10 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.y_row = out->row, c.y_pixel = b->c;
     c.act = n->fused_act;
     c.act_arg = n->act_arg;
+    c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
-        for (g = 0; g < w->groups; ++g) {
+        c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
+        for (g = 0; g < w->groups; ++g, c.soon_x.count = c.soon_y.count = 0) {
             c.x = kd__slot_at(in, s, i) + (ptrdiff_t)g * w->c;
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
             c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
@@ -5181,13 +5224,14 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
                              own + kd__winograd_own(r, n).input_grad);
 }
 
-KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, const float *dy, float *dx)
+KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__span s, int i)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
     const kd__slot *from = &r->grad[n->out], *to = &r->grad[n->in];
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
-    const float *panels = r->plan[n - r->model->nodes].own;
+    const float *panels = r->plan[n - r->model->nodes].own, *dy = kd__slot_at(from, s, i);
+    float *dx = kd__slot_at(to, s, i);
     kd__conv c;
     int y, x, g;
     memset(&c, 0, sizeof c);
@@ -5197,30 +5241,35 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, const
     c.x_row = from->row, c.x_pixel = out->c;
     c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
     c.accumulate = r->plan[n - r->model->nodes].accumulate;
+    c.y_far = !to->worker;
+    if (!c.accumulate && (w->h < sh || w->w < sw)) kd__clear_sample(in, to, dx); /* pixels that no tap meets */
+    c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
             const kd__conv_phase pw = kd__conv_phase_of(x, in->w, w->w, sw, (int)n->arg[KD__CONV_PAD].v[1]);
             c.out_h = ph.count, c.out_w = pw.count;
-            c.taps_h = pw.taps ? ph.taps : 0, c.taps_w = ph.taps ? pw.taps : 0;
+            c.taps_h = ph.taps, c.taps_w = pw.taps;
             c.origin_h = ph.origin, c.origin_w = pw.origin;
             for (g = 0; g < w->groups; ++g, panels += kd__conv_phase_floats(r, w, &ph, &pw)) {
                 c.panels = panels;
                 c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
-                if (c.out_h > 0 && c.out_w > 0) kd__conv_run(r->k, &c);
+                if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0)
+                    kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
             }
         }
     }
 }
 
 /* dW = x^T dy, the reduction over the pixels of a sample; adds to what the chunk's earlier samples gave. */
-KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const float *x, const float *dy,
-                                      float *dw, int accumulate)
+KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__span s, int i, int accumulate)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
     const kd__slot *from = &r->act[n->in], *grad = &r->grad[n->out];
+    const float *x = kd__slot_at(from, s, i), *dy = kd__slot_at(grad, s, i);
+    float *dw = kd__partial(r, n->param[0], s);
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     const int ph = (int)n->arg[KD__CONV_PAD].v[0], pw = (int)n->arg[KD__CONV_PAD].v[1];
     const int calls = w->groups == 1 ? 1 : w->w; /* without groups, all taps of a line are one run */
@@ -5238,6 +5287,8 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const
     g.b_seg = grad->row;
     g.c_rows = w->c * w->h * w->w;
     g.accumulate = accumulate;
+    g.soon[0] = kd__slot_soon(r, from, s, i);
+    g.soon[1] = kd__slot_soon(r, grad, s, i);
     for (kh = 0; kh < w->h; ++kh) {
         const int y0 = ph > kh ? (ph - kh + sh - 1) / sh : 0;
         const int reach = in->h - 1 + ph - kh; /* the last output line that this tap still meets the image in */
@@ -5250,6 +5301,7 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, const
                 g.c = dw + (size_t)group * w->group_size;
                 g.c_first = (kh * w->w + kw) * w->c;
                 r->k->gemm(&g);
+                g.soon[0].count = g.soon[1].count = 0;
             }
         }
     }
@@ -5270,8 +5322,7 @@ KD__PRIVATE void kd__conv_input_grad(const kd__run *r, const kd__node *n, kd__sp
         kd__winograd_input_grad(r, n, s);
         return;
     }
-    for (i = s.first; i < s.first + s.count; ++i)
-        kd__conv_sample_grad(r, n, kd__slot_at(&r->grad[n->out], s, i), kd__slot_at(&r->grad[n->in], s, i));
+    for (i = s.first; i < s.first + s.count; ++i) kd__conv_sample_grad(r, n, s, i);
 }
 
 KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span s)
@@ -5283,11 +5334,10 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
     if (winograd) kd__winograd_weight_grad(r, n, s);
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
-        const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
-        if (!winograd) kd__conv_weight_grad(r, n, x, dy, kd__partial(r, n->param[0], s), accumulate);
+        if (!winograd) kd__conv_weight_grad(r, n, s, i, accumulate);
         if (n->param[1] >= 0)
-            kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], dy, kd__partial(r, n->param[1], s),
-                          accumulate);
+            kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], kd__slot_at(&r->grad[n->out], s, i),
+                          kd__partial(r, n->param[1], s), accumulate);
     }
 }
 
@@ -15509,7 +15559,8 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
                 *a12 = a0 + 12 * a_row;
     const float *b = t->b;
     float *c = t->c;
-    const int tail = t->tail;
+    const float *soon = t->soon;
+    const int tail = t->tail, soon_step = t->soon_step;
     int i, j, k, seg;
     if (t->c_far) { /* C is on its way while products are summed */
         KD__UNROLL
@@ -15541,6 +15592,7 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
                 KD__UNROLL
                 for (j = 0; j < vectors; ++j) acc[i][j] = kd__v_fma(number, column[j], acc[i][j]);
             }
+            if (rows > 4) kd__fetch(soon), soon += soon_step; /* one in the shade of many products */
             a0 += a_k, a3 += a_k, a6 += a_k, a9 += a_k, a12 += a_k, b += b_k;
         }
         a0 += a_skip, a3 += a_skip, a6 += a_skip, a9 += a_skip, a12 += a_skip, b += b_skip;
@@ -15655,11 +15707,27 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
+/* What the next tile fetches beside its own work, `fetched` floats after the start of what is left. */
+KD__INLINE void KD__FN(look_ahead)(const kd__gemm *g, kd__tile *t, ptrdiff_t *fetched)
+{
+    const ptrdiff_t first = KD__MIN(*fetched, g->soon[0].count);
+    t->soon_step = 16; /* a cache line */
+    if (*fetched < g->soon[0].count) {
+        t->soon = g->soon[0].at + *fetched;
+    } else if (*fetched - first < g->soon[1].count) {
+        t->soon = g->soon[1].at + (*fetched - first);
+    } else {
+        t->soon = t->b;
+        t->soon_step = 0;
+    }
+    *fetched += (ptrdiff_t)16 * g->segs * g->run;
+}
+
 #define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
 /* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
-                                   int width)
+                                   int width, ptrdiff_t *fetched)
 {
     KD__ALIGN64 float turned[16 * KD__PANEL];
     const int parts = (g->rows + tallest - 1) / tallest, cols = KD__MIN(width, g->cols - col);
@@ -15683,6 +15751,7 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
                 t->c_row = g->c_row;
                 t->c = g->c + block * g->c_block + row * g->c_row + col;
             }
+            KD__FN(look_ahead)(g, t, fetched);
             tiles[height - 1](t);
             if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
             row += height;
@@ -15692,11 +15761,13 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
 
 static void KD__FN(gemm)(const kd__gemm *g)
 {
+    ptrdiff_t fetched = 0;
     int col = 0;
     kd__tile t;
     memset(&t, 0, sizeof t);
     t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
-    t.c_far = KD__W == 16 && !g->c_transposed && (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR;
+    t.c_far =
+        KD__W == 16 && !g->c_transposed && (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
     while (col < g->cols) {
@@ -15731,7 +15802,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
             }
             continue;
         }
-        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width);
+        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width, &fetched);
         col += width;
     }
 }
@@ -15878,6 +15949,15 @@ KD__INLINE void KD__FN(clip)(int out, int stride, int pad, int kernel, int size,
     if (*end < *first) *end = *first;
 }
 
+/* x stays in its register: compilers would rather load it again for every use. */
+#if KD__ISA_ID == 4 && defined(__GNUC__)
+#define kd__v_once(x) __asm__("" : "+w"(x))
+#elif (KD__ISA_ID == 2 || KD__ISA_ID == 3) && defined(__GNUC__)
+#define kd__v_once(x) __asm__("" : "+v"(x))
+#else
+#define kd__v_once(x) ((void)0)
+#endif
+
 #define KD__PIXELS 8 /* sums that do not wait for each other */
 
 /* The last block of a line overlaps the one before it, rather than being cut short. */
@@ -15905,7 +15985,8 @@ KD__INLINE void KD__FN(depthwise_line)(const float *from, ptrdiff_t step, ptrdif
                     tap2 = kd__v_load(tap + 2 * tap_step);
         KD__UNROLL
         for (i = 0; i < KD__PIXELS + 2; ++i) {
-            const kd__v x = kd__v_load(from + i * step);
+            kd__v x = kd__v_load(from + i * step);
+            kd__v_once(x);
             if (i < KD__PIXELS) acc[i] = kd__v_fma(x, tap0, acc[i]);
             if (i > 0 && i <= KD__PIXELS) acc[i - 1] = kd__v_fma(x, tap1, acc[i - 1]);
             if (i > 1) acc[i - 2] = kd__v_fma(x, tap2, acc[i - 2]);
@@ -15919,6 +16000,14 @@ KD__INLINE void KD__FN(depthwise_line)(const float *from, ptrdiff_t step, ptrdif
     }
 }
 
+/* The share of a block of KD__PIXELS vectors in fetching what is next in memory. */
+KD__INLINE void KD__FN(fetch_share)(const float *next)
+{
+    int i;
+    KD__UNROLL
+    for (i = 0; i < KD__PIXELS * KD__W / 16; ++i) kd__fetch(next + (ptrdiff_t)16 * i);
+}
+
 /* x has zeros beside every line (pad_w of them), so only lines are clipped. */
 static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *weight, const float *bias, int act,
                               float arg, float *y)
@@ -15926,15 +16015,19 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
     const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
     int oy, block, c, i, kh, kh0, kh1;
     for (oy = 0; oy < w->out_h; ++oy) {
+        const float *next_x = x + (oy * w->stride_h - w->pad_h + w->kernel_h) * w->in_row;
+        const float *next_y = y + (oy + 1) * w->out_row;
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
         for (block = 0; block < w->out_w; block += KD__PIXELS) {
             const int ox = KD__FN(block_start)(block, w->out_w), count = KD__MIN(KD__PIXELS, w->out_w - ox);
-            for (c = 0; c < w->channels; c += KD__W) {
+            for (c = 0; c < w->channels; c += KD__W, next_x += KD__PIXELS * KD__W, next_y += KD__PIXELS * KD__W) {
                 const int left = w->channels - c;
                 float *to = y + oy * w->out_row + (ptrdiff_t)ox * w->channels + c;
                 kd__v acc[KD__PIXELS];
                 KD__UNROLL
                 for (i = 0; i < KD__PIXELS; ++i) acc[i] = bias ? kd__v_get(bias + c, left) : kd__v_set(0.0f);
+                KD__FN(fetch_share)(next_x);
+                KD__FN(fetch_share)(next_y);
                 for (kh = kh0; kh < kh1; ++kh) {
                     const float *from = x + (oy * w->stride_h - w->pad_h + kh) * w->in_row + ox * step + c -
                                         (ptrdiff_t)w->pad_w * w->channels;
@@ -15989,78 +16082,115 @@ static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, c
     int line, c, block;
     for (line = 0; line < lines; ++line) {
         const int phase = line % phases, pixels = (w->in_w - phase + w->stride_w - 1) / w->stride_w;
+        const float *next_dx = dx + (line / phases + 1) * w->in_row;
+        const float *next_dy = dy + ((line / phases + w->pad_h) / w->stride_h + 1) * w->out_row;
         for (block = 0; block < pixels; block += KD__PIXELS) {
             const int first = KD__FN(block_start)(block, pixels), count = KD__MIN(KD__PIXELS, pixels - first);
-            for (c = 0; c < w->channels; c += KD__W) KD__FN(depthwise_gather)
-            (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
+            for (c = 0; c < w->channels; c += KD__W) {
+                KD__FN(fetch_share)(next_dx), next_dx += KD__PIXELS * KD__W;
+                KD__FN(fetch_share)(next_dy), next_dy += KD__PIXELS * KD__W;
+                KD__FN(depthwise_gather)
+                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
+            }
         }
     }
 }
 
-/* Up to nine taps of one vector of channels, from tap first_tap on: nine sums that do not wait for each other.
-   Where there are fewer, or a line of the image is missing, another tap is summed in its place and the sum dropped.
-   */
-KD__INLINE void KD__FN(depthwise_taps)(const kd__window *w, const float *x, const float *dy, int c, const int whole,
-                                       int first_tap, float *dw)
+#define KD__TAPS_AT_ONCE 9
+
+/* What one line of dy adds to nine taps of one vector of channels: sums that do not wait for each other. */
+KD__INLINE void KD__FN(depthwise_taps)(const float *const *from, const float *dy, int pixels, ptrdiff_t step,
+                                       ptrdiff_t dy_step, int left, const int whole, kd__v *acc)
 {
-    enum { TAPS = 9 };
-    const int left = w->channels - c, count = KD__MIN(TAPS, w->kernel_h * w->kernel_w - first_tap);
-    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
-    ptrdiff_t offset[TAPS];
-    kd__v acc[TAPS];
-    int line[TAPS], oy, ox, i;
-    KD__UNROLL
-    for (i = 0; i < TAPS; ++i) {
-        const int tap = first_tap + KD__MIN(i, count - 1), kw = tap % w->kernel_w;
-        line[i] = tap / w->kernel_w - w->pad_h;
-        offset[i] = line[i] * w->in_row + (ptrdiff_t)(kw - w->pad_w) * w->channels;
-        acc[i] = kd__v_get(dw + (ptrdiff_t)tap * w->channels + c, left);
-    }
-    for (oy = 0; oy < w->out_h; ++oy) {
-        const float *grad = dy + oy * w->out_row + c, *from[TAPS];
-        const int base = oy * w->stride_h;
-        kd__v kept[TAPS];
-        int inside = -1;
-        for (i = 0; i < TAPS; ++i) {
-            if (base + line[i] >= 0 && base + line[i] < w->in_h) inside = i;
-        }
-        if (inside < 0) continue;
+    ptrdiff_t at;
+    int ox, i;
+    for (ox = 0, at = 0; ox < pixels; ++ox, at += step, dy += dy_step) {
+        const kd__v d = whole ? kd__v_load(dy) : kd__v_load_n(dy, left);
         KD__UNROLL
-        for (i = 0; i < TAPS; ++i) {
-            const int is_there = base + line[i] >= 0 && base + line[i] < w->in_h;
-            from[i] = x + base * w->in_row + c + (is_there ? offset[i] : offset[inside]);
-            kept[i] = acc[i];
-        }
-        for (ox = 0; ox < w->out_w; ++ox) {
-            const kd__v d = whole ? kd__v_load(grad) : kd__v_load_n(grad, left);
-            const ptrdiff_t at = ox * step;
-            KD__UNROLL
-            for (i = 0; i < TAPS; ++i)
-                acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
-            grad += w->channels;
-        }
-        KD__UNROLL
-        for (i = 0; i < TAPS; ++i) {
-            if (base + line[i] < 0 || base + line[i] >= w->in_h) acc[i] = kept[i];
-        }
-    }
-    KD__UNROLL
-    for (i = 0; i < TAPS; ++i) {
-        if (i < count) kd__v_put(dw + (ptrdiff_t)(first_tap + i) * w->channels + c, acc[i], left);
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i)
+            acc[i] = kd__v_fma(whole ? kd__v_load(from[i] + at) : kd__v_load_n(from[i] + at, left), d, acc[i]);
     }
 }
 
-/* Adds to dw. */
+/* The same for 3 x 3 taps of stride 1, which share what they read with their neighbours. */
+KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float *dy, int pixels, ptrdiff_t step,
+                                           kd__v *acc)
+{
+    kd__v x[3][3]; /* line, column of the image modulo 3 */
+    ptrdiff_t at = 0;
+    int ox, i, j, line;
+    KD__UNROLL
+    for (line = 0; line < 3; ++line) {
+        x[line][0] = kd__v_load(from[3 * line]);
+        x[line][1] = kd__v_load(from[3 * line + 1]);
+    }
+    for (ox = 0; ox < pixels; ox += 3) {
+        KD__UNROLL
+        for (i = 0; i < 3; ++i, at += step) {
+            kd__v d;
+            if (ox + i >= pixels) return;
+            d = kd__v_load(dy + at);
+            KD__UNROLL
+            for (line = 0; line < 3; ++line) {
+                x[line][(i + 2) % 3] = kd__v_load(from[3 * line + 2] + at);
+                KD__UNROLL
+                for (j = 0; j < 3; ++j) acc[3 * line + j] = kd__v_fma(x[line][(i + j) % 3], d, acc[3 * line + j]);
+            }
+        }
+    }
+}
+
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image is
+   missing, another tap is summed in its place and the sum dropped. */
+KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
+                                            int first_tap, float *dw)
+{
+    const int count = KD__MIN(KD__TAPS_AT_ONCE, w->kernel_h * w->kernel_w - first_tap);
+    const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
+    const float *from[KD__TAPS_AT_ONCE], *some = NULL, *grad = dy + oy * w->out_row;
+    const float *next_x = x + (oy * w->stride_h - w->pad_h + w->kernel_h) * w->in_row, *next_dy = grad + w->out_row;
+    int c, i, j;
+    for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+        const int tap = first_tap + i, line = oy * w->stride_h - w->pad_h + tap / w->kernel_w;
+        const int there = i < count && line >= 0 && line < w->in_h;
+        from[i] = there ? x + line * w->in_row + (ptrdiff_t)(tap % w->kernel_w - w->pad_w) * w->channels : NULL;
+        if (there && !some) some = from[i];
+    }
+    if (!some) return;
+    for (c = 0; c < w->channels; c += KD__W) {
+        const int left = w->channels - c;
+        const float *here[KD__TAPS_AT_ONCE];
+        kd__v acc[KD__TAPS_AT_ONCE];
+        float *to = dw + (ptrdiff_t)first_tap * w->channels + c;
+        for (j = 0; j < w->out_w; j += KD__PIXELS, next_x += KD__PIXELS * KD__W, next_dy += KD__PIXELS * KD__W) {
+            KD__FN(fetch_share)(next_x);
+            KD__FN(fetch_share)(next_dy);
+        }
+        KD__UNROLL
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+            here[i] = (from[i] ? from[i] : some) + c;
+            acc[i] = from[i] ? kd__v_get(to + (ptrdiff_t)i * w->channels, left) : kd__v_set(0.0f);
+        }
+        if (left >= KD__W && KD__W != 8 && w->kernel_h == 3 && w->kernel_w == 3 && w->stride_w == 1)
+            KD__FN(depthwise_taps_3x3)(here, grad + c, w->out_w, step, acc);
+        else if (left >= KD__W)
+            KD__FN(depthwise_taps)(here, grad + c, w->out_w, step, w->channels, left, 1, acc);
+        else
+            KD__FN(depthwise_taps)(here, grad + c, w->out_w, step, w->channels, left, 0, acc);
+        KD__UNROLL
+        for (i = 0; i < KD__TAPS_AT_ONCE; ++i) {
+            if (from[i]) kd__v_put(to + (ptrdiff_t)i * w->channels, acc[i], left);
+        }
+    }
+}
+
+/* Adds to dw, line by line through all channels, as memory lies. */
 static void KD__FN(depthwise_weight_grad)(const kd__window *w, const float *x, const float *dy, float *dw)
 {
-    int c, tap;
-    for (c = 0; c < w->channels; c += KD__W) {
-        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += 9) {
-            if (w->channels - c >= KD__W)
-                KD__FN(depthwise_taps)(w, x, dy, c, 1, tap, dw);
-            else
-                KD__FN(depthwise_taps)(w, x, dy, c, 0, tap, dw);
-        }
+    int oy, tap;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        for (tap = 0; tap < w->kernel_h * w->kernel_w; tap += KD__TAPS_AT_ONCE)
+            KD__FN(depthwise_line_grad)(w, x, dy, oy, tap, dw);
     }
 }
 
@@ -17008,6 +17138,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef kd__vi
 #undef kd__vm
 #undef kd__v_mask_n
+#undef kd__v_once
 #undef kd__v_load
 #undef kd__v_load_n
 #undef kd__v_store
