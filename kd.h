@@ -7745,7 +7745,7 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (slots[v].worker) {
             slots[v].base = r->locals + (slots[v].worker - 1);
             slots[v].worker = r->local_floats;
-            for (i = 0; KD__FENCE > 0 && i < r->kd->desc.threads; ++i)
+            for (i = 0; i < r->kd->desc.threads; ++i)
                 KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
                              KD__FENCE * sizeof(float));
         }
@@ -13780,7 +13780,7 @@ KD__PRIVATE int kd__hex4(const char *c, unsigned *value)
     int i;
     *value = 0;
     for (i = 0; i < 4; ++i) {
-        const char *digit = (const char *)memchr(kd__hex_digits, c[i], 22);
+        const char *digit = c[i] ? strchr(kd__hex_digits, c[i]) : NULL;
         if (!digit) return 0;
         *value = *value << 4 | (unsigned)(digit - kd__hex_digits - (digit - kd__hex_digits < 16 ? 0 : 6));
     }
@@ -16140,8 +16140,8 @@ KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float
     }
 }
 
-/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image is
-   missing, another tap is summed in its place and the sum dropped. */
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image
+   is missing, another tap is summed in its place and the sum dropped. */
 KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
                                             int first_tap, float *dw)
 {

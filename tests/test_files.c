@@ -288,6 +288,9 @@ static void test_broken_headers(void **state)
     put_file("{\"a\\?\":{}}", 10, plain_numbers, 0);
     disk_find("f")->bytes[8 + 4] = 0;
     check_load("an escaped byte 0", HEADER_BROKEN);
+    put_file("{\"a\\u12?4\":{}}", 14, plain_numbers, 0);
+    disk_find("f")->bytes[8 + 7] = 0;
+    check_load("a byte 0 for a digit", HEADER_BROKEN);
     disk_put("f", "", 0);
     check_load("no bytes", KD_ERR_FORMAT, BROKEN "it has only 0 bytes");
     disk_put("f", "1234567", 7);
