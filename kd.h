@@ -12874,13 +12874,20 @@ KD__PRIVATE void kd__fold_close(kd__fold *f)
     kd_close(f->kd);
 }
 
+KD__PRIVATE double kd__metric(const kd_metrics *m, size_t offset)
+{
+    double value;
+    memcpy(&value, (const char *)m + offset, sizeof value);
+    return value;
+}
+
 KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member)
 {
     kd_statistic s = {0, 0};
     int i;
-    for (i = 0; i < count; ++i) s.mean += *(const double *)((const char *)(each + i) + member) / count;
+    for (i = 0; i < count; ++i) s.mean += kd__metric(each + i, member) / count;
     for (i = 0; i < count; ++i) {
-        const double off = *(const double *)((const char *)(each + i) + member) - s.mean;
+        const double off = kd__metric(each + i, member) - s.mean;
         s.sd += off * off / (count - 1);
     }
     s.sd = sqrt(s.sd);

@@ -224,7 +224,7 @@ tidy()
 if have clang-tidy clang-tidy; then check 'clang-tidy' tidy; else skip 'clang-tidy' 'needs clang-tidy'; fi
 
 # Of what cppcheck says, this is not so: it does not see that a caller fills these through a pointer.
-not_so='Uninitialized variable: (bytes|task->all)|argument task that points at uninitialized'
+not_so='Uninitialized variable: (bytes|ranges|task->all)|argument (call|task) that points at uninitialized'
 by_cppcheck()
 {
     cppcheck --enable=warning,portability,performance --std=c99 --language=c -q --template='{file}:{line}: {message}' \
