@@ -888,6 +888,29 @@ static void test_mixup(void **state)
 
 /* ---- steps ----------------------------------------------------------------------------------------------- */
 
+/* A warmup of less than a step is one step, at the full rate; SGD without momentum keeps no velocity. */
+static void test_nothing_to_keep(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 11);
+    kd_trainer *t;
+    int with;
+    (void)state;
+    desc.warmup = 0.1f;
+    assert_near(kd_learning_rate(&desc, 0, 3), desc.lr, 1e-12);
+    assert_near(kd_learning_rate(&desc, 1, 3), desc.lr, 1e-12);
+    make_samples(&s, 5);
+    desc.optimizer = KD_SGD;
+    for (with = 0; with < 2; ++with) {
+        desc.momentum = with ? 0.9f : 0;
+        assert_ok(kd, kd_trainer_open(m, &s.data, &desc, &t));
+        assert_int_equal(t->optim.first != NULL, with);
+        kd_trainer_close(t);
+    }
+    kd_model_destroy(m);
+}
+
 /* Batches whose gradients are gathered make the update of one large batch. */
 static void test_accumulation(void **state)
 {
@@ -1464,6 +1487,7 @@ int main(void)
         TEST(test_turn),
         TEST(test_changes_of_colour),
         TEST(test_mixup),
+        TEST(test_nothing_to_keep),
         TEST(test_accumulation),
         TEST(test_max_norm),
         TEST(test_stopping),
