@@ -113,7 +113,7 @@ def passes(program, folder, seconds):
                           stderr=subprocess.PIPE) as process:
         timer = threading.Timer(seconds, process.kill)
         timer.start()
-        failed = any(b"FAILED" in line for line in process.stderr)
+        failed = any(b"[  ERROR   ]" in line for line in process.stderr)
         timer.cancel()
         if failed:
             process.kill()
