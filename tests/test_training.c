@@ -911,6 +911,46 @@ static void test_nothing_to_keep(void **state)
     kd_model_destroy(m);
 }
 
+/* More weights than one task updates: the same as all in one go, for every optimizer, and for SGD with two momenta. */
+static void test_updates_in_pieces(void **state)
+{
+    int variant, step;
+    (void)state;
+    for (variant = 0; variant <= KD_OPTIMIZER_COUNT; ++variant) {
+        const int dot = variant == KD_OPTIMIZER_COUNT;
+        kd_model *m = create("300: dense 120", 1);
+        const size_t count = m->weight_count;
+        float *w = test_floats(1, count, 0), *first = test_floats(1, count, 0), *second = test_floats(1, count, 0);
+        float *grads = test_floats(2, count, 1), *soft = test_floats(3, count, 1);
+        kd_train_desc desc = options();
+        kd__optim o;
+        assert_true(kd__pieces((ptrdiff_t)count) > 2);
+        desc.optimizer = dot ? KD_SGD : (kd_optimizer)variant;
+        desc.dot_delta = dot ? 0.05f : 0;
+        desc.weight_decay = 0.01f;
+        memcpy(w, m->weights, count * sizeof *w);
+        assert_ok(kd, kd__optim_open(&o, m, &desc));
+        for (step = 0; step < 3; ++step) {
+            assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 1);
+            kd->k->update(&o.update, (ptrdiff_t)count, w, grads, first, second);
+            if (dot) {
+                kd__update u = o.update;
+                u.momentum = desc.momentum + desc.dot_delta;
+                u.decay = 0;
+                kd->k->update(&u, (ptrdiff_t)count, w, soft, second, NULL);
+            }
+        }
+        assert_memory_equal(w, m->weights, count * sizeof *w);
+        m->weights[count - 1] = 1e16f; /* which any piece may find */
+        assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 0);
+        m->weights[count - 1] = 0, m->weights[0] = 1e16f;
+        assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 0);
+        kd__optim_close(&o);
+        kd_model_destroy(m);
+        free(w), free(first), free(second), free(grads), free(soft);
+    }
+}
+
 /* Batches whose gradients are gathered make the update of one large batch. */
 static void test_accumulation(void **state)
 {
@@ -1488,6 +1528,7 @@ int main(void)
         TEST(test_changes_of_colour),
         TEST(test_mixup),
         TEST(test_nothing_to_keep),
+        TEST(test_updates_in_pieces),
         TEST(test_accumulation),
         TEST(test_max_norm),
         TEST(test_stopping),
