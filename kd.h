@@ -13336,6 +13336,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
         return kd__fail(student->kd, KD_ERR_DEFAULTS,
                         "kd_diagnose: the options must start from kd_diagnose_defaults()");
     if (!out) return kd__fail(student->kd, KD_ERR_ARGUMENT, "kd_diagnose: out must not be NULL");
+    memset(&found, 0, sizeof found);
     memset(&d, 0, sizeof d);
     evaluate.teacher = desc->teacher;
     evaluate.batch = desc->batch;
