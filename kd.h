@@ -16147,8 +16147,8 @@ KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float
     }
 }
 
-/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image
-   is missing, another tap is summed in its place and the sum dropped. */
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the
+   image is missing, another tap is summed in its place and the sum dropped. */
 KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
                                             int first_tap, float *dw)
 {

@@ -911,7 +911,7 @@ static void test_nothing_to_keep(void **state)
     kd_model_destroy(m);
 }
 
-/* More weights than one task updates: the same as all in one go, for every optimizer, and for SGD with two momenta. */
+/* More weights than one task updates: the same as all in one go, for every optimizer, and SGD with two momenta. */
 static void test_updates_in_pieces(void **state)
 {
     int variant, step;
