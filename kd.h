@@ -652,14 +652,15 @@ typedef struct kd_augment {
 } kd_augment;
 
 /* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
-   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016). It is withdrawn by and by
-   (kd_train_desc.prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt
-   is dropped the N numbers are 0. The layer stays in the saved student, whose next layer still has weights for
-   them: it can be trained with prompts again. */
+   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016), or an adversarial version
+   of it (kd_train_desc.prompt_attack). It is withdrawn by and by (prompt_drop), so that the student works without
+   it. In prediction, in a teacher and where a prompt is dropped the N numbers are 0. The layer stays in the saved
+   student, whose next layer still has weights for them: it can be trained with prompts again. */
 typedef enum kd_prompt {
     KD_PROMPT_NONE,
-    KD_PROMPT_TEACHER, /* softmax(t / prompt_temperature) of the teacher's logits t; N is the number of outputs */
-    KD_PROMPT_SIDE     /* the sample's row of kd_data.side; N is side_count */
+    /* softmax(t / prompt_temperature) of the teacher's N logits t; where N is 1, sigmoid(t / prompt_temperature) */
+    KD_PROMPT_TEACHER,
+    KD_PROMPT_SIDE /* the sample's row of kd_data.side; N is side_count */
 } kd_prompt;
 
 /* ---- prediction and evaluation --------------------------------------------------------------------------- */
@@ -749,7 +750,8 @@ typedef struct kd_evaluate_desc {
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
-    const kd_attack_desc *attack; /* NULL; for robust_accuracy, with the teacher where its loss has one */
+    const kd_attack_desc *prompt_attack; /* NULL; makes prompts adversarial, as in kd_train_desc, for all metrics */
+    const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
@@ -1016,6 +1018,11 @@ typedef struct kd_train_desc {
        without prompts. */
     float prompt_drop;  /* 0; 0 to 1 */
     float prompt_until; /* 0.8; 0 to 1 */
+    /* KD_ATTACK_PGD with epsilon 0: off. Otherwise prompts are adversarial: before any is dropped, each of their
+       numbers moves, by epsilon at most, to where the attack's loss is larger for the student as it is then, with
+       the images as they are. epsilon, step, low and high are in the units of the prompt; soft targets that have
+       moved need not sum to 1. */
+    kd_attack_desc prompt_attack;
 
     /* Validation is that of the first loss's columns and labels. */
     float validation;               /* 0; share of the samples held out, 0 to 0.9, chosen by the seed */
@@ -1081,9 +1088,9 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
    output or targets the others' average is KD_AVERAGE_LOGITS.
-   Seed, order and augmentation are the same for all. Callbacks come for one model after the other; one that asks to
-   stop ends training for all. With patience, a model that has stopped goes on teaching. Errors are those of
-   kd_train. */
+   Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model
+   after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
+   teaching. Errors are those of kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 typedef struct kd_statistic {
@@ -1091,7 +1098,7 @@ typedef struct kd_statistic {
 } kd_statistic;
 
 typedef struct kd_cross_validation {
-    kd_statistic accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
+    kd_statistic accuracy, robust_accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
 } kd_cross_validation;
 
 /* k-fold cross-validation of any training: the samples are dealt, by desc.seed, into 2 to 10000 folds as equal as
@@ -1121,13 +1128,16 @@ KDDEF const float *kd_cache_logits(const kd_cache *c,
 
 /* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
    the student's trained numbers, of means over all data, in training mode as a step would have them (batch
-   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term; and
-   the loss's soft term as it stands in the table of losses, with T^2, without alpha, soft_weight, reduction and
-   convention. */
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of
+   mse on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in
+   the table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images
+   that loss.inputs says. */
 typedef struct kd_diagnosis {
-    kd_metrics metrics;     /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
-    double target_entropy;  /* mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature); nats, 0 to log C */
-    double gradient_cosine; /* of the two gradients, -1 to 1; 0 where one of them is 0 */
+    kd_metrics metrics; /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
+    /* Mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature), of a single output with bce of the logits t
+       and 0; nats, 0 to log C. */
+    double target_entropy;
+    double gradient_cosine;          /* of the two gradients, -1 to 1; 0 where one of them is 0 */
     double hard_norm, soft_norm;     /* their L2 norms */
     double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
 } kd_diagnosis;
@@ -1135,12 +1145,14 @@ typedef struct kd_diagnosis {
 typedef struct kd_diagnose_desc {
     uint32_t cookie;         /* set by kd_diagnose_defaults */
     const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
-    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher */
+    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher, on all outputs */
     int batch;               /* 256; 1 to 65536 */
+    kd_attack_desc attack;   /* KD_ATTACK_PGD; for a loss with KD_INPUTS_ADVERSARIAL */
 } kd_diagnose_desc;
 
 KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
-/* desc NULL: the defaults. Every sample needs a label. The student is not changed. */
+/* desc NULL: the defaults. Every sample needs a label, or targets. A prompt layer gets zeros. The student is not
+   changed. */
 KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
                             kd_diagnosis *out);
 
@@ -2508,7 +2520,7 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
     const int threads = kd->desc.threads;
     int depth;
     const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
-    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 2 || p->cols <= 2 * k->panel) {
+    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 4 * 3 || p->cols <= 2 * k->panel) {
         const int panels = (p->cols + k->panel - 1) / k->panel;
         p->strips = panels >= 2 * threads ? 1 : KD__MIN(2 * threads, (p->rows + 4 * k->rows - 1) / (4 * k->rows));
         if (threads == 1) p->strips = 1;
@@ -4013,6 +4025,7 @@ struct kd_model {
     int input, output; /* values */
     int node_dropout;  /* 1 if any layer is random in training */
     int prompt;        /* numbers that its prompt layer appends, 0 without one */
+    int prompted;      /* value that ends in them */
     float *weights;    /* trained parameters, each at its offset */
     float *state;      /* running statistics */
     size_t weight_count, state_count;
@@ -4080,8 +4093,8 @@ struct kd__run {
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
     int training;      /* statistics of the batch, dropout, gradients of the weights */
-    int input_grad;    /* gradient of the input, in evaluation mode; never both */
-    int has_backward;  /* either of them */
+    int sought;        /* in evaluation mode, the value whose gradient is wanted; -1: none */
+    int has_backward;
     int capacity;
     int chunk, block;     /* samples */
     int chunks;           /* chunks of a full batch */
@@ -4107,10 +4120,10 @@ struct kd__run {
     int bare;            /* 1: the backward pass leaves out what layers add to the loss */
 };
 
-/* Whether the backward pass computes the gradient of a value. */
+/* Whether the backward pass computes the gradient of a value. What a value has a part in comes after it. */
 KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
 {
-    return r->has_backward && (r->input_grad || r->model->values[value].needs_grad);
+    return r->has_backward && (r->training ? r->model->values[value].needs_grad : value >= r->sought);
 }
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
@@ -4416,6 +4429,7 @@ KD__PRIVATE kd_result kd__prompt_build(kd__draft *d, kd__node *n)
         return kd__spec_fail(d, "the output of this layer, %lld, is too large", (long long)features + count);
     d->m->prompt = count;
     n->out = kd__draft_value(d, (int)features + count, 1, 1, 1, d->m->node_count);
+    d->m->prompted = n->out;
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
 }
 
@@ -4441,6 +4455,7 @@ KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__sp
     const kd__shape *in = &r->model->values[n->in].shape;
     const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate;
     int i, c, p;
+    if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(&r->grad[n->out], s, i);
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
@@ -4584,12 +4599,12 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
     g.segs = 1;
     g.run = depth;
     g.a = kd__slot_at(&r->act[n->in], s, s.first);
-    g.a_row = depth;
+    g.a_row = (ptrdiff_t)r->act[n->in].sample;
     g.a_k = 1;
     g.b = kd__weight(r, n->param[0]);
     g.b_rows = depth;
     g.c = kd__slot_at(&r->act[n->out], s, s.first);
-    g.c_row = w->outputs;
+    g.c_row = (ptrdiff_t)r->act[n->out].sample;
     g.bias = kd__weight(r, n->param[1]);
     g.act = n->fused_act;
     g.act_arg = n->act_arg;
@@ -4606,6 +4621,7 @@ KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 typedef struct kd__dense_turn {
     const kd__run *r;
     const float *dy;
+    ptrdiff_t dy_row;
     float *panels;
     int rows, cols;
 } kd__dense_turn;
@@ -4618,7 +4634,7 @@ KD__PRIVATE void kd__dense_turn_panel(void *arg, int index, int worker)
     float *panel = t->panels + (ptrdiff_t)first * t->cols;
     (void)worker;
     if (count < width) memset(panel, 0, (size_t)width * (size_t)t->cols * sizeof *panel);
-    t->r->k->transpose(t->dy + (ptrdiff_t)first * t->cols, t->cols, count, t->cols, panel, width);
+    t->r->k->transpose(t->dy + first * t->dy_row, t->dy_row, count, t->cols, panel, width);
 }
 
 /* dx^T = W dy^T: W is read where it lies, number by number, and only the gradient of the output, which is far
@@ -4633,6 +4649,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     kd__gemm g;
     turn.r = r;
     turn.dy = dy;
+    turn.dy_row = (ptrdiff_t)r->grad[n->out].sample;
     turn.panels = plan->own;
     turn.rows = s.count;
     turn.cols = w->outputs;
@@ -4645,7 +4662,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     g.b = plan->own;
     g.b_rows = w->outputs;
     g.c = kd__slot_at(&r->grad[n->in], s, s.first);
-    g.c_row = depth;
+    g.c_row = (ptrdiff_t)r->grad[n->in].sample;
     g.c_transposed = 1;
     g.accumulate = plan->accumulate;
     if (whole) {
@@ -4672,6 +4689,7 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const kd__param *w = &r->model->params[n->param[0]];
     const int depth = w->c * w->h * w->w;
     const float *dy = kd__slot_at(&r->grad[n->out], s, s.first);
+    const ptrdiff_t dy_row = (ptrdiff_t)r->grad[n->out].sample;
     kd__gemm g;
     if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
     if (!r->training) return;
@@ -4683,16 +4701,16 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     g.run = s.count;
     g.a = kd__slot_at(&r->act[n->in], s, s.first);
     g.a_row = 1;
-    g.a_k = depth;
+    g.a_k = (ptrdiff_t)r->act[n->in].sample;
     g.b = dy;
-    g.b_k = w->outputs;
+    g.b_k = dy_row;
     g.c = kd__weight_grad(r, n->param[0]);
     g.c_rows = depth;
     kd__gemm_run(r->kd, &g);
     if (n->param[1] >= 0) {
         float *db = kd__weight_grad(r, n->param[1]);
         memset(db, 0, (size_t)w->outputs * sizeof *db);
-        r->k->column_sums(dy, w->outputs, s.count, w->outputs, db);
+        r->k->column_sums(dy, dy_row, s.count, w->outputs, db);
     }
 }
 
@@ -7369,8 +7387,12 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
 
 enum { KD__MAX_CHUNKS = 16 };
 
-/* Padding only matters in images; a flat value is one line of one pixel. */
-KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad)
+enum { KD__SAMPLE_CLASH = 1024, KD__SAMPLE_GAP = 16 };
+
+/* Padding only matters in images; a flat value is one line of one pixel. Samples a multiple of 4096 bytes apart
+   would all meet in the same few places of a cache: unless others count on their being `close`, a gap keeps them
+   apart. */
+KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad, int close)
 {
     const size_t line = (size_t)(s->w + pad) * (size_t)s->c;
     slot->pad = pad;
@@ -7379,6 +7401,7 @@ KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad)
     slot->first = (size_t)pad * (size_t)s->c;
     slot->sample = line * (size_t)s->h;
     if (pad) slot->sample = (slot->sample + slot->first + 15) / 16 * 16;
+    if (!close && slot->sample % KD__SAMPLE_CLASH == 0) slot->sample += KD__SAMPLE_GAP;
 }
 
 KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, const kd__shape *s, kd__span span)
@@ -7680,13 +7703,13 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers will be read when the pass is over: by losses on features, or for the gradient of the input. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient that is sought. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
     const kd_model *m = p->r->model;
     int i;
     for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
-    if (backward && p->r->input_grad) p->tapped[root[m->input]] = 1;
+    if (backward && p->r->sought >= 0) p->tapped[root[p->r->sought]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -7707,7 +7730,8 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
-        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad);
+        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad,
+                        root[v] == m->input || root[v] == root[m->output] || p->tapped[root[v]]);
         if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
@@ -7827,8 +7851,8 @@ KD__PRIVATE void kd__run_close(kd__run *r)
 
 /* What a run is for. */
 typedef struct kd__run_desc {
-    kd_model *trained; /* the model itself where the run is for training, else NULL */
-    int input_grad;
+    kd_model *trained;   /* the model itself where the run is for training, else NULL */
+    int sought;          /* see kd__run; -1 in training */
     const kd__tap *taps; /* stay the caller's */
     int tap_count;
 } kd__run_desc;
@@ -7854,8 +7878,8 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->model = m;
         r->trained = desc->trained;
         r->training = desc->trained != NULL;
-        r->input_grad = desc->input_grad;
-        r->has_backward = r->training || r->input_grad;
+        r->sought = desc->sought;
+        r->has_backward = r->training || r->sought >= 0;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
@@ -7875,7 +7899,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
 KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
                                           int tap_count, kd__run **out)
 {
-    kd__run_desc desc = {NULL, 0, NULL, 0};
+    kd__run_desc desc = {NULL, -1, NULL, 0};
     desc.trained = trained;
     desc.taps = taps;
     desc.tap_count = tap_count;
@@ -7975,7 +7999,7 @@ KD__PRIVATE double kd__run_penalty(const kd__run *r)
 KD__PRIVATE float *kd__run_logits(const kd__run *r) { return r->act[r->model->output].base; }
 KD__PRIVATE float *kd__run_logits_grad(const kd__run *r) { return r->grad[r->model->output].base; }
 
-/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the input's. */
+/* After a forward pass, and with the logits' gradient in place: all weight gradients, or the one sought. */
 KD__PRIVATE void kd__run_backward(kd__run *r)
 {
     kd__run_steps(r, r->backward, r->backward_steps);
@@ -8278,13 +8302,14 @@ KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
     return d;
 }
 
-/* Makes adversarial versions of batches; opened once, for batches of up to `capacity` samples. */
+/* Makes adversarial versions of images, or of the prompts beside them; opened once, for batches of up to `capacity`
+   samples. */
 typedef struct kd__attack {
     kd_ctx *kd;
     kd_attack_desc desc; /* with the kind of its loss resolved */
     kd__run *run;
-    float *x, *loss_room;                                  /* x: (capacity, c, h, w), what it makes */
-    ptrdiff_t floats;                                      /* of a sample */
+    float *x, *loss_room;                                  /* x: (capacity, floats), what it makes */
+    ptrdiff_t floats;                                      /* of a sample's image or prompt */
     ptrdiff_t plane;                                       /* of those, consecutive ones with the same limits */
     float epsilon[KD_MAX_CHANNELS], step[KD_MAX_CHANNELS]; /* normalised, by plane */
     float low[KD_MAX_CHANNELS], high[KD_MAX_CHANNELS];
@@ -8318,9 +8343,9 @@ KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *desc, kd__range *to)
     return KD__COUNT(ranges);
 }
 
-/* Resolves what was left open. */
+/* Resolves what was left open. has_targets: in a training, those of the data. */
 KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
-                                       int has_labels, int outputs)
+                                       int has_targets, int has_labels, int outputs)
 {
     kd__range ranges[KD__MAX_RANGES];
     kd_result result;
@@ -8332,6 +8357,9 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
         desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
         desc->loss.alpha = 0;
     }
+    if (desc->loss.to_targets && !has_targets)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets, in training", where);
+    has_teacher |= has_targets && desc->loss.kind == KD_LOSS_MSE;
     return kd__loss_check(kd, where, &desc->loss, has_teacher && kd__attack_uses_teacher(desc), has_labels,
                           outputs);
 }
@@ -8345,18 +8373,19 @@ KD__PRIVATE void kd__attack_close(kd__attack *a)
     memset(a, 0, sizeof *a);
 }
 
-/* desc has been checked. mean and std are those of the samples, for each of `channels`, or NULL. */
-KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd_attack_desc *desc, int channels,
-                                      const float *mean, const float *std, int capacity)
+/* desc has been checked. value: what moves, m->input or the prompts in m->prompted. mean and std are those of its
+   numbers, for each of `channels`, or NULL. */
+KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int value, const kd_attack_desc *desc,
+                                      int channels, const float *mean, const float *std, int capacity)
 {
-    const kd__run_desc run = {NULL, 1, NULL, 0};
+    kd__run_desc run = {NULL, 0, NULL, 0};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
     kd_result result;
     int c;
     memset(a, 0, sizeof *a);
     a->kd = m->kd;
     a->desc = *desc;
-    a->floats = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    a->floats = value == m->input ? (ptrdiff_t)kd__shape_count(&m->values[value].shape) : m->prompt;
     a->plane = a->floats / planes;
     for (c = 0; c < planes; ++c) {
         const float centre = mean && planes == channels ? mean[c] : 0,
@@ -8368,6 +8397,7 @@ KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, const kd
     }
     a->x = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)a->floats), KD__SLACK));
     a->loss_room = KD__NEW(m->kd, float, kd__loss_room(m->kd, &desc->loss, capacity, kd_model_outputs(m)));
+    run.sought = value;
     result = a->x && a->loss_room ? kd__run_open_for(m, &run, capacity, &a->run) : KD_ERR_MEMORY;
     if (result != KD_OK) kd__attack_close(a);
     return result;
@@ -8398,20 +8428,20 @@ KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
     }
 }
 
-/* One step along the sign of the gradient, which is stored (h, w, c). */
+/* One step along the sign of the gradient, which is stored (h, w, c). A prompt stands at the end of a vector. */
 KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
 {
     const kd__attack *a = (const kd__attack *)arg;
-    const kd_model *m = a->run->model;
-    const kd__shape *s = &m->values[m->input].shape;
-    const kd__slot *slot = &a->run->grad[m->input];
+    const kd__shape *s = &a->run->model->values[a->run->sought].shape;
+    const kd__slot *slot = &a->run->grad[a->run->sought];
     const kd__span all = {0, 0, 0, 0};
+    const ptrdiff_t others = (ptrdiff_t)kd__shape_count(s) - a->floats;
     const float *grad = kd__slot_at(slot, all, index), *from = a->from + index * a->floats;
     float *to = a->x + index * a->floats;
     ptrdiff_t i = 0;
     int c, y, x;
     (void)worker;
-    for (c = 0; c < s->c; ++c) {
+    for (c = (int)others; c < s->c; ++c) {
         for (y = 0; y < s->h; ++y) {
             for (x = 0; x < s->w; ++x, ++i) {
                 const float g = grad[y * slot->row + (ptrdiff_t)x * s->c + c];
@@ -8422,11 +8452,12 @@ KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
     }
 }
 
-/* Fills a->x. teacher, labels and soft_labels as for a loss; what they belong to is in a->samples or a->first. */
-KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *x, int n, const float *teacher,
-                                      const int32_t *labels, const float *soft_labels)
+/* Fills a->x from images, or from the prompts beside them, NULL: none. teacher, labels and soft_labels as for a
+   loss; what they belong to is in a->samples or a->first. */
+KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *images, const float *prompts,
+                                      int n, const float *teacher, const int32_t *labels, const float *soft_labels)
 {
-    const kd__slot *slot = &a->run->grad[a->run->model->input];
+    const kd__slot *slot = &a->run->grad[a->run->sought];
     const int steps = a->desc.kind == KD_ATTACK_FGSM ? 1 : a->desc.steps;
     kd__loss_call call;
     int i;
@@ -8439,10 +8470,11 @@ KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const fl
     call.cols = kd_model_outputs(a->run->model);
     call.soft_scale = call.hard_scale = 1;
     call.room = a->loss_room;
-    a->from = x;
+    a->from = prompts ? prompts : images;
+    a->run->prompt = prompts ? a->x : NULL;
     kd__parallel(a->kd, n, kd__attack_start, a);
     for (i = 0; i < steps; ++i) {
-        kd__run_forward(a->run, a->x, n);
+        kd__run_forward(a->run, prompts ? images : a->x, n);
         call.student = kd__run_logits(a->run);
         call.grad = kd__run_logits_grad(a->run);
         if (!kd__is_finite(kd__loss_evaluate(a->kd, &call)))
@@ -8464,7 +8496,7 @@ KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, con
         const ptrdiff_t at = a->first * a->floats;
         if (teacher) result = kd_predict(teacher, x + at, now, logits);
         if (result == KD_OK)
-            result = kd__attack_make(a, "kd_attack", x + at, now, teacher ? logits : NULL,
+            result = kd__attack_make(a, "kd_attack", x + at, NULL, now, teacher ? logits : NULL,
                                      labels ? labels + a->first : NULL, NULL);
         if (result == KD_OK) memcpy(out + at, a->x, (size_t)now * (size_t)a->floats * sizeof *out);
     }
@@ -8485,7 +8517,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
     checked = *desc;
     outputs = kd_model_outputs(m);
-    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, labels != NULL, outputs);
+    result = kd__attack_check(m->kd, where, &checked, teacher != NULL, 0, labels != NULL, outputs);
     if (result == KD_OK && teacher && !kd__attack_uses_teacher(&checked))
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: loss %s would ignore the teacher", where,
                         kd_loss_name(checked.loss.kind));
@@ -8496,7 +8528,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
     capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
     if (teacher) logits = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)outputs));
     if (teacher && !logits) return KD_ERR_MEMORY;
-    result = kd__attack_open(&a, m, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
+    result = kd__attack_open(&a, m, m->input, &checked, m->preprocessing_channels, m->mean, m->std, capacity);
     if (result == KD_OK) {
         a.seed = checked.seed;
         result = kd__attack_all(&a, teacher, x, labels, n, capacity, logits, out);
@@ -9036,7 +9068,7 @@ typedef struct kd__evaluator {
     const kd_data *data;
     const kd_model *teacher;
     kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
-    kd__attack attack;
+    kd__attack attack, prompt_attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
     kd_prompt prompt;
@@ -9088,9 +9120,11 @@ KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *ro
 
 /* Whether a model can be given these prompts. */
 KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_model *m, kd_prompt prompt,
-                                       const kd_data *data, int has_teacher)
+                                       const kd_data *data, int has_teacher, int attacked)
 {
     const int wanted = prompt == KD_PROMPT_SIDE ? data->side_count : kd_model_outputs(m);
+    if (prompt == KD_PROMPT_NONE && attacked)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: prompt_attack without prompts that it could change", where);
     if (prompt == KD_PROMPT_NONE) return KD_OK;
     if ((unsigned)prompt > (unsigned)KD_PROMPT_SIDE)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no kind of prompt", where, (int)prompt);
@@ -9106,8 +9140,12 @@ KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_m
 KD__PRIVATE void kd__prompt_fill(const kd_model *m, kd_prompt prompt, float temperature, const kd_data *data,
                                  const float *teacher_logits, const int32_t *samples, int n, float *to)
 {
+    int i;
     if (prompt == KD_PROMPT_SIDE)
         kd__gather_rows(to, data->side, samples, n, m->prompt);
+    else if (m->prompt == 1)
+        for (i = 0; i < n; ++i)
+            to[i] = (float)(1 / (1 + kd__exp(-(double)teacher_logits[i] / (double)temperature)));
     else
         m->kd->k->softmax(teacher_logits, n, m->prompt, temperature, 0, to);
 }
@@ -9120,6 +9158,7 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     if (e->feed.kd) kd__feed_close(&e->feed);
     if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
     kd__attack_close(&e->attack);
+    kd__attack_close(&e->prompt_attack);
     kd__free(kd, e->logits);
     kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
@@ -9142,7 +9181,7 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
     if (result == KD_OK && attack)
-        result = kd__attack_open(&e->attack, m, attack, data->channels, data->mean, data->std, e->batch);
+        result = kd__attack_open(&e->attack, m, m->input, attack, data->channels, data->mean, data->std, e->batch);
     if (attack) e->attack.seed = attack->seed;
     if (result != KD_OK) {
         kd__evaluator_close(e);
@@ -9154,16 +9193,22 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     return KD_OK;
 }
 
-/* On failure the evaluator is closed. */
-KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature)
+/* attack: NULL, or checked. On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, float temperature,
+                                           const kd_attack_desc *attack)
 {
+    kd_result result = KD_OK;
     if (prompt == KD_PROMPT_NONE) return KD_OK;
     e->prompt = prompt;
     e->prompt_temperature = temperature;
     e->prompts = KD__NEW(e->m->kd, float, kd__times((size_t)e->batch, (size_t)e->m->prompt));
-    if (e->prompts) return KD_OK;
-    kd__evaluator_close(e);
-    return KD_ERR_MEMORY;
+    if (!e->prompts)
+        result = KD_ERR_MEMORY;
+    else if (attack)
+        result = kd__attack_open(&e->prompt_attack, e->m, e->m->prompted, attack, 0, NULL, NULL, e->batch);
+    if (attack) e->prompt_attack.seed = attack->seed;
+    if (result != KD_OK) kd__evaluator_close(e);
+    return result;
 }
 
 /* On failure the evaluator is closed. */
@@ -9188,14 +9233,29 @@ KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
     return e->columns < e->outputs ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
 }
 
+/* Attacks the images of a batch that the feed has made, or their prompts. */
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, const float *prompts,
+                                           const int32_t *samples, int n)
+{
+    static const char where[] = "evaluation";
+    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
+    kd_result result = KD_OK;
+    a->samples = samples;
+    if (kd__loss_uses_labels(&a->desc.loss)) /* what has no label is left in its place */
+        result = kd__loss_check_labels(a->kd, where, &a->desc.loss, 1, e->feed.labels, n, e->outputs);
+    if (result != KD_OK) return result;
+    return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
+}
+
 /* What both models say to a batch that the feed has made, and their log-probabilities. Of one head, the columns are
    copied to where the room for whole rows ends. */
-KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
-                                     const float **teacher)
+KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
+                                          const float **teacher)
 {
     const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
     float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
+    kd_result result = KD_OK;
     *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
     if (e->teacher_run) {
         kd__run_forward(e->teacher_run, e->teacher_feed.kd ? e->teacher_feed.x : e->feed.x, n);
@@ -9205,7 +9265,9 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     }
     if (e->prompts)
         kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
-    e->run->prompt = e->prompts;
+    if (e->prompt_attack.kd) result = kd__evaluator_attack(e, &e->prompt_attack, e->prompts, now, n);
+    if (result != KD_OK) return result;
+    e->run->prompt = e->prompt_attack.kd ? e->prompt_attack.x : e->prompts;
     kd__run_forward(e->run, e->feed.x, n);
     kd__export(e->run, n, e->logits);
     *student = e->logits;
@@ -9220,16 +9282,14 @@ KD__PRIVATE void kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n
     }
     k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
     if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
+    return KD_OK;
 }
 
 /* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
-KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
+KD__PRIVATE kd_result kd__evaluator_robust(kd__evaluator *e, const int32_t *samples, int n, kd__tally *t)
 {
-    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
-    kd_result result;
+    const kd_result result = kd__evaluator_attack(e, &e->attack, NULL, samples, n);
     int i;
-    e->attack.samples = samples;
-    result = kd__attack_make(&e->attack, "evaluation", e->feed.x, n, teacher, e->feed.labels, NULL);
     if (result != KD_OK) return result;
     kd__run_forward(e->run, e->attack.x, n);
     kd__export(e->run, n, e->logits);
@@ -9263,7 +9323,8 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         result = kd__feed_batch(&e->feed, now, n, 0);
         if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
         if (result != KD_OK) return result;
-        kd__evaluator_batch(e, now, n, &student, &teacher);
+        result = kd__evaluator_batch(e, now, n, &student, &teacher);
+        if (result != KD_OK) return result;
         for (i = 0; i < n; ++i) {
             const ptrdiff_t at = (ptrdiff_t)i * e->columns;
             const int32_t label = labels ? labels[now[i]] : e->feed.labels[i];
@@ -9281,7 +9342,7 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         if (keep_logits)
             memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
                    (size_t)n * (size_t)e->outputs * sizeof(float));
-        if (e->attack.kd) result = kd__evaluator_attack(e, now, n, t);
+        if (e->attack.kd) result = kd__evaluator_robust(e, now, n, t);
         if (result != KD_OK) return result;
     }
     return KD_OK;
@@ -9314,12 +9375,24 @@ KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, cons
     return KD_OK;
 }
 
+/* An attack of an evaluation, NULL: none, and what it is where that was left open. */
+KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                          const kd_attack_desc *attack, kd_attack_desc *out)
+{
+    static const char where[] = "kd_evaluate";
+    if (!attack) return KD_OK;
+    if (desc->columns) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    *out = *attack;
+    return kd__attack_check(m->kd, where, out, desc->teacher || data->teacher_logits, 0,
+                            data->labels || data->batch, kd_model_outputs(m));
+}
+
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
     static const char where[] = "kd_evaluate";
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
-    kd_attack_desc attack;
+    kd_attack_desc attack, prompt_attack;
     kd__evaluator e;
     kd__tally *tally;
     kd_result result;
@@ -9344,21 +9417,19 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     } else if (result == KD_OK && desc->teacher_data) {
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
-    if (result == KD_OK && desc->attack && desc->columns)
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
-    if (result == KD_OK && desc->attack) {
-        attack = *desc->attack;
-        result = kd__attack_check(m->kd, where, &attack, desc->teacher || data->teacher_logits,
-                                  data->labels || data->batch, kd_model_outputs(m));
-    }
     if (result == KD_OK)
-        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits);
+        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits,
+                                  desc->prompt_attack != NULL);
+    if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->attack, &attack);
+    if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->prompt_attack, &prompt_attack);
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
     result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
-    if (result == KD_OK) result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature);
+    if (result == KD_OK)
+        result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature,
+                                      desc->prompt_attack ? &prompt_attack : NULL);
     if (result == KD_OK) {
         int classes;
         kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
@@ -11301,7 +11372,8 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.prompt_temperature = 1;
     d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
-    d.attack = kd_attack_defaults(KD_ATTACK_PGD);
+    d.attack = d.prompt_attack = kd_attack_defaults(KD_ATTACK_PGD);
+    d.prompt_attack.epsilon = 0;
     return d;
 }
 
@@ -11384,7 +11456,7 @@ struct kd_trainer {
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
     kd__run *teacher_runs[KD__MAX_TEACHERS];
-    kd__attack attack;
+    kd__attack attack, prompt_attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
@@ -11392,6 +11464,7 @@ struct kd_trainer {
     kd__tally *tally;
     int has_validation, validation_count, train_count;
     int fold, folds;              /* of kd_cross_validate; folds 0: no */
+    int peer;                     /* of kd_train_mutual: its number, else 0 */
     int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
     float *teacher_logits;        /* (batch, outputs) */
@@ -11522,6 +11595,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__attack_close(&t->attack);
+    kd__attack_close(&t->prompt_attack);
     kd__optim_close(&t->optim);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
@@ -11668,19 +11742,46 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     return KD_OK;
 }
 
+/* The attacks of a training: on images, and on prompts; NULL: not. */
+KD__PRIVATE void kd__trainer_attacks(const kd_trainer *t, const kd_attack_desc **attacks)
+{
+    attacks[0] = t->inputs[KD_INPUTS_ADVERSARIAL] ? &t->desc.attack : NULL;
+    attacks[1] = t->desc.prompt_attack.epsilon != 0 ? &t->desc.prompt_attack : NULL;
+}
+
+/* One of them: what it is where that was left open, and whether it can be made. */
+KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
+{
+    static const char where[] = "kd_train";
+    const kd_loss_desc *loss = &attack->loss;
+    const int has_teacher = t->source != KD__TEACHER_NONE, has_targets = t->data->targets != NULL;
+    const int to_targets = loss->kind == KD_LOSS_MSE && has_targets && (!has_teacher || loss->to_targets);
+    kd_result result;
+    if (t->has_heads) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
+    if (to_targets && t->desc.augment.mixup != 0)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels and what a teacher sees, but not targets",
+                        where);
+    result = kd__attack_check(t->kd, where, attack, has_teacher, has_targets, t->has_labels, t->outputs);
+    if (result == KD_OK) t->uses_labels |= kd__loss_uses_labels(loss);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, int n)
 {
-    const kd_loss_desc *attack = &t->desc.attack.loss;
+    const kd_attack_desc *attacks[2];
     kd_result result = KD_OK;
     int i;
+    kd__trainer_attacks(t, attacks);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
                                            n, kd__trainer_columns(t, &t->losses[i]));
     }
-    if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL] && kd__loss_uses_labels(attack))
-        result = kd__loss_check_labels(t->kd, "kd_train", attack, kd__attack_uses_teacher(&t->desc.attack), labels,
-                                       n, t->outputs);
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
+            result = kd__loss_check_labels(t->kd, "kd_train", &attacks[i]->loss,
+                                           kd__attack_uses_teacher(attacks[i]), labels, n, t->outputs);
+    }
     return result;
 }
 
@@ -11748,15 +11849,9 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     if (t->source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
     t->inputs[KD_INPUTS_CLEAN] += t->features.count;
-    if (t->inputs[KD_INPUTS_ADVERSARIAL] && t->has_heads)
-        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        result = kd__attack_check(t->kd, where, &t->desc.attack, t->source != KD__TEACHER_NONE, t->has_labels,
-                                  t->outputs);
-        if (result != KD_OK) return result;
-        t->uses_labels |= kd__loss_uses_labels(&t->desc.attack.loss);
-    }
-    return t->uses_labels ? kd__trainer_labels(t) : KD_OK;
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attack(t, &t->desc.attack);
+    if (result == KD_OK && d->prompt_attack.epsilon != 0) result = kd__trainer_attack(t, &t->desc.prompt_attack);
+    return result == KD_OK && t->uses_labels ? kd__trainer_labels(t) : result;
 }
 
 /* The teacher that validation compares with, or NULL. */
@@ -11828,7 +11923,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
     if (result == KD_OK)
-        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE);
+        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE,
+                                  d->prompt_attack.epsilon != 0);
     if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
     if (result == KD_OK && d->dot_delta > 0 &&
@@ -11921,9 +12017,13 @@ KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
             result = kd__run_open_tapped(t->m, t->m, batch, t->features.taps[KD__STUDENT], taps, &t->runs[i]);
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
-        result = kd__attack_open(&t->attack, t->m, &d->attack, data->channels, data->mean, data->std, batch);
+        result = kd__attack_open(&t->attack, t->m, t->m->input, &d->attack, data->channels, data->mean, data->std,
+                                 batch);
+    if (result == KD_OK && d->prompt_attack.epsilon != 0)
+        result = kd__attack_open(&t->prompt_attack, t->m, t->m->prompted, &d->prompt_attack, 0, NULL, NULL, batch);
     if (result != KD_OK) return result;
     t->attack.seed = d->seed;
+    t->prompt_attack.seed = kd__mix(d->seed);
     t->run = t->runs[KD_INPUTS_CLEAN] ? t->runs[KD_INPUTS_CLEAN] : t->runs[KD_INPUTS_ADVERSARIAL];
     t->grads[0] = t->run->weight_grads;
     if (d->dot_delta > 0) t->grads[1] = KD__NEW(t->kd, float, t->m->weight_count + KD__SLACK);
@@ -11943,7 +12043,7 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     kd_attack_desc attack = t->desc.attack;
     kd_result result = KD_OK;
     attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
-    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 1, t->outputs);
+    if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 0, 1, t->outputs);
     if (result != KD_OK) return result;
     result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
@@ -12083,30 +12183,6 @@ KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *sam
     t->averaged_at = 0;
     if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
     return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
-}
-
-/* The prompts of a batch, those that are dropped as zeros. */
-KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const int32_t *samples, int n, int epoch)
-{
-    const kd_train_desc *d = &t->desc;
-    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
-                 first = (double)d->prompt_drop;
-    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
-    kd_result result;
-    int i;
-    if (!t->prompts) return KD_OK;
-    result = d->prompt == KD_PROMPT_TEACHER ? kd__trainer_average(t, d->prompt_temperature, n) : KD_OK;
-    if (result != KD_OK) return result;
-    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, samples, n, t->prompts);
-    for (i = 0; i < n; ++i) {
-        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)epoch, (uint64_t)samples[i]);
-        if (kd__rng_unit(key, 0) < drop)
-            memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, (size_t)t->m->prompt * sizeof(float));
-    }
-    for (i = 0; i < 2; ++i) {
-        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
-    }
-    return KD_OK;
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -12441,23 +12517,65 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
     return kd__trainer_check_norms(t, t->grads[b->side], "the gradient of ", "; the weights are those before it");
 }
 
+/* What an attack makes of a batch: of its images, or, where there are any, of the prompts beside them. */
+KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attack *a, const kd__batch *b, const float *prompts)
+{
+    const kd_loss_desc *loss = &a->desc.loss;
+    const float *teacher = b->soft_targets;
+    kd_result result = KD_OK;
+    if (loss->kind == KD_LOSS_MSE && (!teacher || loss->to_targets)) {
+        kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
+        teacher = t->targets;
+    } else if (kd__attack_uses_teacher(&a->desc)) {
+        result = kd__trainer_average(t, loss->temperature, b->n);
+    }
+    if (result != KD_OK) return result;
+    a->samples = b->samples;
+    a->epoch = (uint64_t)b->epoch;
+    return kd__attack_make(a, "kd_train", t->feed.x, prompts, b->n, teacher, t->feed.soft ? NULL : t->feed.labels,
+                           t->feed.soft);
+}
+
+/* The prompts of a batch, those that are dropped as zeros. */
+KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const kd__batch *b)
+{
+    const kd_train_desc *d = &t->desc;
+    const double behind = (double)t->at.images / ((double)t->train_count * d->epochs),
+                 first = (double)d->prompt_drop;
+    const double until = (double)d->prompt_until, drop = behind < until ? first + (1 - first) * behind / until : 1;
+    const size_t bytes = (size_t)t->m->prompt * sizeof(float);
+    kd_result result = KD_OK;
+    int i;
+    if (!t->prompts) return KD_OK;
+    if (d->prompt == KD_PROMPT_TEACHER) result = kd__trainer_average(t, d->prompt_temperature, b->n);
+    if (result != KD_OK) return result;
+    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, b->samples, b->n,
+                    t->prompts);
+    if (t->prompt_attack.kd && drop < 1) {
+        result = kd__trainer_attacked(t, &t->prompt_attack, b, t->prompts);
+        if (result != KD_OK) return result;
+        memcpy(t->prompts, t->prompt_attack.x, (size_t)b->n * bytes);
+    }
+    for (i = 0; i < b->n; ++i) {
+        const uint64_t key = kd__rng_key(d->seed, KD__RNG_PROMPT, (uint64_t)b->epoch, (uint64_t)b->samples[i]);
+        if (kd__rng_unit(key, 0) < drop) memset(t->prompts + (ptrdiff_t)i * t->m->prompt, 0, bytes);
+    }
+    for (i = 0; i < 2; ++i) {
+        if (t->runs[i]) t->runs[i]->prompt = t->prompts;
+    }
+    return KD_OK;
+}
+
 /* The student's outputs for the images as they are and as the attack has made them, where losses see them. */
 KD__PRIVATE kd_result kd__trainer_forward(kd_trainer *t, const kd__batch *b)
 {
     kd_result result = KD_OK;
     int i;
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        kd__attack *a = &t->attack;
-        if (kd__attack_uses_teacher(&a->desc)) result = kd__trainer_average(t, a->desc.loss.temperature, b->n);
-        a->samples = b->samples;
-        a->epoch = (uint64_t)b->epoch;
-        if (result == KD_OK)
-            result = kd__attack_make(a, "kd_train", t->feed.x, b->n, b->soft_targets,
-                                     t->feed.soft ? NULL : t->feed.labels, t->feed.soft);
-    }
+    if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attacked(t, &t->attack, b, NULL);
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (!t->runs[i]) continue;
-        t->runs[i]->dropout_key = kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)i);
+        t->runs[i]->dropout_key =
+            kd__rng_key(t->desc.seed, KD__RNG_DROPOUT, (uint64_t)t->at.images, (uint64_t)(2 * t->peer + i));
         kd__run_forward(t->runs[i], i == KD_INPUTS_CLEAN ? t->feed.x : t->attack.x, b->n);
     }
     return result;
@@ -12495,7 +12613,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
-    if (result == KD_OK) result = kd__trainer_prompt(t, samples, n, epoch);
+    if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
@@ -12606,6 +12724,7 @@ KD__PRIVATE kd__from_to kd__numbers(double first, double last)
 /* What a published alpha, a convention and the weights have come to. */
 KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
 {
+    const kd_attack_desc *attacks[2];
     int i;
     for (i = 0; i < t->loss_count; ++i) {
         const kd_loss_desc loss = kd__trainer_loss_at(t, i, 0),
@@ -12630,12 +12749,17 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
                 loss.inputs == KD_INPUTS_ADVERSARIAL ? ", on adversarial images" : "",
                 t->desc.uncertainty ? ", times a learned weight" : "");
     }
-    if (t->inputs[KD_INPUTS_ADVERSARIAL]) {
-        const kd_attack_desc *a = &t->desc.attack;
-        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s",
+    kd__trainer_attacks(t, attacks);
+    for (i = 0; i < 2; ++i) {
+        const kd_attack_desc *a = attacks[i];
+        if (a && a->kind == KD_ATTACK_FGSM)
+            kd__log(t->kd, "kd_train: attack fgsm on loss %s: a step of %s%s", kd_loss_name(a->loss.kind),
+                    kd__number((double)a->epsilon, 4).chars, i ? ", of prompts" : "");
+        if (!a || a->kind == KD_ATTACK_FGSM) continue;
+        kd__log(t->kd, "kd_train: attack %s on loss %s: %d steps of %s within %s, from a start within %s%s",
                 kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
                 kd__number((double)a->epsilon, 4).chars,
-                kd__number((double)(a->random_start * a->epsilon), 4).chars);
+                kd__number((double)(a->random_start * a->epsilon), 4).chars, i ? ", of prompts" : "");
     }
     if (t->desc.dot_delta > 0)
         kd__log(t->kd, "kd_train: momentum %s for soft terms, %s for hard terms",
@@ -12782,6 +12906,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
                                     const kd_train_desc *desc)
 {
     kd_train_desc d = *desc;
+    kd_result result;
     int j;
     for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
     if (count == 2) {
@@ -12792,7 +12917,9 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
     }
     if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
     if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
-    return kd_trainer_open(models[i], data, &d, &p->trainer);
+    result = kd_trainer_open(models[i], data, &d, &p->trainer);
+    if (result == KD_OK) p->trainer->peer = i;
+    return result;
 }
 
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc)
@@ -12963,6 +13090,7 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
         if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
 #define KD__ITEM(name) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name));
         KD__ITEM(accuracy)
+        KD__ITEM(robust_accuracy)
         KD__ITEM(nll)
         KD__ITEM(ece)
         KD__ITEM(mse)
@@ -13153,13 +13281,17 @@ typedef struct kd__diagnoser {
     const kd_model *m;
     const kd_data *data;
     kd_loss_desc losses[2]; /* each term alone */
+    kd_attack_desc attack_desc;
     int outputs;
     kd__feed feed;
     kd__run *run, *teacher_run;
-    int32_t *samples;      /* (batch) */
-    float *teacher, *room; /* (batch, outputs); of either loss */
-    double *row;           /* logits of a sample, their probabilities and the logarithms of those */
-    double *grads[2];      /* by weight: sums over batches */
+    kd__attack attack;
+    const float *x;     /* the student's images: those of the feed or of the attack */
+    int32_t *samples;   /* (batch) */
+    float *compared[2]; /* by term, (batch, outputs): what data.targets or the teacher say; NULL: nothing */
+    float *room;        /* of either loss */
+    double *row;        /* logits of a sample, their probabilities and the logarithms of those */
+    double *grads[2];   /* by weight: sums over batches */
     double entropy;
 } kd__diagnoser;
 
@@ -13167,9 +13299,11 @@ KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
 {
     kd__run_close(d->run);
     kd__run_close(d->teacher_run);
+    kd__attack_close(&d->attack);
     if (d->feed.kd) kd__feed_close(&d->feed);
     kd__free(d->kd, d->samples);
-    kd__free(d->kd, d->teacher);
+    kd__free(d->kd, d->compared[KD__HARD]);
+    kd__free(d->kd, d->compared[KD__SOFT]);
     kd__free(d->kd, d->room);
     kd__free(d->kd, d->row);
     kd__free(d->kd, d->grads[0]);
@@ -13180,42 +13314,52 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
 {
     const int batch = KD__MIN(desc->batch, d->data->count);
     const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
-    kd_result result = kd__feed_open(&d->feed, d->kd, d->data, NULL, 0, batch);
+    const kd_data *data = d->data;
+    kd_result result = kd__feed_open(&d->feed, d->kd, data, NULL, 0, batch);
+    int i, failed = 0;
     /* nothing is committed: a run for training, but the model stays as it is */
     if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
     if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
+    if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
+        result = kd__attack_open(&d->attack, d->m, d->m->input, &d->attack_desc, data->channels, data->mean,
+                                 data->std, batch);
     if (result != KD_OK) return result;
+    d->attack.seed = d->attack_desc.seed;
     d->run->bare = 1;
     d->samples = KD__NEW(d->kd, int32_t, batch);
-    d->teacher = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
     d->room = KD__NEW(d->kd, float,
                       KD__MAX(kd__loss_room(d->kd, &d->losses[KD__HARD], batch, d->outputs),
                               kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
-    d->row = KD__NEW(d->kd, double, kd__times(3, outputs));
-    d->grads[KD__HARD] = KD__NEW(d->kd, double, weights);
-    d->grads[KD__SOFT] = KD__NEW(d->kd, double, weights);
-    return d->samples && d->teacher && d->room && d->row && d->grads[KD__HARD] && d->grads[KD__SOFT]
-               ? KD_OK
-               : KD_ERR_MEMORY;
+    d->row = KD__NEW(d->kd, double, kd__times(3, outputs + 1));
+    for (i = 0; i < 2; ++i) {
+        const int compares = i == KD__SOFT || d->losses[i].kind == KD_LOSS_MSE;
+        d->grads[i] = KD__NEW(d->kd, double, weights);
+        if (compares) d->compared[i] = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
+        failed |= !d->grads[i] || (compares && !d->compared[i]);
+    }
+    return d->samples && d->room && d->row && !failed ? KD_OK : KD_ERR_MEMORY;
 }
 
 /* The teacher's logits for a batch, and the entropy of what they become. */
 KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
 {
-    double *log_p = d->row + d->outputs, *p = log_p + d->outputs;
+    const int cols = d->outputs == 1 && d->losses[KD__SOFT].kind == KD_LOSS_BCE ? 2 : d->outputs;
+    double *log_p = d->row + cols, *p = log_p + cols;
+    float *teacher = d->compared[KD__SOFT];
     kd_result result;
     int i, c;
     if (d->teacher_run) {
         kd__run_forward(d->teacher_run, d->feed.x, n);
-        kd__export(d->teacher_run, n, d->teacher);
+        kd__export(d->teacher_run, n, teacher);
     } else {
-        kd__gather_rows(d->teacher, d->data->teacher_logits, d->samples, n, d->outputs);
+        kd__gather_rows(teacher, d->data->teacher_logits, d->samples, n, d->outputs);
     }
-    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", d->teacher, n, d->outputs);
+    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", teacher, n, d->outputs);
     for (i = 0; i < n && result == KD_OK; ++i) {
-        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)d->teacher[(ptrdiff_t)i * d->outputs + c];
-        kd__soft_probs(d->row, d->outputs, (double)d->losses[KD__SOFT].temperature, log_p, p);
-        d->entropy -= kd__dot(p, log_p, d->outputs) / d->data->count;
+        d->row[cols - 1] = 0;
+        for (c = 0; c < d->outputs; ++c) d->row[c] = (double)teacher[(ptrdiff_t)i * d->outputs + c];
+        kd__soft_probs(d->row, cols, (double)d->losses[KD__SOFT].temperature, log_p, p);
+        d->entropy -= kd__dot(p, log_p, cols) / d->data->count;
     }
     return result;
 }
@@ -13228,11 +13372,11 @@ KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
     kd__loss_call call;
     size_t i;
     d->run->dropout_key = kd__rng_key(0, KD__RNG_DROPOUT, (uint64_t)d->samples[0], 0);
-    kd__run_forward(d->run, d->feed.x, n);
+    kd__run_forward(d->run, d->x, n);
     memset(&call, 0, sizeof call);
     call.desc = loss;
     call.student = kd__run_logits(d->run);
-    call.teacher = which == KD__SOFT ? d->teacher : NULL;
+    call.teacher = d->compared[which];
     call.labels = d->feed.soft ? NULL : d->feed.labels;
     call.soft_labels = kd__loss_uses_labels(loss) ? d->feed.soft : NULL;
     call.rows = n;
@@ -13251,17 +13395,31 @@ KD__PRIVATE kd_result kd__diagnoser_pull(kd__diagnoser *d, int which, int n)
     return KD_OK;
 }
 
+/* The images that the student sees. */
+KD__PRIVATE kd_result kd__diagnoser_show(kd__diagnoser *d, int n)
+{
+    d->x = d->attack.kd ? d->attack.x : d->feed.x;
+    if (!d->attack.kd) return KD_OK;
+    d->attack.samples = d->samples;
+    return kd__attack_make(&d->attack, "kd_diagnose", d->feed.x, NULL, n, d->compared[KD__SOFT],
+                           d->feed.soft ? NULL : d->feed.labels, d->feed.soft);
+}
+
 KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
 {
+    const int labelled = !d->compared[KD__HARD];
     kd_result result = KD_OK;
     int first, n, i;
     for (first = 0; first < d->data->count && result == KD_OK; first += n) {
         n = KD__MIN(d->feed.batch, d->data->count - first);
         for (i = 0; i < n; ++i) d->samples[i] = first + i;
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
-        for (i = 0; i < 2 && result == KD_OK && !d->feed.soft; ++i)
+        for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i)
             result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
+        if (d->compared[KD__HARD])
+            kd__gather_rows(d->compared[KD__HARD], d->data->targets, d->samples, n, d->outputs);
+        if (result == KD_OK) result = kd__diagnoser_show(d, n);
         for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__diagnoser_pull(d, i, n);
     }
     return result;
@@ -13291,6 +13449,7 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
     static const char where[] = "kd_diagnose";
     const kd__shape *out = &d->m->values[d->m->output].shape;
     const int has_labels = d->data->labels || d->data->soft_labels || d->data->batch;
+    const int to_targets = desc->loss.kind == KD_LOSS_MSE && d->data->targets && !has_labels;
     kd_loss_desc *hard = &d->losses[KD__HARD], *soft = &d->losses[KD__SOFT];
     kd_result result;
     if (out->h * out->w > 1 && out->c > 1)
@@ -13301,15 +13460,28 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
         return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: needs a teacher, or data with teacher_logits", where);
     if (d->data->soft_labels && d->data->classes != d->outputs)
         return kd__fail(d->kd, KD_ERR_SHAPE, "%s: soft labels need an output for each class", where);
+    if (desc->loss.columns || desc->loss.first || desc->loss.task)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: gradients are those by all outputs, not of one head", where);
+    if (desc->loss.to_targets)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: a loss with to_targets has no soft term", where);
+    if (desc->loss.soft_labels)
+        return kd__fail(d->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
     result = kd__loss_check(d->kd, where, &desc->loss, 1, has_labels, d->outputs);
+    d->attack_desc = desc->attack;
+    if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
+        result = kd__attack_check(d->kd, where, &d->attack_desc, 1, 0, has_labels, d->outputs);
+    if (result == KD_OK && to_targets)
+        result = kd__check_finite(d->kd, where, "targets", d->data->targets, d->data->count, d->outputs);
     if (result != KD_OK) return result;
-    *hard = kd_loss_defaults(d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+    *hard = kd_loss_defaults(to_targets                                          ? KD_LOSS_MSE
+                             : d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE
+                                                                                 : KD_LOSS_CE);
     hard->label_smoothing = desc->loss.label_smoothing;
     *soft = desc->loss;
     if (kd__loss_look_up(soft->kind)->own_hard) soft->alpha = 1;
     soft->soft_weight = 1, soft->hard_weight = 0;
     soft->reduction = KD_REDUCTION_ROWS, soft->convention = KD_CONVENTION_DEFAULT;
-    return kd__loss_check(d->kd, where, hard, 0, has_labels, d->outputs);
+    return kd__loss_check(d->kd, where, hard, to_targets, has_labels, d->outputs);
 }
 
 KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
@@ -13319,6 +13491,7 @@ KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
     desc.cookie = KD__COOKIE;
     desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
     desc.batch = 256;
+    desc.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return desc;
 }
 
@@ -14672,14 +14845,19 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
                              (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
                              (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
                              (double)t->teacher_count};
+    const kd_attack_desc *attacks[2];
     kd__range ranges[KD__MAX_RANGES];
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
+    kd__trainer_attacks(t, attacks);
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)
         hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
-    if (t->inputs[KD_INPUTS_ADVERSARIAL])
-        hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(&d->attack, ranges)), &d->attack.loss);
+    for (i = 0; i < 2; ++i) {
+        if (attacks[i])
+            hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(attacks[i], ranges)),
+                                 &attacks[i]->loss);
+    }
     for (i = 0; i < t->features.count; ++i) {
         const kd_feature_loss *f = &d->features[i];
         const char *tags[4];

@@ -344,7 +344,8 @@ static void test_depthwise(void **state)
     (void)state;
     CHECK("3x7x6: conv 5 1, tanh, depthwise 3 pad=1, tanh, depthwise 3 stride=2 pad=1, dense 2",
           "2x6x6: conv 20 1, tanh, depthwise 5x3 pad=2x1 bias=0, tanh, conv 20 3 groups=20 pad=1, dense 2",
-          "17x5x9: depthwise 1x9, tanh, dense 2", "4x6x6: depthwise 2 stride=2, tanh, conv 4 2 groups=4, dense 3");
+          "1x4x11: conv 33 1, tanh, depthwise 3 pad=1, tanh, dense 2", "17x5x9: depthwise 1x9, tanh, dense 2",
+          "4x6x6: depthwise 2 stride=2, tanh, conv 4 2 groups=4, dense 3");
 }
 
 static void test_pooling(void **state)
@@ -418,6 +419,7 @@ static void test_wide(void **state)
     check_spec("300: dense 90, tanh, dense 70, tanh, dense 7", 40, 2);
     check_spec("5x12x31: conv 40 3 pad=1, tanh, conv 36 3 pad=1 stride=2, dense 3", 3, 2);
     check_spec("1x41x48: conv 16 1, tanh, conv 16 3 pad=1, gap", 1, 1);
+    check_spec("3: dense 1024, tanh, dense 1, tanh, dense 2", 5, 2); /* samples with a gap between them */
 }
 
 /* ---- against PyTorch ------------------------------------------------------------------------------------- */

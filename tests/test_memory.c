@@ -285,6 +285,36 @@ static kd_result training(void)
     return result;
 }
 
+/* Prompts that are attacked in every step, and in the evaluation. */
+static kd_result prompting(void)
+{
+    kd_train_desc desc = kd_train_defaults();
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    kd_trainer *t = NULL;
+    kd_model *m = NULL;
+    kd_result result;
+    char line[64];
+    forget_scratch();
+    snprintf(line, sizeof line, "2x4x4: dense 5, prompt %d, dense %d", (int)CLASSES, (int)CLASSES);
+    result = kd_model_create(kd, line, 3, &m);
+    desc.teacher = evaluate.teacher = world.teacher;
+    desc.prompt = evaluate.prompt = KD_PROMPT_TEACHER;
+    desc.prompt_attack.epsilon = 0.1f;
+    evaluate.prompt_attack = &desc.prompt_attack;
+    desc.batch = 4, desc.epochs = 2;
+    if (result == KD_OK) result = kd_trainer_open(m, &world.data, &desc, &t);
+    if (result == KD_OK) {
+        const int requests = memory.requests;
+        while (!kd_trainer_done(t) && result == KD_OK) result = kd_trainer_step(t, NULL);
+        assert_int_equal(memory.requests, requests);
+    }
+    kd_trainer_close(t);
+    if (result == KD_OK) result = kd_evaluate_with(m, &world.data, &evaluate, &metrics);
+    kd_model_destroy(m);
+    return result;
+}
+
 static kd_result several_teachers(void)
 {
     const kd_model *both[2];
@@ -372,6 +402,7 @@ static void test_every_request(void **state)
                {"saving", saving},
                {"arrays", arrays},
                {"training", training},
+               {"prompting", prompting},
                {"several teachers", several_teachers},
                {"learning together", learning_together}};
     int i, sum = 0;

@@ -2151,19 +2151,61 @@ static void test_mixup(void **state)
 /* ---- diagnosis ------------------------------------------------------------------------------------------- */
 
 /* The gradient by all weights of one loss over all samples: what one step of plain descent takes off. */
-static void gradient_of(school *s, const kd_model *m, kd_loss_desc loss, double *grad)
+static void gradient_of(school *s, const kd_model *m, kd_loss_desc loss, const kd_attack_desc *attack, double *grad)
 {
     kd_train_desc d = school_desc(s, 1);
     kd_model *moved;
     size_t i;
     d.batch = SAMPLES;
     d.optimizer = KD_SGD, d.momentum = 0, d.lr = 0.25f;
-    d.teacher = needs_teacher(loss.kind) ? s->teacher : NULL;
+    d.teacher = needs_teacher(loss.kind) && !loss.to_targets ? s->teacher : NULL;
     d.loss = loss;
+    if (attack) d.attack = *attack;
     assert_ok(s->kd, kd_model_clone(m, &moved));
     assert_ok(s->kd, kd_train(moved, &s->data, &d));
     for (i = 0; i < m->weight_count; ++i) grad[i] = 4 * ((double)m->weights[i] - (double)moved->weights[i]);
     kd_model_destroy(moved);
+}
+
+/* Of one output, the targets are the two probabilities that its sign decides between. */
+static void test_diagnosis_of_one_output(void **state)
+{
+    double entropy = 0;
+    float logits[SAMPLES];
+    school s;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis found;
+    kd_model *m, *teacher;
+    int i;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 1", 9);
+    teacher = create(&s, "6: dense 5, tanh, dense 1", 10);
+    for (i = 0; i < SAMPLES; ++i) s.labels[i] %= 2;
+    s.data.classes = 2;
+    d.teacher = teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_BCE);
+    d.loss.temperature = 0.5f;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    assert_ok(s.kd, kd_predict(teacher, s.x, SAMPLES, logits));
+    for (i = 0; i < SAMPLES; ++i) {
+        const double p = 1 / (1 + exp(-2 * (double)logits[i]));
+        entropy -= (p * log(p) + (1 - p) * log(1 - p)) / SAMPLES;
+    }
+    assert_near(found.target_entropy, entropy, 1e-6);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+    school_close(&s);
+}
+
+static void check_pulls(const kd_model *m, const kd_diagnosis *found, const double *hard, const double *soft)
+{
+    double hh = 0, ss = 0, hs = 0;
+    size_t i;
+    for (i = 0; i < m->weight_count; ++i) hh += hard[i] * hard[i], ss += soft[i] * soft[i], hs += hard[i] * soft[i];
+    assert_near(found->hard_norm, sqrt(hh), 1e-4);
+    assert_near(found->soft_norm, sqrt(ss), 1e-4);
+    assert_near(found->gradient_cosine, hs / sqrt(hh * ss), 1e-4);
 }
 
 /* Each loss: cosine and norms as the trainer's own steps have them, entropy and metrics by their definitions. */
@@ -2175,12 +2217,11 @@ static void test_diagnosis(void **state)
     school_open(&s);
     for (kind = KD_LOSS_KL; kind < KD_LOSS_COUNT; ++kind) {
         kd_model *m = create(&s, "6: dense 8, tanh, dense 4", 9);
-        double hard[400], soft[400], hh = 0, ss = 0, hs = 0, entropy = 0;
+        double hard[400], soft[400], hh, ss, entropy = 0;
         float logits[SAMPLES * CLASSES];
         kd_diagnose_desc d = kd_diagnose_defaults();
         kd_loss_desc term;
         kd_diagnosis found;
-        size_t i;
         if (!needs_teacher((kd_loss_kind)kind)) {
             kd_model_destroy(m);
             continue;
@@ -2196,16 +2237,12 @@ static void test_diagnosis(void **state)
         term.soft_weight = 1, term.hard_weight = 0;
         if (kind == KD_LOSS_HINTON || kind == KD_LOSS_BCE) term.alpha = 1;
         if (kind == KD_LOSS_CTKD) term.kind = KD_LOSS_KL; /* in training its temperature is another */
-        gradient_of(&s, m, term, soft);
+        gradient_of(&s, m, term, NULL, soft);
         term = kd_loss_defaults(kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
         term.label_smoothing = 0.1f;
         if (kind == KD_LOSS_BCE) term.alpha = 0;
-        gradient_of(&s, m, term, hard);
-        for (i = 0; i < m->weight_count; ++i)
-            hh += hard[i] * hard[i], ss += soft[i] * soft[i], hs += hard[i] * soft[i];
-        assert_near(found.hard_norm, sqrt(hh), 1e-4);
-        assert_near(found.soft_norm, sqrt(ss), 1e-4);
-        assert_near(found.gradient_cosine, hs / sqrt(hh * ss), 1e-4);
+        gradient_of(&s, m, term, NULL, hard);
+        check_pulls(m, &found, hard, soft);
         assert_true(found.gradient_cosine > -1 && found.gradient_cosine < 0.9999);
         assert_ok(s.kd, kd_predict(s.teacher, s.x, SAMPLES, logits));
         for (r = 0; r < SAMPLES * CLASSES; r += CLASSES) {
@@ -2275,6 +2312,73 @@ static void test_diagnosis_of_whom(void **state)
     school_close(&s);
 }
 
+/* Of a loss on adversarial images, both terms are those on the images that a training's attack would make, which
+   are not those of images as they are; in batches as in one. */
+static void test_diagnosis_attacked(void **state)
+{
+    double hard[400], soft[400];
+    school s;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_loss_desc ce;
+    kd_diagnosis found, clean;
+    kd_model *m;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, tanh, dense 4", 9);
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &clean));
+    d.loss.inputs = KD_INPUTS_ADVERSARIAL;
+    d.attack = kd_attack_defaults(KD_ATTACK_FGSM);
+    d.attack.epsilon = 0.2f, d.attack.low = -5, d.attack.high = 5;
+    d.attack.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    gradient_of(&s, m, d.loss, &d.attack, soft);
+    ce = d.loss;
+    ce.soft_weight = 0, ce.hard_weight = 1; /* for the attack has a teacher */
+    gradient_of(&s, m, ce, &d.attack, hard);
+    check_pulls(m, &found, hard, soft);
+    assert_true(fabs(found.hard_norm - clean.hard_norm) > 0.01 && fabs(found.soft_norm - clean.soft_norm) > 0.01);
+    d.batch = 7;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    check_pulls(m, &found, hard, soft);
+    d.attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    s.labels[3] = 99;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DATA, "label");
+    kd_model_destroy(m);
+    school_close(&s);
+}
+
+/* Of a regression, targets and teacher pull. */
+static void test_diagnosis_of_regression(void **state)
+{
+    double hard[400], soft[400];
+    float *targets = test_floats(5, SAMPLES * CLASSES, 2);
+    school s;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis found;
+    kd_model *m;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, tanh, dense 4", 9);
+    s.data.labels = NULL;
+    s.data.targets = targets;
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_MSE);
+    d.batch = 11;
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    gradient_of(&s, m, d.loss, NULL, soft);
+    d.loss.to_targets = 1;
+    gradient_of(&s, m, d.loss, NULL, hard);
+    check_pulls(m, &found, hard, soft);
+    targets[9] = NAN;
+    d.loss.to_targets = 0;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_NOT_FINITE, "targets");
+    kd_model_destroy(m);
+    school_close(&s);
+    free(targets);
+}
+
 /* Running statistics and weights stay; what cannot be diagnosed is refused, and out stays. */
 static void test_diagnosis_refused(void **state)
 {
@@ -2296,6 +2400,16 @@ static void test_diagnosis_refused(void **state)
     d.loss = kd_loss_defaults(KD_LOSS_CE);
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce would ignore the teacher");
     d.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    d.loss.columns = 4;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "not of one head");
+    d.loss = kd_loss_defaults(KD_LOSS_MSE);
+    d.loss.to_targets = 1;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "to_targets has no soft term");
+    d.loss = kd_loss_defaults(KD_LOSS_KL);
+    d.loss.inputs = KD_INPUTS_ADVERSARIAL;
+    d.attack.epsilon = -1;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "epsilon must be");
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
     d.cookie = 0;
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DEFAULTS, "kd_diagnose_defaults()");
     d = kd_diagnose_defaults();
@@ -2310,6 +2424,7 @@ static void test_diagnosis_refused(void **state)
     d.loss = kd_loss_defaults(KD_LOSS_KL);
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "loss ce needs labels");
     s.data.labels = s.labels;
+    d.loss.inputs = KD_INPUTS_ADVERSARIAL;
     assert_ok(s.kd, kd_predict(m, s.x, 1, logits)); /* plans that are kept */
     requests = s.memory.requests;
     assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
@@ -2435,6 +2550,9 @@ int main(void)
         cmocka_unit_test(test_mixup),
         cmocka_unit_test(test_diagnosis),
         cmocka_unit_test(test_diagnosis_of_whom),
+        cmocka_unit_test(test_diagnosis_of_one_output),
+        cmocka_unit_test(test_diagnosis_attacked),
+        cmocka_unit_test(test_diagnosis_of_regression),
         cmocka_unit_test(test_diagnosis_refused),
         cmocka_unit_test(test_training_refused),
     };

@@ -483,6 +483,344 @@ static void test_prompt_evaluated(void **state)
     prompted_close(&p);
 }
 
+/* The cross-entropy of each sample beside a prompt, as kd_evaluate_with sees it. */
+static void losses_beside(prompted *p, const kd_model *m, const float *prompts, double *losses)
+{
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    float logits[SAMPLES * CLASSES];
+    int i;
+    p->c.data.side = prompts;
+    evaluate.prompt = KD_PROMPT_SIDE;
+    evaluate.logits = logits;
+    assert_ok(p->kd, kd_evaluate_with(m, &p->c.data, &evaluate, &metrics));
+    p->c.data.side = p->side;
+    for (i = 0; i < SAMPLES; ++i)
+        assert_ok(p->kd,
+                  kd_loss(p->kd, &ce, logits + i * CLASSES, NULL, &p->c.labels[i], 1, CLASSES, NULL, &losses[i]));
+}
+
+/* A step of FGSM moves each number of a prompt by epsilon to where differences say that the sample's loss grows;
+   the student learns from what came out, and what is dropped is 0. */
+static void test_prompt_attack_direction(void **state)
+{
+    const float epsilon = 0.125f, step = 0.01f;
+    float *moved = (float *)malloc(SAMPLES * 3 * sizeof *moved);
+    double loss[2][3][SAMPLES], clean[SAMPLES], attacked[SAMPLES];
+    prompted p;
+    kd_model *before;
+    kd_trainer *t;
+    int i, j, k, compared = 0, dropped = 0;
+    (void)state;
+    prompted_open(&p, "2: dense 6, tanh, prompt 3, dense 5, tanh, dropout 0.5, dense 4");
+    p.desc.prompt = KD_PROMPT_SIDE;
+    p.desc.prompt_drop = 0.3f;
+    p.desc.prompt_attack = kd_attack_defaults(KD_ATTACK_FGSM);
+    p.desc.prompt_attack.epsilon = epsilon;
+    p.desc.prompt_attack.low = -2, p.desc.prompt_attack.high = 2;
+    p.desc.batch = SAMPLES;
+    p.desc.shuffle = 0;
+    assert_ok(p.kd, kd_model_clone(p.student, &before));
+    for (j = 0; j < 3; ++j) {
+        for (k = 0; k < 2; ++k) {
+            memcpy(moved, p.side, SAMPLES * 3 * sizeof *moved);
+            for (i = 0; i < SAMPLES; ++i) moved[3 * i + j] += k ? step : -step;
+            losses_beside(&p, before, moved, loss[k][j]);
+        }
+    }
+    assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+    assert_ok(p.kd, kd_trainer_step(t, NULL));
+    assert_true(t->run->prompt == t->prompts);
+    memcpy(moved, p.side, SAMPLES * 3 * sizeof *moved);
+    for (i = 0; i < SAMPLES; ++i) {
+        const float *now = t->prompts + 3 * i;
+        if (now[0] == 0 && now[1] == 0 && now[2] == 0) {
+            ++dropped;
+            continue;
+        }
+        memcpy(moved + 3 * i, now, 3 * sizeof *now);
+        for (j = 0; j < 3; ++j) {
+            const double rise = loss[1][j][i] - loss[0][j][i];
+            if (fabs(rise) < 1e-4) continue;
+            assert_near(now[j], p.side[3 * i + j] + (rise > 0 ? epsilon : -epsilon), 1e-6);
+            ++compared;
+        }
+    }
+    assert_true(compared > 80 && dropped > 5 && dropped < 35);
+    losses_beside(&p, before, p.side, clean);
+    losses_beside(&p, before, moved, attacked);
+    for (i = 0; i < SAMPLES; ++i) assert_true(attacked[i] >= clean[i]);
+    kd_trainer_close(t);
+    kd_model_destroy(before);
+    free(moved);
+    prompted_close(&p);
+}
+
+/* The teacher's soft targets move, too: within epsilon and within 0 and 1, to where the student is farther from the
+   teacher; PGD from a random start goes farther than FGSM, and where it starts is another place in each epoch. */
+static void test_prompt_attack_bounds(void **state)
+{
+    enum { NONE = -1, STARTS = KD_ATTACK_COUNT };
+    double loss[4];
+    float targets[SAMPLES * CLASSES], last[SAMPLES * CLASSES];
+    int kind, i, epoch, other = 0;
+    (void)state;
+    for (kind = NONE; kind <= STARTS; ++kind) {
+        prompted p;
+        kd_trainer *t;
+        kd_model *before;
+        kd_evaluate_desc evaluate = kd_evaluate_defaults();
+        kd_metrics metrics;
+        prompted_open(&p, "2: prompt 4, dense 9, tanh, dense 4");
+        p.desc.teacher = evaluate.teacher = p.teacher;
+        p.desc.prompt = KD_PROMPT_TEACHER;
+        p.desc.prompt_until = 1;
+        p.desc.batch = SAMPLES;
+        p.desc.shuffle = 0;
+        p.desc.epochs = 1000000; /* none is dropped */
+        p.desc.lr = 0;
+        if (kind == KD_ATTACK_FGSM) p.desc.prompt_attack = kd_attack_defaults(KD_ATTACK_FGSM);
+        p.desc.prompt_attack.epsilon = kind == NONE ? 0 : 0.3f;
+        p.desc.prompt_attack.step = kind == STARTS ? 0 : 0.1f;
+        p.desc.prompt_attack.loss = kd_loss_defaults(KD_LOSS_KL);
+        p.desc.prompt_attack.loss.temperature = 1;
+        assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, targets));
+        assert_ok(p.kd, kd_softmax(p.kd, targets, SAMPLES, CLASSES, 1, targets));
+        assert_ok(p.kd, kd_model_clone(p.student, &before));
+        assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+        for (epoch = 0; epoch < 2; ++epoch) {
+            assert_ok(p.kd, kd_trainer_step(t, NULL));
+            for (i = 0; i < SAMPLES * CLASSES; ++i) {
+                assert_true(fabsf(t->prompts[i] - targets[i]) <= (kind == NONE ? 0 : 0.3001f));
+                assert_true(t->prompts[i] >= 0 && t->prompts[i] <= 1);
+                other += kind == STARTS && epoch && t->prompts[i] != last[i];
+            }
+            memcpy(last, t->prompts, sizeof last);
+        }
+        evaluate.prompt = KD_PROMPT_SIDE;
+        p.c.data.side = last, p.c.data.side_count = CLASSES;
+        assert_ok(p.kd, kd_evaluate_with(before, &p.c.data, &evaluate, &metrics));
+        loss[kind + 1] = metrics.kl;
+        if (kind == KD_ATTACK_FGSM) { /* an evaluation makes the same ones */
+            evaluate.prompt = KD_PROMPT_TEACHER;
+            evaluate.prompt_attack = &p.desc.prompt_attack;
+            assert_ok(p.kd, kd_evaluate_with(before, &p.c.data, &evaluate, &metrics));
+            assert_near(metrics.kl, loss[kind + 1], 1e-6);
+        }
+        kd_trainer_close(t);
+        kd_model_destroy(before);
+        prompted_close(&p);
+    }
+    if (!(loss[1] > loss[0] + 0.01 && loss[2] > loss[1])) fail_msg("%g, %g, %g", loss[0], loss[1], loss[2]);
+    assert_true(other > SAMPLES * CLASSES / 2);
+}
+
+/* Of a line, whose error grows along sign((y - wanted) w): wanted is what the teacher says, or what the data do. */
+static void test_prompt_attack_on_targets(void **state)
+{
+    int with_teacher, to_targets, i, j;
+    (void)state;
+    for (with_teacher = 0; with_teacher < 2; ++with_teacher) {
+        for (to_targets = 0; to_targets < 2; ++to_targets) {
+            prompted p;
+            kd_trainer *t;
+            float w[5], targets[SAMPLES], taught[SAMPLES];
+            prompted_open(&p, "2: prompt 3, dense 1");
+            kd_model_destroy(p.teacher);
+            p.teacher = create(p.kd, "2: dense 8, tanh, dense 1");
+            for (i = 0; i < SAMPLES; ++i) targets[i] = p.c.x[2 * i + 1] > 0 ? 2.0f : -2.0f;
+            p.c.data = kd_data_f32(p.c.x, NULL, SAMPLES, 2, 1, 1, 0);
+            p.c.data.targets = targets;
+            p.c.data.side = p.side, p.c.data.side_count = 3;
+            if (with_teacher) p.desc.teacher = p.teacher;
+            p.desc.loss = kd_loss_defaults(KD_LOSS_MSE);
+            p.desc.prompt = KD_PROMPT_SIDE;
+            p.desc.prompt_attack = kd_attack_defaults(KD_ATTACK_FGSM);
+            p.desc.prompt_attack.low = -9, p.desc.prompt_attack.high = 9;
+            p.desc.prompt_attack.epsilon = 0.25f;
+            p.desc.prompt_attack.loss = p.desc.loss;
+            p.desc.prompt_attack.loss.to_targets = to_targets;
+            p.desc.batch = SAMPLES, p.desc.shuffle = 0;
+            assert_ok(p.kd, kd_model_get_tensor(p.student, "1.weight", w, 5));
+            assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, taught));
+            assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+            assert_ok(p.kd, kd_trainer_step(t, NULL));
+            for (i = 0; i < SAMPLES; ++i) {
+                const float *side = p.side + 3 * i;
+                const float y = w[0] * p.c.x[2 * i] + w[1] * p.c.x[2 * i + 1] + w[2] * side[0] + w[3] * side[1] +
+                                w[4] * side[2];
+                const float off = y - (with_teacher && !to_targets ? taught[i] : targets[i]);
+                for (j = 0; j < 3 && fabsf(off) > 1e-4f; ++j)
+                    assert_near(t->prompts[3 * i + j], side[j] + (off * w[2 + j] > 0 ? 0.25f : -0.25f), 1e-6);
+            }
+            kd_trainer_close(t);
+            prompted_close(&p);
+        }
+    }
+}
+
+/* An evaluation with adversarial prompts is that of the prompts which kd_train would make; a student trained with
+   them bears them better than one that was trained with the prompts as they are. */
+static void test_prompt_attack_evaluated(void **state)
+{
+    double attacked[2], clean[2];
+    int i, j;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        prompted p;
+        kd_attack_desc attack = kd_attack_defaults(KD_ATTACK_PGD);
+        kd_evaluate_desc evaluate = kd_evaluate_defaults();
+        kd_metrics metrics;
+        prompted_open(&p, "2: dense 12, tanh, prompt 4, dense 8, tanh, dense 4");
+        free(p.side);
+        p.c.data.side = p.side = test_floats(1, SAMPLES * CLASSES, 0.2f);
+        p.c.data.side_count = CLASSES;
+        for (j = 0; j < SAMPLES; ++j) p.side[j * CLASSES + p.c.labels[j]] += 1;
+        attack.epsilon = 0.7f, attack.step = 0.2f, attack.low = -9, attack.high = 9;
+        p.desc.prompt = evaluate.prompt = KD_PROMPT_SIDE;
+        if (i) p.desc.prompt_attack = attack;
+        p.desc.prompt_until = 1;
+        p.desc.optimizer = KD_ADAM;
+        p.desc.lr = 0.03f;
+        p.desc.epochs = 60;
+        assert_ok(p.kd, kd_train(p.student, &p.c.data, &p.desc));
+        assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
+        clean[i] = metrics.nll;
+        evaluate.prompt_attack = &attack;
+        assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
+        attacked[i] = metrics.nll;
+        assert_true(attacked[i] > clean[i]);
+        attack = kd_attack_defaults(KD_ATTACK_FGSM);
+        attack.epsilon = 0; /* the same numbers as without */
+        attack.low = -9, attack.high = 9;
+        assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
+        assert_true(metrics.nll == clean[i]);
+        prompted_close(&p);
+    }
+    if (!(attacked[1] < 0.7 * attacked[0]))
+        fail_msg("%g and %g, adversarial %g and %g", clean[0], clean[1], attacked[0], attacked[1]);
+}
+
+/* Any number of threads, and a stop on the way, give the same bits; another attack is another training. */
+static void test_prompt_attack_repeated(void **state)
+{
+    char path[] = P_tmpdir "/kd_tasks_XXXXXX";
+    const int file = mkstemp(path);
+    uint64_t hash[3];
+    int i, step;
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    for (i = 0; i < 3; ++i) {
+        prompted p;
+        kd_trainer *t, *other;
+        prompted_open(&p, "2: dense 5, tanh, prompt 4, dense 4");
+        if (i == 1) { /* the same with three threads, which sees the whole way */
+            kd_ctx *kd = test_open(KD_ISA_AUTO, 3);
+            kd_model_destroy(p.student);
+            p.student = create(kd, "2: dense 5, tanh, prompt 4, dense 4");
+            kd_model_destroy(p.teacher);
+            p.teacher = create(kd, "2: dense 8, tanh, dense 4");
+            kd_close(p.kd);
+            p.kd = kd;
+        }
+        p.desc.teacher = p.teacher;
+        p.desc.prompt = KD_PROMPT_TEACHER;
+        p.desc.prompt_attack.epsilon = 0.2f;
+        p.desc.batch = 17;
+        p.desc.epochs = 6;
+        assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+        if (i == 2) assert_ok(p.kd, kd_trainer_load(t, path));
+        for (step = i == 2 ? 7 : 0; step < 20; ++step) {
+            if (i == 0 && step == 7) assert_ok(p.kd, kd_trainer_save(t, path));
+            assert_ok(p.kd, kd_trainer_step(t, NULL));
+        }
+        hash[i] = kd_model_hash(p.student);
+        kd_trainer_close(t);
+        p.desc.prompt_attack.epsilon = i ? 0.3f : 0;
+        assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &other));
+        assert_fails(p.kd, kd_trainer_load(other, path), KD_ERR_DATA, "another options");
+        kd_trainer_close(other);
+        prompted_close(&p);
+    }
+    unlink(path);
+    assert_true(hash[0] == hash[1] && hash[0] == hash[2]);
+}
+
+static void test_prompt_attack_refused(void **state)
+{
+    prompted p;
+    kd_train_desc desc;
+    kd_attack_desc attack = kd_attack_defaults(KD_ATTACK_FGSM);
+    kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_metrics metrics;
+    uint64_t before;
+    (void)state;
+    prompted_open(&p, "2: prompt 3, dense 4");
+    p.desc.prompt_attack = attack;
+    desc = p.desc;
+    before = kd_model_hash(p.student);
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        p.desc = desc;                                                                                             \
+        p.desc.prompt = KD_PROMPT_SIDE;                                                                            \
+        change;                                                                                                    \
+        assert_fails(p.kd, kd_train(p.student, &p.c.data, &p.desc), result, text);                                 \
+    } while (0)
+    REFUSED(p.desc.prompt = KD_PROMPT_NONE, KD_ERR_ARGUMENT, "prompt_attack without prompts");
+    REFUSED(p.desc.prompt_attack.epsilon = -1, KD_ERR_ARGUMENT, "epsilon must be 0 to 1000000, got -1");
+    REFUSED(p.desc.prompt_attack.epsilon = (float)NAN, KD_ERR_ARGUMENT, "epsilon must be");
+    REFUSED(p.desc.prompt_attack.cookie = 1, KD_ERR_DEFAULTS, "kd_attack_defaults()");
+    REFUSED(p.desc.prompt_attack.loss = kd_loss_defaults(KD_LOSS_KL), KD_ERR_ARGUMENT, "needs a teacher");
+    REFUSED((p.desc.prompt_attack.loss.kind = KD_LOSS_MSE, p.desc.prompt_attack.loss.to_targets = 1),
+            KD_ERR_ARGUMENT, "to_targets needs kd_data.targets");
+    REFUSED((p.desc.loss = kd_loss_defaults(KD_LOSS_CE), p.desc.loss.columns = 4), KD_ERR_ARGUMENT,
+            "several heads");
+#undef REFUSED
+    evaluate.prompt_attack = &attack;
+    assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
+                 "prompt_attack without prompts");
+    evaluate.prompt = KD_PROMPT_SIDE;
+    p.c.labels[7] = 4;
+    assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_DATA,
+                 "label 4 of row 7 is outside 0 to 3");
+    p.c.labels[7] = KD_UNLABELLED;
+    assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
+    assert_int_equal(metrics.count, SAMPLES - 1);
+    p.c.data.labels = NULL;
+    assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
+                 "needs labels");
+    assert_true(before == kd_model_hash(p.student));
+    prompted_close(&p);
+}
+
+/* Of a teacher with one output, the probability of class 1. */
+static void test_prompt_of_one_output(void **state)
+{
+    prompted p;
+    kd_trainer *t;
+    float taught[SAMPLES];
+    int i;
+    (void)state;
+    prompted_open(&p, "2: prompt 1, dense 1");
+    kd_model_destroy(p.teacher);
+    p.teacher = create(p.kd, "2: dense 1");
+    for (i = 0; i < SAMPLES; ++i) p.c.labels[i] %= 2;
+    p.c.data.classes = 2;
+    p.desc.teacher = p.teacher;
+    p.desc.loss = kd_loss_defaults(KD_LOSS_BCE);
+    p.desc.prompt = KD_PROMPT_TEACHER;
+    p.desc.prompt_temperature = 0.5f;
+    p.desc.batch = SAMPLES, p.desc.shuffle = 0;
+    assert_ok(p.kd, kd_predict(p.teacher, p.c.x, SAMPLES, taught));
+    assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &t));
+    assert_ok(p.kd, kd_trainer_step(t, NULL));
+    for (i = 0; i < SAMPLES; ++i) assert_near(t->prompts[i], 1 / (1 + exp(-2 * (double)taught[i])), 1e-6);
+    kd_trainer_close(t);
+    prompted_close(&p);
+}
+
 static void test_prompt_refused(void **state)
 {
     prompted p;
@@ -1526,6 +1864,15 @@ static void test_folds_measured(void **state)
     assert_near(all.accuracy.mean, mean, 1e-12);
     assert_near(all.accuracy.sd, sqrt(squares / (FOLDS - 1)), 1e-12);
     assert_true(all.kl.mean > 0 && all.nll.sd > 0);
+    assert_near(all.robust_accuracy.mean, -1, 1e-12); /* nobody attacked */
+    f.desc.teacher = NULL;
+    f.desc.loss = kd_loss_defaults(KD_LOSS_CE);
+    f.desc.loss.inputs = KD_INPUTS_ADVERSARIAL;
+    f.desc.attack.epsilon = 0.3f, f.desc.attack.low = -1;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    for (mean = 0, fold = 0; fold < FOLDS; ++fold) mean += each[fold].robust_accuracy / FOLDS;
+    assert_near(all.robust_accuracy.mean, mean, 1e-12);
+    assert_true(mean > 0 && mean < all.accuracy.mean);
     folded_close(&f);
 }
 
@@ -1650,6 +1997,13 @@ int main(void)
         cmocka_unit_test(test_prompt_drop),
         cmocka_unit_test(test_prompt_withdrawn),
         cmocka_unit_test(test_prompt_evaluated),
+        cmocka_unit_test(test_prompt_of_one_output),
+        cmocka_unit_test(test_prompt_attack_direction),
+        cmocka_unit_test(test_prompt_attack_bounds),
+        cmocka_unit_test(test_prompt_attack_on_targets),
+        cmocka_unit_test(test_prompt_attack_evaluated),
+        cmocka_unit_test(test_prompt_attack_repeated),
+        cmocka_unit_test(test_prompt_attack_refused),
         cmocka_unit_test(test_prompt_refused),
         cmocka_unit_test(test_layers_attacked),
         cmocka_unit_test(test_tree_dot),

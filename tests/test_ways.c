@@ -219,56 +219,63 @@ static double reference_mean_ce(const double *logits, const int32_t *labels, int
     return sum;
 }
 
-/* All of it, sample by sample in the order of the input, as the run has stored it. */
-static void input_gradient(kd_ctx *ctx, const kd_model *m, const float *x, const int32_t *labels, int n, double *to)
+/* The gradient by a value, all of it, sample by sample in the order of the input, as the run has stored it. */
+static void gradient_by(kd_ctx *ctx, const kd_model *m, int sought, const float *x, const float *prompt,
+                        const int32_t *labels, int n, double *to)
 {
-    const kd__run_desc desc = {NULL, 1, NULL, 0};
+    const kd__run_desc desc = {NULL, sought, NULL, 0};
     const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
-    const kd__shape *s = &m->values[m->input].shape;
+    const kd__shape *s = &m->values[sought].shape;
     const kd__span all = {0, 0, 0, 0};
     kd__run *run;
     double value;
     int i, c, h, w;
     assert_ok(ctx, kd__run_open_for(m, &desc, n, &run));
+    run->prompt = prompt;
     kd__run_forward(run, x, n);
     assert_ok(ctx,
               kd_loss(ctx, &ce, kd__run_logits(run), NULL, labels, n, CLASSES, kd__run_logits_grad(run), &value));
     kd__run_backward(run);
     for (i = 0; i < n; ++i) {
-        const float *from = kd__slot_at(&run->grad[m->input], all, i);
+        const float *from = kd__slot_at(&run->grad[sought], all, i);
         for (c = 0; c < s->c; ++c) {
             for (h = 0; h < s->h; ++h) {
-                for (w = 0; w < s->w; ++w) *to++ = (double)from[h * run->grad[m->input].row + w * s->c + c];
+                for (w = 0; w < s->w; ++w) *to++ = (double)from[h * run->grad[sought].row + w * s->c + c];
             }
         }
     }
     kd__run_close(run);
 }
 
+/* By the input; of a model with a prompt by that, and the features before it. */
 static void check_input_gradient(kd_ctx *ctx, const char *spec)
 {
     enum { N = 7, MOST = 256 };
     kd_model *m = create_in(ctx, spec, 7);
-    const int floats = (int)kd__shape_count(&m->values[m->input].shape);
-    float *x = test_floats(3, (size_t)(N * floats), 1);
+    const int sought = m->prompt ? m->prompted : m->input;
+    const int floats = (int)kd__shape_count(&m->values[sought].shape);
+    float *x = test_floats(3, (size_t)(N * kd__shape_count(&m->values[m->input].shape)), 1);
+    float *prompt = test_floats(4, (size_t)(N * m->prompt), 1);
     double got[N * MOST];
     int32_t labels[N];
     reference r;
-    int i, j;
+    int i, j, next = 0;
     assert_true(floats <= MOST);
     for (i = 0; i < (int)m->state_count; ++i)
         m->state[i] = 0.5f + 0.25f * (float)(i % 5); /* statistics of its own */
     for (i = 0; i < N; ++i) labels[i] = i * 5 % CLASSES;
-    input_gradient(ctx, m, x, labels, N, got);
+    gradient_by(ctx, m, sought, x, prompt, labels, N, got);
     reference_open(&r, m, N, 0);
+    r.prompt = prompt;
     reference_run(&r, x);
+    while (m->prompt && m->nodes[next++].out != sought) {}
     for (i = 0; i < N * floats; i += 7) { /* every place once: 7 samples, whose sizes are no multiples of 7 */
-        double *number = &r.values[m->input][i], up, down;
+        double *number = &r.values[sought][i], up, down;
         const double kept = *number, step = 1e-6;
         *number = kept + step;
-        up = reference_mean_ce(reference_run_from(&r, 0), labels, N);
+        up = reference_mean_ce(reference_run_from(&r, next), labels, N);
         *number = kept - step;
-        down = reference_mean_ce(reference_run_from(&r, 0), labels, N);
+        down = reference_mean_ce(reference_run_from(&r, next), labels, N);
         *number = kept;
         if (fabs(got[i] - (up - down) / (2 * step)) > 2e-6)
             fail_msg("%s on %s: number %d is %g, should be %g", spec, kd_isa_name(ctx->isa), i, got[i],
@@ -278,10 +285,12 @@ static void check_input_gradient(kd_ctx *ctx, const char *spec)
     assert_true(j > N * floats / 10);
     reference_close(&r);
     free(x);
+    free(prompt);
     kd_model_destroy(m);
 }
 
-/* First layers of every kind, and all that lets gradients through in another way than in training. */
+/* First layers of every kind, prompts before and behind all sorts, and all that lets gradients through in another
+   way than in training. */
 static void test_input_gradient(void **state)
 {
     static const char *const specs[] = {
@@ -296,6 +305,10 @@ static void test_input_gradient(void **state)
         "2x5x5: residual(conv 2 3 pad=1, sigmoid), residual(conv 4 1), dense 9, hardswish, dense 3",
         "16x2x2: relu, conv 4 1, dense 3",
         "16x4x4: conv 16 3 pad=1, relu, conv 17 3 pad=1, gap, dense 3", /* Winograd's, both */
+        "10: prompt 4, dense 3",
+        "2x4x4: conv 5 3, batchnorm, relu, prompt 20, dropout 0.5, dense 6, relu, dense 3",
+        "6: dense 5, residual(prompt 2, tanh, dense 3), silu, dense 3",
+        "3x3x3: residual(conv 4 3 pad=1, batchnorm), prompt 7, flatten, residual(dense 43, gelu), softtree 2 3",
     };
     kd_isa isa;
     int i;
@@ -410,7 +423,7 @@ static void test_fgsm_by_hand(void **state)
     double *gradient = (double *)calloc(IMAGES * PIXELS, sizeof *gradient);
     int i, moved = 0, stopped = 0;
     (void)state;
-    input_gradient(kd, s->m, s->x, s->labels, IMAGES, gradient);
+    gradient_by(kd, s->m, s->m->input, s->x, NULL, s->labels, IMAGES, gradient);
     assert_ok(kd, kd_attack(s->m, NULL, s->x, s->labels, IMAGES, &fgsm, s->out));
     for (i = 0; i < IMAGES * PIXELS; ++i) {
         const int c = i / 16 % 2;
@@ -877,6 +890,9 @@ static void test_log(void **state)
     assert_ok(kd, kd_train(m, &s->data, &desc));
     assert_string_equal(last_line,
                         "kd_train: attack pgd on loss ce: 4 steps of 0.04 within 0.1, from a start within 0.1");
+    desc.attack.kind = KD_ATTACK_FGSM;
+    assert_ok(kd, kd_train(m, &s->data, &desc));
+    assert_string_equal(last_line, "kd_train: attack fgsm on loss ce: a step of 0.1");
     desc.optimizer = KD_SGD, desc.dot_delta = 0.075f;
     assert_ok(kd, kd_train(m, &s->data, &desc));
     assert_string_equal(last_line, "kd_train: momentum 0.975 for soft terms, 0.825 for hard terms");
@@ -1399,6 +1415,49 @@ static void test_mutual_by_hand(void **state)
     lesson_close(l);
 }
 
+static int keep_loss(void *user, const kd_step_info *info)
+{
+    double **next = (double **)user;
+    *(*next)++ = info->loss;
+    return 0;
+}
+
+/* Equal models that stay as they are: whatever their losses differ by comes from dropout, whose masks are each
+   model's own; the first has those of a training without peers. */
+static void test_mutual_dropout(void **state)
+{
+    static const char *const lines[] = {"1x4x4: dense 8, tanh, dropout 0.5, dense 3",
+                                        "1x4x4: dense 8, tanh, dense 3"};
+    lesson *l = lesson_open();
+    int i, j, k;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_model *twins[3];
+        kd_train_desc desc = l->desc;
+        double losses[6], alone[2], *next = losses;
+        for (j = 0; j < 3; ++j) twins[j] = create(lines[i], 5);
+        desc.lr = 0;
+        desc.epochs = 2, desc.batch = l->seen.count;
+        desc.on_step = keep_loss, desc.user = &next;
+        assert_ok(kd, kd_train_mutual(twins, 3, &l->seen, &desc));
+        assert_ptr_equal(next, losses + 6);
+        for (j = 0; j < 6; ++j) {
+            for (k = j + 1; k < 6; ++k) {
+                if (i == 0) assert_true(fabs(losses[j] - losses[k]) > 1e-6);
+                if (i == 1) assert_near(losses[j], losses[k], 1e-6);
+            }
+        }
+        next = alone;
+        desc.teacher = twins[1];
+        desc.loss = kd_loss_defaults(KD_LOSS_KL);
+        desc.loss.temperature = 1, desc.loss.hard_weight = 1;
+        assert_ok(kd, kd_train(twins[0], &l->seen, &desc));
+        for (j = 0; j < 2; ++j) assert_near(losses[3 * j], alone[j], 1e-6);
+        for (j = 0; j < 3; ++j) kd_model_destroy(twins[j]);
+    }
+    lesson_close(l);
+}
+
 typedef struct club {
     kd_model *models[3];
     int count, calls, until;
@@ -1539,6 +1598,7 @@ int main(void)
         TEST(test_sources),
         TEST(test_ensemble),
         TEST(test_mutual_by_hand),
+        TEST(test_mutual_dropout),
         TEST(test_mutual_regression),
         TEST(test_mutual_callbacks),
     };
