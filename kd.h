@@ -6024,7 +6024,8 @@ typedef struct kd__phase {
 } kd__phase;
 
 /* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair
-   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be an earlier argument. */
+   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be the name of the first
+   argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
     kd_result (*build)(kd__draft *d, kd__node *n);
@@ -6235,8 +6236,7 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         if (distance < best) best = distance, nearest = kd__layer_types[i].word;
     }
     if (best <= 1 + (int)length / 3)
-        return kd__spec_fail(d, "there is no layer \"%.*s\"; did you mean \"%s\"?", (int)KD__MIN(length, 40), word,
-                             nearest);
+        return kd__spec_fail(d, "there is no layer \"%.*s\"; did you mean \"%s\"?", (int)length, word, nearest);
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
@@ -6248,7 +6248,7 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
 /* One argument of the little list in kd__layer_type.args. */
 typedef struct kd__arg_info {
     const char *name, *fallback; /* fallback NULL: required */
-    size_t length, fallback_length;
+    size_t length;
     char kind;
 } kd__arg_info;
 
@@ -6263,11 +6263,9 @@ KD__PRIVATE int kd__arg_infos(const char *args, kd__arg_info *infos)
         info->kind = args[1];
         args += 2;
         info->fallback = NULL;
-        info->fallback_length = 0;
         if (*args == '=') {
             info->fallback = ++args;
             while (*args && *args != ' ') ++args;
-            info->fallback_length = (size_t)(args - info->fallback);
         }
         if (*args == ' ') ++args;
     }
@@ -6299,7 +6297,7 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
         *at = c + 4;
         return 1;
     }
-    for (i = 0; i < 2; ++i) {
+    for (i = 0;; ++i) {
         double v;
         if (!kd__is_digit(*c) && *c != '.') return 0;
         v = kd__parse_number(c, &end);
@@ -6341,8 +6339,8 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
                 }
                 if (nearest < 0)
                     return kd__spec_fail(d, "%s has no option \"%.*s\"", word, (int)KD__MIN(length, 40), c);
-                return kd__spec_fail(d, "%s has no option \"%.*s\"; did you mean \"%.*s\"?", word,
-                                     (int)KD__MIN(length, 40), c, (int)infos[nearest].length, infos[nearest].name);
+                return kd__spec_fail(d, "%s has no option \"%.*s\"; did you mean \"%.*s\"?", word, (int)length, c,
+                                     (int)infos[nearest].length, infos[nearest].name);
             }
             c = kd__skip_space(kd__skip_space(kd__skip_word(c)) + 1);
             d->at = c;
@@ -6375,13 +6373,10 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
         if (!fallback)
             return kd__spec_fail(d, "%s needs %.*s: %s", word, (int)infos[i].length, infos[i].name,
                                  kd__arg_kind(infos[i].kind));
-        if (kd__is_letter(*fallback)) {
-            int other;
-            for (other = 0; memcmp(infos[other].name, fallback, infos[i].fallback_length) != 0; ++other) {}
-            values[i] = values[other];
-        } else {
+        if (kd__is_letter(*fallback))
+            values[i] = values[0];
+        else
             (void)kd__arg_value(&fallback, infos[i].kind, &values[i]);
-        }
     }
     *at = c;
     return KD_OK;
@@ -6497,7 +6492,7 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
         for (i = 0; i < 2; ++i) {
             args[KD__CONV_KERNEL].v[i] = 1;
             args[KD__CONV_STRIDE].v[i] = kd__shortcut_stride(sizes[i][0], sizes[i][1]);
-            if (from.flat || args[KD__CONV_STRIDE].v[i] == 0)
+            if (args[KD__CONV_STRIDE].v[i] == 0)
                 return kd__spec_fail(
                     d, "the residual's output %s cannot be reached from its input %s by a 1x1 convolution",
                     kd__shape_text(&to).chars, kd__shape_text(&from).chars);
@@ -6537,8 +6532,11 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     kd_result result;
     if (*c != '(')
         return kd__spec_fail(d, "residual needs its layers in parentheses: residual(conv 16 3 pad=1, relu)");
-    if (d->depth >= KD__MAX_DEPTH || strlen(path) + 5 > KD__MAX_NAME)
+    if (d->depth >= KD__MAX_DEPTH)
         return kd__spec_fail(d, "residuals are nested more than %d deep", (int)KD__MAX_DEPTH);
+    if (strlen(path) + 5 > KD__MAX_NAME)
+        return kd__spec_fail(d, "the tags around this residual have more than %d letters together",
+                             (int)KD__MAX_NAME - 5);
     ++c;
     d->has_batchnorm = 0;
     ++d->depth;
@@ -6635,7 +6633,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     }
     ++*index;
     if (is_tree && (result = kd__draft_filters(d, name.chars, args)) != KD_OK) return result;
-    for (end = c; end > start && kd__is_space(end[-1]); --end) {}
+    for (end = c; kd__is_space(end[-1]); --end) {} /* not beyond the word itself */
     result = kd__draft_node(d, type, args, name.chars, start, (size_t)(end - start), 1, -1);
     *at = c;
     return result;
@@ -6694,7 +6692,7 @@ struct kd_builder {
     kd_ctx *kd;
     char *text;
     size_t length, capacity;
-    int first, open; /* no comma before the next layer; residuals that are open */
+    int first; /* no comma before the next layer */
     kd_result failed;
 };
 
@@ -6783,7 +6781,6 @@ KDDEF void kd_builder_residual(kd_builder *b)
     if (!b) return;
     kd_builder_layer(b, "residual(");
     b->first = 1;
-    ++b->open;
 }
 
 KDDEF void kd_builder_end(kd_builder *b)
@@ -6791,7 +6788,6 @@ KDDEF void kd_builder_end(kd_builder *b)
     if (!b) return;
     kd__builder_append(b, ")");
     b->first = 0;
-    --b->open;
 }
 
 KDDEF void kd_builder_abandon(kd_builder *b)
@@ -7773,7 +7769,7 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (slots[v].worker) {
             slots[v].base = r->locals + (slots[v].worker - 1);
             slots[v].worker = r->local_floats;
-            for (i = 0; i < r->kd->desc.threads && KD__FENCE; ++i)
+            for (i = 0; i < r->kd->desc.threads; ++i)
                 KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
                              KD__FENCE * sizeof(float));
         }
@@ -13005,13 +13001,20 @@ KD__PRIVATE void kd__fold_close(kd__fold *f)
     kd_close(f->kd);
 }
 
+KD__PRIVATE double kd__metric(const kd_metrics *m, size_t offset)
+{
+    double value;
+    memcpy(&value, (const char *)m + offset, sizeof value);
+    return value;
+}
+
 KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member)
 {
     kd_statistic s = {0, 0};
     int i;
-    for (i = 0; i < count; ++i) s.mean += *(const double *)((const char *)(each + i) + member) / count;
+    for (i = 0; i < count; ++i) s.mean += kd__metric(each + i, member) / count;
     for (i = 0; i < count; ++i) {
-        const double off = *(const double *)((const char *)(each + i) + member) - s.mean;
+        const double off = kd__metric(each + i, member) - s.mean;
         s.sd += off * off / (count - 1);
     }
     s.sd = sqrt(s.sd);
@@ -13561,11 +13564,12 @@ KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *p
         result = kd__fail(kd, KD_ERR_IO, "%s: cannot tell the size of \"%.300s\"", where, path);
     } else {
         *bytes = KD__NEW(kd, char, (size_t)length + 1);
-        if (!*bytes) result = KD_ERR_MEMORY;
+        if (!*bytes)
+            result = KD_ERR_MEMORY;
+        else if (io->read(io->user, file, *bytes, (size_t)length) != (size_t)length)
+            result = kd__fail(kd, KD_ERR_IO, "%s: \"%.300s\" ended before its %lld bytes were read", where, path,
+                              (long long)length);
     }
-    if (result == KD_OK && io->read(io->user, file, *bytes, (size_t)length) != (size_t)length)
-        result = kd__fail(kd, KD_ERR_IO, "%s: \"%.300s\" ended before its %lld bytes were read", where, path,
-                          (long long)length);
     io->close(io->user, file);
     if (result != KD_OK) {
         kd__free(kd, *bytes);
@@ -13631,10 +13635,10 @@ KD__PRIVATE void kd__save_floats(kd__save *s, const float *x, size_t count)
     }
 }
 
+/* Of a file that was opened: the result of all that was done with it. */
 KD__PRIVATE kd_result kd__save_close(kd__save *s)
 {
     const kd_io *io = &s->kd->desc.io;
-    if (!s->file) return s->result;
     if (s->result == KD_OK && io->sync(io->user, s->file) != 0)
         s->result = kd__fail(s->kd, KD_ERR_IO, "%s: \"%.300s\" could not be made durable", s->where, s->temporary);
     if (io->close(io->user, s->file) != 0 && s->result == KD_OK)
@@ -13949,18 +13953,16 @@ KD__PRIVATE int kd__st_take(kd__st_file *f, char c)
     return 1;
 }
 
+static const char kd__hex_digits[] = "0123456789abcdefABCDEF";
+
 KD__PRIVATE int kd__hex4(const char *c, unsigned *value)
 {
     int i;
     *value = 0;
     for (i = 0; i < 4; ++i) {
-        const char h = c[i];
-        const int digit = h >= '0' && h <= '9'   ? h - '0'
-                          : h >= 'a' && h <= 'f' ? h - 'a' + 10
-                          : h >= 'A' && h <= 'F' ? h - 'A' + 10
-                                                 : -1;
-        if (digit < 0) return 0;
-        *value = *value << 4 | (unsigned)digit;
+        const char *digit = c[i] ? strchr(kd__hex_digits, c[i]) : NULL;
+        if (!digit) return 0;
+        *value = *value << 4 | (unsigned)(digit - kd__hex_digits - (digit - kd__hex_digits < 16 ? 0 : 6));
     }
     return 1;
 }
@@ -14229,9 +14231,7 @@ KD__PRIVATE kd_result kd__st_header(kd__st_file *f)
         if (!kd__st_take(f, '}'))
             return kd__st_fail(f, "its header is broken at byte %llu", (unsigned long long)(f->c - f->bytes));
     }
-    for (; f->c < f->end; ++f->c) {
-        if (*f->c != ' ') return kd__st_fail(f, "something follows its header");
-    }
+    if (f->c < f->end) return kd__st_fail(f, "something follows its header");
     return kd__st_layout(f);
 }
 
@@ -14521,6 +14521,16 @@ KDDEF kd_result kd_model_save(const kd_model *m, const char *path)
     return result;
 }
 
+/* Whether a model has a tensor of this name, or may have one in a file. */
+KD__PRIVATE int kd__model_has_tensor(const kd_model *m, const char *name)
+{
+    char tracked[KD__MAX_NAME + 64];
+    int has = kd__param_find(m, name) >= 0, i;
+    for (i = 0; i < m->node_count && !has; ++i)
+        has = kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) && strcmp(tracked, name) == 0;
+    return has;
+}
+
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
@@ -14555,17 +14565,9 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
-    for (i = 0; i < f->entry_count; ++i) { /* say which one is too many */
-        int known = kd__param_find(m, f->entries[i].name) >= 0;
-        for (j = 0; j < m->node_count && !known; ++j)
-            known =
-                kd__tracked_name(&m->nodes[j], tracked, sizeof tracked) && strcmp(tracked, f->entries[i].name) == 0;
-        if (!known)
-            return kd__fail(f->kd, KD_ERR_FORMAT,
-                            "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have", f->where, f->path,
-                            f->entries[i].name);
-    }
-    return KD_OK;
+    for (i = 0; i < f->entry_count - 1 && kd__model_has_tensor(m, f->entries[i].name); ++i) {}
+    return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have",
+                    f->where, f->path, f->entries[i].name);
 }
 
 /* Reads the tensors of a file that matches. */
@@ -14627,7 +14629,7 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
     if (result != KD_OK) return result;
     if (mean || std) {
         const int channels = mean && std ? kd__text_floats(mean, m->mean, KD_MAX_CHANNELS) : -1;
-        if (channels < 1 || kd__text_floats(std, m->std, KD_MAX_CHANNELS) != channels || kd_model_outputs(m) < 1 ||
+        if (channels < 1 || kd__text_floats(std, m->std, KD_MAX_CHANNELS) != channels ||
             kd__shape_count(&m->values[m->input].shape) % channels)
             return kd__st_fail(f, "kd.mean or kd.std is broken");
         result = kd__check_preprocessing(f->kd, f->where, channels, m->mean, m->std);
@@ -14713,22 +14715,17 @@ KD__PRIVATE void kd__cache_settings(const kd_cache *c, char *text, size_t size)
              (unsigned)kd__float_bits(a->saturation), (unsigned)kd__float_bits(a->mixup));
 }
 
+/* Only what kd__cache_settings would have written. */
 KD__PRIVATE int kd__cache_parse(const char *text, kd_cache *c)
 {
     uint64_t words[11];
+    const char *at = text, *digit;
+    char written[256];
     int i;
-    for (i = 0; i < KD__COUNT(words); ++i) {
-        int digits = 0;
+    for (i = 0; i < KD__COUNT(words); ++i, at += *at != 0) {
         words[i] = 0;
-        for (; *text && *text != ' ' && digits < 17; ++text, ++digits) {
-            const int digit = kd__is_digit(*text)            ? *text - '0'
-                              : *text >= 'a' && *text <= 'f' ? *text - 'a' + 10
-                                                             : -1;
-            if (digit < 0) return 0;
-            words[i] = words[i] << 4 | (uint64_t)digit;
-        }
-        if (digits == 0 || digits > 16 || (*text != ' ' && i < KD__COUNT(words) - 1)) return 0;
-        if (*text) ++text;
+        for (; (digit = (const char *)memchr(kd__hex_digits, *at, 16)) != NULL; ++at)
+            words[i] = words[i] << 4 | (uint64_t)(digit - kd__hex_digits);
     }
     c->data_hash = words[0], c->teacher_hash = words[1], c->seed = words[2];
     c->augment.shift = (int)(words[3] & INT_MAX), c->augment.flip = (int)(words[4] & INT_MAX),
@@ -14738,7 +14735,8 @@ KD__PRIVATE int kd__cache_parse(const char *text, kd_cache *c)
     c->augment.contrast = kd__bits_float((uint32_t)words[8]),
     c->augment.saturation = kd__bits_float((uint32_t)words[9]);
     c->augment.mixup = kd__bits_float((uint32_t)words[10]);
-    return *text == 0;
+    kd__cache_settings(c, written, sizeof written);
+    return strcmp(text, written) == 0;
 }
 
 KDDEF kd_result kd_cache_save(const kd_cache *c, const char *path)
@@ -16327,8 +16325,8 @@ KD__INLINE void KD__FN(depthwise_taps_3x3)(const float *const *from, const float
     }
 }
 
-/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the image
-   is missing, another tap is summed in its place and the sum dropped. */
+/* Adds what line oy of dy gives to up to nine taps, from first_tap on. Where there are fewer, or a line of the
+   image is missing, another tap is summed in its place and the sum dropped. */
 KD__INLINE void KD__FN(depthwise_line_grad)(const kd__window *w, const float *x, const float *dy, int oy,
                                             int first_tap, float *dw)
 {

@@ -244,6 +244,7 @@ static void test_of_another_training(void **state)
     ANOTHER("options", s.desc.lr = 0.02f);
     ANOTHER("options", s.desc.seed = 6);
     ANOTHER("options", s.desc.shuffle = 0);
+    ANOTHER("options", s.desc.nesterov = 1);
     ANOTHER("options", s.desc.optimizer = KD_ADAMW);
     ANOTHER("options", s.desc.augment.flip = 0);
     ANOTHER("options", s.losses[1].temperature = 2);
@@ -279,6 +280,129 @@ static void test_of_another_training(void **state)
     assert_int_equal(kd_trainer_load(NULL, "x"), KD_ERR_ARGUMENT);
     assert_int_equal(kd_trainer_done(NULL), 1);
     kd_trainer_close(NULL);
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
+/* Everything else that a training may be given: the last number of it matters, too. */
+static void test_of_other_inputs(void **state)
+{
+    enum { TARGETS, SIDE, SEVERAL, CACHED, LOGITS, ANOTHER_VIEW, INPUTS };
+    static const struct {
+        const char *what;
+        int numbers;
+    } inputs[INPUTS] = {{"data", COUNT * CLASSES},    {"data", COUNT * 3},     {"teacher", 2}, {"teacher", 1},
+                        {"teacher", COUNT * CLASSES}, {"data", COUNT * FLOATS}};
+    int input, pass;
+    (void)state;
+    for (input = 0; input < INPUTS; ++input) {
+        for (pass = 0; pass < 3; ++pass) { /* saved; loaded with another number; and with the same */
+            training r;
+            const kd_model *two[2];
+            float *numbers = test_floats(4, COUNT * FLOATS, 1);
+            kd_cache *cache = NULL;
+            kd_data seen;
+            kd_trainer *t;
+            open_training(&r, KD_ADAM);
+            r.desc.features = NULL, r.desc.feature_count = 0;
+            numbers[inputs[input].numbers - 1] = pass == 1 ? 0.75f : 0.5f;
+            two[0] = two[1] = r.teacher;
+            if (input >= SEVERAL && input <= LOGITS) r.desc.teacher = NULL;
+            switch (input) {
+            case TARGETS: r.data.targets = numbers; break;
+            case SIDE: r.data.side = numbers, r.data.side_count = 3; break;
+            case SEVERAL:
+                numbers[0] = 0.5f;
+                r.desc.teachers = two, r.desc.teacher_count = 2, r.desc.teacher_weights = numbers;
+                break;
+            case CACHED:
+                assert_ok(kd, kd_cache_create(r.teacher, &r.data, &r.desc.augment, pass == 1 ? 7 : 6, 1, &cache));
+                r.desc.cache = cache;
+                break;
+            case LOGITS:
+                r.data.teacher_logits = numbers;
+                memset(&r.desc.augment, 0, sizeof r.desc.augment);
+                break;
+            default:
+                seen = r.data;
+                seen.pixels = numbers;
+                r.desc.teacher_data = &seen;
+                memset(&r.desc.augment, 0, sizeof r.desc.augment);
+            }
+            t = start(&r);
+            if (pass == 1)
+                assert_fails(kd, kd_trainer_load(t, "checkpoint"), KD_ERR_DATA, inputs[input].what);
+            else if (pass == 2)
+                assert_ok(kd, kd_trainer_load(t, "checkpoint"));
+            steps(t, 2);
+            if (pass == 0) assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+            kd_trainer_close(t);
+            kd_cache_destroy(cache);
+            close_training(&r);
+            free(numbers);
+        }
+    }
+}
+
+/* Puts one text for another in the header of a file. */
+static void edit(const char *name, const char *from, const char *to)
+{
+    const disk_file *f = disk_find(name);
+    const size_t length = (size_t)kd__load_le(f->bytes, 8), size = f->size + strlen(to) - strlen(from);
+    const char *at = strstr((const char *)f->bytes + 8, from);
+    unsigned char *edited = (unsigned char *)malloc(size);
+    size_t before;
+    assert_non_null(at);
+    before = (size_t)(at - (const char *)f->bytes);
+    memcpy(edited, f->bytes, before);
+    memcpy(edited + before, to, strlen(to));
+    memcpy(edited + before + strlen(to), at + strlen(from), f->size - before - strlen(from));
+    kd__store_le(edited, length + strlen(to) - strlen(from), 8);
+    disk_put(name, edited, size);
+    free(edited);
+}
+
+/* A valid file, with the right checksum, that is no checkpoint of this training. */
+static void test_edited(void **state)
+{
+    static const struct {
+        const char *from, *to, *message;
+    } cases[] = {
+        {"\"kd.checkpoint\":\"1\"", "\"kd.checkpoint\":\"2\"", "holds no checkpoint saved by kd_trainer_save"},
+        {"\"kd.training\":\"", "\"kd.training\":\"0", "holds no checkpoint saved by kd_trainer_save"},
+        {"\"kd.training\"", "\"kd.trainings\"", "holds no checkpoint saved by kd_trainer_save"},
+        {"\"kd.checksum\"", "\"kd.checksums\"", "its contents do not match its checksum"},
+        {"\"position\"", "\"positions\"", "its position is missing or broken"},
+        {"\"I64\",\"shape\":[2,13]", "\"I32\",\"shape\":[4,13]", "its position is missing or broken"},
+        {"\"I64\",\"shape\":[2,13]", "\"F64\",\"shape\":[2,13]", "its position is missing or broken"},
+        {"[2,13],\"data_offsets\":[0,208]}",
+         "[2,12],\"data_offsets\":[0,192]},\"gap\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[192,208]}",
+         "its position is missing or broken"},
+        {"\"weights.6.bias\"", "\"weights.7.bias\"", "\"weights.6.bias\" is missing or not 4 numbers of type F32"},
+        {"\"weights.6.bias\":{\"dtype\":\"F32\"", "\"weights.6.bias\":{\"dtype\":\"I32\"", "not 4 numbers"},
+        {"\"weights.6.bias\":{\"dtype\":\"F32\",\"shape\":[4]",
+         "\"weights.6.bias\":{\"dtype\":\"F64\",\"shape\":[2]", "not 4 numbers"},
+        {"[5],\"data_offsets\":[748,768]}",
+         "[4],\"data_offsets\":[748,764]},\"gap\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[764,768]}",
+         "\"weights.0.bias\" is missing or not 5 numbers of type F32"},
+        {"\"position\"", "\"more\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},\"position\"",
+         "it has tensors that no checkpoint has"},
+    };
+    training r;
+    kd_trainer *t;
+    uint64_t before;
+    int i;
+    (void)state;
+    open_training(&r, KD_SGD);
+    t = start(&r);
+    steps(t, 8);
+    before = hash_of(t);
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+        edit("checkpoint", cases[i].from, cases[i].to);
+        assert_fails(kd, kd_trainer_load(t, "checkpoint"), KD_ERR_FORMAT, cases[i].message);
+        assert_true(hash_of(t) == before);
+    }
     kd_trainer_close(t);
     close_training(&r);
 }
@@ -347,7 +471,7 @@ static void test_impossible_positions(void **state)
     steps(t, 8);
     sound = t->at;
     before = hash_of(t);
-    for (i = 0; i < 18; ++i) {
+    for (i = 0; i < 19; ++i) {
         kd__position *at = i < 17 ? &t->at : &t->start_at, keep = *at;
         switch (i) {
         case 0: at->epoch = -1; break;
@@ -367,7 +491,8 @@ static void test_impossible_positions(void **state)
         case 14: at->rate = (double)NAN; break;
         case 15: at->loss = (double)NAN; break;
         case 16: at->best = (double)INFINITY; break;
-        default: at->epoch = -5;
+        case 17: at->epoch = -5; break;
+        default: at->epoch = EPOCHS + 1;
         }
         assert_ok(kd, kd_trainer_save(t, "checkpoint"));
         *at = keep;
@@ -559,6 +684,8 @@ int main(void)
         TEST(test_other_instruction_set),
         TEST(test_stopped_by_callback),
         TEST(test_of_another_training),
+        TEST(test_of_other_inputs),
+        TEST(test_edited),
         TEST(test_damaged),
         TEST(test_impossible_positions),
         TEST(test_failing_disk),

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <float.h>
 #include <locale.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -244,6 +245,7 @@ static void test_broken_headers(void **state)
         {"{\"a:{}}", 0, HEADER_BROKEN},
         {"{\"a\\x\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u12\":{}}", 0, HEADER_BROKEN},
+        {"{\"a\\u12", 0, HEADER_BROKEN},
         {"{\"a\\u12g4\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u12G4\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\u12 4\":{}}", 0, HEADER_BROKEN},
@@ -257,6 +259,7 @@ static void test_broken_headers(void **state)
         {"{\"a\\udc00\":{}}", 0, HEADER_BROKEN},
         {"{\"a\n\":{}}", 0, HEADER_BROKEN},
         {"{\"a\\", 0, HEADER_BROKEN},
+        {"{\"a\":{\"shape\":[1", 0, KD_ERR_FORMAT, "the shape of tensor \"a\" is broken"},
         {"{\"\xff\":{}}", 0, HEADER_BROKEN},
         {"{\"\xc0\xaf\":{}}", 0, HEADER_BROKEN},
         {"{\"\xed\xa0\x80\":{}}", 0, HEADER_BROKEN},
@@ -282,6 +285,12 @@ static void test_broken_headers(void **state)
         put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
         check_load(cases[i].header, cases[i].result, cases[i].message);
     }
+    put_file("{\"a\\?\":{}}", 10, plain_numbers, 0);
+    disk_find("f")->bytes[8 + 4] = 0;
+    check_load("an escaped byte 0", HEADER_BROKEN);
+    put_file("{\"a\\u12?4\":{}}", 14, plain_numbers, 0);
+    disk_find("f")->bytes[8 + 7] = 0;
+    check_load("a byte 0 for a digit", HEADER_BROKEN);
     disk_put("f", "", 0);
     check_load("no bytes", KD_ERR_FORMAT, BROKEN "it has only 0 bytes");
     disk_put("f", "1234567", 7);
@@ -316,6 +325,41 @@ static void test_escapes(void **state)
     kd_model_destroy(m);
 }
 
+/* Every first and second byte: a sequence is what encodes a character, in its shortest form, and no half of a
+   pair. */
+static void test_utf8(void **state)
+{
+    static const unsigned char last[] = {0x00, 0x7f, 0x80, 0xbf, 0xc0, 0xff};
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    unsigned char c[4];
+    int first, second, i, j, k;
+    (void)state;
+    for (first = 0; first < 256; ++first) {
+        const int bytes = first < 0x80   ? 1
+                          : first < 0xc0 ? 0
+                          : first < 0xe0 ? 2
+                          : first < 0xf0 ? 3
+                          : first < 0xf8 ? 4
+                                         : 0;
+        for (second = 0; second < 256; ++second) {
+            for (i = 0; i < (int)(sizeof last * sizeof last); ++i) {
+                uint32_t code = bytes > 1 ? (uint32_t)first & (0x7fu >> bytes) : (uint32_t)first;
+                int wanted = bytes;
+                c[0] = (unsigned char)first, c[1] = (unsigned char)second;
+                c[2] = last[(size_t)i / sizeof last], c[3] = last[(size_t)i % sizeof last];
+                for (j = 1; j < bytes; ++j) {
+                    if (c[j] < 0x80 || c[j] > 0xbf) wanted = 0;
+                    code = code << 6 | (c[j] & 0x3fu);
+                }
+                if (code < least[bytes] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) wanted = 0;
+                for (k = 1; k <= 4; ++k)
+                    assert_int_equal(kd__utf8_length((const char *)c, (const char *)c + k),
+                                     k < wanted ? 0 : wanted);
+            }
+        }
+    }
+}
+
 static void test_broken_tensors(void **state)
 {
     static const file_case cases[] = {
@@ -329,6 +373,10 @@ static void test_broken_tensors(void **state)
          KD_ERR_FORMAT, "the description of tensor \"0.bias\" has an unknown or repeated key \"x\""},
         {"{" META ",\"0.bias\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
          KD_ERR_FORMAT, "has an unknown or repeated key \"dtype\""},
+        {"{" META ",\"0.bias\":{\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}", 4, KD_ERR_FORMAT,
+         "has an unknown or repeated key \"shape\""},
+        {"{" META ",\"0.bias\":{\"data_offsets\":[0,4],\"data_offsets\":[0,4]}}", 4, KD_ERR_FORMAT,
+         "has an unknown or repeated key \"data_offsets\""},
         {"{" META "," TENSOR("0.bias", "F8_E4M3", "[1]", "[0,1]") "}", 1, KD_ERR_FORMAT,
          "tensor \"0.bias\" has the type \"F8_E4M3\", which cannot be read"},
         {"{" META ",\"0.bias\":{\"dtype\":7}}", 0, KD_ERR_FORMAT, "tensor \"0.bias\" has the type \"?\""},
@@ -366,6 +414,10 @@ static void test_broken_tensors(void **state)
          "the data of tensor \"0.weight\" begin at 8, expected 4"},
         {"{" META "," TENSOR("0.bias", "F32", "[1]", "[4,8]") "}", 8, KD_ERR_FORMAT,
          "the data of tensor \"0.bias\" begin at 4, expected 0"},
+        {"{" META "," TENSOR("a", "F32", "[0]", "[0,0]") "," BIAS "," WEIGHT "}", 12, KD_ERR_FORMAT,
+         "has a tensor \"a\" that the model does not have"}, /* none of its bytes, before those of another */
+        {"{" META "," BIAS "," WEIGHT "," TENSOR("z", "F32", "[0]", "[0,0]") "}", 12, KD_ERR_FORMAT,
+         "has a tensor \"z\" that the model does not have"},
         {GOOD, 16, KD_ERR_FORMAT, "4 bytes of data belong to no tensor"},
         {GOOD, 8, KD_ERR_FORMAT,
          "tensor \"0.weight\" has 2 numbers of 4 bytes, but its data_offsets are 4 and 12 of 8"},
@@ -467,6 +519,9 @@ static void test_batches_tracked(void **state)
          "must be one I64"},
         {"{" NORM_SPEC "," NORM "," TENSOR("1.num_batches_tracked", "I64", "[]", "[16,24]") "}", 24, KD_ERR_FORMAT,
          "has a tensor \"1.num_batches_tracked\" that the model does not have"},
+        {"{" NORM_SPEC "," NORM
+         "," TENSOR("0.num_batches_tracked", "I64", "[]", "[16,24]") "," TENSOR("a", "F32", "[1]", "[24,28]") "}",
+         28, KD_ERR_FORMAT, "has a tensor \"a\" that the model does not have"},
     };
     size_t i;
     (void)state;
@@ -1109,6 +1164,13 @@ static void test_npy_headers(void **state)
         if (i == 0 || i > 3)
             assert_non_null(strstr(kd_error(kd), "kd_npy_read: \"a\" is no .npy file of version 1 to 3"));
     }
+    for (i = 0; i < 2; ++i) { /* a header that ends in a word */
+        static const unsigned char cut[][18] = {"\x93NUMPY\1\0\4\0{'de", "\x93NUMPY\1\0\4\0{\"de"};
+        disk_put("a", cut[i], 14);
+        assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, unknown);
+    }
+    disk_put("a", "PK\3\4 a zip file", 15);
+    assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "is no .npy file of version 1 to 3");
     put_npy(2, NPY("<f4", "()"), bytes, 4);
     memset(disk_find("a")->bytes + 8, 0xff, 4);
     assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "claims a header of 4294967295 bytes");
@@ -1280,6 +1342,16 @@ static void test_broken_caches(void **state)
         assert_int_equal(c != NULL, result == KD_OK);
         kd_cache_destroy(c);
     }
+    for (i = 0; i < 2; ++i) { /* more views, and more classes, than there may be */
+        static const char *const large[] = {SETTINGS "," TENSOR("logits", "F16", "[65537,1,1]", "[0,131074]") "}",
+                                            SETTINGS
+                                            "," TENSOR("logits", "F16", "[1,1,16777217]", "[0,33554434]") "}"};
+        const size_t bytes = i ? 33554434 : 131074;
+        void *zeros = calloc(bytes, 1);
+        put_file(large[i], strlen(large[i]), zeros, bytes);
+        free(zeros);
+        assert_fails(kd, kd_cache_load(kd, "f", &c), KD_ERR_FORMAT, "holds no teacher outputs");
+    }
     put_file(SETTINGS "," LOGITS "}", strlen(SETTINGS "," LOGITS "}"), numbers, 16);
     assert_fails(kd, kd_cache_load(kd, "f", &c), KD_ERR_NOT_FINITE, "logits has a NaN in row 1, column 0");
     assert_fails(kd, kd_cache_load(kd, "f", NULL), KD_ERR_ARGUMENT, "out must not be NULL");
@@ -1304,6 +1376,7 @@ static int entries(const char *folder)
 static void test_stdio(void **state)
 {
     char folder[] = P_tmpdir "/kd-test-XXXXXX", path[64], missing[80], inside[80], longest[200];
+    const float number = 1;
     kd_ctx *own;
     kd_model *m, *other, *back;
     uint64_t hash;
@@ -1340,6 +1413,8 @@ static void test_stdio(void **state)
         snprintf(temporary, sizeof temporary, "%s.kd-tmp", path);
         assert_int_equal(symlink("/dev/full", temporary), 0);
         assert_fails(own, kd_model_save(other, path), KD_ERR_IO, "m.safetensors.kd-tmp");
+        assert_int_equal(symlink("/dev/full", temporary), 0); /* few bytes reach it only when they are flushed */
+        assert_fails(own, kd_npy_write(own, path, &number, 0, NULL), KD_ERR_IO, "could not be made durable");
         assert_int_equal(entries(folder), 2);
         assert_ok(own, kd_model_load(own, path, &back));
         assert_true(kd_model_hash(back) == hash);
@@ -1352,6 +1427,49 @@ static void test_stdio(void **state)
     (void)rmdir(inside);
     (void)remove(path);
     assert_int_equal(rmdir(folder), 0);
+}
+
+/* A name without a folder, and a folder that cannot be opened to be synced: the file is there. */
+static void test_replace(void **state)
+{
+    char folder[] = P_tmpdir "/kd-test-XXXXXX", back[4096];
+    struct rlimit before, none;
+    FILE *file;
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    assert_non_null(getcwd(back, sizeof back));
+    assert_int_equal(chdir(folder), 0);
+    file = fopen("a", "wb");
+    assert_non_null(file);
+    (void)fclose(file);
+    assert_int_equal(kd__stdio_replace(NULL, "a", "b"), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(kd__stdio_replace(NULL, "b", "./c"), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(entries("."), 1);
+    assert_int_equal(remove("c"), 0);
+    assert_int_equal(chdir(back), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* What can be opened but has no size: a pipe, a folder. */
+static void test_no_file(void **state)
+{
+    int ends[2];
+    char path[32];
+    kd_ctx *own = test_open(KD_ISA_AUTO, 1);
+    kd_array array;
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    snprintf(path, sizeof path, "/dev/fd/%d", ends[0]);
+    assert_fails(own, kd_npy_read(own, path, &array), KD_ERR_IO, "kd_npy_read: cannot tell the size of \"/dev/fd/");
+    assert_int_equal(kd_npy_read(own, "/", &array), KD_ERR_IO);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    kd_close(own);
 }
 
 /* Numbers in files are the same in a country of decimal commas. */
@@ -1382,18 +1500,33 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_round_trip),       TEST(test_bytes_of_a_model),
-        TEST(test_order_of_tensors), TEST(test_broken_headers),
-        TEST(test_escapes),          TEST(test_broken_tensors),
-        TEST(test_broken_metadata),  TEST(test_batches_tracked),
-        TEST(test_hostile_lines),    TEST(test_damaged_files),
-        TEST(test_load_weights),     TEST(test_load_weights_failures),
-        TEST(test_failing_disk),     TEST(test_killed_while_saving),
-        TEST(test_failing_reads),    TEST(test_refused_memory_while_saving),
-        TEST(test_saving_refused),   TEST(test_npy_types),
-        TEST(test_npy_headers),      TEST(test_npy_round_trip),
-        TEST(test_npy_write_errors), TEST(test_cache_round_trip),
-        TEST(test_broken_caches),    TEST(test_stdio),
+        TEST(test_round_trip),
+        TEST(test_bytes_of_a_model),
+        TEST(test_order_of_tensors),
+        TEST(test_broken_headers),
+        TEST(test_escapes),
+        TEST(test_utf8),
+        TEST(test_broken_tensors),
+        TEST(test_broken_metadata),
+        TEST(test_batches_tracked),
+        TEST(test_hostile_lines),
+        TEST(test_damaged_files),
+        TEST(test_load_weights),
+        TEST(test_load_weights_failures),
+        TEST(test_failing_disk),
+        TEST(test_killed_while_saving),
+        TEST(test_failing_reads),
+        TEST(test_refused_memory_while_saving),
+        TEST(test_saving_refused),
+        TEST(test_npy_types),
+        TEST(test_npy_headers),
+        TEST(test_npy_round_trip),
+        TEST(test_npy_write_errors),
+        TEST(test_cache_round_trip),
+        TEST(test_broken_caches),
+        TEST(test_stdio),
+        TEST(test_replace),
+        TEST(test_no_file),
         TEST(test_locale),
     };
     const int failed = cmocka_run_group_tests_name("files", tests, NULL, NULL);

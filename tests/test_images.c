@@ -1360,6 +1360,10 @@ static void test_idx(void **state)
         free(wanted);
     }
     images_free(&s);
+    o.size = 5; /* as wide as they are, not as high */
+    load(&s, &o);
+    assert_int_equal(s.height, 5);
+    images_free(&s);
     put_text("classes.txt", "cat\ncat\neel\n");
     load_fails(NULL, "classes.txt names a class twice: cat");
 }
@@ -1407,11 +1411,36 @@ static void test_idx_packed_damaged(void **state)
     assert_true(harmless < 3);
     put_text(name, "this is no gzip file at all");
     load_fails(NULL, "is no gzip file");
+    put_text(name, "\x1f\x9d is what compress writes");
+    load_fails(NULL, "is no gzip file");
+    put_text(name, "\x1f\x8b\7 is a method that nobody uses");
+    load_fails(NULL, "is no gzip file");
+    put_text(name, "\x1f\x8b\x8\x8 and a name without an end");
+    load_fails(NULL, "is damaged");
+    put_text(name, "\x1f\x8b\x8\x10 and a comment without an end");
+    load_fails(NULL, "is damaged");
     free(bytes);
+}
+
+/* Four bytes of a file that is there. */
+static void patch_be32(const char *name, long at, uint32_t value)
+{
+    uint8_t bytes[4];
+    FILE *file = fopen(under_root(name), "r+b");
+    assert_non_null(file);
+    set_be32(bytes, value);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, 4, file), 4);
+    assert_int_equal(fclose(file), 0);
 }
 
 static void test_idx_wrong(void **state)
 {
+    static const struct {
+        int name, at; /* in idx_names; the byte */
+        uint32_t value;
+    } wrong[] = {{0, 0, 0x801}, {0, 4, 0},  {0, 4, 13},    {0, 8, 0}, {0, 8, 4097}, {0, 12, 0},
+                 {0, 12, 4097}, {0, 12, 6}, {1, 0, 0x803}, {1, 4, 0}, {1, 4, 11}};
     images_options o = images_defaults();
     char path[1200];
     int i;
@@ -1430,6 +1459,13 @@ static void test_idx_wrong(void **state)
         put_idx("train", 12, 4, 5, 3);
         put_idx("t10k", 6, 4, 5, 3);
     }
+    for (i = 0; i < (int)(sizeof wrong / sizeof *wrong); ++i) {
+        patch_be32(idx_names[wrong[i].name], wrong[i].at, wrong[i].value);
+        load_fails(NULL, "do not hold as many images and labels as they say");
+        put_idx("train", 12, 4, 5, 3);
+    }
+    assert_int_equal(truncate(under_root(idx_names[0]), 16 + 12 * 20 + 1), 0);
+    load_fails(NULL, "do not hold as many images and labels as they say");
     put_text("train-labels-idx1-ubyte", "\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17\20\21\22\23\24");
     load_fails(NULL, "do not hold as many images and labels as they say");
     put_idx("train", 12, 4, 5, 1);
@@ -1445,6 +1481,8 @@ static void test_idx_wrong(void **state)
     load_fails(NULL, "class 2 is among the t10k images");
     put_idx("train", 12, 4, 5, 3);
     put_idx("t10k", 6, 5, 5, 3); /* taller than the train images: reading those as such would go beyond them */
+    load_fails(NULL, "the t10k images have another size than the others");
+    put_idx("t10k", 6, 4, 6, 3); /* wider */
     load_fails(NULL, "the t10k images have another size than the others");
     put_idx("train", 1, 1, 4000, 2);
     o.size = 224;

@@ -1073,6 +1073,25 @@ static void test_average_arguments(void **state)
     kd_close(kd);
 }
 
+/* More rows than one task takes: each comes out as if it were alone. */
+static void test_softmax_of_many_rows(void **state)
+{
+    enum { ROWS = 5000, COLS = 7 };
+    float *x = test_floats(3, ROWS * COLS, 5), *y = test_floats(4, ROWS * COLS, 0), alone[COLS];
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    int r;
+    (void)state;
+    assert_true(kd__rows_per_task(COLS) < ROWS / 2);
+    assert_ok(kd, kd_softmax(kd, x, ROWS, COLS, 2, y));
+    for (r = 0; r < ROWS; ++r) {
+        assert_ok(kd, kd_softmax(kd, x + r * COLS, 1, COLS, 2, alone));
+        assert_memory_equal(y + r * COLS, alone, sizeof alone);
+    }
+    kd_close(kd);
+    free(x);
+    free(y);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1086,6 +1105,7 @@ int main(void)
         cmocka_unit_test(test_equal_logits),
         cmocka_unit_test(test_one_column),
         cmocka_unit_test(test_shift),
+        cmocka_unit_test(test_softmax_of_many_rows),
         cmocka_unit_test(test_temperature_factor),
         cmocka_unit_test(test_rows_are_independent),
         cmocka_unit_test(test_sigmoid_is_softmax_of_two),

@@ -2266,12 +2266,13 @@ static void test_diagnosis(void **state)
    student that is its teacher is not pulled by it. */
 static void test_diagnosis_of_whom(void **state)
 {
-    float logits[SAMPLES * CLASSES];
+    float logits[SAMPLES * CLASSES], soft[SAMPLES * CLASSES] = {0};
     school s;
     kd_model *m, *twin;
     kd_diagnose_desc d = kd_diagnose_defaults();
     kd_diagnosis first, other;
     kd_data data;
+    int i;
     (void)state;
     school_open(&s);
     m = create(&s, "6: dense 8, tanh, dense 4", 9);
@@ -2296,6 +2297,11 @@ static void test_diagnosis_of_whom(void **state)
     assert_memory_equal(&other, &first, sizeof first);
     assert_ok(s.kd, kd_diagnose(m, &data, NULL, &other));
     assert_memory_equal(&other, &first, sizeof first);
+    for (i = 0; i < SAMPLES; ++i) soft[i * CLASSES + s.data.labels[i]] = 1;
+    data.labels = NULL, data.soft_labels = soft; /* the same labels, as probabilities */
+    assert_ok(s.kd, kd_diagnose(m, &data, &d, &other));
+    assert_near(other.hard_norm, first.hard_norm, 1e-5);
+    assert_near(other.gradient_cosine, first.gradient_cosine, 1e-5);
     assert_ok(s.kd, kd_model_clone(m, &twin));
     d.teacher = twin;
     assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &other));

@@ -99,7 +99,9 @@ static void test_names(void **state)
     assert_string_equal(kd_isa_name(KD_ISA_AVX2), "avx2");
     assert_string_equal(kd_isa_name(KD_ISA_COUNT), "unknown");
     assert_string_equal(kd_optimizer_name(KD_ADAMW), "adamw");
+    assert_string_equal(kd_optimizer_name(KD_OPTIMIZER_COUNT), "unknown");
     assert_string_equal(kd_schedule_name(KD_COSINE), "cosine");
+    assert_string_equal(kd_schedule_name(KD_SCHEDULE_COUNT), "unknown");
     assert_string_equal(kd_loss_name(KD_LOSS_HINTON), "hinton");
     assert_string_equal(kd_loss_name(KD_LOSS_COUNT), "unknown");
 }
@@ -190,6 +192,7 @@ static void test_layers_and_options(void **state)
         /* ... or without one and with a batchnorm, if the layers have a batchnorm */
         {"3x6x6: residual(conv 5 3 pad=1 bias=0, batchnorm)", "5x6x6", 5 * 27 + 10 + 15 + 10,
          5 * 36 * 27 + 5 * 36 * 3},
+        {"2x4x6: residual(conv 2 1 stride=1x2)", "2x4x3", 2 * 6, 2 * 4 * 12},
         {"7: residual(dense 7)", "7", 56, 49},
         {"7: residual(dense 4)", "4", 32 + 32, 28 + 28},
         {"7: residual(dense 4, batchnorm)", "4", 32 + 8 + 28 + 8, 28 + 28},
@@ -312,6 +315,7 @@ static void check_spec_error(const char *spec, const char *message)
     "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, residual, softtree, "   \
     "prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:"
+#define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
 #define NO_MORE "follows; layers are separated by commas"
 
 static void test_spec_errors(void **state)
@@ -377,15 +381,20 @@ static void test_spec_errors(void **state)
         {"1x9x9: conv 3 3 strides=2", "17: conv has no option \"strides\"; did you mean \"stride\"?"},
         {"7: dense 3 colour=0", "12: dense has no option \"colour\""},
         {"7: relu x=0", "9: relu has no option \"x\""},
+        {"7: relu abcdefghijabcdefghijabcdefghijabcdefghijx=0",
+         "9: relu has no option \"abcdefghijabcdefghijabcdefghijabcdefghij\""},
         {"1x9x9: conv 3", "14: conv needs kernel: a whole number from 1, or two as HxW"},
         {"1x9x9: conv 3 3x", "15: kernel of conv must be a whole number from 1, or two as HxW, got \"3x\""},
         {"1x9x9: conv 3 3x3x3", "15: kernel of conv must be a whole number from 1, or two as HxW, got \"3x3x3\""},
         {"1x9x9: conv 3 3 stride=0", "24: stride of conv must be a whole number from 1, or two as HxW, got \"0\""},
         {"1x9x9: conv 3 3 pad=sane",
          "21: pad of conv must be a whole number from 0, two as HxW, or same, got \"sane\""},
+        {"1x9x9: conv 3 3 pad=sames",
+         "21: pad of conv must be a whole number from 0, two as HxW, or same, got \"sames\""},
         {"1x9x9: conv 3 3 pad=same1",
          "21: pad of conv must be a whole number from 0, two as HxW, or same, got \"same1\""},
         {"7: dropout", "11: dropout needs probability: a number from 0 to below 1"},
+        {"7: dropout .", "12: probability of dropout must be a number from 0 to below 1, got \".\""},
         {"7: dropout 1", "12: probability of dropout must be a number from 0 to below 1, got \"1\""},
         {"7: leakyrelu slope=-1", "20: slope of leakyrelu must be a number from 0, got \"-1\""},
         {"7: batchnorm eps=nan", "18: eps of batchnorm must be a number from 0, got \"nan\""},
@@ -428,6 +437,8 @@ static void test_spec_errors(void **state)
         {"7: a: 3", "7: a layer is missing after the tag"},
         {"7: a: b: relu", "7: there is no layer \"b\"; " ALL_LAYERS},
         {"7: abcdefghijabcdefghijabcdefghijabcdefghijx: relu", "4: a tag may have up to 40 letters"},
+        {"7: " LONG "a: residual(" LONG "b: residual(" LONG "c: residual(relu)))",
+         "148: the tags around this residual have more than 115 letters together"},
     };
     char line[400], message[64];
     size_t i;
@@ -456,6 +467,7 @@ static void test_spec_errors(void **state)
         free(many);
     }
     kd_model_destroy(create("7: abcdefghijabcdefghijabcdefghijabcdefghij: relu, b: residual(b: relu), c: relu", 1));
+    kd_model_destroy(create("7: head2: relu, head: relu", 1)); /* one tag begins like another */
     assert_fails(kd, kd_model_create(kd, NULL, 1, NULL), KD_ERR_ARGUMENT, "spec and out must not be NULL");
     assert_int_equal(kd_model_create(NULL, "7: relu", 1, NULL), KD_ERR_ARGUMENT);
     kd_model_destroy(NULL);
@@ -606,6 +618,7 @@ static void test_builder_mistakes(void **state)
     kd_builder_end(NULL);
     assert_int_equal(kd_builder_finish(NULL, 1, &m), KD_ERR_ARGUMENT);
     assert_fails(kd, kd_builder_open(kd, 1, 1, 1, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_builder_open(NULL, 1, 1, 1, &b), KD_ERR_ARGUMENT);
 }
 
 /* ---- description and tensors ----------------------------------------------------------------------------- */

@@ -769,7 +769,44 @@ static void test_changes(void **state)
     check_change("brightness", &brightness, brightness_of, 2);
 }
 
-/* A turn by 90 degrees is exact; contrast and saturation keep the mean, of the image and of each pixel. */
+/* Between pixels a slope is read exactly: of one that rises along rows and columns, turned about its middle, then
+   shifted, then mirrored, every number is known that comes from four pixels of the image. */
+static void test_turn(void **state)
+{
+    enum { HEIGHT = 9, WIDTH = 12 };
+    float from[2 * HEIGHT * WIDTH], to[2 * HEIGHT * WIDTH];
+    kd_augment a = {0};
+    double least = 1, most = -1;
+    uint64_t key;
+    int i, x, y, known = 0, mirrored = 0;
+    (void)state;
+    a.rotate = 30, a.shift = 2, a.flip = 1;
+    for (i = 0; i < 2 * HEIGHT * WIDTH; ++i)
+        from[i] = (float)(i % WIDTH) * 0.03f + (float)(i / WIDTH % HEIGHT) * 0.05f + (float)(i / (HEIGHT * WIDTH));
+    for (key = 1; key <= 100; ++key) {
+        const double angle = kd__rng_range(key, 3, -30, 30) / 180 * acos(-1.0);
+        const int dy = kd__rng_index(key, 0, 5) - 2, dx = kd__rng_index(key, 1, 5) - 2;
+        const int mirror = (int)(kd__rng_bits(key, 2) & 1u);
+        kd__augment_place(&a, key, 2, HEIGHT, WIDTH, from, to);
+        least = KD__MIN(least, angle), most = KD__MAX(most, angle), mirrored += mirror;
+        for (i = 0; i < 2 * HEIGHT * WIDTH; ++i) {
+            double row, column;
+            y = i / WIDTH % HEIGHT - dy, x = (mirror ? WIDTH - 1 - i % WIDTH : i % WIDTH) - dx;
+            row = 4 + cos(angle) * (y - 4) - sin(angle) * (x - 5.5);
+            column = 5.5 + sin(angle) * (y - 4) + cos(angle) * (x - 5.5);
+            if (row > -1 && row < HEIGHT && column > -1 && column < WIDTH) {
+                if (row < 0 || row > HEIGHT - 1 || column < 0 || column > WIDTH - 1) continue; /* fades to black */
+                assert_near(to[i], 0.03 * column + 0.05 * row + i / (HEIGHT * WIDTH), 1e-5);
+                ++known;
+            } else {
+                assert_true(to[i] == 0);
+            }
+        }
+    }
+    assert_true(least < -0.4 && most > 0.4 && mirrored > 30 && mirrored < 70 && known > 10000);
+}
+
+/* Contrast and saturation keep the mean, of the image and of each pixel. */
 static void test_changes_of_colour(void **state)
 {
     samples s;
@@ -850,6 +887,69 @@ static void test_mixup(void **state)
 }
 
 /* ---- steps ----------------------------------------------------------------------------------------------- */
+
+/* A warmup of less than a step is one step, at the full rate; SGD without momentum keeps no velocity. */
+static void test_nothing_to_keep(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 11);
+    kd_trainer *t;
+    int with;
+    (void)state;
+    desc.warmup = 0.1f;
+    assert_near(kd_learning_rate(&desc, 0, 3), desc.lr, 1e-12);
+    assert_near(kd_learning_rate(&desc, 1, 3), desc.lr, 1e-12);
+    make_samples(&s, 5);
+    desc.optimizer = KD_SGD;
+    for (with = 0; with < 2; ++with) {
+        desc.momentum = with ? 0.9f : 0;
+        assert_ok(kd, kd_trainer_open(m, &s.data, &desc, &t));
+        assert_int_equal(t->optim.first != NULL, with);
+        kd_trainer_close(t);
+    }
+    kd_model_destroy(m);
+}
+
+/* More weights than one task updates: the same as all in one go, for every optimizer, and SGD with two momenta. */
+static void test_updates_in_pieces(void **state)
+{
+    int variant, step;
+    (void)state;
+    for (variant = 0; variant <= KD_OPTIMIZER_COUNT; ++variant) {
+        const int dot = variant == KD_OPTIMIZER_COUNT;
+        kd_model *m = create("300: dense 120", 1);
+        const size_t count = m->weight_count;
+        float *w = test_floats(1, count, 0), *first = test_floats(1, count, 0), *second = test_floats(1, count, 0);
+        float *grads = test_floats(2, count, 1), *soft = test_floats(3, count, 1);
+        kd_train_desc desc = options();
+        kd__optim o;
+        assert_true(kd__pieces((ptrdiff_t)count) > 2);
+        desc.optimizer = dot ? KD_SGD : (kd_optimizer)variant;
+        desc.dot_delta = dot ? 0.05f : 0;
+        desc.weight_decay = 0.01f;
+        memcpy(w, m->weights, count * sizeof *w);
+        assert_ok(kd, kd__optim_open(&o, m, &desc));
+        for (step = 0; step < 3; ++step) {
+            assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 1);
+            kd->k->update(&o.update, (ptrdiff_t)count, w, grads, first, second);
+            if (dot) {
+                kd__update u = o.update;
+                u.momentum = desc.momentum + desc.dot_delta;
+                u.decay = 0;
+                kd->k->update(&u, (ptrdiff_t)count, w, soft, second, NULL);
+            }
+        }
+        assert_memory_equal(w, m->weights, count * sizeof *w);
+        m->weights[count - 1] = 1e16f; /* which any piece may find */
+        assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 0);
+        m->weights[count - 1] = 0, m->weights[0] = 1e16f;
+        assert_int_equal(kd__optim_step(&o, grads, dot ? soft : NULL, 0.01, 1), 0);
+        kd__optim_close(&o);
+        kd_model_destroy(m);
+        free(w), free(first), free(second), free(grads), free(soft);
+    }
+}
 
 /* Batches whose gradients are gathered make the update of one large batch. */
 static void test_accumulation(void **state)
@@ -1424,8 +1524,11 @@ int main(void)
         TEST(test_epochs),
         TEST(test_views_are_functions),
         TEST(test_changes),
+        TEST(test_turn),
         TEST(test_changes_of_colour),
         TEST(test_mixup),
+        TEST(test_nothing_to_keep),
+        TEST(test_updates_in_pieces),
         TEST(test_accumulation),
         TEST(test_max_norm),
         TEST(test_stopping),

@@ -1,15 +1,13 @@
 #!/bin/sh
-# Runs the parsers' harnesses; a line each: name, executions, result, seconds, and what is known about a failure.
+# Runs the parsers' harnesses; a line each: name, executions, result, seconds, and the log of a failure, or what
+# libFuzzer covered: of its edges, those that the corpus reaches and those reached in the end.
 # Usage: tests/fuzz/run.sh fuzz SECONDS     clang's libFuzzer, with AddressSanitizer and UndefinedBehaviorSanitizer
 #        tests/fuzz/run.sh replay ROUNDS    the corpus and ROUNDS mutants of it, by $CC $CFLAGS
 # What is built and found goes into $BUILD (build/fuzz). PARSERS="spec npy" limits it to these.
 cd "$(dirname "$0")" || exit 1
 mode=$1 much=$2
-case $mode:$much in
-    fuzz:*[!0-9]* | replay:*[!0-9]* | fuzz: | replay:) echo "usage: run.sh fuzz SECONDS | replay ROUNDS" >&2; exit 2 ;;
-    fuzz:* | replay:*) ;;
-    *) echo "usage: run.sh fuzz SECONDS | replay ROUNDS" >&2; exit 2 ;;
-esac
+case $mode in fuzz | replay) ;; *) much= ;; esac
+case $much in '' | *[!0-9]*) echo "usage: run.sh fuzz SECONDS | replay ROUNDS" >&2; exit 2 ;; esac
 build=${BUILD:-../../build/fuzz}
 mkdir -p "$build" && build=$(cd "$build" && pwd) || exit 1
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
@@ -34,7 +32,7 @@ fi
 # one <parser>
 one()
 {
-    cases=0 name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1
+    cases=0 edges= name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1
     case $name in
         cache | checkpoint) dictionary=model ;;
         image) needs= inputs="../images $(ls -d corpus/image 2>/dev/null)" ;;
@@ -50,12 +48,13 @@ one()
             -artifact_prefix="$build/$name-" -dict=$dictionary.dict "$build/found-$name" $inputs >>"$log" 2>&1 &&
             end=passed || end=FAILED
         cases=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+        edges=$(awk '/INITED|DONE/ { for (i = 1; i < NF; ++i) if ($i == "cov:") printf "%s%s", n++ ? " to " : "edges ", $(i + 1) }' "$log")
     else
         "$build/$name-$mode" -r "$much" -c "$build/$name-crash" -d $dictionary.dict $inputs >>"$log" 2>&1 && end=passed || end=FAILED
         cases=$(sed -n 's/^\([0-9]*\) inputs.* \([0-9]*\) mutants$/\1 \2/p' "$log" | awk '{ print $1 + $2 + 1 }')
     fi
-    [ $end = passed ] && why= || { why=$log failed=1; }
-    printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$why"
+    [ $end = passed ] && word=$edges || { word=$log failed=1; }
+    printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$word"
 }
 
 for parser in ${PARSERS:-spec model cache checkpoint npy idx image}; do one "$parser"; done
