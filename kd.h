@@ -5036,6 +5036,14 @@ KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, 
     return soon;
 }
 
+KD__PRIVATE void kd__winograd_next_share(kd__gemm *g)
+{
+    int i;
+    for (i = 0; i < KD__COUNT(g->soon); ++i) {
+        if (g->soon[i].at) g->soon[i].at += g->soon[i].count;
+    }
+}
+
 /* y = x * weights, whose planes are given */
 KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, const kd__winograd *y, int block,
                                        const float *weights, kd__span s)
@@ -5057,7 +5065,7 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
         g.soon[0] = kd__winograd_soon(r, y, s, first, g.rows);
         g.soon[1] = kd__winograd_soon(r, x, s, first + g.rows, g.rows);
         kd__winograd_move(x, s, first, g.rows, r->k->winograd_read);
-        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, kd__winograd_next_share(&g)) {
             g.a = x->planes + p * x->tiles.plane;
             g.b_first = p * g.run;
             g.c = y->planes + p * y->tiles.plane;
@@ -5121,7 +5129,7 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
         g.soon[1] = kd__winograd_soon(r, &dy, s, first + g.run, g.run);
         kd__winograd_move(&x, s, first, g.run, r->k->winograd_read);
         kd__winograd_move(&dy, s, first, g.run, r->k->winograd_read_grad);
-        for (p = 0; p < KD__WINO_PLANES; ++p, g.soon[0].at += g.soon[0].count, g.soon[1].at += g.soon[1].count) {
+        for (p = 0; p < KD__WINO_PLANES; ++p, kd__winograd_next_share(&g)) {
             g.a = x.planes + p * x.tiles.plane;
             g.b = dy.planes + p * dy.tiles.plane;
             g.c_first = p * w->c;
@@ -5218,10 +5226,11 @@ KD__PRIVATE void kd__conv_backward_prepare(const kd__run *r, const kd__node *n, 
     const kd__shape *in = &r->model->values[n->in].shape;
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     const int winograd = kd__is_winograd(r->model, n);
-    float *const own = r->plan[n - r->model->nodes].own, *to = own + (winograd ? kd__winograd_own(r, n).turned : 0);
+    float *const own = r->plan[n - r->model->nodes].own, *to = own;
     int y, x, g, i, j;
     (void)s;
     if (!kd__needs_grad(r, n->in)) return;
+    if (winograd) to += kd__winograd_own(r, n).turned;
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
