@@ -1975,6 +1975,12 @@ enum {
 #undef KD__ITEM
 };
 
+/* Floats that are about to be read or written, so that their cache lines can be on the way. */
+typedef struct kd__soon {
+    const float *at;
+    ptrdiff_t count;
+} kd__soon;
+
 /* C = A * B in tiles of registers. A is read a number at a time and broadcast, B and C a vector at a time.
    The reduction runs over `segs` segments of `run` numbers. Rows of C come in `blocks` blocks of `rows`: a
    convolution has a block for every line of the image.
@@ -1984,11 +1990,6 @@ enum {
    B and C may be panels: groups of `panel` columns (kd__kernels) stored one after the other, each with b_rows
    (c_rows) rows of kd__panel_width floats; reading starts at row b_first (c_first). Otherwise they are matrices
    with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`. */
-typedef struct kd__soon {
-    const float *at;
-    ptrdiff_t count;
-} kd__soon;
-
 typedef struct kd__gemm {
     int rows, blocks, cols, segs, run;
     const float *a;
@@ -2005,7 +2006,7 @@ typedef struct kd__gemm {
     int act;           /* KD__LINEAR to KD__LEAKYRELU */
     float act_arg;
     int c_far;        /* C is in no near cache */
-    kd__soon soon[2]; /* what the caller will read or write next, fetched one line with each row of B */
+    kd__soon soon[2]; /* fetched meanwhile, one line with each row of B */
 } kd__gemm;
 
 /* One tile of that, with everything in floats already worked out for its corner. */
@@ -5036,6 +5037,7 @@ KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, 
     return soon;
 }
 
+/* The next plane's product fetches what comes after that which the last one has. */
 KD__PRIVATE void kd__winograd_next_share(kd__gemm *g)
 {
     int i;
