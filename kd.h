@@ -9663,6 +9663,47 @@ KD__PRIVATE void kd__add_times(double *to, double factor, const double *from, si
     for (; i < n; ++i) to[i] += factor * from[i];
 }
 
+/* to[i] += factor[j * step] * from[j * n + i] for j = 0, 1, ... rows - 1 in this order; four rows at a time take half
+   the way through memory. */
+KD__PRIVATE void kd__add_rows(double *to, const float *factor, size_t step, const double *from, int rows, size_t n)
+{
+    for (; rows >= 4; rows -= 4, factor += 4 * step, from += 4 * n) {
+        const double f0 = (double)factor[0], f1 = (double)factor[step], f2 = (double)factor[2 * step],
+                     f3 = (double)factor[3 * step];
+        const double *a = from, *b = a + n, *c = b + n, *d = c + n;
+        size_t i, j;
+        for (i = 0; i + 4 <= n; i += 4) {
+            double sum[4];
+            KD__UNROLL
+            for (j = 0; j < 4; ++j)
+                sum[j] = (((to[i + j] + f0 * a[i + j]) + f1 * b[i + j]) + f2 * c[i + j]) + f3 * d[i + j];
+            memcpy(to + i, sum, sizeof sum);
+        }
+        for (; i < n; ++i) to[i] = (((to[i] + f0 * a[i]) + f1 * b[i]) + f2 * c[i]) + f3 * d[i];
+    }
+    for (; rows > 0; --rows, factor += step, from += n) kd__add_times(to, (double)*factor, from, n);
+}
+
+/* dots[j] += kd__dot of a and row j of b, for four rows that do not wait for each other. */
+KD__PRIVATE void kd__add_dots(const double *a, const double *b, int n, double *dots)
+{
+    double sums[4][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    const double *row[4];
+    int i, j, r;
+    for (r = 0; r < 4; ++r) row[r] = b + (ptrdiff_t)r * n;
+    for (i = 0; i + 4 <= n; i += 4) {
+        KD__UNROLL
+        for (r = 0; r < 4; ++r) {
+            KD__UNROLL
+            for (j = 0; j < 4; ++j) sums[r][j] += a[i + j] * row[r][i + j];
+        }
+    }
+    for (r = 0; r < 4; ++r) {
+        for (j = i; j < n; ++j) sums[r][0] += a[j] * row[r][j];
+        dots[r] += (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]);
+    }
+}
+
 /* x /= |x|; returns the norm. A vector of zeros stays. */
 KD__PRIVATE double kd__unit(double *x, size_t n)
 {
@@ -9755,7 +9796,8 @@ KD__PRIVATE void kd__filter_forward(void *arg, int sample, int worker)
     for (o = 0; o < p->out; ++o, y += pixels) {
         const float *weight = p->weight + (size_t)o * (size_t)(p->in * taps);
         for (i = 0; i < pixels; ++i) y[i] = p->bias ? (double)p->bias[o] : 0;
-        for (c = 0; c < p->in; ++c) {
+        if (taps == 1) kd__add_rows(y, weight, 1, x, p->in, (size_t)pixels);
+        for (c = 0; c < p->in && taps > 1; ++c) {
             for (i = 0; i < taps; ++i)
                 kd__add_shifted(y, (double)*weight++, x + (size_t)c * (size_t)pixels, p->h, p->w,
                                 i / p->side - middle, i % p->side - middle);
@@ -9773,7 +9815,8 @@ KD__PRIVATE void kd__filter_backward(void *arg, int sample, int worker)
     (void)worker;
     memset(dx, 0, (size_t)(p->in * pixels) * sizeof *dx);
     for (c = 0; c < p->in; ++c, dx += pixels) {
-        for (o = 0; o < p->out; ++o) {
+        if (taps == 1) kd__add_rows(dx, p->weight + c, (size_t)p->in, dy, p->out, (size_t)pixels);
+        for (o = 0; o < p->out && taps > 1; ++o) {
             const float *weight = p->weight + (size_t)(o * p->in + c) * (size_t)taps;
             for (i = 0; i < taps; ++i)
                 kd__add_shifted(dx, (double)weight[i], dy + (size_t)o * (size_t)pixels, p->h, p->w,
@@ -9790,9 +9833,15 @@ KD__PRIVATE void kd__filter_learn(void *arg, int o, int worker)
     const double *dy = p->dy + (size_t)o * (size_t)pixels;
     float *grad = p->weight_grad + (size_t)o * (size_t)(p->in * taps);
     double sum;
-    int c, i, k;
+    int c = 0, i, k;
     (void)worker;
-    for (c = 0; c < p->in; ++c) {
+    for (; taps == 1 && c + 4 <= p->in; c += 4) {
+        double sums[4] = {0, 0, 0, 0};
+        for (i = 0; i < p->n; ++i)
+            kd__add_dots(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels, pixels, sums);
+        for (k = 0; k < 4; ++k) *grad++ = (float)sums[k];
+    }
+    for (; c < p->in; ++c) {
         for (k = 0; k < taps; ++k) {
             for (i = 0, sum = 0; i < p->n; ++i)
                 sum += kd__dot_shifted(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels,
