@@ -9684,26 +9684,6 @@ KD__PRIVATE void kd__add_rows(double *to, const float *factor, size_t step, cons
     for (; rows > 0; --rows, factor += step, from += n) kd__add_times(to, (double)*factor, from, n);
 }
 
-/* dots[j] += kd__dot of a and row j of b, for four rows that do not wait for each other. */
-KD__PRIVATE void kd__add_dots(const double *a, const double *b, int n, double *dots)
-{
-    double sums[4][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
-    const double *row[4];
-    int i, j, r;
-    for (r = 0; r < 4; ++r) row[r] = b + (ptrdiff_t)r * n;
-    for (i = 0; i + 4 <= n; i += 4) {
-        KD__UNROLL
-        for (r = 0; r < 4; ++r) {
-            KD__UNROLL
-            for (j = 0; j < 4; ++j) sums[r][j] += a[i + j] * row[r][i + j];
-        }
-    }
-    for (r = 0; r < 4; ++r) {
-        for (j = i; j < n; ++j) sums[r][0] += a[j] * row[r][j];
-        dots[r] += (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]);
-    }
-}
-
 /* x /= |x|; returns the norm. A vector of zeros stays. */
 KD__PRIVATE double kd__unit(double *x, size_t n)
 {
@@ -9833,15 +9813,9 @@ KD__PRIVATE void kd__filter_learn(void *arg, int o, int worker)
     const double *dy = p->dy + (size_t)o * (size_t)pixels;
     float *grad = p->weight_grad + (size_t)o * (size_t)(p->in * taps);
     double sum;
-    int c = 0, i, k;
+    int c, i, k;
     (void)worker;
-    for (; taps == 1 && c + 4 <= p->in; c += 4) {
-        double sums[4] = {0, 0, 0, 0};
-        for (i = 0; i < p->n; ++i)
-            kd__add_dots(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels, pixels, sums);
-        for (k = 0; k < 4; ++k) *grad++ = (float)sums[k];
-    }
-    for (; c < p->in; ++c) {
+    for (c = 0; c < p->in; ++c) {
         for (k = 0; k < taps; ++k) {
             for (i = 0, sum = 0; i < p->n; ++i)
                 sum += kd__dot_shifted(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels,
