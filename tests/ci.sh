@@ -12,7 +12,6 @@ export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 sources=$(ls tests/test_*.c) jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 failed=0 skips=0 begun=$(date +%s)
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
-sanitize="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 row() { printf '%-52s %8s  %-7s %5s  %s\n' "$@"; }
 skip() { skips=$((skips + 1)); row "$1" - skipped - "$2"; }
@@ -98,8 +97,6 @@ flags="-std=gnu99 ${warnings% -Werror} -fopenmp"
 optimised="gcc $flags -O3 -DNDEBUG"
 if have clang clang; then
     check 'test programs: clang -O2' programs clang clang $flags -O2
-    [ $tier = full ] && check 'test programs: clang -O1, address and undefined' \
-        programs clang_sanitized clang $flags -O1 $sanitize
 else
     skip 'test programs: clang' 'needs clang'
 fi
