@@ -9,8 +9,8 @@
    temperature 4 as well. FSP is not here: it needs a student as wide as its teacher. Nor is ReviewKD, whose learned
    3 x 3 filters work in double and would take twenty minutes a training instead of half a one.
 
-   About an hour and a half on two cores. What is done is kept in NAME.tsv and NAME.safetensors: started again with
-   the same options, it goes on from there. */
+   About two hours. What is done is kept in NAME.tsv and NAME.safetensors: started again with the same
+   options, it goes on from there. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 
