@@ -9663,8 +9663,8 @@ KD__PRIVATE void kd__add_times(double *to, double factor, const double *from, si
     for (; i < n; ++i) to[i] += factor * from[i];
 }
 
-/* to[i] += factor[j * step] * from[j * n + i] for j = 0, 1, ... rows - 1 in this order; four rows at a time take half
-   the way through memory. */
+/* to[i] += factor[j * step] * from[j * n + i] for j = 0, 1, ... rows - 1 in this order; four rows at a time take
+   half the way through memory. */
 KD__PRIVATE void kd__add_rows(double *to, const float *factor, size_t step, const double *from, int rows, size_t n)
 {
     for (; rows >= 4; rows -= 4, factor += 4 * step, from += 4 * n) {
