@@ -113,6 +113,27 @@ static int images_fail(images *s, const char *format, ...)
     return 0;
 }
 
+/* As %g has it, with a point whatever separates decimals in the locale. */
+typedef struct images_number {
+    char chars[32];
+} images_number;
+
+static images_number images_number_of(double value)
+{
+    images_number n;
+    char *to = n.chars;
+    const char *from = n.chars;
+    snprintf(n.chars, sizeof n.chars, "%g", value);
+    for (; *from; ++from) {
+        if (strchr("0123456789+-einfa", *from))
+            *to++ = *from;
+        else if (to == n.chars || to[-1] != '.') /* one for a separator of several bytes */
+            *to++ = '.';
+    }
+    *to = '\0';
+    return n;
+}
+
 static void *images_memory(size_t count, size_t item)
 {
     return count && item > SIZE_MAX / count ? NULL : calloc(count ? count : 1, item);
@@ -1147,8 +1168,8 @@ static int images_load_folders(images *s, const char *folder, const images_optio
     ok = ok && images_survey(s, &list, o) && images_load_list(s, &list, o, &s->train) &&
          images_load_list(s, &test_list, o, &s->test);
     if (ok && s->skipped > o->max_skipped * files)
-        ok = images_fail(s, "%d of %d image files cannot be read (more than the share of %g allowed), first: %s",
-                         s->skipped, files, o->max_skipped, s->listed[0]);
+        ok = images_fail(s, "%d of %d image files cannot be read (more than the share of %s allowed), first: %s",
+                         s->skipped, files, images_number_of(o->max_skipped).chars, s->listed[0]);
     ok = ok && images_check_split(s, first, &s->train);
     if (ok && has_test) ok = images_check_split(s, test, &s->test);
     if (ok && !has_test) ok = images_split(s, o) && images_check_split(s, "the test split", &s->test);
@@ -1169,7 +1190,8 @@ IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images
     if (o->channels != 0 && o->channels != 1 && o->channels != 3)
         return images_fail(s, "there can be 1 or 3 channels, got %d", o->channels);
     if (!(o->test_share > 0 && o->test_share < 1))
-        return images_fail(s, "the share of test images must be between 0 and 1, got %g", o->test_share);
+        return images_fail(s, "the share of test images must be between 0 and 1, got %s",
+                           images_number_of(o->test_share).chars);
     if (images_exists(folder, "train-images-idx3-ubyte")) return images_load_idx(s, folder, o);
     return images_load_folders(s, folder, o);
 }
