@@ -6747,6 +6747,21 @@ KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width,
     return KD_OK;
 }
 
+/* Numbers that vsnprintf has written get a point for the locale's separator, which no line has between digits. */
+KD__PRIVATE void kd__builder_points(char *text)
+{
+    char half[16];
+    size_t length;
+    snprintf(half, sizeof half, "%.1f", 0.5);
+    length = strlen(half) - 2;
+    for (; *text; ++text) {
+        if (!kd__is_digit(*text) || strncmp(text + 1, half + 1, length) != 0 || !kd__is_digit(text[1 + length]))
+            continue;
+        text[1] = '.';
+        memmove(text + 2, text + 1 + length, strlen(text + 1 + length) + 1);
+    }
+}
+
 KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
 {
     char text[256];
@@ -6761,6 +6776,7 @@ KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
                              (int)sizeof text - 1);
         return;
     }
+    kd__builder_points(text);
     if (!b->first) kd__builder_append(b, ", ");
     kd__builder_append(b, text);
     b->first = 0;
