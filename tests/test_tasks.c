@@ -748,6 +748,15 @@ static void test_prompt_attack_repeated(void **state)
     assert_true(hash[0] == hash[1] && hash[0] == hash[2]);
 }
 
+/* A training with prompts, one option changed, is refused. */
+#define REFUSED(change, result, text)                                                                              \
+    do {                                                                                                           \
+        p.desc = desc;                                                                                             \
+        p.desc.prompt = KD_PROMPT_SIDE;                                                                            \
+        change;                                                                                                    \
+        assert_fails(p.kd, kd_train(p.student, &p.c.data, &p.desc), result, text);                                 \
+    } while (0)
+
 static void test_prompt_attack_refused(void **state)
 {
     prompted p;
@@ -761,13 +770,6 @@ static void test_prompt_attack_refused(void **state)
     p.desc.prompt_attack = attack;
     desc = p.desc;
     before = kd_model_hash(p.student);
-#define REFUSED(change, result, text)                                                                              \
-    do {                                                                                                           \
-        p.desc = desc;                                                                                             \
-        p.desc.prompt = KD_PROMPT_SIDE;                                                                            \
-        change;                                                                                                    \
-        assert_fails(p.kd, kd_train(p.student, &p.c.data, &p.desc), result, text);                                 \
-    } while (0)
     REFUSED(p.desc.prompt = KD_PROMPT_NONE, KD_ERR_ARGUMENT, "prompt_attack without prompts");
     REFUSED(p.desc.prompt_attack.epsilon = -1, KD_ERR_ARGUMENT, "epsilon must be 0 to 1000000, got -1");
     REFUSED(p.desc.prompt_attack.epsilon = (float)NAN, KD_ERR_ARGUMENT, "epsilon must be");
@@ -777,7 +779,6 @@ static void test_prompt_attack_refused(void **state)
             KD_ERR_ARGUMENT, "to_targets needs kd_data.targets");
     REFUSED((p.desc.loss = kd_loss_defaults(KD_LOSS_CE), p.desc.loss.columns = 4), KD_ERR_ARGUMENT,
             "several heads");
-#undef REFUSED
     evaluate.prompt_attack = &attack;
     assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
                  "prompt_attack without prompts");
@@ -833,13 +834,6 @@ static void test_prompt_refused(void **state)
     prompted_open(&p, "2: prompt 3, dense 4");
     desc = p.desc;
     before = kd_model_hash(p.student);
-#define REFUSED(change, result, text)                                                                              \
-    do {                                                                                                           \
-        p.desc = desc;                                                                                             \
-        p.desc.prompt = KD_PROMPT_SIDE;                                                                            \
-        change;                                                                                                    \
-        assert_fails(p.kd, kd_train(p.student, &p.c.data, &p.desc), result, text);                                 \
-    } while (0)
     REFUSED(p.desc.prompt = (kd_prompt)9, KD_ERR_ARGUMENT, "prompt must be 0 to 2, got 9");
     REFUSED(p.desc.prompt = KD_PROMPT_TEACHER, KD_ERR_ARGUMENT, "these prompts need a teacher");
     REFUSED((p.desc.prompt = KD_PROMPT_TEACHER, p.desc.teacher = p.teacher), KD_ERR_SHAPE,

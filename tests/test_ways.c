@@ -782,7 +782,7 @@ static void test_checkpoint(void **state)
     kd_model *teacher = create("2x4x4: a: conv 5 3 pad=1, relu, dense 3", 5), *m[2];
     kd_data data = kd_data_f32(s->x, s->labels, 60, 2, 4, 4, CLASSES);
     kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
-    char path[] = "/tmp/kd_ways_XXXXXX";
+    char path[] = P_tmpdir "/kd_ways_XXXXXX";
     const int file = mkstemp(path);
     kd_trainer *t;
     recipe r;
