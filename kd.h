@@ -2080,6 +2080,22 @@ typedef struct kd__update {
     float grad_scale;
 } kd__update;
 
+/* Convolutions of planes of doubles that keep their size: y += weight (out, in, side, side) x. A plane is `count`
+   numbers in lines of `pitch`. As far as the filter reaches beyond a plane, and beyond its lines, x has zeros. */
+typedef struct kd__planes {
+    int in, out, side, count;
+    ptrdiff_t pitch, x_plane, y_plane;
+    const float *weight;
+    ptrdiff_t w_out, w_in; /* floats from one to the next */
+    int turned;            /* the first of the (side, side) is the last one in memory */
+    const double *x;
+    double *y;        /* of planes_add */
+    const double *dy; /* of planes_learn: like y, with zeros between the lines, for so many samples */
+    int samples;
+    ptrdiff_t x_sample, y_sample;
+} kd__planes;
+enum { KD__LEARN_OUTS = 3 };
+
 /* return type, name, parameters */
 #define KD__KERNELS(X)                                                                                             \
     X(void, gemm, (const kd__gemm *g))                                                                             \
@@ -2129,6 +2145,8 @@ typedef struct kd__update {
     X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
     X(void, update, (const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v))              \
     X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
+    X(void, planes_add, (const kd__planes *p))                                                                     \
+    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))                                     \
     X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
     X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
 
@@ -9679,27 +9697,6 @@ KD__PRIVATE void kd__add_times(double *to, double factor, const double *from, si
     for (; i < n; ++i) to[i] += factor * from[i];
 }
 
-/* to[i] += factor[j * step] * from[j * n + i] for j = 0, 1, ... rows - 1 in this order; four rows at a time take
-   half the way through memory. */
-KD__PRIVATE void kd__add_rows(double *to, const float *factor, size_t step, const double *from, int rows, size_t n)
-{
-    for (; rows >= 4; rows -= 4, factor += 4 * step, from += 4 * n) {
-        const double f0 = (double)factor[0], f1 = (double)factor[step], f2 = (double)factor[2 * step],
-                     f3 = (double)factor[3 * step];
-        const double *a = from, *b = a + n, *c = b + n, *d = c + n;
-        size_t i, j;
-        for (i = 0; i + 4 <= n; i += 4) {
-            double sum[4];
-            KD__UNROLL
-            for (j = 0; j < 4; ++j)
-                sum[j] = (((to[i + j] + f0 * a[i + j]) + f1 * b[i + j]) + f2 * c[i + j]) + f3 * d[i + j];
-            memcpy(to + i, sum, sizeof sum);
-        }
-        for (; i < n; ++i) to[i] = (((to[i] + f0 * a[i]) + f1 * b[i]) + f2 * c[i]) + f3 * d[i];
-    }
-    for (; rows > 0; --rows, factor += step, from += n) kd__add_times(to, (double)*factor, from, n);
-}
-
 /* x /= |x|; returns the norm. A vector of zeros stays. */
 KD__PRIVATE double kd__unit(double *x, size_t n)
 {
@@ -9733,37 +9730,15 @@ KD__PRIVATE size_t kd__room_of_samples(const kd__feature *f, size_t n)
 
 /* ---- learned parts --------------------------------------------------------------------------------------- */
 
-/* to[y, x] += factor * from[y + dy, x + dx] where both are inside (h, w) */
-KD__PRIVATE void kd__add_shifted(double *to, double factor, const double *from, int h, int w, int dy, int dx)
-{
-    const int left = KD__MAX(0, -dx), right = w - KD__MAX(0, dx), bottom = h - KD__MAX(0, dy);
-    int y;
-    if (dy == 0 && dx == 0) {
-        kd__add_times(to, factor, from, (size_t)(h * w));
-        return;
-    }
-    for (y = KD__MAX(0, -dy); y < bottom && left < right; ++y)
-        kd__add_times(to + y * w + left, factor, from + (y + dy) * w + left + dx, (size_t)(right - left));
-}
-
-/* The sum of a[y, x] * b[y + dy, x + dx] where both are inside. */
-KD__PRIVATE double kd__dot_shifted(const double *a, const double *b, int h, int w, int dy, int dx)
-{
-    const int left = KD__MAX(0, -dx), right = w - KD__MAX(0, dx), bottom = h - KD__MAX(0, dy);
-    double sum = 0;
-    int y;
-    if (dy == 0 && dx == 0) return kd__dot(a, b, h * w);
-    for (y = KD__MAX(0, -dy); y < bottom && left < right; ++y)
-        sum += kd__dot(a + y * w + left, b + (y + dy) * w + left + dx, right - left);
-    return sum;
-}
-
-/* A convolution that keeps the size: y = weight (out, in, side, side) x + bias, side odd, for n images. */
+/* A convolution that keeps the size: y = weight (out, in, side, side) x + bias, side odd, for n images. If side is
+   more than 1, images are copied into wider ones with zeros around, whose room the owner of the filter gives. */
 typedef struct kd__filter {
+    const kd__kernels *k;
     int n, in, out, h, w, side;
     const float *weight, *bias; /* bias may be NULL */
     const double *x, *dy;
     double *y, *dx; /* dx may be NULL */
+    double *wide_x, *wide_y;
     float *weight_grad, *bias_grad;
 } kd__filter;
 
@@ -9781,80 +9756,143 @@ KD__PRIVATE size_t kd__filter_weights(const kd__filter *p)
     return (size_t)p->out * (size_t)p->in * (size_t)(p->side * p->side);
 }
 
+/* Between lines, and before and after all, are as many zeros as the filter reaches beyond its middle. */
+KD__PRIVATE int kd__filter_pitch(const kd__filter *p) { return p->w + p->side / 2; }
+KD__PRIVATE int kd__filter_margin(const kd__filter *p) { return p->side / 2 * (kd__filter_pitch(p) + 1); }
+KD__PRIVATE size_t kd__filter_plane(const kd__filter *p)
+{
+    return (size_t)(p->h * kd__filter_pitch(p) + 2 * kd__filter_margin(p));
+}
+
+/* Numbers of room that wide_x or wide_y takes. */
+KD__PRIVATE size_t kd__filter_room(const kd__filter *p, int channels)
+{
+    return (size_t)p->n * (size_t)channels * kd__filter_plane(p);
+}
+
+/* What the kernels see from the first sample on: plain images, or the wider ones. */
+KD__PRIVATE kd__planes kd__filter_planes(const kd__filter *p)
+{
+    kd__planes q;
+    memset(&q, 0, sizeof q);
+    q.in = p->in, q.out = p->out, q.side = p->side;
+    q.pitch = kd__filter_pitch(p);
+    q.count = p->h * (int)q.pitch;
+    q.x_plane = q.y_plane = (ptrdiff_t)kd__filter_plane(p);
+    q.x_sample = p->in * q.x_plane, q.y_sample = p->out * q.y_plane;
+    q.w_out = (ptrdiff_t)p->in * p->side * p->side, q.w_in = (ptrdiff_t)p->side * p->side;
+    q.weight = p->weight;
+    q.samples = p->n;
+    return q;
+}
+
+KD__PRIVATE void kd__filter_widen(const kd__filter *p, int channels, const double *from, double *to)
+{
+    const size_t pitch = (size_t)kd__filter_pitch(p), w = (size_t)p->w;
+    int c, y;
+    memset(to, 0, (size_t)channels * kd__filter_plane(p) * sizeof *to);
+    for (c = 0; c < channels; ++c) {
+        double *line = to + (size_t)c * kd__filter_plane(p) + kd__filter_margin(p);
+        for (y = 0; y < p->h; ++y, from += w, line += pitch) memcpy(line, from, w * sizeof *from);
+    }
+}
+
+KD__PRIVATE void kd__filter_narrow(const kd__filter *p, int channels, const double *from, double *to)
+{
+    const size_t pitch = (size_t)kd__filter_pitch(p), w = (size_t)p->w;
+    int c, y;
+    for (c = 0; c < channels; ++c) {
+        const double *line = from + (size_t)c * kd__filter_plane(p) + kd__filter_margin(p);
+        for (y = 0; y < p->h; ++y, to += w, line += pitch) memcpy(to, line, w * sizeof *to);
+    }
+}
+
 KD__PRIVATE void kd__filter_forward(void *arg, int sample, int worker)
 {
     const kd__filter *p = (const kd__filter *)arg;
-    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
-    const double *x = p->x + (size_t)sample * (size_t)(p->in * pixels);
-    double *y = p->y + (size_t)sample * (size_t)(p->out * pixels);
-    int o, c, i;
+    const size_t pixels = (size_t)(p->h * p->w);
+    const double *x = p->x + (size_t)sample * (size_t)p->in * pixels;
+    double *y = p->y + (size_t)sample * (size_t)p->out * pixels;
+    kd__planes q = kd__filter_planes(p);
+    ptrdiff_t i;
+    int o;
     (void)worker;
-    for (o = 0; o < p->out; ++o, y += pixels) {
-        const float *weight = p->weight + (size_t)o * (size_t)(p->in * taps);
-        for (i = 0; i < pixels; ++i) y[i] = p->bias ? (double)p->bias[o] : 0;
-        if (taps == 1) kd__add_rows(y, weight, 1, x, p->in, (size_t)pixels);
-        for (c = 0; c < p->in && taps > 1; ++c) {
-            for (i = 0; i < taps; ++i)
-                kd__add_shifted(y, (double)*weight++, x + (size_t)c * (size_t)pixels, p->h, p->w,
-                                i / p->side - middle, i % p->side - middle);
+    q.x = x, q.y = y;
+    if (p->side > 1) {
+        kd__filter_widen(p, p->in, x, p->wide_x + sample * q.x_sample);
+        q.x = p->wide_x + sample * q.x_sample + kd__filter_margin(p);
+        q.y = p->wide_y + sample * q.y_sample + kd__filter_margin(p);
+    }
+    for (o = 0; o < p->out; ++o) {
+        for (i = 0; i < q.count; ++i) q.y[o * q.y_plane + i] = p->bias ? (double)p->bias[o] : 0;
+    }
+    p->k->planes_add(&q);
+    if (p->side > 1) kd__filter_narrow(p, p->out, p->wide_y + sample * q.y_sample, y);
+}
+
+KD__PRIVATE void kd__filter_widen_gradient(void *arg, int sample, int worker)
+{
+    const kd__filter *p = (const kd__filter *)arg;
+    const size_t count = (size_t)p->out * (size_t)(p->h * p->w);
+    (void)worker;
+    kd__filter_widen(p, p->out, p->dy + (size_t)sample * count,
+                     p->wide_y + (size_t)sample * (size_t)p->out * kd__filter_plane(p));
+}
+
+/* Rows of weights from KD__LEARN_OUTS * task on. */
+KD__PRIVATE void kd__filter_learn(void *arg, int task, int worker)
+{
+    const kd__filter *p = (const kd__filter *)arg;
+    const int first = task * KD__LEARN_OUTS, end = KD__MIN(p->out, first + KD__LEARN_OUTS);
+    const size_t pixels = (size_t)(p->h * p->w);
+    kd__planes q = kd__filter_planes(p);
+    size_t k;
+    int o, i;
+    (void)worker;
+    q.x = p->side > 1 ? p->wide_x + kd__filter_margin(p) : p->x;
+    q.dy = (p->side > 1 ? p->wide_y + kd__filter_margin(p) : p->dy) + first * q.y_plane;
+    p->k->planes_learn(&q, end - first, p->weight_grad + first * q.w_out);
+    for (o = first; o < end && p->bias; ++o) {
+        double sum = 0;
+        for (i = 0; i < p->n; ++i) {
+            const double *dy = p->dy + ((size_t)i * (size_t)p->out + (size_t)o) * pixels;
+            for (k = 0; k < pixels; ++k) sum += dy[k];
         }
+        p->bias_grad[o] = (float)sum;
     }
 }
 
+/* By x: the same filter turned around, its inputs and outputs exchanged. The wider images of x are not needed any
+   more. */
 KD__PRIVATE void kd__filter_backward(void *arg, int sample, int worker)
 {
     const kd__filter *p = (const kd__filter *)arg;
-    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
-    const double *dy = p->dy + (size_t)sample * (size_t)(p->out * pixels);
-    double *dx = p->dx + (size_t)sample * (size_t)(p->in * pixels);
-    int o, c, i;
+    const kd__planes forward = kd__filter_planes(p);
+    double *dx = p->dx + (size_t)sample * (size_t)p->in * (size_t)(p->h * p->w);
+    kd__planes q = forward;
     (void)worker;
-    memset(dx, 0, (size_t)(p->in * pixels) * sizeof *dx);
-    for (c = 0; c < p->in; ++c, dx += pixels) {
-        if (taps == 1) kd__add_rows(dx, p->weight + c, (size_t)p->in, dy, p->out, (size_t)pixels);
-        for (o = 0; o < p->out && taps > 1; ++o) {
-            const float *weight = p->weight + (size_t)(o * p->in + c) * (size_t)taps;
-            for (i = 0; i < taps; ++i)
-                kd__add_shifted(dx, (double)weight[i], dy + (size_t)o * (size_t)pixels, p->h, p->w,
-                                middle - i / p->side, middle - i % p->side);
-        }
-    }
-}
-
-KD__PRIVATE void kd__filter_learn(void *arg, int o, int worker)
-{
-    const kd__filter *p = (const kd__filter *)arg;
-    const int pixels = p->h * p->w, taps = p->side * p->side, middle = p->side / 2;
-    const size_t in = (size_t)(p->in * pixels), out = (size_t)(p->out * pixels);
-    const double *dy = p->dy + (size_t)o * (size_t)pixels;
-    float *grad = p->weight_grad + (size_t)o * (size_t)(p->in * taps);
-    double sum;
-    int c, i, k;
-    (void)worker;
-    for (c = 0; c < p->in; ++c) {
-        for (k = 0; k < taps; ++k) {
-            for (i = 0, sum = 0; i < p->n; ++i)
-                sum += kd__dot_shifted(dy + (size_t)i * out, p->x + (size_t)i * in + (size_t)c * (size_t)pixels,
-                                       p->h, p->w, k / p->side - middle, k % p->side - middle);
-            *grad++ = (float)sum;
-        }
-    }
-    if (!p->bias) return;
-    for (i = 0, sum = 0; i < p->n; ++i) {
-        for (k = 0; k < pixels; ++k) sum += dy[(size_t)i * out + (size_t)k];
-    }
-    p->bias_grad[o] = (float)sum;
+    q.in = p->out, q.out = p->in;
+    q.w_out = forward.w_in, q.w_in = forward.w_out;
+    q.turned = 1;
+    q.x = (p->side > 1 ? p->wide_y + kd__filter_margin(p) : p->dy) + sample * forward.y_sample;
+    q.y = p->side > 1 ? p->wide_x + sample * forward.x_sample : dx;
+    memset(q.y, 0, (size_t)forward.x_sample * sizeof *q.y);
+    if (p->side > 1) q.y += kd__filter_margin(p);
+    p->k->planes_add(&q);
+    if (p->side > 1) kd__filter_narrow(p, p->in, p->wide_x + sample * forward.x_sample, dx);
 }
 
 KD__PRIVATE void kd__filter_gradients(const kd_ctx *kd, kd__filter *p)
 {
+    if (p->side > 1) kd__parallel(kd, p->n, kd__filter_widen_gradient, p);
+    kd__parallel(kd, (p->out + KD__LEARN_OUTS - 1) / KD__LEARN_OUTS, kd__filter_learn, p);
     if (p->dx) kd__parallel(kd, p->n, kd__filter_backward, p);
-    kd__parallel(kd, p->out, kd__filter_learn, p);
 }
 
 /* Takes the next numbers of the learned part for weights and bias. */
 KD__PRIVATE void kd__filter_params(kd__filter *p, const kd__feature *f, int bias, size_t *at)
 {
+    p->k = f->kd->k;
     p->weight = f->params + *at, p->weight_grad = f->param_grads + *at;
     *at += kd__filter_weights(p);
     if (!bias) return;
@@ -10516,8 +10554,8 @@ struct kd__review {
 KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd__review *levels)
 {
     const int last = f->layers - 1, width = KD__MIN(512, f->tap[KD__STUDENT][last]->c);
-    size_t used = (size_t)n, both = 0, outs = 0, channels = 0;
-    double *shared[6];
+    size_t used = (size_t)n, both = 0, outs = 0, channels = 0, wide_x = 0, wide_y = 0;
+    double *shared[6], *wide[2];
     int l, i;
     for (l = last; l >= 0; --l) {
         kd__review *v = &levels[l];
@@ -10543,12 +10581,16 @@ KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd
         both = KD__MAX(both, 2 * (size_t)width * pixels);
         outs = KD__MAX(outs, (size_t)n * kd__tap_count(v->t));
         channels = KD__MAX(channels, (size_t)v->t->c);
+        wide_x = KD__MAX(wide_x, kd__filter_room(&v->out, width));
+        wide_y = KD__MAX(wide_y, kd__filter_room(&v->out, v->t->c));
     }
     for (i = 0; i < 6; ++i) shared[i] = kd__take(room, &used, i < 2 ? both : i < 5 ? outs : channels);
+    wide[0] = kd__take(room, &used, wide_x), wide[1] = kd__take(room, &used, wide_y);
     for (l = 0; l <= last; ++l) {
         levels[l].both_grad = shared[0], levels[l].by_gate = shared[1];
         levels[l].out_norm.x = shared[2], levels[l].out_norm.y = shared[3], levels[l].out_grad = shared[4];
         levels[l].out_norm.scale = shared[5];
+        levels[l].out.wide_x = wide[0], levels[l].out.wide_y = wide[1];
     }
     return used;
 }
@@ -10591,7 +10633,9 @@ KD__PRIVATE void kd__review_params(kd__review *v, size_t *at)
 /* The number of the nearest pixel, in an image of the size of `from`, of pixel i of one of the size of `to`. */
 KD__PRIVATE size_t kd__nearest(const kd__tap *from, const kd__tap *to, size_t i)
 {
-    const size_t y = i / (size_t)to->w * (size_t)from->h / (size_t)to->h;
+    size_t y;
+    if (from->h == to->h && from->w == to->w) return i;
+    y = i / (size_t)to->w * (size_t)from->h / (size_t)to->h;
     return y * (size_t)from->w + i % (size_t)to->w * (size_t)from->w / (size_t)to->w;
 }
 
@@ -15224,8 +15268,8 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
    uses: dispatch
    kd__v a vector of KD__W floats, kd__vi of 32-bit integers, kd__vm a mask from a comparison.
    max(a, b) and min(a, b) give b where either is a NaN, on every instruction set. Functions ending in _n take a
-   count of 1 to KD__W lanes; lanes beyond it load as 0. to_int
-   rounds to the nearest integer, ties to even. down(x, half) brings the lanes from half on to lane 0 on.
+   count of 1 to KD__W lanes; lanes beyond it load as 0. to_int rounds to the nearest integer, ties to even.
+   down(x, half) brings the lanes from half on to lane 0 on. kd__d is a vector of KD__DW doubles.
    ============================================================================================================ */
 #if KD__ISA_ID == 3 /* AVX-512 F, VL, BW, DQ */
 #define KD__W 16
@@ -15281,6 +15325,18 @@ KD__INLINE __m512 KD__FN(down)(__m512 x, int half)
 }
 #define kd__v_first(x) _mm512_cvtss_f32(x)
 
+#define KD__DW 8
+#define KD__PLANES_OUTS 8
+#define KD__PLANES_VECTORS 3
+#define KD__LEARN_COLUMNS 9
+#define kd__d __m512d
+#define kd__d_load(p) _mm512_loadu_pd(p)
+#define kd__d_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
+#define kd__d_store(p, x) _mm512_storeu_pd(p, x)
+#define kd__d_store_n(p, x, n) _mm512_mask_storeu_pd(p, (__mmask8)((1u << (n)) - 1u), x)
+#define kd__d_set(s) _mm512_set1_pd(s)
+#define kd__d_fma(a, b, c) _mm512_fmadd_pd(a, b, c)
+
 #elif KD__ISA_ID == 2 /* AVX2 and FMA */
 #define KD__W 8
 #define KD__PANEL_VECTORS 2
@@ -15334,6 +15390,20 @@ KD__INLINE __m256 KD__FN(down)(__m256 x, int half)
     }
 }
 #define kd__v_first(x) _mm256_cvtss_f32(x)
+
+#define KD__DW 4
+#define KD__PLANES_OUTS 4
+#define KD__PLANES_VECTORS 3
+#define KD__LEARN_COLUMNS 2
+#define kd__d __m256d
+static const int64_t KD__FN(wide_masks)[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+#define kd__d_mask_n(n) _mm256_loadu_si256((const __m256i *)(const void *)(KD__FN(wide_masks) + 4 - (n)))
+#define kd__d_load(p) _mm256_loadu_pd(p)
+#define kd__d_load_n(p, n) _mm256_maskload_pd(p, kd__d_mask_n(n))
+#define kd__d_store(p, x) _mm256_storeu_pd(p, x)
+#define kd__d_store_n(p, x, n) _mm256_maskstore_pd(p, kd__d_mask_n(n), x)
+#define kd__d_set(s) _mm256_set1_pd(s)
+#define kd__d_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
 
 #elif KD__ISA_ID == 4 /* NEON, 64-bit Arm */
 #define KD__W 4
@@ -15404,6 +15474,18 @@ KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
     return half == 2 ? vextq_f32(x, x, 2) : vextq_f32(x, x, 1);
 }
 #define kd__v_first(x) vgetq_lane_f32(x, 0)
+
+#define KD__DW 2
+#define KD__PLANES_OUTS 8
+#define KD__PLANES_VECTORS 3
+#define KD__LEARN_COLUMNS 2
+#define kd__d float64x2_t
+#define kd__d_load(p) vld1q_f64(p)
+#define kd__d_load_n(p, n) ((n) == 2 ? vld1q_f64(p) : vsetq_lane_f64(*(p), vdupq_n_f64(0), 0))
+#define kd__d_store(p, x) vst1q_f64(p, x)
+#define kd__d_store_n(p, x, n) ((n) == 2 ? vst1q_f64(p, x) : vst1q_lane_f64(p, x, 0))
+#define kd__d_set(s) vdupq_n_f64(s)
+#define kd__d_fma(a, b, c) vfmaq_f64(c, a, b)
 
 #else /* portable C: the reference, and what runs on any other machine */
 #define KD__W 1
@@ -15476,6 +15558,18 @@ KD__INLINE float KD__FN(down)(float x, int half)
     return x;
 }
 #define kd__v_first(x) (x)
+
+#define KD__DW 1
+#define KD__PLANES_OUTS 4
+#define KD__PLANES_VECTORS 2
+#define KD__LEARN_COLUMNS 1
+#define kd__d double
+#define kd__d_load(p) (*(p))
+#define kd__d_load_n(p, n) ((void)(n), *(p))
+#define kd__d_store(p, x) ((void)(*(p) = (x)))
+#define kd__d_store_n(p, x, n) ((void)(n), (void)(*(p) = (x)))
+#define kd__d_set(s) (s)
+#define kd__d_fma(a, b, c) ((a) * (b) + (c))
 #endif
 
 #define KD__PANEL (KD__W * KD__PANEL_VECTORS)
@@ -17355,6 +17449,155 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
     }
 }
 
+/* ---- learned filters, in double -------------------------------------------------------------------------- */
+
+/* Where the numbers begin that the given column of the weights (in, side, side) is multiplied by. */
+KD__INLINE ptrdiff_t KD__FN(planes_at)(const kd__planes *p, int column)
+{
+    const int taps = p->side * p->side, middle = p->side / 2, tap = column % taps;
+    return column / taps * p->x_plane + (tap / p->side - middle) * p->pitch + (tap % p->side - middle);
+}
+
+/* Adds `columns` of the weights times what lies at `at` to `vectors` vectors of up to KD__PLANES_OUTS planes; with
+   `left` not 0 only so many numbers of a single one. */
+KD__INLINE void KD__FN(planes_tile)(const double *weight, const ptrdiff_t *at, int columns, const double *x,
+                                    double *y, ptrdiff_t y_plane, int outs, const int vectors, const int left)
+{
+    kd__d acc[KD__PLANES_OUTS][KD__PLANES_VECTORS], numbers[KD__PLANES_VECTORS];
+    int i, j, k;
+    KD__UNROLL
+    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+        const double *from = y + (i < outs ? i : 0) * y_plane;
+        KD__UNROLL
+        for (j = 0; j < vectors; ++j) acc[i][j] = left ? kd__d_load_n(from, left) : kd__d_load(from + j * KD__DW);
+    }
+    for (k = 0; k < columns; ++k, weight += KD__PLANES_OUTS) {
+        KD__UNROLL
+        for (j = 0; j < vectors; ++j)
+            numbers[j] = left ? kd__d_load_n(x + at[k], left) : kd__d_load(x + at[k] + j * KD__DW);
+        KD__UNROLL
+        for (i = 0; i < KD__PLANES_OUTS; ++i) {
+            const kd__d factor = kd__d_set(weight[i]);
+            KD__UNROLL
+            for (j = 0; j < vectors; ++j) acc[i][j] = kd__d_fma(factor, numbers[j], acc[i][j]);
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+        if (i >= outs) break;
+        KD__UNROLL
+        for (j = 0; j < vectors; ++j) {
+            if (left)
+                kd__d_store_n(y + i * y_plane, acc[i][j], left);
+            else
+                kd__d_store(y + i * y_plane + j * KD__DW, acc[i][j]);
+        }
+    }
+}
+
+/* Whether a column meets anything but zeros. */
+KD__INLINE int KD__FN(planes_meet)(const kd__planes *p, int column)
+{
+    const int tap = column % (p->side * p->side), middle = p->side / 2, down = tap / p->side - middle;
+    const int across = tap % p->side - middle, h = p->count / (int)p->pitch, w = (int)p->pitch - middle;
+    return down > -h && down < h && across > -w && across < w;
+}
+
+/* y += weight x. Each number of y is one chain in the order of the columns. Weights are turned into doubles once
+   for KD__PLANES_OUTS planes and as many columns as stay in the nearest cache. */
+static void KD__FN(planes_add)(const kd__planes *p)
+{
+    enum { COLUMNS = 128 };
+    double weight[COLUMNS * KD__PLANES_OUTS];
+    ptrdiff_t at[COLUMNS], from[COLUMNS];
+    const int taps = p->side * p->side, all = p->in * taps;
+    int next = 0, o, i, k;
+    while (next < all) {
+        int columns = 0;
+        for (; next < all && columns < COLUMNS; ++next) {
+            const int tap = p->turned ? taps - 1 - next % taps : next % taps;
+            if (!KD__FN(planes_meet)(p, next)) continue;
+            at[columns] = KD__FN(planes_at)(p, next);
+            from[columns++] = next / taps * p->w_in + tap;
+        }
+        for (o = 0; o < p->out; o += KD__PLANES_OUTS) {
+            const int outs = KD__MIN(KD__PLANES_OUTS, p->out - o);
+            double *y = p->y + o * p->y_plane;
+            for (k = 0; k < columns; ++k) {
+                const float *w = p->weight + o * p->w_out + from[k];
+                for (i = 0; i < KD__PLANES_OUTS; ++i)
+                    weight[k * KD__PLANES_OUTS + i] = i < outs ? (double)w[i * p->w_out] : 0;
+            }
+            for (i = 0; i + KD__PLANES_VECTORS * KD__DW <= p->count; i += KD__PLANES_VECTORS * KD__DW)
+                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, KD__PLANES_VECTORS, 0);
+            for (; i + KD__DW <= p->count; i += KD__DW)
+                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, 1, 0);
+            if (i < p->count)
+                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, 1, p->count - i);
+        }
+    }
+}
+
+/* Adds to sums, 8 lanes for each plane and column, the products of a sample; `left` as above. */
+KD__INLINE void KD__FN(planes_products)(kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW],
+                                        const double *const *dy, const double *x, const ptrdiff_t *at, int i,
+                                        const int left)
+{
+    int o, k, j;
+    KD__UNROLL
+    for (j = 0; j < 8 / KD__DW; ++j) {
+        const int n = left ? KD__MIN(KD__DW, left - j * KD__DW) : KD__DW;
+        kd__d by[KD__LEARN_OUTS];
+        if (n <= 0) break;
+        KD__UNROLL
+        for (o = 0; o < KD__LEARN_OUTS; ++o)
+            by[o] = left ? kd__d_load_n(dy[o] + i + j * KD__DW, n) : kd__d_load(dy[o] + i + j * KD__DW);
+        KD__UNROLL
+        for (k = 0; k < KD__LEARN_COLUMNS; ++k) {
+            const double *from = x + at[k] + i + j * KD__DW;
+            const kd__d numbers = left ? kd__d_load_n(from, n) : kd__d_load(from);
+            KD__UNROLL
+            for (o = 0; o < KD__LEARN_OUTS; ++o) sums[o][k][j] = kd__d_fma(by[o], numbers, sums[o][k][j]);
+        }
+    }
+}
+
+/* The gradient of up to KD__LEARN_OUTS rows of the weights. Each is a sum over all samples in 8 lanes on every
+   instruction set; planes and columns that there are none of repeat the last and are not written. */
+static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_grad)
+{
+    const int all = p->in * p->side * p->side;
+    int first, o, k, i, j, sample;
+    for (first = 0; first < all; first += KD__LEARN_COLUMNS) {
+        kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW];
+        const double *dy[KD__LEARN_OUTS], *x = p->x;
+        ptrdiff_t at[KD__LEARN_COLUMNS];
+        for (o = 0; o < KD__LEARN_OUTS; ++o) dy[o] = p->dy + KD__MIN(o, outs - 1) * p->y_plane;
+        for (k = 0; k < KD__LEARN_COLUMNS; ++k) at[k] = KD__FN(planes_at)(p, KD__MIN(first + k, all - 1));
+        KD__UNROLL
+        for (o = 0; o < KD__LEARN_OUTS; ++o) {
+            KD__UNROLL
+            for (k = 0; k < KD__LEARN_COLUMNS; ++k) {
+                KD__UNROLL
+                for (j = 0; j < 8 / KD__DW; ++j) sums[o][k][j] = kd__d_set(0.0);
+            }
+        }
+        for (sample = 0; sample < p->samples; ++sample, x += p->x_sample) {
+            for (i = 0; i + 8 <= p->count; i += 8) KD__FN(planes_products)(sums, dy, x, at, i, 0);
+            if (i < p->count) KD__FN(planes_products)(sums, dy, x, at, i, p->count - i);
+            for (o = 0; o < KD__LEARN_OUTS; ++o) dy[o] += p->y_sample;
+        }
+        for (o = 0; o < outs; ++o) {
+            for (k = 0; k < KD__LEARN_COLUMNS && first + k < all; ++k) {
+                double lanes[8], sum = 0;
+                for (j = 0; j < 8 / KD__DW; ++j) kd__d_store(lanes + j * KD__DW, sums[o][k][j]);
+                for (j = 0; j < 8; ++j) sum += lanes[j];
+                weight_grad[(ptrdiff_t)o * all + first + k] = (float)sum;
+            }
+        }
+    }
+}
+
 KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL,
                                                       KD__TILE_ROWS,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
@@ -17407,6 +17650,18 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef kd__vi_iota
 #undef kd__v_load_bytes
 #undef kd__v_first
+#undef KD__DW
+#undef KD__PLANES_OUTS
+#undef KD__PLANES_VECTORS
+#undef KD__LEARN_COLUMNS
+#undef kd__d
+#undef kd__d_mask_n
+#undef kd__d_load
+#undef kd__d_load_n
+#undef kd__d_store
+#undef kd__d_store_n
+#undef kd__d_set
+#undef kd__d_fma
 #undef KD__PANEL
 #undef KD__NARROW
 #undef KD__SUM_VECTORS

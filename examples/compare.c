@@ -6,8 +6,7 @@
    Nothing is chosen here: each method runs as its authors set it, once for each seed, and the test images only
    measure. It is a result whatever it shows: settings from CIFAR-100 need not suit ten kinds of clothes. Losses on
    features are added to cross-entropy, with RepDistiller's weights, and where their papers do so ("+ kl") to KL at
-   temperature 4 as well. FSP is not here: it needs a student as wide as its teacher. Nor is ReviewKD, whose learned
-   3 x 3 filters work in double and would take twenty minutes a training instead of half a one.
+   temperature 4 as well. FSP is not here: it needs a student as wide as its teacher.
 
    About two hours. What is done is kept in NAME.tsv and NAME.safetensors: started again with the same
    options, it goes on from there. */
@@ -69,6 +68,7 @@ static const method methods[] = {
     {"nst", KD_LOSS_CE, 0, 0, KD_FEATURE_NST, EARLY | MIDDLE, 0, "Huang and Wang 2017"},
     {"vid", KD_LOSS_CE, 0, 0, KD_FEATURE_VID, EARLY | MIDDLE, 0, "Ahn et al. 2019"},
     {"crd", KD_LOSS_CE, 0, 0, KD_FEATURE_CRD, LATE, 0, "Tian et al. 2020, negatives of the batch"},
+    {"review", KD_LOSS_CE, 0, 0, KD_FEATURE_REVIEW, EARLY | MIDDLE | LATE, 0, "Chen et al. 2021"},
     {"hint + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_HINT, MIDDLE, 1, "Romero et al. 2015"},
     {"at + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_AT, EARLY | MIDDLE, 1, "Zagoruyko and Komodakis 2017"},
     {"rkd + kl", KD_LOSS_CE, 0, 0, KD_FEATURE_RKD, LATE, 1, "Park et al. 2019"},

@@ -1459,6 +1459,169 @@ static void check_limit_norms(const kd_ctx *kd)
     }
 }
 
+/* ---- learned filters, in double -------------------------------------------------------------------------- */
+
+static double *double_numbers(size_t count)
+{
+    double *x = (double *)(void *)fence(2 * count);
+    size_t i;
+    for (i = 0; i < count; ++i) x[i] = (double)number() + (double)number() * 1e-8;
+    return x;
+}
+
+static double multiply_add(double a, double b, double c) { return fused ? fma(a, b, c) : a * b + c; }
+
+/* Planes of h lines, w numbers and as many zeros as a filter of that side reaches; as kd__filter lays them out. */
+typedef struct planes_case {
+    int h, w, side, in, out;
+    kd__planes p;
+    const double *x; /* its very beginning */
+    ptrdiff_t margin;
+} planes_case;
+
+static planes_case planes_open(int h, int w, int side, int in, int out, int samples)
+{
+    planes_case c;
+    double *x;
+    ptrdiff_t i, count;
+    memset(&c, 0, sizeof c);
+    c.h = h, c.w = w, c.side = side, c.in = in, c.out = out;
+    c.p.in = in, c.p.out = out, c.p.side = side, c.p.samples = samples;
+    c.p.pitch = w + side / 2;
+    c.p.count = h * (int)c.p.pitch;
+    c.margin = side / 2 * (c.p.pitch + 1);
+    c.p.x_plane = c.p.count + 2 * c.margin;
+    c.p.x_sample = in * c.p.x_plane;
+    count = samples * c.p.x_sample;
+    x = double_numbers((size_t)count);
+    for (i = 0; i < count; ++i) {
+        const ptrdiff_t at = i % c.p.x_plane - c.margin;
+        if (at < 0 || at >= c.p.count || at % c.p.pitch >= w) x[i] = 0;
+    }
+    c.x = x;
+    c.p.x = x + c.margin;
+    return c;
+}
+
+/* The number that a tap meets at (y, x); 0 beyond the plane. */
+static double planes_at(const planes_case *c, int sample, int plane, int tap, int y, int x)
+{
+    y += tap / c->side - c->side / 2;
+    x += tap % c->side - c->side / 2;
+    if (y < 0 || x < 0 || y >= c->h || x >= c->w) return 0;
+    return c->p.x[sample * c->p.x_sample + plane * c->p.x_plane + y * c->p.pitch + x];
+}
+
+/* Turned, the weights lie as (in, out, side, side), as backward finds them. */
+static void expect_planes_add(const kd_ctx *kd, int h, int w, int side, int in, int out, int turned)
+{
+    const int taps = side * side;
+    planes_case c = planes_open(h, w, side, in, out, 1);
+    const float *weight = numbers((size_t)(in * out * taps), 1);
+    const ptrdiff_t gap = c.p.count + 1, all = (out - 1) * gap + c.p.count;
+    double *got = double_numbers((size_t)all), *before = (double *)(void *)fence(2 * (size_t)all);
+    int o, i, k;
+    memcpy(before, got, (size_t)all * sizeof *got);
+    snprintf(where, sizeof where, "planes_add, %dx%d, side %d, %d to %d planes%s", h, w, side, in, out,
+             turned ? ", turned" : "");
+    c.p.weight = weight;
+    c.p.turned = turned;
+    c.p.w_out = turned ? taps : in * taps, c.p.w_in = turned ? out * taps : taps;
+    c.p.y = got, c.p.y_plane = gap;
+    kd->k->planes_add(&c.p);
+    for (o = 0; o < out; ++o) {
+        for (i = 0; i < c.p.count; ++i) {
+            const int y = i / (int)c.p.pitch, x = i % (int)c.p.pitch;
+            double want = before[o * gap + i];
+            for (k = 0; k < in * taps && x < w; ++k) {
+                const int tap = k % taps;
+                const float factor = weight[o * c.p.w_out + k / taps * c.p.w_in + (turned ? taps - 1 - tap : tap)];
+                want = multiply_add((double)factor, planes_at(&c, 0, k / taps, tap, y, x), want);
+            }
+            if (x < w && got[o * gap + i] != want)
+                fail_msg("%s on %s: plane %d, line %d, number %d is %.17g, expected %.17g", where, isa_name, o, y,
+                         x, got[o * gap + i], want);
+        }
+        if (o + 1 < out) assert_memory_equal(got + o * gap + c.p.count, before + o * gap + c.p.count, sizeof *got);
+    }
+    fences_done();
+}
+
+static void check_planes_add(const kd_ctx *kd)
+{
+    int n, out;
+    for (n = 1; n <= SIZES; ++n) {
+        expect_planes_add(kd, 1, n, 1, 1 + n % 4, 1 + n % 19, 0);
+        expect_planes_add(kd, n, 1, 1, 1 + n % 3, 1 + n % 7, 1);
+        expect_planes_add(kd, 1 + n % 9, 1 + n % 8, 3, 1 + n % 5, 1 + n % 11, n % 2);
+    }
+    for (out = 1; out <= 18; ++out) {
+        expect_planes_add(kd, 5, 6, 3, 3, out, 0);
+        expect_planes_add(kd, 4, 7, 5, 2, out, 1);
+    }
+    for (n = 1; n <= 6;
+         ++n) { /* reaches beyond the whole plane; more columns than are turned into doubles at once */
+        expect_planes_add(kd, 1, n, 5, 2, 3, 0);
+        expect_planes_add(kd, n, 1, 5, 2, 3, 1);
+        expect_planes_add(kd, 1, n, 1, 126 + n, 5, n % 2);
+        expect_planes_add(kd, 3, n, 3, 27 + n, 9, n % 2);
+    }
+}
+
+static void expect_planes_learn(const kd_ctx *kd, int h, int w, int side, int in, int outs, int samples)
+{
+    const int taps = side * side, all = in * taps;
+    planes_case c = planes_open(h, w, side, in, outs, samples);
+    double *dy;
+    float *got = fence((size_t)(outs * all));
+    ptrdiff_t i;
+    int o, k, sample, lane;
+    snprintf(where, sizeof where, "planes_learn, %dx%d, side %d, %d to %d planes, %d samples", h, w, side, in, outs,
+             samples);
+    c.p.y_plane = c.p.count + 1;
+    c.p.y_sample = outs * c.p.y_plane + 2;
+    dy = double_numbers((size_t)((samples - 1) * c.p.y_sample + (outs - 1) * c.p.y_plane + c.p.count));
+    for (sample = 0; sample < samples; ++sample) {
+        for (o = 0; o < outs; ++o) {
+            for (i = 0; i < c.p.count; ++i)
+                if (i % c.p.pitch >= w) dy[sample * c.p.y_sample + o * c.p.y_plane + i] = 0;
+        }
+    }
+    c.p.dy = dy;
+    kd->k->planes_learn(&c.p, outs, got);
+    for (o = 0; o < outs; ++o) {
+        for (k = 0; k < all; ++k) {
+            double lanes[8] = {0, 0, 0, 0, 0, 0, 0, 0}, want = 0;
+            for (sample = 0; sample < samples; ++sample) {
+                for (i = 0; i < c.p.count; ++i) {
+                    const int y = (int)(i / c.p.pitch), x = (int)(i % c.p.pitch);
+                    if (x < w)
+                        lanes[i % 8] = multiply_add(dy[sample * c.p.y_sample + o * c.p.y_plane + i],
+                                                    planes_at(&c, sample, k / taps, k % taps, y, x), lanes[i % 8]);
+                }
+            }
+            for (lane = 0; lane < 8; ++lane) want += lanes[lane];
+            if (got[o * all + k] != (float)want)
+                fail_msg("%s on %s: plane %d, weight %d is %.9g, expected %.9g", where, isa_name, o, k,
+                         (double)got[o * all + k], want);
+        }
+    }
+    fences_done();
+}
+
+static void check_planes_learn(const kd_ctx *kd)
+{
+    int n;
+    for (n = 1; n <= SIZES; ++n) {
+        expect_planes_learn(kd, 1, n, 1, 1 + n % 23, 1 + n % KD__LEARN_OUTS, 1 + n % 3);
+        expect_planes_learn(kd, 1 + n % 9, 1 + n % 8, 3, 1 + n % 5, 1 + n % KD__LEARN_OUTS, 1 + n % 2);
+    }
+    for (n = 1; n <= 6; ++n) {
+        expect_planes_learn(kd, 1, n, 5, 2, 3, 2);
+        expect_planes_learn(kd, n, 1, 5, 2, 3, 1);
+    }
+}
+
 /* ---- functions of one number, over the whole range ------------------------------------------------------- */
 
 typedef void (*vector_fn)(ptrdiff_t n, const float *x, float *y);
