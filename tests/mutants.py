@@ -23,10 +23,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = {  # section: what tests it, the likeliest first
-    "softmax": ["losses"],
+    "softmax": ["losses", "kernels", "methods"],
     "losses": ["losses", "methods"],
     "layers": ["layers", "training", "tasks", "models", "memory"],
-    "spec": ["models", "memory"],
+    "spec": ["models", "tasks", "memory"],
     "attack": ["ways", "memory"],
     "data": ["training", "models", "tasks", "methods", "memory"],
     "optim": ["training", "ways", "checkpoints", "memory"],
@@ -55,9 +55,10 @@ CHANGES = [  # the first becomes the second; 1 becomes 0 since any other number 
     (r"\b1\b", "0"),
     (r"\b0\b", "1"),
 ]
-# Not changed, since nothing but speed, or which of many random streams is drawn from, would be different: the body of
-# the function that says how many rows a task takes, and the numbers of streams.
-NEUTRAL_FUNCTION, NEUTRAL_LINE = "kd__rows_per_task(", "kd__rng_key("
+# Not changed, since nothing but speed, or which of many random streams is drawn from, would be different: how many rows
+# a task takes, what is fetched before it is needed, and the numbers of streams.
+NEUTRAL_FUNCTION = re.compile(r"kd__rows_per_task\(|kd__\w+_soon\(|KD__FN\(look_ahead\)")
+NEUTRAL_LINE = re.compile(r"kd__rng_key\(|\bsoon(_[xy]|_step)?\b")
 LIMIT = re.compile(r"(\S+) [<>]=? (\S+)(?= \? (?:\2 : \1\b|\1 : \2[;,)]))")  # a < b ? b : a is the same with <=
 BUILDS = {
     "quick": [shutil.which("clang") or "gcc", "-O0", "-DKD_NO_SIMD"],  # clang needs a third of the time here
@@ -72,13 +73,13 @@ def sections(lines):
     found, name, neutral = {}, None, False
     for number, line in enumerate(lines):
         if line.startswith("KD"):
-            neutral = NEUTRAL_FUNCTION in line
+            neutral = bool(NEUTRAL_FUNCTION.search(line))
         banner = re.match(r"   >>(\w+) {4}", line)
         if banner:
             name = banner.group(1)
         code = re.sub(r'/\*.*?\*/|"[^"]*"', "", line)
         if name in PROGRAMS and line.startswith("    ") and not line.startswith("   >>") and code.strip():
-            if not neutral and NEUTRAL_LINE not in line and not re.search(
+            if not neutral and not NEUTRAL_LINE.search(line) and not re.search(
                     r"kd__fail|KD__PRIVATE|^ +(static|enum|typedef|#)|\*/|/\*", line):
                 found.setdefault(name, []).append(number)
     return found

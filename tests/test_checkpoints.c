@@ -12,7 +12,7 @@ typedef struct training {
     int32_t labels[COUNT];
     kd_data data;
     kd_model *teacher, *student;
-    kd_loss_desc losses[2];
+    kd_loss_desc losses[3];
     kd_feature_loss features[1];
     kd_train_desc desc;
 } training;
@@ -34,9 +34,10 @@ static void open_training(training *r, kd_optimizer optimizer)
     r->data.mean[1] = 0.25f, r->data.std[2] = 2;
     r->teacher = create(teacher_line, 1);
     r->student = create(student_line, 2);
-    r->losses[0] = kd_loss_defaults(KD_LOSS_CE);
-    r->losses[1] = kd_loss_defaults(KD_LOSS_CTKD);
-    r->losses[1].warmup = 3;
+    r->losses[0] = kd_loss_defaults(KD_LOSS_CTKD);
+    r->losses[1] = kd_loss_defaults(KD_LOSS_CE);
+    r->losses[2] = kd_loss_defaults(KD_LOSS_CTKD);
+    r->losses[0].warmup = 2, r->losses[2].warmup = 3;
     r->features[0] = kd_feature_loss_defaults(KD_FEATURE_HINT); /* with a learned regressor */
     r->features[0].student = "mid", r->features[0].teacher = "middle", r->features[0].weight = 0.5f;
     r->desc = kd_train_defaults();
@@ -44,7 +45,7 @@ static void open_training(training *r, kd_optimizer optimizer)
     r->desc.lr = 0.01f, r->desc.accumulate = 2, r->desc.clip_norm = 2, r->desc.weight_decay = 0.01f;
     r->desc.schedule = KD_COSINE, r->desc.warmup = 1, r->desc.validation = 0.1f, r->desc.keep = KD_KEEP_BEST;
     r->desc.augment.shift = 1, r->desc.augment.flip = 1, r->desc.augment.cutout = 2;
-    r->desc.teacher = r->teacher, r->desc.losses = r->losses, r->desc.loss_count = 2;
+    r->desc.teacher = r->teacher, r->desc.losses = r->losses, r->desc.loss_count = 3;
     r->desc.features = r->features, r->desc.feature_count = 1, r->desc.rollback = 0.5f;
 }
 
@@ -247,8 +248,8 @@ static void test_of_another_training(void **state)
     ANOTHER("options", s.desc.nesterov = 1);
     ANOTHER("options", s.desc.optimizer = KD_ADAMW);
     ANOTHER("options", s.desc.augment.flip = 0);
-    ANOTHER("options", s.losses[1].temperature = 2);
-    ANOTHER("options", s.losses[0].label_smoothing = 0.1f);
+    ANOTHER("options", s.losses[0].temperature = 2);
+    ANOTHER("options", s.losses[1].label_smoothing = 0.1f);
     ANOTHER("options", s.features[0].weight = 0.25f);
     ANOTHER("options", s.desc.rollback = 0);
     {

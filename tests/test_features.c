@@ -580,6 +580,28 @@ static void test_review_looks_back(void **state)
     lesson_close(&l);
 }
 
+/* Embeddings take layers as they are, whatever their size; a loss on each pixel takes the smaller one. */
+static void test_sizes(void **state)
+{
+    static const choice crd = {KD_FEATURE_CRD, "high", "first", NULL, NULL, 1};
+    static const choice at = {KD_FEATURE_AT, "high", "first", NULL, NULL, 1};
+    const choice *const choices[2] = {&crd, &at};
+    int i;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        lesson l;
+        kd_trainer *t;
+        const kd__feature *f;
+        lesson_open(&l, kd_ctx_defaults(), choices[i], 1);
+        assert_ok(l.kd, kd_trainer_open(l.student, &l.data, &l.desc, &t));
+        f = &t->features.list[0];
+        assert_int_equal(f->tap[KD__STUDENT][0]->h, 3);
+        assert_int_equal(f->tap[KD__TEACHER][0]->h, choices[i] == &crd ? 4 : 3);
+        kd_trainer_close(t);
+        lesson_close(&l);
+    }
+}
+
 static void test_log(void **state)
 {
     static const choice c = {KD_FEATURE_HINT, "low", "first", NULL, NULL, 2.5f};
@@ -667,17 +689,12 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_like_pytorch),
-        cmocka_unit_test(test_pooling),
-        cmocka_unit_test(test_derivatives),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_nothing_is_left),
-        cmocka_unit_test(test_memory_refused),
-        cmocka_unit_test(test_brings_nearer),
-        cmocka_unit_test(test_accumulate),
-        cmocka_unit_test(test_warmup),
-        cmocka_unit_test(test_review_looks_back),
-        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_like_pytorch),    cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_derivatives),     cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_nothing_is_left), cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_brings_nearer),   cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_warmup),          cmocka_unit_test(test_review_looks_back),
+        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);

@@ -2383,7 +2383,7 @@ static void test_diagnosis_of_regression(void **state)
 static void test_diagnosis_refused(void **state)
 {
     school s;
-    kd_model *m;
+    kd_model *m, *plain;
     kd_diagnose_desc d = kd_diagnose_defaults();
     kd_diagnosis found, kept;
     float logits[CLASSES];
@@ -2416,6 +2416,15 @@ static void test_diagnosis_refused(void **state)
     d.teacher = s.teacher;
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
     assert_int_equal(kd_diagnose(NULL, &s.data, &d, &found), KD_ERR_ARGUMENT);
+    d.loss = kd_loss_defaults(KD_LOSS_MSE);
+    plain = create(&s, "6: dense 4", 9);
+    for (i = 0; i < plain->weight_count; ++i) plain->weights[i] *= 1e25f;
+    assert_fails(s.kd, kd_diagnose(plain, &s.data, &d, &found), KD_ERR_NOT_FINITE,
+                 "kd_diagnose: loss mse overflows");
+    for (i = 0; i < plain->weight_count; ++i) plain->weights[i] *= 1e14f;
+    assert_fails(s.kd, kd_diagnose(plain, &s.data, &d, &found), KD_ERR_NOT_FINITE, "the student's output has");
+    kd_model_destroy(plain);
+    d.loss = kd_loss_defaults(KD_LOSS_HINTON);
     s.labels[3] = KD_UNLABELLED;
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_DATA, "label");
     s.labels[3] = 0;

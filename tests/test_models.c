@@ -413,6 +413,8 @@ static void test_spec_errors(void **state)
         {"4x4x4: conv 3 3 groups=2", "8: groups=2 must divide the 4 channels that come in and the 3 that go out"},
         {"1x4x4: conv 100000000 1 pad=50000000",
          "8: the output of this layer, 100000000x100000004x100000004, is too large"},
+        {"1x4x8: conv 100000000 1 pad=50000000",
+         "8: the output of this layer, 100000000x100000004x100000008, is too large"},
         {"4096x1x1: conv 1 67108864 stride=100000000 pad=67108864",
          "11: a window of 67108864x67108864 over 4096 channels is too large"},
         /* residuals */
@@ -622,6 +624,17 @@ static void test_builder_mistakes(void **state)
 }
 
 /* ---- description and tensors ----------------------------------------------------------------------------- */
+
+/* Which convolution the sum of a residual needs, line by line and number by number. */
+static void test_describe_shortcut(void **state)
+{
+    kd_model *m = create("3x6x6: residual(conv 3 3 stride=2x3 pad=1)", 1);
+    char text[2000];
+    (void)state;
+    kd_model_describe(m, text, sizeof text);
+    assert_non_null(strstr(text, "conv 3 1 stride=2x3 "));
+    kd_model_destroy(m);
+}
 
 static void test_describe(void **state)
 {
@@ -1526,6 +1539,7 @@ int main(void)
         TEST(test_builder),
         TEST(test_builder_mistakes),
         TEST(test_describe),
+        TEST(test_describe_shortcut),
         TEST(test_tensor_names),
         TEST(test_tensor_layouts),
         TEST(test_tensor_layouts_by_channel),

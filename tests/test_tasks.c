@@ -237,6 +237,7 @@ static void test_tree_saved(void **state)
     kd_model_describe(m, text, sizeof text);
     assert_non_null(strstr(text, "3.filters        dense 3                                       3           51"));
     assert_non_null(strstr(text, "3              softtree 2 3 penalty=0.5                        3           15"));
+    assert_int_equal(kd_model_macs(m), 4 * 4 * 8 + 16 * 3 + 4 * 3); /* filters, decisions, leaves */
     unlink(path);
     free(leaves);
     kd_model_destroy(m);
@@ -1584,6 +1585,11 @@ static void test_pate_cost(void **state)
         assert_ok(kd, kd_pate_cost(kd, &desc, g->asked, g->answered, &budget));
         assert_near(budget.epsilon, g->epsilon, 1e-6);
         assert_true(budget.delta == g->delta && budget.asked == g->asked && budget.answered == g->answered);
+        if (g->threshold_sigma > 0) { /* however low, it was asked for */
+            desc.threshold = 0.5f;
+            assert_ok(kd, kd_pate_cost(kd, &desc, g->asked, g->answered, &budget));
+            assert_near(budget.epsilon, g->epsilon, 1e-6);
+        }
         assert_ok(kd, kd_pate_cost(kd, &desc, 0, 0, &budget));
         assert_true(budget.epsilon == 0);
     }

@@ -1362,20 +1362,30 @@ static void test_combinations_refused(void **state)
     kd_model_destroy(grey);
 }
 
+static int add_accuracy(void *user, const kd_epoch_info *info)
+{
+    *(double *)user += info->accuracy;
+    return 0;
+}
+
 /* Soft labels that are sure of one class train to what the labels do, and others to something else. */
 static void test_soft_labels(void **state)
 {
     samples s;
     kd_train_desc desc = options();
     float soft[COUNT * CLASSES] = {0};
+    double by_label = 0, by_soft_label = 0;
     uint64_t hard, sure, unsure;
     int i;
     (void)state;
     make_samples(&s, 5);
     for (i = 0; i < COUNT; ++i) soft[i * CLASSES + s.labels[i]] = 1;
+    desc.on_epoch = add_accuracy, desc.user = &by_label;
     hard = trained(kd, small, &s.data, &desc);
     s.data.labels = NULL, s.data.soft_labels = soft;
+    desc.user = &by_soft_label;
     sure = trained(kd, small, &s.data, &desc);
+    assert_true(by_label > 0 && by_soft_label == by_label);
     for (i = 0; i < COUNT * CLASSES; ++i) soft[i] = 0.9f * soft[i] + 0.025f;
     unsure = trained(kd, small, &s.data, &desc);
     assert_true(hard == sure);
@@ -1383,6 +1393,59 @@ static void test_soft_labels(void **state)
     s.data.labels = s.labels, s.data.soft_labels = NULL, desc.loss.label_smoothing = 0.1f;
     desc.loss.kind = KD_LOSS_CE;
     assert_true(trained(kd, small, &s.data, &desc) != hard);
+}
+
+/* Figures by class are those of the first 256; those of the others join the totals only. */
+static void test_many_classes(void **state)
+{
+    enum { MANY = KD_METRICS_CLASSES + 3 };
+    static float x[MANY * MANY];
+    int32_t labels[MANY];
+    kd_model *m;
+    kd_data data;
+    kd_metrics *metrics = (kd_metrics *)malloc(sizeof *metrics);
+    int i;
+    (void)state;
+    m = create("259: dense 259 bias=0", 1);
+    for (i = 0; i < MANY; ++i) x[i * MANY + i] = 1, labels[i] = i;
+    assert_ok(kd, kd_model_set_tensor(m, "0.weight", x, MANY * MANY)); /* each sample is its own class */
+    labels[KD_METRICS_CLASSES] = 0;
+    data = kd_data_f32(x, labels, MANY, 1, 1, MANY, MANY);
+    assert_ok(kd, kd_evaluate(m, &data, metrics));
+    assert_near(metrics->accuracy, (MANY - 1.0) / MANY, 1e-12);
+    assert_int_equal(metrics->classes, KD_METRICS_CLASSES);
+    assert_int_equal(metrics->class_count[0], 2);
+    assert_near(metrics->class_accuracy[0], 0.5, 1e-12);
+    for (i = 1; i < KD_METRICS_CLASSES; ++i)
+        assert_true(metrics->class_count[i] == 1 && metrics->class_accuracy[i] == 1);
+    labels[KD_METRICS_CLASSES] = KD_METRICS_CLASSES; /* nothing is written behind the last of them */
+    assert_ok(kd, kd_evaluate(m, &data, metrics));
+    assert_true(metrics->accuracy == 1 && metrics->class_count[0] == 1 && metrics->class_accuracy[0] == 1);
+    assert_true(metrics->class_accuracy[KD_METRICS_CLASSES - 1] == 1);
+    kd_model_destroy(m);
+    free(metrics);
+}
+
+/* Of two samples both orders come up, and of three all six, each in its share of the epochs. */
+static void test_shuffled(void **state)
+{
+    enum { EPOCHS = 3000 };
+    int pairs = 0, orders[27] = {0}, i;
+    (void)state;
+    for (i = 0; i < EPOCHS; ++i) {
+        int32_t two[2] = {0, 1}, three[3] = {0, 1, 2};
+        kd__shuffle(two, 2, kd__rng_key(7, KD__RNG_SHUFFLE, (uint64_t)i, 0));
+        kd__shuffle(three, 3, kd__rng_key(8, KD__RNG_SHUFFLE, (uint64_t)i, 0));
+        pairs += two[0];
+        ++orders[9 * three[0] + 3 * three[1] + three[2]];
+    }
+    assert_true(abs(pairs - EPOCHS / 2) < 150);
+    assert_true(abs(orders[9 * 0 + 3 * 1 + 2] - EPOCHS / 6) < 100 &&
+                abs(orders[9 * 0 + 3 * 2 + 1] - EPOCHS / 6) < 100);
+    assert_true(abs(orders[9 * 1 + 3 * 0 + 2] - EPOCHS / 6) < 100 &&
+                abs(orders[9 * 1 + 3 * 2 + 0] - EPOCHS / 6) < 100);
+    assert_true(abs(orders[9 * 2 + 3 * 0 + 1] - EPOCHS / 6) < 100 &&
+                abs(orders[9 * 2 + 3 * 1 + 0] - EPOCHS / 6) < 100);
 }
 
 /* Regression: a student learns targets, and its loss falls. */
@@ -1541,6 +1604,8 @@ int main(void)
         TEST(test_nan_in_weights),
         TEST(test_combinations_refused),
         TEST(test_soft_labels),
+        TEST(test_shuffled),
+        TEST(test_many_classes),
         TEST(test_targets),
         TEST(test_statistics_overflow),
         TEST(test_refused_memory),
