@@ -2400,7 +2400,7 @@ typedef struct kd__matmul {
     int strips, strip_rows; /* rows are cut into strips of this many */
     /* one block of the second way */
     float *shared;
-    int col0, cols_now, k0, k_now, rows_block;
+    int col0, cols_now, k0, k_now, row_blocks;
 } kd__matmul;
 
 enum { KD__MATMUL_WIDTH = 2048 };
@@ -2472,13 +2472,20 @@ KD__PRIVATE void kd__matmul_share(void *arg, int index, int worker)
                       p->shared + (ptrdiff_t)col * p->k_now);
 }
 
+/* Where a block of rows begins: all are whole tiles, and none has two more of them than another. */
+KD__PRIVATE int kd__matmul_block_row(const kd__matmul *p, int index)
+{
+    const int tiles = (p->rows + p->k->rows - 1) / p->k->rows;
+    return KD__MIN(p->rows, (int)((int64_t)tiles * index / p->row_blocks) * p->k->rows);
+}
+
 /* ... and multiplying it with one block of rows of U. */
 KD__PRIVATE void kd__matmul_block(void *arg, int index, int worker)
 {
     const kd__matmul *p = (const kd__matmul *)arg;
     float *packed = p->worker_scratch + (size_t)worker * p->worker_floats;
-    const int tall = p->k->rows, first = index * p->rows_block;
-    const int rows = KD__MIN(p->rows_block, p->rows - first);
+    const int tall = p->k->rows, first = kd__matmul_block_row(p, index);
+    const int rows = kd__matmul_block_row(p, index + 1) - first;
     kd__gemm g;
     int row;
     for (row = 0; row < rows; row += tall) {
@@ -2537,7 +2544,8 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
 {
     const kd__kernels *k = p->k;
     const int threads = kd->desc.threads;
-    int depth;
+    const int tiles = (p->rows + k->rows - 1) / k->rows;
+    int depth, most;
     const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
     if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 4 * 3 || p->cols <= 2 * k->panel) {
         const int panels = (p->cols + k->panel - 1) / k->panel;
@@ -2554,13 +2562,14 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
     depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel;
     depth = KD__MIN(KD__MAX(depth, 256), 1024);
     depth = kd__even_share(p->depth, depth);
-    p->rows_block = (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / depth) / k->rows * k->rows;
-    p->rows_block = KD__MAX(p->rows_block, k->rows);
-    if (threads > 1) { /* blocks for everyone */
-        const int share = (p->rows / (2 * threads) + k->rows - 1) / k->rows * k->rows;
-        p->rows_block = KD__MIN(p->rows_block, KD__MAX(share, 2 * k->rows));
+    most = KD__MAX(1, (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / depth) / k->rows);
+    p->row_blocks = (tiles + most - 1) / most;
+    if (threads > 1) { /* as many blocks for one as for another */
+        p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
+        p->row_blocks = KD__MIN(tiles, (p->row_blocks + threads - 1) / threads * threads);
     }
-    p->worker_floats = (size_t)p->rows_block * (size_t)depth;
+    most = (tiles + p->row_blocks - 1) / p->row_blocks;
+    p->worker_floats = (size_t)most * (size_t)k->rows * (size_t)depth;
     p->worker_scratch =
         kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(KD__MATMUL_WIDTH + k->panel));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
@@ -2570,7 +2579,7 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
         for (p->k0 = 0; p->k0 < p->depth; p->k0 += depth) {
             p->k_now = KD__MIN(depth, p->depth - p->k0);
             kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
-            kd__parallel(kd, (p->rows + p->rows_block - 1) / p->rows_block, kd__matmul_block, p);
+            kd__parallel(kd, p->row_blocks, kd__matmul_block, p);
         }
     }
     return KD_OK;
@@ -8658,6 +8667,38 @@ KDDEF uint64_t kd_data_hash(const kd_data *data)
     return hash;
 }
 
+/* A look at all numbers, in as many parts as are worth a thread. */
+typedef struct kd__scan {
+    const kd__kernels *k;
+    const float *x;
+    int64_t count, step;
+    unsigned char spoilt[64];
+} kd__scan;
+
+KD__PRIVATE void kd__scan_part(void *arg, int index, int worker)
+{
+    kd__scan *p = (kd__scan *)arg;
+    const int64_t first = index * p->step, count = KD__MIN(p->step, p->count - first);
+    (void)worker;
+    p->spoilt[index] = (unsigned char)!p->k->all_finite((ptrdiff_t)count, p->x + first);
+}
+
+KD__PRIVATE int kd__finite_data(const kd_ctx *kd, const float *x, int64_t count)
+{
+    kd__scan p;
+    int i, parts;
+    p.k = kd->k;
+    p.x = x;
+    p.count = count;
+    p.step = KD__MAX(count / KD__COUNT(p.spoilt) + 1, (int64_t)1 << 16);
+    parts = (int)((count + p.step - 1) / p.step);
+    kd__parallel(kd, parts, kd__scan_part, &p);
+    for (i = 0; i < parts; ++i) {
+        if (p.spoilt[i]) return 0;
+    }
+    return 1;
+}
+
 KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m)
 {
     const kd__shape *in = &m->values[m->input].shape;
@@ -8695,7 +8736,7 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
         int64_t i;
         const int64_t floats = kd__data_floats(data);
         const float *x = (const float *)data->pixels;
-        if (!kd->k->all_finite((ptrdiff_t)total, x)) {
+        if (!kd__finite_data(kd, x, total)) {
             for (i = 0; kd__is_finite((double)x[i]); ++i) {}
             snprintf(what, sizeof what, "%s", x[i] != x[i] ? "a NaN" : "an infinity");
             return kd__fail(kd, KD_ERR_NOT_FINITE, "%s: %s in the data, sample %lld, number %lld", where, what,
