@@ -686,6 +686,32 @@ static void test_refused(void **state)
     lesson_close(&l);
 }
 
+/* Only a review takes lists of layers, and only FSP a second layer. */
+static void test_layers_of_kinds(void **state)
+{
+    lesson l;
+    int kind;
+    (void)state;
+    lesson_open(&l, kd_ctx_defaults(), NULL, 0);
+    l.desc.feature_count = 1;
+    for (kind = 0; kind < KD_FEATURE_COUNT; ++kind) {
+        l.losses[0] = kd_feature_loss_defaults((kd_feature_kind)kind);
+        l.losses[0].student = "first, low", l.losses[0].teacher = "first, low";
+        l.losses[0].student2 = l.losses[0].teacher2 = kind == KD_FEATURE_FSP ? "low" : NULL;
+        if (kind == KD_FEATURE_REVIEW) {
+            assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+            continue;
+        }
+        assert_fails(l.kd, kd_train(l.student, &l.data, &l.desc), KD_ERR_ARGUMENT,
+                     "the student has no layer \"first, low\"");
+        if (kind == KD_FEATURE_FSP) continue;
+        l.losses[0].student = l.losses[0].teacher = "first";
+        l.losses[0].student2 = l.losses[0].teacher2 = "low";
+        assert_fails(l.kd, kd_train(l.student, &l.data, &l.desc), KD_ERR_ARGUMENT, "takes one layer a model");
+    }
+    lesson_close(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -695,7 +721,7 @@ int main(void)
         cmocka_unit_test(test_brings_nearer),   cmocka_unit_test(test_accumulate),
         cmocka_unit_test(test_warmup),          cmocka_unit_test(test_review_looks_back),
         cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);

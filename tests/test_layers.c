@@ -592,6 +592,51 @@ static void test_dropout(void **state)
     }
 }
 
+/* Outputs and gradients of a batch are the same whatever the run has worked on before. */
+static void test_nothing_stays(void **state)
+{
+    enum { COUNT = 37, FLOATS = 3 * 6 * 6 };
+    static const char *const specs[] = {
+        "3x6x6: conv 6 3 pad=1 bias=0, batchnorm, relu, depthwise 3 pad=1, batchnorm, tanh, maxpool 2, dense 4",
+        "3x6x6: conv 16 3 pad=1, relu, residual(conv 16 3 pad=1, batchnorm), relu, avgpool 2, conv 8 1, gap, dense "
+        "4",
+        "108: dense 33, batchnorm, gelu, dense 20, silu, softtree 2 4"};
+    float *x = test_floats(1, COUNT * FLOATS, 1), *other = test_floats(2, COUNT * FLOATS, 3);
+    float *dy = test_floats(3, COUNT * 4, 1);
+    int i, used;
+    (void)state;
+    for (i = 0; i < KD__COUNT(specs); ++i) {
+        kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+        kd_model *m = create(kd, specs[i]);
+        float y[2][COUNT * 4], *grads[2];
+        for (used = 0; used < 2; ++used) {
+            kd__run *run;
+            assert_ok(kd, kd__run_open(m, m, COUNT, &run));
+            if (used) {
+                kd__run_forward(run, other, COUNT - 3);
+                set_direction(run, dy, COUNT - 3);
+                kd__run_backward(run);
+            }
+            kd__run_forward(run, x, COUNT);
+            kd__export(run, COUNT, y[used]);
+            set_direction(run, dy, COUNT);
+            kd__run_backward(run);
+            grads[used] = (float *)malloc((size_t)m->weight_count * sizeof(float));
+            memcpy(grads[used], run->weight_grads, (size_t)m->weight_count * sizeof(float));
+            kd__run_close(run);
+        }
+        assert_memory_equal(y[0], y[1], sizeof y[0]);
+        assert_memory_equal(grads[0], grads[1], (size_t)m->weight_count * sizeof(float));
+        free(grads[0]);
+        free(grads[1]);
+        kd_model_destroy(m);
+        kd_close(kd);
+    }
+    free(x);
+    free(other);
+    free(dy);
+}
+
 /* Running statistics after one training step, PyTorch's way: 0.9 old + 0.1 new, variance unbiased. */
 static void test_running_statistics(void **state)
 {
@@ -636,6 +681,7 @@ int main(void)
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_nothing_stays),
         cmocka_unit_test(test_residual),
         cmocka_unit_test(test_softtree),
         cmocka_unit_test(test_prompt),
