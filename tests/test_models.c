@@ -185,6 +185,7 @@ static void test_layers_and_options(void **state)
         {"3x2x2: relu, relu6, leakyrelu, leakyrelu 0.2, gelu, silu, hardswish, sigmoid, tanh", "3x2x2", 0, 0},
         {"9: leakyrelu slope=0", "9", 0, 0},
         {"3x6x6: residual(relu)", "3x6x6", 0, 0},
+        {"1x100000000x1: relu", "1x100000000x1", 0, 0},
         {"3x6x6: residual(conv 3 3 pad=1)", "3x6x6", 3 * 27 + 3, 3 * 36 * 27},
         /* where the shapes differ, the input passes a 1x1 convolution with a bias */
         {"3x6x6: residual(conv 5 3 pad=1)", "5x6x6", 5 * 27 + 5 + 5 * 3 + 5, 5 * 36 * 27 + 5 * 36 * 3},
@@ -335,6 +336,7 @@ static void test_spec_errors(void **state)
         {"7 dense 3", "3: a colon must follow the input, such as 1x28x28: dense 10"},
         {"7", "2: a colon must follow the input, such as 1x28x28: dense 10"},
         {"100000x100000x1: gap", "16: the input is too large"},
+        {"1x100000001x1: gap", "3: a model starts with its input, such as 1x28x28: or 784:"},
         /* where a layer should be */
         {"7:", "3: a layer is missing here"},
         {"7: dense 3,", "12: a layer is missing here"},

@@ -471,6 +471,28 @@ static void test_attack_of_each_sample(void **state)
     kd_close(other);
 }
 
+/* More samples than are worked on at once: each has a start of its own. */
+static void test_many_random_starts(void **state)
+{
+    enum { COUNT = 2 * KD__PREDICT_BATCH + 3 };
+    kd_attack_desc pgd = kd_attack_defaults(KD_ATTACK_PGD);
+    kd_model *m = create("2: dense 3", 1);
+    float *x = (float *)calloc(2 * COUNT, sizeof *x), *out = (float *)malloc(2 * COUNT * sizeof *out);
+    int32_t *labels = (int32_t *)calloc(COUNT, sizeof *labels);
+    int i, j;
+    (void)state;
+    for (i = 0; i < 2 * COUNT; ++i) x[i] = 0.5f;
+    pgd.random_start = 1, pgd.step = 0;
+    assert_ok(kd, kd_attack(m, NULL, x, labels, COUNT, &pgd, out));
+    for (i = 0; i < COUNT; ++i) {
+        for (j = 0; j < i; ++j) assert_true(out[2 * i] != out[2 * j] || out[2 * i + 1] != out[2 * j + 1]);
+    }
+    kd_model_destroy(m);
+    free(x);
+    free(out);
+    free(labels);
+}
+
 /* Robust accuracy is that of what kd_attack makes. */
 static void test_robust_accuracy(void **state)
 {
@@ -1582,6 +1604,7 @@ int main(void)
         TEST(test_same_bits),
         TEST(test_adversarial_training),
         TEST(test_random_starts),
+        TEST(test_many_random_starts),
         TEST(test_checkpoint),
         TEST(test_training_refused),
         TEST(test_log),
