@@ -6,8 +6,8 @@ usage: tests/mutants.py [COUNT] [SEED]     JOBS=1: one after another, instead of
 Each mutant is one change in a line of a loss, a layer, a kernel or a loader. It meets the test programs of its
 section, compiled quickly: for portable kernels only, which are compiled once where they have not changed. Mutants that
 pass meet them again as `make test` compiles them, for every instruction set and with sanitizers. Those that pass again
-have survived, and are printed; whether one means the same as the original is for a reader to say. Mutants that do not
-compile do not count. Fails if fewer than 95 % are caught.
+have survived, and are printed; whether one means the same as the original is for a reader to say, in
+tests/equivalent.txt. Those, and mutants that do not compile, do not count. Fails if fewer than 95 % are caught.
 """
 import concurrent.futures
 import os
@@ -98,14 +98,20 @@ def changed(line, dice):
     return line[: match.start()] + new + line[match.end():]
 
 
+def equivalents():
+    """Pairs of a line and of what means the same."""
+    found = [line[2:] for line in (ROOT / "tests/equivalent.txt").read_text().split("\n") if line[:2] in ("- ", "+ ")]
+    return set(zip(found[::2], found[1::2]))
+
+
 def mutants(lines, seed):
     """Without end, none twice: section, number of a line, the line changed."""
-    dice, places, seen = random.Random(seed), sections(lines), set()
+    dice, places, seen, same = random.Random(seed), sections(lines), set(), equivalents()
     while True:
         section = dice.choice(sorted(places))
         number = dice.choice(places[section])
         line = changed(lines[number], dice)
-        if line is not None and (number, line) not in seen:
+        if line is not None and (number, line) not in seen and (lines[number].strip(), line.strip()) not in same:
             seen.add((number, line))
             yield section, number, line
 

@@ -2402,6 +2402,10 @@ static void test_diagnosis_refused(void **state)
     d.loss = kd_loss_defaults(KD_LOSS_HINTON);
     d.loss.columns = 4;
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "not of one head");
+    d.loss.columns = 0, d.loss.first = 1;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "not of one head");
+    d.loss.first = 0, d.loss.task = 1;
+    assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "not of one head");
     d.loss = kd_loss_defaults(KD_LOSS_MSE);
     d.loss.to_targets = 1;
     assert_fails(s.kd, kd_diagnose(m, &s.data, &d, &found), KD_ERR_ARGUMENT, "to_targets has no soft term");

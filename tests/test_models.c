@@ -613,6 +613,11 @@ static void test_builder_mistakes(void **state)
     kd_builder_layer(b, "relu");
     assert_fails(kd, kd_builder_finish(b, 1, &m), KD_ERR_SPEC, "the text of a layer is longer than 255 letters");
     b = builder(1, 8, 8);
+    kd_builder_layer(b, "dense %d.", 5); /* a point, but none between digits */
+    assert_ok(kd, kd_builder_finish(b, 1, &m));
+    assert_int_equal(kd_model_outputs(m), 5);
+    kd_model_destroy(m);
+    b = builder(1, 8, 8);
     kd_builder_layer(b, "relu");
     assert_fails(kd, kd_builder_finish(b, 1, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
     kd_builder_abandon(builder(1, 8, 8));
