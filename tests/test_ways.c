@@ -485,6 +485,10 @@ static void test_many_random_starts(void **state)
     pgd.random_start = 1, pgd.step = 0;
     assert_ok(kd, kd_attack(m, NULL, x, labels, COUNT, &pgd, out));
     for (i = 0; i < COUNT; ++i) {
+        const uint64_t key = kd__rng_key(pgd.seed, KD__RNG_ATTACK, 0, (uint64_t)i);
+        const double reach = (double)pgd.epsilon;
+        for (j = 0; j < 2; ++j)
+            assert_near(out[2 * i + j] - x[2 * i + j], kd__rng_range(key, (uint64_t)j, -reach, reach), 1e-7);
         for (j = 0; j < i; ++j) assert_true(out[2 * i] != out[2 * j] || out[2 * i + 1] != out[2 * j + 1]);
     }
     kd_model_destroy(m);
