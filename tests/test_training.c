@@ -1396,6 +1396,53 @@ static void test_soft_labels(void **state)
     assert_true(trained(kd, small, &s.data, &desc) != hard);
 }
 
+typedef struct tally {
+    double loss;
+    int64_t images;
+    int epochs;
+} tally;
+
+static int add_step(void *user, const kd_step_info *info)
+{
+    tally *t = (tally *)user;
+    t->loss += info->loss * (double)(info->images - t->images);
+    t->images = info->images;
+    return 0;
+}
+
+static int expect_mean(void *user, const kd_epoch_info *info)
+{
+    tally *t = (tally *)user;
+    assert_near(info->loss, t->loss / COUNT, 1e-9);
+    t->loss = 0;
+    ++t->epochs;
+    return 0;
+}
+
+/* The loss of an epoch is the mean of its samples', also where the last batch is smaller. */
+static void test_loss_of_an_epoch(void **state)
+{
+    kd_train_desc desc = options();
+    samples s;
+    tally t = {0, 0, 0};
+    (void)state;
+    make_samples(&s, 5);
+    desc.on_step = add_step, desc.on_epoch = expect_mean, desc.user = &t;
+    (void)trained(kd, small, &s.data, &desc);
+    assert_int_equal(t.epochs, desc.epochs);
+    assert_true(t.images == (int64_t)COUNT * desc.epochs);
+}
+
+/* What grey is, of one, two and three channels. */
+static void test_grey(void **state)
+{
+    const float x[6] = {0.25f, 0.5f, 0.75f, 1, 0, 0.125f}; /* of two pixels each */
+    (void)state;
+    assert_near(kd__grey(x, 1, 2, 1), 0.5, 1e-7);
+    assert_near(kd__grey(x, 2, 2, 1), 0.75, 1e-7);
+    assert_near(kd__grey(x, 3, 2, 1), 0.299 * 0.5 + 0.587 * 1 + 0.114 * 0.125, 1e-7);
+}
+
 /* Weights after a training with everything random in it, without and with fused multiply-adds: today's are
    yesterday's, on this machine and on others. A change on purpose belongs into CHANGELOG.md. */
 static void test_pinned(void **state)
@@ -1632,6 +1679,8 @@ int main(void)
         TEST(test_shuffled),
         TEST(test_many_classes),
         TEST(test_pinned),
+        TEST(test_loss_of_an_epoch),
+        TEST(test_grey),
         TEST(test_targets),
         TEST(test_statistics_overflow),
         TEST(test_refused_memory),
