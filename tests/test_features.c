@@ -686,6 +686,20 @@ static void test_refused(void **state)
     lesson_close(&l);
 }
 
+static void test_sixteen(void **state)
+{
+    kd_feature_loss losses[KD__MAX_FEATURES];
+    lesson l;
+    int i;
+    (void)state;
+    lesson_open(&l, kd_ctx_defaults(), NULL, 0);
+    for (i = 0; i < KD__MAX_FEATURES; ++i) losses[i] = l.losses[0];
+    l.desc.features = losses;
+    l.desc.feature_count = 16;
+    assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+    lesson_close(&l);
+}
+
 /* Only a review takes lists of layers, and only FSP a second layer. */
 static void test_layers_of_kinds(void **state)
 {
@@ -722,6 +736,7 @@ int main(void)
         cmocka_unit_test(test_warmup),          cmocka_unit_test(test_review_looks_back),
         cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
+        cmocka_unit_test(test_sixteen),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);

@@ -592,6 +592,61 @@ static void test_dropout(void **state)
     }
 }
 
+/* A relu works after every kind of layer, those that apply it themselves and those that do not. */
+static void test_relu_after_each(void **state)
+{
+    enum { COUNT = 9, FLOATS = 4 * 6 * 6, MOST = COUNT * 400 };
+    static const char *const layers[] = {"dense 9",
+                                         "conv 5 3",
+                                         "conv 4 3 groups=2",
+                                         "depthwise 3",
+                                         "maxpool 2",
+                                         "avgpool 2",
+                                         "gap",
+                                         "batchnorm",
+                                         "dropout 0.5",
+                                         "flatten",
+                                         "residual(conv 4 3 pad=1)",
+                                         "softtree 2 5",
+                                         "prompt 3",
+                                         "relu6",
+                                         "leakyrelu",
+                                         "gelu",
+                                         "silu",
+                                         "hardswish",
+                                         "sigmoid",
+                                         "tanh"};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    float *x = test_floats(1, COUNT * FLOATS, 1), *plain = (float *)malloc(MOST * sizeof *plain);
+    float *clipped = (float *)malloc(MOST * sizeof *clipped);
+    int i, j;
+    (void)state;
+    for (i = 0; i < KD__COUNT(layers); ++i) {
+        char spec[100];
+        kd_model *m[2];
+        for (j = 0; j < 2; ++j) {
+            snprintf(spec, sizeof spec, "4x6x6: %s%s%s", strcmp(layers[i], "prompt 3") ? "" : "dense 4, ",
+                     layers[i], j ? ", relu" : "");
+            m[j] = create(kd, spec);
+            if (j)
+                memcpy(m[1]->weights, m[0]->weights,
+                       (size_t)m[0]->weight_count * sizeof(float)); /* started otherwise */
+            assert_true(COUNT * kd_model_outputs(m[j]) <= MOST);
+            assert_ok(kd, kd_predict(m[j], x, COUNT, j ? clipped : plain));
+        }
+        for (j = 0; j < COUNT * kd_model_outputs(m[0]); ++j) {
+            if (clipped[j] != KD__MAX(plain[j], 0))
+                fail_msg("%s: relu makes %g of %g", layers[i], clipped[j], plain[j]);
+        }
+        kd_model_destroy(m[0]);
+        kd_model_destroy(m[1]);
+    }
+    free(x);
+    free(plain);
+    free(clipped);
+    kd_close(kd);
+}
+
 /* Outputs and gradients of a batch are the same whatever the run has worked on before. */
 static void test_nothing_stays(void **state)
 {
@@ -681,6 +736,7 @@ int main(void)
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_batchnorm),
+        cmocka_unit_test(test_relu_after_each),
         cmocka_unit_test(test_nothing_stays),
         cmocka_unit_test(test_residual),
         cmocka_unit_test(test_softtree),

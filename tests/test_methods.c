@@ -1915,6 +1915,7 @@ static void test_logits_averaged(void **state)
     const kd_model *both[2];
     kd_loss_desc losses[2];
     float logits[2][SAMPLES * CLASSES], average[SAMPLES * CLASSES], student[SAMPLES * CLASSES];
+    float even[SAMPLES * CLASSES];
     const float *each[2];
     school s;
     kd_train_desc d;
@@ -1948,6 +1949,9 @@ static void test_logits_averaged(void **state)
     assert_ok(s.kd, kd_average_logits(s.kd, each, weights, 2, SAMPLES, CLASSES, average));
     for (i = 0; i < SAMPLES * CLASSES; ++i)
         assert_near(average[i], 0.25 * (double)logits[0][i] + 0.75 * (double)logits[1][i], 1e-7);
+    assert_ok(s.kd, kd_average_logits(s.kd, each, NULL, 2, SAMPLES, CLASSES, even));
+    for (i = 0; i < SAMPLES * CLASSES; ++i)
+        assert_near(even[i], 0.5 * (double)logits[0][i] + 0.5 * (double)logits[1][i], 1e-7);
     for (i = 0; i < 2; ++i) {
         assert_ok(s.kd, kd_loss(s.kd, &losses[i], student, average, NULL, SAMPLES, CLASSES, NULL, &value));
         wanted += value;

@@ -979,13 +979,17 @@ static void test_max_norm(void **state)
     samples s;
     kd_train_desc desc = options();
     kd_model *m = create(small, 1);
-    float w[6 * FLOATS];
+    float w[6 * FLOATS], bias[6];
     double largest = 0;
     int unit, i;
     (void)state;
     make_samples(&s, 5);
     desc.max_norm = 0.5f, desc.lr = 0.1f;
+    for (i = 0; i < 6; ++i) bias[i] = 3;
+    assert_ok(kd, kd_model_set_tensor(m, "1.bias", bias, 6));
     assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_ok(kd, kd_model_get_tensor(m, "1.bias", bias, 6)); /* is not a weight into a unit */
+    for (i = 0; i < 6; ++i) assert_true(bias[i] > 0.6f);
     assert_ok(kd, kd_model_get_tensor(m, "1.weight", w, 6 * FLOATS));
     for (unit = 0; unit < 6; ++unit) {
         double sum = 0;
@@ -1498,6 +1502,22 @@ static void test_many_classes(void **state)
     free(metrics);
 }
 
+/* Also where no class gets much: of 20, all alike, the first is chosen with a twentieth of confidence. */
+static void test_ece_of_many(void **state)
+{
+    const float x[3] = {1, 2, 3};
+    const int32_t labels[3] = {0, 0, 7};
+    kd_data data = kd_data_f32(x, labels, 3, 1, 1, 1, 20);
+    kd_model *m = create("1: dense 20", 1);
+    float zeros[20] = {0};
+    kd_metrics metrics;
+    (void)state;
+    assert_ok(kd, kd_model_set_tensor(m, "0.weight", zeros, 20));
+    assert_ok(kd, kd_evaluate(m, &data, &metrics));
+    assert_near(metrics.ece, 2.0 / 3 - 0.05, 1e-6);
+    kd_model_destroy(m);
+}
+
 /* Of two samples both orders come up, and of three all six, each in its share of the epochs. */
 static void test_shuffled(void **state)
 {
@@ -1678,6 +1698,7 @@ int main(void)
         TEST(test_soft_labels),
         TEST(test_shuffled),
         TEST(test_many_classes),
+        TEST(test_ece_of_many),
         TEST(test_pinned),
         TEST(test_loss_of_an_epoch),
         TEST(test_grey),
