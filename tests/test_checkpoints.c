@@ -677,6 +677,36 @@ static void test_mutual(void **state)
     assert_true(wanted[0] != wanted[1]);
 }
 
+/* What a checkpoint knows its data by: all numbers that belong to them, and none behind. */
+static void test_hash_of_data(void **state)
+{
+    enum { COUNT_OF = 5, OUTPUTS = 2, NUMBERS = COUNT_OF * OUTPUTS };
+    uint8_t pixels[COUNT_OF * 3] = {0};
+    int32_t labels[COUNT_OF + 1] = {0}, tasks[NUMBERS + 1] = {0};
+    float soft[NUMBERS + 1] = {0}, targets[NUMBERS + 1] = {0}, side[NUMBERS + 1] = {0};
+    kd_data data = kd_data_u8(pixels, labels, COUNT_OF, 3, 1, 1, OUTPUTS);
+    uint64_t hash;
+    int i;
+    (void)state;
+    data.soft_labels = soft, data.targets = targets;
+    data.task_labels = tasks, data.task_count = OUTPUTS;
+    data.side = side, data.side_count = OUTPUTS;
+    hash = kd__hash_data(&data, OUTPUTS);
+#define CHANGED(array, count)                                                                                      \
+    for (i = 0; i <= (count); ++i) {                                                                               \
+        ++(array)[i];                                                                                              \
+        assert_true((kd__hash_data(&data, OUTPUTS) != hash) == (i < (count)));                                     \
+        --(array)[i];                                                                                              \
+    }
+    CHANGED(labels, COUNT_OF)
+    CHANGED(tasks, NUMBERS)
+    CHANGED(soft, NUMBERS)
+    CHANGED(targets, NUMBERS)
+    CHANGED(side, NUMBERS)
+#undef CHANGED
+    assert_true(kd__hash_data(&data, OUTPUTS) == hash);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
@@ -693,6 +723,7 @@ int main(void)
         TEST(test_rolls_back),
         TEST(test_nothing_to_save),
         TEST(test_mutual),
+        TEST(test_hash_of_data),
     };
     return cmocka_run_group_tests_name("checkpoints", tests, NULL, NULL);
 }
