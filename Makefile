@@ -31,7 +31,7 @@ help:
 	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
-	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; two hours, may be stopped'
+	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'

@@ -8,7 +8,7 @@
    features are added to cross-entropy, with RepDistiller's weights, and where their papers do so ("+ kl") to KL at
    temperature 4 as well. FSP is not here: it needs a student as wide as its teacher.
 
-   About two hours. What is done is kept in NAME.tsv and NAME.safetensors: started again with the same
+   Two to three hours. What is done is kept in NAME.tsv and NAME.safetensors: started again with the same
    options, it goes on from there. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
