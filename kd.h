@@ -6587,7 +6587,6 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     if (*c == 0) return kd__spec_fail(d, "this parenthesis is never closed");
     d->at = start;
     inner_batchnorm = d->has_batchnorm;
-    d->has_batchnorm = outer_batchnorm || inner_batchnorm;
     result = kd__draft_shortcut(d, path, entry, inner_batchnorm, &shortcut);
     d->has_batchnorm = outer_batchnorm || inner_batchnorm;
     if (result != KD_OK) return result;

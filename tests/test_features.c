@@ -686,6 +686,32 @@ static void test_refused(void **state)
     lesson_close(&l);
 }
 
+/* Gradients through cosines: right, and nothing behind the matrices is touched. */
+static void test_cosines(void **state)
+{
+    enum { N = 3, ALL = N * N };
+    double g[ALL + N + 1], by_y[ALL + N + 1], grad[ALL + N + 1], y[ALL], scale[N + 1], other[ALL], value[2];
+    int i, j, k;
+    (void)state;
+    for (i = 0; i < ALL + N + 1; ++i)
+        g[i] = 0.3 * (i % 4) + (i % (N + 1) == 0 ? 2 : 0), by_y[i] = 0.1 * i - 0.4, grad[i] = 0;
+    for (i = 0; i < N; ++i)
+        for (j = 0; j < i; ++j) g[i * N + j] = g[j * N + i];
+    scale[N] = 1;
+    kd__cosines(g, N, 0.01, scale, y);
+    kd__cosines_backward(g, N, scale, by_y, grad);
+    for (i = ALL; i < ALL + N + 1; ++i) assert_true(grad[i] == 0);
+    for (i = 0; i < ALL; ++i) {
+        for (k = 0; k < 2; ++k) {
+            memcpy(other, g, sizeof other);
+            other[i] += k ? 1e-6 : -1e-6;
+            kd__cosines(other, N, 0.01, scale, y);
+            for (j = 0, value[k] = 0; j < ALL; ++j) value[k] += by_y[j] * y[j];
+        }
+        assert_near(grad[i], (value[1] - value[0]) / 2e-6, 1e-7);
+    }
+}
+
 static void test_sixteen(void **state)
 {
     kd_feature_loss losses[KD__MAX_FEATURES];
@@ -736,7 +762,7 @@ int main(void)
         cmocka_unit_test(test_warmup),          cmocka_unit_test(test_review_looks_back),
         cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
-        cmocka_unit_test(test_sixteen),
+        cmocka_unit_test(test_cosines),         cmocka_unit_test(test_sixteen),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);

@@ -1465,6 +1465,8 @@ static void test_evaluate_errors(void **state)
     assert_ok(kd, kd_model_set_preprocessing(m, x + 1, data.std)); /* mean 0, std 1: what data has by default */
     assert_memory_equal(&metrics, &untouched, sizeof metrics);
     assert_ok(kd, kd_evaluate(m, &data, &metrics));
+    data.mean[0] = 1e-5f; /* as good as the same */
+    assert_ok(kd, kd_evaluate(m, &data, &metrics));
     data.mean[0] = 0.5f;
     assert_fails(
         kd, kd_evaluate(m, &data, &metrics), KD_ERR_DATA,
