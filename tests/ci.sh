@@ -29,7 +29,7 @@ have()
 # What a log says about how much was looked at: tests, trainings, checks, executions; a silent success is one case.
 cases_of()
 {
-    awk '/^\[  PASSED  \]/ { n += $4 } /^[0-9]+ (trainings|checks|mutants)/ { n += $1 } $3 == "passed" { n += $2 }
+    awk '/^\[  PASSED  \]/ { n += $4 } /^[0-9]+ (trainings|checks|mutants of)/ { n += $1 } $3 == "passed" { n += $2 }
         END { print n ? n : 1 }' "$1"
 }
 
