@@ -2426,10 +2426,10 @@ static void test_diagnosis_refused(void **state)
     assert_int_equal(kd_diagnose(NULL, &s.data, &d, &found), KD_ERR_ARGUMENT);
     d.loss = kd_loss_defaults(KD_LOSS_MSE);
     plain = create(&s, "6: dense 4", 9);
-    for (i = 0; i < plain->weight_count; ++i) plain->weights[i] *= 1e25f;
+    for (i = 0; i < (int)plain->weight_count; ++i) plain->weights[i] *= 1e25f;
     assert_fails(s.kd, kd_diagnose(plain, &s.data, &d, &found), KD_ERR_NOT_FINITE,
                  "kd_diagnose: loss mse overflows");
-    for (i = 0; i < plain->weight_count; ++i) plain->weights[i] *= 1e14f;
+    for (i = 0; i < (int)plain->weight_count; ++i) plain->weights[i] *= 1e14f;
     assert_fails(s.kd, kd_diagnose(plain, &s.data, &d, &found), KD_ERR_NOT_FINITE, "the student's output has");
     kd_model_destroy(plain);
     d.loss = kd_loss_defaults(KD_LOSS_HINTON);
@@ -2522,9 +2522,38 @@ static void test_training_refused(void **state)
     school_close(&s);
 }
 
+/* A row's loss writes its own columns and nothing behind them, which in a batch is another row. */
+static void test_rows_stay_apart(void **state)
+{
+    enum { COLS = 5, ARRAYS = 7 };
+    int kind, label, i, tried = 0;
+    (void)state;
+    for (kind = 0; kind < KD_LOSS_COUNT; ++kind) {
+        const kd__loss_info *info = kd__loss_look_up((kd_loss_kind)kind);
+        const kd_loss_desc desc = kd_loss_defaults((kd_loss_kind)kind);
+        for (label = 0; label < COLS && info->row; ++label, ++tried) {
+            double room[ARRAYS][COLS + 1];
+            kd__soft_row r;
+            memset(&r, 0, sizeof r);
+            for (i = 0; i < ARRAYS * (COLS + 1); ++i)
+                room[i / (COLS + 1)][i % (COLS + 1)] = 0.37 * (i * i % 11) - 1;
+            for (i = 0; i < ARRAYS; ++i) room[i][COLS] = 12345;
+            r.desc = &desc;
+            r.cols = COLS;
+            r.label = label;
+            r.s = room[0], r.t = room[1], r.g = room[2], r.log_ps = room[3], r.log_pt = room[4];
+            r.ps = room[5], r.pt = room[6];
+            assert_true(isfinite(info->row(&r)));
+            for (i = 0; i < ARRAYS; ++i) assert_true(room[i][COLS] == 12345);
+        }
+    }
+    assert_true(tried > 10 * COLS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows_stay_apart),
         cmocka_unit_test(test_like_pytorch),
         cmocka_unit_test(test_reference),
         cmocka_unit_test(test_all_kinds),
