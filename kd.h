@@ -1975,11 +1975,12 @@ enum {
 #undef KD__ITEM
 };
 
-/* Floats that are about to be read or written, so that their cache lines can be on the way. */
+/* Cache lines that are about to be read or written, `step` floats apart, so that they can be on the way. */
 typedef struct kd__soon {
     const float *at;
-    ptrdiff_t count;
+    ptrdiff_t lines, step;
 } kd__soon;
+#define KD__LINE 16 /* floats in a cache line */
 
 /* C = A * B in tiles of registers. A is read a number at a time and broadcast, B and C a vector at a time.
    The reduction runs over `segs` segments of `run` numbers. Rows of C come in `blocks` blocks of `rows`: a
@@ -2020,7 +2021,7 @@ typedef struct kd__tile {
     int accumulate, act;
     int c_far;
     const float *soon; /* to be fetched, soon_step floats with each row of B */
-    int soon_step;
+    ptrdiff_t soon_step;
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -2419,6 +2420,17 @@ KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int 
     if (p->alpha != 1) p->k->scale((ptrdiff_t)depth * width, p->alpha, panel);
 }
 
+/* Asks for the panel that begins at a column: the processor does not foresee what lies rows apart. */
+KD__PRIVATE void kd__matmul_fetch_v(const kd__matmul *p, int col, kd__soon soon[2])
+{
+    int i;
+    for (i = 0; i < 2 && col < p->cols; ++i, col += KD__LINE) {
+        soon[i].at = p->v + col;
+        soon[i].lines = p->depth;
+        soon[i].step = p->v_row;
+    }
+}
+
 KD__PRIVATE void kd__matmul_describe(const kd__matmul *p, kd__gemm *g)
 {
     memset(g, 0, sizeof *g);
@@ -2455,6 +2467,7 @@ KD__PRIVATE void kd__matmul_panel(void *arg, int index, int worker)
         kd__matmul_pack_v(p, col, cols, 0, p->depth, panel);
         g.b = panel;
         g.b_rows = p->depth;
+        if (!p->v_turned) kd__matmul_fetch_v(p, col + p->k->panel, g.soon);
     } else {
         g.b = p->v + col;
         g.b_k = p->v_row;
@@ -4166,7 +4179,8 @@ KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__s
     const int there = !slot->worker && sample + 1 < r->count;
     kd__soon soon;
     soon.at = there ? kd__slot_at(slot, s, sample + 1) : NULL;
-    soon.count = there ? (ptrdiff_t)(slot->sample - slot->first) : 0;
+    soon.lines = there ? (ptrdiff_t)(slot->sample - slot->first + KD__LINE - 1) / KD__LINE : 0;
+    soon.step = KD__LINE;
     return soon;
 }
 
@@ -5055,12 +5069,13 @@ KD__PRIVATE kd__soon kd__winograd_soon(const kd__run *r, const kd__winograd *w, 
 {
     const int tiles = w->tiles.across * w->tiles.down, sample = s.first + first / tiles;
     const ptrdiff_t samples = KD__MIN((ptrdiff_t)r->count, sample + (count + tiles - 1) / tiles) - sample;
-    kd__soon soon = {NULL, 0};
+    ptrdiff_t floats;
+    kd__soon soon = {NULL, 0, KD__LINE};
     if (w->slot->worker || samples <= 0) return soon;
     soon.at = kd__slot_at(w->slot, s, sample) + first % tiles / w->tiles.across * 4 * w->tiles.row;
-    soon.count = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles,
-                         samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
-    soon.count = (soon.count + KD__WINO_PLANES - 1) / KD__WINO_PLANES;
+    floats = KD__MIN((ptrdiff_t)w->slot->sample * count / tiles,
+                     samples * (ptrdiff_t)w->slot->sample - (ptrdiff_t)w->slot->first);
+    soon.lines = (floats + KD__WINO_PLANES * KD__LINE - 1) / (KD__WINO_PLANES * KD__LINE);
     return soon;
 }
 
@@ -5069,7 +5084,7 @@ KD__PRIVATE void kd__winograd_next_share(kd__gemm *g)
 {
     int i;
     for (i = 0; i < KD__COUNT(g->soon); ++i) {
-        if (g->soon[i].at) g->soon[i].at += g->soon[i].count;
+        if (g->soon[i].at) g->soon[i].at += g->soon[i].lines * KD__LINE;
     }
 }
 
@@ -5193,7 +5208,7 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
         c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
-        for (g = 0; g < w->groups; ++g, c.soon_x.count = c.soon_y.count = 0) {
+        for (g = 0; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
             c.x = kd__slot_at(in, s, i) + (ptrdiff_t)g * w->c;
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
             c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
@@ -5312,7 +5327,7 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
                 c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
                 if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0)
-                    kd__conv_run(r->k, &c), c.soon_x.count = c.soon_y.count = 0;
+                    kd__conv_run(r->k, &c), c.soon_x.lines = c.soon_y.lines = 0;
             }
         }
     }
@@ -5357,7 +5372,7 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__s
                 g.c = dw + (size_t)group * w->group_size;
                 g.c_first = (kh * w->w + kw) * w->c;
                 r->k->gemm(&g);
-                g.soon[0].count = g.soon[1].count = 0;
+                g.soon[0].lines = g.soon[1].lines = 0;
             }
         }
     }
@@ -15929,13 +15944,15 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     const float *b = t->b;
     float *c = t->c;
     const float *soon = t->soon;
-    const int tail = t->tail, soon_step = t->soon_step;
+    const ptrdiff_t soon_step = t->soon_step;
+    const int tail = t->tail;
     int i, j, k, seg;
     if (t->c_far) { /* C is on its way while products are summed */
         KD__UNROLL
         for (i = 0; i < rows; ++i) {
             KD__UNROLL
-            for (j = 0; j < vectors; j += 16 / KD__W) kd__fetch(c + i * c_row + j * KD__W); /* a cache line each */
+            for (j = 0; j < vectors; j += KD__LINE / KD__W)
+                kd__fetch(c + i * c_row + j * KD__W); /* a cache line each */
             kd__fetch(c + i * c_row + vectors * KD__W - 1);
         }
     }
@@ -16076,20 +16093,21 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
-/* What the next tile fetches beside its own work, `fetched` floats after the start of what is left. */
+/* What the next tile fetches beside its own work, `fetched` lines after the start of what is left. */
 KD__INLINE void KD__FN(look_ahead)(const kd__gemm *g, kd__tile *t, ptrdiff_t *fetched)
 {
-    const ptrdiff_t first = KD__MIN(*fetched, g->soon[0].count);
-    t->soon_step = 16; /* a cache line */
-    if (*fetched < g->soon[0].count) {
-        t->soon = g->soon[0].at + *fetched;
-    } else if (*fetched - first < g->soon[1].count) {
-        t->soon = g->soon[1].at + (*fetched - first);
-    } else {
-        t->soon = t->b;
-        t->soon_step = 0;
+    ptrdiff_t line = *fetched;
+    int i;
+    *fetched += (ptrdiff_t)g->segs * g->run;
+    for (i = 0; i < KD__COUNT(g->soon); line -= g->soon[i++].lines) {
+        if (line < g->soon[i].lines) {
+            t->soon = g->soon[i].at + line * g->soon[i].step;
+            t->soon_step = g->soon[i].step;
+            return;
+        }
     }
-    *fetched += (ptrdiff_t)16 * g->segs * g->run;
+    t->soon = t->b;
+    t->soon_step = 0;
 }
 
 #define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
@@ -16374,7 +16392,7 @@ KD__INLINE void KD__FN(fetch_share)(const float *next)
 {
     int i;
     KD__UNROLL
-    for (i = 0; i < KD__PIXELS * KD__W / 16; ++i) kd__fetch(next + (ptrdiff_t)16 * i);
+    for (i = 0; i < KD__PIXELS * KD__W / KD__LINE; ++i) kd__fetch(next + (ptrdiff_t)KD__LINE * i);
 }
 
 /* x has zeros beside every line (pad_w of them), so only lines are clipped. */
