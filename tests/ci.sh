@@ -93,6 +93,10 @@ fi
 
 # ---- other compilers, options and machines -----------------------------------------------------------------------
 
+have clang clang
+check 'compilers: every standard and switch' tests/compile.sh
+check 'compilers, machines: the same weights' tests/emulated.sh
+
 flags="-std=gnu99 ${warnings% -Werror} -fopenmp"
 optimised="gcc $flags -O3 -DNDEBUG"
 if have clang clang; then

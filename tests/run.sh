@@ -44,7 +44,7 @@ run() { if wanted "$1"; then start "$@"; report "$1"; fi; }
 # beside everything else: scripts that mostly wait for compilers
 {
     for script in compile emulated; do
-        if wanted $script; then start $script "tests/$script.sh"; fi
+        if wanted $script; then start $script "tests/$script.sh" quick; fi
     done
 } &
 for program in "$build"/test_*; do
