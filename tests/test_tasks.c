@@ -1955,6 +1955,39 @@ static void test_folds_memory(void **state)
     test_memory_close(kd, &memory);
 }
 
+/* Where several folds fail at the same time, the first of them is the one that is told. */
+static void test_folds_diverge(void **state)
+{
+    kd_cross_validation all;
+    char said[2][200];
+    int fold;
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 2);
+    kd_model_destroy(f.student);
+    f.student = create(f.kd, "2: dense 4");
+    f.desc.loss = kd_loss_defaults(KD_LOSS_MSE); /* its gradient grows with the distance */
+    f.desc.optimizer = KD_SGD;
+    f.desc.lr = 12;
+    f.desc.epochs = 100;
+    for (fold = 0; fold < 2; ++fold) {
+        kd_model *m;
+        kd_trainer *t;
+        kd_result result = KD_OK;
+        assert_ok(f.kd, kd_model_clone(f.student, &m));
+        assert_ok(f.kd, kd__trainer_new(m, &f.c.data, &f.desc, fold, 2, &t));
+        while (result == KD_OK && !kd_trainer_done(t)) result = kd_trainer_step(t, NULL);
+        assert_int_equal(result, KD_ERR_NOT_FINITE);
+        snprintf(said[fold], sizeof said[fold], "%s", kd_error(f.kd));
+        kd_trainer_close(t);
+        kd_model_destroy(m);
+    }
+    assert_string_not_equal(said[0], said[1]);
+    assert_int_equal(kd_cross_validate(f.student, &f.c.data, &f.desc, 2, NULL, &all), KD_ERR_NOT_FINITE);
+    assert_string_equal(kd_error(f.kd), said[0]);
+    folded_close(&f);
+}
+
 static void test_folds_refused(void **state)
 {
     folded f;
@@ -2027,6 +2060,7 @@ int main(void)
         cmocka_unit_test(test_folds_measured),
         cmocka_unit_test(test_folds_parallel),
         cmocka_unit_test(test_folds_memory),
+        cmocka_unit_test(test_folds_diverge),
         cmocka_unit_test(test_folds_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
