@@ -1667,6 +1667,19 @@ KD__PRIVATE size_t kd__times(size_t a, size_t b) { return b && a > SIZE_MAX / b 
 
 KD__PRIVATE size_t kd__plus(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 
+/* The next `count` numbers of a room that several arrays share, NULL while it is only measured. */
+KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
+{
+    double *at = room ? room + *used : NULL;
+    *used = kd__plus(*used, count);
+    if (room) KD__FENCE_UP(room + *used, KD__FENCE * sizeof(float));
+    *used = kd__plus(*used, KD__FENCE * sizeof(float) / sizeof(double));
+    return at;
+}
+
+/* After the use of what was taken, so that others may. */
+KD__PRIVATE void kd__give_back(double *room, size_t used) { KD__FENCE_DOWN(room, used * sizeof *room); }
+
 /* Memory aligned to 64 bytes and zeroed. In front of it stand the size and the start of the allocation. */
 typedef struct kd__block {
     void *start;
@@ -3705,21 +3718,25 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
 /* Numbers that the rows of a loss need beside their logits: a value each, and powers for every worker. */
 KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
 {
-    return kd__plus((size_t)rows, kd__times((size_t)kd->desc.threads * 2, (size_t)cols));
+    return kd__plus((size_t)rows + 2 * KD__FENCE, kd__times((size_t)kd->desc.threads * 2, (size_t)cols));
 }
 
 /* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
 KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
     const int step = kd__rows_per_task(task->all.cols);
+    const ptrdiff_t powers = (ptrdiff_t)kd->desc.threads * 2 * task->all.cols;
     double sum = 0;
     int r;
     task->all.rows = rows;
     task->all.value = numbers;
-    task->all.powers = numbers + rows;
+    task->all.powers = numbers + rows + KD__FENCE;
+    KD__FENCE_UP(numbers + rows, KD__FENCE * sizeof *numbers);
+    KD__FENCE_UP(task->all.powers + powers, KD__FENCE * sizeof *numbers);
     if (task->all.soft_value == 0) task->all.teacher = NULL;
     kd__parallel(kd, (rows + step - 1) / step, kd__loss_rows, task);
     for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
+    KD__FENCE_DOWN(numbers, ((size_t)rows + 2 * KD__FENCE + (size_t)powers) * sizeof *numbers);
     return sum / rows;
 }
 
@@ -3816,29 +3833,33 @@ KD__PRIVATE void kd__soft_whole_row(kd__soft *p, int r, int worker)
     kd__soft_finish(p, r, worker);
 }
 
-/* What kd__soft_place needs, in doubles. */
-KD__PRIVATE size_t kd__soft_room(const kd_loss_desc *desc, int threads, size_t rows, size_t cols)
+KD__PRIVATE void kd__soft_open(kd__soft *p, const kd_ctx *kd, const kd_loss_desc *desc, int rows, int cols)
 {
-    const size_t all = kd__times(rows, cols), gram = desc->kind == KD_LOSS_MLLD ? kd__times(cols, cols) : 0;
-    const size_t room = kd__plus(3 * rows, kd__times((size_t)threads * KD__SOFT_LINES, cols));
-    if (!kd__loss_look_up(desc->kind)->batch) return room;
-    return kd__plus(kd__plus(room, kd__times(6, all)), kd__plus(kd__plus(cols, rows), gram));
+    memset(p, 0, sizeof *p);
+    p->kd = kd;
+    p->desc = desc;
+    p->info = kd__loss_look_up(desc->kind);
+    p->rows = rows;
+    p->cols = cols;
 }
 
-KD__PRIVATE void kd__soft_place(kd__soft *p, double *at)
+/* Gives a loss its arrays in a room, or NULL while that is only measured. Returns how many doubles they take. */
+KD__PRIVATE size_t kd__soft_place(kd__soft *p, double *room)
 {
-    const ptrdiff_t rows = p->rows, all = rows * p->cols;
+    const size_t rows = (size_t)p->rows, cols = (size_t)p->cols, all = kd__times(rows, cols);
     double **const lists[] = {&p->s, &p->t, &p->ps, &p->pt, &p->g, &p->dp};
+    size_t used = 0;
     int i;
-    p->values = at, at += rows;
-    p->slopes = at, at += rows;
-    p->stds = at, at += rows;
-    p->lines = at, at += (ptrdiff_t)p->kd->desc.threads * KD__SOFT_LINES * p->cols;
-    if (!p->info->batch) return;
-    for (i = 0; i < KD__COUNT(lists); ++i, at += all) *lists[i] = at;
-    p->by_column = at, at += p->cols;
-    p->partners = (int32_t *)(void *)at, at += rows;
-    p->gram = at;
+    p->values = kd__take(room, &used, rows);
+    p->slopes = kd__take(room, &used, rows);
+    p->stds = kd__take(room, &used, rows);
+    p->lines = kd__take(room, &used, kd__times((size_t)p->kd->desc.threads * KD__SOFT_LINES, cols));
+    if (!p->info->batch) return used;
+    for (i = 0; i < KD__COUNT(lists); ++i) *lists[i] = kd__take(room, &used, all);
+    p->by_column = kd__take(room, &used, cols);
+    p->partners = (int32_t *)(void *)kd__take(room, &used, rows);
+    p->gram = kd__take(room, &used, p->desc->kind == KD_LOSS_MLLD ? kd__times(cols, cols) : 0);
+    return used;
 }
 
 /* ---- one loss on a batch --------------------------------------------------------------------------------- */
@@ -3856,8 +3877,10 @@ typedef struct kd__loss_call {
 
 KD__PRIVATE size_t kd__loss_room(const kd_ctx *kd, const kd_loss_desc *desc, int rows, int cols)
 {
+    kd__soft p;
     if (kd__loss_has_kernel(desc)) return kd__loss_floats(kd, rows, cols);
-    return kd__times(kd__soft_room(desc, kd->desc.threads, (size_t)rows, (size_t)cols), 2);
+    kd__soft_open(&p, kd, desc, rows, cols);
+    return kd__times(kd__soft_place(&p, NULL), sizeof(double) / sizeof(float));
 }
 
 KD__PRIVATE int kd__loss_inputs_finite(const kd_ctx *kd, const kd__loss_call *call)
@@ -3889,14 +3912,10 @@ KD__PRIVATE double kd__loss_by_double(const kd_ctx *kd, kd__loss_call *call)
 {
     kd__soft p;
     double sum = 0;
+    size_t used;
     int r;
     if (!kd__loss_inputs_finite(kd, call)) return (double)NAN;
-    memset(&p, 0, sizeof p);
-    p.kd = kd;
-    p.desc = call->desc;
-    p.info = kd__loss_look_up(p.desc->kind);
-    p.rows = call->rows;
-    p.cols = call->cols;
+    kd__soft_open(&p, kd, call->desc, call->rows, call->cols);
     p.student = call->student;
     p.teacher = call->teacher;
     p.labels = kd__loss_uses_labels(p.desc) ? call->labels : NULL;
@@ -3905,7 +3924,7 @@ KD__PRIVATE double kd__loss_by_double(const kd_ctx *kd, kd__loss_call *call)
     kd__loss_effect(p.desc, call->teacher != NULL, p.cols, &p.soft, &p.hard);
     p.soft *= call->soft_scale;
     p.hard *= call->hard_scale;
-    kd__soft_place(&p, (double *)(void *)call->room);
+    used = kd__soft_place(&p, (double *)(void *)call->room);
     if (p.info->batch) {
         kd__soft_run(&p, kd__soft_load, p.rows, p.cols);
         sum = p.soft * p.info->batch(&p) * p.rows;
@@ -3916,6 +3935,7 @@ KD__PRIVATE double kd__loss_by_double(const kd_ctx *kd, kd__loss_call *call)
         for (r = 0; r < p.rows; ++r) call->slope += p.soft * p.slopes[r] / p.rows;
     }
     for (r = 0; r < p.rows; ++r) sum += p.values[r];
+    kd__give_back((double *)(void *)call->room, used);
     return sum / p.rows;
 }
 
@@ -9722,18 +9742,18 @@ struct kd__feature {
     kd__tap *tap[2][KD__MAX_TAPS]; /* of student, teacher */
     int layers;                    /* of each */
     double *room;
+    double *values, *more;       /* in the room: (n), and what else the loss wants */
     float *params, *param_grads; /* of its learned part */
     int n;                       /* samples */
 };
 
-/* The first numbers of `room`: one for each sample. */
 struct kd__feature_info {
     double weight;
     int pools, pairs, lists;         /* averages to the smaller size; has second layers; takes several */
     double (*value)(kd__feature *f); /* and the gradient into the student's taps and param_grads */
-    size_t (*room)(const kd__feature *f, size_t n);
+    size_t (*more)(const kd__feature *f, size_t n);      /* beside a number for each sample; may be NULL */
     int (*parts)(const kd__feature *f, kd__part *parts); /* of its learned part; returns how many */
-    double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, double *room);
+    double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used);
 };
 
 KD__PRIVATE size_t kd__tap_pixels(const kd__tap *t) { return (size_t)t->h * (size_t)t->w; }
@@ -9777,10 +9797,22 @@ KD__PRIVATE double kd__sum(const double *x, int n)
     return sum;
 }
 
-KD__PRIVATE size_t kd__room_of_samples(const kd__feature *f, size_t n)
+/* Gives a loss its arrays in a room, or NULL while that is only measured. Returns how many doubles they take. */
+KD__PRIVATE size_t kd__feature_place(kd__feature *f, size_t n, double *room)
 {
-    (void)f;
-    return n;
+    size_t used = 0;
+    f->values = kd__take(room, &used, n);
+    f->more = kd__take(room, &used, f->info->more ? f->info->more(f, n) : 0);
+    return used;
+}
+
+/* The gradients go into the student's taps and param_grads. */
+KD__PRIVATE double kd__feature_value(kd__feature *f)
+{
+    const size_t used = kd__feature_place(f, (size_t)f->n, f->room);
+    const double value = f->info->value(f);
+    kd__give_back(f->room, used);
+    return value;
 }
 
 /* ---- learned parts --------------------------------------------------------------------------------------- */
@@ -10019,9 +10051,9 @@ KD__PRIVATE int kd__feature_hint_parts(const kd__feature *f, kd__part *parts)
     return kd__feature_regresses(f) ? kd__part_add(parts, 0, (size_t)out * (size_t)(in + 1), in, 0) : 0;
 }
 
-KD__PRIVATE size_t kd__feature_hint_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_hint_more(const kd__feature *f, size_t n)
 {
-    return n + (kd__feature_regresses(f) ? n * kd__tap_count(f->tap[KD__TEACHER][0]) : 0);
+    return kd__feature_regresses(f) ? n * kd__tap_count(f->tap[KD__TEACHER][0]) : 0;
 }
 
 KD__PRIVATE double kd__feature_hint(kd__feature *f)
@@ -10037,7 +10069,7 @@ KD__PRIVATE double kd__feature_hint(kd__feature *f)
     }
     kd__filter_params(&p, f, 1, &at);
     p.x = s->map, p.dx = s->grad;
-    p.y = f->room + f->n, p.dy = p.y;
+    p.y = f->more, p.dy = p.y;
     kd__parallel(f->kd, f->n, kd__filter_forward, &p);
     value = kd__feature_squares(p.y, t->map, count);
     kd__filter_gradients(f->kd, &p);
@@ -10058,9 +10090,9 @@ KD__PRIVATE double kd__attention(const kd__tap *t, int sample, double *a)
     return kd__unit(a, pixels);
 }
 
-KD__PRIVATE size_t kd__feature_at_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_at_more(const kd__feature *f, size_t n)
 {
-    return n + n * 3 * kd__tap_pixels(f->tap[KD__STUDENT][0]);
+    return n * 3 * kd__tap_pixels(f->tap[KD__STUDENT][0]);
 }
 
 KD__PRIVATE void kd__feature_at_sample(void *arg, int i, int worker)
@@ -10069,7 +10101,7 @@ KD__PRIVATE void kd__feature_at_sample(void *arg, int i, int worker)
     const kd__tap *s = f->tap[KD__STUDENT][0];
     const size_t pixels = kd__tap_pixels(s);
     const double *x = s->map + (size_t)i * kd__tap_count(s);
-    double *as = f->room + f->n + (size_t)i * 3 * pixels, *at = as + pixels, *g = at + pixels;
+    double *as = f->more + (size_t)i * 3 * pixels, *at = as + pixels, *g = at + pixels;
     double *grad = s->grad + (size_t)i * kd__tap_count(s);
     const double norm = kd__attention(s, i, as);
     double squares, factor;
@@ -10081,10 +10113,10 @@ KD__PRIVATE void kd__feature_at_sample(void *arg, int i, int worker)
     squares = kd__dot(g, g, (int)pixels);
     if (f->desc.kind == KD_FEATURE_AT) {
         factor = 1 / ((double)f->n * (double)pixels);
-        f->room[i] = squares * factor;
+        f->values[i] = squares * factor;
         factor *= 2;
     } else {
-        f->room[i] = sqrt(squares) / f->n;
+        f->values[i] = sqrt(squares) / f->n;
         factor = squares > 0 ? 1 / (sqrt(squares) * f->n) : 0;
     }
     for (j = 0; j < pixels; ++j) g[j] *= factor;
@@ -10097,7 +10129,7 @@ KD__PRIVATE void kd__feature_at_sample(void *arg, int i, int worker)
 KD__PRIVATE double kd__feature_at(kd__feature *f)
 {
     kd__parallel(f->kd, f->n, kd__feature_at_sample, f);
-    return kd__sum(f->room, f->n);
+    return kd__sum(f->values, f->n);
 }
 
 /* ---- relations ------------------------------------------------------------------------------------------- */
@@ -10131,34 +10163,42 @@ KD__PRIVATE void kd__gram_backward(void *arg, int i, int worker)
                       count);
 }
 
-KD__PRIVATE size_t kd__relation_room(const kd__feature *f, size_t n)
+/* The most that a relation takes, with the three squares that all have. */
+enum { KD__RELATION_SQUARES = 6, KD__RELATION_ROWS = 2 };
+
+KD__PRIVATE size_t kd__relation_more(const kd__feature *f, size_t n)
 {
+    size_t used = 0;
+    int i;
     (void)f;
-    return n + 8 * n * n + 4 * n;
+    for (i = 0; i < KD__RELATION_SQUARES; ++i) kd__take(NULL, &used, n * n);
+    for (i = 0; i < KD__RELATION_ROWS; ++i) kd__take(NULL, &used, n);
+    return used;
 }
 
 KD__PRIVATE double kd__feature_relation(kd__feature *f)
 {
     const size_t squares = (size_t)f->n * (size_t)f->n;
     kd__gram s, t, back;
+    size_t used = 0;
     double value;
     s.f = t.f = f;
     s.tap = f->tap[KD__STUDENT][0], t.tap = f->tap[KD__TEACHER][0];
-    s.g = f->room + f->n, t.g = s.g + squares;
+    s.g = kd__take(f->more, &used, squares), t.g = kd__take(f->more, &used, squares);
     kd__parallel(f->kd, f->n, kd__gram_row, &s);
     kd__parallel(f->kd, f->n, kd__gram_row, &t);
     back = s;
-    back.g = t.g + squares;
+    back.g = kd__take(f->more, &used, squares);
     memset(back.g, 0, squares * sizeof(double));
-    value = f->info->relation(f, s.g, t.g, back.g, back.g + squares);
+    value = f->info->relation(f, s.g, t.g, back.g, used);
     kd__parallel(f->kd, f->n, kd__gram_backward, &back);
     return value;
 }
 
-KD__PRIVATE double kd__relation_sp(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+KD__PRIVATE double kd__relation_sp(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used)
 {
     const size_t n = (size_t)f->n;
-    double *s = room, *t = room + n, value = 0;
+    double *s = kd__take(f->more, &used, n), *t = kd__take(f->more, &used, n), value = 0;
     size_t i, j;
     for (i = 0; i < n; ++i) {
         double norm;
@@ -10205,11 +10245,12 @@ KD__PRIVATE double kd__angle(const double *g, const double *d, size_t n, size_t 
     return sides > 0 ? (g[j * n + k] - g[i * n + j] - g[i * n + k] + g[i * n + i]) / sides : 0;
 }
 
-KD__PRIVATE double kd__relation_rkd(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+KD__PRIVATE double kd__relation_rkd(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used)
 {
     const size_t n = (size_t)f->n;
     const double pairs = (double)n * (double)n, triples = pairs * (double)n;
-    double *ds = room, *dt = room + n * n, *by_square = dt + n * n; /* gradient by squared distances */
+    double *ds = kd__take(f->more, &used, n * n), *dt = kd__take(f->more, &used, n * n);
+    double *by_square = kd__take(f->more, &used, n * n); /* gradient by squared distances */
     const double mean_s = kd__distances(gs, n, ds), mean_t = kd__distances(gt, n, dt);
     double value = 0, angles = 0, spread = 0, slope;
     size_t i, j, k;
@@ -10302,11 +10343,13 @@ KD__PRIVATE void kd__pkt_probabilities(const double *g, size_t n, double *scale,
     }
 }
 
-KD__PRIVATE double kd__relation_pkt(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+KD__PRIVATE double kd__relation_pkt(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used)
 {
     const size_t n = (size_t)f->n;
     const double pairs = (double)n * (double)n;
-    double *ps = room, *pt = ps + n * n, *by_y = pt + n * n, *scale = by_y + n * n, *sums = scale + n, value = 0;
+    double *ps = kd__take(f->more, &used, n * n), *pt = kd__take(f->more, &used, n * n);
+    double *by_y = kd__take(f->more, &used, n * n);
+    double *scale = kd__take(f->more, &used, n), *sums = kd__take(f->more, &used, n), value = 0;
     size_t i, j;
     kd__pkt_probabilities(gt, n, scale, sums, pt);
     kd__pkt_probabilities(gs, n, scale, sums, ps);
@@ -10338,11 +10381,12 @@ KD__PRIVATE double kd__cc_kernel(const kd_feature_loss *d, double y, double *slo
     return sum;
 }
 
-KD__PRIVATE double kd__relation_cc(kd__feature *f, const double *gs, const double *gt, double *grad, double *room)
+KD__PRIVATE double kd__relation_cc(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used)
 {
     const size_t n = (size_t)f->n;
     const double pairs = (double)n * (double)n, tiny = 1e-12;
-    double *ys = room, *yt = ys + n * n, *scale = yt + n * n, value = 0, slope;
+    double *ys = kd__take(f->more, &used, n * n), *yt = kd__take(f->more, &used, n * n);
+    double *scale = kd__take(f->more, &used, n), value = 0, slope;
     size_t i;
     kd__cosines(gt, n, tiny, scale, yt);
     kd__cosines(gs, n, tiny, scale, ys);
@@ -10358,9 +10402,9 @@ KD__PRIVATE double kd__relation_cc(kd__feature *f, const double *gs, const doubl
 
 /* ---- channels -------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE size_t kd__feature_nst_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_nst_more(const kd__feature *f, size_t n)
 {
-    return n + n * (size_t)f->tap[KD__STUDENT][0]->c;
+    return n * (size_t)f->tap[KD__STUDENT][0]->c;
 }
 
 /* The sum over pairs of squared dot products; grad += factor * its gradient by a, where b is a constant. */
@@ -10385,7 +10429,7 @@ KD__PRIVATE void kd__feature_nst_sample(void *arg, int i, int worker)
     const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
     const size_t pixels = kd__tap_pixels(s);
     double *a = s->map + (size_t)i * kd__tap_count(s), *b = t->map + (size_t)i * kd__tap_count(t);
-    double *grad = s->grad + (size_t)i * kd__tap_count(s), *norms = f->room + f->n + (size_t)i * (size_t)s->c;
+    double *grad = s->grad + (size_t)i * kd__tap_count(s), *norms = f->more + (size_t)i * (size_t)s->c;
     const double same = 1 / ((double)f->n * s->c * s->c), cross = -2 / ((double)f->n * s->c * t->c);
     const double constant = 1 / ((double)f->n * t->c * t->c);
     int c;
@@ -10393,9 +10437,9 @@ KD__PRIVATE void kd__feature_nst_sample(void *arg, int i, int worker)
     for (c = 0; c < s->c; ++c) norms[c] = kd__unit(a + (size_t)c * pixels, pixels);
     for (c = 0; c < t->c; ++c) kd__unit(b + (size_t)c * pixels, pixels);
     memset(grad, 0, kd__tap_count(s) * sizeof *grad);
-    f->room[i] = same * kd__nst_kernel(a, s->c, a, s->c, pixels, 2 * same, grad);
-    f->room[i] += cross * kd__nst_kernel(a, s->c, b, t->c, pixels, cross, grad);
-    f->room[i] += constant * kd__nst_kernel(b, t->c, b, t->c, pixels, 0, NULL);
+    f->values[i] = same * kd__nst_kernel(a, s->c, a, s->c, pixels, 2 * same, grad);
+    f->values[i] += cross * kd__nst_kernel(a, s->c, b, t->c, pixels, cross, grad);
+    f->values[i] += constant * kd__nst_kernel(b, t->c, b, t->c, pixels, 0, NULL);
     for (c = 0; c < s->c; ++c)
         kd__unit_backward(a + (size_t)c * pixels, norms[c], grad + (size_t)c * pixels, pixels);
 }
@@ -10403,7 +10447,7 @@ KD__PRIVATE void kd__feature_nst_sample(void *arg, int i, int worker)
 KD__PRIVATE double kd__feature_nst(kd__feature *f)
 {
     kd__parallel(f->kd, f->n, kd__feature_nst_sample, f);
-    return kd__sum(f->room, f->n);
+    return kd__sum(f->values, f->n);
 }
 
 KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
@@ -10421,13 +10465,13 @@ KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
     (void)worker;
     memset(ga, 0, kd__tap_count(s1) * sizeof *ga);
     memset(gb, 0, kd__tap_count(s2) * sizeof *gb);
-    f->room[i] = 0;
+    f->values[i] = 0;
     for (c1 = 0; c1 < s1->c; ++c1) {
         for (c2 = 0; c2 < s2->c; ++c2) {
             const size_t at1 = (size_t)c1 * ps, at2 = (size_t)c2 * ps;
             const double d = kd__dot(a + at1, b + at2, (int)ps) / (double)ps -
                              kd__dot(u + (size_t)c1 * pt, v + (size_t)c2 * pt, (int)pt) / (double)pt;
-            f->room[i] += d * d / count;
+            f->values[i] += d * d / count;
             kd__add_times(ga + at1, 2 * d / (count * (double)ps), b + at2, ps);
             kd__add_times(gb + at2, 2 * d / (count * (double)ps), a + at1, ps);
         }
@@ -10437,7 +10481,7 @@ KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
 KD__PRIVATE double kd__feature_fsp(kd__feature *f)
 {
     kd__parallel(f->kd, f->n, kd__feature_fsp_sample, f);
-    return kd__sum(f->room, f->n);
+    return kd__sum(f->values, f->n);
 }
 
 /* ---- variational information ----------------------------------------------------------------------------- */
@@ -10453,9 +10497,12 @@ KD__PRIVATE int kd__feature_vid_parts(const kd__feature *f, kd__part *parts)
     return kd__part_add(parts, n, (size_t)out, 0, kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1));
 }
 
-KD__PRIVATE size_t kd__feature_vid_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_vid_more(const kd__feature *f, size_t n)
 {
-    return n + (KD__VID_LAYERS + 1) * n * kd__tap_count(f->tap[KD__TEACHER][0]);
+    size_t used = 0;
+    int i;
+    for (i = 0; i <= KD__VID_LAYERS; ++i) kd__take(NULL, &used, n * kd__tap_count(f->tap[KD__TEACHER][0]));
+    return used;
 }
 
 /* Loss and gradients of one channel, by prediction (in place) and by a. */
@@ -10486,14 +10533,14 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
     kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
     const size_t count = (size_t)f->n * kd__tap_count(t);
     kd__filter p[KD__VID_LAYERS];
-    double *y = f->room + f->n, *spare = y + KD__VID_LAYERS * count, value = 0;
-    size_t at = 0, i;
+    size_t at = 0, used = 0, i;
+    double *spare = kd__take(f->more, &used, count), value = 0;
     int l, c;
     for (l = 0; l < KD__VID_LAYERS; ++l) {
         p[l] = kd__filter_of(f->n, l ? t->c : s->c, t->c, t, 1);
         kd__filter_params(&p[l], f, 0, &at);
         p[l].x = l ? p[l - 1].y : s->map;
-        p[l].y = y + (size_t)l * count;
+        p[l].y = kd__take(f->more, &used, count);
         kd__parallel(f->kd, f->n, kd__filter_forward, &p[l]);
         for (i = 0; i < count && l < KD__VID_LAYERS - 1; ++i) p[l].y[i] = p[l].y[i] > 0 ? p[l].y[i] : 0;
     }
@@ -10510,13 +10557,6 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
 }
 
 /* ---- review ---------------------------------------------------------------------------------------------- */
-
-/* The next `count` numbers of a room, NULL while it is only measured. */
-KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
-{
-    *used += count;
-    return room ? room + *used - count : NULL;
-}
 
 /* Batch normalisation by the batch at hand: y = weight (x - mean) / sqrt(variance + 1e-5) + bias by channel. */
 typedef struct kd__standard {
@@ -10609,7 +10649,7 @@ struct kd__review {
 KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd__review *levels)
 {
     const int last = f->layers - 1, width = KD__MIN(512, f->tap[KD__STUDENT][last]->c);
-    size_t used = (size_t)n, both = 0, outs = 0, channels = 0, wide_x = 0, wide_y = 0;
+    size_t used = 0, both = 0, outs = 0, channels = 0, wide_x = 0, wide_y = 0;
     double *shared[6], *wide[2];
     int l, i;
     for (l = last; l >= 0; --l) {
@@ -10650,7 +10690,7 @@ KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd
     return used;
 }
 
-KD__PRIVATE size_t kd__feature_review_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_review_more(const kd__feature *f, size_t n)
 {
     kd__review levels[KD__MAX_TAPS];
     return kd__review_open(f, (int)n, NULL, levels);
@@ -10781,7 +10821,7 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
     }
     planes = (double)v->in.n * v->t->c * total;
     for (i = 0; i < count; ++i) d[i] -= t[i];
-    v->f->room[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
+    v->f->values[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
     for (i = 0; i < count; ++i) grad[i] = 2 * d[i] / (planes * (double)pixels);
     for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
         if (cells[k] >= least) continue;
@@ -10789,7 +10829,7 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
         for (c = 0, squares = 0; c < v->t->c; ++c)
             squares += kd__review_cells(d + (size_t)c * pixels, h, w, cells[k],
                                         share / (planes * cells[k] * cells[k]), grad + (size_t)c * pixels);
-        v->f->room[sample] += share * squares / (planes * cells[k] * cells[k]);
+        v->f->values[sample] += share * squares / (planes * cells[k] * cells[k]);
     }
 }
 
@@ -10805,7 +10845,7 @@ KD__PRIVATE double kd__review_value(kd__review *v)
     kd__parallel(kd, v->t->c, kd__standard_backward, &v->out_norm);
     v->out.dy = v->out_norm.x, v->out.dx = v->blend_grad;
     kd__filter_gradients(kd, &v->out);
-    return kd__sum(v->f->room, v->f->n);
+    return kd__sum(v->f->values, v->f->n);
 }
 
 /* From the gradient by the blend to those by its two parts and, in the place of the gates, by their sigmoids. */
@@ -10873,7 +10913,7 @@ KD__PRIVATE double kd__feature_review(kd__feature *f)
     size_t at = 0;
     double value = 0;
     int l;
-    (void)kd__review_open(f, f->n, f->room, levels);
+    (void)kd__review_open(f, f->n, f->more, levels);
     for (l = 0; l < f->layers; ++l) kd__review_params(&levels[l], &at);
     for (l = f->layers - 1; l >= 0; --l) {
         kd__review_forward(&levels[l]);
@@ -10899,7 +10939,7 @@ KD__PRIVATE size_t kd__contrast_open(const kd__feature *f, int n, double *room, 
 {
     kd__tap point = {0, 0, 1, 1, NULL, NULL};
     const size_t rows = (size_t)n, width = (size_t)f->desc.width;
-    size_t used = rows;
+    size_t used = 0;
     int side;
     memset(c, 0, sizeof *c);
     c->f = f;
@@ -10916,7 +10956,7 @@ KD__PRIVATE size_t kd__contrast_open(const kd__feature *f, int n, double *room, 
     return used;
 }
 
-KD__PRIVATE size_t kd__feature_crd_room(const kd__feature *f, size_t n)
+KD__PRIVATE size_t kd__feature_crd_more(const kd__feature *f, size_t n)
 {
     kd__contrast c;
     return kd__contrast_open(f, (int)n, NULL, &c);
@@ -10971,7 +11011,7 @@ KD__PRIVATE void kd__contrast_value(void *arg, int i, int worker)
     const size_t n = (size_t)c->f->n;
     (void)worker;
     c->by_col[i] = kd__log_sum(c->logits + i, n, n);
-    c->f->room[i] = (c->by_row[i] + c->by_col[i] - 2 * c->logits[(size_t)i * (n + 1)]) / (double)n;
+    c->f->values[i] = (c->by_row[i] + c->by_col[i] - 2 * c->logits[(size_t)i * (n + 1)]) / (double)n;
 }
 
 /* The gradient by the i-th embedding of either side. */
@@ -11002,7 +11042,7 @@ KD__PRIVATE double kd__feature_crd(kd__feature *f)
     kd__contrast c;
     size_t at = 0;
     int side;
-    (void)kd__contrast_open(f, f->n, f->room, &c);
+    (void)kd__contrast_open(f, f->n, f->more, &c);
     for (side = 0; side < 2; ++side) {
         kd__filter *e = &c.embed[side];
         kd__filter_params(e, f, 1, &at);
@@ -11015,7 +11055,7 @@ KD__PRIVATE double kd__feature_crd(kd__feature *f)
     kd__parallel(f->kd, f->n, kd__contrast_value, &c);
     kd__parallel(f->kd, f->n, kd__contrast_gradient, &c);
     for (side = 0; side < 2; ++side) kd__filter_gradients(f->kd, &c.embed[side]);
-    return kd__sum(f->room, f->n);
+    return kd__sum(f->values, f->n);
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
@@ -11025,18 +11065,18 @@ KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
     /* clang-format off */
     static const kd__feature_info table[KD_FEATURE_COUNT] = {
         /* weight, pools, pairs, lists */
-        {100,   1, 0, 0, kd__feature_hint, kd__feature_hint_room, kd__feature_hint_parts, NULL},
-        {1000,  1, 0, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
-        {500,   1, 0, 0, kd__feature_at, kd__feature_at_room, NULL, NULL},
-        {3000,  0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_sp},
-        {1,     0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_rkd},
-        {30000, 0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_pkt},
-        {0.02,  0, 0, 0, kd__feature_relation, kd__relation_room, NULL, kd__relation_cc},
-        {50,    1, 0, 0, kd__feature_nst, kd__feature_nst_room, NULL, NULL},
-        {1,     1, 0, 0, kd__feature_vid, kd__feature_vid_room, kd__feature_vid_parts, NULL},
-        {50,    0, 1, 0, kd__feature_fsp, kd__room_of_samples, NULL, NULL},
-        {5,     0, 0, 1, kd__feature_review, kd__feature_review_room, kd__feature_review_parts, NULL},
-        {0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_room, kd__feature_crd_parts, NULL},
+        {100,   1, 0, 0, kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL},
+        {1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
+        {500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
+        {3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp},
+        {1,     0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_rkd},
+        {30000, 0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_pkt},
+        {0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc},
+        {50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL},
+        {1,     1, 0, 0, kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL},
+        {50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL},
+        {5,     0, 0, 1, kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL},
+        {0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL},
     };
     /* clang-format on */
     return &table[kind];
@@ -11235,6 +11275,7 @@ typedef struct kd__features {
     kd__tap taps[2][KD__MAX_TAPS * KD__MAX_FEATURES]; /* those in use come first */
     int count, tap_count;
     double *maps, *room; /* of all taps; of any of the losses */
+    size_t map_count;
     /* the learned parts of all losses one after another, like a model's weights */
     float *params, *grads, *gathered, *first, *second;
     size_t param_count;
@@ -11243,6 +11284,7 @@ typedef struct kd__features {
 KD__PRIVATE void kd__features_close(kd__features *fs)
 {
     if (!fs->kd) return;
+    kd__give_back(fs->maps, fs->map_count);
     kd__free(fs->kd, fs->maps);
     kd__free(fs->kd, fs->room);
     kd__free(fs->kd, fs->params);
@@ -11284,20 +11326,20 @@ KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_t
 {
     const size_t n = (size_t)batch;
     size_t maps = 0, room = 0, at = 0;
-    double *map;
     int i, side;
     if (!fs->count) return KD_OK;
     fs->kd = kd;
     for (i = 0; i < 2 * fs->tap_count; ++i) {
         const kd__tap *tap = &fs->taps[i / fs->tap_count][i % fs->tap_count];
-        maps = kd__plus(maps, kd__times(kd__times(n, kd__tap_count(tap)), i < fs->tap_count ? 2 : 1));
+        for (side = i < fs->tap_count ? 0 : 1; side < 2; ++side)
+            kd__take(NULL, &maps, kd__times(n, kd__tap_count(tap)));
     }
     for (i = 0; i < fs->count; ++i) {
-        const kd__feature *f = &fs->list[i];
-        room = KD__MAX(room, f->info->room(f, n));
+        kd__feature *f = &fs->list[i];
+        room = KD__MAX(room, kd__feature_place(f, n, NULL));
         fs->param_count += kd__feature_params(f);
     }
-    fs->maps = map = KD__NEW(kd, double, maps);
+    fs->maps = KD__NEW(kd, double, maps);
     fs->room = KD__NEW(kd, double, room);
     fs->params = KD__NEW(kd, float, fs->param_count + KD__SLACK);
     fs->grads = KD__NEW(kd, float, fs->param_count + KD__SLACK);
@@ -11309,8 +11351,8 @@ KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_t
     for (side = 0; side < 2; ++side) {
         for (i = 0; i < fs->tap_count; ++i) {
             kd__tap *tap = &fs->taps[side][i];
-            tap->map = map, map += n * kd__tap_count(tap);
-            if (side == KD__STUDENT) tap->grad = map, map += n * kd__tap_count(tap);
+            tap->map = kd__take(fs->maps, &fs->map_count, n * kd__tap_count(tap));
+            if (side == KD__STUDENT) tap->grad = kd__take(fs->maps, &fs->map_count, n * kd__tap_count(tap));
         }
     }
     for (i = 0; i < fs->count; ++i) {
@@ -11343,7 +11385,7 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
         double value;
         size_t j;
         f->n = student->count;
-        value = f->info->value(f);
+        value = kd__feature_value(f);
         if (!kd__is_finite(value))
             return kd__fail(fs->kd, KD_ERR_NOT_FINITE,
                             "kd_train: feature loss %s of \"%.40s\" and \"%.40s\" is not finite at step %lld",

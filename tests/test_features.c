@@ -47,8 +47,8 @@ static void check_golden(kd_ctx *kd, const golden_feature *g)
     for (i = count * (size_t)(g->n - 1); i < count * (size_t)g->n; ++i) taps[KD__STUDENT][0].map[i] *= g->factor;
     memcpy(params, golden_learned, (size_t)g->learned * sizeof *params);
     assert_int_equal(kd__feature_params(&f), g->learned);
-    f.room = (double *)calloc(f.info->room(&f, (size_t)g->n), sizeof *f.room);
-    assert_near(f.info->value(&f), g->value, 1e-9);
+    f.room = (double *)calloc(kd__feature_place(&f, (size_t)g->n, NULL), sizeof *f.room);
+    assert_near(kd__feature_value(&f), g->value, 1e-9);
     for (which = 0; which < f.layers; ++which) {
         const kd__tap *t = &taps[KD__STUDENT][which];
         for (i = 0; i < (size_t)g->n * kd__tap_count(t); ++i) assert_near(t->grad[i], g->grad[at++], 1e-8);
@@ -172,7 +172,7 @@ static double total_loss(kd__features *fs, reference *student, const float *x, c
         double kept[400];
         assert_true(count <= 400);
         memcpy(kept, f->tap[KD__TEACHER][0]->map, count * sizeof *kept); /* nst works in place */
-        *on_features += (double)f->desc.weight * f->info->value(f);
+        *on_features += (double)f->desc.weight * kd__feature_value(f);
         memcpy(f->tap[KD__TEACHER][0]->map, kept, count * sizeof *kept);
     }
     return sum + *on_features;
@@ -567,13 +567,15 @@ static void test_review_looks_back(void **state)
     for (k = 0; k < 2; ++k) {
         kd__review levels[KD__MAX_TAPS];
         size_t at = 0;
-        (void)kd__review_open(f, f->n, f->room, levels);
+        const size_t used = kd__feature_place(f, (size_t)f->n, f->room);
+        (void)kd__review_open(f, f->n, f->more, levels);
         for (i = 0; i < 2; ++i) kd__review_params(&levels[i], &at);
         kd__review_forward(&levels[1]);
         kd__review_forward(&levels[0]);
         value[k] = kd__review_value(&levels[0]);
         for (i = 0; i < (size_t)f->n * kd__tap_count(f->tap[KD__STUDENT][1]); ++i)
             f->tap[KD__STUDENT][1]->map[i] = (double)i / 100 - f->tap[KD__STUDENT][1]->map[i];
+        kd__give_back(f->room, used);
     }
     assert_true(fabs(value[0] - value[1]) > 1e-6);
     kd_trainer_close(t);
@@ -752,6 +754,32 @@ static void test_layers_of_kinds(void **state)
     lesson_close(&l);
 }
 
+/* Under AddressSanitizer nothing may touch what lies between the arrays of a room, until they are given back. */
+static void test_fences(void **state)
+{
+    double *room, *part[3];
+    size_t used = 0, i;
+    (void)state;
+    for (i = 0; i < 3; ++i) assert_null(kd__take(NULL, &used, 5 + i));
+    assert_int_equal(used, 5 + 6 + 7 + 3 * KD__FENCE * sizeof(float) / sizeof(double));
+    room = (double *)malloc(used * sizeof *room);
+    assert_non_null(room);
+    for (i = 0, used = 0; i < 3; ++i) part[i] = kd__take(room, &used, 5 + i);
+#if KD__FENCE > 0
+    for (i = 0; i < used; ++i) {
+        const double *at = room + i;
+        const int inside = (at >= part[0] && at < part[0] + 5) || (at >= part[1] && at < part[1] + 6) ||
+                           (at >= part[2] && at < part[2] + 7);
+        assert_int_equal(__asan_address_is_poisoned(at), !inside);
+    }
+    kd__give_back(room, used);
+    assert_null(__asan_region_is_poisoned(room, used * sizeof *room));
+#else
+    for (i = 0; i < 2; ++i) assert_ptr_equal(part[i + 1], part[i] + 5 + i);
+#endif
+    free(room);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -763,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
         cmocka_unit_test(test_cosines),         cmocka_unit_test(test_sixteen),
+        cmocka_unit_test(test_fences),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
