@@ -1270,10 +1270,12 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #endif
 
 #if defined(__GNUC__)
+#define KD__OPAQUE(x) __asm__("" : "+r"(x)) /* of which a compiler knows nothing from here on */
 #define KD__PRIVATE static __attribute__((unused))
 #define KD__INLINE static inline __attribute__((always_inline, unused))
 #define KD__ALIGN64 __attribute__((aligned(64)))
 #else
+#define KD__OPAQUE(x) ((void)(x))
 #define KD__PRIVATE static
 #if defined(_MSC_VER)
 #define KD__INLINE static __forceinline
@@ -15973,36 +15975,45 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
         }                                                                                                          \
     }
 
+/* The same with `to`, where row i of C begins. Its addresses are made here and nowhere before. */
+#define KD__TILE_EACH_OF_C(body)                                                                                   \
+    do {                                                                                                           \
+        float *to = t->c;                                                                                          \
+        ptrdiff_t c_row = t->c_row;                                                                                \
+        KD__OPAQUE(c_row);                                                                                         \
+        KD__UNROLL                                                                                                 \
+        for (i = 0; i < rows; ++i) {                                                                               \
+            if (i > 0) to += c_row;                                                                                \
+            KD__UNROLL                                                                                             \
+            for (j = 0; j < vectors; ++j) {                                                                        \
+                body;                                                                                              \
+            }                                                                                                      \
+        }                                                                                                          \
+    } while (0)
+
 /* rows and vectors are constants in every use, so acc lives in registers: on AVX-512 14 x 2 accumulators, 2 vectors
    of B and 1 broadcast number make 31 of 32 registers, on AVX2 6 x 2 + 2 + 1 make 15 of 16, on NEON 8 x 3 + 3 + 1.
    Rows are reached from every third one, so that five pointers serve fourteen rows. */
 KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors)
 {
     kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__PANEL_VECTORS];
-    const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k, c_row = t->c_row;
+    const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k;
     const ptrdiff_t a_skip = t->a_seg - t->run * a_k, b_skip = t->b_seg - t->run * b_k;
     const float *a0 = t->a, *a3 = a0 + 3 * a_row, *a6 = a0 + 6 * a_row, *a9 = a0 + 9 * a_row,
                 *a12 = a0 + 12 * a_row;
     const float *b = t->b;
-    float *c = t->c;
     const float *soon = t->soon;
     const ptrdiff_t soon_step = t->soon_step;
     const int tail = t->tail;
     int i, j, k, seg;
-    if (t->c_far) { /* C is on its way while products are summed */
-        KD__UNROLL
-        for (i = 0; i < rows; ++i) {
-            KD__UNROLL
-            for (j = 0; j < vectors; j += KD__LINE / KD__W)
-                kd__fetch(c + i * c_row + j * KD__W); /* a cache line each */
-            kd__fetch(c + i * c_row + vectors * KD__W - 1);
-        }
-    }
+    if (t->c_far) /* C is on its way while products are summed: its cache lines, and the end of each row */
+        KD__TILE_EACH_OF_C(if (j % (KD__LINE / KD__W) == 0) kd__fetch(to + j * KD__W);
+                           if (j == vectors - 1) kd__fetch(to + vectors * KD__W - 1));
     if (t->accumulate && tail == KD__W) {
-        KD__TILE_EACH(acc[i][j] = kd__v_load(c + i * c_row + j * KD__W))
+        KD__TILE_EACH_OF_C(acc[i][j] = kd__v_load(to + j * KD__W));
     } else if (t->accumulate) {
-        KD__TILE_EACH(acc[i][j] = j < vectors - 1 ? kd__v_load(c + i * c_row + j * KD__W)
-                                                  : kd__v_load_n(c + i * c_row + j * KD__W, tail))
+        KD__TILE_EACH_OF_C(acc[i][j] =
+                               j < vectors - 1 ? kd__v_load(to + j * KD__W) : kd__v_load_n(to + j * KD__W, tail));
     } else if (t->bias) {
         KD__TILE_EACH(acc[i][j] = kd__v_load(t->bias + j * KD__W))
     } else {
@@ -16033,10 +16044,10 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     default: break;
     }
     if (tail == KD__W) {
-        KD__TILE_EACH(kd__v_store(c + i * c_row + j * KD__W, acc[i][j]))
+        KD__TILE_EACH_OF_C(kd__v_store(to + j * KD__W, acc[i][j]));
     } else {
-        KD__TILE_EACH(if (j < vectors - 1) kd__v_store(c + i * c_row + j * KD__W, acc[i][j]);
-                      else kd__v_store_n(c + i * c_row + j * KD__W, acc[i][j], tail))
+        KD__TILE_EACH_OF_C(if (j < vectors - 1) kd__v_store(to + j * KD__W, acc[i][j]);
+                           else kd__v_store_n(to + j * KD__W, acc[i][j], tail));
     }
 }
 
