@@ -83,7 +83,7 @@ $(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
 	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) -c $< -o $@
 
 test: cmocka stb
-	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify
+	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/hinton
 	@tests/run.sh $(BUILD)
 
 fuzz: stb | $(BUILD)

@@ -130,7 +130,7 @@ typedef struct report {
     int teacher_known;      /* its outputs on the test images are known */
     int teacher_trained;    /* by this run: it has curves */
     report_run teacher_run; /* valid if teacher_known */
-    /* (seeds): the student trained on labels alone, on smoothed labels, and distilled */
+    /* (seeds): the student trained on labels alone, on smoothed labels (or NULL for report_seeds), and distilled */
     report_run *alone, *smooth, *soft;
     int seeds, saved;           /* saved: which of the distilled students was kept */
     kd_diagnosis before, after; /* of that one: before training and after, on the images it learned from */
@@ -508,6 +508,11 @@ static void report_curves(FILE *f, const report *r)
     fputs("</svg></div>", f);
 }
 
+static void report_dot(const report_axes *a, double x, double y, int radius, const char *colour)
+{
+    fprintf(a->f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%d\" fill=\"var(--%s)\"/>", x, y, radius, colour);
+}
+
 /* One dot a seed on the test images, alone and distilled joined by a line; the teacher as a dashed line. */
 static void report_seeds(FILE *f, const report *r)
 {
@@ -516,7 +521,7 @@ static void report_seeds(FILE *f, const report *r)
     a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
     for (i = 0; i < r->seeds; ++i) {
         report_widen(&a, r->alone[i].test.accuracy);
-        report_widen(&a, r->smooth[i].test.accuracy);
+        if (r->smooth) report_widen(&a, r->smooth[i].test.accuracy);
         report_widen(&a, r->soft[i].test.accuracy);
     }
     if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
@@ -531,15 +536,14 @@ static void report_seeds(FILE *f, const report *r)
                 report_y(&a, r->teacher_run.test.accuracy));
     for (i = 0; i < r->seeds; ++i) {
         const double x = report_x(&a, i + 1), alone = report_y(&a, r->alone[i].test.accuracy),
-                     smooth = report_y(&a, r->smooth[i].test.accuracy),
                      soft = report_y(&a, r->soft[i].test.accuracy);
-        fprintf(
-            f,
-            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
-            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" "
-            "fill=\"var(--s)\"/><circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--d)\"/><text x=\"%.1f\" "
-            "y=\"%d\" text-anchor=\"middle\">%d</text>",
-            x, x, alone, soft, x, alone, x, smooth, x, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
+        fprintf(f,
+                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
+                "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
+                x, x, alone, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
+        report_dot(&a, x, alone, 6, "a");
+        if (r->smooth) report_dot(&a, x, report_y(&a, r->smooth[i].test.accuracy), 5, "s");
+        report_dot(&a, x, soft, 6, "d");
     }
     fputs("</svg></div>", f);
 }

@@ -53,6 +53,7 @@ for program in "$build"/test_*; do
 done
 run consistency tests/consistency.sh
 run distill tests/distill.sh "$build"
+run hinton tests/hinton.sh "$build"
 wait
 for script in compile emulated; do
     if wanted $script; then report $script; fi
