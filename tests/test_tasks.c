@@ -1682,6 +1682,25 @@ static void test_pate_fair(void **state)
     kd_close(kd);
 }
 
+/* Of classes with the same number, the first. So many votes leave little of the noise. */
+static void test_pate_tie(void **state)
+{
+    static const int32_t votes[] = {7, 2000000000, 2000000000};
+    kd_pate_desc pate = kd_pate_defaults();
+    uint64_t key;
+    int ties = 0;
+    (void)state;
+    pate.noise = KD_PATE_GAUSSIAN;
+    pate.sigma = 1e-6;
+    for (key = 0; key < 200; ++key) {
+        const double second = votes[1] + kd__pate_noise(pate.noise, pate.sigma, key, 1);
+        const double third = votes[2] + kd__pate_noise(pate.noise, pate.sigma, key, 2);
+        ties += second == third;
+        assert_int_equal(kd__pate_answer(&pate, votes, 3, key), second >= third ? 1 : 2);
+    }
+    assert_true(ties > 5 && ties < 195);
+}
+
 /* Samples on which the teachers do not agree get no label, and cost less. */
 static void test_pate_threshold(void **state)
 {
@@ -2054,6 +2073,7 @@ int main(void)
         cmocka_unit_test(test_pate_cost),
         cmocka_unit_test(test_pate_label),
         cmocka_unit_test(test_pate_fair),
+        cmocka_unit_test(test_pate_tie),
         cmocka_unit_test(test_pate_threshold),
         cmocka_unit_test(test_pate_refused),
         cmocka_unit_test(test_folds_apart),
