@@ -2438,9 +2438,10 @@ KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int 
 /* Asks for the panel that begins at a column: the processor does not foresee what lies rows apart. */
 KD__PRIVATE void kd__matmul_fetch_v(const kd__matmul *p, int col, kd__soon soon[2])
 {
+    const int count = KD__MIN(p->cols - col, p->k->panel);
     int i;
-    for (i = 0; i < 2 && col < p->cols; ++i, col += KD__LINE) {
-        soon[i].at = p->v + col;
+    for (i = 0; i < 2 && i * KD__LINE < count; ++i) {
+        soon[i].at = p->v + col + i * KD__LINE;
         soon[i].lines = p->depth;
         soon[i].step = p->v_row;
     }
@@ -15975,7 +15976,8 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
         }                                                                                                          \
     }
 
-/* The same with `to`, where row i of C begins. Its addresses are made here and nowhere before. */
+/* The same with `to`, where row i of C begins. gcc would make these addresses for every use at once, before the first,
+   and run out of registers to keep them in. */
 #define KD__TILE_EACH_OF_C(body)                                                                                   \
     do {                                                                                                           \
         float *to = t->c;                                                                                          \

@@ -94,8 +94,8 @@ fi
 # ---- other compilers, options and machines -----------------------------------------------------------------------
 
 have clang clang
-check 'compilers: every standard and switch' tests/compile.sh
-check 'compilers, machines: the same weights' tests/emulated.sh
+check 'compilers: clang and C++' env COMPILERS=clang tests/compile.sh
+check 'compilers: the same weights' tests/emulated.sh native
 
 flags="-std=gnu99 ${warnings% -Werror} -fopenmp"
 optimised="gcc $flags -O3 -DNDEBUG"
