@@ -13,7 +13,7 @@ VERSION := $(shell sed -n 's/^.define KD_VERSION "\(.*\)"/\1/p' kd.h)
 
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
-SANITIZE = -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZE = -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 # $(call need,file that must be there,Debian package)
 need = @test -e $(1) || { \
@@ -74,10 +74,12 @@ cmocka: | $(BUILD)
 	$(call need,/usr/include/cmocka.h,libcmocka-dev)
 
 $(BUILD)/test_%: tests/test_%.c kd.h $(BUILD)/kernels.o $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
-	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) $< $(APART) -o $@ $(LDFLAGS) -lcmocka -lm
+	$(CC) -std=gnu99 $(LEVEL) $(SANITIZE) $(OPENMP) $(WARNINGS) $< $(APART) -o $@ $(LDFLAGS) -lcmocka -lm
 
+LEVEL = -Og # compiled in half the time
 APART = -DKD__KERNELS_APART $(BUILD)/kernels.o
 $(BUILD)/test_kernels: APART = # looks inside
+$(BUILD)/test_kernels: LEVEL = -O1
 
 $(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
 	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) -c $< -o $@

@@ -15976,8 +15976,8 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
         }                                                                                                          \
     }
 
-/* The same with `to`, where row i of C begins. gcc would make these addresses for every use at once, before the first,
-   and run out of registers to keep them in. */
+/* The same with `to`, where row i of C begins. gcc would make these addresses for every use at once, before the
+   first, and run out of registers to keep them in. */
 #define KD__TILE_EACH_OF_C(body)                                                                                   \
     do {                                                                                                           \
         float *to = t->c;                                                                                          \

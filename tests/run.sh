@@ -42,8 +42,9 @@ report()
 run() { if wanted "$1"; then start "$@"; report "$1"; fi; }
 
 # beside everything else: scripts that mostly wait for compilers
+scripts='compile consistency emulated'
 {
-    for script in compile emulated; do
+    for script in $scripts; do
         if wanted $script; then start $script "tests/$script.sh" quick; fi
     done
 } &
@@ -51,11 +52,10 @@ for program in "$build"/test_*; do
     case $program in *.log | *.result) continue ;; esac
     run "$(basename "$program")" "$program"
 done
-run consistency tests/consistency.sh
 run distill tests/distill.sh "$build"
 run hinton tests/hinton.sh "$build"
 wait
-for script in compile emulated; do
+for script in $scripts; do
     if wanted $script; then report $script; fi
 done
 echo "$passed passed, $failed failed"
