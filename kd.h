@@ -1682,7 +1682,8 @@ KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
 /* After the use of what was taken, so that others may. */
 KD__PRIVATE void kd__give_back(double *room, size_t used) { KD__FENCE_DOWN(room, used * sizeof *room); }
 
-/* Memory aligned to 64 bytes and zeroed. In front of it stand the size and the start of the allocation. */
+/* Memory aligned to 64 bytes and zeroed. In front of it stand the size and the start of the allocation. Both, and
+   what is left over, are behind fences. */
 typedef struct kd__block {
     void *start;
     size_t size;
@@ -1710,6 +1711,8 @@ KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
     data += (64 - ((uintptr_t)data & 63u)) & 63u;
     memcpy(data - sizeof block, &block, sizeof block);
     memset(data, 0, bytes);
+    KD__FENCE_UP(block.start, (size_t)(data - (char *)block.start));
+    KD__FENCE_UP(data + bytes, block.size - bytes - (size_t)(data - (char *)block.start));
     return data;
 }
 
@@ -1717,7 +1720,9 @@ KD__PRIVATE void kd__free(kd_ctx *kd, void *data)
 {
     kd__block block;
     if (!data) return;
+    KD__FENCE_DOWN((char *)data - sizeof block, sizeof block);
     memcpy(&block, (char *)data - sizeof block, sizeof block);
+    KD__FENCE_DOWN(block.start, block.size);
     kd->desc.allocator.free(kd->desc.allocator.user, block.start, block.size);
 }
 
@@ -8954,8 +8959,8 @@ KD__PRIVATE void kd__feed_close(kd__feed *f)
 KD__PRIVATE kd_result kd__feed_open(kd__feed *f, kd_ctx *kd, const kd_data *data, const kd_augment *augment,
                                     uint64_t seed, int batch)
 {
-    const int threads = kd->desc.threads;
-    size_t floats;
+    const size_t scratches = 2 * (size_t)kd->desc.threads;
+    size_t floats, i;
     memset(f, 0, sizeof *f);
     f->kd = kd;
     f->data = data;
@@ -8968,7 +8973,9 @@ KD__PRIVATE kd_result kd__feed_open(kd__feed *f, kd_ctx *kd, const kd_data *data
     f->x = KD__NEW(kd, float, kd__plus(floats, KD__SLACK));
     f->labels = KD__NEW(kd, int32_t, batch);
     f->partners = KD__NEW(kd, int32_t, batch);
-    f->scratch = KD__NEW(kd, float, kd__times(kd__times((size_t)threads, 2), (size_t)f->floats));
+    f->scratch = KD__NEW(kd, float, kd__times(scratches, (size_t)f->floats + KD__FENCE));
+    for (i = 1; i <= scratches && f->scratch; ++i)
+        KD__FENCE_UP(f->scratch + i * ((size_t)f->floats + KD__FENCE) - KD__FENCE, KD__FENCE * sizeof(float));
     if (data->batch) {
         f->stream = KD__NEW(kd, float, kd__times(floats, 2));
         f->stream_labels = KD__NEW(kd, int32_t, 2 * batch);
@@ -9034,7 +9041,8 @@ enum { KD__FEED_TASK = 8 }; /* samples */
 KD__PRIVATE void kd__feed_task(void *arg, int index, int worker)
 {
     const kd__feed *f = (const kd__feed *)arg;
-    float *scratch = f->scratch + (ptrdiff_t)worker * 2 * f->floats, *other = scratch + f->floats;
+    float *scratch = f->scratch + (ptrdiff_t)worker * 2 * (f->floats + KD__FENCE);
+    float *other = scratch + f->floats + KD__FENCE;
     const int classes = f->data->classes, end = KD__MIN(f->n, (index + 1) * KD__FEED_TASK);
     int i;
     ptrdiff_t j;
@@ -9193,7 +9201,8 @@ typedef struct kd__evaluator {
     kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
     kd__attack attack, prompt_attack;
     kd__run *run, *teacher_run;
-    float *logits, *log_probs, *teacher_logits, *teacher_log_probs;
+    float *logits, *log_probs, *teacher_logits, *teacher_log_probs; /* (batch, outputs) */
+    float *head, *teacher_head;                                     /* (batch, columns); NULL without a head */
     kd_prompt prompt;
     float prompt_temperature;
     float *prompts; /* (batch, N); NULL unless there are prompts */
@@ -9283,6 +9292,11 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__attack_close(&e->attack);
     kd__attack_close(&e->prompt_attack);
     kd__free(kd, e->logits);
+    kd__free(kd, e->log_probs);
+    kd__free(kd, e->teacher_logits);
+    kd__free(kd, e->teacher_log_probs);
+    kd__free(kd, e->head);
+    kd__free(kd, e->teacher_head);
     kd__free(kd, e->prompts);
     memset(e, 0, sizeof *e);
 }
@@ -9292,6 +9306,7 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
                                          const kd_model *teacher, const kd_attack_desc *attack, int batch)
 {
     kd_ctx *kd = m->kd;
+    size_t all;
     kd_result result;
     memset(e, 0, sizeof *e);
     e->m = m;
@@ -9299,21 +9314,21 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->teacher = teacher;
     e->outputs = e->columns = kd_model_outputs(m);
     e->batch = KD__MIN(batch, data->count);
-    e->logits = KD__NEW(kd, float, kd__times(6 * (size_t)e->batch, (size_t)e->outputs));
-    result = e->logits ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch) : KD_ERR_MEMORY;
+    all = kd__times((size_t)e->batch, (size_t)e->outputs);
+    e->logits = KD__NEW(kd, float, all);
+    e->log_probs = KD__NEW(kd, float, all);
+    e->teacher_logits = KD__NEW(kd, float, all);
+    e->teacher_log_probs = KD__NEW(kd, float, all);
+    result = e->logits && e->log_probs && e->teacher_logits && e->teacher_log_probs
+                 ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch)
+                 : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
     if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
     if (result == KD_OK && attack)
         result = kd__attack_open(&e->attack, m, m->input, attack, data->channels, data->mean, data->std, e->batch);
     if (attack) e->attack.seed = attack->seed;
-    if (result != KD_OK) {
-        kd__evaluator_close(e);
-        return result;
-    }
-    e->log_probs = e->logits + (ptrdiff_t)e->batch * e->outputs;
-    e->teacher_logits = e->log_probs + (ptrdiff_t)e->batch * e->outputs;
-    e->teacher_log_probs = e->teacher_logits + (ptrdiff_t)e->batch * e->outputs;
-    return KD_OK;
+    if (result != KD_OK) kd__evaluator_close(e);
+    return result;
 }
 
 /* attack: NULL, or checked. On failure the evaluator is closed. */
@@ -9343,12 +9358,19 @@ KD__PRIVATE kd_result kd__evaluator_teacher_data(kd__evaluator *e, const kd_data
     return result;
 }
 
-KD__PRIVATE void kd__evaluator_head(kd__evaluator *e, int first, int columns, int task)
+/* On failure the evaluator is closed. */
+KD__PRIVATE kd_result kd__evaluator_head(kd__evaluator *e, int first, int columns, int task)
 {
-    if (columns == 0) return;
+    const size_t all = kd__times((size_t)e->batch, (size_t)columns);
+    if (columns == 0) return KD_OK;
     e->first = first;
     e->columns = columns;
     e->task = task;
+    e->head = KD__NEW(e->m->kd, float, all);
+    e->teacher_head = KD__NEW(e->m->kd, float, all);
+    if (e->head && e->teacher_head) return KD_OK;
+    kd__evaluator_close(e);
+    return KD_ERR_MEMORY;
 }
 
 KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
@@ -9370,14 +9392,12 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, cons
     return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
 }
 
-/* What both models say to a batch that the feed has made, and their log-probabilities. Of one head, the columns are
-   copied to where the room for whole rows ends. */
+/* What both models say to a batch that the feed has made, and their log-probabilities. */
 KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
                                           const float **teacher)
 {
     const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
-    float *room = e->teacher_log_probs + (ptrdiff_t)e->batch * e->outputs;
     kd_result result = KD_OK;
     *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
     if (e->teacher_run) {
@@ -9395,12 +9415,11 @@ KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, 
     kd__export(e->run, n, e->logits);
     *student = e->logits;
     if (e->columns < e->outputs) {
-        kd__gather_columns(room, e->logits, n, e->outputs, e->first, e->columns);
-        *student = room;
-        room += (ptrdiff_t)e->batch * e->outputs;
+        kd__gather_columns(e->head, e->logits, n, e->outputs, e->first, e->columns);
+        *student = e->head;
         if (*teacher) {
-            kd__gather_columns(room, e->teacher_logits, n, e->outputs, e->first, e->columns);
-            *teacher = room;
+            kd__gather_columns(e->teacher_head, e->teacher_logits, n, e->outputs, e->first, e->columns);
+            *teacher = e->teacher_head;
         }
     }
     k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
@@ -9553,10 +9572,9 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (result == KD_OK)
         result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature,
                                       desc->prompt_attack ? &prompt_attack : NULL);
+    if (result == KD_OK) result = kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
     if (result == KD_OK) {
-        int classes;
-        kd__evaluator_head(&e, desc->first, desc->columns, desc->task);
-        classes = kd__evaluator_classes(&e);
+        const int classes = kd__evaluator_classes(&e);
         tally->confusion = desc->confusion;
         if (desc->confusion)
             memset(desc->confusion, 0, (size_t)classes * (size_t)classes * sizeof *desc->confusion);
@@ -11672,10 +11690,10 @@ struct kd_trainer {
     float variances[KD__MAX_LOSSES], variance_moments[KD__MAX_LOSSES][2]; /* s of kd_train_desc.uncertainty */
     float variance_slopes[KD__MAX_LOSSES];
     double weights_now[KD__MAX_LOSSES];
-    float *head;   /* 3 x (batch, outputs): columns of the student, of its teacher, of the gradient; NULL without */
-    int32_t *task; /* (batch) labels of a task */
-    float *grads[2];    /* of all terms; with dot_delta of hard terms, then of soft ones */
-    float *gathered[2]; /* those of several batches; NULL unless accumulate > 1 */
+    float *head, *teacher_head, *head_grad; /* (batch, columns of a loss); NULL if all losses see all columns */
+    int32_t *task;                          /* (batch) labels of a task */
+    float *grads[2];                        /* of all terms; with dot_delta of hard terms, then of soft ones */
+    float *gathered[2];                     /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int64_t steps_per_epoch;
     int batches; /* of an epoch */
@@ -11800,6 +11818,8 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->targets);
     kd__free(kd, t->prompts);
     kd__free(kd, t->head);
+    kd__free(kd, t->teacher_head);
+    kd__free(kd, t->head_grad);
     kd__free(kd, t->task);
     kd__free(kd, t->loss_room);
     kd__free(kd, t->loss_grad);
@@ -12242,7 +12262,7 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
     if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
     if (result == KD_OK)
-        kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
+        result = kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
     return result;
 }
 
@@ -12276,9 +12296,11 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     t->loss_room = KD__NEW(kd, float, room);
     failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
     if (t->has_heads) {
-        t->head = KD__NEW(kd, float, kd__times(3, logits));
+        t->head = KD__NEW(kd, float, logits);
+        t->teacher_head = KD__NEW(kd, float, logits);
+        t->head_grad = KD__NEW(kd, float, logits);
         t->task = KD__NEW(kd, int32_t, batch);
-        failed |= !t->head || !t->task;
+        failed |= !t->head || !t->teacher_head || !t->head_grad || !t->task;
     }
     if (d->prompt != KD_PROMPT_NONE) {
         t->prompts = KD__NEW(kd, float, kd__times((size_t)batch, (size_t)t->m->prompt));
@@ -12560,7 +12582,6 @@ typedef struct kd__batch {
 KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const int32_t *samples, int n)
 {
     const kd_loss_desc *desc = call->desc;
-    const ptrdiff_t size = (ptrdiff_t)n * t->outputs;
     const float *each[KD__MAX_TEACHERS];
     kd_result result = KD_OK;
     int i, r;
@@ -12573,15 +12594,15 @@ KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const
             for (i = 0; i < t->teacher_count; ++i)
                 each[i] = t->teacher_all + ((ptrdiff_t)i * n + r) * t->outputs + desc->first;
             result = kd__trainer_mix(t, each, desc->temperature, 1, desc->columns,
-                                     t->head + size + (ptrdiff_t)r * desc->columns);
+                                     t->teacher_head + (ptrdiff_t)r * desc->columns);
         }
         if (result == KD_OK)
-            result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->head + size, n, desc->columns);
+            result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_head, n, desc->columns);
     } else if (call->teacher) {
-        kd__gather_columns(t->head + size, call->teacher, n, t->outputs, desc->first, desc->columns);
+        kd__gather_columns(t->teacher_head, call->teacher, n, t->outputs, desc->first, desc->columns);
     }
-    if (call->teacher) call->teacher = t->head + size;
-    call->grad = t->head + 2 * size;
+    if (call->teacher) call->teacher = t->teacher_head;
+    call->grad = t->head_grad;
     for (r = 0; r < n && desc->task; ++r) t->task[r] = kd__data_labels(t->data, desc->task)[samples[r]];
     if (desc->task) call->labels = t->task;
     return result;

@@ -780,6 +780,30 @@ static void test_fences(void **state)
     free(room);
 }
 
+/* Nor what surrounds a block, until the allocator has it back, which writes there as it likes. */
+static void test_fences_of_blocks(void **state)
+{
+#if KD__FENCE > 0
+    test_memory memory;
+    const kd_ctx_desc desc = test_memory_desc(&memory);
+    kd_ctx *kd;
+    size_t size;
+    (void)state;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    for (size = 1; size < 200; size += 11) {
+        char *block = KD__NEW(kd, char, size);
+        assert_null(__asan_region_is_poisoned(block, size));
+        assert_true(__asan_address_is_poisoned(block - 1));
+        assert_true(__asan_address_is_poisoned(block + size));
+        kd__free(kd, block);
+    }
+    test_memory_close(kd, &memory);
+#else
+    (void)state;
+    skip();
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -791,7 +815,7 @@ int main(void)
         cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
         cmocka_unit_test(test_cosines),         cmocka_unit_test(test_sixteen),
-        cmocka_unit_test(test_fences),
+        cmocka_unit_test(test_fences),          cmocka_unit_test(test_fences_of_blocks),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
