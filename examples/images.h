@@ -471,11 +471,15 @@ static int images_decode(const uint8_t *bytes, size_t size, int want, images_pic
     return 1;
 }
 
-/* A line is not resized to a square: whole, it would take far more memory than the middle that is kept. */
-static int images_can_fit(int w, int h, const images *s)
+/* Why an image of this size cannot be brought to that of the set; NULL if it can. A line is not resized to a square:
+   whole, it would take far more memory than the middle that is kept. */
+static const char *images_misfit(int w, int h, const images *s)
 {
-    return (w == s->width && h == s->height) ||
-           (double)s->width * s->width * (w > h ? w : h) / (w > h ? h : w) <= IMAGES_MAX_PIXELS;
+    if (w == s->width && h == s->height) return NULL;
+    if (s->width != s->height) return "has a size of its own; say which to bring all to (--size 32)";
+    return (double)s->width * s->width * (w > h ? w : h) / (w > h ? h : w) > IMAGES_MAX_PIXELS
+               ? "is too long and narrow to be resized"
+               : NULL;
 }
 
 /* Short side to `size`, then the middle, as torchvision's Resize and CenterCrop. Frees p->pixels; the result is
@@ -810,9 +814,9 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     if (ok && f->tile_w && (p.w % f->tile_w || p.h % f->tile_h)) {
         why = "is no whole number of tiles wide and high";
         ok = 0;
-    } else if (ok && !images_can_fit(f->tile_w ? f->tile_w : p.w, f->tile_w ? f->tile_h : p.h, s)) {
-        why = "is too long and narrow to be resized";
-        ok = 0;
+    } else if (ok) {
+        why = images_misfit(f->tile_w ? f->tile_w : p.w, f->tile_w ? f->tile_h : p.h, s);
+        ok = !why;
     }
     if (!ok) {
         if (decoded) free(p.pixels);
@@ -1008,6 +1012,7 @@ static int images_load_idx_split(images *s, const char *folder, const char *pref
     uint8_t *pixels, *labels = NULL;
     uint32_t count = 0, h = 0, w = 0, i;
     int ok, taken[256] = {0};
+    const char *why;
     images_sink sink;
     sink.set = set;
     sink.capacity = 0;
@@ -1031,8 +1036,8 @@ static int images_load_idx_split(images *s, const char *folder, const char *pref
         s->channels = o->channels ? o->channels : 1;
         s->height = o->size ? o->size : (int)h;
         s->width = o->size ? o->size : (int)w;
-        ok = images_can_fit((int)w, (int)h, s) ||
-             images_fail(s, "%s: images of %ux%u are too long and narrow to be resized", folder, w, h);
+        why = images_misfit((int)w, (int)h, s);
+        ok = !why || images_fail(s, "%s: an image of %ux%u %s", folder, w, h, why);
     }
     for (i = 0; i < count && ok; ++i) {
         const int label = labels[8 + i];

@@ -1114,6 +1114,35 @@ static void test_sizes(void **state)
     images_free(&s);
 }
 
+/* What is not square has no square to be brought to. */
+static void test_sizes_not_square(void **state)
+{
+    static const int sides[][2] = {{2, 3}, {3, 2}};
+    images_options o = images_defaults();
+    images s;
+    int i;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        const int w = sides[i][0], h = sides[i][1];
+        o.max_skipped = 0.01;
+        put_pgm("train/a/0.pgm", w, h, 10);
+        put_pgm("train/b/0.pgm", w, h, 20);
+        put_pgm("test/a/0.pgm", w, h, 30);
+        put_pgm("test/b/0.pgm", w, h, 40);
+        put_pgm("test/b/1.pgm", 9, 7, 50);
+        put_pgm("test/b.4x4.pgm", 8, 4, 60); /* tiles */
+        load_fails(&o, "has a size of its own; say which to bring all to (--size 32)");
+        o.max_skipped = 1;
+        load(&s, &o);
+        assert_int_equal(s.skipped, 2);
+        assert_int_equal(s.resized, 0);
+        assert_int_equal(s.width, w);
+        assert_int_equal(s.height, h);
+        assert_int_equal(s.test.count, 2);
+        images_free(&s);
+    }
+}
+
 /* A line a thousand times as long as wide would grow a thousandfold on the way to a square. */
 static void test_long_and_narrow(void **state)
 {
@@ -1486,7 +1515,7 @@ static void test_idx_wrong(void **state)
     load_fails(NULL, "the t10k images have another size than the others");
     put_idx("train", 1, 1, 4000, 2);
     o.size = 224;
-    load_fails(&o, "images of 4000x1 are too long and narrow");
+    load_fails(&o, "an image of 4000x1 is too long and narrow");
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------- */
@@ -1581,6 +1610,7 @@ int main(void)
         TEST(test_long_names),
         TEST(test_mixed_folder),
         TEST(test_sizes),
+        TEST(test_sizes_not_square),
         TEST(test_long_and_narrow),
         TEST(test_limit),
         TEST(test_sheet_names),

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(&s, 0, sizeof s);
     s.width = s.height = side;
     if ((double)side * side * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 16 ||
-        !images_can_fit(p.w, p.h, &s)) {
+        images_misfit(p.w, p.h, &s)) {
         free(p.pixels);
         return 0;
     }
