@@ -30,7 +30,7 @@ typedef struct list {
 typedef struct options {
     const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
         *optimizer, *out, *isa;
-    list temperature, alpha;
+    list temperature, alpha, mean, std;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, resume;
     double lr, teacher_lr, weight_decay, validation, test_share, max_skipped;
 } options;
@@ -47,6 +47,11 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "classes)")                                                                                                  \
     X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
       "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
+    X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
+      "of each channel, subtracted from pixels of 0 to 1, and")                                                    \
+    X("std", "D[,D...]", OPTION_LIST, std, 1e-6, 1e6, "",                                                          \
+      "deviation that they are then divided by, as in torchvision's Normalize: what a teacher from elsewhere "     \
+      "was trained with; if not given, as a .safetensors teacher says, or those of the training images")           \
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
       "with a .npy teacher: its logits for the test images, to compare with")                                      \
     X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
@@ -55,7 +60,7 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
     X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton",                                                           \
       "hinton, kl (no labels), mse (on logits), rkl, jsd, softce, centredmse, dkd, nkd, dist, ttm, wttm, mlld, "   \
-      "ctkd: with their published settings")                                                                       \
+      "ctkd: all else as published")                                                                               \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.1",                                               \
       "share of the training images held out to choose temperature and alpha with")                                \
     X("trials", "N", OPTION_INT, trials, 1, 100, "2", "students trained for each temperature and alpha")           \
@@ -216,7 +221,7 @@ static int parse_options(options *o, int argc, char **argv)
     memset(o, 0, sizeof *o);
     for (k = 0; k < OPTION_COUNT; ++k) {
         const option *p = &option_table[k];
-        if (p->type != OPTION_FLAG && !parse_option(p, o, p->standard)) return 0;
+        if ((*p->standard || p->type == OPTION_TEXT) && !parse_option(p, o, p->standard)) return 0;
     }
     for (i = 1; i < argc; ++i) {
         const char *name = argv[i] + 2, *value = strchr(argv[i], '=');
@@ -497,8 +502,14 @@ static int64_t file_bytes(const session *s, const char *name)
 
 /* ---- the images ------------------------------------------------------------------------------------------ */
 
+static void print_noticed(int count, const char *what)
+{
+    if (count > 0) printf("  note: %d %s\n", count, what);
+}
+
 static int load_images(session *s)
 {
+    const images *im = &s->images;
     images_options io = images_defaults();
     int i;
     io.size = s->o.size;
@@ -510,6 +521,10 @@ static int load_images(session *s)
     if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
     for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) printf("  skipped: %s\n", s->images.listed[i]);
     if (s->images.skipped > IMAGES_LISTED) printf("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
+    print_noticed(im->unsupported, "files of other formats were left out; JPEG, PNG, BMP and PNM are read");
+    print_noticed(im->rotated, "photos say in EXIF that they are to be turned; they are taken as they lie");
+    print_noticed(im->resized,
+                  "images were brought to this size, and their edges cut off where they are no squares");
     if (s->images.class_count < 2)
         return complain("%s has one class, %s; a classifier needs at least two", s->o.folder,
                         s->images.class_names[0]);
@@ -582,8 +597,24 @@ static int split_images(session *s)
     return 1;
 }
 
+/* --mean and --std, for each channel or one for all. */
+static int given_preprocessing(session *s)
+{
+    const list *mean = &s->o.mean, *std = &s->o.std;
+    const int channels = s->images.channels;
+    int c;
+    if ((mean->count > 0) != (std->count > 0)) return complain("--mean and --std go together");
+    if ((mean->count > 1 && mean->count != channels) || (std->count > 1 && std->count != channels))
+        return complain("--mean and --std take one number, or %d, one for each channel of the images", channels);
+    for (c = 0; c < channels && mean->count > 0; ++c) {
+        s->fit.data.mean[c] = (float)mean->values[mean->count > 1 ? c : 0];
+        s->fit.data.std[c] = (float)std->values[std->count > 1 ? c : 0];
+    }
+    return 1;
+}
+
 /* Mean and deviation of each channel over the images to learn from. */
-static void set_preprocessing(session *s)
+static void measure_preprocessing(session *s)
 {
     const kd_data *d = &s->fit.data;
     const size_t plane = (size_t)d->height * (size_t)d->width;
@@ -602,16 +633,20 @@ static void set_preprocessing(session *s)
     }
 }
 
-/* A teacher that was trained elsewhere knows what it was fed. */
-static void take_preprocessing(session *s, const kd_model *teacher)
+/* A teacher that was trained elsewhere knows what it was fed; if it does not, that has to be said. */
+static int take_preprocessing(session *s, const kd_model *teacher)
 {
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     const int known = kd_model_preprocessing(teacher, mean, std);
     int c;
+    if (known && s->o.mean.count > 0)
+        return complain("%s says how its images were normalised; leave out --mean and --std", s->o.teacher);
+    s->r.teacher_guessed = !known && s->o.mean.count == 0;
     for (c = 0; c < s->fit.data.channels && known; ++c) {
         s->fit.data.mean[c] = mean[c < known ? c : 0];
         s->fit.data.std[c] = std[c < known ? c : 0];
     }
+    return 1;
 }
 
 static void share_preprocessing(session *s)
@@ -780,6 +815,8 @@ static int open_models(session *s)
     kd_model_destroy(m);
     if (*s->o.teacher_test && !ends_with(teacher, ".npy"))
         return complain("--teacher-test goes with a .npy --teacher");
+    if (*s->o.teacher_weights && (!*teacher || ends_with(teacher, ".npy") || ends_with(teacher, ".safetensors")))
+        return complain("--teacher-weights goes with a model line as --teacher");
     if (ends_with(teacher, ".npy")) return load_teacher_logits(s);
     if (ends_with(teacher, ".safetensors")) {
         if (!load_teacher(s, teacher)) return 0;
@@ -796,7 +833,7 @@ static int open_models(session *s)
         if (*s->o.teacher_weights && kd_model_load_weights(s->teacher, s->o.teacher_weights) != KD_OK)
             return kd_complain(s, "the teacher's weights");
     }
-    if (!s->r.teacher_trained) take_preprocessing(s, s->teacher);
+    if (!s->r.teacher_trained && !take_preprocessing(s, s->teacher)) return 0;
     s->r.teacher.parameters = kd_model_parameters(s->teacher);
     s->r.teacher.macs = kd_model_macs(s->teacher);
     s->r.teacher.spec = s->teacher_spec;
@@ -976,15 +1013,16 @@ static int train_teacher(session *s)
     return 1;
 }
 
-/* The teacher's outputs for every view of every image that the students will see: once, not in each training. */
+/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If they
+   would not fit, the teacher runs beside its students: views that repeat would not be what the others get. */
 static int run_teacher(session *s)
 {
     const int64_t budget = 512 << 20,
                   view = (int64_t)s->fit.data.count * s->images.class_count * (int64_t)sizeof(float);
     const kd_augment none = {0, 0, 0, 0, 0, 0, 0, 0};
     const int changes = memcmp(&s->augment, &none, sizeof none) != 0;
-    int views = changes ? s->o.epochs : 1;
-    if (views > budget / view) views = budget > view ? (int)(budget / view) : 1;
+    const int views = changes ? s->o.epochs : 1;
+    if (changes && views > budget / view) return 1;
     if (kd_cache_create(s->teacher, &s->fit.data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
                         &s->cache) != KD_OK)
         return kd_complain(s, "running the teacher");
@@ -1005,6 +1043,7 @@ static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
     d.loss = *loss;
     if (loss->kind != KD_LOSS_CE) {
         d.cache = s->cache;
+        if (!s->cache) d.teacher = s->teacher;
         data.teacher_logits = s->fit.teacher_logits;
     }
     s->training = create_model(s, "student", s->student_spec, seed);
@@ -1031,6 +1070,22 @@ static kd_loss_desc loss_options(const session *s, double temperature, double al
     if (losses[s->loss].temperature) loss.temperature = (float)temperature;
     if (losses[s->loss].alpha) loss.alpha = (float)alpha;
     return loss;
+}
+
+typedef struct loss_line {
+    char chars[96];
+} loss_line;
+
+/* "hinton, temperature 2, alpha 0.9", or as much of it as the loss has. */
+static loss_line loss_text(const session *s)
+{
+    loss_line line;
+    const size_t size = sizeof line.chars;
+    size_t at = (size_t)snprintf(line.chars, size, "%s", s->o.loss);
+    if (losses[s->loss].temperature)
+        at += (size_t)snprintf(line.chars + at, size - at, ", temperature %g", s->r.temperature);
+    if (losses[s->loss].alpha) (void)snprintf(line.chars + at, size - at, ", alpha %g", s->r.alpha);
+    return line;
 }
 
 /* One temperature and alpha, tried with seeds that the final students do not use. */
@@ -1076,7 +1131,7 @@ static int choose(session *s)
     stage_wipe(&g);
     s->r.choices = s->choices;
     s->r.choice_count = count;
-    s->r.temperature = s->choices[best].temperature;
+    s->r.temperature = (double)loss_options(s, s->choices[best].temperature, 0).temperature;
     s->r.alpha = s->choices[best].alpha;
     return 1;
 }
@@ -1128,9 +1183,8 @@ static int train_students(session *s)
     stage g = stage_begin(s, "students", (int64_t)3 * s->o.seeds * s->o.epochs * s->fit.data.count);
     int i;
     smooth.label_smoothing = (float)REPORT_SMOOTHING;
-    printf("\nTraining the student alone, with smoothed labels, and distilled at temperature %g and alpha %g, %d "
-           "seeds\n",
-           s->r.temperature, s->r.alpha, s->o.seeds);
+    printf("\nTraining the student alone, with smoothed labels, and distilled by %s, %d seeds\n",
+           loss_text(s).chars, s->o.seeds);
     for (i = 0; i < s->o.seeds; ++i) {
         const uint64_t seed = (uint64_t)(s->o.first_seed + i);
         kd_model *m;
@@ -1234,7 +1288,7 @@ static void print_table(const session *s)
     print_row("student distilled", &r->student, r->soft, r->seeds);
     printf("\nDistillation: %+.2f points", 100 * gain.mean);
     if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.sd, r->seeds);
-    printf("; temperature %g, alpha %g", r->temperature, r->alpha);
+    printf("; %s", loss_text(s).chars);
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
                100 * report_agreement(r->soft, r->seeds), 100 * report_agreement(r->alone, r->seeds));
@@ -1272,7 +1326,8 @@ static void json_model(FILE *f, const report_model *m)
 
 static void json_metrics(FILE *f, const kd_metrics *m)
 {
-    fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
+    fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f", m->accuracy, m->nll);
+    if (m->ece >= 0) fprintf(f, ", \"ece\": %.6f", m->ece);
 }
 
 static void json_runs(FILE *f, const char *name, const report_run *runs, int count)
@@ -1368,13 +1423,10 @@ static void fill_report(session *s)
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
     if (losses[s->loss].alpha)
-        add_setting(s, "loss",
-                    "%s, temperature %g, alpha %g: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
-                    o->loss, r->temperature, r->alpha);
-    else if (losses[s->loss].temperature)
-        add_setting(s, "loss", "%s, temperature %g", o->loss, r->temperature);
+        add_setting(s, "loss", "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
+                    loss_text(s).chars);
     else
-        add_setting(s, "loss", "%s", o->loss);
+        add_setting(s, "loss", "%s", loss_text(s).chars);
     if (r->teacher_trained)
         add_setting(s, "teacher's training", "%d epochs, learning rate %g", o->teacher_epochs, o->teacher_lr);
     add_setting(s, "students' training", "%d epochs, learning rate %g", o->epochs, o->lr);
@@ -1444,6 +1496,10 @@ static void print_plan(const session *s)
                report_count(r->teacher.parameters).chars);
     else
         printf("teacher   logits in %s\n", s->o.teacher);
+    if (r->teacher_guessed)
+        printf(
+            "          note: it does not say how its images were normalised; here they are by mean and deviation "
+            "of the training images, if not --mean and --std\n");
     printf("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
     fflush(stdout);
 }
@@ -1479,6 +1535,7 @@ static int test_logits(session *s)
         return kd_complain(s, "the teacher's logits");
     run->test.accuracy = (double)hits / s->test.count;
     run->test.nll = value;
+    run->test.ece = -1; /* not counted */
     run->test.agreement = 1;
     return 1;
 }
@@ -1487,7 +1544,8 @@ static int prepare_teacher(session *s)
 {
     if (s->teacher) {
         if (s->r.teacher_trained && !train_teacher(s)) return 0;
-        if (kd_model_set_preprocessing(s->teacher, s->fit.data.mean, s->fit.data.std) != KD_OK ||
+        if ((!kd_model_preprocessing(s->teacher, NULL, NULL) &&
+             kd_model_set_preprocessing(s->teacher, s->fit.data.mean, s->fit.data.std) != KD_OK) ||
             kd_model_set_classes(s->teacher, (const char *const *)s->images.class_names, s->images.class_count) !=
                 KD_OK)
             return kd_complain(s, "the teacher");
@@ -1526,8 +1584,8 @@ static int run(session *s)
     if (s->held.data.count < 1 && s->o.temperature.count * s->o.alpha.count > 1)
         return complain("%s has too few images to hold some out; give one --temperature and one --alpha",
                         s->o.folder);
-    set_preprocessing(s);
-    if (!open_models(s) || !allocate_results(s)) return 0;
+    measure_preprocessing(s);
+    if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
     print_plan(s);
     if (!s->o.resume) resume_clear(s);

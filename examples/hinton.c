@@ -219,6 +219,20 @@ static kd_data data_of(const images_set *s, int e)
     return data;
 }
 
+/* Found out before an hour's work, not after it. */
+static int check_output(const lab *l)
+{
+    char path[MAX_PATH];
+    FILE *f;
+    if (mkdir(l->o.out, 0777) != 0 && errno != EEXIST) return complain(l->o.out, strerror(errno));
+    snprintf(path, sizeof path, "%s/hinton.kd-tmp", l->o.out);
+    f = fopen(path, "wb");
+    if (!f) return complain(path, strerror(errno));
+    fclose(f);
+    (void)remove(path);
+    return 1;
+}
+
 static int open_lab(lab *l)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
@@ -228,7 +242,7 @@ static int open_lab(lab *l)
 #endif
     l->started = seconds_now();
     if (kd_open(&desc, &l->kd) != KD_OK) return complain("the library cannot be opened", NULL);
-    if (mkdir(l->o.out, 0777) != 0 && errno != EEXIST) return complain(l->o.out, strerror(errno));
+    if (!check_output(l)) return 0;
     if (!images_load(&l->images, l->o.folder, NULL)) return complain(l->images.error, NULL);
     if (l->images.height != SIDE || l->images.width != SIDE || l->images.channels != 1 ||
         l->images.class_count != CLASSES)
@@ -761,12 +775,13 @@ int main(int argc, char **argv)
     if (done) {
         what_was_done(&l, text, sizeof text);
         printf("%s %s\n\n", text, CHOSEN);
-        done = run_all(&l) && write_json(&l) && write_page(&l);
+        done = run_all(&l);
     }
     if (done) {
         print_table(&l);
-        printf("%s/hinton.html has it all.\n", l.o.out);
+        done = write_json(&l) && write_page(&l);
     }
+    if (done) printf("%s/hinton.html has it all.\n", l.o.out);
     for (i = 0; i < MAX_SEEDS; ++i) free(l.soft[i]);
     free(l.logits);
     images_free(&l.images);

@@ -129,6 +129,7 @@ typedef struct report {
     report_model teacher, student;
     int teacher_known;      /* its outputs on the test images are known */
     int teacher_trained;    /* by this run: it has curves */
+    int teacher_guessed;    /* how its images are normalised is not known */
     report_run teacher_run; /* valid if teacher_known */
     /* (seeds): the student trained on labels alone, on smoothed labels (or NULL for report_seeds), and distilled */
     report_run *alone, *smooth, *soft;
@@ -323,14 +324,16 @@ static void report_lead(FILE *f, const report *r)
 {
     const report_statistic soft = report_accuracy(r->soft, r->seeds), gain = report_gain(r);
     fputs("<p class=\"lead\">", f);
-    if (r->teacher_known && r->teacher.spec)
-        fprintf(f,
-                "The student keeps %.1f&nbsp;%% of the teacher's accuracy with %.0f&nbsp;times fewer parameters, "
-                "and answers "
-                "%.1f&nbsp;times faster. ",
-                100 * soft.mean / r->teacher_run.test.accuracy,
-                (double)r->teacher.parameters / (double)r->student.parameters,
-                r->teacher.latency_us / r->student.latency_us);
+    if (r->teacher_known && r->teacher.spec) {
+        const double smaller = (double)r->teacher.parameters / (double)r->student.parameters,
+                     faster = r->teacher.latency_us / r->student.latency_us;
+        fprintf(f, "The student keeps %.1f&nbsp;%% of the teacher's accuracy with ",
+                100 * soft.mean / r->teacher_run.test.accuracy);
+        if (smaller >= 1.5) fprintf(f, "%.0f&nbsp;times fewer parameters, and ", smaller);
+        if (smaller < 1.5) fprintf(f, "%.2f&nbsp;times its parameters, and ", 1 / smaller);
+        if (faster >= 1.05) fprintf(f, "answers %.1f&nbsp;times faster. ", faster);
+        if (faster < 1.05) fprintf(f, "takes %.2f&nbsp;times as long to answer. ", 1 / faster);
+    }
     if (r->seeds < 2)
         fprintf(f, "Distillation changed its accuracy by %+.2f points; one seed cannot tell chance from effect.",
                 100 * gain.mean);
@@ -371,9 +374,8 @@ static void report_card(FILE *f, const char *title, const char *colour, const re
                 "<dt>latency</dt><dd>%.1f&nbsp;&micro;s</dd>",
                 report_count(m->parameters).chars, report_short((double)m->macs).chars,
                 report_short((double)m->bytes).chars, m->latency_us);
-    if (count)
-        fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd><dt>calibration error</dt><dd>%.3f</dd>", nll,
-                ece);
+    if (count) fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd>", nll);
+    if (count && ece >= 0) fprintf(f, "<dt>calibration error</dt><dd>%.3f</dd>", ece);
     if (count && runs[0].test.agreement >= 0 && colour[0] != 't')
         fprintf(f, "<dt>agrees with the teacher</dt><dd>%.1f&nbsp;%%</dd>", 100 * report_agreement(runs, count));
     fputs("</dl></div>", f);
@@ -690,7 +692,14 @@ static void report_tree_pass(report_tree *t, const kd_data *d, int image, const 
     if (t->example < 0) t->example = image, t->leaf = leaf;
 }
 
-/* Reads the tree of a model, if it has one, and sends images, pixels of 8 bits, through it. Returns 0 if it has
+/* Whether it is a tree that names the classes: another layer may follow one. */
+static int report_ends_in_tree(const char *spec)
+{
+    const char *last = strrchr(spec, ',');
+    return strstr(last ? last : spec, "softtree") != NULL;
+}
+
+/* Reads the tree of a model, if it ends in one, and sends images, pixels of 8 bits, through it. Returns 0 if it has
    none or memory ran out. */
 REPORT_PUBLIC static int report_tree_open(report_tree *t, const kd_model *m, const kd_data *d)
 {
@@ -701,7 +710,8 @@ REPORT_PUBLIC static int report_tree_open(report_tree *t, const kd_model *m, con
     int i, j, n, done;
     memset(t, 0, sizeof *t);
     t->example = -1;
-    if (kd_tree_info(m, &t->about) != KD_OK) return 0;
+    if (!report_ends_in_tree(kd_model_spec(m)) || kd_tree_info(m, &t->about) != KD_OK) return 0;
+    if (t->about.classes != d->classes) return 0; /* a tree before the last one */
     leaves = (size_t)1 << t->about.depth, nodes = 2 * leaves - 1;
     if (t->about.channels == d->channels && t->about.height == d->height && t->about.width == d->width)
         t->filters = (float *)calloc(leaves * (size_t)pixels, sizeof *t->filters);
