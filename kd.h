@@ -46,8 +46,9 @@ MEMORY
    buffers before the first step; no step allocates.
 
 ERRORS
-   A failed call leaves its outputs, the model and the files on disk as they were, and says in
-   kd_error() what, where, wanted and got. The library never exits, aborts or prints.
+   A failed call leaves the model and the files on disk as they were, makes what it would have created
+   NULL, and says in kd_error() what, where, wanted and got. Other outputs are as they were, too, unless
+   their declaration says otherwise. The library never exits, aborts or prints.
 
 DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
@@ -237,7 +238,8 @@ KDDEF const char *kd_version(void);                    /* KD_VERSION of the impl
 /* C = alpha * op(A) * op(B) + beta * C, row-major, CBLAS meaning: op(X) is X or, if trans is not 0, X transposed.
    op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are distances between stored rows, in floats.
    beta 0 never reads C. C must not overlap A or B. Sizes may be 0.
-   Packing buffers are kept in the context and grow on demand. */
+   Packing buffers are kept in the context and grow on demand; where that fails (KD_ERR_MEMORY), C may have been
+   multiplied by beta already. */
 KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
                          int lda, const float *b, int ldb, float beta, float *c, int ldc);
 
@@ -262,14 +264,15 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    gamma and certainty, e label smoothing, C columns. KL(p || q) = sum_c p_c log(p_c / q_c).
 
    name                 needs     terms of one row
-   KD_LOSS_AUTO                   Hinton where there is a teacher, cross-entropy where there is none (training only)
-   KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C, or desc.soft_labels
-                                  (C columns)
+   KD_LOSS_AUTO                   training only: with a teacher Hinton, without labels KL; without a teacher MSE to
+                                  kd_data.targets where they are given, else cross-entropy
+   KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C; desc.soft_labels
+                                  (C columns) take the place of onehot(y)
    KD_LOSS_KL           teacher   soft T^2 KL(p_t^T || p_s^T)                       Hinton et al. 2015, eq. 2
    KD_LOSS_HINTON       both      soft a * KL, hard (1 - a) * CE, one pass          Hinton et al. 2015, section 2
    KD_LOSS_MSE          teacher   soft sum_c (s_c - t_c)^2 of raw logits            Ba and Caruana 2014, eq. 1
    KD_LOSS_BCE          labels    hard sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0
-                                  or 1), or desc.soft_labels; with a teacher: soft
+                                  or 1; desc.soft_labels as with ce); with a teacher: soft
                                   a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T)), and the hard term times (1 - a)
    KD_LOSS_RKL          teacher   soft T^2 KL(p_s^T || p_t^T)                       Gu et al. 2024 (MiniLLM)
    KD_LOSS_JSD          teacher   soft T^2 (b KL(p_t^T || m) + (1-b) KL(p_s^T || m)), m = b p_t^T + (1-b) p_s^T;
@@ -616,7 +619,8 @@ typedef struct kd_data {
     float std[KD_MAX_CHANNELS];  /* 1; then divided by */
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
-    const float *teacher_logits; /* (count, classes) cached soft targets of these images as they are, or NULL */
+    const float
+        *teacher_logits; /* (count, outputs of the model): soft targets of these images as they are, or NULL */
     /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or
        those above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
     const int32_t *task_labels;
@@ -711,7 +715,8 @@ typedef struct kd_attack_desc {
     float low, high;    /* 0, 1; -1e6 to 1e6 */
     uint64_t seed;      /* 1; of random starts; in training that of kd_train_desc */
     /* What grows. KD_LOSS_AUTO: cross-entropy with the labels (KD_LOSS_BCE where there is one output). A loss with
-       a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD) */
+       a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD).
+       On all outputs, without soft_labels */
     kd_loss_desc loss;
 } kd_attack_desc;
 
@@ -746,7 +751,8 @@ typedef struct kd_evaluate_desc {
     const kd_model *teacher;     /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
     const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
     float *logits;               /* NULL; (count, outputs) */
-    int64_t *confusion;          /* NULL; (classes, classes), row = label, column = prediction, overwritten */
+    int64_t *confusion;       /* NULL; (classes, classes), row = label, column = prediction, overwritten; classes:
+                                    the larger of data.classes and outputs; of a head its columns, or 2 */
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
@@ -754,6 +760,7 @@ typedef struct kd_evaluate_desc {
     const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
+/* After an error, logits and confusion are unspecified. */
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out);
 
@@ -819,8 +826,8 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
                         Tian et al. 2020
 
    Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
-   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions sqrt(3)
-   times that) and are forgotten when training ends.
+   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions, but for its
+   gates, sqrt(3) times that) and are forgotten when training ends.
    All is computed in double precision, the same on every instruction set.
 
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
@@ -933,9 +940,9 @@ typedef struct kd_epoch_info {
     const double *loss_weights; /* what each of the losses is multiplied by now */
 } kd_epoch_info;
 
-/* Logits (n, classes) of n images x (n, c, h, w), normalised and augmented as the student sees them (or those of
-   teacher_data); samples are their numbers in the data. Returns 0, or anything else to end training with
-   KD_ERR_DATA. For teachers that run in another engine. Called from the calling thread. */
+/* Logits (n, outputs of the student) of n images x (n, c, h, w), normalised and augmented as the student sees them
+   (or those of teacher_data); samples are their numbers in the data. Returns 0, or anything else to end training
+   with KD_ERR_DATA. For teachers that run in another engine. Called from the calling thread. */
 typedef int (*kd_teacher_fn)(void *user, const float *x, const int32_t *samples, int n, float *logits);
 
 /* How several teachers become one. */
@@ -1043,10 +1050,12 @@ KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t s
 
 /* Trains a model in place. With a source of soft targets this is distillation.
    Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
-   as it was. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
+   as it was. What kd_data.batch and teacher_fn bring is checked batch by batch: the model is then that of the step
+   before. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
    found in the same step and named (KD_ERR_NOT_FINITE); the weights are finite, and those before that step unless
    it was they that grew. KD_STOPPED: a callback ended training; the model is usable.
-   kd_ctx_desc.log gets a line for every loss but ce, those on features too: what its terms are multiplied by. */
+   kd_ctx_desc.log gets a line for every loss but ce, and bce without a teacher, those on features too: what its
+   terms are multiplied by. */
 KDDEF kd_result kd_train(kd_model *m, const kd_data *data, const kd_train_desc *desc);
 
 /* The same a step at a time, for loops of one's own: several models that learn from each other, training that stops
@@ -1107,7 +1116,7 @@ typedef struct kd_cross_validation {
    Where kd_ctx_desc.threads is more than 1, that many folds are trained at the same time, each on one thread and in
    a context of its own, without log; the results are those of one thread. With callbacks of one's own (on_step,
    on_epoch, teacher_fn, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
-   desc has no validation, validation_data, KD_KEEP_BEST or patience. */
+   desc has no validation, validation_data, KD_KEEP_BEST or patience; its teachers are models of m's context. */
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out);
 
@@ -1119,10 +1128,10 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
                                 uint64_t seed, int views, kd_cache **out);
 KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
 KDDEF kd_result kd_cache_save(const kd_cache *c,
-                              const char *path); /* safetensors: "logits" (views, count, classes) */
+                              const char *path); /* safetensors: "logits" (views, count, outputs) */
 KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
 KDDEF const float *kd_cache_logits(const kd_cache *c,
-                                   int view); /* (count, classes), NULL if there is no such view */
+                                   int view); /* (count, outputs), NULL if there is no such view */
 
 /* ---- diagnosis ------------------------------------------------------------------------------------------- */
 
@@ -2706,6 +2715,13 @@ KD__PRIVATE int kd__rows_per_task(int cols)
     return KD__MAX(16, rows / 16 * 16);
 }
 
+/* Into how many of them rows fall. */
+KD__PRIVATE int kd__row_tasks(int rows, int cols)
+{
+    const int step = kd__rows_per_task(cols);
+    return rows / step + (rows % step != 0);
+}
+
 typedef struct kd__softmax_task {
     const kd__kernels *k;
     const float *x;
@@ -2741,7 +2757,7 @@ KD__PRIVATE kd_result kd__softmax_run(kd_ctx *kd, const char *where, const float
     task.rows = rows;
     task.cols = cols;
     task.logarithm = logarithm;
-    kd__parallel(kd, (rows + kd__rows_per_task(cols) - 1) / kd__rows_per_task(cols), kd__softmax_rows, &task);
+    kd__parallel(kd, kd__row_tasks(rows, cols), kd__softmax_rows, &task);
     return KD_OK;
 }
 
@@ -3732,7 +3748,6 @@ KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
 /* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
 KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
-    const int step = kd__rows_per_task(task->all.cols);
     const ptrdiff_t powers = (ptrdiff_t)kd->desc.threads * 2 * task->all.cols;
     double sum = 0;
     int r;
@@ -3742,7 +3757,7 @@ KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows,
     KD__FENCE_UP(numbers + rows, KD__FENCE * sizeof *numbers);
     KD__FENCE_UP(task->all.powers + powers, KD__FENCE * sizeof *numbers);
     if (task->all.soft_value == 0) task->all.teacher = NULL;
-    kd__parallel(kd, (rows + step - 1) / step, kd__loss_rows, task);
+    kd__parallel(kd, kd__row_tasks(rows, task->all.cols), kd__loss_rows, task);
     for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
     KD__FENCE_DOWN(numbers, ((size_t)rows + 2 * KD__FENCE + (size_t)powers) * sizeof *numbers);
     return sum / rows;
@@ -8449,6 +8464,11 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the attack must start from kd_attack_defaults()", where);
     result = kd__check_ranges(kd, where, ranges, kd__attack_ranges(desc, ranges));
     if (result != KD_OK) return result;
+    if (desc->loss.soft_labels || desc->loss.first || desc->loss.columns || desc->loss.task)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: the loss of an attack takes labels and all outputs: no soft_labels, first, columns or "
+                        "task",
+                        where);
     if (desc->loss.kind == KD_LOSS_AUTO) {
         desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
         desc->loss.alpha = 0;
@@ -8599,6 +8619,18 @@ KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, con
     return result;
 }
 
+/* Both read the same numbers. */
+KD__PRIVATE kd_result kd__attack_check_sizes(kd_ctx *kd, const char *where, const kd_model *m,
+                                             const kd_model *teacher)
+{
+    const kd__shape *ours = &m->values[m->input].shape, *theirs = &teacher->values[teacher->input].shape;
+    if (kd__shape_count(ours) == kd__shape_count(theirs) &&
+        (ours->flat || theirs->flat || (ours->c == theirs->c && ours->h == theirs->h)))
+        return KD_OK;
+    return kd__fail(kd, KD_ERR_SHAPE, "%s: the model reads %s, but its teacher %s", where,
+                    kd__shape_text(ours).chars, kd__shape_text(theirs).chars);
+}
+
 KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
                           const kd_attack_desc *desc, float *out)
 {
@@ -8618,6 +8650,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: loss %s would ignore the teacher", where,
                         kd_loss_name(checked.loss.kind));
     if (result == KD_OK && teacher) result = kd__check_teacher(m->kd, where, m, teacher);
+    if (result == KD_OK && teacher) result = kd__attack_check_sizes(m->kd, where, m, teacher);
     if (result == KD_OK && labels && n > 0)
         result = kd__loss_check_labels(m->kd, where, &checked.loss, teacher != NULL, labels, n, outputs);
     if (result != KD_OK || n == 0) return result;
@@ -8681,7 +8714,8 @@ KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int chann
 
 KD__PRIVATE int64_t kd__data_floats(const kd_data *data)
 {
-    return (int64_t)data->channels * data->height * data->width;
+    const int64_t channels = data->channels, plane = (int64_t)data->height * data->width;
+    return plane > 0 && channels > INT64_MAX / plane ? INT64_MAX : channels * plane;
 }
 
 KDDEF uint64_t kd_data_hash(const kd_data *data)
@@ -8741,9 +8775,10 @@ KD__PRIVATE int kd__finite_data(const kd_ctx *kd, const float *x, int64_t count)
     return 1;
 }
 
+/* m: what is to read them, or NULL. */
 KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m)
 {
-    const kd__shape *in = &m->values[m->input].shape;
+    const kd__shape *in = m ? &m->values[m->input].shape : NULL;
     int64_t total;
     kd_result result;
     if (!data || data->cookie != KD__COOKIE)
@@ -8753,14 +8788,14 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
     if (data->channels < 1 || data->height < 1 || data->width < 1 || (!data->pixels && !data->batch))
         return kd__fail(kd, KD_ERR_DATA, "%s: images of %dx%dx%d, or no pixels", where, data->channels,
                         data->height, data->width);
-    if (data->channels != in->c || data->height != in->h || data->width != in->w) {
+    if (in && (data->channels != in->c || data->height != in->h || data->width != in->w)) {
         if (!(in->flat && kd__data_floats(data) == kd__shape_count(in)))
             return kd__fail(kd, KD_ERR_SHAPE, "%s: the model reads %s, but the images are %dx%dx%d", where,
                             kd__shape_text(in).chars, data->channels, data->height, data->width);
     }
     result = kd__check_preprocessing(kd, where, data->channels, data->mean, data->std);
     if (result != KD_OK) return result;
-    if (m->preprocessing_channels == data->channels) {
+    if (m && m->preprocessing_channels == data->channels) {
         int c;
         for (c = 0; c < data->channels; ++c) {
             if (fabsf(m->mean[c] - data->mean[c]) > 1e-5f || fabsf(m->std[c] - data->std[c]) > 1e-5f)
@@ -9375,7 +9410,7 @@ KD__PRIVATE kd_result kd__evaluator_head(kd__evaluator *e, int first, int column
 
 KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
 {
-    return e->columns < e->outputs ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
+    return e->head ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
 }
 
 /* Attacks the images of a batch that the feed has made, or their prompts. */
@@ -9414,7 +9449,7 @@ KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, 
     kd__run_forward(e->run, e->feed.x, n);
     kd__export(e->run, n, e->logits);
     *student = e->logits;
-    if (e->columns < e->outputs) {
+    if (e->head) {
         kd__gather_columns(e->head, e->logits, n, e->outputs, e->first, e->columns);
         *student = e->head;
         if (*teacher) {
@@ -11603,7 +11638,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
         {"max_norm", (double)d->max_norm, 0, huge},
         {"clip_norm", (double)d->clip_norm, 0, huge},
-        {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum))},
+        {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum)) + 1e-7},
         {"accumulate", (double)d->accumulate, 1, 1e6},
         {"warmup", (double)d->warmup, 0, 1e9},
         {"schedule_step", (double)d->schedule_step, 1e-6, 1e9},
@@ -11615,7 +11650,7 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
         {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
         {"teacher_average", (double)(int)d->teacher_average, 0, (double)KD_AVERAGE_LOGITS},
-        {"rollback", (double)d->rollback, 0, 0.99},
+        {"rollback", (double)d->rollback, 0, (double)0.99f},
         {"uncertainty", (double)d->uncertainty, 0, 1},
         {"prompt", (double)(int)d->prompt, 0, (double)KD_PROMPT_SIDE},
         {"prompt_temperature", (double)d->prompt_temperature, 1e-3, 1e6},
@@ -11878,6 +11913,8 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
         result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
         if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i]);
     }
+    if (result == KD_OK && d->teacher_data && t->teacher_count == 0)
+        result = kd__data_check(t->kd, where, d->teacher_data, NULL);
     if (result == KD_OK && d->cache) {
         if (d->cache->classes != t->outputs)
             return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
@@ -12202,6 +12239,12 @@ KD__PRIVATE void kd__reverse(int32_t *first, int32_t *end)
     }
 }
 
+KD__PRIVATE int kd__ascending(const void *a, const void *b)
+{
+    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
 /* The order after some epochs, from the beginning. */
 KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
 {
@@ -12215,6 +12258,7 @@ KD__PRIVATE void kd__trainer_order(kd_trainer *t, int64_t epochs)
         kd__reverse(middle, end);
         kd__reverse(t->order, end);
     }
+    if (!t->desc.shuffle) qsort(t->order, (size_t)t->train_count, sizeof *t->order, kd__ascending);
     for (epoch = 0; epoch < epochs; ++epoch) kd__trainer_shuffle(t, epoch);
 }
 
@@ -13252,7 +13296,8 @@ KD__PRIVATE kd_result kd__fold_wave(kd__fold *wave, int size, const kd_model *m,
     for (result = KD_OK, i = 0; i < opened; ++i) {
         if (result == KD_OK && wave[i].result != KD_OK) {
             result = wave[i].result;
-            if (wave[i].kd) kd__fail(kd, result, "%s", kd_error(wave[i].kd));
+            if (!wave[i].kd) kd__fail(kd, result, "out of memory for the context of a fold");
+            if (wave[i].kd && *kd_error(wave[i].kd)) kd__fail(kd, result, "%s", kd_error(wave[i].kd));
         }
         metrics[i] = wave[i].info.validation;
         kd__fold_close(&wave[i]);
@@ -13264,6 +13309,7 @@ KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_
                                       const kd_cross_validation *out)
 {
     static const char where[] = "kd_cross_validate";
+    int i;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
     if (!data || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: data and out must not be NULL", where);
@@ -13275,6 +13321,11 @@ KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_
                         "%s: every fold is trained to the end and looked at once: no validation, validation_data, "
                         "keep or patience",
                         where);
+    for (i = -1; i < desc->teacher_count && i < KD__MAX_TEACHERS; ++i) {
+        const kd_model *teacher = i < 0 ? desc->teacher : desc->teachers ? desc->teachers[i] : NULL;
+        if (teacher && teacher->kd != kd)
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: a teacher of another context than the student's", where);
+    }
     return KD_OK;
 }
 
@@ -13630,7 +13681,9 @@ KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
         for (i = 0; i < n; ++i) d->samples[i] = first + i;
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
         for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i)
-            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+            if (kd__loss_uses_labels(&d->losses[i]))
+                result =
+                    kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
         if (d->compared[KD__HARD])
             kd__gather_rows(d->compared[KD__HARD], d->data->targets, d->samples, n, d->outputs);

@@ -1013,8 +1013,8 @@ static int train_teacher(session *s)
     return 1;
 }
 
-/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If they
-   would not fit, the teacher runs beside its students: views that repeat would not be what the others get. */
+/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
+   they would not fit, the teacher runs beside its students: views that repeat would not be what the others get. */
 static int run_teacher(session *s)
 {
     const int64_t budget = 512 << 20,

@@ -471,8 +471,8 @@ static int images_decode(const uint8_t *bytes, size_t size, int want, images_pic
     return 1;
 }
 
-/* Why an image of this size cannot be brought to that of the set; NULL if it can. A line is not resized to a square:
-   whole, it would take far more memory than the middle that is kept. */
+/* Why an image of this size cannot be brought to that of the set; NULL if it can. A line is not resized to a
+   square: whole, it would take far more memory than the middle that is kept. */
 static const char *images_misfit(int w, int h, const images *s)
 {
     if (w == s->width && h == s->height) return NULL;

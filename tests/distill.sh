@@ -78,6 +78,20 @@ check 'a teacher from a file' "$distill" $fashion $quick --teacher "$work/out/te
 check 'a teacher from a file gives the same student' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
 # shellcheck disable=SC2086
 check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 --loss kl --student "$student" --teacher "$teacher" --out "$work/two"
+# weights that do not say what they were fed
+tensors="$work/out/teacher.safetensors"
+# shellcheck disable=SC2086
+check 'weights alone, images normalised otherwise' "$distill" $fashion $quick --teacher "$teacher" --teacher-weights "$tensors" --student "$student" --mean 0.9 --std 2 --out "$work/otherwise"
+check 'are another teacher' sh -c "! cmp '$work/out/student.safetensors' '$work/otherwise/student.safetensors'"
+# shellcheck disable=SC2086
+check 'weights alone' sh -c "'$distill' $fashion $quick --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --out '$work/two' >'$work/said'"
+check 'nothing said about images' grep -q 'it does not say how its images were normalised' "$work/said"
+check 'those of the training images' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
+# shellcheck disable=SC2086
+check 'a tree that is not the last layer' "$distill" $fashion $quick --teacher "$teacher" --student 'softtree 3 20, dense 10' --out "$work/two"
+# shellcheck disable=SC2086
+check 'a loss without temperature' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --loss mse --out '$work/two' >'$work/said'"
+check 'has none' grep -q 'distilled by mse, 2 seeds' "$work/said"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
 
@@ -127,6 +141,12 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'cut.safetensors' $fashion $out --teacher "$work/cut.safetensors"
     refused 'nothing.safetensors' $fashion $out --teacher "$work/nothing.safetensors"
     refused 'shape (10, 2)' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy"
+    refused '--mean and --std go together' $fashion $out --mean 0.5
+    refused 'take one number, or 1, one for each channel' $fashion $out --mean 0.5,0.5,0.5 --std 0.2
+    refused '--std must be 1e-06 to' $fashion $out --mean 0.5 --std 0
+    refused 'says how its images were normalised' $fashion $out --teacher "$work/out/teacher.safetensors" --mean 0.5 --std 0.2
+    refused '--teacher-weights goes with a model line' $fashion $out --teacher "$work/out/teacher.safetensors" --teacher-weights x
+    refused '--teacher-weights goes with a model line' $fashion $out --teacher-weights x
     refused 'NaN' "$work/two_classes" $out --student 'dense 2' $one_setting --teacher "$work/nan.npy"
     refused '--augment needs a teacher that can be run' "$work/two_classes" $out --student 'dense 2' --teacher "$work/nan.npy" --augment flip
     refused 'the output folder' $fashion --out "$work/a_file/inside"

@@ -2197,6 +2197,9 @@ static void test_diagnosis_of_one_output(void **state)
         entropy -= (p * log(p) + (1 - p) * log(1 - p)) / SAMPLES;
     }
     assert_near(found.target_entropy, entropy, 1e-6);
+    d.loss = kd_loss_defaults(KD_LOSS_MSE); /* its own rows have no labels */
+    assert_ok(s.kd, kd_diagnose(m, &s.data, &d, &found));
+    assert_true(found.hard_norm > 0 && found.soft_norm > 0);
     kd_model_destroy(m);
     kd_model_destroy(teacher);
     school_close(&s);

@@ -1194,6 +1194,37 @@ static void test_heads_evaluated(void **state)
     heads_close(&h);
 }
 
+/* All columns as one head: what its labels are, its columns say, whatever data.classes is. */
+static void test_whole_head(void **state)
+{
+    heads h;
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_data data, alone;
+    kd_metrics head, apart;
+    int64_t confusion[2][10];
+    (void)state;
+    heads_open(&h);
+    data = h.c.data, alone = data_of(&h, 1);
+    data.classes = 10;
+    confusion[0][9] = 77;
+    desc.confusion = confusion[1];
+    assert_ok(h.kd, kd_evaluate_with(h.apart[1], &alone, &desc, &apart));
+    desc.columns = 3, desc.task = 1;
+    desc.confusion = confusion[0];
+    assert_ok(h.kd, kd_evaluate_with(h.apart[1], &data, &desc, &head));
+    assert_int_equal(head.classes, 3);
+    assert_memory_equal(&head, &apart, sizeof head);
+    assert_memory_equal(confusion[0], confusion[1], 9 * sizeof *confusion[0]);
+    assert_int_equal(confusion[0][9], 77);
+    h.labels[1][3] = 3;
+    assert_fails(h.kd, kd_evaluate_with(h.apart[1], &data, &desc, &head), KD_ERR_DATA, "outside 0 to 2");
+    data = h.c.data, data.classes = 1;
+    desc.columns = 1, desc.task = 2;
+    assert_ok(h.kd, kd_evaluate_with(h.apart[2], &data, &desc, &head));
+    assert_int_equal(head.classes, 2);
+    heads_close(&h);
+}
+
 /* Step by step with SGD in double precision: the losses, their variances, and the weights of the heads. */
 static void test_uncertainty(void **state)
 {
@@ -1524,6 +1555,25 @@ static void test_teacher_data_refused(void **state)
     assert_ok(f.kd, kd_cache_create(f.teacher, &f.teacher_data, NULL, 0, 1, &cache));
     REFUSED((desc.teacher = NULL, desc.cache = cache, desc.teacher_data = NULL), KD_ERR_DATA,
             "belong to other images");
+    {
+        const kd_data whole = f.teacher_data;
+        const kd_cache *none = NULL;
+        const struct {
+            kd_teacher_fn fn;
+            const kd_cache *cache;
+        } sources[] = {{answer, none}, {NULL, cache}};
+        int i;
+        for (i = 0; i < 2; ++i) {
+            f.teacher_data.pixels = NULL;
+            REFUSED((desc.teacher = NULL, desc.teacher_fn = sources[i].fn, desc.cache = sources[i].cache),
+                    KD_ERR_DATA, "or no pixels");
+            f.teacher_data = whole;
+            f.teacher_data.std[1] = 0;
+            REFUSED((desc.teacher = NULL, desc.teacher_fn = sources[i].fn, desc.cache = sources[i].cache),
+                    KD_ERR_ARGUMENT, "a std above 0");
+            f.teacher_data = whole;
+        }
+    }
     f.teacher_data.mean[0] = 0.5f;
     REFUSED((desc.teacher = NULL, desc.cache = cache), KD_ERR_DATA, "belong to other images");
     kd_cache_destroy(cache);
@@ -2012,8 +2062,12 @@ static void test_folds_refused(void **state)
     folded f;
     kd_cross_validation all;
     kd_train_desc desc;
+    kd_ctx *elsewhere = test_open(KD_ISA_AUTO, 1);
+    kd_model *foreign = create(elsewhere, "2: dense 4");
+    const kd_model *both[2];
     (void)state;
     folded_open(&f, KD_ISA_AUTO, 2);
+    both[0] = f.student, both[1] = foreign;
 #define REFUSED(change, folds, result, text)                                                                       \
     do {                                                                                                           \
         desc = f.desc;                                                                                             \
@@ -2029,10 +2083,14 @@ static void test_folds_refused(void **state)
     REFUSED(f.c.labels[40] = 9, 3, KD_ERR_DATA, "label 9 of row 40");
     f.c.labels[40] = 1;
     REFUSED((desc.optimizer = KD_SGD, desc.lr = desc.weight_decay = 1e6f), 3, KD_ERR_NOT_FINITE, "at step");
+    REFUSED(desc.teacher = foreign, 3, KD_ERR_ARGUMENT, "a teacher of another context");
+    REFUSED((desc.teachers = both, desc.teacher_count = 2), 3, KD_ERR_ARGUMENT, "a teacher of another context");
 #undef REFUSED
     assert_fails(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, 3, NULL, NULL), KD_ERR_ARGUMENT,
                  "out must not be NULL");
     folded_close(&f);
+    kd_model_destroy(foreign);
+    kd_close(elsewhere);
 }
 
 int main(void)
@@ -2063,6 +2121,7 @@ int main(void)
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_heads_targets),
         cmocka_unit_test(test_heads_evaluated),
+        cmocka_unit_test(test_whole_head),
         cmocka_unit_test(test_uncertainty),
         cmocka_unit_test(test_uncertainty_saved),
         cmocka_unit_test(test_heads_refused),

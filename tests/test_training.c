@@ -1153,6 +1153,27 @@ static void test_split(void **state)
     assert_memory_not_equal(seen[0], seen[2], sizeof seen[0]);
 }
 
+/* Without shuffle, samples come in their order, though some are held out. */
+static void test_order_of_the_rest(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 1);
+    int folds, i;
+    (void)state;
+    make_samples(&s, 5);
+    desc.shuffle = 0;
+    for (folds = 0; folds < 2; ++folds) {
+        kd_trainer *t;
+        desc.validation = folds ? 0 : 0.25f;
+        assert_ok(kd, kd__trainer_new(m, &s.data, &desc, 0, folds ? 3 : 0, &t));
+        assert_true(t->train_count < COUNT);
+        for (i = 1; i < t->train_count; ++i) assert_true(t->order[i] > t->order[i - 1]);
+        kd_trainer_close(t);
+    }
+    kd_model_destroy(m);
+}
+
 /* Other pixels in the held-out images, and nothing of what is learned changes, though mixup blends images. */
 static void test_mixup_of_held_out(void **state)
 {
@@ -1689,6 +1710,7 @@ int main(void)
         TEST(test_stopping),
         TEST(test_validation),
         TEST(test_split),
+        TEST(test_order_of_the_rest),
         TEST(test_mixup_of_held_out),
         TEST(test_numbers_out_of_range),
         TEST(test_refused),

@@ -536,7 +536,8 @@ static void test_attack_refused(void **state)
 {
     scene *s = scene_open(kd);
     kd_attack_desc good = kd_attack_defaults(KD_ATTACK_PGD), desc;
-    kd_model *wide = create("2x4x4: dense 4", 1);
+    kd_model *wide = create("2x4x4: dense 4", 1), *larger = create("2x8x8: dense 3", 1),
+             *turned = create("4x2x4: dense 3", 1);
     (void)state;
     s->out[0] = 77;
 #define REFUSED(change, teacher, labels, result, text)                                                             \
@@ -559,6 +560,12 @@ static void test_attack_refused(void **state)
     REFUSED((void)0, s->teacher, s->labels, KD_ERR_ARGUMENT, "loss ce would ignore the teacher");
     REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), NULL, s->labels, KD_ERR_ARGUMENT, "needs a teacher's logits");
     REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), wide, NULL, KD_ERR_SHAPE, "the teacher has 4 outputs");
+    REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), larger, NULL, KD_ERR_SHAPE,
+            "the model reads 2x4x4, but its teacher 2x8x8");
+    REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), turned, NULL, KD_ERR_SHAPE, "but its teacher 4x2x4");
+    REFUSED(desc.loss.soft_labels = s->x, NULL, s->labels, KD_ERR_ARGUMENT,
+            "no soft_labels, first, columns or task");
+    REFUSED(desc.loss.columns = 2, NULL, s->labels, KD_ERR_ARGUMENT, "no soft_labels, first, columns or task");
     s->labels[3] = 3;
     REFUSED((void)0, NULL, s->labels, KD_ERR_DATA, "label 3 of row 3 is outside 0 to 2");
     s->labels[3] = 0;
@@ -572,6 +579,8 @@ static void test_attack_refused(void **state)
     assert_string_equal(kd_attack_name(KD_ATTACK_FGSM), "fgsm");
     assert_string_equal(kd_attack_name(KD_ATTACK_COUNT), "unknown");
     kd_model_destroy(wide);
+    kd_model_destroy(larger);
+    kd_model_destroy(turned);
     scene_close(s);
 }
 
@@ -855,6 +864,7 @@ static void test_training_refused(void **state)
     const kd_train_desc usual = signs_desc();
     kd_loss_desc loss;
     kd_train_desc desc;
+    kd_trainer *t;
     (void)state;
 #define REFUSED(kind, change, result, text)                                                                        \
     do {                                                                                                           \
@@ -879,6 +889,11 @@ static void test_training_refused(void **state)
     REFUSED(KD_LOSS_CE, (desc.optimizer = KD_SGD, desc.dot_delta = 0.05f), KD_ERR_ARGUMENT, "and a teacher");
     REFUSED(KD_LOSS_KL, (desc.teacher = teacher, desc.optimizer = KD_SGD, desc.dot_delta = 0.2f), KD_ERR_ARGUMENT,
             "dot_delta must be 0 to");
+    desc = usual;
+    desc.loss = kd_loss_defaults(KD_LOSS_KL), desc.teacher = teacher, desc.optimizer = KD_SGD;
+    desc.momentum = 0.8f, desc.dot_delta = 0.2f, desc.rollback = 0.99f; /* the largest there are, as decimals */
+    assert_ok(kd, kd_trainer_open(m, &s->data, &desc, &t));
+    kd_trainer_close(t);
     REFUSED(KD_LOSS_KL,
             (desc.teacher = teacher, desc.optimizer = KD_SGD, desc.dot_delta = 0.05f, desc.clip_norm = 1),
             KD_ERR_ARGUMENT, "no clip_norm");
