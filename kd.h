@@ -619,8 +619,7 @@ typedef struct kd_data {
     float std[KD_MAX_CHANNELS];  /* 1; then divided by */
     const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
-    const float
-        *teacher_logits; /* (count, outputs of the model): soft targets of these images as they are, or NULL */
+    const float *teacher_logits; /* (count, outputs): cached soft targets of these images as they are, or NULL */
     /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or
        those above, are 0 to its columns - 1 (0 or 1 of a single one); `classes` is then not looked at. */
     const int32_t *task_labels;
@@ -751,8 +750,9 @@ typedef struct kd_evaluate_desc {
     const kd_model *teacher;     /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
     const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
     float *logits;               /* NULL; (count, outputs) */
-    int64_t *confusion;       /* NULL; (classes, classes), row = label, column = prediction, overwritten; classes:
-                                    the larger of data.classes and outputs; of a head its columns, or 2 */
+    /* NULL; (classes, classes), row = label, column = prediction, overwritten. classes: the larger of data.classes
+       and outputs; of a head its columns, or 2 of a single one */
+    int64_t *confusion;
     int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
     kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
@@ -13680,10 +13680,10 @@ KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
         n = KD__MIN(d->feed.batch, d->data->count - first);
         for (i = 0; i < n; ++i) d->samples[i] = first + i;
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
-        for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i)
-            if (kd__loss_uses_labels(&d->losses[i]))
-                result =
-                    kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+        for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i) {
+            if (!kd__loss_uses_labels(&d->losses[i])) continue;
+            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+        }
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
         if (d->compared[KD__HARD])
             kd__gather_rows(d->compared[KD__HARD], d->data->targets, d->samples, n, d->outputs);
