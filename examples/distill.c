@@ -1497,9 +1497,9 @@ static void print_plan(const session *s)
     else
         printf("teacher   logits in %s\n", s->o.teacher);
     if (r->teacher_guessed)
-        printf(
-            "          note: it does not say how its images were normalised; here they are by mean and deviation "
-            "of the training images, if not --mean and --std\n");
+        puts("          note: it does not say how its images were normalised, and is given them by mean and "
+             "deviation\n"
+             "          of the training images; --mean and --std are there to say otherwise");
     printf("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
     fflush(stdout);
 }
