@@ -1460,10 +1460,17 @@ KD__PRIVATE size_t kd__stdio_write(void *user, void *file, const void *bytes, si
 
 KD__PRIVATE int64_t kd__stdio_size(void *user, void *file)
 {
+#if defined(_WIN32) /* whose long has 32 bits */
+    int64_t size = -1;
+    (void)user;
+    if (_fseeki64((FILE *)file, 0, SEEK_END) == 0) size = _ftelli64((FILE *)file);
+    return _fseeki64((FILE *)file, 0, SEEK_SET) == 0 ? size : -1;
+#else
     long size = -1;
     (void)user;
     if (fseek((FILE *)file, 0, SEEK_END) == 0) size = ftell((FILE *)file);
     return fseek((FILE *)file, 0, SEEK_SET) == 0 && size != LONG_MAX ? (int64_t)size : -1;
+#endif
 }
 
 KD__PRIVATE int kd__stdio_sync(void *user, void *file)
@@ -1767,13 +1774,16 @@ typedef struct kd__text {
 KD__PRIVATE kd__text kd__number(double value, int digits)
 {
     kd__text text;
-    char *c;
+    char *to = text.chars;
+    const char *c;
     snprintf(text.chars, sizeof text.chars, "%.*g", digits, value);
     for (c = text.chars; *c; ++c) {
-        if ((*c < '0' || *c > '9') && *c != '-' && *c != '+' && *c != 'e' && *c != 'n' && *c != 'a' && *c != 'i' &&
-            *c != 'f')
-            *c = '.';
+        if (strchr("0123456789-+enaif", *c))
+            *to++ = *c;
+        else if (to == text.chars || to[-1] != '.') /* a separator may have several bytes */
+            *to++ = '.';
     }
+    *to = 0;
     return text;
 }
 
@@ -4358,10 +4368,11 @@ KD__PRIVATE kd__shape kd__channels(int c)
 }
 
 /* Sliding windows: the output's height and width, or an error. `channels` go out. */
-KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__arg *kernel, const kd__arg *stride,
+KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__arg *kernel, kd__arg *stride,
                                        kd__arg *pad, int channels, int out[2])
 {
     const int size[2] = {in->h, in->w};
+    double padded = in->c;
     kd__shape shape;
     int i;
     if (in->flat)
@@ -4379,6 +4390,8 @@ KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__ar
                                  (int)kernel->v[0], (int)kernel->v[1], kd__shape_text(in).chars, (int)pad->v[0],
                                  (int)pad->v[1]);
         out[i] = (size[i] + 2 * p - k) / s + 1;
+        padded *= size[i] + 2 * p;
+        stride->v[i] = KD__MIN(s, size[i] + 2 * p); /* the same windows, of which there is one */
     }
     if (kernel->v[0] * kernel->v[1] * in->c > (double)KD__MAX_VALUE)
         return kd__spec_fail(d, "a window of %dx%d over %d channels is too large", (int)kernel->v[0],
@@ -4386,6 +4399,9 @@ KD__PRIVATE kd_result kd__window_build(kd__draft *d, const kd__shape *in, kd__ar
     shape.c = channels, shape.h = out[0], shape.w = out[1], shape.flat = 0;
     if ((double)channels * out[0] * out[1] > (double)KD__MAX_VALUE) /* as doubles: the product may pass 64 bits */
         return kd__spec_fail(d, "the output of this layer, %s, is too large", kd__shape_text(&shape).chars);
+    if (padded > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "the input %s with padding %dx%d is too large", kd__shape_text(in).chars,
+                             (int)pad->v[0], (int)pad->v[1]);
     return KD_OK;
 }
 
@@ -4944,7 +4960,8 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
     kd_result result;
     int out[2];
     if (groups > 1 && groups == in.c && channels == in.c) return kd__depthwise_build(d, n);
-    result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], stride, &n->arg[KD__CONV_PAD], channels, out);
+    result = kd__window_build(d, &in, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE], &n->arg[KD__CONV_PAD],
+                              channels, out);
     if (result != KD_OK) return result;
     if (in.c % groups || channels % groups)
         return kd__spec_fail(d, "groups=%d must divide the %d channels that come in and the %d that go out", groups,
@@ -6815,9 +6832,9 @@ KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width,
 {
     char text[64];
     kd_builder *b;
+    if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_builder_open: out must not be NULL");
-    *out = NULL;
     b = KD__NEW(kd, kd_builder, 1);
     if (!b) return KD_ERR_MEMORY;
     b->kd = kd;
@@ -7102,9 +7119,9 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
 {
     kd_model *m;
     kd_result result;
+    if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!spec || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_model_create: spec and out must not be NULL");
-    *out = NULL;
     result = kd__model_plan(kd, spec, &m);
     if (result == KD_OK) result = kd__model_allocate(m);
     if (result == KD_OK) result = kd__model_initialise(m, seed);
@@ -7169,6 +7186,7 @@ KD__PRIVATE kd_result kd__model_clone(kd_ctx *kd, const kd_model *m, kd_model **
 
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
 {
+    if (out) *out = NULL;
     return m ? kd__model_clone(m->kd, m, out) : KD_ERR_ARGUMENT;
 }
 
@@ -8134,11 +8152,11 @@ KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspac
     kd_workspace *w;
     kd_result result = KD_ERR_MEMORY;
     int64_t input;
+    if (out) *out = NULL;
     if (!m) return KD_ERR_ARGUMENT;
     if (!out || capacity < 1 || capacity > 1 << 16)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: capacity must be 1 to 65536, got %d",
                         capacity);
-    *out = NULL;
     input = kd__shape_count(&m->values[m->input].shape);
     w = KD__NEW(m->kd, kd_workspace, 1);
     if (w) w->pixels = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)input), KD__SLACK));
@@ -8496,9 +8514,14 @@ KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int valu
 {
     kd__run_desc run = {NULL, 0, NULL, 0};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
+    const kd__shape *out = &m->values[m->output].shape;
     kd_result result;
     int c;
     memset(a, 0, sizeof *a);
+    if (out->h * out->w > 1 && out->c > 1)
+        return kd__fail(m->kd, KD_ERR_SHAPE,
+                        "an attack: the model ends in an image of %dx%dx%d; end it with gap or dense", out->c,
+                        out->h, out->w);
     a->kd = m->kd;
     a->desc = *desc;
     a->floats = value == m->input ? (ptrdiff_t)kd__shape_count(&m->values[value].shape) : m->prompt;
@@ -9254,6 +9277,12 @@ KD__PRIVATE const int32_t *kd__data_labels(const kd_data *data, int task)
 /* What labels of a head may be: with one column they are 0 or 1. */
 KD__PRIVATE int kd__head_classes(int columns) { return KD__MAX(columns, 2); }
 
+/* And of all outputs: `classes` may say anything where each loss has columns of its own. */
+KD__PRIVATE int kd__whole_classes(const kd_data *data, int outputs)
+{
+    return KD__MIN(KD__MAX(data->classes, outputs), kd__head_classes(outputs));
+}
+
 /* Whether model and data have the columns and labels that a loss or an evaluation asks for. */
 KD__PRIVATE kd_result kd__head_check(kd_ctx *kd, const char *where, const kd_model *m, const kd_data *data,
                                      int first, int columns, int task)
@@ -9410,7 +9439,7 @@ KD__PRIVATE kd_result kd__evaluator_head(kd__evaluator *e, int first, int column
 
 KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
 {
-    return e->head ? kd__head_classes(e->columns) : KD__MAX(e->data->classes, e->outputs);
+    return e->head ? kd__head_classes(e->columns) : kd__whole_classes(e->data, e->outputs);
 }
 
 /* Attacks the images of a batch that the feed has made, or their prompts. */
@@ -9760,7 +9789,7 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
     u->optimizer = (int)d->optimizer;
     u->nesterov = d->nesterov;
     u->lr = (float)lr;
-    u->momentum = d->momentum - d->dot_delta;
+    u->momentum = KD__MAX(d->momentum - d->dot_delta, 0.0f);
     u->decay = d->weight_decay;
     u->beta1 = d->beta1;
     u->beta2 = d->beta2;
@@ -11549,11 +11578,11 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
     kd__feed feed;
     kd__run *run = NULL;
     kd_result result;
+    if (out) *out = NULL;
     if (!teacher) return KD_ERR_ARGUMENT;
     kd = teacher->kd;
     if (!out || views < 1 || views > 1 << 16)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: views must be 1 to 65536, got %d", where, views);
-    *out = NULL;
     result = kd__data_check(kd, where, data, teacher);
     if (result == KD_OK && augment) result = kd__augment_check(kd, where, augment, data);
     if (result != KD_OK) return result;
@@ -12118,7 +12147,7 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
 {
     static const char where[] = "kd_train";
     const kd_loss_desc *judge = &t->losses[0];
-    const int classes = judge->columns ? kd__head_classes(judge->columns) : KD__MAX(data->classes, t->outputs);
+    const int classes = judge->columns ? kd__head_classes(judge->columns) : kd__whole_classes(data, t->outputs);
     const int32_t *labels;
     const kd_result result = kd__head_check(t->kd, where, t->m, data, judge->first, judge->columns, judge->task);
     int i, labelled = data->batch != NULL;
@@ -12301,6 +12330,7 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     kd_attack_desc attack = t->desc.attack;
     kd_result result = KD_OK;
     attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
+    attack.seed = t->desc.seed;
     if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 0, 1, t->outputs);
     if (result != KD_OK) return result;
     result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
@@ -12870,7 +12900,8 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
-    if (result == KD_OK && t->data->batch) result = kd__trainer_check_labels(t, t->feed.labels, n);
+    if (result == KD_OK && t->data->batch && !t->data->soft_labels)
+        result = kd__trainer_check_labels(t, t->feed.labels, n);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
@@ -13115,6 +13146,7 @@ KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd
 
 KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
 {
+    if (out) *out = NULL;
     if (!m) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_trainer_open: out must not be NULL");
     return kd__trainer_new(m, data, desc, 0, 0, out);
@@ -14918,9 +14950,9 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
     kd_model *m = NULL;
     const char *spec, *version;
     kd_result result;
+    if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
-    *out = NULL;
     result = kd__st_open(&f, kd, where, path);
     if (result != KD_OK) return result;
     spec = kd__st_value(&f, "kd.spec");
@@ -15043,9 +15075,9 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
     kd__st_file f;
     kd_cache *c = NULL;
     kd_result result;
+    if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
-    *out = NULL;
     result = kd__st_open(&f, kd, where, path);
     if (result != KD_OK) return result;
     e = kd__st_find(&f, "logits");
@@ -15247,7 +15279,7 @@ KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpo
 KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose)
 {
     const kd_model *m = c->t->m;
-    char name[KD__MAX_NAME + 64];
+    char name[KD__MAX_NAME + 128];
     kd__kept kept[KD__MAX_KEPT];
     const int count = kd__trainer_kept(c->t, kept);
     kd_result result = KD_OK;

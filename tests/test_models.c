@@ -417,6 +417,8 @@ static void test_spec_errors(void **state)
          "8: the output of this layer, 100000000x100000004x100000004, is too large"},
         {"1x4x8: conv 100000000 1 pad=50000000",
          "8: the output of this layer, 100000000x100000004x100000008, is too large"},
+        {"16x2x1: conv 1 1 pad=89478486 stride=100000000, dense 2",
+         "9: the input 16x2x1 with padding 89478486x89478486 is too large"},
         {"4096x1x1: conv 1 67108864 stride=100000000 pad=67108864",
          "11: a window of 67108864x67108864 over 4096 channels is too large"},
         /* residuals */
@@ -1182,10 +1184,38 @@ static void test_workspace(void **state)
     kd_workspace_destroy(small);
     kd_workspace_destroy(large);
     kd_workspace_destroy(NULL);
-    for (i = -1; i <= 65537; i += i == 0 ? 65537 : 1)
+    for (i = -1; i <= 65537; i += i == 0 ? 65537 : 1) {
+        small = large; /* which is no more */
         assert_fails(kd, kd_workspace_create(m, i, &small), KD_ERR_ARGUMENT, "capacity must be 1 to 65536");
+        assert_null(small);
+    }
     assert_fails(kd, kd_workspace_create(m, 3, NULL), KD_ERR_ARGUMENT, "kd_workspace_create");
+    small = large;
     assert_int_equal(kd_workspace_create(NULL, 3, &small), KD_ERR_ARGUMENT);
+    assert_null(small);
+    {
+        kd_model *none = m;
+        kd_trainer *trainer = (kd_trainer *)(void *)m;
+        kd_builder *builder = (kd_builder *)(void *)m;
+        kd_cache *cache = (kd_cache *)(void *)m;
+        assert_int_equal(kd_model_create(NULL, "2: dense 2", 1, &none), KD_ERR_ARGUMENT);
+        assert_null(none);
+        none = m;
+        assert_int_equal(kd_model_clone(NULL, &none), KD_ERR_ARGUMENT);
+        assert_null(none);
+        none = m;
+        assert_int_equal(kd_model_load(NULL, "file", &none), KD_ERR_ARGUMENT);
+        assert_null(none);
+        assert_int_equal(kd_trainer_open(NULL, NULL, NULL, &trainer), KD_ERR_ARGUMENT);
+        assert_null(trainer);
+        assert_int_equal(kd_builder_open(NULL, 1, 1, 1, &builder), KD_ERR_ARGUMENT);
+        assert_null(builder);
+        assert_fails(kd, kd_cache_create(m, NULL, NULL, 1, 0, &cache), KD_ERR_ARGUMENT, "views must be");
+        assert_null(cache);
+        cache = (kd_cache *)(void *)m;
+        assert_int_equal(kd_cache_load(NULL, "file", &cache), KD_ERR_ARGUMENT);
+        assert_null(cache);
+    }
     kd_model_destroy(m);
     free(x);
 }

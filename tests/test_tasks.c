@@ -1218,6 +1218,21 @@ static void test_whole_head(void **state)
     assert_int_equal(confusion[0][9], 77);
     h.labels[1][3] = 3;
     assert_fails(h.kd, kd_evaluate_with(h.apart[1], &data, &desc, &head), KD_ERR_DATA, "outside 0 to 2");
+    { /* the same where no loss has all columns for labels: validation may not look beyond the outputs */
+        kd_loss_desc losses[2];
+        kd_train_desc train = h.desc;
+        kd_epoch_info info;
+        losses[0] = kd_loss_defaults(KD_LOSS_KL), losses[1] = h.losses[1];
+        train.teacher = h.teacher, train.losses = losses, train.loss_count = 2, train.epochs = 1;
+        train.on_epoch = keep_epoch, train.user = &info;
+        h.labels[1][3] = 1;
+        data = h.c.data, data.classes = 100;
+        train.validation_data = &data;
+        assert_ok(h.kd, kd_train(h.all, &data, &train));
+        assert_int_equal(info.validation.classes, OUTPUTS);
+        h.labels[0][4] = OUTPUTS;
+        assert_fails(h.kd, kd_train(h.all, &data, &train), KD_ERR_DATA, "is outside 0 to 5");
+    }
     data = h.c.data, data.classes = 1;
     desc.columns = 1, desc.task = 2;
     assert_ok(h.kd, kd_evaluate_with(h.apart[2], &data, &desc, &head));

@@ -563,6 +563,14 @@ static int nan_stream(void *user, const int32_t *numbers, int n, float *x, int32
     return 0;
 }
 
+static int unlabelled_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    int i;
+    (void)stream(user, numbers, n, x, labels);
+    for (i = 0; i < n; ++i) labels[i] = KD_UNLABELLED;
+    return 0;
+}
+
 static void test_forms_of_data(void **state)
 {
     samples s;
@@ -585,6 +593,9 @@ static void test_forms_of_data(void **state)
     assert_true(trained(kd, small, &streamed, &desc) == wanted);
     s.data.soft_labels = soft; /* mixup blends them like labels */
     assert_true(trained(kd, small, &s.data, &desc) == wanted);
+    streamed.soft_labels = soft; /* and what a stream says, or does not, is then not looked at */
+    streamed.batch = unlabelled_stream;
+    assert_true(trained(kd, small, &streamed, &desc) == wanted);
 
     streamed.batch = broken_stream;
     assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_DATA, "the batch callback failed");

@@ -532,12 +532,31 @@ static void test_robust_accuracy(void **state)
     scene_close(s);
 }
 
+/* A window that is moved further than the image is large has one place, and its gradient takes no longer. */
+static void test_attack_of_long_strides(void **state)
+{
+    static const char *const lines[] = {"2x4x4: conv 5 2 stride=100000000, dense 3",
+                                        "2x4x4: depthwise 2 stride=100000000x2, dense 3",
+                                        "2x4x4: maxpool 3 stride=100000000, dense 3"};
+    scene *s = scene_open(kd);
+    kd_attack_desc pgd = kd_attack_defaults(KD_ATTACK_PGD);
+    int i;
+    (void)state;
+    for (i = 0; i < 3; ++i) {
+        kd_model *m = create(lines[i], 4);
+        assert_ok(kd, kd_attack(m, NULL, s->x, s->labels, IMAGES, &pgd, s->out));
+        assert_memory_not_equal(s->x, s->out, sizeof *s->x * 32);
+        kd_model_destroy(m);
+    }
+    scene_close(s);
+}
+
 static void test_attack_refused(void **state)
 {
     scene *s = scene_open(kd);
     kd_attack_desc good = kd_attack_defaults(KD_ATTACK_PGD), desc;
     kd_model *wide = create("2x4x4: dense 4", 1), *larger = create("2x8x8: dense 3", 1),
-             *turned = create("4x2x4: dense 3", 1);
+             *turned = create("4x2x4: dense 3", 1), *image = create("2x4x4: conv 3 1", 1);
     (void)state;
     s->out[0] = 77;
 #define REFUSED(change, teacher, labels, result, text)                                                             \
@@ -563,6 +582,8 @@ static void test_attack_refused(void **state)
     REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), larger, NULL, KD_ERR_SHAPE,
             "the model reads 2x4x4, but its teacher 2x8x8");
     REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_KL), turned, NULL, KD_ERR_SHAPE, "but its teacher 4x2x4");
+    assert_fails(kd, kd_attack(image, NULL, s->x, s->labels, IMAGES, &good, s->out), KD_ERR_SHAPE,
+                 "the model ends in an image of 3x4x4");
     REFUSED(desc.loss.soft_labels = s->x, NULL, s->labels, KD_ERR_ARGUMENT,
             "no soft_labels, first, columns or task");
     REFUSED(desc.loss.columns = 2, NULL, s->labels, KD_ERR_ARGUMENT, "no soft_labels, first, columns or task");
@@ -581,6 +602,7 @@ static void test_attack_refused(void **state)
     kd_model_destroy(wide);
     kd_model_destroy(larger);
     kd_model_destroy(turned);
+    kd_model_destroy(image);
     scene_close(s);
 }
 
@@ -865,6 +887,7 @@ static void test_training_refused(void **state)
     kd_loss_desc loss;
     kd_train_desc desc;
     kd_trainer *t;
+    kd_model *moved;
     (void)state;
 #define REFUSED(kind, change, result, text)                                                                        \
     do {                                                                                                           \
@@ -894,6 +917,12 @@ static void test_training_refused(void **state)
     desc.momentum = 0.8f, desc.dot_delta = 0.2f, desc.rollback = 0.99f; /* the largest there are, as decimals */
     assert_ok(kd, kd_trainer_open(m, &s->data, &desc, &t));
     kd_trainer_close(t);
+    desc.momentum = 0, desc.dot_delta = 1e-8f; /* what rounding lets through is no velocity */
+    assert_ok(kd, kd_model_clone(m, &moved));
+    assert_ok(kd, kd_trainer_open(moved, &s->data, &desc, &t));
+    assert_ok(kd, kd_trainer_step(t, NULL));
+    kd_trainer_close(t);
+    kd_model_destroy(moved);
     REFUSED(KD_LOSS_KL,
             (desc.teacher = teacher, desc.optimizer = KD_SGD, desc.dot_delta = 0.05f, desc.clip_norm = 1),
             KD_ERR_ARGUMENT, "no clip_norm");
@@ -1619,6 +1648,7 @@ int main(void)
         TEST(test_attack_of_each_sample),
         TEST(test_robust_accuracy),
         TEST(test_attack_refused),
+        TEST(test_attack_of_long_strides),
         TEST(test_robustness),
         TEST(test_same_bits),
         TEST(test_adversarial_training),
