@@ -1806,6 +1806,8 @@ static void test_pate_refused(void **state)
         assert_fails(kd, kd_pate_label(kd, &pate, votes, SAMPLES, 4, labels, NULL), result, text);                 \
     } while (0)
     REFUSED(pate.cookie = 0, KD_ERR_DEFAULTS, "kd_pate_defaults()");
+    assert_true(good.noise == KD_PATE_GAUSSIAN && good.gamma == 0.05 && good.sigma == 40 && good.threshold == 0);
+    assert_true(good.threshold_sigma == 150 && good.delta == 1e-5 && good.seed == 0);
     REFUSED(pate.noise = (kd_pate_noise)2, KD_ERR_ARGUMENT, "noise must be 0 to 1, got 2");
     REFUSED(pate.sigma = 0, KD_ERR_ARGUMENT, "sigma must be");
     REFUSED(pate.gamma = (double)NAN, KD_ERR_ARGUMENT, "gamma must be");
