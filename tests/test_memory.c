@@ -194,6 +194,14 @@ static kd_result evaluating(void)
     return result;
 }
 
+static kd_result evaluating_a_head(void)
+{
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics metrics;
+    desc.columns = CLASSES;
+    return kd_evaluate_with(world.student, &world.data, &desc, &metrics);
+}
+
 static kd_result attacking(void)
 {
     kd_attack_desc desc = kd_attack_defaults(KD_ATTACK_PGD);
@@ -432,6 +440,7 @@ static void test_every_request(void **state)
                {"losing", losing},
                {"predicting", predicting},
                {"evaluating", evaluating},
+               {"evaluating a head", evaluating_a_head},
                {"attacking", attacking},
                {"caching", caching},
                {"saving", saving},
