@@ -2021,6 +2021,12 @@ typedef struct kd__soon {
 } kd__soon;
 #define KD__LINE 16 /* floats in a cache line */
 
+/* What tiles fetch beside their own work, and how many of its lines they have. */
+typedef struct kd__ahead {
+    kd__soon soon[2];
+    ptrdiff_t fetched;
+} kd__ahead;
+
 /* C = A * B in tiles of registers. A is read a number at a time and broadcast, B and C a vector at a time.
    The reduction runs over `segs` segments of `run` numbers. Rows of C come in `blocks` blocks of `rows`: a
    convolution has a block for every line of the image.
@@ -2040,13 +2046,13 @@ typedef struct kd__gemm {
     float *c;
     ptrdiff_t c_row, c_block;
     int c_rows, c_first;
-    int c_transposed; /* c[column * c_row + row]; only for blocks = 1 and no panels in C */
+    int c_transposed; /* c[column * c_row + row + block * c_block]; without panels in C */
     int accumulate;
     const float *bias; /* NULL or by column, readable like a row of B */
     int act;           /* KD__LINEAR to KD__LEAKYRELU */
     float act_arg;
     int c_far;        /* C is in no near cache */
-    kd__soon soon[2]; /* fetched meanwhile, one line with each row of B */
+    kd__soon soon[2]; /* fetched meanwhile, one line with each row of B; without, the next panel is */
 } kd__gemm;
 
 /* One tile of that, with everything in floats already worked out for its corner. */
@@ -2419,9 +2425,13 @@ KD__PRIVATE ptrdiff_t kd__piece_length(ptrdiff_t n, int piece)
    uses: dispatch, parallel
    The kernel multiplies U, read number by number, with V, read vector by vector. Where V would have to be turned
    (A * B^T), the smaller operand is turned instead and C comes out transposed, which the tile's last step undoes.
-   Two ways to block: panels of V one at a time while all of U stays in the second-level cache, or, where U does not
-   fit there, the blocking of Goto and van de Geijn (2008): depth x width of V packed in the third-level cache,
-   height x depth of U packed in the second.
+   Three ways:
+   - directly: V is read where it lies, for few rows, and for a V that is narrow;
+   - by panels: one panel of V at a time is packed and used at once, all of U stays in the second-level cache. Where
+     columns of U lie along memory, it is packed, too: each number of a tile would come from another page;
+   - by blocks, where U does not fit there (Goto and van de Geijn 2008): depth x width of V packed in the third-level
+     cache, height x depth of U packed in the second. Or, if V is the smaller, all of V packed in the second, and
+     rows of U read once, as they come.
    ============================================================================================================ */
 
 typedef struct kd__matmul {
@@ -2438,7 +2448,11 @@ typedef struct kd__matmul {
     float *worker_scratch;
     size_t worker_floats;
     int strips, strip_rows; /* rows are cut into strips of this many */
-    /* one block of the second way */
+    int group_cols;         /* columns of one task of the first way */
+    int tall;               /* rows of a tile of packed U */
+    float *packed;          /* all of U in such tiles, or NULL */
+    /* one block of the third way */
+    int pack_u;
     float *shared;
     int col0, cols_now, k0, k_now, row_blocks;
 } kd__matmul;
@@ -2459,6 +2473,21 @@ KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int 
     if (p->alpha != 1) p->k->scale((ptrdiff_t)depth * width, p->alpha, panel);
 }
 
+/* Rows of U from `first`, a multiple of `tall`, k0 to k0 + depth, as tiles. */
+KD__PRIVATE void kd__matmul_pack_u(const kd__matmul *p, int first, int rows, int k0, int depth, float *tiles)
+{
+    const int tall = p->tall;
+    int row;
+    for (row = 0; row < rows; row += tall) {
+        const float *from = p->u + (first + row) * p->u_row + k0 * p->u_k;
+        const int count = KD__MIN(tall, rows - row);
+        if (p->u_k == 1)
+            p->k->transpose(from, p->u_row, count, depth, tiles + (ptrdiff_t)row * depth, tall);
+        else
+            p->k->copy(from, p->u_k, depth, count, tiles + (ptrdiff_t)row * depth, tall);
+    }
+}
+
 /* Asks for the panel that begins at a column: the processor does not foresee what lies rows apart. */
 KD__PRIVATE void kd__matmul_fetch_v(const kd__matmul *p, int col, kd__soon soon[2])
 {
@@ -2471,51 +2500,105 @@ KD__PRIVATE void kd__matmul_fetch_v(const kd__matmul *p, int col, kd__soon soon[
     }
 }
 
-KD__PRIVATE void kd__matmul_describe(const kd__matmul *p, kd__gemm *g)
+KD__PRIVATE void kd__matmul_describe(const kd__matmul *p, int row, int col, kd__gemm *g)
 {
     memset(g, 0, sizeof *g);
     g->blocks = 1;
     g->segs = 1;
+    g->c = p->c_transposed ? p->c + col * p->c_row + row : p->c + row * p->c_row + col;
     g->c_row = p->c_row;
     g->c_transposed = p->c_transposed;
     g->accumulate = p->accumulate;
 }
 
-KD__PRIVATE float *kd__matmul_c(const kd__matmul *p, int row, int col)
+/* Multiplies `rows` rows of U, packed from `tiles` on; everything but U and its rows is described. */
+KD__PRIVATE void kd__matmul_tiles(const kd__matmul *p, const float *tiles, int rows, kd__gemm *g)
 {
-    return p->c_transposed ? p->c + col * p->c_row + row : p->c + row * p->c_row + col;
+    g->a = tiles;
+    g->a_row = 1;
+    g->a_k = g->rows = p->tall;
+    g->a_block = (ptrdiff_t)p->tall * g->run;
+    g->c_block = p->c_transposed ? p->tall : p->tall * p->c_row;
+    g->blocks = rows / p->tall;
+    if (g->blocks) p->k->gemm(g);
+    if (rows % p->tall) {
+        g->a += g->blocks * g->a_block;
+        g->c += g->blocks * g->c_block;
+        g->rows = rows % p->tall;
+        g->blocks = 1;
+        p->k->gemm(g);
+    }
 }
 
-/* First way: one panel and one strip of rows. */
+/* The same with rows where they lie. */
+KD__PRIVATE void kd__matmul_rows(const kd__matmul *p, int row, int rows, int k0, kd__gemm *g)
+{
+    g->rows = rows;
+    g->a = p->u + row * p->u_row + k0 * p->u_k;
+    g->a_row = p->u_row;
+    g->a_k = p->u_k;
+    p->k->gemm(g);
+}
+
+/* First way: a group of columns and a strip of rows. Only columns that are no whole vectors are packed. */
+KD__PRIVATE void kd__matmul_direct(void *arg, int index, int worker)
+{
+    const kd__matmul *p = (const kd__matmul *)arg;
+    const int col = index / p->strips * p->group_cols, row = index % p->strips * p->strip_rows;
+    const int cols = KD__MIN(p->group_cols, p->cols - col), rows = KD__MIN(p->strip_rows, p->rows - row);
+    const int whole = cols % p->k->lanes == 0 ? cols : cols / p->k->panel * p->k->panel;
+    kd__gemm g;
+    if (whole > 0) {
+        kd__matmul_describe(p, row, col, &g);
+        g.cols = whole;
+        g.run = p->depth;
+        g.b = p->v + col;
+        g.b_k = p->v_row;
+        kd__matmul_rows(p, row, rows, 0, &g);
+    }
+    if (whole < cols) {
+        float *panel = p->worker_scratch + (size_t)worker * p->worker_floats;
+        kd__matmul_pack_v(p, col + whole, cols - whole, 0, p->depth, panel);
+        kd__matmul_describe(p, row, col + whole, &g);
+        g.cols = cols - whole;
+        g.run = p->depth;
+        g.b = panel;
+        g.b_rows = p->depth;
+        kd__matmul_rows(p, row, rows, 0, &g);
+    }
+}
+
+/* Second way: one panel and one strip of rows. */
 KD__PRIVATE void kd__matmul_panel(void *arg, int index, int worker)
 {
     const kd__matmul *p = (const kd__matmul *)arg;
     float *panel = p->worker_scratch + (size_t)worker * p->worker_floats;
     const int col = index / p->strips * p->k->panel, row = index % p->strips * p->strip_rows;
-    const int cols = KD__MIN(p->k->panel, p->cols - col);
-    const int whole = cols % p->k->lanes == 0; /* rows of V itself can be read a vector at a time */
+    const int rows = KD__MIN(p->strip_rows, p->rows - row);
     kd__gemm g;
-    kd__matmul_describe(p, &g);
-    g.rows = KD__MIN(p->strip_rows, p->rows - row);
-    g.cols = cols;
+    kd__matmul_describe(p, row, col, &g);
+    g.cols = KD__MIN(p->k->panel, p->cols - col);
     g.run = p->depth;
-    g.a = p->u + row * p->u_row;
-    g.a_row = p->u_row;
-    g.a_k = p->u_k;
-    g.c = kd__matmul_c(p, row, col);
-    if (p->v_turned || p->alpha != 1 || !whole || (g.rows > 4 * p->k->rows && p->v_row > 2 * p->k->panel)) {
-        kd__matmul_pack_v(p, col, cols, 0, p->depth, panel);
-        g.b = panel;
-        g.b_rows = p->depth;
-        if (!p->v_turned) kd__matmul_fetch_v(p, col + p->k->panel, g.soon);
-    } else {
-        g.b = p->v + col;
-        g.b_k = p->v_row;
-    }
-    p->k->gemm(&g);
+    g.b = panel;
+    g.b_rows = p->depth;
+    kd__matmul_pack_v(p, col, g.cols, 0, p->depth, panel);
+    if (!p->v_turned) kd__matmul_fetch_v(p, col + p->k->panel, g.soon);
+    if (p->packed)
+        kd__matmul_tiles(p, p->packed + (ptrdiff_t)row * p->depth, rows, &g);
+    else
+        kd__matmul_rows(p, row, rows, 0, &g);
 }
 
-/* Second way: packing one panel of the shared block of V ... */
+KD__PRIVATE void kd__matmul_pack_strip(void *arg, int index, int worker)
+{
+    const kd__matmul *p = (const kd__matmul *)arg;
+    const int row = index * p->strip_rows;
+    (void)worker;
+    kd__matmul_pack_u(p, row, KD__MIN(p->strip_rows, p->rows - row), 0, p->depth,
+                      p->packed + (ptrdiff_t)row * p->depth);
+}
+
+/* Third way: packing one panel of the shared block of V ... */
 KD__PRIVATE void kd__matmul_share(void *arg, int index, int worker)
 {
     const kd__matmul *p = (const kd__matmul *)arg;
@@ -2528,48 +2611,28 @@ KD__PRIVATE void kd__matmul_share(void *arg, int index, int worker)
 /* Where a block of rows begins: all are whole tiles, and none has two more of them than another. */
 KD__PRIVATE int kd__matmul_block_row(const kd__matmul *p, int index)
 {
-    const int tiles = (p->rows + p->k->rows - 1) / p->k->rows;
-    return KD__MIN(p->rows, (int)((int64_t)tiles * index / p->row_blocks) * p->k->rows);
+    const int tiles = (p->rows + p->tall - 1) / p->tall;
+    return KD__MIN(p->rows, (int)((int64_t)tiles * index / p->row_blocks) * p->tall);
 }
 
 /* ... and multiplying it with one block of rows of U. */
 KD__PRIVATE void kd__matmul_block(void *arg, int index, int worker)
 {
     const kd__matmul *p = (const kd__matmul *)arg;
-    float *packed = p->worker_scratch + (size_t)worker * p->worker_floats;
-    const int tall = p->k->rows, first = kd__matmul_block_row(p, index);
-    const int rows = kd__matmul_block_row(p, index + 1) - first;
+    float *tiles = p->worker_scratch + (size_t)worker * p->worker_floats;
+    const int first = kd__matmul_block_row(p, index), rows = kd__matmul_block_row(p, index + 1) - first;
     kd__gemm g;
-    int row;
-    for (row = 0; row < rows; row += tall) {
-        const float *from = p->u + (first + row) * p->u_row + p->k0 * p->u_k;
-        const int count = KD__MIN(tall, rows - row);
-        if (p->u_k == 1)
-            p->k->transpose(from, p->u_row, count, p->k_now, packed + (ptrdiff_t)row * p->k_now, tall);
-        else
-            p->k->copy(from, p->u_k, p->k_now, count, packed + (ptrdiff_t)row * p->k_now, tall);
-    }
-    kd__matmul_describe(p, &g);
+    kd__matmul_describe(p, first, p->col0, &g);
     g.cols = p->cols_now;
     g.run = p->k_now;
     g.b = p->shared;
     g.b_rows = p->k_now;
-    g.a = packed;
-    g.a_row = 1;
-    g.a_k = tall;
     g.accumulate = p->accumulate || p->k0 > 0;
-    g.c = kd__matmul_c(p, first, p->col0);
-    g.rows = tall;
-    g.blocks = rows / tall;
-    g.a_block = (ptrdiff_t)tall * p->k_now;
-    g.c_block = tall * p->c_row;
-    if (g.blocks) p->k->gemm(&g);
-    if (rows % tall) {
-        g.a += g.blocks * g.a_block;
-        g.c += g.blocks * g.c_block;
-        g.rows = rows % tall;
-        g.blocks = 1;
-        p->k->gemm(&g);
+    if (p->pack_u) {
+        kd__matmul_pack_u(p, first, rows, p->k0, p->k_now, tiles);
+        kd__matmul_tiles(p, tiles, rows, &g);
+    } else {
+        kd__matmul_rows(p, first, rows, p->k0, &g);
     }
 }
 
@@ -2593,42 +2656,72 @@ KD__PRIVATE int kd__even_share(int whole, int most)
     return (whole + parts - 1) / parts;
 }
 
-KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
+/* Strips of whole tiles, as many as make every thread work where there are `columns` pieces of each. */
+KD__PRIVATE void kd__matmul_cut_rows(kd__matmul *p, int threads, int columns)
 {
-    const kd__kernels *k = p->k;
-    const int threads = kd->desc.threads;
-    const int tiles = (p->rows + k->rows - 1) / k->rows;
-    int depth, most;
-    const size_t u_bytes = kd__times(kd__times((size_t)p->rows, (size_t)p->depth), sizeof(float));
-    if (p->c_transposed || u_bytes <= (size_t)kd->cpu.l2 / 4 * 3 || p->cols <= 2 * k->panel) {
-        const int panels = (p->cols + k->panel - 1) / k->panel;
-        p->strips = panels >= 2 * threads ? 1 : KD__MIN(2 * threads, (p->rows + 4 * k->rows - 1) / (4 * k->rows));
-        if (threads == 1) p->strips = 1;
-        p->strip_rows = (p->rows + p->strips - 1) / p->strips;
-        p->strips = (p->rows + p->strip_rows - 1) / p->strip_rows;
-        p->worker_floats = kd__times((size_t)p->depth, (size_t)k->panel);
+    const int tiles = (p->rows + p->tall - 1) / p->tall;
+    p->strips = threads == 1 || columns >= 2 * threads ? 1 : KD__MIN(2 * threads, (tiles + 3) / 4);
+    p->strip_rows = (tiles + p->strips - 1) / p->strips * p->tall;
+    p->strips = (p->rows + p->strip_rows - 1) / p->strip_rows;
+}
+
+KD__PRIVATE kd_result kd__matmul_run_direct(kd_ctx *kd, kd__matmul *p)
+{
+    const int threads = kd->desc.threads, step = 3 * p->k->panel; /* panels of two and of three vectors */
+    const int groups = threads == 1 ? 1 : KD__MIN(2 * threads, (p->cols + step - 1) / step);
+    p->group_cols = ((p->cols + groups - 1) / groups + step - 1) / step * step;
+    kd__matmul_cut_rows(p, threads, groups);
+    if (p->cols % p->k->lanes) {
+        p->worker_floats = kd__times((size_t)p->depth, (size_t)p->k->panel);
         p->worker_scratch = kd__scratch(kd, kd__times(p->worker_floats, (size_t)threads));
         if (!p->worker_scratch) return KD_ERR_MEMORY;
-        kd__parallel(kd, panels * p->strips, kd__matmul_panel, p);
-        return KD_OK;
     }
-    depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel;
+    kd__parallel(kd, (p->cols + p->group_cols - 1) / p->group_cols * p->strips, kd__matmul_direct, p);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__matmul_run_panels(kd_ctx *kd, kd__matmul *p)
+{
+    const int threads = kd->desc.threads, panels = (p->cols + p->k->panel - 1) / p->k->panel;
+    const int pack_u = p->u_k != 1 && p->rows > p->tall && panels >= 4;
+    size_t floats;
+    kd__matmul_cut_rows(p, threads, panels);
+    p->worker_floats = kd__times((size_t)p->depth, (size_t)p->k->panel);
+    floats = kd__times(p->worker_floats, (size_t)threads);
+    p->worker_scratch =
+        kd__scratch(kd, pack_u ? floats + (size_t)(p->strips * p->strip_rows) * (size_t)p->depth : floats);
+    if (!p->worker_scratch) return KD_ERR_MEMORY;
+    if (pack_u) {
+        p->packed = p->worker_scratch + floats;
+        kd__parallel(kd, p->strips, kd__matmul_pack_strip, p);
+    }
+    kd__parallel(kd, panels * p->strips, kd__matmul_panel, p);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fits)
+{
+    const kd__kernels *k = p->k;
+    const int threads = kd->desc.threads, tiles = (p->rows + p->tall - 1) / p->tall;
+    const int width = v_fits ? p->cols : (int)KD__MATMUL_WIDTH;
+    int depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel, most;
     depth = KD__MIN(KD__MAX(depth, 256), 1024);
-    depth = kd__even_share(p->depth, depth);
-    most = KD__MAX(1, (int)(kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / depth) / k->rows);
+    depth = v_fits ? p->depth : kd__even_share(p->depth, depth);
+    p->pack_u = !v_fits || p->u_k != 1;
+    most = KD__MAX(1, (int)(kd->cpu.l2 / (p->pack_u ? 2 : 4) / (ptrdiff_t)sizeof(float) / depth) / p->tall);
     p->row_blocks = (tiles + most - 1) / most;
     if (threads > 1) { /* as many blocks for one as for another */
         p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
         p->row_blocks = KD__MIN(tiles, (p->row_blocks + threads - 1) / threads * threads);
     }
     most = (tiles + p->row_blocks - 1) / p->row_blocks;
-    p->worker_floats = (size_t)most * (size_t)k->rows * (size_t)depth;
+    p->worker_floats = p->pack_u ? (size_t)most * (size_t)p->tall * (size_t)depth : 0;
     p->worker_scratch =
-        kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(KD__MATMUL_WIDTH + k->panel));
+        kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(width + k->panel));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
     p->shared = p->worker_scratch + p->worker_floats * (size_t)threads;
-    for (p->col0 = 0; p->col0 < p->cols; p->col0 += KD__MATMUL_WIDTH) {
-        p->cols_now = KD__MIN((int)KD__MATMUL_WIDTH, p->cols - p->col0);
+    for (p->col0 = 0; p->col0 < p->cols; p->col0 += width) {
+        p->cols_now = KD__MIN(width, p->cols - p->col0);
         for (p->k0 = 0; p->k0 < p->depth; p->k0 += depth) {
             p->k_now = KD__MIN(depth, p->depth - p->k0);
             kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
@@ -2636,6 +2729,20 @@ KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
         }
     }
     return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__matmul_run(kd_ctx *kd, kd__matmul *p)
+{
+    const kd__kernels *k = p->k;
+    const size_t l2 = (size_t)kd->cpu.l2, row_bytes = kd__times((size_t)p->depth, sizeof(float));
+    const size_t u_bytes = kd__times((size_t)p->rows, row_bytes);
+    const size_t v_bytes = kd__times((size_t)p->cols, row_bytes);
+    p->tall = kd__even_share(p->rows, k->rows);
+    if (!p->v_turned && p->alpha == 1 && (p->rows <= 5 * k->rows || p->v_row <= 2 * k->panel))
+        return kd__matmul_run_direct(kd, p);
+    if (p->cols <= k->panel || u_bytes <= l2 / 4) return kd__matmul_run_panels(kd, p);
+    if (v_bytes <= l2 / 2) return kd__matmul_run_blocks(kd, p, 1);
+    return u_bytes <= l2 / 4 * 3 ? kd__matmul_run_panels(kd, p) : kd__matmul_run_blocks(kd, p, 0);
 }
 
 /* A single row or column of C whose matrix has the reduction along memory: dot products, nothing packed. */
@@ -15482,6 +15589,7 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
 #define KD__PANEL_VECTORS 2
 #define KD__TILE_ROWS 14
 #define KD__TILE_ROWS_1 14
+#define KD__TILE_ROWS_WIDE 9
 #define kd__v __m512
 #define kd__vi __m512i
 #define kd__vm __mmask16
@@ -15779,6 +15887,11 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #endif
 
 #define KD__PANEL (KD__W * KD__PANEL_VECTORS)
+#ifdef KD__TILE_ROWS_WIDE /* tiles wider than a panel, where B is no panels */
+#define KD__TILE_VECTORS (KD__PANEL_VECTORS + 1)
+#else
+#define KD__TILE_VECTORS KD__PANEL_VECTORS
+#endif
 #if KD__ISA_ID == 3
 #define KD__NARROW 8 /* narrow panels run on AVX2's tiles: half a vector less is thrown away */
 #else
@@ -16100,11 +16213,12 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
     } while (0)
 
 /* rows and vectors are constants in every use, so acc lives in registers: on AVX-512 14 x 2 accumulators, 2 vectors
-   of B and 1 broadcast number make 31 of 32 registers, on AVX2 6 x 2 + 2 + 1 make 15 of 16, on NEON 8 x 3 + 3 + 1.
+   of B and 1 broadcast number make 31 of 32 registers, and 9 x 3 + 3 + 1 as many; on AVX2 6 x 2 + 2 + 1 make 15 of
+   16, on NEON 8 x 3 + 3 + 1.
    Rows are reached from every third one, so that five pointers serve fourteen rows. */
 KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors)
 {
-    kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__PANEL_VECTORS];
+    kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__TILE_VECTORS];
     const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k;
     const ptrdiff_t a_skip = t->a_seg - t->run * a_k, b_skip = t->b_seg - t->run * b_k;
     const float *a0 = t->a, *a3 = a0 + 3 * a_row, *a6 = a0 + 6 * a_row, *a9 = a0 + 9 * a_row,
@@ -16129,7 +16243,7 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     }
     for (seg = t->segs; seg > 0; --seg) {
         for (k = t->run; k > 0; --k) {
-            kd__v column[KD__PANEL_VECTORS];
+            kd__v column[KD__TILE_VECTORS];
             KD__UNROLL
             for (j = 0; j < vectors; ++j) column[j] = kd__v_load(b + j * KD__W);
             KD__UNROLL
@@ -16162,7 +16276,8 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
 #define KD__TILES_4(X, v) X(1, v) X(2, v) X(3, v) X(4, v)
 #define KD__TILES_6(X, v) KD__TILES_4(X, v) X(5, v) X(6, v)
 #define KD__TILES_8(X, v) KD__TILES_6(X, v) X(7, v) X(8, v)
-#define KD__TILES_12(X, v) KD__TILES_8(X, v) X(9, v) X(10, v) X(11, v) X(12, v)
+#define KD__TILES_9(X, v) KD__TILES_8(X, v) X(9, v)
+#define KD__TILES_12(X, v) KD__TILES_9(X, v) X(10, v) X(11, v) X(12, v)
 #define KD__TILES_14(X, v) KD__TILES_12(X, v) X(13, v) X(14, v)
 #define KD__TILES(X, rows, v) KD__JOIN(KD__TILES, rows)(X, v)
 #define KD__TILE_NAME(rows, v) KD__FN(tile_##rows##x##v)
@@ -16174,17 +16289,21 @@ KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS_1, 1)
 KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 2)
 #if KD__PANEL_VECTORS > 2
 KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 3)
+#elif defined(KD__TILE_ROWS_WIDE)
+KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS_WIDE, 3)
 #endif
 #if KD__PANEL_VECTORS > 3
 KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 4)
 #endif
 
 /* [vectors - 1][rows - 1] */
-static const kd__tile_fn KD__FN(tiles)[KD__PANEL_VECTORS][16] = {
+static const kd__tile_fn KD__FN(tiles)[KD__TILE_VECTORS][16] = {
     {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS_1, 1) NULL},
     {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 2) NULL},
 #if KD__PANEL_VECTORS > 2
     {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 3) NULL},
+#elif defined(KD__TILE_ROWS_WIDE)
+    {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS_WIDE, 3) NULL},
 #endif
 #if KD__PANEL_VECTORS > 3
     {KD__TILES(KD__TILE_ENTRY, KD__TILE_ROWS, 4) NULL},
@@ -16254,16 +16373,15 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
     }
 }
 
-/* What the next tile fetches beside its own work, `fetched` lines after the start of what is left. */
-KD__INLINE void KD__FN(look_ahead)(const kd__gemm *g, kd__tile *t, ptrdiff_t *fetched)
+KD__INLINE void KD__FN(look_ahead)(kd__ahead *ahead, kd__tile *t)
 {
-    ptrdiff_t line = *fetched;
+    ptrdiff_t line = ahead->fetched;
     int i;
-    *fetched += (ptrdiff_t)g->segs * g->run;
-    for (i = 0; i < KD__COUNT(g->soon); line -= g->soon[i++].lines) {
-        if (line < g->soon[i].lines) {
-            t->soon = g->soon[i].at + line * g->soon[i].step;
-            t->soon_step = g->soon[i].step;
+    ahead->fetched += (ptrdiff_t)t->segs * t->run;
+    for (i = 0; i < KD__COUNT(ahead->soon); line -= ahead->soon[i++].lines) {
+        if (line < ahead->soon[i].lines) {
+            t->soon = ahead->soon[i].at + line * ahead->soon[i].step;
+            t->soon_step = ahead->soon[i].step;
             return;
         }
     }
@@ -16275,7 +16393,7 @@ KD__INLINE void KD__FN(look_ahead)(const kd__gemm *g, kd__tile *t, ptrdiff_t *fe
 
 /* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
-                                   int width, ptrdiff_t *fetched)
+                                   int width, kd__ahead *ahead)
 {
     KD__ALIGN64 float turned[16 * KD__PANEL];
     const int parts = (g->rows + tallest - 1) / tallest, cols = KD__MIN(width, g->cols - col);
@@ -16285,7 +16403,7 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
         int row = 0;
         for (part = 0; part < parts; ++part) {
             const int height = (g->rows - row + parts - part - 1) / (parts - part);
-            float *turned_c = g->c_transposed ? g->c + (ptrdiff_t)col * g->c_row + row : NULL;
+            float *turned_c = g->c_transposed ? g->c + (ptrdiff_t)col * g->c_row + row + block * g->c_block : NULL;
             t->a = a + block * g->a_block + row * g->a_row;
             if (turned_c) {
                 t->c = turned;
@@ -16299,7 +16417,7 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
                 t->c_row = g->c_row;
                 t->c = g->c + block * g->c_block + row * g->c_row + col;
             }
-            KD__FN(look_ahead)(g, t, fetched);
+            KD__FN(look_ahead)(ahead, t);
             tiles[height - 1](t);
             if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
             row += height;
@@ -16307,22 +16425,43 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
     }
 }
 
+#ifdef KD__TILE_ROWS_WIDE
+/* Whether tiles of three vectors leave fewer registers idle: 16 rows run as 8 x 3 rather than as 8 x 2. */
+KD__INLINE int KD__FN(wide_is_better)(const kd__gemm *g)
+{
+    const int parts = (g->rows + KD__TILE_ROWS - 1) / KD__TILE_ROWS;
+    const int parts_wide = (g->rows + KD__TILE_ROWS_WIDE - 1) / KD__TILE_ROWS_WIDE;
+    return !g->b_rows && !g->c_rows && !g->c_transposed && 3 * parts > 2 * parts_wide;
+}
+#endif
+
+/* Columns that the next panel takes of those that are left, rounded up to whole vectors. */
+KD__INLINE int KD__FN(panel_width)(int left, int wide)
+{
+    if (wide && left >= 3 * KD__W && (left <= 3 * KD__W + KD__NARROW || left > 4 * KD__W)) return 3 * KD__W;
+    if (left >= KD__PANEL) return KD__PANEL;
+    return left <= KD__NARROW ? KD__NARROW : (left + KD__W - 1) / KD__W * KD__W;
+}
+
 static void KD__FN(gemm)(const kd__gemm *g)
 {
-    ptrdiff_t fetched = 0;
-    int col = 0;
+    const int foreseen = g->soon[0].lines + g->soon[1].lines > 0;
+    kd__ahead ahead;
+    int col = 0, wide = 0;
     kd__tile t;
     memset(&t, 0, sizeof t);
+    memcpy(ahead.soon, g->soon, sizeof ahead.soon);
+    ahead.fetched = 0;
     t.run = g->run, t.accumulate = g->accumulate, t.act = g->act;
     t.c_far =
         KD__W == 16 && !g->c_transposed && (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
+#ifdef KD__TILE_ROWS_WIDE
+    wide = KD__FN(wide_is_better)(g);
+#endif
     while (col < g->cols) {
-        const int left = g->cols - col;
-        const int width = left >= KD__PANEL    ? KD__PANEL
-                          : left <= KD__NARROW ? KD__NARROW
-                                               : (left + KD__W - 1) / KD__W * KD__W;
+        const int left = g->cols - col, width = KD__FN(panel_width)(left, wide);
         const int vectors = (width + KD__W - 1) / KD__W;
         const kd__tile_fn *tiles = KD__FN(tiles)[vectors - 1];
         int tallest = vectors == 1 ? KD__TILE_ROWS_1 : KD__TILE_ROWS;
@@ -16332,6 +16471,9 @@ static void KD__FN(gemm)(const kd__gemm *g)
             tiles = kd__tiles_avx2[0];
             tallest = 12;
         }
+#endif
+#ifdef KD__TILE_ROWS_WIDE
+        if (width > KD__PANEL) tallest = KD__TILE_ROWS_WIDE;
 #endif
         t.b = g->b_rows ? g->b + (ptrdiff_t)col * g->b_rows + (ptrdiff_t)g->b_first * width : g->b + col;
         t.b_k = g->b_rows ? width : g->b_k;
@@ -16350,37 +16492,70 @@ static void KD__FN(gemm)(const kd__gemm *g)
             }
             continue;
         }
-        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width, &fetched);
+        if (g->b_rows && !foreseen) { /* the next panel: it is farther than where the processor looks by itself */
+            ahead.soon[0].at = t.b + (ptrdiff_t)g->b_rows * width;
+            ahead.soon[0].lines = left > width ? (ptrdiff_t)g->segs * g->run * width / KD__LINE : 0;
+            ahead.soon[0].step = KD__LINE;
+            ahead.fetched = 0;
+        }
+        KD__FN(panel_rows)(g, &t, tiles, tallest, col, width, &ahead);
         col += width;
     }
 }
 
-/* y[i] = a[i, :] . x, each in 16 lanes, four rows at a time. */
+/* So many rows at once that their sums, each a chain in 16 lanes, hide the time of one addition. */
+#define KD__DOT_ROWS (KD__W == 16 ? 8 : KD__W == 8 ? 6 : 4)
+
+KD__INLINE void KD__FN(dot_rows)(const float *a, ptrdiff_t a_row, const float *x, int k, float *y, const int rows)
+{
+    kd__v acc[8][KD__SUM_VECTORS];
+    int i, j, n;
+    KD__UNROLL
+    for (i = 0; i < rows; ++i) {
+        KD__UNROLL_SUMS
+        for (j = 0; j < KD__SUM_VECTORS; ++j) acc[i][j] = kd__v_set(0.0f);
+    }
+    for (n = 0; n + 16 <= k; n += 16) {
+        KD__UNROLL_SUMS
+        for (j = 0; j < KD__SUM_VECTORS; ++j) {
+            const kd__v number = kd__v_load(x + n + j * KD__W);
+            KD__UNROLL
+            for (i = 0; i < rows; ++i)
+                acc[i][j] = kd__v_fma(kd__v_load(a + i * a_row + n + j * KD__W), number, acc[i][j]);
+        }
+    }
+    for (j = 0; n < k; ++j, n += KD__W) {
+        KD__UNROLL
+        for (i = 0; i < rows; ++i)
+            acc[i][j] = kd__v_fma(kd__v_get(a + i * a_row + n, k - n), kd__v_get(x + n, k - n), acc[i][j]);
+    }
+    KD__UNROLL
+    for (i = 0; i < rows; ++i) y[i] = KD__FN(sum16)(acc[i]);
+}
+
+/* y[i] = a[i, :] . x */
 static void KD__FN(dots)(const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y)
 {
-    int row, i, j, n;
-    for (row = 0; row < rows; row += 4) {
-        const int height = KD__MIN(4, rows - row);
-        const float *from[4];
-        kd__v acc[4][KD__SUM_VECTORS];
-        for (i = 0; i < 4; ++i) {
-            from[i] = a + (row + KD__MIN(i, height - 1)) * a_row;
-            for (j = 0; j < KD__SUM_VECTORS; ++j) acc[i][j] = kd__v_set(0.0f);
+    int row = 0, count;
+    for (; row < rows; row += count) {
+        const int parts = (rows - row + KD__DOT_ROWS - 1) / KD__DOT_ROWS;
+        const float *from = a + row * a_row;
+        count = (rows - row + parts - 1) / parts;
+        switch (count) {
+#define KD__ITEM(n, unused)                                                                                        \
+    case n:                                                                                                        \
+        KD__FN(dot_rows)(from, a_row, x, k, y + row, n);                                                           \
+        break;
+#if KD__W == 16
+            KD__TILES_8(KD__ITEM, 0)
+#elif KD__W == 8
+            KD__TILES_6(KD__ITEM, 0)
+#else
+            KD__TILES_4(KD__ITEM, 0)
+#endif
+#undef KD__ITEM
+        default: break;
         }
-        for (n = 0; n + 16 <= k; n += 16) {
-            KD__UNROLL_SUMS
-            for (j = 0; j < KD__SUM_VECTORS; ++j) {
-                const kd__v number = kd__v_load(x + n + j * KD__W);
-                KD__UNROLL
-                for (i = 0; i < 4; ++i)
-                    acc[i][j] = kd__v_fma(kd__v_load(from[i] + n + j * KD__W), number, acc[i][j]);
-            }
-        }
-        for (j = 0; n < k; ++j, n += KD__W) {
-            for (i = 0; i < 4; ++i)
-                acc[i][j] = kd__v_fma(kd__v_get(from[i] + n, k - n), kd__v_get(x + n, k - n), acc[i][j]);
-        }
-        for (i = 0; i < height; ++i) y[row + i] = KD__FN(sum16)(acc[i]);
     }
 }
 
@@ -17831,6 +18006,8 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef KD__PANEL_VECTORS
 #undef KD__TILE_ROWS
 #undef KD__TILE_ROWS_1
+#undef KD__TILE_ROWS_WIDE
+#undef KD__TILE_VECTORS
 #undef kd__v
 #undef kd__vi
 #undef kd__vm
@@ -17883,6 +18060,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef kd__d_fma
 #undef KD__PANEL
 #undef KD__NARROW
+#undef KD__DOT_ROWS
 #undef KD__SUM_VECTORS
 #undef KD__UNROLL_SUMS
 #undef KD__JOIN_LANES

@@ -253,7 +253,7 @@ static const float *gemm_b(const kd_ctx *kd, const kd__gemm *g, int seg, int k, 
 static ptrdiff_t gemm_c(const kd_ctx *kd, const kd__gemm *g, int block, int row, int col)
 {
     const int first = col / kd->k->panel * kd->k->panel, width = kd__panel_width(kd->k, g->cols - first);
-    if (g->c_transposed) return col * g->c_row + row;
+    if (g->c_transposed) return col * g->c_row + row + block * g->c_block;
     if (!g->c_rows) return block * g->c_block + row * g->c_row + col;
     return (ptrdiff_t)first * g->c_rows + (ptrdiff_t)(g->c_first + row) * width + col - first;
 }
@@ -294,7 +294,7 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
     memset(&g, 0, sizeof g);
     snprintf(where, sizeof where, "gemm, way %d, %d rows, %d columns, run %d", way, rows, cols, run);
     g.rows = rows, g.cols = cols, g.run = run;
-    g.blocks = way == GEMM_LINES ? 3 : 1;
+    g.blocks = way == GEMM_LINES ? 3 : way == GEMM_TURNED ? 2 : 1;
     g.segs = way == GEMM_EMPTY ? 0 : way == GEMM_PANELS || way == GEMM_TO_PANELS ? 3 : 1;
     g.accumulate = way == GEMM_TO_PANELS || way == GEMM_TURNED;
     g.act = way == GEMM_PANELS || way == GEMM_EMPTY ? KD__RELU
@@ -329,8 +329,9 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
         c_floats = (size_t)kd__panel_columns(kd->k, cols) * (size_t)g.c_rows;
     } else if (way == GEMM_TURNED) {
         g.c_transposed = 1;
-        g.c_row = rows + 2;
-        c_floats = (size_t)((cols - 1) * g.c_row + rows);
+        g.c_block = rows;
+        g.c_row = g.blocks * rows + 2;
+        c_floats = (size_t)((cols - 1) * g.c_row + g.blocks * rows);
     } else {
         g.c_row = cols + 3;
         g.c_block = rows * g.c_row + 2;
@@ -1929,7 +1930,8 @@ static void test_sgemm_small(void **state)
 
 /* C = alpha * A * B + beta * C by chains, compared bit by bit. The cache sizes that blocks are made for are
    pretended to be small, so that matrices of a few hundred rows are cut in every direction. */
-static void large_product(kd_isa isa, int threads, int l2, int trans_a, int trans_b, int m, int n, int k)
+static void large_product_times(float alpha, kd_isa isa, int threads, int l2, int trans_a, int trans_b, int m,
+                                int n, int k)
 {
     const int lda = (trans_a ? m : k) + 3, ldb = (trans_b ? k : n) + 5, ldc = n + 7;
     const float beta = threads == 1 ? 0 : 0.5f;
@@ -1950,10 +1952,11 @@ static void large_product(kd_isa isa, int threads, int l2, int trans_a, int tran
         for (p = 0; p < k; ++p) {
             const float number_a = trans_a ? a[p * lda + row] : a[row * lda + p];
             for (col = 0; col < n; ++col)
-                line[col] = fma_or_not(number_a, -2 * (trans_b ? b[col * ldb + p] : b[p * ldb + col]), line[col]);
+                line[col] =
+                    fma_or_not(number_a, alpha * (trans_b ? b[col * ldb + p] : b[p * ldb + col]), line[col]);
         }
     }
-    assert_ok(kd, kd_sgemm(kd, trans_a, trans_b, m, n, k, -2, a, lda, b, ldb, beta, c, ldc));
+    assert_ok(kd, kd_sgemm(kd, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc));
     expect_bits(c, want, (size_t)(ldc * m));
     free(a);
     free(b);
@@ -1962,9 +1965,14 @@ static void large_product(kd_isa isa, int threads, int l2, int trans_a, int tran
     kd_close(kd);
 }
 
+static void large_product(kd_isa isa, int threads, int l2, int trans_a, int trans_b, int m, int n, int k)
+{
+    large_product_times(-2, isa, threads, l2, trans_a, trans_b, m, n, k);
+}
+
 static void test_sgemm_large(void **state)
 {
-    enum { SMALL_CACHE = 1 << 15, REAL_CACHE = 1 << 20 };
+    enum { SMALL_CACHE = 1 << 15, SOME_CACHE = 1 << 17, REAL_CACHE = 1 << 20 };
     kd_isa isa;
     int trans;
     (void)state;
@@ -1976,6 +1984,12 @@ static void test_sgemm_large(void **state)
             large_product(isa, 3, REAL_CACHE, trans & 1, trans >> 1, 70, 61, 300);
             large_product(isa, 3, REAL_CACHE, trans & 1, trans >> 1, 200, 20, 50); /* few panels: strips of rows */
             large_product(isa, 1, REAL_CACHE, trans & 1, trans >> 1, 300, 2, 70);
+            large_product(isa, 3, REAL_CACHE, trans & 1, trans >> 1, 103, 140, 30); /* U is packed if turned */
+            large_product(isa, 1, SOME_CACHE, trans & 1, trans >> 1, 390, 67, 100); /* all of V is packed first */
+            large_product(isa, 3, SOME_CACHE, trans & 1, trans >> 1, 67, 390, 100);
+            large_product_times(1, isa, 1, REAL_CACHE, trans & 1, trans >> 1, 33, 139, 40); /* V where it lies */
+            large_product_times(1, isa, 3, REAL_CACHE, trans & 1, trans >> 1, 16, 420, 40);
+            large_product_times(1, isa, 3, REAL_CACHE, trans & 1, trans >> 1, 230, 11, 20);
         }
         large_product(isa, 2, SMALL_CACHE, 0, 0, 60, 2100, 200); /* wider than one shared block */
         large_product(isa, 1, REAL_CACHE, 0, 0, 1, 300, 70);
