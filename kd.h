@@ -2053,6 +2053,7 @@ typedef struct kd__gemm {
     float act_arg;
     int c_far;        /* C is in no near cache */
     kd__soon soon[2]; /* fetched meanwhile, one line with each row of B; without, the next panel is */
+    float *pack;      /* or NULL: B, one panel of a matrix and one segment, is copied here as it is first read */
 } kd__gemm;
 
 /* One tile of that, with everything in floats already worked out for its corner. */
@@ -2067,6 +2068,7 @@ typedef struct kd__tile {
     int c_far;
     const float *soon; /* to be fetched, soon_step floats with each row of B */
     ptrdiff_t soon_step;
+    float *pack; /* where tile_packing stores rows of B, one after the other */
     float act_arg;
 } kd__tile;
 typedef void (*kd__tile_fn)(const kd__tile *t);
@@ -2522,6 +2524,7 @@ KD__PRIVATE void kd__matmul_tiles(const kd__matmul *p, const float *tiles, int r
     g->blocks = rows / p->tall;
     if (g->blocks) p->k->gemm(g);
     if (rows % p->tall) {
+        if (g->pack) g->b = g->pack, g->b_rows = g->run, g->pack = NULL; /* packed by now */
         g->a += g->blocks * g->a_block;
         g->c += g->blocks * g->c_block;
         g->rows = rows % p->tall;
@@ -2579,9 +2582,16 @@ KD__PRIVATE void kd__matmul_panel(void *arg, int index, int worker)
     kd__matmul_describe(p, row, col, &g);
     g.cols = KD__MIN(p->k->panel, p->cols - col);
     g.run = p->depth;
-    g.b = panel;
-    g.b_rows = p->depth;
-    kd__matmul_pack_v(p, col, g.cols, 0, p->depth, panel);
+    if (!p->v_turned && p->alpha == 1 && g.cols == p->k->panel && rows >= p->k->rows &&
+        (!p->packed || p->tall == p->k->rows)) {
+        g.b = p->v + col;
+        g.b_k = p->v_row;
+        g.pack = panel;
+    } else {
+        kd__matmul_pack_v(p, col, g.cols, 0, p->depth, panel);
+        g.b = panel;
+        g.b_rows = p->depth;
+    }
     if (!p->v_turned) kd__matmul_fetch_v(p, col + p->k->panel, g.soon);
     if (p->packed)
         kd__matmul_tiles(p, p->packed + (ptrdiff_t)row * p->depth, rows, &g);
@@ -2708,7 +2718,7 @@ KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fit
     depth = KD__MIN(KD__MAX(depth, 256), 1024);
     depth = v_fits ? p->depth : kd__even_share(p->depth, depth);
     p->pack_u = !v_fits || p->u_k != 1;
-    most = KD__MAX(1, (int)(kd->cpu.l2 / (p->pack_u ? 2 : 4) / (ptrdiff_t)sizeof(float) / depth) / p->tall);
+    most = KD__MIN(4, KD__MAX(1, (int)(kd->cpu.l2 / 4 / (ptrdiff_t)sizeof(float) / depth) / p->tall));
     p->row_blocks = (tiles + most - 1) / most;
     if (threads > 1) { /* as many blocks for one as for another */
         p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
@@ -16216,7 +16226,7 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
    of B and 1 broadcast number make 31 of 32 registers, and 9 x 3 + 3 + 1 as many; on AVX2 6 x 2 + 2 + 1 make 15 of
    16, on NEON 8 x 3 + 3 + 1.
    Rows are reached from every third one, so that five pointers serve fourteen rows. */
-KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors)
+KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors, const int packing)
 {
     kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__TILE_VECTORS];
     const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k;
@@ -16226,6 +16236,7 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
     const float *b = t->b;
     const float *soon = t->soon;
     const ptrdiff_t soon_step = t->soon_step;
+    float *pack = t->pack;
     const int tail = t->tail;
     int i, j, k, seg;
     if (t->c_far) /* C is on its way while products are summed: its cache lines, and the end of each row */
@@ -16246,6 +16257,11 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
             kd__v column[KD__TILE_VECTORS];
             KD__UNROLL
             for (j = 0; j < vectors; ++j) column[j] = kd__v_load(b + j * KD__W);
+            if (packing) {
+                KD__UNROLL
+                for (j = 0; j < vectors; ++j) kd__v_store(pack + j * KD__W, column[j]);
+                pack += vectors * KD__W;
+            }
             KD__UNROLL
             for (i = 0; i < rows; ++i) {
                 const float *from = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
@@ -16282,7 +16298,7 @@ KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vector
 #define KD__TILES(X, rows, v) KD__JOIN(KD__TILES, rows)(X, v)
 #define KD__TILE_NAME(rows, v) KD__FN(tile_##rows##x##v)
 #define KD__TILE_DEFINE(rows, v)                                                                                   \
-    static void KD__TILE_NAME(rows, v)(const kd__tile *t) { KD__FN(tile)(t, rows, v); }
+    static void KD__TILE_NAME(rows, v)(const kd__tile *t) { KD__FN(tile)(t, rows, v, 0); }
 #define KD__TILE_ENTRY(rows, v) KD__TILE_NAME(rows, v),
 
 KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS_1, 1)
@@ -16295,6 +16311,9 @@ KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS_WIDE, 3)
 #if KD__PANEL_VECTORS > 3
 KD__TILES(KD__TILE_DEFINE, KD__TILE_ROWS, 4)
 #endif
+
+/* The tallest tile of a whole panel, which it also packs. */
+static void KD__FN(tile_packing)(const kd__tile *t) { KD__FN(tile)(t, KD__TILE_ROWS, KD__PANEL_VECTORS, 1); }
 
 /* [vectors - 1][rows - 1] */
 static const kd__tile_fn KD__FN(tiles)[KD__TILE_VECTORS][16] = {
@@ -16402,7 +16421,8 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
     for (block = 0; block < g->blocks; ++block) {
         int row = 0;
         for (part = 0; part < parts; ++part) {
-            const int height = (g->rows - row + parts - part - 1) / (parts - part);
+            const int packing = g->pack && block + part == 0;
+            const int height = packing ? KD__TILE_ROWS : (g->rows - row + parts - part - 1) / (parts - part);
             float *turned_c = g->c_transposed ? g->c + (ptrdiff_t)col * g->c_row + row + block * g->c_block : NULL;
             t->a = a + block * g->a_block + row * g->a_row;
             if (turned_c) {
@@ -16418,7 +16438,12 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
                 t->c = g->c + block * g->c_block + row * g->c_row + col;
             }
             KD__FN(look_ahead)(ahead, t);
-            tiles[height - 1](t);
+            if (packing) {
+                KD__FN(tile_packing)(t);
+                t->b = t->pack, t->b_k = width;
+            } else {
+                tiles[height - 1](t);
+            }
             if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
             row += height;
         }
@@ -16457,6 +16482,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
         KD__W == 16 && !g->c_transposed && (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
     t.act_arg = g->act_arg;
+    t.pack = g->pack;
 #ifdef KD__TILE_ROWS_WIDE
     wide = KD__FN(wide_is_better)(g);
 #endif
