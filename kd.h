@@ -2097,10 +2097,18 @@ typedef struct kd__tiles {
     float act_arg;
 } kd__tiles;
 
+/* Windows of 2 x 2 beside each other and inside the image, as most pooling has them. */
+KD__PRIVATE int kd__window_halves(const kd__window *w)
+{
+    return w->kernel_h == 2 && w->kernel_w == 2 && w->stride_h == 2 && w->stride_w == 2 && w->pad_h == 0 &&
+           w->pad_w == 0 && w->out_h <= w->in_h / 2 && w->out_w <= w->in_w / 2;
+}
+
 /* maxpool_grad reads the activations as well as the gradients, whose lines may be padded differently. */
 typedef struct kd__pool_grads {
     kd__window x;
     ptrdiff_t dx_row, dy_row;
+    int overwrite; /* of windows that halve: dx is written, not added to */
 } kd__pool_grads;
 
 /* An image of one sample, seen by batch normalisation. */
@@ -2429,11 +2437,11 @@ KD__PRIVATE ptrdiff_t kd__piece_length(ptrdiff_t n, int piece)
    (A * B^T), the smaller operand is turned instead and C comes out transposed, which the tile's last step undoes.
    Three ways:
    - directly: V is read where it lies, for few rows, and for a V that is narrow;
-   - by panels: one panel of V at a time is packed and used at once, all of U stays in the second-level cache. Where
-     columns of U lie along memory, it is packed, too: each number of a tile would come from another page;
-   - by blocks, where U does not fit there (Goto and van de Geijn 2008): depth x width of V packed in the third-level
-     cache, height x depth of U packed in the second. Or, if V is the smaller, all of V packed in the second, and
-     rows of U read once, as they come.
+   - by panels: a panel of V is packed as it is first read, all of U stays in the second-level cache. Where columns
+     of U lie along memory it is packed, too: each number of a tile would come from another page;
+   - by blocks (Goto and van de Geijn 2008), where U does not stay there: V is packed first, width x depth in the
+     third-level cache, and few rows of U at a time in the second, so that the lines of C that tiles write lie in few
+     pages. If all of V stays in the second, rows of U are read once, where they lie.
    ============================================================================================================ */
 
 typedef struct kd__matmul {
@@ -4794,12 +4802,16 @@ KD__PRIVATE void kd__gemm_run(const kd_ctx *kd, const kd__gemm *g)
     const int panels = (g->cols + kd->k->panel - 1) / kd->k->panel,
               wanted = kd->desc.threads > 1 ? 4 * kd->desc.threads : 1;
     kd__gemm_tasks t;
+    const ptrdiff_t row_bytes = (ptrdiff_t)g->segs * g->run * (ptrdiff_t)sizeof(float);
     int strips;
     t.k = kd->k;
     t.g = *g;
     t.panels_each = KD__MAX(1, panels / wanted);
     t.column_tasks = (panels + t.panels_each - 1) / t.panels_each;
     strips = KD__MIN((wanted + t.column_tasks - 1) / t.column_tasks, (g->rows + 15) / 16);
+    if (g->cols < g->rows &&
+        g->rows * row_bytes > kd->cpu.l2 / 2) /* A is read once: B stays in the cache instead */
+        strips = KD__MAX(strips, (g->rows + 4 * kd->k->rows - 1) / (4 * kd->k->rows));
     t.rows_each = (g->rows + strips - 1) / strips;
     strips = (g->rows + t.rows_each - 1) / t.rows_each;
     kd__parallel(kd, t.column_tasks * strips, kd__gemm_task, &t);
@@ -4829,11 +4841,30 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
     kd__gemm_run(r->kd, &g);
 }
 
-/* The gradient of the output, turned and in panels, for the input's gradient. */
+/* Whether the gradient of the weights is worth packing what it is made of. */
+KD__PRIVATE int kd__dense_packs(const kd__run *r, const kd__param *w)
+{
+    return r->training && w->outputs >= 8 * r->k->panel && w->size / (size_t)w->outputs >= 8 * (size_t)r->k->panel;
+}
+
+/* Rows of packed tiles, whole ones. */
+KD__PRIVATE int kd__dense_tall_rows(const kd__run *r, int depth)
+{
+    return (depth + r->k->rows - 1) / r->k->rows * r->k->rows;
+}
+
+/* The gradient of the output, turned and in panels, for the input's gradient; then, for that of the weights, the
+   input in tiles and the gradient of the output in panels. */
 KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
 {
-    if (!kd__needs_grad(r, n->in)) return 0;
-    return (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)r->model->params[n->param[0]].outputs;
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int depth = w->c * w->h * w->w;
+    size_t turned = 0, packed = 0;
+    if (kd__needs_grad(r, n->in)) turned = (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)w->outputs;
+    if (kd__dense_packs(r, w))
+        packed = (size_t)r->capacity *
+                 ((size_t)kd__dense_tall_rows(r, depth) + (size_t)kd__panel_columns(r->k, w->outputs));
+    return KD__MAX(turned, packed);
 }
 
 typedef struct kd__dense_turn {
@@ -4902,6 +4933,82 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     }
 }
 
+/* dW^T = x^T dy. Columns of x lie along memory, each number of a tile in another page, and both are read again for
+   every tile and panel of the other: they are packed. */
+typedef struct kd__dense_product {
+    const kd__run *r;
+    const float *x, *dy;
+    ptrdiff_t x_row, dy_row;
+    float *tiles, *panels, *grad;
+    int count, depth, outputs;
+} kd__dense_product;
+
+enum { KD__DENSE_TILES = 8 }; /* packed in one task */
+
+KD__PRIVATE void kd__dense_pack_tiles(void *arg, int index, int worker)
+{
+    const kd__dense_product *p = (const kd__dense_product *)arg;
+    const int tall = p->r->k->rows, end = KD__MIN(p->depth, (index + 1) * KD__DENSE_TILES * tall);
+    int row;
+    (void)worker;
+    for (row = index * KD__DENSE_TILES * tall; row < end; row += tall)
+        p->r->k->copy(p->x + row, p->x_row, p->count, KD__MIN(tall, end - row),
+                      p->tiles + (ptrdiff_t)row * p->count, tall);
+}
+
+KD__PRIVATE void kd__dense_product_panel(void *arg, int index, int worker)
+{
+    const kd__dense_product *p = (const kd__dense_product *)arg;
+    const kd__kernels *k = p->r->k;
+    const int first = index * k->panel, width = kd__panel_width(k, p->outputs - first);
+    float *panel = p->panels + (ptrdiff_t)first * p->count;
+    kd__gemm g;
+    (void)worker;
+    memset(&g, 0, sizeof g);
+    g.cols = KD__MIN(k->panel, p->outputs - first);
+    if (g.cols < width) memset(panel, 0, (size_t)width * (size_t)p->count * sizeof *panel);
+    k->copy(p->dy + first, p->dy_row, p->count, g.cols, panel, width);
+    g.segs = 1;
+    g.run = p->count;
+    g.a = p->tiles;
+    g.a_row = 1;
+    g.a_k = g.rows = k->rows;
+    g.a_block = (ptrdiff_t)k->rows * p->count;
+    g.b = panel;
+    g.b_rows = p->count;
+    g.c = p->grad + (ptrdiff_t)first * p->depth;
+    g.c_row = width; /* one panel is a matrix */
+    g.c_block = (ptrdiff_t)k->rows * width;
+    g.blocks = p->depth / k->rows;
+    k->gemm(&g);
+    if (p->depth % k->rows == 0) return;
+    g.a += g.blocks * g.a_block;
+    g.c += g.blocks * g.c_block;
+    g.rows = p->depth % k->rows;
+    g.blocks = 1;
+    k->gemm(&g);
+}
+
+KD__PRIVATE void kd__dense_weight_grad(const kd__run *r, const kd__node *n, const float *dy, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int panels = (w->outputs + r->k->panel - 1) / r->k->panel, strip = KD__DENSE_TILES * r->k->rows;
+    kd__dense_product p;
+    p.r = r;
+    p.x = kd__slot_at(&r->act[n->in], s, s.first);
+    p.x_row = (ptrdiff_t)r->act[n->in].sample;
+    p.dy = dy;
+    p.dy_row = (ptrdiff_t)r->grad[n->out].sample;
+    p.count = s.count;
+    p.depth = w->c * w->h * w->w;
+    p.outputs = w->outputs;
+    p.tiles = r->plan[n - r->model->nodes].own;
+    p.panels = p.tiles + (ptrdiff_t)kd__dense_tall_rows(r, p.depth) * s.count;
+    p.grad = kd__weight_grad(r, n->param[0]);
+    kd__parallel(r->kd, (p.depth + strip - 1) / strip, kd__dense_pack_tiles, &p);
+    kd__parallel(r->kd, panels, kd__dense_product_panel, &p);
+}
+
 KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__param *w = &r->model->params[n->param[0]];
@@ -4911,20 +5018,24 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     kd__gemm g;
     if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
     if (!r->training) return;
-    memset(&g, 0, sizeof g); /* dW^T = x^T dy */
-    g.rows = depth;
-    g.blocks = 1;
-    g.cols = w->outputs;
-    g.segs = 1;
-    g.run = s.count;
-    g.a = kd__slot_at(&r->act[n->in], s, s.first);
-    g.a_row = 1;
-    g.a_k = (ptrdiff_t)r->act[n->in].sample;
-    g.b = dy;
-    g.b_k = dy_row;
-    g.c = kd__weight_grad(r, n->param[0]);
-    g.c_rows = depth;
-    kd__gemm_run(r->kd, &g);
+    if (kd__dense_packs(r, w)) {
+        kd__dense_weight_grad(r, n, dy, s);
+    } else {
+        memset(&g, 0, sizeof g);
+        g.rows = depth;
+        g.blocks = 1;
+        g.cols = w->outputs;
+        g.segs = 1;
+        g.run = s.count;
+        g.a = kd__slot_at(&r->act[n->in], s, s.first);
+        g.a_row = 1;
+        g.a_k = (ptrdiff_t)r->act[n->in].sample;
+        g.b = dy;
+        g.b_k = dy_row;
+        g.c = kd__weight_grad(r, n->param[0]);
+        g.c_rows = depth;
+        kd__gemm_run(r->kd, &g);
+    }
     if (n->param[1] >= 0) {
         float *db = kd__weight_grad(r, n->param[1]);
         memset(db, 0, (size_t)w->outputs * sizeof *db);
@@ -5736,15 +5847,16 @@ KD__PRIVATE void kd__avgpool_forward(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__maxpool_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
+    const int accumulate = r->plan[n - r->model->nodes].accumulate;
     kd__pool_grads g;
     int i;
     g.x = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
     g.dx_row = r->grad[n->in].row;
     g.dy_row = r->grad[n->out].row;
+    g.overwrite = !accumulate && kd__window_halves(&g.x) && g.x.in_h == 2 * g.x.out_h && g.x.in_w == 2 * g.x.out_w;
     for (i = s.first; i < s.first + s.count; ++i) {
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
-        if (!r->plan[n - r->model->nodes].accumulate)
-            kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
+        if (!accumulate && !g.overwrite) kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
         r->k->maxpool_grad(&g, kd__slot_at(&r->act[n->in], s, i), kd__slot_at(&r->act[n->out], s, i),
                            kd__slot_at(&r->grad[n->out], s, i), dx);
     }
@@ -17152,9 +17264,32 @@ static void KD__FN(winograd_weight_grad)(ptrdiff_t n, float *taps, float *planes
 /* NaN if either is, so that pooling hides none. */
 KD__INLINE kd__v KD__FN(larger)(kd__v a, kd__v b) { return kd__v_select(kd__v_eq(b, b), kd__v_max(b, a), b); }
 
+static void KD__FN(maxpool_halving)(const kd__window *w, const float *x, float *y)
+{
+    int oy, ox, c;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        const float *from = x + 2 * oy * w->in_row;
+        float *to = y + oy * w->out_row;
+        for (ox = 0; ox < w->out_w; ++ox, from += 2 * w->channels, to += w->channels) {
+            for (c = 0; c < w->channels; c += KD__W) {
+                const int left = w->channels - c;
+                kd__v largest = KD__FN(larger)(kd__v_set(-INFINITY), kd__v_get(from + c, left));
+                largest = KD__FN(larger)(largest, kd__v_get(from + w->channels + c, left));
+                largest = KD__FN(larger)(largest, kd__v_get(from + w->in_row + c, left));
+                largest = KD__FN(larger)(largest, kd__v_get(from + w->in_row + w->channels + c, left));
+                kd__v_put(to + c, largest, left);
+            }
+        }
+    }
+}
+
 static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
 {
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    if (kd__window_halves(w)) {
+        KD__FN(maxpool_halving)(w, x, y);
+        return;
+    }
     for (oy = 0; oy < w->out_h; ++oy) {
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
         for (ox = 0; ox < w->out_w; ++ox) {
@@ -17177,12 +17312,48 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
 }
 
 /* Adds to dx. The first of several equal maxima gets the gradient, as in PyTorch. */
+KD__INLINE void KD__FN(maxpool_grad_halving)(const kd__pool_grads *g, const float *x, const float *y,
+                                             const float *dy, float *dx, const int overwrite)
+{
+    const kd__window *w = &g->x;
+    const kd__v zero = kd__v_set(0.0f);
+    const ptrdiff_t x_steps[4] = {0, w->channels, w->in_row, w->in_row + w->channels};
+    const ptrdiff_t dx_steps[4] = {0, w->channels, g->dx_row, g->dx_row + w->channels};
+    int oy, ox, c, i;
+    for (oy = 0; oy < w->out_h; ++oy) {
+        for (ox = 0; ox < w->out_w; ++ox) {
+            for (c = 0; c < w->channels; c += KD__W) {
+                const ptrdiff_t at = (ptrdiff_t)ox * w->channels + c, at_x = at + (ptrdiff_t)ox * w->channels;
+                const float *from = x + 2 * oy * w->in_row + at_x;
+                float *to = dx + 2 * oy * g->dx_row + at_x;
+                const int left = w->channels - c;
+                const kd__v largest = kd__v_get(y + oy * w->out_row + at, left);
+                kd__v rest = kd__v_get(dy + oy * g->dy_row + at, left);
+                KD__UNROLL
+                for (i = 0; i < 4; ++i) {
+                    const kd__vm hit = kd__v_eq(kd__v_get(from + x_steps[i], left), largest);
+                    const kd__v old = overwrite ? zero : kd__v_get(to + dx_steps[i], left);
+                    kd__v_put(to + dx_steps[i], kd__v_add(old, kd__v_select(hit, rest, zero)), left);
+                    rest = kd__v_select(hit, zero, rest);
+                }
+            }
+        }
+    }
+}
+
 static void KD__FN(maxpool_grad)(const kd__pool_grads *g, const float *x, const float *y, const float *dy,
                                  float *dx)
 {
     const kd__window *w = &g->x;
     const kd__v zero = kd__v_set(0.0f);
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    if (kd__window_halves(w)) {
+        if (g->overwrite)
+            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 1);
+        else
+            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 0);
+        return;
+    }
     for (oy = 0; oy < w->out_h; ++oy) {
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
         for (ox = 0; ox < w->out_w; ++ox) {
@@ -17776,21 +17947,32 @@ static double KD__FN(sum_squares)(ptrdiff_t n, const float *x)
 {
     double total = 0;
     ptrdiff_t start, i;
-    int j;
+    int j, k;
     for (start = 0; start < n; start += 4096) {
         const ptrdiff_t end = KD__MIN(n, start + 4096);
-        kd__v sums[KD__SUM_VECTORS];
-        for (j = 0; j < KD__SUM_VECTORS; ++j) sums[j] = kd__v_set(0.0f);
-        for (i = start; i < end; i += 16) {
+        kd__v sums[4][KD__SUM_VECTORS]; /* four chains of additions beside each other */
+        for (k = 0; k < 4; ++k) {
+            for (j = 0; j < KD__SUM_VECTORS; ++j) sums[k][j] = kd__v_set(0.0f);
+        }
+        for (i = start; i + 64 <= end; i += 64) {
             KD__UNROLL_SUMS
-            for (j = 0; j < KD__SUM_VECTORS; ++j) {
-                if (i + j * KD__W < end) {
-                    const kd__v v = kd__v_get(x + i + j * KD__W, end - i - j * KD__W);
-                    sums[j] = kd__v_fma(v, v, sums[j]);
+            for (k = 0; k < 4; ++k) {
+                KD__UNROLL_SUMS
+                for (j = 0; j < KD__SUM_VECTORS; ++j) {
+                    const kd__v v = kd__v_load(x + i + 16 * k + j * KD__W);
+                    sums[k][j] = kd__v_fma(v, v, sums[k][j]);
                 }
             }
         }
-        total += (double)KD__FN(sum16)(sums);
+        for (k = 0; i < end; i += KD__W, ++k) {
+            const kd__v v = kd__v_get(x + i, end - i);
+            kd__v *sum = &sums[k / KD__SUM_VECTORS][k % KD__SUM_VECTORS];
+            *sum = kd__v_fma(v, v, *sum);
+        }
+        for (k = 1; k < 4; ++k) {
+            for (j = 0; j < KD__SUM_VECTORS; ++j) sums[0][j] = kd__v_add(sums[0][j], sums[k][j]);
+        }
+        total += (double)KD__FN(sum16)(sums[0]);
     }
     return total;
 }

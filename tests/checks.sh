@@ -37,6 +37,12 @@ refused()
     fi
 }
 
+# compiles COMPILER: it is there, and with it a C library
+compiles()
+{
+    command -v "$1" >/dev/null && echo '#include <stdio.h>' | "$1" -fsyntax-only -x c - 2>/dev/null
+}
+
 finish()
 {
     echo "$((passed + failed)) checks, $failed failed, $skipped skipped"

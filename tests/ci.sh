@@ -17,12 +17,12 @@ row() { printf '%-52s %8s  %-7s %5s  %s\n' "$@"; }
 skip() { skips=$((skips + 1)); row "$1" - skipped - "$2"; }
 wanted() { printf "%s\n" "$1" | grep -q -E "${ONLY:-.}"; }
 
-# have <command> <package>: it is there, or can be fetched
+# have <command> <packages>: it is there, or can be fetched
 have()
 {
     command -v "$1" >/dev/null && return
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
-    apt-get install -y -qq --no-install-recommends "$2" >"$build/apt.log" 2>&1
+    apt-get install -y -qq --no-install-recommends $2 >"$build/apt.log" 2>&1
     command -v "$1" >/dev/null
 }
 
@@ -150,7 +150,7 @@ if have musl-gcc musl-tools; then
 else
     skip 'parsers and threads: musl' 'needs musl-gcc (package musl-tools)'
 fi
-if have i686-linux-gnu-gcc gcc-i686-linux-gnu; then
+if have i686-linux-gnu-gcc "gcc-i686-linux-gnu libc6-dev-i386-cross"; then
     check 'parsers and threads: 32-bit x86' elsewhere i686 i686-linux-gnu-gcc \
         '-O2 -static -msse2 -mfpmath=sse -idirafter /usr/include'
 else

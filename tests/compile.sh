@@ -110,10 +110,10 @@ fi
 
 # other machines: 64-bit ARM (NEON), big-endian, 32-bit, Windows
 for target in aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf i686-linux-gnu x86_64-w64-mingw32; do
-    if command -v $target-gcc >/dev/null; then
+    if compiles $target-gcc; then
         check "$target-gcc" $target-gcc -std=c99 $warnings $in_c -fsyntax-only implementation.c
     else
-        skip "$target-gcc" "not installed"
+        skip "$target-gcc" "not installed, or without a C library"
     fi
 done
 

@@ -45,8 +45,8 @@ done
 # emulated <target> <emulator> <instruction sets> [options]
 emulated()
 {
-    if ! command -v "$1-gcc" >/dev/null || ! command -v "$2" >/dev/null; then
-        skip "$1" "needs $1-gcc and $2 (packages gcc-$1, qemu-user)"
+    if ! compiles "$1-gcc" || ! command -v "$2" >/dev/null; then
+        skip "$1" "needs $1-gcc, its C library, and $2 (packages gcc-$1, libc6-dev-*-cross, qemu-user)"
         return
     fi
     if ! build "$1-gcc" -std=gnu99 -O1 -static $4; then

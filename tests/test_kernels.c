@@ -186,7 +186,7 @@ static float exact_act(int act, float arg, float x)
     X(winograd_weight, 0xcad6234dba6595c8, 0x4296b33f974fbceb)                                                     \
     X(winograd_weight_grad, 0x765dc77bb8803200, 0x872ebc17e7cf367d)                                                \
     X(maxpool, 0x96f988187fdaba37, 0x96f988187fdaba37)                                                             \
-    X(maxpool_grad, 0xd2806df55b262d4d, 0xd2806df55b262d4d)                                                        \
+    X(maxpool_grad, 0x7424d75931268854, 0x7424d75931268854)                                                        \
     X(avgpool, 0xe1d475cb2858fc63, 0xe1d475cb2858fc63)                                                             \
     X(avgpool_grad, 0xd4c8b32468450cc4, 0xd4c8b32468450cc4)                                                        \
     X(norm_stats, 0x9aa6fda332478108, 0x45efbeda8c02782d)                                                          \
@@ -198,7 +198,7 @@ static float exact_act(int act, float arg, float x)
     X(row_loss, 0x696763da364f24ff, 0x52d8d834e7589c89)                                                            \
     X(mse_loss, 0x0657ecd012d8d839, 0xa228e6a2b2eb7514)                                                            \
     X(bce_loss, 0xba3b0afe1d10d40a, 0x3a015cb8e09b806c)                                                            \
-    X(sum_squares, 0xe6aa6054bbcf1be8, 0x9a3d56b16e84debd)                                                         \
+    X(sum_squares, 0x2166b46d9da65fe0, 0x2167556d9daa549c)                                                         \
     X(update, 0x669a663217587463, 0xfcc85202bdcf4409)                                                              \
     X(limit_norms, 0xc66e6c00bea61ab3, 0x44284a99a22e89a2)
 
@@ -1030,7 +1030,7 @@ static void check_maxpool(const kd_ctx *kd)
 }
 
 /* Activations and gradients have lines of different lengths. */
-static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
+static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwrite)
 {
     const int channels = w->channels;
     const ptrdiff_t dx_row = w->in_row + 2, dy_row = w->out_row + 4;
@@ -1041,7 +1041,10 @@ static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
     kd__pool_grads g;
     int y, x, c;
     g.x = *w;
-    g.dx_row = dx_row, g.dy_row = dy_row;
+    g.dx_row = dx_row, g.dy_row = dy_row, g.overwrite = overwrite;
+    for (y = 0; overwrite && y < 2 * w->out_h; ++y) {
+        for (x = 0; x < 2 * w->out_w * channels; ++x) want[y * dx_row + x] = 0;
+    }
     EACH_OUTPUT(w)
     {
         for (c = 0; c < channels; ++c) {
@@ -1052,6 +1055,12 @@ static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
     }
     kd->k->maxpool_grad(&g, image, out, dy, dx);
     expect_lines(dx, want, w->in_h, w->in_w * channels, dx_row);
+}
+
+static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
+{
+    maxpool_grad_onto(kd, w, 0);
+    if (kd__window_halves(w)) maxpool_grad_onto(kd, w, 1);
 }
 
 static void check_maxpool_grad(const kd_ctx *kd) { on_every_window(kd, "maxpool_grad", maxpool_grad_window); }
