@@ -158,6 +158,34 @@ static void expect_near(const float *got, const double *want, size_t count, doub
 
 static float fma_or_not(float a, float b, float c) { return fused ? fmaf(a, b, c) : a * b + c; }
 
+/* Chains of multiply-adds are most of the time of these tests: where the processor has the instruction, without a
+   call and a check for each. add_row: line += number * alpha * b, one link of the chain of each column. add_chain: sum
+   with a chain of `count`. */
+#define CHAINS(prefix, row_name, chain_name, fma)                                                                  \
+    prefix static void row_name(float *line, float number, float alpha, const float *b, ptrdiff_t step, int count) \
+    {                                                                                                              \
+        int i;                                                                                                     \
+        for (i = 0; i < count; ++i) line[i] = fma(number, alpha * b[i * step], line[i]);                           \
+    }                                                                                                              \
+    prefix static float chain_name(float sum, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_step,  \
+                                   int count)                                                                      \
+    {                                                                                                              \
+        for (; count > 0; --count, a += a_step, b += b_step) sum = fma(*a, *b, sum);                               \
+        return sum;                                                                                                \
+    }
+CHAINS(__attribute__((no_sanitize("address", "undefined"))), add_row_anywhere, add_chain_anywhere, fma_or_not)
+#if KD__X86
+CHAINS(__attribute__((target("fma"), no_sanitize("address", "undefined"))), add_row_fused, add_chain_fused,
+       __builtin_fmaf)
+#define IN_ONE (fused && __builtin_cpu_supports("fma"))
+#else
+#define add_row_fused add_row_anywhere
+#define add_chain_fused add_chain_anywhere
+#define IN_ONE 0
+#endif
+#define add_row (IN_ONE ? add_row_fused : add_row_anywhere)
+#define add_chain (IN_ONE ? add_chain_fused : add_chain_anywhere)
+
 static float exact_act(int act, float arg, float x)
 {
     switch (act) {
@@ -262,7 +290,7 @@ static ptrdiff_t gemm_c(const kd_ctx *kd, const kd__gemm *g, int block, int row,
 static void gemm_run_and_compare(const kd_ctx *kd, const kd__gemm *g, size_t c_floats)
 {
     float *want = copy_of(g->c, c_floats);
-    int block, row, col, seg, k;
+    int block, row, col, seg;
     for (block = 0; block < g->blocks; ++block) {
         for (row = 0; row < g->rows; ++row) {
             for (col = 0; col < g->cols; ++col) {
@@ -270,7 +298,8 @@ static void gemm_run_and_compare(const kd_ctx *kd, const kd__gemm *g, size_t c_f
                 float sum = g->accumulate ? g->c[at] : g->bias ? g->bias[col] : 0;
                 for (seg = 0; seg < g->segs; ++seg) {
                     const float *a = g->a + block * g->a_block + row * g->a_row + seg * g->a_seg;
-                    for (k = 0; k < g->run; ++k) sum = fma_or_not(a[k * g->a_k], *gemm_b(kd, g, seg, k, col), sum);
+                    const float *b = gemm_b(kd, g, seg, 0, col);
+                    sum = add_chain(sum, a, g->a_k, b, gemm_b(kd, g, seg, 1, col) - b, g->run);
                 }
                 want[at] = exact_act(g->act, g->act_arg, sum);
             }
@@ -1960,9 +1989,8 @@ static void large_product_times(float alpha, kd_isa isa, int threads, int l2, in
         for (col = 0; col < n; ++col) line[col] *= beta;
         for (p = 0; p < k; ++p) {
             const float number_a = trans_a ? a[p * lda + row] : a[row * lda + p];
-            for (col = 0; col < n; ++col)
-                line[col] =
-                    fma_or_not(number_a, alpha * (trans_b ? b[col * ldb + p] : b[p * ldb + col]), line[col]);
+            const float *from = trans_b ? b + p : b + p * ldb;
+            add_row(line, number_a, alpha, from, trans_b ? ldb : 1, n);
         }
     }
     assert_ok(kd, kd_sgemm(kd, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc));
