@@ -1096,7 +1096,7 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
-   output or targets the others' average is KD_AVERAGE_LOGITS.
+   output or targets the others' average is KD_AVERAGE_LOGITS. label_smoothing and inputs of a loss left open apply.
    Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model
    after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
    teaching. Errors are those of kd_train. */
@@ -2440,8 +2440,8 @@ KD__PRIVATE ptrdiff_t kd__piece_length(ptrdiff_t n, int piece)
    - by panels: a panel of V is packed as it is first read, all of U stays in the second-level cache. Where columns
      of U lie along memory it is packed, too: each number of a tile would come from another page;
    - by blocks (Goto and van de Geijn 2008), where U does not stay there: V is packed first, width x depth in the
-     third-level cache, and few rows of U at a time in the second, so that the lines of C that tiles write lie in few
-     pages. If all of V stays in the second, rows of U are read once, where they lie.
+     third-level cache, and few rows of U at a time in the second, so that what tiles write of C lies in few pages.
+     If all of V stays in the second, rows of U are read once, where they lie.
    ============================================================================================================ */
 
 typedef struct kd__matmul {
@@ -2467,7 +2467,7 @@ typedef struct kd__matmul {
     int col0, cols_now, k0, k_now, row_blocks;
 } kd__matmul;
 
-enum { KD__MATMUL_WIDTH = 2048 };
+enum { KD__MATMUL_WIDTH = 2048, KD__MATMUL_ROWS = 56 /* of U in a block */ };
 
 /* Columns col to col + count of V, rows k0 to k0 + depth, as one panel. */
 KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int k0, int depth, float *panel)
@@ -2726,7 +2726,8 @@ KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fit
     depth = KD__MIN(KD__MAX(depth, 256), 1024);
     depth = v_fits ? p->depth : kd__even_share(p->depth, depth);
     p->pack_u = !v_fits || p->u_k != 1;
-    most = KD__MIN(4, KD__MAX(1, (int)(kd->cpu.l2 / 4 / (ptrdiff_t)sizeof(float) / depth) / p->tall));
+    most = KD__MIN((int)KD__MATMUL_ROWS, (int)(kd->cpu.l2 / 4 / (ptrdiff_t)sizeof(float) / depth));
+    most = KD__MAX(1, most / p->tall);
     p->row_blocks = (tiles + most - 1) / most;
     if (threads > 1) { /* as many blocks for one as for another */
         p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
@@ -7239,6 +7240,17 @@ KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float 
     }
 }
 
+/* Running variances of batch normalisation: negative ones have no root. */
+KD__PRIVATE int kd__param_negative(const kd__param *p, const float *plain, size_t count)
+{
+    static const char suffix[] = "running_var";
+    const size_t length = strlen(p->name);
+    size_t i;
+    if (length < sizeof suffix || strcmp(p->name + length - sizeof suffix + 1, suffix) != 0) return 0;
+    for (i = 0; i < count && plain[i] >= 0; ++i) {}
+    return i < count;
+}
+
 KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
 {
     return (p->trained ? m->weights : m->state) + p->offset;
@@ -7505,6 +7517,8 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
     int i;
     kd_result result = kd__tensor_access(m, "kd_model_set_tensor", name, values, count, &i);
     if (result == KD_OK) result = kd__check_finite(m->kd, "kd_model_set_tensor", name, values, 1, count);
+    if (result == KD_OK && kd__param_negative(&m->params[i], values, (size_t)count))
+        result = kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_tensor: %s has a negative variance", name);
     if (result == KD_OK)
         kd__param_copy(m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]), (float *)(uintptr_t)values, 0);
     return result;
@@ -13404,6 +13418,7 @@ typedef struct kd__peer {
 KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
 {
     static const float twice[] = {2};
+    int i;
     d->losses = p->losses;
     d->loss_count = 1;
     if (data && data->targets) {
@@ -13419,6 +13434,10 @@ KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *
         p->losses[0].hard_weight = 1;
     }
     p->losses[0].temperature = 1;
+    for (i = 0; i < d->loss_count; ++i) {
+        p->losses[i].inputs = d->loss.inputs;
+        p->losses[i].label_smoothing = d->loss.label_smoothing;
+    }
 }
 
 /* Model i, with all the others for teachers. */
@@ -13435,7 +13454,8 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
         d.teachers = p->others;
         d.teacher_count = count - 1;
     }
-    if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO) kd__peer_losses(p, models[i], data, &d);
+    if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO && d.loss.cookie == KD__COOKIE)
+        kd__peer_losses(p, models[i], data, &d);
     if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
     result = kd_trainer_open(models[i], data, &d, &p->trainer);
     if (result == KD_OK) p->trainer->peer = i;
@@ -15115,6 +15135,9 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
             result =
                 kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
                          f->where, p->name, f->path);
+        else if (kd__param_negative(p, plain, (size_t)e->count))
+            result = kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
+                              f->where, p->name, f->path);
         else
             kd__param_copy(f->kd->k, p, kd__param_stored(m, p), plain, 0);
         kd__free(f->kd, plain);

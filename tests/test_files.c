@@ -681,6 +681,11 @@ static void test_load_weights_failures(void **state)
     data[23] = 0x7e; /* 1e300 is no float */
     put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), data, 64);
     assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_NOT_FINITE, "\"1.running_var\" of \"f\" holds a NaN");
+    memcpy(data, torch_data, sizeof data);
+    data[23] |= 0x80; /* the second becomes negative */
+    put_file(TORCH(TORCH_VAR), strlen(TORCH(TORCH_VAR)), data, 64);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_FORMAT,
+                 "tensor \"1.running_var\" of \"f\" holds a negative variance");
 #define INTEGERS TENSOR("1.running_var", "I64", "[2]", "[8,24]")
     put_file(TORCH(INTEGERS), strlen(TORCH(INTEGERS)), torch_data, 64);
     assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_FORMAT,

@@ -159,7 +159,7 @@ static void expect_near(const float *got, const double *want, size_t count, doub
 static float fma_or_not(float a, float b, float c) { return fused ? fmaf(a, b, c) : a * b + c; }
 
 /* Chains of multiply-adds are most of the time of these tests: where the processor has the instruction, without a
-   call and a check for each. add_row: line += number * alpha * b, one link of the chain of each column. add_chain: sum
+   call and a check for each. add_row: line += number * alpha * b, a link of each column's chain. add_chain: sum
    with a chain of `count`. */
 #define CHAINS(prefix, row_name, chain_name, fma)                                                                  \
     prefix static void row_name(float *line, float number, float alpha, const float *b, ptrdiff_t step, int count) \

@@ -847,6 +847,9 @@ static void test_tensor_errors(void **state)
     values[4] = -INFINITY;
     assert_fails(kd, kd_model_set_tensor(m, "1.running_mean", values + 3, 2), KD_ERR_NOT_FINITE,
                  "1.running_mean has an infinity");
+    values[0] = 1, values[1] = -0.5f;
+    assert_fails(kd, kd_model_set_tensor(m, "1.running_var", values, 2), KD_ERR_ARGUMENT,
+                 "kd_model_set_tensor: 1.running_var has a negative variance");
     assert_int_equal(kd_model_get_tensor(NULL, "0.weight", values, 6), KD_ERR_ARGUMENT);
     assert_int_equal(kd_model_set_tensor(NULL, "0.weight", values, 6), KD_ERR_ARGUMENT);
     assert_true(kd_model_hash(m) == hash);

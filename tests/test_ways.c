@@ -1438,6 +1438,7 @@ static void round_by_hand(kd_model **models, int count, const kd_data *data, kd_
         losses[0].to_targets = data->targets != NULL;
         losses[0].hard_weight = data->targets || outputs == 1 ? 0 : 1;
         if (outputs == 1) losses[0].alpha = 0.5f;
+        losses[0].label_smoothing = desc.loss.label_smoothing;
         d.losses = losses, d.loss_count = data->targets ? 2 : 1;
         d.loss_weights = data->targets || outputs > 1 ? NULL : &twice;
         d.teachers = others, d.teacher_count = count - 1;
@@ -1469,6 +1470,7 @@ static void test_mutual_by_hand(void **state)
     static const char one[] = "1x4x4: dense 8, tanh, dense 1";
     lesson *l = lesson_open();
     kd_data classes = l->seen, targets = l->seen, binary = l->seen;
+    kd_train_desc smoothed = l->desc;
     int count, i;
     (void)state;
     targets.labels = NULL;
@@ -1481,6 +1483,9 @@ static void test_mutual_by_hand(void **state)
         check_mutual_by_hand(kd_model_spec(l->teacher), count, &classes, l->desc);
         check_mutual_by_hand(one, count, &targets, l->desc);
         check_mutual_by_hand(one, count, &binary, l->desc);
+        smoothed.loss.label_smoothing = 0.1f;
+        check_mutual_by_hand(kd_model_spec(l->teacher), count, &classes, smoothed);
+        check_mutual_by_hand(one, count, &binary, smoothed);
     }
     lesson_close(l);
 }
