@@ -2469,6 +2469,12 @@ typedef struct kd__matmul {
 
 enum { KD__MATMUL_WIDTH = 2048, KD__MATMUL_ROWS = 56 /* of U in a block */ };
 
+/* How many parts of at most `most` make up the whole, which is 1 or more. */
+KD__PRIVATE int kd__parts(int whole, int most) { return (whole - 1) / most + 1; }
+
+/* The largest part when a whole is cut into as few parts of at most `most` as will do, about equal. */
+KD__PRIVATE int kd__even_share(int whole, int most) { return kd__parts(whole, kd__parts(whole, most)); }
+
 /* Columns col to col + count of V, rows k0 to k0 + depth, as one panel. */
 KD__PRIVATE void kd__matmul_pack_v(const kd__matmul *p, int col, int count, int k0, int depth, float *panel)
 {
@@ -2629,7 +2635,7 @@ KD__PRIVATE void kd__matmul_share(void *arg, int index, int worker)
 /* Where a block of rows begins: all are whole tiles, and none has two more of them than another. */
 KD__PRIVATE int kd__matmul_block_row(const kd__matmul *p, int index)
 {
-    const int tiles = (p->rows + p->tall - 1) / p->tall;
+    const int tiles = kd__parts(p->rows, p->tall);
     return KD__MIN(p->rows, (int)((int64_t)tiles * index / p->row_blocks) * p->tall);
 }
 
@@ -2667,47 +2673,40 @@ KD__PRIVATE float *kd__scratch(kd_ctx *kd, size_t count)
     return kd->scratch;
 }
 
-/* The largest part when a whole is cut into as few parts of at most `most` as will do, about equal. */
-KD__PRIVATE int kd__even_share(int whole, int most)
-{
-    const int parts = (whole + most - 1) / most;
-    return (whole + parts - 1) / parts;
-}
-
 /* Strips of whole tiles, as many as make every thread work where there are `columns` pieces of each. */
 KD__PRIVATE void kd__matmul_cut_rows(kd__matmul *p, int threads, int columns)
 {
-    const int tiles = (p->rows + p->tall - 1) / p->tall;
+    const int tiles = kd__parts(p->rows, p->tall);
     p->strips = threads == 1 || columns >= 2 * threads ? 1 : KD__MIN(2 * threads, (tiles + 3) / 4);
-    p->strip_rows = (tiles + p->strips - 1) / p->strips * p->tall;
-    p->strips = (p->rows + p->strip_rows - 1) / p->strip_rows;
+    p->strip_rows = kd__parts(tiles, p->strips) * p->tall;
+    p->strips = kd__parts(p->rows, p->strip_rows);
 }
 
 KD__PRIVATE kd_result kd__matmul_run_direct(kd_ctx *kd, kd__matmul *p)
 {
     const int threads = kd->desc.threads, step = 3 * p->k->panel; /* panels of two and of three vectors */
-    const int groups = threads == 1 ? 1 : KD__MIN(2 * threads, (p->cols + step - 1) / step);
-    p->group_cols = ((p->cols + groups - 1) / groups + step - 1) / step * step;
+    const int groups = threads == 1 ? 1 : KD__MIN(2 * threads, kd__parts(p->cols, step));
+    p->group_cols = kd__parts(KD__MIN(kd__parts(p->cols, groups), 1 << 20), step) * step;
     kd__matmul_cut_rows(p, threads, groups);
     if (p->cols % p->k->lanes) {
         p->worker_floats = kd__times((size_t)p->depth, (size_t)p->k->panel);
         p->worker_scratch = kd__scratch(kd, kd__times(p->worker_floats, (size_t)threads));
         if (!p->worker_scratch) return KD_ERR_MEMORY;
     }
-    kd__parallel(kd, (p->cols + p->group_cols - 1) / p->group_cols * p->strips, kd__matmul_direct, p);
+    kd__parallel(kd, kd__parts(p->cols, p->group_cols) * p->strips, kd__matmul_direct, p);
     return KD_OK;
 }
 
 KD__PRIVATE kd_result kd__matmul_run_panels(kd_ctx *kd, kd__matmul *p)
 {
-    const int threads = kd->desc.threads, panels = (p->cols + p->k->panel - 1) / p->k->panel;
+    const int threads = kd->desc.threads, panels = kd__parts(p->cols, p->k->panel);
     const int pack_u = p->u_k != 1 && p->rows > p->tall && panels >= 4;
-    size_t floats;
+    size_t floats, packed = 0;
     kd__matmul_cut_rows(p, threads, panels);
     p->worker_floats = kd__times((size_t)p->depth, (size_t)p->k->panel);
     floats = kd__times(p->worker_floats, (size_t)threads);
-    p->worker_scratch =
-        kd__scratch(kd, pack_u ? floats + (size_t)(p->strips * p->strip_rows) * (size_t)p->depth : floats);
+    if (pack_u) packed = kd__times(kd__times((size_t)p->strips, (size_t)p->strip_rows), (size_t)p->depth);
+    p->worker_scratch = kd__scratch(kd, kd__plus(floats, packed));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
     if (pack_u) {
         p->packed = p->worker_scratch + floats;
@@ -2720,7 +2719,7 @@ KD__PRIVATE kd_result kd__matmul_run_panels(kd_ctx *kd, kd__matmul *p)
 KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fits)
 {
     const kd__kernels *k = p->k;
-    const int threads = kd->desc.threads, tiles = (p->rows + p->tall - 1) / p->tall;
+    const int threads = kd->desc.threads, tiles = kd__parts(p->rows, p->tall);
     const int width = v_fits ? p->cols : (int)KD__MATMUL_WIDTH;
     int depth = (int)(kd->cpu.l2 / 8 / (ptrdiff_t)sizeof(float)) / k->panel, most;
     depth = KD__MIN(KD__MAX(depth, 256), 1024);
@@ -2728,22 +2727,22 @@ KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fit
     p->pack_u = !v_fits || p->u_k != 1;
     most = KD__MIN((int)KD__MATMUL_ROWS, (int)(kd->cpu.l2 / 4 / (ptrdiff_t)sizeof(float) / depth));
     most = KD__MAX(1, most / p->tall);
-    p->row_blocks = (tiles + most - 1) / most;
+    p->row_blocks = kd__parts(tiles, most);
     if (threads > 1) { /* as many blocks for one as for another */
         p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
         p->row_blocks = KD__MIN(tiles, (p->row_blocks + threads - 1) / threads * threads);
     }
-    most = (tiles + p->row_blocks - 1) / p->row_blocks;
+    most = kd__parts(tiles, p->row_blocks);
     p->worker_floats = p->pack_u ? (size_t)most * (size_t)p->tall * (size_t)depth : 0;
     p->worker_scratch =
         kd__scratch(kd, p->worker_floats * (size_t)threads + (size_t)depth * (size_t)(width + k->panel));
     if (!p->worker_scratch) return KD_ERR_MEMORY;
     p->shared = p->worker_scratch + p->worker_floats * (size_t)threads;
-    for (p->col0 = 0; p->col0 < p->cols; p->col0 += width) {
+    for (p->col0 = 0; p->col0 < p->cols; p->col0 += p->cols_now) {
         p->cols_now = KD__MIN(width, p->cols - p->col0);
         for (p->k0 = 0; p->k0 < p->depth; p->k0 += depth) {
             p->k_now = KD__MIN(depth, p->depth - p->k0);
-            kd__parallel(kd, (p->cols_now + k->panel - 1) / k->panel, kd__matmul_share, p);
+            kd__parallel(kd, kd__parts(p->cols_now, k->panel), kd__matmul_share, p);
             kd__parallel(kd, p->row_blocks, kd__matmul_block, p);
         }
     }
@@ -4861,10 +4860,11 @@ KD__PRIVATE size_t kd__dense_own(const kd__run *r, const kd__node *n)
     const kd__param *w = &r->model->params[n->param[0]];
     const int depth = w->c * w->h * w->w;
     size_t turned = 0, packed = 0;
-    if (kd__needs_grad(r, n->in)) turned = (size_t)kd__panel_columns(r->k, r->capacity) * (size_t)w->outputs;
+    if (kd__needs_grad(r, n->in))
+        turned = kd__times((size_t)kd__panel_columns(r->k, r->capacity), (size_t)w->outputs);
     if (kd__dense_packs(r, w))
-        packed = (size_t)r->capacity *
-                 ((size_t)kd__dense_tall_rows(r, depth) + (size_t)kd__panel_columns(r->k, w->outputs));
+        packed = kd__times((size_t)r->capacity,
+                           (size_t)kd__dense_tall_rows(r, depth) + (size_t)kd__panel_columns(r->k, w->outputs));
     return KD__MAX(turned, packed);
 }
 
@@ -16654,7 +16654,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
             continue;
         }
         if (g->b_rows && !foreseen) { /* the next panel: it is farther than where the processor looks by itself */
-            ahead.soon[0].at = t.b + (ptrdiff_t)g->b_rows * width;
+            ahead.soon[0].at = left > width ? t.b + (ptrdiff_t)g->b_rows * width : t.b;
             ahead.soon[0].lines = left > width ? (ptrdiff_t)g->segs * g->run * width / KD__LINE : 0;
             ahead.soon[0].step = KD__LINE;
             ahead.fetched = 0;
@@ -18301,6 +18301,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef KD__TILES_4
 #undef KD__TILES_6
 #undef KD__TILES_8
+#undef KD__TILES_9
 #undef KD__TILES_12
 #undef KD__TILES_14
 #undef KD__TILES

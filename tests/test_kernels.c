@@ -2030,6 +2030,7 @@ static void test_sgemm_large(void **state)
         }
         large_product(isa, 2, SMALL_CACHE, 0, 0, 60, 2100, 200); /* wider than one shared block */
         large_product(isa, 1, REAL_CACHE, 0, 0, 1, 300, 70);
+        large_product_times(1, isa, 1, REAL_CACHE, 0, 0, 2, (1 << 20) + 40, 1); /* wider than one task */
         large_product(isa, 1, REAL_CACHE, 1, 0, 1, 300, 70);
     }
 }
