@@ -325,10 +325,11 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
     g.rows = rows, g.cols = cols, g.run = run;
     g.blocks = way == GEMM_LINES ? 3 : way == GEMM_TURNED ? 2 : 1;
     g.segs = way == GEMM_EMPTY ? 0 : way == GEMM_PANELS || way == GEMM_TO_PANELS ? 3 : 1;
-    g.accumulate = way == GEMM_TO_PANELS || way == GEMM_TURNED;
+    g.accumulate = way == GEMM_TO_PANELS || way == GEMM_TURNED || (way == GEMM_MATRICES && (rows + cols) % 3 == 0);
     g.act = way == GEMM_PANELS || way == GEMM_EMPTY ? KD__RELU
             : way == GEMM_TO_PANELS                 ? KD__LEAKYRELU
             : way == GEMM_TURNED                    ? KD__RELU6
+            : way == GEMM_MATRICES                  ? KD__LINEAR + cols % 4
                                                     : KD__LINEAR;
     g.act_arg = 0.125f;
     g.a_row = 3, g.a_k = 1, g.a_seg = 7, g.a_block = 11; /* rows overlap, as those of a convolution do */
@@ -347,7 +348,8 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
         g.b_rows = g.b_first + g.segs * run + 1;
         g.b = numbers((size_t)kd__panel_columns(kd->k, cols) * (size_t)g.b_rows, 1);
     }
-    if (way == GEMM_PANELS || way == GEMM_LINES || way == GEMM_EMPTY) {
+    if (way == GEMM_PANELS || way == GEMM_LINES || way == GEMM_EMPTY ||
+        (way == GEMM_MATRICES && (rows + cols) % 3 == 1)) {
         bias = fence((size_t)whole);
         fill_random(bias, (size_t)cols, 2);
         g.bias = bias;
