@@ -2166,7 +2166,8 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, column_sums, (const float *x, ptrdiff_t row, int rows, int cols, float *sums))                         \
     X(void, depthwise,                                                                                             \
       (const kd__window *w, const float *x, const float *weight, const float *bias, int act, float arg, float *y)) \
-    X(void, depthwise_input_grad, (const kd__window *w, const float *dy, const float *weight, float *dx))          \
+    X(void, depthwise_input_grad,                                                                                  \
+      (const kd__window *w, const float *dy, const float *weight, float *dx, int accumulate))                      \
     X(void, depthwise_weight_grad, (const kd__window *w, const float *x, const float *dy, float *dw))              \
     X(void, winograd_read, (const kd__tiles *t, float *image, float *planes))                                      \
     X(void, winograd_read_grad, (const kd__tiles *t, float *image, float *planes))                                 \
@@ -5768,7 +5769,7 @@ KD__PRIVATE void kd__depthwise_forward(const kd__run *r, const kd__node *n, kd__
 KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__param *p = &r->model->params[n->param[0]];
-    const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
+    const kd__shape *out = &r->model->values[n->out].shape;
     const kd__window w = kd__depthwise_window(r, n, &r->act[n->in], &r->grad[n->out]);
     kd__window g = w;
     int i;
@@ -5778,9 +5779,8 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
         const float *x = kd__slot_at(&r->act[n->in], s, i), *dy = kd__slot_at(&r->grad[n->out], s, i);
         float *dw;
         if (kd__needs_grad(r, n->in)) {
-            float *dx = kd__slot_at(&r->grad[n->in], s, i);
-            if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, &r->grad[n->in], dx);
-            r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), dx);
+            r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), kd__slot_at(&r->grad[n->in], s, i),
+                                       r->plan[n - r->model->nodes].accumulate);
         }
         if (!r->training) continue;
         dw = kd__partial(r, n->param[0], s);
@@ -16935,7 +16935,7 @@ static void KD__FN(depthwise)(const kd__window *w, const float *x, const float *
 /* `count` pixels of dx from ix on, a stride apart, gather from the output pixels whose windows they were in; all
    but the first `done` are stored. Sums run from right to left, as taps do. */
 KD__INLINE void KD__FN(depthwise_gather)(const kd__window *w, const float *dy, const float *weight, float *dx,
-                                         int iy, int ix, int c, int done, int count)
+                                         int iy, int ix, int c, int done, int count, int accumulate)
 {
     const ptrdiff_t step = (ptrdiff_t)w->stride_w * w->channels;
     const int left = w->channels - c, kw = (ix + w->pad_w) % w->stride_w;
@@ -16945,7 +16945,8 @@ KD__INLINE void KD__FN(depthwise_gather)(const kd__window *w, const float *dy, c
     kd__v acc[KD__PIXELS];
     int i, kh;
     KD__UNROLL
-    for (i = 0; i < KD__PIXELS; ++i) acc[i] = i < count ? kd__v_get(to - i * step, left) : kd__v_set(0.0f);
+    for (i = 0; i < KD__PIXELS; ++i)
+        acc[i] = accumulate && i < count ? kd__v_get(to - i * step, left) : kd__v_set(0.0f);
     for (kh = (iy + w->pad_h) % w->stride_h; kh < w->kernel_h; kh += w->stride_h) {
         const int oy = (iy + w->pad_h - kh) / w->stride_h;
         if (iy + w->pad_h < kh || oy >= w->out_h) continue;
@@ -16959,8 +16960,9 @@ KD__INLINE void KD__FN(depthwise_gather)(const kd__window *w, const float *dy, c
     }
 }
 
-/* Adds to dx. dy has zeros beside every line as far as windows over dx reach. */
-static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx)
+/* dy has zeros beside every line as far as windows over dx reach. */
+static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, const float *weight, float *dx,
+                                         int accumulate)
 {
     const int phases = KD__MIN(w->stride_w, w->in_w), lines = w->in_h * phases;
     int line, c, block;
@@ -16974,7 +16976,7 @@ static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, c
                 KD__FN(fetch_share)(next_dx), next_dx += KD__PIXELS * KD__W;
                 KD__FN(fetch_share)(next_dy), next_dy += KD__PIXELS * KD__W;
                 KD__FN(depthwise_gather)
-                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count);
+                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count, accumulate);
             }
         }
     }

@@ -52,7 +52,6 @@ static float *kd_conv_whole_batch(kd_ctx *kd, kd__slot *slot)
 
 static void kd_conv_input_gradient(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__shape *in = &r->model->values[n->in].shape;
     int i;
     if (n->type == KD__TYPE_CONV) {
         kd__conv_input_grad(r, n, s);
@@ -60,10 +59,8 @@ static void kd_conv_input_gradient(const kd__run *r, const kd__node *n, kd__span
     }
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(&r->grad[n->out], s, i);
-        float *dx = kd__slot_at(&r->grad[n->in], s, i);
-        kd__window w = kd__depthwise_window(r, n, &r->grad[n->in], &r->grad[n->out]);
-        kd__clear_sample(in, &r->grad[n->in], dx);
-        r->k->depthwise_input_grad(&w, dy, kd__weight(r, n->param[0]), dx);
+        const kd__window w = kd__depthwise_window(r, n, &r->grad[n->in], &r->grad[n->out]);
+        r->k->depthwise_input_grad(&w, dy, kd__weight(r, n->param[0]), kd__slot_at(&r->grad[n->in], s, i), 0);
     }
 }
 
