@@ -2678,7 +2678,7 @@ KD__PRIVATE float *kd__scratch(kd_ctx *kd, size_t count)
 KD__PRIVATE void kd__matmul_cut_rows(kd__matmul *p, int threads, int columns)
 {
     const int tiles = kd__parts(p->rows, p->tall);
-    p->strips = threads == 1 || columns >= 2 * threads ? 1 : KD__MIN(2 * threads, (tiles + 3) / 4);
+    p->strips = threads == 1 || columns >= 2 * threads ? 1 : KD__MIN(2 * threads, kd__parts(tiles, 4));
     p->strip_rows = kd__parts(tiles, p->strips) * p->tall;
     p->strips = kd__parts(p->rows, p->strip_rows);
 }
@@ -2731,7 +2731,7 @@ KD__PRIVATE kd_result kd__matmul_run_blocks(kd_ctx *kd, kd__matmul *p, int v_fit
     p->row_blocks = kd__parts(tiles, most);
     if (threads > 1) { /* as many blocks for one as for another */
         p->row_blocks = KD__MAX(p->row_blocks, 2 * threads);
-        p->row_blocks = KD__MIN(tiles, (p->row_blocks + threads - 1) / threads * threads);
+        p->row_blocks = KD__MIN(tiles, kd__parts(p->row_blocks, threads) * threads);
     }
     most = kd__parts(tiles, p->row_blocks);
     p->worker_floats = p->pack_u ? (size_t)most * (size_t)p->tall * (size_t)depth : 0;
@@ -4800,21 +4800,20 @@ KD__PRIVATE void kd__gemm_task(void *arg, int index, int worker)
 
 KD__PRIVATE void kd__gemm_run(const kd_ctx *kd, const kd__gemm *g)
 {
-    const int panels = (g->cols + kd->k->panel - 1) / kd->k->panel,
-              wanted = kd->desc.threads > 1 ? 4 * kd->desc.threads : 1;
+    const int panels = kd__parts(g->cols, kd->k->panel), wanted = kd->desc.threads > 1 ? 4 * kd->desc.threads : 1;
     kd__gemm_tasks t;
     const ptrdiff_t row_bytes = (ptrdiff_t)g->segs * g->run * (ptrdiff_t)sizeof(float);
     int strips;
     t.k = kd->k;
     t.g = *g;
     t.panels_each = KD__MAX(1, panels / wanted);
-    t.column_tasks = (panels + t.panels_each - 1) / t.panels_each;
-    strips = KD__MIN((wanted + t.column_tasks - 1) / t.column_tasks, (g->rows + 15) / 16);
+    t.column_tasks = kd__parts(panels, t.panels_each);
+    strips = KD__MIN(kd__parts(wanted, t.column_tasks), kd__parts(g->rows, 16));
     if (g->cols < g->rows &&
         g->rows * row_bytes > kd->cpu.l2 / 2) /* A is read once: B stays in the cache instead */
-        strips = KD__MAX(strips, (g->rows + 4 * kd->k->rows - 1) / (4 * kd->k->rows));
-    t.rows_each = (g->rows + strips - 1) / strips;
-    strips = (g->rows + t.rows_each - 1) / t.rows_each;
+        strips = KD__MAX(strips, kd__parts(g->rows, 4 * kd->k->rows));
+    t.rows_each = kd__parts(g->rows, strips);
+    strips = kd__parts(g->rows, t.rows_each);
     kd__parallel(kd, t.column_tasks * strips, kd__gemm_task, &t);
 }
 
@@ -4851,7 +4850,7 @@ KD__PRIVATE int kd__dense_packs(const kd__run *r, const kd__param *w)
 /* Rows of packed tiles, whole ones. */
 KD__PRIVATE int kd__dense_tall_rows(const kd__run *r, int depth)
 {
-    return (depth + r->k->rows - 1) / r->k->rows * r->k->rows;
+    return kd__parts(depth, r->k->rows) * r->k->rows;
 }
 
 /* The gradient of the output, turned and in panels, for the input's gradient; then, for that of the weights, the
@@ -4904,7 +4903,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     turn.panels = plan->own;
     turn.rows = s.count;
     turn.cols = w->outputs;
-    kd__parallel(r->kd, (s.count + panel - 1) / panel, kd__dense_turn_panel, &turn);
+    kd__parallel(r->kd, kd__parts(s.count, panel), kd__dense_turn_panel, &turn);
     memset(&g, 0, sizeof g);
     g.rows = depth;
     g.blocks = 1;
@@ -4994,7 +4993,7 @@ KD__PRIVATE void kd__dense_product_panel(void *arg, int index, int worker)
 KD__PRIVATE void kd__dense_weight_grad(const kd__run *r, const kd__node *n, const float *dy, kd__span s)
 {
     const kd__param *w = &r->model->params[n->param[0]];
-    const int panels = (w->outputs + r->k->panel - 1) / r->k->panel, strip = KD__DENSE_TILES * r->k->rows;
+    const int panels = kd__parts(w->outputs, r->k->panel), strip = KD__DENSE_TILES * r->k->rows;
     kd__dense_product p;
     p.r = r;
     p.x = kd__slot_at(&r->act[n->in], s, s.first);
@@ -5007,7 +5006,7 @@ KD__PRIVATE void kd__dense_weight_grad(const kd__run *r, const kd__node *n, cons
     p.tiles = r->plan[n - r->model->nodes].own;
     p.panels = p.tiles + (ptrdiff_t)kd__dense_tall_rows(r, p.depth) * s.count;
     p.grad = kd__weight_grad(r, n->param[0]);
-    kd__parallel(r->kd, (p.depth + strip - 1) / strip, kd__dense_pack_tiles, &p);
+    kd__parallel(r->kd, kd__parts(p.depth, strip), kd__dense_pack_tiles, &p);
     kd__parallel(r->kd, panels, kd__dense_product_panel, &p);
 }
 
@@ -16976,7 +16975,8 @@ static void KD__FN(depthwise_input_grad)(const kd__window *w, const float *dy, c
                 KD__FN(fetch_share)(next_dx), next_dx += KD__PIXELS * KD__W;
                 KD__FN(fetch_share)(next_dy), next_dy += KD__PIXELS * KD__W;
                 KD__FN(depthwise_gather)
-                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count, accumulate);
+                (w, dy, weight, dx, line / phases, phase + first * w->stride_w, c, block - first, count,
+                 accumulate);
             }
         }
     }
