@@ -2109,6 +2109,7 @@ typedef struct kd__pool_grads {
     kd__window x;
     ptrdiff_t dx_row, dy_row;
     int overwrite; /* of windows that halve: dx is written, not added to */
+    int relu;      /* x comes from one, whose derivative is applied, too */
 } kd__pool_grads;
 
 /* An image of one sample, seen by batch normalisation. */
@@ -4298,6 +4299,7 @@ typedef struct kd__node_plan {
     float *own; /* buffer of the size that its layer's `own` function asked for */
     size_t own_floats;
     int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
+    int pooled_relu;             /* of a ReLU and the max pooling after it: see kd__plan_relus */
     double penalty;              /* what the layer adds to the loss of the batch */
 } kd__node_plan;
 
@@ -4613,15 +4615,17 @@ KD__PRIVATE void kd__act_backward(const kd__run *r, const kd__node *n, kd__span 
     const kd__slot *kept = &r->act[kd__act_from_output(n->act) ? n->out : n->in];
     const kd__slot *dy = &r->grad[n->out], *dx = &r->grad[n->in];
     const kd__shape *shape = &r->model->values[n->in].shape;
-    const int accumulate = r->plan[n - r->model->nodes].accumulate;
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    const int act = plan->pooled_relu ? KD__LINEAR : n->act;
     const int tight = kept->tight && dy->tight && dx->tight;
     const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
     int i, j;
+    if (plan->pooled_relu && dx->base == dy->base) return;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *xy = kd__slot_at(kept, s, i), *from = kd__slot_at(dy, s, i);
         float *to = kd__slot_at(dx, s, i);
         for (j = 0; j < (tight ? 1 : shape->h); ++j, xy += kept->row, from += dy->row, to += dx->row)
-            r->k->act_grad(n->act, n->act_arg, length, xy, from, to, accumulate);
+            r->k->act_grad(act, n->act_arg, length, xy, from, to, plan->accumulate);
     }
 }
 
@@ -5850,6 +5854,7 @@ KD__PRIVATE void kd__maxpool_backward(const kd__run *r, const kd__node *n, kd__s
     const int accumulate = r->plan[n - r->model->nodes].accumulate;
     kd__pool_grads g;
     int i;
+    g.relu = r->plan[n - r->model->nodes].pooled_relu;
     g.x = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
     g.dx_row = r->grad[n->in].row;
     g.dy_row = r->grad[n->out].row;
@@ -8004,6 +8009,24 @@ KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
     }
 }
 
+/* Where only max pooling reads what a ReLU made, its backward pass applies the ReLU's derivative as well, to its own
+   gradient, which is smaller and in its hands anyway. */
+KD__PRIVATE void kd__plan_relus(kd__run *r)
+{
+    const kd_model *m = r->model;
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *pool = &m->nodes[i];
+        const kd__value *v = &m->values[pool->in];
+        const kd__node *relu = v->producer >= 0 ? &m->nodes[v->producer] : NULL;
+        if (!relu || kd__layer_types[pool->type].backward[0].fn != kd__maxpool_backward ||
+            kd__layer_types[relu->type].build != kd__act_build || relu->act != KD__RELU)
+            continue;
+        if (v->consumers == 1 && kd__needs_grad(r, relu->in) && !kd__is_tapped(r, pool->in))
+            r->plan[i].pooled_relu = r->plan[v->producer].pooled_relu = 1;
+    }
+}
+
 /* Between which steps each buffer of a pass is used, and whether all of them are one run of span steps, in which
    case every worker needs it for its own span only. */
 KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int count, const int *root, int backward)
@@ -8178,6 +8201,7 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     result = kd__plan_buffers(p, r->act, p->act_root, 0, r->has_backward);
     if (result == KD_OK && r->has_backward) {
         kd__plan_accumulation(p);
+        kd__plan_relus(r);
         kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
         result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
     }
@@ -17354,6 +17378,7 @@ KD__INLINE void KD__FN(maxpool_grad_halving)(const kd__pool_grads *g, const floa
                 const int left = w->channels - c;
                 const kd__v largest = kd__v_get(y + oy * w->out_row + at, left);
                 kd__v rest = kd__v_get(dy + oy * g->dy_row + at, left);
+                if (g->relu) rest = kd__v_select(kd__v_lt(zero, largest), rest, zero);
                 KD__UNROLL
                 for (i = 0; i < 4; ++i) {
                     const kd__vm hit = kd__v_eq(kd__v_get(from + x_steps[i], left), largest);
@@ -17390,6 +17415,7 @@ static void KD__FN(maxpool_grad)(const kd__pool_grads *g, const float *x, const 
                 const int left = w->channels - c;
                 const kd__v largest = kd__v_get(largest_at + c, left);
                 kd__v rest = kd__v_get(grad + c, left);
+                if (g->relu) rest = kd__v_select(kd__v_lt(zero, largest), rest, zero);
                 for (kh = kh0; kh < kh1; ++kh) {
                     const int line = oy * w->stride_h - w->pad_h + kh;
                     for (kw = kw0; kw < kw1; ++kw) {

@@ -102,9 +102,10 @@ static void test_pooling(void **state)
 
 /* ---- through a whole network ----------------------------------------------------------------------------- */
 
-static const char student_spec[] = "2x6x6: first: conv 4 3 pad=1, relu, low: conv 3 3 pad=1 stride=2, batchnorm, "
-                                   "high: relu, res: residual(conv 3 3 pad=1), flat: flatten, head: dense 6, "
-                                   "out: tanh, last: dense 3";
+static const char student_spec[] =
+    "2x6x6: first: conv 4 3 pad=1, relu, maxpool 3 stride=1 pad=1, low: conv 3 3 pad=1 stride=2, "
+    "batchnorm, high: relu, res: residual(conv 3 3 pad=1), flat: flatten, head: dense 6, "
+    "out: tanh, last: dense 3";
 static const char teacher_spec[] = "2x6x6: first: conv 4 3, relu, low: conv 3 3, flat: flatten, "
                                    "head: dense 7, relu, last: dense 3";
 enum { IMAGES = 5, NUMBERS = IMAGES * 72 };

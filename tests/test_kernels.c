@@ -214,7 +214,7 @@ static float exact_act(int act, float arg, float x)
     X(winograd_weight, 0xcad6234dba6595c8, 0x4296b33f974fbceb)                                                     \
     X(winograd_weight_grad, 0x765dc77bb8803200, 0x872ebc17e7cf367d)                                                \
     X(maxpool, 0x96f988187fdaba37, 0x96f988187fdaba37)                                                             \
-    X(maxpool_grad, 0x7424d75931268854, 0x7424d75931268854)                                                        \
+    X(maxpool_grad, 0x08429fcadd93ab05, 0x08429fcadd93ab05)                                                        \
     X(avgpool, 0xe1d475cb2858fc63, 0xe1d475cb2858fc63)                                                             \
     X(avgpool_grad, 0xd4c8b32468450cc4, 0xd4c8b32468450cc4)                                                        \
     X(norm_stats, 0x9aa6fda332478108, 0x45efbeda8c02782d)                                                          \
@@ -1062,7 +1062,7 @@ static void check_maxpool(const kd_ctx *kd)
 }
 
 /* Activations and gradients have lines of different lengths. */
-static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwrite)
+static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwrite, int relu)
 {
     const int channels = w->channels;
     const ptrdiff_t dx_row = w->in_row + 2, dy_row = w->out_row + 4;
@@ -1073,7 +1073,7 @@ static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwri
     kd__pool_grads g;
     int y, x, c;
     g.x = *w;
-    g.dx_row = dx_row, g.dy_row = dy_row, g.overwrite = overwrite;
+    g.dx_row = dx_row, g.dy_row = dy_row, g.overwrite = overwrite, g.relu = relu;
     for (y = 0; overwrite && y < 2 * w->out_h; ++y) {
         for (x = 0; x < 2 * w->out_w * channels; ++x) want[y * dx_row + x] = 0;
     }
@@ -1082,7 +1082,8 @@ static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwri
         for (c = 0; c < channels; ++c) {
             const ptrdiff_t at = largest_at(w, image, y, x, c);
             out[y * w->out_row + x * channels + c] = image[at];
-            want[at / w->in_row * dx_row + at % w->in_row] += (double)dy[y * dy_row + x * channels + c];
+            if (!relu || image[at] > 0)
+                want[at / w->in_row * dx_row + at % w->in_row] += (double)dy[y * dy_row + x * channels + c];
         }
     }
     kd->k->maxpool_grad(&g, image, out, dy, dx);
@@ -1091,8 +1092,12 @@ static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwri
 
 static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
 {
-    maxpool_grad_onto(kd, w, 0);
-    if (kd__window_halves(w)) maxpool_grad_onto(kd, w, 1);
+    int relu;
+    for (relu = 0; relu < 2; ++relu) {
+        maxpool_grad_onto(kd, w, 0, relu);
+        fences_done();
+        if (kd__window_halves(w)) maxpool_grad_onto(kd, w, 1, relu);
+    }
 }
 
 static void check_maxpool_grad(const kd_ctx *kd) { on_every_window(kd, "maxpool_grad", maxpool_grad_window); }

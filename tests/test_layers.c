@@ -358,7 +358,12 @@ static void test_pooling(void **state)
           "2x7x7: conv 3 3 pad=1, avgpool 3 stride=2 pad=1, conv 3 3, dense 2",
           "3x5x4: conv 6 3 pad=1, tanh, gap, dense 2",
           "2x6x6: conv 4 3 pad=1, maxpool 3 stride=1, avgpool 2x1 stride=1x2, gap",
-          "2x6x7: conv 4 3 pad=1, maxpool 2x3 stride=3x2, dense 3");
+          "2x6x7: conv 4 3 pad=1, maxpool 2x3 stride=3x2, dense 3",
+          /* the derivative of a ReLU in the pooling after it, and where it must not be there */
+          "2x6x6: conv 5 3 pad=1, relu, maxpool 2, conv 18 3 pad=1, relu, maxpool 2, dense 2",
+          "2x7x7: conv 18 3 pad=1, relu, maxpool 3 stride=2 pad=1, conv 4 3 pad=1, dense 2",
+          "2x5x5: conv 5 3 pad=1, residual(relu, maxpool 3 stride=1 pad=1, conv 5 3 pad=1), dense 2",
+          "2x5x5: conv 5 3 pad=1, relu, residual(maxpool 3 stride=1 pad=1, conv 5 3 pad=1), dense 2");
 }
 
 static void test_activations(void **state)
