@@ -16081,7 +16081,10 @@ KD__INLINE float KD__FN(down)(float x, int half)
     for (half = (count) / 2; half > 0; half /= 2) {                                                                \
         for (i = 0; i < half; ++i) all[i] = join(all[i], all[i + half]);                                           \
     }                                                                                                              \
-    for (half = KD__W / 2; half > 0; half /= 2) all[0] = join(all[0], KD__FN(down)(all[0], half));                 \
+    if (KD__W > 8) all[0] = join(all[0], KD__FN(down)(all[0], 8));                                                 \
+    if (KD__W > 4) all[0] = join(all[0], KD__FN(down)(all[0], 4));                                                 \
+    if (KD__W > 2) all[0] = join(all[0], KD__FN(down)(all[0], 2));                                                 \
+    if (KD__W > 1) all[0] = join(all[0], KD__FN(down)(all[0], 1));                                                 \
     return kd__v_first(all[0]);
 
 KD__INLINE float KD__FN(sum16)(const kd__v *parts){KD__JOIN_LANES(kd__v_add, parts, KD__SUM_VECTORS)}
