@@ -8009,8 +8009,8 @@ KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
     }
 }
 
-/* Where only max pooling reads what a ReLU made, its backward pass applies the ReLU's derivative as well, to its own
-   gradient, which is smaller and in its hands anyway. */
+/* Where only max pooling reads what a ReLU made, its backward pass applies the ReLU's derivative as well, to its
+   own gradient, which is smaller and in its hands anyway. */
 KD__PRIVATE void kd__plan_relus(kd__run *r)
 {
     const kd_model *m = r->model;
