@@ -17363,7 +17363,7 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
     }
 }
 
-/* Adds to dx. The first of several equal maxima gets the gradient, as in PyTorch. */
+/* The first of several equal maxima gets the gradient, as in PyTorch. */
 KD__INLINE void KD__FN(maxpool_grad_halving)(const kd__pool_grads *g, const float *x, const float *y,
                                              const float *dy, float *dx, const int overwrite)
 {

@@ -26,7 +26,7 @@ if [ "$mode" = fuzz ]; then
     common="-std=gnu99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fsanitize-ignorelist=stb.ignore"
     common="$common -fno-sanitize-coverage=trace-cmp"
     object="$common -fsanitize=fuzzer-no-link -DKD_NO_SIMD -DKD_NO_THREADS" program="$common -fsanitize=fuzzer" driver=
-    ASAN_OPTIONS=quarantine_size_mb=4:malloc_context_size=3 && export ASAN_OPTIONS
+    export ASAN_OPTIONS="quarantine_size_mb=4:malloc_context_size=3:$ASAN_OPTIONS"
 else
     compiler=${CC:-gcc}
     common="-std=gnu99 ${CFLAGS:--g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=shift}"
