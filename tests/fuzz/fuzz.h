@@ -24,13 +24,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* ---- memory ---------------------------------------------------------------------------------------------- */
 
 enum {
-    FUZZ_MEMORY = 16 << 20, /* bytes a context may have */
-    FUZZ_NUMBERS = 1 << 14  /* that go into and come out of what is run */
+    FUZZ_MEMORY = 1 << 20, /* bytes a context may have */
+    FUZZ_NUMBERS = 1 << 14 /* that go into and come out of what is run */
 };
 
 typedef struct fuzz_memory {
-    size_t bytes;
-    long blocks;
+    size_t bytes, bytes_before;
+    long blocks, blocks_before;
 } fuzz_memory;
 
 FUZZ_SHARED void *fuzz_alloc(void *user, size_t size)
@@ -159,6 +159,27 @@ FUZZ_SHARED void fuzz_close(kd_ctx *kd, const fuzz_memory *memory)
 {
     kd_close(kd);
     fuzz_check(memory->blocks == 0 && memory->bytes == 0);
+}
+
+/* Between these two calls, of a context that stays open, nothing may be left behind. */
+FUZZ_SHARED void fuzz_begin(fuzz_memory *memory)
+{
+    memory->bytes_before = memory->bytes;
+    memory->blocks_before = memory->blocks;
+}
+
+FUZZ_SHARED void fuzz_end(const fuzz_memory *memory)
+{
+    fuzz_check(memory->blocks == memory->blocks_before && memory->bytes == memory->bytes_before);
+}
+
+/* Whether this input is the one in so many that is looked at more closely: always the same ones. */
+FUZZ_SHARED int fuzz_one_of(uint32_t many, const uint8_t *data, size_t size)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    size_t i;
+    for (i = 0; i < size; ++i) hash = (hash ^ data[i]) * 16777619u;
+    return (hash ^ hash >> 15) % many == 0;
 }
 
 FUZZ_SHARED void fuzz_input(const uint8_t *data, size_t size)

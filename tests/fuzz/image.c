@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(why && *why, "a reason is given");
         return 0;
     }
-    if ((int64_t)p.w * p.h > 1 << 16) return 0; /* allowed, and too slow to be tried often */
+    if ((int64_t)p.w * p.h > 1 << 12) return 0; /* allowed, and too slow to be tried often */
     if (!images_decode(data, size, want, &p, &why)) {
         check(why && *why, "a reason is given");
         return 0;

@@ -24,21 +24,31 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char line[] = "1x6x6: conv 2 3, batchnorm, relu, dense 3";
     static fuzz_memory memory;
-    kd_ctx *kd = fuzz_context(&memory, KD_ISA_AUTO, NULL);
-    kd_model *m = NULL, *target = NULL;
+    static kd_ctx *kd;
+    static kd_model *target;
+    static uint64_t hash;
+    kd_model *m = NULL;
     kd_result result;
-    uint64_t hash;
+    if (!kd) kd = fuzz_context(&memory, KD_ISA_AUTO, NULL);
+    if (!target) {
+        fuzz_check(kd_model_create(kd, line, 7, &target) == KD_OK);
+        hash = kd_model_hash(target);
+    }
     fuzz_input(data, size);
+    fuzz_begin(&memory);
     result = kd_model_load(kd, "in", &m);
     if (result == KD_OK)
         use(kd, m);
     else
         fuzz_refused(kd, result, m);
     kd_model_destroy(m);
-    fuzz_check(kd_model_create(kd, line, 7, &target) == KD_OK);
-    hash = kd_model_hash(target);
-    if (kd_model_load_weights(target, "in") != KD_OK) fuzz_check(kd_model_hash(target) == hash);
-    kd_model_destroy(target);
-    fuzz_close(kd, &memory);
+    result = kd_model_load_weights(target, "in");
+    fuzz_end(&memory);
+    if (result != KD_OK) {
+        fuzz_check(kd_model_hash(target) == hash);
+    } else {
+        kd_model_destroy(target);
+        target = NULL;
+    }
     return 0;
 }

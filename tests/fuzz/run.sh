@@ -9,7 +9,7 @@ cd "$(dirname "$0")" || exit 1
 mode=$1 much=$2
 case $mode in
     fuzz) limit=-max_total_time=$much ;;
-    runs) limit=-runs=$much mode=fuzz ;;
+    runs) limit="-runs=$much -entropic=0" mode=fuzz ;; # which is three times as fast where the corpus is large
     replay) limit= ;;
     *) much= ;;
 esac
