@@ -1,11 +1,11 @@
-/* Checkpoints. What loads can be trained on to its end; what does not leaves model and training as they were, so that
-   the training goes on to the weights that it reaches without that file. */
+/* Checkpoints. What loads can be trained on, to its end unless its numbers are huge; what does not leaves model and
+   training as they were, so that the training goes on to the weights that it reaches without that file. */
 #include "fuzz.h"
 #include "training.h"
 
 enum {
-    ONE_OF = 64
-}; /* refused files after which the training goes on to its end: it takes ten times a file's time */
+    ONE_OF = 64 /* refused files after which the training goes on to its end, at ten times a file's cost */
+};
 
 static fuzz_memory memory;
 static kd_ctx *kd;
@@ -17,12 +17,16 @@ static void start(void)
     fuzz_check(kd_trainer_step(training.t, NULL) == KD_OK);
 }
 
-/* The hash of the weights at the end. The training starts again. */
+/* The hash of the weights at the end, or 0 where they would have grown beyond all bounds. The training starts again. */
 static uint64_t finish(void)
 {
-    uint64_t hash;
-    while (!kd_trainer_done(training.t)) fuzz_check(kd_trainer_step(training.t, NULL) == KD_OK);
-    hash = kd_model_hash(training.m);
+    uint64_t hash = 0;
+    kd_result result = KD_OK;
+    while (result == KD_OK && !kd_trainer_done(training.t)) result = kd_trainer_step(training.t, NULL);
+    if (result == KD_OK)
+        hash = kd_model_hash(training.m);
+    else
+        fuzz_check(result == KD_ERR_NOT_FINITE && *kd_error(kd));
     small_training_close(&training);
     start();
     return hash;

@@ -2,7 +2,9 @@
    on another instruction set and in another order of tasks. */
 #include "fuzz.h"
 
-enum { ONE_OF = 16 }; /* models that are trained: it takes five times the time of all the rest */
+enum {
+    ONE_OF = 16 /* models that are trained, at five times the cost of all the rest */
+};
 
 static void backwards(void *user, int count, kd_task_fn task, void *arg)
 {
