@@ -98,16 +98,15 @@ KD__PRIVATE void reference_conv(const kd__shape *in, const kd__shape *out, refer
     int o, oy, ox, c, i, j;
     for (o = 0; o < out->c; ++o) {
         for (oy = 0; oy < out->h; ++oy) {
+            const int top = oy * k.sh - k.ph, i0 = KD__MAX(0, -top), i1 = KD__MIN(k.kh, in->h - top);
             for (ox = 0; ox < out->w; ++ox) {
+                const int left = ox * k.sw - k.pw, j0 = KD__MAX(0, -left), j1 = KD__MIN(k.kw, in->w - left);
                 double sum = bias ? bias[o] : 0;
                 for (c = 0; c < ic; ++c) {
-                    for (i = 0; i < k.kh; ++i) {
-                        for (j = 0; j < k.kw; ++j) {
-                            const int iy = oy * k.sh - k.ph + i, ix = ox * k.sw - k.pw + j;
-                            if (iy < 0 || iy >= in->h || ix < 0 || ix >= in->w) continue;
-                            sum += x[((o / oc * ic + c) * in->h + iy) * in->w + ix] *
-                                   weight[((o * ic + c) * k.kh + i) * k.kw + j];
-                        }
+                    for (i = i0; i < i1; ++i) {
+                        const double *row = &x[((o / oc * ic + c) * in->h + top + i) * in->w];
+                        const double *taps = &weight[((o * ic + c) * k.kh + i) * k.kw];
+                        for (j = j0; j < j1; ++j) sum += row[left + j] * taps[j];
                     }
                 }
                 y[(o * out->h + oy) * out->w + ox] = sum;
@@ -255,6 +254,14 @@ KD__PRIVATE const double *reference_run_from(reference *r, int first)
     return r->values[r->m->output];
 }
 
+/* The node that a tensor belongs to. */
+KD__PRIVATE int reference_node_of(const kd_model *m, int tensor)
+{
+    int node = 0;
+    while (m->nodes[node].param[0] != tensor && m->nodes[node].param[1] != tensor) ++node;
+    return node;
+}
+
 KD__PRIVATE const double *reference_run(reference *r, const float *x)
 {
     const int64_t input = kd__shape_count(&r->m->values[r->m->input].shape);
@@ -270,11 +277,12 @@ KD__PRIVATE double reference_softplus(double x) { return (x > 0 ? x : 0) + log1p
 /* log softmax(x / t) of one row */
 KD__PRIVATE void reference_log_softmax(const double *x, int cols, double t, double *y)
 {
-    double largest = x[0], sum = 0;
+    double largest = x[0], sum = 0, log_sum;
     int c;
     for (c = 1; c < cols; ++c) largest = x[c] > largest ? x[c] : largest;
     for (c = 0; c < cols; ++c) sum += exp((x[c] - largest) / t);
-    for (c = 0; c < cols; ++c) y[c] = (x[c] - largest) / t - log(sum);
+    log_sum = log(sum);
+    for (c = 0; c < cols; ++c) y[c] = (x[c] - largest) / t - log_sum;
 }
 
 /* T^2 * KL(p_t^T || p_s^T), its gradient times weight added to grad */
@@ -286,8 +294,9 @@ KD__PRIVATE double reference_kl(const double *s, const double *t, int cols, doub
     reference_log_softmax(s, cols, temperature, log_s);
     reference_log_softmax(t, cols, temperature, log_t);
     for (c = 0; c < cols; ++c) {
-        sum += exp(log_t[c]) * (log_t[c] - log_s[c]);
-        grad[c] += weight * temperature * (exp(log_s[c]) - exp(log_t[c]));
+        const double p_t = exp(log_t[c]);
+        sum += p_t * (log_t[c] - log_s[c]);
+        grad[c] += weight * temperature * (exp(log_s[c]) - p_t);
     }
     free(log_s);
     return temperature * temperature * sum;

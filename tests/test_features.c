@@ -152,11 +152,10 @@ static void read_by_hand(const reference *r, const kd__tap *tap)
     pool_by_hand(r->values[tap->value], shape->h, shape->w, tap, r->n);
 }
 
-/* Cross-entropy and the losses on features, in double precision. */
-static double total_loss(kd__features *fs, reference *student, const float *x, const int32_t *labels,
-                         double *on_features)
+/* Cross-entropy and the losses on features, in double precision, of a student that has run. */
+static double total_loss(kd__features *fs, const reference *student, const int32_t *labels, double *on_features)
 {
-    const double *logits = reference_run(student, x);
+    const double *logits = student->values[student->m->output];
     double sum = 0;
     int i;
     for (i = 0; i < IMAGES; ++i) {
@@ -194,7 +193,7 @@ static void check_derivatives(const choice *choices, int count)
     const double step = 1e-6;
     double on_features, squares = 0, moved = 0;
     kd_step_info info;
-    int i, j, k;
+    int i, j, k, node;
     assert_ok(kd, kd_model_create(kd, student_spec, 3, &student));
     assert_ok(kd, kd_model_create(kd, teacher_spec, 4, &teacher));
     for (i = 0; i < count; ++i) losses[i] = loss_of(&choices[i]);
@@ -212,6 +211,7 @@ static void check_derivatives(const choice *choices, int count)
     assert_ok(kd, kd__trainer_step(t, samples, IMAGES, 0, 1, &info));
     reference_open(&after, student, IMAGES, 1);
     reference_run(&taught, x);
+    reference_run(&before, x);
     for (i = 0; i < t->features.tap_count; ++i) read_by_hand(&taught, &t->features.taps[KD__TEACHER][i]);
     /* the learned part: after minus before is its gradient, too */
     for (i = 0; i < (int)t->features.param_count; ++i) {
@@ -226,29 +226,32 @@ static void check_derivatives(const choice *choices, int count)
         memcpy(at, t->features.params, t->features.param_count * sizeof *at);
         memcpy(t->features.params, learned, t->features.param_count * sizeof *at);
         t->features.params[i] = learned[i] + little;
-        up = total_loss(&t->features, &before, x, labels, &on_features);
+        up = total_loss(&t->features, &before, labels, &on_features);
         t->features.params[i] = learned[i] - little;
-        down = total_loss(&t->features, &before, x, labels, &on_features);
+        down = total_loss(&t->features, &before, labels, &on_features);
         assert_near(change, (up - down) / (2 * (double)little), 2e-3);
         memcpy(t->features.params, at, t->features.param_count * sizeof *at);
         free(at);
     }
     memcpy(t->features.params, learned, t->features.param_count * sizeof *learned);
-    assert_near(info.loss, total_loss(&t->features, &before, x, labels, &on_features), 1e-5);
+    assert_near(info.loss, total_loss(&t->features, &before, labels, &on_features), 1e-5);
     for (i = 0; i < student->param_count; ++i) {
         if (!student->params[i].trained) continue;
+        node = reference_node_of(student, i);
         for (j = 0; j < (int)kd__param_count(&student->params[i]); ++j) {
             double *w = &before.weights[i][j], loss[2], part[2];
             const double kept = *w, change = kept - after.weights[i][j];
             for (k = 0; k < 2; ++k) {
                 *w = kept + (k ? -step : step);
-                loss[k] = total_loss(&t->features, &before, x, labels, &part[k]);
+                reference_run_from(&before, node);
+                loss[k] = total_loss(&t->features, &before, labels, &part[k]);
             }
             *w = kept;
             assert_near(change, (loss[0] - loss[1]) / (2 * step), 1e-4);
             squares += change * change;
             moved += pow((part[0] - part[1]) / (2 * step), 2);
         }
+        reference_run_from(&before, node);
     }
     if (!(moved > 1e-3))
         fail_msg("%s: %g", kd_feature_name(choices[0].kind),

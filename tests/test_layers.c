@@ -59,9 +59,9 @@ static double difference(reference *r, const expectation *e, int tensor, int64_t
     const int64_t count = kd__param_count(&r->m->params[tensor]);
     double *w = r->weights[tensor], *kept = (double *)malloc((size_t)count * sizeof *kept), loss[2] = {0, 0};
     float *along = vector_along(tensor, count);
-    int node = 0, down;
+    const int node = reference_node_of(r->m, tensor);
+    int down;
     int64_t i;
-    while (r->m->nodes[node].param[0] != tensor && r->m->nodes[node].param[1] != tensor) ++node;
     memcpy(kept, w, (size_t)count * sizeof *kept);
     for (down = 0; down < 2; ++down) {
         const double *y;

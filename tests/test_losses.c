@@ -283,43 +283,49 @@ static void backwards(void *user, int count, kd_task_fn task, void *arg)
 static void test_threads(void **state)
 {
     static const int sizes[][2] = {{2500, 3}, {1300, 16}, {1000, 65}, {700, 100}, {40, 3001}};
+    kd_ctx *contexts[KD_ISA_COUNT][4];
+    kd_ctx_desc desc = kd_ctx_defaults();
     kd_isa isa;
-    int i, j, k;
+    int calls[KD_ISA_COUNT] = {0}, i, j, k;
     (void)state;
     FOR_EACH_ISA(isa)
     {
-        int calls = 0;
-        kd_ctx *kd[4] = {NULL};
-        kd_ctx_desc desc = kd_ctx_defaults();
         desc.isa = isa;
         desc.threads = 4;
         desc.parallel_for = backwards;
-        desc.parallel_user = &calls;
-        for (i = 0; i < 3; ++i) kd[i] = test_open(isa, 1 + i);
-        assert_int_equal(kd_open(&desc, &kd[3]), KD_OK);
-        for (i = 0; i < KD__COUNT(sizes); ++i) {
-            for (j = i % 2; j < KD__COUNT(golden_settings); j += 2) {
-                problem p = random_problem(&golden_settings[j], sizes[i][0], sizes[i][1]);
-                const int count = p.rows * p.cols;
-                const size_t bytes = (size_t)count * sizeof(float);
-                double *student = to_double(p.student, count), *wanted_grad = to_double(p.student, count);
-                float *first = (float *)malloc(bytes), *grad = (float *)malloc(bytes);
+        desc.parallel_user = &calls[isa];
+        for (i = 0; i < 3; ++i) contexts[isa][i] = test_open(isa, 1 + i);
+        assert_int_equal(kd_open(&desc, &contexts[isa][3]), KD_OK);
+    }
+    for (i = 0; i < KD__COUNT(sizes); ++i) {
+        for (j = i % 2; j < KD__COUNT(golden_settings); j += 2) {
+            problem p = random_problem(&golden_settings[j], sizes[i][0], sizes[i][1]);
+            const int count = p.rows * p.cols;
+            const size_t bytes = (size_t)count * sizeof(float);
+            double *student = to_double(p.student, count), *wanted_grad = to_double(p.student, count);
+            float *first = (float *)malloc(bytes), *grad = (float *)malloc(bytes);
+            const double wanted = reference_loss(&p, student, wanted_grad);
+            FOR_EACH_ISA(isa)
+            {
+                kd_ctx *const *kd = contexts[isa];
                 const double value = solve(kd[0], &p, first);
-                const double wanted = reference_loss(&p, student, wanted_grad);
                 compare(kd[0], &p, value, first, wanted, wanted_grad);
                 for (k = 1; k < 4; ++k) {
                     assert_true(solve(kd[k], &p, grad) == value);
                     assert_memory_equal(grad, first, bytes);
                 }
-                free(student);
-                free(wanted_grad);
-                free(first);
-                free(grad);
-                problem_free(&p);
             }
+            free(student);
+            free(wanted_grad);
+            free(first);
+            free(grad);
+            problem_free(&p);
         }
-        assert_true(calls > 0);
-        for (i = 0; i < 4; ++i) kd_close(kd[i]);
+    }
+    FOR_EACH_ISA(isa)
+    {
+        assert_true(calls[isa] > 0);
+        for (i = 0; i < 4; ++i) kd_close(contexts[isa][i]);
     }
 }
 

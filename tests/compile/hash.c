@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-enum { COUNT = 70, SIDE = 13, PIXELS = 3 * SIDE * SIDE };
+enum { COUNT = 44, SIDE = 13, PIXELS = 3 * SIDE * SIDE };
 
 static int complain(kd_ctx *kd, const char *what)
 {
@@ -51,7 +51,7 @@ static int train_on_features(kd_ctx *kd, const kd_data *data)
     kd_model *teachers[2] = {NULL, NULL}, *student = NULL;
     kd_train_desc desc = kd_train_defaults();
     int i, failed;
-    desc.epochs = 2, desc.batch = 32;
+    desc.epochs = 2, desc.batch = 20;
     losses[0] = kd_loss_defaults(KD_LOSS_DKD);
     losses[0].temperature_end = 1, losses[0].alpha_end = 0.5f;
     losses[1] = kd_loss_defaults(KD_LOSS_DIST);
@@ -87,7 +87,7 @@ static int train(kd_ctx *kd, const kd_data *data, const char *path)
     kd_model *teacher = NULL, *student = NULL;
     kd_train_desc desc = kd_train_defaults();
     int optimizer, failed;
-    desc.epochs = 2, desc.batch = 32, desc.validation = 0.1f;
+    desc.epochs = 2, desc.batch = 20, desc.validation = 0.1f;
     desc.augment.shift = 1, desc.augment.flip = 1, desc.augment.rotate = 15, desc.augment.brightness = 0.2f;
     desc.augment.contrast = 0.2f, desc.augment.saturation = 0.2f, desc.augment.cutout = 3,
     desc.augment.mixup = 0.3f;
