@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 enum {
-    ONE_OF = 16 /* models that are trained, at five times the cost of all the rest */
+    ONE_OF = 64 /* models that are trained, at five times the cost of all the rest */
 };
 
 static void backwards(void *user, int count, kd_task_fn task, void *arg)
