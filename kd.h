@@ -2040,6 +2040,7 @@ typedef struct kd__gemm {
     int rows, blocks, cols, segs, run;
     const float *a;
     ptrdiff_t a_row, a_block, a_k, a_seg;
+    ptrdiff_t a_three; /* 0, or rows are a multiple of three: from the first of three to the first of the next */
     const float *b;
     ptrdiff_t b_k, b_seg;
     int b_rows, b_first;
@@ -2060,7 +2061,7 @@ typedef struct kd__gemm {
 typedef struct kd__tile {
     int segs, run;
     const float *a, *b, *bias;
-    ptrdiff_t a_row, a_k, a_seg, b_k, b_seg;
+    ptrdiff_t a_row, a_three, a_k, a_seg, b_k, b_seg;
     float *c;
     ptrdiff_t c_row;
     int tail; /* columns of the last vector that exist */
@@ -5117,22 +5118,24 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     }
 }
 
-/* Lines where the whole window fits go together, those at the upper and lower edge one by one with fewer taps. */
+/* How many lines of output, from y on, see an image of in_h lines with the same taps, kh0 to kh1 - 1: all of those where
+   the whole window fits; at the upper and lower edge one, with fewer. */
+KD__PRIVATE int kd__conv_lines_alike(int y, int out_h, int in_h, int taps, int stride, int origin, int *kh0,
+                                     int *kh1)
+{
+    const int top = y * stride + origin;
+    *kh0 = KD__MIN(KD__MAX(0, -top), taps);
+    *kh1 = KD__MAX(*kh0, KD__MIN(taps, in_h - top));
+    if (taps == 0) return out_h;
+    return *kh1 - *kh0 < taps ? 1 : KD__MIN(out_h - 1, (in_h - taps - origin) / stride) - y + 1;
+}
+
 KD__PRIVATE void kd__conv_run(const kd__kernels *k, const kd__conv *c)
 {
-    int y = 0;
-    while (y < c->out_h) {
-        const int top = y * c->stride_h + c->origin_h;
-        const int kh0 = KD__MIN(KD__MAX(0, -top), c->taps_h), kh1 = KD__MAX(kh0, KD__MIN(c->taps_h, c->in_h - top));
-        int lines = 1;
-        if (c->taps_h == 0) {
-            lines = c->out_h;
-        } else if (kh0 == 0 && kh1 == c->taps_h) {
-            const int last = (c->in_h - c->taps_h - c->origin_h) / c->stride_h;
-            lines = KD__MIN(c->out_h - 1, last) - y + 1;
-        }
+    int y = 0, lines, kh0, kh1;
+    for (; y < c->out_h; y += lines) {
+        lines = kd__conv_lines_alike(y, c->out_h, c->in_h, c->taps_h, c->stride_h, c->origin_h, &kh0, &kh1);
         kd__conv_lines(k, c, y, lines, kh0, kh1);
-        y += lines;
     }
 }
 
@@ -5626,48 +5629,85 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     }
 }
 
-/* dW = x^T dy, the reduction over the pixels of a sample; adds to what the chunk's earlier samples gave. */
-KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__span s, int i, int accumulate)
+/* dW = x^T dy, the reduction over the pixels of a sample: what is the same for all taps, a call of the kernel for
+   `calls` parts of a line of them. */
+KD__PRIVATE kd__gemm kd__conv_weight_gemm(const kd__run *r, const kd__node *n, kd__span s, int i, int calls)
 {
     const kd__param *w = &r->model->params[n->param[0]];
-    const kd__shape *in = &r->model->values[n->in].shape, *out = &r->model->values[n->out].shape;
     const kd__slot *from = &r->act[n->in], *grad = &r->grad[n->out];
-    const float *x = kd__slot_at(from, s, i), *dy = kd__slot_at(grad, s, i);
-    float *dw = kd__partial(r, n->param[0], s);
-    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
-    const int ph = (int)n->arg[KD__CONV_PAD].v[0], pw = (int)n->arg[KD__CONV_PAD].v[1];
-    const int calls = w->groups == 1 ? 1 : w->w; /* without groups, all taps of a line are one run */
+    const int channels = r->model->values[n->in].shape.c;
     kd__gemm g;
-    int kh, kw, group;
     memset(&g, 0, sizeof g);
     g.rows = w->c * w->w / calls;
     g.blocks = 1;
     g.cols = w->outputs;
-    g.run = out->w;
+    g.run = r->model->values[n->out].shape.w;
+    g.a = kd__slot_at(from, s, i) - (ptrdiff_t)n->arg[KD__CONV_PAD].v[1] * channels;
     g.a_row = 1;
-    g.a_k = (ptrdiff_t)sw * in->c;
-    g.a_seg = sh * from->row;
-    g.b_k = out->c;
+    g.a_k = (ptrdiff_t)n->arg[KD__CONV_STRIDE].v[1] * channels;
+    g.a_seg = (ptrdiff_t)n->arg[KD__CONV_STRIDE].v[0] * from->row;
+    g.b = kd__slot_at(grad, s, i);
+    g.b_k = r->model->values[n->out].shape.c;
     g.b_seg = grad->row;
+    g.c = kd__partial(r, n->param[0], s);
     g.c_rows = w->c * w->h * w->w;
-    g.accumulate = accumulate;
     g.soon[0] = kd__slot_soon(r, from, s, i);
     g.soon[1] = kd__slot_soon(r, grad, s, i);
+    return g;
+}
+
+/* Tap by line of taps, and where there are groups, one by one; adds to what the chunk's earlier samples gave. */
+KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__span s, int i, int accumulate)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int calls = w->groups == 1 ? 1 : w->w; /* without groups, all taps of a line are one run */
+    const int in_h = r->model->values[n->in].shape.h, out_h = r->model->values[n->out].shape.h;
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], ph = (int)n->arg[KD__CONV_PAD].v[0];
+    const kd__gemm all = kd__conv_weight_gemm(r, n, s, i, calls);
+    kd__gemm g = all;
+    int kh, kw, group;
+    g.accumulate = accumulate;
     for (kh = 0; kh < w->h; ++kh) {
         const int y0 = ph > kh ? (ph - kh + sh - 1) / sh : 0;
-        const int reach = in->h - 1 + ph - kh; /* the last output line that this tap still meets the image in */
-        const int y1 = reach < 0 ? 0 : KD__MIN(out->h, reach / sh + 1);
+        const int reach = in_h - 1 + ph - kh; /* the last output line that this tap still meets the image in */
+        const int y1 = reach < 0 ? 0 : KD__MIN(out_h, reach / sh + 1);
         g.segs = KD__MAX(0, y1 - y0);
         for (group = 0; group < w->groups; ++group) {
             for (kw = 0; kw < calls; ++kw) {
-                g.a = x + (y0 * sh + kh - ph) * from->row + (ptrdiff_t)(kw - pw) * in->c + (ptrdiff_t)group * w->c;
-                g.b = dy + y0 * grad->row + (ptrdiff_t)group * w->outputs;
-                g.c = dw + (size_t)group * w->group_size;
+                g.a = all.a + (y0 * sh + kh - ph) * r->act[n->in].row + (ptrdiff_t)(kw * w->groups + group) * w->c;
+                g.b = all.b + y0 * all.b_seg + (ptrdiff_t)group * w->outputs;
+                g.c = all.c + (size_t)group * w->group_size;
                 g.c_first = (kh * w->w + kw) * w->c;
                 r->k->gemm(&g);
                 g.soon[0].lines = g.soon[1].lines = 0;
             }
         }
+    }
+}
+
+/* The same to the last bit where a line of taps is three numbers, as for grey images: all lines at once, since tiles of
+   three rows would spend their time waiting for sums. */
+KD__PRIVATE void kd__conv_weight_grad_of_threes(const kd__run *r, const kd__node *n, kd__span s, int i,
+                                                int accumulate)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int in_h = r->model->values[n->in].shape.h, out_h = r->model->values[n->out].shape.h;
+    const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], ph = (int)n->arg[KD__CONV_PAD].v[0];
+    const kd__gemm all = kd__conv_weight_gemm(r, n, s, i, 1);
+    kd__gemm g = all;
+    int y, kh0, kh1;
+    if (!accumulate) memset(g.c, 0, w->group_size * sizeof *g.c);
+    g.accumulate = 1;
+    g.a_three = r->act[n->in].row;
+    for (y = 0; y < out_h; y += g.segs) {
+        g.segs = kd__conv_lines_alike(y, out_h, in_h, w->h, sh, -ph, &kh0, &kh1);
+        if (kh0 == kh1) continue;
+        g.rows = 3 * (kh1 - kh0);
+        g.a = all.a + (y * sh + kh0 - ph) * g.a_three;
+        g.b = all.b + y * all.b_seg;
+        g.c_first = 3 * kh0;
+        r->k->gemm(&g);
+        if (g.segs > 1) g.soon[0].lines = g.soon[1].lines = 0;
     }
 }
 
@@ -5691,14 +5731,15 @@ KD__PRIVATE void kd__conv_input_grad(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const int winograd = kd__is_winograd(r->model, n);
+    const kd__param *w = &r->model->params[n->param[0]];
+    const int winograd = kd__is_winograd(r->model, n), threes = w->groups == 1 && w->c * w->w == 3;
     int i;
     if (kd__needs_grad(r, n->in)) kd__conv_input_grad(r, n, s);
     if (!r->training) return;
     if (winograd) kd__winograd_weight_grad(r, n, s);
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
-        if (!winograd) kd__conv_weight_grad(r, n, s, i, accumulate);
+        if (!winograd) (threes ? kd__conv_weight_grad_of_threes : kd__conv_weight_grad)(r, n, s, i, accumulate);
         if (n->param[1] >= 0)
             kd__bias_grad(r, &r->model->values[n->out].shape, &r->grad[n->out], kd__slot_at(&r->grad[n->out], s, i),
                           kd__partial(r, n->param[1], s), accumulate);
@@ -16390,10 +16431,10 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
 KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors, const int packing)
 {
     kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__TILE_VECTORS];
-    const ptrdiff_t a_row = t->a_row, a_k = t->a_k, b_k = t->b_k;
+    const ptrdiff_t a_row = t->a_row, a_three = t->a_three, a_k = t->a_k, b_k = t->b_k;
     const ptrdiff_t a_skip = t->a_seg - t->run * a_k, b_skip = t->b_seg - t->run * b_k;
-    const float *a0 = t->a, *a3 = a0 + 3 * a_row, *a6 = a0 + 6 * a_row, *a9 = a0 + 9 * a_row,
-                *a12 = a0 + 12 * a_row;
+    const float *a0 = t->a, *a3 = a0 + a_three, *a6 = a0 + 2 * a_three, *a9 = a0 + 3 * a_three,
+                *a12 = a0 + 4 * a_three;
     const float *b = t->b;
     const float *soon = t->soon;
     const ptrdiff_t soon_step = t->soon_step;
@@ -16571,21 +16612,25 @@ KD__INLINE void KD__FN(look_ahead)(kd__ahead *ahead, kd__tile *t)
 
 #define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
-/* All row tiles of one panel. Tiles are cut to nearly equal heights: 16 rows run as 8 + 8, not as 14 + 2. */
+/* All row tiles of one panel. Tiles are cut to nearly equal heights, 16 rows run as 8 + 8 and not as 14 + 2, and never
+   within three rows that lie together. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
                                    int width, kd__ahead *ahead)
 {
     KD__ALIGN64 float turned[16 * KD__PANEL];
-    const int parts = (g->rows + tallest - 1) / tallest, cols = KD__MIN(width, g->cols - col);
+    const int threes = g->a_three != 0, most = threes ? tallest / 3 : tallest;
+    const int units = threes ? g->rows / 3 : g->rows, parts = (units + most - 1) / most;
+    const int cols = KD__MIN(width, g->cols - col);
     const float *a = t->a;
     int block, part;
     for (block = 0; block < g->blocks; ++block) {
-        int row = 0;
+        int unit = 0;
         for (part = 0; part < parts; ++part) {
             const int packing = g->pack && block + part == 0;
-            const int height = packing ? KD__TILE_ROWS : (g->rows - row + parts - part - 1) / (parts - part);
+            const int share = packing ? KD__TILE_ROWS : (units - unit + parts - part - 1) / (parts - part);
+            const int row = threes ? 3 * unit : unit, height = threes ? 3 * share : share;
             float *turned_c = g->c_transposed ? g->c + (ptrdiff_t)col * g->c_row + row + block * g->c_block : NULL;
-            t->a = a + block * g->a_block + row * g->a_row;
+            t->a = a + block * g->a_block + unit * (threes ? g->a_three : g->a_row);
             if (turned_c) {
                 t->c = turned;
                 t->c_row = KD__PANEL;
@@ -16606,7 +16651,7 @@ KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__til
                 tiles[height - 1](t);
             }
             if (turned_c) KD__FN(transpose)(turned, KD__PANEL, height, cols, turned_c, g->c_row);
-            row += height;
+            unit += share;
         }
     }
 }
@@ -16642,6 +16687,7 @@ static void KD__FN(gemm)(const kd__gemm *g)
     t.c_far =
         KD__W == 16 && !g->c_transposed && (g->c_far || (ptrdiff_t)g->rows * g->blocks * g->c_row >= KD__C_FAR);
     t.segs = g->segs, t.a_row = g->a_row, t.a_k = g->a_k, t.a_seg = g->a_seg;
+    t.a_three = g->a_three ? g->a_three : 3 * g->a_row;
     t.act_arg = g->act_arg;
     t.pack = g->pack;
 #ifdef KD__TILE_ROWS_WIDE

@@ -278,6 +278,11 @@ static const float *gemm_b(const kd_ctx *kd, const kd__gemm *g, int seg, int k, 
     return g->b + (ptrdiff_t)first * g->b_rows + (ptrdiff_t)(g->b_first + seg * g->run + k) * width + col - first;
 }
 
+static ptrdiff_t gemm_a_row(const kd__gemm *g, int row)
+{
+    return g->a_three ? row / 3 * g->a_three + row % 3 * g->a_row : row * g->a_row;
+}
+
 static ptrdiff_t gemm_c(const kd_ctx *kd, const kd__gemm *g, int block, int row, int col)
 {
     const int first = col / kd->k->panel * kd->k->panel, width = kd__panel_width(kd->k, g->cols - first);
@@ -297,7 +302,7 @@ static void gemm_run_and_compare(const kd_ctx *kd, const kd__gemm *g, size_t c_f
                 const ptrdiff_t at = gemm_c(kd, g, block, row, col);
                 float sum = g->accumulate ? g->c[at] : g->bias ? g->bias[col] : 0;
                 for (seg = 0; seg < g->segs; ++seg) {
-                    const float *a = g->a + block * g->a_block + row * g->a_row + seg * g->a_seg;
+                    const float *a = g->a + block * g->a_block + gemm_a_row(g, row) + seg * g->a_seg;
                     const float *b = gemm_b(kd, g, seg, 0, col);
                     sum = add_chain(sum, a, g->a_k, b, gemm_b(kd, g, seg, 1, col) - b, g->run);
                 }
@@ -334,8 +339,9 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
     g.act_arg = 0.125f;
     g.a_row = 3, g.a_k = 1, g.a_seg = 7, g.a_block = 11; /* rows overlap, as those of a convolution do */
     if (way == GEMM_TO_PANELS) g.a_row = 1, g.a_k = rows + 2;
-    g.a = numbers((size_t)((g.blocks - 1) * g.a_block + (rows - 1) * g.a_row + KD__MAX(0, g.segs - 1) * g.a_seg +
-                           (run - 1) * g.a_k + 1),
+    if (way == GEMM_TO_PANELS && rows % 3 == 0) g.a_three = 5 + cols % 2 * 20; /* lines of taps over one channel */
+    g.a = numbers((size_t)((g.blocks - 1) * g.a_block + gemm_a_row(&g, rows - 1) +
+                           KD__MAX(0, g.segs - 1) * g.a_seg + (run - 1) * g.a_k + 1),
                   way == GEMM_TURNED ? 4 : 1);
     if (way == GEMM_MATRICES || way == GEMM_TO_PANELS) {
         g.b_k = cols + 1;

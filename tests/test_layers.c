@@ -239,7 +239,8 @@ static void test_conv(void **state)
           "2x5x5: conv 3 3 pad=2, tanh, conv 3 1 pad=1, tanh, conv 2 3 pad=same, dense 2",
           "1x4x4: conv 2 4, tanh, conv 3 1, dense 2", "2x5x6: conv 3 3, tanh, conv 4 3",
           "2x9x9: conv 3 3 stride=3, tanh, conv 4 2 stride=3, dense 2",
-          "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2");
+          "3x5x5: conv 2 1 stride=3, tanh, conv 3 3 pad=1, dense 2",
+          "1x7x6: conv 9 5x3 stride=2x1 pad=3x2, tanh, dense 2", "3x6x5: conv 17 4x1 pad=5x0, tanh, dense 2");
 }
 
 /* Winograd's algorithm: whole tiles and cut ones, every padding, every way its gradients meet others. */
