@@ -15,7 +15,7 @@ static void check(int truth, const char *what)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const int channels[] = {0, 1, 3};
-    const int want = channels[size % 3], side = 1 + (int)(size % 61);
+    const int want = channels[size % 3], side = 1 + (int)(size % 23);
     const char *why = NULL;
     images_picture p;
     images s;
