@@ -5118,8 +5118,8 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     }
 }
 
-/* How many lines of output, from y on, see an image of in_h lines with the same taps, kh0 to kh1 - 1: all of those where
-   the whole window fits; at the upper and lower edge one, with fewer. */
+/* How many lines of output, from y on, see an image of in_h lines with the same taps, kh0 to kh1 - 1: all of those
+   where the whole window fits; at the upper and lower edge one, with fewer. */
 KD__PRIVATE int kd__conv_lines_alike(int y, int out_h, int in_h, int taps, int stride, int origin, int *kh0,
                                      int *kh1)
 {
@@ -5685,8 +5685,8 @@ KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__s
     }
 }
 
-/* The same to the last bit where a line of taps is three numbers, as for grey images: all lines at once, since tiles of
-   three rows would spend their time waiting for sums. */
+/* The same to the last bit where a line of taps is three numbers, as for grey images: all lines at once, since
+   tiles of three rows would spend their time waiting for sums. */
 KD__PRIVATE void kd__conv_weight_grad_of_threes(const kd__run *r, const kd__node *n, kd__span s, int i,
                                                 int accumulate)
 {
@@ -16612,8 +16612,8 @@ KD__INLINE void KD__FN(look_ahead)(kd__ahead *ahead, kd__tile *t)
 
 #define KD__C_FAR (1 << 18) /* floats: the second-level cache of most processors */
 
-/* All row tiles of one panel. Tiles are cut to nearly equal heights, 16 rows run as 8 + 8 and not as 14 + 2, and never
-   within three rows that lie together. */
+/* All row tiles of one panel. Tiles are cut to nearly equal heights, 16 rows run as 8 + 8 and not as 14 + 2, and
+   never within three rows that lie together. */
 KD__INLINE void KD__FN(panel_rows)(const kd__gemm *g, kd__tile *t, const kd__tile_fn *tiles, int tallest, int col,
                                    int width, kd__ahead *ahead)
 {
