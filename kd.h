@@ -5656,7 +5656,8 @@ KD__PRIVATE kd__gemm kd__conv_weight_gemm(const kd__run *r, const kd__node *n, k
     return g;
 }
 
-/* Tap by line of taps, and where there are groups, one by one; adds to what the chunk's earlier samples gave. */
+/* One line of taps after the other, where there are groups tap by tap; adds to what the chunk's earlier samples
+   gave. */
 KD__PRIVATE void kd__conv_weight_grad(const kd__run *r, const kd__node *n, kd__span s, int i, int accumulate)
 {
     const kd__param *w = &r->model->params[n->param[0]];
@@ -16427,7 +16428,7 @@ KD__INLINE kd__v KD__FN(gemm_act)(int act, float arg, kd__v x)
 /* rows and vectors are constants in every use, so acc lives in registers: on AVX-512 14 x 2 accumulators, 2 vectors
    of B and 1 broadcast number make 31 of 32 registers, and 9 x 3 + 3 + 1 as many; on AVX2 6 x 2 + 2 + 1 make 15 of
    16, on NEON 8 x 3 + 3 + 1.
-   Rows are reached from every third one, so that five pointers serve fourteen rows. */
+   Rows are reached from every third one, so that five pointers serve fourteen rows, and threes may lie apart. */
 KD__INLINE void KD__FN(tile)(const kd__tile *t, const int rows, const int vectors, const int packing)
 {
     kd__v acc[KD__TILE_ROWS_1 > KD__TILE_ROWS ? KD__TILE_ROWS_1 : KD__TILE_ROWS][KD__TILE_VECTORS];
