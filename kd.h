@@ -12354,7 +12354,8 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, int n)
+/* The labels of `samples` (NULL: of all), as losses, attacks and mixup need them. */
+KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, const int32_t *samples, int n)
 {
     const kd_attack_desc *attacks[2];
     kd_result result = KD_OK;
@@ -12369,6 +12370,12 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
         if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
             result = kd__loss_check_labels(t->kd, "kd_train", &attacks[i]->loss,
                                            kd__attack_uses_teacher(attacks[i]), labels, n, t->outputs);
+    }
+    for (i = 0; i < n && result == KD_OK && t->uses_labels && t->desc.augment.mixup != 0; ++i) {
+        if (labels[i] == KD_UNLABELLED)
+            result =
+                kd__fail(t->kd, KD_ERR_DATA, "kd_train: mixup blends labels, but sample %d has none; use loss kl",
+                         samples ? (int)samples[i] : i);
     }
     return result;
 }
@@ -12385,7 +12392,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
                         "the data have %d classes",
                         where, t->outputs, data->classes);
-    if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, data->count);
+    if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, NULL, data->count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
             result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE,
@@ -12394,11 +12401,18 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
     }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
-    for (i = 0; result == KD_OK && t->desc.augment.mixup != 0 && data->labels && i < data->count; ++i) {
-        if (data->labels[i] == KD_UNLABELLED)
-            return kd__fail(t->kd, KD_ERR_DATA, "%s: mixup blends labels, but sample %d has none; use loss kl",
-                            where, i);
-    }
+    return result;
+}
+
+/* The labels that a stream delivered with a batch, and with those that mixup blends into it. */
+KD__PRIVATE kd_result kd__trainer_check_stream(kd_trainer *t, int n)
+{
+    const kd__feed *f = &t->feed;
+    const int sets = t->desc.augment.mixup != 0 ? 2 : 1;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < sets && result == KD_OK; ++i)
+        result = kd__trainer_check_labels(t, f->stream_labels + i * n, i ? f->partners : f->samples, n);
     return result;
 }
 
@@ -12934,10 +12948,9 @@ KD__PRIVATE void kd__trainer_count(kd_trainer *t, const int32_t *samples, int n)
     const int classes = t->data->classes;
     int i;
     for (i = 0; (labels || t->has_labels) && i < n; ++i) {
-        const int label = labels         ? labels[samples[i]]
-                          : t->feed.soft ? kd__argmax(t->feed.soft + (ptrdiff_t)i * classes, classes)
-                                         : t->feed.labels[i];
-        if (label < 0) continue;
+        const float *soft = t->feed.soft && !labels ? t->feed.soft + (ptrdiff_t)i * classes : NULL;
+        const int label = labels ? labels[samples[i]] : soft ? kd__argmax(soft, classes) : t->feed.labels[i];
+        if (label < 0 || (soft && soft[label] == 0)) continue;
         ++t->at.labelled;
         t->at.correct += label == kd__choice(logits + (ptrdiff_t)i * t->outputs, kd__trainer_columns(t, judge));
     }
@@ -13208,8 +13221,7 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     result = kd__feed_batch(&t->feed, samples, n, view);
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
-    if (result == KD_OK && t->data->batch && !t->data->soft_labels)
-        result = kd__trainer_check_labels(t, t->feed.labels, n);
+    if (result == KD_OK && t->data->batch && !t->data->soft_labels) result = kd__trainer_check_stream(t, n);
     if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);

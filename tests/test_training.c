@@ -550,6 +550,12 @@ static int stream(void *user, const int32_t *numbers, int n, float *x, int32_t *
     return 0;
 }
 
+typedef struct mixed {
+    samples s;
+    int asked, number;
+    int32_t bad;
+} mixed;
+
 static int broken_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
 {
     (void)stream(user, numbers, n, x, labels);
@@ -569,6 +575,55 @@ static int unlabelled_stream(void *user, const int32_t *numbers, int n, float *x
     (void)stream(user, numbers, n, x, labels);
     for (i = 0; i < n; ++i) labels[i] = KD_UNLABELLED;
     return 0;
+}
+
+/* Mixup asks for every batch twice: for its own samples and for those that are blended into them. */
+static int bad_partners_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    mixed *m = (mixed *)user;
+    (void)stream(&m->s, numbers, n, x, labels);
+    if (++m->asked == 4) labels[2] = m->bad, m->number = numbers[2];
+    return 0;
+}
+
+static int no_accuracy(void *user, const kd_epoch_info *info)
+{
+    assert_true(info->accuracy == -1);
+    ++*(int *)user;
+    return 0;
+}
+
+/* Labels of samples that mixup blends in are looked at, too; where none are asked for, none are counted. */
+static void test_mixup_of_streams(void **state)
+{
+    mixed s;
+    kd_train_desc desc = options();
+    kd_data data;
+    kd_model *m = create(small, 1), *teacher = create(large, 2);
+    char wanted[100];
+    int epochs = 0;
+    (void)state;
+    memset(&s, 0, sizeof s);
+    make_samples(&s.s, 5);
+    data = kd_data_stream(bad_partners_stream, &s, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+    desc.augment.mixup = 0.4f;
+    s.bad = CLASSES;
+    assert_fails(kd, kd_train(m, &data, &desc), KD_ERR_DATA, "label 4 of row 2 is outside 0 to 3");
+    assert_int_equal(s.asked, 4);
+    s.asked = 0, s.bad = KD_UNLABELLED;
+    desc.teacher = teacher;
+    assert_true(kd_train(m, &data, &desc) == KD_ERR_DATA);
+    assert_int_equal(s.asked, 4);
+    (void)snprintf(wanted, sizeof wanted, "mixup blends labels, but sample %d has none; use loss kl", s.number);
+    assert_non_null(strstr(kd_error(kd), wanted));
+
+    data = kd_data_stream(unlabelled_stream, &s.s, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+    desc.loss = kd_loss_defaults(KD_LOSS_KL);
+    desc.on_epoch = no_accuracy, desc.user = &epochs;
+    assert_ok(kd, kd_train(m, &data, &desc));
+    assert_int_equal(epochs, desc.epochs);
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
 }
 
 static void test_forms_of_data(void **state)
@@ -1708,6 +1763,7 @@ int main(void)
         TEST(test_without_labels),
         TEST(test_student_follows),
         TEST(test_forms_of_data),
+        TEST(test_mixup_of_streams),
         TEST(test_epochs),
         TEST(test_views_are_functions),
         TEST(test_changes),
