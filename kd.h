@@ -6961,6 +6961,9 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
     if (classes < 2 || classes * (1 << (int)depth) > (double)KD__MAX_VALUE)
         return kd__spec_fail(d, "a softtree of depth %.0f needs 2 to %d classes, got %.0f", depth,
                              (int)KD__MAX_VALUE >> (int)depth, classes);
+    if (strlen(path) > KD__MAX_NAME)
+        return kd__spec_fail(d, "this softtree's tag and those around it have more than %d letters together",
+                             (int)KD__MAX_NAME);
     memset(args, 0, sizeof args);
     args[KD__DENSE_UNITS].v[0] = (1 << (int)depth) - 1;
     args[KD__DENSE_BIAS].v[0] = 1;

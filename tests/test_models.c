@@ -317,6 +317,7 @@ static void check_spec_error(const char *spec, const char *message)
     "prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and tanh"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:"
 #define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
+#define TREE "abcdefghijabcdefghijabcdefgh"
 #define NO_MORE "follows; layers are separated by commas"
 
 static void test_spec_errors(void **state)
@@ -445,6 +446,8 @@ static void test_spec_errors(void **state)
         {"7: abcdefghijabcdefghijabcdefghijabcdefghijx: relu", "4: a tag may have up to 40 letters"},
         {"7: " LONG "a: residual(" LONG "b: residual(" LONG "c: residual(relu)))",
          "148: the tags around this residual have more than 115 letters together"},
+        {"7: " LONG "a: residual(" LONG "b: residual(" TREE "b: softtree 2 3))",
+         "137: this softtree's tag and those around it have more than 120 letters together"},
     };
     char line[400], message[64];
     size_t i;
@@ -459,6 +462,7 @@ static void test_spec_errors(void **state)
     strcat(line, "relu");
     repeat(line + strlen(line), ")", 16);
     kd_model_destroy(create(line, 1));
+    kd_model_destroy(create("7: " LONG "a: residual(" LONG "b: residual(" TREE ": softtree 2 3))", 1));
     {
         enum { LAYERS = 10000 };
         char *many = (char *)malloc(3 + LAYERS * 5 + 5);
