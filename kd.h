@@ -43,7 +43,8 @@ THREADS
 
 MEMORY
    All memory comes from kd_ctx_desc.allocator and is returned to it with its size. Training plans all
-   buffers before the first step; no step allocates.
+   buffers before the first step; no step allocates. A callback must return: an exception or a longjmp out
+   of it would lose the memory of the call that it leaves.
 
 ERRORS
    A failed call leaves the model and the files on disk as they were, makes what it would have created
@@ -484,9 +485,11 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                 batchnorm), relu, gap, dense 10
 
    Before the colon: channels x height x width of an image, or the length of a vector. Then layers, each a word,
-   positional values and name=value options; `tag: layer` names a layer. P stands for one number or HxW.
+   positional values and name=value options; `tag: layer` names a layer (up to 40 letters, digits and _), others are
+   named by their number, as in PyTorch's nn.Sequential. P stands for one number or HxW.
 
-       dense UNITS [bias=1]                                    flattens what it gets, as PyTorch's nn.Flatten
+       dense UNITS [bias=1]                                    flattens an image, as PyTorch's nn.Flatten, which
+                                                               takes a number of its own
        conv CHANNELS P [stride=P] [pad=P] [groups=1] [bias=1]  pad=same keeps the size where stride is 1
        depthwise P [stride=P] [pad=P] [bias=1]                 one filter a channel
        maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
@@ -771,10 +774,11 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
    tensors; the tag of a residual stands for its sum. A layer that a relu, relu6 or leakyrelu directly follows is
    read after it (conv, dense, depthwise, batchnorm and residual; other layers as they are).
 
-   Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w. In
-   the relations x_i, t_i are their samples, flattened to vectors. <a, b> is the dot product, |a|^2 = <a, a>.
-   Each value is multiplied by `weight` and added to the loss. Where "pooled" is said and sizes differ, both are
-   averaged to the smaller height and the smaller width (cells as in PyTorch's adaptive_avg_pool2d).
+   Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w; of a vector
+   (dense, flatten and what follows them) c is the length, h = w = 1. In the relations x_i, t_i are their samples,
+   flattened to vectors. <a, b> is the dot product, |a|^2 = <a, a>. Each value is multiplied by `weight` and added
+   to the loss. Where "pooled" is said and sizes differ, both are averaged to the smaller height and the smaller
+   width (cells as in PyTorch's adaptive_avg_pool2d).
 
    name                 value
    KD_FEATURE_HINT      mean over all numbers of (R(S) - T)^2, pooled. R is S itself where c is the same on both
@@ -1002,7 +1006,7 @@ typedef struct kd_train_desc {
     const kd_data *teacher_data;
     kd_loss_desc loss; /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
     /* Several losses instead: their sum with weights, 0 to 1e6, NULL: 1 each. Each sees the labels and the teacher
-       if it has a use for them; where there is a teacher, one must use it. `loss` stays at its default. */
+       if it has a use for them; where there is a teacher, one must use it. `loss` stays as it is by default. */
     const kd_loss_desc *losses; /* NULL */
     const float *loss_weights;  /* NULL */
     int loss_count;             /* 0 to 16 */
@@ -1096,7 +1100,8 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
-   output or targets the others' average is KD_AVERAGE_LOGITS. label_smoothing and inputs of a loss left open apply.
+   output or targets the others' average is KD_AVERAGE_LOGITS. Of a loss left open label_smoothing, inputs, first,
+   columns and task apply; others of its options are refused (KD_ERR_ARGUMENT).
    Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model
    after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
    teaching. Errors are those of kd_train. */
@@ -1107,7 +1112,8 @@ typedef struct kd_statistic {
 } kd_statistic;
 
 typedef struct kd_cross_validation {
-    kd_statistic accuracy, robust_accuracy, nll, ece, mse, agreement, kl; /* over the folds; see kd_metrics */
+    kd_statistic accuracy, robust_accuracy, nll, ece; /* over the folds that have a label; see kd_metrics */
+    kd_statistic mse, agreement, kl;                  /* over all folds */
 } kd_cross_validation;
 
 /* k-fold cross-validation of any training: the samples are dealt, by desc.seed, into 2 to 10000 folds as equal as
@@ -3643,10 +3649,27 @@ KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
         {"columns", (double)desc->columns, 0, 1e9},
         {"task", (double)desc->task, 0, 1e9},
         {"inputs", (double)(int)desc->inputs, 0, (double)KD_INPUTS_ADVERSARIAL},
+        {"reduction", (double)(int)desc->reduction, 0, (double)KD_REDUCTION_ELEMENTS},
         {"to_targets", (double)desc->to_targets, 0, desc->kind == KD_LOSS_MSE ? 1.0 : 0.0},
     };
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
+}
+
+/* The first of the options of a loss of this kind in which two differ, or NULL. */
+KD__PRIVATE const char *kd__loss_difference(const kd_loss_desc *a, const kd_loss_desc *b)
+{
+    kd__range ranges[2][KD__MAX_RANGES];
+    const int count = kd__loss_ranges(a, ranges[0]);
+    int i;
+    (void)kd__loss_ranges(b, ranges[1]);
+    if (!(a->temperature == b->temperature)) return "temperature";
+    if (!(a->alpha == b->alpha)) return "alpha";
+    if (!(a->label_smoothing == b->label_smoothing)) return "label_smoothing";
+    for (i = 0; i < count; ++i) {
+        if (!(ranges[0][i].value == ranges[1][i].value)) return ranges[0][i].name;
+    }
+    return NULL;
 }
 
 KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, const kd_loss_desc *desc)
@@ -7875,6 +7898,10 @@ KD__PRIVATE kd__cell kd__cell_of(int i, int cells, int pixels)
     return cell;
 }
 
+/* What is read of a value: a vector that was an image is read as that image, c by c, whatever its tap calls it. */
+KD__PRIVATE int kd__tap_height(const kd__tap *t, const kd__shape *shape) { return shape->flat ? shape->h : t->h; }
+KD__PRIVATE int kd__tap_width(const kd__tap *t, const kd__shape *shape) { return shape->flat ? shape->w : t->w; }
+
 typedef struct kd__tap_task {
     const kd__run *r;
     const kd__tap *tap;
@@ -7888,18 +7915,19 @@ KD__PRIVATE void kd__tap_read_sample(void *arg, int sample, int worker)
     const kd__slot *slot = &task->r->act[t->value];
     const kd__span all = {0, 0, 0, 0};
     const float *from = kd__slot_at(slot, all, sample);
+    const int h = kd__tap_height(t, shape), w = kd__tap_width(t, shape);
     double *to = t->map + (ptrdiff_t)sample * t->c * t->h * t->w;
     int c, i, j, y, x;
     (void)worker;
-    for (c = 0; c < t->c; ++c) {
-        for (i = 0; i < t->h; ++i) {
-            const kd__cell rows = kd__cell_of(i, t->h, shape->h);
-            for (j = 0; j < t->w; ++j) {
-                const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+    for (c = 0; c < shape->c; ++c) {
+        for (i = 0; i < h; ++i) {
+            const kd__cell rows = kd__cell_of(i, h, shape->h);
+            for (j = 0; j < w; ++j) {
+                const kd__cell cols = kd__cell_of(j, w, shape->w);
                 double sum = 0;
                 for (y = rows.first; y < rows.end; ++y) {
                     for (x = cols.first; x < cols.end; ++x)
-                        sum += (double)from[y * slot->row + (ptrdiff_t)x * t->c + c];
+                        sum += (double)from[y * slot->row + (ptrdiff_t)x * shape->c + c];
                 }
                 *to++ = sum / ((rows.end - rows.first) * (cols.end - cols.first));
             }
@@ -7925,18 +7953,19 @@ KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
     for (k = 0; k < r->tap_count; ++k) {
         const kd__tap *t = &r->taps[k];
         const double *from = t->grad + (ptrdiff_t)s.first * t->c * t->h * t->w;
+        const int h = kd__tap_height(t, shape), w = kd__tap_width(t, shape);
         if (t->value != n->out) continue;
         for (sample = s.first; sample < s.first + s.count; ++sample) {
             float *to = kd__slot_at(slot, s, sample);
-            for (c = 0; c < t->c; ++c) {
-                for (i = 0; i < t->h; ++i) {
-                    const kd__cell rows = kd__cell_of(i, t->h, shape->h);
-                    for (j = 0; j < t->w; ++j) {
-                        const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+            for (c = 0; c < shape->c; ++c) {
+                for (i = 0; i < h; ++i) {
+                    const kd__cell rows = kd__cell_of(i, h, shape->h);
+                    for (j = 0; j < w; ++j) {
+                        const kd__cell cols = kd__cell_of(j, w, shape->w);
                         const float g = (float)(*from++ / ((rows.end - rows.first) * (cols.end - cols.first)));
                         for (y = rows.first; y < rows.end; ++y) {
                             for (x = cols.first; x < cols.end; ++x)
-                                to[y * slot->row + (ptrdiff_t)x * t->c + c] += g;
+                                to[y * slot->row + (ptrdiff_t)x * shape->c + c] += g;
                         }
                     }
                 }
@@ -8158,7 +8187,7 @@ KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
 }
 
 /* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
-KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const int *root, int backward, int keep)
+KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int *root, int backward, int keep)
 {
     kd__run *r = p->r;
     const kd_model *m = r->model;
@@ -8169,23 +8198,23 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
     kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
-        kd__slot_layout(&slots[v], &value->shape, backward ? value->grad_pad : value->pad,
+        kd__slot_layout(&slot[v], &value->shape, backward ? value->grad_pad : value->pad,
                         root[v] == m->input || root[v] == root[m->output] || p->tapped[root[v]]);
         if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
         if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
-            slots[v].base = kd__run_alloc(r, kd__times(slots[v].sample, (size_t)r->capacity));
-            failed |= !slots[v].base;
+            slot[v].base = kd__run_alloc(r, kd__times(slot[v].sample, (size_t)r->capacity));
+            failed |= !slot[v].base;
         } else {
-            floats[v] = kd__plan_local_floats(r, &slots[v]) + KD__FENCE;
+            floats[v] = kd__plan_local_floats(r, &slot[v]) + KD__FENCE;
             offset[v] = kd__plan_place(p, offset, floats, placed, placed_count, v);
             placed[placed_count++] = v;
             r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
-            slots[v].worker = 1 + offset[v]; /* made final by kd__plan_locals */
-            if (slots[v].pad) {
+            slot[v].worker = 1 + offset[v]; /* made final by kd__plan_locals */
+            if (slot[v].pad) {
                 kd__step *first = &steps[p->from[v]];
                 i = first->clear[0] != NULL;
-                first->clear[i] = &slots[v];
+                first->clear[i] = &slot[v];
                 first->clear_shape[i] = &value->shape;
             }
         }
@@ -8197,7 +8226,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slots, const in
 }
 
 /* Once the size of a worker's memory is known: one allocation for all workers, and pointers for everyone. */
-KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *root)
+KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slot, const int *root)
 {
     int i, v;
     if (!r->locals && r->local_floats) {
@@ -8205,18 +8234,18 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slots, const int *ro
         if (!r->locals) return KD_ERR_MEMORY;
     }
     for (v = 0; v < r->model->value_count; ++v) {
-        if (slots[v].worker) {
-            slots[v].base = r->locals + (slots[v].worker - 1);
-            slots[v].worker = r->local_floats;
+        if (slot[v].worker) {
+            slot[v].base = r->locals + (slot[v].worker - 1);
+            slot[v].worker = r->local_floats;
             for (i = 0; i < r->kd->desc.threads; ++i)
-                KD__FENCE_UP(slots[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slots[v]),
+                KD__FENCE_UP(slot[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slot[v]),
                              KD__FENCE * sizeof(float));
         }
     }
     for (v = 0; v < r->model->value_count; ++v) {
         if (root[v] != v) {
-            slots[v].base = slots[root[v]].base;
-            slots[v].worker = slots[root[v]].worker;
+            slot[v].base = slot[root[v]].base;
+            slot[v].worker = slot[root[v]].worker;
         }
     }
     return KD_OK;
@@ -9585,6 +9614,15 @@ KD__PRIVATE const int32_t *kd__data_labels(const kd_data *data, int task)
     return task ? data->task_labels + (ptrdiff_t)(task - 1) * data->count : data->labels;
 }
 
+KD__PRIVATE int kd__data_has_label(const kd_data *data)
+{
+    int i;
+    for (i = 0; data->labels && i < data->count; ++i) {
+        if (data->labels[i] != KD_UNLABELLED) return 1;
+    }
+    return 0;
+}
+
 /* What labels of a head may be: with one column they are 0 or 1. */
 KD__PRIVATE int kd__head_classes(int columns) { return KD__MAX(columns, 2); }
 
@@ -9677,6 +9715,16 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
 }
 
 /* attack: NULL, or checked. */
+/* What an evaluation compares outputs with. */
+KD__PRIVATE kd_result kd__check_comparisons(kd_ctx *kd, const char *where, const kd_data *data, int outputs)
+{
+    kd_result result = KD_OK;
+    if (data->targets) result = kd__check_finite(kd, where, "targets", data->targets, data->count, outputs);
+    if (result == KD_OK && data->teacher_logits)
+        result = kd__check_finite(kd, where, "teacher_logits", data->teacher_logits, data->count, outputs);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, const kd_data *data,
                                          const kd_model *teacher, const kd_attack_desc *attack, int batch)
 {
@@ -9937,6 +9985,7 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (result == KD_OK)
         result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits,
                                   desc->prompt_attack != NULL);
+    if (result == KD_OK) result = kd__check_comparisons(m->kd, where, data, kd_model_outputs(m));
     if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->attack, &attack);
     if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->prompt_attack, &prompt_attack);
     if (result != KD_OK) return result;
@@ -9990,15 +10039,16 @@ KDDEF const char *kd_schedule_name(kd_schedule schedule)
 KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch)
 {
     const double lr = (double)desc->lr, end = (double)desc->lr_end, gamma = (double)desc->schedule_gamma;
-    const double epoch = (double)step / (double)steps_per_epoch;
-    const double warmup_steps = (double)desc->warmup * (double)steps_per_epoch;
+    const int64_t steps = KD__MAX(1, steps_per_epoch);
+    const double epoch = (double)step / (double)steps;
+    const double warmup_steps = (double)desc->warmup * (double)steps;
     double u, cosine, sine;
     if ((double)step < warmup_steps) return lr * ((double)step + 1) / (warmup_steps < 1 ? 1 : ceil(warmup_steps));
     u = desc->epochs > (double)desc->warmup ? (epoch - (double)desc->warmup) / (desc->epochs - (double)desc->warmup)
                                             : 0;
     switch (desc->schedule) {
     case KD_STEP: return lr * kd__power(gamma, (int64_t)(epoch / (double)desc->schedule_step));
-    case KD_EXPONENTIAL: return lr * kd__power(gamma, step / steps_per_epoch);
+    case KD_EXPONENTIAL: return lr * kd__power(gamma, step / steps);
     case KD_LINEAR: return lr + (end - lr) * u;
     case KD_COSINE:
         kd__cos_sin(3.14159265358979323846 * u, &cosine, &sine);
@@ -11529,6 +11579,7 @@ KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, i
 {
     const int shown = (int)KD__MIN(length, (size_t)40);
     const char *nearest = "";
+    kd__shape shape;
     int best = INT_MAX, i;
     tap->value = kd__feature_find(m, tag, length);
     if (tap->value < 0) {
@@ -11545,9 +11596,10 @@ KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, i
                         "kd_train: layer \"%.*s\" of the student depends on no weights; feature loss %d could not "
                         "train anything",
                         shown, tag, index);
-    tap->c = m->values[tap->value].shape.c;
-    tap->h = m->values[tap->value].shape.h;
-    tap->w = m->values[tap->value].shape.w;
+    shape = m->values[tap->value].shape;
+    tap->c = shape.flat ? (int)kd__shape_count(&shape) : shape.c;
+    tap->h = shape.flat ? 1 : shape.h;
+    tap->w = shape.flat ? 1 : shape.w;
     return KD_OK;
 }
 
@@ -11966,7 +12018,7 @@ KDDEF kd_train_desc kd_train_defaults(void)
 
 KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 {
-    const double huge = 1e30, momentum = (double)d->momentum;
+    const double most = 1e30, momentum = (double)d->momentum;
     const kd__range ranges[] = {
         {"epochs", (double)d->epochs, 0, 1e9},
         {"batch", (double)d->batch, 1, 65536},
@@ -11976,8 +12028,8 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"beta2", (double)d->beta2, 0, 0.9999999},
         {"epsilon", (double)d->epsilon, 1e-30, 1e6},
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
-        {"max_norm", (double)d->max_norm, 0, huge},
-        {"clip_norm", (double)d->clip_norm, 0, huge},
+        {"max_norm", (double)d->max_norm, 0, most},
+        {"clip_norm", (double)d->clip_norm, 0, most},
         {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum)) + 1e-7},
         {"accumulate", (double)d->accumulate, 1, 1e6},
         {"warmup", (double)d->warmup, 0, 1e9},
@@ -12304,7 +12356,8 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
     if (loss->to_targets && !has_targets)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: to_targets needs kd_data.targets", where);
-    if ((t->desc.loss_count > 0 || t->features.count > 0) && !kd__trainer_uses_teacher(loss)) has_teacher = 0;
+    if (loss->to_targets || ((t->desc.loss_count > 0 || t->features.count > 0) && !kd__trainer_uses_teacher(loss)))
+        has_teacher = 0;
     result = kd__head_check(t->kd, where, t->m, data, loss->first, loss->columns, loss->task);
     if (result == KD_OK)
         result = kd__loss_check(t->kd, where, loss, has_teacher || (loss->kind == KD_LOSS_MSE && has_targets),
@@ -12357,6 +12410,12 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
     return result;
 }
 
+/* Whether a row without a label still has something to learn from. */
+KD__PRIVATE int kd__trainer_has_soft(const kd_trainer *t, const kd_loss_desc *loss)
+{
+    return t->source != KD__TEACHER_NONE || (loss->kind == KD_LOSS_MSE && t->data->targets);
+}
+
 /* The labels of `samples` (NULL: of all), as losses, attacks and mixup need them. */
 KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, const int32_t *samples, int n)
 {
@@ -12366,8 +12425,8 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
-            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], t->source != KD__TEACHER_NONE, labels,
-                                           n, kd__trainer_columns(t, &t->losses[i]));
+            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
+                                           labels, n, kd__trainer_columns(t, &t->losses[i]));
     }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
@@ -12398,7 +12457,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
     if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, NULL, data->count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, where, &t->losses[i], t->source != KD__TEACHER_NONE,
+            result = kd__loss_check_labels(t->kd, where, &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
                                            kd__data_labels(data, t->losses[i].task), data->count,
                                            kd__trainer_columns(t, &t->losses[i]));
     }
@@ -12423,6 +12482,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
+    const kd_loss_desc open = kd_loss_defaults(KD_LOSS_AUTO);
     kd_result result = KD_OK;
     int i, uses_teacher = t->features.count > 0 || d->prompt == KD_PROMPT_TEACHER;
     t->has_labels = t->data->labels || t->data->soft_labels || t->data->batch;
@@ -12432,6 +12492,11 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
                         (int)KD__MAX_LOSSES, d->loss_count);
     if (d->loss_count > 0 && d->loss.kind != KD_LOSS_AUTO)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both", where);
+    if (d->loss_count > 0 && kd__loss_difference(&d->loss, &open))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give loss or losses, not both; %s of loss has no use", where,
+                        kd__loss_difference(&d->loss, &open));
+    if (d->loss_count == 0 && d->loss_weights)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: loss_weights weigh several losses; give losses", where);
     if (d->uncertainty && d->loss_count == 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: uncertainty weighs several losses; give losses", where);
     if (d->uncertainty && d->dot_delta > 0)
@@ -12475,7 +12540,7 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
     const int classes = judge->columns ? kd__head_classes(judge->columns) : kd__whole_classes(data, t->outputs);
     const int32_t *labels;
     const kd_result result = kd__head_check(t->kd, where, t->m, data, judge->first, judge->columns, judge->task);
-    int i, labelled = data->batch != NULL;
+    int i;
     if (result != KD_OK) return result;
     labels = kd__data_labels(data, judge->task);
     for (i = 0; labels && i < data->count; ++i) {
@@ -12484,14 +12549,46 @@ KD__PRIVATE kd_result kd__trainer_check_validation(kd_trainer *t, const kd_data 
             return kd__fail(t->kd, KD_ERR_DATA,
                             "%s: label %ld of sample %d of the validation data is outside 0 to %d", where,
                             (long)labels[i], i, classes - 1);
-        labelled = 1;
     }
-    if ((t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0) && !labelled && !data->targets &&
-        !data->teacher_logits && !kd__trainer_judge(t))
-        return kd__fail(t->kd, KD_ERR_ARGUMENT,
-                        "%s: keeping the best weights and patience need validation data with labels, targets or "
-                        "teacher_logits, or a single teacher model",
-                        where);
+    return KD_OK;
+}
+
+/* Whether something depends on how good an epoch was. */
+KD__PRIVATE int kd__trainer_is_judged(const kd_trainer *t)
+{
+    return t->desc.keep == KD_KEEP_BEST || t->desc.patience > 0;
+}
+
+/* Then there must be something to judge by, in what is held out; of a stream only its labels will tell. */
+KD__PRIVATE kd_result kd__trainer_check_judge(const kd_trainer *t)
+{
+    const kd_data *data = t->desc.validation_data ? t->desc.validation_data : t->data;
+    const int32_t *labels = kd__data_labels(data, t->losses[0].task);
+    const int count = t->desc.validation_data ? data->count : t->validation_count;
+    int i;
+    if (!kd__trainer_is_judged(t) || data->targets || data->teacher_logits || kd__trainer_judge(t)) return KD_OK;
+    if (data->batch && t->losses[0].task == 0) return KD_OK;
+    for (i = 0; labels && i < count; ++i) {
+        if (labels[t->desc.validation_data ? i : t->order[t->train_count + i]] != KD_UNLABELLED) return KD_OK;
+    }
+    return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                    "kd_train: keeping the best weights and patience need validation data with labels, targets or "
+                    "teacher_logits, or a single teacher model");
+}
+
+/* Validation sees images as training does. */
+KD__PRIVATE kd_result kd__trainer_check_alike(const kd_trainer *t)
+{
+    const kd_data *a = t->data, *b = t->desc.validation_data;
+    int c;
+    for (c = 0; a->channels == b->channels && c < KD__MIN(a->channels, (int)KD_MAX_CHANNELS); ++c) {
+        if (fabsf(a->mean[c] - b->mean[c]) > 1e-5f || fabsf(a->std[c] - b->std[c]) > 1e-5f)
+            return kd__fail(t->kd, KD_ERR_DATA,
+                            "kd_train: the data are normalised with mean %s and std %s in channel %d, but the "
+                            "validation data with %s and %s",
+                            kd__number((double)a->mean[c], 6).chars, kd__number((double)a->std[c], 6).chars, c,
+                            kd__number((double)b->mean[c], 6).chars, kd__number((double)b->std[c], 6).chars);
+    }
     return KD_OK;
 }
 
@@ -12515,6 +12612,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     const kd__shape *out = &t->m->values[t->m->output].shape;
+    const double share = (double)d->validation * (1 + 1e-7); /* 0.7f is a little less than 7 of 10 */
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
@@ -12547,9 +12645,12 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
         if (result == KD_OK && kd__trainer_judge(t))
             result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
+        if (result == KD_OK) result = kd__trainer_check_alike(t);
     }
+    if (result == KD_OK && (d->validation_data || d->validation > 0 || t->folds))
+        result = kd__check_comparisons(t->kd, where, d->validation_data ? d->validation_data : t->data, t->outputs);
     if (result != KD_OK) return result;
-    t->validation_count = d->validation > 0 ? KD__MAX(1, (int)((double)d->validation * t->data->count)) : 0;
+    t->validation_count = d->validation > 0 ? KD__MAX(1, (int)(share * t->data->count)) : 0;
     t->has_validation = d->validation_data || t->validation_count > 0;
     if (t->folds) t->validation_count = kd__fold_end(t, t->fold) - kd__fold_end(t, t->fold - 1);
     t->train_count = t->data->count - t->validation_count;
@@ -12729,6 +12830,8 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     }
     if (failed) return KD_ERR_MEMORY;
     kd__trainer_order(t, 0);
+    result = kd__trainer_check_judge(t);
+    if (result != KD_OK) return result;
     if (t->pool) {
         memcpy(t->pool, t->order, (size_t)t->train_count * sizeof *t->pool);
         t->feed.pool = t->pool;
@@ -12751,6 +12854,12 @@ KD__PRIVATE kd_result kd__trainer_mix(const kd_trainer *t, const float *const *e
     if (t->desc.teacher_average == KD_AVERAGE_LOGITS)
         return kd_average_logits(t->kd, each, weights, t->teacher_count, rows, cols, out);
     return kd_average_teachers(t->kd, each, weights, t->teacher_count, rows, cols, temperature, out);
+}
+
+/* Where a loss softens teachers; ttm and wttm do it in their own way. */
+KD__PRIVATE float kd__trainer_softness(const kd_loss_desc *loss)
+{
+    return loss->kind == KD_LOSS_TTM || loss->kind == KD_LOSS_WTTM ? 1 : loss->temperature;
 }
 
 /* Several teachers as one, for a loss at this temperature. */
@@ -12991,7 +13100,7 @@ KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const
         for (r = 0; r < n && result == KD_OK; ++r) {
             for (i = 0; i < t->teacher_count; ++i)
                 each[i] = t->teacher_all + ((ptrdiff_t)i * n + r) * t->outputs + desc->first;
-            result = kd__trainer_mix(t, each, desc->temperature, 1, desc->columns,
+            result = kd__trainer_mix(t, each, kd__trainer_softness(desc), 1, desc->columns,
                                      t->teacher_head + (ptrdiff_t)r * desc->columns);
         }
         if (result == KD_OK)
@@ -13045,7 +13154,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = desc.columns ? KD_OK : kd__trainer_average(t, desc.temperature, b->n);
+    result = desc.columns ? KD_OK : kd__trainer_average(t, kd__trainer_softness(&desc), b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->runs[desc.inputs]);
@@ -13140,7 +13249,7 @@ KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attack *a, const k
         kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         teacher = t->targets;
     } else if (kd__attack_uses_teacher(&a->desc)) {
-        result = kd__trainer_average(t, loss->temperature, b->n);
+        result = kd__trainer_average(t, kd__trainer_softness(loss), b->n);
     }
     if (result != KD_OK) return result;
     a->samples = b->samples;
@@ -13249,16 +13358,22 @@ KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, in
 KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
 {
     const int own = t->desc.validation_data != NULL;
+    const kd_data *data = own ? t->desc.validation_data : t->data;
     kd_result result;
-    double score;
+    double score, nll;
     memset(t->tally, 0, sizeof *t->tally);
     result = own ? kd__evaluator_run(&t->evaluator, NULL, t->desc.validation_data->count, t->tally, NULL)
                  : kd__evaluator_run(&t->evaluator, t->order + t->train_count, t->validation_count, t->tally, NULL);
     if (result != KD_OK) return result;
     kd__tally_finish(t->tally, &info->validation);
     info->has_validation = 1;
+    if (kd__trainer_is_judged(t) && !info->validation.count && info->validation.kl < 0 && !data->targets)
+        return kd__fail(t->kd, KD_ERR_DATA,
+                        "kd_train: no sample of the validation data has a label, targets or a teacher's logits, so "
+                        "that no epoch could be the best");
+    nll = KD__MIN(info->validation.nll, 1e30);
     score = info->validation.robust_accuracy >= 0 ? info->validation.robust_accuracy : info->validation.accuracy;
-    score = info->validation.count ? score - 1e-6 * info->validation.nll
+    score = info->validation.count ? score - 1e-9 * nll / (1 + nll) /* which decides between equals alone */
                                    : -KD__MAX(info->validation.kl, info->validation.mse);
     info->is_best = score > t->at.best;
     t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
@@ -13412,10 +13527,11 @@ KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
     kd_result result;
     if (!t) return KD_ERR_ARGUMENT;
     if (kd_trainer_done(t)) return KD_STOPPED;
-    memset(&own, 0, sizeof own);
+    own = kd_trainer_position(t);
     result = kd__trainer_next(t, &own);
     if (result == KD_ERR_NOT_FINITE && kd__trainer_roll_back(t)) {
         kd__trainer_order(t, t->at.epoch);
+        own = kd_trainer_position(t);
         own.rolled_back = 1;
         result = KD_OK;
     }
@@ -13495,17 +13611,33 @@ typedef struct kd__peer {
     const kd_model *others[KD__MAX_PEERS];
 } kd__peer;
 
-KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
+KD__PRIVATE int kd__peer_columns(const kd_model *m, const kd_loss_desc *loss)
+{
+    return loss->columns ? loss->columns : kd_model_outputs(m);
+}
+
+KD__PRIVATE kd_result kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *data, kd_train_desc *d)
 {
     static const float twice[] = {2};
+    kd_loss_desc open = kd_loss_defaults(KD_LOSS_AUTO), given = d->loss;
     int i;
+    open.first = given.first, open.columns = given.columns, open.task = given.task;
+    open.inputs = given.inputs, open.label_smoothing = given.label_smoothing;
+    if (kd__loss_difference(&given, &open))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "kd_train_mutual: a loss left open has no use for %s; name its kind, or give losses",
+                        kd__loss_difference(&given, &open));
+    if (d->uncertainty || d->loss_weights)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_train_mutual: %s several losses; give losses",
+                        d->uncertainty ? "uncertainty weighs" : "loss_weights weigh");
+    d->loss = kd_loss_defaults(KD_LOSS_AUTO);
     d->losses = p->losses;
     d->loss_count = 1;
     if (data && data->targets) {
         p->losses[0] = p->losses[1] = kd_loss_defaults(KD_LOSS_MSE);
         p->losses[0].to_targets = 1;
         d->loss_count = 2;
-    } else if (kd_model_outputs(m) == 1) {
+    } else if (kd__peer_columns(m, &given) == 1) {
         p->losses[0] = kd_loss_defaults(KD_LOSS_BCE);
         p->losses[0].alpha = 0.5f;
         d->loss_weights = twice;
@@ -13515,9 +13647,10 @@ KD__PRIVATE void kd__peer_losses(kd__peer *p, const kd_model *m, const kd_data *
     }
     p->losses[0].temperature = 1;
     for (i = 0; i < d->loss_count; ++i) {
-        p->losses[i].inputs = d->loss.inputs;
-        p->losses[i].label_smoothing = d->loss.label_smoothing;
+        p->losses[i].first = given.first, p->losses[i].columns = given.columns, p->losses[i].task = given.task;
+        p->losses[i].inputs = given.inputs, p->losses[i].label_smoothing = given.label_smoothing;
     }
+    return KD_OK;
 }
 
 /* Model i, with all the others for teachers. */
@@ -13525,7 +13658,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
                                     const kd_train_desc *desc)
 {
     kd_train_desc d = *desc;
-    kd_result result;
+    kd_result result = KD_OK;
     int j;
     for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
     if (count == 2) {
@@ -13535,8 +13668,10 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
         d.teacher_count = count - 1;
     }
     if (d.loss_count == 0 && d.loss.kind == KD_LOSS_AUTO && d.loss.cookie == KD__COOKIE)
-        kd__peer_losses(p, models[i], data, &d);
-    if ((data && data->targets) || kd_model_outputs(models[i]) == 1) d.teacher_average = KD_AVERAGE_LOGITS;
+        result = kd__peer_losses(p, models[i], data, &d);
+    if (result != KD_OK) return result;
+    if ((data && data->targets) || kd__peer_columns(models[i], &desc->loss) == 1)
+        d.teacher_average = KD_AVERAGE_LOGITS;
     result = kd_trainer_open(models[i], data, &d, &p->trainer);
     if (result == KD_OK) p->trainer->peer = i;
     return result;
@@ -13628,14 +13763,17 @@ KD__PRIVATE double kd__metric(const kd_metrics *m, size_t offset)
     return value;
 }
 
-KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member)
+KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member, int of_labels)
 {
     kd_statistic s = {0, 0};
-    int i;
-    for (i = 0; i < count; ++i) s.mean += kd__metric(each + i, member) / count;
+    int i, n = 0;
+    for (i = 0; i < count; ++i) n += !of_labels || each[i].count > 0;
     for (i = 0; i < count; ++i) {
+        if (!of_labels || each[i].count > 0) s.mean += kd__metric(each + i, member) / n;
+    }
+    for (i = 0; i < count && n > 1; ++i) {
         const double off = kd__metric(each + i, member) - s.mean;
-        s.sd += off * off / (count - 1);
+        if (!of_labels || each[i].count > 0) s.sd += off * off / (n - 1);
     }
     s.sd = sqrt(s.sd);
     return s;
@@ -13715,14 +13853,14 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
     }
     if (result == KD_OK) {
         if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
-#define KD__ITEM(name) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name));
-        KD__ITEM(accuracy)
-        KD__ITEM(robust_accuracy)
-        KD__ITEM(nll)
-        KD__ITEM(ece)
-        KD__ITEM(mse)
-        KD__ITEM(agreement)
-        KD__ITEM(kl)
+#define KD__ITEM(name, of_labels) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name), of_labels);
+        KD__ITEM(accuracy, 1)
+        KD__ITEM(robust_accuracy, 1)
+        KD__ITEM(nll, 1)
+        KD__ITEM(ece, 1)
+        KD__ITEM(mse, 0)
+        KD__ITEM(agreement, 0)
+        KD__ITEM(kl, 0)
 #undef KD__ITEM
     }
     kd__free(m->kd, wave);
@@ -14077,7 +14215,7 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
 {
     static const char where[] = "kd_diagnose";
     const kd__shape *out = &d->m->values[d->m->output].shape;
-    const int has_labels = d->data->labels || d->data->soft_labels || d->data->batch;
+    const int has_labels = d->data->soft_labels || d->data->batch || kd__data_has_label(d->data);
     const int to_targets = desc->loss.kind == KD_LOSS_MSE && d->data->targets && !has_labels;
     kd_loss_desc *hard = &d->losses[KD__HARD], *soft = &d->losses[KD__SOFT];
     kd_result result;
@@ -14185,7 +14323,7 @@ KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *p
     *size = 0;
     if (!path) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL", where);
     if (!kd__io_ready(io))
-        return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set kd_ctx_desc.io", where);
+        return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set all of kd_ctx_desc.io", where);
     file = io->open(io->user, path, 'r');
     if (!file) return kd__fail(kd, KD_ERR_IO, "%s: cannot open \"%.300s\" for reading", where, path);
     length = io->size(io->user, file);
@@ -14229,8 +14367,8 @@ KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, 
     if (!path || !*path)
         return s->result = kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL or empty", where);
     if (!kd__io_ready(io))
-        return s->result =
-                   kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set kd_ctx_desc.io", where);
+        return s->result = kd__fail(kd, KD_ERR_UNSUPPORTED,
+                                    "%s: this build has no files; set all of kd_ctx_desc.io", where);
     length = strlen(path) + 8;
     s->temporary = KD__NEW(kd, char, length);
     if (!s->temporary) return s->result = KD_ERR_MEMORY;
@@ -15463,7 +15601,6 @@ KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
     hash = kd__hash_double(hash, (double)loss->temperature);
     hash = kd__hash_double(hash, (double)loss->alpha);
     hash = kd__hash_double(hash, (double)loss->label_smoothing);
-    hash = kd__hash_double(hash, (double)(int)loss->reduction);
     for (i = 0; i < loss->temperature_count; ++i) hash = kd__hash_double(hash, (double)loss->temperatures[i]);
     return hash;
 }
@@ -15530,9 +15667,15 @@ KD__PRIVATE uint64_t kd__hash_teacher(const kd_trainer *t)
         hash = kd__mix(hash ^ (teacher->trainers ? kd__hash_architecture(teacher) : kd_model_hash(teacher)));
         if (t->desc.teacher_weights) hash = kd__hash_double(hash, (double)t->desc.teacher_weights[j]);
     }
-    if (t->desc.cache) hash = kd__mix(hash ^ t->desc.cache->teacher_hash ^ kd__mix(t->desc.cache->seed));
-    for (i = 0; t->data->teacher_logits && i < (size_t)t->data->count * (size_t)t->outputs; ++i)
-        hash = kd__mix(hash ^ kd__float_bits(t->data->teacher_logits[i]));
+    if (t->desc.cache) {
+        hash = kd__mix(hash ^ t->desc.cache->teacher_hash ^ kd__mix(t->desc.cache->seed));
+        hash = kd__mix(hash ^ (uint64_t)t->desc.cache->views);
+    }
+    for (j = 0; j < 2; ++j) {
+        const kd_data *data = j ? t->desc.validation_data : t->data;
+        for (i = 0; data && data->teacher_logits && i < (size_t)data->count * (size_t)t->outputs; ++i)
+            hash = kd__mix(hash ^ kd__float_bits(data->teacher_logits[i]));
+    }
     return hash;
 }
 
@@ -16315,13 +16458,13 @@ KD__INLINE kd__v KD__FN(tanh)(kd__v x)
 {
     const kd__v a = KD__FN(abs)(x), u = kd__v_mul(a, a), one = kd__v_set(1.0f);
     const kd__v e = KD__FN(exp)(kd__v_add(a, a));
-    const kd__v far = kd__v_sub(one, kd__v_div(kd__v_set(2.0f), kd__v_add(e, one)));
+    const kd__v tail = kd__v_sub(one, kd__v_div(kd__v_set(2.0f), kd__v_add(e, one)));
     kd__v p = kd__v_fma(kd__v_set(-0.00571704516f), u, kd__v_set(0.020650588f));
     p = kd__v_fma(p, u, kd__v_set(-0.0537434965f));
     p = kd__v_fma(p, u, kd__v_set(0.133314908f));
     p = kd__v_fma(p, u, kd__v_set(-0.333332837f));
     p = kd__v_fma(kd__v_mul(a, u), p, a);
-    return KD__FN(with_sign)(kd__v_select(kd__v_lt(a, kd__v_set(0.625f)), p, far), x);
+    return KD__FN(with_sign)(kd__v_select(kd__v_lt(a, kd__v_set(0.625f)), p, tail), x);
 }
 
 /* The normal distribution function: from a polynomial of erf near 0, from one of log erfc in the tails. */
@@ -16329,7 +16472,7 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
 {
     const kd__v u = kd__v_mul(KD__FN(abs)(x), kd__v_set(0.707106781f)), u2 = kd__v_mul(u, u);
     const kd__v t = kd__v_min(kd__v_set(6.0f), u), half = kd__v_set(0.5f), one = kd__v_set(1.0f);
-    const kd__vm near = kd__v_lt(u, one);
+    const kd__vm central = kd__v_lt(u, one);
     kd__v p, q, lower;
     p = kd__v_fma(kd__v_set(7.88912294e-05f), u2, kd__v_set(-0.000802084222f));
     p = kd__v_fma(p, u2, kd__v_set(0.00518953567f));
@@ -16349,7 +16492,7 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
     q = kd__v_fma(q, t, kd__v_set(0.000229259487f));
     /* beyond the polynomial 0, or x times it would not end at 0 */
     q = kd__v_select(kd__v_lt(kd__v_set(6.0f), u), kd__v_set(0.0f), KD__FN(exp)(q));
-    lower = kd__v_select(near, p, kd__v_mul(half, q)); /* the probability beyond |x| */
+    lower = kd__v_select(central, p, kd__v_mul(half, q)); /* the probability beyond |x| */
     return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
 }
 
@@ -17988,6 +18131,11 @@ static void KD__FN(mse_loss)(const kd__row_loss *l)
     for (r = 0; r < l->rows; ++r) {
         const ptrdiff_t at = (ptrdiff_t)r * l->cols;
         kd__v sums[KD__SUM_VECTORS];
+        if (!l->teacher) { /* it weighs nothing */
+            l->value[r] = 0;
+            if (l->grad) memset(l->grad + at, 0, (size_t)l->cols * sizeof *l->grad);
+            continue;
+        }
         for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = kd__v_set(0.0f);
         for (c = 0; c < l->cols; c += 16) {
             KD__UNROLL_SUMS

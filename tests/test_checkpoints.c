@@ -288,12 +288,18 @@ static void test_of_another_training(void **state)
 /* Everything else that a training may be given: the last number of it matters, too. */
 static void test_of_other_inputs(void **state)
 {
-    enum { TARGETS, SIDE, SEVERAL, CACHED, LOGITS, ANOTHER_VIEW, INPUTS };
+    enum { TARGETS, SIDE, SEVERAL, CACHED, VIEWS, LOGITS, ANOTHER_VIEW, JUDGED, INPUTS };
     static const struct {
         const char *what;
         int numbers;
-    } inputs[INPUTS] = {{"data", COUNT * CLASSES},    {"data", COUNT * 3},     {"teacher", 2}, {"teacher", 1},
-                        {"teacher", COUNT * CLASSES}, {"data", COUNT * FLOATS}};
+    } inputs[INPUTS] = {{"data", COUNT * CLASSES},
+                        {"data", COUNT * 3},
+                        {"teacher", 2},
+                        {"teacher", 1},
+                        {"teacher", 1},
+                        {"teacher", COUNT * CLASSES},
+                        {"data", COUNT * FLOATS},
+                        {"teacher", COUNT * CLASSES}};
     int input, pass;
     (void)state;
     for (input = 0; input < INPUTS; ++input) {
@@ -319,6 +325,15 @@ static void test_of_other_inputs(void **state)
             case CACHED:
                 assert_ok(kd, kd_cache_create(r.teacher, &r.data, &r.desc.augment, pass == 1 ? 7 : 6, 1, &cache));
                 r.desc.cache = cache;
+                break;
+            case VIEWS:
+                assert_ok(kd, kd_cache_create(r.teacher, &r.data, &r.desc.augment, 6, pass == 1 ? 3 : 2, &cache));
+                r.desc.cache = cache;
+                break;
+            case JUDGED:
+                seen = r.data;
+                seen.teacher_logits = numbers;
+                r.desc.validation = 0, r.desc.validation_data = &seen;
                 break;
             case LOGITS:
                 r.data.teacher_logits = numbers;
@@ -589,6 +604,13 @@ static void test_rolls_back(void **state)
     while (!kd_trainer_done(t)) {
         assert_ok(kd, kd_trainer_step(t, &info));
         rolled += info.rolled_back;
+        if (info.rolled_back) { /* to the start of the epoch */
+            const kd_step_info at = kd_trainer_position(t);
+            assert_int_equal(info.step, 0);
+            assert_int_equal(info.epochs, EPOCHS);
+            assert_int_equal(info.steps, at.steps);
+            assert_true(info.steps > 0 && info.epoch == at.epoch && info.images == at.images && info.lr == at.lr);
+        }
         if (!info.rolled_back) assert_true(fabs(info.lr - 1e4 * pow((double)0.03f, rolled)) < 1e-9 * info.lr);
     }
     assert_true(rolled >= 1 && rolled <= 10);

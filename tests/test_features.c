@@ -149,7 +149,10 @@ static void pool_by_hand(const double *from, int h, int w, const kd__tap *tap, i
 static void read_by_hand(const reference *r, const kd__tap *tap)
 {
     const kd__shape *shape = &r->m->values[tap->value].shape;
-    pool_by_hand(r->values[tap->value], shape->h, shape->w, tap, r->n);
+    if (shape->flat) /* a vector is compared number by number, whatever image it was */
+        memcpy(tap->map, r->values[tap->value], (size_t)r->n * kd__tap_count(tap) * sizeof *tap->map);
+    else
+        pool_by_hand(r->values[tap->value], shape->h, shape->w, tap, r->n);
 }
 
 /* Cross-entropy and the losses on features, in double precision, of a student that has run. */
@@ -608,6 +611,64 @@ static void test_sizes(void **state)
     }
 }
 
+/* A vector is compared number by number, in PyTorch's order, and not as the image that it was. */
+static void test_vectors(void **state)
+{
+    enum { N = 6, NUMBERS_EACH = 16 };
+    static const char *const students[] = {"4x2x2: a: conv 4 1, f: flatten, dense 3",
+                                           "4x2x2: a: conv 4 1, flatten, f: sigmoid, dense 3"};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    float *x = test_floats(3, N * NUMBERS_EACH, 1), s[NUMBERS_EACH], t[NUMBERS_EACH];
+    const int32_t labels[N] = {0, 1, 2, 0, 1, 2};
+    const kd_data data = kd_data_f32(x, labels, N, 4, 2, 2, 3);
+    int i, j, k;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_model *student, *teacher, *first;
+        kd_feature_loss hint = kd_feature_loss_defaults(KD_FEATURE_HINT);
+        kd_train_desc desc = kd_train_defaults();
+        kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CE);
+        const float nothing = 0;
+        float weight[16], bias[4];
+        kd_trainer *trainer;
+        kd_step_info info;
+        double wanted = 0;
+        assert_ok(kd, kd_model_create(kd, students[i], 1, &student));
+        assert_ok(kd, kd_model_create(kd, "4x2x2: t: dense 16, dense 3", 2, &teacher));
+        assert_ok(
+            kd, kd_model_create(kd, i ? "4x2x2: a: conv 4 1, flatten, sigmoid" : "4x2x2: a: conv 4 1", 1, &first));
+        assert_ok(kd, kd_model_get_tensor(student, "a.weight", weight, 16));
+        assert_ok(kd, kd_model_get_tensor(student, "a.bias", bias, 4));
+        assert_ok(kd, kd_model_set_tensor(first, "a.weight", weight, 16));
+        assert_ok(kd, kd_model_set_tensor(first, "a.bias", bias, 4));
+        hint.student = "f", hint.teacher = "t", hint.weight = 1;
+        desc.teacher = teacher, desc.features = &hint, desc.feature_count = 1;
+        desc.losses = &loss, desc.loss_count = 1, desc.loss_weights = &nothing;
+        desc.batch = N;
+        assert_ok(kd, kd_trainer_open(student, &data, &desc, &trainer));
+        assert_int_equal(trainer->features.param_count, 0); /* 16 numbers on both sides: nothing to be learned */
+        assert_ok(kd, kd_trainer_step(trainer, &info));
+        kd_trainer_close(trainer);
+        for (j = 0; j < N; ++j) {
+            kd_model *dense;
+            float w[256], b[16];
+            assert_ok(kd, kd_model_create(kd, "16: dense 16", 1, &dense));
+            assert_ok(kd, kd_model_get_tensor(teacher, "t.weight", w, 256));
+            assert_ok(kd, kd_model_get_tensor(teacher, "t.bias", b, 16));
+            assert_ok(kd, kd_model_set_tensor(dense, "0.weight", w, 256));
+            assert_ok(kd, kd_model_set_tensor(dense, "0.bias", b, 16));
+            assert_ok(kd, kd_predict(first, x + j * NUMBERS_EACH, 1, s));
+            assert_ok(kd, kd_predict(dense, x + j * NUMBERS_EACH, 1, t));
+            for (k = 0; k < NUMBERS_EACH; ++k) wanted += pow((double)s[k] - (double)t[k], 2) / (N * NUMBERS_EACH);
+            kd_model_destroy(dense);
+        }
+        assert_near(info.loss, wanted, 1e-5);
+        kd_model_destroy(student), kd_model_destroy(teacher), kd_model_destroy(first);
+    }
+    free(x);
+    kd_close(kd);
+}
+
 static void test_log(void **state)
 {
     static const choice c = {KD_FEATURE_HINT, "low", "first", NULL, NULL, 2.5f};
@@ -811,15 +872,25 @@ static void test_fences_of_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_like_pytorch),    cmocka_unit_test(test_pooling),
-        cmocka_unit_test(test_derivatives),     cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_nothing_is_left), cmocka_unit_test(test_memory_refused),
-        cmocka_unit_test(test_brings_nearer),   cmocka_unit_test(test_accumulate),
-        cmocka_unit_test(test_warmup),          cmocka_unit_test(test_review_looks_back),
-        cmocka_unit_test(test_sizes),           cmocka_unit_test(test_log),
-        cmocka_unit_test(test_refused),         cmocka_unit_test(test_layers_of_kinds),
-        cmocka_unit_test(test_cosines),         cmocka_unit_test(test_sixteen),
-        cmocka_unit_test(test_fences),          cmocka_unit_test(test_fences_of_blocks),
+        cmocka_unit_test(test_like_pytorch),
+        cmocka_unit_test(test_pooling),
+        cmocka_unit_test(test_derivatives),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_nothing_is_left),
+        cmocka_unit_test(test_memory_refused),
+        cmocka_unit_test(test_brings_nearer),
+        cmocka_unit_test(test_accumulate),
+        cmocka_unit_test(test_warmup),
+        cmocka_unit_test(test_review_looks_back),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_layers_of_kinds),
+        cmocka_unit_test(test_cosines),
+        cmocka_unit_test(test_sixteen),
+        cmocka_unit_test(test_fences),
+        cmocka_unit_test(test_fences_of_blocks),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
     printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);

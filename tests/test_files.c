@@ -981,7 +981,8 @@ static void test_saving_refused(void **state)
         if (missing < 7) kd_close(none);
     }
     assert_ok(none, kd_model_create(none, "2: dense 2", 1, &m));
-    assert_fails(none, kd_model_save(m, "m"), KD_ERR_UNSUPPORTED, "this build has no files; set kd_ctx_desc.io");
+    assert_fails(none, kd_model_save(m, "m"), KD_ERR_UNSUPPORTED,
+                 "this build has no files; set all of kd_ctx_desc.io");
     assert_fails(none, kd_model_load(none, "m", &other), KD_ERR_UNSUPPORTED, "this build has no files");
     assert_fails(none, kd_npy_read(none, "m", &array), KD_ERR_UNSUPPORTED, "this build has no files");
     assert_fails(none, kd_npy_write(none, "m", values, 0, NULL), KD_ERR_UNSUPPORTED, "this build has no files");

@@ -2215,6 +2215,65 @@ static void check_pulls(const kd_model *m, const kd_diagnosis *found, const doub
     assert_near(found->gradient_cosine, hs / sqrt(hh * ss), 1e-4);
 }
 
+/* Where no sample has a label, the targets take their place, as if there were no labels at all. */
+static void test_diagnosis_of_targets(void **state)
+{
+    school s;
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_diagnosis with, without;
+    int32_t labels[SAMPLES];
+    float *targets = test_floats(8, SAMPLES * CLASSES, 1);
+    int i;
+    (void)state;
+    school_open(&s);
+    for (i = 0; i < SAMPLES; ++i) labels[i] = KD_UNLABELLED;
+    s.data.targets = targets;
+    d.teacher = s.other;
+    d.loss = kd_loss_defaults(KD_LOSS_MSE);
+    s.data.labels = labels;
+    assert_ok(s.kd, kd_diagnose(s.teacher, &s.data, &d, &with));
+    s.data.labels = NULL;
+    assert_ok(s.kd, kd_diagnose(s.teacher, &s.data, &d, &without));
+    assert_true(with.hard_norm > 0 && with.hard_norm == without.hard_norm);
+    assert_true(with.soft_norm > 0 && with.soft_norm == without.soft_norm);
+    s.data.labels = labels;
+    labels[SAMPLES - 1] = 0;
+    assert_fails(s.kd, kd_diagnose(s.teacher, &s.data, &d, &with), KD_ERR_DATA, "label");
+    free(targets);
+    school_close(&s);
+}
+
+/* A loss that weighs nothing is 0, and so is its gradient; but what it would read must be numbers. */
+static void test_weightless(void **state)
+{
+    enum { ROWS = 5, COLS = 7 };
+    const int32_t labels[ROWS] = {0, 6, 3, 3, 1};
+    float *s = test_floats(4, ROWS * COLS, 3), *t = test_floats(5, ROWS * COLS, 3), grad[ROWS * COLS];
+    kd_isa isa;
+    int kind, i;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        for (kind = KD_LOSS_KL; kind < KD_LOSS_COUNT; ++kind) {
+            kd_loss_desc desc = kd_loss_defaults((kd_loss_kind)kind);
+            double value = 1;
+            desc.soft_weight = desc.hard_weight = 0, desc.alpha = 1;
+            for (i = 0; i < ROWS * COLS; ++i) grad[i] = 1;
+            assert_ok(kd,
+                      kd_loss(kd, &desc, s, needs_teacher(desc.kind) ? t : NULL, labels, ROWS, COLS, grad, &value));
+            assert_true(value == 0);
+            for (i = 0; i < ROWS * COLS; ++i) assert_true(grad[i] == 0);
+            if (!needs_teacher(desc.kind)) continue;
+            t[9] = (float)NAN;
+            assert_int_equal(kd_loss(kd, &desc, s, t, labels, ROWS, COLS, grad, &value), KD_ERR_NOT_FINITE);
+            t[9] = 1;
+        }
+        kd_close(kd);
+    }
+    free(s), free(t);
+}
+
 /* Each loss: cosine and norms as the trainer's own steps have them, entropy and metrics by their definitions. */
 static void test_diagnosis(void **state)
 {
@@ -2598,6 +2657,8 @@ int main(void)
         cmocka_unit_test(test_announcement),
         cmocka_unit_test(test_mixup),
         cmocka_unit_test(test_diagnosis),
+        cmocka_unit_test(test_diagnosis_of_targets),
+        cmocka_unit_test(test_weightless),
         cmocka_unit_test(test_diagnosis_of_whom),
         cmocka_unit_test(test_diagnosis_of_one_output),
         cmocka_unit_test(test_diagnosis_attacked),

@@ -829,7 +829,8 @@ static void test_prompt_refused(void **state)
     kd_train_desc desc;
     kd_evaluate_desc evaluate = kd_evaluate_defaults();
     kd_metrics metrics;
-    kd_model *none;
+    kd_model *none, *four;
+    float *targets = test_floats(7, SAMPLES * CLASSES, 1);
     uint64_t before;
     (void)state;
     prompted_open(&p, "2: prompt 3, dense 4");
@@ -848,6 +849,20 @@ static void test_prompt_refused(void **state)
     REFUSED(p.side[5] = (float)NAN, KD_ERR_NOT_FINITE, "side");
     REFUSED(p.c.data.side = NULL, KD_ERR_ARGUMENT, "these prompts need kd_data.side");
 #undef REFUSED
+    p.desc = desc;
+    p.desc.prompt = KD_PROMPT_TEACHER, p.desc.teacher = p.teacher; /* who is asked for prompts alone */
+    p.desc.loss = kd_loss_defaults(KD_LOSS_MSE), p.desc.loss.to_targets = 1;
+    assert_ok(p.kd, kd_model_create(p.kd, "2: prompt 4, dense 4", 1, &four));
+    p.c.data.targets = targets;
+    p.desc.augment.mixup = 0.2f;
+    assert_fails(p.kd, kd_train(four, &p.c.data, &p.desc), KD_ERR_ARGUMENT, "what a teacher sees, but not targets");
+    p.desc.augment.mixup = 0, p.desc.loss.adjust = KD_ADJUST_SHIFT;
+    assert_fails(p.kd, kd_train(four, &p.c.data, &p.desc), KD_ERR_ARGUMENT, "targets are no teacher");
+    p.desc.loss.adjust = KD_ADJUST_NONE;
+    assert_ok(p.kd, kd_train(four, &p.c.data, &p.desc));
+    kd_model_destroy(four);
+    free(targets);
+    p.c.data.targets = NULL;
     evaluate.prompt = KD_PROMPT_TEACHER;
     assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_ARGUMENT,
                  "need a teacher");
@@ -1363,6 +1378,10 @@ static void test_heads_refused(void **state)
     REFUSED((h.desc.teacher = NULL, h.desc.teachers = teachers, h.desc.teacher_count = 2), KD_ERR_ARGUMENT,
             "the softmax of a single column is always 1");
     REFUSED(h.desc.uncertainty = 2, KD_ERR_ARGUMENT, "uncertainty must be 0 to 1, got 2");
+    REFUSED(h.desc.loss.columns = 2, KD_ERR_ARGUMENT, "give loss or losses, not both; columns of loss has no use");
+    REFUSED(h.desc.loss.alpha = 0.5f, KD_ERR_ARGUMENT, "alpha of loss has no use");
+    REFUSED(h.desc.loss.temperature = 2, KD_ERR_ARGUMENT, "temperature of loss has no use");
+    REFUSED(h.desc.loss.label_smoothing = 0.1f, KD_ERR_ARGUMENT, "label_smoothing of loss has no use");
     REFUSED((h.desc.loss = h.losses[0], h.desc.losses = NULL, h.desc.loss_count = 0, h.desc.uncertainty = 1),
             KD_ERR_ARGUMENT, "uncertainty weighs several losses");
     REFUSED(h.losses[1].inputs = KD_INPUTS_ADVERSARIAL, KD_ERR_ARGUMENT, "attacks know nothing of several heads");
@@ -1910,6 +1929,42 @@ static void test_folds_apart(void **state)
     folded_close(&f);
 }
 
+/* A fold without labels says nothing of accuracy. */
+static void test_folds_without_labels(void **state)
+{
+    kd_metrics each[FOLDS];
+    kd_cross_validation all;
+    double accuracy = 0, squares = 0, nll = 0, kl = 0;
+    int i, labelled = 0;
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 1);
+    for (i = 0; i < SAMPLES; ++i) {
+        if (i % 15) f.c.labels[i] = KD_UNLABELLED;
+    }
+    f.desc.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    for (i = 0; i < FOLDS; ++i) labelled += each[i].count > 0;
+    assert_true(labelled > 1 && labelled < FOLDS);
+    for (i = 0; i < FOLDS; ++i) {
+        accuracy += each[i].accuracy / labelled, nll += each[i].nll / labelled, kl += each[i].kl / FOLDS;
+    }
+    for (i = 0; i < FOLDS; ++i) squares += each[i].count ? pow(each[i].accuracy - accuracy, 2) / (labelled - 1) : 0;
+    assert_near(all.accuracy.mean, accuracy, 1e-12);
+    assert_near(all.accuracy.sd, sqrt(squares), 1e-12);
+    assert_near(all.nll.mean, nll, 1e-12);
+    assert_near(all.kl.mean, kl, 1e-12);
+    for (i = 0; i < SAMPLES; ++i) f.c.labels[i] = i == 0 ? f.c.labels[0] : KD_UNLABELLED;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    for (accuracy = 0, i = 0; i < FOLDS; ++i) accuracy += each[i].accuracy;
+    assert_near(all.accuracy.mean, accuracy, 1e-12);
+    assert_true(all.accuracy.sd == 0); /* of one fold */
+    f.c.labels[0] = KD_UNLABELLED;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, each, &all));
+    assert_true(all.accuracy.mean == 0 && all.nll.mean == 0 && all.kl.mean > 0);
+    folded_close(&f);
+}
+
 /* The metrics are those of each fold's own samples, and their mean and spread those of the folds. */
 static void test_folds_measured(void **state)
 {
@@ -2153,6 +2208,7 @@ int main(void)
         cmocka_unit_test(test_pate_threshold),
         cmocka_unit_test(test_pate_refused),
         cmocka_unit_test(test_folds_apart),
+        cmocka_unit_test(test_folds_without_labels),
         cmocka_unit_test(test_folds_measured),
         cmocka_unit_test(test_folds_parallel),
         cmocka_unit_test(test_folds_memory),

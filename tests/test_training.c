@@ -967,6 +967,9 @@ static void test_nothing_to_keep(void **state)
     desc.warmup = 0.1f;
     assert_near(kd_learning_rate(&desc, 0, 3), desc.lr, 1e-12);
     assert_near(kd_learning_rate(&desc, 1, 3), desc.lr, 1e-12);
+    desc.schedule = KD_EXPONENTIAL;
+    assert_near(kd_learning_rate(&desc, 0, 0), desc.lr, 1e-12);
+    desc.schedule = KD_CONSTANT;
     make_samples(&s, 5);
     desc.optimizer = KD_SGD;
     for (with = 0; with < 2; ++with) {
@@ -1143,7 +1146,7 @@ static int note(void *user, const kd_epoch_info *info)
 {
     history *h = (history *)user;
     assert_true(info->has_validation);
-    h->score[h->epochs] = info->validation.accuracy - 1e-6 * info->validation.nll;
+    h->score[h->epochs] = info->validation.accuracy - 1e-9 * info->validation.nll / (1 + info->validation.nll);
     h->hash[h->epochs] = kd_model_hash(info->model);
     h->held = info->validation.count;
     if (info->is_best) h->best = h->epochs;
@@ -1190,6 +1193,79 @@ static int outside_validation(void *user, const float *x, const int32_t *numbers
     return 0;
 }
 
+/* Accuracy comes first, however sure the model is of what it gets wrong. */
+static void test_accuracy_first(void **state)
+{
+    enum { EPOCHS_SEEN = 2 };
+    const int32_t labels[4] = {0, 1, 0, 1};
+    const float x[EPOCHS_SEEN][4] = {{1, -1, -1, 1}, {4e9f, -4e9f, -4e9f, -4e9f}}; /* one wrong of four, but how */
+    kd_data data = kd_data_f32(x[0], labels, 4, 1, 1, 1, 2);
+    kd_train_desc desc = options();
+    kd_model *m = create("1: dense 2 bias=0", 1);
+    const float weight[2] = {1, -1};
+    history h = {{0}, {0}, 0, 0, 0};
+    kd_trainer *t;
+    kd_epoch_info info;
+    (void)state;
+    assert_ok(kd, kd_model_set_tensor(m, "0.weight", weight, 2));
+    desc.validation_data = &data, desc.keep = KD_KEEP_BEST;
+    desc.on_epoch = note, desc.user = &h;
+    assert_ok(kd, kd_trainer_open(m, &data, &desc, &t));
+    memset(&info, 0, sizeof info);
+    assert_ok(kd, kd__trainer_validate(t, &info));
+    assert_near(info.validation.accuracy, 0.5, 1e-12);
+    assert_true(info.is_best);
+    memcpy((float *)(uintptr_t)data.pixels, x[1], sizeof x[1]);
+    assert_ok(kd, kd__trainer_validate(t, &info));
+    assert_near(info.validation.accuracy, 0.75, 1e-12);
+    assert_true(info.validation.nll > 1e6);
+    assert_true(info.is_best);
+    kd_trainer_close(t);
+    kd_model_destroy(m);
+}
+
+/* What is held out must have something to judge by where something depends on it: before the first step, and of a
+   stream in its first epoch. */
+static void test_nothing_to_judge_by(void **state)
+{
+    samples s;
+    int32_t labels[COUNT];
+    float logits[COUNT * CLASSES] = {0};
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 1), *teacher = create(large, 2);
+    const kd_model *teachers[2];
+    kd_data streamed;
+    kd_trainer *t;
+    uint64_t before = kd_model_hash(m);
+    int i, held;
+    (void)state;
+    make_samples(&s, 5);
+    desc.validation = 0.25f, desc.keep = KD_KEEP_BEST;
+    desc.teachers = teachers, desc.teacher_count = 2, teachers[0] = teachers[1] = teacher;
+    desc.loss = kd_loss_defaults(KD_LOSS_KL);
+    assert_ok(kd, kd_trainer_open(m, &s.data, &desc, &t));
+    for (i = 0; i < COUNT; ++i) labels[i] = s.labels[i];
+    for (i = t->train_count; i < COUNT; ++i) labels[t->order[i]] = KD_UNLABELLED;
+    held = t->order[COUNT - 1];
+    kd_trainer_close(t);
+    s.data.labels = labels;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_ARGUMENT, "need validation data with labels, targets or");
+    desc.keep = KD_KEEP_LAST, desc.patience = 2;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_ARGUMENT, "need validation data with labels, targets or");
+    assert_true(kd_model_hash(m) == before);
+    labels[held] = s.labels[held]; /* one will do */
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    streamed = kd_data_stream(unlabelled_stream, &s, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
+    assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_DATA, "no sample of the validation data has a label");
+    desc.patience = 0;
+    assert_ok(kd, kd_train(m, &streamed, &desc));
+    desc.patience = 2, desc.teachers = NULL, desc.teacher_count = 0;
+    streamed.teacher_logits = logits;
+    assert_ok(kd, kd_train(m, &streamed, &desc));
+    kd_model_destroy(m);
+    kd_model_destroy(teacher);
+}
+
 /* The held-out share is never trained on, and depends on the seed alone. */
 static void test_split(void **state)
 {
@@ -1217,6 +1293,13 @@ static void test_split(void **state)
     assert_int_equal(held, COUNT / 4);
     assert_memory_equal(seen[0], seen[1], sizeof seen[0]);
     assert_memory_not_equal(seen[0], seen[2], sizeof seen[0]);
+    s.data.count = 10, desc.teacher_fn = NULL;
+    for (i = 1; i <= 9; ++i) { /* of ten samples, as many tenths */
+        desc.validation = (float)i / 10;
+        memset(&h, 0, sizeof h);
+        (void)trained(kd, small, &s.data, &desc);
+        assert_int_equal(h.held, i);
+    }
 }
 
 /* Without shuffle, samples come in their order, though some are held out. */
@@ -1396,6 +1479,7 @@ static void test_refused(void **state)
 static void test_combinations_refused(void **state)
 {
     samples s;
+    kd_metrics metrics;
     kd_model *m = create(small, 1), *teacher = create(large, 1), *one = create("3x6x6: dense 1", 1),
              *wide = create("3x6x6: dense 5", 1), *grey = create("1x6x6: dense 4", 1);
     const uint64_t before = kd_model_hash(m);
@@ -1436,6 +1520,21 @@ static void test_combinations_refused(void **state)
             (d.validation_data = &held, d.keep = KD_KEEP_BEST));
     REFUSED(KD_ERR_ARGUMENT, "keeping the best weights and patience need validation data with labels",
             (d.validation_data = &held, d.patience = 2));
+    held = s.data;
+    held.mean[1] = 0.5f;
+    REFUSED(KD_ERR_DATA, "mean 0 and std 1 in channel 1, but the validation data with 0.5 and 1",
+            d.validation_data = &held);
+    held = s.data;
+    held.targets = bad;
+    REFUSED(KD_ERR_NOT_FINITE, "targets has an infinity in row 2, column 1", d.validation_data = &held);
+    held = s.data;
+    held.teacher_logits = bad;
+    REFUSED(KD_ERR_NOT_FINITE, "teacher_logits has an infinity in row 2, column 1", d.validation_data = &held);
+    REFUSED(KD_ERR_NOT_FINITE, "teacher_logits has an infinity", (data.teacher_logits = bad, d.validation = 0.3f));
+    assert_fails(kd, kd_evaluate(m, &held, &metrics), KD_ERR_NOT_FINITE, "teacher_logits has an infinity in row 2");
+    REFUSED(KD_ERR_ARGUMENT, "loss_weights weigh several losses; give losses", d.loss_weights = bad);
+    REFUSED(KD_ERR_ARGUMENT, "reduction must be 0 to 1, got 7",
+            (d.teacher = teacher, d.loss.reduction = (kd_reduction)7));
     held = s.data;
     held.channels = 1;
     REFUSED(KD_ERR_SHAPE, "the model reads 3x6x6, but the images are 1x6x6", d.validation_data = &held);
@@ -1485,6 +1584,79 @@ static void test_soft_labels(void **state)
     s.data.labels = s.labels, s.data.soft_labels = NULL, desc.loss.label_smoothing = 0.1f;
     desc.loss.kind = KD_LOSS_CE;
     assert_true(trained(kd, small, &s.data, &desc) != hard);
+}
+
+/* A row without a label learns from its target alone, as it would from a teacher's logits. */
+static void test_targets_without_labels(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    float *targets = test_floats(8, COUNT * CLASSES, 1);
+    uint64_t by_target;
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; i += 3) s.labels[i] = KD_UNLABELLED;
+    desc.loss = kd_loss_defaults(KD_LOSS_MSE);
+    desc.loss.hard_weight = 1;
+    s.data.targets = targets;
+    by_target = trained(kd, small, &s.data, &desc);
+    s.data.targets = NULL, s.data.teacher_logits = targets;
+    assert_true(trained(kd, small, &s.data, &desc) == by_target);
+    s.data.teacher_logits = NULL, s.data.targets = targets;
+    desc.loss.hard_weight = 0;
+    assert_true(trained(kd, small, &s.data, &desc) != by_target);
+    free(targets);
+}
+
+/* Two momenta where the hard term is nothing: what remains is the soft term's. */
+static void test_two_momenta_of_one_term(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    float *logits = test_floats(8, COUNT * CLASSES, 1);
+    kd_model *apart = create(small, 1), *plain = create(small, 1);
+    float a[COUNT * CLASSES], b[COUNT * CLASSES], x[COUNT * FLOATS];
+    int32_t numbers[COUNT], labels[COUNT];
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; ++i) numbers[i] = i;
+    (void)stream(&s, numbers, COUNT, x, labels);
+    s.data.teacher_logits = logits;
+    desc.loss = kd_loss_defaults(KD_LOSS_MSE);
+    desc.optimizer = KD_SGD, desc.lr = 0.003f, desc.momentum = 0.75f, desc.dot_delta = 0.125f;
+    assert_ok(kd, kd_train(apart, &s.data, &desc));
+    desc.momentum = 0.875f, desc.dot_delta = 0;
+    assert_ok(kd, kd_train(plain, &s.data, &desc));
+    assert_ok(kd, kd_predict(apart, x, COUNT, a));
+    assert_ok(kd, kd_predict(plain, x, COUNT, b));
+    for (i = 0; i < COUNT * CLASSES; ++i) assert_near(a[i], b[i], 1e-5);
+    kd_model_destroy(apart), kd_model_destroy(plain);
+    free(logits);
+}
+
+/* ttm and wttm soften teachers in their own way: several are averaged as they are, whatever the temperature. */
+static void test_ttm_of_several(void **state)
+{
+    samples s;
+    const kd_model *teachers[2];
+    kd_model *first = create(large, 2), *second = create(large, 3);
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    teachers[0] = first, teachers[1] = second;
+    for (i = 0; i < 3; ++i) {
+        kd_train_desc desc = options();
+        uint64_t once;
+        desc.teachers = teachers, desc.teacher_count = 2;
+        desc.loss = kd_loss_defaults(i == 0 ? KD_LOSS_TTM : i == 1 ? KD_LOSS_WTTM : KD_LOSS_KL);
+        desc.loss.temperature = 1;
+        once = trained(kd, small, &s.data, &desc);
+        desc.loss.temperature = 8;
+        assert_true((trained(kd, small, &s.data, &desc) == once) == (i < 2));
+    }
+    kd_model_destroy(first), kd_model_destroy(second);
 }
 
 typedef struct tally {
@@ -1776,6 +1948,8 @@ int main(void)
         TEST(test_max_norm),
         TEST(test_stopping),
         TEST(test_validation),
+        TEST(test_accuracy_first),
+        TEST(test_nothing_to_judge_by),
         TEST(test_split),
         TEST(test_order_of_the_rest),
         TEST(test_mixup_of_held_out),
@@ -1785,6 +1959,9 @@ int main(void)
         TEST(test_nan_in_weights),
         TEST(test_combinations_refused),
         TEST(test_soft_labels),
+        TEST(test_targets_without_labels),
+        TEST(test_two_momenta_of_one_term),
+        TEST(test_ttm_of_several),
         TEST(test_shuffled),
         TEST(test_many_classes),
         TEST(test_ece_of_many),

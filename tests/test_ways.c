@@ -1439,6 +1439,7 @@ static void round_by_hand(kd_model **models, int count, const kd_data *data, kd_
         losses[0].hard_weight = data->targets || outputs == 1 ? 0 : 1;
         if (outputs == 1) losses[0].alpha = 0.5f;
         losses[0].label_smoothing = desc.loss.label_smoothing;
+        d.loss = kd_loss_defaults(KD_LOSS_AUTO);
         d.losses = losses, d.loss_count = data->targets ? 2 : 1;
         d.loss_weights = data->targets || outputs > 1 ? NULL : &twice;
         d.teachers = others, d.teacher_count = count - 1;
@@ -1495,6 +1496,53 @@ static int keep_loss(void *user, const kd_step_info *info)
     double **next = (double **)user;
     *(*next)++ = info->loss;
     return 0;
+}
+
+/* A loss left open may be that of one head: its columns, its labels. Of one column it is bce. */
+static void test_mutual_head(void **state)
+{
+    lesson *l = lesson_open();
+    int columns, i;
+    (void)state;
+    for (columns = 1; columns < 3; ++columns) {
+        kd_model *whole[2], *by_hand[2];
+        int32_t labels[SEEN];
+        float weight[2][CLASSES * SIZE];
+        kd_train_desc desc = l->desc;
+        kd_data data = l->seen;
+        for (i = 0; i < SEEN; ++i) labels[i] = i % 2;
+        data.task_labels = labels, data.task_count = 1;
+        desc.epochs = 1, desc.batch = SEEN, desc.shuffle = 0;
+        desc.loss.first = 1, desc.loss.columns = columns, desc.loss.task = 1;
+        for (i = 0; i < 2; ++i)
+            whole[i] = create("1x4x4: dense 3", 5 + (uint64_t)i),
+            by_hand[i] = create("1x4x4: dense 3", 5 + (uint64_t)i);
+        assert_ok(kd, kd_train_mutual(whole, 2, &data, &desc));
+        for (i = 0; i < 2; ++i) {
+            const float twice = 2;
+            kd_loss_desc loss = kd_loss_defaults(columns == 1 ? KD_LOSS_BCE : KD_LOSS_KL);
+            kd_train_desc own = desc;
+            loss.temperature = 1;
+            if (columns == 1) loss.alpha = 0.5f;
+            loss.hard_weight = columns == 1 ? 0 : 1;
+            loss.first = 1, loss.columns = columns, loss.task = 1;
+            own.loss = kd_loss_defaults(KD_LOSS_AUTO);
+            own.losses = &loss, own.loss_count = 1, own.loss_weights = columns == 1 ? &twice : NULL;
+            own.teacher = by_hand[1 - i];
+            assert_ok(kd, kd_train(by_hand[i], &data, &own));
+        }
+        for (i = 0; i < 2; ++i) {
+            assert_true(kd_model_hash(whole[i]) == kd_model_hash(by_hand[i]));
+            assert_ok(kd, kd_model_get_tensor(whole[i], "1.weight", weight[0], CLASSES * SIZE));
+            kd_model_destroy(by_hand[i]);
+            by_hand[i] = create("1x4x4: dense 3", 5 + (uint64_t)i);
+            assert_ok(kd, kd_model_get_tensor(by_hand[i], "1.weight", weight[1], CLASSES * SIZE));
+            assert_memory_equal(weight[0], weight[1], SIZE * sizeof(float)); /* column 0 learns nothing */
+            assert_memory_not_equal(weight[0] + SIZE, weight[1] + SIZE, SIZE * sizeof(float));
+            kd_model_destroy(whole[i]), kd_model_destroy(by_hand[i]);
+        }
+    }
+    lesson_close(l);
 }
 
 /* Equal models that stay as they are: whatever their losses differ by comes from dropout, whose masks are each
@@ -1604,6 +1652,7 @@ static void test_mutual_callbacks(void **state)
     lesson *l = lesson_open();
     kd_train_desc desc = l->desc;
     kd_model *wide = create("1x4x4: dense 4", 1);
+    const float weights[] = {1, 1};
     club c;
     int i;
     (void)state;
@@ -1624,6 +1673,15 @@ static void test_mutual_callbacks(void **state)
     desc.teacher = l->teacher;
     REFUSED(2, KD_ERR_ARGUMENT, "the models are each other's teachers");
     desc.teacher = NULL;
+    desc.loss.temperature_end = 2;
+    REFUSED(2, KD_ERR_ARGUMENT, "a loss left open has no use for temperature_end; name its kind, or give losses");
+    desc.loss = kd_loss_defaults(KD_LOSS_AUTO), desc.loss.hard_weight = 1;
+    REFUSED(2, KD_ERR_ARGUMENT, "no use for hard_weight");
+    desc.loss = kd_loss_defaults(KD_LOSS_AUTO), desc.uncertainty = 1;
+    REFUSED(2, KD_ERR_ARGUMENT, "uncertainty weighs several losses; give losses");
+    desc.uncertainty = 0, desc.loss_weights = weights;
+    REFUSED(3, KD_ERR_ARGUMENT, "loss_weights weigh several losses; give losses");
+    desc.loss_weights = NULL;
     desc.cookie = 0;
     REFUSED(2, KD_ERR_DEFAULTS, "kd_train_defaults()");
     desc = l->desc;
@@ -1675,6 +1733,7 @@ int main(void)
         TEST(test_sources),
         TEST(test_ensemble),
         TEST(test_mutual_by_hand),
+        TEST(test_mutual_head),
         TEST(test_mutual_dropout),
         TEST(test_mutual_regression),
         TEST(test_mutual_callbacks),
