@@ -899,19 +899,127 @@ static void resume_path(const session *s, int training, const char *end, char *p
     output_path(s, name, path);
 }
 
-/* What an earlier run has left is of no use to one that starts again, or is finished. */
+/* What an earlier run has left is of no use to one that starts again, or is finished. The last go first: whenever
+   this is ended, what is left is a run up to some training. */
 static void resume_clear(const session *s)
 {
     char path[MAX_PATH];
     struct stat st;
-    int i;
-    for (i = 0; resume_path(s, i, "safetensors", path), stat(path, &st) == 0; ++i) {
+    int i = 0;
+    while (resume_path(s, i, "safetensors", path), stat(path, &st) == 0) ++i;
+    for (; i >= 0; --i) { /* of the one after the last there may be a .txt */
+        resume_path(s, i, "safetensors", path);
         (void)remove(path);
         resume_path(s, i, "txt", path);
         (void)remove(path);
     }
+    output_path(s, "resume/options.txt", path);
+    (void)remove(path);
     output_path(s, "resume", path);
     (void)rmdir(path);
+}
+
+/* Whether an option has a say in the results. The images themselves are known to the checkpoints. */
+static int option_counts(const option *o)
+{
+    static const char *const others[] = {"threads", "max-skipped", "out", "resume"};
+    size_t i;
+    for (i = 0; i < KD__COUNT(others) && strcmp(o->name, others[i]) != 0; ++i) {}
+    return i == KD__COUNT(others);
+}
+
+/* A number as one would type it, and to the last bit. */
+static int number_text(double value, char *text, size_t size)
+{
+    const int length = snprintf(text, size, "%g", value);
+    return strtod(text, NULL) == value ? length : snprintf(text, size, "%.17g", value);
+}
+
+/* What an option is, on one line. Of instruction sets it matters whether they are the portable one. */
+static void option_text(const session *s, const option *o, char *text, size_t size)
+{
+    const void *field = (const char *)&s->o + o->field;
+    const list *l = (const list *)field;
+    size_t at = 0;
+    int i;
+    *text = 0;
+    if (o->type == OPTION_TEXT) snprintf(text, size, "%s", *(const char *const *)field);
+    if (o->field == offsetof(options, isa))
+        snprintf(text, size, "%s", kd_ctx_isa(s->kd) == KD_ISA_SCALAR ? "scalar" : "avx2, avx512 or neon");
+    if (o->type == OPTION_INT) snprintf(text, size, "%d", *(const int *)field);
+    if (o->type == OPTION_REAL) (void)number_text(*(const double *)field, text, size);
+    for (i = 0; o->type == OPTION_LIST && i < l->count; ++i) {
+        if (i) text[at++] = ',';
+        at += (size_t)number_text(l->values[i], text + at, size - at);
+    }
+    for (; *text; ++text) {
+        if (*text == '\n' || *text == '\r') *text = ' ';
+    }
+}
+
+/* The options of a run lie beside its checkpoints: these know those of their own training, but not how long it is to
+   be, and less of the trainings before. */
+static int resume_write_options(const session *s)
+{
+    char path[MAX_PATH + 8], text[MAX_PATH];
+    FILE *f;
+    int i;
+    output_path(s, "resume", path);
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return complain("the folder %s cannot be made: %s", path, strerror(errno));
+    f = output_open(s, "resume/options.txt", path);
+    if (!f) return 0;
+    for (i = 0; i < OPTION_COUNT; ++i) {
+        option_text(s, &option_table[i], text, sizeof text);
+        if (option_counts(&option_table[i])) fprintf(f, "%s=%s\n", option_table[i].name, text);
+    }
+    return output_close(s, "resume/options.txt", f, !ferror(f));
+}
+
+/* Compares the options with those of the run to be resumed, in f. */
+static int resume_compare_options(const session *s, FILE *f)
+{
+    char text[MAX_PATH], line[MAX_PATH + 64];
+    int i;
+    for (i = 0; i < OPTION_COUNT; ++i) {
+        const option *o = &option_table[i];
+        const size_t length = strlen(o->name);
+        if (!option_counts(o)) continue;
+        option_text(s, o, text, sizeof text);
+        if (!fgets(line, sizeof line, f) || strncmp(line, o->name, length) != 0 || line[length] != '=')
+            return complain("%s/resume/options.txt is damaged or of another version: where --%s is wanted it has "
+                            "something else; without --resume, all starts again",
+                            s->o.out, o->name);
+        line[strcspn(line, "\n")] = 0;
+        if (strcmp(line + length + 1, text) != 0)
+            return complain("the run to be resumed has --%s \"%s\", this one \"%s\"; without --resume, all starts "
+                            "again",
+                            o->name, line + length + 1, text);
+    }
+    return 1;
+}
+
+/* Before the first training. A run with other options than the one to be resumed is refused, and changes nothing. */
+static int resume_begin(const session *s)
+{
+    char path[MAX_PATH];
+    struct stat st;
+    FILE *f;
+    int same;
+    output_path(s, "resume/options.txt", path);
+    f = s->o.resume ? fopen(path, "rb") : NULL;
+    if (f) {
+        same = resume_compare_options(s, f);
+        fclose(f);
+        return same;
+    }
+    resume_path(s, 0, "safetensors", path);
+    if (s->o.resume && stat(path, &st) == 0)
+        return complain("%s/resume/options.txt, with the options of the run to be resumed, cannot be read; without "
+                        "--resume, all starts again",
+                        s->o.out);
+    resume_clear(s);
+    return resume_write_options(s);
 }
 
 static int resume_save(const session *s, const kd_trainer *t, int training, const report_run *run)
@@ -920,9 +1028,6 @@ static int resume_save(const session *s, const kd_trainer *t, int training, cons
     char path[MAX_PATH + 8], name[64];
     FILE *f;
     int i;
-    output_path(s, "resume", path);
-    if (mkdir(path, 0777) != 0 && errno != EEXIST)
-        return complain("the folder %s cannot be made: %s", path, strerror(errno));
     snprintf(name, sizeof name, "resume/%04d.txt", training);
     f = output_open(s, name, path);
     if (!f) return 0;
@@ -1588,8 +1693,7 @@ static int run(session *s)
     if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
     print_plan(s);
-    if (!s->o.resume) resume_clear(s);
-    return prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
+    return resume_begin(s) && prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
 }
 
 static void runs_free(report_run *runs, int count)

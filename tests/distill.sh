@@ -193,10 +193,31 @@ pid=$!
 sleep 1
 kill -INT $pid
 wait $pid
-if "$distill" $long --out "$work/parts" --resume --seed 9 >"$work/stdout" 2>"$work/stderr"; then
-    fail 'resumed with other options'
-fi
-check 'resuming another run is refused' grep -q 'belongs to a training with another' "$work/stderr"
+# no other options, whether they have a say in the weights or only in how long there is training; nothing is changed
+not_resumed()
+{
+    wanted=$1
+    shift
+    before=$(cd "$work/parts/resume" && cksum -- *)
+    if "$distill" "$@" --out "$work/parts" --resume >"$work/stdout" 2>"$work/stderr"; then
+        fail "resumed with $*"
+    fi
+    check "$*: refused in a line" test "$(wc -l <"$work/stderr")" = 1
+    check "$*: which says $wanted" grep -qF -- "$wanted" "$work/stderr"
+    check "$*: and changes nothing" test "$before" = "$(cd "$work/parts/resume" && cksum -- *)"
+}
+not_resumed '--seed "1", this one "9"' $long --seed 9
+not_resumed '--teacher-epochs "6", this one "9"' $long --teacher-epochs 9
+not_resumed '--epochs "6", this one "7"' $long --epochs 7
+not_resumed '--lr "0.002", this one "0.0025"' $long --lr 0.0025
+not_resumed 'this one "scalar"' $long --isa scalar
+not_resumed '--temperature "2,4", this one "2.7"' $long --temperature 2.7
+mkdir "$work/swapped"
+ln -s "$PWD/$fashion/test" "$work/swapped/train"
+ln -s "$PWD/$fashion/train" "$work/swapped/test"
+not_resumed 'belongs to a training with another' "$work/swapped" ${long#* }
+check 'nor is it spoilt' "$distill" $long --out "$work/parts" --resume
+check 'but the same run' test "$(metrics "$work/parts")" = "$(metrics "$work/whole")"
 
 echo "$checks checks, $failures failed"
 [ "$failures" = 0 ]
