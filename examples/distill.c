@@ -253,8 +253,8 @@ static int parse_options(options *o, int argc, char **argv)
     return 1;
 }
 
-/* "flip,shift=2" */
-static int parse_augment(const char *text, kd_augment *augment)
+/* "flip,shift=2", of the option of that name */
+static int parse_augment(const char *name, const char *text, kd_augment *augment)
 {
     static const struct {
         const char *word;
@@ -276,17 +276,21 @@ static int parse_augment(const char *text, kd_augment *augment)
             if (strlen(words[i].word) == length && memcmp(words[i].word, text, length) == 0) break;
         }
         if (i == sizeof words / sizeof *words)
-            return complain("--augment does not know \"%.*s\"; distill --help lists the words", (int)length, text);
+            return complain("--%s does not know \"%.*s\"; distill --help lists the words", name, (int)length, text);
         text += length;
         if (*text == '=') {
             char *end;
             value = strtod(text + 1, &end);
-            if (end == text + 1 || (*end && *end != ',') || !(value >= 0 && value <= words[i].most))
-                return complain("--augment %s takes a number up to %g", words[i].word, words[i].most);
+            if (end == text + 1 || (*end && *end != ',') || !(value >= 0 && value <= words[i].most) ||
+                (words[i].whole && value != floor(value)))
+                return complain("--%s %s takes a %s up to %g, got \"%.*s\"", name, words[i].word,
+                                words[i].whole ? "whole number" : "number", words[i].most,
+                                (int)strcspn(text + 1, ","), text + 1);
             text = end;
         } else if (!words[i].whole) {
-            return complain("--augment %s needs a value, as in %s=0.2", words[i].word, words[i].word);
+            return complain("--%s %s needs a value, as in %s=0.2", name, words[i].word, words[i].word);
         }
+        value = fabs(value); /* no -0: that is not the same as nothing to memcmp */
         if (words[i].whole) *(int *)(void *)((char *)augment + words[i].field) = (int)value;
         if (!words[i].whole) *(float *)(void *)((char *)augment + words[i].field) = (float)value;
         if (*text == ',') ++text;
@@ -1558,7 +1562,8 @@ static int open_session(session *s)
     kd_result result;
     int i;
     if (!*s->o.teacher_augment) s->o.teacher_augment = s->o.augment;
-    if (!parse_augment(s->o.augment, &s->augment) || !parse_augment(s->o.teacher_augment, &s->teacher_augment))
+    if (!parse_augment("augment", s->o.augment, &s->augment) ||
+        !parse_augment("teacher-augment", s->o.teacher_augment, &s->teacher_augment))
         return 0;
     while (s->loss < (int)KD__COUNT(losses) && strcmp(s->o.loss, kd_loss_name(losses[s->loss].kind)) != 0)
         ++s->loss;

@@ -134,6 +134,9 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--loss can be' $fashion $out --loss l2
     refused '--augment does not know "flop"' $fashion $out --augment flop
     refused 'no instruction set "sse"' $fashion $out --isa sse
+    refused '--teacher-augment does not know "flop"' $fashion $out --teacher-augment flop
+    refused '--augment flip takes a whole number up to 1, got "0.5"' $fashion $out --augment shift=2,flip=0.5,cutout=4
+    refused '--teacher-augment shift takes a whole number' $fashion $out --teacher-augment shift=1.9
     refused 'did you mean "conv"' $fashion $out --student 'covn 8 3, dense 10'
     refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
     refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
