@@ -1123,38 +1123,48 @@ static int train_teacher(session *s)
 }
 
 /* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
-   they would not fit, the teacher runs beside its students: views that repeat would not be what the others get. */
+   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would not be what the others get. */
 static int run_teacher(session *s)
 {
+    enum { MOST_VIEWS = 1 << 16 };
     const int64_t budget = 512 << 20,
                   view = (int64_t)s->fit.data.count * s->images.class_count * (int64_t)sizeof(float);
     const kd_augment none = {0, 0, 0, 0, 0, 0, 0, 0};
     const int changes = memcmp(&s->augment, &none, sizeof none) != 0;
     const int views = changes ? s->o.epochs : 1;
-    if (changes && views > budget / view) return 1;
+    if (changes && (views > budget / view || views > MOST_VIEWS)) return 1;
     if (kd_cache_create(s->teacher, &s->fit.data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
                         &s->cache) != KD_OK)
         return kd_complain(s, "running the teacher");
     return 1;
 }
 
-/* Trains one student. A loss without a teacher has labels alone. The model goes to *out. */
+/* A loss without a teacher has labels alone. */
+static kd_train_desc student_options(const session *s, watch *w, uint64_t seed, const kd_loss_desc *loss,
+                                     kd_data *data)
+{
+    kd_train_desc d = training_options(s, w, 0);
+    d.seed = seed;
+    d.loss = *loss;
+    *data = s->fit.data;
+    if (loss->kind != KD_LOSS_CE) {
+        d.cache = s->cache;
+        if (!s->cache) d.teacher = s->teacher;
+        data->teacher_logits = s->fit.teacher_logits;
+    }
+    return d;
+}
+
+/* Trains one student. The model goes to *out. */
 static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
                          kd_model **out)
 {
-    kd_data data = s->fit.data;
+    kd_data data;
     watch w;
     kd_train_desc d;
     w.g = g, w.run = run, w.lines = 0;
     if (run && !run_open(run, s->o.epochs)) return 0;
-    d = training_options(s, &w, 0);
-    d.seed = seed;
-    d.loss = *loss;
-    if (loss->kind != KD_LOSS_CE) {
-        d.cache = s->cache;
-        if (!s->cache) d.teacher = s->teacher;
-        data.teacher_logits = s->fit.teacher_logits;
-    }
+    d = student_options(s, &w, seed, loss, &data);
     s->training = create_model(s, "student", s->student_spec, seed);
     if (!s->training) return 0;
     if (!train(s, g, &data, &d, run)) return 0;
@@ -1179,6 +1189,38 @@ static kd_loss_desc loss_options(const session *s, double temperature, double al
     if (losses[s->loss].temperature) loss.temperature = (float)temperature;
     if (losses[s->loss].alpha) loss.alpha = (float)alpha;
     return loss;
+}
+
+static int check_training(const session *s, const char *whose, kd_model *m, const kd_data *data,
+                          const kd_train_desc *d)
+{
+    kd_trainer *t;
+    if (kd_trainer_open(m, data, d, &t) != KD_OK) return kd_complain(s, whose);
+    kd_trainer_close(t);
+    return 1;
+}
+
+/* Everything that can be wrong with the trainings is found here, before the first of them and before an earlier run
+   is given up: the student's come long after the teacher's. */
+static int check_trainings(session *s)
+{
+    const kd_loss_desc loss = loss_options(s, s->o.temperature.values[0], s->o.alpha.values[0]);
+    kd_data data;
+    kd_train_desc d;
+    kd_model *student;
+    watch w;
+    int good;
+    memset(&w, 0, sizeof w);
+    w.run = s->r.soft; /* there are held-out images to look at, too */
+    d = training_options(s, &w, 1);
+    if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
+        return 0;
+    student = create_model(s, "student", s->student_spec, 1);
+    if (!student) return 0;
+    d = student_options(s, &w, 1, &loss, &data);
+    good = check_training(s, "the student's training", student, &data, &d);
+    kd_model_destroy(student);
+    return good;
 }
 
 typedef struct loss_line {
@@ -1697,6 +1739,7 @@ static int run(session *s)
     measure_preprocessing(s);
     if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
+    if (!check_trainings(s)) return 0;
     print_plan(s);
     return resume_begin(s) && prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
 }

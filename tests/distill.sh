@@ -30,6 +30,7 @@ refused()
         return
     fi
     [ "$(wc -l <"$work/stderr")" = 1 ] || fail "distill $*: not one line: $(cat "$work/stderr")"
+    ! grep -q '^Training' "$work/stdout" || fail "distill $*: training began: $(cat "$work/stderr")"
     grep -q '^distill: ' "$work/stderr" || fail "distill $*: no sentence of its own: $(cat "$work/stderr")"
     grep -qF -- "$wanted" "$work/stderr" || fail "distill $*: \"$(cat "$work/stderr")\" does not say \"$wanted\""
     [ "$before" = "$(cd "$work/out" && ls -l --time-style=full-iso && cat -- *.json)" ] || fail "distill $*: the output changed"
@@ -88,7 +89,7 @@ check 'weights alone' sh -c "'$distill' $fashion $quick --teacher '$teacher' --t
 check 'nothing said about images' grep -q 'it does not say how its images were normalised' "$work/said"
 check 'those of the training images' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
 # shellcheck disable=SC2086
-check 'a tree that is not the last layer' "$distill" $fashion $quick --teacher "$teacher" --student 'softtree 3 20, dense 10' --out "$work/two"
+check 'a tree that is not the last layer' "$distill" $fashion $quick --teacher "$teacher" --student 'softtree 3 20, dense 10' --augment brightness=-0 --out "$work/two"
 # shellcheck disable=SC2086
 check 'a loss without temperature' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --loss mse --out '$work/two' >'$work/said'"
 check 'has none' grep -q 'distilled by mse, 2 seeds' "$work/said"
@@ -133,10 +134,10 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'to choose among' $fashion $out --validation 0
     refused '--loss can be' $fashion $out --loss l2
     refused '--augment does not know "flop"' $fashion $out --augment flop
-    refused 'no instruction set "sse"' $fashion $out --isa sse
     refused '--teacher-augment does not know "flop"' $fashion $out --teacher-augment flop
     refused '--augment flip takes a whole number up to 1, got "0.5"' $fashion $out --augment shift=2,flip=0.5,cutout=4
     refused '--teacher-augment shift takes a whole number' $fashion $out --teacher-augment shift=1.9
+    refused 'no instruction set "sse"' $fashion $out --isa sse
     refused 'did you mean "conv"' $fashion $out --student 'covn 8 3, dense 10'
     refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
     refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
@@ -150,11 +151,19 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'says how its images were normalised' $fashion $out --teacher "$work/out/teacher.safetensors" --mean 0.5 --std 0.2
     refused '--teacher-weights goes with a model line' $fashion $out --teacher "$work/out/teacher.safetensors" --teacher-weights x
     refused '--teacher-weights goes with a model line' $fashion $out --teacher-weights x
+    refused "the student's training" $fashion $out --teacher-augment none --augment shift=40
+    refused "the teacher's training" $fashion $out --teacher-augment shift=40
+    refused "loss dkd needs at least 3 columns, got 2" "$work/two_classes" $out --student 'dense 2' --teacher 'dense 2' --loss dkd
     refused 'NaN' "$work/two_classes" $out --student 'dense 2' $one_setting --teacher "$work/nan.npy"
     refused '--augment needs a teacher that can be run' "$work/two_classes" $out --student 'dense 2' --teacher "$work/nan.npy" --augment flip
     refused 'the output folder' $fashion --out "$work/a_file/inside"
     refused 'nothing can be written' $fashion --out "$work/a_file"
 }
+
+# more views than a cache has: the teacher runs beside its students
+timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 'dense 2' --teacher-epochs 1 --epochs 70000 \
+    --augment flip --threads 1 $one_setting --out "$work/two" >"$work/stdout" 2>"$work/stderr"
+check 'more epochs than a cache has views' test $? = 124
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 "$distill" $fashion --teacher-epochs 1000 --threads 1 --out "$work/stopped" >"$work/stdout" 2>"$work/stderr" &
