@@ -1282,6 +1282,7 @@ static int choose(session *s)
     stage_wipe(&g);
     s->r.choices = s->choices;
     s->r.choice_count = count;
+    s->r.chosen = best;
     s->r.temperature = (double)loss_options(s, s->choices[best].temperature, 0).temperature;
     s->r.alpha = s->choices[best].alpha;
     return 1;

@@ -136,7 +136,7 @@ typedef struct report {
     int seeds, saved;           /* saved: which of the distilled students was kept */
     kd_diagnosis before, after; /* of that one: before training and after, on the images it learned from */
     const report_choice *choices;
-    int choice_count;
+    int choice_count, chosen;
     double temperature, alpha;
     const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
@@ -561,9 +561,8 @@ static void report_choices(FILE *f, const report *r)
           f);
     for (i = 0; i < r->choice_count; ++i) {
         const report_choice *c = &r->choices[i];
-        const int chosen = c->temperature == r->temperature && c->alpha == r->alpha;
         fprintf(f, "<tr><td>%g</td><td>%g</td><td>%.2f %% &plusmn; %.2f</td><td>%s</td></tr>", c->temperature,
-                c->alpha, 100 * c->validation, 100 * c->sd, chosen ? "chosen" : "");
+                c->alpha, 100 * c->validation, 100 * c->sd, i == r->chosen ? "chosen" : "");
     }
     fputs("</table></div>", f);
 }

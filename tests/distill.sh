@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 checks=0
 failures=0
 distill=$build/distill
-quick='--limit 24 --epochs 2 --teacher-epochs 2 --seeds 2 --trials 1 --threads 1 --batch 16'
+quick='--temperature 2.7,1.1 --limit 24 --epochs 2 --teacher-epochs 2 --seeds 2 --trials 1 --threads 1 --batch 16'
 teacher='dense 24, relu, dense 10'
 student='dense 4, relu, dense 10'
 
@@ -69,6 +69,7 @@ for key in '"seeds": 2' '"train_images": 220' '"test_images": 240' '"accuracy"' 
     '"student_alone"' '"student_smoothed"' '"student_distilled"' '"gradient_cosine"' '"target_entropy"'; do
     check "metrics.json has $key" grep -q -- "$key" "$work/out/metrics.json"
 done
+check 'one temperature is the chosen one' test "$(grep -o '<td>chosen</td>' "$work/out/report.html" | wc -l)" = 1
 check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"
 check 'the report has no links to elsewhere' sh -c "! grep -Eq '(src|href)=\"?(http|/|file)' '$work/out/report.html'"
 # shellcheck disable=SC2086
