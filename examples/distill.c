@@ -1283,7 +1283,8 @@ static int choose(session *s)
     s->r.choices = s->choices;
     s->r.choice_count = count;
     s->r.chosen = best;
-    s->r.temperature = (double)loss_options(s, s->choices[best].temperature, 0).temperature;
+    s->r.temperature =
+        losses[s->loss].temperature ? s->choices[best].temperature : (double)loss_options(s, 0, 0).temperature;
     s->r.alpha = s->choices[best].alpha;
     return 1;
 }
@@ -1455,6 +1456,8 @@ static void print_table(const session *s)
 
 /* ---- metrics.json ---------------------------------------------------------------------------------------- */
 
+static const char *augment_text(const char *words) { return *words ? words : "none"; }
+
 static void json_text(FILE *f, const char *text)
 {
     fputc('"', f);
@@ -1495,6 +1498,82 @@ static void json_runs(FILE *f, const char *name, const report_run *runs, int cou
     fputs("},\n", f);
 }
 
+/* A setting: null where the run has none. */
+static void json_number(FILE *f, const char *name, double value, int known)
+{
+    char text[32];
+    (void)number_text(value, text, sizeof text);
+    fprintf(f, "\"%s\": %s", name, known ? text : "null");
+}
+
+static void json_words(FILE *f, const char *name, const char *text, int known)
+{
+    fprintf(f, "\"%s\": ", name);
+    if (known) json_text(f, text);
+    if (!known) fputs("null", f);
+}
+
+/* What was run. The loss has a temperature and an alpha, or has not. */
+static void json_settings(FILE *f, const session *s)
+{
+    const options *o = &s->o;
+    const report *r = &s->r;
+    const int trained = r->teacher_trained;
+    int i;
+    fputs("  ", f);
+    json_words(f, "loss", o->loss, 1);
+    fputs(", ", f);
+    json_number(f, "temperature", r->temperature, losses[s->loss].temperature);
+    fputs(", ", f);
+    json_number(f, "alpha", r->alpha, losses[s->loss].alpha);
+    fprintf(f, ",\n  \"epochs\": %d, ", o->epochs);
+    json_number(f, "teacher_epochs", o->teacher_epochs, trained);
+    fputs(", ", f);
+    json_number(f, "lr", o->lr, 1);
+    fputs(", ", f);
+    json_number(f, "teacher_lr", o->teacher_lr, trained);
+    fprintf(f, ", \"batch\": %d, ", o->batch);
+    json_words(f, "optimizer", kd_optimizer_name(s->optimizer), 1);
+    fputs(", ", f);
+    json_number(f, "weight_decay", o->weight_decay, 1);
+    fputs(",\n  ", f);
+    json_words(f, "augment", augment_text(o->augment), 1);
+    fputs(", ", f);
+    json_words(f, "teacher_augment", augment_text(o->teacher_augment), trained);
+    fputs(",\n  \"seed_numbers\": [", f);
+    for (i = 0; i < r->seeds; ++i) fprintf(f, "%s%d", i ? ", " : "", o->first_seed + i);
+    fputs("],\n", f);
+}
+
+/* What was tried on the held-out images; nothing where there was one to choose from. */
+static void json_choices(FILE *f, const session *s)
+{
+    const report *r = &s->r;
+    int i;
+    fprintf(f, "  \"trials\": %d, \"choices\": [", s->o.trials);
+    for (i = 0; i < r->choice_count && r->choice_count > 1; ++i) {
+        fputs(i ? ",\n    {" : "\n    {", f);
+        json_number(f, "temperature", r->choices[i].temperature, losses[s->loss].temperature);
+        fputs(", ", f);
+        json_number(f, "alpha", r->choices[i].alpha, losses[s->loss].alpha);
+        fprintf(f, ", \"accuracy_mean\": %.6f", r->choices[i].validation);
+        if (s->o.trials > 1) fprintf(f, ", \"accuracy_sd\": %.6f", r->choices[i].sd);
+        fputs("}", f);
+    }
+    fputs("],\n", f);
+}
+
+static void json_diagnosis(FILE *f, const session *s)
+{
+    const kd_diagnosis *before = &s->r.before, *after = &s->r.after;
+    fprintf(f,
+            "  \"diagnosis\": {\"soft_weight\": %.6g, \"hard_weight\": %.6g, \"soft_norm\": %.6g, \"hard_norm\": "
+            "%.6g, \"gradient_cosine\": %.6f, \"gradient_cosine_untrained\": %.6f, \"target_entropy\": ",
+            after->soft_weight, after->hard_weight, after->soft_norm, after->hard_norm, after->gradient_cosine,
+            before->gradient_cosine);
+    fprintf(f, losses[s->loss].temperature ? "%.6f},\n" : "null},\n", after->target_entropy);
+}
+
 static int write_metrics(const session *s)
 {
     const report *r = &s->r;
@@ -1513,7 +1592,10 @@ static int write_metrics(const session *s)
         if (i) fputs(", ", f);
         json_text(f, r->classes[i]);
     }
-    fprintf(f, "],\n  \"temperature\": %g, \"alpha\": %g,\n  \"teacher\": {", r->temperature, r->alpha);
+    fputs("],\n", f);
+    json_settings(f, s);
+    json_choices(f, s);
+    fputs("  \"teacher\": {", f);
     if (r->teacher.spec) json_model(f, &r->teacher);
     if (r->teacher.spec && r->teacher_known) fputs(", ", f);
     if (r->teacher_known) json_metrics(f, &r->teacher_run.test);
@@ -1523,12 +1605,7 @@ static int write_metrics(const session *s)
     json_runs(f, "student_alone", r->alone, r->seeds);
     json_runs(f, "student_smoothed", r->smooth, r->seeds);
     json_runs(f, "student_distilled", r->soft, r->seeds);
-    fprintf(
-        f,
-        "  \"diagnosis\": {\"soft_weight\": %.6g, \"hard_weight\": %.6g, \"soft_norm\": %.6g, \"hard_norm\": %.6g, "
-        "\"gradient_cosine\": %.6f, \"gradient_cosine_untrained\": %.6f, \"target_entropy\": %.6f},\n",
-        r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
-        r->after.gradient_cosine, r->before.gradient_cosine, r->after.target_entropy);
+    json_diagnosis(f, s);
     if (r->teacher_known) fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->soft, r->seeds));
     if (r->teacher.spec) fprintf(f, "  \"teacher_latency_us\": %.3f,\n", r->teacher.latency_us);
     fprintf(f, "  \"student_latency_us\": %.3f,\n  \"seconds\": %.3f\n}\n", r->student.latency_us, r->seconds);
@@ -1584,9 +1661,8 @@ static void fill_report(session *s)
     add_setting(s, "students' training", "%d epochs, learning rate %g", o->epochs, o->lr);
     add_setting(s, "both", "%s, cosine schedule, batch %d, weight decay %g", kd_optimizer_name(s->optimizer),
                 o->batch, o->weight_decay);
-    if (r->teacher_trained)
-        add_setting(s, "teacher's augmentation", "%s", *o->teacher_augment ? o->teacher_augment : "none");
-    add_setting(s, "students' augmentation", "%s", *o->augment ? o->augment : "none");
+    if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(o->teacher_augment));
+    add_setting(s, "students' augmentation", "%s", augment_text(o->augment));
     add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
     add_setting(s, "library", "kd.h %s, %s", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)));
     r->settings = s->settings;

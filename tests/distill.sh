@@ -66,7 +66,11 @@ for file in teacher.safetensors student.safetensors metrics.json report.html; do
 done
 for key in '"seeds": 2' '"train_images": 220' '"test_images": 240' '"accuracy"' '"params"' '"accuracy_mean"' \
     '"accuracy_sd"' '"accuracies": \[' '"agreement"' '"teacher_latency_us"' '"student_latency_us"' '"seconds"' \
-    '"student_alone"' '"student_smoothed"' '"student_distilled"' '"gradient_cosine"' '"target_entropy"'; do
+    '"student_alone"' '"student_smoothed"' '"student_distilled"' '"gradient_cosine"' '"target_entropy": [0-9]' \
+    '"loss": "hinton", "temperature": [12]\.[17], "alpha": 0\.[79],' '"epochs": 2, "teacher_epochs": 2,' \
+    '"lr": 0.002, "teacher_lr": 0.001, "batch": 16, "optimizer": "adam", "weight_decay": 0' '"augment": "none"' \
+    '"teacher_augment": "none"' '"seed_numbers": \[1, 2\]' '"trials": 1' \
+    '{"temperature": 2.7, "alpha": 0.7, "accuracy_mean": 0\.[0-9]*}'; do
     check "metrics.json has $key" grep -q -- "$key" "$work/out/metrics.json"
 done
 check 'one temperature is the chosen one' test "$(grep -o '<td>chosen</td>' "$work/out/report.html" | wc -l)" = 1
@@ -94,6 +98,11 @@ check 'a tree that is not the last layer' "$distill" $fashion $quick --teacher "
 # shellcheck disable=SC2086
 check 'a loss without temperature' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --loss mse --out '$work/two' >'$work/said'"
 check 'has none' grep -q 'distilled by mse, 2 seeds' "$work/said"
+check 'nor in metrics.json' grep -q '"loss": "mse", "temperature": null, "alpha": null,' "$work/two/metrics.json"
+if command -v python3 >/dev/null; then
+    check 'metrics.json is JSON' python3 -m json.tool "$work/out/metrics.json"
+    check 'metrics.json is JSON without temperature' python3 -m json.tool "$work/two/metrics.json"
+fi
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
 
