@@ -927,7 +927,7 @@ static void resume_clear(const session *s)
 static int option_counts(const option *o)
 {
     static const char *const others[] = {"threads", "max-skipped", "out", "resume"};
-    size_t i;
+    int i;
     for (i = 0; i < KD__COUNT(others) && strcmp(o->name, others[i]) != 0; ++i) {}
     return i == KD__COUNT(others);
 }
@@ -1283,6 +1283,7 @@ static int choose(session *s)
     s->r.choices = s->choices;
     s->r.choice_count = count;
     s->r.chosen = best;
+    s->r.trials = s->o.trials;
     s->r.temperature =
         losses[s->loss].temperature ? s->choices[best].temperature : (double)loss_options(s, 0, 0).temperature;
     s->r.alpha = s->choices[best].alpha;
@@ -1481,8 +1482,7 @@ static void json_model(FILE *f, const report_model *m)
 
 static void json_metrics(FILE *f, const kd_metrics *m)
 {
-    fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f", m->accuracy, m->nll);
-    if (m->ece >= 0) fprintf(f, ", \"ece\": %.6f", m->ece);
+    fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
 }
 
 static void json_runs(FILE *f, const char *name, const report_run *runs, int count)
@@ -1737,6 +1737,7 @@ static int allocate_results(session *s)
 {
     const size_t classes = (size_t)s->images.class_count, tests = (size_t)s->images.test.count;
     s->r.seeds = s->o.seeds;
+    s->r.first_seed = s->o.first_seed;
     s->r.alone = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.alone);
     s->r.smooth = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.smooth);
     s->r.soft = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.soft);
@@ -1749,23 +1750,45 @@ static int allocate_results(session *s)
                : complain("there is not enough memory for the results");
 }
 
-/* A .npy teacher's accuracy on the test images, from its logits. */
+/* How far a .npy teacher's confidence is from its accuracy: kd_metrics.ece, of the logits for the test images. */
+static double calibration_error(const session *s)
+{
+    enum { BINS = 15 };
+    const int classes = s->test.classes;
+    double right[BINS] = {0}, sure[BINS] = {0}, error = 0;
+    int i;
+    for (i = 0; i < s->test.count; ++i) {
+        const float *row = s->teacher_test + (size_t)i * (size_t)classes;
+        const int choice = report_argmax(row, classes);
+        const double confidence = report_probability(row, classes, choice, 1);
+        const int above = (int)ceil(confidence * BINS) - 1, bin = above < 0 ? 0 : above < BINS ? above : BINS - 1;
+        right[bin] += choice == s->test.labels[i];
+        sure[bin] += confidence;
+    }
+    for (i = 0; i < BINS; ++i) error += fabs(right[i] - sure[i]) / s->test.count;
+    return error;
+}
+
+/* What a .npy teacher reaches on the test images, from its logits. */
 static int test_logits(session *s)
 {
-    report_run *run = &s->r.teacher_run;
-    int i, hits = 0;
-    double value = 0;
+    kd_metrics *m = &s->r.teacher_run.test;
     kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CE);
-    for (i = 0; i < s->test.count; ++i)
-        hits += report_argmax(s->teacher_test + (size_t)i * (size_t)s->test.classes, s->test.classes) ==
-                s->test.labels[i];
-    if (kd_loss(s->kd, &loss, s->teacher_test, NULL, s->test.labels, s->test.count, s->test.classes, NULL,
-                &value) != KD_OK)
+    const int classes = s->test.classes;
+    int i, c;
+    if (kd_loss(s->kd, &loss, s->teacher_test, NULL, s->test.labels, s->test.count, classes, NULL, &m->nll) !=
+        KD_OK)
         return kd_complain(s, "the teacher's logits");
-    run->test.accuracy = (double)hits / s->test.count;
-    run->test.nll = value;
-    run->test.ece = -1; /* not counted */
-    run->test.agreement = 1;
+    m->classes = classes < KD_METRICS_CLASSES ? classes : KD_METRICS_CLASSES;
+    for (i = 0; i < s->test.count; ++i) {
+        const int label = s->test.labels[i],
+                  hit = report_argmax(s->teacher_test + (size_t)i * (size_t)classes, classes) == label;
+        m->accuracy += (double)hit / s->test.count;
+        if (label < m->classes) ++m->class_count[label], m->class_accuracy[label] += hit;
+    }
+    for (c = 0; c < m->classes; ++c) m->class_accuracy[c] /= m->class_count[c] ? m->class_count[c] : 1;
+    m->ece = calibration_error(s);
+    m->agreement = 1;
     return 1;
 }
 

@@ -672,7 +672,7 @@ static void page_sweep(FILE *f, const lab *l)
     for (e = TINY_FIRST; e < EXPERIMENT_COUNT; ++e) {
         for (i = 0; i < l->o.seeds; ++i) report_widen(&a, accuracy_of(l, e, i));
     }
-    a.low -= 0.001, a.high += 0.001;
+    report_margin(&a, 0.001);
     fputs("<div class=\"card\"><h3>30-30 by temperature; dashed: alone</h3>", f);
     report_axes_open(&a, "temperature");
     page_line(&a, a.left, alone, a.right, alone, "stroke=\"var(--a)\" stroke-dasharray=\"6 4\"");
@@ -702,6 +702,7 @@ static void page_seeds(FILE *f, const lab *l)
         soft[i].test.accuracy = accuracy_of(l, DISTILLED, i);
     }
     r.seeds = l->o.large_seeds, r.alone = alone, r.soft = soft, r.teacher_known = 1;
+    r.first_seed = l->o.first_seed;
     r.teacher_run.test.accuracy = mean_accuracy(l, TEACHER);
     report_seeds(f, &r);
 }

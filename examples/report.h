@@ -133,10 +133,10 @@ typedef struct report {
     report_run teacher_run; /* valid if teacher_known */
     /* (seeds): the student trained on labels alone, on smoothed labels (or NULL for report_seeds), and distilled */
     report_run *alone, *smooth, *soft;
-    int seeds, saved;           /* saved: which of the distilled students was kept */
-    kd_diagnosis before, after; /* of that one: before training and after, on the images it learned from */
+    int seeds, first_seed, saved; /* saved: which of the distilled students was kept */
+    kd_diagnosis before, after;   /* of that one: before training and after, on the images it learned from */
     const report_choice *choices;
-    int choice_count, chosen;
+    int choice_count, chosen, trials; /* trials: of each choice */
     double temperature, alpha;
     const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
@@ -258,7 +258,7 @@ static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int
     return done;
 }
 
-/* Tiles side by side in one picture; which[i] is the number of the i-th. Returns 0 if memory ran out. */
+/* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Returns 0 if memory ran out. */
 static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count,
                         const char *style)
 {
@@ -275,7 +275,9 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
                     sheet[((size_t)y * line + (size_t)(i * r->width + x)) * (size_t)channels + (size_t)c] =
                         pixels[(size_t)(c % r->channels) * plane + (size_t)(y * r->width + x)];
     }
-    fprintf(f, "<img style=\"%s\" alt=\"no memory for this picture\" src=\"", style);
+    fprintf(f, "<img style=\"%s\" alt=\"", style);
+    report_escape(f, r->classes[from->labels[which[0]]]);
+    fputs("\" src=\"", f);
     done = report_png(f, sheet, (int)line, r->height, channels);
     fputs("\">", f);
     free(sheet);
@@ -335,8 +337,10 @@ static void report_lead(FILE *f, const report *r)
         if (faster < 1.05) fprintf(f, "takes %.2f&nbsp;times as long to answer. ", 1 / faster);
     }
     if (r->seeds < 2)
-        fprintf(f, "Distillation changed its accuracy by %+.2f points; one seed cannot tell chance from effect.",
-                100 * gain.mean);
+        fprintf(
+            f,
+            "Distillation changed the student's accuracy by %+.2f points; one seed cannot tell chance from effect.",
+            100 * gain.mean);
     else if (fabs(gain.mean) <= 2 * gain.sd)
         fprintf(f,
                 "Between the distilled student and the same student trained on labels alone there is no clear "
@@ -374,8 +378,9 @@ static void report_card(FILE *f, const char *title, const char *colour, const re
                 "<dt>latency</dt><dd>%.1f&nbsp;&micro;s</dd>",
                 report_count(m->parameters).chars, report_short((double)m->macs).chars,
                 report_short((double)m->bytes).chars, m->latency_us);
-    if (count) fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd>", nll);
-    if (count && ece >= 0) fprintf(f, "<dt>calibration error</dt><dd>%.3f</dd>", ece);
+    if (count)
+        fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd><dt>calibration error</dt><dd>%.3f</dd>", nll,
+                ece);
     if (count && runs[0].test.agreement >= 0 && colour[0] != 't')
         fprintf(f, "<dt>agrees with the teacher</dt><dd>%.1f&nbsp;%%</dd>", 100 * report_agreement(runs, count));
     fputs("</dl></div>", f);
@@ -414,7 +419,7 @@ typedef struct report_axes {
 enum {
     REPORT_WIDTH = 520,
     REPORT_HEIGHT = 270,
-    REPORT_LEFT = 48,
+    REPORT_LEFT = 58,
     REPORT_BOTTOM = 40,
     REPORT_TOP = 14,
     REPORT_RIGHT = 14
@@ -437,17 +442,17 @@ static void report_axes_open(const report_axes *a, const char *across)
 {
     static const double steps[] = {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2};
     size_t s = 0;
-    int tick;
+    int tick, digits;
     while (s + 1 < sizeof steps / sizeof *steps && (a->high - a->low) / steps[s] > 6) ++s;
+    digits = steps[s] < 0.001 ? 2 : steps[s] < 0.01 ? 1 : 0;
     fprintf(a->f, "<svg viewBox=\"0 0 %d %d\" role=\"img\">", REPORT_WIDTH, REPORT_HEIGHT);
-    for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high; ++tick) {
+    for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high + 1e-9; ++tick) {
         const double y = report_y(a, tick * steps[s]);
         fprintf(
             a->f,
             "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--line)\"/><text x=\"%d\" y=\"%.1f\" "
             "text-anchor=\"end\">%.*f&#8201;%%</text>",
-            REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, steps[s] < 0.01 ? 1 : 0,
-            100 * tick * steps[s]);
+            REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, digits, 100 * tick * steps[s]);
     }
     fprintf(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
             REPORT_HEIGHT - 6, across);
@@ -457,6 +462,13 @@ static void report_widen(report_axes *a, double value)
 {
     if (value < a->low) a->low = value;
     if (value > a->high) a->high = value;
+}
+
+/* Room above and below, as far as there are accuracies. */
+static void report_margin(report_axes *a, double margin)
+{
+    a->low = fmax(0, a->low - margin);
+    a->high = fmin(1, a->high + margin);
 }
 
 /* Validation accuracy by epoch: the mean of the runs as a line, their extremes as a band. */
@@ -495,7 +507,7 @@ static void report_curves(FILE *f, const report *r)
         }
     }
     for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
-    a.high += (a.high - a.low) * 0.05;
+    report_margin(&a, fmax(0.001, (a.high - a.low) * 0.05));
     fputs("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
     report_axes_open(&a, "epoch");
     for (e = 1; e <= (int)a.right; ++e) {
@@ -527,7 +539,7 @@ static void report_seeds(FILE *f, const report *r)
         report_widen(&a, r->soft[i].test.accuracy);
     }
     if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
-    a.low -= 0.002, a.high += 0.002;
+    report_margin(&a, 0.002);
     fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
     report_axes_open(&a, "seed");
     if (r->teacher_known)
@@ -542,7 +554,7 @@ static void report_seeds(FILE *f, const report *r)
         fprintf(f,
                 "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
                 "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
-                x, x, alone, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, i + 1);
+                x, x, alone, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, r->first_seed + i);
         report_dot(&a, x, alone, 6, "a");
         if (r->smooth) report_dot(&a, x, report_y(&a, r->smooth[i].test.accuracy), 5, "s");
         report_dot(&a, x, soft, 6, "d");
@@ -561,8 +573,9 @@ static void report_choices(FILE *f, const report *r)
           f);
     for (i = 0; i < r->choice_count; ++i) {
         const report_choice *c = &r->choices[i];
-        fprintf(f, "<tr><td>%g</td><td>%g</td><td>%.2f %% &plusmn; %.2f</td><td>%s</td></tr>", c->temperature,
-                c->alpha, 100 * c->validation, 100 * c->sd, i == r->chosen ? "chosen" : "");
+        fprintf(f, "<tr><td>%g</td><td>%g</td><td>%.2f %%", c->temperature, c->alpha, 100 * c->validation);
+        if (r->trials > 1) fprintf(f, " &plusmn; %.2f", 100 * c->sd);
+        fprintf(f, "</td><td>%s</td></tr>", i == r->chosen ? "chosen" : "");
     }
     fputs("</table></div>", f);
 }
@@ -935,13 +948,13 @@ static void report_classes(FILE *f, const report *r)
     int c;
     if (r->class_count > KD_METRICS_CLASSES) return;
     fputs("<div class=\"card scroll\"><h3>Errors in each class, of 100 test images</h3><table><tr><th></th>", f);
-    if (r->teacher.spec) fputs("<th>teacher</th>", f);
+    if (r->teacher_known) fputs("<th>teacher</th>", f);
     fputs("<th>alone</th><th>labels smoothed</th><th>distilled</th></tr>", f);
     for (c = 0; c < r->class_count; ++c) {
         fputs("<tr><th>", f);
         report_escape(f, r->classes[c]);
         fputs("</th>", f);
-        if (r->teacher.spec) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
+        if (r->teacher_known) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
         fprintf(f, "<td>%.1f</td><td>%.1f</td><td>%.1f</td></tr>", 100 * report_class_error(r->alone, r->seeds, c),
                 100 * report_class_error(r->smooth, r->seeds, c), 100 * report_class_error(r->soft, r->seeds, c));
     }

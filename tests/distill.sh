@@ -44,13 +44,13 @@ check()
     "$@" >"$work/check" 2>&1 || fail "$what: $(head -5 "$work/check")"
 }
 
-# npy FILE ROWS COLUMNS BYTES_OF_ONE_NUMBER(octal): an array with the same number everywhere
+# npy FILE ROWS COLUMNS BYTES_OF_ONE_ROW(octal): an array with the same numbers in every row
 npy()
 {
     header="{'descr': '<f4', 'fortran_order': False, 'shape': ($2, $3), }"
     printf '\223NUMPY\001\000\166\000%-117s\n' "$header" >"$1"
     i=0
-    while [ $i -lt $(($2 * $3)) ]; do
+    while [ $i -lt "$2" ]; do
         # shellcheck disable=SC2059
         printf "$4" >>"$1"
         i=$((i + 1))
@@ -74,6 +74,9 @@ for key in '"seeds": 2' '"train_images": 220' '"test_images": 240' '"accuracy"' 
     check "metrics.json has $key" grep -q -- "$key" "$work/out/metrics.json"
 done
 check 'one temperature is the chosen one' test "$(grep -o '<td>chosen</td>' "$work/out/report.html" | wc -l)" = 1
+check 'one trial has no deviation' sh -c "! grep -q 'plusmn; ' '$work/out/report.html'"
+check 'pictures have their class as text' grep -q 'alt="Sandal"' "$work/out/report.html"
+check 'and nothing else' sh -c "! grep -q 'alt=\"no memory' '$work/out/report.html'"
 check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"
 check 'the report has no links to elsewhere' sh -c "! grep -Eq '(src|href)=\"?(http|/|file)' '$work/out/report.html'"
 # shellcheck disable=SC2086
@@ -122,8 +125,8 @@ for set in train t10k; do
 done
 printf 'a\nb\n' >"$work/bad_labels/classes.txt"
 head -c 5000 "$work/out/teacher.safetensors" >"$work/cut.safetensors"
-npy "$work/nan.npy" 10 2 '\000\000\300\177'
-npy "$work/short.npy" 5 2 '\000\000\200\077'
+npy "$work/nan.npy" 10 2 '\000\000\300\177\000\000\300\177'
+npy "$work/short.npy" 5 2 '\000\000\200\077\000\000\200\077'
 echo file >"$work/a_file"
 
 one_setting="--temperature 2 --alpha 0.5 --validation 0"
@@ -174,6 +177,32 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
 timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 'dense 2' --teacher-epochs 1 --epochs 70000 \
     --augment flip --threads 1 $one_setting --out "$work/two" >"$work/stdout" 2>"$work/stderr"
 check 'more epochs than a cache has views' test $? = 124
+
+# ---- what the report says ------------------------------------------------------------------------------------------
+# a teacher of which only logits are known: 1 and 0 for every image, half of which are of the first class
+npy "$work/train.npy" 10 2 '\000\000\200\077\000\000\000\000'
+npy "$work/test.npy" 2 2 '\000\000\200\077\000\000\000\000'
+run_logits()
+{
+    # shellcheck disable=SC2086
+    "$distill" "$work/two_classes" --student 'dense 2' $one_setting --teacher "$work/train.npy" --epochs 2 --threads 1 \
+        --out "$work/logits" "$@"
+}
+report=$work/logits/report.html
+check 'logits for the test images' run_logits --teacher-test "$work/test.npy" --seed 40 --seeds 2
+check 'are tested' grep -q '"accuracy": 0.500000, "nll": 0.813262, "ece": 0.231059' "$work/logits/metrics.json"
+check 'class by class' grep -q '<th>a</th><td>0.0</td>' "$report"
+check 'class by class' grep -q '<th>b</th><td>100.0</td>' "$report"
+check 'seeds have their numbers' sh -c "grep -q '>40</text>' '$report' && grep -q '>41</text>' '$report'"
+check 'logits for the training images only' run_logits --seeds 1
+check 'one seed' grep -q "lead\">Distillation changed the student's accuracy" "$report"
+# everybody right on every image: a narrow axis
+# shellcheck disable=SC2086
+check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \
+    --epochs 9 --seeds 1 --threads 1 --out "$work/logits"
+grep -o 'seed by seed.*' "$report" | sed 's,</svg>.*,,' | grep -o '[0-9.]*&#8201;%' >"$work/ticks"
+check 'ticks up to 100 %' test "$(tail -1 "$work/ticks")" = '100.00&#8201;%'
+check 'each once' test "$(sort "$work/ticks" | uniq -d | wc -l)" = 0
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 "$distill" $fashion --teacher-epochs 1000 --threads 1 --out "$work/stopped" >"$work/stdout" 2>"$work/stderr" &
