@@ -1467,7 +1467,7 @@ static void json_text(FILE *f, const char *text)
         if ((unsigned char)*text < 32)
             fprintf(f, "\\u%04x", (unsigned)(unsigned char)*text);
         else
-            fputc(*text, f);
+            text += report_letter(f, text) - 1;
     }
     fputc('"', f);
 }

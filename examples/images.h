@@ -113,6 +113,22 @@ static int images_fail(images *s, const char *format, ...)
     return 0;
 }
 
+/* Bytes of the UTF-8 sequence that a text begins with, 0 if it begins with none. */
+static int images_utf8(const char *text)
+{
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+    const unsigned char *c = (const unsigned char *)text;
+    const int more = c[0] < 0x80 ? 0 : c[0] < 0xc0 ? -1 : c[0] < 0xe0 ? 1 : c[0] < 0xf0 ? 2 : c[0] < 0xf8 ? 3 : -1;
+    uint32_t code = c[0] & 0x7fu >> (more > 0 ? more + 1 : 0);
+    int i;
+    for (i = 1; i <= more; ++i) {
+        if ((c[i] & 0xc0) != 0x80) return 0;
+        code = code << 6 | (c[i] & 0x3fu);
+    }
+    if (more < 0 || code < least[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 0;
+    return more + 1;
+}
+
 /* As %g has it, with a point whatever separates decimals in the locale. */
 typedef struct images_number {
     char chars[32];
@@ -653,11 +669,32 @@ static int images_collect(images *s, images_list *list, const char *folder, int 
     return ok;
 }
 
-/* Adds a class name unless it is there; its index, or -1 and s->error if there are too many or memory ends. */
+/* A name whose bytes are no text, with those as \xE9: neither a saved model nor a page can hold it. */
+static int images_refuse_name(images *s, const char *name, size_t length)
+{
+    char shown[512];
+    size_t at = 0, i;
+    for (i = 0; i < length && at + 5 < sizeof shown; ++i) {
+        const unsigned char byte = (unsigned char)name[i];
+        at += (size_t)snprintf(shown + at, sizeof shown - at, byte < 128 ? "%c" : "\\x%02X", byte);
+    }
+    shown[at] = 0;
+    return images_fail(s, "the class name \"%s\" is not in UTF-8; give it another", shown);
+}
+
+/* Adds a class name unless it is there; its index, or -1 and s->error if it is none, there are too many or memory
+   ends. */
 static int images_class(images *s, const char *name, size_t length)
 {
     char **bigger, *copy;
-    int i;
+    size_t at;
+    int i, step;
+    for (at = 0; at < length; at += (size_t)step) {
+        step = images_utf8(name + at);
+        if (step) continue;
+        images_refuse_name(s, name, length);
+        return -1;
+    }
     for (i = 0; i < s->class_count; ++i) {
         if (strlen(s->class_names[i]) == length && memcmp(s->class_names[i], name, length) == 0) return i;
     }

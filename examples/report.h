@@ -217,6 +217,15 @@ static double report_agreement(const report_run *runs, int count)
 
 /* ---- text and pictures in HTML --------------------------------------------------------------------------- */
 
+/* Writes one letter of a text and returns its bytes; a byte that belongs to none becomes U+FFFD. */
+static int report_letter(FILE *f, const char *text)
+{
+    const int length = images_utf8(text);
+    if (length) fwrite(text, 1, (size_t)length, f);
+    if (!length) fputs("\xef\xbf\xbd", f);
+    return length ? length : 1;
+}
+
 static void report_escape(FILE *f, const char *text)
 {
     for (; *text; ++text) {
@@ -225,7 +234,7 @@ static void report_escape(FILE *f, const char *text)
         case '>': fputs("&gt;", f); break;
         case '&': fputs("&amp;", f); break;
         case '"': fputs("&quot;", f); break;
-        default: fputc(*text, f);
+        default: text += report_letter(f, text) - 1;
         }
     }
 }

@@ -118,7 +118,9 @@ for i in 1 2 3 4 5 6; do
     cp examples/data/samples/Bag.png "$work/two_classes/a/$i.png"
     cp examples/data/samples/Coat.png "$work/two_classes/b/$i.png"
 done
-mkdir "$work/bad_labels"
+mkdir -p "$work/latin/a" "$work/latin/$(printf 'caf\351')" "$work/bad_labels"
+cp examples/data/samples/Bag.png "$work/latin/a"
+cp examples/data/samples/Coat.png "$work/latin/$(printf 'caf\351')"
 for set in train t10k; do
     printf '\000\000\010\003\000\000\000\002\000\000\000\001\000\000\000\001ab' >"$work/bad_labels/$set-images-idx3-ubyte"
     printf '\000\000\010\001\000\000\000\002\000\377' >"$work/bad_labels/$set-labels-idx1-ubyte"
@@ -137,6 +139,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'there is no folder' "$work/missing" $out
     refused 'one class' "$work/one" $out
     refused 'class "b" has no readable image' "$work/empty" $out
+    refused 'the class name "caf\xE9" is not in UTF-8' "$work/latin" $out
     refused "$work/none" "$work/none" $out
     refused 'there is a label 255' "$work/bad_labels" $out
     refused 'there is no option --epoch' $fashion $out --epoch 3
@@ -196,6 +199,19 @@ check 'class by class' grep -q '<th>b</th><td>100.0</td>' "$report"
 check 'seeds have their numbers' sh -c "grep -q '>40</text>' '$report' && grep -q '>41</text>' '$report'"
 check 'logits for the training images only' run_logits --seeds 1
 check 'one seed' grep -q "lead\">Distillation changed the student's accuracy" "$report"
+# a path of bytes that are no UTF-8 is none in the results, either
+latin=$work/$(printf 'caf\351')
+mv "$work/two_classes" "$latin"
+# shellcheck disable=SC2086
+check 'a path in Latin-1' "$distill" "$latin" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 \
+    --seeds 1 --threads 1 --out "$work/logits"
+mv "$latin" "$work/two_classes"
+check 'is shown in metrics.json' grep -q "$(printf 'caf\357\277\275')\"" "$work/logits/metrics.json"
+check 'and in the report' grep -q "$(printf 'caf\357\277\275')<" "$report"
+if command -v iconv >/dev/null; then
+    check 'all of metrics.json is UTF-8' iconv -f UTF-8 -t UTF-16 "$work/logits/metrics.json"
+    check 'all of the report is UTF-8' iconv -f UTF-8 -t UTF-16 "$report"
+fi
 # everybody right on every image: a narrow axis
 # shellcheck disable=SC2086
 check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \
