@@ -182,6 +182,8 @@ static void print_help(void)
 }
 
 static int parse_number(const option *o, const char *text, char end, double *value, const char **rest)
+static const char *plural(int count) { return count == 1 ? "" : "s"; }
+
 {
     char *stop;
     *value = strtod(text, &stop);
@@ -1115,7 +1117,7 @@ static int train_teacher(session *s)
     if (!run_open(w.run, s->o.teacher_epochs)) return 0;
     d = training_options(s, &w, 1);
     d.seed = (uint64_t)s->o.first_seed;
-    printf("\nTraining the teacher, %d epochs\n", d.epochs);
+    printf("\nTraining the teacher, %d epoch%s\n", d.epochs, plural(d.epochs));
     s->training = s->teacher;
     if (!train(s, &g, &s->fit.data, &d, w.run)) return 0;
     s->training = NULL;
@@ -1258,8 +1260,11 @@ static int try_choice(session *s, stage *g, report_choice *c)
     }
     if (s->o.trials > 1)
         c->sd = sqrt(fmax(0, (squares - s->o.trials * c->validation * c->validation) / (s->o.trials - 1)));
-    stage_line(g, "  temperature %-4g alpha %-4g held-out accuracy %.2f %%", c->temperature, c->alpha,
-               100 * c->validation);
+    if (losses[s->loss].alpha)
+        stage_line(g, "  temperature %-4g alpha %-4g held-out accuracy %.2f %%", c->temperature, c->alpha,
+                   100 * c->validation);
+    else
+        stage_line(g, "  temperature %-4g held-out accuracy %.2f %%", c->temperature, 100 * c->validation);
     return 1;
 }
 
@@ -1271,7 +1276,10 @@ static int choose(session *s)
     int i, best = 0;
     s->choices = (report_choice *)calloc((size_t)count, sizeof *s->choices);
     if (!s->choices) return complain("there is not enough memory");
-    if (count > 1) printf("\nChoosing temperature and alpha on the held-out images, %d trials each\n", s->o.trials);
+    if (count > 1)
+        printf("\nChoosing %s on the held-out images, %d trial%s each\n",
+               losses[s->loss].alpha ? "temperature and alpha" : "the temperature", s->o.trials,
+               plural(s->o.trials));
     for (i = 0; i < count; ++i) {
         s->choices[i].temperature = t->values[i / a->count];
         s->choices[i].alpha = a->values[i % a->count];
@@ -1315,6 +1323,8 @@ static int keep_student(session *s, kd_model *m, int index)
     return 1;
 }
 
+    s->r.has_temperature = losses[s->loss].temperature;
+    s->r.has_alpha = losses[s->loss].alpha;
 /* A student of the final ones, tested: into *out, or forgotten where that is NULL. */
 static int final_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
                          kd_model **out)
@@ -1337,8 +1347,8 @@ static int train_students(session *s)
     stage g = stage_begin(s, "students", (int64_t)3 * s->o.seeds * s->o.epochs * s->fit.data.count);
     int i;
     smooth.label_smoothing = (float)REPORT_SMOOTHING;
-    printf("\nTraining the student alone, with smoothed labels, and distilled by %s, %d seeds\n",
-           loss_text(s).chars, s->o.seeds);
+    printf("\nTraining the student alone, with smoothed labels, and distilled by %s, %d seed%s\n",
+           loss_text(s).chars, s->o.seeds, plural(s->o.seeds));
     for (i = 0; i < s->o.seeds; ++i) {
         const uint64_t seed = (uint64_t)(s->o.first_seed + i);
         kd_model *m;
@@ -1450,9 +1460,10 @@ static void print_table(const session *s)
            "%.2f)\n",
            r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
            r->after.gradient_cosine, r->before.gradient_cosine);
-    printf("Targets at temperature %g: entropy %.2f nats of at most %.2f", r->temperature, r->after.target_entropy,
-           log((double)r->class_count));
-    printf("\nThe report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
+    if (losses[s->loss].temperature)
+        printf("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
+               r->after.target_entropy, log((double)r->class_count));
+    printf("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
 }
 
 /* ---- metrics.json ---------------------------------------------------------------------------------------- */
@@ -1657,13 +1668,17 @@ static void fill_report(session *s)
     else
         add_setting(s, "loss", "%s", loss_text(s).chars);
     if (r->teacher_trained)
-        add_setting(s, "teacher's training", "%d epochs, learning rate %g", o->teacher_epochs, o->teacher_lr);
-    add_setting(s, "students' training", "%d epochs, learning rate %g", o->epochs, o->lr);
+        add_setting(s, "teacher's training", "%d epoch%s, learning rate %g", o->teacher_epochs,
+                    plural(o->teacher_epochs), o->teacher_lr);
+    add_setting(s, "students' training", "%d epoch%s, learning rate %g", o->epochs, plural(o->epochs), o->lr);
     add_setting(s, "both", "%s, cosine schedule, batch %d, weight decay %g", kd_optimizer_name(s->optimizer),
                 o->batch, o->weight_decay);
     if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(o->teacher_augment));
     add_setting(s, "students' augmentation", "%s", augment_text(o->augment));
-    add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
+    if (o->seeds == 1)
+        add_setting(s, "seed", "%d", o->first_seed);
+    else
+        add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
     add_setting(s, "library", "kd.h %s, %s", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)));
     r->settings = s->settings;
 }
@@ -1709,7 +1724,7 @@ static int open_session(session *s)
         return complain("the library cannot be opened with instruction set %s: %s", s->o.isa,
                         kd_result_meaning(result));
     printf("kd.h %s, %s, %d thread%s\n", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)), desc.threads,
-           desc.threads == 1 ? "" : "s");
+           plural(desc.threads));
     return 1;
 }
 

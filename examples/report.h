@@ -138,6 +138,7 @@ typedef struct report {
     const report_choice *choices;
     int choice_count, chosen, trials; /* trials: of each choice */
     double temperature, alpha;
+    int has_temperature, has_alpha;               /* the loss */
     const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
     const report_setting *settings;
@@ -575,14 +576,17 @@ static void report_choices(FILE *f, const report *r)
 {
     int i;
     if (r->choice_count < 2) return;
-    fputs("<h2>Temperature and alpha</h2><p>Tried on the held-out images, with seeds of their own; the test images "
-          "had no "
-          "part in it.</p><div class=\"card scroll\"><table><tr><th>temperature</th><th>alpha</th><th>held-out "
-          "accuracy</th><th></th></tr>",
-          f);
+    fprintf(
+        f,
+        "<h2>Temperature%s</h2><p>Tried on the held-out images, with seeds of their own; the test images had no "
+        "part in it.</p><div class=\"card scroll\"><table><tr><th>temperature</th>%s<th>held-out accuracy</th>"
+        "<th></th></tr>",
+        r->has_alpha ? " and alpha" : "", r->has_alpha ? "<th>alpha</th>" : "");
     for (i = 0; i < r->choice_count; ++i) {
         const report_choice *c = &r->choices[i];
-        fprintf(f, "<tr><td>%g</td><td>%g</td><td>%.2f %%", c->temperature, c->alpha, 100 * c->validation);
+        fprintf(f, "<tr><td>%g</td>", c->temperature);
+        if (r->has_alpha) fprintf(f, "<td>%g</td>", c->alpha);
+        fprintf(f, "<td>%.2f %%", 100 * c->validation);
         if (r->trials > 1) fprintf(f, " &plusmn; %.2f", 100 * c->sd);
         fprintf(f, "</td><td>%s</td></tr>", i == r->chosen ? "chosen" : "");
     }
@@ -896,13 +900,16 @@ static void report_decisions(FILE *f, const report *r)
 static void report_diagnosis(FILE *f, const report *r)
 {
     const kd_diagnosis *b = &r->before, *a = &r->after;
-    fprintf(
-        f,
-        "<h2>What pulls at the student</h2><p>On the images it learned from, the student that was kept, before "
-        "training and after. The cosine says whether teacher and labels ask for the same: 1 the same, 0 nothing "
-        "in common, below 0 the opposite. A soft target's entropy lies between 0, a bare label, and %.2f nats, "
-        "every class alike; here, at temperature %g, it is %.2f.</p><div class=\"card scroll\"><table>",
-        log((double)r->class_count), r->temperature, a->target_entropy);
+    fputs("<h2>What pulls at the student</h2><p>On the images it learned from, the student that was kept, before "
+          "training and after. The cosine says whether teacher and labels ask for the same: 1 the same, 0 nothing "
+          "in common, below 0 the opposite.",
+          f);
+    if (r->has_temperature)
+        fprintf(f,
+                " A soft target's entropy lies between 0, a bare label, and %.2f nats, every class alike; here, at "
+                "temperature %g, it is %.2f.",
+                log((double)r->class_count), r->temperature, a->target_entropy);
+    fputs("</p><div class=\"card scroll\"><table>", f);
     fputs("<tr><th></th><th>weight in the loss</th><th>gradient before</th><th>after</th></tr>", f);
     fprintf(f, "<tr><th>teacher</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->soft_weight, b->soft_norm,
             a->soft_norm);

@@ -101,6 +101,12 @@ check 'a tree that is not the last layer' "$distill" $fashion $quick --teacher "
 # shellcheck disable=SC2086
 check 'a loss without temperature' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --loss mse --out '$work/two' >'$work/said'"
 check 'has none' grep -q 'distilled by mse, 2 seeds' "$work/said"
+check 'nor anything at one' sh -c "! grep -q 'emperature\|alpha' '$work/said'"
+check 'nor in the report' sh -c "! grep -q 'at temperature\|alpha' '$work/two/report.html'"
+# shellcheck disable=SC2086
+check 'a loss without alpha' sh -c "'$distill' $fashion $quick --seeds 1 --epochs 1 --teacher-epochs 1 --teacher '$teacher' --student '$student' --loss kl --out '$work/kl' >'$work/said'"
+check 'names none' sh -c "! grep -q alpha '$work/said' '$work/kl/report.html'"
+check 'one is no plural' sh -c "! grep -w '1 \(threads\|epochs\|trials\|seeds\)' '$work/said'"
 check 'nor in metrics.json' grep -q '"loss": "mse", "temperature": null, "alpha": null,' "$work/two/metrics.json"
 if command -v python3 >/dev/null; then
     check 'metrics.json is JSON' python3 -m json.tool "$work/out/metrics.json"
