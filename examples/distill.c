@@ -40,7 +40,7 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
     X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
-      "what to train as teacher, as a model line (below); or a .safetensors file of a trained one; or a .npy "     \
+      "what to train as teacher, as a model line (above); or a .safetensors file of a trained one; or a .npy "     \
       "file with "                                                                                                 \
       "its logits for the training images, in the order of their names (a class folder at a time), shape "         \
       "(images, "                                                                                                  \
@@ -148,6 +148,7 @@ static void print_wrapped(const char *text, int column)
 
 static void print_help(void)
 {
+    enum { HELP_COLUMN = 2 + 2 + 15 + 1 + 10 + 1 };
     int i;
     puts("usage: distill IMAGES [options]\n"
          "\n"
@@ -173,17 +174,17 @@ static void print_help(void)
     for (i = 0; i < OPTION_COUNT; ++i) {
         const option *o = &option_table[i];
         printf("  --%-15s %-10s ", o->name, o->argument);
-        print_wrapped(o->help, 30);
-        if (*o->standard) printf("%30s(%s)\n", "", o->standard);
+        print_wrapped(o->help, HELP_COLUMN);
+        if (*o->standard) printf("%*s(%s)\n", HELP_COLUMN, "", o->standard);
     }
     puts("\nCtrl-C stops; the model in training is then in the output folder as checkpoint.safetensors, and "
          "--resume "
          "goes\non from there, to the same results.");
 }
 
-static int parse_number(const option *o, const char *text, char end, double *value, const char **rest)
 static const char *plural(int count) { return count == 1 ? "" : "s"; }
 
+static int parse_number(const option *o, const char *text, char end, double *value, const char **rest)
 {
     char *stop;
     *value = strtod(text, &stop);
@@ -611,7 +612,9 @@ static int given_preprocessing(session *s)
     int c;
     if ((mean->count > 0) != (std->count > 0)) return complain("--mean and --std go together");
     if ((mean->count > 1 && mean->count != channels) || (std->count > 1 && std->count != channels))
-        return complain("--mean and --std take one number, or %d, one for each channel of the images", channels);
+        return complain("--mean and --std take one number%s, got %d and %d",
+                        channels > 1 ? ", or 3, one for each channel of the images" : " for grey images",
+                        mean->count, std->count);
     for (c = 0; c < channels && mean->count > 0; ++c) {
         s->fit.data.mean[c] = (float)mean->values[mean->count > 1 ? c : 0];
         s->fit.data.std[c] = (float)std->values[std->count > 1 ? c : 0];
@@ -698,10 +701,12 @@ static kd_model *create_model(session *s, const char *who, const char *spec, uin
     const images *im = &s->images;
     kd_model *m;
     int c, h, w;
-    if (kd_model_create(s->kd, spec, seed, &m) != KD_OK) {
+    const kd_result result = kd_model_create(s->kd, spec, seed, &m);
+    if (result == KD_ERR_SPEC) /* its columns count from the size, which may not be what was typed */
+        (void)complain("the %s is read as \"%s\": %s", who, spec, kd_error(s->kd));
+    else if (result != KD_OK)
         (void)kd_complain(s, who);
-        return NULL;
-    }
+    if (result != KD_OK) return NULL;
     kd_model_input(m, &c, &h, &w);
     if (c * h * w != im->channels * im->height * im->width)
         (void)complain("the %s takes %dx%dx%d, but the images are %dx%dx%d", who, c, h, w, im->channels, im->height,
@@ -730,10 +735,34 @@ static int check_classes(const session *s)
     return 1;
 }
 
+/* Whether it is the archive that torch.save writes. */
+static int is_torch_archive(const char *path)
+{
+    char first[4] = {0};
+    FILE *f = fopen(path, "rb");
+    const int found = f && fread(first, 1, sizeof first, f) == sizeof first && memcmp(first, "PK\3\4", 4) == 0;
+    if (f) fclose(f);
+    return found;
+}
+
+/* Says why a file could not be loaded, and what to do where it is of a kind that people have. */
+static int complain_of_weights(const session *s, const char *who, const char *path)
+{
+    if (is_torch_archive(path))
+        return complain("%s: %s is no safetensors file but one of torch.save; write it with "
+                        "safetensors.torch.save_file",
+                        who, path);
+    if (strstr(kd_error(s->kd), "no model line"))
+        return complain(
+            "%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights %s", who, path,
+            path);
+    return kd_complain(s, who);
+}
+
 static int load_teacher(session *s, const char *path)
 {
     int c, h, w;
-    if (kd_model_load(s->kd, path, &s->teacher) != KD_OK) return kd_complain(s, "the teacher");
+    if (kd_model_load(s->kd, path, &s->teacher) != KD_OK) return complain_of_weights(s, "the teacher", path);
     kd_model_input(s->teacher, &c, &h, &w);
     if (c * h * w != s->images.channels * s->images.height * s->images.width)
         return complain("the teacher takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", c,
@@ -827,6 +856,8 @@ static int open_models(session *s)
     if (ends_with(teacher, ".safetensors")) {
         if (!load_teacher(s, teacher)) return 0;
         snprintf(s->teacher_spec, sizeof s->teacher_spec, "%s", kd_model_spec(s->teacher));
+    } else if (is_torch_archive(teacher)) {
+        return complain_of_weights(s, "the teacher", teacher);
     } else {
         if (!*teacher) {
             default_spec(s, 32, 256, "", "dense 128, relu, dropout 0.5, ", line);
@@ -837,7 +868,7 @@ static int open_models(session *s)
         if (!s->teacher) return 0;
         s->r.teacher_trained = !*s->o.teacher_weights;
         if (*s->o.teacher_weights && kd_model_load_weights(s->teacher, s->o.teacher_weights) != KD_OK)
-            return kd_complain(s, "the teacher's weights");
+            return complain_of_weights(s, "the teacher's weights", s->o.teacher_weights);
     }
     if (!s->r.teacher_trained && !take_preprocessing(s, s->teacher)) return 0;
     s->r.teacher.parameters = kd_model_parameters(s->teacher);
@@ -1292,6 +1323,8 @@ static int choose(session *s)
     s->r.choice_count = count;
     s->r.chosen = best;
     s->r.trials = s->o.trials;
+    s->r.has_temperature = losses[s->loss].temperature;
+    s->r.has_alpha = losses[s->loss].alpha;
     s->r.temperature =
         losses[s->loss].temperature ? s->choices[best].temperature : (double)loss_options(s, 0, 0).temperature;
     s->r.alpha = s->choices[best].alpha;
@@ -1323,8 +1356,6 @@ static int keep_student(session *s, kd_model *m, int index)
     return 1;
 }
 
-    s->r.has_temperature = losses[s->loss].temperature;
-    s->r.has_alpha = losses[s->loss].alpha;
 /* A student of the final ones, tested: into *out, or forgotten where that is NULL. */
 static int final_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
                          kd_model **out)

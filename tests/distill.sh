@@ -112,6 +112,7 @@ if command -v python3 >/dev/null; then
     check 'metrics.json is JSON' python3 -m json.tool "$work/out/metrics.json"
     check 'metrics.json is JSON without temperature' python3 -m json.tool "$work/two/metrics.json"
 fi
+check 'help in two columns' sh -c "'$distill' --help | sed '1,/^Options/d; /^\$/,\$d' | awk '!/^  --/ && match(\$0, /[^ ]/) != 32 { print; bad = 1 } END { exit bad }'"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
 
@@ -136,6 +137,8 @@ head -c 5000 "$work/out/teacher.safetensors" >"$work/cut.safetensors"
 npy "$work/nan.npy" 10 2 '\000\000\300\177\000\000\300\177'
 npy "$work/short.npy" 5 2 '\000\000\200\077\000\000\200\077'
 echo file >"$work/a_file"
+printf 'PK\003\004%0100d' 0 >"$work/teacher.pt"
+printf '\066\000\000\000\000\000\000\000{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}01234567' >"$work/bare.safetensors"
 
 one_setting="--temperature 2 --alpha 0.5 --validation 0"
 out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit 20"
@@ -161,6 +164,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--teacher-augment shift takes a whole number' $fashion $out --teacher-augment shift=1.9
     refused 'no instruction set "sse"' $fashion $out --isa sse
     refused 'did you mean "conv"' $fashion $out --student 'covn 8 3, dense 10'
+    refused 'is read as "1x28x28: dens 10": model line, column 10' $fashion $out --student 'dens 10'
     refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
     refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
     refused 'the teacher knows 10 classes, but the images have 2' "$work/two_classes" $out --size 28 --student 'dense 2' $one_setting --teacher "$work/out/teacher.safetensors"
@@ -168,11 +172,14 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'nothing.safetensors' $fashion $out --teacher "$work/nothing.safetensors"
     refused 'shape (10, 2)' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy"
     refused '--mean and --std go together' $fashion $out --mean 0.5
-    refused 'take one number, or 1, one for each channel' $fashion $out --mean 0.5,0.5,0.5 --std 0.2
+    refused 'take one number for grey images, got 3 and 1' $fashion $out --mean 0.5,0.5,0.5 --std 0.2
     refused '--std must be 1e-06 to' $fashion $out --mean 0.5 --std 0
     refused 'says how its images were normalised' $fashion $out --teacher "$work/out/teacher.safetensors" --mean 0.5 --std 0.2
     refused '--teacher-weights goes with a model line' $fashion $out --teacher "$work/out/teacher.safetensors" --teacher-weights x
     refused '--teacher-weights goes with a model line' $fashion $out --teacher-weights x
+    refused 'write it with safetensors.torch.save_file' $fashion $out --teacher 'dense 10' --teacher-weights "$work/teacher.pt"
+    refused 'write it with safetensors.torch.save_file' $fashion $out --teacher "$work/teacher.pt"
+    refused '--teacher "SPEC" --teacher-weights' $fashion $out --teacher "$work/bare.safetensors"
     refused "the student's training" $fashion $out --teacher-augment none --augment shift=40
     refused "the teacher's training" $fashion $out --teacher-augment shift=40
     refused "loss dkd needs at least 3 columns, got 2" "$work/two_classes" $out --student 'dense 2' --teacher 'dense 2' --loss dkd
