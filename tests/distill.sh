@@ -191,7 +191,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
 
 # more views than a cache has: the teacher runs beside its students
 timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 'dense 2' --teacher-epochs 1 --epochs 70000 \
-    --augment flip --threads 1 $one_setting --out "$work/two" >"$work/stdout" 2>"$work/stderr"
+    --augment flip --threads 1 $one_setting --out "$work/two" >"$work/said" 2>"$work/stderr"
 check 'more epochs than a cache has views' test $? = 124
 
 # ---- what the report says ------------------------------------------------------------------------------------------
@@ -234,6 +234,7 @@ check 'ticks up to 100 %' test "$(tail -1 "$work/ticks")" = '100.00&#8201;%'
 check 'each once' test "$(sort "$work/ticks" | uniq -d | wc -l)" = 0
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
+: >"$work/stdout" # what an earlier one said there would be taken for its own
 "$distill" $fashion --teacher-epochs 1000 --threads 1 --out "$work/stopped" >"$work/stdout" 2>"$work/stderr" &
 pid=$!
 i=0
