@@ -994,8 +994,8 @@ static void option_text(const session *s, const option *o, char *text, size_t si
     }
 }
 
-/* The options of a run lie beside its checkpoints: these know those of their own training, but not how long it is to
-   be, and less of the trainings before. */
+/* The options of a run lie beside its checkpoints: these know those of their own training, but not how long it is
+   to be, and less of the trainings before. */
 static int resume_write_options(const session *s)
 {
     char path[MAX_PATH + 8], text[MAX_PATH];
@@ -1036,7 +1036,7 @@ static int resume_compare_options(const session *s, FILE *f)
     return 1;
 }
 
-/* Before the first training. A run with other options than the one to be resumed is refused, and changes nothing. */
+/* Before the first training. A run with other options than that to be resumed is refused, and changes nothing. */
 static int resume_begin(const session *s)
 {
     char path[MAX_PATH];
@@ -1156,7 +1156,8 @@ static int train_teacher(session *s)
 }
 
 /* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
-   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would not be what the others get. */
+   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would
+   not be what the others get. */
 static int run_teacher(session *s)
 {
     enum { MOST_VIEWS = 1 << 16 };

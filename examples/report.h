@@ -268,7 +268,7 @@ static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int
     return done;
 }
 
-/* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Returns 0 if memory ran out. */
+/* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Returns 0 without memory. */
 static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count,
                         const char *style)
 {
