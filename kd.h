@@ -467,7 +467,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
 
 /* Probabilities of several teachers, averaged with weights at a temperature, expressed as logits whose softmax
    at that temperature is the average: out[r, :] = T * log(sum_i w_i softmax(logits[i][r, :] / T)).
-   weights NULL: equal; otherwise positive, scaled to sum 1. out may be one of the inputs. */
+   weights NULL: equal; otherwise positive, scaled to sum 1. 1 to 64 teachers. out may be one of the inputs. */
 KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
                                     int rows, int cols, float temperature, float *out);
 /* The same of logits: out[r, :] = sum_i w_i logits[i][r, :], whose softmax is at every temperature the teachers'
@@ -509,7 +509,7 @@ KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
 
 /* The same language, a call at a time. Mistakes are remembered and reported by kd_builder_finish, which also
-   frees the builder; kd_builder_abandon frees it without a model. */
+   frees the builder; kd_builder_abandon frees it without a model. Height and width 1: a vector of `channels`. */
 KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width, kd_builder **out);
 KDDEF void kd_builder_dense(kd_builder *b, int units);
 KDDEF void kd_builder_conv(kd_builder *b, int channels, int kernel, int stride, int pad);
@@ -539,7 +539,8 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size);
 KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int count);
 KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where none was set */
 /* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the
-   input is a vector). kd_train records what it was given. NULL: unknown. */
+   input is a vector). kd_train records what it was given, of a vector that was an image with more channels a number
+   for each, which cannot be set again here. NULL: unknown. */
 KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std);
 /* The number of channels recorded, 0 if unknown; mean and std may be NULL or have room for KD_MAX_CHANNELS. */
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
@@ -647,14 +648,14 @@ KDDEF uint64_t kd_data_hash(const kd_data *data);
 /* Random changes to training images, each a function of (seed, epoch, sample) alone, so that teacher and student
    see the same view. Zero switches a change off. */
 typedef struct kd_augment {
-    int shift;        /* pixels; moved by up to this in each direction, filled with 0 */
+    int shift;        /* pixels, to the image's larger side; moved by up to this either way, filled with 0 */
     int flip;         /* 1: mirrored left to right, half of the time */
-    float rotate;     /* degrees; turned by up to this either way, bilinear, filled with 0 */
-    float brightness; /* b: times 1-b to 1+b */
-    float contrast;   /* c: blended with the mean grey, factor 1-c to 1+c */
-    float saturation; /* s: blended with its own grey, factor 1-s to 1+s (3 channels) */
-    int cutout;       /* side in pixels of a square set to the mean (0 after normalisation) */
-    float mixup;      /* a: blended with another sample of the set by Beta(a, a); labels are blended too */
+    float rotate;     /* degrees, to 180; turned by up to this either way, bilinear, filled with 0 */
+    float brightness; /* b, to 1: times 1-b to 1+b */
+    float contrast;   /* c, to 1: blended with the mean grey, factor 1-c to 1+c */
+    float saturation; /* s, to 1: blended with its own grey, factor 1-s to 1+s (3 channels) */
+    int cutout;       /* side in pixels, to twice the image's, of a square set to the mean (0 when normalised) */
+    float mixup;      /* a, to 4: blended with another sample of the set by Beta(a, a); so are labels */
 } kd_augment;
 
 /* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
@@ -750,7 +751,7 @@ KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *
 typedef struct kd_evaluate_desc {
     uint32_t cookie;             /* set by kd_evaluate_defaults */
     int batch;                   /* 256 */
-    const kd_model *teacher;     /* NULL; for agreement and kl. data.teacher_logits serves where it is set */
+    const kd_model *teacher;     /* NULL; for agreement and kl; without it, data.teacher_logits if set */
     const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
     float *logits;               /* NULL; (count, outputs) */
     /* NULL; (classes, classes), row = label, column = prediction, overwritten. classes: the larger of data.classes
@@ -994,7 +995,7 @@ typedef struct kd_train_desc {
     const kd_model *teacher;            /* NULL; runs in evaluation mode, is never written to */
     const kd_model *const *teachers;    /* NULL; several, averaged */
     const float *teacher_weights;       /* NULL: equal */
-    int teacher_count;                  /* 0 */
+    int teacher_count;                  /* 0; 0 to 64 */
     kd_teacher_average teacher_average; /* KD_AVERAGE_PROBABILITIES */
     kd_teacher_fn teacher_fn;           /* NULL */
     void *teacher_user;
@@ -6611,6 +6612,19 @@ KD__PRIVATE const char *kd__skip_space(const char *c)
     return c;
 }
 
+/* Every run of white space as one blank, none at the ends. */
+KD__PRIVATE void kd__tidy(char *text)
+{
+    const char *c = kd__skip_space(text);
+    for (; *c; ++c) {
+        if (!kd__is_space(*c))
+            *text++ = *c;
+        else if (*kd__skip_space(c) && !kd__is_space(c[1]))
+            *text++ = ' ';
+    }
+    *text = 0;
+}
+
 KD__PRIVATE const char *kd__skip_word(const char *c)
 {
     while (kd__is_letter(*c) || kd__is_digit(*c)) ++c;
@@ -6821,6 +6835,7 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     for (i = 0; i < 4; ++i) n->param[i] = -1;
     n->name = kd__copy_text(d->kd, name, strlen(name));
     n->text = kd__copy_text(d->kd, text, text_length);
+    if (n->text) kd__tidy(n->text);
     result = n->name && n->text ? t->build(d, n) : KD_ERR_MEMORY;
     if (result != KD_OK) {
         kd__free(d->kd, n->name);
@@ -7165,9 +7180,11 @@ KD__PRIVATE void kd__builder_points(char *text)
     }
 }
 
+enum { KD__BUILDER_LETTERS = 255 };
+
 KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
 {
-    char text[256];
+    char text[KD__BUILDER_LETTERS + 1];
     va_list args;
     int length;
     if (!b) return;
@@ -7175,8 +7192,7 @@ KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
     length = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (length < 0 || length >= (int)sizeof text) {
-        b->failed = kd__fail(b->kd, KD_ERR_SPEC, "kd_builder_layer: the text of a layer is longer than %d letters",
-                             (int)sizeof text - 1);
+        b->failed = KD_ERR_SPEC;
         return;
     }
     kd__builder_points(text);
@@ -7233,6 +7249,9 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
     if (out) *out = NULL;
     if (!b) return KD_ERR_ARGUMENT;
     result = b->failed;
+    if (result == KD_ERR_SPEC)
+        kd__fail(b->kd, result, "kd_builder_layer: the text of a layer is longer than %d letters",
+                 (int)KD__BUILDER_LETTERS);
     if (result == KD_OK) result = kd_model_create(b->kd, b->text, seed, out);
     kd_builder_abandon(b);
     return result;
@@ -7380,18 +7399,10 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
     return KD_OK;
 }
 
-/* The line with every run of white space as one blank. */
 KD__PRIVATE char *kd__tidy_line(kd_ctx *kd, const char *line)
 {
-    char *tidy = KD__NEW(kd, char, strlen(line) + 1), *to = tidy;
-    const char *c;
-    if (!tidy) return NULL;
-    for (c = kd__skip_space(line); *c; ++c) {
-        if (!kd__is_space(*c))
-            *to++ = *c;
-        else if (*kd__skip_space(c) && !kd__is_space(c[1]))
-            *to++ = ' ';
-    }
+    char *tidy = kd__copy_text(kd, line, strlen(line));
+    if (tidy) kd__tidy(tidy);
     return tidy;
 }
 
@@ -9148,6 +9159,8 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
         return kd__fail(kd, KD_ERR_DEFAULTS,
                         "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
     if (data->count < 1) return kd__fail(kd, KD_ERR_DATA, "%s: there are no samples", where);
+    if (data->classes < 0)
+        return kd__fail(kd, KD_ERR_DATA, "%s: classes must be 0 or more, got %d", where, data->classes);
     if (data->channels < 1 || data->height < 1 || data->width < 1 || (!data->pixels && !data->batch))
         return kd__fail(kd, KD_ERR_DATA, "%s: images of %dx%dx%d, or no pixels", where, data->channels,
                         data->height, data->width);
@@ -9199,8 +9212,10 @@ KD__PRIVATE kd_result kd__augment_check(kd_ctx *kd, const char *where, const kd_
     const int size = KD__MAX(data->height, data->width);
     if (a->shift < 0 || a->shift > size || a->cutout < 0 || a->cutout > 2 * size)
         return kd__fail(kd, KD_ERR_ARGUMENT,
-                        "%s: shift and cutout must be from 0 to the size of the image (%d), got %d and %d", where,
-                        size, a->shift, a->cutout);
+                        "%s: shift must be 0 to the size of the image, %d, and cutout to twice that, got %d and %d",
+                        where, size, a->shift, a->cutout);
+    if (a->flip < 0 || a->flip > 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: flip must be 0 or 1, got %d", where, a->flip);
     if (!(a->rotate >= 0 && a->rotate <= 180))
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: rotate must be 0 to 180 degrees, got %s", where,
                         kd__number((double)a->rotate, 6).chars);
@@ -9338,6 +9353,7 @@ typedef struct kd__feed {
     /* the batch being made */
     const int32_t *samples;
     int n, view;
+    kd_data images;      /* of data, where nothing else of them is asked for */
     const int32_t *pool; /* among which mixup finds partners; NULL: all samples */
     int pool_count;
 } kd__feed;
@@ -9385,6 +9401,22 @@ KD__PRIVATE kd_result kd__feed_open(kd__feed *f, kd_ctx *kd, const kd_data *data
         return KD_OK;
     kd__feed_close(f);
     return KD_ERR_MEMORY;
+}
+
+/* The same of images alone: labels are not looked at. */
+KD__PRIVATE kd_result kd__feed_open_images(kd__feed *f, kd_ctx *kd, const kd_data *data, const kd_augment *augment,
+                                           uint64_t seed, int batch)
+{
+    kd_data images = *data;
+    kd_result result;
+    images.labels = NULL;
+    images.soft_labels = NULL;
+    images.classes = 0;
+    result = kd__feed_open(f, kd, &images, augment, seed, batch);
+    if (result != KD_OK) return result;
+    f->images = images;
+    f->data = &f->images;
+    return KD_OK;
 }
 
 /* One view of one sample, normalised, into `to`. `slot` is its place among what a stream delivered. */
@@ -9604,6 +9636,7 @@ typedef struct kd__evaluator {
     kd_prompt prompt;
     float prompt_temperature;
     float *prompts; /* (batch, N); NULL unless there are prompts */
+    int32_t *order; /* (batch) */
     int batch, outputs;
     int first, columns, task; /* the head that is looked at; columns: of all outputs, if there are no others */
 } kd__evaluator;
@@ -9711,6 +9744,7 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     kd__free(kd, e->head);
     kd__free(kd, e->teacher_head);
     kd__free(kd, e->prompts);
+    kd__free(kd, e->order);
     memset(e, 0, sizeof *e);
 }
 
@@ -9742,7 +9776,8 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     e->log_probs = KD__NEW(kd, float, all);
     e->teacher_logits = KD__NEW(kd, float, all);
     e->teacher_log_probs = KD__NEW(kd, float, all);
-    result = e->logits && e->log_probs && e->teacher_logits && e->teacher_log_probs
+    e->order = KD__NEW(kd, int32_t, e->batch);
+    result = e->logits && e->log_probs && e->teacher_logits && e->teacher_log_probs && e->order
                  ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch)
                  : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
@@ -9776,7 +9811,7 @@ KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, f
 KD__PRIVATE kd_result kd__evaluator_teacher_data(kd__evaluator *e, const kd_data *data)
 {
     const kd_result result =
-        data && e->teacher ? kd__feed_open(&e->teacher_feed, e->m->kd, data, NULL, 0, e->batch) : KD_OK;
+        data && e->teacher ? kd__feed_open_images(&e->teacher_feed, e->m->kd, data, NULL, 0, e->batch) : KD_OK;
     if (result != KD_OK) kd__evaluator_close(e);
     return result;
 }
@@ -9872,19 +9907,15 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
 {
     const kd_data *d = e->data;
     const int32_t *labels = e->task ? kd__data_labels(d, e->task) : NULL;
-    int32_t order[256];
     int first, i, c, n;
     t->outputs = e->columns;
     t->classes = kd__evaluator_classes(e);
     for (first = 0; first < count; first += n) {
-        const int32_t *now = samples ? samples + first : order;
+        const int32_t *now = samples ? samples + first : e->order;
         const float *student, *teacher;
         kd_result result;
         n = KD__MIN(e->batch, count - first);
-        if (!samples) {
-            n = KD__MIN(n, KD__COUNT(order));
-            for (i = 0; i < n; ++i) order[i] = first + i;
-        }
+        for (i = 0; i < n && !samples; ++i) e->order[i] = first + i;
         result = kd__feed_batch(&e->feed, now, n, 0);
         if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
         if (result != KD_OK) return result;
@@ -11959,7 +11990,7 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
     c->seed = kd__augment_any(&c->augment) ? seed : 0;
     c->data_hash = kd_data_hash(data);
     c->teacher_hash = kd_model_hash(teacher);
-    result = kd__feed_open(&feed, kd, data, augment, seed, KD__MIN(256, data->count));
+    result = kd__feed_open_images(&feed, kd, data, augment, seed, KD__MIN(256, data->count));
     if (result == KD_OK) {
         result = kd__run_open(teacher, NULL, feed.batch, &run);
         if (result == KD_OK) result = kd__cache_fill(c, &feed, run);
@@ -12779,7 +12810,7 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
     if (result == KD_OK && d->teacher_data && t->source != KD__TEACHER_CACHE)
-        result = kd__feed_open(&t->teacher_feed, kd, d->teacher_data, NULL, 0, batch);
+        result = kd__feed_open_images(&t->teacher_feed, kd, d->teacher_data, NULL, 0, batch);
     for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
         result = kd__run_open_tapped(t->teachers[i], NULL, batch, fs->taps[KD__TEACHER], fs->tap_count,
                                      &t->teacher_runs[i]);
@@ -13950,7 +13981,7 @@ KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count
     cells = kd__times((size_t)data->count, (size_t)KD__MAX(kd_model_outputs(teachers[0]), 2));
     counts = KD__NEW(kd, int32_t, cells);
     if (!counts) return KD_ERR_MEMORY;
-    result = kd__feed_open(&feed, kd, data, NULL, 0, KD__MIN(256, data->count));
+    result = kd__feed_open_images(&feed, kd, data, NULL, 0, KD__MIN(256, data->count));
     for (i = 0; i < teacher_count && result == KD_OK; ++i) result = kd__pate_count(teachers[i], &feed, counts);
     if (feed.kd) kd__feed_close(&feed);
     if (result == KD_OK) memcpy(votes, counts, cells * sizeof *votes);
@@ -15298,6 +15329,23 @@ KD__PRIVATE int kd__model_has_tensor(const kd_model *m, const char *name)
     return has;
 }
 
+typedef struct kd__st_dims {
+    char chars[200];
+} kd__st_dims;
+
+/* "(2, 4)" */
+KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
+{
+    kd__st_dims text;
+    size_t at = 0;
+    int i;
+    for (i = 0; i < rank && at + 24 < sizeof text.chars; ++i)
+        at += (size_t)snprintf(text.chars + at, sizeof text.chars - at, "%s%lld", i ? ", " : "(",
+                               (long long)shape[i]);
+    snprintf(text.chars + at, sizeof text.chars - at, rank ? ")" : "a single number");
+    return text;
+}
+
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
@@ -15313,10 +15361,9 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         same = e->rank == p->rank;
         for (j = 0; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
         if (!same)
-            return kd__fail(
-                f->kd, KD_ERR_SHAPE,
-                "%s: tensor \"%.80s\" of \"%.200s\" has another shape (%lld numbers) than the model's (%lld)",
-                f->where, p->name, f->path, (long long)e->count, (long long)kd__param_count(p));
+            return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's is %s",
+                            f->where, p->name, f->path, kd__st_shape(e->shape, e->rank).chars,
+                            kd__st_shape(p->shape, p->rank).chars);
         if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
             return kd__fail(
                 f->kd, KD_ERR_FORMAT,
@@ -15350,9 +15397,9 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
         if (!plain) return KD_ERR_MEMORY;
         kd__st_floats(f, e, plain);
         if (!f->kd->k->all_finite((ptrdiff_t)e->count, plain))
-            result =
-                kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
-                         f->where, p->name, f->path);
+            result = kd__fail(f->kd, KD_ERR_NOT_FINITE,
+                              "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, p->name,
+                              f->path, e->size == 8 ? ", or what is one as a float" : "");
         else if (kd__param_negative(p, plain, (size_t)e->count))
             result = kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
                               f->where, p->name, f->path);

@@ -428,10 +428,13 @@ static void test_broken_tensors(void **state)
         {"{" META "," BIAS "," WEIGHT "," TENSOR("1.weight", "F32", "[1]", "[12,16]") "}", 16, KD_ERR_FORMAT,
          "has a tensor \"1.weight\" that the model does not have"},
         {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[2,1]", "[4,12]") "}", 12, KD_ERR_SHAPE,
-         "tensor \"0.weight\" of \"f\" has another shape (2 numbers) than the model's (2)"},
-        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[2]", "[4,12]") "}", 12, KD_ERR_SHAPE, "another shape"},
+         "tensor \"0.weight\" of \"f\" is (2, 1), but the model's is (1, 2)"},
+        {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[2]", "[4,12]") "}", 12, KD_ERR_SHAPE,
+         "is (2), but the model's is (1, 2)"},
+        {"{" META "," TENSOR("0.bias", "F32", "[]", "[0,4]") "," WEIGHT "}", 12, KD_ERR_SHAPE,
+         "tensor \"0.bias\" of \"f\" is a single number, but the model's is (1)"},
         {"{" META "," BIAS "," TENSOR("0.weight", "F32", "[1,3]", "[4,16]") "}", 16, KD_ERR_SHAPE,
-         "has another shape (3 numbers) than the model's (2)"},
+         "is (1, 3), but the model's is (1, 2)"},
         {"{" META "," BIAS "," TENSOR("0.weight", "I32", "[1,2]", "[4,12]") "}", 12, KD_ERR_FORMAT,
          "tensor \"0.weight\" of \"f\" holds whole numbers; weights must be F32, F16, BF16 or F64"},
     };
@@ -466,7 +469,8 @@ static void test_broken_metadata(void **state)
          "\"f\" has format version \"none\", this library reads 1"},
         {ONLY("\"kd.spec\":\"2: dense 1\",\"kd.version\":\"2\""), KD_ERR_FORMAT, "has format version \"2\""},
         {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: dens 1\""), KD_ERR_SPEC, "did you mean \"dense\"?"},
-        {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: dense 2\""), KD_ERR_SHAPE, "has another shape"},
+        {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: dense 2\""), KD_ERR_SHAPE,
+         "is (1, 2), but the model's is (2, 2)"},
         {ONLY("\"kd.version\":\"1\",\"kd.spec\":\"2: a: dense 1\""), KD_ERR_FORMAT, "has no tensor \"a.weight\""},
         {WITH("\"kd.mean\":\"0.5\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
         {WITH("\"kd.std\":\"0.5\""), KD_ERR_FORMAT, "kd.mean or kd.std is broken"},
@@ -670,7 +674,8 @@ static void test_load_weights_failures(void **state)
                  "\"f\" has a tensor \"1.bias\" that the model does not have");
     kd_model_destroy(other);
     other = create("4: dense 2, batchnorm", 1);
-    assert_fails(kd, kd_model_load_weights(other, "f"), KD_ERR_SHAPE, "\"0.weight\" of \"f\" has another shape");
+    assert_fails(kd, kd_model_load_weights(other, "f"), KD_ERR_SHAPE,
+                 "\"0.weight\" of \"f\" is (2, 3), but the model's is (2, 4)");
     kd_model_destroy(other);
     blocks = memory.blocks;
     memcpy(data, torch_data, sizeof data);

@@ -617,6 +617,7 @@ static void test_builder_mistakes(void **state)
     b = builder(1, 8, 8);
     kd_builder_layer(b, "%s", text);
     kd_builder_layer(b, "relu");
+    assert_int_equal(kd_model_create(kd, "4: foo", 1, &m), KD_ERR_SPEC); /* another mistake meanwhile */
     assert_fails(kd, kd_builder_finish(b, 1, &m), KD_ERR_SPEC, "the text of a layer is longer than 255 letters");
     b = builder(1, 8, 8);
     kd_builder_layer(b, "dense %d.", 5); /* a point, but none between digits */
@@ -682,6 +683,12 @@ static void test_describe(void **state)
         }
         assert_int_equal(part[size], '#');
     }
+    kd_model_destroy(m);
+    m = create("3x16x16: stem:\n conv\t64   3 \n pad=1 bias=0, batchnorm , relu, residual( conv  8 1\nstride=2 ),\n"
+               "\tdense\r10 ",
+               1);
+    kd_model_describe(m, text, sizeof text);
+    assert_string_equal(text, wanted); /* however the line is broken */
     kd_model_destroy(m);
 }
 

@@ -556,6 +556,11 @@ typedef struct mixed {
     int32_t bad;
 } mixed;
 
+typedef struct counted {
+    samples s;
+    int largest;
+} counted;
+
 static int broken_stream(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
 {
     (void)stream(user, numbers, n, x, labels);
@@ -624,6 +629,41 @@ static void test_mixup_of_streams(void **state)
     assert_int_equal(epochs, desc.epochs);
     kd_model_destroy(m);
     kd_model_destroy(teacher);
+}
+
+static int modulo_batch(void *user, const int32_t *numbers, int n, float *x, int32_t *labels)
+{
+    counted *c = (counted *)user;
+    int i;
+    c->largest = KD__MAX(c->largest, n);
+    for (i = 0; i < n; ++i) {
+        const int32_t number = numbers[i] % COUNT;
+        (void)stream(&c->s, &number, 1, x + i * FLOATS, labels + i);
+    }
+    return 0;
+}
+
+/* A batch is as large as was asked for. */
+static void test_batches_of_evaluation(void **state)
+{
+    enum { MANY = 700 };
+    counted c;
+    kd_model *m = create(small, 1);
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics metrics, same;
+    kd_data data;
+    (void)state;
+    memset(&c, 0, sizeof c);
+    make_samples(&c.s, 5);
+    data = kd_data_stream(modulo_batch, &c, MANY, CHANNELS, SIDE, SIDE, CLASSES);
+    assert_ok(kd, kd_evaluate_with(m, &data, &desc, &metrics));
+    assert_int_equal(c.largest, 256);
+    c.largest = 0, desc.batch = 600;
+    assert_ok(kd, kd_evaluate_with(m, &data, &desc, &same));
+    assert_int_equal(c.largest, 600);
+    assert_true(same.accuracy == metrics.accuracy && same.count == MANY);
+    assert_near(same.nll, metrics.nll, 1e-9);
+    kd_model_destroy(m);
 }
 
 static void test_forms_of_data(void **state)
@@ -1455,6 +1495,10 @@ static void test_refused(void **state)
     REFUSED(KD_ERR_ARGUMENT, "need validation", d.keep = KD_KEEP_BEST);
     REFUSED(KD_ERR_ARGUMENT, "need validation", d.patience = 1);
     REFUSED(KD_ERR_ARGUMENT, "shift", d.augment.shift = -1);
+    REFUSED(KD_ERR_ARGUMENT, "cutout to twice that, got 0 and 13", d.augment.cutout = 2 * SIDE + 1);
+    REFUSED(KD_ERR_ARGUMENT, "flip must be 0 or 1, got -1", d.augment.flip = -1);
+    REFUSED(KD_ERR_ARGUMENT, "flip must be 0 or 1, got 2", d.augment.flip = 2);
+    REFUSED(KD_ERR_DATA, "classes must be 0 or more, got -1", data.classes = -1);
     REFUSED(KD_ERR_ARGUMENT, "rotate", d.augment.rotate = (float)NAN);
     REFUSED(KD_ERR_ARGUMENT, "brightness", d.augment.brightness = 2);
     REFUSED(KD_ERR_ARGUMENT, "mixup", d.augment.mixup = -1);
@@ -1935,6 +1979,7 @@ int main(void)
         TEST(test_without_labels),
         TEST(test_student_follows),
         TEST(test_forms_of_data),
+        TEST(test_batches_of_evaluation),
         TEST(test_mixup_of_streams),
         TEST(test_epochs),
         TEST(test_views_are_functions),
