@@ -15330,7 +15330,7 @@ KD__PRIVATE int kd__model_has_tensor(const kd_model *m, const char *name)
 }
 
 typedef struct kd__st_dims {
-    char chars[200];
+    char chars[8 * 24];
 } kd__st_dims;
 
 /* "(2, 4)" */
@@ -15339,7 +15339,7 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     kd__st_dims text;
     size_t at = 0;
     int i;
-    for (i = 0; i < rank && at + 24 < sizeof text.chars; ++i)
+    for (i = 0; i < rank; ++i)
         at += (size_t)snprintf(text.chars + at, sizeof text.chars - at, "%s%lld", i ? ", " : "(",
                                (long long)shape[i]);
     snprintf(text.chars + at, sizeof text.chars - at, rank ? ")" : "a single number");

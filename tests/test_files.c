@@ -181,6 +181,7 @@ static void test_order_of_tensors(void **state)
 #define BIAS TENSOR("0.bias", "F32", "[1]", "[0,4]")
 #define WEIGHT TENSOR("0.weight", "F32", "[1,2]", "[4,12]")
 #define GOOD "{" META "," BIAS "," WEIGHT "}"
+#define WIDE "{" META "," BIAS "," TENSOR("0.weight", "F64", "[1,2]", "[4,20]") "}"
 
 typedef struct file_case {
     const char *header;
@@ -438,6 +439,8 @@ static void test_broken_tensors(void **state)
         {"{" META "," BIAS "," TENSOR("0.weight", "I32", "[1,2]", "[4,12]") "}", 12, KD_ERR_FORMAT,
          "tensor \"0.weight\" of \"f\" holds whole numbers; weights must be F32, F16, BF16 or F64"},
     };
+    const double too_large[2] = {1, 1e300};
+    unsigned char bytes[20];
     float numbers[4] = {1, 2, 3, 4};
     size_t i;
     (void)state;
@@ -448,6 +451,9 @@ static void test_broken_tensors(void **state)
     numbers[2] = NAN;
     put_file(GOOD, strlen(GOOD), numbers, 12);
     check_load("a NaN", KD_ERR_NOT_FINITE, "tensor \"0.weight\" of \"f\" holds a NaN or an infinity");
+    memcpy(bytes, numbers, 4), memcpy(bytes + 4, too_large, 16);
+    put_file(WIDE, strlen(WIDE), bytes, 20);
+    check_load("no float", KD_ERR_NOT_FINITE, "holds a NaN or an infinity, or what is one as a float");
     numbers[2] = 1, numbers[0] = -INFINITY;
     put_file(GOOD, strlen(GOOD), numbers, 12);
     check_load("an infinity", KD_ERR_NOT_FINITE, "tensor \"0.bias\" of \"f\" holds a NaN or an infinity");

@@ -795,6 +795,46 @@ static void test_class_order(void **state)
     images_free(&s);
 }
 
+/* Names are text: no page and no saved model could hold others. */
+static void test_names_in_utf8(void **state)
+{
+    static const struct {
+        const char *text;
+        int bytes;
+    } letters[] = {{"a", 1},
+                   {"\177", 1},
+                   {"\303\251", 2},
+                   {"\342\202\254", 3},
+                   {"\356\200\200", 3},
+                   {"\360\237\220\210", 4},
+                   {"\364\217\277\277", 4},
+                   {"\200", 0}, /* goes on with nothing before it */
+                   {"\303", 0}, /* ends in the middle */
+                   {"\342\202", 0},
+                   {"\303(", 0},    /* does not go on */
+                   {"\300\257", 0}, /* longer than it need be */
+                   {"\340\200\257", 0},
+                   {"\360\200\200\200", 0},
+                   {"\355\240\200", 0},     /* half of a pair */
+                   {"\364\220\200\200", 0}, /* beyond U+10FFFF */
+                   {"\370\200\200\200\200", 0}};
+    char folder[256], shown[64];
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof letters / sizeof *letters; ++i)
+        assert_int_equal(images_utf8(letters[i].text), letters[i].bytes);
+    put_class("ok", 1, 0);
+    put_class("caf\351", 1, 0);
+    load_fails(NULL, "the class name \"caf\\xE9\" is not in UTF-8; give it another");
+    assert_int_equal(rename(under_root("caf\351"), under_root("cafe")), 0);
+    memset(folder, 0351, 200);
+    folder[200] = 0;
+    put_class(folder, 1, 0);
+    for (i = 0; i + 4 < sizeof shown; i += 4) memcpy(shown + i, "\\xE9", 4);
+    shown[i] = 0;
+    load_fails(NULL, shown);
+}
+
 /* Whatever order the file system gives, the set is the same. */
 static void test_order_of_files(void **state)
 {
@@ -1597,6 +1637,7 @@ int main(void)
         TEST(test_split),
         TEST(test_split_keeps_one_of_each),
         TEST(test_class_order),
+        TEST(test_names_in_utf8),
         TEST(test_order_of_files),
         TEST(test_what_else_lies_around),
         TEST(test_links_and_pipes),
