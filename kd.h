@@ -254,7 +254,8 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
 
 /* ---- losses ---------------------------------------------------------------------------------------------- */
 
-/* A label for "unknown": the row gets no hard term. Only losses with a soft term accept it. */
+/* A label for "unknown": the row gets no hard term. Accepted where something else teaches the row: by losses with a
+   soft term, and in training wherever there is a teacher. */
 #define KD_UNLABELLED INT32_MIN
 
 /* The value is the mean over rows of
