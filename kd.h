@@ -12678,9 +12678,8 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         if (result == KD_OK && kd__trainer_judge(t))
             result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
         if (result == KD_OK) result = kd__trainer_check_alike(t);
+        if (result == KD_OK) result = kd__check_comparisons(t->kd, where, d->validation_data, t->outputs);
     }
-    if (result == KD_OK && (d->validation_data || d->validation > 0 || t->folds))
-        result = kd__check_comparisons(t->kd, where, d->validation_data ? d->validation_data : t->data, t->outputs);
     if (result != KD_OK) return result;
     t->validation_count = d->validation > 0 ? KD__MAX(1, (int)(share * t->data->count)) : 0;
     t->has_validation = d->validation_data || t->validation_count > 0;
