@@ -29,6 +29,7 @@ BUILDING
 CONFIGURATION (define before including; none of them changes a public struct)
    KD_IMPLEMENTATION   compile the implementation here
    KD_STATIC           the implementation is private to this file (every function is static)
+   KDDEF               what stands before every public function, such as dllexport; the same wherever it is included
    KD_NO_STDIO         no <stdio.h> files: saving and loading need kd_ctx_desc.io
    KD_NO_THREADS       never use OpenMP, even under -fopenmp
    KD_NO_SIMD          portable C kernels only
@@ -49,7 +50,9 @@ MEMORY
 ERRORS
    A failed call leaves the model and the files on disk as they were, makes what it would have created
    NULL, and says in kd_error() what, where, wanted and got. Other outputs are as they were, too, unless
-   their declaration says otherwise. The library never exits, aborts or prints.
+   their declaration says otherwise. With NULL for the handle itself (context, model, trainer, cache) there is
+   nowhere to say it: kd_error() stays as it was. What returns no kd_result needs a handle that is not NULL, where
+   its declaration does not allow it. The library never exits, aborts or prints.
 
 DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
@@ -486,8 +489,9 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                 batchnorm), relu, gap, dense 10
 
    Before the colon: channels x height x width of an image, or the length of a vector. Then layers, each a word,
-   positional values and name=value options; `tag: layer` names a layer (up to 40 letters, digits and _), others are
-   named by their number, as in PyTorch's nn.Sequential. P stands for one number or HxW.
+   positional values and name=value options; `tag: layer` names a layer (up to 40 letters, digits, _ and, between
+   them, dots: features.0), others are named by their number, as in PyTorch's nn.Sequential, which goes on from a
+   tag that is a number. P stands for one number or HxW.
 
        dense UNITS [bias=1]                                    flattens an image, as PyTorch's nn.Flatten, which
                                                                takes a number of its own
@@ -541,13 +545,14 @@ KDDEF kd_result kd_model_set_classes(kd_model *m, const char *const *names, int 
 KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where none was set */
 /* x = (pixel - mean[c]) / std[c], with pixels in [0, 1], a number for each channel of the input (one, where the
    input is a vector). kd_train records what it was given, of a vector that was an image with more channels a number
-   for each, which cannot be set again here. NULL: unknown. */
+   for each, which cannot be set again here. Both NULL: unknown. */
 KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std);
 /* The number of channels recorded, 0 if unknown; mean and std may be NULL or have room for KD_MAX_CHANNELS. */
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
 
 /* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
-   "1.running_mean" ... A tagged layer has its tag for a number. */
+   "1.running_mean" ... A tagged layer has its tag for a number. A residual's layers have "4.body.0.weight" ..., its
+   projection "4.shortcut.weight" or, with batchnorm, "4.shortcut.0.weight" and "4.shortcut.1.weight" ... */
 typedef struct kd_tensor_info {
     const char *name;
     int rank;
@@ -566,7 +571,8 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
 KDDEF kd_result kd_model_save(const kd_model *m, const char *path);
 KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
 /* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
-   tensor of the model must be there with its shape; tensors that the model does not have are an error. */
+   tensor of the model must be there with its shape; tensors that the model does not have are an error. A file with
+   a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -682,7 +688,7 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
    one workspace a thread, for at most `capacity` samples a call. Destroy it before the model. */
 KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out);
 KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, float *logits);
-KDDEF size_t kd_workspace_bytes(const kd_workspace *w);
+KDDEF size_t kd_workspace_bytes(const kd_workspace *w); /* what it has from the allocator */
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
 /* Adversarial inputs: x changed so that a loss grows, each number by no more than epsilon (the L-infinity norm).
@@ -1043,6 +1049,7 @@ typedef struct kd_train_desc {
     kd_keep keep;                   /* KD_KEEP_LAST */
     int patience;                   /* 0: off; stop after this many epochs without a better validation */
 
+    /* Callbacks may predict, evaluate and save; changing the model or closing the trainer is for after the step. */
     int (*on_step)(void *user, const kd_step_info *info);   /* NULL; not 0: stop now, kd_train returns KD_STOPPED */
     int (*on_epoch)(void *user, const kd_epoch_info *info); /* NULL; likewise */
     void *user;
@@ -1077,7 +1084,7 @@ typedef struct kd_trainer kd_trainer;
 /* Checks everything, as kd_train does, and changes nothing. */
 KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out);
 /* One batch; after the last of an epoch, its validation and on_epoch, too. info may be NULL. KD_STOPPED: a callback
-   ended training, or it had ended before. */
+   ended training, or it had ended before. Not from a callback of the same training (KD_ERR_ARGUMENT). */
 KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
 /* Where training is: epoch and step of the next batch, its learning rate, the images seen so far. */
 KDDEF kd_step_info kd_trainer_position(const kd_trainer *t);
@@ -1088,7 +1095,7 @@ KDDEF int kd_trainer_done(const kd_trainer *t);
    only when complete. Between steps; not after one that failed. */
 KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path);
 /* Goes on where kd_trainer_save was called, to the same bits as if nothing had come between. The trainer must have
-   been opened with the same model line, data, teacher and options (KD_ERR_DATA names the one that differs), but for
+   been opened with the same model line, data, teacher and options (KD_ERR_DATA says which of them differs), but for
    callbacks and epochs; schedules follow the new epochs. Of models that teach each other, open all trainers before
    the first is loaded. On failure trainer and model are as they were. */
 KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
@@ -1748,6 +1755,18 @@ KD__PRIVATE void kd__free(kd_ctx *kd, void *data)
     memcpy(&block, (char *)data - sizeof block, sizeof block);
     KD__FENCE_DOWN(block.start, block.size);
     kd->desc.allocator.free(kd->desc.allocator.user, block.start, block.size);
+}
+
+/* What an allocation took from the allocator. */
+KD__PRIVATE size_t kd__block_bytes(const void *data)
+{
+    kd__block block = {NULL, 0};
+    const char *head = (const char *)data - sizeof block;
+    if (!data) return 0;
+    KD__FENCE_DOWN((char *)head, sizeof block);
+    memcpy(&block, head, sizeof block);
+    KD__FENCE_UP((char *)head, sizeof block);
+    return block.size;
 }
 
 #define KD__NEW(kd, type, count) ((type *)kd__alloc(kd, (size_t)(count), sizeof(type)))
@@ -2928,7 +2947,10 @@ KD__PRIVATE kd_result kd__average_check(kd_ctx *kd, const char *where, const flo
     int i;
     *total = 0;
     if (!logits || !out || teachers < 1 || teachers > KD__MAX_TEACHERS || rows < 0 || cols < 1)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 1 to 64 teachers and at least one column", where);
+        return kd__fail(
+            kd, KD_ERR_ARGUMENT,
+            "%s: needs 1 to 64 teachers, 0 rows or more, 1 column or more and no NULL, got %d, %d and %d", where,
+            teachers, rows, cols);
     for (i = 0; i < teachers; ++i) {
         if (!logits[i] || (weights && (!(weights[i] > 0) || !kd__is_finite((double)weights[i]))))
             return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d has no logits, or a weight that is not positive",
@@ -3781,20 +3803,26 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
     return result == KD_OK ? kd__loss_check_options(kd, where, desc, cols) : result;
 }
 
+/* samples: what the rows are of, NULL: rows are all that is known. */
 KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const kd_loss_desc *desc,
-                                            int has_teacher, const int32_t *labels, int rows, int cols)
+                                            int has_teacher, const int32_t *labels, const int32_t *samples,
+                                            int rows, int cols)
 {
+    const char *what = samples ? "sample" : "row";
     const int classes = desc->kind == KD_LOSS_BCE && cols == 1 ? 2 : cols;
     const int each = kd__loss_look_up(desc->kind)->labels == KD__EACH;
     int r;
     for (r = 0; r < rows; ++r) {
         if (labels[r] == KD_UNLABELLED && has_teacher && !each) continue;
         if (labels[r] == KD_UNLABELLED && each)
-            return kd__fail(kd, KD_ERR_DATA, "%s: loss %s needs the label of every row, but row %d has none", where,
-                            kd_loss_name(desc->kind), r);
+            return kd__fail(kd, KD_ERR_DATA, "%s: loss %s needs the label of every %s, but %s %d has none", where,
+                            kd_loss_name(desc->kind), what, what, samples ? (int)samples[r] : r);
+        if (labels[r] == KD_UNLABELLED)
+            return kd__fail(kd, KD_ERR_DATA, "%s: %s %d has no label, and nothing else to learn from", where, what,
+                            samples ? (int)samples[r] : r);
         if (labels[r] < 0 || labels[r] >= classes)
-            return kd__fail(kd, KD_ERR_DATA, "%s: label %ld of row %d is outside 0 to %d", where, (long)labels[r],
-                            r, classes - 1);
+            return kd__fail(kd, KD_ERR_DATA, "%s: label %ld of %s %d is outside 0 to %d", where, (long)labels[r],
+                            what, samples ? (int)samples[r] : r, classes - 1);
     }
     return KD_OK;
 }
@@ -4160,7 +4188,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
                         "%s: needs student logits, a place for the value, and at least one row, got %d", where,
                         rows);
     if (labels && !desc->soft_labels && kd__loss_uses_labels(desc)) {
-        result = kd__loss_check_labels(kd, where, desc, teacher != NULL, labels, rows, cols);
+        result = kd__loss_check_labels(kd, where, desc, teacher != NULL, labels, NULL, rows, cols);
         if (result != KD_OK) return result;
     }
     call.desc = desc;
@@ -4359,7 +4387,6 @@ struct kd__run {
     size_t work_floats;  /* of one worker: memory of a step while it runs */
     float **owned;       /* every buffer, for kd__run_close */
     int owned_count;
-    size_t bytes;
     /* the batch at hand */
     const float *x; /* (count, c, h, w) */
     int count;
@@ -4433,6 +4460,7 @@ typedef struct kd__draft {
     int current; /* value that the next layer reads */
     int depth;
     int has_batchnorm; /* inside the residual that is being read */
+    int tagged;        /* some layer is, so that names may meet */
 } kd__draft;
 
 KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__spec_fail(const kd__draft *d, const char *format, ...)
@@ -6518,7 +6546,7 @@ static const kd__layer_type kd__layer_types[] = {
      0,
      0},
     {"batchnorm",
-     "eps:f=1e-5 momentum:f=0.1",
+     "eps:f=1e-5 momentum:s=0.1",
      kd__norm_build,
      kd__norm_own,
      NULL,
@@ -6632,6 +6660,14 @@ KD__PRIVATE const char *kd__skip_word(const char *c)
     return c;
 }
 
+/* Words with dots between them, the way PyTorch names what is inside another module. */
+KD__PRIVATE const char *kd__skip_tag(const char *c)
+{
+    const char *end = kd__skip_word(c);
+    while (end > c && *end == '.' && kd__skip_word(end + 1) > end + 1) end = kd__skip_word(end + 1);
+    return end;
+}
+
 /* How many letters must be added, dropped, changed or swapped with their neighbour; words up to 31 letters. */
 KD__PRIVATE int kd__edit_distance(const char *a, size_t a_length, const char *b)
 {
@@ -6702,12 +6738,13 @@ KD__PRIVATE int kd__arg_infos(const char *args, kd__arg_info *infos)
 KD__PRIVATE const char *kd__arg_kind(char kind)
 {
     switch (kind) {
-    case 'i': return "a whole number from 1";
-    case 'p': return "a whole number from 1, or two as HxW";
-    case 'q': return "a whole number from 0, two as HxW, or same";
+    case 'i': return "a whole number from 1 to 1e8";
+    case 'p': return "a whole number from 1 to 1e8, or two as HxW";
+    case 'q': return "a whole number from 0 to 1e8, two as HxW, or same";
+    case 's': return "a number from 0 to 1";
     case 'u': return "a number from 0 to below 1";
     case 'b': return "0 or 1";
-    default: return "a number from 0";
+    default: return "a number from 0 to 1e6";
     }
 }
 
@@ -6716,6 +6753,8 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
 {
     const char *c = *at, *end;
     const double low = kind == 'i' || kind == 'p' ? 1 : 0;
+    const double high = kind == 'b' || kind == 's' || kind == 'u' ? 1 : kind == 'f' ? 1e6 : 1e8;
+    const int whole = kind != 'f' && kind != 's' && kind != 'u';
     const int pair = kind == 'p' || kind == 'q';
     int i;
     memset(arg, 0, sizeof *arg);
@@ -6729,8 +6768,8 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
         if (!kd__is_digit(*c) && *c != '.') return 0;
         v = kd__parse_number(c, &end);
         if (end == c) return 0;
-        if (kind != 'f' && kind != 'u' && v != (double)(int)KD__MIN(v, 1e9)) return 0;
-        if (v < low || v > (kind == 'b' ? 1.0 : kind == 'f' ? 1e6 : 1e8) || (kind == 'u' && v >= 1)) return 0;
+        if (whole && v != (double)(int)KD__MIN(v, 1e9)) return 0;
+        if (v < low || v > high || (kind == 'u' && v >= 1)) return 0;
         arg->v[i] = v;
         if (i == 0) arg->v[1] = v;
         c = end;
@@ -6821,6 +6860,10 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     void *list;
     if (m->node_count == KD__MAX_LAYERS)
         return kd__spec_fail(d, "a model may have up to %d layers", (int)KD__MAX_LAYERS);
+    for (i = 0; d->tagged && i < m->node_count; ++i) {
+        if (strcmp(m->nodes[i].name, name) == 0)
+            return kd__spec_fail(d, "the name \"%.40s\" is taken, by a tag before; give this layer one, too", name);
+    }
     list = kd__grow(d->kd, m->nodes, m->node_count, &m->node_capacity, sizeof *n);
     if (!list) return KD_ERR_MEMORY;
     m->nodes = (kd__node *)list;
@@ -7013,58 +7056,88 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
     return result;
 }
 
+/* A layer in the making: its name, the number after its own, and where its text and its word begin. */
+typedef struct kd__named {
+    kd__path name;
+    int next, tagged;
+    const char *text;
+    size_t length; /* of the word */
+} kd__named;
+
+/* The tag of a layer, if there is one, and its word. `index` is its number, if the tag is none. */
+KD__PRIVATE kd_result kd__parse_name(kd__draft *d, const char *c, const char *path, int index, kd__named *n)
+{
+    const char *end = kd__skip_tag(c), *digit = c;
+    const size_t length = (size_t)(end - c);
+    d->at = c;
+    n->name = kd__path_index(path, index);
+    n->next = index + 1;
+    n->tagged = length > 0 && *kd__skip_space(end) == ':';
+    if (n->tagged) {
+        if (length > 40) return kd__spec_fail(d, "a tag may have up to 40 letters");
+        n->name = kd__path_join(path, c, length);
+        if (kd__draft_named(d, n->name.chars)) return kd__spec_fail(d, "the tag \"%.*s\" is taken", (int)length, c);
+        while (kd__is_digit(*digit)) ++digit;
+        if (digit == end && length <= 9) n->next = (int)kd__parse_number(c, &digit) + 1;
+        d->tagged = 1;
+        d->at = c = kd__skip_space(kd__skip_space(end) + 1);
+        if (!kd__is_letter(*c)) return kd__spec_fail(d, "a layer is missing after the tag");
+    } else if (!kd__is_letter(*c)) {
+        return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
+                                    : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
+    }
+    n->text = c;
+    n->length = (size_t)(kd__skip_word(c) - c);
+    return KD_OK;
+}
+
+/* A layer that takes a vector after one that gives an image. In PyTorch it has a number of its own. */
+KD__PRIVATE kd_result kd__draft_flatten(kd__draft *d, const char *path, int index, kd__named *n)
+{
+    kd__path name = kd__path_index(path, index);
+    if (!n->tagged) {
+        n->name = kd__path_index(path, n->next);
+        ++n->next;
+    } else if (strcmp(name.chars, n->name.chars) == 0) {
+        name = kd__path_join(name.chars, "flatten", 7);
+    } else {
+        n->next = KD__MAX(n->next, index + 2);
+    }
+    return kd__draft_node(d, kd__layer_find("flatten", 7), NULL, name.chars, "flatten", 7, 0, -1);
+}
+
 /* One layer at *at; `index` is its number on this level, which PyTorch's Sequential would give it. */
 KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char *path, int *index)
 {
-    const char *c = kd__skip_space(*at), *word = c, *start = c, *end;
-    kd__path name, flatten;
+    const char *c, *end;
+    kd__named n;
     kd__arg args[KD__MAX_ARGS];
-    kd_result result;
-    size_t length;
+    kd_result result = kd__parse_name(d, kd__skip_space(*at), path, *index, &n);
     int type, is_tree, takes_vector;
-    d->at = c;
-    if (!kd__is_letter(*c))
-        return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
-                                    : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
-    c = kd__skip_word(c);
-    length = (size_t)(c - word);
-    name = kd__path_index(path, *index);
-    if (*kd__skip_space(c) == ':') {
-        if (length > 40) return kd__spec_fail(d, "a tag may have up to 40 letters");
-        name = kd__path_join(path, word, length);
-        if (kd__draft_named(d, name.chars)) return kd__spec_fail(d, "the tag \"%.*s\" is taken", (int)length, word);
-        start = word = kd__skip_space(kd__skip_space(c) + 1);
-        d->at = word;
-        c = kd__skip_word(word);
-        length = (size_t)(c - word);
-        if (!kd__is_letter(*word)) return kd__spec_fail(d, "a layer is missing after the tag");
-    }
-    c = kd__skip_space(c);
-    if (length == 8 && memcmp(word, "residual", 8) == 0) {
-        ++*index;
-        result = kd__parse_residual(d, &c, name.chars);
+    if (result != KD_OK) return result;
+    c = kd__skip_space(n.text + n.length);
+    if (n.length == 8 && memcmp(n.text, "residual", 8) == 0) {
+        *index = n.next;
+        result = kd__parse_residual(d, &c, n.name.chars);
         *at = kd__skip_space(c);
         return result;
     }
-    type = kd__layer_find(word, length);
-    if (type < 0) return kd__unknown_layer(d, word, length);
+    type = kd__layer_find(n.text, n.length);
+    if (type < 0) return kd__unknown_layer(d, n.text, n.length);
     memset(args, 0, sizeof args);
     result = kd__parse_args(d, kd__layer_types[type].word, &c, kd__layer_types[type].args, args);
     if (result != KD_OK) return result;
-    d->at = start;
+    d->at = n.text;
     is_tree = kd__layer_types[type].build == kd__tree_build;
     takes_vector = type == KD__TYPE_DENSE || is_tree || kd__layer_types[type].build == kd__prompt_build;
     if (takes_vector && !d->m->values[d->current].shape.flat) {
-        flatten = kd__path_index(path, *index);
-        result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, flatten.chars, "flatten", 7, 0, -1);
+        result = kd__draft_flatten(d, path, *index, &n);
         if (result != KD_OK) return result;
-        if (strcmp(flatten.chars, name.chars) == 0) name = kd__path_index(path, *index + 1);
-        ++*index;
     }
-    ++*index;
-    if (is_tree && (result = kd__draft_filters(d, name.chars, args)) != KD_OK) return result;
+    *index = n.next;
+    if (is_tree && (result = kd__draft_filters(d, n.name.chars, args)) != KD_OK) return result;
     for (end = c; kd__is_space(end[-1]); --end) {} /* not beyond the word itself */
-    result = kd__draft_node(d, type, args, name.chars, start, (size_t)(end - start), 1, -1);
+    result = kd__draft_node(d, type, args, n.name.chars, n.text, (size_t)(end - n.text), 1, -1);
     *at = c;
     return result;
 }
@@ -7091,7 +7164,8 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
         d->at = c;
         size[count] = kd__is_digit(*c) ? kd__parse_number(c, &end) : -1;
         if (!kd__is_digit(*c) || size[count] < 1 || size[count] > 1e8 || size[count] != (double)(int)size[count])
-            return kd__spec_fail(d, "a model starts with its input, such as 1x28x28: or 784:");
+            return kd__spec_fail(
+                d, "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8");
         c = end;
         ++count;
         if (*c != 'x') break;
@@ -7190,7 +7264,7 @@ KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
     int length;
     if (!b) return;
     va_start(args, format);
-    length = vsnprintf(text, sizeof text, format, args);
+    length = format ? vsnprintf(text, sizeof text, format, args) : -1;
     va_end(args);
     if (length < 0 || length >= (int)sizeof text) {
         b->failed = KD_ERR_SPEC;
@@ -7251,8 +7325,10 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
     if (!b) return KD_ERR_ARGUMENT;
     result = b->failed;
     if (result == KD_ERR_SPEC)
-        kd__fail(b->kd, result, "kd_builder_layer: the text of a layer is longer than %d letters",
+        kd__fail(b->kd, result, "kd_builder_layer: the text of a layer is NULL, or longer than %d letters",
                  (int)KD__BUILDER_LETTERS);
+    if (result == KD_OK && !out)
+        result = kd__fail(b->kd, KD_ERR_ARGUMENT, "kd_builder_finish: out must not be NULL");
     if (result == KD_OK) result = kd_model_create(b->kd, b->text, seed, out);
     kd_builder_abandon(b);
     return result;
@@ -7752,7 +7828,10 @@ KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const
     int channels;
     kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
-    if (!mean || !std) {
+    if (!mean != !std)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_preprocessing: %s without %s", mean ? "mean" : "std",
+                        mean ? "std" : "mean");
+    if (!mean) {
         m->preprocessing_channels = 0;
         return KD_OK;
     }
@@ -8178,7 +8257,6 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
 {
     const size_t with_slack = kd__plus(floats, KD__SLACK);
     float *buffer = KD__NEW(r->kd, float, with_slack);
-    r->bytes = kd__plus(r->bytes, kd__times(with_slack, sizeof(float)));
     if (buffer) r->owned[r->owned_count++] = buffer;
     return buffer;
 }
@@ -8312,22 +8390,29 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     return result;
 }
 
+enum { KD__RUN_LISTS = 9 };
+
+/* All that a run has allocated but its buffers, itself last. */
+KD__PRIVATE void kd__run_lists(kd__run *r, void **lists)
+{
+    void *all[KD__RUN_LISTS] = {0};
+    all[0] = r->owned, all[1] = r->forward, all[2] = r->backward, all[3] = r->commit, all[4] = r->plan;
+    all[5] = r->act, all[6] = r->grad, all[7] = r->input_aliases, all[8] = r;
+    memcpy(lists, all, sizeof all);
+}
+
 KD__PRIVATE void kd__run_close(kd__run *r)
 {
+    void *lists[KD__RUN_LISTS];
+    kd_ctx *kd;
     int i;
     if (!r) return;
+    kd = r->kd;
     if (KD__FENCE && r->locals)
         KD__FENCE_DOWN(r->locals, r->local_floats * (size_t)r->kd->desc.threads * sizeof(float));
     for (i = 0; i < r->owned_count; ++i) kd__free(r->kd, r->owned[i]);
-    kd__free(r->kd, r->owned);
-    kd__free(r->kd, r->forward);
-    kd__free(r->kd, r->backward);
-    kd__free(r->kd, r->commit);
-    kd__free(r->kd, r->plan);
-    kd__free(r->kd, r->act);
-    kd__free(r->kd, r->grad);
-    kd__free(r->kd, r->input_aliases);
-    kd__free(r->kd, r);
+    kd__run_lists(r, lists);
+    for (i = 0; i < KD__RUN_LISTS; ++i) kd__free(kd, lists[i]);
 }
 
 /* What a run is for. */
@@ -8506,7 +8591,8 @@ KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspac
     int64_t input;
     if (out) *out = NULL;
     if (!m) return KD_ERR_ARGUMENT;
-    if (!out || capacity < 1 || capacity > 1 << 16)
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: out must not be NULL");
+    if (capacity < 1 || capacity > 1 << 16)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: capacity must be 1 to 65536, got %d",
                         capacity);
     input = kd__shape_count(&m->values[m->input].shape);
@@ -8534,9 +8620,13 @@ KDDEF void kd_workspace_destroy(kd_workspace *w)
 
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
 {
-    const kd_model *m = w->run->model;
-    return w->run->bytes +
-           (size_t)w->run->capacity * (size_t)kd__shape_count(&m->values[m->input].shape) * sizeof(float);
+    void *lists[KD__RUN_LISTS];
+    size_t bytes = kd__block_bytes(w) + kd__block_bytes(w->pixels);
+    int i;
+    kd__run_lists(w->run, lists);
+    for (i = 0; i < KD__RUN_LISTS; ++i) bytes += kd__block_bytes(lists[i]);
+    for (i = 0; i < w->run->owned_count; ++i) bytes += kd__block_bytes(w->run->owned[i]);
+    return bytes;
 }
 
 /* Logits as PyTorch orders them: (c, h, w), where a model ends in an image. */
@@ -9027,7 +9117,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
     if (result == KD_OK && teacher) result = kd__check_teacher(m->kd, where, m, teacher);
     if (result == KD_OK && teacher) result = kd__attack_check_sizes(m->kd, where, m, teacher);
     if (result == KD_OK && labels && n > 0)
-        result = kd__loss_check_labels(m->kd, where, &checked.loss, teacher != NULL, labels, n, outputs);
+        result = kd__loss_check_labels(m->kd, where, &checked.loss, teacher != NULL, labels, NULL, n, outputs);
     if (result != KD_OK || n == 0) return result;
     capacity = KD__MIN(n, (int)KD__PREDICT_BATCH);
     if (teacher) logits = KD__NEW(m->kd, float, kd__times((size_t)capacity, (size_t)outputs));
@@ -9150,8 +9240,9 @@ KD__PRIVATE int kd__finite_data(const kd_ctx *kd, const float *x, int64_t count)
     return 1;
 }
 
-/* m: what is to read them, or NULL. */
-KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m)
+/* m: what is to read them, or NULL, and who that is. */
+KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m,
+                                     const char *who)
 {
     const kd__shape *in = m ? &m->values[m->input].shape : NULL;
     int64_t total;
@@ -9159,6 +9250,9 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
     if (!data || data->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS,
                         "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+    if (data->type != KD_PIXELS_U8 && data->type != KD_PIXELS_F32)
+        return kd__fail(kd, KD_ERR_DATA, "%s: the type of pixels must be KD_PIXELS_U8 or KD_PIXELS_F32, got %d",
+                        where, (int)data->type);
     if (data->count < 1) return kd__fail(kd, KD_ERR_DATA, "%s: there are no samples", where);
     if (data->classes < 0)
         return kd__fail(kd, KD_ERR_DATA, "%s: classes must be 0 or more, got %d", where, data->classes);
@@ -9167,7 +9261,7 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
                         data->height, data->width);
     if (in && (data->channels != in->c || data->height != in->h || data->width != in->w)) {
         if (!(in->flat && kd__data_floats(data) == kd__shape_count(in)))
-            return kd__fail(kd, KD_ERR_SHAPE, "%s: the model reads %s, but the images are %dx%dx%d", where,
+            return kd__fail(kd, KD_ERR_SHAPE, "%s: the %s reads %s, but the images are %dx%dx%d", where, who,
                             kd__shape_text(in).chars, data->channels, data->height, data->width);
     }
     result = kd__check_preprocessing(kd, where, data->channels, data->mean, data->std);
@@ -9178,9 +9272,9 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
             if (fabsf(m->mean[c] - data->mean[c]) > 1e-5f || fabsf(m->std[c] - data->std[c]) > 1e-5f)
                 return kd__fail(
                     kd, KD_ERR_DATA,
-                    "%s: the model was trained on images normalised with mean %s and std %s in channel %d, but "
+                    "%s: the %s was trained on images normalised with mean %s and std %s in channel %d, but "
                     "these have %s and %s",
-                    where, kd__number((double)m->mean[c], 6).chars, kd__number((double)m->std[c], 6).chars, c,
+                    where, who, kd__number((double)m->mean[c], 6).chars, kd__number((double)m->std[c], 6).chars, c,
                     kd__number((double)data->mean[c], 6).chars, kd__number((double)data->std[c], 6).chars);
         }
     }
@@ -9518,7 +9612,8 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
             int j;
             for (j = 0; j < n; ++j) labels[j] = KD_UNLABELLED;
             if (f->data->batch(f->data->user, i ? f->partners : samples, n, to, labels))
-                return kd__fail(f->kd, KD_ERR_DATA, "the batch callback failed for %d samples from sample %d on", n,
+                return kd__fail(f->kd, KD_ERR_DATA,
+                                "the batch callback failed for %d samples, the first of them sample %d", n,
                                 (int)samples[0]);
             if (!f->kd->k->all_finite(n * f->floats, to))
                 return kd__check_finite(f->kd, "the batch callback", "the images", to, n, f->floats);
@@ -9846,7 +9941,7 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, cons
     kd_result result = KD_OK;
     a->samples = samples;
     if (kd__loss_uses_labels(&a->desc.loss)) /* what has no label is left in its place */
-        result = kd__loss_check_labels(a->kd, where, &a->desc.loss, 1, e->feed.labels, n, e->outputs);
+        result = kd__loss_check_labels(a->kd, where, &a->desc.loss, 1, e->feed.labels, samples, n, e->outputs);
     if (result != KD_OK) return result;
     return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
 }
@@ -9984,10 +10079,9 @@ KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data
                             data->labels || data->batch, kd_model_outputs(m));
 }
 
-KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
-                                 kd_metrics *out)
+KD__PRIVATE kd_result kd__evaluate(const char *where, const kd_model *m, const kd_data *data,
+                                   const kd_evaluate_desc *desc, kd_metrics *out)
 {
-    static const char where[] = "kd_evaluate";
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
     kd_attack_desc attack, prompt_attack;
     kd__evaluator e;
@@ -9997,20 +10091,20 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_evaluate_defaults()", where);
-    if (!out || desc->batch < 1 || desc->batch > 1 << 16)
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL, and batch 1 to 65536, got %d", where,
-                        desc->batch);
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    if (desc->batch < 1 || desc->batch > 1 << 16)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: batch must be 1 to 65536, got %d", where, desc->batch);
     if (!(desc->prompt_temperature >= 1e-3f && desc->prompt_temperature <= 1e6f))
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: prompt_temperature must be 0.001 to 1e+06, got %s", where,
                         kd__number((double)desc->prompt_temperature, 6).chars);
-    result = kd__data_check(m->kd, where, data, m);
+    result = kd__data_check(m->kd, where, data, m, "model");
     if (result == KD_OK) result = kd__head_check(m->kd, where, m, data, desc->first, desc->columns, desc->task);
     if (result == KD_OK && !desc->columns) result = kd__check_classes(m->kd, where, m, data);
     if (result == KD_OK && desc->teacher) {
         const kd_data *seen = desc->teacher_data ? desc->teacher_data : data;
         result = kd__check_teacher(m->kd, where, m, desc->teacher);
         if (result == KD_OK) result = kd__check_teacher_data(m->kd, where, data, desc->teacher_data);
-        if (result == KD_OK) result = kd__data_check(m->kd, where, seen, desc->teacher);
+        if (result == KD_OK) result = kd__data_check(m->kd, where, seen, desc->teacher, "teacher");
     } else if (result == KD_OK && desc->teacher_data) {
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
     }
@@ -10042,9 +10136,15 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     return result;
 }
 
+KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                 kd_metrics *out)
+{
+    return kd__evaluate("kd_evaluate_with", m, data, desc, out);
+}
+
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out)
 {
-    return kd_evaluate_with(m, data, NULL, out);
+    return kd__evaluate("kd_evaluate", m, data, NULL, out);
 }
 
 /* ============================================================================================================
@@ -11976,9 +12076,10 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
     if (out) *out = NULL;
     if (!teacher) return KD_ERR_ARGUMENT;
     kd = teacher->kd;
-    if (!out || views < 1 || views > 1 << 16)
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    if (views < 1 || views > 1 << 16)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: views must be 1 to 65536, got %d", where, views);
-    result = kd__data_check(kd, where, data, teacher);
+    result = kd__data_check(kd, where, data, teacher, "teacher");
     if (result == KD_OK && augment) result = kd__augment_check(kd, where, augment, data);
     if (result != KD_OK) return result;
     if (views > 1 && (!augment || !kd__augment_any(augment)))
@@ -12155,8 +12256,9 @@ struct kd_trainer {
     float *gathered[2];                     /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
     int64_t steps_per_epoch;
-    int batches; /* of an epoch */
-    int stopped; /* no step may follow: the end, patience, a callback, or a failure */
+    int batches;  /* of an epoch */
+    int stepping; /* a step is on its way, so that a callback may not begin another */
+    int stopped;  /* no step may follow: the end, patience, a callback, or a failure */
     int failed;
     kd__position at, start_at; /* start: of this epoch; NULL unless rollback is on */
     float *start;
@@ -12335,10 +12437,10 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0, got %s", where,
                             i, kd__number((double)d->teacher_weights[i], 6).chars);
         result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
-        if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i]);
+        if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i], "teacher");
     }
     if (result == KD_OK && d->teacher_data && t->teacher_count == 0)
-        result = kd__data_check(t->kd, where, d->teacher_data, NULL);
+        result = kd__data_check(t->kd, where, d->teacher_data, NULL, "teacher");
     if (result == KD_OK && d->cache) {
         if (d->cache->classes != t->outputs)
             return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
@@ -12458,12 +12560,19 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
             result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
-                                           labels, n, kd__trainer_columns(t, &t->losses[i]));
+                                           labels, samples, n, kd__trainer_columns(t, &t->losses[i]));
     }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
             result = kd__loss_check_labels(t->kd, "kd_train", &attacks[i]->loss,
-                                           kd__attack_uses_teacher(attacks[i]), labels, n, t->outputs);
+                                           kd__attack_uses_teacher(attacks[i]), labels, samples, n, t->outputs);
+    }
+    for (i = 0; i < n && result == KD_OK && t->data->classes == 1 && !t->has_heads; ++i) {
+        if (labels[i] > 0)
+            result = kd__fail(t->kd, KD_ERR_DATA,
+                              "kd_train: label %ld of sample %d is outside 0 to 0; classes are 2 where one output "
+                              "tells 0 from 1",
+                              (long)labels[i], samples ? (int)samples[i] : i);
     }
     for (i = 0; i < n && result == KD_OK && t->uses_labels && t->desc.augment.mixup != 0; ++i) {
         if (labels[i] == KD_UNLABELLED)
@@ -12490,7 +12599,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
             result = kd__loss_check_labels(t->kd, where, &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
-                                           kd__data_labels(data, t->losses[i].task), data->count,
+                                           kd__data_labels(data, t->losses[i].task), NULL, data->count,
                                            kd__trainer_columns(t, &t->losses[i]));
     }
     if (result == KD_OK && data->soft_labels)
@@ -12647,7 +12756,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     const double share = (double)d->validation * (1 + 1e-7); /* 0.7f is a little less than 7 of 10 */
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
-    if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m);
+    if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m, "model");
     t->has_heads = kd__train_has_heads(d);
     if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, t->data);
     if (result == KD_OK) result = kd__augment_check(t->kd, where, &d->augment, t->data);
@@ -12673,10 +12782,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     if (result == KD_OK && d->validation_data) {
         if (d->validation > 0)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: give validation or validation_data, not both", where);
-        result = kd__data_check(t->kd, where, d->validation_data, t->m);
+        result = kd__data_check(t->kd, where, d->validation_data, t->m, "model");
         if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
         if (result == KD_OK && kd__trainer_judge(t))
-            result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0]);
+            result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0], "teacher");
         if (result == KD_OK) result = kd__trainer_check_alike(t);
         if (result == KD_OK) result = kd__check_comparisons(t->kd, where, d->validation_data, t->outputs);
     }
@@ -13557,9 +13666,12 @@ KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
     kd_step_info own;
     kd_result result;
     if (!t) return KD_ERR_ARGUMENT;
+    if (t->stepping) return kd__fail(t->kd, KD_ERR_ARGUMENT, "kd_trainer_step: called from a callback of its own");
     if (kd_trainer_done(t)) return KD_STOPPED;
     own = kd_trainer_position(t);
+    t->stepping = 1;
     result = kd__trainer_next(t, &own);
+    t->stepping = 0;
     if (result == KD_ERR_NOT_FINITE && kd__trainer_roll_back(t)) {
         kd__trainer_order(t, t->at.epoch);
         own = kd_trainer_position(t);
@@ -13721,10 +13833,13 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_train_defaults()", where);
-    for (i = 0; i < count && models[i] && models[i]->kd == kd; ++i) {}
-    if (count < 2 || count > KD__MAX_PEERS || i < count)
-        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 2 to %d models of one context, got %d", where,
-                        (int)KD__MAX_PEERS, i);
+    if (count < 2 || count > KD__MAX_PEERS)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: needs 2 to %d models, got %d", where, (int)KD__MAX_PEERS, count);
+    for (i = 0; i < count; ++i) {
+        if (!models[i] || models[i]->kd != kd)
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: model %d is %s", where, i,
+                            models[i] ? "of another context than model 0" : "NULL");
+    }
     if (desc->teacher || desc->teachers || desc->teacher_count || desc->teacher_fn || desc->cache)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the models are each other's teachers; leave the others out",
                         where);
@@ -13974,7 +14089,7 @@ KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count
     if (!votes) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: votes must not be NULL", where);
     for (i = 0; i < teacher_count && result == KD_OK; ++i) {
         if (!teachers[i]) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
-        result = kd__data_check(kd, where, data, teachers[i]);
+        result = kd__data_check(kd, where, data, teachers[i], "teacher");
         if (result == KD_OK) result = kd__check_teacher(kd, where, teachers[0], teachers[i]);
     }
     if (result != KD_OK) return result;
@@ -14049,6 +14164,7 @@ KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_
     static const char where[] = "kd_pate_label";
     kd_pate_budget budget;
     kd_result result;
+    ptrdiff_t at;
     int i, answered = 0;
     if (!kd) return KD_ERR_ARGUMENT;
     result = kd__pate_check(kd, where, desc);
@@ -14057,6 +14173,11 @@ KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: needs votes, room for labels, 1 sample or more and 2 classes or more, got %d and %d",
                         where, samples, classes);
+    for (at = 0; at < (ptrdiff_t)samples * classes; ++at) {
+        if (votes[at] < 0)
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: class %d of sample %d has %ld votes", where,
+                            (int)(at % classes), (int)(at / classes), (long)votes[at]);
+    }
     for (i = 0; i < samples; ++i) {
         const uint64_t key = kd__rng_key(desc->seed, KD__RNG_PATE, (uint64_t)i, 0);
         labels[i] = kd__pate_answer(desc, votes + (ptrdiff_t)i * classes, classes, key);
@@ -14212,7 +14333,8 @@ KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
         for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i) {
             if (!kd__loss_uses_labels(&d->losses[i])) continue;
-            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, n, d->outputs);
+            result = kd__loss_check_labels(d->kd, "kd_diagnose", &d->losses[i], 0, d->feed.labels, d->samples, n,
+                                           d->outputs);
         }
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
         if (d->compared[KD__HARD])
@@ -14311,7 +14433,8 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
     memset(&d, 0, sizeof d);
     evaluate.teacher = desc->teacher;
     evaluate.batch = desc->batch;
-    result = kd_evaluate_with(student, data, &evaluate, &found.metrics); /* checks model, data and teacher, too */
+    result = kd__evaluate("kd_diagnose", student, data, &evaluate,
+                          &found.metrics); /* checks model, data and teacher, too */
     if (result != KD_OK) return result;
     d.kd = student->kd;
     d.m = student;
@@ -14338,9 +14461,21 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
 /* ---- bytes ----------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE int kd__io_ready(const kd_io *io)
+KD__PRIVATE kd_result kd__io_check(kd_ctx *kd, const char *where)
 {
-    return io->open && io->read && io->write && io->size && io->sync && io->close && io->replace && io->remove;
+    const kd_io *io = &kd->desc.io;
+    const char *missing = !io->open      ? "open"
+                          : !io->read    ? "read"
+                          : !io->write   ? "write"
+                          : !io->size    ? "size"
+                          : !io->sync    ? "sync"
+                          : !io->close   ? "close"
+                          : !io->replace ? "replace"
+                          : !io->remove  ? "remove"
+                                         : NULL;
+    if (!missing) return KD_OK;
+    return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: kd_ctx_desc.io has no %s; every member must be set, for files",
+                    where, missing);
 }
 
 /* The whole file, with a 0 after it. */
@@ -14353,8 +14488,8 @@ KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *p
     *bytes = NULL;
     *size = 0;
     if (!path) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL", where);
-    if (!kd__io_ready(io))
-        return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: this build has no files; set all of kd_ctx_desc.io", where);
+    result = kd__io_check(kd, where);
+    if (result != KD_OK) return result;
     file = io->open(io->user, path, 'r');
     if (!file) return kd__fail(kd, KD_ERR_IO, "%s: cannot open \"%.300s\" for reading", where, path);
     length = io->size(io->user, file);
@@ -14397,9 +14532,8 @@ KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, 
     s->path = path;
     if (!path || !*path)
         return s->result = kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL or empty", where);
-    if (!kd__io_ready(io))
-        return s->result = kd__fail(kd, KD_ERR_UNSUPPORTED,
-                                    "%s: this build has no files; set all of kd_ctx_desc.io", where);
+    s->result = kd__io_check(kd, where);
+    if (s->result != KD_OK) return s->result;
     length = strlen(path) + 8;
     s->temporary = KD__NEW(kd, char, length);
     if (!s->temporary) return s->result = KD_ERR_MEMORY;
@@ -15346,18 +15480,38 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     return text;
 }
 
+/* A count of batches, which PyTorch keeps as I64, and .float() makes F32. */
+KD__PRIVATE int kd__st_steps(const kd__st_file *f, const kd__st_entry *e, int64_t *steps)
+{
+    float number;
+    if (e->kind == KD__SIGNED && e->size == 8) {
+        *steps = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
+        return 1;
+    }
+    if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT) return 0;
+    kd__st_floats(f, e, &number);
+    if (!(number >= 0 && number < 1e18f) || number != (float)(int64_t)number) return 0;
+    *steps = (int64_t)number;
+    return 1;
+}
+
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
     char tracked[KD__MAX_NAME + 64];
+    int64_t steps;
     int i, j, used = m->param_count;
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
         const kd__st_entry *e = kd__st_find(f, p->name);
         int same;
-        if (!e)
-            return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path,
-                            p->name);
+        if (!e) {
+            for (j = 0; j < f->entry_count && kd__model_has_tensor(m, f->entries[j].name); ++j) {}
+            return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"%s%.80s%s", f->where,
+                            f->path, p->name, j < f->entry_count ? ", but a \"" : "",
+                            j < f->entry_count ? f->entries[j].name : "",
+                            j < f->entry_count ? "\" that the model does not have" : "");
+        }
         same = e->rank == p->rank;
         for (j = 0; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
         if (!same)
@@ -15374,8 +15528,9 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         const kd__st_entry *e =
             kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
         if (!e) continue;
-        if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8)
-            return kd__st_fail(f, "tensor \"%.80s\" must be one I64", tracked);
+        if (e->count != 1 || !kd__st_steps(f, e, &steps))
+            return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
+                            f->where, tracked, f->path);
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
@@ -15411,7 +15566,7 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
     for (i = 0; i < m->node_count; ++i) {
         const kd__st_entry *e =
             kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
-        if (e) m->batches_seen = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
+        if (e) (void)kd__st_steps(f, e, &m->batches_seen);
     }
     return KD_OK;
 }
@@ -15455,43 +15610,50 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
     }
     snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
     if (checksum && strcmp(checksum, wanted) != 0)
-        return kd__st_fail(f, "its contents do not match its checksum; if it was edited on purpose, remove "
-                              "kd.checksum from the metadata");
+        return kd__fail(
+            f->kd, KD_ERR_FORMAT,
+            "%s: \"%.200s\" is damaged: its contents do not match its checksum; if it was edited on purpose, "
+            "remove kd.checksum from the metadata",
+            f->where, f->path);
     return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
+{
+    const char *spec = kd__st_value(f, "kd.spec"), *version = kd__st_value(f, "kd.version");
+    kd_model *m = NULL;
+    kd_result result;
+    if (!spec)
+        return kd__fail(
+            f->kd, KD_ERR_FORMAT,
+            "%s: \"%.200s\" holds weights but no model line; build the model and use kd_model_load_weights",
+            f->where, f->path);
+    if (!version || strcmp(version, "1") != 0)
+        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
+                        f->where, f->path, version ? version : "none");
+    result = kd__model_plan(f->kd, spec, &m);
+    if (result == KD_OK) result = kd__model_match_tensors(f, m);
+    if (result == KD_OK) result = kd__model_allocate(m);
+    if (result == KD_OK) result = kd__model_read_tensors(f, m);
+    if (result == KD_OK) result = kd__model_read_metadata(f, m);
+    if (result == KD_OK)
+        *out = m;
+    else
+        kd_model_destroy(m);
+    return result;
 }
 
 KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
 {
     static const char where[] = "kd_model_load";
     kd__st_file f;
-    kd_model *m = NULL;
-    const char *spec, *version;
     kd_result result;
     if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
     result = kd__st_open(&f, kd, where, path);
     if (result != KD_OK) return result;
-    spec = kd__st_value(&f, "kd.spec");
-    version = kd__st_value(&f, "kd.version");
-    if (!spec)
-        result = kd__fail(
-            kd, KD_ERR_FORMAT,
-            "%s: \"%.200s\" holds weights but no model line; build the model and use kd_model_load_weights", where,
-            path);
-    else if (!version || strcmp(version, "1") != 0)
-        result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
-                          where, path, version ? version : "none");
-    else
-        result = kd__model_plan(kd, spec, &m);
-    if (result == KD_OK) result = kd__model_match_tensors(&f, m);
-    if (result == KD_OK) result = kd__model_allocate(m);
-    if (result == KD_OK) result = kd__model_read_tensors(&f, m);
-    if (result == KD_OK) result = kd__model_read_metadata(&f, m);
-    if (result == KD_OK)
-        *out = m;
-    else
-        kd_model_destroy(m);
+    result = kd__model_read(&f, out);
     kd__st_close(&f);
     return result;
 }
@@ -15499,12 +15661,14 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
 {
     kd__st_file f;
-    kd_model *copy;
+    kd_model *copy = NULL;
     kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
     result = kd__st_open(&f, m->kd, "kd_model_load_weights", path);
     if (result != KD_OK) return result;
-    result = kd__model_match_tensors(&f, m);
+    if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
+    kd_model_destroy(copy);
+    if (result == KD_OK) result = kd__model_match_tensors(&f, m);
     if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
     if (result == KD_OK) {
         result = kd__model_read_tensors(&f, copy);
@@ -15901,7 +16065,8 @@ KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path)
 /* Whether a file is a checkpoint of this training. */
 KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
 {
-    static const char *const names[KD__SAME_COUNT] = {"model line", "data", "teacher", "options"};
+    static const char *const names[KD__SAME_COUNT] = {"another model line", "other data", "another teacher",
+                                                      "other options"};
     const char *version = kd__st_value(&c->f, "kd.checkpoint"), *text = kd__st_value(&c->f, "kd.training");
     uint64_t same[KD__SAME_COUNT];
     char wanted[24];
@@ -15913,8 +16078,8 @@ KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
     for (i = 0; i < KD__SAME_COUNT; ++i, text += 17) {
         snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
         if (memcmp(text, wanted, 16) != 0)
-            return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with another %s",
-                            c->f.where, c->f.path, names[i]);
+            return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with %s", c->f.where,
+                            c->f.path, names[i]);
     }
     return KD_OK;
 }

@@ -709,8 +709,8 @@ static kd_model *create_model(session *s, const char *who, const char *spec, uin
     if (result != KD_OK) return NULL;
     kd_model_input(m, &c, &h, &w);
     if (c * h * w != im->channels * im->height * im->width)
-        (void)complain("the %s takes %dx%dx%d, but the images are %dx%dx%d", who, c, h, w, im->channels, im->height,
-                       im->width);
+        (void)complain("the %s takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", who, c,
+                       h, w, im->channels, im->height, im->width);
     else if (kd_model_outputs(m) != im->class_count)
         (void)complain("the %s has %d outputs, but the images have %d classes: let its last layer be dense %d", who,
                        kd_model_outputs(m), im->class_count, im->class_count);
@@ -771,6 +771,20 @@ static int load_teacher(session *s, const char *path)
         return complain("the teacher knows %d classes, but the images have %d", kd_model_outputs(s->teacher),
                         s->images.class_count);
     return check_classes(s);
+}
+
+/* Of a file that knows its layers, classes and preprocessing, none may be ignored. */
+static int load_weights(session *s)
+{
+    const char *path = s->o.teacher_weights;
+    kd_model *whole;
+    if (kd_model_load(s->kd, path, &whole) == KD_OK) {
+        kd_model_destroy(whole);
+        return complain("%s has a model line of its own, and knows its classes and images; give it as --teacher",
+                        path);
+    }
+    return kd_model_load_weights(s->teacher, path) == KD_OK ? 1
+                                                            : complain_of_weights(s, "the teacher's weights", path);
 }
 
 /* Logits from a .npy file, a row for each of `count` images. */
@@ -867,8 +881,7 @@ static int open_models(session *s)
         s->teacher = create_model(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed);
         if (!s->teacher) return 0;
         s->r.teacher_trained = !*s->o.teacher_weights;
-        if (*s->o.teacher_weights && kd_model_load_weights(s->teacher, s->o.teacher_weights) != KD_OK)
-            return complain_of_weights(s, "the teacher's weights", s->o.teacher_weights);
+        if (*s->o.teacher_weights && !load_weights(s)) return 0;
     }
     if (!s->r.teacher_trained && !take_preprocessing(s, s->teacher)) return 0;
     s->r.teacher.parameters = kd_model_parameters(s->teacher);
@@ -1839,6 +1852,20 @@ static int test_logits(session *s)
     return 1;
 }
 
+/* A teacher from elsewhere may have learnt from images normalised otherwise, or classes in another order: that is
+   better said before the students are trained than after. */
+static void print_known_teacher(const session *s)
+{
+    const double accuracy = s->r.teacher_run.test.accuracy, chance = 1.0 / s->images.class_count;
+    if (!s->teacher_test || s->r.teacher_trained) return;
+    printf("\nThe teacher gets %.2f %% of the test images right\n", 100 * accuracy);
+    if (accuracy < 2 * chance && s->images.class_count > 2)
+        puts("note: that is hardly more than chance; were its images normalised like these (--mean, --std), and "
+             "are its\n"
+             "classes those of the folders, in their order?");
+    fflush(stdout);
+}
+
 static int prepare_teacher(session *s)
 {
     if (s->teacher) {
@@ -1855,6 +1882,7 @@ static int prepare_teacher(session *s)
         return 0;
     }
     s->r.teacher_known = s->teacher_test != NULL;
+    print_known_teacher(s);
     return 1;
 }
 

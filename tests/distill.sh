@@ -88,12 +88,17 @@ check 'a teacher from a file gives the same student' cmp "$work/out/student.safe
 # shellcheck disable=SC2086
 check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 --loss kl --student "$student" --teacher "$teacher" --out "$work/two"
 # weights that do not say what they were fed
-tensors="$work/out/teacher.safetensors"
+tensors="$work/tensors.safetensors"
+LC_ALL=C sed 's/"kd\.spec"/"my.spec"/' "$work/out/teacher.safetensors" >"$tensors"
 # shellcheck disable=SC2086
 check 'weights alone, images normalised otherwise' "$distill" $fashion $quick --teacher "$teacher" --teacher-weights "$tensors" --student "$student" --mean 0.9 --std 2 --out "$work/otherwise"
 check 'are another teacher' sh -c "! cmp '$work/out/student.safetensors' '$work/otherwise/student.safetensors'"
 # shellcheck disable=SC2086
 check 'weights alone' sh -c "'$distill' $fashion $quick --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --out '$work/two' >'$work/said'"
+check 'how good they are is said at once' sh -c "sed '/^Training/,\$d' '$work/said' | grep -q '^The teacher gets [0-9.]* % of the test images right'"
+check 'it did not guess' sh -c "! grep -q 'than chance' '$work/said'"
+check 'weights alone, nonsense for their images' sh -c "'$distill' $fashion $quick --seeds 1 --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --mean 900 --std 0.1 --out '$work/otherwise' >'$work/nonsense'"
+check 'is noticed' grep -q 'hardly more than chance; were its images normalised like these' "$work/nonsense"
 check 'nothing said about images' grep -q 'it does not say how its images were normalised' "$work/said"
 check 'those of the training images' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
 # shellcheck disable=SC2086
@@ -179,6 +184,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--teacher-weights goes with a model line' $fashion $out --teacher-weights x
     refused 'write it with safetensors.torch.save_file' $fashion $out --teacher 'dense 10' --teacher-weights "$work/teacher.pt"
     refused 'write it with safetensors.torch.save_file' $fashion $out --teacher "$work/teacher.pt"
+    refused 'has a model line of its own' $fashion $out --teacher "$teacher" --teacher-weights "$work/out/teacher.safetensors"
     refused '--teacher "SPEC" --teacher-weights' $fashion $out --teacher "$work/bare.safetensors"
     refused "the student's training" $fashion $out --teacher-augment none --augment shift=40
     refused "the teacher's training" $fashion $out --teacher-augment shift=40
@@ -296,7 +302,7 @@ not_resumed '--temperature "2,4", this one "2.7"' $long --temperature 2.7
 mkdir "$work/swapped"
 ln -s "$PWD/$fashion/test" "$work/swapped/train"
 ln -s "$PWD/$fashion/train" "$work/swapped/test"
-not_resumed 'belongs to a training with another' "$work/swapped" ${long#* }
+not_resumed 'belongs to a training with' "$work/swapped" ${long#* }
 check 'nor is it spoilt' "$distill" $long --out "$work/parts" --resume
 check 'but the same run' test "$(metrics "$work/parts")" = "$(metrics "$work/whole")"
 

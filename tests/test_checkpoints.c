@@ -215,8 +215,7 @@ static void test_stopped_by_callback(void **state)
         u = start(&s);                                                                                             \
         steps(u, 3);                                                                                               \
         before = hash_of(u);                                                                                       \
-        assert_fails(kd, kd_trainer_load(u, "checkpoint"), KD_ERR_DATA,                                            \
-                     "belongs to a training with another " what);                                                  \
+        assert_fails(kd, kd_trainer_load(u, "checkpoint"), KD_ERR_DATA, "belongs to a training with " what);       \
         assert_true(hash_of(u) == before);                                                                         \
         steps(u, 1);                                                                                               \
         kd_trainer_close(u);                                                                                       \
@@ -234,24 +233,25 @@ static void test_of_another_training(void **state)
     t = start(&r);
     steps(t, 8);
     assert_ok(kd, kd_trainer_save(t, "checkpoint"));
-    ANOTHER("model line", (kd_model_destroy(s.student), s.student = create("3x6x6: mid: conv 5 3, dense 4", 2)));
-    ANOTHER("data", s.x[0] += 1);
-    ANOTHER("data", s.labels[0] = (s.labels[0] + 1) % CLASSES);
-    ANOTHER("data", s.data.mean[0] = 0.5f);
-    ANOTHER("data", (s.data.soft_labels = soft, s.data.labels = NULL));
-    ANOTHER("data", (s.desc.validation = 0, s.desc.validation_data = &s.data));
-    ANOTHER("teacher",
+    ANOTHER("another model line",
+            (kd_model_destroy(s.student), s.student = create("3x6x6: mid: conv 5 3, dense 4", 2)));
+    ANOTHER("other data", s.x[0] += 1);
+    ANOTHER("other data", s.labels[0] = (s.labels[0] + 1) % CLASSES);
+    ANOTHER("other data", s.data.mean[0] = 0.5f);
+    ANOTHER("other data", (s.data.soft_labels = soft, s.data.labels = NULL));
+    ANOTHER("other data", (s.desc.validation = 0, s.desc.validation_data = &s.data));
+    ANOTHER("another teacher",
             (kd_model_destroy(s.teacher), s.teacher = create(teacher_line, 9), s.desc.teacher = s.teacher));
-    ANOTHER("options", s.desc.lr = 0.02f);
-    ANOTHER("options", s.desc.seed = 6);
-    ANOTHER("options", s.desc.shuffle = 0);
-    ANOTHER("options", s.desc.nesterov = 1);
-    ANOTHER("options", s.desc.optimizer = KD_ADAMW);
-    ANOTHER("options", s.desc.augment.flip = 0);
-    ANOTHER("options", s.losses[0].temperature = 2);
-    ANOTHER("options", s.losses[1].label_smoothing = 0.1f);
-    ANOTHER("options", s.features[0].weight = 0.25f);
-    ANOTHER("options", s.desc.rollback = 0);
+    ANOTHER("other options", s.desc.lr = 0.02f);
+    ANOTHER("other options", s.desc.seed = 6);
+    ANOTHER("other options", s.desc.shuffle = 0);
+    ANOTHER("other options", s.desc.nesterov = 1);
+    ANOTHER("other options", s.desc.optimizer = KD_ADAMW);
+    ANOTHER("other options", s.desc.augment.flip = 0);
+    ANOTHER("other options", s.losses[0].temperature = 2);
+    ANOTHER("other options", s.losses[1].label_smoothing = 0.1f);
+    ANOTHER("other options", s.features[0].weight = 0.25f);
+    ANOTHER("other options", s.desc.rollback = 0);
     {
         training s; /* of fewer epochs than it has trained for */
         kd_trainer *u;

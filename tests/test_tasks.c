@@ -741,7 +741,7 @@ static void test_prompt_attack_repeated(void **state)
         kd_trainer_close(t);
         p.desc.prompt_attack.epsilon = i ? 0.3f : 0;
         assert_ok(p.kd, kd_trainer_open(p.student, &p.c.data, &p.desc, &other));
-        assert_fails(p.kd, kd_trainer_load(other, path), KD_ERR_DATA, "another options");
+        assert_fails(p.kd, kd_trainer_load(other, path), KD_ERR_DATA, "other options");
         kd_trainer_close(other);
         prompted_close(&p);
     }
@@ -786,7 +786,7 @@ static void test_prompt_attack_refused(void **state)
     evaluate.prompt = KD_PROMPT_SIDE;
     p.c.labels[7] = 4;
     assert_fails(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics), KD_ERR_DATA,
-                 "label 4 of row 7 is outside 0 to 3");
+                 "label 4 of sample 7 is outside 0 to 3");
     p.c.labels[7] = KD_UNLABELLED;
     assert_ok(p.kd, kd_evaluate_with(p.student, &p.c.data, &evaluate, &metrics));
     assert_int_equal(metrics.count, SAMPLES - 1);
@@ -1337,7 +1337,7 @@ static void test_uncertainty_saved(void **state)
     assert_true(kd_model_hash(h[0].all) == kd_model_hash(h[1].all));
     kd_trainer_close(t[0]);
     h[1].labels[2][3] ^= 1;
-    assert_fails(h[1].kd, kd_trainer_load(t[1], path), KD_ERR_DATA, "another data");
+    assert_fails(h[1].kd, kd_trainer_load(t[1], path), KD_ERR_DATA, "other data");
     kd_trainer_close(t[1]);
     heads_close(&h[0]);
     heads_close(&h[1]);
@@ -1583,10 +1583,10 @@ static void test_teacher_data_refused(void **state)
         change;                                                                                                    \
         assert_fails(f.kd, kd_train(f.student, &f.data, &desc), result, text);                                     \
     } while (0)
-    REFUSED(desc.teacher_data = NULL, KD_ERR_SHAPE, "the model reads 3x28x28, but the images are 1x14x14");
+    REFUSED(desc.teacher_data = NULL, KD_ERR_SHAPE, "the teacher reads 3x28x28, but the images are 1x14x14");
     REFUSED(desc.teacher = NULL, KD_ERR_ARGUMENT, "teacher_data without a teacher that would see them");
     REFUSED(desc.augment.flip = 1, KD_ERR_ARGUMENT, "another view than teacher_data shows the teacher");
-    REFUSED(desc.teacher_data = &f.data, KD_ERR_SHAPE, "the model reads 3x28x28");
+    REFUSED(desc.teacher_data = &f.data, KD_ERR_SHAPE, "the teacher reads 3x28x28");
     REFUSED(f.teacher_data.count = SAMPLES - 1, KD_ERR_DATA, "the student has 60 samples, but teacher_data 59");
     f.teacher_data.count = SAMPLES;
     REFUSED(f.teacher_data.cookie = 0, KD_ERR_DEFAULTS, "teacher_data must start from");
@@ -1796,7 +1796,7 @@ static void test_pate_tie(void **state)
 /* Samples on which the teachers do not agree get no label, and cost less. */
 static void test_pate_threshold(void **state)
 {
-    static const int32_t votes[] = {100, 0, 0, 34, 33, 33, 0, 5, 95, 50, 50, 0};
+    static const int32_t votes[] = {100, 0, 0, 34, 33, 33, 0, 5, 95, 50, 50, 0}, nobody[3] = {0, 0, 0};
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
     kd_pate_desc pate = kd_pate_defaults();
     kd_pate_budget budget;
@@ -1809,6 +1809,9 @@ static void test_pate_threshold(void **state)
     assert_true(labels[0] == 0 && labels[1] == KD_UNLABELLED && labels[2] == 2 && labels[3] == KD_UNLABELLED);
     assert_true(budget.asked == 4 && budget.answered == 2);
     assert_near(budget.epsilon, 0.625 + 2 * sqrt(0.625 * log(1e5)), 1e-9);
+    pate.threshold = 0.5, pate.threshold_sigma = 0.001;
+    assert_ok(kd, kd_pate_label(kd, &pate, nobody, 1, 3, labels, &budget)); /* none is still too few */
+    assert_int_equal(labels[0], KD_UNLABELLED);
     kd_close(kd);
 }
 
@@ -1839,6 +1842,12 @@ static void test_pate_refused(void **state)
     REFUSED(pate.sigma = 0, KD_ERR_ARGUMENT, "sigma must be");
     REFUSED(pate.gamma = (double)NAN, KD_ERR_ARGUMENT, "gamma must be");
     REFUSED(pate.delta = 0, KD_ERR_ARGUMENT, "delta must be");
+    REFUSED(pate.delta = 0.51, KD_ERR_ARGUMENT, "delta must be");
+    pate.delta = 0.5;
+    assert_ok(kd, kd_pate_label(kd, &pate, votes, SAMPLES, 4, labels, NULL));
+    votes[4 * 5 + 2] = -1;
+    REFUSED((void)0, KD_ERR_ARGUMENT, "class 2 of sample 5 has -1 votes");
+    votes[4 * 5 + 2] = 0;
     REFUSED((pate.noise = KD_PATE_LAPLACE, pate.threshold = 1), KD_ERR_ARGUMENT, "threshold must be 0 to 0, got 1");
 #undef REFUSED
     assert_fails(kd, kd_pate_label(kd, &good, votes, SAMPLES, 1, labels, NULL), KD_ERR_ARGUMENT,

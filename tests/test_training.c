@@ -613,7 +613,9 @@ static void test_mixup_of_streams(void **state)
     data = kd_data_stream(bad_partners_stream, &s, COUNT, CHANNELS, SIDE, SIDE, CLASSES);
     desc.augment.mixup = 0.4f;
     s.bad = CLASSES;
-    assert_fails(kd, kd_train(m, &data, &desc), KD_ERR_DATA, "label 4 of row 2 is outside 0 to 3");
+    assert_true(kd_train(m, &data, &desc) == KD_ERR_DATA);
+    (void)snprintf(wanted, sizeof wanted, "label 4 of sample %d is outside 0 to 3", s.number);
+    assert_non_null(strstr(kd_error(kd), wanted));
     assert_int_equal(s.asked, 4);
     s.asked = 0, s.bad = KD_UNLABELLED;
     desc.teacher = teacher;
@@ -672,7 +674,7 @@ static void test_forms_of_data(void **state)
     float *x = (float *)malloc(sizeof(float) * COUNT * FLOATS), soft[COUNT * CLASSES] = {0};
     int32_t numbers[COUNT], labels[COUNT];
     kd_train_desc desc = options();
-    kd_data floats, streamed;
+    kd_data floats, streamed, other;
     kd_model *m = create(small, 1);
     uint64_t wanted, before = kd_model_hash(m);
     int i;
@@ -693,7 +695,12 @@ static void test_forms_of_data(void **state)
     assert_true(trained(kd, small, &streamed, &desc) == wanted);
 
     streamed.batch = broken_stream;
-    assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_DATA, "the batch callback failed");
+    assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_DATA,
+                 "the batch callback failed for 16 samples, the first");
+    other = streamed, other.user = NULL; /* whatever they hold, by shape and count */
+    assert_true(kd_data_hash(&streamed) == kd_data_hash(&other));
+    --other.count;
+    assert_true(kd_data_hash(&streamed) != kd_data_hash(&other));
     streamed.batch = nan_stream;
     assert_fails(kd, kd_train(m, &streamed, &desc), KD_ERR_NOT_FINITE, "the batch callback");
     assert_true(kd_model_hash(m) == before);
@@ -1009,6 +1016,9 @@ static void test_nothing_to_keep(void **state)
     assert_near(kd_learning_rate(&desc, 1, 3), desc.lr, 1e-12);
     desc.schedule = KD_EXPONENTIAL;
     assert_near(kd_learning_rate(&desc, 0, 0), desc.lr, 1e-12);
+    desc.schedule = KD_LINEAR, desc.lr_end = 0, desc.warmup = (float)desc.epochs; /* nothing left to fall in */
+    assert_near(kd_learning_rate(&desc, 3 * desc.epochs, 3), desc.lr, 1e-12);
+    desc.lr_end = options().lr_end, desc.warmup = 0.1f;
     desc.schedule = KD_CONSTANT;
     make_samples(&s, 5);
     desc.optimizer = KD_SGD;
@@ -1130,6 +1140,61 @@ static int count_epochs(void *user, const kd_epoch_info *info)
     assert_true(info->images == (int64_t)(s->epochs + 1) * COUNT);
     assert_true(info->loss > 0 && info->accuracy >= 0 && info->accuracy <= 1);
     return ++s->epochs == s->at_epoch;
+}
+
+/* One output has two classes, in training as in evaluation. */
+static void test_single_output(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_metrics metrics;
+    kd_model *m = create("3x6x6: dense 1", 11);
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    for (i = 0; i < COUNT; ++i) s.labels[i] &= 1;
+    desc.loss = kd_loss_defaults(KD_LOSS_BCE);
+    s.data.classes = 1;
+    for (i = 0; s.labels[i] == 0; ++i) {}
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA,
+                 "is outside 0 to 0; classes are 2 where one output tells 0 from 1");
+    assert_fails(kd, kd_evaluate(m, &s.data, &metrics), KD_ERR_DATA, "is outside 0 to 0");
+    s.data.classes = 2;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_ok(kd, kd_evaluate(m, &s.data, &metrics));
+    s.data.type = (kd_pixels)2;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "KD_PIXELS_U8 or KD_PIXELS_F32, got 2");
+    s.data.type = (kd_pixels)-1;
+    assert_fails(kd, kd_evaluate(m, &s.data, &metrics), KD_ERR_DATA, "KD_PIXELS_U8 or KD_PIXELS_F32, got ");
+    kd_model_destroy(m);
+}
+
+/* A callback that goes on by itself is told not to, and changes nothing. */
+static int step_again(void *user, const kd_step_info *info)
+{
+    kd_step_info own;
+    (void)info;
+    assert_fails(kd, kd_trainer_step(*(kd_trainer **)user, &own), KD_ERR_ARGUMENT,
+                 "called from a callback of its own");
+    return 0;
+}
+
+static void test_step_in_callback(void **state)
+{
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *m = create(small, 11);
+    kd_trainer *t = NULL;
+    uint64_t usual;
+    (void)state;
+    make_samples(&s, 5);
+    usual = trained(kd, small, &s.data, &desc);
+    desc.on_step = step_again, desc.user = &t;
+    assert_ok(kd, kd_trainer_open(m, &s.data, &desc, &t));
+    while (!kd_trainer_done(t)) assert_ok(kd, kd_trainer_step(t, NULL));
+    kd_trainer_close(t);
+    assert_true(kd_model_hash(m) == usual);
+    kd_model_destroy(m);
 }
 
 /* Stopping after n steps leaves the weights of n steps; no step asks for memory. */
@@ -1486,7 +1551,7 @@ static void test_refused(void **state)
     REFUSED(KD_ERR_ARGUMENT, "temperature", (d.teacher = teacher, d.loss.temperature = 0));
     REFUSED(KD_ERR_ARGUMENT, "alpha", (d.teacher = teacher, d.loss.alpha = 1.5f));
     REFUSED(KD_ERR_SHAPE, "output", d.teacher = wide);
-    REFUSED(KD_ERR_SHAPE, "the model reads 1x6x6", d.teacher = grey);
+    REFUSED(KD_ERR_SHAPE, "the teacher reads 1x6x6", d.teacher = grey);
     REFUSED(KD_ERR_DATA, "as they are", (data.teacher_logits = logits, d.augment.flip = 1));
     REFUSED(KD_ERR_NOT_FINITE, "teacher_logits has a NaN in row 2, column 1", data.teacher_logits = bad);
     REFUSED(KD_ERR_NOT_FINITE, "soft_labels has a NaN", data.soft_labels = bad);
@@ -1582,7 +1647,7 @@ static void test_combinations_refused(void **state)
     held = s.data;
     held.channels = 1;
     REFUSED(KD_ERR_SHAPE, "the model reads 3x6x6, but the images are 1x6x6", d.validation_data = &held);
-    REFUSED(KD_ERR_SHAPE, "the model reads 1x6x6", (d.validation_data = &s.data, d.teacher = grey));
+    REFUSED(KD_ERR_SHAPE, "the teacher reads 1x6x6", (d.validation_data = &s.data, d.teacher = grey));
     REFUSED(KD_ERR_DATA, "validation leaves no sample to train on", (data.count = 1, d.validation = 0.5f));
     blended.loss = kd_loss_defaults(KD_LOSS_BCE);
     blended.augment.mixup = 0.3f;
@@ -1991,6 +2056,8 @@ int main(void)
         TEST(test_updates_in_pieces),
         TEST(test_accumulation),
         TEST(test_max_norm),
+        TEST(test_single_output),
+        TEST(test_step_in_callback),
         TEST(test_stopping),
         TEST(test_validation),
         TEST(test_accuracy_first),

@@ -587,6 +587,10 @@ static void test_attack_refused(void **state)
     REFUSED(desc.loss.soft_labels = s->x, NULL, s->labels, KD_ERR_ARGUMENT,
             "no soft_labels, first, columns or task");
     REFUSED(desc.loss.columns = 2, NULL, s->labels, KD_ERR_ARGUMENT, "no soft_labels, first, columns or task");
+    REFUSED((desc.loss = kd_loss_defaults(KD_LOSS_MSE), desc.loss.to_targets = 1), NULL, s->labels, KD_ERR_ARGUMENT,
+            "to_targets needs kd_data.targets");
+    REFUSED(desc.loss = kd_loss_defaults(KD_LOSS_MSE), NULL, s->labels, KD_ERR_ARGUMENT,
+            "needs a teacher's logits");
     s->labels[3] = 3;
     REFUSED((void)0, NULL, s->labels, KD_ERR_DATA, "label 3 of row 3 is outside 0 to 2");
     s->labels[3] = 0;
@@ -868,7 +872,7 @@ static void test_checkpoint(void **state)
         else
             r.desc.dot_delta = 0.06f;
         assert_ok(kd, kd_trainer_open(m[1], &data, &r.desc, &t));
-        assert_fails(kd, kd_trainer_load(t, path), KD_ERR_DATA, "another options");
+        assert_fails(kd, kd_trainer_load(t, path), KD_ERR_DATA, "other options");
         kd_trainer_close(t);
         r.desc.dot_delta = 0.05f;
     }
@@ -905,6 +909,8 @@ static void test_training_refused(void **state)
     REFUSED(KD_LOSS_CE, loss.inputs = (kd_inputs)2, KD_ERR_ARGUMENT, "inputs must be 0 to 1, got 2");
     s->data.targets = s->x;
     REFUSED(KD_LOSS_CE, loss.to_targets = 1, KD_ERR_ARGUMENT, "to_targets must be 0 to 0, got 1");
+    REFUSED(KD_LOSS_CE, desc.attack.loss = kd_loss_defaults(KD_LOSS_KL), KD_ERR_ARGUMENT,
+            "needs a teacher's logits"); /* targets are for mse alone */
     s->data.targets = NULL;
     REFUSED(KD_LOSS_MSE, (loss.to_targets = 1, desc.teacher = teacher), KD_ERR_ARGUMENT, "needs kd_data.targets");
     REFUSED(KD_LOSS_KL, (desc.teacher = teacher, desc.dot_delta = 0.05f), KD_ERR_ARGUMENT,
@@ -1651,7 +1657,8 @@ static void test_mutual_callbacks(void **state)
 {
     lesson *l = lesson_open();
     kd_train_desc desc = l->desc;
-    kd_model *wide = create("1x4x4: dense 4", 1);
+    kd_ctx *elsewhere = test_open(KD_ISA_AUTO, 1);
+    kd_model *wide = create("1x4x4: dense 4", 1), *foreign = create_in(elsewhere, "1x4x4: dense 3", 1);
     const float weights[] = {1, 1};
     club c;
     int i;
@@ -1669,7 +1676,7 @@ static void test_mutual_callbacks(void **state)
     desc.on_epoch = NULL;
 #define REFUSED(count, result, text)                                                                               \
     assert_fails(kd, kd_train_mutual(c.models, count, &l->seen, &desc), result, text)
-    REFUSED(1, KD_ERR_ARGUMENT, "needs 2 to 64 models of one context, got 1");
+    REFUSED(1, KD_ERR_ARGUMENT, "needs 2 to 64 models, got 1");
     desc.teacher = l->teacher;
     REFUSED(2, KD_ERR_ARGUMENT, "the models are each other's teachers");
     desc.teacher = NULL;
@@ -1687,7 +1694,9 @@ static void test_mutual_callbacks(void **state)
     desc = l->desc;
     kd_model_destroy(c.models[2]);
     c.models[2] = NULL;
-    REFUSED(3, KD_ERR_ARGUMENT, "needs 2 to 64 models of one context, got 2");
+    REFUSED(3, KD_ERR_ARGUMENT, "model 2 is NULL");
+    c.models[2] = foreign;
+    REFUSED(3, KD_ERR_ARGUMENT, "model 2 is of another context than model 0");
     c.models[2] = c.models[0];
     REFUSED(3, KD_ERR_ARGUMENT, "a model cannot be its own teacher");
     c.models[2] = wide;
@@ -1697,6 +1706,8 @@ static void test_mutual_callbacks(void **state)
 #undef REFUSED
     assert_int_equal(kd_train_mutual(NULL, 2, &l->seen, &desc), KD_ERR_ARGUMENT);
     for (i = 0; i < 3; ++i) kd_model_destroy(c.models[i]);
+    kd_model_destroy(foreign);
+    kd_close(elsewhere);
     lesson_close(l);
 }
 
