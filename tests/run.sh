@@ -23,7 +23,8 @@ start()
 # report NAME: one line; what it printed appears only if something went wrong
 report()
 {
-    read -r end seconds <"$build/$1.result"
+    end=FAILED seconds=0 # of what was killed there is no result
+    [ ! -e "$build/$1.result" ] || read -r end seconds <"$build/$1.result"
     log=$build/$1.log
     if [ "$end" = passed ]; then
         passed=$((passed + 1))
@@ -59,4 +60,5 @@ for script in $scripts; do
     if wanted $script; then report $script; fi
 done
 echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+[ $((passed + failed)) -gt 0 ] || echo "there is no test ${KD_TEST_ONLY:-in $build}"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
