@@ -17,13 +17,41 @@ row() { printf '%-52s %8s  %-7s %5s  %s\n' "$@"; }
 skip() { skips=$((skips + 1)); row "$1" - skipped - "$2"; }
 wanted() { printf "%s\n" "$1" | grep -q -E "${ONLY:-.}"; }
 
-# have <command> <packages>: it is there, or can be fetched
-have()
+# fetch <package ...>: those that can be had; what cannot only means rows that are skipped
+updated=
+fetch()
 {
-    command -v "$1" >/dev/null && return
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return
-    apt-get install -y -qq --no-install-recommends $2 >"$build/apt.log" 2>&1
-    command -v "$1" >/dev/null
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+    [ -n "$updated" ] || apt-get update -qq >"$build/apt.log" 2>&1
+    updated=1
+    for package; do
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >>"$build/apt.log" 2>&1
+    done
+}
+
+# have <command or file> <packages>: it is there, or can be fetched
+there() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+have() { there "$1" || { fetch $2; there "$1"; }; }
+
+# clang with OpenMP and sanitizers, which Debian keeps in packages that it only recommends
+whole_clang()
+{
+    printf '#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' |
+        clang -fopenmp -fsanitize=thread -x c - -o "$build/whole" >"$build/whole.log" 2>&1
+}
+have_clang() { whole_clang || { fetch clang libclang-rt-dev libomp-dev; whole_clang; }; }
+
+# the compilers and machines that tests/compile.sh and tests/emulated.sh look for
+fetch_machines()
+{
+    for machine in arm64:aarch64 s390x:s390x i386:i686; do
+        command -v "${machine#*:}-linux-gnu-gcc" >/dev/null && [ -e "/usr/${machine#*:}-linux-gnu/include/stdio.h" ] ||
+            fetch "gcc-${machine#*:}-linux-gnu" "libc6-dev-${machine%:*}-cross"
+    done
+    have g++ g++
+    have x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
+    have qemu-aarch64 qemu-user
+    have wine64 '' || have wine '' || have /usr/lib/wine/wine64 wine64
 }
 
 # What a log says about how much was looked at: tests, trainings, checks, executions; a silent success is one case.
@@ -81,6 +109,7 @@ programs()
 
 # ---- what every commit must pass ---------------------------------------------------------------------------------
 
+if wanted 'make test' || wanted 'compilers: the same weights'; then fetch_machines; fi
 row check cases result seconds 'skipped, and why'
 if wanted 'make test'; then
     if make test >"$build/test.log" 2>&1; then end=ok; else end=FAILED failed=$((failed + 1)); fi
@@ -93,16 +122,16 @@ fi
 
 # ---- other compilers, options and machines -----------------------------------------------------------------------
 
-have clang clang
+have_clang && clang=1 || clang=
 check 'compilers: clang and C++' env COMPILERS=clang tests/compile.sh
 check 'compilers: the same weights' tests/emulated.sh native
 
 flags="-std=gnu99 ${warnings% -Werror} -fopenmp"
 optimised="gcc $flags -O3 -DNDEBUG"
-if have clang clang; then
+if [ $clang ]; then
     check 'test programs: clang -O2' programs clang clang $flags -O2
 else
-    skip 'test programs: clang' 'needs clang'
+    skip 'test programs: clang' 'needs clang, libclang-rt-dev, libomp-dev'
 fi
 check 'test programs: gcc -O3 -DNDEBUG' programs O3 $optimised
 if [ $tier = full ]; then
@@ -132,10 +161,10 @@ GERMAN
         LOCPATH=$build/locale LD_PRELOAD=$build/german.so "$build/O3/$(basename "$source" .c)" || return
     done
 }
-if have localedef locales; then
+if have /usr/share/i18n/locales/de_DE locales; then
     check 'test programs: in the locale de_DE' in_german
 else
-    skip 'test programs: in the locale de_DE' 'needs localedef (package locales)'
+    skip 'test programs: in the locale de_DE' 'needs /usr/share/i18n/locales/de_DE (package locales)'
 fi
 
 # elsewhere <name> <compiler> <flags>: the parsers' corpus and mutants, and training on threads
@@ -172,13 +201,13 @@ runs=1
 [ $tier = full ] && runs=10
 check "1 to 16 threads, $runs times: the same weights" threads_agree $runs
 threads_by() { clang -std=gnu99 -O1 -g "$@" tests/fuzz/threads.c -o "$build/threads" -lm -pthread && "$build/threads"; }
-if have clang clang; then
+if [ $clang ]; then
     check 'ThreadSanitizer: 1 to 16 threads' threads_by -fsanitize=thread
     check 'MemorySanitizer: 1 to 16 threads' threads_by -fsanitize=memory
     check 'MemorySanitizer: parsers' env CC=clang CFLAGS='-g -O1 -fsanitize=memory' BUILD="$build/msan" \
         tests/fuzz/run.sh replay 20000
 else
-    skip 'ThreadSanitizer, MemorySanitizer' 'needs clang'
+    skip 'ThreadSanitizer, MemorySanitizer' 'needs clang, libclang-rt-dev'
 fi
 check 'AddressSanitizer, UndefinedBehaviorSanitizer: parsers' env CC=gcc BUILD="$build/asan" \
     tests/fuzz/run.sh replay 20000
@@ -273,7 +302,7 @@ if have cppcheck cppcheck; then check 'cppcheck' by_cppcheck; else skip 'cppchec
 if [ $tier = full ]; then
     check 'gcc -fanalyzer' gcc -std=c99 -O1 -fanalyzer -Werror -DKD_NO_SIMD -c -o "$build/analyzed.o" \
         tests/compile/implementation.c
-    if have clang clang; then
+    if [ $clang ]; then
         check 'libFuzzer, 60 seconds a parser' env BUILD="$PWD/build/fuzz" tests/fuzz/run.sh fuzz "${SECONDS_EACH:-60}"
     fi
 fi
