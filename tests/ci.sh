@@ -14,8 +14,9 @@ failed=0 skips=0 begun=$(date +%s)
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
 
 row() { printf '%-52s %8s  %-7s %5s  %s\n' "$@"; }
-skip() { skips=$((skips + 1)); row "$1" - skipped - "$2"; }
-wanted() { printf "%s\n" "$1" | grep -q -E "${ONLY:-.}"; }
+skip() { wanted "$1" || return 0; skips=$((skips + 1)); row "$1" - skipped - "$2"; }
+wanted() { printf "%s\n" "$1" | grep -q -E "${ONLY:-.}" && matched=1; }
+matched=
 
 # fetch <package ...>: those that can be had; what cannot only means rows that are skipped
 updated=
@@ -51,7 +52,7 @@ fetch_machines()
     have g++ g++
     have x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
     have qemu-aarch64 qemu-user
-    have wine64 '' || have wine '' || have /usr/lib/wine/wine64 wine64
+    there wine64 || there wine || have /usr/lib/wine/wine64 wine64
 }
 
 # What a log says about how much was looked at: tests, trainings, checks, executions; a silent success is one case.
@@ -61,11 +62,19 @@ cases_of()
         END { print n ? n : 1 }' "$1"
 }
 
+# What was skipped in a check, and why; what several programs skip, once.
+skipped_in()
+{
+    sed -n 's/^ *skip *//p' "$1" | sort | uniq -c |
+        awk '{ n = $1; sub(/^ *[0-9]+ /, ""); print "    skipped" (n > 1 ? " " n " times" : "") ": " $0 }'
+}
+
 # finish <check> <log> <status> <started>
 finish()
 {
     if [ "$3" = 0 ]; then
-        row "$1" "$(cases_of "$2")" ok $(($(date +%s) - $4)) "$(awk '/^skip/ { ++n } END { if (n) print n " skipped" }' "$2")"
+        row "$1" "$(cases_of "$2")" ok $(($(date +%s) - $4)) "$(awk '/^skip/ { ++n } END { if (n) print n " skipped:" }' "$2")"
+        skipped_in "$2"
     else
         failed=$((failed + 1))
         row "$1" "$(cases_of "$2")" FAILED $(($(date +%s) - $4)) "$2"
@@ -116,7 +125,7 @@ if wanted 'make test'; then
     awk '$1 == "ok" || $1 == "FAILED" { print }' "$build/test.log" | while read -r result name seconds _ cases _ rest; do
         row "make test: $name" "${cases:--}" "$result" "$seconds" "${rest#skipped:}"
     done
-    grep '^  *skip' "$build/test.log" | sed 's/^ *skip */    skipped: /'
+    skipped_in "$build/test.log"
     [ $end = ok ] || echo "    $build/test.log"
 fi
 
@@ -184,6 +193,45 @@ if have i686-linux-gnu-gcc "gcc-i686-linux-gnu libc6-dev-i386-cross"; then
         '-O2 -static -msse2 -mfpmath=sse -idirafter /usr/include'
 else
     skip 'parsers and threads: 32-bit x86' 'needs i686-linux-gnu-gcc'
+fi
+
+# the kernels' own tests on NEON; cmocka for that machine is unpacked beside its libraries here, not installed
+arm=$build/arm64
+have_arm()
+{
+    there qemu-aarch64 && there aarch64-linux-gnu-gcc && there apt-get || return
+    [ ! -e "$arm/usr/include/cmocka.h" ] || return 0
+    mkdir -p "$arm/lists/partial" "$arm/cache/archives/partial"
+    cat >"$arm/apt.conf" <<APT
+APT::Architecture "arm64";
+APT::Architectures "arm64";
+Dir::State::lists "$arm/lists";
+Dir::State::status "/dev/null";
+Dir::Cache "$arm/cache";
+APT
+    (
+        export APT_CONFIG="$arm/apt.conf"
+        cd "$arm" && apt-get update -qq && apt-get download libcmocka0 libcmocka-dev &&
+            for package in *.deb; do dpkg-deb -x "$package" . || exit; done
+    ) >>"$build/apt.log" 2>&1
+    there "$arm/usr/include/cmocka.h"
+}
+by_qemu()
+{
+    libraries=$arm/usr/lib/aarch64-linux-gnu
+    aarch64-linux-gnu-gcc $flags -O2 -idirafter "$arm/usr/include" tests/test_kernels.c -o "$arm/test_kernels" \
+        -L"$libraries" -lcmocka -lm &&
+        qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$libraries" "$arm/test_kernels" >"$arm/said" 2>&1
+    status=$?
+    cat "$arm/said"
+    ! grep 'with neon, which this machine lacks' "$arm/said" && return $status
+}
+if [ $tier = full ]; then
+    if have_arm; then
+        check 'NEON kernels by qemu-aarch64' by_qemu
+    else
+        skip 'NEON kernels by qemu-aarch64' 'needs qemu-aarch64, aarch64-linux-gnu-gcc, and libcmocka-dev for arm64'
+    fi
 fi
 
 # ---- sanitizers, valgrind ----------------------------------------------------------------------------------------
@@ -308,4 +356,5 @@ if [ $tier = full ]; then
 fi
 
 echo "$failed failed, $skips skipped, $((($(date +%s) - begun) / 60)) minutes; $(nproc) processors, $(gcc --version | head -n 1)"
-[ "$failed" = 0 ]
+[ $matched ] || echo "no check has a name like $ONLY"
+[ "$failed" = 0 ] && [ $matched ]

@@ -94,12 +94,23 @@ KD__PRIVATE void test_memory_close(kd_ctx *kd, const test_memory *memory)
 }
 
 /* The next instruction set after `isa` that this machine can run, KD_ISA_COUNT at the end. Skips are counted. */
-static int test_isas_skipped;
+static int test_isas_skipped[KD_ISA_COUNT];
 KD__PRIVATE kd_isa test_next_isa(kd_isa isa)
 {
     int next = (int)isa + 1;
-    for (; next < KD_ISA_COUNT && !kd_isa_available((kd_isa)next); ++next) ++test_isas_skipped;
+    for (; next < KD_ISA_COUNT && !kd_isa_available((kd_isa)next); ++next) ++test_isas_skipped[next];
     return (kd_isa)next;
+}
+
+/* Lines that begin with "skip" are counted and shown by tests/run.sh and tests/ci.sh. */
+KD__PRIVATE void test_print_skips(const char *program)
+{
+    int i;
+    for (i = 0; i < KD_ISA_COUNT; ++i) {
+        if (test_isas_skipped[i])
+            printf("skip  %s: %d runs with %s, which this machine lacks\n", program, test_isas_skipped[i],
+                   kd_isa_name((kd_isa)i));
+    }
 }
 #define FOR_EACH_ISA(isa) for (isa = test_next_isa(KD_ISA_AUTO); isa < KD_ISA_COUNT; isa = test_next_isa(isa))
 

@@ -865,6 +865,7 @@ static void test_fences_of_blocks(void **state)
     test_memory_close(kd, &memory);
 #else
     (void)state;
+    printf("skip  features: fences are seen by AddressSanitizer only\n");
     skip();
 #endif
 }
@@ -893,6 +894,6 @@ int main(void)
         cmocka_unit_test(test_fences_of_blocks),
     };
     const int failed = cmocka_run_group_tests_name("features", tests, NULL, NULL);
-    printf("features: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("features");
     return failed;
 }

@@ -1554,7 +1554,7 @@ static void test_locale(void **state)
     while (i < sizeof locales / sizeof *locales && !setlocale(LC_NUMERIC, locales[i])) ++i;
     if (i == sizeof locales / sizeof *locales) {
         kd_model_destroy(m);
-        printf("files: no locale with decimal commas, skipped\n");
+        printf("skip  files: there is no locale with decimal commas\n");
         skip();
     }
     assert_ok(kd, kd_model_save(m, "comma"));
@@ -1603,6 +1603,6 @@ int main(void)
         TEST(test_locale),
     };
     const int failed = cmocka_run_group_tests_name("files", tests, NULL, NULL);
-    printf("files: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("files");
     return failed;
 }

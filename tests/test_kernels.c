@@ -2299,6 +2299,6 @@ int main(void)
     int failed, i;
     for (i = 0; i < POOL; ++i) pool[i] = test_random(&seed);
     failed = cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
-    printf("kernels: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("kernels");
     return failed;
 }

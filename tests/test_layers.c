@@ -754,6 +754,6 @@ int main(void)
         cmocka_unit_test(test_running_statistics),
     };
     const int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
-    printf("layers: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("layers");
     return failed;
 }

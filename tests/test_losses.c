@@ -1129,6 +1129,6 @@ int main(void)
         cmocka_unit_test(test_average_arguments),
     };
     const int failed = cmocka_run_group_tests_name("losses", tests, NULL, NULL);
-    printf("losses: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("losses");
     return failed;
 }

@@ -2667,6 +2667,6 @@ int main(void)
         cmocka_unit_test(test_training_refused),
     };
     const int failed = cmocka_run_group_tests_name("methods", tests, NULL, NULL);
-    printf("methods: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("methods");
     return failed;
 }

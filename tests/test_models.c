@@ -1690,6 +1690,6 @@ int main(void)
         TEST(test_out_of_memory),
     };
     const int failed = cmocka_run_group_tests_name("models", tests, NULL, NULL);
-    printf("models: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("models");
     return failed;
 }

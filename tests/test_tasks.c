@@ -2233,6 +2233,6 @@ int main(void)
         cmocka_unit_test(test_folds_refused),
     };
     const int failed = cmocka_run_group_tests_name("tasks", tests, NULL, NULL);
-    printf("tasks: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("tasks");
     return failed;
 }

@@ -2085,6 +2085,6 @@ int main(void)
         TEST(test_refused_memory),
     };
     const int failed = cmocka_run_group_tests_name("training", tests, NULL, NULL);
-    printf("training: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("training");
     return failed;
 }

@@ -1751,6 +1751,6 @@ int main(void)
     };
 #undef TEST
     const int failed = cmocka_run_group_tests_name("ways", tests, NULL, NULL);
-    printf("ways: %d runs skipped for instruction sets that this machine lacks\n", test_isas_skipped);
+    test_print_skips("ways");
     return failed;
 }
