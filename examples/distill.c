@@ -1732,7 +1732,11 @@ static int write_report(session *s)
 {
     char path[MAX_PATH];
     FILE *f = output_open(s, "report.html", path);
-    return f && output_close(s, "report.html", f, report_write(f, &s->r));
+    if (!f || !output_close(s, "report.html", f, report_write(f, &s->r))) return 0;
+    if (report_left_out)
+        fprintf(stderr, "distill: %d pictures are left out of the report: there is not enough memory\n",
+                report_left_out);
+    return 1;
 }
 
 static int open_session(session *s)

@@ -256,15 +256,18 @@ static void report_base64(void *file, void *bytes, int size)
     }
 }
 
-/* A picture as the value of an attribute. Returns 0, and writes nothing, if memory ran out. */
+static int report_left_out; /* pictures for which there was no memory */
+
+/* A picture as the value of an attribute. Returns 0, and counts it as left out, if memory ran out. */
 static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int channels)
 {
     const int line = width * channels;
     int done;
-    if (!report_reserve(((size_t)line + 1) * (size_t)height)) return 0;
+    if (!report_reserve(((size_t)line + 1) * (size_t)height)) return ++report_left_out, 0;
     fputs("data:image/png;base64,", f);
     done = stbi_write_png_to_func(report_base64, f, width, height, channels, pixels, line);
     free(report_memory.start);
+    report_left_out += !done;
     return done;
 }
 
@@ -276,7 +279,7 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     const int channels = r->channels == 1 ? 1 : 3;
     uint8_t *sheet = (uint8_t *)calloc(plane * (size_t)count, (size_t)channels);
     int i, c, y, x, done;
-    if (!sheet) return 0;
+    if (!sheet) return ++report_left_out, 0;
     for (i = 0; i < count; ++i) {
         const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
         for (c = 0; c < channels; ++c)

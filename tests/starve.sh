@@ -1,11 +1,12 @@
 #!/bin/sh
 # Runs distill and classify with memory that runs out at one request after another, once or for good: each time they
-# end with a sentence or do their work, and no result is half written. usage: tests/starve.sh BUILD_FOLDER [RUNS]
+# end with a sentence or do all of their work, and no result is half written. usage: tests/starve.sh BUILD_FOLDER [RUNS]
 build=$(cd "${1:-build}" && pwd) || exit 1
 runs=${2:-100}
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 checks=0 failures=0
 
 cat >"$work/starve.c" <<'C'
@@ -45,6 +46,30 @@ if ! cc -O1 -w -shared -fPIC "$work/starve.c" -o "$work/starve.so"; then
     exit 0
 fi
 
+# without_times FILE: what two runs have alike; of a report also without the words for which is faster
+without_times()
+{
+    sed -E 's/[0-9. ]+ images\/s, took [0-9]+ s//; s/"(teacher_latency_us|student_latency_us|seconds)": [0-9.]+//
+        s/ +[0-9.]+ us//g; s/\([0-9]+ s\)//; s/[0-9.]+&nbsp;&micro;s//g; s/<dd>[0-9]+ s<.dd>//
+        s/(answers|takes) [0-9.]+&nbsp;times (faster|as long to answer)\.//' "$1"
+}
+
+# same_work WHAT: a run that ended with 0 has said and written what the whole run did
+same_work()
+{
+    for file in "$work/whole.stdout" "$work/whole"/*; do
+        [ -f "$file" ] || continue
+        other=$output/$(basename "$file")
+        [ "$file" != "$work/whole.stdout" ] || other=$work/stdout
+        case $other in */report.html) ! grep -q 'pictures are left out of the report' "$work/stderr" || continue ;; esac
+        without_times "$file" >"$work/expected"
+        [ -e "$other" ] && without_times "$other" | cmp -s - "$work/expected" || {
+            failures=$((failures + 1))
+            echo "FAILED: $1: ended with 0, but $(basename "$other") is not what it was"
+        }
+    done
+}
+
 # starve NAME OUTPUT COMMAND...: at about $runs of its requests
 starve()
 {
@@ -53,6 +78,7 @@ starve()
     STARVE_REPORT=$work/count LD_PRELOAD=$work/starve.so "$@" >"$work/stdout" 2>"$work/stderr" || { cat "$work/stderr"; exit 1; }
     total=$(cat "$work/count")
     cp -r "$output" "$work/whole"
+    cp "$work/stdout" "$work/whole.stdout"
     for good in '' 1; do
         n=1
         while [ $n -le "$total" ]; do
@@ -65,6 +91,8 @@ starve()
             elif [ $status = 1 ] && [ ! -s "$work/stderr" ]; then
                 failures=$((failures + 1))
                 echo "FAILED: $name, request $n${good:+ for good}: gave up without a word"
+            elif [ $status = 0 ]; then
+                same_work "$name, request $n${good:+ for good}"
             fi
             for file in "$output"/*.safetensors; do
                 [ ! -e "$file" ] || cmp -s "$file" "$work/whole/$(basename "$file")" || {
