@@ -200,7 +200,8 @@ def main():
             survivors += [mutant for mutant, result in zip(batch, caught) if result is False]
             left = ", ".join(str(number + 1) for _, number, _ in survivors)
             print(f"{len(met)} mutants; left for the thorough programs: {left or 'none'}", file=sys.stderr, flush=True)
-        caught = pool.map(bench.caught, ["thorough"] * len(survivors), survivors)
+        caught = list(pool.map(bench.caught, ["thorough"] * len(survivors), survivors))
+        count -= caught.count(None)  # those compile for portable kernels only
         survivors = [mutant for mutant, result in zip(survivors, caught) if result is False]
     for section, number, line in survivors:
         print(f"survived  {section}, line {number + 1}\n  - {bench.lines[number].strip()}\n  + {line.strip()}")
