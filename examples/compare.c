@@ -245,11 +245,27 @@ static int get_teacher(comparison *c)
                : complain("the teacher", kd_error(c->kd));
 }
 
+/* Of all that the table of methods says; FNV-1a. */
+static uint64_t hash_methods(void)
+{
+    uint64_t hash = 14695981039346656037u;
+    char row[256];
+    int i, j;
+    for (i = 0; i < METHODS; ++i) {
+        const method *m = &methods[i];
+        snprintf(row, sizeof row, "%s %d %.9g %d %d %d %d\n", m->name, (int)m->kind, (double)m->label_smoothing,
+                 m->standardise, m->feature, m->layers, m->with_kl);
+        for (j = 0; row[j]; ++j) hash = (hash ^ (unsigned char)row[j]) * 1099511628211u;
+    }
+    return hash;
+}
+
 static int prepare_teacher(comparison *c)
 {
     kd_metrics metrics;
-    snprintf(c->key, sizeof c->key, "# kd.h %s, %s, %016llx, %d epochs of %s, %d of %s", kd_version(),
-             kd_isa_name(kd_ctx_isa(c->kd)), (unsigned long long)kd_data_hash(&c->train), c->teacher_epochs,
+    snprintf(c->key, sizeof c->key, "# kd.h %s, %s, %016llx, %016llx, methods %016llx, %d epochs of %s, %d of %s",
+             kd_version(), kd_isa_name(kd_ctx_isa(c->kd)), (unsigned long long)kd_data_hash(&c->train),
+             (unsigned long long)kd_data_hash(&c->test), (unsigned long long)hash_methods(), c->teacher_epochs,
              teacher_line, c->epochs, student_line);
     if (!get_teacher(c)) return 0;
     if (kd_evaluate(c->teacher, &c->test, &metrics) != KD_OK ||

@@ -577,7 +577,7 @@ static int split_images(session *s)
 {
     const int count = s->images.train.count;
     drawn *all = (drawn *)images_memory((size_t)count + 1, sizeof *all);
-    int held = 0, i, first = 0;
+    int held = 0, i, first = 0, ok;
     if (!all) return complain("there is not enough memory for %d images", count);
     for (i = 0; i < count; ++i) {
         all[i].label = s->images.train.labels[i];
@@ -592,11 +592,12 @@ static int split_images(session *s)
         for (last = first + (int)(s->o.validation * (last - first) + 0.5); first < last; ++first, ++held)
             all[first].lot = UINT64_MAX;
     }
-    if (part_open(s, &s->fit, count - held) && part_open(s, &s->held, held)) {
+    ok = part_open(s, &s->fit, count - held) && part_open(s, &s->held, held);
+    if (ok) {
         for (i = 0; i < count; ++i) part_add(s, all[i].lot == UINT64_MAX ? &s->held : &s->fit, all[i].index);
     }
     free(all);
-    if (!s->held.origin) return 0;
+    if (!ok) return 0;
     s->test = kd_data_u8(s->images.test.pixels, s->images.test.labels, s->images.test.count, s->images.channels,
                          s->images.height, s->images.width, s->images.class_count);
     free(s->images.train.pixels);

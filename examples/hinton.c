@@ -328,16 +328,17 @@ static double share_of(const double *odds, int count, double bias)
     return sum / count;
 }
 
-/* The bias with which the classes get a share: by bisection, as the share grows with the bias. */
-static double bias_for_share(const float *logits, int count, int classes, double share)
+/* The bias with which the classes get a share: by bisection, as the share grows with the bias. 0: no memory. */
+static int bias_for_share(const float *logits, int count, int classes, double share, double *bias)
 {
     double low = -30, high = 30, *odds = (double *)malloc(sizeof(double) * (size_t)count);
     int i;
-    if (!odds) return 0;
+    if (!odds) return complain("the bias", "there is not enough memory");
     for (i = 0; i < count; ++i) odds[i] = log_odds(logits + (size_t)i * CLASSES, classes);
     for (i = 0; i < 40; ++i) *(share_of(odds, count, (low + high) / 2) < share ? &low : &high) = (low + high) / 2;
     free(odds);
-    return (low + high) / 2;
+    *bias = (low + high) / 2;
+    return 1;
 }
 
 static double teacher_share(const transfer *t, int classes)
@@ -441,9 +442,10 @@ static int correct_biases(lab *l, int e, const transfer *t, int index, kd_model 
     double bias[BIAS_COUNT] = {0};
     int way;
     if (!logits_of(l, e, m, &t->set, l->logits)) return 0;
-    bias[BY_TEACHER] = bias_for_share(l->logits, t->set.count, classes, teacher_share(t, classes));
+    if (!bias_for_share(l->logits, t->set.count, classes, teacher_share(t, classes), &bias[BY_TEACHER])) return 0;
     if (!logits_of(l, e, m, &l->train, l->logits) || !logits_of(l, e, m, &l->test, test_logits)) return 0;
-    bias[BY_PRIORS] = bias_for_share(l->logits, train_count, classes, label_share(&l->train, classes));
+    if (!bias_for_share(l->logits, train_count, classes, label_share(&l->train, classes), &bias[BY_PRIORS]))
+        return 0;
     bias[BY_TEST] = bias_for_labels(test_logits, &l->test, classes);
     for (way = AS_TRAINED + 1; way < BIAS_COUNT; ++way) {
         outcome *out = &l->outcomes[e][way][index];

@@ -31,13 +31,14 @@ typedef struct group {
     int count;
 } group;
 
-/* The mean squared difference over the training set, of the two parts that are farthest apart. */
+/* The mean squared difference over the training set, of the two parts that are farthest apart; infinite if that
+   cannot be found out. */
 static double difference(const group *g)
 {
     static float outputs[MOST][TRAIN];
     double most = 0;
     for (int i = 0; i < g->count; ++i) {
-        kd_predict(g->parts[i], x[0], TRAIN, outputs[i]);
+        if (kd_predict(g->parts[i], x[0], TRAIN, outputs[i]) != KD_OK) return INFINITY;
         for (int j = 0; j < i; ++j) {
             double sum = 0;
             for (int n = 0; n < TRAIN; ++n) sum += pow((double)(outputs[i][n] - outputs[j][n]), 2);
@@ -72,7 +73,10 @@ static kd_model *network(kd_ctx *kd, int width, uint64_t seed)
     char spec[100];
     kd_model *m = NULL;
     snprintf(spec, sizeof spec, "%d: dense %d, relu, dense %d, relu, dense 1", (int)INPUTS, width, width);
-    kd_model_create(kd, spec, seed, &m);
+    if (kd_model_create(kd, spec, seed, &m) != KD_OK) {
+        printf("%s\n", kd_error(kd));
+        exit(1);
+    }
     return m;
 }
 
