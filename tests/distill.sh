@@ -4,7 +4,8 @@
 build=$(cd "${1:-build}" && pwd) || exit 1
 cd "$(dirname "$0")/.." || exit 1
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 checks=0
 failures=0
 distill=$build/distill
@@ -76,7 +77,6 @@ done
 check 'one temperature is the chosen one' test "$(grep -o '<td>chosen</td>' "$work/out/report.html" | wc -l)" = 1
 check 'one trial has no deviation' sh -c "! grep -q 'plusmn; ' '$work/out/report.html'"
 check 'pictures have their class as text' grep -q 'alt="Sandal"' "$work/out/report.html"
-check 'and nothing else' sh -c "! grep -q 'alt=\"no memory' '$work/out/report.html'"
 check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"
 check 'the report has no links to elsewhere' sh -c "! grep -Eq '(src|href)=\"?(http|/|file)' '$work/out/report.html'"
 # shellcheck disable=SC2086
