@@ -8,6 +8,19 @@
 
 enum { SHOWN = 3 };
 
+/* Why a picture cannot be brought to the size of the model, NULL if it can. For a model that is not square it is not
+   cut but stretched, first to the right width. */
+static const char *misfit(int w, int h, int width, int height)
+{
+    images set;
+    if (w == width && h == height) return NULL;
+    if (width != height)
+        return (double)width * (h > height ? h : height) > IMAGES_MAX_PIXELS ? "is too long to be resized" : NULL;
+    memset(&set, 0, sizeof set);
+    set.width = set.height = width;
+    return images_misfit(w, h, &set);
+}
+
 /* The image as the model was trained on it: (channels, height, width). NULL and *why if it cannot be read. */
 static uint8_t *load_image(const char *path, int channels, int height, int width, const char **why)
 {
@@ -20,6 +33,11 @@ static uint8_t *load_image(const char *path, int channels, int height, int width
     c = images_decode(bytes, size, channels, &p, why);
     free(bytes);
     if (!c) return NULL;
+    *why = misfit(p.w, p.h, width, height);
+    if (*why) {
+        free(p.pixels);
+        return NULL;
+    }
     *why = "does not fit in memory";
     if (p.w == width && p.h == height) {
         fitted = p.pixels;

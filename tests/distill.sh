@@ -120,6 +120,29 @@ fi
 check 'help in two columns' sh -c "'$distill' --help | sed '1,/^Options/d; /^\$/,\$d' | awk '!/^  --/ && match(\$0, /[^ ]/) != 32 { print; bad = 1 } END { exit bad }'"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
+# a picture that would take gigabytes to be resized, by a square model and by a tall one that is stretched to
+one_line=$work/60000x1.pgm
+{ printf 'P5 60000 1 255\n' && head -c 60000 kd.h; } >"$one_line"
+{ printf 'P5 1 60000 255\n' && head -c 60000 kd.h; } >"$work/1x60000.pgm"
+cat >"$work/models.c" <<'C'
+#define KD_IMPLEMENTATION
+#define KD_NO_SIMD
+#include "kd.h"
+int main(int argc, char **argv)
+{
+    kd_ctx *kd = NULL;
+    kd_model *m = NULL;
+    return argc < 3 || kd_open(NULL, &kd) || kd_model_create(kd, argv[1], 1, &m) || kd_model_save(m, argv[2]);
+}
+C
+check 'models for it' sh -c "\${CC:-cc} -std=gnu99 -O0 -w -I. '$work/models.c' -o '$work/models' -lm &&
+    '$work/models' '3x224x224: gap, dense 2' '$work/square.safetensors' &&
+    '$work/models' '1x2x4000: gap, dense 2' '$work/wide.safetensors'"
+for pair in "square $one_line" "square $work/1x60000.pgm" "wide $work/1x60000.pgm"; do
+    check "${pair##*/}, ${pair%% *} model: refused" sh -c "! (ulimit -v 4000000; exec '$build/classify' \
+        '$work/${pair%% *}.safetensors' '${pair#* }') 2>'$work/stderr'"
+    check "${pair##*/}, ${pair%% *} model: in a sentence" grep -q '^classify: .* is too long' "$work/stderr"
+done
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 mkdir -p "$work/one/train/cat" "$work/one/test/cat" "$work/empty/a" "$work/empty/b" "$work/none" "$work/two_classes/a" "$work/two_classes/b"
