@@ -116,7 +116,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
 
 format:
-	clang-format --style=file -i kd.h $(wildcard examples/*.[ch] tests/*.[ch] bench/*.[ch])
+	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples tests tests/compile tests/fuzz bench bench/peers))
 
 clean:
 	rm -rf $(BUILD)

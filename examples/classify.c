@@ -8,8 +8,8 @@
 
 enum { SHOWN = 3 };
 
-/* Why a picture cannot be brought to the size of the model, NULL if it can. For a model that is not square it is not
-   cut but stretched, first to the right width. */
+/* Why a picture cannot be brought to the size of the model, NULL if it can. For a model that is not square it is
+   not cut but stretched, first to the right width. */
 static const char *misfit(int w, int h, int width, int height)
 {
     images set;

@@ -5,11 +5,12 @@ cd "$(dirname "$0")/.." || exit 1
 . tests/checks.sh
 
 set -- kd.h
-for file in examples/*.[ch] tests/*.[ch] tests/compile/*.[ch] bench/*.[ch]; do
+# all but tests/golden and tests/images, which are generated
+for file in examples/*.[ch] tests/*.[ch] tests/compile/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/peers/*.[ch]; do
     [ -e "$file" ] && set -- "$@" "$file"
 done
 texts="$*"
-for file in README.md Makefile bench/Makefile bench/*.sh tests/*.sh; do
+for file in README.md Makefile bench/Makefile bench/*/*.sh tests/*.sh tests/fuzz/*.sh; do
     [ -e "$file" ] && texts="$texts $file"
 done
 

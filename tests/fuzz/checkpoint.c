@@ -17,7 +17,8 @@ static void start(void)
     fuzz_check(kd_trainer_step(training.t, NULL) == KD_OK);
 }
 
-/* The hash of the weights at the end, or 0 where they would have grown beyond all bounds. The training starts again. */
+/* The hash of the weights at the end, or 0 where they would have grown beyond all bounds. The training starts
+   again. */
 static uint64_t finish(void)
 {
     uint64_t hash = 0;

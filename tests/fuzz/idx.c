@@ -1,5 +1,5 @@
-/* IDX files, as examples/images.h loads them. An input is a byte of options, the length of the file of images in two
-   bytes, that file, and the file of labels. Training and test images come from the same files. */
+/* IDX files, as examples/images.h loads them. An input is a byte of options, the length of the file of images in
+   two bytes, that file, and the file of labels. Training and test images come from the same files. */
 #include <stdio.h>
 #include <sys/stat.h>
 

@@ -1,5 +1,5 @@
-/* Images, as examples/images.h decodes and resizes them. How many channels and which size are wanted follows from the
-   number of bytes, so that any image file is an input. */
+/* Images, as examples/images.h decodes and resizes them. How many channels and which size are wanted follows from
+   the number of bytes, so that any image file is an input. */
 #include <stdio.h>
 #include "../../examples/images.h"
 

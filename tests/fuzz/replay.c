@@ -1,6 +1,6 @@
-/* replay.c - runs a harness without libFuzzer: over files and folders, then over mutants of them. The same arguments
-   give the same mutants. Usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] [-c CRASH] FILE_OR_FOLDER ...
-   An input on which the program ends is kept in CRASH. */
+/* replay.c - runs a harness without libFuzzer: over files and folders, then over mutants of them. The same
+   arguments give the same mutants. Usage: replay [-r ROUNDS] [-s SEED] [-d DICTIONARY] [-c CRASH]
+   FILE_OR_FOLDER ... An input on which the program ends is kept in CRASH. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
-/* Model lines. A line that is understood makes a model that predicts, is understood again, and trains to the same bits
-   on another instruction set and in another order of tasks. */
+/* Model lines. A line that is understood makes a model that predicts, is understood again, and trains to the same
+   bits on another instruction set and in another order of tasks. */
 #include "fuzz.h"
 
 enum {

@@ -1,7 +1,8 @@
 /* threads.c - trains on POSIX threads, or with -fopenmp on OpenMP's, and prints what the weights hash to.
    Usage: threads [RUNS]
-   Any number of threads, and two contexts training in two threads at once, must give one hash for each optimizer; one
-   model is asked by several threads while it trains nobody. Made for ThreadSanitizer, which knows nothing of OpenMP. */
+   Any number of threads, and two contexts training in two threads at once, must give one hash for each optimizer;
+   one model is asked by several threads while it trains nobody. Made for ThreadSanitizer, which knows nothing of
+   OpenMP. */
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 
