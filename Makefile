@@ -4,7 +4,11 @@
 CC ?= cc
 CFLAGS ?= -O2
 WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef
-OPENMP ?= -fopenmp
+# with clang this is a package of its own, libomp-dev; without it, there is one thread
+ifeq ($(origin OPENMP),undefined)
+HASH := \#
+OPENMP := $(shell echo '$(HASH)include <omp.h>' | $(CC) -fopenmp -fsyntax-only -x c - 2>/dev/null && echo -fopenmp)
+endif
 PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD = build
@@ -51,7 +55,7 @@ stb: | $(BUILD)
 
 examples: stb $(EXAMPLES)
 
-$(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD)
+$(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
