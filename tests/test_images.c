@@ -507,6 +507,45 @@ static size_t make_png(uint8_t *to, uint32_t w, uint32_t h, uint32_t data_says)
     return size + make_chunk(to + size, 0, "IEND", head, 0);
 }
 
+/* Headers as no encoder writes them. */
+static void test_odd_headers(void **state)
+{
+    static const uint8_t bmp[26] = {'B', 'M', 26, 0, 0, 0, 0, 0, 0, 0, 26, 0, 0,
+                                    0,   12,  0,  0, 0, 1, 0, 1, 0, 1, 0,  24};
+    static const uint8_t old[34] = {'B', 'M', 34, 0, 0, 0, 0, 0,  0, 0, 26, 0, 0, 0, 12, 0, 0,
+                                    0,   1,   0,  2, 0, 1, 0, 24, 0, 9, 9,  9, 0, 7, 7,  7};
+    static const char pnm[] = "P5 1 1 #comment", returns[] = "P5 #a\r1 1 255\n.";
+    static const uint8_t frames[] = {0xc8, 0xcc, 0xc0};
+    size_t size, i;
+    uint8_t *bytes = fixture("rgb.jpg", &size), *more = (uint8_t *)calloc(size + 6, 1);
+    images_picture p;
+    const char *why;
+    (void)state;
+    refuses("BMP of 26 bytes", bmp, sizeof bmp, "damaged");
+    refuses("PNM that ends in a comment", (const uint8_t *)pnm, sizeof pnm - 1, "ends too early");
+    refuses("more than 256 MB", bytes, (size_t)IMAGES_MAX_FILE + 1,
+            "that can be read");                              /* nothing else is looked at */
+    assert_true(images_decode(old, sizeof old, 1, &p, &why)); /* OS/2's header of 12 bytes */
+    assert_int_equal(p.w, 1);
+    assert_int_equal(p.h, 2);
+    assert_int_equal(p.pixels[0], 7);
+    free(p.pixels);
+    refuses("such a BMP that ends too early", old, sizeof old - 1, "damaged");
+    assert_true(images_decode((const uint8_t *)returns, sizeof returns - 1, 1, &p, &why));
+    assert_int_equal(p.pixels[0], '.');
+    free(p.pixels);
+    memcpy(more + 6, bytes, size);
+    for (i = 0; i < sizeof frames; ++i) { /* a segment too short to be a frame's, or not of one */
+        static const uint8_t start[] = {0xff, 0xd8, 0xff, 0, 0, 4, 0, 0};
+        memcpy(more, start, sizeof start);
+        more[3] = frames[i];
+        (void)images_header(more, size + 6, &p, &why);
+        assert_false(p.four_channel_jpeg);
+    }
+    free(more);
+    free(bytes);
+}
+
 /* Small files that promise huge pictures are refused before memory for them is asked for. */
 static void test_bombs(void **state)
 {
@@ -954,6 +993,48 @@ static void test_no_folder(void **state)
     images_free(&s);
     assert_false(images_load(&s, "", NULL));
     images_free(&s);
+}
+
+/* What the loader asks of its own parts only where something else has gone wrong before. */
+static void test_parts_alone(void **state)
+{
+    static const char short_file[] = "/sys/devices/system/cpu/online"; /* a page long, and then it is not */
+    images s;
+    images_list list = {NULL, 0, 0};
+    struct stat above;
+    char **names = NULL, *path = images_join("a/", "b"), name[16];
+    const char *why = NULL;
+    size_t size;
+    int i, count;
+    (void)state;
+    memset(&s, 0, sizeof s);
+    assert_string_equal(path, "a/b");
+    free(path);
+    assert_null(images_memory(SIZE_MAX / 2, 3));
+    free(images_memory(0, 3));
+    assert_false(images_names(&s, under_root("missing"), &names, &count));
+    assert_non_null(strstr(s.error, "cannot read the folder"));
+    assert_false(images_collect(&s, &list, under_root("missing"), 0, NULL, 0));
+    assert_non_null(strstr(s.error, "cannot read the folder"));
+    put_class("a", 1, 1);
+    assert_int_equal(stat(under_root("a"), &above), 0);
+    above.st_dev += 1; /* the same number on another file system is another folder */
+    assert_true(images_collect(&s, &list, under_root("a"), 0, &above, 1));
+    assert_int_equal(list.count, 1);
+    free(list.files[0].path);
+    free(list.files);
+    for (i = 0; i <= IMAGES_MAX_CLASSES; ++i) {
+        snprintf(name, sizeof name, "%d", i);
+        assert_int_equal(images_class(&s, name, strlen(name)), i < IMAGES_MAX_CLASSES ? i : -1);
+    }
+    assert_non_null(strstr(s.error, "more than 4096 classes"));
+    images_free(&s);
+    if (access(short_file, R_OK) == 0) {
+        assert_null(images_read(short_file, &size, &why));
+        assert_string_equal(why, "cannot be read");
+    } else {
+        printf("skip  images: there is no file that is shorter than it says\n");
+    }
 }
 
 static void test_no_images(void **state)
@@ -1648,6 +1729,8 @@ int main(void)
         TEST(test_options),
         TEST(test_threshold),
         TEST(test_huge_file),
+        TEST(test_odd_headers),
+        TEST(test_parts_alone),
         TEST(test_long_names),
         TEST(test_mixed_folder),
         TEST(test_sizes),
