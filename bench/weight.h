@@ -96,7 +96,8 @@ static void bench_weight(void)
         length = readlink("/proc/self/exe", name, sizeof name - 1);
         if (length > 0) {
             name[length] = 0;
-            snprintf(command, sizeof command, "%s --train-once --isa %s", name, kd_isa_name(options.isa));
+            snprintf(command, sizeof command, "%s --train-once --isa %s --threads %d", name,
+                     kd_isa_name(options.isa), options.threads);
             say("peak memory, training mlp large", "MB", options.isa, number_from(command));
         }
     }

@@ -1,6 +1,6 @@
 """kd.h beside PyTorch and ONNX Runtime: training, distillation, prediction, losses, memory.
 
-Everything runs in this process in turn, kd through ctypes. Results are checked against each other before they are
+Everything but memory runs in this process in turn, kd through ctypes: one process for each interpreter. Results are checked against each other before they are
 timed. `make bench` runs it; by hand: python3 bench/peers/compare.py --help
 """
 import argparse
@@ -31,15 +31,27 @@ def arguments():
     parser.add_argument("--json", help="appends the results to the array in this file")
     parser.add_argument("--library", default=os.path.join(BUILD, "libkdbench.so"))
     parser.add_argument("--train-once", action="store_true", help="prints the peak memory of PyTorch in training")
+    parser.add_argument("--import-once", action="store_true", help="prints that of `import torch` alone")
     return parser.parse_args()
 
 
 options = arguments()
+
+
+def peak():
+    """Peak memory of this process so far, in MB."""
+    with open("/proc/self/status") as status:
+        return int([line for line in status if line.startswith("VmHWM")][0].split()[1]) / 1024
+
+
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
 rounds = options.repeats or (5 if options.quick else 9)
 
 try:
     import torch
+    if options.import_once:
+        print(peak())
+        sys.exit()
     import torch.nn.functional as F
 except ImportError:
     sys.exit("PyTorch is missing: sudo apt-get install python3-torch, or make -C bench peers for the newest one")
@@ -390,22 +402,23 @@ def train_once():
     images = 1024
     x, labels = torch.rand(images, 784), torch.randint(CLASSES, (images,))
     Trainer(MODELS["mlp"]["large"][1](), None, x, labels).epoch()
-    with open("/proc/self/status") as status:
-        peak = [line for line in status if line.startswith("VmHWM")][0]
-    print(int(peak.split()[1]) / 1024)
+    print(peak())
 
 
 def bench_memory():
     name = "peak, training mlp large"
     if not wanted("memory", name):
         return
-    value = {}
-    commands = {"kd": [os.path.join(BUILD, "bench"), "--train-once", "--isa", options.isa],
-                PYTORCH: [sys.executable, os.path.abspath(__file__), "--train-once"]}
-    for who, command in commands.items():
-        value[who] = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    threads = ["--threads", str(options.threads)]
+    torch_alone = [sys.executable, os.path.abspath(__file__), *threads]
+    commands = {"kd": [os.path.join(BUILD, "bench"), "--train-once", "--isa", options.isa, *threads],
+                PYTORCH: [*torch_alone, "--train-once"], "import torch": [*torch_alone, "--import-once"]}
+    value = {who: float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+             for who, command in commands.items()}
     ratio = value[PYTORCH] / value["kd"]
-    report("memory", name, "MB", options.isa, value, [ratio] * 3, PYTORCH)
+    kd = Kd()
+    report("memory", name, "MB", kd.isa, value, [ratio] * 3, PYTORCH)
+    kd.close()
 
 
 if options.train_once:
