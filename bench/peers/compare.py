@@ -1,7 +1,7 @@
 """kd.h beside PyTorch and ONNX Runtime: training, distillation, prediction, losses, memory.
 
-Everything but memory runs in this process in turn, kd through ctypes: one process for each interpreter. Results are checked against each other before they are
-timed. `make bench` runs it; by hand: python3 bench/peers/compare.py --help
+Everything but memory runs in this process in turn, kd through ctypes: one process for each interpreter. Results are
+checked against each other before they are timed. `make bench` runs it; by hand: python3 bench/peers/compare.py --help
 """
 import argparse
 import copy
