@@ -119,7 +119,8 @@ static void run_copy(void *arg)
     memcpy(l->out, l->student, (size_t)l->rows * (size_t)l->cols * sizeof *l->out);
 }
 
-/* Beside memcpy, which is one thread however many kd has: no function that reads and writes as much can be faster for long. */
+/* Beside memcpy, which is one thread however many kd has: no function that reads and writes as much can be faster
+   for long. */
 static void bench_losses(void)
 {
     static const int sizes[][2] = {{128, 10}, {1024, 100}, {4096, 1000}, {256, 32000}};
