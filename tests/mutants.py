@@ -58,7 +58,7 @@ CHANGES = [  # the first becomes the second; 1 becomes 0 since any other number 
 # Not changed, since nothing but speed, which of many random streams is drawn from, or what AddressSanitizer sees would
 # be different: how many rows a task takes, what is fetched before it is needed, the numbers of streams, and fences.
 NEUTRAL_FUNCTION = re.compile(r"kd__rows_per_task\(|kd__\w+_soon\(|fetch_v\(|KD__FN\((look_ahead|wino_fetch|fetch_share)\)")
-NEUTRAL_LINE = re.compile(r"kd__rng_key\(|\bsoon(_[xy]|_step)?\b|KD__FENCE_|kd__give_back")
+NEUTRAL_LINE = re.compile(r"kd__rng_key\(|\bsoon(_[xy]|_step)?\b|\bnext_d?[xy]\b|KD__FENCE_|kd__give_back")
 LIMIT = re.compile(r"(\S+) [<>]=? (\S+)(?= \? (?:\2 : \1\b|\1 : \2[;,)]))")  # a < b ? b : a is the same with <=
 BUILDS = {
     "quick": [shutil.which("clang") or "gcc", "-O0", "-DKD_NO_SIMD"],  # clang needs a third of the time here

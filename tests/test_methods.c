@@ -2099,6 +2099,17 @@ static void test_announcement(void **state)
                         "kd_train: loss hinton: soft term times 0.9 to 0.5, hard term times 0.1 to 0.5, T = 4 "
                         "to 1 (convention default)\n");
     d = school_desc(&s, 1);
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_MSE); /* takes a teacher or targets */
+    kd_model_destroy(train(&s, &d));
+    assert_string_equal(s.lines,
+                        "kd_train: loss mse: soft term times 1, hard term times 0, T = 4 (convention default)\n");
+    d = school_desc(&s, 1);
+    d.loss = kd_loss_defaults(KD_LOSS_TFKD); /* takes none, and has a soft term */
+    kd_model_destroy(train(&s, &d));
+    assert_string_equal(
+        s.lines, "kd_train: loss tfkd: soft term times 0.025, hard term times 0.9, T = 40 (convention default)\n");
+    d = school_desc(&s, 1);
     kd_model_destroy(train(&s, &d));
     assert_string_equal(s.lines, "");
     school_close(&s);

@@ -55,10 +55,12 @@ try:
     import torch.nn.functional as F
 except ImportError:
     sys.exit("PyTorch is missing: sudo apt-get install python3-torch, or make -C bench peers for the newest one")
+onnxruntime = None
 try:
-    import onnxruntime
+    if not options.train_once:  # whose memory is PyTorch's alone
+        import onnxruntime
 except ImportError:
-    onnxruntime = None
+    pass
 
 torch.set_num_threads(options.threads)
 PYTORCH = "PyTorch " + ".".join(torch.__version__.split(".")[:2])
