@@ -2105,6 +2105,12 @@ static void test_announcement(void **state)
     assert_string_equal(s.lines,
                         "kd_train: loss mse: soft term times 1, hard term times 0, T = 4 (convention default)\n");
     d = school_desc(&s, 1);
+    d.teacher = s.teacher;
+    d.loss = kd_loss_defaults(KD_LOSS_BCE);
+    kd_model_destroy(train(&s, &d));
+    assert_string_equal(
+        s.lines, "kd_train: loss bce: soft term times 0.9, hard term times 0.1, T = 4 (convention default)\n");
+    d = school_desc(&s, 1);
     d.loss = kd_loss_defaults(KD_LOSS_TFKD); /* takes none, and has a soft term */
     kd_model_destroy(train(&s, &d));
     assert_string_equal(
