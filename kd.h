@@ -1758,14 +1758,15 @@ KD__PRIVATE void kd__free(kd_ctx *kd, void *data)
 }
 
 /* What an allocation took from the allocator. */
-KD__PRIVATE size_t kd__block_bytes(const void *data)
+KD__PRIVATE size_t kd__block_bytes(void *data)
 {
-    kd__block block = {NULL, 0};
-    const char *head = (const char *)data - sizeof block;
+    kd__block block;
+    char *head;
     if (!data) return 0;
-    KD__FENCE_DOWN((char *)head, sizeof block);
+    head = (char *)data - sizeof block;
+    KD__FENCE_DOWN(head, sizeof block);
     memcpy(&block, head, sizeof block);
-    KD__FENCE_UP((char *)head, sizeof block);
+    KD__FENCE_UP(head, sizeof block);
     return block.size;
 }
 
@@ -8621,7 +8622,7 @@ KDDEF void kd_workspace_destroy(kd_workspace *w)
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
 {
     void *lists[KD__RUN_LISTS];
-    size_t bytes = kd__block_bytes(w) + kd__block_bytes(w->pixels);
+    size_t bytes = kd__block_bytes((void *)w) + kd__block_bytes(w->pixels);
     int i;
     kd__run_lists(w->run, lists);
     for (i = 0; i < KD__RUN_LISTS; ++i) bytes += kd__block_bytes(lists[i]);
