@@ -2156,8 +2156,12 @@ typedef struct kd__row_loss {
     float hard_value, hard_grad;
     float *grad;   /* or NULL */
     float *value;  /* (rows) */
-    float *powers; /* 2 * cols, for powers of e that the gradient needs again */
+    float *powers; /* 2 * cols * kd__loss_abreast, for powers of e that the gradient needs again */
 } kd__row_loss;
+enum { KD__ROW_SOFT = 1, KD__ROW_HARD = 2, KD__ROW_GIVEN = 4 }; /* by a teacher, by labels, which are soft */
+
+/* Rows that a loss takes every step with together, so that short ones need not wait for their sums. */
+KD__PRIVATE int kd__loss_abreast(int cols) { return KD__MIN(16, KD__MAX(1, 1024 / cols)); }
 
 typedef struct kd__update {
     int optimizer, nesterov;
@@ -3914,13 +3918,15 @@ typedef struct kd__loss_task {
     kd__row_loss all;
 } kd__loss_task;
 
+KD__PRIVATE ptrdiff_t kd__loss_powers(int cols) { return (ptrdiff_t)2 * kd__loss_abreast(cols) * cols; }
+
 KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
 {
     const kd__loss_task *task = (const kd__loss_task *)arg;
     kd__row_loss l = task->all;
     const int step = kd__rows_per_task(l.cols), first = index * step;
     const ptrdiff_t at = (ptrdiff_t)first * l.cols;
-    l.powers += (ptrdiff_t)worker * 2 * l.cols;
+    l.powers += (ptrdiff_t)worker * kd__loss_powers(l.cols);
     l.rows = KD__MIN(step, l.rows - first);
     l.student += at;
     if (l.teacher) l.teacher += at;
@@ -3934,13 +3940,14 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
 /* Numbers that the rows of a loss need beside their logits: a value each, and powers for every worker. */
 KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
 {
-    return kd__plus((size_t)rows + 2 * KD__FENCE, kd__times((size_t)kd->desc.threads * 2, (size_t)cols));
+    const size_t powers = kd__times((size_t)kd->desc.threads, (size_t)kd__loss_powers(cols));
+    return kd__plus((size_t)rows + 2 * KD__FENCE, powers);
 }
 
 /* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
 KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
-    const ptrdiff_t powers = (ptrdiff_t)kd->desc.threads * 2 * task->all.cols;
+    const ptrdiff_t powers = kd->desc.threads * kd__loss_powers(task->all.cols);
     double sum = 0;
     int r;
     task->all.rows = rows;
@@ -16485,6 +16492,13 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #else
 #define KD__UNROLL_SUMS
 #endif
+/* So many vectors go through long calculations side by side: each step of one waits for its last. */
+#define KD__ABREAST (KD__W > 1 ? 4 : 1)
+#define KD__STEP(body)                                                                                             \
+    KD__UNROLL_SUMS                                                                                                \
+    for (i = 0; i < count; ++i) {                                                                                  \
+        body;                                                                                                      \
+    }
 
 /* The lanes of `count` vectors (a power of two) joined: of 16, lane i with i + 8, then i + 4, i + 2, i + 1. */
 #define KD__JOIN_LANES(join, parts, count)                                                                         \
@@ -16595,34 +16609,54 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
-/* x * 2^n for x near 1 and |n| <= 151. In two halves, or by an instruction, so that what is too small for a normal
-   number is rounded once. */
-KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__vi n)
+/* x * 2^n for x near 1 and |n| <= 151, which comes as a number and as an integer. In two halves, or by an
+   instruction, so that what is too small for a normal number is rounded once. */
+KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__v n, kd__vi whole)
 {
 #if KD__ISA_ID == 3
-    return _mm512_scalef_ps(x, kd__vi_to_float(n));
+    (void)whole;
+    return _mm512_scalef_ps(x, n);
 #else
-    const kd__vi half = kd__vi_sar(n, 1), bias = kd__vi_set(127);
+    const kd__vi half = kd__vi_sar(whole, 1), bias = kd__vi_set(127);
     const kd__v first = kd__vi_float(kd__vi_shl(kd__vi_add(half, bias), 23));
-    const kd__v second = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(n, half), bias), 23));
+    const kd__v second = kd__vi_float(kd__vi_shl(kd__vi_add(kd__vi_sub(whole, half), bias), 23));
+    (void)n;
     return kd__v_mul(kd__v_mul(x, first), second);
 #endif
 }
 
-/* e^x within 1.05 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax polynomial in r. */
+/* x[i] becomes e^x[i] within 1.05 ulp, for numbers up to 88.8: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax
+   polynomial in r. Adding 1.5 * 2^23 leaves no room for a fraction and puts n into the lowest bits. */
+KD__INLINE void KD__FN(exps)(kd__v *x, const int count)
+{
+    kd__v n[16], p[16];
+    kd__vi whole[16];
+    int i;
+    KD__STEP(x[i] = kd__v_max(kd__v_set(-104.5f), x[i]))
+#if KD__W == 1
+    KD__STEP(whole[i] = kd__v_to_int(kd__v_mul(x[i], kd__v_set(1.44269504f))))
+    KD__STEP(n[i] = kd__vi_to_float(whole[i]))
+#else
+    KD__STEP(n[i] = kd__v_fma(x[i], kd__v_set(1.44269504f), kd__v_set(12582912.0f)))
+    KD__STEP(whole[i] = kd__vi_sub(kd__v_bits(n[i]), kd__vi_set(0x4b400000)))
+    KD__STEP(n[i] = kd__v_sub(n[i], kd__v_set(12582912.0f)))
+#endif
+    KD__STEP(x[i] = kd__v_fma(n[i], kd__v_set(-0.693359375f), x[i]))
+    KD__STEP(x[i] = kd__v_fma(n[i], kd__v_set(2.12194440e-4f), x[i]))
+    KD__STEP(p[i] = kd__v_fma(kd__v_set(0.00139504799f), x[i], kd__v_set(0.00836888235f)))
+    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.0416662060f)))
+    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.166665196f)))
+    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.5f)))
+    KD__STEP(p[i] = kd__v_fma(kd__v_mul(x[i], x[i]), p[i], x[i]))
+    KD__STEP(p[i] = kd__v_add(p[i], kd__v_set(1.0f)))
+    KD__STEP(x[i] = KD__FN(times_2n)(p[i], n[i], whole[i]))
+}
+
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
 {
-    const kd__v clamped = kd__v_min(kd__v_set(88.8f), kd__v_max(kd__v_set(-104.5f), x));
-    const kd__vi whole = kd__v_to_int(kd__v_mul(clamped, kd__v_set(1.44269504f)));
-    const kd__v n = kd__vi_to_float(whole);
-    kd__v r = kd__v_fma(n, kd__v_set(-0.693359375f), clamped), p;
-    r = kd__v_fma(n, kd__v_set(2.12194440e-4f), r);
-    p = kd__v_fma(kd__v_set(0.00139504799f), r, kd__v_set(0.00836888235f));
-    p = kd__v_fma(p, r, kd__v_set(0.0416662060f));
-    p = kd__v_fma(p, r, kd__v_set(0.166665196f));
-    p = kd__v_fma(p, r, kd__v_set(0.5f));
-    p = kd__v_fma(kd__v_mul(r, r), p, r);
-    return KD__FN(times_2n)(kd__v_add(p, kd__v_set(1.0f)), whole);
+    x = kd__v_min(kd__v_set(88.8f), x);
+    KD__FN(exps)(&x, 1);
+    return x;
 }
 
 /* Natural logarithm within 1 ulp: x = 2^e (1 + f), 1 + f between sqrt(1/2) and sqrt(2). */
@@ -18035,6 +18069,31 @@ KD__INLINE void KD__FN(store_short)(float *x, int rows, int cols, const kd__v *c
     }
 }
 
+/* A row is gone through in blocks of columns: as many whole ones as stand abreast, and 16 or what is left of them.
+   `run` is one on (column, columns left, vectors). */
+#define KD__BLOCK KD__MAX(KD__ABREAST, KD__SUM_VECTORS)
+#define KD__ROW_BLOCKS(cols, run)                                                                                  \
+    do {                                                                                                           \
+        int c = 0;                                                                                                 \
+        for (; KD__W > 1 && c + KD__BLOCK * KD__W <= (cols); c += KD__BLOCK * KD__W)                               \
+            run(c, KD__BLOCK *KD__W, KD__BLOCK);                                                                   \
+        for (; c < (cols); c += 16) run(c, (cols)-c, KD__SUM_VECTORS);                                             \
+    } while (0)
+
+/* Of columns in vectors of rows, with room for a multiple of KD__ABREAST. */
+KD__INLINE void KD__FN(exps_short)(kd__v *columns, int cols)
+{
+    int c;
+    for (c = cols; c % KD__ABREAST; ++c) columns[c] = kd__v_set(0.0f);
+    for (c = 0; c < cols; c += KD__ABREAST) KD__FN(exps)(columns + c, KD__ABREAST);
+}
+
+KD__INLINE void KD__FN(fetch_block)(const float *p, int columns)
+{
+    int i;
+    for (i = 0; i < columns && i < KD__BLOCK * KD__W; i += KD__LINE) kd__fetch(p + i);
+}
+
 /* Four vectors at a time, so that none waits for another. */
 KD__INLINE float KD__FN(row_max)(const float *x, int cols)
 {
@@ -18053,73 +18112,110 @@ KD__INLINE float KD__FN(row_max)(const float *x, int cols)
     return KD__FN(max_of_4)(largest);
 }
 
-/* (x - largest) / T, where equal infinities count as equal. */
-KD__INLINE kd__v KD__FN(centred)(kd__v x, kd__v largest, kd__v inv_t)
+KD__INLINE kd__vm KD__FN(first_lanes)(int count)
 {
-    return kd__v_select(kd__v_eq(x, largest), kd__v_set(0.0f), kd__v_mul(kd__v_sub(x, largest), inv_t));
+    return kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)count));
+}
+
+/* Of a row with `left` columns to go: those there are, and `other` beyond. */
+KD__INLINE kd__v KD__FN(get_or)(const float *p, int left, kd__v other)
+{
+    if (left >= KD__W) return kd__v_load(p);
+    return left <= 0 ? other : kd__v_select(KD__FN(first_lanes)(left), kd__v_load_n(p, left), other);
+}
+
+KD__INLINE void KD__FN(put_any)(float *p, kd__v x, int left)
+{
+    if (left > 0) kd__v_put(p, x, left);
+}
+
+KD__INLINE kd__v KD__FN(zero_beyond)(kd__v x, int left)
+{
+    const kd__v zero = kd__v_set(0.0f);
+    if (left >= KD__W) return x;
+    return left <= 0 ? zero : kd__v_select(KD__FN(first_lanes)(left), x, zero);
+}
+
+/* x - largest, where equal infinities count as equal. */
+KD__INLINE kd__v KD__FN(centred)(kd__v x, kd__v largest)
+{
+    return kd__v_select(kd__v_eq(x, largest), kd__v_set(0.0f), kd__v_sub(x, largest));
 }
 
 KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v inv_t, int logarithm, float *y)
 {
-    kd__v column[KD__SHORT], largest, sum = kd__v_set(0.0f);
+    kd__v column[KD__SHORT], e[KD__SHORT], largest, sum = kd__v_set(0.0f);
     int c;
     KD__FN(load_short)(x, rows, cols, column);
     largest = column[0];
     for (c = 1; c < cols; ++c) largest = kd__v_max(column[c], largest);
-    for (c = 0; c < cols; ++c) {
-        const kd__v u = KD__FN(centred)(column[c], largest, inv_t), e = KD__FN(exp)(u);
-        column[c] = logarithm ? u : e;
-        sum = kd__v_add(sum, e);
-    }
-    if (logarithm) {
-        sum = KD__FN(log)(sum);
-        for (c = 0; c < cols; ++c) column[c] = kd__v_sub(column[c], sum);
-    } else {
-        for (c = 0; c < cols; ++c) column[c] = kd__v_div(column[c], sum);
-    }
+    for (c = 0; c < cols; ++c) column[c] = e[c] = kd__v_mul(KD__FN(centred)(column[c], largest), inv_t);
+    KD__FN(exps_short)(e, cols);
+    for (c = 0; c < cols; ++c) sum = kd__v_add(sum, e[c]);
+    sum = logarithm ? KD__FN(log)(sum) : kd__v_div(kd__v_set(1.0f), sum);
+    for (c = 0; c < cols; ++c) column[c] = logarithm ? kd__v_sub(column[c], sum) : kd__v_mul(e[c], sum);
     KD__FN(store_short)(y, rows, cols, column);
 }
 
-KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, int logarithm, float *y)
+KD__INLINE void KD__FN(softmax_block)(const float *x, int left, const int count, kd__v largest, kd__v inv_t,
+                                      const int logarithm, float *y, kd__v *sums)
 {
-    const kd__v largest = kd__v_set(KD__FN(row_max)(x, cols));
-    kd__v sums[KD__SUM_VECTORS], sum;
-    int c, i;
+    kd__v e[16];
+    int i;
+    KD__STEP(e[i] = kd__v_mul(kd__v_sub(KD__FN(get_or)(x + i * KD__W, left - i * KD__W, largest), largest), inv_t))
+    if (logarithm) KD__STEP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
+    KD__FN(exps)(e, count);
+    if (!logarithm) KD__STEP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
+    KD__STEP(sums[i % KD__SUM_VECTORS] =
+                 kd__v_add(sums[i % KD__SUM_VECTORS], KD__FN(zero_beyond)(e[i], left - i * KD__W)))
+}
+
+/* `next`: floats to the next row, which is fetched meanwhile; or 0 */
+KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, const int logarithm, float *y,
+                                     ptrdiff_t next)
+{
+    float highest = KD__FN(row_max)(x, cols);
+    kd__v sums[KD__SUM_VECTORS], largest, sum;
+    int i;
     for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = kd__v_set(0.0f);
-    for (c = 0; c < cols; c += 16) {
-        KD__UNROLL_SUMS
-        for (i = 0; i < KD__SUM_VECTORS; ++i) {
-            const int at = c + i * KD__W, left = cols - at;
-            if (left >= KD__W) {
-                const kd__v u = KD__FN(centred)(kd__v_load(x + at), largest, inv_t), e = KD__FN(exp)(u);
-                kd__v_store(y + at, logarithm ? u : e);
-                sums[i] = kd__v_add(sums[i], e);
-            } else if (left > 0) {
-                const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
-                const kd__v u = KD__FN(centred)(kd__v_load_n(x + at, left), largest, inv_t), e = KD__FN(exp)(u);
-                kd__v_store_n(y + at, logarithm ? u : e, left);
-                sums[i] = kd__v_add(sums[i], kd__v_select(inside, e, kd__v_set(0.0f)));
-            }
-        }
+    if (!kd__is_finite((double)highest)) { /* 0 for each of those, and what is left without them */
+        for (i = 0; i < cols; i += KD__W)
+            kd__v_put(y + i, KD__FN(centred)(kd__v_get(x + i, cols - i), kd__v_set(highest)), cols - i);
+        x = y;
+        highest = 0;
     }
+    largest = kd__v_set(highest);
+#define KD__RUN(c, left, count)                                                                                    \
+    do {                                                                                                           \
+        KD__FN(fetch_block)(x + c + next, left);                                                                   \
+        KD__FN(fetch_block)(y + c + next, left);                                                                   \
+        KD__FN(softmax_block)(x + c, left, count, largest, inv_t, logarithm, y + c, sums);                         \
+    } while (0)
+    KD__ROW_BLOCKS(cols, KD__RUN);
+#undef KD__RUN
     sum = kd__v_set(KD__FN(sum16)(sums));
-    if (logarithm) sum = KD__FN(log)(sum);
-    for (c = 0; c < cols; c += KD__W) {
-        const kd__v value = kd__v_get(y + c, cols - c);
-        kd__v_put(y + c, logarithm ? kd__v_sub(value, sum) : kd__v_div(value, sum), cols - c);
+    sum = logarithm ? KD__FN(log)(sum) : kd__v_div(kd__v_set(1.0f), sum);
+    for (i = 0; i < cols; i += KD__W) {
+        const kd__v value = kd__v_get(y + i, cols - i);
+        kd__v_put(y + i, logarithm ? kd__v_sub(value, sum) : kd__v_mul(value, sum), cols - i);
     }
 }
 
 static void KD__FN(softmax)(const float *x, int rows, int cols, float temperature, int logarithm, float *y)
 {
-    const kd__v inv_t = kd__v_set(1.0f / temperature);
+    const kd__v inv_t = kd__v_set(KD__MIN(1.0f / temperature, 3e38f)); /* times 0, too */
     int r;
     if (cols <= KD__SHORT) {
         for (r = 0; r < rows; r += KD__W) KD__FN(softmax_short)
         (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
-    } else {
-        for (r = 0; r < rows; ++r)
-            KD__FN(softmax_long)(x + (ptrdiff_t)r * cols, cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
+        return;
+    }
+    for (r = 0; r < rows; ++r, x += cols, y += cols) {
+        const ptrdiff_t next = r + 1 < rows ? cols : 0;
+        if (logarithm)
+            KD__FN(softmax_long)(x, cols, inv_t, 1, y, next);
+        else
+            KD__FN(softmax_long)(x, cols, inv_t, 0, y, next);
     }
 }
 
@@ -18135,7 +18231,7 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
             largest = kd__v_max(kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i])), largest);
         for (i = 0; i < count; ++i) {
             const kd__v term = kd__v_add(kd__v_get(x[i] + j, n - j), kd__v_set(log_weight[i]));
-            sum = kd__v_add(sum, KD__FN(exp)(KD__FN(centred)(term, largest, kd__v_set(1.0f))));
+            sum = kd__v_add(sum, KD__FN(exp)(KD__FN(centred)(term, largest)));
         }
         kd__v_put(y + j, kd__v_mul(kd__v_add(largest, KD__FN(log)(sum)), kd__v_set(scale)), n - j);
     }
@@ -18145,57 +18241,32 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
      e1 = exp(u), eT = exp(u / T), q = exp(v)            by column
      S1, ST, Q, D = sum of e1, eT, q, q * (v - u / T)     by row
      KL = D / Q - log Q + log ST,  CE = log S1 * sum(target) - sum(target * u)
-     gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target) */
-typedef struct KD__FN(soft_hard) {
-    kd__v largest_s, largest_t, inv_t;      /* of the row */
-    kd__v onehot_share, flat_share;         /* label smoothing */
-    kd__v e1, et, q, target;                /* of a column */
-    kd__v s1, st, sq, d, target_u, targets; /* sums over columns */
-} KD__FN(soft_hard);
+     gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target)
+   target is (1 - smoothing) * label + smoothing / columns, where label is 1 or 0, or given. */
 
-/* The terms of one vector of logits. `onehot` is 1 where the label is (or the soft label). */
-KD__INLINE void KD__FN(soft_hard_terms)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t,
-                                        kd__v onehot)
+KD__INLINE int KD__FN(row_kind)(const kd__row_loss *l)
 {
-    (void)t;
-    if (l->hard_value != 0) {
-        p->e1 = KD__FN(exp)(kd__v_sub(s, p->largest_s));
-        p->target = kd__v_fma(onehot, p->onehot_share, p->flat_share);
-    }
-    if (l->teacher) {
-        p->et = KD__FN(exp)(kd__v_mul(kd__v_sub(s, p->largest_s), p->inv_t));
-        p->q = KD__FN(exp)(kd__v_mul(kd__v_sub(t, p->largest_t), p->inv_t));
-    }
+    return (l->teacher ? KD__ROW_SOFT : 0) | (l->hard_value == 0 ? 0
+                                              : l->soft_labels   ? KD__ROW_HARD | KD__ROW_GIVEN
+                                                                 : KD__ROW_HARD);
 }
 
-KD__INLINE void KD__FN(soft_hard_sum)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v s, kd__v t)
-{
-    const kd__v u = kd__v_sub(s, p->largest_s);
-    if (l->hard_value != 0) {
-        p->s1 = kd__v_add(p->s1, p->e1);
-        p->target_u = kd__v_fma(p->target, u, p->target_u);
-        p->targets = kd__v_add(p->targets, p->target);
-    }
-    if (l->teacher) {
-        const kd__v v = kd__v_mul(kd__v_sub(t, p->largest_t), p->inv_t);
-        p->st = kd__v_add(p->st, p->et);
-        p->sq = kd__v_add(p->sq, p->q);
-        p->d = kd__v_fma(p->q, kd__v_sub(v, kd__v_mul(u, p->inv_t)), p->d);
-    }
-}
+typedef struct KD__FN(row_sums) {
+    kd__v s1, st, sq, d, target_u, targets;
+} KD__FN(row_sums);
 
-/* The loss of a row from its sums; turns the sums into what the gradient needs: 1 / sum. */
-KD__INLINE kd__v KD__FN(soft_hard_value)(const kd__row_loss *l, KD__FN(soft_hard) * p, kd__v labelled)
+/* The loss of a row from its sums, which turn into what the gradient multiplies by. */
+KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, kd__v labelled, int kind)
 {
     const kd__v one = kd__v_set(1.0f);
     kd__v value = kd__v_set(0.0f);
-    if (l->teacher) {
+    if (kind & KD__ROW_SOFT) {
         const kd__v kl = kd__v_sub(kd__v_add(kd__v_div(p->d, p->sq), KD__FN(log)(p->st)), KD__FN(log)(p->sq));
         value = kd__v_mul(kl, kd__v_set(l->soft_value));
-        p->st = kd__v_div(one, p->st);
-        p->sq = kd__v_div(one, p->sq);
+        p->st = kd__v_mul(kd__v_div(one, p->st), kd__v_set(l->soft_grad));
+        p->sq = kd__v_mul(kd__v_div(one, p->sq), kd__v_set(l->soft_grad));
     }
-    if (l->hard_value != 0) {
+    if (kind & KD__ROW_HARD) {
         const kd__v ce = kd__v_sub(kd__v_mul(KD__FN(log)(p->s1), p->targets), p->target_u);
         value = kd__v_fma(kd__v_mul(ce, labelled), kd__v_set(l->hard_value), value);
         p->s1 = kd__v_div(p->targets, p->s1);
@@ -18203,138 +18274,266 @@ KD__INLINE kd__v KD__FN(soft_hard_value)(const kd__row_loss *l, KD__FN(soft_hard
     return value;
 }
 
-KD__INLINE kd__v KD__FN(soft_hard_grad)(const kd__row_loss *l, const KD__FN(soft_hard) * p, kd__v e1, kd__v et,
-                                        kd__v q, kd__v target, kd__v labelled)
+/* The soft terms cancel to 0 where student and teacher agree, the hard ones where the label is certain. `target`
+   may be NULL: nothing. */
+KD__INLINE kd__v KD__FN(row_grad)(const KD__FN(row_sums) * p, const kd__v *e1, const kd__v *et, const kd__v *q,
+                                  const kd__v *target, kd__v hard_grad, const int kind)
 {
-    kd__v grad = kd__v_set(0.0f);
-    if (l->teacher) grad = kd__v_mul(kd__v_set(l->soft_grad), kd__v_sub(kd__v_mul(et, p->st), kd__v_mul(q, p->sq)));
-    if (l->hard_value != 0)
-        grad =
-            kd__v_fma(kd__v_mul(kd__v_set(l->hard_grad), labelled), kd__v_sub(kd__v_mul(e1, p->s1), target), grad);
-    return grad;
+    kd__v grad = kd__v_set(0.0f), share;
+    if (kind & KD__ROW_SOFT) grad = kd__v_sub(kd__v_mul(*et, p->st), kd__v_mul(*q, p->sq));
+    if (!(kind & KD__ROW_HARD)) return grad;
+    share = kd__v_mul(*e1, p->s1);
+    if (target) share = kd__v_sub(share, *target);
+    return kd__v_fma(share, hard_grad, grad);
 }
 
-KD__INLINE void KD__FN(soft_hard_clear)(const kd__row_loss *l, KD__FN(soft_hard) * p)
-{
-    p->s1 = p->st = p->sq = p->d = p->target_u = p->targets = kd__v_set(0.0f);
-    p->e1 = p->et = p->q = p->target = p->largest_t = kd__v_set(0.0f);
-    p->inv_t = kd__v_set(1.0f / l->temperature);
-    p->onehot_share = kd__v_set(1.0f - l->smoothing);
-    p->flat_share = kd__v_set(l->smoothing / (float)l->cols);
-}
-
-KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows)
+KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows, int kind)
 {
     const ptrdiff_t at = (ptrdiff_t)row * l->cols;
-    const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f);
-    kd__v s[KD__SHORT], t[KD__SHORT], hard[KD__SHORT], e1[KD__SHORT], label, labelled;
+    const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f), inv_t = kd__v_set(1.0f / l->temperature);
+    const kd__v onehot = kd__v_set(1.0f - l->smoothing), flat = kd__v_set(l->smoothing / (float)l->cols);
+    kd__v s[KD__SHORT], v[KD__SHORT], target[KD__SHORT], e1[KD__SHORT], et[KD__SHORT], q[KD__SHORT];
+    kd__v label, labelled, largest;
     float lanes[KD__W];
-    KD__FN(soft_hard) p;
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero};
     int c, i;
-    KD__FN(soft_hard_clear)(l, &p);
     for (i = 0; i < KD__W; ++i) lanes[i] = i < rows && l->labels ? (float)l->labels[row + i] : 0.0f;
     label = kd__v_load(lanes);
     labelled = l->soft_labels ? one : kd__v_select(kd__v_lt(label, zero), zero, one);
     KD__FN(load_short)(l->student + at, rows, l->cols, s);
-    p.largest_s = s[0];
-    for (c = 1; c < l->cols; ++c) p.largest_s = kd__v_max(s[c], p.largest_s);
-    if (l->teacher) {
-        KD__FN(load_short)(l->teacher + at, rows, l->cols, t);
-        p.largest_t = t[0];
-        for (c = 1; c < l->cols; ++c) p.largest_t = kd__v_max(t[c], p.largest_t);
+    largest = s[0];
+    for (c = 1; c < l->cols; ++c) largest = kd__v_max(s[c], largest);
+    for (c = 0; c < l->cols; ++c) s[c] = e1[c] = kd__v_sub(s[c], largest);
+    if (kind & KD__ROW_SOFT) {
+        KD__FN(load_short)(l->teacher + at, rows, l->cols, v);
+        largest = v[0];
+        for (c = 1; c < l->cols; ++c) largest = kd__v_max(v[c], largest);
+        for (c = 0; c < l->cols; ++c) {
+            q[c] = kd__v_mul(kd__v_sub(v[c], largest), inv_t);
+            et[c] = kd__v_mul(s[c], inv_t);
+            v[c] = kd__v_sub(q[c], et[c]);
+        }
+        KD__FN(exps_short)(et, l->cols);
+        KD__FN(exps_short)(q, l->cols);
+        for (c = 0; c < l->cols; ++c) {
+            p.st = kd__v_add(p.st, et[c]);
+            p.sq = kd__v_add(p.sq, q[c]);
+            p.d = kd__v_fma(q[c], v[c], p.d);
+        }
     }
-    if (l->soft_labels) KD__FN(load_short)(l->soft_labels + at, rows, l->cols, hard);
-    for (c = 0; c < l->cols; ++c) {
-        const kd__v teacher = l->teacher ? t[c] : zero;
-        const kd__v onehot =
-            l->soft_labels ? hard[c] : kd__v_select(kd__v_eq(label, kd__v_set((float)c)), one, zero);
-        KD__FN(soft_hard_terms)(l, &p, s[c], teacher, onehot);
-        KD__FN(soft_hard_sum)(l, &p, s[c], teacher);
-        /* the logits have served: their places hold what the gradient needs */
-        e1[c] = p.e1, s[c] = p.et, t[c] = p.q, hard[c] = p.target;
+    if (kind & KD__ROW_HARD) {
+        if (kind & KD__ROW_GIVEN) KD__FN(load_short)(l->soft_labels + at, rows, l->cols, target);
+        KD__FN(exps_short)(e1, l->cols);
+        for (c = 0; c < l->cols; ++c) {
+            if (!(kind & KD__ROW_GIVEN)) target[c] = kd__v_select(kd__v_eq(label, kd__v_set((float)c)), one, zero);
+            target[c] = kd__v_fma(target[c], onehot, flat);
+            p.s1 = kd__v_add(p.s1, e1[c]);
+            p.target_u = kd__v_fma(target[c], s[c], p.target_u);
+            p.targets = kd__v_add(p.targets, target[c]);
+        }
     }
-    kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), rows);
+    kd__v_put(l->value + row, KD__FN(row_value)(l, &p, labelled, kind), rows);
     if (!l->grad) return;
-    for (c = 0; c < l->cols; ++c) s[c] = KD__FN(soft_hard_grad)(l, &p, e1[c], s[c], t[c], hard[c], labelled);
+    labelled = kd__v_mul(labelled, kd__v_set(l->hard_grad));
+    for (c = 0; c < l->cols; ++c) s[c] = KD__FN(row_grad)(&p, &e1[c], &et[c], &q[c], &target[c], labelled, kind);
     KD__FN(store_short)(l->grad + at, rows, l->cols, s);
 }
 
-KD__INLINE kd__v KD__FN(onehot)(const kd__row_loss *l, ptrdiff_t at, int c, int left, kd__v label)
+/* What the loops over a long row share. */
+typedef struct KD__FN(row) {
+    const float *s, *t, *given;
+    float *grad, *q, *e1;
+    ptrdiff_t next; /* floats to the row that is fetched meanwhile, or 0 */
+    kd__v largest_s, largest_t, inv_t, onehot, flat;
+    kd__v s1[KD__SUM_VECTORS], st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS];
+    kd__v target_u[KD__SUM_VECTORS], targets[KD__SUM_VECTORS];
+    int smooth;
+} KD__FN(row);
+
+/* What is kept of rows that stand abreast: by row. */
+typedef struct KD__FN(row_group) {
+    float largest_s[16], largest_t[16], label_u[16], labelled[16];
+    float s1[16], st[16], sq[16], d[16], target_u[16], targets[16];
+} KD__FN(row_group);
+
+#define KD__SUM_UP(sum, term)                                                                                      \
+    KD__STEP((sum)[i % KD__SUM_VECTORS] =                                                                          \
+                 kd__v_add((sum)[i % KD__SUM_VECTORS], KD__FN(zero_beyond)(term, left - i * KD__W)))
+
+KD__INLINE void KD__FN(row_hard)(KD__FN(row) * r, int c, int left, const int count, const kd__v *u)
 {
-    if (l->soft_labels) return kd__v_get(l->soft_labels + at + c, left);
-    return kd__v_select(kd__v_eq(kd__v_add(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)c)), label),
-                        kd__v_set(1.0f), kd__v_set(0.0f));
+    kd__v e[16], target[16];
+    int i;
+    KD__STEP(e[i] = u[i])
+    KD__FN(exps)(e, count);
+    if (r->grad) KD__STEP(KD__FN(put_any)(r->e1 + c + i * KD__W, e[i], left - i * KD__W))
+    KD__SUM_UP(r->s1, e[i])
+    if (r->given) {
+        KD__STEP(target[i] = KD__FN(get_or)(r->given + c + i * KD__W, left - i * KD__W, kd__v_set(0.0f)))
+        KD__STEP(target[i] = kd__v_fma(target[i], r->onehot, r->flat))
+        KD__STEP(target[i] = KD__FN(zero_beyond)(target[i], left - i * KD__W))
+        KD__SUM_UP(r->targets, target[i])
+        KD__STEP(r->target_u[i % KD__SUM_VECTORS] = kd__v_fma(target[i], u[i], r->target_u[i % KD__SUM_VECTORS]))
+    } else {
+        KD__SUM_UP(r->target_u, u[i])
+    }
 }
 
-KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int row)
+KD__INLINE void KD__FN(row_soft)(KD__FN(row) * r, int c, int left, const int count, kd__v *u)
 {
-    const ptrdiff_t at = (ptrdiff_t)row * l->cols;
-    const kd__v zero = kd__v_set(0.0f);
-    const int has_label = l->soft_labels || (l->labels && l->labels[row] >= 0);
-    const kd__v label = kd__v_set(l->labels && !l->soft_labels ? (float)l->labels[row] : -1.0f);
-    const kd__v labelled = kd__v_set(has_label ? 1.0f : 0.0f);
-    KD__FN(soft_hard) p, part[KD__SUM_VECTORS];
-    kd__v column[KD__SUM_VECTORS];
-    int c, i;
-    KD__FN(soft_hard_clear)(l, &p);
-    p.largest_s = kd__v_set(KD__FN(row_max)(l->student + at, l->cols));
-    if (l->teacher) p.largest_t = kd__v_set(KD__FN(row_max)(l->teacher + at, l->cols));
-    for (i = 0; i < KD__SUM_VECTORS; ++i) part[i] = p;
-    for (c = 0; c < l->cols; c += 16) {
-        KD__UNROLL_SUMS
-        for (i = 0; i < KD__SUM_VECTORS; ++i) {
-            const int from = c + i * KD__W, left = l->cols - from;
-            if (left > 0) {
-                kd__v s = kd__v_get(l->student + at + from, left);
-                kd__v t = l->teacher ? kd__v_get(l->teacher + at + from, left) : zero;
-                KD__FN(soft_hard_terms)(l, &part[i], s, t, KD__FN(onehot)(l, at, from, left, label));
-                if (left < KD__W) { /* lanes beyond the row: terms that add nothing */
-                    const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
-                    s = kd__v_select(inside, s, p.largest_s), t = kd__v_select(inside, t, p.largest_t);
-                    part[i].e1 = kd__v_select(inside, part[i].e1, zero),
-                    part[i].et = kd__v_select(inside, part[i].et, zero);
-                    part[i].q = kd__v_select(inside, part[i].q, zero);
-                    part[i].target = kd__v_select(inside, part[i].target, zero);
-                }
-                KD__FN(soft_hard_sum)(l, &part[i], s, t);
-                if (l->grad && l->teacher) {
-                    kd__v_put(l->grad + at + from, part[i].et, left);
-                    kd__v_put(l->powers + from, part[i].q, left);
-                }
-                if (l->grad && l->hard_value != 0) kd__v_put(l->powers + l->cols + from, part[i].e1, left);
-            }
-        }
+    kd__v e[16], v[16];
+    int i;
+    KD__STEP(u[i] = kd__v_mul(u[i], r->inv_t))
+    KD__STEP(e[i] = u[i])
+    KD__FN(exps)(e, count);
+    if (r->grad) KD__STEP(KD__FN(put_any)(r->grad + c + i * KD__W, e[i], left - i * KD__W))
+    KD__SUM_UP(r->st, e[i])
+    KD__STEP(v[i] = kd__v_sub(KD__FN(get_or)(r->t + c + i * KD__W, left - i * KD__W, r->largest_t), r->largest_t))
+    KD__STEP(v[i] = kd__v_mul(v[i], r->inv_t))
+    KD__STEP(e[i] = v[i])
+    KD__FN(exps)(e, count);
+    if (r->grad) KD__STEP(KD__FN(put_any)(r->q + c + i * KD__W, e[i], left - i * KD__W))
+    KD__STEP(e[i] = KD__FN(zero_beyond)(e[i], left - i * KD__W))
+    KD__SUM_UP(r->sq, e[i])
+    KD__STEP(r->d[i % KD__SUM_VECTORS] = kd__v_fma(e[i], kd__v_sub(v[i], u[i]), r->d[i % KD__SUM_VECTORS]))
+}
+
+KD__INLINE void KD__FN(row_block)(KD__FN(row) * r, int c, int left, const int count, const int kind)
+{
+    kd__v u[16];
+    int i;
+    KD__FN(fetch_block)(r->s + c + r->next, left);
+    if (kind & KD__ROW_SOFT) KD__FN(fetch_block)(r->t + c + r->next, left);
+    if (r->grad) KD__FN(fetch_block)(r->grad + c + r->next, left);
+    KD__STEP(u[i] = kd__v_sub(KD__FN(get_or)(r->s + c + i * KD__W, left - i * KD__W, r->largest_s), r->largest_s))
+    if (kind & KD__ROW_HARD) KD__FN(row_hard)(r, c, left, count, u);
+    if (kind & KD__ROW_SOFT) KD__FN(row_soft)(r, c, left, count, u);
+}
+
+/* Puts r on row `first` + index. */
+KD__INLINE void KD__FN(row_go)(KD__FN(row) * r, const kd__row_loss *l, int first, int index, int next, int kind)
+{
+    const ptrdiff_t at = (ptrdiff_t)(first + index) * l->cols;
+    r->s = l->student + at;
+    r->t = kind & KD__ROW_SOFT ? l->teacher + at : NULL;
+    r->given = kind & KD__ROW_GIVEN ? l->soft_labels + at : NULL;
+    r->grad = l->grad ? l->grad + at : NULL;
+    r->q = l->powers + (ptrdiff_t)2 * index * l->cols;
+    r->e1 = r->q + l->cols;
+    r->next = first + index + next < l->rows ? (ptrdiff_t)next * l->cols : 0;
+}
+
+KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__FN(row_group) * g, int index,
+                                   const int kind)
+{
+    int i;
+    r->largest_s = kd__v_set(g->largest_s[index]);
+    r->largest_t = kd__v_set(g->largest_t[index]);
+    for (i = 0; i < KD__SUM_VECTORS; ++i)
+        r->s1[i] = r->st[i] = r->sq[i] = r->d[i] = r->target_u[i] = r->targets[i] = kd__v_set(0.0f);
+#define KD__RUN(c, left, count) KD__FN(row_block)(r, c, left, count, kind)
+    KD__ROW_BLOCKS(l->cols, KD__RUN);
+#undef KD__RUN
+    if (kind & KD__ROW_HARD) g->s1[index] = KD__FN(sum16)(r->s1);
+    if (kind & KD__ROW_SOFT) {
+        g->st[index] = KD__FN(sum16)(r->st);
+        g->sq[index] = KD__FN(sum16)(r->sq);
+        g->d[index] = KD__FN(sum16)(r->d);
     }
-#define KD__ROW_SUM(member)                                                                                        \
-    for (i = 0; i < KD__SUM_VECTORS; ++i) column[i] = part[i].member;                                              \
-    p.member = kd__v_set(KD__FN(sum16)(column));
-    KD__ROW_SUM(s1)
-    KD__ROW_SUM(st)
-    KD__ROW_SUM(sq)
-    KD__ROW_SUM(d)
-    KD__ROW_SUM(target_u)
-    KD__ROW_SUM(targets)
-#undef KD__ROW_SUM
-    kd__v_put(l->value + row, KD__FN(soft_hard_value)(l, &p, labelled), 1);
-    if (!l->grad) return;
+    if (r->given) {
+        g->target_u[index] = KD__FN(sum16)(r->target_u);
+        g->targets[index] = KD__FN(sum16)(r->targets);
+    } else {
+        const float flat = l->smoothing / (float)l->cols; /* even 0 times an infinite logit is a NaN */
+        g->target_u[index] = KD__FN(sum16)(r->target_u) * flat + (1.0f - l->smoothing) * g->label_u[index];
+        g->targets[index] = 1.0f;
+    }
+}
+
+KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, const KD__FN(row_group) * g,
+                                  int index, int label, const int kind)
+{
+    const kd__v zero = kd__v_set(0.0f), hard = kd__v_set(l->hard_grad * g->labelled[index]);
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero};
+    int c;
+    p.s1 = kd__v_set(g->s1[index]), p.st = kd__v_set(g->st[index]), p.sq = kd__v_set(g->sq[index]);
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;
-        if (l->teacher) p.et = kd__v_get(l->grad + at + c, left), p.q = kd__v_get(l->powers + c, left);
-        if (l->hard_value != 0) {
-            p.e1 = kd__v_get(l->powers + l->cols + c, left);
-            p.target = kd__v_fma(KD__FN(onehot)(l, at, c, left, label), p.onehot_share, p.flat_share);
-        }
-        kd__v_put(l->grad + at + c, KD__FN(soft_hard_grad)(l, &p, p.e1, p.et, p.q, p.target, labelled), left);
+        kd__v e1 = zero, et = zero, q = zero, given = zero;
+        const kd__v *target = r->given ? &given : r->smooth ? &r->flat : NULL;
+        if (kind & KD__ROW_SOFT) et = kd__v_get(r->grad + c, left), q = kd__v_get(r->q + c, left);
+        if (kind & KD__ROW_HARD) e1 = kd__v_get(r->e1 + c, left);
+        if (kind & KD__ROW_HARD && r->given) given = kd__v_fma(kd__v_get(r->given + c, left), r->onehot, r->flat);
+        kd__v_put(r->grad + c, KD__FN(row_grad)(&p, &e1, &et, &q, target, hard, kind), left);
+    }
+    if (label >= 0) r->grad[label] -= l->hard_grad * (1.0f - l->smoothing);
+}
+
+/* Each combination has loops of its own, without questions in them, where these would take longer than the rest. */
+#if KD__W == 1
+#define KD__BY_KIND(run) run(kind);
+#else
+#define KD__BY_KIND(run)                                                                                           \
+    switch (kind & (KD__ROW_SOFT | KD__ROW_HARD)) {                                                                \
+    case KD__ROW_SOFT: run(KD__ROW_SOFT); break;                                                                   \
+    case KD__ROW_HARD: run(KD__ROW_HARD); break;                                                                   \
+    case KD__ROW_SOFT | KD__ROW_HARD: run(KD__ROW_SOFT | KD__ROW_HARD); break;                                     \
+    default: run(0);                                                                                               \
+    }
+#endif
+
+/* `count` rows from `first` on, every step for all of them before the next. */
+KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int count, int next, int kind)
+{
+    const int by_label = (kind & KD__ROW_HARD) && !(kind & KD__ROW_GIVEN) && l->labels;
+    const float flat = l->smoothing / (float)l->cols;
+    KD__FN(row_group) g;
+    KD__FN(row) r;
+    int32_t label[16];
+    int i;
+    memset(&g, 0, sizeof g);
+    r.inv_t = kd__v_set(1.0f / l->temperature);
+    r.onehot = kd__v_set(1.0f - l->smoothing);
+    r.flat = kd__v_set(flat);
+    r.smooth = flat != 0;
+    for (i = 0; i < count; ++i) {
+        const ptrdiff_t at = (ptrdiff_t)(first + i) * l->cols;
+        label[i] = by_label ? l->labels[first + i] : -1;
+        g.labelled[i] = kind & KD__ROW_GIVEN || label[i] >= 0 ? 1.0f : 0.0f;
+        g.largest_s[i] = KD__FN(row_max)(l->student + at, l->cols);
+        if (kind & KD__ROW_SOFT) g.largest_t[i] = KD__FN(row_max)(l->teacher + at, l->cols);
+        if (label[i] >= 0) g.label_u[i] = l->student[at + label[i]] - g.largest_s[i];
+    }
+    for (i = 0; i < count; ++i) {
+        KD__FN(row_go)(&r, l, first, i, next, kind);
+#define KD__RUN(known) KD__FN(row_sum_up)(l, &r, &g, i, known)
+        KD__BY_KIND(KD__RUN)
+#undef KD__RUN
+    }
+    for (i = 0; i < count; i += KD__W) {
+        KD__FN(row_sums) p;
+        p.s1 = kd__v_load(g.s1 + i), p.st = kd__v_load(g.st + i), p.sq = kd__v_load(g.sq + i);
+        p.d = kd__v_load(g.d + i), p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
+        kd__v_put(l->value + first + i, KD__FN(row_value)(l, &p, kd__v_load(g.labelled + i), kind), count - i);
+        kd__v_store(g.s1 + i, p.s1), kd__v_store(g.st + i, p.st), kd__v_store(g.sq + i, p.sq);
+    }
+    for (i = 0; i < count && l->grad; ++i) {
+        KD__FN(row_go)(&r, l, first, i, next, kind);
+#define KD__RUN(known) KD__FN(row_grads)(l, &r, &g, i, label[i], known)
+        KD__BY_KIND(KD__RUN)
+#undef KD__RUN
     }
 }
 
 static void KD__FN(row_loss)(const kd__row_loss *l)
 {
+    const int kind = KD__FN(row_kind)(l), abreast = kd__loss_abreast(l->cols);
     int r;
     if (l->cols <= KD__SHORT) {
-        for (r = 0; r < l->rows; r += KD__W) KD__FN(row_loss_short)(l, r, KD__MIN(KD__W, l->rows - r));
+        for (r = 0; r < l->rows; r += KD__W) KD__FN(row_loss_short)(l, r, KD__MIN(KD__W, l->rows - r), kind);
     } else {
-        for (r = 0; r < l->rows; ++r) KD__FN(row_loss_long)(l, r);
+        for (r = 0; r < l->rows; r += abreast)
+            KD__FN(row_loss_long)(l, r, KD__MIN(abreast, l->rows - r), abreast, kind);
     }
 }
 
@@ -18364,6 +18563,13 @@ static void KD__FN(mse_loss)(const kd__row_loss *l)
         }
         l->value[r] = KD__FN(sum16)(sums) * l->soft_value;
     }
+}
+
+KD__INLINE kd__v KD__FN(onehot)(const kd__row_loss *l, ptrdiff_t at, int c, int left, kd__v label)
+{
+    if (l->soft_labels) return kd__v_get(l->soft_labels + at + c, left);
+    return kd__v_select(kd__v_eq(kd__v_add(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)c)), label),
+                        kd__v_set(1.0f), kd__v_set(0.0f));
 }
 
 /* log(1 + e^x) without overflow */
@@ -18775,6 +18981,12 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef KD__ACT_CASE
 #undef KD__ACT_GRAD_CASE
 #undef KD__SHORT
+#undef KD__ABREAST
+#undef KD__STEP
+#undef KD__BLOCK
+#undef KD__ROW_BLOCKS
+#undef KD__SUM_UP
+#undef KD__BY_KIND
 #endif /* KD__TEMPLATE */
 
 /* ============================================================================================================

@@ -904,9 +904,10 @@ static void test_out_of_range(void **state)
     FOR_EACH_ISA(isa)
     {
         kd_ctx *kd = test_open(isa, 1);
-        problem p = random_problem(setting("mse"), 3, 4);
-        float grad[12];
+        problem p = random_problem(setting("mse"), 3, 4), wide = random_problem(setting("mse"), 3, 90);
+        float grad[270];
         double value;
+        int i;
         p.student[5] = 1e25f;
         assert_fails(kd, solve_result(kd, &p, NULL, &value), KD_ERR_NOT_FINITE, "kd_loss: the loss overflows");
         p.student[5] = 1;
@@ -919,6 +920,11 @@ static void test_out_of_range(void **state)
         p.student[6] = NAN;
         assert_fails(kd, solve_result(kd, &p, grad, &value), KD_ERR_NOT_FINITE,
                      "kd_loss: the student has a NaN in row 1, column 2");
+        wide.desc.kind = KD_LOSS_KL;
+        wide.desc.temperature = 1e-30f;
+        assert_true(solve(kd, &wide, grad) == 0);
+        for (i = 0; i < 270; ++i) assert_true(grad[i] == 0);
+        problem_free(&wide);
         problem_free(&p);
         kd_close(kd);
     }
