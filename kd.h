@@ -5154,7 +5154,7 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     g.c_block = c->y_row;
     g.bias = c->bias;
     g.accumulate = c->accumulate;
-    g.c_far = c->y_far;
+    g.c_far = c->y_far && g.b_rows <= KD__LINE; /* longer sums leave time for soon_y to bring it */
     if (kh0 == 0 && kh1 == c->taps_h) g.soon[0] = c->soon_x, g.soon[1] = c->soon_y; /* most lines, and only once */
     if (g.a_block == g.rows * g.a_row && g.c_block == g.rows * g.c_row) g.rows *= lines, g.blocks = 1; /* 1 x 1 */
     if (one_run || kh1 == kh0) {
