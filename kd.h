@@ -18094,7 +18094,7 @@ KD__INLINE void KD__FN(fetch_block)(const float *p, int columns)
     for (i = 0; i < columns && i < KD__BLOCK * KD__W; i += KD__LINE) kd__fetch(p + i);
 }
 
-/* Four vectors at a time, so that none waits for another. */
+/* Of a whole vector at least; four at a time, so that none waits for another. */
 KD__INLINE float KD__FN(row_max)(const float *x, int cols)
 {
     kd__v largest[4];
@@ -18105,10 +18105,11 @@ KD__INLINE float KD__FN(row_max)(const float *x, int cols)
         KD__UNROLL
         for (i = 0; i < 4; ++i) largest[i] = kd__v_max(kd__v_load(x + c + i * KD__W), largest[i]);
     }
-    for (; c < cols; c += KD__W) {
-        const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)(cols - c)));
-        largest[0] = kd__v_max(kd__v_select(inside, kd__v_get(x + c, cols - c), largest[0]), largest[0]);
+    KD__UNROLL
+    for (i = 0; i < 3; ++i) {
+        if (c + KD__W <= cols) largest[i] = kd__v_max(kd__v_load(x + c), largest[i]), c += KD__W;
     }
+    if (c < cols) largest[3] = kd__v_max(kd__v_load(x + cols - KD__W), largest[3]); /* some once more */
     return KD__FN(max_of_4)(largest);
 }
 
