@@ -18153,8 +18153,8 @@ KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v 
     for (c = 0; c < cols; ++c) column[c] = e[c] = kd__v_mul(KD__FN(centred)(column[c], largest), inv_t);
     KD__FN(exps_short)(e, cols);
     for (c = 0; c < cols; ++c) sum = kd__v_add(sum, e[c]);
-    sum = logarithm ? KD__FN(log)(sum) : kd__v_div(kd__v_set(1.0f), sum);
-    for (c = 0; c < cols; ++c) column[c] = logarithm ? kd__v_sub(column[c], sum) : kd__v_mul(e[c], sum);
+    if (logarithm) sum = KD__FN(log)(sum);
+    for (c = 0; c < cols; ++c) column[c] = logarithm ? kd__v_sub(column[c], sum) : kd__v_div(e[c], sum);
     KD__FN(store_short)(y, rows, cols, column);
 }
 
@@ -18264,8 +18264,8 @@ KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, 
     if (kind & KD__ROW_SOFT) {
         const kd__v kl = kd__v_sub(kd__v_add(kd__v_div(p->d, p->sq), KD__FN(log)(p->st)), KD__FN(log)(p->sq));
         value = kd__v_mul(kl, kd__v_set(l->soft_value));
-        p->st = kd__v_mul(kd__v_div(one, p->st), kd__v_set(l->soft_grad));
-        p->sq = kd__v_mul(kd__v_div(one, p->sq), kd__v_set(l->soft_grad));
+        p->st = kd__v_div(one, p->st);
+        p->sq = kd__v_div(one, p->sq);
     }
     if (kind & KD__ROW_HARD) {
         const kd__v ce = kd__v_sub(kd__v_mul(KD__FN(log)(p->s1), p->targets), p->target_u);
@@ -18275,13 +18275,15 @@ KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, 
     return value;
 }
 
-/* The soft terms cancel to 0 where student and teacher agree, the hard ones where the label is certain. `target`
-   may be NULL: nothing. */
-KD__INLINE kd__v KD__FN(row_grad)(const KD__FN(row_sums) * p, const kd__v *e1, const kd__v *et, const kd__v *q,
-                                  const kd__v *target, kd__v hard_grad, const int kind)
+/* The soft terms cancel to 0 where student and teacher agree, the hard ones where the label is certain. NULL in the
+   place of soft_grad is 1, in that of target 0. */
+KD__INLINE kd__v KD__FN(row_grad)(const KD__FN(row_sums) * p, const kd__v *soft_grad, kd__v hard_grad,
+                                  const kd__v *e1, const kd__v *et, const kd__v *q, const kd__v *target,
+                                  const int kind)
 {
     kd__v grad = kd__v_set(0.0f), share;
     if (kind & KD__ROW_SOFT) grad = kd__v_sub(kd__v_mul(*et, p->st), kd__v_mul(*q, p->sq));
+    if (soft_grad) grad = kd__v_mul(*soft_grad, grad);
     if (!(kind & KD__ROW_HARD)) return grad;
     share = kd__v_mul(*e1, p->s1);
     if (target) share = kd__v_sub(share, *target);
@@ -18293,6 +18295,7 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     const ptrdiff_t at = (ptrdiff_t)row * l->cols;
     const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f), inv_t = kd__v_set(1.0f / l->temperature);
     const kd__v onehot = kd__v_set(1.0f - l->smoothing), flat = kd__v_set(l->smoothing / (float)l->cols);
+    const kd__v soft_grad = kd__v_set(l->soft_grad);
     kd__v s[KD__SHORT], v[KD__SHORT], target[KD__SHORT], e1[KD__SHORT], et[KD__SHORT], q[KD__SHORT];
     kd__v label, labelled, largest;
     float lanes[KD__W];
@@ -18336,7 +18339,8 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     kd__v_put(l->value + row, KD__FN(row_value)(l, &p, labelled, kind), rows);
     if (!l->grad) return;
     labelled = kd__v_mul(labelled, kd__v_set(l->hard_grad));
-    for (c = 0; c < l->cols; ++c) s[c] = KD__FN(row_grad)(&p, &e1[c], &et[c], &q[c], &target[c], labelled, kind);
+    for (c = 0; c < l->cols; ++c)
+        s[c] = KD__FN(row_grad)(&p, &soft_grad, labelled, &e1[c], &et[c], &q[c], &target[c], kind);
     KD__FN(store_short)(l->grad + at, rows, l->cols, s);
 }
 
@@ -18454,7 +18458,7 @@ KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__F
 KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, const KD__FN(row_group) * g,
                                   int index, int label, const int kind)
 {
-    const kd__v zero = kd__v_set(0.0f), hard = kd__v_set(l->hard_grad * g->labelled[index]);
+    const kd__v zero = kd__v_set(0.0f), hard_grad = kd__v_set(l->hard_grad * g->labelled[index]);
     KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero};
     int c;
     p.s1 = kd__v_set(g->s1[index]), p.st = kd__v_set(g->st[index]), p.sq = kd__v_set(g->sq[index]);
@@ -18465,7 +18469,7 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
         if (kind & KD__ROW_SOFT) et = kd__v_get(r->grad + c, left), q = kd__v_get(r->q + c, left);
         if (kind & KD__ROW_HARD) e1 = kd__v_get(r->e1 + c, left);
         if (kind & KD__ROW_HARD && r->given) given = kd__v_fma(kd__v_get(r->given + c, left), r->onehot, r->flat);
-        kd__v_put(r->grad + c, KD__FN(row_grad)(&p, &e1, &et, &q, target, hard, kind), left);
+        kd__v_put(r->grad + c, KD__FN(row_grad)(&p, NULL, hard_grad, &e1, &et, &q, target, kind), left);
     }
     if (label >= 0) r->grad[label] -= l->hard_grad * (1.0f - l->smoothing);
 }
@@ -18516,7 +18520,9 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int coun
         p.s1 = kd__v_load(g.s1 + i), p.st = kd__v_load(g.st + i), p.sq = kd__v_load(g.sq + i);
         p.d = kd__v_load(g.d + i), p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
         kd__v_put(l->value + first + i, KD__FN(row_value)(l, &p, kd__v_load(g.labelled + i), kind), count - i);
-        kd__v_store(g.s1 + i, p.s1), kd__v_store(g.st + i, p.st), kd__v_store(g.sq + i, p.sq);
+        kd__v_store(g.s1 + i, p.s1);
+        kd__v_store(g.st + i, kd__v_mul(p.st, kd__v_set(l->soft_grad)));
+        kd__v_store(g.sq + i, kd__v_mul(p.sq, kd__v_set(l->soft_grad)));
     }
     for (i = 0; i < count && l->grad; ++i) {
         KD__FN(row_go)(&r, l, first, i, next, kind);

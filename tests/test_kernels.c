@@ -221,9 +221,9 @@ static float exact_act(int act, float arg, float x)
     X(norm_apply, 0x9a5e1531094d6fb0, 0xeb59ebc328a7b392)                                                          \
     X(norm_grad_stats, 0x3809e0f978a1fb29, 0xda1ae0c7df5ca7be)                                                     \
     X(norm_grad, 0x4b95518632a13e8b, 0x4b95518632a13e8b)                                                           \
-    X(softmax, 0x6986a16eb9d95f19, 0x18dae652d4c98e77)                                                             \
+    X(softmax, 0x6f37299546cd2114, 0x19638e9cdf71b2f7)                                                             \
     X(log_mix, 0x4157e45fe5ed7fce, 0x88261f10eec30055)                                                             \
-    X(row_loss, 0x5fe865fb4e32a5f0, 0xd5814a484aec2a03)                                                            \
+    X(row_loss, 0x14e59a9dcf0103f2, 0x4c7aa5cf4b912f03)                                                            \
     X(mse_loss, 0xcf1a6f97a0bda75c, 0xa96d877fcb5abc7f)                                                            \
     X(bce_loss, 0x90c258d639a90bb4, 0xe221db3c87050221)                                                            \
     X(sum_squares, 0x2166b46d9da65fe0, 0x2167556d9daa549c)                                                         \
