@@ -18042,7 +18042,10 @@ static void KD__FN(norm_grad)(const kd__image *i, const float *x, const float *d
 /* ---- rows of logits -------------------------------------------------------------------------------------- */
 
 /* Rows of up to KD__SHORT columns are turned, so that a vector holds one column of KD__W rows and nothing has to be
-   summed across lanes; longer ones are read along the row. Which it is depends on the number of columns alone. */
+   summed across lanes; longer ones are read along the row. Which it is depends on the number of columns alone.
+   What bounds long ones: one exponential after the other waits for its own steps, so several go abreast; rows of a
+   hundred wait for sums across lanes, so several rows take each step together; and large batches wait for memory,
+   so the next row is fetched while one is worked on. */
 #define KD__SHORT 16
 
 KD__INLINE void KD__FN(load_short)(const float *x, int rows, int cols, kd__v *columns)
