@@ -3918,7 +3918,10 @@ typedef struct kd__loss_task {
     kd__row_loss all;
 } kd__loss_task;
 
-KD__PRIVATE ptrdiff_t kd__loss_powers(int cols) { return (ptrdiff_t)2 * kd__loss_abreast(cols) * cols; }
+KD__PRIVATE size_t kd__loss_powers(int cols)
+{
+    return kd__times((size_t)(2 * kd__loss_abreast(cols)), (size_t)cols);
+}
 
 KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
 {
@@ -3926,7 +3929,7 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
     kd__row_loss l = task->all;
     const int step = kd__rows_per_task(l.cols), first = index * step;
     const ptrdiff_t at = (ptrdiff_t)first * l.cols;
-    l.powers += (ptrdiff_t)worker * kd__loss_powers(l.cols);
+    l.powers += (size_t)worker * kd__loss_powers(l.cols);
     l.rows = KD__MIN(step, l.rows - first);
     l.student += at;
     if (l.teacher) l.teacher += at;
@@ -3940,14 +3943,14 @@ KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
 /* Numbers that the rows of a loss need beside their logits: a value each, and powers for every worker. */
 KD__PRIVATE size_t kd__loss_floats(const kd_ctx *kd, int rows, int cols)
 {
-    const size_t powers = kd__times((size_t)kd->desc.threads, (size_t)kd__loss_powers(cols));
+    const size_t powers = kd__times((size_t)kd->desc.threads, kd__loss_powers(cols));
     return kd__plus((size_t)rows + 2 * KD__FENCE, powers);
 }
 
 /* Mean over rows; `task` is prepared and complete but for rows and these numbers. */
 KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows, float *numbers)
 {
-    const ptrdiff_t powers = kd->desc.threads * kd__loss_powers(task->all.cols);
+    const size_t powers = (size_t)kd->desc.threads * kd__loss_powers(task->all.cols);
     double sum = 0;
     int r;
     task->all.rows = rows;
@@ -3958,7 +3961,7 @@ KD__PRIVATE double kd__loss_run(const kd_ctx *kd, kd__loss_task *task, int rows,
     if (task->all.soft_value == 0) task->all.teacher = NULL;
     kd__parallel(kd, kd__row_tasks(rows, task->all.cols), kd__loss_rows, task);
     for (r = 0; r < rows; ++r) sum += (double)task->all.value[r];
-    KD__FENCE_DOWN(numbers, ((size_t)rows + 2 * KD__FENCE + (size_t)powers) * sizeof *numbers);
+    KD__FENCE_DOWN(numbers, ((size_t)rows + 2 * KD__FENCE + powers) * sizeof *numbers);
     return sum / rows;
 }
 
@@ -18355,7 +18358,7 @@ typedef struct KD__FN(row) {
     kd__v largest_s, largest_t, inv_t, onehot, flat;
     kd__v s1[KD__SUM_VECTORS], st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS];
     kd__v target_u[KD__SUM_VECTORS], targets[KD__SUM_VECTORS];
-    int smooth;
+    float flat_share; /* of a column, which is in all lanes of `flat` */
 } KD__FN(row);
 
 /* What is kept of rows that stand abreast: by row. */
@@ -18452,8 +18455,8 @@ KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__F
         g->target_u[index] = KD__FN(sum16)(r->target_u);
         g->targets[index] = KD__FN(sum16)(r->targets);
     } else {
-        const float flat = l->smoothing / (float)l->cols; /* even 0 times an infinite logit is a NaN */
-        g->target_u[index] = KD__FN(sum16)(r->target_u) * flat + (1.0f - l->smoothing) * g->label_u[index];
+        const float sum = KD__FN(sum16)(r->target_u) * r->flat_share; /* even 0 times an infinite logit is a NaN */
+        g->target_u[index] = sum + (1.0f - l->smoothing) * g->label_u[index];
         g->targets[index] = 1.0f;
     }
 }
@@ -18468,7 +18471,7 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;
         kd__v e1 = zero, et = zero, q = zero, given = zero;
-        const kd__v *target = r->given ? &given : r->smooth ? &r->flat : NULL;
+        const kd__v *target = r->given ? &given : r->flat_share != 0 ? &r->flat : NULL;
         if (kind & KD__ROW_SOFT) et = kd__v_get(r->grad + c, left), q = kd__v_get(r->q + c, left);
         if (kind & KD__ROW_HARD) e1 = kd__v_get(r->e1 + c, left);
         if (kind & KD__ROW_HARD && r->given) given = kd__v_fma(kd__v_get(r->given + c, left), r->onehot, r->flat);
@@ -18477,7 +18480,7 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
     if (label >= 0) r->grad[label] -= l->hard_grad * (1.0f - l->smoothing);
 }
 
-/* Each combination has loops of its own, without questions in them, where these would take longer than the rest. */
+/* Combinations have loops of their own: questions inside them cost vectors a tenth to a third of their speed. */
 #if KD__W == 1
 #define KD__BY_KIND(run) run(kind);
 #else
@@ -18494,7 +18497,6 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
 KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int count, int next, int kind)
 {
     const int by_label = (kind & KD__ROW_HARD) && !(kind & KD__ROW_GIVEN) && l->labels;
-    const float flat = l->smoothing / (float)l->cols;
     KD__FN(row_group) g;
     KD__FN(row) r;
     int32_t label[16];
@@ -18502,8 +18504,8 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int coun
     memset(&g, 0, sizeof g);
     r.inv_t = kd__v_set(1.0f / l->temperature);
     r.onehot = kd__v_set(1.0f - l->smoothing);
-    r.flat = kd__v_set(flat);
-    r.smooth = flat != 0;
+    r.flat_share = l->smoothing / (float)l->cols;
+    r.flat = kd__v_set(r.flat_share);
     for (i = 0; i < count; ++i) {
         const ptrdiff_t at = (ptrdiff_t)(first + i) * l->cols;
         label[i] = by_label ? l->labels[first + i] : -1;
@@ -18605,7 +18607,6 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
             for (i = 0; i < KD__SUM_VECTORS; ++i) {
                 const int from = c + i * KD__W, left = l->cols - from;
                 if (left > 0) {
-                    const kd__vm inside = kd__v_lt(kd__vi_to_float(kd__vi_iota()), kd__v_set((float)left));
                     const kd__v s = kd__v_get(l->student + at + from, left);
                     kd__v target =
                         kd__v_mul(KD__FN(onehot)(l, at, from, left, label), kd__v_set(1.0f - l->smoothing));
@@ -18625,7 +18626,7 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
                         value = kd__v_fma(kl, kd__v_set(l->soft_value), value);
                         grad = kd__v_fma(kd__v_sub(KD__FN(sigmoid)(u), p), kd__v_set(l->soft_grad), grad);
                     }
-                    sums[i] = kd__v_add(sums[i], left < KD__W ? kd__v_select(inside, value, zero) : value);
+                    sums[i] = kd__v_add(sums[i], KD__FN(zero_beyond)(value, left));
                     if (l->grad) kd__v_put(l->grad + at + from, grad, left);
                 }
             }
