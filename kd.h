@@ -2063,7 +2063,10 @@ typedef struct kd__ahead {
    not on the vector width, not on where the work was cut for threads.
    B and C may be panels: groups of `panel` columns (kd__kernels) stored one after the other, each with b_rows
    (c_rows) rows of kd__panel_width floats; reading starts at row b_first (c_first). Otherwise they are matrices
-   with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`. */
+   with rows b_k (c_row) apart, and every row of B must be readable up to the next multiple of `lanes`.
+   Rows of C may come in pairs that share a vector, if the kernels know them (kd__kernels.pairs) and C has no more
+   than `narrow` columns: `rows` counts pairs then, the second row lies c_row / 2 behind the first, and A has the
+   second's number behind each of the first. */
 typedef struct kd__gemm {
     int rows, blocks, cols, segs, run;
     const float *a;
@@ -2076,6 +2079,7 @@ typedef struct kd__gemm {
     ptrdiff_t c_row, c_block;
     int c_rows, c_first;
     int c_transposed; /* c[column * c_row + row + block * c_block]; without panels in C */
+    int pairs;        /* with panels in B only, and neither in threes nor with panels in C nor transposed */
     int accumulate;
     const float *bias; /* NULL or by column, readable like a row of B */
     int act;           /* KD__LINEAR to KD__LEAKYRELU */
@@ -2192,6 +2196,7 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, dots, (const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y))                    \
     X(void, transpose, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))   \
     X(void, copy, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))        \
+    X(void, pair_up, (ptrdiff_t n, ptrdiff_t step, const float *x, float *pairs))                                  \
     X(void, act, (int kind, float arg, ptrdiff_t n, const float *x, float *y))                                     \
     X(void, act_grad,                                                                                              \
       (int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx, int accumulate))             \
@@ -2247,6 +2252,7 @@ struct kd__kernels {
     int narrow; /* floats in the narrowest vector that gemm uses */
     int panel;  /* columns in a panel */
     int rows;   /* rows in the tallest tile */
+    int pairs;  /* whether gemm takes rows in pairs */
 #define KD__ITEM(type, name, parameters) type(*name) parameters;
     KD__KERNELS(KD__ITEM)
 #undef KD__ITEM
@@ -4429,6 +4435,12 @@ KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__s
     return soon;
 }
 
+/* What kd__layer_type.work asked for, while a step runs. */
+KD__PRIVATE float *kd__worker_memory(const kd__run *r, kd__span s)
+{
+    return r->work + (size_t)s.worker * r->work_floats;
+}
+
 KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
 {
     const kd__param *p;
@@ -5124,7 +5136,8 @@ typedef struct kd__conv {
     int taps_h, taps_w, channels, cols;         /* window, channels read, channels written */
     int stride_h, stride_w, origin_h, origin_w; /* output (0, 0) starts reading at input (origin_h, origin_w) */
     const float *x;
-    ptrdiff_t x_row, x_pixel;
+    ptrdiff_t x_row, x_pixel, x_k; /* x_k: from a number to the next */
+    int pairs;                     /* x holds pairs (kd__gemm) */
     const float *panels, *bias;
     float *y;
     ptrdiff_t y_row, y_pixel;
@@ -5137,23 +5150,25 @@ typedef struct kd__conv {
 /* `lines` lines of output from line y on, all with taps kh0 to kh1 - 1. */
 KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, int lines, int kh0, int kh1)
 {
-    const int one_run = c->x_pixel == c->channels; /* the taps of a line are one run of memory: no groups */
+    /* the taps of a line are one run of memory: no groups */
+    const int one_run = c->x_pixel == c->channels * c->x_k, side_by_side = c->pairs ? 2 : 1;
     const int line_taps = c->taps_w * c->channels;
     kd__gemm g;
     int kh;
     memset(&g, 0, sizeof g);
-    g.rows = c->out_w;
+    g.rows = c->out_w / side_by_side;
     g.blocks = lines;
     g.cols = c->cols;
+    g.pairs = c->pairs;
     g.a = c->x + (y * c->stride_h + c->origin_h + kh0) * c->x_row + c->origin_w * c->x_pixel;
-    g.a_row = c->stride_w * c->x_pixel;
+    g.a_row = side_by_side * c->stride_w * c->x_pixel;
     g.a_block = c->stride_h * c->x_row;
-    g.a_k = 1;
+    g.a_k = c->x_k;
     g.b = c->panels;
     g.b_rows = c->taps_h * line_taps;
     g.b_first = kh0 * line_taps;
     g.c = c->y + y * c->y_row;
-    g.c_row = c->y_pixel;
+    g.c_row = side_by_side * c->y_pixel;
     g.c_block = c->y_row;
     g.bias = c->bias;
     g.accumulate = c->accumulate;
@@ -5192,6 +5207,48 @@ KD__PRIVATE int kd__conv_lines_alike(int y, int out_h, int in_h, int taps, int s
     *kh1 = KD__MAX(*kh0, KD__MIN(taps, in_h - top));
     if (taps == 0) return out_h;
     return *kh1 - *kh0 < taps ? 1 : KD__MIN(out_h - 1, (in_h - taps - origin) / stride) - y + 1;
+}
+
+/* Where pixels have so few channels that two of them fit into a vector, it takes neighbours; the numbers that they
+   are made of must lie side by side then. Whether that pays: the taps that meet a pixel on average, against its
+   way to the pairs. */
+KD__PRIVATE int kd__conv_in_pairs(const kd__run *r, int cols, const kd__arg *kernel, const kd__arg *stride)
+{
+    return r->k->pairs && cols <= r->k->narrow && kernel->v[0] * kernel->v[1] >= 2 * stride->v[0] * stride->v[1];
+}
+
+/* Floats that the pairs of a sample take, of the input or of the gradient of the output. */
+KD__PRIVATE size_t kd__conv_pairs_work(const kd__run *r, const kd__node *n)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__arg *kernel = &n->arg[KD__CONV_KERNEL], *stride = &n->arg[KD__CONV_STRIDE];
+    const kd__slot *in = &r->act[n->in], *grad = &r->grad[n->out];
+    size_t floats = 0;
+    if (kd__conv_in_pairs(r, w->outputs, kernel, stride))
+        floats = kd__times(2, in->first + (size_t)in->row * (size_t)r->model->values[n->in].shape.h);
+    if (r->has_backward && kd__conv_in_pairs(r, w->c, kernel, stride))
+        floats = KD__MAX(floats,
+                         kd__times(2, grad->first + (size_t)grad->row * (size_t)r->model->values[n->out].shape.h));
+    return floats;
+}
+
+/* What c reads: a sample as it is, or its pixels paired with those `step` floats behind. */
+KD__PRIVATE void kd__conv_read(kd__conv *c, const float *sample, const kd__slot *slot, const kd__shape *shape)
+{
+    c->x = sample;
+    c->x_row = slot->row, c->x_pixel = shape->c, c->x_k = 1;
+    c->pairs = 0;
+}
+
+KD__PRIVATE void kd__conv_read_pairs(const kd__run *r, kd__conv *c, const float *sample, const kd__slot *slot,
+                                     const kd__shape *shape, ptrdiff_t step, float *pairs)
+{
+    kd__conv_read(c, sample, slot, shape);
+    c->pairs = 1;
+    if (step == 1) return; /* they lie side by side as it is */
+    r->k->pair_up((ptrdiff_t)slot->first + slot->row * shape->h - step, step, sample - slot->first, pairs);
+    c->x = pairs + 2 * slot->first;
+    c->x_row = 2 * slot->row, c->x_pixel = 2 * shape->c, c->x_k = 2;
 }
 
 KD__PRIVATE void kd__conv_run(const kd__kernels *k, const kd__conv *c)
@@ -5384,7 +5441,7 @@ KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const int block = kd__winograd_block(r, w);
-    if (!kd__is_winograd(r->model, n)) return 0;
+    if (!kd__is_winograd(r->model, n)) return kd__conv_pairs_work(r, n);
     return kd__plus(kd__winograd_floats(kd__winograd_stored(r, w->c), block),
                     kd__winograd_floats(kd__winograd_stored(r, w->outputs), block));
 }
@@ -5482,7 +5539,7 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
 KD__PRIVATE void kd__winograd_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = r->work + (size_t)s.worker * r->work_floats;
+    float *work = kd__worker_memory(r, s);
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd y = kd__winograd_side(r, n->out, &r->act[n->out], n->out, block, &work);
     x.tiles.origin_h = -(int)n->arg[KD__CONV_PAD].v[0], x.tiles.origin_w = -(int)n->arg[KD__CONV_PAD].v[1];
@@ -5496,7 +5553,7 @@ KD__PRIVATE void kd__winograd_input_grad(const kd__run *r, const kd__node *n, kd
 {
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = r->work + (size_t)s.worker * r->work_floats;
+    float *work = kd__worker_memory(r, s);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->in, block, &work);
     kd__winograd dx = kd__winograd_side(r, n->in, &r->grad[n->in], n->in, block, &work);
     dy.tiles.origin_h = (int)n->arg[KD__CONV_PAD].v[0] - 2, dy.tiles.origin_w = (int)n->arg[KD__CONV_PAD].v[1] - 2;
@@ -5509,7 +5566,7 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__winograd_place place = kd__winograd_own(r, n);
     const int block = kd__winograd_block(r, w);
-    float *work = r->work + (size_t)s.worker * r->work_floats;
+    float *work = kd__worker_memory(r, s);
     float *sums = r->plan[n - r->model->nodes].own + place.weight_grad + (size_t)s.worker * place.worker;
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->out, block, &work);
@@ -5549,7 +5606,9 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
     const kd__shape *a = &r->model->values[n->in].shape, *b = &r->model->values[n->out].shape;
-    const float *bias = kd__weight(r, n->param[1]);
+    const float *bias = kd__weight(r, n->param[1]), *x;
+    const int pairs =
+        b->w % 2 == 0 && kd__conv_in_pairs(r, w->outputs, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE]);
     kd__conv c;
     int i, g;
     if (kd__is_winograd(r->model, n)) {
@@ -5561,15 +5620,19 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.taps_h = w->h, c.taps_w = w->w, c.channels = w->c, c.cols = w->outputs;
     c.stride_h = (int)n->arg[KD__CONV_STRIDE].v[0], c.stride_w = (int)n->arg[KD__CONV_STRIDE].v[1];
     c.origin_h = -(int)n->arg[KD__CONV_PAD].v[0], c.origin_w = -(int)n->arg[KD__CONV_PAD].v[1];
-    c.x_row = in->row, c.x_pixel = a->c;
     c.y_row = out->row, c.y_pixel = b->c;
     c.act = n->fused_act;
     c.act_arg = n->act_arg;
     c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
+        x = kd__slot_at(in, s, i);
+        if (pairs)
+            kd__conv_read_pairs(r, &c, x, in, a, (ptrdiff_t)c.stride_w * a->c, kd__worker_memory(r, s));
+        else
+            kd__conv_read(&c, x, in, a);
         c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
-        for (g = 0; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
-            c.x = kd__slot_at(in, s, i) + (ptrdiff_t)g * w->c;
+        for (g = 0, x = c.x; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
+            c.x = x + g * w->c * c.x_k;
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
             c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
             c.bias = bias ? bias + (ptrdiff_t)g * w->outputs : NULL;
@@ -5662,19 +5725,21 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     const kd__slot *from = &r->grad[n->out], *to = &r->grad[n->in];
     const int sh = (int)n->arg[KD__CONV_STRIDE].v[0], sw = (int)n->arg[KD__CONV_STRIDE].v[1];
     const float *panels = r->plan[n - r->model->nodes].own, *dy = kd__slot_at(from, s, i);
+    const int in_pairs = (in->w % 2 == 0 || sw > 1) &&
+                         kd__conv_in_pairs(r, w->c, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE]);
     float *dx = kd__slot_at(to, s, i);
-    kd__conv c;
+    kd__conv c, paired;
     int y, x, g;
     memset(&c, 0, sizeof c);
     c.in_h = out->h;
     c.channels = w->outputs, c.cols = w->c;
     c.stride_h = c.stride_w = 1;
-    c.x_row = from->row, c.x_pixel = out->c;
     c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
     c.accumulate = r->plan[n - r->model->nodes].accumulate;
     c.y_far = !to->worker;
     if (!c.accumulate && (w->h < sh || w->w < sw)) kd__clear_sample(in, to, dx); /* pixels that no tap meets */
     c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
+    if (in_pairs) kd__conv_read_pairs(r, &paired, dy, from, out, out->c, kd__worker_memory(r, s));
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -5682,12 +5747,15 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
             c.out_h = ph.count, c.out_w = pw.count;
             c.taps_h = ph.taps, c.taps_w = pw.taps;
             c.origin_h = ph.origin, c.origin_w = pw.origin;
+            kd__conv_read(&c, dy, from, out);
+            if (in_pairs && c.out_w % 2 == 0)
+                c.x = paired.x, c.x_row = paired.x_row, c.x_pixel = paired.x_pixel, c.x_k = paired.x_k, c.pairs = 1;
             for (g = 0; g < w->groups; ++g, panels += kd__conv_phase_floats(r, w, &ph, &pw)) {
                 c.panels = panels;
-                c.x = dy + (ptrdiff_t)g * w->outputs;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
                 if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0)
                     kd__conv_run(r->k, &c), c.soon_x.lines = c.soon_y.lines = 0;
+                c.x += w->outputs * c.x_k;
             }
         }
     }
@@ -7972,6 +8040,10 @@ KD__PRIVATE void kd__import(const kd__run *r, const kd__node *n, kd__span s)
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *x = r->x + i * pixels * shape->c;
         float *at = kd__slot_at(to, s, i);
+        if (shape->c == 1) {
+            r->k->copy(x, shape->w, shape->h, shape->w, at, to->row);
+            continue;
+        }
         for (y = 0; y < shape->h; ++y, x += shape->w, at += to->row)
             r->k->transpose(x, pixels, shape->c, shape->w, at, shape->c);
     }
@@ -16483,10 +16555,16 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #else
 #define KD__TILE_VECTORS KD__PANEL_VECTORS
 #endif
-#if KD__ISA_ID == 3
-#define KD__NARROW 8 /* narrow panels run on AVX2's tiles: half a vector less is thrown away */
+#if KD__ISA_ID == 3 /* what fills half a vector runs on AVX2: less is thrown away, and nothing is masked */
+#define KD__NARROW 8
+#define KD__IF_NARROW(columns, kernel, arguments)                                                                  \
+    if ((columns) <= KD__NARROW) {                                                                                 \
+        kd__##kernel##_avx2 arguments;                                                                             \
+        return;                                                                                                    \
+    }
 #else
 #define KD__NARROW KD__W
+#define KD__IF_NARROW(columns, kernel, arguments)
 #endif
 /* Sums along memory run in 16 lanes on every instruction set, so that their bits agree. */
 #define KD__SUM_VECTORS (16 / KD__W)
@@ -16940,6 +17018,84 @@ static const kd__tile_fn KD__FN(tiles)[KD__TILE_VECTORS][16] = {
 #endif
 };
 
+/* Pixels in pairs: lanes 2 j and 2 j + 1 are column j of the first and of the second. */
+#if KD__ISA_ID == 3
+KD__INLINE __m512 kd__pair_number(const float *p)
+{
+    double both; /* bits of two floats */
+    memcpy(&both, p, sizeof both);
+    return _mm512_castpd_ps(_mm512_set1_pd(both));
+}
+
+KD__INLINE __m512 kd__pair_columns(const float *p)
+{
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+
+KD__INLINE __m512 kd__pair_read(const float *first, const float *second, __mmask8 there)
+{
+    const __m512i mixed = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    const __m512 one = _mm512_castps256_ps512(_mm256_maskz_loadu_ps(there, first));
+    return _mm512_permutexvar_ps(mixed, _mm512_insertf32x8(one, _mm256_maskz_loadu_ps(there, second), 1));
+}
+
+/* Two permutations: an extraction to masked memory, which is what gcc makes of one and a masked store, faults on
+   lanes that the mask leaves out. */
+KD__INLINE void kd__pair_write(float *first, float *second, __mmask8 there, __m512 x)
+{
+    const __m512i one = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i other = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm256_mask_storeu_ps(first, there, _mm512_castps512_ps256(_mm512_permutexvar_ps(one, x)));
+    _mm256_mask_storeu_ps(second, there, _mm512_castps512_ps256(_mm512_permutexvar_ps(other, x)));
+}
+
+/* The tile above for `rows` pairs, one vector wide. */
+KD__INLINE void kd__pair_tile(const kd__tile *t, const int rows)
+{
+    const __mmask8 there = (__mmask8)((1u << t->tail) - 1u);
+    const ptrdiff_t a_row = t->a_row, a_three = t->a_three, a_k = t->a_k, b_k = t->b_k, second = t->c_row / 2;
+    const ptrdiff_t a_skip = t->a_seg - t->run * a_k, b_skip = t->b_seg - t->run * b_k;
+    const float *a0 = t->a, *a3 = a0 + a_three, *a6 = a0 + 2 * a_three, *a9 = a0 + 3 * a_three,
+                *a12 = a0 + 4 * a_three;
+    const float *b = t->b, *soon = t->soon;
+    __m512 acc[KD__TILE_ROWS_1];
+    int i, k, seg;
+    if (t->accumulate) {
+        KD__UNROLL
+        for (i = 0; i < rows; ++i) acc[i] = kd__pair_read(t->c + i * t->c_row, t->c + i * t->c_row + second, there);
+    } else {
+        const __m512 first = t->bias ? kd__pair_columns(t->bias) : _mm512_setzero_ps();
+        KD__UNROLL
+        for (i = 0; i < rows; ++i) acc[i] = first;
+    }
+    for (seg = t->segs; seg > 0; --seg) {
+        for (k = t->run; k > 0; --k) {
+            const __m512 columns = kd__pair_columns(b);
+            KD__UNROLL
+            for (i = 0; i < rows; ++i) {
+                const float *from = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
+                acc[i] = _mm512_fmadd_ps(kd__pair_number(from + (i % 3) * a_row), columns, acc[i]);
+            }
+            kd__fetch(soon), soon += t->soon_step;
+            a0 += a_k, a3 += a_k, a6 += a_k, a9 += a_k, a12 += a_k, b += b_k;
+        }
+        a0 += a_skip, a3 += a_skip, a6 += a_skip, a9 += a_skip, a12 += a_skip, b += b_skip;
+    }
+    KD__UNROLL
+    for (i = 0; i < rows; ++i) {
+        float *to = t->c + i * t->c_row;
+        kd__pair_write(to, to + second, there, KD__FN(gemm_act)(t->act, t->act_arg, acc[i]));
+    }
+}
+
+#define KD__PAIR_DEFINE(rows, v)                                                                                   \
+    static void kd__pair_tile_##rows(const kd__tile *t) { kd__pair_tile(t, rows); }
+#define KD__PAIR_ENTRY(rows, v) kd__pair_tile_##rows,
+KD__TILES(KD__PAIR_DEFINE, KD__TILE_ROWS_1, 1)
+static const kd__tile_fn kd__pair_tiles[] = {KD__TILES(KD__PAIR_ENTRY, KD__TILE_ROWS_1, 1)};
+#endif
+
 /* One row times several whole panels at once: a single tile would wait for its own additions. */
 KD__INLINE void KD__FN(row_panels)(const kd__tile *t, ptrdiff_t b_panel, const int panels)
 {
@@ -17001,6 +17157,21 @@ static void KD__FN(copy)(const float *src, ptrdiff_t src_row, int rows, int cols
         for (j = 0; j < cols; j += KD__W)
             kd__v_put(dst + i * dst_row + j, kd__v_get(src + i * src_row + j, cols - j), cols - j);
     }
+}
+
+static void KD__FN(pair_up)(ptrdiff_t n, ptrdiff_t step, const float *x, float *pairs)
+{
+    ptrdiff_t i = 0;
+#if KD__ISA_ID == 3
+    const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i upper = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    for (; i + KD__W <= n; i += KD__W) {
+        const __m512 one = _mm512_loadu_ps(x + i), other = _mm512_loadu_ps(x + i + step);
+        _mm512_storeu_ps(pairs + 2 * i, _mm512_permutex2var_ps(one, lower, other));
+        _mm512_storeu_ps(pairs + 2 * i + KD__W, _mm512_permutex2var_ps(one, upper, other));
+    }
+#endif
+    for (; i < n; ++i) pairs[2 * i] = x[i], pairs[2 * i + 1] = x[i + step];
 }
 
 KD__INLINE void KD__FN(look_ahead)(kd__ahead *ahead, kd__tile *t)
@@ -17109,7 +17280,9 @@ static void KD__FN(gemm)(const kd__gemm *g)
         int tallest = vectors == 1 ? KD__TILE_ROWS_1 : KD__TILE_ROWS;
         t.tail = KD__MIN(left, width) - (vectors - 1) * KD__W;
 #if KD__ISA_ID == 3
-        if (width == KD__NARROW) {
+        if (g->pairs) {
+            tiles = kd__pair_tiles;
+        } else if (width == KD__NARROW) {
             tiles = kd__tiles_avx2[0];
             tallest = 12;
         }
@@ -17260,6 +17433,7 @@ static void KD__FN(scale)(ptrdiff_t n, float factor, float *x)
 static void KD__FN(column_sums)(const float *x, ptrdiff_t row, int rows, int cols, float *sums)
 {
     int c, r;
+    KD__IF_NARROW(cols, column_sums, (x, row, rows, cols, sums))
     for (c = 0; c < cols; c += KD__W) {
         kd__v sum = kd__v_get(sums + c, cols - c);
         for (r = 0; r < rows; ++r) sum = kd__v_add(sum, kd__v_get(x + r * row + c, cols - c));
@@ -17771,21 +17945,27 @@ static void KD__FN(winograd_weight_grad)(ptrdiff_t n, float *taps, float *planes
 /* NaN if either is, so that pooling hides none. */
 KD__INLINE kd__v KD__FN(larger)(kd__v a, kd__v b) { return kd__v_select(kd__v_eq(b, b), kd__v_max(b, a), b); }
 
+/* The largest of four in windows of 2 x 2, for up to KD__W channels; left is a constant in most uses. */
+KD__INLINE void KD__FN(maxpool_four)(const float *from, const ptrdiff_t *steps, float *to, const int left)
+{
+    kd__v largest = kd__v_set(-INFINITY);
+    int i;
+    KD__UNROLL
+    for (i = 0; i < 4; ++i) largest = KD__FN(larger)(largest, kd__v_get(from + steps[i], left));
+    kd__v_put(to, largest, left);
+}
+
 static void KD__FN(maxpool_halving)(const kd__window *w, const float *x, float *y)
 {
+    const ptrdiff_t steps[4] = {0, w->channels, w->in_row, w->in_row + w->channels};
+    const int whole = w->channels / KD__W * KD__W;
     int oy, ox, c;
     for (oy = 0; oy < w->out_h; ++oy) {
         const float *from = x + 2 * oy * w->in_row;
         float *to = y + oy * w->out_row;
         for (ox = 0; ox < w->out_w; ++ox, from += 2 * w->channels, to += w->channels) {
-            for (c = 0; c < w->channels; c += KD__W) {
-                const int left = w->channels - c;
-                kd__v largest = KD__FN(larger)(kd__v_set(-INFINITY), kd__v_get(from + c, left));
-                largest = KD__FN(larger)(largest, kd__v_get(from + w->channels + c, left));
-                largest = KD__FN(larger)(largest, kd__v_get(from + w->in_row + c, left));
-                largest = KD__FN(larger)(largest, kd__v_get(from + w->in_row + w->channels + c, left));
-                kd__v_put(to + c, largest, left);
-            }
+            for (c = 0; c < whole; c += KD__W) KD__FN(maxpool_four)(from + c, steps, to + c, KD__W);
+            if (c < w->channels) KD__FN(maxpool_four)(from + c, steps, to + c, w->channels - c);
         }
     }
 }
@@ -17793,6 +17973,7 @@ static void KD__FN(maxpool_halving)(const kd__window *w, const float *x, float *
 static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
 {
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    KD__IF_NARROW(w->channels, maxpool, (w, x, y))
     if (kd__window_halves(w)) {
         KD__FN(maxpool_halving)(w, x, y);
         return;
@@ -17818,33 +17999,45 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
     }
 }
 
-/* The first of several equal maxima gets the gradient, as in PyTorch. */
+/* The first of several equal maxima gets the gradient, as in PyTorch. The steps are those of x and of dx; left is a
+   constant in most uses, relu and overwrite in all. */
+KD__INLINE void KD__FN(maxpool_grad_four)(const ptrdiff_t (*steps)[4], const float *from, kd__v largest, kd__v rest,
+                                          float *to, const int relu, const int overwrite, const int left)
+{
+    const kd__v zero = kd__v_set(0.0f);
+    int i;
+    if (relu) rest = kd__v_select(kd__v_lt(zero, largest), rest, zero);
+    KD__UNROLL
+    for (i = 0; i < 4; ++i) {
+        const kd__vm hit = kd__v_eq(kd__v_get(from + steps[0][i], left), largest);
+        const kd__v old = overwrite ? zero : kd__v_get(to + steps[1][i], left);
+        kd__v_put(to + steps[1][i], kd__v_add(old, kd__v_select(hit, rest, zero)), left);
+        rest = kd__v_select(hit, zero, rest);
+    }
+}
+
 KD__INLINE void KD__FN(maxpool_grad_halving)(const kd__pool_grads *g, const float *x, const float *y,
-                                             const float *dy, float *dx, const int overwrite)
+                                             const float *dy, float *dx, const int relu, const int overwrite)
 {
     const kd__window *w = &g->x;
-    const kd__v zero = kd__v_set(0.0f);
-    const ptrdiff_t x_steps[4] = {0, w->channels, w->in_row, w->in_row + w->channels};
-    const ptrdiff_t dx_steps[4] = {0, w->channels, g->dx_row, g->dx_row + w->channels};
-    int oy, ox, c, i;
+    const ptrdiff_t steps[2][4] = {{0, w->channels, w->in_row, w->in_row + w->channels},
+                                   {0, w->channels, g->dx_row, g->dx_row + w->channels}};
+    const int whole = w->channels / KD__W * KD__W;
+    int oy, ox, c;
     for (oy = 0; oy < w->out_h; ++oy) {
+        const float *from = x + 2 * oy * w->in_row, *largest = y + oy * w->out_row, *grad = dy + oy * g->dy_row;
+        float *to = dx + 2 * oy * g->dx_row;
         for (ox = 0; ox < w->out_w; ++ox) {
-            for (c = 0; c < w->channels; c += KD__W) {
-                const ptrdiff_t at = (ptrdiff_t)ox * w->channels + c, at_x = at + (ptrdiff_t)ox * w->channels;
-                const float *from = x + 2 * oy * w->in_row + at_x;
-                float *to = dx + 2 * oy * g->dx_row + at_x;
-                const int left = w->channels - c;
-                const kd__v largest = kd__v_get(y + oy * w->out_row + at, left);
-                kd__v rest = kd__v_get(dy + oy * g->dy_row + at, left);
-                if (g->relu) rest = kd__v_select(kd__v_lt(zero, largest), rest, zero);
-                KD__UNROLL
-                for (i = 0; i < 4; ++i) {
-                    const kd__vm hit = kd__v_eq(kd__v_get(from + x_steps[i], left), largest);
-                    const kd__v old = overwrite ? zero : kd__v_get(to + dx_steps[i], left);
-                    kd__v_put(to + dx_steps[i], kd__v_add(old, kd__v_select(hit, rest, zero)), left);
-                    rest = kd__v_select(hit, zero, rest);
-                }
+            const int left = w->channels - whole;
+            for (c = 0; c < whole; c += KD__W) {
+                const kd__v top = kd__v_load(largest + c), rest = kd__v_load(grad + c);
+                KD__FN(maxpool_grad_four)(steps, from + c, top, rest, to + c, relu, overwrite, KD__W);
             }
+            if (left) {
+                const kd__v top = kd__v_load_n(largest + c, left), rest = kd__v_load_n(grad + c, left);
+                KD__FN(maxpool_grad_four)(steps, from + c, top, rest, to + c, relu, overwrite, left);
+            }
+            from += 2 * w->channels, to += 2 * w->channels, largest += w->channels, grad += w->channels;
         }
     }
 }
@@ -17855,11 +18048,12 @@ static void KD__FN(maxpool_grad)(const kd__pool_grads *g, const float *x, const 
     const kd__window *w = &g->x;
     const kd__v zero = kd__v_set(0.0f);
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
+    KD__IF_NARROW(w->channels, maxpool_grad, (g, x, y, dy, dx))
     if (kd__window_halves(w)) {
-        if (g->overwrite)
-            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 1);
+        if (g->overwrite && g->relu)
+            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 1, 1);
         else
-            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 0);
+            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, g->relu, g->overwrite);
         return;
     }
     for (oy = 0; oy < w->out_h; ++oy) {
@@ -18894,10 +19088,10 @@ static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_gr
     }
 }
 
-KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL,
-                                                      KD__TILE_ROWS,
+KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {
+    (kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL, KD__TILE_ROWS, KD__NARROW < KD__W,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
-                                                      KD__KERNELS(KD__ITEM)
+    KD__KERNELS(KD__ITEM)
 #undef KD__ITEM
 };
 
@@ -18962,6 +19156,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,   KD__
 #undef kd__d_fma
 #undef KD__PANEL
 #undef KD__NARROW
+#undef KD__IF_NARROW
 #undef KD__DOT_ROWS
 #undef KD__SUM_VECTORS
 #undef KD__UNROLL_SUMS

@@ -280,6 +280,7 @@ static const float *gemm_b(const kd_ctx *kd, const kd__gemm *g, int seg, int k, 
 
 static ptrdiff_t gemm_a_row(const kd__gemm *g, int row)
 {
+    if (g->pairs) return row / 2 * g->a_row + row % 2;
     return g->a_three ? row / 3 * g->a_three + row % 3 * g->a_row : row * g->a_row;
 }
 
@@ -287,6 +288,7 @@ static ptrdiff_t gemm_c(const kd_ctx *kd, const kd__gemm *g, int block, int row,
 {
     const int first = col / kd->k->panel * kd->k->panel, width = kd__panel_width(kd->k, g->cols - first);
     if (g->c_transposed) return col * g->c_row + row + block * g->c_block;
+    if (g->pairs) return block * g->c_block + row * g->c_row / 2 + col;
     if (!g->c_rows) return block * g->c_block + row * g->c_row + col;
     return (ptrdiff_t)first * g->c_rows + (ptrdiff_t)(g->c_first + row) * width + col - first;
 }
@@ -295,9 +297,10 @@ static ptrdiff_t gemm_c(const kd_ctx *kd, const kd__gemm *g, int block, int row,
 static void gemm_run_and_compare(const kd_ctx *kd, const kd__gemm *g, size_t c_floats)
 {
     float *want = copy_of(g->c, c_floats);
+    const int rows = g->pairs ? 2 * g->rows : g->rows;
     int block, row, col, seg;
     for (block = 0; block < g->blocks; ++block) {
-        for (row = 0; row < g->rows; ++row) {
+        for (row = 0; row < rows; ++row) {
             for (col = 0; col < g->cols; ++col) {
                 const ptrdiff_t at = gemm_c(kd, g, block, row, col);
                 float sum = g->accumulate ? g->c[at] : g->bias ? g->bias[col] : 0;
@@ -379,6 +382,48 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
     gemm_run_and_compare(kd, &g, c_floats);
 }
 
+/* Rows in pairs, of numbers that lie side by side: neighbours as they are, or pixels beside copies of others. */
+static void gemm_pairs_case(const kd_ctx *kd, int pairs, int cols, int kind)
+{
+    const int run = 1 + (pairs * 5 + cols) % 7;
+    float *bias = fence((size_t)kd->k->lanes);
+    size_t c_floats;
+    kd__gemm g;
+    memset(&g, 0, sizeof g);
+    snprintf(where, sizeof where, "gemm, %d pairs, %d columns, run %d, kind %d", pairs, cols, run, kind);
+    g.pairs = 1;
+    g.rows = pairs, g.cols = cols, g.run = run;
+    g.blocks = 3, g.segs = kind == 3 ? 0 : 2;
+    g.act = KD__LINEAR + kind;
+    g.act_arg = 0.125f;
+    g.a_k = 1 + pairs % 2;
+    g.a_row = 2 * g.a_k, g.a_seg = 7, g.a_block = 11;
+    g.a =
+        numbers((size_t)((g.blocks - 1) * g.a_block + (pairs - 1) * g.a_row + g.a_seg + (run - 1) * g.a_k + 2), 1);
+    g.b_first = 2;
+    g.b_rows = g.b_first + g.segs * run + 1;
+    g.b = numbers((size_t)kd__panel_columns(kd->k, cols) * (size_t)g.b_rows, 1);
+    fill_random(bias, (size_t)cols, 2);
+    g.accumulate = kind == 0;
+    g.bias = kind > 1 ? bias : NULL;
+    g.c_row = 2 * (cols + pairs % 3);
+    g.c_block = pairs * g.c_row + 2;
+    c_floats = (size_t)((g.blocks - 1) * g.c_block + (pairs - 1) * g.c_row + g.c_row / 2 + cols);
+    g.c = g.accumulate ? numbers(c_floats, 1) : fence(c_floats);
+    gemm_run_and_compare(kd, &g, c_floats);
+}
+
+static void check_gemm_of_pairs(const kd_ctx *kd)
+{
+    int pairs, cols, kind;
+    if (!kd->k->pairs) return;
+    for (pairs = 1; pairs <= 30; ++pairs) {
+        for (cols = 1; cols <= kd->k->narrow; ++cols) {
+            for (kind = 0; kind < 4; ++kind) gemm_pairs_case(kd, pairs, cols, kind);
+        }
+    }
+}
+
 static void check_gemm(const kd_ctx *kd)
 {
     /* deep enough to be cut, tall, wide enough for several panels at once */
@@ -386,6 +431,7 @@ static void check_gemm(const kd_ctx *kd)
                                    {1, 300, 40}, {1, 64, 5},   {1, 97, 9},    {1, 131, 3},   {1, 256, 8},
                                    {40, 200, 9}, {65, 65, 65}, {100, 7, 33},  {16, 9, 256}};
     int way, rows, cols, i;
+    check_gemm_of_pairs(kd);
     for (way = 0; way < GEMM_WAYS; ++way) {
         for (rows = 1; rows <= 30; ++rows) {
             for (cols = 1; cols <= SIZES; ++cols) gemm_case(kd, way, rows, cols, 1 + (rows * 5 + cols) % 7);
@@ -441,6 +487,22 @@ static void check_turned_or_copied(const kd_ctx *kd, int turned)
 static void check_transpose(const kd_ctx *kd) { check_turned_or_copied(kd, 1); }
 
 static void check_copy(const kd_ctx *kd) { check_turned_or_copied(kd, 0); }
+
+static void check_pair_up(const kd_ctx *kd)
+{
+    int n, step, i;
+    for (n = 1; n <= SIZES; ++n) {
+        for (step = 1; step <= SIZES; ++step) {
+            const float *x = numbers((size_t)(n + step), 1);
+            float *pairs = fence((size_t)(2 * n)), *want = fence((size_t)(2 * n));
+            snprintf(where, sizeof where, "pair_up, %d numbers and those %d behind", n, step);
+            for (i = 0; i < n; ++i) want[2 * i] = x[i], want[2 * i + 1] = x[i + step];
+            kd->k->pair_up(n, step, x, pairs);
+            expect_bits(pairs, want, (size_t)(2 * n));
+            fences_done();
+        }
+    }
+}
 
 /* ---- elementwise ----------------------------------------------------------------------------------------- */
 

@@ -258,6 +258,38 @@ static void test_same_bits(void **state)
     }
 }
 
+/* Convolutions of few channels, whose pixels may share vectors in pairs, and those of pixels that do not. */
+static void test_pixels_in_pairs(void **state)
+{
+    static const char *const specs[] = {
+        "1x8x8: conv 8 3 pad=1, relu, conv 5 3 pad=1, relu, conv 3 3, dense 4",
+        "4x8x2: conv 8 3 pad=1 groups=2, relu, conv 6 3x2 stride=2x1 pad=1x1 groups=2, relu, dense 4",
+        "2x4x8: conv 7 5 stride=2 pad=2, relu, conv 9 2, relu, conv 1 1x2, relu, dense 4",
+        "1x8x8: conv 2 4 stride=2 pad=1, relu, residual(conv 2 3 pad=1), conv 4 1, relu, dense 4"};
+    samples s;
+    kd_isa isa;
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    FOR_EACH_ISA(isa)
+    {
+        for (i = 0; i < KD__COUNT(specs); ++i) {
+            int c = 0, h = 0, w = 0;
+            kd_train_desc desc = options();
+            kd_ctx *ctx = test_open(isa, 1), *plain = test_open(isa, 1);
+            kd__kernels alone = *plain->k;
+            kd_data data = s.data;
+            assert_int_equal(sscanf(specs[i], "%dx%dx%d", &c, &h, &w), 3);
+            data.channels = c, data.height = h, data.width = w;
+            alone.pairs = 0;
+            plain->k = &alone;
+            assert_true(trained(ctx, specs[i], &data, &desc) == trained(plain, specs[i], &data, &desc));
+            kd_close(plain);
+            kd_close(ctx);
+        }
+    }
+}
+
 typedef struct backwards {
     int calls, most;
 } backwards;
@@ -2035,6 +2067,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_like_pytorch),
         TEST(test_same_bits),
+        TEST(test_pixels_in_pairs),
         TEST(test_any_order_of_tasks),
         TEST(test_seed_decides),
         TEST(test_sources_agree),
