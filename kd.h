@@ -1579,7 +1579,8 @@ KD__PRIVATE unsigned kd__cpu_xcr0(void)
 #endif
 }
 
-KD__PRIVATE void kd__cpu_caches(kd__cpu *cpu, unsigned leaf)
+/* Whether the leaf says anything. */
+KD__PRIVATE int kd__cpu_caches(kd__cpu *cpu, unsigned leaf)
 {
     unsigned r[4], i;
     for (i = 0; i < 8; ++i) {
@@ -1588,14 +1589,16 @@ KD__PRIVATE void kd__cpu_caches(kd__cpu *cpu, unsigned leaf)
         kd__cpu_id(leaf, i, r);
         type = r[0] & 31u; /* 0 none, 1 data, 2 instructions, 3 unified */
         level = (r[0] >> 5) & 7u;
-        if (type == 0) return;
+        if (type == 0) return i > 0;
         size = (ptrdiff_t)((r[1] >> 22) + 1) * (ptrdiff_t)(((r[1] >> 12) & 1023u) + 1) *
                (ptrdiff_t)((r[1] & 4095u) + 1) * (ptrdiff_t)(r[2] + 1);
         if (type == 2 || size < 4096) continue;
         if (level == 1) cpu->l1 = size;
         if (level == 2) cpu->l2 = size;
         if (level == 3) cpu->l3 = size;
+        if (level == 3) break;
     }
+    return 1;
 }
 #endif
 
@@ -1608,17 +1611,18 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
     cpu.l3 = 4 << 20;
 #if KD__X86
     {
-        unsigned max_leaf, max_extended, one[4], seven[4] = {0, 0, 0, 0}, r[4], xcr0;
+        /* no leaf more than it takes: in a virtual machine each is a trap of several microseconds */
+        unsigned max_leaf, one[4], seven[4] = {0, 0, 0, 0}, r[4], xcr0;
         kd__cpu_id(0, 0, r);
         max_leaf = r[0];
-        kd__cpu_id(0x80000000u, 0, r);
-        max_extended = r[0];
         kd__cpu_id(1, 0, one);
         if (max_leaf >= 7) kd__cpu_id(7, 0, seven);
-        if (max_leaf >= 4) kd__cpu_caches(&cpu, 4); /* Intel */
-        if (max_extended >= 0x8000001du) {
-            kd__cpu_id(0x80000001u, 0, r);
-            if (r[2] & (1u << 22)) kd__cpu_caches(&cpu, 0x8000001du); /* AMD, topology extensions */
+        if (max_leaf < 4 || !kd__cpu_caches(&cpu, 4)) { /* Intel's leaf; AMD's is another */
+            kd__cpu_id(0x80000000u, 0, r);
+            if (r[0] >= 0x8000001du) {
+                kd__cpu_id(0x80000001u, 0, r);
+                if (r[2] & (1u << 22)) (void)kd__cpu_caches(&cpu, 0x8000001du); /* topology extensions */
+            }
         }
         if (one[2] & (1u << 27)) { /* OSXSAVE: xgetbv may be asked */
             const unsigned avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* f, dq, bw, vl */
@@ -1645,6 +1649,8 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
 #define KD__COOKIE 0x6b642e68u /* proves that an options struct came from its defaults function */
 
 typedef struct kd__kernels kd__kernels;
+
+enum { KD__MAX_THREADS = 256 };
 
 struct kd_ctx {
     kd_ctx_desc desc;
@@ -2406,7 +2412,7 @@ KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
     if (!desc) desc = &defaults;
     if (desc->cookie != KD__COOKIE) return KD_ERR_DEFAULTS;
     if (!desc->allocator.alloc || !desc->allocator.free) return KD_ERR_ARGUMENT;
-    if (desc->threads < 1 || desc->threads > 256) return KD_ERR_ARGUMENT;
+    if (desc->threads < 1 || desc->threads > KD__MAX_THREADS) return KD_ERR_ARGUMENT;
     cpu = kd__cpu_detect();
     isa = desc->isa;
     if (isa == KD_ISA_AUTO) {
@@ -2444,6 +2450,49 @@ KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd) { return kd->isa; }
    uses: memory
    ============================================================================================================ */
 
+#if defined(_OPENMP) && !defined(KD_NO_THREADS)
+typedef struct kd__share {
+    long next, end;
+    char gap[64 - 2 * sizeof(long)]; /* a cache line each */
+} kd__share;
+
+/* The next task of a share, or one beyond its end. */
+KD__PRIVATE int kd__share_take(kd__share *s)
+{
+    long index;
+#if defined(__GNUC__)
+    index = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
+#elif defined(_MSC_VER)
+    index = _InterlockedExchangeAdd(&s->next, 1);
+#else
+#pragma omp critical(kd__share_take)
+    index = s->next++;
+#endif
+    return (int)index;
+}
+
+/* Thread i begins with share i of the tasks: what one step leaves in its caches is what its share of the next one
+   works on. Who is done with his own helps the others. */
+KD__PRIVATE void kd__parallel_shares(int threads, int count, kd_task_fn task, void *arg)
+{
+    kd__share shares[KD__MAX_THREADS];
+    int i;
+    for (i = 0; i < threads; ++i) {
+        shares[i].next = (long)((int64_t)count * i / threads);
+        shares[i].end = (long)((int64_t)count * (i + 1) / threads);
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        const int worker = omp_get_thread_num();
+        int helped, index;
+        for (helped = 0; helped < threads; ++helped) {
+            kd__share *s = &shares[(worker + helped) % threads];
+            for (index = kd__share_take(s); index < s->end; index = kd__share_take(s)) task(arg, index, worker);
+        }
+    }
+}
+#endif
+
 KD__PRIVATE void kd__parallel(const kd_ctx *kd, int count, kd_task_fn task, void *arg)
 {
     int i;
@@ -2453,8 +2502,7 @@ KD__PRIVATE void kd__parallel(const kd_ctx *kd, int count, kd_task_fn task, void
             return;
         }
 #if defined(_OPENMP) && !defined(KD_NO_THREADS)
-#pragma omp parallel for schedule(dynamic, 1) num_threads(KD__MIN(kd->desc.threads, count))
-        for (i = 0; i < count; ++i) task(arg, i, omp_get_thread_num());
+        kd__parallel_shares(KD__MIN(kd->desc.threads, count), count, task, arg);
         return;
 #endif
     }
@@ -4851,18 +4899,21 @@ KD__PRIVATE kd_result kd__dense_build(kd__draft *d, kd__node *n)
 }
 
 /* A gemm cut into tasks: groups of panels, and strips of rows where panels alone are too few. How it is cut does
-   not change a bit of the result. */
+   not change a bit of the result. A thread's share is of few columns, since weights, their gradients and what the
+   optimizer keeps of them are panels in this order; but if A is large it is read once, strip by strip, while B
+   stays in the cache. */
 typedef struct kd__gemm_tasks {
     const kd__kernels *k;
     kd__gemm g;
-    int panels_each, column_tasks, rows_each;
+    int panels_each, column_tasks, rows_each, strips, strip_by_strip;
 } kd__gemm_tasks;
 
 KD__PRIVATE void kd__gemm_task(void *arg, int index, int worker)
 {
     const kd__gemm_tasks *t = (const kd__gemm_tasks *)arg;
-    const int col = index % t->column_tasks * t->panels_each * t->k->panel;
-    const int row = index / t->column_tasks * t->rows_each;
+    const int column_task = t->strip_by_strip ? index % t->column_tasks : index / t->strips;
+    const int strip = t->strip_by_strip ? index / t->column_tasks : index % t->strips;
+    const int col = column_task * t->panels_each * t->k->panel, row = strip * t->rows_each;
     kd__gemm g = t->g;
     (void)worker;
     g.cols = KD__MIN(t->panels_each * t->k->panel, g.cols - col);
@@ -4884,18 +4935,16 @@ KD__PRIVATE void kd__gemm_run(const kd_ctx *kd, const kd__gemm *g)
     const int panels = kd__parts(g->cols, kd->k->panel), wanted = kd->desc.threads > 1 ? 4 * kd->desc.threads : 1;
     kd__gemm_tasks t;
     const ptrdiff_t row_bytes = (ptrdiff_t)g->segs * g->run * (ptrdiff_t)sizeof(float);
-    int strips;
     t.k = kd->k;
     t.g = *g;
     t.panels_each = KD__MAX(1, panels / wanted);
     t.column_tasks = kd__parts(panels, t.panels_each);
-    strips = KD__MIN(kd__parts(wanted, t.column_tasks), kd__parts(g->rows, 16));
-    if (g->cols < g->rows &&
-        g->rows * row_bytes > kd->cpu.l2 / 2) /* A is read once: B stays in the cache instead */
-        strips = KD__MAX(strips, kd__parts(g->rows, 4 * kd->k->rows));
-    t.rows_each = kd__parts(g->rows, strips);
-    strips = kd__parts(g->rows, t.rows_each);
-    kd__parallel(kd, t.column_tasks * strips, kd__gemm_task, &t);
+    t.strips = KD__MIN(kd__parts(wanted, t.column_tasks), kd__parts(g->rows, 16));
+    t.strip_by_strip = g->cols < g->rows && g->rows * row_bytes > kd->cpu.l2 / 2;
+    if (t.strip_by_strip) t.strips = KD__MAX(t.strips, kd__parts(g->rows, 4 * kd->k->rows));
+    t.rows_each = kd__parts(g->rows, t.strips);
+    t.strips = kd__parts(g->rows, t.rows_each);
+    kd__parallel(kd, t.column_tasks * t.strips, kd__gemm_task, &t);
 }
 
 KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span s)
