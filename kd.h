@@ -2143,12 +2143,14 @@ KD__PRIVATE int kd__window_halves(const kd__window *w)
            w->pad_w == 0 && w->out_h <= w->in_h / 2 && w->out_w <= w->in_w / 2;
 }
 
-/* maxpool_grad reads the activations as well as the gradients, whose lines may be padded differently. */
+/* maxpool_grad reads the activations as well as the gradients, whose lines may be padded differently.
+   maxpool_places_grad reads where the largest of each window was, as maxpool_places wrote it: 0 to 3 along the
+   lines of windows that halve, or 4 for nowhere, without padding. */
 typedef struct kd__pool_grads {
     kd__window x;
     ptrdiff_t dx_row, dy_row;
-    int overwrite; /* of windows that halve: dx is written, not added to */
-    int relu;      /* x comes from one, whose derivative is applied, too */
+    int overwrite; /* of maxpool_places_grad: dx is written, not added to */
+    int relu;      /* of maxpool_grad: x comes from one, whose derivative is applied, too */
 } kd__pool_grads;
 
 /* An image of one sample, seen by batch normalisation. */
@@ -2221,6 +2223,8 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, winograd_weight_grad, (ptrdiff_t n, float *taps, float *planes))                                       \
     X(void, maxpool, (const kd__window *w, const float *x, float *y))                                              \
     X(void, maxpool_grad, (const kd__pool_grads *g, const float *x, const float *y, const float *dy, float *dx))   \
+    X(void, maxpool_places, (const kd__window *w, const float *x, int relu, float *y, float *places))              \
+    X(void, maxpool_places_grad, (const kd__pool_grads *g, const float *places, const float *dy, float *dx))       \
     X(void, avgpool, (const kd__window *w, const float *x, float *y))                                              \
     X(void, avgpool_grad, (const kd__window *w, const float *dy, float *dx))                                       \
     X(void, norm_stats, (const kd__image *i, const float *x, float *mean, float *m2))                              \
@@ -6056,12 +6060,34 @@ KD__PRIVATE kd__window kd__pool_window(const kd__run *r, const kd__node *n, cons
     return kd__window_of(r, n, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD], in, out);
 }
 
+/* Whether the backward pass knows by the places of the largest alone where gradients go: neither x nor y need stay
+   for it, and x is four times as large. */
+KD__PRIVATE int kd__maxpool_keeps_places(const kd__run *r, const kd__node *n)
+{
+    const kd__window w = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
+    return r->has_backward && kd__needs_grad(r, n->in) && kd__window_halves(&w);
+}
+
+KD__PRIVATE size_t kd__maxpool_own(const kd__run *r, const kd__node *n)
+{
+    if (!kd__maxpool_keeps_places(r, n)) return 0;
+    return kd__times((size_t)r->capacity, (size_t)kd__shape_count(&r->model->values[n->out].shape));
+}
+
 KD__PRIVATE void kd__maxpool_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
     const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
     const kd__window w = kd__pool_window(r, n, in, out);
+    const ptrdiff_t places = (ptrdiff_t)kd__shape_count(&r->model->values[n->out].shape);
     int i;
-    for (i = s.first; i < s.first + s.count; ++i) r->k->maxpool(&w, kd__slot_at(in, s, i), kd__slot_at(out, s, i));
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i);
+        if (plan->own)
+            r->k->maxpool_places(&w, x, plan->pooled_relu, kd__slot_at(out, s, i), plan->own + i * places);
+        else
+            r->k->maxpool(&w, x, kd__slot_at(out, s, i));
+    }
 }
 
 KD__PRIVATE void kd__avgpool_forward(const kd__run *r, const kd__node *n, kd__span s)
@@ -6074,19 +6100,24 @@ KD__PRIVATE void kd__avgpool_forward(const kd__run *r, const kd__node *n, kd__sp
 
 KD__PRIVATE void kd__maxpool_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const int accumulate = r->plan[n - r->model->nodes].accumulate;
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    const ptrdiff_t places = (ptrdiff_t)kd__shape_count(&r->model->values[n->out].shape);
     kd__pool_grads g;
     int i;
-    g.relu = r->plan[n - r->model->nodes].pooled_relu;
+    g.relu = plan->pooled_relu;
     g.x = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
     g.dx_row = r->grad[n->in].row;
     g.dy_row = r->grad[n->out].row;
-    g.overwrite = !accumulate && kd__window_halves(&g.x) && g.x.in_h == 2 * g.x.out_h && g.x.in_w == 2 * g.x.out_w;
+    g.overwrite = plan->own && !plan->accumulate && g.x.in_h == 2 * g.x.out_h && g.x.in_w == 2 * g.x.out_w;
     for (i = s.first; i < s.first + s.count; ++i) {
+        const float *dy = kd__slot_at(&r->grad[n->out], s, i);
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
-        if (!accumulate && !g.overwrite) kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
-        r->k->maxpool_grad(&g, kd__slot_at(&r->act[n->in], s, i), kd__slot_at(&r->act[n->out], s, i),
-                           kd__slot_at(&r->grad[n->out], s, i), dx);
+        if (!plan->accumulate && !g.overwrite)
+            kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
+        if (plan->own)
+            r->k->maxpool_places_grad(&g, plan->own + i * places, dy, dx);
+        else
+            r->k->maxpool_grad(&g, kd__slot_at(&r->act[n->in], s, i), kd__slot_at(&r->act[n->out], s, i), dy, dx);
     }
 }
 
@@ -6649,7 +6680,7 @@ static const kd__layer_type kd__layer_types[] = {
     {"maxpool",
      KD__POOL_ARGS,
      kd__pool_build,
-     NULL,
+     kd__maxpool_own,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
      {{kd__maxpool_backward, KD__SPANS, KD__ALWAYS}},
@@ -8202,6 +8233,7 @@ KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
 typedef struct kd__planner {
     kd__run *r;
     int *act_root, *grad_root;
+    int *unread;                                 /* by value: what comes forward is not read on the way back */
     int *from, *until, *group, *spread, *tapped; /* by value, for the pass being planned */
 } kd__planner;
 
@@ -8324,6 +8356,27 @@ KD__PRIVATE void kd__plan_relus(kd__run *r)
     }
 }
 
+/* What only max pooling reads, which keeps places instead, need not stay: it comes from a layer whose backward pass
+   does not read its own output (those that take an activation, the ReLU being pooling's by then). */
+KD__PRIVATE void kd__plan_unread(kd__planner *p)
+{
+    const kd__run *r = p->r;
+    const kd_model *m = r->model;
+    int i;
+    for (i = 0; i < m->value_count; ++i) p->unread[i] = 0;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__value *v = &m->values[m->nodes[i].in];
+        if (kd__layer_types[m->nodes[i].type].own != kd__maxpool_own || v->consumers > 1 || v->producer < 0)
+            continue;
+        if (m->nodes[v->producer].fused && r->plan[v->producer].pooled_relu) {
+            v = &m->values[m->nodes[v->producer].in];
+            if (v->consumers > 1 || v->producer < 0) continue;
+        }
+        if (kd__layer_types[m->nodes[v->producer].type].takes_act && kd__maxpool_keeps_places(r, &m->nodes[i]))
+            p->unread[p->act_root[m->nodes[i].in]] = 1;
+    }
+}
+
 /* Between which steps each buffer of a pass is used, and whether all of them are one run of span steps, in which
    case every worker needs it for its own span only. */
 KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int count, const int *root, int backward)
@@ -8408,7 +8461,7 @@ KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
     return (kd__times(slot->sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
 }
 
-/* Lays out and allocates the buffers of one pass. `keep`: every value stays for the backward pass. */
+/* Lays out and allocates the buffers of one pass. `keep`: every value that it reads stays for the backward pass. */
 KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int *root, int backward, int keep)
 {
     kd__run *r = p->r;
@@ -8424,7 +8477,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
                         root[v] == m->input || root[v] == root[m->output] || p->tapped[root[v]]);
         if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
         if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
-        if (keep || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
+        if ((keep && !p->unread[v]) || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slot[v].base = kd__run_alloc(r, kd__times(slot[v].sample, (size_t)r->capacity));
             failed |= !slot[v].base;
         } else {
@@ -8493,11 +8546,12 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     for (i = 0; i < m->value_count; ++i) {
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
     }
+    if (r->has_backward) kd__plan_relus(r);
+    kd__plan_unread(p);
     kd__plan_lifetimes(p, r->forward, r->forward_steps, p->act_root, 0);
     result = kd__plan_buffers(p, r->act, p->act_root, 0, r->has_backward);
     if (result == KD_OK && r->has_backward) {
         kd__plan_accumulation(p);
-        kd__plan_relus(r);
         kd__plan_lifetimes(p, r->backward, r->backward_steps, p->grad_root, 1);
         result = kd__plan_buffers(p, r->grad, p->grad_root, 1, 0);
     }
@@ -8560,7 +8614,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
     kd__run *r = KD__NEW(kd, kd__run, 1);
-    int *lists = KD__NEW(kd, int, 7 * values);
+    int *lists = KD__NEW(kd, int, 8 * values);
     kd_result result = KD_ERR_MEMORY;
     *out = NULL;
     if (r) r->kd = kd; /* kd__run_close needs it, however far this gets */
@@ -8569,7 +8623,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         p.r = r;
         p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
         p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
-        p.tapped = lists + 6 * values;
+        p.tapped = lists + 6 * values, p.unread = lists + 7 * values;
         r->taps = desc->taps;
         r->tap_count = desc->tap_count;
         r->k = kd->k;
@@ -17994,27 +18048,42 @@ static void KD__FN(winograd_weight_grad)(ptrdiff_t n, float *taps, float *planes
 /* NaN if either is, so that pooling hides none. */
 KD__INLINE kd__v KD__FN(larger)(kd__v a, kd__v b) { return kd__v_select(kd__v_eq(b, b), kd__v_max(b, a), b); }
 
-/* The largest of four in windows of 2 x 2, for up to KD__W channels; left is a constant in most uses. */
-KD__INLINE void KD__FN(maxpool_four)(const float *from, const ptrdiff_t *steps, float *to, const int left)
+/* The largest of four in windows that halve, and its place, the first of several and none if it is a NaN, as
+   PyTorch has it. Without places a NULL, that and left are constants in most uses. */
+KD__INLINE void KD__FN(maxpool_four)(const float *from, const ptrdiff_t *steps, int relu, float *to, float *place,
+                                     const int left)
 {
-    kd__v largest = kd__v_set(-INFINITY);
+    const kd__v nowhere = kd__v_set(4.0f);
+    kd__v four[4], largest = kd__v_set(-INFINITY), at = nowhere;
     int i;
     KD__UNROLL
-    for (i = 0; i < 4; ++i) largest = KD__FN(larger)(largest, kd__v_get(from + steps[i], left));
+    for (i = 0; i < 4; ++i) {
+        four[i] = kd__v_get(from + steps[i], left);
+        largest = KD__FN(larger)(largest, four[i]);
+    }
     kd__v_put(to, largest, left);
+    if (!place) return;
+    KD__UNROLL
+    for (i = 3; i >= 0; --i) at = kd__v_select(kd__v_eq(four[i], largest), kd__v_set((float)i), at);
+    if (relu) at = kd__v_select(kd__v_lt(kd__v_set(0.0f), largest), at, nowhere);
+    kd__v_put(place, at, left);
 }
 
-static void KD__FN(maxpool_halving)(const kd__window *w, const float *x, float *y)
+KD__INLINE void KD__FN(maxpool_halves)(const kd__window *w, const float *x, int relu, float *y, float *places)
 {
     const ptrdiff_t steps[4] = {0, w->channels, w->in_row, w->in_row + w->channels};
     const int whole = w->channels / KD__W * KD__W;
+    float *place = places;
     int oy, ox, c;
     for (oy = 0; oy < w->out_h; ++oy) {
         const float *from = x + 2 * oy * w->in_row;
         float *to = y + oy * w->out_row;
         for (ox = 0; ox < w->out_w; ++ox, from += 2 * w->channels, to += w->channels) {
-            for (c = 0; c < whole; c += KD__W) KD__FN(maxpool_four)(from + c, steps, to + c, KD__W);
-            if (c < w->channels) KD__FN(maxpool_four)(from + c, steps, to + c, w->channels - c);
+            for (c = 0; c < whole; c += KD__W)
+                KD__FN(maxpool_four)(from + c, steps, relu, to + c, places ? place + c : NULL, KD__W);
+            if (c < w->channels)
+                KD__FN(maxpool_four)(from + c, steps, relu, to + c, places ? place + c : NULL, w->channels - c);
+            if (places) place += w->channels;
         }
     }
 }
@@ -18024,7 +18093,7 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
     KD__IF_NARROW(w->channels, maxpool, (w, x, y))
     if (kd__window_halves(w)) {
-        KD__FN(maxpool_halving)(w, x, y);
+        KD__FN(maxpool_halves)(w, x, 0, y, NULL);
         return;
     }
     for (oy = 0; oy < w->out_h; ++oy) {
@@ -18048,63 +18117,64 @@ static void KD__FN(maxpool)(const kd__window *w, const float *x, float *y)
     }
 }
 
-/* The first of several equal maxima gets the gradient, as in PyTorch. The steps are those of x and of dx; left is a
-   constant in most uses, relu and overwrite in all. */
-KD__INLINE void KD__FN(maxpool_grad_four)(const ptrdiff_t (*steps)[4], const float *from, kd__v largest, kd__v rest,
-                                          float *to, const int relu, const int overwrite, const int left)
+static void KD__FN(maxpool_places)(const kd__window *w, const float *x, int relu, float *y, float *places)
+{
+    KD__IF_NARROW(w->channels, maxpool_places, (w, x, relu, y, places))
+    KD__FN(maxpool_halves)(w, x, relu, y, places);
+}
+
+/* overwrite is a constant in all uses, left in most. */
+KD__INLINE void KD__FN(maxpool_grad_four)(kd__v place, kd__v dy, const ptrdiff_t *steps, float *to,
+                                          const int overwrite, const int left)
 {
     const kd__v zero = kd__v_set(0.0f);
     int i;
-    if (relu) rest = kd__v_select(kd__v_lt(zero, largest), rest, zero);
     KD__UNROLL
     for (i = 0; i < 4; ++i) {
-        const kd__vm hit = kd__v_eq(kd__v_get(from + steps[0][i], left), largest);
-        const kd__v old = overwrite ? zero : kd__v_get(to + steps[1][i], left);
-        kd__v_put(to + steps[1][i], kd__v_add(old, kd__v_select(hit, rest, zero)), left);
-        rest = kd__v_select(hit, zero, rest);
+        const kd__v old = overwrite ? zero : kd__v_get(to + steps[i], left);
+        const kd__v share = kd__v_select(kd__v_eq(place, kd__v_set((float)i)), dy, zero);
+        kd__v_put(to + steps[i], kd__v_add(old, share), left);
     }
 }
 
-KD__INLINE void KD__FN(maxpool_grad_halving)(const kd__pool_grads *g, const float *x, const float *y,
-                                             const float *dy, float *dx, const int relu, const int overwrite)
+KD__INLINE void KD__FN(maxpool_halves_grad)(const kd__pool_grads *g, const float *places, const float *dy,
+                                            float *dx, const int overwrite)
 {
-    const kd__window *w = &g->x;
-    const ptrdiff_t steps[2][4] = {{0, w->channels, w->in_row, w->in_row + w->channels},
-                                   {0, w->channels, g->dx_row, g->dx_row + w->channels}};
-    const int whole = w->channels / KD__W * KD__W;
+    const int channels = g->x.channels, whole = channels / KD__W * KD__W, left = channels - whole;
+    const ptrdiff_t steps[4] = {0, channels, g->dx_row, g->dx_row + channels};
     int oy, ox, c;
-    for (oy = 0; oy < w->out_h; ++oy) {
-        const float *from = x + 2 * oy * w->in_row, *largest = y + oy * w->out_row, *grad = dy + oy * g->dy_row;
+    for (oy = 0; oy < g->x.out_h; ++oy) {
+        const float *from = dy + oy * g->dy_row;
         float *to = dx + 2 * oy * g->dx_row;
-        for (ox = 0; ox < w->out_w; ++ox) {
-            const int left = w->channels - whole;
+        for (ox = 0; ox < g->x.out_w; ++ox, from += channels, places += channels, to += 2 * channels) {
             for (c = 0; c < whole; c += KD__W) {
-                const kd__v top = kd__v_load(largest + c), rest = kd__v_load(grad + c);
-                KD__FN(maxpool_grad_four)(steps, from + c, top, rest, to + c, relu, overwrite, KD__W);
+                const kd__v place = kd__v_load(places + c), share = kd__v_load(from + c);
+                KD__FN(maxpool_grad_four)(place, share, steps, to + c, overwrite, KD__W);
             }
             if (left) {
-                const kd__v top = kd__v_load_n(largest + c, left), rest = kd__v_load_n(grad + c, left);
-                KD__FN(maxpool_grad_four)(steps, from + c, top, rest, to + c, relu, overwrite, left);
+                const kd__v place = kd__v_load_n(places + c, left), share = kd__v_load_n(from + c, left);
+                KD__FN(maxpool_grad_four)(place, share, steps, to + c, overwrite, left);
             }
-            from += 2 * w->channels, to += 2 * w->channels, largest += w->channels, grad += w->channels;
         }
     }
 }
 
+static void KD__FN(maxpool_places_grad)(const kd__pool_grads *g, const float *places, const float *dy, float *dx)
+{
+    KD__IF_NARROW(g->x.channels, maxpool_places_grad, (g, places, dy, dx))
+    if (g->overwrite)
+        KD__FN(maxpool_halves_grad)(g, places, dy, dx, 1);
+    else
+        KD__FN(maxpool_halves_grad)(g, places, dy, dx, 0);
+}
+
+/* The first of several equal maxima gets the gradient, as in PyTorch. */
 static void KD__FN(maxpool_grad)(const kd__pool_grads *g, const float *x, const float *y, const float *dy,
                                  float *dx)
 {
     const kd__window *w = &g->x;
     const kd__v zero = kd__v_set(0.0f);
     int oy, ox, c, kh, kw, kh0, kh1, kw0, kw1;
-    KD__IF_NARROW(w->channels, maxpool_grad, (g, x, y, dy, dx))
-    if (kd__window_halves(w)) {
-        if (g->overwrite && g->relu)
-            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, 1, 1);
-        else
-            KD__FN(maxpool_grad_halving)(g, x, y, dy, dx, g->relu, g->overwrite);
-        return;
-    }
     for (oy = 0; oy < w->out_h; ++oy) {
         KD__FN(clip)(oy, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &kh0, &kh1);
         for (ox = 0; ox < w->out_w; ++ox) {

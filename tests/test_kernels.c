@@ -214,7 +214,8 @@ static float exact_act(int act, float arg, float x)
     X(winograd_weight, 0xcad6234dba6595c8, 0x4296b33f974fbceb)                                                     \
     X(winograd_weight_grad, 0x765dc77bb8803200, 0x872ebc17e7cf367d)                                                \
     X(maxpool, 0x96f988187fdaba37, 0x96f988187fdaba37)                                                             \
-    X(maxpool_grad, 0x08429fcadd93ab05, 0x08429fcadd93ab05)                                                        \
+    X(maxpool_grad, 0x151e2b0839cd18b3, 0x151e2b0839cd18b3)                                                        \
+    X(maxpool_places_grad, 0x3a85be0aa92c06cc, 0x3a85be0aa92c06cc)                                                 \
     X(avgpool, 0xe1d475cb2858fc63, 0xe1d475cb2858fc63)                                                             \
     X(avgpool_grad, 0xd4c8b32468450cc4, 0xd4c8b32468450cc4)                                                        \
     X(norm_stats, 0x9aa6fda332478108, 0x45efbeda8c02782d)                                                          \
@@ -1129,20 +1130,23 @@ static void check_maxpool(const kd_ctx *kd)
     maxpool_passes_on_nan(kd);
 }
 
+/* Whether the kernel of pooling's gradient is told by places, and whether it writes or adds. */
+enum { BY_VALUES, BY_PLACES, BY_PLACES_ANEW, POOL_GRADS };
+
 /* Activations and gradients have lines of different lengths. */
-static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwrite, int relu)
+static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int way, int relu)
 {
     const int channels = w->channels;
     const ptrdiff_t dx_row = w->in_row + 2, dy_row = w->out_row + 4;
     const float *image = image_with_ties(w), *dy = number_rows(w->out_h, w->out_w * channels, dy_row, 1);
-    float *out = fence(lines_floats(w->out_h, w->out_w * channels, w->out_row));
+    float *out = fence(lines_floats(w->out_h, w->out_w * channels, w->out_row)), *places;
     float *dx = number_rows(w->in_h, w->in_w * channels, dx_row, 1);
     double *want = wanted(dx, lines_floats(w->in_h, w->in_w * channels, dx_row));
     kd__pool_grads g;
     int y, x, c;
     g.x = *w;
-    g.dx_row = dx_row, g.dy_row = dy_row, g.overwrite = overwrite, g.relu = relu;
-    for (y = 0; overwrite && y < 2 * w->out_h; ++y) {
+    g.dx_row = dx_row, g.dy_row = dy_row, g.overwrite = way == BY_PLACES_ANEW, g.relu = relu;
+    for (y = 0; g.overwrite && y < 2 * w->out_h; ++y) {
         for (x = 0; x < 2 * w->out_w * channels; ++x) want[y * dx_row + x] = 0;
     }
     EACH_OUTPUT(w)
@@ -1154,21 +1158,73 @@ static void maxpool_grad_onto(const kd_ctx *kd, const kd__window *w, int overwri
                 want[at / w->in_row * dx_row + at % w->in_row] += (double)dy[y * dy_row + x * channels + c];
         }
     }
-    kd->k->maxpool_grad(&g, image, out, dy, dx);
+    if (way == BY_VALUES) {
+        kd->k->maxpool_grad(&g, image, out, dy, dx);
+    } else {
+        places = fence((size_t)(w->out_h * w->out_w * channels));
+        kd->k->maxpool_places(w, image, relu, out, places);
+        kd->k->maxpool_places_grad(&g, places, dy, dx);
+    }
     expect_lines(dx, want, w->in_h, w->in_w * channels, dx_row);
+    fences_done();
 }
 
 static void maxpool_grad_window(const kd_ctx *kd, const kd__window *w)
 {
-    int relu;
-    for (relu = 0; relu < 2; ++relu) {
-        maxpool_grad_onto(kd, w, 0, relu);
-        fences_done();
-        if (kd__window_halves(w)) maxpool_grad_onto(kd, w, 1, relu);
-    }
+    maxpool_grad_onto(kd, w, BY_VALUES, 0);
+    maxpool_grad_onto(kd, w, BY_VALUES, 1);
 }
 
 static void check_maxpool_grad(const kd_ctx *kd) { on_every_window(kd, "maxpool_grad", maxpool_grad_window); }
+
+/* The largest as without places, and their places: the first of several, none of a NaN, and with a ReLU none of
+   what it left 0. */
+static void maxpool_places_window(const kd_ctx *kd, const kd__window *w)
+{
+    const size_t floats = lines_floats(w->out_h, w->out_w * w->channels, w->out_row);
+    float *image = image_with_ties(w);
+    int y, x, c, relu;
+    if (!kd__window_halves(w)) return;
+    image[w->in_row + w->channels - 1] = NAN;
+    for (relu = 0; relu < 2; ++relu) {
+        float *out = fence(floats), *plain = fence(floats);
+        float *places = fence((size_t)(w->out_h * w->out_w * w->channels)), *place = places;
+        kd->k->maxpool(w, image, plain);
+        kd->k->maxpool_places(w, image, relu, out, places);
+        expect_bits(out, plain, floats);
+        EACH_OUTPUT(w)
+        {
+            for (c = 0; c < w->channels; ++c, ++place) {
+                const ptrdiff_t corner = 2 * y * w->in_row + 2 * x * w->channels + c;
+                const ptrdiff_t behind = largest_at(w, image, y, x, c) - corner;
+                const float largest = out[y * w->out_row + x * w->channels + c];
+                const int wanted_place = largest != largest || (relu && largest <= 0) ? 4
+                                         : behind >= w->in_row                        ? 2 + (behind > w->in_row)
+                                                                                      : behind > 0;
+                if (*place != (float)wanted_place)
+                    fail_msg("%s on %s: (%d, %d), channel %d is said to come from place %g, not %d", where,
+                             isa_name, y, x, c, (double)*place, wanted_place);
+            }
+        }
+        fences_done();
+        image = image_with_ties(w);
+    }
+}
+
+static void check_maxpool_places(const kd_ctx *kd) { on_every_window(kd, "maxpool_places", maxpool_places_window); }
+
+static void maxpool_places_grad_window(const kd_ctx *kd, const kd__window *w)
+{
+    int way, relu;
+    for (way = BY_PLACES; way < POOL_GRADS && kd__window_halves(w); ++way) {
+        for (relu = 0; relu < 2; ++relu) maxpool_grad_onto(kd, w, way, relu);
+    }
+}
+
+static void check_maxpool_places_grad(const kd_ctx *kd)
+{
+    on_every_window(kd, "maxpool_places_grad", maxpool_places_grad_window);
+}
 
 static void avgpool_window(const kd_ctx *kd, const kd__window *w)
 {
