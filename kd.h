@@ -8426,13 +8426,14 @@ KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, co
 }
 
 /* How many samples pass through a run of span steps together: as many as leave the second-level cache room. */
-KD__PRIVATE int kd__plan_block(const kd__run *r)
+KD__PRIVATE int kd__plan_block(const kd__planner *p)
 {
+    const kd__run *r = p->r;
     const kd_model *m = r->model;
     size_t bytes = 1;
     int i;
     for (i = 0; i < m->value_count; ++i) {
-        if (!m->values[i].shape.flat)
+        if (!m->values[i].shape.flat && p->act_root[i] == i)
             bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
     return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
@@ -8535,13 +8536,13 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     int i;
     r->import = m->values[m->input].pad > 0 || (in->c > 1 && in->h * in->w > 1);
     r->chunk = r->training ? (r->capacity + KD__MAX_CHUNKS - 1) / KD__MAX_CHUNKS : r->capacity;
-    r->block = kd__plan_block(r);
+    kd__plan_act_roots(p);
+    kd__plan_grad_roots(p);
+    r->block = kd__plan_block(p);
     if (!r->training)
         r->chunk = KD__MIN(r->block, (r->capacity + 4 * r->kd->desc.threads - 1) / (4 * r->kd->desc.threads));
     r->block = KD__MIN(r->block, r->chunk);
     r->chunks = (r->capacity + r->chunk - 1) / r->chunk;
-    kd__plan_act_roots(p);
-    kd__plan_grad_roots(p);
     if (!kd__plan_steps(r)) return KD_ERR_MEMORY;
     for (i = 0; i < m->value_count; ++i) {
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
@@ -18054,13 +18055,12 @@ KD__INLINE void KD__FN(maxpool_four)(const float *from, const ptrdiff_t *steps, 
                                      const int left)
 {
     const kd__v nowhere = kd__v_set(4.0f);
-    kd__v four[4], largest = kd__v_set(-INFINITY), at = nowhere;
+    kd__v four[4], largest, at = nowhere;
     int i;
     KD__UNROLL
-    for (i = 0; i < 4; ++i) {
-        four[i] = kd__v_get(from + steps[i], left);
-        largest = KD__FN(larger)(largest, four[i]);
-    }
+    for (i = 0; i < 4; ++i) four[i] = kd__v_get(from + steps[i], left);
+    largest = KD__FN(larger)(four[0], four[1]);
+    largest = KD__FN(larger)(largest, KD__FN(larger)(four[2], four[3]));
     kd__v_put(to, largest, left);
     if (!place) return;
     KD__UNROLL
