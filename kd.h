@@ -1595,8 +1595,10 @@ KD__PRIVATE int kd__cpu_caches(kd__cpu *cpu, unsigned leaf)
         if (type == 2 || size < 4096) continue;
         if (level == 1) cpu->l1 = size;
         if (level == 2) cpu->l2 = size;
-        if (level == 3) cpu->l3 = size;
-        if (level == 3) break;
+        if (level == 3) {
+            cpu->l3 = size;
+            break;
+        }
     }
     return 1;
 }
@@ -4488,9 +4490,9 @@ KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__s
 }
 
 /* What kd__layer_type.work asked for, while a step runs. */
-KD__PRIVATE float *kd__worker_memory(const kd__run *r, kd__span s)
+KD__PRIVATE float *kd__worker_memory(const kd__run *r, int worker)
 {
-    return r->work + (size_t)s.worker * r->work_floats;
+    return r->work + (size_t)worker * r->work_floats;
 }
 
 KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
@@ -5182,15 +5184,20 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
 
 enum { KD__CONV_CHANNELS, KD__CONV_KERNEL, KD__CONV_STRIDE, KD__CONV_PAD, KD__CONV_GROUPS, KD__CONV_BIAS };
 
+/* What a convolution reads: a sample as it is, or its pixels in pairs (kd__gemm). */
+typedef struct kd__conv_input {
+    const float *x;
+    ptrdiff_t row, pixel, k; /* k: from a number to the next */
+    int pairs;
+} kd__conv_input;
+
 /* A convolution of one sample and one group as the gemm kernel sees it. The backward pass with respect to the input
    is another such convolution (with a stride, one for each position of the pixel within a stride). */
 typedef struct kd__conv {
     int out_h, out_w, in_h;
     int taps_h, taps_w, channels, cols;         /* window, channels read, channels written */
     int stride_h, stride_w, origin_h, origin_w; /* output (0, 0) starts reading at input (origin_h, origin_w) */
-    const float *x;
-    ptrdiff_t x_row, x_pixel, x_k; /* x_k: from a number to the next */
-    int pairs;                     /* x holds pairs (kd__gemm) */
+    kd__conv_input in;
     const float *panels, *bias;
     float *y;
     ptrdiff_t y_row, y_pixel;
@@ -5204,7 +5211,7 @@ typedef struct kd__conv {
 KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, int lines, int kh0, int kh1)
 {
     /* the taps of a line are one run of memory: no groups */
-    const int one_run = c->x_pixel == c->channels * c->x_k, side_by_side = c->pairs ? 2 : 1;
+    const int one_run = c->in.pixel == c->channels * c->in.k, side_by_side = c->in.pairs ? 2 : 1;
     const int line_taps = c->taps_w * c->channels;
     kd__gemm g;
     int kh;
@@ -5212,11 +5219,11 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     g.rows = c->out_w / side_by_side;
     g.blocks = lines;
     g.cols = c->cols;
-    g.pairs = c->pairs;
-    g.a = c->x + (y * c->stride_h + c->origin_h + kh0) * c->x_row + c->origin_w * c->x_pixel;
-    g.a_row = side_by_side * c->stride_w * c->x_pixel;
-    g.a_block = c->stride_h * c->x_row;
-    g.a_k = c->x_k;
+    g.pairs = c->in.pairs;
+    g.a = c->in.x + (y * c->stride_h + c->origin_h + kh0) * c->in.row + c->origin_w * c->in.pixel;
+    g.a_row = side_by_side * c->stride_w * c->in.pixel;
+    g.a_block = c->stride_h * c->in.row;
+    g.a_k = c->in.k;
     g.b = c->panels;
     g.b_rows = c->taps_h * line_taps;
     g.b_first = kh0 * line_taps;
@@ -5231,7 +5238,7 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     if (one_run || kh1 == kh0) {
         g.segs = kh1 - kh0;
         g.run = line_taps;
-        g.a_seg = c->x_row;
+        g.a_seg = c->in.row;
         g.act = c->act;
         g.act_arg = c->act_arg;
         k->gemm(&g);
@@ -5240,12 +5247,12 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
     for (kh = kh0; kh < kh1; ++kh) {
         g.segs = c->taps_w;
         g.run = c->channels;
-        g.a_seg = c->x_pixel;
+        g.a_seg = c->in.pixel;
         g.act = kh == kh1 - 1 ? c->act : KD__LINEAR;
         g.act_arg = c->act_arg;
         k->gemm(&g);
         g.accumulate = 1;
-        g.a += c->x_row;
+        g.a += c->in.row;
         g.b_first += line_taps;
     }
 }
@@ -5285,23 +5292,26 @@ KD__PRIVATE size_t kd__conv_pairs_work(const kd__run *r, const kd__node *n)
     return floats;
 }
 
-/* What c reads: a sample as it is, or its pixels paired with those `step` floats behind. */
-KD__PRIVATE void kd__conv_read(kd__conv *c, const float *sample, const kd__slot *slot, const kd__shape *shape)
+KD__PRIVATE kd__conv_input kd__conv_read(const float *sample, const kd__slot *slot, const kd__shape *shape)
 {
-    c->x = sample;
-    c->x_row = slot->row, c->x_pixel = shape->c, c->x_k = 1;
-    c->pairs = 0;
+    kd__conv_input in;
+    in.x = sample;
+    in.row = slot->row, in.pixel = shape->c, in.k = 1;
+    in.pairs = 0;
+    return in;
 }
 
-KD__PRIVATE void kd__conv_read_pairs(const kd__run *r, kd__conv *c, const float *sample, const kd__slot *slot,
-                                     const kd__shape *shape, ptrdiff_t step, float *pairs)
+/* Each pixel with the one `step` floats behind it. */
+KD__PRIVATE kd__conv_input kd__conv_read_pairs(const kd__run *r, const float *sample, const kd__slot *slot,
+                                               const kd__shape *shape, ptrdiff_t step, float *pairs)
 {
-    kd__conv_read(c, sample, slot, shape);
-    c->pairs = 1;
-    if (step == 1) return; /* they lie side by side as it is */
+    kd__conv_input in = kd__conv_read(sample, slot, shape);
+    in.pairs = 1;
+    if (step == 1) return in; /* they lie side by side as it is */
     r->k->pair_up((ptrdiff_t)slot->first + slot->row * shape->h - step, step, sample - slot->first, pairs);
-    c->x = pairs + 2 * slot->first;
-    c->x_row = 2 * slot->row, c->x_pixel = 2 * shape->c, c->x_k = 2;
+    in.x = pairs + 2 * slot->first;
+    in.row *= 2, in.pixel *= 2, in.k = 2;
+    return in;
 }
 
 KD__PRIVATE void kd__conv_run(const kd__kernels *k, const kd__conv *c)
@@ -5592,7 +5602,7 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
 KD__PRIVATE void kd__winograd_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = kd__worker_memory(r, s);
+    float *work = kd__worker_memory(r, s.worker);
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd y = kd__winograd_side(r, n->out, &r->act[n->out], n->out, block, &work);
     x.tiles.origin_h = -(int)n->arg[KD__CONV_PAD].v[0], x.tiles.origin_w = -(int)n->arg[KD__CONV_PAD].v[1];
@@ -5606,7 +5616,7 @@ KD__PRIVATE void kd__winograd_input_grad(const kd__run *r, const kd__node *n, kd
 {
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = kd__worker_memory(r, s);
+    float *work = kd__worker_memory(r, s.worker);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->in, block, &work);
     kd__winograd dx = kd__winograd_side(r, n->in, &r->grad[n->in], n->in, block, &work);
     dy.tiles.origin_h = (int)n->arg[KD__CONV_PAD].v[0] - 2, dy.tiles.origin_w = (int)n->arg[KD__CONV_PAD].v[1] - 2;
@@ -5619,7 +5629,7 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__winograd_place place = kd__winograd_own(r, n);
     const int block = kd__winograd_block(r, w);
-    float *work = kd__worker_memory(r, s);
+    float *work = kd__worker_memory(r, s.worker);
     float *sums = r->plan[n - r->model->nodes].own + place.weight_grad + (size_t)s.worker * place.worker;
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->out, block, &work);
@@ -5659,7 +5669,7 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
     const kd__shape *a = &r->model->values[n->in].shape, *b = &r->model->values[n->out].shape;
-    const float *bias = kd__weight(r, n->param[1]), *x;
+    const float *bias = kd__weight(r, n->param[1]);
     const int pairs =
         b->w % 2 == 0 && kd__conv_in_pairs(r, w->outputs, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE]);
     kd__conv c;
@@ -5678,18 +5688,17 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.act_arg = n->act_arg;
     c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
-        x = kd__slot_at(in, s, i);
-        if (pairs)
-            kd__conv_read_pairs(r, &c, x, in, a, (ptrdiff_t)c.stride_w * a->c, kd__worker_memory(r, s));
-        else
-            kd__conv_read(&c, x, in, a);
+        const float *x = kd__slot_at(in, s, i);
+        c.in = pairs
+                   ? kd__conv_read_pairs(r, x, in, a, (ptrdiff_t)c.stride_w * a->c, kd__worker_memory(r, s.worker))
+                   : kd__conv_read(x, in, a);
         c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
-        for (g = 0, x = c.x; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
-            c.x = x + g * w->c * c.x_k;
+        for (g = 0; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
             c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
             c.bias = bias ? bias + (ptrdiff_t)g * w->outputs : NULL;
             kd__conv_run(r->k, &c);
+            c.in.x += w->c * c.in.k;
         }
     }
 }
@@ -5781,7 +5790,10 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     const int in_pairs = (in->w % 2 == 0 || sw > 1) &&
                          kd__conv_in_pairs(r, w->c, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE]);
     float *dx = kd__slot_at(to, s, i);
-    kd__conv c, paired;
+    const kd__conv_input plain = kd__conv_read(dy, from, out);
+    const kd__conv_input paired =
+        in_pairs ? kd__conv_read_pairs(r, dy, from, out, out->c, kd__worker_memory(r, s.worker)) : plain;
+    kd__conv c;
     int y, x, g;
     memset(&c, 0, sizeof c);
     c.in_h = out->h;
@@ -5792,7 +5804,6 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     c.y_far = !to->worker;
     if (!c.accumulate && (w->h < sh || w->w < sw)) kd__clear_sample(in, to, dx); /* pixels that no tap meets */
     c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
-    if (in_pairs) kd__conv_read_pairs(r, &paired, dy, from, out, out->c, kd__worker_memory(r, s));
     for (y = 0; y < sh; ++y) {
         const kd__conv_phase ph = kd__conv_phase_of(y, in->h, w->h, sh, (int)n->arg[KD__CONV_PAD].v[0]);
         for (x = 0; x < sw; ++x) {
@@ -5800,15 +5811,13 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
             c.out_h = ph.count, c.out_w = pw.count;
             c.taps_h = ph.taps, c.taps_w = pw.taps;
             c.origin_h = ph.origin, c.origin_w = pw.origin;
-            kd__conv_read(&c, dy, from, out);
-            if (in_pairs && c.out_w % 2 == 0)
-                c.x = paired.x, c.x_row = paired.x_row, c.x_pixel = paired.x_pixel, c.x_k = paired.x_k, c.pairs = 1;
+            c.in = c.out_w % 2 == 0 ? paired : plain;
             for (g = 0; g < w->groups; ++g, panels += kd__conv_phase_floats(r, w, &ph, &pw)) {
                 c.panels = panels;
                 c.y = dx + y * to->row + (ptrdiff_t)x * in->c + (ptrdiff_t)g * w->c;
                 if (ph.taps && pw.taps && c.out_h > 0 && c.out_w > 0)
                     kd__conv_run(r->k, &c), c.soon_x.lines = c.soon_y.lines = 0;
-                c.x += w->outputs * c.x_k;
+                c.in.x += w->outputs * c.in.k;
             }
         }
     }
@@ -6400,7 +6409,7 @@ KD__PRIVATE kd__tree kd__tree_of(const kd__run *r, const kd__node *n, int worker
     t.turned = t.q + table;
     t.log_mass = t.turned + table;
     t.log_p = t.log_mass + t.nodes;
-    t.row = r->work + (size_t)worker * r->work_floats;
+    t.row = kd__worker_memory(r, worker);
     t.branch = t.row + t.nodes;
     t.grad = t.branch + t.nodes;
     return t;
