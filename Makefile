@@ -15,7 +15,7 @@ BUILD = build
 OUT ?= out
 VERSION := $(shell sed -n 's/^.define KD_VERSION "\(.*\)"/\1/p' kd.h)
 
-EXAMPLES = $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+EXAMPLES = $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/distill
 TESTS = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SANITIZE = -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
@@ -56,6 +56,9 @@ stb: | $(BUILD)
 examples: stb $(EXAMPLES)
 
 $(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD) stb
+	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
+
+$(BUILD)/distill: examples/distill/distill.c kd.h $(wildcard examples/*.h examples/distill/*.h) | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
@@ -120,7 +123,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
 
 format:
-	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples tests tests/compile tests/fuzz bench bench/peers))
+	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/distill tests tests/compile tests/fuzz bench bench/peers))
 
 clean:
 	rm -rf $(BUILD)

@@ -1,0 +1,162 @@
+/* data.h - distill's images: loaded, split into those to learn from and those held out, normalised. A part of
+   distill.c. */
+
+/* ---- the images ------------------------------------------------------------------------------------------ */
+
+static void print_noticed(int count, const char *what)
+{
+    if (count > 0) printf("  note: %d %s\n", count, what);
+}
+
+static int load_images(session *s)
+{
+    const images *im = &s->images;
+    images_options io = images_defaults();
+    int i;
+    io.size = s->o.size;
+    io.channels = s->o.channels;
+    io.test_share = s->o.test_share;
+    io.max_skipped = s->o.max_skipped;
+    io.limit = s->o.limit;
+    io.seed = (uint64_t)s->o.first_seed;
+    if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
+    for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) printf("  skipped: %s\n", s->images.listed[i]);
+    if (s->images.skipped > IMAGES_LISTED) printf("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
+    print_noticed(im->unsupported, "files of other formats were left out; JPEG, PNG, BMP and PNM are read");
+    print_noticed(im->rotated, "photos say in EXIF that they are to be turned; they are taken as they lie");
+    print_noticed(im->resized,
+                  "images were brought to this size, and their edges cut off where they are no squares");
+    if (s->images.class_count < 2)
+        return complain("%s has one class, %s; a classifier needs at least two", s->o.folder,
+                        s->images.class_names[0]);
+    return 1;
+}
+
+typedef struct drawn {
+    uint64_t lot;
+    int label, index;
+} drawn;
+
+static int by_label_and_lot(const void *a, const void *b)
+{
+    const drawn *x = (const drawn *)a, *y = (const drawn *)b;
+    if (x->label != y->label) return x->label < y->label ? -1 : 1;
+    return x->lot < y->lot ? -1 : x->lot > y->lot;
+}
+
+static int part_open(session *s, part *p, int capacity)
+{
+    const images *im = &s->images;
+    const size_t image = (size_t)im->channels * (size_t)im->height * (size_t)im->width;
+    p->pixels = (uint8_t *)images_memory((size_t)capacity + 1, image);
+    p->labels = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->labels);
+    p->origin = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->origin);
+    if (!p->pixels || !p->labels || !p->origin)
+        return complain("there is not enough memory for %d images", capacity);
+    p->data = kd_data_u8(p->pixels, p->labels, 0, im->channels, im->height, im->width, im->class_count);
+    return 1;
+}
+
+static void part_add(const session *s, part *p, int index)
+{
+    const images *im = &s->images;
+    const size_t image = (size_t)im->channels * (size_t)im->height * (size_t)im->width;
+    memcpy(p->pixels + (size_t)p->data.count * image, im->train.pixels + (size_t)index * image, image);
+    p->labels[p->data.count] = im->train.labels[index];
+    p->origin[p->data.count++] = index;
+}
+
+/* Of each class, the same share is held out, drawn by the seed. The copies replace the loader's memory. */
+static int split_images(session *s)
+{
+    const int count = s->images.train.count;
+    drawn *all = (drawn *)images_memory((size_t)count + 1, sizeof *all);
+    int held = 0, i, first = 0, ok;
+    if (!all) return complain("there is not enough memory for %d images", count);
+    for (i = 0; i < count; ++i) {
+        all[i].label = s->images.train.labels[i];
+        all[i].lot = images_hash((uint64_t)i ^ images_hash((uint64_t)s->o.first_seed));
+        all[i].index = i;
+    }
+    qsort(all, (size_t)count, sizeof *all, by_label_and_lot);
+    for (i = 0; i < count; ++i) { /* mark those held out: the first of each class */
+        int last = i;
+        if (i > 0 && all[i].label == all[i - 1].label) continue;
+        for (first = i; last < count && all[last].label == all[first].label; ++last) {}
+        for (last = first + (int)(s->o.validation * (last - first) + 0.5); first < last; ++first, ++held)
+            all[first].lot = UINT64_MAX;
+    }
+    ok = part_open(s, &s->fit, count - held) && part_open(s, &s->held, held);
+    if (ok) {
+        for (i = 0; i < count; ++i) part_add(s, all[i].lot == UINT64_MAX ? &s->held : &s->fit, all[i].index);
+    }
+    free(all);
+    if (!ok) return 0;
+    s->test = kd_data_u8(s->images.test.pixels, s->images.test.labels, s->images.test.count, s->images.channels,
+                         s->images.height, s->images.width, s->images.class_count);
+    free(s->images.train.pixels);
+    s->images.train.pixels = NULL;
+    return 1;
+}
+
+/* --mean and --std, for each channel or one for all. */
+static int given_preprocessing(session *s)
+{
+    const list *mean = &s->o.mean, *std = &s->o.std;
+    const int channels = s->images.channels;
+    int c;
+    if ((mean->count > 0) != (std->count > 0)) return complain("--mean and --std go together");
+    if ((mean->count > 1 && mean->count != channels) || (std->count > 1 && std->count != channels))
+        return complain("--mean and --std take one number%s, got %d and %d",
+                        channels > 1 ? ", or 3, one for each channel of the images" : " for grey images",
+                        mean->count, std->count);
+    for (c = 0; c < channels && mean->count > 0; ++c) {
+        s->fit.data.mean[c] = (float)mean->values[mean->count > 1 ? c : 0];
+        s->fit.data.std[c] = (float)std->values[std->count > 1 ? c : 0];
+    }
+    return 1;
+}
+
+/* Mean and deviation of each channel over the images to learn from. */
+static void measure_preprocessing(session *s)
+{
+    const kd_data *d = &s->fit.data;
+    const size_t plane = (size_t)d->height * (size_t)d->width;
+    int c, i;
+    size_t p;
+    for (c = 0; c < d->channels; ++c) {
+        double sum = 0, squares = 0, n = (double)d->count * (double)plane, mean, variance;
+        for (i = 0; i < d->count; ++i) {
+            const uint8_t *pixels = s->fit.pixels + ((size_t)i * (size_t)d->channels + (size_t)c) * plane;
+            for (p = 0; p < plane; ++p) sum += pixels[p], squares += (double)pixels[p] * pixels[p];
+        }
+        mean = sum / n;
+        variance = squares / n - mean * mean;
+        s->fit.data.mean[c] = (float)(mean / 255);
+        s->fit.data.std[c] = variance > 1 ? (float)(sqrt(variance) / 255) : 1;
+    }
+}
+
+/* A teacher that was trained elsewhere knows what it was fed; if it does not, that has to be said. */
+static int take_preprocessing(session *s, const kd_model *teacher)
+{
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    const int known = kd_model_preprocessing(teacher, mean, std);
+    int c;
+    if (known && s->o.mean.count > 0)
+        return complain("%s says how its images were normalised; leave out --mean and --std", s->o.teacher);
+    s->r.teacher_guessed = !known && s->o.mean.count == 0;
+    for (c = 0; c < s->fit.data.channels && known; ++c) {
+        s->fit.data.mean[c] = mean[c < known ? c : 0];
+        s->fit.data.std[c] = std[c < known ? c : 0];
+    }
+    return 1;
+}
+
+static void share_preprocessing(session *s)
+{
+    memcpy(s->held.data.mean, s->fit.data.mean, sizeof s->held.data.mean);
+    memcpy(s->held.data.std, s->fit.data.std, sizeof s->held.data.std);
+    memcpy(s->test.mean, s->fit.data.mean, sizeof s->test.mean);
+    memcpy(s->test.std, s->fit.data.std, sizeof s->test.std);
+}

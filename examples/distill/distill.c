@@ -1,0 +1,339 @@
+/* distill.c - distil an image classifier: train a teacher, distil it into a student, report what that brought
+
+       cc -O2 -fopenmp -o distill examples/distill/distill.c -lm         (needs stb: apt-get install libstb-dev)
+       ./distill examples/data/fashion
+
+   Everything is trained on the same images: a share of the training images is held out to choose temperature and
+   alpha with, and the test images are looked at once, at the end. */
+#if !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
+#define _POSIX_C_SOURCE 200809L /* clock_gettime, fsync, sigaction */
+#endif
+#define KD_IMPLEMENTATION
+#include "../../kd.h"
+#include "../images.h"
+#include "../report.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+/* its parts, in the order in which they use each other */
+#include "options.h"
+#include "session.h"
+#include "data.h"
+#include "models.h"
+#include "train.h"
+#include "results.h"
+
+/* ---- the whole ------------------------------------------------------------------------------------------- */
+
+static void add_setting(session *s, const char *name, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
+
+static void add_setting(session *s, const char *name, const char *format, ...)
+{
+    report_setting *setting = &s->settings[s->r.setting_count++];
+    va_list args;
+    setting->name = name;
+    va_start(args, format);
+    vsnprintf(setting->value, sizeof setting->value, format, args);
+    va_end(args);
+}
+
+static void fill_report(session *s)
+{
+    const options *o = &s->o;
+    report *r = &s->r;
+    r->folder = o->folder;
+    r->classes = s->images.class_names;
+    r->class_count = s->images.class_count;
+    r->channels = s->images.channels;
+    r->height = s->images.height;
+    r->width = s->images.width;
+    r->train_count = s->fit.data.count;
+    r->validation_count = s->held.data.count;
+    r->train.pixels = s->fit.pixels, r->train.labels = s->fit.labels, r->train.count = s->fit.data.count;
+    r->test.pixels = s->images.test.pixels, r->test.labels = s->images.test.labels,
+    r->test.count = s->images.test.count;
+    r->teacher_logits = s->teacher_test;
+    r->student_logits = s->student_test;
+    r->confusion = s->confusion;
+    if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
+    add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
+    add_setting(s, "student", "%s", r->student.spec);
+    if (losses[s->loss].alpha)
+        add_setting(s, "loss", "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
+                    loss_text(s).chars);
+    else
+        add_setting(s, "loss", "%s", loss_text(s).chars);
+    if (r->teacher_trained)
+        add_setting(s, "teacher's training", "%d epoch%s, learning rate %g", o->teacher_epochs,
+                    plural(o->teacher_epochs), o->teacher_lr);
+    add_setting(s, "students' training", "%d epoch%s, learning rate %g", o->epochs, plural(o->epochs), o->lr);
+    add_setting(s, "both", "%s, cosine schedule, batch %d, weight decay %g", kd_optimizer_name(s->optimizer),
+                o->batch, o->weight_decay);
+    if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(o->teacher_augment));
+    add_setting(s, "students' augmentation", "%s", augment_text(o->augment));
+    if (o->seeds == 1)
+        add_setting(s, "seed", "%d", o->first_seed);
+    else
+        add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
+    add_setting(s, "library", "kd.h %s, %s", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)));
+    r->settings = s->settings;
+}
+
+static int write_report(session *s)
+{
+    char path[MAX_PATH];
+    FILE *f = output_open(s, "report.html", path);
+    if (!f || !output_close(s, "report.html", f, report_write(f, &s->r))) return 0;
+    if (report_left_out)
+        fprintf(stderr, "distill: %d pictures are left out of the report: there is not enough memory\n",
+                report_left_out);
+    return 1;
+}
+
+static int open_session(session *s)
+{
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_result result;
+    int i;
+    if (!*s->o.teacher_augment) s->o.teacher_augment = s->o.augment;
+    if (!parse_augment("augment", s->o.augment, &s->augment) ||
+        !parse_augment("teacher-augment", s->o.teacher_augment, &s->teacher_augment))
+        return 0;
+    while (s->loss < (int)KD__COUNT(losses) && strcmp(s->o.loss, kd_loss_name(losses[s->loss].kind)) != 0)
+        ++s->loss;
+    if (s->loss == (int)KD__COUNT(losses))
+        return complain("--loss can be one of those that distill --help lists, got \"%s\"", s->o.loss);
+    for (i = 0; i < KD_OPTIMIZER_COUNT && strcmp(s->o.optimizer, kd_optimizer_name((kd_optimizer)i)) != 0; ++i) {}
+    if (i == KD_OPTIMIZER_COUNT)
+        return complain("--optimizer can be adam, adamw or sgd, got \"%s\"", s->o.optimizer);
+    s->optimizer = (kd_optimizer)i;
+    for (i = 0; i < KD_ISA_COUNT && strcmp(s->o.isa, kd_isa_name((kd_isa)i)) != 0; ++i) {}
+    if (i == KD_ISA_COUNT)
+        return complain("there is no instruction set \"%s\"; distill --help lists them", s->o.isa);
+    if (!losses[s->loss].temperature) s->o.temperature.count = 1;
+    if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
+    if (s->o.validation <= 0 && s->o.temperature.count * s->o.alpha.count > 1)
+        return complain("to choose among %d settings, --validation must hold out some images",
+                        s->o.temperature.count * s->o.alpha.count);
+    desc.isa = (kd_isa)i;
+#ifdef _OPENMP
+    desc.threads = s->o.threads ? s->o.threads : omp_get_num_procs() < 256 ? omp_get_num_procs() : 256;
+#endif
+    result = kd_open(&desc, &s->kd);
+    if (result != KD_OK)
+        return complain("the library cannot be opened with instruction set %s: %s", s->o.isa,
+                        kd_result_meaning(result));
+    printf("kd.h %s, %s, %d thread%s\n", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)), desc.threads,
+           plural(desc.threads));
+    return 1;
+}
+
+static void print_plan(const session *s)
+{
+    const report *r = &s->r;
+    printf("images    %s: %s to learn from, ", s->o.folder, report_count(s->fit.data.count).chars);
+    printf("%s held out, ", report_count(s->held.data.count).chars);
+    printf("%s to test; %dx%d %s, %d classes\n", report_count(s->images.test.count).chars, s->images.width,
+           s->images.height, s->images.channels == 1 ? "grey" : "colour", s->images.class_count);
+    if (r->teacher.spec)
+        printf("teacher   %s\n          %s parameters\n", s->teacher_spec,
+               report_count(r->teacher.parameters).chars);
+    else
+        printf("teacher   logits in %s\n", s->o.teacher);
+    if (r->teacher_guessed)
+        puts("          note: it does not say how its images were normalised, and is given them by mean and "
+             "deviation\n"
+             "          of the training images; --mean and --std are there to say otherwise");
+    printf("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
+    fflush(stdout);
+}
+
+static int allocate_results(session *s)
+{
+    const size_t classes = (size_t)s->images.class_count, tests = (size_t)s->images.test.count;
+    s->r.seeds = s->o.seeds;
+    s->r.first_seed = s->o.first_seed;
+    s->r.alone = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.alone);
+    s->r.smooth = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.smooth);
+    s->r.soft = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.soft);
+    if (!s->teacher_test && s->teacher) s->teacher_test = (float *)images_memory(tests * classes, sizeof(float));
+    s->student_test = (float *)images_memory(tests * classes, sizeof(float));
+    s->confusion = (int64_t *)images_memory(classes * classes, sizeof(int64_t));
+    return s->r.alone && s->r.smooth && s->r.soft && s->student_test && s->confusion &&
+                   (s->teacher_test || !s->teacher)
+               ? 1
+               : complain("there is not enough memory for the results");
+}
+
+/* How far a .npy teacher's confidence is from its accuracy: kd_metrics.ece, of the logits for the test images. */
+static double calibration_error(const session *s)
+{
+    enum { BINS = 15 };
+    const int classes = s->test.classes;
+    double right[BINS] = {0}, sure[BINS] = {0}, error = 0;
+    int i;
+    for (i = 0; i < s->test.count; ++i) {
+        const float *row = s->teacher_test + (size_t)i * (size_t)classes;
+        const int choice = report_argmax(row, classes);
+        const double confidence = report_probability(row, classes, choice, 1);
+        const int above = (int)ceil(confidence * BINS) - 1, bin = above < 0 ? 0 : above < BINS ? above : BINS - 1;
+        right[bin] += choice == s->test.labels[i];
+        sure[bin] += confidence;
+    }
+    for (i = 0; i < BINS; ++i) error += fabs(right[i] - sure[i]) / s->test.count;
+    return error;
+}
+
+/* What a .npy teacher reaches on the test images, from its logits. */
+static int test_logits(session *s)
+{
+    kd_metrics *m = &s->r.teacher_run.test;
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CE);
+    const int classes = s->test.classes;
+    int i, c;
+    if (kd_loss(s->kd, &loss, s->teacher_test, NULL, s->test.labels, s->test.count, classes, NULL, &m->nll) !=
+        KD_OK)
+        return kd_complain(s, "the teacher's logits");
+    m->classes = classes < KD_METRICS_CLASSES ? classes : KD_METRICS_CLASSES;
+    for (i = 0; i < s->test.count; ++i) {
+        const int label = s->test.labels[i],
+                  hit = report_argmax(s->teacher_test + (size_t)i * (size_t)classes, classes) == label;
+        m->accuracy += (double)hit / s->test.count;
+        if (label < m->classes) ++m->class_count[label], m->class_accuracy[label] += hit;
+    }
+    for (c = 0; c < m->classes; ++c) m->class_accuracy[c] /= m->class_count[c] ? m->class_count[c] : 1;
+    m->ece = calibration_error(s);
+    m->agreement = 1;
+    return 1;
+}
+
+/* A teacher from elsewhere may have learnt from images normalised otherwise, or classes in another order: that is
+   better said before the students are trained than after. */
+static void print_known_teacher(const session *s)
+{
+    const double accuracy = s->r.teacher_run.test.accuracy, chance = 1.0 / s->images.class_count;
+    if (!s->teacher_test || s->r.teacher_trained) return;
+    printf("\nThe teacher gets %.2f %% of the test images right\n", 100 * accuracy);
+    if (accuracy < 2 * chance && s->images.class_count > 2)
+        puts("note: that is hardly more than chance; were its images normalised like these (--mean, --std), and "
+             "are its\n"
+             "classes those of the folders, in their order?");
+    fflush(stdout);
+}
+
+static int prepare_teacher(session *s)
+{
+    if (s->teacher) {
+        if (s->r.teacher_trained && !train_teacher(s)) return 0;
+        if ((!kd_model_preprocessing(s->teacher, NULL, NULL) &&
+             kd_model_set_preprocessing(s->teacher, s->fit.data.mean, s->fit.data.std) != KD_OK) ||
+            kd_model_set_classes(s->teacher, (const char *const *)s->images.class_names, s->images.class_count) !=
+                KD_OK)
+            return kd_complain(s, "the teacher");
+        if (!save_model(s, s->teacher, "teacher.safetensors")) return 0;
+        if (!test_model(s, s->teacher, &s->r.teacher_run, s->teacher_test, NULL)) return 0;
+        if (!run_teacher(s)) return 0;
+    } else if (s->teacher_test && !test_logits(s)) {
+        return 0;
+    }
+    s->r.teacher_known = s->teacher_test != NULL;
+    print_known_teacher(s);
+    return 1;
+}
+
+static int finish(session *s)
+{
+    report_run again; /* the kept student once more, for its logits */
+    if (!save_model(s, s->kept, "student.safetensors")) return 0;
+    if (!test_model(s, s->kept, &again, s->student_test, s->confusion)) return 0;
+    if (!measure_latency(s, "student.safetensors", &s->r.student.latency_us)) return 0;
+    if (s->teacher && !measure_latency(s, "teacher.safetensors", &s->r.teacher.latency_us)) return 0;
+    s->r.student.bytes = file_bytes(s, "student.safetensors");
+    s->r.teacher.bytes = s->teacher ? file_bytes(s, "teacher.safetensors") : 0;
+    s->r.seconds = seconds_now() - s->started;
+    fill_report(s);
+    if (!write_metrics(s) || !write_report(s)) return 0;
+    resume_clear(s);
+    print_table(s);
+    return 1;
+}
+
+static int run(session *s)
+{
+    s->started = seconds_now();
+    if (!open_session(s) || !check_output(s) || !load_images(s) || !split_images(s)) return 0;
+    if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
+    if (s->held.data.count < 1 && s->o.temperature.count * s->o.alpha.count > 1)
+        return complain("%s has too few images to hold some out; give one --temperature and one --alpha",
+                        s->o.folder);
+    measure_preprocessing(s);
+    if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
+    share_preprocessing(s);
+    if (!check_trainings(s)) return 0;
+    print_plan(s);
+    return resume_begin(s) && prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
+}
+
+static void runs_free(report_run *runs, int count)
+{
+    int i;
+    for (i = 0; i < count && runs; ++i) {
+        free(runs[i].validation);
+        free(runs[i].loss);
+    }
+}
+
+static void close_session(session *s)
+{
+    part *parts[2];
+    int i;
+    parts[0] = &s->fit, parts[1] = &s->held;
+    for (i = 0; i < 2; ++i) {
+        free(parts[i]->pixels);
+        free(parts[i]->labels);
+        free(parts[i]->origin);
+        free(parts[i]->teacher_logits);
+    }
+    if (s->training != s->teacher) kd_model_destroy(s->training);
+    kd_model_destroy(s->teacher);
+    kd_model_destroy(s->kept);
+    kd_cache_destroy(s->cache);
+    runs_free(&s->r.teacher_run, 1);
+    runs_free(s->r.alone, s->r.seeds);
+    runs_free(s->r.smooth, s->r.seeds);
+    runs_free(s->r.soft, s->r.seeds);
+    free(s->r.alone);
+    free(s->r.smooth);
+    free(s->r.soft);
+    free(s->teacher_test);
+    free(s->student_test);
+    free(s->confusion);
+    free(s->choices);
+    report_tree_close(&s->tree);
+    images_free(&s->images);
+    kd_close(s->kd);
+}
+
+int main(int argc, char **argv)
+{
+    static session s; /* zeroed, and too large for some stacks */
+    struct sigaction action;
+    const int parsed = parse_options(&s.o, argc, argv);
+    int done;
+    if (parsed < 0) return EXIT_SUCCESS;
+    if (parsed == 0) return EXIT_FAILURE;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_interrupt;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    done = run(&s);
+    close_session(&s);
+    return done ? EXIT_SUCCESS : interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE;
+}

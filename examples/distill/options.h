@@ -1,0 +1,284 @@
+/* options.h - the command line of distill. A part of distill.c, which includes it. */
+
+/* ---- options --------------------------------------------------------------------------------------------- */
+
+enum { MAX_LIST = 16, EXIT_INTERRUPTED = 130, MAX_SPEC = 2048, MAX_PATH = 4096 };
+
+typedef struct list {
+    double values[MAX_LIST];
+    int count;
+} list;
+
+typedef struct options {
+    const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
+        *optimizer, *out, *isa;
+    list temperature, alpha, mean, std;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, resume;
+    double lr, teacher_lr, weight_decay, validation, test_share, max_skipped;
+} options;
+
+typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
+
+/* name, argument, kind, field, least, most, default, what --help says */
+#define OPTIONS(X)                                                                                                 \
+    X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
+      "what to train as teacher, as a model line (above); or a .safetensors file of a trained one; or a .npy "     \
+      "file with "                                                                                                 \
+      "its logits for the training images, in the order of their names (a class folder at a time), shape "         \
+      "(images, "                                                                                                  \
+      "classes)")                                                                                                  \
+    X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
+      "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
+    X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
+      "of each channel, subtracted from pixels of 0 to 1, and")                                                    \
+    X("std", "D[,D...]", OPTION_LIST, std, 1e-6, 1e6, "",                                                          \
+      "deviation that they are then divided by, as in torchvision's Normalize: what a teacher from elsewhere "     \
+      "was trained with; if not given, as a .safetensors teacher says, or those of the training images")           \
+    X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
+      "with a .npy teacher: its logits for the test images, to compare with")                                      \
+    X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
+    X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "2,4", "temperatures to choose from")        \
+    X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.7,0.9",                                                    \
+      "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
+    X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton",                                                           \
+      "hinton, kl (no labels), mse (on logits), rkl, jsd, softce, centredmse, dkd, nkd, dist, ttm, wttm, mlld, "   \
+      "ctkd: all else as published")                                                                               \
+    X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.1",                                               \
+      "share of the training images held out to choose temperature and alpha with")                                \
+    X("trials", "N", OPTION_INT, trials, 1, 100, "2", "students trained for each temperature and alpha")           \
+    X("epochs", "N", OPTION_INT, epochs, 1, 100000, "30", "passes over the images for each student")               \
+    X("teacher-epochs", "N", OPTION_INT, teacher_epochs, 1, 100000, "16", "passes for the teacher")                \
+    X("batch", "N", OPTION_INT, batch, 1, 65536, "64", "images a step")                                            \
+    X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adam", "adam, adamw or sgd")                             \
+    X("lr", "RATE", OPTION_REAL, lr, 1e-9, 100, "0.002", "learning rate of the students, lowered along a cosine")  \
+    X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.001", "learning rate of the teacher, likewise") \
+    X("weight-decay", "W", OPTION_REAL, weight_decay, 0, 10, "0", "of teacher and students")                       \
+    X("augment", "WORDS", OPTION_TEXT, augment, 0, 0, "",                                                          \
+      "random changes to training images: flip, shift=2, rotate=10, brightness=0.2, contrast=0.2, "                \
+      "saturation=0.2, "                                                                                           \
+      "cutout=8, mixup=0.2, joined by commas")                                                                     \
+    X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "",                                          \
+      "other changes, or \"none\", for the teacher's own training; if not given, the same")                        \
+    X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5",                                                               \
+      "students trained alone, as many with smoothed labels, and as many distilled")                               \
+    X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
+      "the first seed; everything random follows from it")                                                         \
+    X("threads", "N", OPTION_INT, threads, 0, 256, "0", "0: one for each processor; results do not depend on it")  \
+    X("isa", "NAME", OPTION_TEXT, isa, 0, 0, "auto", "instruction set: auto, scalar, avx2, avx512 or neon")        \
+    X("size", "N", OPTION_INT, size, 0, 4096, "0", "resize images to NxN; 0: as they are")                         \
+    X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
+    X("limit", "N", OPTION_INT, limit, 0, 1000000000, "0",                                                         \
+      "use at most N training and N test images of each class")                                                    \
+    X("test-share", "SHARE", OPTION_REAL, test_share, 0.001, 0.999, "0.2",                                         \
+      "share of each class to test with, where there is no folder for that")                                       \
+    X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
+      "share of files that may be unreadable before that is an error")                                             \
+    X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
+    X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \
+      "go on where a run with the same options and output folder was stopped")
+
+typedef struct option {
+    const char *name, *argument;
+    kind type;
+    size_t field;
+    double least, most;
+    const char *standard, *help;
+} option;
+
+static const option option_table[] = {
+#define X(name, argument, type, field, least, most, standard, help)                                                \
+    {name, argument, type, offsetof(options, field), least, most, standard, help},
+    OPTIONS(X)
+#undef X
+};
+enum { OPTION_COUNT = (int)(sizeof option_table / sizeof *option_table) };
+
+/* One sentence on stderr. Returns 0, for `return complain(...)`. */
+static int complain(const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+
+static int complain(const char *format, ...)
+{
+    va_list args;
+    fflush(stdout);
+    fputs("distill: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return 0;
+}
+
+/* A help text, broken into lines that start at a column. */
+static void print_wrapped(const char *text, int column)
+{
+    const int width = 100 - column;
+    while (*text) {
+        int length = (int)strlen(text);
+        if (length > width) {
+            for (length = width; length > 0 && text[length] != ' '; --length) {}
+        }
+        printf("%.*s\n", length, text);
+        text += length;
+        if (*text == ' ') ++text;
+        if (*text) printf("%*s", column, "");
+    }
+}
+
+static void print_help(void)
+{
+    enum { HELP_COLUMN = 2 + 2 + 15 + 1 + 10 + 1 };
+    int i;
+    puts("usage: distill IMAGES [options]\n"
+         "\n"
+         "Trains a large model, the teacher, on a folder of images, and then a small one, the student: alone, "
+         "with smoothed\n"
+         "labels, and distilled, which means that it also learns from the teacher's outputs. All are tested on "
+         "images that nobody\n"
+         "has seen before. Results: a table here, and in the output folder teacher.safetensors, "
+         "student.safetensors,\n"
+         "metrics.json and report.html, which you can open in a browser.\n"
+         "\n"
+         "IMAGES is a folder with train/<class>/*.jpg and test/<class>/*.jpg, or only <class>/*.jpg, which are "
+         "then split;\n"
+         "JPEG, PNG, BMP and PNM are read. Or one with MNIST's IDX files, also as .gz.\n"
+         "\n"
+         "A model line names layers in order, for example\n"
+         "    conv 8 3 pad=1, relu, maxpool 2, dense 10          8 filters of 3x3, ..., 10 outputs\n"
+         "    dense 64, relu, dropout 0.5, dense 10              a multilayer perceptron\n"
+         "    softtree 5 10                                      a soft decision tree, which the report draws\n"
+         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes all layers.\n"
+         "\n"
+         "Options (and what they are if not given):");
+    for (i = 0; i < OPTION_COUNT; ++i) {
+        const option *o = &option_table[i];
+        printf("  --%-15s %-10s ", o->name, o->argument);
+        print_wrapped(o->help, HELP_COLUMN);
+        if (*o->standard) printf("%*s(%s)\n", HELP_COLUMN, "", o->standard);
+    }
+    puts("\nCtrl-C stops; the model in training is then in the output folder as checkpoint.safetensors, and "
+         "--resume "
+         "goes\non from there, to the same results.");
+}
+
+static const char *plural(int count) { return count == 1 ? "" : "s"; }
+
+static int parse_number(const option *o, const char *text, char end, double *value, const char **rest)
+{
+    char *stop;
+    *value = strtod(text, &stop);
+    if (stop == text || (*stop && *stop != end)) return complain("--%s takes numbers, got \"%s\"", o->name, text);
+    if (!(*value >= o->least && *value <= o->most))
+        return complain("--%s must be %g to %g, got %.*s", o->name, o->least, o->most, (int)(stop - text), text);
+    *rest = *stop ? stop + 1 : stop;
+    return 1;
+}
+
+static int parse_option(const option *o, options *all, const char *text)
+{
+    void *field = (char *)all + o->field;
+    double value;
+    if (o->type == OPTION_TEXT) {
+        *(const char **)field = text;
+    } else if (o->type == OPTION_LIST) {
+        list *l = (list *)field;
+        l->count = 0;
+        do {
+            if (l->count == MAX_LIST) return complain("--%s takes up to %d numbers", o->name, (int)MAX_LIST);
+            if (!parse_number(o, text, ',', &l->values[l->count++], &text)) return 0;
+        } while (*text);
+    } else {
+        if (!parse_number(o, text, 0, &value, &text)) return 0;
+        if (o->type == OPTION_INT && value != floor(value)) return complain("--%s takes whole numbers", o->name);
+        if (o->type == OPTION_INT) *(int *)field = (int)value;
+        if (o->type == OPTION_REAL) *(double *)field = value;
+    }
+    return 1;
+}
+
+/* Returns 1 to go on, 0 after a complaint, -1 after --help. */
+static int parse_options(options *o, int argc, char **argv)
+{
+    int i, k;
+    memset(o, 0, sizeof *o);
+    for (k = 0; k < OPTION_COUNT; ++k) {
+        const option *p = &option_table[k];
+        if ((*p->standard || p->type == OPTION_TEXT) && !parse_option(p, o, p->standard)) return 0;
+    }
+    for (i = 1; i < argc; ++i) {
+        const char *name = argv[i] + 2, *value = strchr(argv[i], '=');
+        const size_t length = value ? (size_t)(value - name) : strlen(argv[i]) - (argv[i][0] == '-' ? 2 : 0);
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            print_help();
+            return -1;
+        }
+        if (argv[i][0] != '-') {
+            if (o->folder) return complain("one folder of images is enough, got %s and %s", o->folder, argv[i]);
+            o->folder = argv[i];
+            continue;
+        }
+        for (k = 0; k < OPTION_COUNT; ++k) {
+            if (strncmp(argv[i], "--", 2) == 0 && strlen(option_table[k].name) == length &&
+                memcmp(option_table[k].name, name, length) == 0)
+                break;
+        }
+        if (k == OPTION_COUNT) return complain("there is no option %s; distill --help lists them", argv[i]);
+        if (option_table[k].type == OPTION_FLAG) {
+            if (value) return complain("--%s takes no value", option_table[k].name);
+            *(int *)(void *)((char *)o + option_table[k].field) = 1;
+            continue;
+        }
+        if (!value && ++i == argc) return complain("--%s needs a value", option_table[k].name);
+        if (!parse_option(&option_table[k], o, value ? value + 1 : argv[i])) return 0;
+    }
+    if (!o->folder) return complain("which images? Try: distill examples/data/fashion, or distill --help");
+    return 1;
+}
+
+/* "flip,shift=2", of the option of that name */
+static int parse_augment(const char *name, const char *text, kd_augment *augment)
+{
+    static const struct {
+        const char *word;
+        int whole; /* takes a whole number, or 1 if none is given */
+        size_t field;
+        double most;
+    } words[] = {
+        {"flip", 1, offsetof(kd_augment, flip), 1},         {"shift", 1, offsetof(kd_augment, shift), 1000},
+        {"rotate", 0, offsetof(kd_augment, rotate), 180},   {"brightness", 0, offsetof(kd_augment, brightness), 1},
+        {"contrast", 0, offsetof(kd_augment, contrast), 1}, {"saturation", 0, offsetof(kd_augment, saturation), 1},
+        {"cutout", 1, offsetof(kd_augment, cutout), 1000},  {"mixup", 0, offsetof(kd_augment, mixup), 100}};
+    memset(augment, 0, sizeof *augment);
+    if (strcmp(text, "none") == 0) return 1;
+    while (*text) {
+        const size_t length = strcspn(text, "=,");
+        double value = 1;
+        size_t i;
+        for (i = 0; i < sizeof words / sizeof *words; ++i) {
+            if (strlen(words[i].word) == length && memcmp(words[i].word, text, length) == 0) break;
+        }
+        if (i == sizeof words / sizeof *words)
+            return complain("--%s does not know \"%.*s\"; distill --help lists the words", name, (int)length, text);
+        text += length;
+        if (*text == '=') {
+            char *end;
+            value = strtod(text + 1, &end);
+            if (end == text + 1 || (*end && *end != ',') || !(value >= 0 && value <= words[i].most) ||
+                (words[i].whole && value != floor(value)))
+                return complain("--%s %s takes a %s up to %g, got \"%.*s\"", name, words[i].word,
+                                words[i].whole ? "whole number" : "number", words[i].most,
+                                (int)strcspn(text + 1, ","), text + 1);
+            text = end;
+        } else if (!words[i].whole) {
+            return complain("--%s %s needs a value, as in %s=0.2", name, words[i].word, words[i].word);
+        }
+        value = fabs(value); /* no -0: that is not the same as nothing to memcmp */
+        if (words[i].whole) *(int *)(void *)((char *)augment + words[i].field) = (int)value;
+        if (!words[i].whole) *(float *)(void *)((char *)augment + words[i].field) = (float)value;
+        if (*text == ',') ++text;
+    }
+    return 1;
+}

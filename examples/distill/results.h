@@ -1,0 +1,242 @@
+/* results.h - distill's table and metrics.json. A part of distill.c. */
+
+/* ---- results --------------------------------------------------------------------------------------------- */
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Median time of one prediction of one image on one thread, of the model in a saved file. */
+static int measure_latency(session *s, const char *name, double *microseconds)
+{
+    enum { TRIES = 201 };
+    double took[TRIES];
+    char path[MAX_PATH];
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_ctx *kd = NULL;
+    kd_model *m = NULL;
+    kd_workspace *w = NULL;
+    float *x =
+        (float *)calloc((size_t)s->images.channels * (size_t)s->images.height * (size_t)s->images.width, sizeof *x);
+    float *logits = (float *)calloc((size_t)s->images.class_count, sizeof *logits);
+    int i, done;
+    desc.isa = kd_ctx_isa(s->kd);
+    output_path(s, name, path);
+    done = x && logits && kd_open(&desc, &kd) == KD_OK && kd_model_load(kd, path, &m) == KD_OK &&
+           kd_workspace_create(m, 1, &w) == KD_OK;
+    for (i = 0; i < TRIES && done; ++i) {
+        took[i] = seconds_now();
+        done = kd_workspace_predict(w, x, 1, logits) == KD_OK;
+        took[i] = seconds_now() - took[i];
+    }
+    if (!done) (void)complain("%s cannot be read again: %s", path, kd ? kd_error(kd) : "out of memory");
+    if (done) {
+        qsort(took, TRIES, sizeof *took, by_size);
+        *microseconds = 1e6 * took[TRIES / 2];
+    }
+    kd_workspace_destroy(w);
+    kd_model_destroy(m);
+    kd_close(kd);
+    free(x);
+    free(logits);
+    return done;
+}
+
+static void print_row(const char *name, const report_model *m, const report_run *runs, int count)
+{
+    const report_statistic a = report_accuracy(runs, count);
+    printf("%-19s", name);
+    if (m->spec)
+        printf("%12s%16s%11sB%9.1f us", report_count(m->parameters).chars, report_short((double)m->macs).chars,
+               report_short((double)m->bytes).chars, m->latency_us);
+    else
+        printf("%12s%16s%12s%12s", "-", "-", "-", "-");
+    if (count == 0) printf("          -\n");
+    if (count == 1) printf("   %7.2f %%\n", 100 * a.mean);
+    if (count > 1) printf("   %7.2f %% +- %.2f\n", 100 * a.mean, 100 * a.sd);
+}
+
+static void print_table(const session *s)
+{
+    const report *r = &s->r;
+    const report_statistic gain = report_gain(r);
+    printf("\n%-19s%12s%16s%12s%12s   test accuracy%s\n", "", "parameters", "multiply-adds", "file", "latency",
+           r->seeds > 1 ? ", mean +- sd" : "");
+    print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
+    print_row("student alone", &r->student, r->alone, r->seeds);
+    print_row("... labels smoothed", &r->student, r->smooth, r->seeds);
+    print_row("student distilled", &r->student, r->soft, r->seeds);
+    printf("\nDistillation: %+.2f points", 100 * gain.mean);
+    if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.sd, r->seeds);
+    printf("; %s", loss_text(s).chars);
+    if (r->teacher_known)
+        printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
+               100 * report_agreement(r->soft, r->seeds), 100 * report_agreement(r->alone, r->seeds));
+    printf("\nPull of teacher and labels: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
+           "%.2f)\n",
+           r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
+           r->after.gradient_cosine, r->before.gradient_cosine);
+    if (losses[s->loss].temperature)
+        printf("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
+               r->after.target_entropy, log((double)r->class_count));
+    printf("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
+}
+
+/* ---- metrics.json ---------------------------------------------------------------------------------------- */
+
+static const char *augment_text(const char *words) { return *words ? words : "none"; }
+
+static void json_text(FILE *f, const char *text)
+{
+    fputc('"', f);
+    for (; *text; ++text) {
+        if (*text == '"' || *text == '\\') fputc('\\', f);
+        if ((unsigned char)*text < 32)
+            fprintf(f, "\\u%04x", (unsigned)(unsigned char)*text);
+        else
+            text += report_letter(f, text) - 1;
+    }
+    fputc('"', f);
+}
+
+static void json_model(FILE *f, const report_model *m)
+{
+    fputs("\"spec\": ", f);
+    json_text(f, m->spec);
+    fprintf(f, ", \"params\": %lld, \"macs\": %lld, \"bytes\": %lld", (long long)m->parameters, (long long)m->macs,
+            (long long)m->bytes);
+}
+
+static void json_metrics(FILE *f, const kd_metrics *m)
+{
+    fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
+}
+
+static void json_runs(FILE *f, const char *name, const report_run *runs, int count)
+{
+    const report_statistic a = report_accuracy(runs, count);
+    double nll = 0, ece = 0;
+    int i;
+    for (i = 0; i < count; ++i) nll += runs[i].test.nll / count, ece += runs[i].test.ece / count;
+    fprintf(f, "  \"%s\": {\"accuracy_mean\": %.6f, \"accuracy_sd\": %.6f, \"accuracies\": [", name, a.mean, a.sd);
+    for (i = 0; i < count; ++i) fprintf(f, "%s%.6f", i ? ", " : "", runs[i].test.accuracy);
+    fprintf(f, "], \"nll\": %.6f, \"ece\": %.6f", nll, ece);
+    if (runs[0].test.agreement >= 0) fprintf(f, ", \"agreement\": %.6f", report_agreement(runs, count));
+    fputs("},\n", f);
+}
+
+/* A setting: null where the run has none. */
+static void json_number(FILE *f, const char *name, double value, int known)
+{
+    char text[32];
+    (void)number_text(value, text, sizeof text);
+    fprintf(f, "\"%s\": %s", name, known ? text : "null");
+}
+
+static void json_words(FILE *f, const char *name, const char *text, int known)
+{
+    fprintf(f, "\"%s\": ", name);
+    if (known) json_text(f, text);
+    if (!known) fputs("null", f);
+}
+
+/* What was run. The loss has a temperature and an alpha, or has not. */
+static void json_settings(FILE *f, const session *s)
+{
+    const options *o = &s->o;
+    const report *r = &s->r;
+    const int trained = r->teacher_trained;
+    int i;
+    fputs("  ", f);
+    json_words(f, "loss", o->loss, 1);
+    fputs(", ", f);
+    json_number(f, "temperature", r->temperature, losses[s->loss].temperature);
+    fputs(", ", f);
+    json_number(f, "alpha", r->alpha, losses[s->loss].alpha);
+    fprintf(f, ",\n  \"epochs\": %d, ", o->epochs);
+    json_number(f, "teacher_epochs", o->teacher_epochs, trained);
+    fputs(", ", f);
+    json_number(f, "lr", o->lr, 1);
+    fputs(", ", f);
+    json_number(f, "teacher_lr", o->teacher_lr, trained);
+    fprintf(f, ", \"batch\": %d, ", o->batch);
+    json_words(f, "optimizer", kd_optimizer_name(s->optimizer), 1);
+    fputs(", ", f);
+    json_number(f, "weight_decay", o->weight_decay, 1);
+    fputs(",\n  ", f);
+    json_words(f, "augment", augment_text(o->augment), 1);
+    fputs(", ", f);
+    json_words(f, "teacher_augment", augment_text(o->teacher_augment), trained);
+    fputs(",\n  \"seed_numbers\": [", f);
+    for (i = 0; i < r->seeds; ++i) fprintf(f, "%s%d", i ? ", " : "", o->first_seed + i);
+    fputs("],\n", f);
+}
+
+/* What was tried on the held-out images; nothing where there was one to choose from. */
+static void json_choices(FILE *f, const session *s)
+{
+    const report *r = &s->r;
+    int i;
+    fprintf(f, "  \"trials\": %d, \"choices\": [", s->o.trials);
+    for (i = 0; i < r->choice_count && r->choice_count > 1; ++i) {
+        fputs(i ? ",\n    {" : "\n    {", f);
+        json_number(f, "temperature", r->choices[i].temperature, losses[s->loss].temperature);
+        fputs(", ", f);
+        json_number(f, "alpha", r->choices[i].alpha, losses[s->loss].alpha);
+        fprintf(f, ", \"accuracy_mean\": %.6f", r->choices[i].validation);
+        if (s->o.trials > 1) fprintf(f, ", \"accuracy_sd\": %.6f", r->choices[i].sd);
+        fputs("}", f);
+    }
+    fputs("],\n", f);
+}
+
+static void json_diagnosis(FILE *f, const session *s)
+{
+    const kd_diagnosis *before = &s->r.before, *after = &s->r.after;
+    fprintf(f,
+            "  \"diagnosis\": {\"soft_weight\": %.6g, \"hard_weight\": %.6g, \"soft_norm\": %.6g, \"hard_norm\": "
+            "%.6g, \"gradient_cosine\": %.6f, \"gradient_cosine_untrained\": %.6f, \"target_entropy\": ",
+            after->soft_weight, after->hard_weight, after->soft_norm, after->hard_norm, after->gradient_cosine,
+            before->gradient_cosine);
+    fprintf(f, losses[s->loss].temperature ? "%.6f},\n" : "null},\n", after->target_entropy);
+}
+
+static int write_metrics(const session *s)
+{
+    const report *r = &s->r;
+    char path[MAX_PATH];
+    FILE *f = output_open(s, "metrics.json", path);
+    int i;
+    if (!f) return 0;
+    fprintf(f, "{\n  \"version\": \"%s\", \"isa\": \"%s\", \"images\": ", kd_version(),
+            kd_isa_name(kd_ctx_isa(s->kd)));
+    json_text(f, r->folder);
+    fprintf(
+        f,
+        ",\n  \"seeds\": %d, \"train_images\": %d, \"validation_images\": %d, \"test_images\": %d, \"classes\": [",
+        r->seeds, r->train_count, r->validation_count, r->test.count);
+    for (i = 0; i < r->class_count; ++i) {
+        if (i) fputs(", ", f);
+        json_text(f, r->classes[i]);
+    }
+    fputs("],\n", f);
+    json_settings(f, s);
+    json_choices(f, s);
+    fputs("  \"teacher\": {", f);
+    if (r->teacher.spec) json_model(f, &r->teacher);
+    if (r->teacher.spec && r->teacher_known) fputs(", ", f);
+    if (r->teacher_known) json_metrics(f, &r->teacher_run.test);
+    fputs("},\n  \"student\": {", f);
+    json_model(f, &r->student);
+    fputs("},\n", f);
+    json_runs(f, "student_alone", r->alone, r->seeds);
+    json_runs(f, "student_smoothed", r->smooth, r->seeds);
+    json_runs(f, "student_distilled", r->soft, r->seeds);
+    json_diagnosis(f, s);
+    if (r->teacher_known) fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->soft, r->seeds));
+    if (r->teacher.spec) fprintf(f, "  \"teacher_latency_us\": %.3f,\n", r->teacher.latency_us);
+    fprintf(f, "  \"student_latency_us\": %.3f,\n  \"seconds\": %.3f\n}\n", r->student.latency_us, r->seconds);
+    return output_close(s, "metrics.json", f, !ferror(f));
+}

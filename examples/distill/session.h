@@ -1,0 +1,207 @@
+/* session.h - what one run of distill holds, its progress on the console, and its files. A part of distill.c. */
+
+/* ---- what one run of the program holds ------------------------------------------------------------------- */
+
+/* The training images, apart: those to learn from, and those held out. */
+typedef struct part {
+    uint8_t *pixels;
+    int32_t *labels;
+    int32_t *origin; /* number of each among all training images */
+    float *teacher_logits;
+    kd_data data;
+} part;
+
+typedef struct session {
+    options o;
+    kd_augment augment, teacher_augment;
+    int loss; /* which of losses */
+    kd_optimizer optimizer;
+    kd_ctx *kd;
+    images images;
+    part fit, held;
+    kd_data test;
+    kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
+    kd_cache *cache;
+    float *teacher_test, *student_test; /* logits of the test images */
+    int64_t *confusion;
+    report_choice *choices;
+    report_tree tree;
+    report_setting settings[16];
+    report r;
+    char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
+    int trainings; /* begun so far: each has a checkpoint of its own */
+    double started;
+} session;
+
+static volatile sig_atomic_t interrupted;
+
+/* The second Ctrl-C ends the program at once. */
+static void on_interrupt(int number)
+{
+    interrupted = 1;
+    signal(number, SIG_DFL);
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int kd_complain(const session *s, const char *doing) { return complain("%s: %s", doing, kd_error(s->kd)); }
+
+/* ---- progress -------------------------------------------------------------------------------------------- */
+
+/* A part of the work whose speed is even, so that the time left can be told. */
+typedef struct stage {
+    session *s;
+    const char *name;
+    char now[64];                         /* "epoch 3 of 12" */
+    int64_t done, total, before, resumed; /* images; resumed: done by an earlier run */
+    double started, drawn;
+    int terminal, drawn_length;
+} stage;
+
+static stage stage_begin(session *s, const char *name, int64_t total)
+{
+    stage g;
+    memset(&g, 0, sizeof g);
+    g.s = s;
+    g.name = name;
+    g.total = total;
+    g.started = seconds_now();
+    g.terminal = isatty(STDERR_FILENO);
+    return g;
+}
+
+static report_text time_text(double seconds)
+{
+    report_text t;
+    if (seconds < 90)
+        snprintf(t.chars, sizeof t.chars, "%.0f s", seconds);
+    else if (seconds < 5400)
+        snprintf(t.chars, sizeof t.chars, "%.0f min", seconds / 60);
+    else
+        snprintf(t.chars, sizeof t.chars, "%.1f h", seconds / 3600);
+    return t;
+}
+
+static void stage_wipe(stage *g)
+{
+    if (g->drawn_length) fprintf(stderr, "\r%*s\r", g->drawn_length, "");
+    g->drawn_length = 0;
+}
+
+/* "7 210 images/s, 21 s left" */
+static void stage_speed(const stage *g, char *text, size_t size)
+{
+    const double taken = seconds_now() - g->started, done = (double)(g->done - g->resumed),
+                 rate = done > 0 && taken > 0 ? done / taken : 0;
+    const double left = rate > 0 ? (double)(g->total - g->done) / rate : 0;
+    if (g->done < g->total)
+        snprintf(text, size, "%s images/s, %s left", report_count((int64_t)rate).chars, time_text(left).chars);
+    else
+        snprintf(text, size, "%s images/s, took %s", report_count((int64_t)rate).chars, time_text(taken).chars);
+}
+
+static void stage_draw(stage *g)
+{
+    enum { WIDTH = 30 };
+    char bar[WIDTH + 1], speed[128];
+    const double share = g->total ? (double)g->done / (double)g->total : 0;
+    const int full = (int)(share * WIDTH);
+    const double now = seconds_now();
+    if (!g->terminal || now - g->drawn < 0.1) return;
+    g->drawn = now;
+    memset(bar, '.', WIDTH);
+    memset(bar, '#', (size_t)full);
+    bar[WIDTH] = 0;
+    stage_speed(g, speed, sizeof speed);
+    stage_wipe(g);
+    fflush(stdout);
+    g->drawn_length = fprintf(stderr, "  %s %s [%s] %2.0f %%  %s", g->name, g->now, bar, 100 * share, speed);
+    fflush(stderr);
+}
+
+/* A line that stays, with the speed behind it. */
+static void stage_line(stage *g, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+static void stage_line(stage *g, const char *format, ...)
+{
+    char speed[128];
+    va_list args;
+    stage_wipe(g);
+    stage_speed(g, speed, sizeof speed);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("   %s\n", speed);
+    fflush(stdout);
+}
+
+/* ---- files ----------------------------------------------------------------------------------------------- */
+
+static void output_path(const session *s, const char *name, char *path)
+{
+    snprintf(path, MAX_PATH, "%s/%s", s->o.out, name);
+}
+
+/* Makes the folder and proves, before any work is done, that files can be written there. */
+static int check_output(const session *s)
+{
+    char path[MAX_PATH];
+    FILE *f;
+    if (strlen(s->o.out) == 0 || strlen(s->o.out) > MAX_PATH - 64)
+        return complain("--out needs the name of a folder");
+    if (mkdir(s->o.out, 0777) != 0 && errno != EEXIST)
+        return complain("the output folder %s cannot be made: %s", s->o.out, strerror(errno));
+    output_path(s, "distill.kd-tmp", path);
+    f = fopen(path, "wb");
+    if (!f) return complain("nothing can be written into the output folder %s: %s", s->o.out, strerror(errno));
+    fclose(f);
+    (void)remove(path);
+    return 1;
+}
+
+/* A text file that appears under its name only once it is complete. */
+static FILE *output_open(const session *s, const char *name, char *path)
+{
+    FILE *f;
+    output_path(s, name, path);
+    strcat(path, ".kd-tmp");
+    f = fopen(path, "wb");
+    if (!f) (void)complain("%s cannot be written: %s", path, strerror(errno));
+    return f;
+}
+
+static int output_close(const session *s, const char *name, FILE *f, int good)
+{
+    char from[MAX_PATH + 8], to[MAX_PATH];
+    output_path(s, name, to);
+    snprintf(from, sizeof from, "%s.kd-tmp", to);
+    good = good && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    good = fclose(f) == 0 && good;
+    if (good && rename(from, to) == 0) return 1;
+    (void)remove(from);
+    return complain("%s cannot be written: %s", to, strerror(errno));
+}
+
+static int save_model(const session *s, const kd_model *m, const char *name)
+{
+    char path[MAX_PATH];
+    output_path(s, name, path);
+    return kd_model_save(m, path) == KD_OK ? 1 : kd_complain(s, "saving a model");
+}
+
+static int64_t file_bytes(const session *s, const char *name)
+{
+    char path[MAX_PATH];
+    struct stat st;
+    output_path(s, name, path);
+    return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
+}
