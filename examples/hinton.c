@@ -506,7 +506,7 @@ static report_statistic errors_of(const lab *l, int e, int way, int on_3)
 {
     const outcome *o = l->outcomes[e][way];
     const int count = seeds_of(l, e);
-    report_statistic s = {0, 0};
+    report_statistic s = {0, 0, 0};
     int i;
     for (i = 0; i < count; ++i) s.mean += (double)(on_3 ? o[i].errors_on_3 : o[i].errors) / count;
     for (i = 0; i < count; ++i) s.sd += pow((on_3 ? o[i].errors_on_3 : o[i].errors) - s.mean, 2);
@@ -703,7 +703,9 @@ static void page_seeds(FILE *f, const lab *l)
         alone[i].test.accuracy = accuracy_of(l, ALONE, i);
         soft[i].test.accuracy = accuracy_of(l, DISTILLED, i);
     }
-    r.seeds = l->o.large_seeds, r.alone = alone, r.soft = soft, r.teacher_known = 1;
+    r.ways[0].runs = alone, r.ways[0].title = "student alone";
+    r.ways[1].runs = soft, r.ways[1].title = "student distilled";
+    r.seeds = l->o.large_seeds, r.way_count = 2, r.headline = 1, r.teacher_known = 1;
     r.first_seed = l->o.first_seed;
     r.teacher_run.test.accuracy = mean_accuracy(l, TEACHER);
     report_seeds(f, &r);

@@ -85,8 +85,9 @@ static const double REPORT_SMOOTHING = 0.1; /* of the labels of the students tha
 typedef struct report_run {
     kd_metrics test;
     int epochs;
-    double *validation; /* accuracy after each epoch, -1 where none was measured */
-    double *loss;       /* mean over each epoch */
+    double *validation; /* (epochs): accuracy on the held-out images after each, -1 where none was measured */
+    double *loss;       /* (epochs): mean over each */
+    double held_out;    /* accuracy on the held-out images of the model that was tested; -1: there are none */
 } report_run;
 
 typedef struct report_model {
@@ -95,9 +96,48 @@ typedef struct report_model {
     double latency_us; /* one image, one thread */
 } report_model;
 
-typedef struct report_choice {
-    double temperature, alpha, validation, sd;
-} report_choice;
+/* A row of the grid that was tried for a way of training: students trained with seeds of their own, and looked at on
+   held-out images. A setting that the way has not, or that is the same everywhere, is below 0; a loss NULL. */
+typedef struct report_trial {
+    const char *loss;
+    double lr, weight_decay, temperature, alpha;
+    int epochs, students;  /* of each of them, and how many; short trials may be followed by longer ones */
+    double validation, sd; /* mean accuracy of those students on the held-out images, and its deviation */
+} report_trial;
+
+enum { REPORT_WAYS = 12, REPORT_BINS = 15, REPORT_STAGES = 16, REPORT_FILES = 8 };
+
+/* How sure a model is of its answers, and how often it is right: test images by confidence, in even bins, as
+   kd_metrics.ece has them. Added up over seeds. */
+typedef struct report_reliability {
+    double sure[REPORT_BINS], right[REPORT_BINS]; /* sums of confidences and of right answers */
+    int64_t count[REPORT_BINS];
+} report_reliability;
+
+/* A way of training the student. All ways share seeds, first weights, order of images and images of the test. */
+typedef struct report_way {
+    const char
+        *name; /* "alone", "smoothed", "distilled", "patient" ...: one word; metrics.json has student_<name> */
+    const char *title;      /* "student alone": in tables */
+    const char *how;        /* the chosen setting in words, "hinton, temperature 2, alpha 0.9", or NULL */
+    report_run *runs;       /* (report.seeds), from calloc; belongs to the report and is freed by report_close */
+    report_trial *grid;     /* (grid_count), likewise, or NULL: what was tried on the held-out images */
+    int grid_count, chosen; /* chosen: the row that the runs were trained with */
+    int64_t *confusion;     /* (classes, classes), likewise, or NULL: rows true, summed over seeds */
+    report_reliability reliability; /* of all seeds together */
+} report_way;
+
+/* Where the time went, in the order of the work. */
+typedef struct report_stage {
+    const char *name; /* "teacher", "choosing", "students" */
+    double seconds;
+} report_stage;
+
+/* A file that the run read or wrote, with what sha256sum says of it. */
+typedef struct report_file {
+    char name[64], sha256[65];
+    int64_t bytes;
+} report_file;
 
 typedef struct report_setting {
     const char *name;
@@ -131,21 +171,79 @@ typedef struct report {
     int teacher_trained;    /* by this run: it has curves */
     int teacher_guessed;    /* how its images are normalised is not known */
     report_run teacher_run; /* valid if teacher_known */
-    /* (seeds): the student trained on labels alone, on smoothed labels (or NULL for report_seeds), and distilled */
-    report_run *alone, *smooth, *soft;
-    int seeds, first_seed, saved; /* saved: which of the distilled students was kept */
-    kd_diagnosis before, after;   /* of that one: before training and after, on the images it learned from */
-    const report_choice *choices;
-    int choice_count, chosen, trials; /* trials: of each choice */
-    double temperature, alpha;
-    int has_temperature, has_alpha;               /* the loss */
+    report_reliability teacher_reliability;
+    /* Before anything was distilled, on the held-out images, -1: not measured. */
+    double teacher_validation, alone_validation;
+    report_way ways[REPORT_WAYS];
+    int way_count, base,
+        headline; /* numbers of the ways that the verdict compares: the student alone, and distilled */
+    int seeds, first_seed;
+    int kept_way, kept_seed;        /* which student was kept: way, and number of the seed from 0 */
+    const char *kept_why;           /* "best on the held-out images of all ways and seeds", or NULL */
+    int unlabelled_count;           /* images without labels that students learned from as well */
+    kd_diagnosis before, after;     /* of the kept one: before training and after, on the images it learned from */
+    double temperature, alpha;      /* of the headline */
+    int has_temperature, has_alpha; /* its loss */
     const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
     const report_setting *settings;
     int setting_count;
     const report_tree *tree; /* NULL: the student is none */
+    report_stage stages[REPORT_STAGES];
+    int stage_count;
+    const char *command; /* as it was typed, or NULL */
+    report_file files[REPORT_FILES];
+    int file_count;
     double seconds;
 } report;
+
+REPORT_PUBLIC static void report_run_close(report_run *run)
+{
+    free(run->validation);
+    free(run->loss);
+    run->validation = run->loss = NULL;
+}
+
+/* Adds a way of training, without runs or grid; the pointers are kept. Returns its number, -1 without memory. */
+REPORT_PUBLIC static int report_way_add(report *r, const char *name, const char *title)
+{
+    report_way *w = &r->ways[r->way_count];
+    const size_t classes = (size_t)r->class_count;
+    if (r->way_count == REPORT_WAYS) return -1;
+    memset(w, 0, sizeof *w);
+    w->name = name;
+    w->title = title;
+    w->runs = (report_run *)calloc((size_t)r->seeds, sizeof *w->runs);
+    w->confusion = (int64_t *)calloc(classes * classes, sizeof *w->confusion);
+    if (w->runs && w->confusion) return r->way_count++;
+    free(w->runs);
+    free(w->confusion);
+    return -1;
+}
+
+/* Frees what belongs to a report. */
+REPORT_PUBLIC static void report_close(report *r)
+{
+    int i, k;
+    for (i = 0; i < r->way_count; ++i) {
+        for (k = 0; k < r->seeds; ++k) report_run_close(&r->ways[i].runs[k]);
+        free(r->ways[i].runs);
+        free(r->ways[i].grid);
+        free(r->ways[i].confusion);
+    }
+    r->way_count = 0;
+    report_run_close(&r->teacher_run);
+}
+
+/* Adds to the time of a stage; the name is kept. */
+REPORT_PUBLIC static void report_time(report *r, const char *name, double seconds)
+{
+    int i = 0;
+    while (i < r->stage_count && strcmp(r->stages[i].name, name) != 0) ++i;
+    if (i == REPORT_STAGES) return;
+    if (i == r->stage_count) r->stages[r->stage_count++].name = name;
+    r->stages[i].seconds += seconds;
+}
 
 /* ---- numbers --------------------------------------------------------------------------------------------- */
 
@@ -184,27 +282,33 @@ static report_text report_short(double value)
 }
 
 typedef struct report_statistic {
-    double mean, sd; /* sd: of a sample, 0 for one value */
+    double mean, sd,
+        error; /* sd: of a sample, 0 for one value; error: the standard error of the mean, sd / sqrt(n) */
 } report_statistic;
 
-static report_statistic report_accuracy(const report_run *runs, int count)
+/* Accuracy on the test images less that of other runs with the same seeds (NULL: as it is). The error is that of the
+   paired differences: what seeds share does not count. */
+static report_statistic report_paired(const report_run *runs, const report_run *others, int count)
 {
-    report_statistic s = {0, 0};
+    report_statistic s = {0, 0, 0};
     int i;
-    for (i = 0; i < count; ++i) s.mean += runs[i].test.accuracy / count;
-    for (i = 0; i < count; ++i) s.sd += (runs[i].test.accuracy - s.mean) * (runs[i].test.accuracy - s.mean);
+    for (i = 0; i < count; ++i) s.mean += (runs[i].test.accuracy - (others ? others[i].test.accuracy : 0)) / count;
+    for (i = 0; i < count; ++i)
+        s.sd += pow(runs[i].test.accuracy - (others ? others[i].test.accuracy : 0) - s.mean, 2);
     s.sd = count > 1 ? sqrt(s.sd / (count - 1)) : 0;
+    s.error = count > 0 ? s.sd / sqrt((double)count) : 0;
     return s;
 }
 
-/* What distillation adds to the accuracy of the student alone, and the standard error of that. */
-static report_statistic report_gain(const report *r)
+static report_statistic report_accuracy(const report_run *runs, int count)
 {
-    const report_statistic alone = report_accuracy(r->alone, r->seeds), soft = report_accuracy(r->soft, r->seeds);
-    report_statistic gain;
-    gain.mean = soft.mean - alone.mean;
-    gain.sd = sqrt((alone.sd * alone.sd + soft.sd * soft.sd) / r->seeds);
-    return gain;
+    return report_paired(runs, NULL, count);
+}
+
+/* What a way of training adds to the accuracy of the student alone. */
+static report_statistic report_gain(const report *r, int way)
+{
+    return report_paired(r->ways[way].runs, r->ways[r->base].runs, r->seeds);
 }
 
 /* Agreement with the teacher, mean over seeds. */
@@ -297,6 +401,16 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     return done;
 }
 
+/* The name of a colour in the style: grey for the student alone, green for the headline. */
+static const char *report_colour(const report *r, int way)
+{
+    static const char *const others[] = {"s", "p", "q", "u", "v"};
+    const int before = (way > r->base) + (way > r->headline);
+    if (way == r->base) return "a";
+    if (way == r->headline) return "d";
+    return others[(way - before) % 5];
+}
+
 /* ---- the head of the page -------------------------------------------------------------------------------- */
 
 static const char report_style[] =
@@ -337,7 +451,8 @@ static const char report_style[] =
 /* "Distillation adds 0.63 points ..." */
 static void report_lead(FILE *f, const report *r)
 {
-    const report_statistic soft = report_accuracy(r->soft, r->seeds), gain = report_gain(r);
+    const report_statistic soft = report_accuracy(r->ways[r->headline].runs, r->seeds),
+                           gain = report_gain(r, r->headline);
     fputs("<p class=\"lead\">", f);
     if (r->teacher_known && r->teacher.spec) {
         const double smaller = (double)r->teacher.parameters / (double)r->student.parameters,
@@ -354,19 +469,19 @@ static void report_lead(FILE *f, const report *r)
             f,
             "Distillation changed the student's accuracy by %+.2f points; one seed cannot tell chance from effect.",
             100 * gain.mean);
-    else if (fabs(gain.mean) <= 2 * gain.sd)
+    else if (fabs(gain.mean) <= 2 * gain.error)
         fprintf(f,
                 "Between the distilled student and the same student trained on labels alone there is no clear "
                 "difference: "
                 "%+.2f points, standard error %.2f, over %d seeds.",
-                100 * gain.mean, 100 * gain.sd, r->seeds);
+                100 * gain.mean, 100 * gain.error, r->seeds);
     else
         fprintf(
             f,
             "Distillation %s %.2f points %s the same student trained on labels alone, at the same cost (%d seeds, "
             "standard error %.2f).",
             gain.mean > 0 ? "adds" : "takes", 100 * fabs(gain.mean), gain.mean > 0 ? "to" : "from", r->seeds,
-            100 * gain.sd);
+            100 * gain.error);
     fputs("</p>", f);
 }
 
@@ -401,6 +516,7 @@ static void report_card(FILE *f, const char *title, const char *colour, const re
 
 static void report_head(FILE *f, const report *r)
 {
+    int i;
     fputs("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
           "content=\"width=device-width,initial-scale=1\"><title>Distillation report</title><style>",
           f);
@@ -415,9 +531,8 @@ static void report_head(FILE *f, const report *r)
     report_lead(f, r);
     fputs("<div class=\"row\">", f);
     report_card(f, "Teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
-    report_card(f, "Student alone", "a", &r->student, r->alone, r->seeds);
-    report_card(f, "Student, labels smoothed", "s", &r->student, r->smooth, r->seeds);
-    report_card(f, "Student distilled", "d", &r->student, r->soft, r->seeds);
+    for (i = 0; i < r->way_count; ++i)
+        report_card(f, r->ways[i].title, report_colour(r, i), &r->student, r->ways[i].runs, r->seeds);
     fputs("</div>", f);
 }
 
@@ -509,15 +624,14 @@ static void report_curve(const report_axes *a, const report_run *runs, int count
 static void report_curves(FILE *f, const report *r)
 {
     report_axes a;
-    const int student = r->alone[0].epochs, teacher = r->teacher_trained ? r->teacher_run.epochs : 0;
-    int i, e;
-    a.f = f, a.left = 1, a.right = student > teacher ? student : teacher, a.low = 1, a.high = 0;
-    for (i = 0; i < r->seeds; ++i) {
-        for (e = student / 5; e < student; ++e) {
-            report_widen(&a, r->alone[i].validation[e]);
-            report_widen(&a, r->smooth[i].validation[e]);
-            report_widen(&a, r->soft[i].validation[e]);
-        }
+    const int teacher = r->teacher_trained ? r->teacher_run.epochs : 0;
+    int i, e, w;
+    a.f = f, a.left = 1, a.right = teacher, a.low = 1, a.high = 0;
+    for (w = 0; w < r->way_count; ++w) {
+        const report_run *runs = r->ways[w].runs;
+        if (a.right < runs[0].epochs) a.right = runs[0].epochs;
+        for (i = 0; i < r->seeds; ++i)
+            for (e = runs[i].epochs / 5; e < runs[i].epochs; ++e) report_widen(&a, runs[i].validation[e]);
     }
     for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
     report_margin(&a, fmax(0.001, (a.high - a.low) * 0.05));
@@ -529,9 +643,7 @@ static void report_curves(FILE *f, const report *r)
                     REPORT_HEIGHT - REPORT_BOTTOM + 17, e);
     }
     if (teacher) report_curve(&a, &r->teacher_run, 1, "t");
-    report_curve(&a, r->alone, r->seeds, "a");
-    report_curve(&a, r->smooth, r->seeds, "s");
-    report_curve(&a, r->soft, r->seeds, "d");
+    for (w = 0; w < r->way_count; ++w) report_curve(&a, r->ways[w].runs, r->seeds, report_colour(r, w));
     fputs("</svg></div>", f);
 }
 
@@ -544,13 +656,10 @@ static void report_dot(const report_axes *a, double x, double y, int radius, con
 static void report_seeds(FILE *f, const report *r)
 {
     report_axes a;
-    int i;
+    int i, w;
     a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
-    for (i = 0; i < r->seeds; ++i) {
-        report_widen(&a, r->alone[i].test.accuracy);
-        if (r->smooth) report_widen(&a, r->smooth[i].test.accuracy);
-        report_widen(&a, r->soft[i].test.accuracy);
-    }
+    for (w = 0; w < r->way_count; ++w)
+        for (i = 0; i < r->seeds; ++i) report_widen(&a, r->ways[w].runs[i].test.accuracy);
     if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
     report_margin(&a, 0.002);
     fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
@@ -562,38 +671,56 @@ static void report_seeds(FILE *f, const report *r)
                 REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, report_y(&a, r->teacher_run.test.accuracy),
                 report_y(&a, r->teacher_run.test.accuracy));
     for (i = 0; i < r->seeds; ++i) {
-        const double x = report_x(&a, i + 1), alone = report_y(&a, r->alone[i].test.accuracy),
-                     soft = report_y(&a, r->soft[i].test.accuracy);
+        const double x = report_x(&a, i + 1), alone = report_y(&a, r->ways[r->base].runs[i].test.accuracy),
+                     soft = report_y(&a, r->ways[r->headline].runs[i].test.accuracy);
         fprintf(f,
                 "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
                 "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
                 x, x, alone, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, r->first_seed + i);
-        report_dot(&a, x, alone, 6, "a");
-        if (r->smooth) report_dot(&a, x, report_y(&a, r->smooth[i].test.accuracy), 5, "s");
-        report_dot(&a, x, soft, 6, "d");
+        for (w = 0; w < r->way_count; ++w)
+            report_dot(&a, x, report_y(&a, r->ways[w].runs[i].test.accuracy), 6, report_colour(r, w));
     }
     fputs("</svg></div>", f);
 }
 
-static void report_choices(FILE *f, const report *r)
+/* What was tried on the held-out images for one way of training. */
+static void report_grid(FILE *f, const report *r, int way)
 {
-    int i;
-    if (r->choice_count < 2) return;
-    fprintf(
-        f,
-        "<h2>Temperature%s</h2><p>Tried on the held-out images, with seeds of their own; the test images had no "
-        "part in it.</p><div class=\"card scroll\"><table><tr><th>temperature</th>%s<th>held-out accuracy</th>"
-        "<th></th></tr>",
-        r->has_alpha ? " and alpha" : "", r->has_alpha ? "<th>alpha</th>" : "");
-    for (i = 0; i < r->choice_count; ++i) {
-        const report_choice *c = &r->choices[i];
-        fprintf(f, "<tr><td>%g</td>", c->temperature);
-        if (r->has_alpha) fprintf(f, "<td>%g</td>", c->alpha);
-        fprintf(f, "<td>%.2f %%", 100 * c->validation);
-        if (r->trials > 1) fprintf(f, " &plusmn; %.2f", 100 * c->sd);
-        fprintf(f, "</td><td>%s</td></tr>", i == r->chosen ? "chosen" : "");
+    const report_way *w = &r->ways[way];
+    const report_trial *first = w->grid;
+    int i, k;
+    if (w->grid_count < 2) return;
+    fputs("<div class=\"card scroll\"><h3>", f);
+    report_escape(f, w->title);
+    fputs("</h3><table><tr>", f);
+    fprintf(f, "%s%s%s%s%s<th>held-out accuracy</th><th></th></tr>", first->loss ? "<th>loss</th>" : "",
+            first->lr >= 0 ? "<th>learning rate</th>" : "", first->weight_decay >= 0 ? "<th>weight decay</th>" : "",
+            first->temperature >= 0 ? "<th>temperature</th>" : "", first->alpha >= 0 ? "<th>alpha</th>" : "");
+    for (i = 0; i < w->grid_count; ++i) {
+        const report_trial *t = &w->grid[i];
+        const double values[] = {t->lr, t->weight_decay, t->temperature, t->alpha};
+        fputs("<tr>", f);
+        if (t->loss) fprintf(f, "<td>%s</td>", t->loss);
+        for (k = 0; k < 4; ++k) {
+            if (values[k] >= 0) fprintf(f, "<td>%g</td>", values[k]);
+        }
+        fprintf(f, "<td>%.2f %%", 100 * t->validation);
+        if (t->students > 1) fprintf(f, " &plusmn; %.2f", 100 * t->sd);
+        fprintf(f, "</td><td>%s</td></tr>", i == w->chosen ? "chosen" : "");
     }
     fputs("</table></div>", f);
+}
+
+static void report_grids(FILE *f, const report *r)
+{
+    int i, grids = 0;
+    for (i = 0; i < r->way_count; ++i) grids += r->ways[i].grid_count > 1;
+    if (!grids) return;
+    fputs(
+        "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
+        "it.</p>",
+        f);
+    for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
 }
 
 /* ---- what the teacher knows ------------------------------------------------------------------------------ */
@@ -614,6 +741,46 @@ static double report_probability(const float *row, int count, int which, double 
     int i;
     for (i = 0; i < count; ++i) sum += exp(((double)row[i] - top) / temperature);
     return exp(((double)row[which] - top) / temperature) / sum;
+}
+
+/* How sure a model is of its answers to some images, and how often it is right. */
+REPORT_PUBLIC static void report_reliability_add(report_reliability *b, const float *logits, const int32_t *labels,
+                                                 int count, int classes)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        const float *row = logits + (size_t)i * (size_t)classes;
+        const int choice = report_argmax(row, classes);
+        const double sure = report_probability(row, classes, choice, 1);
+        const int above = (int)ceil(sure * REPORT_BINS) - 1, bin = above < 0             ? 0
+                                                                   : above < REPORT_BINS ? above
+                                                                                         : REPORT_BINS - 1;
+        b->sure[bin] += sure;
+        b->right[bin] += choice == labels[i];
+        ++b->count[bin];
+    }
+}
+
+/* Takes down the answers of one student to the test images: for the confusion and reliability of its way. */
+REPORT_PUBLIC static void report_answers(report *r, int way, const float *logits)
+{
+    report_way *w = &r->ways[way];
+    const size_t classes = (size_t)r->class_count;
+    int i;
+    for (i = 0; i < r->test.count; ++i)
+        ++w->confusion[(size_t)r->test.labels[i] * classes +
+                       (size_t)report_argmax(logits + (size_t)i * classes, r->class_count)];
+    report_reliability_add(&w->reliability, logits, r->test.labels, r->test.count, r->class_count);
+}
+
+/* How far confidence is from accuracy: kd_metrics.ece. */
+REPORT_PUBLIC static double report_ece(const report_reliability *b)
+{
+    double error = 0;
+    int64_t all = 0;
+    int i;
+    for (i = 0; i < REPORT_BINS; ++i) all += b->count[i], error += fabs(b->right[i] - b->sure[i]);
+    return all ? error / (double)all : 0;
 }
 
 /* For each of a few classes the image on which the teacher is right but has the most to say about other classes. */
@@ -964,18 +1131,20 @@ static double report_class_error(const report_run *runs, int count, int c)
 /* Errors class by class, means over seeds. */
 static void report_classes(FILE *f, const report *r)
 {
-    int c;
+    int c, w;
     if (r->class_count > KD_METRICS_CLASSES) return;
     fputs("<div class=\"card scroll\"><h3>Errors in each class, of 100 test images</h3><table><tr><th></th>", f);
     if (r->teacher_known) fputs("<th>teacher</th>", f);
-    fputs("<th>alone</th><th>labels smoothed</th><th>distilled</th></tr>", f);
+    for (w = 0; w < r->way_count; ++w) fprintf(f, "<th>%s</th>", r->ways[w].title);
+    fputs("</tr>", f);
     for (c = 0; c < r->class_count; ++c) {
         fputs("<tr><th>", f);
         report_escape(f, r->classes[c]);
         fputs("</th>", f);
         if (r->teacher_known) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
-        fprintf(f, "<td>%.1f</td><td>%.1f</td><td>%.1f</td></tr>", 100 * report_class_error(r->alone, r->seeds, c),
-                100 * report_class_error(r->smooth, r->seeds, c), 100 * report_class_error(r->soft, r->seeds, c));
+        for (w = 0; w < r->way_count; ++w)
+            fprintf(f, "<td>%.1f</td>", 100 * report_class_error(r->ways[w].runs, r->seeds, c));
+        fputs("</tr>", f);
     }
     fputs("</table></div>", f);
 }
@@ -1088,21 +1257,29 @@ static void report_settings(FILE *f, const report *r)
     fprintf(f, "<dt>time</dt><dd>%.0f s</dd></dl></div>", r->seconds);
 }
 
+static void report_legend(FILE *f, const report *r)
+{
+    int i;
+    fputs("<p>", f);
+    if (r->teacher_known) fputs("<span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; ", f);
+    for (i = 0; i < r->way_count; ++i)
+        fprintf(f, "<span class=\"key\" style=\"background:var(--%s)\"></span>%s &ensp; ", report_colour(r, i),
+                r->ways[i].title);
+    fputs("</p>", f);
+}
+
 /* Writes the page. Returns 0 if that failed. */
 REPORT_PUBLIC static int report_write(FILE *f, const report *r)
 {
     report_head(f, r);
-    fputs("<h2>Results</h2><p><span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; <span "
-          "class=\"key\" "
-          "style=\"background:var(--a)\"></span>student alone &ensp; <span class=\"key\" "
-          "style=\"background:var(--s)\"></span>student, labels smoothed &ensp; <span class=\"key\" "
-          "style=\"background:var(--d)\"></span>student distilled</p><div class=\"row wide\">",
-          f);
+    fputs("<h2>Results</h2>", f);
+    report_legend(f, r);
+    fputs("<div class=\"row wide\">", f);
     report_seeds(f, r);
     if (r->validation_count) report_curves(f, r);
     fputs("</div>", f);
     report_soft_targets(f, r);
-    report_choices(f, r);
+    report_grids(f, r);
     report_diagnosis(f, r);
     report_decisions(f, r);
     fputs(

@@ -44,10 +44,12 @@ static void add_setting(session *s, const char *name, const char *format, ...)
     va_end(args);
 }
 
-static void fill_report(session *s)
+/* What is known before the first training: the images, and room for what the students will reach. */
+static int open_report(session *s)
 {
     const options *o = &s->o;
     report *r = &s->r;
+    int i;
     r->folder = o->folder;
     r->classes = s->images.class_names;
     r->class_count = s->images.class_count;
@@ -59,6 +61,21 @@ static void fill_report(session *s)
     r->train.pixels = s->fit.pixels, r->train.labels = s->fit.labels, r->train.count = s->fit.data.count;
     r->test.pixels = s->images.test.pixels, r->test.labels = s->images.test.labels,
     r->test.count = s->images.test.count;
+    r->seeds = o->seeds;
+    r->first_seed = o->first_seed;
+    r->base = ALONE;
+    r->headline = DISTILLED;
+    r->teacher_validation = r->alone_validation = -1;
+    for (i = 0; i < WAY_COUNT; ++i) {
+        if (report_way_add(r, way_names[i][0], way_names[i][1]) < 0) return 0;
+    }
+    return 1;
+}
+
+static void fill_report(session *s)
+{
+    const options *o = &s->o;
+    report *r = &s->r;
     r->teacher_logits = s->teacher_test;
     r->student_logits = s->student_test;
     r->confusion = s->confusion;
@@ -158,37 +175,12 @@ static void print_plan(const session *s)
 static int allocate_results(session *s)
 {
     const size_t classes = (size_t)s->images.class_count, tests = (size_t)s->images.test.count;
-    s->r.seeds = s->o.seeds;
-    s->r.first_seed = s->o.first_seed;
-    s->r.alone = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.alone);
-    s->r.smooth = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.smooth);
-    s->r.soft = (report_run *)calloc((size_t)s->o.seeds, sizeof *s->r.soft);
     if (!s->teacher_test && s->teacher) s->teacher_test = (float *)images_memory(tests * classes, sizeof(float));
     s->student_test = (float *)images_memory(tests * classes, sizeof(float));
     s->confusion = (int64_t *)images_memory(classes * classes, sizeof(int64_t));
-    return s->r.alone && s->r.smooth && s->r.soft && s->student_test && s->confusion &&
-                   (s->teacher_test || !s->teacher)
+    return open_report(s) && s->student_test && s->confusion && (s->teacher_test || !s->teacher)
                ? 1
                : complain("there is not enough memory for the results");
-}
-
-/* How far a .npy teacher's confidence is from its accuracy: kd_metrics.ece, of the logits for the test images. */
-static double calibration_error(const session *s)
-{
-    enum { BINS = 15 };
-    const int classes = s->test.classes;
-    double right[BINS] = {0}, sure[BINS] = {0}, error = 0;
-    int i;
-    for (i = 0; i < s->test.count; ++i) {
-        const float *row = s->teacher_test + (size_t)i * (size_t)classes;
-        const int choice = report_argmax(row, classes);
-        const double confidence = report_probability(row, classes, choice, 1);
-        const int above = (int)ceil(confidence * BINS) - 1, bin = above < 0 ? 0 : above < BINS ? above : BINS - 1;
-        right[bin] += choice == s->test.labels[i];
-        sure[bin] += confidence;
-    }
-    for (i = 0; i < BINS; ++i) error += fabs(right[i] - sure[i]) / s->test.count;
-    return error;
 }
 
 /* What a .npy teacher reaches on the test images, from its logits. */
@@ -209,7 +201,8 @@ static int test_logits(session *s)
         if (label < m->classes) ++m->class_count[label], m->class_accuracy[label] += hit;
     }
     for (c = 0; c < m->classes; ++c) m->class_accuracy[c] /= m->class_count[c] ? m->class_count[c] : 1;
-    m->ece = calibration_error(s);
+    report_reliability_add(&s->r.teacher_reliability, s->teacher_test, s->test.labels, s->test.count, classes);
+    m->ece = report_ece(&s->r.teacher_reliability);
     m->agreement = 1;
     return 1;
 }
@@ -239,6 +232,8 @@ static int prepare_teacher(session *s)
             return kd_complain(s, "the teacher");
         if (!save_model(s, s->teacher, "teacher.safetensors")) return 0;
         if (!test_model(s, s->teacher, &s->r.teacher_run, s->teacher_test, NULL)) return 0;
+        report_reliability_add(&s->r.teacher_reliability, s->teacher_test, s->test.labels, s->test.count,
+                               s->test.classes);
         if (!run_teacher(s)) return 0;
     } else if (s->teacher_test && !test_logits(s)) {
         return 0;
@@ -281,15 +276,6 @@ static int run(session *s)
     return resume_begin(s) && prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
 }
 
-static void runs_free(report_run *runs, int count)
-{
-    int i;
-    for (i = 0; i < count && runs; ++i) {
-        free(runs[i].validation);
-        free(runs[i].loss);
-    }
-}
-
 static void close_session(session *s)
 {
     part *parts[2];
@@ -305,17 +291,10 @@ static void close_session(session *s)
     kd_model_destroy(s->teacher);
     kd_model_destroy(s->kept);
     kd_cache_destroy(s->cache);
-    runs_free(&s->r.teacher_run, 1);
-    runs_free(s->r.alone, s->r.seeds);
-    runs_free(s->r.smooth, s->r.seeds);
-    runs_free(s->r.soft, s->r.seeds);
-    free(s->r.alone);
-    free(s->r.smooth);
-    free(s->r.soft);
+    report_close(&s->r);
     free(s->teacher_test);
     free(s->student_test);
     free(s->confusion);
-    free(s->choices);
     report_tree_close(&s->tree);
     images_free(&s->images);
     kd_close(s->kd);

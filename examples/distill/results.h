@@ -44,10 +44,12 @@ static int measure_latency(session *s, const char *name, double *microseconds)
     return done;
 }
 
+enum { NAME_COLUMN = 24 };
+
 static void print_row(const char *name, const report_model *m, const report_run *runs, int count)
 {
     const report_statistic a = report_accuracy(runs, count);
-    printf("%-19s", name);
+    printf("%-*s", NAME_COLUMN, name);
     if (m->spec)
         printf("%12s%16s%11sB%9.1f us", report_count(m->parameters).chars, report_short((double)m->macs).chars,
                report_short((double)m->bytes).chars, m->latency_us);
@@ -61,19 +63,19 @@ static void print_row(const char *name, const report_model *m, const report_run 
 static void print_table(const session *s)
 {
     const report *r = &s->r;
-    const report_statistic gain = report_gain(r);
-    printf("\n%-19s%12s%16s%12s%12s   test accuracy%s\n", "", "parameters", "multiply-adds", "file", "latency",
-           r->seeds > 1 ? ", mean +- sd" : "");
+    const report_statistic gain = report_gain(r, r->headline);
+    const report_run *alone = r->ways[r->base].runs, *soft = r->ways[r->headline].runs;
+    int i;
+    printf("\n%-*s%12s%16s%12s%12s   test accuracy%s\n", NAME_COLUMN, "", "parameters", "multiply-adds", "file",
+           "latency", r->seeds > 1 ? ", mean +- sd" : "");
     print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
-    print_row("student alone", &r->student, r->alone, r->seeds);
-    print_row("... labels smoothed", &r->student, r->smooth, r->seeds);
-    print_row("student distilled", &r->student, r->soft, r->seeds);
+    for (i = 0; i < r->way_count; ++i) print_row(r->ways[i].title, &r->student, r->ways[i].runs, r->seeds);
     printf("\nDistillation: %+.2f points", 100 * gain.mean);
-    if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.sd, r->seeds);
+    if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.error, r->seeds);
     printf("; %s", loss_text(s).chars);
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
-               100 * report_agreement(r->soft, r->seeds), 100 * report_agreement(r->alone, r->seeds));
+               100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
     printf("\nPull of teacher and labels: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
            "%.2f)\n",
            r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
@@ -114,16 +116,20 @@ static void json_metrics(FILE *f, const kd_metrics *m)
     fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
 }
 
-static void json_runs(FILE *f, const char *name, const report_run *runs, int count)
+static void json_way(FILE *f, const report *r, int way)
 {
-    const report_statistic a = report_accuracy(runs, count);
+    const report_run *runs = r->ways[way].runs;
+    const int count = r->seeds;
+    const report_statistic a = report_accuracy(runs, count), gain = report_gain(r, way);
     double nll = 0, ece = 0;
     int i;
     for (i = 0; i < count; ++i) nll += runs[i].test.nll / count, ece += runs[i].test.ece / count;
-    fprintf(f, "  \"%s\": {\"accuracy_mean\": %.6f, \"accuracy_sd\": %.6f, \"accuracies\": [", name, a.mean, a.sd);
+    fprintf(f, "  \"student_%s\": {\"accuracy_mean\": %.6f, \"accuracy_sd\": %.6f, \"accuracies\": [",
+            r->ways[way].name, a.mean, a.sd);
     for (i = 0; i < count; ++i) fprintf(f, "%s%.6f", i ? ", " : "", runs[i].test.accuracy);
     fprintf(f, "], \"nll\": %.6f, \"ece\": %.6f", nll, ece);
     if (runs[0].test.agreement >= 0) fprintf(f, ", \"agreement\": %.6f", report_agreement(runs, count));
+    if (way != r->base) fprintf(f, ", \"gain\": %.6f, \"gain_error\": %.6f", gain.mean, gain.error);
     fputs("},\n", f);
 }
 
@@ -177,16 +183,17 @@ static void json_settings(FILE *f, const session *s)
 /* What was tried on the held-out images; nothing where there was one to choose from. */
 static void json_choices(FILE *f, const session *s)
 {
-    const report *r = &s->r;
+    const report_way *way = &s->r.ways[s->r.headline];
     int i;
     fprintf(f, "  \"trials\": %d, \"choices\": [", s->o.trials);
-    for (i = 0; i < r->choice_count && r->choice_count > 1; ++i) {
+    for (i = 0; i < way->grid_count && way->grid_count > 1; ++i) {
+        const report_trial *t = &way->grid[i];
         fputs(i ? ",\n    {" : "\n    {", f);
-        json_number(f, "temperature", r->choices[i].temperature, losses[s->loss].temperature);
+        json_number(f, "temperature", t->temperature, losses[s->loss].temperature);
         fputs(", ", f);
-        json_number(f, "alpha", r->choices[i].alpha, losses[s->loss].alpha);
-        fprintf(f, ", \"accuracy_mean\": %.6f", r->choices[i].validation);
-        if (s->o.trials > 1) fprintf(f, ", \"accuracy_sd\": %.6f", r->choices[i].sd);
+        json_number(f, "alpha", t->alpha, losses[s->loss].alpha);
+        fprintf(f, ", \"accuracy_mean\": %.6f", t->validation);
+        if (s->o.trials > 1) fprintf(f, ", \"accuracy_sd\": %.6f", t->sd);
         fputs("}", f);
     }
     fputs("],\n", f);
@@ -231,11 +238,10 @@ static int write_metrics(const session *s)
     fputs("},\n  \"student\": {", f);
     json_model(f, &r->student);
     fputs("},\n", f);
-    json_runs(f, "student_alone", r->alone, r->seeds);
-    json_runs(f, "student_smoothed", r->smooth, r->seeds);
-    json_runs(f, "student_distilled", r->soft, r->seeds);
+    for (i = 0; i < r->way_count; ++i) json_way(f, r, i);
     json_diagnosis(f, s);
-    if (r->teacher_known) fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->soft, r->seeds));
+    if (r->teacher_known)
+        fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->ways[r->headline].runs, r->seeds));
     if (r->teacher.spec) fprintf(f, "  \"teacher_latency_us\": %.3f,\n", r->teacher.latency_us);
     fprintf(f, "  \"student_latency_us\": %.3f,\n  \"seconds\": %.3f\n}\n", r->student.latency_us, r->seconds);
     return output_close(s, "metrics.json", f, !ferror(f));

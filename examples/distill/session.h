@@ -11,6 +11,12 @@ typedef struct part {
     kd_data data;
 } part;
 
+/* The ways of training the student, in the order in which they run; report_way.name and title. */
+enum { ALONE, SMOOTHED, DISTILLED, WAY_COUNT };
+static const char *const way_names[WAY_COUNT][2] = {{"alone", "student alone"},
+                                                    {"smoothed", "student, labels smoothed"},
+                                                    {"distilled", "student distilled"}};
+
 typedef struct session {
     options o;
     kd_augment augment, teacher_augment;
@@ -24,7 +30,6 @@ typedef struct session {
     kd_cache *cache;
     float *teacher_test, *student_test; /* logits of the test images */
     int64_t *confusion;
-    report_choice *choices;
     report_tree tree;
     report_setting settings[16];
     report r;

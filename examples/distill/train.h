@@ -368,7 +368,7 @@ static int check_trainings(session *s)
     watch w;
     int good;
     memset(&w, 0, sizeof w);
-    w.run = s->r.soft; /* there are held-out images to look at, too */
+    w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
     d = training_options(s, &w, 1);
     if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
         return 0;
@@ -397,7 +397,7 @@ static loss_line loss_text(const session *s)
 }
 
 /* One temperature and alpha, tried with seeds that the final students do not use. */
-static int try_choice(session *s, stage *g, report_choice *c)
+static int try_choice(session *s, stage *g, report_trial *c)
 {
     const kd_loss_desc loss = loss_options(s, c->temperature, c->alpha);
     double squares = 0;
@@ -427,31 +427,33 @@ static int choose(session *s)
 {
     const list *t = &s->o.temperature, *a = &s->o.alpha;
     const int count = t->count * a->count;
+    report_way *way = &s->r.ways[DISTILLED];
     stage g = stage_begin(s, "choosing", (int64_t)count * s->o.trials * s->o.epochs * s->fit.data.count);
     int i, best = 0;
-    s->choices = (report_choice *)calloc((size_t)count, sizeof *s->choices);
-    if (!s->choices) return complain("there is not enough memory");
+    way->grid = (report_trial *)calloc((size_t)count, sizeof *way->grid);
+    if (!way->grid) return complain("there is not enough memory");
+    way->grid_count = count;
     if (count > 1)
         printf("\nChoosing %s on the held-out images, %d trial%s each\n",
                losses[s->loss].alpha ? "temperature and alpha" : "the temperature", s->o.trials,
                plural(s->o.trials));
     for (i = 0; i < count; ++i) {
-        s->choices[i].temperature = t->values[i / a->count];
-        s->choices[i].alpha = a->values[i % a->count];
+        report_trial *c = &way->grid[i];
+        c->lr = c->weight_decay = -1;
+        c->temperature = t->values[i / a->count];
+        c->alpha = losses[s->loss].alpha ? a->values[i % a->count] : -1;
+        c->epochs = s->o.epochs, c->students = s->o.trials;
         snprintf(g.now, sizeof g.now, "%d of %d", i + 1, count);
-        if (count > 1 && !try_choice(s, &g, &s->choices[i])) return 0;
-        if (s->choices[i].validation > s->choices[best].validation) best = i;
+        if (count > 1 && !try_choice(s, &g, c)) return 0;
+        if (c->validation > way->grid[best].validation) best = i;
     }
     stage_wipe(&g);
-    s->r.choices = s->choices;
-    s->r.choice_count = count;
-    s->r.chosen = best;
-    s->r.trials = s->o.trials;
+    way->chosen = best;
     s->r.has_temperature = losses[s->loss].temperature;
     s->r.has_alpha = losses[s->loss].alpha;
     s->r.temperature =
-        losses[s->loss].temperature ? s->choices[best].temperature : (double)loss_options(s, 0, 0).temperature;
-    s->r.alpha = s->choices[best].alpha;
+        losses[s->loss].temperature ? way->grid[best].temperature : (double)loss_options(s, 0, 0).temperature;
+    s->r.alpha = a->values[best % a->count];
     return 1;
 }
 
@@ -469,24 +471,27 @@ static int test_model(session *s, const kd_model *m, report_run *run, float *log
 /* The student to ship is the one that does best on the held-out images (without any: the first). */
 static int keep_student(session *s, kd_model *m, int index)
 {
-    const int last = s->o.epochs - 1;
-    if (s->kept && !(s->r.soft[index].validation[last] > s->r.soft[s->r.saved].validation[last])) {
+    const report_run *runs = s->r.ways[DISTILLED].runs;
+    if (s->kept && !(runs[index].held_out > runs[s->r.kept_seed].held_out)) {
         kd_model_destroy(m);
         return 1;
     }
     kd_model_destroy(s->kept);
     s->kept = m;
-    s->r.saved = index;
+    s->r.kept_way = DISTILLED;
+    s->r.kept_seed = index;
     return 1;
 }
 
 /* A student of the final ones, tested: into *out, or forgotten where that is NULL. */
-static int final_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
-                         kd_model **out)
+static int final_student(session *s, stage *g, int way, int index, const kd_loss_desc *loss, kd_model **out)
 {
+    report_run *run = &s->r.ways[way].runs[index];
     kd_model *m;
-    if (!train_student(s, g, seed, loss, run, &m)) return 0;
-    if (test_model(s, m, run, NULL, NULL)) {
+    if (!train_student(s, g, (uint64_t)(s->o.first_seed + index), loss, run, &m)) return 0;
+    if (test_model(s, m, run, s->student_test, NULL)) {
+        run->held_out = run->validation[run->epochs - 1];
+        report_answers(&s->r, way, s->student_test);
         if (!out) kd_model_destroy(m);
         if (out) *out = m;
         return 1;
@@ -497,24 +502,25 @@ static int final_student(session *s, stage *g, uint64_t seed, const kd_loss_desc
 
 static int train_students(session *s)
 {
-    const kd_loss_desc loss = loss_options(s, s->r.temperature, s->r.alpha), labels = kd_loss_defaults(KD_LOSS_CE);
-    kd_loss_desc smooth = labels;
-    stage g = stage_begin(s, "students", (int64_t)3 * s->o.seeds * s->o.epochs * s->fit.data.count);
-    int i;
-    smooth.label_smoothing = (float)REPORT_SMOOTHING;
+    kd_loss_desc losses_of[WAY_COUNT];
+    const report_way *ways = s->r.ways;
+    stage g = stage_begin(s, "students", (int64_t)WAY_COUNT * s->o.seeds * s->o.epochs * s->fit.data.count);
+    int i, w;
+    losses_of[ALONE] = losses_of[SMOOTHED] = kd_loss_defaults(KD_LOSS_CE);
+    losses_of[SMOOTHED].label_smoothing = (float)REPORT_SMOOTHING;
+    losses_of[DISTILLED] = loss_options(s, s->r.temperature, s->r.alpha);
     printf("\nTraining the student alone, with smoothed labels, and distilled by %s, %d seed%s\n",
            loss_text(s).chars, s->o.seeds, plural(s->o.seeds));
     for (i = 0; i < s->o.seeds; ++i) {
-        const uint64_t seed = (uint64_t)(s->o.first_seed + i);
-        kd_model *m;
+        kd_model *m = NULL;
         snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
-        if (!final_student(s, &g, seed, &labels, &s->r.alone[i], NULL) ||
-            !final_student(s, &g, seed, &smooth, &s->r.smooth[i], NULL) ||
-            !final_student(s, &g, seed, &loss, &s->r.soft[i], &m) || !keep_student(s, m, i))
-            return 0;
-        stage_line(&g, "  seed %-3d alone %.2f %%   smoothed %.2f %%   distilled %.2f %%", (int)seed,
-                   100 * s->r.alone[i].test.accuracy, 100 * s->r.smooth[i].test.accuracy,
-                   100 * s->r.soft[i].test.accuracy);
+        for (w = 0; w < WAY_COUNT; ++w) {
+            if (!final_student(s, &g, w, i, &losses_of[w], w == DISTILLED ? &m : NULL)) return 0;
+        }
+        if (!keep_student(s, m, i)) return 0;
+        stage_line(&g, "  seed %-3d alone %.2f %%   smoothed %.2f %%   distilled %.2f %%", s->o.first_seed + i,
+                   100 * ways[ALONE].runs[i].test.accuracy, 100 * ways[SMOOTHED].runs[i].test.accuracy,
+                   100 * ways[DISTILLED].runs[i].test.accuracy);
     }
     stage_wipe(&g);
     return 1;
@@ -525,7 +531,7 @@ static int diagnose(session *s)
 {
     kd_diagnose_desc d = kd_diagnose_defaults();
     kd_data data = s->fit.data;
-    kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.saved));
+    kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.kept_seed));
     int done;
     if (!fresh) return 0;
     d.teacher = s->teacher;
