@@ -70,6 +70,7 @@ CONTENTS (search for the tag)
    >>api        everything public
    >>config     compilers, linkage, target regions
    >>platform   atomics, byte order, files
+   >>text       formatting, numbers as text
    >>cpu        what this processor can do
    >>memory     allocation, error text
    >>random     counter-based random numbers
@@ -125,8 +126,10 @@ CONTENTS (search for the tag)
 #endif
 #endif
 
-#if defined(__GNUC__)
+#if defined(__clang__)
 #define KD__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#elif defined(__GNUC__)
+#define KD__PRINTF(text, first) __attribute__((format(gnu_printf, text, first))) /* not Microsoft's */
 #else
 #define KD__PRINTF(text, first)
 #endif
@@ -521,9 +524,11 @@ KDDEF void kd_builder_conv(kd_builder *b, int channels, int kernel, int stride, 
 KDDEF void kd_builder_depthwise(kd_builder *b, int kernel, int stride, int pad);
 KDDEF void kd_builder_maxpool(kd_builder *b, int kernel, int stride);
 KDDEF void kd_builder_avgpool(kd_builder *b, int kernel, int stride);
-KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...) KD__PRINTF(2, 3); /* any layer, as text */
-KDDEF void kd_builder_residual(kd_builder *b);                                        /* opens residual( ... */
-KDDEF void kd_builder_end(kd_builder *b);                                             /* ... and closes it ) */
+/* Any layer, as text: what printf takes but long double, wide characters, a and n, with a decimal point in every
+   locale. */
+KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...) KD__PRINTF(2, 3);
+KDDEF void kd_builder_residual(kd_builder *b); /* opens residual( ... */
+KDDEF void kd_builder_end(kd_builder *b);      /* ... and closes it ) */
 KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out);
 KDDEF void kd_builder_abandon(kd_builder *b);
 
@@ -1545,6 +1550,403 @@ KD__PRIVATE void kd__stdio_remove(void *user, const char *path)
 #endif /* KD_NO_STDIO */
 
 /* ============================================================================================================
+   >>text    formatting, numbers as text
+   uses: platform
+   What printf writes, without printf: C libraries for small devices leave out %lld and %g, and locales change the
+   decimal point.
+   ============================================================================================================ */
+
+/* Writes at most size - 1 characters and a final 0; length counts those that did not fit, too. */
+typedef struct kd__writer {
+    char *text;
+    size_t size, length;
+} kd__writer;
+
+/* One directive of a format: %[flags][width][.precision][size]kind */
+typedef struct kd__directive {
+    int left, zero, plus, blank, alternate; /* the flags - 0 + blank # */
+    int width, precision;                   /* precision -1: none given */
+    char size;                              /* 0, h, l, L for ll and j, z, t */
+    char kind;
+} kd__directive;
+
+KD__PRIVATE void kd__write_run(kd__writer *w, const char *text, size_t count)
+{
+    for (; count; --count, ++w->length) {
+        if (w->length + 1 < w->size) w->text[w->length] = *text++;
+    }
+}
+
+KD__PRIVATE void kd__write_repeated(kd__writer *w, char c, int count)
+{
+    for (; count > 0; --count) kd__write_run(w, &c, 1);
+}
+
+/* Before `length` characters, of which `prefix` is the sign or 0x, and behind them. */
+KD__PRIVATE void kd__write_before(kd__writer *w, const kd__directive *d, const char *prefix, int length)
+{
+    if (!d->left && !d->zero) kd__write_repeated(w, ' ', d->width - length);
+    kd__write_run(w, prefix, strlen(prefix));
+    if (!d->left && d->zero) kd__write_repeated(w, '0', d->width - length);
+}
+
+KD__PRIVATE void kd__write_after(kd__writer *w, const kd__directive *d, int length)
+{
+    if (d->left) kd__write_repeated(w, ' ', d->width - length);
+}
+
+KD__PRIVATE const char *kd__sign(const kd__directive *d, int negative)
+{
+    return negative ? "-" : d->plus ? "+" : d->blank ? " " : "";
+}
+
+KD__PRIVATE void kd__write_whole(kd__writer *w, kd__directive d, uint64_t value, int negative)
+{
+    const unsigned base = d.kind == 'x' || d.kind == 'X' || d.kind == 'p' ? 16 : d.kind == 'o' ? 8 : 10;
+    const char *const symbols = d.kind == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
+    const int shown = d.kind == 'd' || d.kind == 'i';
+    const char *prefix = shown ? kd__sign(&d, negative) : "";
+    char digits[24];
+    int count = 0, leading, length;
+    if (base == 16 && (d.kind == 'p' || (d.alternate && value))) prefix = d.kind == 'X' ? "0X" : "0x";
+    for (; value; value /= base) digits[sizeof digits - (size_t)++count] = symbols[value % base];
+    leading = d.precision < 0 ? count == 0 : KD__MAX(d.precision - count, 0);
+    if (base == 8 && d.alternate && leading == 0) leading = 1;
+    if (d.precision >= 0) d.zero = 0;
+    length = (int)strlen(prefix) + leading + count;
+    kd__write_before(w, &d, prefix, length);
+    kd__write_repeated(w, '0', leading);
+    kd__write_run(w, digits + sizeof digits - (size_t)count, (size_t)count);
+    kd__write_after(w, &d, length);
+}
+
+/* Every digit of a finite double: limbs of nine digits, the largest first. limb[KD__UNITS] ends at the decimal
+   point: 35 limbs hold 2^1024, and 120 behind them 2^-1074 to its last digit. */
+enum { KD__UNITS = 34, KD__LIMBS = 35 + 120, KD__POINT = 9 * (KD__UNITS + 1) };
+
+typedef struct kd__decimal {
+    uint32_t limb[KD__LIMBS];
+} kd__decimal;
+
+static const uint32_t kd__tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000};
+
+KD__PRIVATE void kd__decimal_of(kd__decimal *n, double value)
+{
+    uint64_t bits, carry, x;
+    int exponent, step, i;
+    memcpy(&bits, &value, sizeof bits);
+    exponent = (int)(bits >> 52 & 2047u);
+    bits &= ((uint64_t)1 << 52) - 1;
+    if (exponent) bits |= (uint64_t)1 << 52;
+    exponent = KD__MAX(exponent, 1) - 1075; /* value = bits * 2^exponent */
+    memset(n, 0, sizeof *n);
+    n->limb[KD__UNITS] = (uint32_t)(bits % 1000000000u);
+    n->limb[KD__UNITS - 1] = (uint32_t)(bits / 1000000000u);
+    for (; exponent > 0; exponent -= step) {
+        step = KD__MIN(exponent, 29);
+        for (carry = 0, i = KD__UNITS; i >= 0; --i) {
+            x = ((uint64_t)n->limb[i] << step) + carry;
+            n->limb[i] = (uint32_t)(x % 1000000000u);
+            carry = x / 1000000000u;
+        }
+    }
+    for (; exponent < 0; exponent += step) {
+        step = KD__MIN(-exponent, 9); /* 10^9 is a multiple of 2^9 */
+        for (carry = 0, i = 0; i < KD__LIMBS; ++i) {
+            x = n->limb[i];
+            n->limb[i] = (uint32_t)((x >> step) + carry);
+            carry = (x & ((1u << step) - 1u)) * (1000000000u >> step);
+        }
+    }
+}
+
+/* Digit i, counted from the first of the first limb; KD__POINT of them are before the decimal point. */
+KD__PRIVATE int kd__decimal_digit(const kd__decimal *n, int i)
+{
+    return i < 9 * KD__LIMBS ? (int)(n->limb[i / 9] / kd__tens[8 - i % 9] % 10) : 0;
+}
+
+/* The first digit that is not 0; of 0 that of the units. */
+KD__PRIVATE int kd__decimal_first(const kd__decimal *n)
+{
+    int i = 0;
+    while (i < 9 * KD__LIMBS && kd__decimal_digit(n, i) == 0) ++i;
+    return i < 9 * KD__LIMBS ? i : KD__POINT - 1;
+}
+
+/* Rounds to the digits before `end`; halves go to the even digit. */
+KD__PRIVATE void kd__decimal_round(kd__decimal *n, int end)
+{
+    const int next = kd__decimal_digit(n, end);
+    int i, up;
+    if (end >= 9 * KD__LIMBS) return;
+    for (i = end + 1; i < 9 * KD__LIMBS && kd__decimal_digit(n, i) == 0; ++i) {}
+    up = next > 5 || (next == 5 && (i < 9 * KD__LIMBS || kd__decimal_digit(n, end - 1) % 2));
+    i = end / 9;
+    n->limb[i] -= n->limb[i] % kd__tens[9 - end % 9];
+    memset(n->limb + i + 1, 0, (size_t)(KD__LIMBS - 1 - i) * sizeof n->limb[0]);
+    if (!up) return;
+    n->limb[i] += kd__tens[9 - end % 9];
+    for (; n->limb[i] >= 1000000000u; --i) {
+        n->limb[i] -= 1000000000u;
+        ++n->limb[i - 1];
+    }
+}
+
+/* `whole` digits from `first`, a point, and `places` more; with `exponent` what e writes behind them. */
+KD__PRIVATE void kd__write_digits(kd__writer *w, const kd__directive *d, const kd__decimal *n, int first, int whole,
+                                  int places, const int *exponent)
+{
+    char digit;
+    int i;
+    for (i = first; i < first + whole + places; ++i) {
+        if (i == first + whole) kd__write_run(w, ".", 1);
+        digit = (char)('0' + kd__decimal_digit(n, i));
+        kd__write_run(w, &digit, 1);
+    }
+    if (places == 0 && d->alternate) kd__write_run(w, ".", 1);
+    if (exponent) {
+        kd__directive two = {0, 1, 1, 0, 0, 3, -1, 0, 'd'};
+        digit = (char)(d->kind == 'E' || d->kind == 'G' ? 'E' : 'e');
+        kd__write_run(w, &digit, 1);
+        kd__write_whole(w, two, (uint64_t)(*exponent < 0 ? -*exponent : *exponent), *exponent < 0);
+    }
+}
+
+/* Kinds e f g and E F G. */
+KD__PRIVATE void kd__write_double(kd__writer *w, kd__directive d, double value)
+{
+    const int upper = d.kind < 'a', kind = upper ? d.kind + ('a' - 'A') : d.kind;
+    kd__decimal n;
+    kd__writer measured = {NULL, 0, 0};
+    uint64_t bits;
+    const char *sign;
+    int first, places = d.precision < 0 ? 6 : d.precision, whole = 1, exponent, scientific = kind == 'e';
+    memcpy(&bits, &value, sizeof bits);
+    sign = kd__sign(&d, (int)(bits >> 63));
+    if (!kd__is_finite(value)) {
+        d.zero = 0;
+        kd__write_before(w, &d, sign, 3 + (int)strlen(sign));
+        kd__write_run(w, value != value ? upper ? "NAN" : "nan" : upper ? "INF" : "inf", 3);
+        kd__write_after(w, &d, 3 + (int)strlen(sign));
+        return;
+    }
+    places = KD__MIN(places, 9 * KD__LIMBS);
+    kd__decimal_of(&n, value);
+    if (kind == 'g') places = KD__MAX(places, 1) - 1; /* significant digits behind the first */
+    kd__decimal_round(&n, kind == 'f' ? KD__POINT + places : kd__decimal_first(&n) + 1 + places);
+    first = kd__decimal_first(&n);
+    exponent = KD__POINT - 1 - first;
+    if (kind == 'g') {
+        scientific = exponent < -4 || exponent > places;
+        if (!scientific) places -= exponent;
+        while (!d.alternate && places > 0 &&
+               kd__decimal_digit(&n, (scientific ? first : KD__POINT - 1) + places) == 0)
+            --places;
+    }
+    if (!scientific) {
+        first = KD__MIN(first, KD__POINT - 1);
+        whole = KD__POINT - first;
+    }
+    kd__write_digits(&measured, &d, &n, first, whole, places, scientific ? &exponent : NULL);
+    measured.length += strlen(sign);
+    kd__write_before(w, &d, sign, (int)measured.length);
+    kd__write_digits(w, &d, &n, first, whole, places, scientific ? &exponent : NULL);
+    kd__write_after(w, &d, (int)measured.length);
+}
+
+KD__PRIVATE void kd__write_text(kd__writer *w, kd__directive d, const char *text)
+{
+    size_t length = 0;
+    if (!text) text = "(null)";
+    while ((d.precision < 0 || length < (size_t)d.precision) && text[length]) ++length;
+    d.zero = 0;
+    kd__write_before(w, &d, "", (int)length);
+    kd__write_run(w, text, length);
+    kd__write_after(w, &d, (int)length);
+}
+
+/* The digits at *c. */
+KD__PRIVATE int kd__format_number(const char **c)
+{
+    int value = 0;
+    for (; **c >= '0' && **c <= '9'; ++*c) value = KD__MIN(value * 10 + (**c - '0'), 100000);
+    return value;
+}
+
+/* Flags from behind the percent sign. */
+KD__PRIVATE const char *kd__format_flags(const char *c, kd__directive *d)
+{
+    memset(d, 0, sizeof *d);
+    for (;; ++c) {
+        if (*c == '-')
+            d->left = 1;
+        else if (*c == '0')
+            d->zero = 1;
+        else if (*c == '+')
+            d->plus = 1;
+        else if (*c == ' ')
+            d->blank = 1;
+        else if (*c == '#')
+            d->alternate = 1;
+        else
+            return c;
+    }
+}
+
+/* The size of an argument and its kind; hh is h, ll and j are L. */
+KD__PRIVATE const char *kd__format_kind(const char *c, kd__directive *d)
+{
+    if (*c && strchr("hlzjt", *c)) d->size = *c++;
+    if (d->size && *c == d->size) ++c, d->size = (char)(d->size == 'l' ? 'L' : d->size);
+    if (d->size == 'j') d->size = 'L';
+    d->kind = *c;
+    return *c ? c + 1 : c;
+}
+
+/* All of printf but long double, wide characters, %a and %n. */
+KD__PRIVATE void kd__write_list(kd__writer *w, const char *c, va_list args)
+{
+    while (*c) {
+        kd__directive d;
+        int64_t value;
+        char letter;
+        const char *percent = strchr(c, '%');
+        kd__write_run(w, c, percent ? (size_t)(percent - c) : strlen(c));
+        if (!percent) break;
+        c = kd__format_flags(percent + 1, &d);
+        d.width = kd__format_number(&c);
+        if (*c == '*') ++c, d.width = va_arg(args, int);
+        if (d.width < 0) d.left = 1, d.width = -d.width;
+        d.precision = -1;
+        if (*c == '.') {
+            ++c;
+            d.precision = kd__format_number(&c);
+            if (*c == '*') ++c, d.precision = va_arg(args, int);
+        }
+        c = kd__format_kind(c, &d);
+        switch (d.kind) {
+        case 'd':
+        case 'i':
+            value = d.size == 'L'                    ? (int64_t)va_arg(args, long long)
+                    : d.size == 'l'                  ? (int64_t)va_arg(args, long)
+                    : d.size == 'z' || d.size == 't' ? (int64_t)va_arg(args, ptrdiff_t)
+                                                     : (int64_t)va_arg(args, int);
+            kd__write_whole(w, d, value < 0 ? 0 - (uint64_t)value : (uint64_t)value, value < 0);
+            break;
+        case 'u':
+        case 'x':
+        case 'X':
+        case 'o':
+            kd__write_whole(w, d,
+                            d.size == 'L'                    ? (uint64_t)va_arg(args, unsigned long long)
+                            : d.size == 'l'                  ? (uint64_t)va_arg(args, unsigned long)
+                            : d.size == 'z' || d.size == 't' ? (uint64_t)va_arg(args, size_t)
+                                                             : (uint64_t)va_arg(args, unsigned),
+                            0);
+            break;
+        case 'p': kd__write_whole(w, d, (uint64_t)(uintptr_t)va_arg(args, void *), 0); break;
+        case 'e':
+        case 'f':
+        case 'g':
+        case 'E':
+        case 'F':
+        case 'G': kd__write_double(w, d, va_arg(args, double)); break;
+        case 's': kd__write_text(w, d, va_arg(args, const char *)); break;
+        case 'c':
+            letter = (char)va_arg(args, int);
+            d.zero = 0;
+            kd__write_before(w, &d, "", 1);
+            kd__write_run(w, &letter, 1);
+            kd__write_after(w, &d, 1);
+            break;
+        default: kd__write_run(w, "%", 1); break; /* %% */
+        }
+    }
+    if (w->size) w->text[KD__MIN(w->length, w->size - 1)] = 0;
+}
+
+/* Goes on writing behind what is there. */
+KD__PRIVATE void KD__PRINTF(2, 3) kd__write(kd__writer *w, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    kd__write_list(w, format, args);
+    va_end(args);
+}
+
+/* vsnprintf and snprintf: the length that all of the text has. */
+KD__PRIVATE int kd__print_list(char *text, size_t size, const char *format, va_list args)
+{
+    kd__writer w;
+    w.text = text, w.size = size, w.length = 0;
+    kd__write_list(&w, format, args);
+    return (int)w.length;
+}
+
+KD__PRIVATE int KD__PRINTF(3, 4) kd__print(char *text, size_t size, const char *format, ...)
+{
+    va_list args;
+    int length;
+    va_start(args, format);
+    length = kd__print_list(text, size, format, args);
+    va_end(args);
+    return length;
+}
+
+/* A number as text. */
+typedef struct kd__text {
+    char chars[40];
+} kd__text;
+
+KD__PRIVATE kd__text kd__number(double value, int digits)
+{
+    kd__text text;
+    (void)kd__print(text.chars, sizeof text.chars, "%.*g", digits, value);
+    return text;
+}
+
+/* Reads a decimal number, whatever the locale; *end is where it stops (text itself if there is none). */
+KD__PRIVATE double kd__parse_number(const char *text, const char **end)
+{
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *c = text, *digits;
+    double value = 0;
+    int negative, exponent = 0, seen = 0;
+    negative = *c == '-';
+    if (*c == '-' || *c == '+') ++c;
+    digits = c;
+    for (; *c >= '0' && *c <= '9'; ++c, ++seen) value = value * 10 + (*c - '0');
+    if (*c == '.') {
+        for (++c; *c >= '0' && *c <= '9'; ++c, ++seen) {
+            if (seen < 17) {
+                value = value * 10 + (*c - '0');
+                --exponent;
+            }
+        }
+    }
+    *end = text;
+    if (c == digits || seen == 0) return 0;
+    if (*c == 'e' || *c == 'E') {
+        const char *e = c + 1;
+        int e_negative = *e == '-', e_value = 0;
+        if (*e == '-' || *e == '+') ++e;
+        if (*e >= '0' && *e <= '9') {
+            for (; *e >= '0' && *e <= '9'; ++e) e_value = e_value < 1000 ? e_value * 10 + (*e - '0') : e_value;
+            exponent += e_negative ? -e_value : e_value;
+            c = e;
+        }
+    }
+    for (; exponent > 22; exponent -= 22) value *= powers[22];
+    for (; exponent < -22 && value != 0; exponent += 22) value /= powers[22];
+    if (exponent > 0) value *= powers[exponent];
+    if (exponent < 0 && value != 0) value /= powers[-exponent];
+    *end = c;
+    return negative ? -value : value;
+}
+
+/* ============================================================================================================
    >>cpu    what this processor can do
    uses: config
    ============================================================================================================ */
@@ -1645,7 +2047,7 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
 
 /* ============================================================================================================
    >>memory    allocation, error text
-   uses: platform, cpu
+   uses: text, cpu
    ============================================================================================================ */
 
 #define KD__COOKIE 0x6b642e68u /* proves that an options struct came from its defaults function */
@@ -1684,7 +2086,7 @@ KD__PRIVATE kd_result KD__PRINTF(3, 4) kd__fail(kd_ctx *kd, kd_result result, co
     char text[sizeof kd->error];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kd__print_list(text, sizeof text, format, args);
     va_end(args);
     kd__lock(&kd->error_lock);
     memcpy(kd->error, text, sizeof text);
@@ -1698,7 +2100,7 @@ KD__PRIVATE void KD__PRINTF(2, 3) kd__log(const kd_ctx *kd, const char *format, 
     va_list args;
     if (!kd->desc.log) return;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kd__print_list(text, sizeof text, format, args);
     va_end(args);
     kd->desc.log(kd->desc.log_user, text);
 }
@@ -1800,67 +2202,6 @@ KD__PRIVATE char *kd__copy_text(kd_ctx *kd, const char *text, size_t length)
     char *copy = KD__NEW(kd, char, length + 1);
     if (copy) memcpy(copy, text, length);
     return copy;
-}
-
-/* A number as text, the same in every locale. */
-typedef struct kd__text {
-    char chars[40];
-} kd__text;
-
-KD__PRIVATE kd__text kd__number(double value, int digits)
-{
-    kd__text text;
-    char *to = text.chars;
-    const char *c;
-    snprintf(text.chars, sizeof text.chars, "%.*g", digits, value);
-    for (c = text.chars; *c; ++c) {
-        if (strchr("0123456789-+enaif", *c))
-            *to++ = *c;
-        else if (to == text.chars || to[-1] != '.') /* a separator may have several bytes */
-            *to++ = '.';
-    }
-    *to = 0;
-    return text;
-}
-
-/* Reads a decimal number, whatever the locale; *end is where it stops (text itself if there is none). */
-KD__PRIVATE double kd__parse_number(const char *text, const char **end)
-{
-    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    const char *c = text, *digits;
-    double value = 0;
-    int negative, exponent = 0, seen = 0;
-    negative = *c == '-';
-    if (*c == '-' || *c == '+') ++c;
-    digits = c;
-    for (; *c >= '0' && *c <= '9'; ++c, ++seen) value = value * 10 + (*c - '0');
-    if (*c == '.') {
-        for (++c; *c >= '0' && *c <= '9'; ++c, ++seen) {
-            if (seen < 17) {
-                value = value * 10 + (*c - '0');
-                --exponent;
-            }
-        }
-    }
-    *end = text;
-    if (c == digits || seen == 0) return 0;
-    if (*c == 'e' || *c == 'E') {
-        const char *e = c + 1;
-        int e_negative = *e == '-', e_value = 0;
-        if (*e == '-' || *e == '+') ++e;
-        if (*e >= '0' && *e <= '9') {
-            for (; *e >= '0' && *e <= '9'; ++e) e_value = e_value < 1000 ? e_value * 10 + (*e - '0') : e_value;
-            exponent += e_negative ? -e_value : e_value;
-            c = e;
-        }
-    }
-    for (; exponent > 22; exponent -= 22) value *= powers[22];
-    for (; exponent < -22 && value != 0; exponent += 22) value /= powers[22];
-    if (exponent > 0) value *= powers[exponent];
-    if (exponent < 0 && value != 0) value /= powers[-exponent];
-    *end = c;
-    return negative ? -value : value;
 }
 
 /* ============================================================================================================
@@ -4545,7 +4886,7 @@ KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__spec_fail(const kd__draft *d, const c
     char text[400];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kd__print_list(text, sizeof text, format, args);
     va_end(args);
     return kd__fail(d->kd, KD_ERR_SPEC, "model line, column %d: %s", (int)(d->at - d->line) + 1, text);
 }
@@ -4555,9 +4896,9 @@ KD__PRIVATE kd__text kd__shape_text(const kd__shape *s)
 {
     kd__text text;
     if (s->flat)
-        snprintf(text.chars, sizeof text.chars, "%lld", (long long)kd__shape_count(s));
+        kd__print(text.chars, sizeof text.chars, "%lld", (long long)kd__shape_count(s));
     else
-        snprintf(text.chars, sizeof text.chars, "%dx%dx%d", s->c, s->h, s->w);
+        kd__print(text.chars, sizeof text.chars, "%dx%dx%d", s->c, s->h, s->w);
     return text;
 }
 
@@ -4589,7 +4930,7 @@ KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suf
     m->params = (kd__param *)list;
     p.name = KD__NEW(d->kd, char, length);
     if (!p.name) return -1;
-    snprintf(p.name, length, "%s.%s", n->name, suffix);
+    kd__print(p.name, length, "%s.%s", n->name, suffix);
     if (p.layout == KD__PANELS) {
         p.group_size = kd__times(rows, (size_t)kd__panel_columns(d->kd->k, p.outputs));
         p.size = kd__times(p.group_size, (size_t)p.groups);
@@ -6967,7 +7308,7 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
                 for (i = 0; i < count; ++i) {
                     char name[32];
                     int distance;
-                    snprintf(name, sizeof name, "%.*s", (int)infos[i].length, infos[i].name);
+                    kd__print(name, sizeof name, "%.*s", (int)infos[i].length, infos[i].name);
                     distance = kd__edit_distance(c, length, name);
                     if (distance < best) best = distance, nearest = i;
                 }
@@ -7091,15 +7432,15 @@ typedef struct kd__path {
 KD__PRIVATE kd__path kd__path_join(const char *path, const char *part, size_t length)
 {
     kd__path joined;
-    snprintf(joined.chars, sizeof joined.chars, "%.*s%s%.*s", (int)KD__MAX_NAME, path, *path ? "." : "",
-             (int)KD__MIN(length, 60), part);
+    kd__print(joined.chars, sizeof joined.chars, "%.*s%s%.*s", (int)KD__MAX_NAME, path, *path ? "." : "",
+              (int)KD__MIN(length, 60), part);
     return joined;
 }
 
 KD__PRIVATE kd__path kd__path_index(const char *path, int index)
 {
     char digits[16];
-    snprintf(digits, sizeof digits, "%d", index);
+    kd__print(digits, sizeof digits, "%d", index);
     return kd__path_join(path, digits, strlen(digits));
 }
 
@@ -7121,8 +7462,8 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
     if (to.flat) {
         args[KD__DENSE_UNITS].v[0] = (double)kd__shape_count(&to);
         args[KD__DENSE_BIAS].v[0] = !has_batchnorm;
-        snprintf(text, sizeof text, "dense %lld%s", (long long)kd__shape_count(&to),
-                 has_batchnorm ? " bias=0" : "");
+        kd__print(text, sizeof text, "dense %lld%s", (long long)kd__shape_count(&to),
+                  has_batchnorm ? " bias=0" : "");
         if (!from.flat)
             return kd__spec_fail(d,
                                  "the residual's input is an image and its output a vector; they cannot be added");
@@ -7138,8 +7479,8 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
         }
         args[KD__CONV_GROUPS].v[0] = 1;
         args[KD__CONV_BIAS].v[0] = !has_batchnorm;
-        snprintf(text, sizeof text, "conv %d 1 stride=%dx%d%s", to.c, (int)args[KD__CONV_STRIDE].v[0],
-                 (int)args[KD__CONV_STRIDE].v[1], has_batchnorm ? " bias=0" : "");
+        kd__print(text, sizeof text, "conv %d 1 stride=%dx%d%s", to.c, (int)args[KD__CONV_STRIDE].v[0],
+                  (int)args[KD__CONV_STRIDE].v[1], has_batchnorm ? " bias=0" : "");
     }
     d->current = entry;
     ++d->depth;
@@ -7217,7 +7558,7 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
     memset(args, 0, sizeof args);
     args[KD__DENSE_UNITS].v[0] = (1 << (int)depth) - 1;
     args[KD__DENSE_BIAS].v[0] = 1;
-    snprintf(text, sizeof text, "dense %d", (1 << (int)depth) - 1);
+    kd__print(text, sizeof text, "dense %d", (1 << (int)depth) - 1);
     ++d->depth;
     result = kd__draft_node(d, KD__TYPE_DENSE, args, name.chars, text, strlen(text), 0, -1);
     --d->depth;
@@ -7400,27 +7741,12 @@ KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width,
     b->kd = kd;
     b->first = 1;
     if (height == 1 && width == 1)
-        snprintf(text, sizeof text, "%d: ", channels);
+        kd__print(text, sizeof text, "%d: ", channels);
     else
-        snprintf(text, sizeof text, "%dx%dx%d: ", channels, height, width);
+        kd__print(text, sizeof text, "%dx%dx%d: ", channels, height, width);
     kd__builder_append(b, text);
     *out = b;
     return KD_OK;
-}
-
-/* Numbers that vsnprintf has written get a point for the locale's separator, which no line has between digits. */
-KD__PRIVATE void kd__builder_points(char *text)
-{
-    char half[16];
-    size_t length;
-    snprintf(half, sizeof half, "%.1f", 0.5);
-    length = strlen(half) - 2;
-    for (; *text; ++text) {
-        if (!kd__is_digit(*text) || strncmp(text + 1, half + 1, length) != 0 || !kd__is_digit(text[1 + length]))
-            continue;
-        text[1] = '.';
-        memmove(text + 2, text + 1 + length, strlen(text + 1 + length) + 1);
-    }
 }
 
 enum { KD__BUILDER_LETTERS = 255 };
@@ -7432,13 +7758,12 @@ KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...)
     int length;
     if (!b) return;
     va_start(args, format);
-    length = format ? vsnprintf(text, sizeof text, format, args) : -1;
+    length = format ? kd__print_list(text, sizeof text, format, args) : -1;
     va_end(args);
     if (length < 0 || length >= (int)sizeof text) {
         b->failed = KD_ERR_SPEC;
         return;
     }
-    kd__builder_points(text);
     if (!b->first) kd__builder_append(b, ", ");
     kd__builder_append(b, text);
     b->first = 0;
@@ -8023,29 +8348,13 @@ KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std)
 
 /* ---- description ----------------------------------------------------------------------------------------- */
 
-typedef struct kd__writer {
-    char *text;
-    size_t size, length;
-} kd__writer;
-
-KD__PRIVATE void KD__PRINTF(2, 3) kd__write(kd__writer *w, const char *format, ...)
-{
-    const size_t at = KD__MIN(w->length, w->size);
-    va_list args;
-    int length;
-    va_start(args, format);
-    length = vsnprintf(w->text ? w->text + at : NULL, w->text ? w->size - at : 0, format, args);
-    va_end(args);
-    if (length > 0) w->length += (size_t)length;
-}
-
 /* 1234567 as 1,234,567 */
 KD__PRIVATE kd__text kd__grouped(int64_t value)
 {
     char digits[32];
     kd__text text;
     size_t length, i, at = 0;
-    snprintf(digits, sizeof digits, "%lld", (long long)value);
+    kd__print(digits, sizeof digits, "%lld", (long long)value);
     length = strlen(digits);
     for (i = 0; i < length; ++i) {
         if (i && (length - i) % 3 == 0) text.chars[at++] = ',';
@@ -8073,7 +8382,7 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
             if (n->param[j] >= 0 && m->params[n->param[j]].trained)
                 params += kd__param_count(&m->params[n->param[j]]);
         }
-        snprintf(layer, sizeof layer, "%*s%.48s", KD__MIN(2 * n->depth, 8), "", n->text);
+        kd__print(layer, sizeof layer, "%*s%.48s", KD__MIN(2 * n->depth, 8), "", n->text);
         kd__write(&w, "%-14s %-36s %12s %12s %14s\n", n->name, layer,
                   kd__shape_text(&m->values[n->out].shape).chars, params ? kd__grouped(params).chars : "",
                   n->macs ? kd__grouped(n->macs).chars : "");
@@ -9482,7 +9791,7 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
         const float *x = (const float *)data->pixels;
         if (!kd__finite_data(kd, x, total)) {
             for (i = 0; kd__is_finite((double)x[i]); ++i) {}
-            snprintf(what, sizeof what, "%s", x[i] != x[i] ? "a NaN" : "an infinity");
+            kd__print(what, sizeof what, "%s", x[i] != x[i] ? "a NaN" : "an infinity");
             return kd__fail(kd, KD_ERR_NOT_FINITE, "%s: %s in the data, sample %lld, number %lld", where, what,
                             (long long)(i / floats), (long long)(i % floats));
         }
@@ -13779,9 +14088,9 @@ KD__PRIVATE kd__from_to kd__numbers(double first, double last)
 {
     kd__from_to text;
     if (first == last)
-        snprintf(text.chars, sizeof text.chars, "%s", kd__number(first, 4).chars);
+        kd__print(text.chars, sizeof text.chars, "%s", kd__number(first, 4).chars);
     else
-        snprintf(text.chars, sizeof text.chars, "%s to %s", kd__number(first, 4).chars, kd__number(last, 4).chars);
+        kd__print(text.chars, sizeof text.chars, "%s to %s", kd__number(first, 4).chars, kd__number(last, 4).chars);
     return text;
 }
 
@@ -13801,9 +14110,9 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         kd__loss_effect(&loss, 1, kd__trainer_columns(t, &loss), &soft, &hard);
         kd__loss_effect(&last, 1, kd__trainer_columns(t, &last), &last_soft, &last_hard);
         if (loss.columns)
-            snprintf(head, sizeof head, " of columns %d to %d", loss.first, loss.first + loss.columns - 1);
+            kd__print(head, sizeof head, " of columns %d to %d", loss.first, loss.first + loss.columns - 1);
         if (loss.warmup > 0)
-            snprintf(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
+            kd__print(ramp, sizeof ramp, ", over %s epochs", kd__number((double)loss.warmup, 4).chars);
         kd__log(t->kd,
                 "kd_train: loss %s%s: soft term times %s, hard term times %s, T = %s%s%s (convention %s)%s%s",
                 kd_loss_name(loss.kind), head, kd__numbers(soft * weight, last_soft * weight).chars,
@@ -14733,7 +15042,7 @@ KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, 
     length = strlen(path) + 8;
     s->temporary = KD__NEW(kd, char, length);
     if (!s->temporary) return s->result = KD_ERR_MEMORY;
-    snprintf(s->temporary, length, "%s.kd-tmp", path);
+    kd__print(s->temporary, length, "%s.kd-tmp", path);
     s->file = io->open(io->user, s->temporary, 'w');
     if (!s->file) {
         s->result = kd__fail(kd, KD_ERR_IO, "%s: cannot create \"%.300s\"", where, s->temporary);
@@ -15060,7 +15369,7 @@ KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__st_fail(kd__st_file *f, const char *f
     char text[300];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kd__print_list(text, sizeof text, format, args);
     va_end(args);
     return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" is no valid safetensors file: %s", f->where, f->path,
                     text);
@@ -15453,7 +15762,7 @@ KD__PRIVATE void kd__st_quoted(kd__st_writer *w, const char *text)
     for (c = text; *c; ++c) {
         if ((unsigned char)*c < 0x20 || *c == '"' || *c == '\\') {
             char escape[8];
-            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)(unsigned char)*c);
+            kd__print(escape, sizeof escape, "\\u%04x", (unsigned)(unsigned char)*c);
             kd__st_text(w, escape);
         } else {
             kd__st_put(w, c, 1);
@@ -15478,14 +15787,14 @@ KD__PRIVATE void kd__st_tensor_put(kd__st_writer *w, const char *name, const cha
     int i;
     kd__st_text(w, ",");
     kd__st_quoted(w, name);
-    snprintf(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", dtype);
+    kd__print(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", dtype);
     kd__st_text(w, text);
     for (i = 0; i < rank; ++i) {
-        snprintf(text, sizeof text, "%s%lld", i ? "," : "", (long long)shape[i]);
+        kd__print(text, sizeof text, "%s%lld", i ? "," : "", (long long)shape[i]);
         kd__st_text(w, text);
     }
-    snprintf(text, sizeof text, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)w->offset,
-             (unsigned long long)(w->offset + bytes));
+    kd__print(text, sizeof text, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)w->offset,
+              (unsigned long long)(w->offset + bytes));
     kd__st_text(w, text);
     w->offset += bytes;
 }
@@ -15559,10 +15868,10 @@ KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
     }
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
         char key[32];
-        snprintf(key, sizeof key, "kd.class.%d", i);
+        kd__print(key, sizeof key, "kd.class.%d", i);
         kd__st_pair_put(w, &first, key, m->classes[i]);
     }
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)kd__model_checksum(m));
+    kd__print(text, sizeof text, "%016llx", (unsigned long long)kd__model_checksum(m));
     kd__st_pair_put(w, &first, "kd.checksum", text);
     kd__st_text(w, "}");
 }
@@ -15571,7 +15880,7 @@ KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
 KD__PRIVATE int kd__tracked_name(const kd__node *n, char *name, size_t size)
 {
     if (n->param[2] < 0) return 0;
-    snprintf(name, size, "%s.num_batches_tracked", n->name);
+    kd__print(name, size, "%s.num_batches_tracked", n->name);
     return 1;
 }
 
@@ -15670,9 +15979,9 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     size_t at = 0;
     int i;
     for (i = 0; i < rank; ++i)
-        at += (size_t)snprintf(text.chars + at, sizeof text.chars - at, "%s%lld", i ? ", " : "(",
-                               (long long)shape[i]);
-    snprintf(text.chars + at, sizeof text.chars - at, rank ? ")" : "a single number");
+        at += (size_t)kd__print(text.chars + at, sizeof text.chars - at, "%s%lld", i ? ", " : "(",
+                                (long long)shape[i]);
+    kd__print(text.chars + at, sizeof text.chars - at, rank ? ")" : "a single number");
     return text;
 }
 
@@ -15779,7 +16088,7 @@ KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
     if (!names) return KD_ERR_MEMORY;
     for (i = 0; i < outputs && result == KD_OK; ++i) {
         char key[32];
-        snprintf(key, sizeof key, "kd.class.%d", i);
+        kd__print(key, sizeof key, "kd.class.%d", i);
         names[i] = kd__st_value(f, key);
         if (!names[i]) result = kd__st_fail(f, "the name of class %d is missing", i);
     }
@@ -15804,7 +16113,7 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
         if (result != KD_OK) return result;
         m->preprocessing_channels = channels;
     }
-    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
+    kd__print(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
     if (checksum && strcmp(checksum, wanted) != 0)
         return kd__fail(
             f->kd, KD_ERR_FORMAT,
@@ -15885,11 +16194,11 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
 KD__PRIVATE void kd__cache_settings(const kd_cache *c, char *text, size_t size)
 {
     const kd_augment *a = &c->augment;
-    snprintf(text, size, "%016llx %016llx %016llx %x %x %x %08x %08x %08x %08x %08x",
-             (unsigned long long)c->data_hash, (unsigned long long)c->teacher_hash, (unsigned long long)c->seed,
-             (unsigned)a->shift, (unsigned)a->flip, (unsigned)a->cutout, (unsigned)kd__float_bits(a->rotate),
-             (unsigned)kd__float_bits(a->brightness), (unsigned)kd__float_bits(a->contrast),
-             (unsigned)kd__float_bits(a->saturation), (unsigned)kd__float_bits(a->mixup));
+    kd__print(text, size, "%016llx %016llx %016llx %x %x %x %08x %08x %08x %08x %08x",
+              (unsigned long long)c->data_hash, (unsigned long long)c->teacher_hash, (unsigned long long)c->seed,
+              (unsigned)a->shift, (unsigned)a->flip, (unsigned)a->cutout, (unsigned)kd__float_bits(a->rotate),
+              (unsigned)kd__float_bits(a->brightness), (unsigned)kd__float_bits(a->contrast),
+              (unsigned)kd__float_bits(a->saturation), (unsigned)kd__float_bits(a->mixup));
 }
 
 /* Only what kd__cache_settings would have written. */
@@ -16174,13 +16483,13 @@ KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose
             float *values = start ? start : kept[i].values;
             const char *prefix = start ? "start." : "";
             if (kept[i].layout == KD__KEPT_FLAT) {
-                snprintf(name, sizeof name, "%s%s", prefix, kept[i].name);
+                kd__print(name, sizeof name, "%s%s", prefix, kept[i].name);
                 result = kd__checkpoint_tensor(c, purpose, name, values, NULL, (int64_t)kept[i].count);
             }
             for (j = 0; j < m->param_count && kept[i].layout != KD__KEPT_FLAT && result == KD_OK; ++j) {
                 const kd__param *p = &m->params[j];
                 if (p->trained != (kept[i].layout == KD__KEPT_WEIGHTS)) continue;
-                snprintf(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
+                kd__print(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
                 result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, p, kd__param_count(p));
             }
         }
@@ -16222,10 +16531,10 @@ KD__PRIVATE kd_result kd__checkpoint_write(kd__checkpoint *c, const char *path)
     kd__st_text(&c->w, "{\"__metadata__\":{");
     kd__st_pair_put(&c->w, &first, "kd.checkpoint", "1");
     kd__st_pair_put(&c->w, &first, "kd.spec", c->t->m->spec);
-    snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx", (unsigned long long)same[0],
-             (unsigned long long)same[1], (unsigned long long)same[2], (unsigned long long)same[3]);
+    kd__print(text, sizeof text, "%016llx %016llx %016llx %016llx", (unsigned long long)same[0],
+              (unsigned long long)same[1], (unsigned long long)same[2], (unsigned long long)same[3]);
     kd__st_pair_put(&c->w, &first, "kd.training", text);
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)c->hash);
+    kd__print(text, sizeof text, "%016llx", (unsigned long long)c->hash);
     kd__st_pair_put(&c->w, &first, "kd.checksum", text);
     kd__st_text(&c->w, "}");
     kd__st_tensor_put(&c->w, "position", "I64", 2, shape, sizeof words);
@@ -16272,7 +16581,7 @@ KD__PRIVATE kd_result kd__checkpoint_check_same(kd__checkpoint *c)
                         c->f.where, c->f.path);
     kd__checkpoint_same(c->t, same);
     for (i = 0; i < KD__SAME_COUNT; ++i, text += 17) {
-        snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
+        kd__print(wanted, sizeof wanted, "%016llx", (unsigned long long)same[i]);
         if (memcmp(text, wanted, 16) != 0)
             return kd__fail(c->t->kd, KD_ERR_DATA, "%s: \"%.200s\" belongs to a training with %s", c->f.where,
                             c->f.path, names[i]);
@@ -16309,7 +16618,7 @@ KD__PRIVATE kd_result kd__checkpoint_read(kd__checkpoint *c)
     memcpy(at, words, sizeof at);
     result = kd__checkpoint_walk(c, KD__MATCH);
     if (result != KD_OK) return result;
-    snprintf(wanted, sizeof wanted, "%016llx", (unsigned long long)c->hash);
+    kd__print(wanted, sizeof wanted, "%016llx", (unsigned long long)c->hash);
     if (!checksum || strcmp(checksum, wanted) != 0)
         return kd__st_fail(&c->f, "its contents do not match its checksum");
     if (c->tensors + 1 != c->f.entry_count) return kd__st_fail(&c->f, "it has tensors that no checkpoint has");

@@ -31,6 +31,9 @@ same_version()
 }
 check "kd.h: one version" same_version
 
+# printf of small C libraries knows no %lld and no %g, and locales change what it writes: kd.h has its own
+check "kd.h: nothing of printf is called" lacks '\bv?[sfn]*printf *\(' kd.h
+
 # every configuration macro of the first comment is looked at below it
 known_switches()
 {
