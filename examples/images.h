@@ -33,6 +33,7 @@
 #define STBI_ONLY_PNM
 #define STBI_NO_STDIO
 #define STBI_NO_HDR
+#define STBI_NO_GIF
 #define STBI_NO_LINEAR
 #define STBI_MAX_DIMENSIONS (1 << 16)
 #define STBI_ASSERT(x) ((void)0)
@@ -40,6 +41,14 @@
 #define STBI_MALLOC(size) calloc(1, size)
 #define STBI_REALLOC(block, size) realloc(block, size)
 #define STBI_FREE(block) free(block)
+/* Its functions stay in this file: the program may have an stb_image of its own, with other formats. */
+#define STB_IMAGE_STATIC
+#if defined(__GNUC__)
+#define STBIDEF static __attribute__((unused))
+#endif
+#if defined(__GNUC__) && !defined(__clang__) /* of functions that it leaves out; gcc asks at the very end */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define STB_IMAGE_IMPLEMENTATION
 #if defined(__has_include)
 #if __has_include(<stb/stb_image.h>)
@@ -74,9 +83,15 @@ typedef struct images_options {
     uint64_t seed;      /* of the split */
 } images_options;
 
+/* Where an image came from. Sorted by it, images have the order in which they were read. */
+typedef struct images_origin {
+    int32_t file, place; /* number of its file among images.paths; which in there, -1 for a single picture */
+} images_origin;
+
 typedef struct images_set {
     uint8_t *pixels; /* (count, channels, height, width) */
     int32_t *labels;
+    images_origin *origin;
     int count;
 } images_set;
 
@@ -84,6 +99,8 @@ typedef struct images {
     images_set train, test;
     int channels, height, width, class_count;
     char **class_names;
+    char **paths; /* of the files, below the folder that was loaded */
+    int path_count;
     /* what a careful person would want to know */
     int files, skipped, unsupported, rotated, sixteen_bit, four_channel_jpeg, resized;
     char listed[IMAGES_LISTED][512]; /* skipped files, and why */
@@ -756,6 +773,25 @@ static int images_list_split(images *s, const char *folder, images_list *list)
     return ok;
 }
 
+/* Adds to images.paths; the number of the path, or -1 without memory. */
+static int images_add_path(images *s, const char *path)
+{
+    char **bigger = (char **)realloc(s->paths, (size_t)(s->path_count + 1) * sizeof *bigger);
+    if (bigger) s->paths = bigger;
+    if (!bigger || (bigger[s->path_count] = images_join("", path)) == NULL) return -1;
+    return s->path_count++;
+}
+
+/* What is behind the folder that everything is read from, of the paths of a list. */
+static int images_keep_paths(images *s, const char *folder, const images_list *list)
+{
+    size_t above = strlen(folder);
+    int i, ok = 1;
+    if (above && folder[above - 1] != '/') ++above;
+    for (i = 0; i < list->count && ok; ++i) ok = images_add_path(s, list->files[i].path + above) >= 0;
+    return ok || images_fail(s, "out of memory");
+}
+
 static void images_list_free(images_list *list)
 {
     int i;
@@ -768,6 +804,7 @@ static void images_list_free(images_list *list)
 typedef struct images_sink {
     images_set *set;
     int capacity;
+    images_origin origin; /* of the next image */
 } images_sink;
 
 /* Appends one image, (h, w, c) turned to (c, h, w). */
@@ -783,11 +820,15 @@ static int images_append(images *s, images_sink *sink, const uint8_t *from, size
                               ? NULL
                               : (uint8_t *)realloc(set->pixels, (size_t)capacity * floats);
         int32_t *labels;
+        images_origin *origin;
         if (!pixels) return 0;
         set->pixels = pixels;
         labels = (int32_t *)realloc(set->labels, (size_t)capacity * sizeof *labels);
         if (!labels) return 0;
         set->labels = labels;
+        origin = (images_origin *)realloc(set->origin, (size_t)capacity * sizeof *origin);
+        if (!origin) return 0;
+        set->origin = origin;
         sink->capacity = capacity;
     }
     to = set->pixels + (size_t)set->count * floats;
@@ -797,6 +838,7 @@ static int images_append(images *s, images_sink *sink, const uint8_t *from, size
                 *to = from[(size_t)y * line + (size_t)x * (size_t)s->channels + (size_t)c];
         }
     }
+    set->origin[set->count] = sink->origin;
     set->labels[set->count++] = label;
     return 1;
 }
@@ -863,11 +905,14 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     s->sixteen_bit += p.sixteen_bit;
     s->four_channel_jpeg += p.four_channel_jpeg;
     s->rotated += p.rotated;
+    sink->origin.place = -1;
     if (f->tile_w) {
         const size_t line = (size_t)p.w * (size_t)p.channels;
         for (y = 0; y + f->tile_h <= p.h && ok; y += f->tile_h) {
             for (x = 0; x + f->tile_w <= p.w && ok && room > 0; x += f->tile_w, --room) {
+                const int columns = p.w / f->tile_w;
                 const uint8_t *corner = p.pixels + (size_t)y * line + (size_t)x * (size_t)p.channels;
+                sink->origin.place = y / f->tile_h * columns + x / f->tile_w;
                 if (f->tile_w == s->width && f->tile_h == s->height) {
                     ok = images_append(s, sink, corner, line, f->label);
                 } else {
@@ -899,8 +944,8 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     return ok || images_fail(s, "out of memory after %d images", sink->set->count);
 }
 
-/* Reads a split. `room` counts what each class may still take, NULL: everything. */
-static int images_load_list(images *s, const images_list *list, const images_options *o, images_set *set)
+/* Reads a split, whose first file has number `first` among images.paths. */
+static int images_load_list(images *s, const images_list *list, int first, const images_options *o, images_set *set)
 {
     int *taken = (int *)images_memory((size_t)s->class_count, sizeof(int)), i, ok = taken != NULL;
     images_sink sink;
@@ -909,6 +954,7 @@ static int images_load_list(images *s, const images_list *list, const images_opt
     for (i = 0; i < list->count && ok; ++i) {
         const int label = list->files[i].label, before = set->count;
         const int room = o->limit ? o->limit - taken[label] : INT32_MAX;
+        sink.origin.file = first + i;
         if (room > 0) ok = images_load_file(s, &sink, &list->files[i], room);
         if (ok) taken[label] += set->count - before;
     }
@@ -930,12 +976,19 @@ static int images_check_split(images *s, const char *folder, const images_set *s
     return ok;
 }
 
+static void images_set_free(images_set *set)
+{
+    free(set->pixels);
+    free(set->labels);
+    free(set->origin);
+}
+
 /* A share of each class becomes the test set, chosen by the seed. */
 static int images_split(images *s, const images_options *o)
 {
     const size_t floats = (size_t)s->height * (size_t)s->width * (size_t)s->channels;
     images_set all = s->train, train = {0}, test = {0};
-    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0;
+    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0, ok;
     uint8_t *is_test = (uint8_t *)images_memory((size_t)all.count, 1);
     if (!rank || !is_test) {
         free(rank);
@@ -964,16 +1017,19 @@ static int images_split(images *s, const images_options *o)
     test.labels = (int32_t *)images_memory((size_t)tests, sizeof(int32_t));
     train.pixels = (uint8_t *)images_memory((size_t)(all.count - tests), floats);
     train.labels = (int32_t *)images_memory((size_t)(all.count - tests), sizeof(int32_t));
-    for (i = 0; test.pixels && test.labels && train.pixels && train.labels && i < all.count; ++i) {
+    test.origin = (images_origin *)images_memory((size_t)tests, sizeof(images_origin));
+    train.origin = (images_origin *)images_memory((size_t)(all.count - tests), sizeof(images_origin));
+    ok = test.pixels && test.labels && test.origin && train.pixels && train.labels && train.origin;
+    for (i = 0; ok && i < all.count; ++i) {
         images_set *to = is_test[i] ? &test : &train;
         j = to->count++;
         memcpy(to->pixels + (size_t)j * floats, all.pixels + (size_t)i * floats, floats);
         to->labels[j] = all.labels[i];
+        to->origin[j] = all.origin[i];
     }
     free(rank);
     free(is_test);
-    free(all.pixels);
-    free(all.labels);
+    images_set_free(&all);
     s->train = train;
     s->test = test;
     return (test.count == tests && train.count == all.count - tests) || images_fail(s, "out of memory");
@@ -1054,6 +1110,8 @@ static int images_load_idx_split(images *s, const char *folder, const char *pref
     sink.set = set;
     sink.capacity = 0;
     snprintf(name, sizeof name, "%s-images-idx3-ubyte", prefix);
+    sink.origin.file = images_add_path(s, name);
+    if (sink.origin.file < 0) return images_fail(s, "out of memory");
     pixels = images_read_idx(s, folder, name, &pixel_size);
     snprintf(name, sizeof name, "%s-labels-idx1-ubyte", prefix);
     if (pixels) labels = images_read_idx(s, folder, name, &label_size);
@@ -1088,6 +1146,7 @@ static int images_load_idx_split(images *s, const char *folder, const char *pref
         p.pixels = (uint8_t *)images_memory((size_t)w * h, (size_t)s->channels);
         for (j = 0; p.pixels && j < (size_t)w * h * (size_t)s->channels; ++j)
             p.pixels[j] = pixels[16 + (size_t)i * w * h + j / (size_t)s->channels];
+        sink.origin.place = (int32_t)i;
         fitted = !p.pixels ? NULL : p.w == s->width && p.h == s->height ? p.pixels : images_fit(&p, s->width);
         ok = (fitted && images_append(s, &sink, fitted, (size_t)s->width * (size_t)s->channels, label)) ||
              images_fail(s, "out of memory after %d images", set->count);
@@ -1151,13 +1210,21 @@ static int images_load_idx(images *s, const char *folder, const images_options *
 
 /* ---- the whole set --------------------------------------------------------------------------------------- */
 
+/* The name of an image: the path of its file below the folder, and its place in there: "train/cat/1.png",
+   "train/Bag.28x28.png#12", "train-images-idx3-ubyte#12". Returns the length it needs, like snprintf. */
+IMAGES_PUBLIC static int images_name(const images *s, const images_set *set, int index, char *text, size_t size)
+{
+    const images_origin o = set->origin[index];
+    return o.place < 0 ? snprintf(text, size, "%s", s->paths[o.file])
+                       : snprintf(text, size, "%s#%d", s->paths[o.file], (int)o.place);
+}
+
 IMAGES_PUBLIC static void images_free(images *s)
 {
     images_names_free(s->class_names, s->class_count);
-    free(s->train.pixels);
-    free(s->train.labels);
-    free(s->test.pixels);
-    free(s->test.labels);
+    images_names_free(s->paths, s->path_count);
+    images_set_free(&s->train);
+    images_set_free(&s->test);
     memset(s, 0, sizeof *s);
 }
 
@@ -1207,8 +1274,9 @@ static int images_load_folders(images *s, const char *folder, const images_optio
         ok = ok && images_list_split(s, test, &test_list);
     }
     files = list.count + test_list.count;
-    ok = ok && images_survey(s, &list, o) && images_load_list(s, &list, o, &s->train) &&
-         images_load_list(s, &test_list, o, &s->test);
+    ok = ok && images_keep_paths(s, folder, &list) && images_keep_paths(s, folder, &test_list);
+    ok = ok && images_survey(s, &list, o) && images_load_list(s, &list, 0, o, &s->train) &&
+         images_load_list(s, &test_list, list.count, o, &s->test);
     if (ok && s->skipped > o->max_skipped * files)
         ok = images_fail(s, "%d of %d image files cannot be read (more than the share of %s allowed), first: %s",
                          s->skipped, files, images_number_of(o->max_skipped).chars, s->listed[0]);

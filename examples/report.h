@@ -43,13 +43,19 @@ static int report_reserve(size_t bytes)
 #define STBIW_REALLOC_SIZED(old, old_size, size) report_retake(old, (size_t)(old_size), (size_t)(size))
 #define STBIW_FREE(block) ((void)(block))
 #define STBI_WRITE_NO_STDIO
+#define STB_IMAGE_WRITE_STATIC /* the program may have one of its own */
+#if defined(__GNUC__)
+#define STBIWDEF static __attribute__((unused))
+#endif
+#if defined(__GNUC__) && !defined(__clang__) /* of functions that it leaves out; gcc asks at the very end */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
 #pragma GCC diagnostic ignored "-Wsign-conversion"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
-#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 #if defined(__has_include)
 #if __has_include(<stb/stb_image_write.h>)

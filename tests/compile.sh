@@ -67,6 +67,19 @@ for cc in ${COMPILERS:-gcc clang}; do
         -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -U_FORTIFY_SOURCE -fno-stack-protector -fno-pie -c \
         -o "$tmp/bare.o" implementation.c
 
+    # beside another user of stb_image and stb_image_write in the same program
+    if [ -e /usr/include/stb/stb_image_write.h ]; then
+        printf '#define STB_IMAGE_IMPLEMENTATION\n#include <stb/stb_image.h>\n#define STB_IMAGE_WRITE_IMPLEMENTATION\n%s\n' \
+            '#include <stb/stb_image_write.h>' >"$tmp/other_user.c"
+        check "$cc -c another user of stb" "$cc" -w -c -o "$tmp/other_user.o" "$tmp/other_user.c"
+        for example in classify distill/distill; do
+            check "$cc $example.c beside it" "$cc" -std=gnu99 -O0 $warnings -o "$tmp/example" ../../examples/$example.c \
+                "$tmp/other_user.o" -lm
+        done
+    else
+        skip "$cc beside another user of stb" "libstb-dev is not installed"
+    fi
+
     # what the implementation brings into a program, what it asks of it, and that it keeps no state of its own
     nm -g --defined-only "$tmp/kd.o" | awk '{print $NF}' >"$tmp/symbols"
     check "$cc every symbol is kd_*" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'

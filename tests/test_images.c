@@ -693,6 +693,13 @@ static void assert_set(const images_set *set, size_t image, int count, const int
     }
 }
 
+static void assert_name(const images *s, const images_set *set, int index, const char *wanted)
+{
+    char name[64];
+    assert_int_equal(images_name(s, set, index, name, sizeof name), strlen(wanted));
+    assert_string_equal(name, wanted);
+}
+
 static void test_train_and_test(void **state)
 {
     static const int train[] = {10, 11, 20, 21, 22}, train_labels[] = {0, 0, 1, 1, 1};
@@ -712,6 +719,8 @@ static void test_train_and_test(void **state)
     assert_int_equal(s.channels, 1);
     assert_set(&s.train, 4, 5, train, train_labels);
     assert_set(&s.test, 4, 3, test, test_labels);
+    assert_name(&s, &s.train, 3, "train/dog/001.pgm");
+    assert_name(&s, &s.test, 0, "test/cat/000.pgm");
     images_free(&s);
 }
 
@@ -761,6 +770,7 @@ static void test_split(void **state)
     images_options o = images_defaults();
     images s, again;
     int seen[256] = {0}, i, same = 0;
+    char name[64];
     (void)state;
     put_class("cat", 20, 0);
     put_class("dog", 9, 100);
@@ -775,6 +785,9 @@ static void test_split(void **state)
     for (i = 0; i < s.train.count; ++i) {
         ++seen[s.train.pixels[4 * i]];
         assert_int_equal(s.train.labels[i], s.train.pixels[4 * i] >= 100);
+        snprintf(name, sizeof name, "%s/%03d.pgm", s.train.labels[i] ? "dog" : "cat",
+                 s.train.pixels[4 * i] - 100 * s.train.labels[i]);
+        assert_name(&s, &s.train, i, name);
     }
     for (i = 0; i < 256; ++i) assert_int_equal(seen[i], i < 20 || (i >= 100 && i < 109));
     load(&again, &o);
@@ -1369,10 +1382,14 @@ static void test_sheets(void **state)
     assert_set(&s.train, 2, 9, train, train_labels);
     assert_int_equal(s.train.pixels[2 * 4 + 1], 9);
     assert_int_equal(s.test.pixels[0], 60);
+    assert_name(&s, &s.train, 4, "train/cat.2x1.pgm#4");
+    assert_name(&s, &s.train, 6, "train/dog/aa.pgm");
+    assert_name(&s, &s.train, 8, "train/dog/more.2x1.pgm#1");
     images_free(&s);
     o.limit = 4;
     load(&s, &o);
     assert_set(&s.train, 2, 7, limited, limited_labels);
+    assert_name(&s, &s.train, 3, "train/cat.2x1.pgm#3");
     images_free(&s);
     o = images_defaults();
     o.size = 2; /* tiles are fitted one by one */
@@ -1498,6 +1515,8 @@ static void test_idx(void **state)
     assert_string_equal(s.class_names[2], "eel");
     assert_int_equal(s.train.count, 6);
     assert_int_equal(s.width, 8);
+    assert_name(&s, &s.train, 5, "train-images-idx3-ubyte#5");
+    assert_name(&s, &s.test, 0, "t10k-images-idx3-ubyte#0");
     for (i = 0; i < 6; ++i) {
         images_picture p = {0};
         uint8_t *wanted;
