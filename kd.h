@@ -510,9 +510,57 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
 
-   Weights start uniform in +-sqrt(6 / fan_in) before a rectifier and +-sqrt(3 / fan_in) elsewhere, biases 0; a
-   softtree's beta starts at 1, its leaves uniform in +-sqrt(3). */
+   Options of the whole model stand between its input and the colon: how its weights start, see kd_init.
+
+       3x32x32 init=pytorch residual=0: conv 16 3 pad=1, ...
+
+       [init=auto] [fan_out=0] [std=0.02] [last=1] [residual=1]          init=auto, pytorch, he, glorot or trunc */
 KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out);
+
+/* First weights. fan_in is the number of inputs that one output is a sum of, channels / groups * height * width of
+   the kernel; fan_out is the same with the output's channels.
+
+   KD_INIT_AUTO          uniform in +-sqrt(6 / fan_in) before a rectifier, +-sqrt(3 / fan_in) elsewhere
+   KD_INIT_PYTORCH       uniform in +-1 / sqrt(fan_in), biases too: torch.nn.Linear's and Conv2d's reset_parameters
+   KD_INIT_HE            normal with variance 2 / fan_in, or 2 / fan_out    He et al. 2015, equations 10 and 14
+   KD_INIT_GLOROT        uniform in +-sqrt(6 / (fan_in + fan_out))          Glorot and Bengio 2010, equation 16
+   KD_INIT_TRUNC_NORMAL  normal with deviation std, drawn again where it is beyond 2 std
+                         Devlin et al. 2019 (BERT), as in their code
+
+   Biases are 0 but for KD_INIT_PYTORCH, batchnorm's weights 1. Whatever the kind, a softtree's beta starts at 1 and
+   its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside all
+   residuals: 0 makes the first logits 0. `residual` multiplies those of the last layer that has some, batchnorm
+   included, in the LAYERS of each residual: with 0 every residual passes its input on at first (Goyal et al. 2017,
+   section 5.1; torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose
+   gradient would be 0 for ever. */
+#define KD_INITS(X)                                                                                                \
+    X(KD_INIT_AUTO, "auto")                                                                                        \
+    X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
+    X(KD_INIT_HE, "he")                                                                                            \
+    X(KD_INIT_GLOROT, "glorot")                                                                                    \
+    X(KD_INIT_TRUNC_NORMAL, "trunc")
+typedef enum kd_init_kind {
+#define KD__ITEM(name, word) name,
+    KD_INITS(KD__ITEM)
+#undef KD__ITEM
+        KD_INIT_COUNT
+} kd_init_kind;
+
+typedef struct kd_init {
+    uint32_t cookie; /* set by kd_init_defaults */
+    kd_init_kind kind;
+    int fan_out;    /* 0; 1: the variance is 2 / fan_out; KD_INIT_HE */
+    float std;      /* 0.02; 0 to 1e6; KD_INIT_TRUNC_NORMAL */
+    float last;     /* 1; 0 to 1e6 */
+    float residual; /* 1; 0 to 1e6 */
+} kd_init;
+
+KDDEF kd_init kd_init_defaults(kd_init_kind kind);
+KDDEF const char *kd_init_name(kd_init_kind kind); /* "he" */
+/* kd_model_create with first weights as given, whatever the line says of them, which stays as it is; init NULL: as
+   the line says. */
+KDDEF kd_result kd_model_create_with(kd_ctx *kd, const char *spec, uint64_t seed, const kd_init *init,
+                                     kd_model **out);
 KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
 
@@ -527,8 +575,9 @@ KDDEF void kd_builder_avgpool(kd_builder *b, int kernel, int stride);
 /* Any layer, as text: what printf takes but long double, wide characters, a and n, with a decimal point in every
    locale. */
 KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...) KD__PRINTF(2, 3);
-KDDEF void kd_builder_residual(kd_builder *b); /* opens residual( ... */
-KDDEF void kd_builder_end(kd_builder *b);      /* ... and closes it ) */
+KDDEF void kd_builder_residual(kd_builder *b);                  /* opens residual( ... */
+KDDEF void kd_builder_end(kd_builder *b);                       /* ... and closes it ) */
+KDDEF void kd_builder_init(kd_builder *b, const kd_init *init); /* first weights; NULL: the defaults */
 KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out);
 KDDEF void kd_builder_abandon(kd_builder *b);
 
@@ -2261,7 +2310,7 @@ KD__PRIVATE int kd__rng_index(uint64_t key, uint64_t counter, int count)
 
 /* ============================================================================================================
    >>math    double-precision functions that are the same everywhere
-   uses: nothing
+   uses: random
    libm's exp, log and cos differ in the last bit between C libraries, which would let a learning rate or a view of
    an image differ too. These use only +, -, *, / and are good to about 1e-14, which is plenty for their use.
    ============================================================================================================ */
@@ -2354,6 +2403,16 @@ KD__PRIVATE void kd__cos_sin(double angle, double *cosine, double *sine)
         *sine = -c;
         break;
     }
+}
+
+/* The normal number `index` of those that belong to a key (Box and Muller 1958). */
+KD__PRIVATE double kd__normal(uint64_t key, uint64_t index, double deviation)
+{
+    const double half = 1.0 / 18014398509481984.0; /* 2^-54: never 0 */
+    const double u = kd__rng_unit(key, 2 * index) + half, v = kd__rng_unit(key, 2 * index + 1);
+    double cosine, sine;
+    kd__cos_sin(6.28318530717958647692 * v, &cosine, &sine);
+    return deviation * sqrt(-2 * kd__log_of(u)) * cosine;
 }
 
 /* base^n for n >= 0, by squaring. */
@@ -4705,6 +4764,7 @@ typedef struct kd__value {
 struct kd_model {
     kd_ctx *kd;
     char *spec;
+    kd_init init;
     kd__node *nodes;
     kd__value *values;
     kd__param *params;
@@ -7133,7 +7193,7 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
 /* ============================================================================================================
    >>spec    the one-line language of models, and the builder
    uses: layers
-   line:    input ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
+   line:    input {NAME "=" value} ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
    layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value}
                                            |  [TAG ":"] "residual" "(" layers ")"
    ============================================================================================================ */
@@ -7253,8 +7313,23 @@ KD__PRIVATE const char *kd__arg_kind(char kind)
     case 's': return "a number from 0 to 1";
     case 'u': return "a number from 0 to below 1";
     case 'b': return "0 or 1";
+    case 'k': return "auto, pytorch, he, glorot or trunc";
     default: return "a number from 0 to 1e6";
     }
+}
+
+KD__PRIVATE int kd__init_word(const char **at, kd__arg *arg)
+{
+    const size_t length = (size_t)(kd__skip_word(*at) - *at);
+    int i;
+    for (i = 0; i < KD_INIT_COUNT; ++i) {
+        const char *word = kd_init_name((kd_init_kind)i);
+        if (strlen(word) != length || memcmp(word, *at, length) != 0) continue;
+        arg->v[0] = i;
+        *at += length;
+        return 1;
+    }
+    return 0;
 }
 
 /* Reads a value of a kind at *at; on failure *at stays. */
@@ -7272,6 +7347,7 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
         *at = c + 4;
         return 1;
     }
+    if (kind == 'k') return kd__init_word(at, arg);
     for (i = 0;; ++i) {
         double v;
         if (!kd__is_digit(*c) && *c != '.') return 0;
@@ -7289,7 +7365,8 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
     return 1;
 }
 
-KD__PRIVATE int kd__at_layer_end(const char *c) { return *c == 0 || *c == ',' || *c == ')'; }
+/* The colon ends the options of the whole model. */
+KD__PRIVATE int kd__at_layer_end(const char *c) { return *c == 0 || *c == ',' || *c == ')' || *c == ':'; }
 
 /* Positional values in the order of the list, then or among them name=value. */
 KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char **at, const char *args,
@@ -7348,7 +7425,7 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
         if (!fallback)
             return kd__spec_fail(d, "%s needs %.*s: %s", word, (int)infos[i].length, infos[i].name,
                                  kd__arg_kind(infos[i].kind));
-        if (kd__is_letter(*fallback))
+        if (kd__is_letter(*fallback) && infos[i].kind != 'k')
             values[i] = values[0];
         else
             (void)kd__arg_value(&fallback, infos[i].kind, &values[i]);
@@ -7663,9 +7740,89 @@ KD__PRIVATE kd_result kd__parse_layers(kd__draft *d, const char **at, const char
     }
 }
 
+/* ---- first weights --------------------------------------------------------------------------------------- */
+
+KDDEF const char *kd_init_name(kd_init_kind kind)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_INITS(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)kind < (unsigned)KD_INIT_COUNT ? words[kind] : "unknown";
+}
+
+KDDEF kd_init kd_init_defaults(kd_init_kind kind)
+{
+    kd_init init;
+    memset(&init, 0, sizeof init);
+    init.cookie = KD__COOKIE;
+    init.kind = kind;
+    init.std = 0.02f;
+    init.last = init.residual = 1;
+    return init;
+}
+
+KD__PRIVATE int kd__has_weights(const kd_model *m, const kd__node *n)
+{
+    return n->param[0] >= 0 && m->params[n->param[0]].trained;
+}
+
+/* The last layer with weights in the branch that ends in a sum, or -1; *dead: a rectifier follows it, of whose
+   gradient at 0 nothing is left. Of a residual that the branch itself ends in, what the sum adds counts. */
+KD__PRIVATE int kd__branch_end(const kd_model *m, const kd__node *sum, int *dead)
+{
+    int at = m->values[sum->in].producer;
+    *dead = 0;
+    while (at >= 0 && m->nodes[at].depth > sum->depth) {
+        const kd__node *n = &m->nodes[at];
+        if (kd__has_weights(m, n)) return at;
+        if (n->act == KD__RELU || n->act == KD__RELU6) *dead = 1;
+        at = m->values[n->in2 >= 0 ? n->in2 : n->in].producer;
+    }
+    return -1;
+}
+
+/* What is wrong with first weights, or NULL. */
+KD__PRIVATE const char *kd__init_fault(const kd_model *m, const kd_init *init)
+{
+    const float limit = 1e6f;
+    int i, dead;
+    if ((unsigned)init->kind >= (unsigned)KD_INIT_COUNT) return "there is no such kind of first weights";
+    if (init->fan_out != 0 && init->fan_out != 1) return "fan_out must be 0 or 1";
+    if (init->fan_out && init->kind != KD_INIT_HE) return "fan_out goes with init=he";
+    if (!(init->std >= 0 && init->std <= limit)) return "std must be 0 to 1e6";
+    if (init->std != 0.02f && init->kind != KD_INIT_TRUNC_NORMAL) return "std goes with init=trunc";
+    if (!(init->last >= 0 && init->last <= limit)) return "last must be 0 to 1e6";
+    if (!(init->residual >= 0 && init->residual <= limit)) return "residual must be 0 to 1e6";
+    for (i = 0; init->residual == 0 && i < m->node_count; ++i) {
+        if (m->nodes[i].in2 >= 0 && kd__branch_end(m, &m->nodes[i], &dead) >= 0 && dead)
+            return "residual=0 would leave a residual without gradients for ever, whose last layer with weights is "
+                   "followed by a relu or relu6";
+    }
+    return NULL;
+}
+
+/* Options of the whole model, after its input. */
+KD__PRIVATE kd_result kd__parse_init(kd__draft *d, const char **at)
+{
+    kd__arg args[KD__MAX_ARGS];
+    kd_init *init = &d->m->init;
+    kd_result result;
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, "the input", at, "init:k=auto fan_out:b=0 std:f=0.02 last:f=1 residual:f=1", args);
+    if (result != KD_OK) return result;
+    init->kind = (kd_init_kind)(int)args[0].v[0];
+    init->fan_out = (int)args[1].v[0];
+    init->std = (float)args[2].v[0];
+    init->last = (float)args[3].v[0];
+    init->residual = (float)args[4].v[0];
+    return KD_OK;
+}
+
+/* ---- the line -------------------------------------------------------------------------------------------- */
+
 KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
 {
-    const char *c = kd__skip_space(d->line), *end;
+    const char *c = kd__skip_space(d->line), *end, *options, *fault;
     double size[3] = {0, 1, 1};
     int count = 0;
     kd_result result;
@@ -7683,6 +7840,10 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
     c = kd__skip_space(c);
     d->at = c;
     if (count == 2) return kd__spec_fail(d, "an image needs three sizes, channels x height x width, got two");
+    options = c;
+    if (kd__is_letter(*c) && *kd__skip_space(kd__skip_word(c)) == '=' && (result = kd__parse_init(d, &c)) != KD_OK)
+        return result;
+    d->at = c;
     if (*c != ':') return kd__spec_fail(d, "a colon must follow the input, such as 1x28x28: dense 10");
     if (size[0] * size[1] * size[2] > (double)KD__MAX_VALUE) return kd__spec_fail(d, "the input is too large");
     ++c;
@@ -7693,6 +7854,8 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
     d->at = c;
     if (*c == ')') return kd__spec_fail(d, "this parenthesis was never opened");
     if (*c) return kd__spec_fail(d, "expected a comma or the end, got \"%c\"", *c);
+    d->at = options;
+    if ((fault = kd__init_fault(d->m, &d->m->init)) != NULL) return kd__spec_fail(d, "%s", fault);
     if (!d->m->values[d->current].shape.flat) /* what comes out is a vector of logits */
         result = kd__draft_node(d, kd__layer_find("flatten", 7), NULL, "output", "flatten", 7, 0, -1);
     d->m->output = d->current;
@@ -7706,6 +7869,7 @@ struct kd_builder {
     char *text;
     size_t length, capacity;
     int first; /* no comma before the next layer */
+    kd_init init;
     kd_result failed;
 };
 
@@ -7740,6 +7904,7 @@ KDDEF kd_result kd_builder_open(kd_ctx *kd, int channels, int height, int width,
     if (!b) return KD_ERR_MEMORY;
     b->kd = kd;
     b->first = 1;
+    b->init = kd_init_defaults(KD_INIT_AUTO);
     if (height == 1 && width == 1)
         kd__print(text, sizeof text, "%d: ", channels);
     else
@@ -7804,6 +7969,11 @@ KDDEF void kd_builder_end(kd_builder *b)
     b->first = 0;
 }
 
+KDDEF void kd_builder_init(kd_builder *b, const kd_init *init)
+{
+    if (b) b->init = init ? *init : kd_init_defaults(KD_INIT_AUTO);
+}
+
 KDDEF void kd_builder_abandon(kd_builder *b)
 {
     if (!b) return;
@@ -7822,7 +7992,7 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
                  (int)KD__BUILDER_LETTERS);
     if (result == KD_OK && !out)
         result = kd__fail(b->kd, KD_ERR_ARGUMENT, "kd_builder_finish: out must not be NULL");
-    if (result == KD_OK) result = kd_model_create(b->kd, b->text, seed, out);
+    if (result == KD_OK) result = kd_model_create_with(b->kd, b->text, seed, &b->init, out);
     kd_builder_abandon(b);
     return result;
 }
@@ -7939,32 +8109,97 @@ KD__PRIVATE int kd__before_rectifier(const kd_model *m, int node)
     return 0;
 }
 
+/* How numbers are drawn: uniform in +-bound, or normal; where cut is not 0, within cut deviations. */
+typedef struct kd__law {
+    double bound, deviation, cut;
+} kd__law;
+
+KD__PRIVATE kd__law kd__init_law(const kd_model *m, int node, const kd__param *p)
+{
+    const kd_init *init = &m->init;
+    const double area = p->rank == 4 ? (double)p->h * p->w : 1;
+    const double fan_in = p->layout == KD__PANELS ? (double)p->c * p->h * p->w : p->layout == KD__TAPS ? area : 1;
+    const double fan_out = (p->layout == KD__PANELS ? p->outputs : 1) * area;
+    kd__law law = {0, 0, 0};
+    if (init->kind == KD_INIT_AUTO || p->layout == KD__VECTOR)
+        law.bound = sqrt((kd__before_rectifier(m, node) ? 6.0 : 3.0) / fan_in);
+    else if (init->kind == KD_INIT_PYTORCH)
+        law.bound = sqrt(1 / fan_in);
+    else if (init->kind == KD_INIT_GLOROT)
+        law.bound = sqrt(6 / (fan_in + fan_out));
+    else if (init->kind == KD_INIT_HE)
+        law.deviation = sqrt(2 / (init->fan_out ? fan_out : fan_in));
+    else
+        law.deviation = (double)init->std, law.cut = 2;
+    return law;
+}
+
+KD__PRIVATE double kd__init_number(const kd__law *law, uint64_t key, uint64_t index)
+{
+    uint64_t i;
+    double x;
+    if (law->deviation == 0) return kd__rng_range(key, index, -law->bound, law->bound);
+    if (law->cut == 0) return kd__normal(key, index, law->deviation);
+    key = kd__rng_key(key, KD__RNG_INIT, index, 0);
+    for (i = 0; x = kd__normal(key, i, 1), x < -law->cut || x > law->cut; ++i) {}
+    return law->deviation * x;
+}
+
+KD__PRIVATE kd_result kd__init_tensor(kd_model *m, int param, kd__law law, uint64_t seed)
+{
+    const kd__param *p = &m->params[param];
+    const int64_t count = kd__param_count(p);
+    const uint64_t key = kd__rng_key(seed, KD__RNG_INIT, (uint64_t)param, 0);
+    float *plain = KD__NEW(m->kd, float, count);
+    int64_t e;
+    if (!plain) return KD_ERR_MEMORY;
+    for (e = 0; e < count; ++e) plain[e] = (float)kd__init_number(&law, key, (uint64_t)e);
+    kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 0);
+    kd__free(m->kd, plain);
+    return KD_OK;
+}
+
+/* Multiplies what a layer is trained in, but for the inner nodes of a softtree. */
+KD__PRIVATE void kd__init_scale(kd_model *m, int node, float factor)
+{
+    const kd__node *n = &m->nodes[node];
+    const int is_tree = kd__layer_types[n->type].build == kd__tree_build;
+    size_t e;
+    int j;
+    for (j = 0; j < 4; ++j) {
+        const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
+        if (!p || !p->trained || (is_tree && p->rank == 1) || factor == 1) continue;
+        for (e = 0; e < p->size; ++e)
+            m->weights[p->offset + e] = factor > 0 ? m->weights[p->offset + e] * factor : 0; /* no -0 */
+    }
+}
+
 KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
 {
-    int i, j;
+    int i, j, dead, last = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
+        const kd__layer_type *t = &kd__layer_types[n->type];
+        const int is_norm = t->build == kd__norm_build, is_tree = t->build == kd__tree_build;
         for (j = 0; j < 4; ++j) {
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
-            const int64_t count = p ? kd__param_count(p) : 0;
-            int64_t e;
-            if (p && p->layout == KD__VECTOR && p->rank == 1) {
-                const kd__layer_type *t = &kd__layer_types[n->type];
-                const int scales = (t->build == kd__norm_build && (j == 0 || j == 3)) || t->build == kd__tree_build;
-                for (e = 0; e < count; ++e) kd__param_stored(m, p)[e] = scales ? 1.0f : 0.0f;
+            const int random_bias = p && m->init.kind == KD_INIT_PYTORCH && j == 1 && !is_norm && !is_tree;
+            size_t e;
+            if (p && p->rank == 1 && !random_bias) {
+                const int scales = (is_norm && (j == 0 || j == 3)) || is_tree;
+                for (e = 0; e < (size_t)kd__param_count(p); ++e) kd__param_stored(m, p)[e] = scales ? 1.0f : 0.0f;
             } else if (p) {
-                const double fan_in = p->layout == KD__PANELS ? (double)p->c * p->h * p->w
-                                      : p->layout == KD__TAPS ? (double)p->h * p->w
-                                                              : 1;
-                const double bound = sqrt((kd__before_rectifier(m, i) ? 6.0 : 3.0) / fan_in);
-                const uint64_t key = kd__rng_key(seed, KD__RNG_INIT, (uint64_t)n->param[j], 0);
-                float *plain = KD__NEW(m->kd, float, count);
-                if (!plain) return KD_ERR_MEMORY;
-                for (e = 0; e < count; ++e) plain[e] = (float)kd__rng_range(key, (uint64_t)e, -bound, bound);
-                kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 0);
-                kd__free(m->kd, plain);
+                const kd__param *weight = random_bias ? &m->params[n->param[0]] : p;
+                const kd_result result = kd__init_tensor(m, n->param[j], kd__init_law(m, i, weight), seed);
+                if (result != KD_OK) return result;
             }
         }
+        if (n->depth == 0 && kd__has_weights(m, n) && !is_norm) last = i;
+    }
+    if (last >= 0) kd__init_scale(m, last, m->init.last);
+    for (i = 0; i < m->node_count; ++i) {
+        const int end = m->nodes[i].in2 >= 0 ? kd__branch_end(m, &m->nodes[i], &dead) : -1;
+        if (end >= 0) kd__init_scale(m, end, m->init.residual);
     }
     return KD_OK;
 }
@@ -7990,6 +8225,7 @@ KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **ou
     d.m = m;
     d.line = d.at = spec;
     m->kd = kd;
+    m->init = kd_init_defaults(KD_INIT_AUTO);
     m->spec = kd__tidy_line(kd, spec);
     result = m->spec ? kd__parse_model(&d) : KD_ERR_MEMORY;
     if (result != KD_OK) {
@@ -8009,7 +8245,25 @@ KD__PRIVATE kd_result kd__model_allocate(kd_model *m)
     return m->weights && m->state ? KD_OK : KD_ERR_MEMORY;
 }
 
+/* First weights other than the line's own. */
+KD__PRIVATE kd_result kd__model_take_init(kd_model *m, const kd_init *init)
+{
+    const char *where = "kd_model_create_with", *fault;
+    if (init->cookie != KD__COOKIE)
+        return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: init must start from kd_init_defaults()", where);
+    fault = kd__init_fault(m, init);
+    if (fault) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %s", where, fault);
+    m->init = *init;
+    return KD_OK;
+}
+
 KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_model **out)
+{
+    return kd_model_create_with(kd, spec, seed, NULL, out);
+}
+
+KDDEF kd_result kd_model_create_with(kd_ctx *kd, const char *spec, uint64_t seed, const kd_init *init,
+                                     kd_model **out)
 {
     kd_model *m;
     kd_result result;
@@ -8017,6 +8271,7 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
     if (!kd) return KD_ERR_ARGUMENT;
     if (!spec || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_model_create: spec and out must not be NULL");
     result = kd__model_plan(kd, spec, &m);
+    if (result == KD_OK && init) result = kd__model_take_init(m, init);
     if (result == KD_OK) result = kd__model_allocate(m);
     if (result == KD_OK) result = kd__model_initialise(m, seed);
     if (result != KD_OK) {
@@ -14613,11 +14868,10 @@ KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count
 KD__PRIVATE double kd__pate_noise(kd_pate_noise noise, double scale, uint64_t key, int index)
 {
     const double half = 1.0 / 18014398509481984.0; /* 2^-54: never 0 */
-    const double u = kd__rng_unit(key, 2 * (uint64_t)index) + half, v = kd__rng_unit(key, 2 * (uint64_t)index + 1);
-    double cosine, sine;
-    if (noise == KD_PATE_LAPLACE) return u < 0.5 ? scale * kd__log_of(2 * u) : -scale * kd__log_of(2 * (1 - u));
-    kd__cos_sin(6.28318530717958647692 * v, &cosine, &sine); /* Box and Muller 1958 */
-    return scale * sqrt(-2 * kd__log_of(u)) * cosine;
+    double u;
+    if (noise == KD_PATE_GAUSSIAN) return kd__normal(key, (uint64_t)index, scale);
+    u = kd__rng_unit(key, 2 * (uint64_t)index) + half;
+    return u < 0.5 ? scale * kd__log_of(2 * u) : -scale * kd__log_of(2 * (1 - u));
 }
 
 KD__PRIVATE int32_t kd__pate_answer(const kd_pate_desc *d, const int32_t *votes, int classes, uint64_t key)

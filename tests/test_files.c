@@ -80,6 +80,13 @@ static void test_round_trip(void **state)
     assert_int_equal(kd_model_preprocessing(back, NULL, NULL), 0);
     kd_model_destroy(back);
     kd_model_destroy(m);
+    m = create("3 init=he last=0 : dense 2", 1); /* with the options of its line */
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    assert_true(kd_model_hash(back) == kd_model_hash(m));
+    assert_string_equal(kd_model_spec(back), "3 init=he last=0 : dense 2");
+    kd_model_destroy(back);
+    kd_model_destroy(m);
     m = create("3: relu", 1); /* or without any */
     assert_ok(kd, kd_model_save(m, "m"));
     assert_ok(kd, kd_model_load(kd, "m", &back));

@@ -98,6 +98,16 @@ static kd_result creating(void)
     return result;
 }
 
+static kd_result starting(void)
+{
+    kd_model *m = NULL;
+    const kd_init init = kd_init_defaults(KD_INIT_PYTORCH);
+    const kd_result result = kd_model_create_with(kd, student_line, 3, &init, &m);
+    assert_int_equal(m != NULL, result == KD_OK);
+    kd_model_destroy(m);
+    return result;
+}
+
 static kd_result cloning(void)
 {
     static const char *const names[CLASSES] = {"one", "two", "three"};
@@ -433,6 +443,7 @@ static void test_every_request(void **state)
                {"building", building},
                {"giving up building", giving_up_building},
                {"creating", creating},
+               {"starting", starting},
                {"cloning", cloning},
                {"multiplying", multiplying},
                {"softening", softening},

@@ -239,6 +239,8 @@ static void test_spellings(void **state)
         {"7: residual(dense 7,relu)", "7 :residual ( dense 7 , relu ) "},
         {"7: head: dense 3", "7: head :dense 3"},
         {"7: leakyrelu", "7: leakyrelu 0.01"},
+        {"7: dense 10", "7 init=auto last=1 residual = 1 std=0.02 fan_out=0 : dense 10"},
+        {"1x3x3 init=he: dense 4", "1x3x3  init = he\n:dense 4"},
     };
     char line[128];
     kd_model *m;
@@ -318,6 +320,10 @@ static void check_spec_error(const char *spec, const char *message)
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"
 #define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
 #define TREE "abcdefghijabcdefghijabcdefgh"
+#define INITS "auto, pytorch, he, glorot or trunc"
+#define DEAD                                                                                                       \
+    "residual=0 would leave a residual without gradients for ever, whose last layer with weights is followed by "  \
+    "a relu or relu6"
 #define NO_MORE "follows; layers are separated by commas"
 
 static void test_spec_errors(void **state)
@@ -337,6 +343,22 @@ static void test_spec_errors(void **state)
         {"7 dense 3", "3: a colon must follow the input, such as 1x28x28: dense 10"},
         {"7", "2: a colon must follow the input, such as 1x28x28: dense 10"},
         {"100000x100000x1: gap", "16: the input is too large"},
+        /* its options */
+        {"7 init=he", "10: a colon must follow the input, such as 1x28x28: dense 10"},
+        {"7 init=: relu", "8: init of the input must be " INITS ", got \"\""},
+        {"7 init=He: relu", "8: init of the input must be " INITS ", got \"He\""},
+        {"7 init=he2: relu", "8: init of the input must be " INITS ", got \"he2\""},
+        {"7 init=he init=he: relu", "16: init of the input is given twice"},
+        {"7 intit=he: relu", "3: the input has no option \"intit\"; did you mean \"init\"?"},
+        {"7 init=he last=-1: relu", "16: last of the input must be a number from 0 to 1e6, got \"-1\""},
+        {"7 residual=1e7: relu", "12: residual of the input must be a number from 0 to 1e6, got \"1e7\""},
+        {"7 std=0.5: relu", "3: std goes with init=trunc"},
+        {"7 init=glorot fan_out=1: relu", "3: fan_out goes with init=he"},
+        {"7 fan_out=2: relu", "11: fan_out of the input must be 0 or 1, got \"2\""},
+        {"7 residual=0: residual(dense 7, dropout 0.1, relu)", "3: " DEAD},
+        {"7 residual=0: residual(dense 7, residual(dense 7), relu6)", "3: " DEAD},
+        {"7 residual=0: residual(dense 7, residual(dense 7), gelu), residual(relu)", NULL},
+        {"7 residual=0.5: residual(dense 7, relu)", NULL},
         {"1x100000001x1: gap",
          "3: a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"},
         /* where a layer should be */
@@ -513,7 +535,8 @@ static void test_garbage_lines(void **state)
         ")",      "=",       "x",        "dense ",    "conv ",   "relu",     "gap",      "3",
         "1",      "2x2",     "0.5",      "-1",        "pad=",    "stride=",  "groups=",  "bias=0",
         "same",   "\t",      "tag: ",    "residual(", "flatten", "99999999", "maxpool ", "depthwise",
-        "batchn", "dropout", "\xc3\xa4", "1e30",      "\x01",    "\xff\xfe", "%s%n",     "1x8x8: conv 2 3"};
+        "batchn", "dropout", "\xc3\xa4", "1e30",      "\x01",    "\xff\xfe", "%s%n",     "1x8x8: conv 2 3",
+        " init=", "he",      "last=0",   "residual=0"};
     uint64_t state_of = 5;
     int round, models = 0;
     char *line = (char *)malloc(1 << 20);
@@ -991,6 +1014,29 @@ typedef struct start_case {
     double bound; /* uniform in +-bound */
 } start_case;
 
+/* Enough numbers of a tensor to tell how they are spread. */
+typedef struct spread {
+    double mean, variance, largest;
+    int64_t count;
+} spread;
+
+static spread spread_of(const kd_model *m, const char *name)
+{
+    const int64_t count = kd__param_count(&m->params[kd__param_find(m, name)]);
+    float *values = (float *)malloc((size_t)count * sizeof *values);
+    spread s = {0, 0, 0, 0};
+    int64_t e;
+    assert_ok(kd, kd_model_get_tensor(m, name, values, count));
+    for (e = 0; e < count; ++e) {
+        s.largest = KD__MAX(s.largest, fabs((double)values[e]));
+        s.mean += (double)values[e] / (double)count;
+        s.variance += (double)values[e] * (double)values[e] / (double)count;
+    }
+    s.count = count;
+    free(values);
+    return s;
+}
+
 static void test_initial_weights(void **state)
 {
     const start_case cases[] = {
@@ -1006,31 +1052,281 @@ static void test_initial_weights(void **state)
         {"8x9x9: conv 64 3 groups=4, silu", "0.weight", sqrt(6.0 / 18)},
         {"200x9x9: depthwise 3, hardswish", "0.weight", sqrt(6.0 / 9)},
         {"8x9x9: conv 64 3, residual(conv 64 1, relu), relu", "0.weight", sqrt(3.0 / 72)},
+        /* PyTorch's nn.Linear and nn.Conv2d, whose kaiming_uniform_ has a = sqrt(5): gain sqrt(1 / 3) */
+        {"50 init=pytorch: dense 400, relu, dense 400", "0.weight", sqrt(1.0 / 50)},
+        {"50 init=pytorch: dense 400, relu, dense 400", "0.bias", sqrt(1.0 / 50)},
+        {"50 init=pytorch: dense 400, relu, dense 400", "2.bias", sqrt(1.0 / 400)},
+        {"4x5x6 init=pytorch: dense 400, relu", "1.weight", sqrt(1.0 / 120)},
+        {"8x9x9 init=pytorch: conv 400 3x5 groups=4, silu", "0.weight", sqrt(1.0 / 30)},
+        {"8x9x9 init=pytorch: conv 400 3x5 groups=4, silu", "0.bias", sqrt(1.0 / 30)},
+        {"400x9x9 init=pytorch: depthwise 3", "0.weight", sqrt(1.0 / 9)},
+        {"400x9x9 init=pytorch: depthwise 3", "0.bias", sqrt(1.0 / 9)},
+        {"50 init=glorot: dense 400, relu", "0.weight", sqrt(6.0 / 450)},
+        {"4x5x6 init=glorot: dense 400, relu", "1.weight", sqrt(6.0 / 520)},
+        {"8x9x9 init=glorot: conv 64 3x5 groups=4, relu", "0.weight", sqrt(6.0 / (30 + 240))},
+        {"400x9x9 init=glorot: depthwise 3", "0.weight", sqrt(6.0 / 18)},
+        {"50 init=he: softtree 6 7", "0.leaves", sqrt(3.0)}, /* whatever the kind */
+        {"50 init=pytorch: softtree 6 7", "0.leaves", sqrt(3.0)},
+        {"50 init=pytorch last=0.5: dense 400, relu, dense 400", "2.weight", sqrt(0.25 / 400)},
+        {"50 init=pytorch last=0.5: dense 400, relu, dense 400", "2.bias", sqrt(0.25 / 400)},
+        {"50 init=pytorch last=0.5: dense 400, relu, dense 400", "0.weight", sqrt(1.0 / 50)},
     };
     size_t i;
     (void)state;
     for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
         kd_model *m = create(cases[i].spec, 7);
-        const kd__param *p = &m->params[kd__param_find(m, cases[i].name)];
-        const int64_t count = kd__param_count(p);
-        float *values = (float *)malloc((size_t)count * sizeof *values);
-        double largest = 0, sum = 0, squares = 0;
-        int64_t e;
-        assert_ok(kd, kd_model_get_tensor(m, cases[i].name, values, count));
-        for (e = 0; e < count; ++e) {
-            largest = KD__MAX(largest, fabs((double)values[e]));
-            sum += (double)values[e] / cases[i].bound;
-            squares += (double)values[e] * (double)values[e] / cases[i].bound / cases[i].bound;
-        }
-        if (largest > cases[i].bound * (1 + 1e-6) || largest < cases[i].bound * 0.99)
-            fail_msg("%s: the largest start is %g, expected %g", cases[i].spec, largest, cases[i].bound);
+        const double bound = cases[i].bound;
+        const spread s = spread_of(m, cases[i].name);
+        if (s.largest > bound * (1 + 1e-6) || s.largest < bound * 0.98)
+            fail_msg("%s: the largest start is %g, expected %g", cases[i].spec, s.largest, bound);
         /* mean 0, variance 1/3; five standard errors */
-        if (fabs(sum / (double)count) > 5 * 0.578 / sqrt((double)count) ||
-            fabs(squares / (double)count - 1.0 / 3) > 5 * 0.3 / sqrt((double)count))
-            fail_msg("%s: mean %g, variance %g", cases[i].spec, sum / (double)count, squares / (double)count);
-        free(values);
+        if (fabs(s.mean / bound) > 5 * 0.578 / sqrt((double)s.count) ||
+            fabs(s.variance / bound / bound - 1.0 / 3) > 5 * 0.3 / sqrt((double)s.count))
+            fail_msg("%s: mean %g, variance %g", cases[i].spec, s.mean / bound, s.variance / bound / bound);
         kd_model_destroy(m);
     }
+}
+
+static void test_normal_weights(void **state)
+{
+    static const struct {
+        const char *spec, *name;
+        double deviation, cut; /* of the normal distribution, before anything is cut off; 0: nothing is */
+    } cases[] = {
+        {"50 init=he: dense 400, relu, dense 400", "0.weight", 0.2, 0},
+        {"50 init=he: dense 400, relu, dense 400", "2.weight", 0.070710678, 0},
+        {"50 init=he fan_out=1: dense 400, relu", "0.weight", 0.070710678, 0},
+        {"4x5x10 init=he fan_out=1: dense 50", "1.weight", 0.2, 0},
+        {"8x9x9 init=he: conv 400 5 groups=4", "0.weight", 0.2, 0},
+        {"8x9x9 init=he fan_out=1: conv 400 5 groups=4", "0.weight", 0.028284271, 0},
+        {"400x9x9 init=he fan_out=1: depthwise 3", "0.weight", 0.471404521, 0},
+        {"50 init=trunc: dense 400, relu", "0.weight", 0.02, 0.04},
+        {"50 init=trunc std=0.5: dense 400, relu", "0.weight", 0.5, 1},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        kd_model *m = create(cases[i].spec, 7);
+        const spread s = spread_of(m, cases[i].name);
+        const double deviation = cases[i].deviation, cut = cases[i].cut, error = 5 / sqrt((double)s.count);
+        /* a normal distribution within 2 deviations has 0.7737 of its variance */
+        const double variance = s.variance / deviation / deviation / (cut > 0 ? 0.77374 : 1);
+        if (fabs(s.mean / deviation) > error || fabs(variance - 1) > 1.5 * error)
+            fail_msg("%s: mean %g, variance %g", cases[i].spec, s.mean / deviation, variance);
+        if (cut > 0 ? s.largest > cut * 1.0001 || s.largest < cut * 0.99 : s.largest < 3 * deviation)
+            fail_msg("%s: the largest start is %g", cases[i].spec, s.largest);
+        kd_model_destroy(m);
+    }
+    { /* within one deviation are 68.27 % */
+        kd_model *m = create("50 init=he: dense 400", 3);
+        float values[20000];
+        int inside = 0;
+        assert_ok(kd, kd_model_get_tensor(m, "0.weight", values, 20000));
+        for (i = 0; i < 20000; ++i) inside += fabs((double)values[i]) < 0.2;
+        assert_true(abs(inside - 13654) < 330);
+        kd_model_destroy(m);
+    }
+}
+
+/* A tensor of the model with a factor is that of the model without, times the factor. */
+static void check_factor(const char *options, const char *layers, const char *name, float factor)
+{
+    char line[300];
+    kd_model *m, *plain;
+    float a[600], b[600];
+    int64_t count, e;
+    snprintf(line, sizeof line, "4x3x3 init=pytorch %s: %s", options, layers);
+    m = create(line, 5);
+    snprintf(line, sizeof line, "4x3x3 init=pytorch: %s", layers);
+    plain = create(line, 5);
+    count = kd__param_count(&m->params[kd__param_find(m, name)]);
+    assert_true(count <= 600);
+    assert_ok(kd, kd_model_get_tensor(m, name, a, count));
+    assert_ok(kd, kd_model_get_tensor(plain, name, b, count));
+    for (e = 0; e < count; ++e) {
+        if (a[e] != b[e] * factor)
+            fail_msg("%s of %s, %s: %g, expected %g", name, line, options, a[e], b[e] * factor);
+    }
+    kd_model_destroy(m);
+    kd_model_destroy(plain);
+}
+
+static void test_small_starts(void **state)
+{
+    static const char basic[] =
+        "conv 4 1, residual(conv 4 3 pad=1, batchnorm, relu, conv 6 3 pad=1, batchnorm), relu, "
+        "gap, dense 5";
+    static const char bare[] =
+        "residual(conv 4 3 pad=1, relu, conv 4 1, dropout 0.1), residual(batchnorm, relu, conv 4 "
+        "1), residual(conv 4 1, residual(conv 4 1)), residual(maxpool 1), gap";
+    static const char nested[] = "conv 4 1, residual(residual(conv 4 1), residual(conv 5 1)), batchnorm, gap";
+    float values[24];
+    kd_model *m;
+    kd_isa isa;
+    int i;
+    (void)state;
+    check_factor("last=0.25", basic, "5.weight", 0.25f);
+    check_factor("last=0.25", basic, "5.bias", 0.25f);
+    check_factor("last=0.25", basic, "0.weight", 1);
+    check_factor("last=0.25", basic, "1.body.4.weight", 1);
+    check_factor("last=0", nested, "0.weight", 0); /* outside all residuals, batchnorm apart */
+    check_factor("last=0", nested, "0.bias", 0);
+    check_factor("last=0", nested, "1.body.1.body.0.weight", 1);
+    check_factor("last=0", nested, "2.weight", 1);
+    check_factor("residual=0", basic, "1.body.4.weight", 0);
+    check_factor("residual=0", basic, "1.body.1.weight", 1);
+    check_factor("residual=0", basic, "1.body.3.weight", 1);
+    check_factor("residual=0", basic, "1.shortcut.1.weight", 1);
+    check_factor("residual=0", basic, "5.weight", 1);
+    check_factor("residual=0.5", basic, "1.body.4.weight", 0.5f);
+    check_factor("residual=0.5", bare, "0.body.2.weight", 0.5f);
+    check_factor("residual=0.5", bare, "0.body.2.bias", 0.5f);
+    check_factor("residual=0.5", bare, "0.body.0.weight", 1);
+    check_factor("residual=0.5", bare, "1.body.2.weight", 0.5f); /* what comes last, though it is no batchnorm */
+    check_factor("residual=0.5", bare, "1.body.0.weight", 1);
+    check_factor("residual=0.5", bare, "2.body.1.body.0.weight", 0.5f);
+    check_factor("residual=0.5", bare, "2.body.0.weight", 0.5f);
+    check_factor("residual=0.5", nested, "0.weight", 1);
+    check_factor("residual=0.5", nested, "1.body.0.body.0.weight", 0.5f);
+    check_factor("residual=0.5", nested, "1.body.1.body.0.weight", 0.5f);
+    check_factor("residual=0.5", nested, "1.body.1.shortcut.weight", 0.5f); /* ends the outer branch */
+    FOR_EACH_ISA(isa) /* what this is for: a residual that passes its input on, and logits that are 0 */
+    {
+        kd_ctx_desc desc = kd->desc;
+        kd_ctx *other;
+        float y[4];
+        desc.isa = isa;
+        assert_int_equal(kd_open(&desc, &other), KD_OK);
+        for (i = 0; i < 4; ++i) values[i] = (float)i - 1.25f;
+        assert_ok(other,
+                  kd_model_create(other, "4 init=pytorch residual=0: residual(dense 9, relu, dense 4)", 1, &m));
+        assert_ok(other, kd_predict(m, values, 1, y));
+        for (i = 0; i < 4; ++i) assert_true(y[i] == values[i]);
+        kd_model_destroy(m);
+        assert_ok(other, kd_model_create(other, "4 init=trunc last=0: dense 9, relu, dense 4", 1, &m));
+        assert_ok(other, kd_predict(m, values, 1, y));
+        for (i = 0; i < 4; ++i) assert_true(y[i] == 0);
+        kd_model_destroy(m);
+        kd_close(other);
+    }
+    m = create("4 last=0: softtree 3 3", 1); /* its leaves alone */
+    assert_ok(kd, kd_model_get_tensor(m, "0.leaves", values, 24));
+    for (i = 0; i < 24; ++i) assert_true(values[i] == 0);
+    assert_ok(kd, kd_model_get_tensor(m, "0.beta", values, 7));
+    for (i = 0; i < 7; ++i) assert_true(values[i] == 1);
+    kd_model_destroy(m);
+    kd_model_destroy(create("4 last=0: batchnorm, residual(relu)", 1)); /* nothing to multiply */
+}
+
+/* From seed 1; the same on every machine. */
+static void test_init_pinned(void **state)
+{
+    static const uint64_t pinned[] = {0xf7b3d59af6b90ca4u, 0x2432f96872792d11u, 0x1094d7fd7c2fe53bu,
+                                      0x5bf249c9f0db720eu, 0x0b58fd7b720b9484u};
+    kd_isa isa;
+    int i;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx_desc desc = kd->desc;
+        kd_ctx *other;
+        desc.isa = isa;
+        assert_int_equal(kd_open(&desc, &other), KD_OK);
+        for (i = 0; i < KD_INIT_COUNT; ++i) {
+            const kd_init init = kd_init_defaults((kd_init_kind)i);
+            kd_model *m;
+            assert_ok(other, kd_model_create_with(other,
+                                                  "3x8x8: conv 8 3 pad=1, batchnorm, relu, residual(depthwise 3 "
+                                                  "pad=1, relu, conv 8 3 pad=1 groups=2), gap, dense 5",
+                                                  1, &init, &m));
+            if (kd_model_hash(m) != pinned[i])
+                fail_msg("%s, %s: 0x%016llxu", kd_init_name((kd_init_kind)i), kd_isa_name(isa),
+                         (unsigned long long)kd_model_hash(m));
+            kd_model_destroy(m);
+        }
+        kd_close(other);
+    }
+}
+
+/* First weights by a struct are those of the line with the same options; the line stays. */
+static void test_init_options(void **state)
+{
+    static const char *const lines[] = {
+        "7 init=auto: dense 3, relu, dense 4", "7 init=pytorch: dense 3, relu, dense 4",
+        "7 init=he: dense 3, relu, dense 4", "7 init=glorot: dense 3, relu, dense 4",
+        "7 init=trunc: dense 3, relu, dense 4"};
+    kd_init init;
+    kd_builder *b;
+    kd_model *m;
+    int i;
+    (void)state;
+    for (i = 0; i < KD_INIT_COUNT; ++i) {
+        init = kd_init_defaults((kd_init_kind)i);
+        assert_ok(kd, kd_model_create_with(kd, "7: dense 3, relu, dense 4", 1, &init, &m));
+        assert_true(kd_model_hash(m) == hash_of(lines[i]));
+        assert_string_equal(kd_model_spec(m), "7: dense 3, relu, dense 4");
+        kd_model_destroy(m);
+        assert_non_null(strstr(lines[i], kd_init_name((kd_init_kind)i)));
+        assert_non_null(strstr(INITS, kd_init_name((kd_init_kind)i)));
+    }
+    assert_string_equal(kd_init_name(KD_INIT_COUNT), "unknown");
+    init = kd_init_defaults(KD_INIT_TRUNC_NORMAL);
+    init.std = 0.5f, init.last = 0.25f, init.residual = 0;
+    assert_ok(kd, kd_model_create_with(kd, "7 init=he: residual(dense 7), dense 4", 1, &init, &m));
+    assert_true(kd_model_hash(m) ==
+                hash_of("7 init=trunc std=0.5 last=0.25 residual=0: residual(dense 7), dense 4"));
+    assert_string_equal(kd_model_spec(m), "7 init=he: residual(dense 7), dense 4");
+    kd_model_destroy(m);
+    assert_ok(kd, kd_model_create_with(kd, lines[2], 1, NULL, &m));
+    assert_true(kd_model_hash(m) == hash_of(lines[2]));
+    kd_model_destroy(m);
+    b = builder(7, 1, 1);
+    kd_builder_init(b, NULL);
+    kd_builder_init(b, &init);
+    kd_builder_layer(b, "residual(dense 7)");
+    kd_builder_dense(b, 4);
+    assert_ok(kd, kd_builder_finish(b, 1, &m));
+    assert_true(kd_model_hash(m) ==
+                hash_of("7 init=trunc std=0.5 last=0.25 residual=0: residual(dense 7), dense 4"));
+    kd_model_destroy(m);
+}
+
+static void test_init_refused(void **state)
+{
+    static const struct {
+        kd_init_kind kind;
+        int fan_out;
+        float std, last, residual;
+        const char *message;
+    } cases[] = {
+        {KD_INIT_COUNT, 0, 0.02f, 1, 1, "there is no such kind of first weights"},
+        {(kd_init_kind)-1, 0, 0.02f, 1, 1, "there is no such kind of first weights"},
+        {KD_INIT_HE, 2, 0.02f, 1, 1, "fan_out must be 0 or 1"},
+        {KD_INIT_PYTORCH, 1, 0.02f, 1, 1, "fan_out goes with init=he"},
+        {KD_INIT_TRUNC_NORMAL, 0, -1, 1, 1, "std must be 0 to 1e6"},
+        {KD_INIT_TRUNC_NORMAL, 0, (float)NAN, 1, 1, "std must be 0 to 1e6"},
+        {KD_INIT_GLOROT, 0, 0.1f, 1, 1, "std goes with init=trunc"},
+        {KD_INIT_AUTO, 0, 0.02f, -1, 1, "last must be 0 to 1e6"},
+        {KD_INIT_AUTO, 0, 0.02f, 2e6f, 1, "last must be 0 to 1e6"},
+        {KD_INIT_AUTO, 0, 0.02f, 1, (float)INFINITY, "residual must be 0 to 1e6"},
+        {KD_INIT_AUTO, 0, 0.02f, 1, 0, DEAD},
+    };
+    kd_init init;
+    kd_model *m;
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        init = kd_init_defaults(cases[i].kind);
+        init.fan_out = cases[i].fan_out, init.std = cases[i].std;
+        init.last = cases[i].last, init.residual = cases[i].residual;
+        m = (kd_model *)&m;
+        assert_fails(kd, kd_model_create_with(kd, "7: residual(dense 7, relu)", 1, &init, &m), KD_ERR_ARGUMENT,
+                     cases[i].message);
+        assert_null(m);
+    }
+    init.cookie = 0;
+    assert_fails(kd, kd_model_create_with(kd, "7: relu", 1, &init, &m), KD_ERR_DEFAULTS, "kd_init_defaults()");
+    assert_int_equal(kd_model_create_with(NULL, "7: relu", 1, NULL, &m), KD_ERR_ARGUMENT);
 }
 
 static void test_initial_vectors(void **state)
@@ -1676,6 +1972,11 @@ int main(void)
         TEST(test_tensor_errors),
         TEST(test_hash_of_weights),
         TEST(test_initial_weights),
+        TEST(test_normal_weights),
+        TEST(test_small_starts),
+        TEST(test_init_pinned),
+        TEST(test_init_options),
+        TEST(test_init_refused),
         TEST(test_initial_vectors),
         TEST(test_classes),
         TEST(test_preprocessing),
