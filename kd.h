@@ -623,7 +623,17 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
    line, class names and preprocessing as metadata. Saving writes a temporary file beside the target, flushes it
    to the disk and renames it, so that a crash leaves the old file or the new one. */
 KDDEF kd_result kd_model_save(const kd_model *m, const char *path);
+/* What trained numbers are rounded to in a file, to the nearest, halves to even; running statistics stay F32. A model
+   loaded from there computes in F32. KD_DTYPE_F16 with a number from 65520 on is KD_ERR_NOT_FINITE. */
+typedef enum kd_dtype { KD_DTYPE_F32, KD_DTYPE_F16, KD_DTYPE_BF16 } kd_dtype;
+KDDEF kd_result kd_model_save_as(const kd_model *m, const char *path, kd_dtype dtype);
+/* The same file into memory of `size` bytes. *needed, where not NULL, is what it takes: with bytes NULL and size 0
+   nothing else happens. With less than it takes nothing is written (KD_ERR_ARGUMENT). */
+KDDEF kd_result kd_model_save_memory(const kd_model *m, kd_dtype dtype, void *bytes, size_t size, size_t *needed);
 KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
+/* The same from the bytes of such a file, in memory of any alignment (flash, a resource of the program). They are
+   read once and may go afterwards. Either way loading takes memory for the weights and the file's header alone. */
+KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out);
 /* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
    tensor of the model must be there with its shape; tensors that the model does not have are an error. A file with
    a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used. */
@@ -1472,6 +1482,15 @@ KD__PRIVATE void kd__store_le(unsigned char *bytes, uint64_t value, int count)
     for (i = 0; i < count; ++i, value >>= 8) bytes[i] = (unsigned char)(value & 255u);
 }
 
+/* Whether this machine stores the highest byte first. */
+KD__PRIVATE int kd__big_endian(void)
+{
+    const uint32_t one = 1;
+    unsigned char first;
+    memcpy(&first, &one, 1);
+    return first == 0;
+}
+
 KD__PRIVATE uint32_t kd__float_bits(float value)
 {
     uint32_t bits;
@@ -1484,6 +1503,38 @@ KD__PRIVATE float kd__bits_float(uint32_t bits)
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+KD__PRIVATE float kd__half_to_float(uint32_t h)
+{
+    const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;
+    float value;
+    if (exponent == 31) return kd__bits_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent > 0) return kd__bits_float(sign | (exponent + 112) << 23 | fraction << 13);
+    value = (float)fraction * (1.0f / 16777216.0f); /* subnormal: fraction * 2^-24 */
+    return sign ? -value : value;
+}
+
+/* The nearest half, of two the even one; infinity from 65520 on. */
+KD__PRIVATE uint32_t kd__float_to_half(float x)
+{
+    const uint32_t bits = kd__float_bits(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+    if (size >= 0x47800000u) return sign | 0x7c00u;
+    if (size >= 0x38800000u) return sign | (size - (112u << 23) + 0xfffu + (size >> 13 & 1u)) >> 13;
+    {
+        const float scaled = kd__bits_float(size) * 16777216.0f; /* subnormal: a multiple of 2^-24 */
+        const uint32_t whole = (uint32_t)scaled;
+        const float rest = scaled - (float)whole;
+        return sign | (whole + (rest > 0.5f || (rest == 0.5f && (whole & 1u))));
+    }
+}
+
+KD__PRIVATE float kd__round_to(kd_dtype dtype, float x)
+{
+    const uint32_t bits = kd__float_bits(x);
+    if (dtype == KD_DTYPE_F16) return kd__half_to_float(kd__float_to_half(x));
+    if (dtype == KD_DTYPE_BF16) return kd__bits_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+    return x;
 }
 
 /* By bit pattern, so that no compiler option can assume it away. */
@@ -8043,32 +8094,84 @@ KD__PRIVATE void kd__model_propagate(kd_model *m)
     }
 }
 
-/* Copies a tensor between its stored form and PyTorch's order, in the direction asked for. */
+/* A tensor in PyTorch's order: runs of numbers, each with one distance between them where they are stored. */
+typedef struct kd__walk {
+    const kd__kernels *k;
+    const kd__param *p;
+    int output, channel, line; /* of the next run */
+    ptrdiff_t at, step;        /* where the next number of this run is, and how far the one after it */
+    int left;                  /* numbers of this run */
+} kd__walk;
+
+KD__PRIVATE kd__walk kd__walk_begin(const kd__kernels *k, const kd__param *p)
+{
+    kd__walk w;
+    memset(&w, 0, sizeof w);
+    w.k = k;
+    w.p = p;
+    return w;
+}
+
+/* Enters the next run; not after the last one. */
+KD__PRIVATE void kd__walk_run(kd__walk *w)
+{
+    const kd__param *p = w->p;
+    const int rows = p->c * p->h * p->w;
+    ptrdiff_t start = 0, step = 1;
+    if (p->layout == KD__PANELS) {
+        const int column = w->output % p->outputs, first = column / w->k->panel * w->k->panel;
+        step = kd__panel_width(w->k, p->outputs - first);
+        start = (ptrdiff_t)((size_t)(w->output / p->outputs) * p->group_size + (size_t)first * (size_t)rows) +
+                (column - first);
+    }
+    w->at = start + ((ptrdiff_t)w->line * p->w * p->c + w->channel) * step;
+    if (p->h == 1 && p->w == 1) { /* all channels are one run */
+        w->step = step;
+        w->left = p->c;
+        ++w->output;
+        return;
+    }
+    w->step = p->c * step;
+    w->left = p->w;
+    if (++w->line < p->h) return;
+    w->line = 0;
+    if (++w->channel < p->c) return;
+    w->channel = 0;
+    ++w->output;
+}
+
+/* The next `count` numbers between their stored form and PyTorch's order, in the direction asked for. */
+KD__PRIVATE void kd__walk_copy(kd__walk *w, float *stored, float *plain, int64_t count, int to_plain)
+{
+    while (count > 0) {
+        int i, now;
+        if (w->left == 0) kd__walk_run(w);
+        now = (int)KD__MIN((int64_t)w->left, count);
+        if (to_plain) {
+            for (i = 0; i < now; ++i) plain[i] = stored[w->at + i * w->step];
+        } else {
+            for (i = 0; i < now; ++i) stored[w->at + i * w->step] = plain[i];
+        }
+        w->at += now * w->step;
+        w->left -= now;
+        plain += now;
+        count -= now;
+    }
+}
+
+KD__PRIVATE int64_t kd__param_count(const kd__param *p)
+{
+    int64_t count = 1;
+    int i;
+    for (i = 0; i < p->rank; ++i) count *= p->shape[i];
+    return count;
+}
+
+/* Copies a whole tensor. */
 KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float *stored, float *plain, int to_plain)
 {
-    const int outputs = p->layout == KD__PANELS ? p->groups * p->outputs : 1, rows = p->c * p->h * p->w;
-    int o, c, y, x;
-    for (o = 0; o < outputs; ++o) {
-        float *at = stored;
-        ptrdiff_t step = 1;
-        if (p->layout == KD__PANELS) {
-            const int column = o % p->outputs, first = column / k->panel * k->panel;
-            step = kd__panel_width(k, p->outputs - first);
-            at +=
-                (size_t)(o / p->outputs) * p->group_size + (size_t)first * (size_t)rows + (size_t)(column - first);
-        }
-        for (c = 0; c < p->c; ++c) {
-            for (y = 0; y < p->h; ++y) {
-                for (x = 0; x < p->w; ++x, ++plain) {
-                    float *number = at + ((ptrdiff_t)(y * p->w + x) * p->c + c) * step;
-                    if (to_plain)
-                        *plain = *number;
-                    else
-                        *number = *plain;
-                }
-            }
-        }
-    }
+    kd__walk w = kd__walk_begin(k, p);
+    kd__walk_copy(&w, stored, plain, kd__param_count(p), to_plain);
 }
 
 /* Running variances of batch normalisation: negative ones have no root. */
@@ -8085,14 +8188,6 @@ KD__PRIVATE int kd__param_negative(const kd__param *p, const float *plain, size_
 KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
 {
     return (p->trained ? m->weights : m->state) + p->offset;
-}
-
-KD__PRIVATE int64_t kd__param_count(const kd__param *p)
-{
-    int64_t count = 1;
-    int i;
-    for (i = 0; i < p->rank; ++i) count *= p->shape[i];
-    return count;
 }
 
 /* Whether a rectifier comes before the next layer with weights. */
@@ -8455,29 +8550,29 @@ KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
     return hash;
 }
 
+enum { KD__PLAIN = 256 }; /* numbers in PyTorch's order that are looked at in one go */
+
+/* Goes on with a tensor's numbers, in PyTorch's order, so that the panel width of an instruction set does not show. */
+KD__PRIVATE uint64_t kd__hash_tensor(uint64_t hash, const kd__kernels *k, const kd__param *p, float *stored)
+{
+    kd__walk w = kd__walk_begin(k, p);
+    float plain[KD__PLAIN];
+    int64_t left;
+    int i, now;
+    for (left = kd__param_count(p); left > 0; left -= now) {
+        now = (int)KD__MIN(left, (int64_t)KD__PLAIN);
+        kd__walk_copy(&w, stored, plain, now, 1);
+        for (i = 0; i < now; ++i) hash = kd__mix(hash ^ kd__float_bits(plain[i]));
+    }
+    return hash;
+}
+
 KDDEF uint64_t kd_model_hash(const kd_model *m)
 {
     uint64_t hash = kd__hash_architecture(m);
     int i;
-    for (i = 0; i < m->param_count; ++i) {
-        const kd__param *p = &m->params[i];
-        const int64_t count = kd__param_count(p);
-        const int rows = p->c * p->h * p->w;
-        int64_t e;
-        /* in PyTorch's order, so that the panel width of an instruction set does not show */
-        for (e = 0; e < count; ++e) {
-            const int o = p->layout == KD__PANELS ? (int)(e / rows) : 0,
-                      left = (int)(p->layout == KD__PANELS ? e % rows : e);
-            const int x = left % p->w, y = left / p->w % p->h, channel = left / p->w / p->h;
-            size_t at = ((size_t)y * (size_t)p->w + (size_t)x) * (size_t)p->c + (size_t)channel;
-            if (p->layout == KD__PANELS) {
-                const int column = o % p->outputs, first = column / m->kd->k->panel * m->kd->k->panel;
-                at = at * (size_t)kd__panel_width(m->kd->k, p->outputs - first) + (size_t)first * (size_t)rows +
-                     (size_t)(column - first) + (size_t)(o / p->outputs) * p->group_size;
-            }
-            hash = kd__mix(hash ^ kd__float_bits(kd__param_stored(m, p)[at]));
-        }
-    }
+    for (i = 0; i < m->param_count; ++i)
+        hash = kd__hash_tensor(hash, m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]));
     return hash;
 }
 
@@ -15214,8 +15309,8 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 /* ============================================================================================================
    >>io    .npy, safetensors, checkpoints
    uses: model, train
-   Files are read whole, and every number in them is checked before it is used. Nothing here depends on the byte
-   order of the machine or on the locale.
+   Every number in a file is checked before it is used. Nothing here depends on the byte order of the machine or on
+   the locale.
    ============================================================================================================ */
 
 /* ---- bytes ----------------------------------------------------------------------------------------------- */
@@ -15237,37 +15332,91 @@ KD__PRIVATE kd_result kd__io_check(kd_ctx *kd, const char *where)
                     where, missing);
 }
 
-/* The whole file, with a 0 after it. */
-KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *path, char **bytes, size_t *size)
+/* Bytes that are read once, from the first to the last: of a file, or of memory. */
+typedef struct kd__source {
+    kd_ctx *kd;
+    const char *where, *path;
+    void *file;                  /* NULL: memory */
+    const unsigned char *memory; /* the next byte */
+    size_t size, left;
+} kd__source;
+
+KD__PRIVATE kd_result kd__source_open(kd__source *s, kd_ctx *kd, const char *where, const char *path)
 {
     const kd_io *io = &kd->desc.io;
-    kd_result result = KD_OK;
-    void *file;
+    kd_result result;
     int64_t length;
-    *bytes = NULL;
-    *size = 0;
+    memset(s, 0, sizeof *s);
+    s->kd = kd;
+    s->where = where;
+    s->path = path;
     if (!path) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the path must not be NULL", where);
     result = kd__io_check(kd, where);
     if (result != KD_OK) return result;
-    file = io->open(io->user, path, 'r');
-    if (!file) return kd__fail(kd, KD_ERR_IO, "%s: cannot open \"%.300s\" for reading", where, path);
-    length = io->size(io->user, file);
+    s->file = io->open(io->user, path, 'r');
+    if (!s->file) return kd__fail(kd, KD_ERR_IO, "%s: cannot open \"%.300s\" for reading", where, path);
+    length = io->size(io->user, s->file);
     if (length < 0 || (uint64_t)length > SIZE_MAX / 2) {
-        result = kd__fail(kd, KD_ERR_IO, "%s: cannot tell the size of \"%.300s\"", where, path);
-    } else {
-        *bytes = KD__NEW(kd, char, (size_t)length + 1);
-        if (!*bytes)
-            result = KD_ERR_MEMORY;
-        else if (io->read(io->user, file, *bytes, (size_t)length) != (size_t)length)
-            result = kd__fail(kd, KD_ERR_IO, "%s: \"%.300s\" ended before its %lld bytes were read", where, path,
-                              (long long)length);
+        io->close(io->user, s->file);
+        s->file = NULL;
+        return kd__fail(kd, KD_ERR_IO, "%s: cannot tell the size of \"%.300s\"", where, path);
     }
-    io->close(io->user, file);
+    s->size = s->left = (size_t)length;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__source_memory(kd__source *s, kd_ctx *kd, const char *where, const void *bytes,
+                                        size_t size)
+{
+    memset(s, 0, sizeof *s);
+    s->kd = kd;
+    s->where = where;
+    s->path = "memory";
+    s->memory = (const unsigned char *)bytes;
+    s->size = s->left = size;
+    if (bytes && size <= SIZE_MAX / 2) return KD_OK;
+    return kd__fail(kd, KD_ERR_ARGUMENT, "%s: bytes must not be NULL, and size what they have", where);
+}
+
+/* The next `count` bytes, which must be there. */
+KD__PRIVATE kd_result kd__source_read(kd__source *s, void *to, size_t count)
+{
+    const kd_io *io = &s->kd->desc.io;
+    size_t got = count <= s->left ? count : 0;
+    if (!s->file && got) {
+        memcpy(to, s->memory, got);
+        s->memory += got;
+    } else if (got) {
+        got = io->read(io->user, s->file, to, got);
+    }
+    s->left -= KD__MIN(got, s->left);
+    if (got == count) return KD_OK;
+    return kd__fail(s->kd, KD_ERR_IO, "%s: \"%.300s\" ended before its %llu bytes were read", s->where, s->path,
+                    (unsigned long long)s->size);
+}
+
+KD__PRIVATE void kd__source_close(kd__source *s)
+{
+    if (s->file) s->kd->desc.io.close(s->kd->desc.io.user, s->file);
+    s->file = NULL;
+}
+
+/* The whole file, with a 0 after it. */
+KD__PRIVATE kd_result kd__read_file(kd_ctx *kd, const char *where, const char *path, char **bytes, size_t *size)
+{
+    kd__source s;
+    kd_result result = kd__source_open(&s, kd, where, path);
+    *bytes = NULL;
+    *size = 0;
+    if (result != KD_OK) return result;
+    *bytes = KD__NEW(kd, char, s.size + 1);
+    result = *bytes ? kd__source_read(&s, *bytes, s.size) : KD_ERR_MEMORY;
+    kd__source_close(&s);
     if (result != KD_OK) {
         kd__free(kd, *bytes);
         *bytes = NULL;
     } else {
-        *size = (size_t)length;
+        *size = s.size;
     }
     return result;
 }
@@ -15278,6 +15427,9 @@ typedef struct kd__save {
     const char *where, *path;
     char *temporary;
     void *file;
+    int to_memory; /* instead of a file */
+    unsigned char *memory;
+    size_t size, length; /* of the memory; of what was written, whether it fits or not */
     kd_result result;
 } kd__save;
 
@@ -15308,6 +15460,11 @@ KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, 
 KD__PRIVATE void kd__save_bytes(kd__save *s, const void *bytes, size_t size)
 {
     const kd_io *io = &s->kd->desc.io;
+    if (s->to_memory) {
+        if (size && size <= s->size && s->length <= s->size - size) memcpy(s->memory + s->length, bytes, size);
+        s->length = kd__plus(s->length, size);
+        return;
+    }
     if (s->result == KD_OK && io->write(io->user, s->file, bytes, size) != size)
         s->result = kd__fail(s->kd, KD_ERR_IO, "%s: cannot write all of \"%.300s\"; is the disk full?", s->where,
                              s->temporary);
@@ -15318,11 +15475,26 @@ KD__PRIVATE void kd__save_floats(kd__save *s, const float *x, size_t count)
 {
     unsigned char bytes[2048];
     size_t done, i;
+    if (!kd__big_endian()) {
+        kd__save_bytes(s, x, count * sizeof *x);
+        return;
+    }
     for (done = 0; done < count && s->result == KD_OK;) {
         const size_t now = KD__MIN(sizeof bytes / 4, count - done);
         for (i = 0; i < now; ++i) kd__store_le(bytes + 4 * i, kd__float_bits(x[done + i]), 4);
         kd__save_bytes(s, bytes, 4 * now);
         done += now;
+    }
+}
+
+/* Numbers that are exact in the type: the upper halves of floats, or halves. */
+KD__PRIVATE void kd__save_halves(kd__save *s, const float *x, size_t count, kd_dtype dtype)
+{
+    unsigned char bytes[2];
+    size_t i;
+    for (i = 0; i < count; ++i) {
+        kd__store_le(bytes, dtype == KD_DTYPE_F16 ? kd__float_to_half(x[i]) : kd__float_bits(x[i]) >> 16, 2);
+        kd__save_bytes(s, bytes, sizeof bytes);
     }
 }
 
@@ -15346,21 +15518,15 @@ KD__PRIVATE kd_result kd__save_close(kd__save *s)
 
 enum { KD__FLOAT, KD__BFLOAT, KD__SIGNED, KD__UNSIGNED };
 
-KD__PRIVATE float kd__half_to_float(uint32_t h)
-{
-    const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;
-    float value;
-    if (exponent == 31) return kd__bits_float(sign | 0x7f800000u | fraction << 13);
-    if (exponent > 0) return kd__bits_float(sign | (exponent + 112) << 23 | fraction << 13);
-    value = (float)fraction * (1.0f / 16777216.0f); /* subnormal: fraction * 2^-24 */
-    return sign ? -value : value;
-}
-
 /* Numbers of any type to floats. `size` in bytes. */
 KD__PRIVATE void kd__convert(const unsigned char *from, int kind, int size, int big_endian, int64_t count,
                              float *to)
 {
     int64_t i;
+    if (kind == KD__FLOAT && size == 4 && big_endian == kd__big_endian()) { /* as they are */
+        memcpy(to, from, (size_t)count * sizeof *to);
+        return;
+    }
     for (i = 0; i < count; ++i, from += size) {
         unsigned char bytes[8];
         uint64_t bits;
@@ -15601,17 +15767,21 @@ typedef struct kd__st_entry {
     int rank;
     int64_t shape[8], count;
     uint64_t begin, end;
+    int param; /* of the model that the file was matched with; -1: a count of batches */
 } kd__st_entry;
 
 typedef struct kd__st_pair {
     char *key, *value;
 } kd__st_pair;
 
+/* A file of which all bytes are in memory, or only the header: its data are then read from first to last. */
 typedef struct kd__st_file {
     kd_ctx *kd;
     const char *where, *path;
+    kd__source source;
+    int whole;
     char *bytes;
-    size_t size, data;
+    size_t size, data; /* of the file; where its data begin */
     kd__st_entry *entries;
     kd__st_pair *pairs;
     int entry_count, entry_capacity, pair_count, pair_capacity;
@@ -15893,17 +16063,10 @@ KD__PRIVATE kd_result kd__st_layout(kd__st_file *f)
 
 KD__PRIVATE kd_result kd__st_header(kd__st_file *f)
 {
-    uint64_t length;
     int has_metadata = 0;
-    if (f->size < 8) return kd__st_fail(f, "it has only %llu bytes", (unsigned long long)f->size);
-    length = kd__load_le((const unsigned char *)f->bytes, 8);
-    if (length > 100000000u || length > f->size - 8)
-        return kd__st_fail(f, "it claims a header of %llu bytes in a file of %llu", (unsigned long long)length,
-                           (unsigned long long)f->size);
-    f->data = 8 + (size_t)length;
     f->c = f->bytes + 8;
     f->end = f->bytes + f->data;
-    if (length < 2 || *f->c != '{') return kd__st_fail(f, "its header does not begin with a brace");
+    if (f->end - f->c < 2 || *f->c != '{') return kd__st_fail(f, "its header does not begin with a brace");
     ++f->c;
     if (!kd__st_take(f, '}')) {
         do {
@@ -15928,20 +16091,48 @@ KD__PRIVATE kd_result kd__st_header(kd__st_file *f)
 
 KD__PRIVATE void kd__st_close(kd__st_file *f)
 {
+    kd__source_close(&f->source);
     kd__free(f->kd, f->entries);
     kd__free(f->kd, f->pairs);
     kd__free(f->kd, f->bytes);
 }
 
-KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path)
+/* From a source that was opened: the header, and with `whole` everything behind it. */
+KD__PRIVATE kd_result kd__st_read(kd__st_file *f, int whole)
+{
+    unsigned char head[8] = {0};
+    uint64_t length;
+    size_t kept;
+    kd_result result = KD_OK;
+    f->kd = f->source.kd;
+    f->where = f->source.where;
+    f->path = f->source.path;
+    f->size = f->source.size;
+    f->whole = whole;
+    if (f->size < 8) return kd__st_fail(f, "it has only %llu bytes", (unsigned long long)f->size);
+    result = kd__source_read(&f->source, head, sizeof head);
+    if (result != KD_OK) return result;
+    length = kd__load_le(head, 8);
+    if (length > 100000000u || length > f->size - 8)
+        return kd__st_fail(f, "it claims a header of %llu bytes in a file of %llu", (unsigned long long)length,
+                           (unsigned long long)f->size);
+    f->data = 8 + (size_t)length;
+    kept = whole ? f->size : f->data;
+    f->bytes = KD__NEW(f->kd, char, kept + 1);
+    if (!f->bytes) return KD_ERR_MEMORY;
+    memcpy(f->bytes, head, sizeof head);
+    result = kd__source_read(&f->source, f->bytes + 8, kept - 8);
+    return result == KD_OK ? kd__st_header(f) : result;
+}
+
+KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path, int whole)
 {
     kd_result result;
     memset(f, 0, sizeof *f);
     f->kd = kd;
-    f->where = where;
-    f->path = path;
-    result = kd__read_file(kd, where, path, &f->bytes, &f->size);
-    if (result == KD_OK) result = kd__st_header(f);
+    result = kd__source_open(&f->source, kd, where, path);
+    if (result == KD_OK) result = kd__st_read(f, whole);
+    if (result == KD_OK && whole) kd__source_close(&f->source);
     if (result != KD_OK) kd__st_close(f);
     return result;
 }
@@ -15957,7 +16148,7 @@ KD__PRIVATE const char *kd__st_value(const kd__st_file *f, const char *key)
     return found ? found->value : NULL;
 }
 
-KD__PRIVATE const kd__st_entry *kd__st_find(const kd__st_file *f, const char *name)
+KD__PRIVATE kd__st_entry *kd__st_find(const kd__st_file *f, const char *name)
 {
     int low = 0, high = f->entry_count;
     while (low < high) {
@@ -15971,6 +16162,7 @@ KD__PRIVATE const kd__st_entry *kd__st_find(const kd__st_file *f, const char *na
     return NULL;
 }
 
+/* Of a file that is whole. */
 KD__PRIVATE void kd__st_floats(const kd__st_file *f, const kd__st_entry *e, float *to)
 {
     kd__convert((const unsigned char *)f->bytes + f->data + e->begin, e->kind, e->size, 0, e->count, to);
@@ -16140,76 +16332,161 @@ KD__PRIVATE int kd__tracked_name(const kd__node *n, char *name, size_t size)
 
 typedef struct kd__sorted {
     const char *name;
-    int index;
+    int index, wide; /* wide numbers come first, as the format's own writer orders them */
 } kd__sorted;
 
 KD__PRIVATE int kd__sorted_by_name(const void *a, const void *b)
 {
-    return strcmp(((const kd__sorted *)a)->name, ((const kd__sorted *)b)->name);
+    const kd__sorted *x = (const kd__sorted *)a, *y = (const kd__sorted *)b;
+    return x->wide != y->wide ? y->wide - x->wide : strcmp(x->name, y->name);
 }
 
-KD__PRIVATE kd_result kd__model_write(const kd_model *m, const char *path, kd__st_writer *w, kd__sorted *order,
-                                      float *plain)
+/* The header, and the tensors in their order. */
+KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, kd__st_writer *w, kd__sorted *order)
 {
-    static const char where[] = "kd_model_save";
-    kd__save s;
     char name[KD__MAX_NAME + 64];
-    int i, counted = 0;
-    for (i = 0; i < m->param_count; ++i) order[i].name = m->params[i].name, order[i].index = i;
+    int i;
+    for (i = 0; i < m->param_count; ++i) {
+        order[i].name = m->params[i].name, order[i].index = i;
+        order[i].wide = dtype == KD_DTYPE_F32 || !m->params[i].trained;
+    }
     qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
     kd__model_metadata(m, w);
-    for (i = 0; i < m->node_count; ++i) { /* 8-byte numbers first, as the format's own writer orders them */
-        if (!kd__tracked_name(&m->nodes[i], name, sizeof name)) continue;
-        kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
-        ++counted;
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[order[i].index];
-        kd__st_tensor_put(w, p->name, "F32", p->rank, p->shape, (uint64_t)kd__param_count(p) * 4);
+        kd__st_tensor_put(w, p->name,
+                          order[i].wide           ? "F32"
+                          : dtype == KD_DTYPE_F16 ? "F16"
+                                                  : "BF16",
+                          p->rank, p->shape, (uint64_t)kd__param_count(p) * (order[i].wide ? 4 : 2));
     }
     kd__st_text(w, "}");
-    if (w->failed) return KD_ERR_MEMORY;
-    if (kd__save_open(&s, m->kd, where, path) != KD_OK) return s.result;
-    kd__st_save_header(&s, w);
-    for (i = 0; i < counted; ++i) {
-        unsigned char bytes[8];
-        kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
-        kd__save_bytes(&s, bytes, sizeof bytes);
+    return w->failed ? KD_ERR_MEMORY : KD_OK;
+}
+
+KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s, kd__st_writer *w,
+                                 const kd__sorted *order)
+{
+    char name[KD__MAX_NAME + 64];
+    unsigned char bytes[8];
+    float plain[KD__PLAIN];
+    int i, now;
+    kd__st_save_header(s, w);
+    kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__save_bytes(s, bytes, sizeof bytes);
     }
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[order[i].index];
-        kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 1);
-        kd__save_floats(&s, plain, (size_t)kd__param_count(p));
+        kd__walk walk = kd__walk_begin(m->kd->k, p);
+        int64_t left;
+        for (left = kd__param_count(p); left > 0; left -= now) {
+            now = (int)KD__MIN(left, (int64_t)KD__PLAIN);
+            kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 1);
+            if (order[i].wide)
+                kd__save_floats(s, plain, (size_t)now);
+            else
+                kd__save_halves(s, plain, (size_t)now, dtype);
+        }
     }
-    return kd__save_close(&s);
+}
+
+/* Into a file where there is a path, else into the memory that `s` has. */
+KD__PRIVATE kd_result kd__model_save_to(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
+                                        kd__save *s)
+{
+    kd__st_writer w;
+    kd__sorted *order = KD__NEW(m->kd, kd__sorted, m->param_count + 1);
+    kd_result result = KD_ERR_MEMORY;
+    memset(&w, 0, sizeof w);
+    w.kd = m->kd;
+    if (order) result = kd__model_header(m, dtype, &w, order);
+    if (result == KD_OK && !s->to_memory) result = kd__save_open(s, m->kd, where, path);
+    if (result == KD_OK) {
+        kd__model_write(m, dtype, s, &w, order);
+        result = s->to_memory ? s->result : kd__save_close(s);
+    }
+    kd__free(m->kd, w.text);
+    kd__free(m->kd, order);
+    return result;
+}
+
+/* A copy whose trained numbers are rounded. */
+KD__PRIVATE kd_result kd__model_rounded(const kd_model *m, kd_dtype dtype, kd_model **out)
+{
+    kd_result result = kd_model_clone(m, out);
+    size_t i;
+    for (i = 0; result == KD_OK && i < m->weight_count; ++i)
+        (*out)->weights[i] = kd__round_to(dtype, m->weights[i]);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__model_check_finite(const kd_model *m, const kd_model *rounded, const char *where)
+{
+    int i;
+    for (i = 0; i < m->param_count; ++i) {
+        const kd__param *p = &m->params[i];
+        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(m, p)))
+            return kd__fail(m->kd, KD_ERR_NOT_FINITE,
+                            "%s: tensor \"%.80s\" holds a NaN or an infinity; nothing was written", where, p->name);
+        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(rounded, p)))
+            return kd__fail(m->kd, KD_ERR_NOT_FINITE,
+                            "%s: tensor \"%.80s\" holds a number beyond 65504, the largest of F16; nothing was "
+                            "written",
+                            where, p->name);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__model_save(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
+                                     kd__save *s)
+{
+    kd_model *rounded = NULL;
+    kd_result result = KD_OK;
+    if ((unsigned)dtype > (unsigned)KD_DTYPE_BF16)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_dtype %d", where, (int)dtype);
+    if (dtype != KD_DTYPE_F32) result = kd__model_rounded(m, dtype, &rounded);
+    if (result == KD_OK) result = kd__model_check_finite(m, rounded ? rounded : m, where);
+    if (result == KD_OK) result = kd__model_save_to(rounded ? rounded : m, path, dtype, where, s);
+    kd_model_destroy(rounded);
+    return result;
 }
 
 KDDEF kd_result kd_model_save(const kd_model *m, const char *path)
 {
-    kd__st_writer w;
-    kd__sorted *order;
-    float *plain;
-    int64_t largest = 1;
-    kd_result result = KD_ERR_MEMORY;
-    int i;
+    kd__save s;
+    memset(&s, 0, sizeof s);
+    return m ? kd__model_save(m, path, KD_DTYPE_F32, "kd_model_save", &s) : KD_ERR_ARGUMENT;
+}
+
+KDDEF kd_result kd_model_save_as(const kd_model *m, const char *path, kd_dtype dtype)
+{
+    kd__save s;
+    memset(&s, 0, sizeof s);
+    return m ? kd__model_save(m, path, dtype, "kd_model_save_as", &s) : KD_ERR_ARGUMENT;
+}
+
+KDDEF kd_result kd_model_save_memory(const kd_model *m, kd_dtype dtype, void *bytes, size_t size, size_t *needed)
+{
+    static const char where[] = "kd_model_save_memory";
+    kd__save s;
+    kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
-    for (i = 0; i < m->param_count; ++i) {
-        const kd__param *p = &m->params[i];
-        largest = KD__MAX(largest, kd__param_count(p));
-        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(m, p)))
-            return kd__fail(m->kd, KD_ERR_NOT_FINITE,
-                            "kd_model_save: tensor \"%.80s\" holds a NaN or an infinity; nothing was written",
-                            p->name);
-    }
-    memset(&w, 0, sizeof w);
-    w.kd = m->kd;
-    order = KD__NEW(m->kd, kd__sorted, m->param_count + 1);
-    plain = KD__NEW(m->kd, float, largest);
-    if (order && plain) result = kd__model_write(m, path, &w, order, plain);
-    kd__free(m->kd, w.text);
-    kd__free(m->kd, order);
-    kd__free(m->kd, plain);
-    return result;
+    if (!bytes && size) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: bytes must not be NULL", where);
+    memset(&s, 0, sizeof s);
+    s.kd = m->kd;
+    s.to_memory = 1;
+    result = kd__model_save(m, NULL, dtype, where, &s); /* the length first: too little memory stays as it is */
+    if (needed && result == KD_OK) *needed = s.length;
+    if (result != KD_OK || !bytes) return result;
+    if (s.length > size)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model takes %llu bytes, got room for %llu", where,
+                        (unsigned long long)s.length, (unsigned long long)size);
+    s.memory = (unsigned char *)bytes, s.size = size, s.length = 0;
+    return kd__model_save(m, NULL, dtype, where, &s);
 }
 
 /* Whether a model has a tensor of this name, or may have one in a file. */
@@ -16239,30 +16516,45 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     return text;
 }
 
-/* A count of batches, which PyTorch keeps as I64, and .float() makes F32. */
-KD__PRIVATE int kd__st_steps(const kd__st_file *f, const kd__st_entry *e, int64_t *steps)
+/* The next `count` numbers of a tensor, from number `first` on. A file that is not whole is read in the order of its
+   data. */
+KD__PRIVATE kd_result kd__st_next(kd__st_file *f, const kd__st_entry *e, int64_t first, int count,
+                                  unsigned char *bytes)
 {
+    const size_t from = (size_t)e->begin + (size_t)first * (size_t)e->size;
+    const size_t size = (size_t)count * (size_t)e->size;
+    if (!f->whole) return kd__source_read(&f->source, bytes, size);
+    memcpy(bytes, f->bytes + f->data + from, size);
+    return KD_OK;
+}
+
+/* A count of batches, which PyTorch keeps as I64, and .float() makes F32. */
+KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_t *steps)
+{
+    unsigned char bytes[8] = {0};
     float number;
-    if (e->kind == KD__SIGNED && e->size == 8) {
-        *steps = (int64_t)kd__load_le((const unsigned char *)f->bytes + f->data + e->begin, 8);
-        return 1;
+    kd_result result = kd__st_next(f, e, 0, 1, bytes);
+    if (result != KD_OK) return result;
+    if (e->kind == KD__SIGNED) {
+        *steps = (int64_t)kd__load_le(bytes, 8);
+        return KD_OK;
     }
-    if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT) return 0;
-    kd__st_floats(f, e, &number);
-    if (!(number >= 0 && number < 1e18f) || number != (float)(int64_t)number) return 0;
+    kd__convert(bytes, e->kind, e->size, 0, 1, &number);
+    if (!(number >= 0 && number < 1e18f) || number != (float)(int64_t)number)
+        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
+                        f->where, e->name, f->path);
     *steps = (int64_t)number;
-    return 1;
+    return KD_OK;
 }
 
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
     char tracked[KD__MAX_NAME + 64];
-    int64_t steps;
     int i, j, used = m->param_count;
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
-        const kd__st_entry *e = kd__st_find(f, p->name);
+        kd__st_entry *e = kd__st_find(f, p->name);
         int same;
         if (!e) {
             for (j = 0; j < f->entry_count && kd__model_has_tensor(m, f->entries[j].name); ++j) {}
@@ -16282,14 +16574,15 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
                 f->kd, KD_ERR_FORMAT,
                 "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
                 f->where, p->name, f->path);
+        e->param = i;
     }
     for (i = 0; i < m->node_count; ++i) {
-        const kd__st_entry *e =
-            kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
+        kd__st_entry *e = kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
         if (!e) continue;
-        if (e->count != 1 || !kd__st_steps(f, e, &steps))
+        if (e->count != 1 || e->kind == KD__UNSIGNED || (e->kind == KD__SIGNED && e->size != 8))
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
                             f->where, tracked, f->path);
+        e->param = -1;
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
@@ -16298,36 +16591,45 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
                     f->where, f->path, f->entries[i].name);
 }
 
-/* Reads the tensors of a file that matches. */
-KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+/* A few numbers at a time, so that loading takes no memory but the weights'. */
+KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_entry *e)
 {
-    char tracked[KD__MAX_NAME + 64];
-    int i;
-    for (i = 0; i < m->param_count; ++i) {
-        const kd__param *p = &m->params[i];
-        const kd__st_entry *e = kd__st_find(f, p->name);
-        float *plain = KD__NEW(f->kd, float, e->count + 1);
-        kd_result result = KD_OK;
-        if (!plain) return KD_ERR_MEMORY;
-        kd__st_floats(f, e, plain);
-        if (!f->kd->k->all_finite((ptrdiff_t)e->count, plain))
-            result = kd__fail(f->kd, KD_ERR_NOT_FINITE,
-                              "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, p->name,
-                              f->path, e->size == 8 ? ", or what is one as a float" : "");
-        else if (kd__param_negative(p, plain, (size_t)e->count))
-            result = kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
-                              f->where, p->name, f->path);
-        else
-            kd__param_copy(f->kd->k, p, kd__param_stored(m, p), plain, 0);
-        kd__free(f->kd, plain);
+    const kd__param *p = &m->params[e->param];
+    kd__walk w = kd__walk_begin(m->kd->k, p);
+    unsigned char bytes[4 * KD__PLAIN];
+    float plain[KD__PLAIN];
+    int64_t done;
+    int now;
+    for (done = 0; done < e->count; done += now) {
+        kd_result result;
+        now = (int)KD__MIN(e->count - done, (int64_t)(sizeof bytes / (size_t)KD__MAX(e->size, 4)));
+        result = kd__st_next(f, e, done, now, bytes);
         if (result != KD_OK) return result;
-    }
-    for (i = 0; i < m->node_count; ++i) {
-        const kd__st_entry *e =
-            kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
-        if (e) (void)kd__st_steps(f, e, &m->batches_seen);
+        kd__convert(bytes, e->kind, e->size, 0, now, plain);
+        if (!m->kd->k->all_finite(now, plain))
+            return kd__fail(f->kd, KD_ERR_NOT_FINITE,
+                            "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, p->name,
+                            f->path, e->size == 8 ? ", or what is one as a float" : "");
+        if (kd__param_negative(p, plain, (size_t)now))
+            return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
+                            f->where, p->name, f->path);
+        kd__walk_copy(&w, kd__param_stored(m, p), plain, now, 0);
     }
     return KD_OK;
+}
+
+/* Reads the tensors of a file that matches, in the order of its data. */
+KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+{
+    kd_result result = KD_OK;
+    int i;
+    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
+    for (i = 0; i < f->entry_count && result == KD_OK; ++i) {
+        const kd__st_entry *e = &f->entries[i];
+        result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen) : kd__model_read_tensor(f, m, e);
+    }
+    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    return result;
 }
 
 KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
@@ -16410,9 +16712,26 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
     if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
-    result = kd__st_open(&f, kd, where, path);
+    result = kd__st_open(&f, kd, where, path, 0);
     if (result != KD_OK) return result;
     result = kd__model_read(&f, out);
+    kd__st_close(&f);
+    return result;
+}
+
+KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out)
+{
+    static const char where[] = "kd_model_load_memory";
+    kd__st_file f;
+    kd_result result;
+    if (out) *out = NULL;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    memset(&f, 0, sizeof f);
+    result = kd__source_memory(&f.source, kd, where, bytes, size);
+    if (result != KD_OK) return result;
+    result = kd__st_read(&f, 0);
+    if (result == KD_OK) result = kd__model_read(&f, out);
     kd__st_close(&f);
     return result;
 }
@@ -16423,7 +16742,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     kd_model *copy = NULL;
     kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
-    result = kd__st_open(&f, m->kd, "kd_model_load_weights", path);
+    result = kd__st_open(&f, m->kd, "kd_model_load_weights", path, 1);
     if (result != KD_OK) return result;
     if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
     kd_model_destroy(copy);
@@ -16518,7 +16837,7 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out)
     if (out) *out = NULL;
     if (!kd) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
-    result = kd__st_open(&f, kd, where, path);
+    result = kd__st_open(&f, kd, where, path, 1);
     if (result != KD_OK) return result;
     e = kd__st_find(&f, "logits");
     settings = kd__st_value(&f, "kd.cache");
@@ -16897,7 +17216,7 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
     kd_result result;
     if (!t) return KD_ERR_ARGUMENT;
     result = kd__checkpoint_open(&c, t);
-    if (result == KD_OK) result = kd__st_open(&c.f, t->kd, "kd_trainer_load", path);
+    if (result == KD_OK) result = kd__st_open(&c.f, t->kd, "kd_trainer_load", path, 1);
     if (result == KD_OK) {
         result = kd__checkpoint_read(&c);
         kd__st_close(&c.f);

@@ -35,10 +35,10 @@ KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
     return kd;
 }
 
-/* An allocator that keeps books: what is out, how large the largest request was, whether every block came back with
+/* An allocator that keeps books: what is out and was at most, how large the largest request was, whether every block came back with
    the size it was asked for. Its refuse_at-th request from now is refused, 0: none; for_good: all after it, too. */
 typedef struct test_memory {
-    size_t bytes, largest;
+    size_t bytes, largest, peak;
     int blocks, requests, refuse_at, for_good, wrong_sizes;
 } test_memory;
 
@@ -59,6 +59,7 @@ KD__PRIVATE void *test_memory_alloc(void *user, size_t size)
     if (!start) return NULL;
     memcpy(start, &size, sizeof size);
     memory->bytes += size;
+    memory->peak = KD__MAX(memory->peak, memory->bytes);
     ++memory->blocks;
     return start + TEST_MEMORY_HEAD;
 }

@@ -617,6 +617,118 @@ static void test_damaged_files(void **state)
     kd_model_destroy(back);
 }
 
+/* ---- memory, and numbers of two bytes -------------------------------------------------------------------- */
+
+/* The bytes are those of the file, wherever they lie; what is no file is refused as from a file. */
+static void test_memory_round_trip(void **state)
+{
+    kd_model *m = create_full(), *back = NULL;
+    unsigned char *bytes;
+    size_t size = 0, i;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_model_save_memory(m, KD_DTYPE_F32, NULL, 0, &size));
+    assert_int_equal(size, disk_find("m")->size);
+    bytes = (unsigned char *)malloc(size + 4);
+    memset(bytes, 0x77, size + 4);
+    assert_fails(kd, kd_model_save_memory(m, KD_DTYPE_F32, bytes + 1, size - 1, NULL), KD_ERR_ARGUMENT, "room for");
+    for (i = 0; i < size + 4; ++i) assert_int_equal(bytes[i], 0x77);
+    assert_ok(kd, kd_model_save_memory(m, KD_DTYPE_F32, bytes + 1, size, &i));
+    assert_int_equal(i, size);
+    assert_memory_equal(bytes + 1, disk_find("m")->bytes, size);
+    assert_int_equal(bytes[0], 0x77);
+    assert_int_equal(bytes[size + 1], 0x77);
+    assert_ok(kd, kd_model_load_memory(kd, bytes + 1, size, &back));
+    assert_true(kd__model_checksum(back) == kd__model_checksum(m));
+    kd_model_destroy(back);
+    for (i = 0; i < size; i += i < 2000 ? 1 : 97) {
+        assert_int_equal(kd_model_load_memory(kd, bytes + 1, i, &back), KD_ERR_FORMAT);
+        assert_null(back);
+    }
+    bytes[size] ^= 1;
+    assert_fails(kd, kd_model_load_memory(kd, bytes + 1, size, &back), KD_ERR_FORMAT, "damaged");
+    assert_fails(kd, kd_model_load_memory(kd, NULL, 8, &back), KD_ERR_ARGUMENT, "kd_model_load_memory: bytes");
+    assert_fails(kd, kd_model_load_memory(kd, bytes, size, NULL), KD_ERR_ARGUMENT, "out");
+    assert_fails(kd, kd_model_save_memory(m, KD_DTYPE_F32, NULL, 8, NULL), KD_ERR_ARGUMENT, "bytes");
+    assert_int_equal(kd_model_load_memory(NULL, bytes, size, &back), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_model_save_memory(NULL, KD_DTYPE_F32, bytes, size, NULL), KD_ERR_ARGUMENT);
+    free(bytes);
+    kd_model_destroy(m);
+}
+
+/* Loading takes no more than what stays and the file's header. */
+static void test_memory_while_loading(void **state)
+{
+    kd_model *m = create("784: dense 100, relu, dense 100, relu, dense 10", 1), *back;
+    size_t header;
+    (void)state;
+    assert_ok(kd, kd_model_save(m, "m"));
+    kd_model_destroy(m);
+    header = (size_t)kd__load_le(disk_find("m")->bytes, 8);
+    memory.peak = memory.bytes;
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    if (memory.peak > memory.bytes + header + 4096)
+        fail_msg("%zu bytes at most, %zu stay, the header has %zu", memory.peak, memory.bytes, header);
+    kd_model_destroy(back);
+}
+
+/* Every half there is comes through, and what is between two goes to the nearer, halves to the even one. */
+static void test_halves(void **state)
+{
+    uint32_t h;
+    (void)state;
+    for (h = 0; h < 0x7c00; ++h) {
+        const float at = kd__half_to_float(h), next = h < 0x7bff ? kd__half_to_float(h + 1) : 65536;
+        const float middle = (at + next) / 2;
+        assert_int_equal(kd__float_to_half(at), h);
+        assert_int_equal(kd__float_to_half(-at), h | 0x8000u);
+        assert_int_equal(kd__float_to_half(middle), h + (h & 1));
+        assert_int_equal(kd__float_to_half(nextafterf(middle, 0)), h);
+        assert_int_equal(kd__float_to_half(nextafterf(middle, INFINITY)), h + 1);
+    }
+    assert_int_equal(kd__float_to_half(INFINITY), 0x7c00);
+    assert_int_equal(kd__float_to_half(3e38f), 0x7c00);
+    assert_true(kd__round_to(KD_DTYPE_BF16, kd__bits_float(0x3f808000u)) == 1.0f);
+    assert_true(kd__round_to(KD_DTYPE_BF16, kd__bits_float(0x3f818000u)) == kd__bits_float(0x3f820000u));
+    assert_true(kd__round_to(KD_DTYPE_BF16, kd__bits_float(0x3f808001u)) == kd__bits_float(0x3f810000u));
+}
+
+/* Half of the bytes, every weight the nearest there is, statistics as they were; saved again it stays as it is. */
+static void test_save_as(void **state)
+{
+    static const kd_dtype dtypes[] = {KD_DTYPE_F16, KD_DTYPE_BF16};
+    kd_model *m = create_full(), *back, *again;
+    size_t full, i, j;
+    (void)state;
+    assert_ok(kd, kd_model_save_as(m, "m", KD_DTYPE_F32));
+    full = disk_find("m")->size;
+    for (i = 0; i < 2; ++i) {
+        assert_ok(kd, kd_model_save_as(m, "half", dtypes[i]));
+        assert_true(disk_find("half")->size < full - (size_t)kd_model_parameters(m) * 2 + 64);
+        assert_ok(kd, kd_model_load(kd, "half", &back));
+        assert_true(kd_model_hash(back) != kd_model_hash(m));
+        for (j = 0; j < m->weight_count; ++j)
+            assert_true(back->weights[j] == kd__round_to(dtypes[i], m->weights[j]));
+        assert_memory_equal(back->state, m->state, m->state_count * sizeof(float));
+        assert_int_equal(back->batches_seen, m->batches_seen);
+        assert_ok(kd, kd_model_save_as(back, "again", dtypes[i]));
+        assert_ok(kd, kd_model_load(kd, "again", &again));
+        assert_true(kd__model_checksum(again) == kd__model_checksum(back));
+        kd_model_destroy(back);
+        kd_model_destroy(again);
+    }
+    m->weights[0] = 65519;
+    assert_ok(kd, kd_model_save_as(m, "half", KD_DTYPE_F16));
+    m->weights[0] = 65520;
+    assert_fails(kd, kd_model_save_as(m, "half", KD_DTYPE_F16), KD_ERR_NOT_FINITE, "65504");
+    assert_ok(kd, kd_model_save_as(m, "half", KD_DTYPE_BF16));
+    m->weights[0] = INFINITY;
+    assert_fails(kd, kd_model_save_as(m, "half", KD_DTYPE_BF16), KD_ERR_NOT_FINITE, "NaN or an infinity");
+    assert_fails(kd, kd_model_save_as(m, "half", (kd_dtype)3), KD_ERR_ARGUMENT, "kd_dtype 3");
+    assert_int_equal(kd_model_save_as(NULL, "half", KD_DTYPE_F16), KD_ERR_ARGUMENT);
+    kd_model_destroy(m);
+}
+
 /* ---- weights alone --------------------------------------------------------------------------------------- */
 
 /* Another library's file: other number types, any order, and nothing where alignment would put it. */
@@ -950,7 +1062,8 @@ static void test_failing_reads(void **state)
     kd_cache_destroy(c);
     for (i = 0; i < sizeof loads / sizeof *loads; ++i) {
         const int blocks = memory.blocks;
-        for (failed = 1; failed <= 3; ++failed) {
+        const int reads = loads[i].load == load_model ? 12 : 3; /* a model is read tensor by tensor */
+        for (failed = 1; failed <= reads; ++failed) {
             for (disk.halfway = 0; disk.halfway < 2; ++disk.halfway) {
                 kd->error[0] = 0;
                 disk.calls = 0;
@@ -1589,6 +1702,10 @@ int main(void)
         TEST(test_batches_tracked),
         TEST(test_hostile_lines),
         TEST(test_damaged_files),
+        TEST(test_memory_round_trip),
+        TEST(test_memory_while_loading),
+        TEST(test_halves),
+        TEST(test_save_as),
         TEST(test_load_weights),
         TEST(test_float_batches),
         TEST(test_load_weights_damaged),
