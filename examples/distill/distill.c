@@ -22,8 +22,10 @@
 #include "options.h"
 #include "session.h"
 #include "data.h"
+#include "plan.h"
 #include "models.h"
 #include "train.h"
+#include "ways.h"
 #include "results.h"
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
@@ -67,7 +69,7 @@ static int open_report(session *s)
     r->headline = DISTILLED;
     r->teacher_validation = r->alone_validation = -1;
     for (i = 0; i < WAY_COUNT; ++i) {
-        if (report_way_add(r, way_names[i][0], way_names[i][1]) < 0) return 0;
+        if (way_runs(s, i) && report_way_add(r, way_names[i][0], way_names[i][1]) < 0) return 0;
     }
     return 1;
 }
@@ -76,25 +78,24 @@ static void fill_report(session *s)
 {
     const options *o = &s->o;
     report *r = &s->r;
+    int i;
     r->teacher_logits = s->teacher_test;
     r->student_logits = s->student_test;
     r->confusion = s->confusion;
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
-    if (losses[s->loss].alpha)
-        add_setting(s, "loss", "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy",
-                    loss_text(s).chars);
-    else
-        add_setting(s, "loss", "%s", loss_text(s).chars);
+    add_setting(s, "loss",
+                losses[s->loss].alpha ? "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy" : "%s",
+                loss_text(&r->ways[DISTILLED].grid[r->ways[DISTILLED].chosen]).chars);
     if (r->teacher_trained)
-        add_setting(s, "teacher's training", "%d epoch%s, learning rate %g", o->teacher_epochs,
-                    plural(o->teacher_epochs), o->teacher_lr);
-    add_setting(s, "students' training", "%d epoch%s, learning rate %g", o->epochs, plural(o->epochs), o->lr);
-    add_setting(s, "both", "%s, cosine schedule, batch %d, weight decay %g", kd_optimizer_name(s->optimizer),
-                o->batch, o->weight_decay);
-    if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(o->teacher_augment));
-    add_setting(s, "students' augmentation", "%s", augment_text(o->augment));
+        add_setting(s, "teacher's training", "%d epoch%s, learning rate %g, weight decay %g",
+                    s->plan.teacher_epochs, plural(s->plan.teacher_epochs), o->teacher_lr, o->teacher_weight_decay);
+    for (i = 0; i < r->way_count; ++i) add_setting(s, r->ways[i].title, "%s", r->ways[i].how);
+    add_setting(s, "all", "%s, cosine schedule with a warm-up of a twentieth, batch %d",
+                kd_optimizer_name(s->optimizer), o->batch);
+    if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(s->plan.teacher_augment));
+    add_setting(s, "students' augmentation", "%s", augment_text(s->plan.augment));
     if (o->seeds == 1)
         add_setting(s, "seed", "%d", o->first_seed);
     else
@@ -119,10 +120,7 @@ static int open_session(session *s)
     kd_ctx_desc desc = kd_ctx_defaults();
     kd_result result;
     int i;
-    if (!*s->o.teacher_augment) s->o.teacher_augment = s->o.augment;
-    if (!parse_augment("augment", s->o.augment, &s->augment) ||
-        !parse_augment("teacher-augment", s->o.teacher_augment, &s->teacher_augment))
-        return 0;
+    if (!plan_augmentation(s, 0)) return 0; /* what is wrong with the words is said at once */
     while (s->loss < (int)KD__COUNT(losses) && strcmp(s->o.loss, kd_loss_name(losses[s->loss].kind)) != 0)
         ++s->loss;
     if (s->loss == (int)KD__COUNT(losses))
@@ -136,9 +134,6 @@ static int open_session(session *s)
         return complain("there is no instruction set \"%s\"; distill --help lists them", s->o.isa);
     if (!losses[s->loss].temperature) s->o.temperature.count = 1;
     if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
-    if (s->o.validation <= 0 && s->o.temperature.count * s->o.alpha.count > 1)
-        return complain("to choose among %d settings, --validation must hold out some images",
-                        s->o.temperature.count * s->o.alpha.count);
     desc.isa = (kd_isa)i;
 #ifdef _OPENMP
     desc.threads = s->o.threads ? s->o.threads : omp_get_num_procs() < 256 ? omp_get_num_procs() : 256;
@@ -178,7 +173,8 @@ static int allocate_results(session *s)
     if (!s->teacher_test && s->teacher) s->teacher_test = (float *)images_memory(tests * classes, sizeof(float));
     s->student_test = (float *)images_memory(tests * classes, sizeof(float));
     s->confusion = (int64_t *)images_memory(classes * classes, sizeof(int64_t));
-    return open_report(s) && s->student_test && s->confusion && (s->teacher_test || !s->teacher)
+    s->students = (kd_model **)calloc((size_t)(WAY_COUNT * s->o.seeds), sizeof(kd_model *));
+    return open_report(s) && s->students && s->student_test && s->confusion && (s->teacher_test || !s->teacher)
                ? 1
                : complain("there is not enough memory for the results");
 }
@@ -221,10 +217,10 @@ static void print_known_teacher(const session *s)
     fflush(stdout);
 }
 
-static int prepare_teacher(session *s)
+/* The teacher is as it will be: it is saved, tested, and asked about the images that the students will see. */
+static int finish_teacher(session *s)
 {
     if (s->teacher) {
-        if (s->r.teacher_trained && !train_teacher(s)) return 0;
         if ((!kd_model_preprocessing(s->teacher, NULL, NULL) &&
              kd_model_set_preprocessing(s->teacher, s->fit.data.mean, s->fit.data.std) != KD_OK) ||
             kd_model_set_classes(s->teacher, (const char *const *)s->images.class_names, s->images.class_count) !=
@@ -234,13 +230,40 @@ static int prepare_teacher(session *s)
         if (!test_model(s, s->teacher, &s->r.teacher_run, s->teacher_test, NULL)) return 0;
         report_reliability_add(&s->r.teacher_reliability, s->teacher_test, s->test.labels, s->test.count,
                                s->test.classes);
-        if (!run_teacher(s)) return 0;
     } else if (s->teacher_test && !test_logits(s)) {
         return 0;
     }
     s->r.teacher_known = s->teacher_test != NULL;
     print_known_teacher(s);
-    return 1;
+    return run_teacher(s);
+}
+
+/* What teacher and labels ask of the student that was kept, before it was trained and after. */
+static int diagnose(session *s)
+{
+    const report_way *way = &s->r.ways[DISTILLED];
+    kd_diagnose_desc d = kd_diagnose_defaults();
+    kd_data data = s->fit.data;
+    kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.kept_seed));
+    int done;
+    if (!fresh) return 0;
+    d.teacher = s->teacher;
+    d.loss = loss_options(s, DISTILLED, &way->grid[way->chosen]);
+    if (!s->teacher) data.teacher_logits = s->fit.teacher_logits;
+    done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
+           kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
+    kd_model_destroy(fresh);
+    return done ? 1 : kd_complain(s, "diagnosis");
+}
+
+static void note_choice(session *s)
+{
+    const report_trial *t = &s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
+    const kd_loss_desc loss = loss_options(s, DISTILLED, t);
+    s->r.has_temperature = losses[s->loss].temperature;
+    s->r.has_alpha = losses[s->loss].alpha;
+    s->r.temperature = t->temperature > 0 ? t->temperature : (double)loss.temperature;
+    s->r.alpha = t->alpha >= 0 ? t->alpha : (double)loss.alpha;
 }
 
 static int finish(session *s)
@@ -260,28 +283,44 @@ static int finish(session *s)
     return 1;
 }
 
+/* Without images to choose with, the first of each list is taken. */
+static void choose_nothing(session *s)
+{
+    list *lists[4];
+    int i;
+    lists[0] = &s->o.lr, lists[1] = &s->o.weight_decay, lists[2] = &s->o.temperature, lists[3] = &s->o.alpha;
+    puts("note: no images are held out, so nothing is chosen by them: the first of each list of settings is taken, "
+         "and "
+         "images\nare not mirrored");
+    for (i = 0; i < 4; ++i) lists[i]->count = 1;
+}
+
 static int run(session *s)
 {
     s->started = seconds_now();
     if (!open_session(s) || !check_output(s) || !load_images(s) || !split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
-    if (s->held.data.count < 1 && s->o.temperature.count * s->o.alpha.count > 1)
-        return complain("%s has too few images to hold some out; give one --temperature and one --alpha",
-                        s->o.folder);
+    if (s->held.data.count < 1) choose_nothing(s);
+    plan_epochs(s);
     measure_preprocessing(s);
     if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
     if (!check_trainings(s)) return 0;
     print_plan(s);
-    return resume_begin(s) && prepare_teacher(s) && choose(s) && train_students(s) && diagnose(s) && finish(s);
+    if (!resume_begin(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) || !compare_teacher(s) ||
+        !finish_teacher(s) || !train_ways(s, 1))
+        return 0;
+    note_choice(s);
+    choose_kept(s);
+    return test_students(s) && diagnose(s) && finish(s);
 }
 
 static void close_session(session *s)
 {
-    part *parts[2];
+    part *parts[3];
     int i;
-    parts[0] = &s->fit, parts[1] = &s->held;
-    for (i = 0; i < 2; ++i) {
+    parts[0] = &s->fit, parts[1] = &s->held, parts[2] = &s->all;
+    for (i = 0; i < 3; ++i) {
         free(parts[i]->pixels);
         free(parts[i]->labels);
         free(parts[i]->origin);
@@ -289,7 +328,8 @@ static void close_session(session *s)
     }
     if (s->training != s->teacher) kd_model_destroy(s->training);
     kd_model_destroy(s->teacher);
-    kd_model_destroy(s->kept);
+    for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);
+    free(s->students);
     kd_cache_destroy(s->cache);
     report_close(&s->r);
     free(s->teacher_test);

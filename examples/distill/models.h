@@ -8,17 +8,6 @@ static int ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* A line that does for images of any size: convolutions and halvings until about 7x7 is left. */
-static void default_spec(const session *s, int channels, int most, const char *norm, const char *end, char *spec)
-{
-    const images *im = &s->images;
-    int side = im->height < im->width ? im->height : im->width;
-    size_t at = 0;
-    for (; side >= 12; side /= 2, channels = channels * 2 < most ? channels * 2 : most)
-        at += (size_t)snprintf(spec + at, MAX_SPEC - at, "conv %d 3 pad=1%s, relu, maxpool 2, ", channels, norm);
-    snprintf(spec + at, MAX_SPEC - at, "%sdense %d", end, im->class_count);
-}
-
 /* Puts the size of the images in front of a line that does not begin with one. */
 static int complete_spec(const session *s, const char *line, char *spec)
 {
@@ -186,7 +175,7 @@ static int open_models(session *s)
     const char *teacher = s->o.teacher, *student = s->o.student;
     kd_model *m;
     if (!*student) {
-        default_spec(s, 8, 64, "", "dense 32, relu, ", line);
+        student_line(&s->images, line);
         student = line;
     }
     if (!complete_spec(s, student, s->student_spec)) return 0;
@@ -208,7 +197,7 @@ static int open_models(session *s)
         return complain_of_weights(s, "the teacher", teacher);
     } else {
         if (!*teacher) {
-            default_spec(s, 32, 256, "", "dense 128, relu, dropout 0.5, ", line);
+            teacher_line(&s->images, line);
             teacher = line;
         }
         if (!complete_spec(s, teacher, s->teacher_spec)) return 0;

@@ -2,7 +2,7 @@
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
-enum { MAX_LIST = 16, EXIT_INTERRUPTED = 130, MAX_SPEC = 2048, MAX_PATH = 4096 };
+enum { MAX_LIST = 16, EXIT_INTERRUPTED = 130, MAX_SPEC = 2048, MAX_PATH = 4096, MAX_WORDS = 256 };
 
 typedef struct list {
     double values[MAX_LIST];
@@ -12,9 +12,10 @@ typedef struct list {
 typedef struct options {
     const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
         *optimizer, *out, *isa;
-    list temperature, alpha, mean, std;
-    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, resume;
-    double lr, teacher_lr, weight_decay, validation, test_share, max_skipped;
+    list temperature, alpha, lr, weight_decay, mean, std;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, patient, resume;
+    double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
+        max_skipped;
 } options;
 
 typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
@@ -37,28 +38,40 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
       "with a .npy teacher: its logits for the test images, to compare with")                                      \
     X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
-    X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "2,4", "temperatures to choose from")        \
-    X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.7,0.9",                                                    \
+    X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "4,2", "temperatures to choose from")        \
+    X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.9",                                                        \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
     X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton",                                                           \
       "hinton, kl (no labels), mse (on logits), rkl, jsd, softce, centredmse, dkd, nkd, dist, ttm, wttm, mlld, "   \
       "ctkd: all else as published")                                                                               \
-    X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.1",                                               \
-      "share of the training images held out to choose temperature and alpha with")                                \
-    X("trials", "N", OPTION_INT, trials, 1, 100, "2", "students trained for each temperature and alpha")           \
-    X("epochs", "N", OPTION_INT, epochs, 1, 100000, "30", "passes over the images for each student")               \
-    X("teacher-epochs", "N", OPTION_INT, teacher_epochs, 1, 100000, "16", "passes for the teacher")                \
+    X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.15",                                              \
+      "share of the training images held out to choose settings with")                                             \
+    X("trials", "N", OPTION_INT, trials, 1, 100, "1", "students trained for each setting to choose from")          \
+    X("trial-share", "SHARE", OPTION_REAL, trial_share, 0.01, 1, "0.3",                                            \
+      "how long those are trained, as a share of --epochs")                                                        \
+    X("effort", "E", OPTION_REAL, effort, 0.001, 1000, "1",                                                        \
+      "multiplies all epochs that are not given: 0.3 for a quick look")                                            \
+    X("epochs", "N", OPTION_INT, epochs, 0, 100000, "0",                                                           \
+      "passes over the images for each student; 0: 5000 / sqrt(images)")                                           \
+    X("teacher-epochs", "N", OPTION_INT, teacher_epochs, 0, 100000, "0",                                           \
+      "passes for the teacher; 0: 4000 / sqrt(images)")                                                            \
+    X("teacher-minutes", "M", OPTION_REAL, teacher_minutes, 0, 1e6, "0",                                           \
+      "fewer passes for the teacher where they would take longer; 0: no bound")                                    \
     X("batch", "N", OPTION_INT, batch, 1, 65536, "64", "images a step")                                            \
-    X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adam", "adam, adamw or sgd")                             \
-    X("lr", "RATE", OPTION_REAL, lr, 1e-9, 100, "0.002", "learning rate of the students, lowered along a cosine")  \
-    X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.001", "learning rate of the teacher, likewise") \
-    X("weight-decay", "W", OPTION_REAL, weight_decay, 0, 10, "0", "of teacher and students")                       \
-    X("augment", "WORDS", OPTION_TEXT, augment, 0, 0, "",                                                          \
+    X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adamw", "adam, adamw or sgd")                            \
+    X("lr", "RATE[,R...]", OPTION_LIST, lr, 1e-9, 100, "0.005,0.015",                                              \
+      "learning rates of the students to choose from, each way of training its own; lowered along a cosine")       \
+    X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.004", "learning rate of the teacher, likewise") \
+    X("weight-decay", "W[,W...]", OPTION_LIST, weight_decay, 0, 10, "0.01,0.1",                                    \
+      "weight decays of the students to choose from, likewise")                                                    \
+    X("teacher-weight-decay", "W", OPTION_REAL, teacher_weight_decay, 0, 10, "0.03", "that of the teacher")        \
+    X("augment", "WORDS", OPTION_TEXT, augment, 0, 0, "auto",                                                      \
       "random changes to training images: flip, shift=2, rotate=10, brightness=0.2, contrast=0.2, "                \
       "saturation=0.2, "                                                                                           \
-      "cutout=8, mixup=0.2, joined by commas")                                                                     \
-    X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "",                                          \
-      "other changes, or \"none\", for the teacher's own training; if not given, the same")                        \
+      "cutout=8, mixup=0.2, joined by commas; none; or auto: shift, and flip where that helps on held-out "        \
+      "images")                                                                                                    \
+    X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "auto",                                      \
+      "other changes for the teacher's own training; auto: the same, and cutout for colour images")                \
     X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5",                                                               \
       "students trained alone, as many with smoothed labels, and as many distilled")                               \
     X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
@@ -74,6 +87,8 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
       "share of files that may be unreadable before that is an error")                                             \
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
+    X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
+      "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \
     X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \
       "go on where a run with the same options and output folder was stopped")
 

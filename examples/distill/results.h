@@ -72,7 +72,7 @@ static void print_table(const session *s)
     for (i = 0; i < r->way_count; ++i) print_row(r->ways[i].title, &r->student, r->ways[i].runs, r->seeds);
     printf("\nDistillation: %+.2f points", 100 * gain.mean);
     if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.error, r->seeds);
-    printf("; %s", loss_text(s).chars);
+    printf("; %s", loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars);
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
                100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
@@ -161,20 +161,18 @@ static void json_settings(FILE *f, const session *s)
     json_number(f, "temperature", r->temperature, losses[s->loss].temperature);
     fputs(", ", f);
     json_number(f, "alpha", r->alpha, losses[s->loss].alpha);
-    fprintf(f, ",\n  \"epochs\": %d, ", o->epochs);
-    json_number(f, "teacher_epochs", o->teacher_epochs, trained);
-    fputs(", ", f);
-    json_number(f, "lr", o->lr, 1);
+    fprintf(f, ",\n  \"epochs\": %d, \"trial_epochs\": %d, ", s->plan.epochs, s->plan.trial_epochs);
+    json_number(f, "teacher_epochs", s->plan.teacher_epochs, trained);
     fputs(", ", f);
     json_number(f, "teacher_lr", o->teacher_lr, trained);
     fprintf(f, ", \"batch\": %d, ", o->batch);
     json_words(f, "optimizer", kd_optimizer_name(s->optimizer), 1);
     fputs(", ", f);
-    json_number(f, "weight_decay", o->weight_decay, 1);
+    json_number(f, "teacher_weight_decay", o->teacher_weight_decay, trained);
     fputs(",\n  ", f);
-    json_words(f, "augment", augment_text(o->augment), 1);
+    json_words(f, "augment", augment_text(s->plan.augment), 1);
     fputs(", ", f);
-    json_words(f, "teacher_augment", augment_text(o->teacher_augment), trained);
+    json_words(f, "teacher_augment", augment_text(s->plan.teacher_augment), trained);
     fputs(",\n  \"seed_numbers\": [", f);
     for (i = 0; i < r->seeds; ++i) fprintf(f, "%s%d", i ? ", " : "", o->first_seed + i);
     fputs("],\n", f);

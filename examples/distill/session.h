@@ -11,22 +11,33 @@ typedef struct part {
     kd_data data;
 } part;
 
-/* The ways of training the student, in the order in which they run; report_way.name and title. */
-enum { ALONE, SMOOTHED, DISTILLED, WAY_COUNT };
+/* The ways of training the student, in the order in which they run; report_way.name and title. Those without a
+   teacher come first: what they reach says whether the teacher is worth learning from. */
+enum { ALONE, SMOOTHED, DISTILLED, PATIENT, WAY_COUNT };
 static const char *const way_names[WAY_COUNT][2] = {{"alone", "student alone"},
                                                     {"smoothed", "student, labels smoothed"},
-                                                    {"distilled", "student distilled"}};
+                                                    {"distilled", "student distilled"},
+                                                    {"patient", "student distilled, patient"}};
+
+/* What suits the images, where the options leave it open. */
+typedef struct plan {
+    int epochs, trial_epochs, teacher_epochs;
+    char augment[MAX_WORDS], teacher_augment[MAX_WORDS]; /* as --augment takes them */
+} plan;
 
 typedef struct session {
     options o;
+    plan plan;
     kd_augment augment, teacher_augment;
     int loss; /* which of losses */
     kd_optimizer optimizer;
     kd_ctx *kd;
     images images;
-    part fit, held;
+    part fit, held, all; /* all: those to learn from and those without labels, where there are any */
     kd_data test;
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
+    kd_model **students;                 /* (WAY_COUNT, seeds): the final ones, until they are tested */
+    char how[WAY_COUNT][320];            /* what each way was trained with, in words */
     kd_cache *cache;
     float *teacher_test, *student_test; /* logits of the test images */
     int64_t *confusion;

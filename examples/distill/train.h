@@ -32,16 +32,17 @@ static int on_epoch(void *user, const kd_epoch_info *info)
     return interrupted != 0;
 }
 
-static kd_train_desc training_options(const session *s, watch *w, int teacher)
+/* What teacher and students are trained with alike. */
+static kd_train_desc training_options(const session *s, watch *w, int epochs, double lr, double weight_decay)
 {
     kd_train_desc d = kd_train_defaults();
-    d.epochs = teacher ? s->o.teacher_epochs : s->o.epochs;
-    d.lr = (float)(teacher ? s->o.teacher_lr : s->o.lr);
+    d.epochs = epochs;
+    d.lr = (float)lr;
+    d.weight_decay = (float)weight_decay;
     d.batch = s->o.batch;
     d.optimizer = s->optimizer;
-    d.weight_decay = (float)s->o.weight_decay;
     d.schedule = KD_COSINE;
-    d.augment = teacher ? s->teacher_augment : s->augment;
+    d.warmup = (float)epochs / 20;
     d.validation_data = s->held.data.count && w->run ? &s->held.data : NULL;
     d.on_step = on_step;
     d.on_epoch = on_epoch;
@@ -73,6 +74,8 @@ static void resume_clear(const session *s)
         resume_path(s, i, "txt", path);
         (void)remove(path);
     }
+    output_path(s, "resume/teacher-epochs.txt", path);
+    (void)remove(path);
     output_path(s, "resume/options.txt", path);
     (void)remove(path);
     output_path(s, "resume", path);
@@ -223,6 +226,34 @@ static int run_open(report_run *run, int epochs)
     return run->validation && run->loss ? 1 : complain("there is not enough memory for the training curves");
 }
 
+static void run_free(report_run *run)
+{
+    free(run->validation);
+    free(run->loss);
+    run->validation = run->loss = NULL;
+}
+
+/* A decision that the clock had a say in: that of the run to be resumed, if there is one, otherwise *value, which is
+   noted for later. */
+static int resume_number(const session *s, const char *name, double *value)
+{
+    char file[64], path[MAX_PATH + 8];
+    FILE *f;
+    int known = 0;
+    snprintf(file, sizeof file, "resume/%s.txt", name);
+    output_path(s, file, path);
+    f = s->o.resume ? fopen(path, "rb") : NULL;
+    if (f) {
+        known = fscanf(f, "%lf", value) == 1;
+        fclose(f);
+    }
+    if (known) return 1;
+    f = output_open(s, file, path);
+    if (!f) return 0;
+    fprintf(f, "%.17g\n", *value);
+    return output_close(s, file, f, !ferror(f));
+}
+
 /* Ctrl-C came: the model as it is now goes into the output folder. */
 static int stop_here(const session *s, stage *g)
 {
@@ -260,285 +291,4 @@ static int train(session *s, stage *g, const kd_data *data, const kd_train_desc 
     if (good && result == KD_STOPPED) return stop_here(s, g);
     stage_wipe(g);
     return good && result < 0 ? kd_complain(s, "training") : good;
-}
-
-static int train_teacher(session *s)
-{
-    stage g = stage_begin(s, "teacher", (int64_t)s->o.teacher_epochs * s->fit.data.count);
-    watch w;
-    kd_train_desc d;
-    w.g = &g, w.run = &s->r.teacher_run, w.lines = 1;
-    if (!run_open(w.run, s->o.teacher_epochs)) return 0;
-    d = training_options(s, &w, 1);
-    d.seed = (uint64_t)s->o.first_seed;
-    printf("\nTraining the teacher, %d epoch%s\n", d.epochs, plural(d.epochs));
-    s->training = s->teacher;
-    if (!train(s, &g, &s->fit.data, &d, w.run)) return 0;
-    s->training = NULL;
-    return 1;
-}
-
-/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
-   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would
-   not be what the others get. */
-static int run_teacher(session *s)
-{
-    enum { MOST_VIEWS = 1 << 16 };
-    const int64_t budget = 512 << 20,
-                  view = (int64_t)s->fit.data.count * s->images.class_count * (int64_t)sizeof(float);
-    const kd_augment none = {0, 0, 0, 0, 0, 0, 0, 0};
-    const int changes = memcmp(&s->augment, &none, sizeof none) != 0;
-    const int views = changes ? s->o.epochs : 1;
-    if (changes && (views > budget / view || views > MOST_VIEWS)) return 1;
-    if (kd_cache_create(s->teacher, &s->fit.data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
-                        &s->cache) != KD_OK)
-        return kd_complain(s, "running the teacher");
-    return 1;
-}
-
-/* A loss without a teacher has labels alone. */
-static kd_train_desc student_options(const session *s, watch *w, uint64_t seed, const kd_loss_desc *loss,
-                                     kd_data *data)
-{
-    kd_train_desc d = training_options(s, w, 0);
-    d.seed = seed;
-    d.loss = *loss;
-    *data = s->fit.data;
-    if (loss->kind != KD_LOSS_CE) {
-        d.cache = s->cache;
-        if (!s->cache) d.teacher = s->teacher;
-        data->teacher_logits = s->fit.teacher_logits;
-    }
-    return d;
-}
-
-/* Trains one student. The model goes to *out. */
-static int train_student(session *s, stage *g, uint64_t seed, const kd_loss_desc *loss, report_run *run,
-                         kd_model **out)
-{
-    kd_data data;
-    watch w;
-    kd_train_desc d;
-    w.g = g, w.run = run, w.lines = 0;
-    if (run && !run_open(run, s->o.epochs)) return 0;
-    d = student_options(s, &w, seed, loss, &data);
-    s->training = create_model(s, "student", s->student_spec, seed);
-    if (!s->training) return 0;
-    if (!train(s, g, &data, &d, run)) return 0;
-    *out = s->training;
-    s->training = NULL;
-    return 1;
-}
-
-/* The losses that learn from a teacher, and whether temperature and alpha are theirs to choose. */
-static const struct {
-    kd_loss_kind kind;
-    int temperature, alpha;
-} losses[] = {{KD_LOSS_HINTON, 1, 1}, {KD_LOSS_KL, 1, 0},      {KD_LOSS_MSE, 0, 0},         {KD_LOSS_RKL, 1, 0},
-              {KD_LOSS_JSD, 1, 0},    {KD_LOSS_SOFT_CE, 1, 0}, {KD_LOSS_CENTRED_MSE, 0, 0}, {KD_LOSS_DKD, 1, 0},
-              {KD_LOSS_NKD, 1, 0},    {KD_LOSS_DIST, 1, 0},    {KD_LOSS_TTM, 0, 0},         {KD_LOSS_WTTM, 0, 0},
-              {KD_LOSS_MLLD, 0, 0},   {KD_LOSS_CTKD, 0, 0}};
-
-static kd_loss_desc loss_options(const session *s, double temperature, double alpha)
-{
-    const kd_loss_kind what = losses[s->loss].kind;
-    kd_loss_desc loss = kd_loss_defaults(what);
-    if (losses[s->loss].temperature) loss.temperature = (float)temperature;
-    if (losses[s->loss].alpha) loss.alpha = (float)alpha;
-    return loss;
-}
-
-static int check_training(const session *s, const char *whose, kd_model *m, const kd_data *data,
-                          const kd_train_desc *d)
-{
-    kd_trainer *t;
-    if (kd_trainer_open(m, data, d, &t) != KD_OK) return kd_complain(s, whose);
-    kd_trainer_close(t);
-    return 1;
-}
-
-/* Everything that can be wrong with the trainings is found here, before the first of them and before an earlier run
-   is given up: the student's come long after the teacher's. */
-static int check_trainings(session *s)
-{
-    const kd_loss_desc loss = loss_options(s, s->o.temperature.values[0], s->o.alpha.values[0]);
-    kd_data data;
-    kd_train_desc d;
-    kd_model *student;
-    watch w;
-    int good;
-    memset(&w, 0, sizeof w);
-    w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
-    d = training_options(s, &w, 1);
-    if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
-        return 0;
-    student = create_model(s, "student", s->student_spec, 1);
-    if (!student) return 0;
-    d = student_options(s, &w, 1, &loss, &data);
-    good = check_training(s, "the student's training", student, &data, &d);
-    kd_model_destroy(student);
-    return good;
-}
-
-typedef struct loss_line {
-    char chars[96];
-} loss_line;
-
-/* "hinton, temperature 2, alpha 0.9", or as much of it as the loss has. */
-static loss_line loss_text(const session *s)
-{
-    loss_line line;
-    const size_t size = sizeof line.chars;
-    size_t at = (size_t)snprintf(line.chars, size, "%s", s->o.loss);
-    if (losses[s->loss].temperature)
-        at += (size_t)snprintf(line.chars + at, size - at, ", temperature %g", s->r.temperature);
-    if (losses[s->loss].alpha) (void)snprintf(line.chars + at, size - at, ", alpha %g", s->r.alpha);
-    return line;
-}
-
-/* One temperature and alpha, tried with seeds that the final students do not use. */
-static int try_choice(session *s, stage *g, report_trial *c)
-{
-    const kd_loss_desc loss = loss_options(s, c->temperature, c->alpha);
-    double squares = 0;
-    int i;
-    for (i = 0; i < s->o.trials; ++i) {
-        kd_model *m;
-        kd_metrics metrics;
-        kd_result result;
-        if (!train_student(s, g, (uint64_t)(s->o.first_seed + s->o.seeds + i), &loss, NULL, &m)) return 0;
-        result = kd_evaluate(m, &s->held.data, &metrics);
-        kd_model_destroy(m);
-        if (result != KD_OK) return kd_complain(s, "evaluating a student");
-        c->validation += metrics.accuracy / s->o.trials;
-        squares += metrics.accuracy * metrics.accuracy;
-    }
-    if (s->o.trials > 1)
-        c->sd = sqrt(fmax(0, (squares - s->o.trials * c->validation * c->validation) / (s->o.trials - 1)));
-    if (losses[s->loss].alpha)
-        stage_line(g, "  temperature %-4g alpha %-4g held-out accuracy %.2f %%", c->temperature, c->alpha,
-                   100 * c->validation);
-    else
-        stage_line(g, "  temperature %-4g held-out accuracy %.2f %%", c->temperature, 100 * c->validation);
-    return 1;
-}
-
-static int choose(session *s)
-{
-    const list *t = &s->o.temperature, *a = &s->o.alpha;
-    const int count = t->count * a->count;
-    report_way *way = &s->r.ways[DISTILLED];
-    stage g = stage_begin(s, "choosing", (int64_t)count * s->o.trials * s->o.epochs * s->fit.data.count);
-    int i, best = 0;
-    way->grid = (report_trial *)calloc((size_t)count, sizeof *way->grid);
-    if (!way->grid) return complain("there is not enough memory");
-    way->grid_count = count;
-    if (count > 1)
-        printf("\nChoosing %s on the held-out images, %d trial%s each\n",
-               losses[s->loss].alpha ? "temperature and alpha" : "the temperature", s->o.trials,
-               plural(s->o.trials));
-    for (i = 0; i < count; ++i) {
-        report_trial *c = &way->grid[i];
-        c->lr = c->weight_decay = -1;
-        c->temperature = t->values[i / a->count];
-        c->alpha = losses[s->loss].alpha ? a->values[i % a->count] : -1;
-        c->epochs = s->o.epochs, c->students = s->o.trials;
-        snprintf(g.now, sizeof g.now, "%d of %d", i + 1, count);
-        if (count > 1 && !try_choice(s, &g, c)) return 0;
-        if (c->validation > way->grid[best].validation) best = i;
-    }
-    stage_wipe(&g);
-    way->chosen = best;
-    s->r.has_temperature = losses[s->loss].temperature;
-    s->r.has_alpha = losses[s->loss].alpha;
-    s->r.temperature =
-        losses[s->loss].temperature ? way->grid[best].temperature : (double)loss_options(s, 0, 0).temperature;
-    s->r.alpha = a->values[best % a->count];
-    return 1;
-}
-
-/* Metrics on the test images, agreement with the teacher among them. */
-static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
-{
-    kd_evaluate_desc d = kd_evaluate_defaults();
-    kd_data data = s->test;
-    d.logits = logits;
-    d.confusion = confusion;
-    if (m != s->teacher) data.teacher_logits = s->teacher_test;
-    return kd_evaluate_with(m, &data, &d, &run->test) == KD_OK ? 1 : kd_complain(s, "testing");
-}
-
-/* The student to ship is the one that does best on the held-out images (without any: the first). */
-static int keep_student(session *s, kd_model *m, int index)
-{
-    const report_run *runs = s->r.ways[DISTILLED].runs;
-    if (s->kept && !(runs[index].held_out > runs[s->r.kept_seed].held_out)) {
-        kd_model_destroy(m);
-        return 1;
-    }
-    kd_model_destroy(s->kept);
-    s->kept = m;
-    s->r.kept_way = DISTILLED;
-    s->r.kept_seed = index;
-    return 1;
-}
-
-/* A student of the final ones, tested: into *out, or forgotten where that is NULL. */
-static int final_student(session *s, stage *g, int way, int index, const kd_loss_desc *loss, kd_model **out)
-{
-    report_run *run = &s->r.ways[way].runs[index];
-    kd_model *m;
-    if (!train_student(s, g, (uint64_t)(s->o.first_seed + index), loss, run, &m)) return 0;
-    if (test_model(s, m, run, s->student_test, NULL)) {
-        run->held_out = run->validation[run->epochs - 1];
-        report_answers(&s->r, way, s->student_test);
-        if (!out) kd_model_destroy(m);
-        if (out) *out = m;
-        return 1;
-    }
-    kd_model_destroy(m);
-    return 0;
-}
-
-static int train_students(session *s)
-{
-    kd_loss_desc losses_of[WAY_COUNT];
-    const report_way *ways = s->r.ways;
-    stage g = stage_begin(s, "students", (int64_t)WAY_COUNT * s->o.seeds * s->o.epochs * s->fit.data.count);
-    int i, w;
-    losses_of[ALONE] = losses_of[SMOOTHED] = kd_loss_defaults(KD_LOSS_CE);
-    losses_of[SMOOTHED].label_smoothing = (float)REPORT_SMOOTHING;
-    losses_of[DISTILLED] = loss_options(s, s->r.temperature, s->r.alpha);
-    printf("\nTraining the student alone, with smoothed labels, and distilled by %s, %d seed%s\n",
-           loss_text(s).chars, s->o.seeds, plural(s->o.seeds));
-    for (i = 0; i < s->o.seeds; ++i) {
-        kd_model *m = NULL;
-        snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
-        for (w = 0; w < WAY_COUNT; ++w) {
-            if (!final_student(s, &g, w, i, &losses_of[w], w == DISTILLED ? &m : NULL)) return 0;
-        }
-        if (!keep_student(s, m, i)) return 0;
-        stage_line(&g, "  seed %-3d alone %.2f %%   smoothed %.2f %%   distilled %.2f %%", s->o.first_seed + i,
-                   100 * ways[ALONE].runs[i].test.accuracy, 100 * ways[SMOOTHED].runs[i].test.accuracy,
-                   100 * ways[DISTILLED].runs[i].test.accuracy);
-    }
-    stage_wipe(&g);
-    return 1;
-}
-
-/* What teacher and labels ask of the student that was kept, before it was trained and after. */
-static int diagnose(session *s)
-{
-    kd_diagnose_desc d = kd_diagnose_defaults();
-    kd_data data = s->fit.data;
-    kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.kept_seed));
-    int done;
-    if (!fresh) return 0;
-    d.teacher = s->teacher;
-    d.loss = loss_options(s, s->r.temperature, s->r.alpha);
-    if (!s->teacher) data.teacher_logits = s->fit.teacher_logits;
-    done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
-           kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
-    kd_model_destroy(fresh);
-    return done ? 1 : kd_complain(s, "diagnosis");
 }

@@ -1,0 +1,543 @@
+/* ways.h - distill's trainings one after the other: the teacher, and the student in every way, each with settings of its
+   own that are chosen on the held-out images. A part of distill.c. */
+
+/* ---- what each way trains with --------------------------------------------------------------------------- */
+
+/* The losses that learn from a teacher, and whether temperature and alpha are theirs to choose. */
+static const struct {
+    kd_loss_kind kind;
+    int temperature, alpha;
+} losses[] = {{KD_LOSS_HINTON, 1, 1}, {KD_LOSS_KL, 1, 0},      {KD_LOSS_MSE, 0, 0},         {KD_LOSS_RKL, 1, 0},
+              {KD_LOSS_JSD, 1, 0},    {KD_LOSS_SOFT_CE, 1, 0}, {KD_LOSS_CENTRED_MSE, 0, 0}, {KD_LOSS_DKD, 1, 0},
+              {KD_LOSS_NKD, 1, 0},    {KD_LOSS_DIST, 1, 0},    {KD_LOSS_TTM, 0, 0},         {KD_LOSS_WTTM, 0, 0},
+              {KD_LOSS_MLLD, 0, 0},   {KD_LOSS_CTKD, 0, 0}};
+
+/* How the ways differ. */
+static const struct {
+    int teacher;      /* has one */
+    double smoothing; /* of the labels */
+    int epochs;       /* times those of the plan */
+    double mixup;     /* added to the augmentation */
+} way_table[WAY_COUNT] = {{0, 0, 1, 0}, {0, REPORT_SMOOTHING, 1, 0}, {1, 0, 1, 0}, {1, 0, 3, 1}};
+
+static int way_runs(const session *s, int way) { return way != PATIENT || s->o.patient; }
+
+static kd_loss_desc loss_options(const session *s, int way, const report_trial *t)
+{
+    kd_loss_desc loss = kd_loss_defaults(way_table[way].teacher ? losses[s->loss].kind : KD_LOSS_CE);
+    loss.label_smoothing = (float)way_table[way].smoothing;
+    if (t->temperature > 0) loss.temperature = (float)t->temperature;
+    if (t->alpha >= 0) loss.alpha = (float)t->alpha;
+    return loss;
+}
+
+/* Of the images without labels only a teacher can say something: whoever has one sees them, too, in as many steps. */
+static const kd_data *way_data(const session *s, int way)
+{
+    return way_table[way].teacher && s->all.data.count ? &s->all.data : &s->fit.data;
+}
+
+static int way_epochs(const session *s, int way, int epochs)
+{
+    const double share = (double)s->fit.data.count / way_data(s, way)->count;
+    const int scaled = (int)(epochs * way_table[way].epochs * share + 0.5);
+    return scaled < 1 ? 1 : scaled;
+}
+
+static kd_augment way_augment(const session *s, int way)
+{
+    kd_augment augment = s->augment;
+    if (way_table[way].mixup > 0) augment.mixup = (float)way_table[way].mixup;
+    return augment;
+}
+
+static int changes_images(const kd_augment *augment)
+{
+    static const kd_augment none;
+    return memcmp(augment, &none, sizeof none) != 0;
+}
+
+static kd_train_desc student_options(const session *s, watch *w, int way, const report_trial *t, uint64_t seed,
+                                     kd_data *data)
+{
+    kd_train_desc d = training_options(s, w, t->epochs, t->lr, t->weight_decay);
+    d.seed = seed;
+    d.loss = loss_options(s, way, t);
+    d.augment = way_augment(s, way);
+    *data = *way_data(s, way);
+    if (way_table[way].teacher) {
+        data->teacher_logits = s->fit.teacher_logits;
+        if (way == DISTILLED) d.cache = s->cache;
+        if (!d.cache) d.teacher = s->teacher;
+    }
+    return d;
+}
+
+/* Trains one student. The model goes to *out. */
+static int train_student(session *s, stage *g, int way, const report_trial *t, uint64_t seed, report_run *run,
+                         kd_model **out)
+{
+    kd_data data;
+    watch w;
+    kd_train_desc d;
+    w.g = g, w.run = run, w.lines = 0;
+    if (run && !run_open(run, t->epochs)) return 0;
+    d = student_options(s, &w, way, t, seed, &data);
+    s->training = create_model(s, "student", s->student_spec, seed);
+    if (!s->training) return 0;
+    if (!train(s, g, &data, &d, run)) return 0;
+    *out = s->training;
+    s->training = NULL;
+    return 1;
+}
+
+/* ---- settings that are chosen on the held-out images ------------------------------------------------------ */
+
+/* All ways try as many: first every learning rate with every weight decay; then, with the best of these, those that
+   have a teacher every other temperature and alpha, and the others learning rates further apart. */
+static int setting_rounds(const session *s, int *second)
+{
+    *second = s->o.temperature.count * s->o.alpha.count - 1;
+    return s->o.lr.count * s->o.weight_decay.count;
+}
+
+static report_trial first_setting(const session *s, int way, int index)
+{
+    report_trial t;
+    memset(&t, 0, sizeof t);
+    t.lr = s->o.lr.values[index / s->o.weight_decay.count];
+    t.weight_decay = s->o.weight_decay.values[index % s->o.weight_decay.count];
+    t.temperature = t.alpha = -1;
+    if (way_table[way].teacher) {
+        t.loss = s->o.loss;
+        if (losses[s->loss].temperature) t.temperature = s->o.temperature.values[0];
+        if (losses[s->loss].alpha) t.alpha = s->o.alpha.values[0];
+    }
+    return t;
+}
+
+static report_trial second_setting(const session *s, int way, int index, const report_trial *best)
+{
+    report_trial t = *best;
+    const int a = s->o.alpha.count;
+    if (!way_table[way].teacher) {
+        t.lr *= index % 2 ? pow(2, index / 2 + 1) : pow(0.5, index / 2 + 1);
+        return t;
+    }
+    if (losses[s->loss].temperature) t.temperature = s->o.temperature.values[(index + 1) / a];
+    if (losses[s->loss].alpha) t.alpha = s->o.alpha.values[(index + 1) % a];
+    return t;
+}
+
+typedef struct setting_line {
+    char chars[128];
+} setting_line;
+
+static setting_line rates_text(const report_trial *t)
+{
+    setting_line line;
+    snprintf(line.chars, sizeof line.chars, "learning rate %g, weight decay %g", t->lr, t->weight_decay);
+    return line;
+}
+
+/* "hinton, temperature 2, alpha 0.9", or as much of it as the loss has. */
+static setting_line loss_text(const report_trial *t)
+{
+    setting_line line;
+    const size_t size = sizeof line.chars;
+    size_t at = (size_t)snprintf(line.chars, size, "%s", t->loss);
+    if (t->temperature > 0) at += (size_t)snprintf(line.chars + at, size - at, ", temperature %g", t->temperature);
+    if (t->alpha >= 0) (void)snprintf(line.chars + at, size - at, ", alpha %g", t->alpha);
+    return line;
+}
+
+/* Trains students with a setting, with seeds that the final ones do not use. */
+static int try_setting(session *s, stage *g, int way, report_trial *t)
+{
+    double squares = 0;
+    int i;
+    t->epochs = way_epochs(s, way, s->plan.trial_epochs);
+    t->students = s->o.trials;
+    t->validation = t->sd = 0;
+    for (i = 0; i < s->o.trials; ++i) {
+        kd_model *m;
+        kd_metrics metrics;
+        kd_result result;
+        if (!train_student(s, g, way, t, (uint64_t)(s->o.first_seed + s->o.seeds + i), NULL, &m)) return 0;
+        result = kd_evaluate(m, &s->held.data, &metrics);
+        kd_model_destroy(m);
+        if (result != KD_OK) return kd_complain(s, "evaluating a student");
+        t->validation += metrics.accuracy / s->o.trials;
+        squares += metrics.accuracy * metrics.accuracy;
+    }
+    if (s->o.trials > 1)
+        t->sd = sqrt(fmax(0, (squares - s->o.trials * t->validation * t->validation) / (s->o.trials - 1)));
+    return 1;
+}
+
+/* Tries settings first to last - 1 of a way's grid. */
+static int try_settings(session *s, stage *g, int way, int first, int last)
+{
+    report_way *about = &s->r.ways[way];
+    const report_trial best = about->grid[about->chosen];
+    int i;
+    for (i = first; i < last; ++i) {
+        report_trial *t = &about->grid[i];
+        *t = first ? second_setting(s, way, i - first, &best) : first_setting(s, way, i);
+        if (!try_setting(s, g, way, t)) return 0;
+        if (t->validation > about->grid[about->chosen].validation) about->chosen = i;
+        stage_line(g, "  %-10s %s%s%s: held-out accuracy %.2f %%", about->name, t->loss ? loss_text(t).chars : "",
+                   t->loss ? ", " : "", rates_text(t).chars, 100 * t->validation);
+    }
+    return 1;
+}
+
+/* What a way is trained with, in grid[chosen]. With one setting there is nothing to try. */
+static int choose(session *s, int way)
+{
+    report_way *about = &s->r.ways[way];
+    const int tried = way != PATIENT; /* that takes over what was chosen for the distilled */
+    int second, first = setting_rounds(s, &second), count = tried ? first + second : 1;
+    const double started = seconds_now();
+    stage g = stage_begin(s, "choosing",
+                          (int64_t)count * s->o.trials * way_epochs(s, way, s->plan.trial_epochs) *
+                              way_data(s, way)->count);
+    about->grid = (report_trial *)calloc((size_t)count, sizeof *about->grid);
+    if (!about->grid) return complain("there is not enough memory");
+    about->grid_count = count;
+    about->grid[0] = tried ? first_setting(s, way, 0) : s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
+    if (count > 1 && (!try_settings(s, &g, way, 0, first) || !try_settings(s, &g, way, first, count))) return 0;
+    stage_wipe(&g);
+    report_time(&s->r, "choosing", seconds_now() - started);
+    return 1;
+}
+
+/* ---- the students ----------------------------------------------------------------------------------------- */
+
+/* Metrics on the test images, agreement with the teacher among them. */
+static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
+{
+    kd_evaluate_desc d = kd_evaluate_defaults();
+    kd_data data = s->test;
+    d.logits = logits;
+    d.confusion = confusion;
+    if (m != s->teacher) data.teacher_logits = s->teacher_test;
+    return kd_evaluate_with(m, &data, &d, &run->test) == KD_OK ? 1 : kd_complain(s, "testing");
+}
+
+static double held_out_mean(const session *s, int way)
+{
+    const report_way *about = &s->r.ways[way];
+    double sum = 0;
+    int i;
+    for (i = 0; i < s->o.seeds; ++i) sum += about->runs[i].held_out / s->o.seeds;
+    return sum;
+}
+
+/* The final students of a way, one for each seed. */
+static int train_way(session *s, int way)
+{
+    report_way *about = &s->r.ways[way];
+    report_trial setting = about->grid[about->chosen];
+    const double started = seconds_now();
+    stage g;
+    int i;
+    setting.epochs = way_epochs(s, way, s->plan.epochs);
+    snprintf(s->how[way], sizeof s->how[way], "%s%s%s, %d epoch%s", setting.loss ? loss_text(&setting).chars : "",
+             setting.loss ? ", " : "", rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
+    about->how = s->how[way];
+    g = stage_begin(s, about->name, (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count);
+    for (i = 0; i < s->o.seeds; ++i) {
+        report_run *run = &about->runs[i];
+        snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
+        if (!train_student(s, &g, way, &setting, (uint64_t)(s->o.first_seed + i), run,
+                           &s->students[way * s->o.seeds + i]))
+            return 0;
+        run->held_out = run->validation[run->epochs - 1];
+    }
+    if (s->held.data.count)
+        stage_line(&g, "  %-10s held-out accuracy %.2f %%, mean of %d seed%s", about->name,
+                   100 * held_out_mean(s, way), s->o.seeds, plural(s->o.seeds));
+    else
+        stage_line(&g, "  %-10s %d seed%s", about->name, s->o.seeds, plural(s->o.seeds));
+    stage_wipe(&g);
+    report_time(&s->r, "students", seconds_now() - started);
+    return 1;
+}
+
+/* The student to ship: of the way that does best on the held-out images on average, the one that does best. */
+static void choose_kept(session *s)
+{
+    report *r = &s->r;
+    const int seeds = s->o.seeds;
+    int way, i;
+    r->kept_way = DISTILLED;
+    r->kept_seed = 0;
+    r->kept_why = "the first that was distilled: no images were held out to choose with";
+    if (s->held.data.count) {
+        r->kept_why = "its way of training does best on the held-out images, and it best of its seeds";
+        for (way = 0; way < r->way_count; ++way) {
+            if (held_out_mean(s, way) > held_out_mean(s, r->kept_way)) r->kept_way = way;
+        }
+        for (i = 1; i < seeds; ++i) {
+            if (r->ways[r->kept_way].runs[i].held_out > r->ways[r->kept_way].runs[r->kept_seed].held_out)
+                r->kept_seed = i;
+        }
+    }
+    s->kept = s->students[r->kept_way * seeds + r->kept_seed];
+}
+
+/* The only look at the test images: nothing is chosen any more. */
+static int test_students(session *s)
+{
+    int way, i;
+    for (way = 0; way < s->r.way_count; ++way) {
+        for (i = 0; i < s->o.seeds; ++i) {
+            if (!test_model(s, s->students[way * s->o.seeds + i], &s->r.ways[way].runs[i], s->student_test, NULL))
+                return 0;
+            report_answers(&s->r, way, s->student_test);
+        }
+    }
+    return 1;
+}
+
+/* ---- the teacher ------------------------------------------------------------------------------------------ */
+
+/* How long an epoch of a training takes here and now; a copy of the model is trained for a moment. 0: not known. */
+static double seconds_for_epoch(const session *s, const kd_model *m, const kd_data *data, const kd_train_desc *like)
+{
+    enum { STEPS = 20 };
+    const double most = 1;
+    kd_train_desc d = *like;
+    kd_model *copy;
+    kd_trainer *t = NULL;
+    double started, seconds = 0;
+    int steps = 0;
+    d.on_step = NULL, d.on_epoch = NULL, d.validation_data = NULL;
+    if (kd_model_clone(m, &copy) != KD_OK) return 0;
+    if (kd_trainer_open(copy, data, &d, &t) == KD_OK && kd_trainer_step(t, NULL) == KD_OK) {
+        started = seconds_now();
+        while (steps < STEPS && seconds < most && !kd_trainer_done(t) && kd_trainer_step(t, NULL) == KD_OK)
+            ++steps, seconds = seconds_now() - started;
+    }
+    kd_trainer_close(t);
+    kd_model_destroy(copy);
+    return steps ? seconds / steps * data->count / s->o.batch : 0;
+}
+
+static kd_train_desc teacher_options(const session *s, watch *w, int epochs)
+{
+    kd_train_desc d = training_options(s, w, epochs, s->o.teacher_lr, s->o.teacher_weight_decay);
+    d.augment = s->teacher_augment;
+    d.seed = (uint64_t)s->o.first_seed;
+    return d;
+}
+
+/* Fewer epochs where the time for the teacher is bounded; noted for those who resume, whose clock may say another
+   thing. */
+static int bound_teacher(session *s)
+{
+    double epoch, epochs;
+    watch w;
+    kd_train_desc d;
+    if (s->o.teacher_minutes <= 0) return 1;
+    memset(&w, 0, sizeof w);
+    d = teacher_options(s, &w, s->plan.teacher_epochs);
+    epoch = seconds_for_epoch(s, s->teacher, &s->fit.data, &d);
+    epochs = epoch > 0 ? floor(60 * s->o.teacher_minutes / epoch) : s->plan.teacher_epochs;
+    if (epochs < 1) {
+        printf("note: an epoch of the teacher takes about %s, longer than --teacher-minutes %g; it is trained for "
+               "one\n",
+               time_text(epoch).chars, s->o.teacher_minutes);
+        epochs = 1;
+    }
+    if (epochs > s->plan.teacher_epochs) epochs = s->plan.teacher_epochs;
+    if (!resume_number(s, "teacher-epochs", &epochs)) return 0;
+    s->plan.teacher_epochs = (int)epochs;
+    return 1;
+}
+
+static int train_teacher(session *s, int epochs)
+{
+    stage g = stage_begin(s, "teacher", (int64_t)epochs * s->fit.data.count);
+    const double started = seconds_now();
+    watch w;
+    kd_train_desc d;
+    w.g = &g, w.run = &s->r.teacher_run, w.lines = 1;
+    if (!run_open(w.run, epochs)) return 0;
+    d = teacher_options(s, &w, epochs);
+    printf("\nTraining the teacher, %d epoch%s\n", epochs, plural(epochs));
+    s->training = s->teacher;
+    if (!train(s, &g, &s->fit.data, &d, w.run)) return 0;
+    s->training = NULL;
+    report_time(&s->r, "teacher", seconds_now() - started);
+    return 1;
+}
+
+/* Its accuracy on the held-out images. -1: there are none, or it is known by its logits and has none for them. */
+static int validate_teacher(session *s, double *accuracy)
+{
+    const part *held = &s->held;
+    kd_metrics metrics;
+    int i, right = 0;
+    *accuracy = -1;
+    if (held->data.count < 1) return 1;
+    if (s->teacher) {
+        if (kd_evaluate(s->teacher, &held->data, &metrics) != KD_OK)
+            return kd_complain(s, "evaluating the teacher");
+        *accuracy = metrics.accuracy;
+    } else if (held->teacher_logits) {
+        const int classes = held->data.classes;
+        for (i = 0; i < held->data.count; ++i)
+            right += report_argmax(held->teacher_logits + (size_t)i * (size_t)classes, classes) == held->labels[i];
+        *accuracy = (double)right / held->data.count;
+    }
+    return 1;
+}
+
+/* A teacher that is no better than its student is trained once more, twice as long and from other first weights;
+   the better of the two stays. */
+static int second_teacher(session *s)
+{
+    const double reached = s->r.teacher_validation;
+    kd_model *first = s->teacher;
+    report_run run = s->r.teacher_run;
+    int good;
+    puts("\nThe teacher is not better than the student: another one is trained, twice as long");
+    s->teacher = create_model(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed + 1);
+    memset(&s->r.teacher_run, 0, sizeof s->r.teacher_run);
+    good =
+        s->teacher && train_teacher(s, 2 * s->plan.teacher_epochs) && validate_teacher(s, &s->r.teacher_validation);
+    if (good && s->r.teacher_validation > reached) {
+        s->plan.teacher_epochs *= 2;
+        kd_model_destroy(first);
+        run_free(&run);
+        return 1;
+    }
+    if (s->training == s->teacher) s->training = NULL;
+    kd_model_destroy(s->teacher);
+    run_free(&s->r.teacher_run);
+    s->teacher = first;
+    s->r.teacher_run = run;
+    s->r.teacher_validation = reached;
+    return good;
+}
+
+/* Before anything is distilled: is there something to be learned from this teacher? */
+static int compare_teacher(session *s)
+{
+    report *r = &s->r;
+    const double alone = s->held.data.count ? held_out_mean(s, ALONE) : -1;
+    r->alone_validation = alone;
+    if (alone < 0 || r->teacher_validation < 0) return 1;
+    if (r->teacher_trained && r->teacher_validation <= alone && !s->o.teacher_epochs && s->o.teacher_minutes <= 0 &&
+        !second_teacher(s))
+        return 0;
+    printf("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
+           100 * r->teacher_validation, 100 * alone);
+    if (r->teacher_validation <= alone)
+        puts("note: the teacher is not better than the student; what is learned from it may do harm. A larger one "
+             "(--teacher), or\none that is trained longer (--teacher-epochs), may help");
+    fflush(stdout);
+    return 1;
+}
+
+/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
+   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would
+   not be what the others get. */
+static int run_teacher(session *s)
+{
+    enum { MOST_VIEWS = 1 << 16 };
+    const kd_data *data = way_data(s, DISTILLED);
+    const int64_t budget = 512 << 20, view = (int64_t)data->count * s->images.class_count * (int64_t)sizeof(float);
+    const int changes = changes_images(&s->augment);
+    const int views = changes ? way_epochs(s, DISTILLED, s->plan.epochs) : 1;
+    const double started = seconds_now();
+    if (!s->teacher || (changes && (views > budget / view || views > MOST_VIEWS))) return 1;
+    if (kd_cache_create(s->teacher, data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
+                        &s->cache) != KD_OK)
+        return kd_complain(s, "running the teacher");
+    report_time(&s->r, "teacher's outputs", seconds_now() - started);
+    return 1;
+}
+
+/* ---- the order of the work -------------------------------------------------------------------------------- */
+
+static int check_training(const session *s, const char *whose, kd_model *m, const kd_data *data,
+                          const kd_train_desc *d)
+{
+    kd_trainer *t;
+    if (kd_trainer_open(m, data, d, &t) != KD_OK) return kd_complain(s, whose);
+    kd_trainer_close(t);
+    return 1;
+}
+
+/* Everything that can be wrong with the trainings is found here, before the first of them and before an earlier run
+   is given up: the student's come long after the teacher's. */
+static int check_trainings(session *s)
+{
+    report_trial setting = first_setting(s, DISTILLED, 0);
+    kd_data data;
+    kd_train_desc d;
+    kd_model *student;
+    watch w;
+    int good;
+    memset(&w, 0, sizeof w);
+    w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
+    d = teacher_options(s, &w, s->plan.teacher_epochs);
+    if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
+        return 0;
+    student = create_model(s, "student", s->student_spec, 1);
+    if (!student) return 0;
+    setting.epochs = s->plan.epochs;
+    d = student_options(s, &w, DISTILLED, &setting, 1, &data);
+    good = check_training(s, "the student's training", student, &data, &d);
+    kd_model_destroy(student);
+    return good;
+}
+
+/* Whether images may be mirrored: where that does not lower the accuracy on the held-out images of short trainings.
+   Letters and digits are not tried. */
+static int choose_flip(session *s)
+{
+    const int trials = s->o.trials;
+    report_trial without = first_setting(s, ALONE, 0), with = without;
+    stage g;
+    int flip, good;
+    if (!is_automatic(s->o.augment) || teacher_is_array(s) || s->held.data.count < 1) return 1;
+    if (classes_are_letters(&s->images)) {
+        puts("\nImages are not mirrored: their classes look like letters or digits");
+        return 1;
+    }
+    puts("\nTrying on the held-out images whether training images may be mirrored");
+    g = stage_begin(s, "flip", (int64_t)4 * s->plan.trial_epochs * s->fit.data.count);
+    s->o.trials = 2;
+    good = try_setting(s, &g, ALONE, &without) && plan_augmentation(s, 1) && try_setting(s, &g, ALONE, &with);
+    s->o.trials = trials;
+    if (!good) return 0;
+    flip = with.validation >= without.validation;
+    stage_line(&g, "  held-out accuracy %.2f %%, mirrored %.2f %%: %s", 100 * without.validation,
+               100 * with.validation, flip ? "flip" : "no flip");
+    stage_wipe(&g);
+    return plan_augmentation(s, flip);
+}
+
+static int prepare_teacher(session *s)
+{
+    if (s->r.teacher_trained && (!bound_teacher(s) || !train_teacher(s, s->plan.teacher_epochs))) return 0;
+    return validate_teacher(s, &s->r.teacher_validation);
+}
+
+/* The ways that need no teacher, then those that have one. */
+static int train_ways(session *s, int teacher)
+{
+    int way;
+    printf("\nThe student %s: settings are chosen on the held-out images, then %d seed%s %s trained\n",
+           teacher ? "with the teacher" : "without a teacher", s->o.seeds, plural(s->o.seeds),
+           s->o.seeds == 1 ? "is" : "are");
+    for (way = 0; way < WAY_COUNT; ++way) {
+        if (way_table[way].teacher == teacher && way_runs(s, way) && (!choose(s, way) || !train_way(s, way)))
+            return 0;
+    }
+    return 1;
+}
