@@ -4,11 +4,6 @@
 CC ?= cc
 CFLAGS ?= -O2
 WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef
-# with clang this is a package of its own, libomp-dev; without it, there is one thread
-ifeq ($(origin OPENMP),undefined)
-HASH := \#
-OPENMP := $(shell echo '$(HASH)include <omp.h>' | $(CC) -fopenmp -fsyntax-only -x c - 2>/dev/null && echo -fopenmp)
-endif
 PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD = build
@@ -56,10 +51,10 @@ stb: | $(BUILD)
 examples: stb $(EXAMPLES)
 
 $(BUILD)/%: examples/%.c kd.h $(wildcard examples/*.h) | $(BUILD) stb
-	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 $(BUILD)/distill: examples/distill/distill.c kd.h $(wildcard examples/*.h examples/distill/*.h) | $(BUILD) stb
-	$(CC) -std=gnu99 $(CFLAGS) $(OPENMP) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
 	$(BUILD)/distill examples/data/fashion --teacher-epochs 24 --teacher-augment flip --out $(OUT) $(DISTILL)
@@ -81,7 +76,7 @@ cmocka: | $(BUILD)
 	$(call need,/usr/include/cmocka.h,libcmocka-dev)
 
 $(BUILD)/test_%: tests/test_%.c kd.h $(BUILD)/kernels.o $(wildcard tests/*.h tests/golden/*.h examples/*.h) | $(BUILD)
-	$(CC) -std=gnu99 $(LEVEL) $(SANITIZE) $(OPENMP) $(WARNINGS) $< $(APART) -o $@ $(LDFLAGS) -lcmocka -lm
+	$(CC) -std=gnu99 $(LEVEL) $(SANITIZE) $(WARNINGS) $< $(APART) -o $@ $(LDFLAGS) -lcmocka -lm
 
 LEVEL = -Og # compiled in half the time
 APART = -DKD__KERNELS_APART $(BUILD)/kernels.o
@@ -89,7 +84,7 @@ $(BUILD)/test_kernels: APART = # looks inside
 $(BUILD)/test_kernels: LEVEL = -O1
 
 $(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
-	$(CC) -std=gnu99 -O1 $(SANITIZE) $(OPENMP) $(WARNINGS) -c $< -o $@
+	$(CC) -std=gnu99 -O1 $(SANITIZE) $(WARNINGS) -c $< -o $@
 
 test: cmocka stb
 	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/hinton

@@ -21,7 +21,8 @@ QUICK START
    Every call that can fail returns a kd_result (0 is KD_OK); kd_error(kd) says what went wrong in words.
 
 BUILDING
-   cc -O2 main.c -lm                     nothing else is needed; -fopenmp lets desc.threads be more than 1
+   cc -O2 main.c -lm                     nothing else is needed; with a glibc before 2.34 (2021) and some other
+                                         C libraries also -pthread, or -DKD_NO_THREADS
    Do not pass -mavx2 or -march=native: the kernels for every instruction set are compiled in and the
    best one is chosen when kd_open runs. gcc 8 or clang 10 and later, MSVC 2019 and later.
    Two files instead of one: put the two QUICK START lines into kd_impl.c and compile it once.
@@ -31,16 +32,23 @@ CONFIGURATION (define before including; none of them changes a public struct)
    KD_STATIC           the implementation is private to this file (every function is static)
    KDDEF               what stands before every public function, such as dllexport; the same wherever it is included
    KD_NO_STDIO         no <stdio.h> files: saving and loading need kd_ctx_desc.io
-   KD_NO_THREADS       never use OpenMP, even under -fopenmp
+   KD_NO_THREADS       no threads and no atomics: kd_ctx_desc.threads is 1 whatever it says, and a model belongs
+                       to one thread at a time in kd_predict, too
    KD_NO_SIMD          portable C kernels only
    KD_ALLOW_FAST_MATH  accept -ffast-math, which breaks the promises about NaN and repeatability below
    KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
 
 THREADS
-   The library starts no thread of its own. kd_ctx_desc.threads > 1 uses OpenMP where it is compiled in,
-   or your own kd_ctx_desc.parallel_for. A context and what hangs off it belong to one thread at a time,
+   kd_ctx_desc.threads = 4: kd_open starts three more (POSIX or Windows threads), kd_close ends them, and no
+   other function starts any. Between calls they sleep. They have 1 MB of stack each and take no signals (with
+   -std=gnu99 and the like). Or give your own thread pool as kd_ctx_desc.parallel_for. A thread that the system
+   puts aside, on a busy machine, delays only the task that it is in.
+   A context and what hangs off it belong to one thread at a time,
    with one exception: a model that nobody is changing may be used by any number of threads at once in
-   kd_predict, kd_predict_u8 and the kd_model getters. Two contexts never share anything.
+   kd_predict, kd_predict_u8 and the kd_model getters: the first of them has the context's threads, the others
+   work alone. Two contexts never share anything.
+   After fork() the child has the calling thread only: it goes on with all that it has inherited, on one thread,
+   and must have forked while no other thread was in a call. A context that it opens has threads of its own.
 
 MEMORY
    All memory comes from kd_ctx_desc.allocator and is returned to it with its size. Training plans all
@@ -73,6 +81,7 @@ CONTENTS (search for the tag)
    >>text       formatting, numbers as text
    >>cpu        what this processor can do
    >>memory     allocation, error text
+   >>threads    processors, the threads of a context
    >>random     counter-based random numbers
    >>math       double-precision functions that are the same everywhere
    >>dispatch   kernel table, one instance per instruction set
@@ -215,8 +224,10 @@ typedef struct kd_io {
 typedef struct kd_ctx_desc {
     uint32_t cookie;             /* set by kd_ctx_defaults */
     kd_allocator allocator;      /* malloc and free */
-    int threads;                 /* 1; upper bound on threads working at once, 1 to 256 */
-    kd_parallel_fn parallel_for; /* NULL: OpenMP where compiled in, otherwise one thread */
+    int threads;                 /* 1; that work at once, the calling one among them, 1 to 256 */
+    int threads_strict;          /* 0: where fewer can be started, log says so and kd_ctx_threads how many; 1: kd_open
+                                    fails then, KD_ERR_UNSUPPORTED */
+    kd_parallel_fn parallel_for; /* NULL: threads that kd_open starts */
     void *parallel_user;
     kd_isa isa;                                /* KD_ISA_AUTO; forcing one that the CPU lacks is an error */
     void (*log)(void *user, const char *line); /* NULL; warnings and notes, one line each, without newline */
@@ -238,6 +249,10 @@ KDDEF const char *kd_result_meaning(kd_result result); /* a sentence, without fu
 KDDEF const char *kd_isa_name(kd_isa isa);             /* "avx2" */
 KDDEF int kd_isa_available(kd_isa isa);                /* 1 if this build and this CPU can run it */
 KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd);             /* the one in use, never KD_ISA_AUTO */
+KDDEF int kd_ctx_threads(const kd_ctx *kd);            /* that work at once; 1 in a child of fork() */
+/* Processors that this process may run on, 1 to 256: by affinity and by the quota of its control groups (Linux, unless
+   KD_NO_STDIO), rounded up. Not for every call: it reads files. 1 where the system does not say. */
+KDDEF int kd_cpu_count(void);
 KDDEF const char *kd_version(void);                    /* KD_VERSION of the implementation that was linked */
 
 /* ---- matrices -------------------------------------------------------------------------------------------- */
@@ -1330,8 +1345,23 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(_OPENMP) && !defined(KD_NO_THREADS)
-#include <omp.h>
+
+/* Which threads there are: 0 none, 1 POSIX, 2 Windows. */
+#if !defined(KD_NO_THREADS) && defined(_WIN32) && (defined(__GNUC__) || defined(_MSC_VER))
+#define KD__THREADS 2
+#include <process.h>
+#elif !defined(KD_NO_THREADS) && defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
+#include <unistd.h>
+#if defined(_POSIX_THREADS) && _POSIX_THREADS > 0
+#define KD__THREADS 1
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#endif
+#endif
+#ifndef KD__THREADS
+#define KD__THREADS 0
 #endif
 
 #ifndef KD__HEADER_FILENAME
@@ -1439,7 +1469,14 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 
 /* A slot that threads take from and give back to: puts `value` in, returns what was there. Without atomics nothing
    is ever stored and the value comes straight back: correct, only slower. */
-#if defined(__GNUC__)
+#if defined(KD_NO_THREADS)
+KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
+{
+    void *before = *slot;
+    *slot = value;
+    return before;
+}
+#elif defined(__GNUC__)
 KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
 {
     return __atomic_exchange_n(slot, value, __ATOMIC_ACQ_REL);
@@ -1459,7 +1496,7 @@ KD__PRIVATE void *kd__atomic_swap(void **slot, void *value)
 
 KD__PRIVATE void kd__lock(void **lock)
 {
-#if defined(__GNUC__) || defined(_MSC_VER)
+#if !defined(KD_NO_THREADS) && (defined(__GNUC__) || defined(_MSC_VER))
     while (kd__atomic_swap(lock, (void *)lock) != NULL) {}
 #else
     (void)lock;
@@ -2156,8 +2193,11 @@ typedef struct kd__kernels kd__kernels;
 
 enum { KD__MAX_THREADS = 256 };
 
+typedef struct kd__pool kd__pool;
+
 struct kd_ctx {
-    kd_ctx_desc desc;
+    kd_ctx_desc desc; /* its threads are as many as there are */
+    kd__pool *pool;   /* NULL: one thread, or the caller's parallel_for */
     kd__cpu cpu;
     const kd__kernels *k;
     kd_isa isa;
@@ -2302,6 +2342,543 @@ KD__PRIVATE char *kd__copy_text(kd_ctx *kd, const char *text, size_t length)
     char *copy = KD__NEW(kd, char, length + 1);
     if (copy) memcpy(copy, text, length);
     return copy;
+}
+
+/* ============================================================================================================
+   >>threads    processors, the threads of a context
+   uses: platform, memory
+   A context's threads wait until it has tasks for them. The tasks of one call are a region: each thread has a share
+   of them, and who is done with his own helps the others. What a thread is about is said by one word of its own:
+
+       IDLE     it looks at that word, for some microseconds
+       ASLEEP   it looks no more: its bell must be rung
+       CALLED   a share is there for it, which it has not begun
+       WORKING  it has begun: it runs tasks until none is left
+       AWAITED  the same, and the calling thread sleeps until it is done
+       ENDED    it is to return
+
+   The first task of a share goes to whoever turns CALLED into something else: into WORKING its own thread, into IDLE
+   another one, once nothing else is left. So a thread that the system has put aside before it began is never waited
+   for, and cannot begin later: only tasks in progress are waited for. A thread that does not exist, in a child of
+   fork(), is one that never begins.
+   ============================================================================================================ */
+
+/* ---- processors ------------------------------------------------------------------------------------------ */
+
+#if defined(_WIN32) && !defined(KD_NO_THREADS)
+#ifdef _WIN64
+typedef unsigned __int64 kd__affinity;
+#else
+typedef unsigned long kd__affinity;
+#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
+__declspec(dllimport) void *__stdcall GetCurrentProcess(void);
+__declspec(dllimport) int __stdcall GetProcessAffinityMask(void *process, kd__affinity *own, kd__affinity *all);
+#ifdef __cplusplus
+}
+#endif
+#elif KD__THREADS && defined(__linux__)
+#include <sched.h>
+#ifdef CPU_SETSIZE
+typedef cpu_set_t kd__cpu_set;
+#else /* <sched.h> hides it without _GNU_SOURCE */
+typedef void kd__cpu_set;
+int sched_getaffinity(pid_t process, size_t bytes, kd__cpu_set *set);
+#endif
+#endif
+
+/* Processors that the system lets this process run on, 1 where it does not say. */
+KD__PRIVATE int kd__cpu_affinity(void)
+{
+    int count = 0;
+#if defined(_WIN32) && !defined(KD_NO_THREADS)
+    kd__affinity own = 0, all = 0;
+    if (GetProcessAffinityMask(GetCurrentProcess(), &own, &all)) {
+        for (; own; own &= own - 1) ++count;
+    }
+#elif KD__THREADS
+#if defined(__linux__)
+    unsigned long set[8192 / CHAR_BIT / sizeof(unsigned long)], bits;
+    size_t i;
+    memset(set, 0, sizeof set);
+    if (sched_getaffinity(0, sizeof set, (kd__cpu_set *)set) == 0) {
+        for (i = 0; i < sizeof set / sizeof *set; ++i) {
+            for (bits = set[i]; bits; bits &= bits - 1) ++count;
+        }
+    }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+    if (count < 1) count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+#endif
+    return KD__MAX(count, 1);
+}
+
+#if defined(__linux__) && !defined(KD_NO_STDIO) && KD__THREADS
+enum { KD__QUOTA_PATH = 2048 };
+
+/* The first line of a file of a folder; "" where it cannot be read. */
+KD__PRIVATE void kd__quota_read(const char *folder, const char *name, char *line, int size)
+{
+    char path[KD__QUOTA_PATH + 64];
+    FILE *file;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    file = fopen(path, "r");
+    if (!file || !fgets(line, size, file)) *line = 0;
+    if (file) (void)fclose(file);
+}
+
+/* How many processors' time the groups from a folder up to `root` may use, the least of them; 0: no limit. */
+KD__PRIVATE int kd__quota_of(char *folder, size_t root)
+{
+    int least = 0;
+    for (;;) {
+        char line[64], *rest = line, *slash;
+        long quota, period;
+        kd__quota_read(folder, "cpu.max", line, sizeof line); /* "max 100000" where there is no limit */
+        quota = strtol(line, &rest, 10);
+        if (!*line) {
+            kd__quota_read(folder, "cpu.cfs_quota_us", line, sizeof line);
+            quota = strtol(line, NULL, 10);
+            kd__quota_read(folder, "cpu.cfs_period_us", line, sizeof line);
+            rest = line;
+        }
+        period = strtol(rest, NULL, 10);
+        if (quota > 0 && period > 0 && (!least || (quota - 1) / period < least))
+            least = (int)KD__MIN((quota - 1) / period + 1, (long)KD__MAX_THREADS);
+        slash = strrchr(folder + root, '/');
+        if (!slash) return least;
+        *slash = 0;
+    }
+}
+
+/* The limit that control groups set: `groups` is a file like /proc/self/cgroup, whose lines are number:controllers:
+   path (version 2 names no controllers); `root` is where they are mounted. A container may see a path that is its
+   host's: then the mount itself is its group. */
+KD__PRIVATE int kd__cpu_quota(const char *groups, const char *root)
+{
+    char line[KD__QUOTA_PATH / 2], folder[KD__QUOTA_PATH];
+    FILE *file = fopen(groups, "r");
+    int least = 0;
+    while (file && fgets(line, sizeof line, file)) {
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        const char *mount;
+        int limit;
+        if (!path) continue;
+        *controllers++ = ',', *path = ',', path[strcspn(path, "\n")] = 0;
+        mount = *controllers == ',' ? "" : "/cpu";
+        if (*mount && !(strstr(line, ",cpu,") && strstr(line, ",cpu,") < path)) continue;
+        snprintf(folder, sizeof folder, "%s%s%s", root, mount, strcmp(path + 1, "/") == 0 ? "" : path + 1);
+        limit = kd__quota_of(folder, strlen(root) + strlen(mount));
+        if (limit && (!least || limit < least)) least = limit;
+    }
+    if (file) (void)fclose(file);
+    return least;
+}
+#endif
+
+KDDEF int kd_cpu_count(void)
+{
+    int count = kd__cpu_affinity();
+#if defined(__linux__) && !defined(KD_NO_STDIO) && KD__THREADS
+    const int quota = kd__cpu_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+    if (quota) count = KD__MIN(count, quota);
+#endif
+    return KD__MIN(count, (int)KD__MAX_THREADS);
+}
+
+/* ---- what systems have in common ------------------------------------------------------------------------- */
+
+#if KD__THREADS
+/* One thread of the system. */
+typedef struct kd__thread {
+    void (*run)(void *arg);
+    void *arg;
+#if KD__THREADS == 1
+    pthread_t id;
+#else
+    void *handle;
+#endif
+} kd__thread;
+
+/* Where one thread sleeps until another one rings. */
+typedef struct kd__bell {
+#if KD__THREADS == 1
+    pthread_mutex_t lock;
+    pthread_cond_t rung;
+#else
+    void *lock, *rung;
+#endif
+} kd__bell;
+
+enum {
+    KD__STACK = 1 << 20,  /* bytes of a thread's stack */
+    KD__SPIN = 30,        /* microseconds before a thread sleeps: about what waking it takes */
+    KD__SPIN_LOOKS = 32,  /* between two looks at the clock */
+    KD__LOOK_AGAIN = 1000 /* microseconds, see kd__bell_wait */
+};
+
+#if defined(__GNUC__)
+KD__PRIVATE int kd__atomic_load(const int *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+KD__PRIVATE int kd__atomic_put(int *word, int value) { return __atomic_exchange_n(word, value, __ATOMIC_ACQ_REL); }
+KD__PRIVATE int kd__atomic_turn(int *word, int from, int to)
+{
+    return __atomic_compare_exchange_n(word, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+KD__PRIVATE unsigned kd__atomic_next(unsigned *word) { return __atomic_fetch_add(word, 1u, __ATOMIC_RELAXED); }
+#else
+KD__PRIVATE int kd__atomic_load(const int *word)
+{
+    return (int)_InterlockedCompareExchange((volatile long *)(uintptr_t)word, 0, 0);
+}
+KD__PRIVATE int kd__atomic_put(int *word, int value)
+{
+    return (int)_InterlockedExchange((volatile long *)word, value);
+}
+KD__PRIVATE int kd__atomic_turn(int *word, int from, int to)
+{
+    return _InterlockedCompareExchange((volatile long *)word, to, from) == from;
+}
+KD__PRIVATE unsigned kd__atomic_next(unsigned *word)
+{
+    return (unsigned)_InterlockedExchangeAdd((volatile long *)word, 1);
+}
+#endif
+
+/* Leaves the processor's units to others for some cycles. */
+KD__PRIVATE void kd__pause(void)
+{
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+    __builtin_ia32_pause();
+#elif defined(__GNUC__) && defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#elif defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
+    _mm_pause();
+#elif defined(_MSC_VER)
+    __yield();
+#endif
+}
+
+#if KD__THREADS == 1
+#if defined(__linux__) && !defined(CLOCK_MONOTONIC) /* which <time.h> hides under -std=c99 */
+#define CLOCK_REALTIME 0
+#define CLOCK_MONOTONIC 1
+int clock_gettime(int clock, struct timespec *time);
+#endif
+
+/* Microseconds since some moment. */
+KD__PRIVATE int64_t kd__clock(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* What fork() changes. */
+KD__PRIVATE long kd__process(void) { return (long)getpid(); }
+
+KD__PRIVATE void *kd__thread_main(void *user)
+{
+    const kd__thread *t = (const kd__thread *)user;
+    t->run(t->arg);
+    return NULL;
+}
+
+/* Signals stay with the program's own threads, where the compiler's language standard lets <signal.h> say how. */
+KD__PRIVATE int kd__thread_start(kd__thread *t)
+{
+    pthread_attr_t attributes;
+    int started;
+#ifdef SIG_BLOCK
+    sigset_t all, before;
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+#endif
+    if (pthread_attr_init(&attributes) == 0) {
+        (void)pthread_attr_setstacksize(&attributes, KD__STACK);
+        started = pthread_create(&t->id, &attributes, kd__thread_main, t) == 0;
+        (void)pthread_attr_destroy(&attributes);
+    } else {
+        started = 0;
+    }
+#ifdef SIG_BLOCK
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+#endif
+    return started;
+}
+
+KD__PRIVATE void kd__thread_join(kd__thread *t) { (void)pthread_join(t->id, NULL); }
+
+KD__PRIVATE int kd__bell_open(kd__bell *b)
+{
+    if (pthread_mutex_init(&b->lock, NULL) != 0) return 0;
+    if (pthread_cond_init(&b->rung, NULL) == 0) return 1;
+    (void)pthread_mutex_destroy(&b->lock);
+    return 0;
+}
+
+KD__PRIVATE void kd__bell_close(kd__bell *b)
+{
+    (void)pthread_cond_destroy(&b->rung);
+    (void)pthread_mutex_destroy(&b->lock);
+}
+
+KD__PRIVATE void kd__bell_wait(kd__bell *b, const int *word, int value)
+{
+    (void)pthread_mutex_lock(&b->lock);
+    while (kd__atomic_load(word) == value) (void)pthread_cond_wait(&b->rung, &b->lock);
+    (void)pthread_mutex_unlock(&b->lock);
+}
+
+KD__PRIVATE void kd__bell_ring(kd__bell *b)
+{
+    (void)pthread_mutex_lock(&b->lock);
+    (void)pthread_mutex_unlock(&b->lock);
+    (void)pthread_cond_signal(&b->rung);
+}
+#else
+#ifdef __cplusplus
+extern "C" {
+#endif
+struct _RTL_SRWLOCK;
+struct _RTL_CONDITION_VARIABLE;
+union _LARGE_INTEGER;
+__declspec(dllimport) void __stdcall AcquireSRWLockExclusive(struct _RTL_SRWLOCK *lock);
+__declspec(dllimport) void __stdcall ReleaseSRWLockExclusive(struct _RTL_SRWLOCK *lock);
+__declspec(dllimport) int __stdcall SleepConditionVariableSRW(struct _RTL_CONDITION_VARIABLE *condition,
+                                                              struct _RTL_SRWLOCK *lock, unsigned long milliseconds,
+                                                              unsigned long flags);
+__declspec(dllimport) void __stdcall WakeAllConditionVariable(struct _RTL_CONDITION_VARIABLE *condition);
+__declspec(dllimport) int __stdcall QueryPerformanceCounter(union _LARGE_INTEGER *count);
+__declspec(dllimport) int __stdcall QueryPerformanceFrequency(union _LARGE_INTEGER *count);
+__declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *handle, unsigned long milliseconds);
+__declspec(dllimport) int __stdcall CloseHandle(void *handle);
+#ifdef __cplusplus
+}
+#endif
+#define KD__SRWLOCK(bell) ((struct _RTL_SRWLOCK *)(void *)&(bell)->lock)
+#define KD__CONDITION(bell) ((struct _RTL_CONDITION_VARIABLE *)(void *)&(bell)->rung)
+
+KD__PRIVATE int64_t kd__clock(void)
+{
+    int64_t count = 0, frequency = 1;
+    (void)QueryPerformanceCounter((union _LARGE_INTEGER *)(void *)&count);
+    (void)QueryPerformanceFrequency((union _LARGE_INTEGER *)(void *)&frequency);
+    return (int64_t)((double)count * 1e6 / (double)KD__MAX(frequency, 1));
+}
+
+KD__PRIVATE long kd__process(void) { return 0; } /* there is no fork() */
+
+KD__PRIVATE unsigned __stdcall kd__thread_main(void *user)
+{
+    const kd__thread *t = (const kd__thread *)user;
+    t->run(t->arg);
+    return 0;
+}
+
+KD__PRIVATE int kd__thread_start(kd__thread *t)
+{
+    t->handle = (void *)_beginthreadex(NULL, KD__STACK, kd__thread_main, t, 0x10000 /* reserve so much */, NULL);
+    return t->handle != NULL;
+}
+
+KD__PRIVATE void kd__thread_join(kd__thread *t)
+{
+    (void)WaitForSingleObject(t->handle, 0xfffffffful);
+    (void)CloseHandle(t->handle);
+}
+
+KD__PRIVATE int kd__bell_open(kd__bell *b)
+{
+    b->lock = b->rung = NULL;
+    return 1;
+}
+
+KD__PRIVATE void kd__bell_close(kd__bell *b) { (void)b; }
+
+KD__PRIVATE void kd__bell_wait(kd__bell *b, const int *word, int value)
+{
+    AcquireSRWLockExclusive(KD__SRWLOCK(b));
+    while (kd__atomic_load(word) == value)
+        (void)SleepConditionVariableSRW(KD__CONDITION(b), KD__SRWLOCK(b), 0xfffffffful, 0);
+    ReleaseSRWLockExclusive(KD__SRWLOCK(b));
+}
+
+KD__PRIVATE void kd__bell_ring(kd__bell *b)
+{
+    AcquireSRWLockExclusive(KD__SRWLOCK(b));
+    ReleaseSRWLockExclusive(KD__SRWLOCK(b));
+    WakeAllConditionVariable(KD__CONDITION(b));
+}
+#endif
+
+/* Looks at a word until it is no longer `value`, for some microseconds. Returns what it is then. */
+KD__PRIVATE int kd__spin(const int *word, int value)
+{
+    const int64_t end = kd__clock() + KD__SPIN;
+    int i, now;
+    do {
+        for (i = 0; i < KD__SPIN_LOOKS; ++i) {
+            now = kd__atomic_load(word);
+            if (now != value) return now;
+            kd__pause();
+        }
+    } while (kd__clock() < end);
+    return value;
+}
+
+/* ---- the pool -------------------------------------------------------------------------------------------- */
+
+enum { KD__IDLE, KD__ASLEEP, KD__CALLED, KD__WORKING, KD__AWAITED, KD__ENDED };
+
+/* A thread and its share of the tasks, in cache lines of their own. Number 0 is the calling thread. */
+typedef struct kd__worker {
+    KD__ALIGN64 int state;
+    KD__ALIGN64 unsigned next; /* of its tasks but the first */
+    unsigned first, end;
+    KD__ALIGN64 struct kd__pool *pool;
+    int number;
+    kd__thread thread;
+    kd__bell bell;
+} kd__worker;
+
+struct kd__pool {
+    void *taken;  /* by a region; another one meanwhile runs its tasks alone */
+    int threads;  /* the calling one among them */
+    long process; /* in which they were started */
+    /* the region */
+    kd_task_fn task;
+    void *arg;
+    int shares;
+    kd__worker workers[1]; /* as many as there are threads */
+};
+
+/* Tasks of the region until none is left that nobody has begun; first the worker's own. */
+KD__PRIVATE void kd__pool_work(kd__pool *p, int worker)
+{
+    const int shares = p->shares;
+    int i;
+    if (worker) p->task(p->arg, (int)p->workers[worker].first, worker);
+    for (i = 0; i < shares; ++i) {
+        kd__worker *w = &p->workers[(worker + i) % shares];
+        for (;;) {
+            const unsigned index = kd__atomic_next(&w->next);
+            if (index >= w->end) break;
+            p->task(p->arg, (int)index, worker);
+        }
+        if (i && w->number && kd__atomic_turn(&w->state, KD__CALLED, KD__IDLE))
+            p->task(p->arg, (int)w->first, worker);
+    }
+}
+
+KD__PRIVATE void kd__worker_run(void *arg)
+{
+    kd__worker *w = (kd__worker *)arg;
+    for (;;) {
+        int state = kd__spin(&w->state, KD__IDLE);
+        if (state == KD__IDLE && kd__atomic_turn(&w->state, KD__IDLE, KD__ASLEEP))
+            kd__bell_wait(&w->bell, &w->state, KD__ASLEEP);
+        else if (state == KD__ENDED)
+            return;
+        else if (kd__atomic_turn(&w->state, KD__CALLED, KD__WORKING)) {
+            kd__pool_work(w->pool, w->number);
+            if (kd__atomic_put(&w->state, KD__IDLE) == KD__AWAITED) kd__bell_ring(&w->pool->workers[0].bell);
+        }
+    }
+}
+
+/* Tells a thread to work or to end. In a child of fork() there is nobody, and the bell may be locked for ever. */
+KD__PRIVATE void kd__worker_call(const kd__pool *p, kd__worker *w, int what)
+{
+    if (kd__atomic_put(&w->state, what) == KD__ASLEEP && p->process == kd__process()) kd__bell_ring(&w->bell);
+}
+
+/* Runs all tasks on the threads of the pool. Returns 0, having done nothing, where they are in use. */
+KD__PRIVATE int kd__pool_run(kd__pool *p, int count, kd_task_fn task, void *arg)
+{
+    int i;
+    if (kd__atomic_swap(&p->taken, p)) return 0;
+    p->task = task;
+    p->arg = arg;
+    p->shares = KD__MIN(p->threads, count);
+    for (i = 0; i < p->shares; ++i) {
+        p->workers[i].first = (unsigned)((int64_t)count * i / p->shares);
+        p->workers[i].end = (unsigned)((int64_t)count * (i + 1) / p->shares);
+        p->workers[i].next = p->workers[i].first + (i > 0);
+    }
+    for (i = 1; i < p->shares; ++i) kd__worker_call(p, &p->workers[i], KD__CALLED);
+    kd__pool_work(p, 0);
+    for (i = 1; i < p->shares; ++i) {
+        kd__worker *w = &p->workers[i];
+        if (kd__spin(&w->state, KD__WORKING) == KD__WORKING && kd__atomic_turn(&w->state, KD__WORKING, KD__AWAITED))
+            kd__bell_wait(&p->workers[0].bell, &w->state, KD__AWAITED);
+    }
+    (void)kd__atomic_swap(&p->taken, NULL);
+    return 1;
+}
+
+KD__PRIVATE int kd__worker_start(kd__pool *p, int number)
+{
+    kd__worker *w = &p->workers[number];
+    w->pool = p;
+    w->number = number;
+    w->thread.run = kd__worker_run;
+    w->thread.arg = w;
+    if (!kd__bell_open(&w->bell)) return 0;
+    if (kd__thread_start(&w->thread)) return 1;
+    kd__bell_close(&w->bell);
+    return 0;
+}
+#endif
+
+/* Ends the threads. A child of fork() has none, and no bell that could be taken down: it only gives back memory. */
+KD__PRIVATE void kd__pool_close(kd_ctx *kd)
+{
+#if KD__THREADS
+    kd__pool *p = kd->pool;
+    int i;
+    if (!p) return;
+    if (p->process == kd__process()) {
+        for (i = 1; i < p->threads; ++i) kd__worker_call(p, &p->workers[i], KD__ENDED);
+        for (i = 1; i < p->threads; ++i) {
+            kd__thread_join(&p->workers[i].thread);
+            kd__bell_close(&p->workers[i].bell);
+        }
+        kd__bell_close(&p->workers[0].bell);
+    }
+    kd->pool = NULL;
+    kd__free(kd, p);
+#else
+    (void)kd;
+#endif
+}
+
+/* Starts what desc.threads asks for; then it says how many there are. */
+KD__PRIVATE kd_result kd__pool_open(kd_ctx *kd)
+{
+    const int wanted = kd->desc.threads;
+    if (wanted == 1 || kd->desc.parallel_for) return KD_OK;
+    kd->desc.threads = 1;
+#if KD__THREADS
+    kd->pool = (kd__pool *)kd__alloc(kd, 1, sizeof(kd__pool) + (size_t)(wanted - 1) * sizeof(kd__worker));
+    if (!kd->pool) return KD_ERR_MEMORY;
+    kd->pool->process = kd__process();
+    if (kd__bell_open(&kd->pool->workers[0].bell)) {
+        while (kd->desc.threads < wanted && kd__worker_start(kd->pool, kd->desc.threads)) ++kd->desc.threads;
+        kd->pool->threads = kd->desc.threads;
+        if (kd->desc.threads == 1) kd__pool_close(kd);
+    } else {
+        kd__free(kd, kd->pool);
+        kd->pool = NULL;
+    }
+#endif
+    if (kd->desc.threads < wanted && kd->desc.threads_strict) return KD_ERR_UNSUPPORTED;
+    if (kd->desc.threads < wanted)
+        kd__log(kd, "kd_open: %d of %d threads could be started; all goes on with those, only slower",
+                kd->desc.threads, wanted);
+    return KD_OK;
 }
 
 /* ============================================================================================================
@@ -2864,6 +3441,7 @@ KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
     kd__cpu cpu;
     kd_isa isa;
     kd_ctx *kd;
+    kd_result result;
     if (!out) return KD_ERR_ARGUMENT;
     *out = NULL;
     if (!desc) desc = &defaults;
@@ -2885,8 +3463,12 @@ KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
     kd->cpu = cpu;
     kd->isa = isa;
     kd->k = kd__kernels_for(isa);
-    *out = kd;
-    return KD_OK;
+    result = kd__pool_open(kd);
+    if (result == KD_OK)
+        *out = kd;
+    else
+        kd_close(kd);
+    return result;
 }
 
 KDDEF void kd_close(kd_ctx *kd)
@@ -2894,6 +3476,7 @@ KDDEF void kd_close(kd_ctx *kd)
     kd_allocator allocator;
     if (!kd) return;
     allocator = kd->desc.allocator;
+    kd__pool_close(kd);
     kd__free(kd, kd->scratch);
     allocator.free(allocator.user, kd, sizeof *kd);
 }
@@ -2902,53 +3485,18 @@ KDDEF const char *kd_error(const kd_ctx *kd) { return kd ? kd->error : ""; }
 
 KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd) { return kd->isa; }
 
+KDDEF int kd_ctx_threads(const kd_ctx *kd)
+{
+#if KD__THREADS
+    if (kd->pool && kd->pool->process != kd__process()) return 1;
+#endif
+    return kd->desc.threads;
+}
+
 /* ============================================================================================================
    >>parallel    tasks over threads
-   uses: memory
+   uses: memory, threads
    ============================================================================================================ */
-
-#if defined(_OPENMP) && !defined(KD_NO_THREADS)
-typedef struct kd__share {
-    long next, end;
-    char gap[64 - 2 * sizeof(long)]; /* a cache line each */
-} kd__share;
-
-/* The next task of a share, or one beyond its end. */
-KD__PRIVATE int kd__share_take(kd__share *s)
-{
-    long index;
-#if defined(__GNUC__)
-    index = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
-#elif defined(_MSC_VER)
-    index = _InterlockedExchangeAdd(&s->next, 1);
-#else
-#pragma omp critical(kd__share_take)
-    index = s->next++;
-#endif
-    return (int)index;
-}
-
-/* Thread i begins with share i of the tasks: what one step leaves in its caches is what its share of the next one
-   works on. Who is done with his own helps the others. */
-KD__PRIVATE void kd__parallel_shares(int threads, int count, kd_task_fn task, void *arg)
-{
-    kd__share shares[KD__MAX_THREADS];
-    int i;
-    for (i = 0; i < threads; ++i) {
-        shares[i].next = (long)((int64_t)count * i / threads);
-        shares[i].end = (long)((int64_t)count * (i + 1) / threads);
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        const int worker = omp_get_thread_num();
-        int helped, index;
-        for (helped = 0; helped < threads; ++helped) {
-            kd__share *s = &shares[(worker + helped) % threads];
-            for (index = kd__share_take(s); index < s->end; index = kd__share_take(s)) task(arg, index, worker);
-        }
-    }
-}
-#endif
 
 KD__PRIVATE void kd__parallel(const kd_ctx *kd, int count, kd_task_fn task, void *arg)
 {
@@ -2958,9 +3506,8 @@ KD__PRIVATE void kd__parallel(const kd_ctx *kd, int count, kd_task_fn task, void
             kd->desc.parallel_for(kd->desc.parallel_user, count, task, arg);
             return;
         }
-#if defined(_OPENMP) && !defined(KD_NO_THREADS)
-        kd__parallel_shares(KD__MIN(kd->desc.threads, count), count, task, arg);
-        return;
+#if KD__THREADS
+        if (kd->pool && kd__pool_run(kd->pool, count, task, arg)) return;
 #endif
     }
     for (i = 0; i < count; ++i) task(arg, i, 0);

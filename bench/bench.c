@@ -359,7 +359,7 @@ static void bench_predictions(void)
 /* By how much all threads are ahead of one: the peer is kd itself. */
 static void bench_threads(void)
 {
-    const int threads = options.threads > 1 ? options.threads : KD__MIN(2, omp_get_num_procs());
+    const int threads = options.threads > 1 ? options.threads : KD__MIN(2, kd_cpu_count());
     float *x = random_floats(1, SMALL_IMAGES * 784);
     int32_t *labels = random_labels();
     int i, j;

@@ -132,6 +132,8 @@ static void kd_conv_copy(const kd_conv *c, int value, int gradient, float *plain
 
 /* ---- oneDNN ---------------------------------------------------------------------------------------------- */
 
+enum { TENSOR_X, TENSOR_W, TENSOR_Y, TENSORS };
+
 #if HAS_ONEDNN
 
 #define DNNL_FUNCTIONS(X)                                                                                          \
@@ -188,8 +190,6 @@ typedef struct dnnl_tensor {
     float *data;
     dnnl_memory_t own;
 } dnnl_tensor;
-
-enum { TENSOR_X, TENSOR_W, TENSOR_Y, TENSORS };
 
 typedef struct dnnl_conv {
     dnnl_primitive_t primitive;

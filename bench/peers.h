@@ -7,7 +7,7 @@
 #include "measure.h"
 
 #include <dlfcn.h>
-#include <omp.h>
+
 
 enum { CBLAS_ROW_MAJOR = 101, CBLAS_NO_TRANS = 111, CBLAS_TRANS = 112 };
 typedef void (*cblas_sgemm_fn)(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
@@ -71,12 +71,10 @@ static void open_peers(void)
 static void set_peer_threads(int threads)
 {
     int i;
-    omp_set_num_threads(threads);
     for (i = 0; i < (int)KD__COUNT(peers); ++i) {
         void (*narrow)(int) = NULL;
         void (*wide)(int64_t) = NULL;
-        if (!peers[i].set_threads) continue; /* follows OpenMP */
-        find_symbol(peers[i].library, peers[i].set_threads,
+        find_symbol(peers[i].library, peers[i].set_threads ? peers[i].set_threads : "omp_set_num_threads",
                     peers[i].set_threads_64 ? (void *)&wide : (void *)&narrow);
         if (wide) wide(threads);
         if (narrow) narrow(threads);

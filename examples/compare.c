@@ -1,5 +1,5 @@
 /* compare.c - every way of kd.h to distil, as published: the same teacher, student, images and budget
-   cc -O2 -fopenmp examples/compare.c -o compare -lm     (needs stb_image.h, see images.h)
+   cc -O2 examples/compare.c -o compare -lm     (needs stb_image.h, see images.h)
 
        ./compare examples/data/fashion
 
@@ -488,7 +488,7 @@ int main(int argc, char **argv)
 {
     static comparison c;
     kd_ctx_desc desc = kd_ctx_defaults();
-    int threads = 2, i, ok;
+    int threads = kd_cpu_count(), i, ok;
     struct {
         const char *name;
         int *value, most;

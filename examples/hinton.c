@@ -2,7 +2,7 @@
    Network", section 3: what a large net has learned can be taught to a small one through its softened outputs, even
    about digits of which the small one never sees an image.
 
-       cc -O2 -fopenmp -o hinton examples/hinton.c -lm         (needs stb: apt-get install libstb-dev)
+       cc -O2 -o hinton examples/hinton.c -lm         (needs stb: apt-get install libstb-dev)
        ./hinton <folder with MNIST's four IDX files>
 
    The table of experiments below is the whole protocol; everything after it is how it is carried out. Settings were
@@ -237,9 +237,7 @@ static int open_lab(lab *l)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
     int i;
-#ifdef _OPENMP
-    desc.threads = l->o.threads ? l->o.threads : omp_get_num_procs() < 256 ? omp_get_num_procs() : 256;
-#endif
+    desc.threads = l->o.threads ? l->o.threads : kd_cpu_count();
     l->started = seconds_now();
     if (kd_open(&desc, &l->kd) != KD_OK) return complain("the library cannot be opened", NULL);
     if (!check_output(l)) return 0;

@@ -11,6 +11,9 @@ in_c="-Wstrict-prototypes -Wmissing-prototypes"
 # all_of <file> <pattern>: every line of the file matches; prints those that do not
 all_of() { ! grep -v -x -E "$2" "$1"; }
 
+# no_atomics <compiler>: nothing of the kind is left to be compiled
+no_atomics() { ! "$1" -std=c99 -DKD_NO_THREADS -E implementation.c | grep -E '__atomic_|_Interlocked'; }
+
 for cc in ${COMPILERS:-gcc clang}; do
     case $cc in
         gcc*) cxx=g++${cc#gcc} ;;
@@ -29,11 +32,7 @@ for cc in ${COMPILERS:-gcc clang}; do
         check "$cc -std=$std" "$cc" -std=$std $warnings $in_c -fsyntax-only implementation.c
     done
     for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -DKD_ALLOW_FAST_MATH \
-        "-DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -DKD_STATIC" -fopenmp "-fopenmp -DKD_NO_THREADS"; do
-        case $switch in
-            *fopenmp*) echo '#include <omp.h>' | "$cc" -fopenmp -fsyntax-only -x c - 2>/dev/null ||
-                { skip "$cc -std=c99 $switch" "no OpenMP"; continue; } ;;
-        esac
+        "-DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -DKD_STATIC" -D_GNU_SOURCE; do
         check "$cc -std=c99 $switch" "$cc" -std=c99 $warnings $in_c $switch -fsyntax-only implementation.c
     done
     # macros that <windows.h> and Qt leave behind
@@ -86,11 +85,14 @@ for cc in ${COMPILERS:-gcc clang}; do
     nm "$tmp/kd.o" | awk '$2 ~ /^[bBdDC]$/ {print $NF}' >"$tmp/symbols"
     check "$cc no global state" all_of "$tmp/symbols" ''
     bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|cspn|len|ncmp|rchr|spn)|malloc|free|qsort|v?snprintf|exp|log|ceil|sqrtf?'
-    files='f(open|close|read|write|seek|tell|flush|ileno|sync)|remove|rename'
+    files='f(open|close|read|write|seek|tell|flush|gets|ileno|sync)|remove|rename'
+    threads='pthread_(create|join|attr_(init|destroy|setstacksize)|(mutex|cond)_(init|destroy)|mutex_(un)?lock'
+    threads="$threads|cond_(signal|wait)|sigmask)|sigfillset|clock_gettime|getpid|sysconf|sched_getaffinity|str(str|tol)"
     nm -u "$tmp/kd.o" | awk '{print $NF}' >"$tmp/symbols"
-    check "$cc asks for known functions only" all_of "$tmp/symbols" "$bare|$files"
+    check "$cc asks for known functions only" all_of "$tmp/symbols" "$bare|$files|$threads"
     nm -u "$tmp/bare.o" | awk '{print $NF}' >"$tmp/symbols"
     check "$cc asks for no files with KD_NO_STDIO" all_of "$tmp/symbols" "$bare"
+    check "$cc no atomics with KD_NO_THREADS" no_atomics "$cc"
 
     if [ -z "$cxx" ] || ! command -v "$cxx" >/dev/null; then
         skip "$cc as C++" "no C++ compiler beside it"
@@ -103,11 +105,7 @@ for cc in ${COMPILERS:-gcc clang}; do
         fi
         check "$cxx -std=$std" "$cxx" -std=$std $warnings -fsyntax-only -x c++ implementation.c
     done
-    for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -fopenmp; do
-        if [ $switch = -fopenmp ] && ! echo '#include <omp.h>' | "$cxx" -fopenmp -fsyntax-only -x c++ - 2>/dev/null; then
-            skip "$cxx -std=c++17 $switch" "no OpenMP"
-            continue
-        fi
+    for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO; do
         check "$cxx -std=c++17 $switch" "$cxx" -std=c++17 $warnings $switch -fsyntax-only -x c++ implementation.c
     done
     check "$cxx -std=c++11 declarations" "$cxx" -std=c++11 $warnings -Wold-style-cast -fsyntax-only -x c++ declarations.c

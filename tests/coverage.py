@@ -32,7 +32,7 @@ def measure(source, folder):
     if not result.exists() or result.stat().st_mtime < max(file.stat().st_mtime for file in sources):
         for counts in folder.glob("*.gcda"):
             counts.unlink()
-        subprocess.run(["gcc", "-std=gnu99", "-O1", "--coverage", "-fopenmp", "-w", str(source), "-o", "program",
+        subprocess.run(["gcc", "-std=gnu99", "-O1", "--coverage", "-w", str(source), "-o", "program",
                         "-lcmocka", "-lm"], cwd=folder, check=True)
         subprocess.run(["./program"], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         counts = next(folder.glob("*.gcda"))

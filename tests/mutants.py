@@ -62,7 +62,7 @@ NEUTRAL_LINE = re.compile(r"kd__rng_key\(|\bsoon(_[xy]|_step)?\b|\bnext_d?[xy]\b
 LIMIT = re.compile(r"(\S+) [<>]=? (\S+)(?= \? (?:\2 : \1\b|\1 : \2[;,)]))")  # a < b ? b : a is the same with <=
 BUILDS = {
     "quick": [shutil.which("clang") or "gcc", "-O0", "-DKD_NO_SIMD"],  # clang needs a third of the time here
-    "thorough": ["gcc", "-O1", "-fopenmp", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thorough": ["gcc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
 }
 SLOW = ("features", "kernels", "layers")  # at -O0 they run for longer than -O1 takes to compile
 ENVIRONMENT = dict(os.environ, ASAN_OPTIONS="hard_rss_limit_mb=4000", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="passive")

@@ -3,7 +3,7 @@
 # KD_TEST_ONLY=name runs one.
 build=${1:-build}
 cd "$(dirname "$0")/.." || exit 1
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 failed=0
 passed=0
 rm -f "$build"/*.result

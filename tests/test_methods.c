@@ -1732,7 +1732,9 @@ static void test_lists(void **state)
     hash = kd_model_hash(m);
     kd_model_destroy(m);
     s.kd->desc.threads = 2;
+    assert_int_equal(kd__pool_open(s.kd), KD_OK);
     m = train(&s, &d);
+    kd__pool_close(s.kd);
     s.kd->desc.threads = 1;
     assert_true(kd_model_hash(m) == hash);
     kd_model_destroy(m);

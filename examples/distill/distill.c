@@ -1,6 +1,6 @@
 /* distill.c - distil an image classifier: train a teacher, distil it into a student, report what that brought
 
-       cc -O2 -fopenmp -o distill examples/distill/distill.c -lm         (needs stb: apt-get install libstb-dev)
+       cc -O2 -o distill examples/distill/distill.c -lm         (needs stb: apt-get install libstb-dev)
        ./distill examples/data/fashion
 
    Everything is trained on the same images: a share of the training images is held out to choose temperature and
