@@ -222,11 +222,11 @@ typedef struct kd_io {
 } kd_io;
 
 typedef struct kd_ctx_desc {
-    uint32_t cookie;             /* set by kd_ctx_defaults */
-    kd_allocator allocator;      /* malloc and free */
-    int threads;                 /* 1; that work at once, the calling one among them, 1 to 256 */
-    int threads_strict;          /* 0: where fewer can be started, log says so and kd_ctx_threads how many; 1: kd_open
-                                    fails then, KD_ERR_UNSUPPORTED */
+    uint32_t cookie;        /* set by kd_ctx_defaults */
+    kd_allocator allocator; /* malloc and free */
+    int threads;            /* 1; that work at once, the calling one among them, 1 to 256 */
+    int threads_strict; /* 0; where fewer can be started: 0, log and kd_ctx_threads say how many; 1, kd_open fails
+                               with KD_ERR_UNSUPPORTED */
     kd_parallel_fn parallel_for; /* NULL: threads that kd_open starts */
     void *parallel_user;
     kd_isa isa;                                /* KD_ISA_AUTO; forcing one that the CPU lacks is an error */
@@ -250,10 +250,10 @@ KDDEF const char *kd_isa_name(kd_isa isa);             /* "avx2" */
 KDDEF int kd_isa_available(kd_isa isa);                /* 1 if this build and this CPU can run it */
 KDDEF kd_isa kd_ctx_isa(const kd_ctx *kd);             /* the one in use, never KD_ISA_AUTO */
 KDDEF int kd_ctx_threads(const kd_ctx *kd);            /* that work at once; 1 in a child of fork() */
-/* Processors that this process may run on, 1 to 256: by affinity and by the quota of its control groups (Linux, unless
-   KD_NO_STDIO), rounded up. Not for every call: it reads files. 1 where the system does not say. */
+/* Processors that this process may run on, 1 to 256: by affinity and by the quota of its control groups (Linux,
+   unless KD_NO_STDIO), rounded up. Reads files, so ask once. 1 where the system does not say, or KD_NO_THREADS. */
 KDDEF int kd_cpu_count(void);
-KDDEF const char *kd_version(void);                    /* KD_VERSION of the implementation that was linked */
+KDDEF const char *kd_version(void); /* KD_VERSION of the implementation that was linked */
 
 /* ---- matrices -------------------------------------------------------------------------------------------- */
 
@@ -2357,10 +2357,10 @@ KD__PRIVATE char *kd__copy_text(kd_ctx *kd, const char *text, size_t length)
        AWAITED  the same, and the calling thread sleeps until it is done
        ENDED    it is to return
 
-   The first task of a share goes to whoever turns CALLED into something else: into WORKING its own thread, into IDLE
-   another one, once nothing else is left. So a thread that the system has put aside before it began is never waited
-   for, and cannot begin later: only tasks in progress are waited for. A thread that does not exist, in a child of
-   fork(), is one that never begins.
+   The first task of a share goes to whoever turns CALLED into something else: into WORKING its own thread, into
+   IDLE another one, once nothing else is left. So a thread that the system has put aside before it began is never
+   waited for, and cannot begin later: only tasks in progress are waited for. A thread that does not exist, in a
+   child of fork(), is one that never begins.
    ============================================================================================================ */
 
 /* ---- processors ------------------------------------------------------------------------------------------ */
@@ -2424,7 +2424,7 @@ KD__PRIVATE void kd__quota_read(const char *folder, const char *name, char *line
 {
     char path[KD__QUOTA_PATH + 64];
     FILE *file;
-    snprintf(path, sizeof path, "%s/%s", folder, name);
+    (void)kd__print(path, sizeof path, "%s/%s", folder, name);
     file = fopen(path, "r");
     if (!file || !fgets(line, size, file)) *line = 0;
     if (file) (void)fclose(file);
@@ -2470,7 +2470,7 @@ KD__PRIVATE int kd__cpu_quota(const char *groups, const char *root)
         *controllers++ = ',', *path = ',', path[strcspn(path, "\n")] = 0;
         mount = *controllers == ',' ? "" : "/cpu";
         if (*mount && !(strstr(line, ",cpu,") && strstr(line, ",cpu,") < path)) continue;
-        snprintf(folder, sizeof folder, "%s%s%s", root, mount, strcmp(path + 1, "/") == 0 ? "" : path + 1);
+        (void)kd__print(folder, sizeof folder, "%s%s%s", root, mount, strcmp(path + 1, "/") == 0 ? "" : path + 1);
         limit = kd__quota_of(folder, strlen(root) + strlen(mount));
         if (limit && (!least || limit < least)) least = limit;
     }
@@ -3055,7 +3055,7 @@ KD__PRIVATE double kd__power(double base, int64_t n)
 
 /* ============================================================================================================
    >>dispatch    kernel table, one instance per instruction set
-   uses: memory
+   uses: memory, threads
    Kernels are written once, in >>kernels, and compiled once per instruction set. KD__KERNELS has one line for each:
    it makes the members of the table and fills them. A context holds a pointer to the table it uses, so that two
    contexts in one program can use two instruction sets.

@@ -1622,8 +1622,8 @@ static void *predict_some(void *user)
     for (i = a->first; i < SAMPLES; i += 4 * 3) {
         const int n = i % 2 ? 1 : 2;
         a->failures += kd_predict(a->m, a->x + i * PREDICT_INPUT, n, a->got + i * PREDICT_OUTPUTS) != KD_OK;
-        a->failures += kd_predict(a->m, a->x + (i + n) * PREDICT_INPUT, 3 - n,
-                                  a->got + (i + n) * PREDICT_OUTPUTS) != KD_OK;
+        a->failures +=
+            kd_predict(a->m, a->x + (i + n) * PREDICT_INPUT, 3 - n, a->got + (i + n) * PREDICT_OUTPUTS) != KD_OK;
         a->failures += kd_predict(a->m, a->x, -i - 1, a->got) != KD_ERR_ARGUMENT;
         a->failures += kd_model_outputs(a->m) != PREDICT_OUTPUTS || kd_model_hash(a->m) == 0;
     }

@@ -115,6 +115,51 @@ static int write_report(session *s)
     return 1;
 }
 
+/* Seconds for an epoch of a small CNN; a large number where it cannot be had. */
+static double try_threads(kd_isa isa, int threads)
+{
+    static float pixels[256 * 784];
+    static int32_t labels[256];
+    const kd_data data = kd_data_f32(pixels, labels, 256, 1, 28, 28, 10);
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_train_desc how = kd_train_defaults();
+    kd_model *m = NULL;
+    kd_ctx *kd;
+    double seconds = 1e9;
+    int i;
+    desc.isa = isa;
+    desc.threads = threads;
+    for (i = 0; i < 256 * 784; ++i) pixels[i] = (float)(i % 251) / 251;
+    if (kd_open(&desc, &kd) != KD_OK) return seconds;
+    how.epochs = 1;
+    if (kd_model_create(kd, "1x28x28: conv 16 3 pad=1, relu, maxpool 2, conv 32 3 pad=1, relu, gap, dense 10", 1,
+                        &m) == KD_OK) {
+        const double started = seconds_now();
+        if (kd_train(m, &data, &how) == KD_OK) seconds = seconds_now() - started;
+    }
+    kd_model_destroy(m);
+    kd_close(kd);
+    return seconds;
+}
+
+/* A machine that is busy with something else may be faster with fewer threads than processors: all, half of them,
+   and so on to one are tried by turns. Fewer are taken where they are faster by a tenth. */
+static int fastest_threads(kd_isa isa)
+{
+    enum { ROUNDS = 5, MOST = 9 };
+    double seconds[MOST][ROUNDS];
+    int threads[MOST], count = 0, chosen = 0, n, i, round;
+    for (n = kd_cpu_count(); n && count < MOST; n /= 2) threads[count++] = n;
+    for (round = 0; round < ROUNDS && count > 1; ++round) {
+        for (i = 0; i < count; ++i) seconds[i][round] = try_threads(isa, threads[i]);
+    }
+    for (i = 0; i < count && count > 1; ++i) {
+        qsort(seconds[i], ROUNDS, sizeof seconds[i][0], by_size);
+        if (seconds[i][ROUNDS / 2] < 0.9 * seconds[chosen][ROUNDS / 2]) chosen = i;
+    }
+    return threads[chosen];
+}
+
 static int open_session(session *s)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
@@ -135,15 +180,14 @@ static int open_session(session *s)
     if (!losses[s->loss].temperature) s->o.temperature.count = 1;
     if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
     desc.isa = (kd_isa)i;
-#ifdef _OPENMP
-    desc.threads = s->o.threads ? s->o.threads : omp_get_num_procs() < 256 ? omp_get_num_procs() : 256;
-#endif
+    desc.threads = s->o.threads ? s->o.threads : fastest_threads(desc.isa);
     result = kd_open(&desc, &s->kd);
     if (result != KD_OK)
         return complain("the library cannot be opened with instruction set %s: %s", s->o.isa,
                         kd_result_meaning(result));
-    printf("kd.h %s, %s, %d thread%s\n", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)), desc.threads,
-           plural(desc.threads));
+    printf("kd.h %s, %s, %d thread%s%s\n", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)), kd_ctx_threads(s->kd),
+           plural(kd_ctx_threads(s->kd)),
+           s->o.threads || kd_cpu_count() == 1 ? "" : ", the fastest just now; --threads chooses");
     return 1;
 }
 

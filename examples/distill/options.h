@@ -76,7 +76,7 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "students trained alone, as many with smoothed labels, and as many distilled")                               \
     X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
       "the first seed; everything random follows from it")                                                         \
-    X("threads", "N", OPTION_INT, threads, 0, 256, "0", "0: one for each processor; results do not depend on it")  \
+    X("threads", "N", OPTION_INT, threads, 0, 256, "0", "0: as many as are fastest; results are the same")         \
     X("isa", "NAME", OPTION_TEXT, isa, 0, 0, "auto", "instruction set: auto, scalar, avx2, avx512 or neon")        \
     X("size", "N", OPTION_INT, size, 0, 4096, "0", "resize images to NxN; 0: as they are")                         \
     X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
