@@ -2,6 +2,7 @@
    a temporary folder, and everything that can be wrong with them. */
 #define _GNU_SOURCE /* nftw, mkdtemp */
 #include <dirent.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -236,6 +237,21 @@ static void load_fails(const images_options *o, const char *text)
     assert_int_equal(memory_blocks, before);
 }
 
+static int is_said(const images *s, const char *text)
+{
+    int i = 0;
+    while (i < s->said_count && !strstr(s->said[i], text)) ++i;
+    return i < s->said_count;
+}
+
+static void says(const images *s, const char *text)
+{
+    int i;
+    if (is_said(s, text)) return;
+    for (i = 0; i < s->said_count; ++i) print_error("said: %s\n", s->said[i]);
+    fail_msg("nothing says \"%s\"", text);
+}
+
 /* ---- formats ---------------------------------------------------------------------------------------------- */
 
 typedef struct known_file {
@@ -243,22 +259,24 @@ typedef struct known_file {
     enum { COLOUR, GREY, BITS } picture;
     int channels;  /* when nobody asks */
     int tolerance; /* JPEG only comes close */
-    int sixteen_bit, four_channel_jpeg, rotated;
+    int sixteen_bit, four_channel_jpeg, rotated, transparent;
 } known_file;
 
 static const known_file known_files[] = {
-    {"rgb8.png", COLOUR, 3, 0, 0, 0, 0},          {"rgb16.png", COLOUR, 3, 0, 1, 0, 0},
-    {"rgba.png", COLOUR, 3, 0, 0, 0, 0},          {"palette.png", COLOUR, 3, 0, 0, 0, 0},
-    {"palette_alpha.png", COLOUR, 3, 0, 0, 0, 0}, {"interlaced.png", COLOUR, 3, 0, 0, 0, 0},
-    {"grey8.png", GREY, 1, 0, 0, 0, 0},           {"grey16.png", GREY, 1, 0, 1, 0, 0},
-    {"grey_alpha.png", GREY, 1, 0, 0, 0, 0},      {"bits.png", BITS, 1, 0, 0, 0, 0},
-    {"rgb.bmp", COLOUR, 3, 0, 0, 0, 0},           {"top_down.bmp", COLOUR, 3, 0, 0, 0, 0},
-    {"rgba.bmp", COLOUR, 3, 0, 0, 0, 0},          {"palette.bmp", GREY, 3, 0, 0, 0, 0},
-    {"rgb.ppm", COLOUR, 3, 0, 0, 0, 0},           {"grey.pgm", GREY, 1, 0, 0, 0, 0},
-    {"rgb.jpg", COLOUR, 3, 4, 0, 0, 0},           {"progressive.jpg", COLOUR, 3, 4, 0, 0, 0},
-    {"thumbnail.jpg", COLOUR, 3, 4, 0, 0, 0},     {"rotated_little.jpg", COLOUR, 3, 4, 0, 0, 1},
-    {"rotated_big.jpg", COLOUR, 3, 4, 0, 0, 1},   {"grey.jpg", GREY, 1, 4, 0, 0, 0},
-    {"cmyk.jpg", COLOUR, 3, 6, 0, 1, 0},
+    {"rgb8.png", COLOUR, 3, 0, 0, 0, 0, 0},          {"rgb16.png", COLOUR, 3, 0, 1, 0, 0, 0},
+    {"rgba.png", COLOUR, 3, 0, 0, 0, 0, 1},          {"palette.png", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"palette_alpha.png", COLOUR, 3, 0, 0, 0, 0, 1}, {"interlaced.png", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"grey8.png", GREY, 1, 0, 0, 0, 0, 0},           {"grey16.png", GREY, 1, 0, 1, 0, 0, 0},
+    {"grey_alpha.png", GREY, 1, 0, 0, 0, 0, 1},      {"bits.png", BITS, 1, 0, 0, 0, 0, 0},
+    {"rgb.bmp", COLOUR, 3, 0, 0, 0, 0, 0},           {"top_down.bmp", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"rgba.bmp", COLOUR, 3, 0, 0, 0, 0, 0},          {"palette.bmp", GREY, 3, 0, 0, 0, 0, 0},
+    {"rgb.ppm", COLOUR, 3, 0, 0, 0, 0, 0},           {"grey.pgm", GREY, 1, 0, 0, 0, 0, 0},
+    {"rgb16.ppm", COLOUR, 3, 0, 1, 0, 0, 0},         {"grey16.pgm", GREY, 1, 0, 1, 0, 0, 0},
+    {"grey12.pgm", GREY, 1, 0, 1, 0, 0, 0},          {"rgb.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
+    {"progressive.jpg", COLOUR, 3, 4, 0, 0, 0, 0},   {"thumbnail.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
+    {"rotated_little.jpg", COLOUR, 3, 4, 0, 0, 1, 0}, {"rotated_big.jpg", COLOUR, 3, 4, 0, 0, 1, 0},
+    {"grey.jpg", GREY, 1, 4, 0, 0, 0, 0},            {"cmyk.jpg", COLOUR, 3, 6, 0, 1, 0, 0},
+    {"unmarked_cmyk.jpg", COLOUR, 3, 6, 0, 1, 0, 0},
 };
 #define FOR_EACH_KNOWN(f) for (f = known_files; f < known_files + sizeof known_files / sizeof *known_files; ++f)
 
@@ -306,6 +324,7 @@ static void test_formats(void **state)
             assert_int_equal(p.sixteen_bit, f->sixteen_bit);
             assert_int_equal(p.four_channel_jpeg, f->four_channel_jpeg);
             assert_int_equal(p.rotated, f->rotated);
+            assert_int_equal(p.transparent, f->transparent);
             free(p.pixels);
         }
         free(bytes);
@@ -343,9 +362,6 @@ static void test_refused_formats(void **state)
             put_fixture(name, names[i]);
         }
     }
-    bytes = fixture("refused16.pgm", &size); /* stb_image 2.27 reads beyond its buffer here */
-    refuses("refused16.pgm", bytes, size, "more than 8 bits");
-    free(bytes);
     {
         images_options o = images_defaults();
         o.max_skipped = 1;
@@ -353,6 +369,9 @@ static void test_refused_formats(void **state)
         assert_int_equal(s.skipped, 6);
         assert_int_equal(s.unsupported, 5);
         assert_int_equal(s.train.count + s.test.count, 6);
+        says(&s, "1 file left out, which is a GIF image, which is not read");
+        says(&s, "1 file left out, which has the name of a format that is not read"); /* a TGA begins with nothing */
+        says(&s, "6 files left out, each of which is no JPEG, PNG, BMP or PNM image that can be read");
         images_free(&s);
     }
 }
@@ -579,6 +598,12 @@ static void test_bombs(void **state)
     memset(bytes + head + 5, 0xff, 4);
     refuses("JPEG", bytes, size, "more than 89 million");
     free(bytes);
+    bytes = fixture("rgb.jpg", &size);
+    head = (size_t)(jpeg_segment(bytes, size, 0xc0) - bytes);
+    bytes[head + 5] = bytes[head + 7] = 0x1f; /* 7948x7952 in two kilobytes */
+    refuses("JPEG of too few bytes", bytes, size, "ends too early or is damaged");
+    free(bytes);
+    refuses("PNG of too few bytes", png, make_png(png, 4000, 4000, 4), "ends too early or is damaged");
     assert_true(memory_largest < 100000);
 
     /* and they do not decide how large the others are to be */
@@ -591,6 +616,159 @@ static void test_bombs(void **state)
     assert_non_null(strstr(s.listed[0], "a/0.png has no pixels, or more than 89 million"));
     assert_true(memory_largest < 100000);
     images_free(&s);
+}
+
+static void put_bits(uint8_t *to, size_t *at, const char *bits)
+{
+    for (; *bits; ++bits, ++*at) to[*at / 8] |= (uint8_t)((*bits - '0') << *at % 8);
+}
+
+static size_t make_grey_png(uint8_t *to, uint8_t side, const uint8_t *packed, uint32_t length)
+{
+    uint8_t head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0};
+    size_t size = 8;
+    head[3] = head[7] = side;
+    memcpy(to, "\x89PNG\r\n\x1a\n", 8);
+    size += make_chunk(to + size, 13, "IHDR", head, 13);
+    size += make_chunk(to + size, length, "IDAT", packed, length);
+    return size + make_chunk(to + size, 0, "IEND", head, 0);
+}
+
+/* A PNG of 8x8 pixels with a gigabyte of zeros in it, 258 of them in 13 bits; and one with nine bytes too many, as
+   some writers leave them. */
+static void test_png_with_more_than_it_says(void **state)
+{
+    enum { TIMES = 4200000, LENGTH = 2 + (3 + 8 + 13 * TIMES) / 8, LINES = 9, STORED = 7 + 9 * LINES + 4 };
+    static const uint8_t stored[7] = {0x78, 0x01, 1, 9 * LINES, 0, 255 - 9 * LINES, 255};
+    uint8_t *packed = (uint8_t *)calloc(LENGTH + 2, 1), *png = (uint8_t *)calloc(LENGTH + 128, 1);
+    uint8_t body[STORED] = {0}, small[STORED + 128];
+    size_t bit = 16;
+    int i;
+    images_picture p;
+    const char *why;
+    (void)state;
+    packed[0] = 0x78, packed[1] = 0x01;
+    put_bits(packed, &bit, "11000110000"); /* the last block, with fixed codes; a zero; and as before 258 times ... */
+    for (i = 0; i < TIMES; ++i) put_bits(packed, &bit, "1100010100000");
+    memory_largest = 0;
+    refuses("a PNG of 8x8", png, make_grey_png(png, 8, packed, LENGTH), "a PNG with more in it than its header says");
+    assert_true(memory_largest <= LENGTH);
+    free(packed);
+    free(png);
+    memcpy(body, stored, sizeof stored);
+    for (i = 0; i < 9 * LINES; ++i) body[sizeof stored + (size_t)i] = (uint8_t)(i % 9 ? i : 0);
+    if (!images_decode(small, make_grey_png(small, 8, body, STORED), 0, &p, &why)) fail_msg("a line too many: %s", why);
+    assert_int_equal(p.pixels[63], 71);
+    free(p.pixels);
+    refuses("a line too few", small, make_grey_png(small, 10, body, STORED), "damaged");
+}
+
+/* A scan costs the time of the whole picture, however few bytes it has. */
+static void test_jpeg_scans(void **state)
+{
+    enum { SCANS = 1000 };
+    size_t size, from, to, at;
+    uint8_t *bytes = fixture("progressive.jpg", &size), *more;
+    images_picture p;
+    const char *why;
+    int i;
+    (void)state;
+    from = (size_t)(jpeg_segment(bytes, size, 0xda) - bytes);
+    for (to = from + 4; bytes[to] != 0xff || bytes[to + 1] == 0; ++to) {}
+    more = (uint8_t *)calloc(size + (SCANS - 1) * (to - from), 1);
+    memcpy(more, bytes, from);
+    for (at = from, i = 0; i < SCANS; ++i, at += to - from) memcpy(more + at, bytes + from, to - from);
+    memcpy(more + at, bytes + to, size - to);
+    refuses("a JPEG of a thousand scans", more, at + size - to, "more than 100 scans");
+    assert_true(images_decode(bytes, size, 0, &p, &why));
+    assert_true(p.scans > 1);
+    free(p.pixels);
+    free(more);
+    free(bytes);
+}
+
+/* Numbers of 16 bits of which only 12 are used: black to everybody who takes the upper 8. */
+static void test_bits(void **state)
+{
+    static const char *const names[] = {"grey12.png", "rgb12.png"};
+    images_options o = images_defaults();
+    images s;
+    int i, x, y, white;
+    (void)state;
+    for (i = 0; i < 2; ++i) { /* alone */
+        size_t size;
+        uint8_t *bytes = fixture(names[i], &size);
+        known_file f = {"", GREY, 1, 0, 1, 0, 0, 0};
+        images_picture p;
+        const char *why;
+        f.name = names[i];
+        f.picture = i ? COLOUR : GREY;
+        if (!images_decode(bytes, size, 0, &p, &why)) fail_msg("%s %s", names[i], why);
+        check_picture(&f, &p, i ? 3 : 1);
+        assert_true(p.sixteen_bit);
+        free(p.pixels);
+        free(bytes);
+    }
+    /* in a set that uses no more, also those that use less; size and channels given or not */
+    put_fixture("train/a/0.png", "grey12.png");
+    put_text("train/a/1.pgm", "P5 # of 16 bits\n 16 12 65535\n");
+    put_fixture("train/b/0.png", "rgb12.png");
+    put_fixture("test/a/0.png", "grey12.png");
+    put_fixture("test/b/0.png", "grey16.png"); /* above what those to learn from have: white */
+    {
+        uint8_t bytes[18 + 2 * W * H] = "P5 16 12 65535 \n";
+        for (i = 0; i < W * H; ++i) bytes[16 + 2 * i] = 0, bytes[16 + 2 * i + 1] = 160;
+        memmove(bytes + 15, bytes + 16, 2 * W * H);
+        put("train/a/1.pgm", bytes, 15 + 2 * W * H);
+    }
+    for (i = 0; i < 2; ++i) {
+        o.size = i ? H : 0;
+        o.channels = i ? 3 : 0;
+        load(&s, &o);
+        assert_int_equal(s.bits, 12);
+        assert_int_equal(s.sixteen_bit, 5);
+        says(&s, "5 images have 16 bits, but no number above 4095: they are taken for images of 12 bits");
+        assert_int_equal(s.train.pixels[3 * s.width * s.height], 10); /* 160 of 4095 */
+        for (y = 0; y < H && !i; ++y) {
+            for (x = 0; x < W; ++x) {
+                assert_int_equal(s.train.pixels[y * W + x], 9 * (x + y));
+                white = 9 * 257 * (x + y) >> 4;
+                assert_int_equal(s.test.pixels[3 * W * H + y * W + x], white > 255 ? 255 : white);
+            }
+        }
+        images_free(&s);
+    }
+    put_fixture("train/b/0.png", "rgb16.png");
+    o = images_defaults();
+    load(&s, &o);
+    assert_int_equal(s.bits, 16);
+    assert_int_equal(s.train.pixels[1], 0); /* 9 * 16 / 256 */
+    says(&s, "5 images have 16 bits, of which the upper 8 are used");
+    images_free(&s);
+}
+
+/* The largest number of a PNM is white. */
+static void test_pnm_largest(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t size;
+        int pixel; /* -1: refused */
+    } files[] = {{"P5 1 1 15\n\7", 11, 119},     {"P5 1 1 15\n\17", 11, 255}, {"P5 1 1 15\n\20", 11, 255},
+                 {"P5 1 1 1\n\1", 10, 255},      {"P5 1 1 256\n\1", 12, -1},  {"P5 1 1 256\n\1\0", 13, 255},
+                 {"P5 1 1 1023\n\2\0", 14, 128}, {"P5 1 1 0\n\1", 10, -1},    {"P5 1 1 65536\n\1\0", 15, -1},
+                 {"P5 1 1 9\n\1", 10, 28},       {"P5 1 1 9", 8, -1},         {"P5 1 1 511\n\3\377", 13, 255}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof files / sizeof *files; ++i) {
+        images_picture p;
+        const char *why;
+        const int ok = images_decode((const uint8_t *)files[i].bytes, files[i].size, 1, &p, &why);
+        if (ok != (files[i].pixel >= 0)) fail_msg("%s: %d", files[i].bytes, ok);
+        if (ok && p.pixels[0] != files[i].pixel)
+            fail_msg("%s: %d, expected %d", files[i].bytes, p.pixels[0], files[i].pixel);
+        if (ok) free(p.pixels);
+    }
 }
 
 /* ---- resizing --------------------------------------------------------------------------------------------- */
@@ -704,23 +882,232 @@ static void test_train_and_test(void **state)
 {
     static const int train[] = {10, 11, 20, 21, 22}, train_labels[] = {0, 0, 1, 1, 1};
     static const int test[] = {30, 40, 41}, test_labels[] = {0, 1, 1};
+    static const int joined[] = {10, 11, 20, 21, 22, 50}, joined_labels[] = {0, 0, 1, 1, 1, 0};
+    images_options o = images_defaults();
     images s;
     (void)state;
     put_class("train/cat", 2, 10);
     put_class("train/dog", 3, 20);
     put_class("test/cat", 1, 30);
     put_class("test/dog", 2, 40);
-    put_class("val/cat", 1, 50); /* test counts, not this */
+    put_class("val/cat", 1, 50); /* to choose with; not every class need be there */
     load(&s, NULL);
     assert_int_equal(s.class_count, 2);
     assert_string_equal(s.class_names[0], "cat");
     assert_string_equal(s.class_names[1], "dog");
-    assert_int_equal(s.files, 8);
+    assert_int_equal(s.files, 9);
     assert_int_equal(s.channels, 1);
     assert_set(&s.train, 4, 5, train, train_labels);
     assert_set(&s.test, 4, 3, test, test_labels);
     assert_name(&s, &s.train, 3, "train/dog/001.pgm");
     assert_name(&s, &s.test, 0, "test/cat/000.pgm");
+    assert_int_equal(s.validation.count, 1);
+    assert_int_equal(s.validation.pixels[0], 50);
+    images_free(&s);
+    o.join_validation = 1;
+    load(&s, &o);
+    assert_set(&s.train, 4, 6, joined, joined_labels);
+    assert_set(&s.test, 4, 3, test, test_labels);
+    assert_int_equal(s.validation.count, 0);
+    images_free(&s);
+}
+
+/* Every name that speaks of a split, in any case, and names that only look like it. */
+static void test_names_of_splits(void **state)
+{
+    static const struct {
+        const char *name;
+        int split;
+        const char *rest;
+    } names[] = {{"train", IMAGES_TRAIN, ""},
+                 {"Train", IMAGES_TRAIN, ""},
+                 {"TRAINING", IMAGES_TRAIN, ""},
+                 {"trainset", IMAGES_TRAIN, ""},
+                 {"training_set", IMAGES_TRAIN, ""},
+                 {"TrainImages", IMAGES_TRAIN, ""},
+                 {"Train Data", IMAGES_TRAIN, ""},
+                 {"seg_train", IMAGES_TRAIN, "seg "},
+                 {"seg_test", IMAGES_TEST, "seg "},
+                 {"mnist-train-png", IMAGES_TRAIN, "mnist png "},
+                 {"train2017", IMAGES_TRAIN, "2017 "},
+                 {"test", IMAGES_TEST, ""},
+                 {"Testing", IMAGES_TEST, ""},
+                 {"test.set", IMAGES_TEST, ""},
+                 {"val", IMAGES_VALIDATION, ""},
+                 {"Valid", IMAGES_VALIDATION, ""},
+                 {"validation_set", IMAGES_VALIDATION, ""},
+                 {"eval", IMAGES_VALIDATION, ""},
+                 {"devset", IMAGES_VALIDATION, ""},
+                 {"evaluation", IMAGES_VALIDATION, ""},
+                 {"", -1, ""},
+                 {"cat", -1, "cat "},
+                 {"contest", -1, "contest "},
+                 {"trainer", -1, "trainer "},
+                 {"trains", -1, "trains "},
+                 {"valley", -1, "valley "},
+                 {"train_test", -1, ""},
+                 {"gr\303\274n_train", IMAGES_TRAIN, "gr\303\274n "},
+                 {"a_word_with_so_many_letters_that_it_fits_nowhere_in_the_room_that_is_there_train", -1, NULL},
+                 {"aWordWithSoManyLettersThatItFitsNowhereInTheRoomThatIsThereForItAtAllTrain", -1, NULL},
+                 {"awordwithsomanylettersthatitfitsnowhereintheroomthatisthereforitatalltrain", -1, NULL}};
+    char rest[64];
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; ++i) {
+        const int split = images_split_of(names[i].name, rest, sizeof rest);
+        if (split != names[i].split || (names[i].rest && strcmp(rest, names[i].rest) != 0))
+            fail_msg("%s: %d \"%s\"", names[i].name, split, rest);
+    }
+}
+
+static void put_split(const char *name, int value)
+{
+    char folder[256];
+    snprintf(folder, sizeof folder, "%s/cat", name);
+    put_class(folder, 2, value);
+    snprintf(folder, sizeof folder, "%s/dog", name);
+    put_class(folder, 2, value + 2);
+}
+
+/* A set under such names, "" for what is not there, is taken for what it is. */
+static void test_splits_under_other_names(void **state)
+{
+    static const struct {
+        const char *train, *validation, *test; /* as they are to be taken */
+        const char *said;
+    } sets[] = {
+        {"Training", "", "Testing", "\"Testing\" is taken for the images to test with"},
+        {"Train", "", "Test", "\"Train\" is taken for the images to learn from"},
+        {"TRAIN", "VAL", "TEST", "\"VAL\" is taken for the images to choose with"},
+        {"training_set", "", "test_set", "\"training_set\" is taken for"},
+        {"trainset", "validset", "testset", "\"validset\" is taken for"},
+        {"train", "", "Test", "\"Test\" is taken for the images to test with"},
+        {"train", "validation", "test", "\"validation\" is taken for the images to choose with"},
+        {"train", "dev", "test", "\"dev\" is taken for"},
+        {"train", "eval", "testing", "\"eval\" is taken for"},
+        {"train", "", "val", "\"val\" is taken for the images to test with"},
+        {"train", "", "eval", "\"eval\" is taken for the images to test with"},
+        {"fruits_train", "", "fruits_test", "\"fruits_train\" is taken for"},
+        {"a-train-b", "a-val-b", "a-test-b", "\"a-val-b\" is taken for"},
+        {"train2017", "", "val2017", "\"val2017\" is taken for the images to test with"},
+        {"cars_train", "", "test", "\"cars_train\" is taken for"},
+        {"Dataset/train", "Dataset/valid", "Dataset/test", "/Dataset holds nothing but a folder"},
+        {"seg_train/seg_train", "", "seg_test/seg_test", "seg_train holds nothing but a folder"},
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof sets / sizeof *sets; ++i) {
+        images s;
+        put_split(sets[i].train, 10);
+        if (*sets[i].validation) put_split(sets[i].validation, 20);
+        put_split(sets[i].test, 30);
+        load(&s, NULL);
+        if (s.class_count != 2 || s.train.count != 4 || s.test.count != 4 || s.train.pixels[0] != 10 ||
+            s.test.pixels[0] != 30)
+            fail_msg("%s and %s: %d classes, %d and %d images", sets[i].train, sets[i].test, s.class_count,
+                     s.train.count, s.test.count);
+        assert_int_equal(s.validation.count, *sets[i].validation ? 4 : 0);
+        if (*sets[i].validation) assert_int_equal(s.validation.pixels[0], 20);
+        if (strstr(sets[i].said, "nothing but"))
+            says(&s, "holds nothing but a folder: that one is taken in its place");
+        else
+            says(&s, sets[i].said);
+        images_free(&s);
+        assert_int_equal(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+        assert_int_equal(mkdir(root, 0777), 0);
+    }
+}
+
+/* What cannot be told apart by its names is not guessed at, and what is left out is named. */
+static void test_splits_in_doubt(void **state)
+{
+    images s;
+    (void)state;
+    put_split("train", 10);
+    put_split("Train", 10);
+    put_split("test", 20);
+    load_fails(NULL, "both seem to hold the images to learn from; keep one of them");
+    assert_int_equal(rename(under_root("Train"), under_root("eval")), 0);
+    put_split("dev", 30);
+    load_fails(NULL, "both seem to hold the images to choose with; keep one of them");
+    assert_int_equal(rename(under_root("dev"), under_root("extra")), 0);
+    put_split("test_hard", 40);
+    put_split("train_more", 50);
+    load(&s, NULL);
+    assert_int_equal(s.train.count, 4);
+    assert_int_equal(s.test.pixels[0], 20);
+    assert_int_equal(s.validation.pixels[0], 10);
+    says(&s, "not used: \"extra\", \"test_hard\", \"train_more\"");
+    images_free(&s);
+    assert_int_equal(rename(under_root("train"), under_root("a_train")), 0);
+    assert_int_equal(rename(under_root("test"), under_root("a_test")), 0);
+    assert_int_equal(rename(under_root("train_more"), under_root("b_train")), 0);
+    assert_int_equal(rename(under_root("test_hard"), under_root("b_test")), 0);
+    load_fails(NULL, "seems to hold several sets, with \"a_train\" and with \"b_train\" to learn from");
+}
+
+static void test_many_folders_are_not_used(void **state)
+{
+    images s;
+    char name[128];
+    int i;
+    (void)state;
+    put_split("train", 10);
+    for (i = 0; i < 9; ++i) {
+        snprintf(name, sizeof name, "%d_of_a_long_name_that_fills_a_line_together_with_others", i);
+        put_folder(name);
+    }
+    load(&s, NULL);
+    says(&s, "\"0_of_a_long");
+    says(&s, " and others");
+    images_free(&s);
+}
+
+/* Images that nothing is said about are no class: not those in test, nor those in test/images. */
+static void test_test_images_without_labels(void **state)
+{
+    images s;
+    (void)state;
+    put_split("train", 10);
+    put_class("test", 3, 20);
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 2);
+    assert_int_equal(s.train.count + s.test.count, 4);
+    says(&s, "\"test\" has no folders for the classes, so its images have no labels: it is not used");
+    images_free(&s);
+    put_class("val/images", 3, 20);
+    put_text("val/annotations.txt", "x");
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 2);
+    assert_int_equal(s.train.count + s.test.count, 4);
+    says(&s, "/val has no folder of a class, so its images have no labels: there are none to test with");
+    images_free(&s);
+    put_class("train2/0", 2, 5);
+    assert_int_equal(rename(under_root("train"), under_root("was")), 0);
+    assert_int_equal(rename(under_root("train2/0"), under_root("train")), 0);
+    assert_int_equal(nftw(under_root("was"), remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+    assert_int_equal(nftw(under_root("val"), remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+    assert_int_equal(rmdir(under_root("train2")), 0);
+    load_fails(NULL, "\"test\" and \"train\", hold images, but no folders for the classes");
+}
+
+/* Folders of the same folders are not classes, but splits or sources of them. */
+static void test_classes_that_hold_the_same(void **state)
+{
+    images s;
+    (void)state;
+    put_split("fold1", 10);
+    put_split("fold2", 20);
+    put_split("fold3", 30);
+    load_fails(NULL, "such as \"fold1\" and \"fold2\", all hold the same folders, such as \"cat\" and \"dog\", which are "
+                     "probably the classes");
+    put_class("fold3/eel", 1, 5);
+    load(&s, NULL);
+    assert_int_equal(s.class_count, 3);
+    images_free(&s);
+    assert_int_equal(rename(under_root("fold3/eel"), under_root("fold3/cat/deeper")), 0);
+    put_class("fold1", 1, 5); /* with images of their own they may be */
+    load(&s, NULL);
     images_free(&s);
 }
 
@@ -818,7 +1205,8 @@ static void test_split_keeps_one_of_each(void **state)
     assert_int_equal(s.train.count, 2);
     images_free(&s);
     put_class("eel", 1, 200);
-    load_fails(&o, "class \"eel\" has no readable image in the test split");
+    load_fails(&o, "class \"eel\" has no readable image in the test split; where no folder is for testing, a class needs "
+                   "two");
 }
 
 /* Byte order, as Python sorts names in UTF-8; not that of a locale, and not numbers by value. */
@@ -933,8 +1321,17 @@ static void test_what_else_lies_around(void **state)
     put_fixture("train/b/x.gif", "refused.gif");
     put_fixture("train/b/x.TIFF", "refused.tif");
     put_folder("train/b/folder.png");
+    put_text("train/b/BMW.txt", "BMW is no bitmap");
     o.size = 2;
     load(&s, &o);
+    assert_int_equal(s.others, 5);
+    assert_int_equal(s.hidden, 1);
+    assert_int_equal(s.loose, 1);
+    says(&s, "5 files left out, each of which is no image");
+    says(&s, "1 file left out, which is a TIFF image, which is not read");
+    says(&s, "1 names that begin with a dot were not looked at");
+    says(&s, "1 images beside the folders of the classes belong to none");
+    says(&s, "1 images were brought to this size");
     assert_int_equal(s.class_count, 2);
     assert_int_equal(s.files, 8);
     assert_int_equal(s.train.count, 6);
@@ -944,6 +1341,199 @@ static void test_what_else_lies_around(void **state)
     assert_int_equal(s.channels, 3);
     assert_int_equal(s.train.labels[2], 0);
     assert_int_equal(s.train.pixels[2 * 12], 12);
+    images_free(&s);
+}
+
+/* Contents decide: other names of JPEG, no name at all, another's name. */
+static void test_contents_decide(void **state)
+{
+    static const char *const names[] = {"a.jfif", "b.jpe", "c.JPG", "d", "e.dat", "f.txt", "g.gif", "h.webp", "i.pnm"};
+    static const char *const from[] = {"rgb.jpg",  "rgb.jpg",  "rgb.jpg",         "rgb8.png", "rgb.bmp",
+                                       "grey.pgm", "rgb8.png", "progressive.jpg", "rgb.ppm"};
+    images_options o = images_defaults();
+    char name[64];
+    images s;
+    int i;
+    (void)state;
+    for (i = 0; i < 9; ++i) {
+        snprintf(name, sizeof name, "train/a/%s", names[i]);
+        put_fixture(name, from[i]);
+    }
+    put_fixture("train/b/0.png", "rgb8.png");
+    put_fixture("test/a/0", "rgb8.png");
+    put_fixture("test/b/0", "rgb8.png");
+    load(&s, NULL);
+    assert_int_equal(s.train.count, 10);
+    assert_int_equal(s.files, 12);
+    assert_int_equal(s.skipped + s.others + s.unsupported, 0);
+    images_free(&s);
+    put_text("train/a/j", "\xff\xd8\xff and no more"); /* a damaged image, whatever it is called */
+    put_text("train/b/k", "P5 is what this text begins with");
+    put_text("train/b/l.png", "RIFF\1\1\1\1WEBPVP8 ");
+    put_text("train/b/m.jpg", "");
+    put_text("train/b/n", "");
+    load_fails(NULL, "3 of 15 image files cannot be read");
+    o.max_skipped = 1;
+    load(&s, &o);
+    assert_int_equal(s.skipped, 3);
+    assert_int_equal(s.others, 2);
+    says(&s, "1 file left out, which ends too early or is damaged");
+    says(&s, "1 file left out, which is empty");
+    says(&s, "2 files left out, each of which is no image");
+    images_free(&s);
+}
+
+/* More kinds of faults than there is room for are still counted. */
+static void test_reasons(void **state)
+{
+    static char texts[IMAGES_REASONS + 2][32];
+    images s;
+    int i, sum = 0;
+    (void)state;
+    memset(&s, 0, sizeof s);
+    for (i = 0; i < 2 * (IMAGES_REASONS + 2); ++i) {
+        snprintf(texts[i / 2], sizeof texts[0], "is of kind %d", i / 2);
+        images_count_reason(&s, texts[i / 2]);
+    }
+    for (i = 0; i < IMAGES_REASONS; ++i) sum += s.reasons[i].count;
+    assert_int_equal(sum, 2 * (IMAGES_REASONS + 2));
+    assert_int_equal(s.reasons[0].count, 2);
+    assert_string_equal(s.reasons[IMAGES_REASONS - 1].why, "has another fault");
+    assert_int_equal(s.reasons[IMAGES_REASONS - 1].count, 6);
+    for (i = 0; i < IMAGES_SAID + 2; ++i) images_say(&s, "%d", i);
+    assert_int_equal(s.said_count, IMAGES_SAID);
+}
+
+/* ---- copies, and what else looks wrong --------------------------------------------------------------------- */
+
+static void test_copies(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    int first[3];
+    (void)state;
+    put_class("train/a", 5, 10);
+    put_class("train/b", 5, 20);
+    put_class("val/a", 2, 30);
+    put_class("val/b", 2, 40);
+    put_class("test/a", 2, 50);
+    put_class("test/b", 2, 60);
+    load(&s, NULL);
+    assert_int_equal(s.said_count, 0);
+    images_free(&s);
+    put_pgm("train/a/x1.pgm", 2, 2, 10); /* twice more the same */
+    put_pgm("train/a/x2.pgm", 2, 2, 10);
+    put_pgm("train/b/y.pgm", 2, 2, 11);  /* under another label */
+    put_pgm("val/a/x.pgm", 2, 2, 12);    /* is among those to learn from */
+    put_pgm("val/a/z.pgm", 2, 2, 30);    /* and twice among these */
+    put_pgm("test/a/x.pgm", 2, 2, 13);
+    put_pgm("test/b/y.pgm", 2, 2, 14);   /* with another label */
+    put_pgm("test/b/z.pgm", 2, 2, 40);
+    put_pgm("test/b/zz.pgm", 2, 2, 40);
+    load(&s, NULL);
+    assert_int_equal(s.copies.train, 3);
+    assert_int_equal(s.copies.validation, 1);
+    assert_int_equal(s.copies.test, 1);
+    assert_int_equal(s.copies.validation_in_train, 1);
+    assert_int_equal(s.copies.test_in_train, 2);
+    assert_int_equal(s.copies.test_in_validation, 2);
+    assert_int_equal(s.copies.two_labels, 2);
+    says(&s, "3 of the training images are exact copies of others among them");
+    says(&s, "2 of the test images are among the training images as well: the test accuracy flatters");
+    says(&s, "2 pictures stand under more than one label");
+    /* for a page that shows them: the first of each class */
+    assert_int_equal(images_first_of(s.train.labels, s.train.count, 1, 3, first), 3);
+    assert_int_equal(first[0], 7);
+    assert_int_equal(first[2], 9);
+    assert_int_equal(images_first_of(s.train.labels, s.train.count, 2, 3, first), 0);
+    images_free(&s);
+    /* decoded pixels count, not files */
+    put_fixture("copy/a/0.bmp", "rgb.bmp");
+    put_fixture("copy/a/1.png", "rgb8.png");
+    put_fixture("copy/a/2.png", "interlaced.png");
+    put_fixture("copy/b/0.png", "grey8.png");
+    put_fixture("copy/b/1.jpg", "rgb.jpg");
+    assert_true(images_load(&s, under_root("copy"), &o));
+    assert_int_equal(s.copies.train + s.copies.test_in_train, 2);
+    images_free(&s);
+}
+
+/* One class that is nearly all of the set. */
+static void test_dominance(void **state)
+{
+    images s;
+    (void)state;
+    put_class("train/a", 9, 10);
+    put_class("train/b", 3, 30);
+    put_class("test/a", 2, 50);
+    put_class("test/b", 2, 60);
+    load(&s, NULL);
+    says(&s, "class \"a\" has 9 of the 12 training images: accuracy says little here, since naming it always is right "
+             "for 75 %");
+    images_free(&s);
+    put_class("train/b", 4, 30);
+    load(&s, NULL);
+    assert_int_equal(s.said_count, 0);
+    images_free(&s);
+}
+
+static void test_unlabelled(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    int i, count;
+    (void)state;
+    put_class("set/train/a", 3, 10);
+    put_class("set/train/b", 3, 20);
+    put_class("set/test/a", 2, 30);
+    put_class("set/test/b", 2, 40);
+    put_class("more", 2, 50);
+    put_class("more/deep/er", 2, 60);
+    put_text("more/deep/README", "x");
+    put_fixture("more/x.gif", "refused.gif");
+    o.limit = 2;
+    assert_true(images_load(&s, under_root("set"), &o));
+    assert_false(images_load_unlabelled(&s, under_root("missing"), &o));
+    assert_non_null(strstr(s.error, "there is no folder"));
+    if (!images_load_unlabelled(&s, under_root("more"), &o)) fail_msg("%s", s.error);
+    assert_int_equal(s.unlabelled.count, 4); /* whatever the limit is for a class */
+    for (i = 0; i < 4; ++i) assert_int_equal(s.unlabelled.labels[i], -1);
+    assert_int_equal(s.unlabelled.pixels[0], 50);
+    assert_int_equal(s.unlabelled.pixels[4 * 2], 60);
+    assert_int_equal(s.train.count, 4);
+    assert_int_equal(s.others, 1);
+    assert_int_equal(s.unsupported, 1);
+    says(&s, "/more left out, which is no image");
+    says(&s, "/more left out, which is a GIF image, which is not read");
+    assert_false(is_said(&s, "other size"));
+    images_free(&s);
+    /* of other sizes and kinds, copies, and one that cannot be read */
+    put_pgm("more/large.pgm", 5, 4, 70);
+    put_fixture("more/rgb", "rgb8.png");
+    put_pgm("more/y.pgm", 2, 2, 30); /* of the test set */
+    put_pgm("more/z.pgm", 2, 2, 50);
+    put_text("more/bad.png", "x");
+    o.max_skipped = 0.1;
+    assert_true(images_load(&s, under_root("set"), &o));
+    assert_false(images_load_unlabelled(&s, under_root("more"), &o));
+    assert_non_null(strstr(s.error, "1 of 9 image files cannot be read"));
+    images_free(&s);
+    o.max_skipped = 0.2;
+    assert_true(images_load(&s, under_root("set"), &o));
+    count = s.said_count;
+    assert_true(images_load_unlabelled(&s, under_root("more"), &o));
+    assert_int_equal(s.unlabelled.count, 8);
+    assert_true(s.said_count > count);
+    says(&s, "2 images of ");
+    says(&s, "/more have another size and were brought to 2x2");
+    says(&s, "1 of the images without labels are exact copies");
+    says(&s, "1 of the test images are among the images without labels as well");
+    assert_int_equal(s.copies.test_in_unlabelled, 1);
+    images_free(&s);
+    put_folder("none");
+    assert_true(images_load(&s, under_root("set"), &o));
+    assert_false(images_load_unlabelled(&s, under_root("none"), &o));
+    assert_non_null(strstr(s.error, "there is no image that can be read in"));
     images_free(&s);
 }
 
@@ -1014,7 +1604,7 @@ static void test_parts_alone(void **state)
     static const char short_file[] = "/sys/devices/system/cpu/online"; /* a page long, and then it is not */
     images s;
     images_list list = {NULL, 0, 0};
-    struct stat above;
+    images_place above;
     char **names = NULL, *path = images_join("a/", "b"), name[16];
     const char *why = NULL;
     size_t size;
@@ -1025,13 +1615,13 @@ static void test_parts_alone(void **state)
     free(path);
     assert_null(images_memory(SIZE_MAX / 2, 3));
     free(images_memory(0, 3));
-    assert_false(images_names(&s, under_root("missing"), &names, &count));
+    assert_false(images_names(&s, under_root("missing"), &names, &count, NULL));
     assert_non_null(strstr(s.error, "cannot read the folder"));
     assert_false(images_collect(&s, &list, under_root("missing"), 0, NULL, 0));
     assert_non_null(strstr(s.error, "cannot read the folder"));
     put_class("a", 1, 1);
-    assert_int_equal(stat(under_root("a"), &above), 0);
-    above.st_dev += 1; /* the same number on another file system is another folder */
+    assert_true(images_look(under_root("a"), &above));
+    above.device += 1; /* the same number on another file system is another folder */
     assert_true(images_collect(&s, &list, under_root("a"), 0, &above, 1));
     assert_int_equal(list.count, 1);
     free(list.files[0].path);
@@ -1169,6 +1759,71 @@ static void test_long_names(void **state)
     load(&s, &o);
     assert_int_equal(s.skipped, 1);
     assert_true(strlen(s.listed[0]) < sizeof s.listed[0]);
+    images_free(&s);
+}
+
+/* A path longer than any buffer that somebody thought to be enough, and than what a sentence can hold. */
+static void test_long_paths(void **state)
+{
+    char part[201], name[200 * 14 + 200], message[4096];
+    images s;
+    int i, depth = 0;
+    (void)state;
+    memset(part, 'p', 200);
+    part[200] = 0;
+    for (i = 0; i < 14; ++i) depth += snprintf(name + depth, sizeof name - (size_t)depth, "%s/", part);
+    {
+        /* one folder at a time: the path as a whole is longer than the tests' buffers */
+        int at = open(root, O_RDONLY | O_DIRECTORY), next;
+        for (i = 0; i < 14; ++i) {
+            assert_int_equal(mkdirat(at, part, 0777), 0);
+            next = openat(at, part, O_RDONLY | O_DIRECTORY);
+            close(at);
+            at = next;
+        }
+        assert_int_equal(mkdirat(at, "a", 0777), 0);
+        assert_int_equal(mkdirat(at, "b", 0777), 0);
+        for (i = 0; i < 4; ++i) {
+            char file[32];
+            snprintf(file, sizeof file, "%c/%d.pgm", i < 2 ? 'a' : 'b', i);
+            next = openat(at, file, O_WRONLY | O_CREAT, 0666);
+            assert_int_equal(write(next, i ? "P5 1 1 255\n1" : "P5 1 1 255\n", i ? 12 : 11), i ? 12 : 11);
+            close(next);
+        }
+        close(at);
+    }
+    snprintf(message, sizeof message, "%s/%s", root, name);
+    assert_false(images_load(&s, message, NULL));
+    assert_non_null(strstr(s.error, "1 of 4 image files cannot be read"));
+    assert_non_null(strstr(s.error, "pppp/a/0.pgm is a PNM that ends too early")); /* the end of the path, not its beginning */
+    images_free(&s);
+    strcat(message, "missing");
+    assert_false(images_load(&s, message, NULL));
+    assert_non_null(strstr(s.error, "there is no folder ...ppp"));
+    assert_non_null(strstr(s.error, "/missing"));
+    images_free(&s);
+    snprintf(message, sizeof message, "%s%s", "gr\303\274n/", name);
+    for (i = 0; i < 8; ++i) memcpy(message + strlen(message) - 350 + i, "\303\274", 2); /* never half a letter */
+    for (i = 0; i < 360; ++i) assert_true(images_utf8(images_shown(message + i).chars));
+}
+
+/* Spaces, and signs that mean something elsewhere. */
+static void test_strange_names(void **state)
+{
+    images s;
+    (void)state;
+    put_class("a set/train/two words", 2, 1);
+    put_class("a set/train/%s %n", 2, 3);
+    put_class("a set/test/two words", 2, 5);
+    put_class("a set/test/%s %n", 2, 7);
+    put_text("a set/train/%s %n/%s.png", "x");
+    assert_false(images_load(&s, under_root("a set"), NULL));
+    assert_non_null(strstr(s.error, "/%s %n/%s.png is no JPEG"));
+    images_free(&s);
+    assert_int_equal(remove(under_root("a set/train/%s %n/%s.png")), 0);
+    assert_true(images_load(&s, under_root("a set"), NULL));
+    assert_string_equal(s.class_names[0], "%s %n");
+    assert_string_equal(s.class_names[1], "two words");
     images_free(&s);
 }
 
@@ -1537,6 +2192,189 @@ static void test_idx(void **state)
     load_fails(NULL, "classes.txt names a class twice: cat");
 }
 
+/* Four bytes of a file that is there. */
+static void patch_be32(const char *name, long at, uint32_t value)
+{
+    uint8_t bytes[4];
+    FILE *file = fopen(under_root(name), "r+b");
+    assert_non_null(file);
+    set_be32(bytes, value);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, 4, file), 4);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* The same files under the names that archives and programs give them, and where torchvision keeps them. */
+static void test_idx_under_other_names(void **state)
+{
+    static const char *const names[][4] = {
+        {"train-images.idx3-ubyte", "train-labels.idx1-ubyte", "t10k-images.idx3-ubyte", "t10k-labels.idx1-ubyte"},
+        {"emnist-letters-train-images-idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte",
+         "emnist-letters-test-images-idx3-ubyte", "emnist-letters-test-labels-idx1-ubyte"},
+        {"Train-Images-idx3-ubyte", "train_labels_idx1_ubyte", "T10K-images-idx3-ubyte", "test-labels-idx1-ubyte"},
+        {"raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte", "raw/t10k-images-idx3-ubyte",
+         "raw/t10k-labels-idx1-ubyte"},
+        {"MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-labels-idx1-ubyte",
+         "MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"}};
+    images s;
+    size_t i;
+    int j;
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; ++i) {
+        put_folder("MNIST/raw");
+        put_folder("raw");
+        put_idx("train", 12, 4, 5, 3);
+        put_idx("t10k", 6, 4, 5, 3);
+        for (j = 0; j < 4; ++j) assert_int_equal(rename(under_root(idx_names[j]), under_root(names[i][j])), 0);
+        load(&s, NULL);
+        check_idx(&s);
+        if (i == 4) says(&s, "the images are those in ");
+        images_free(&s);
+        if (i == 1) { /* by its name */
+            assert_true(images_load(&s, under_root("emnist-letters"), NULL));
+            check_idx(&s);
+            images_free(&s);
+            assert_false(images_load(&s, under_root("emnist"), NULL));
+            assert_non_null(strstr(s.error, "there is no folder"));
+            images_free(&s);
+            put_text("emnist-letters-mapping.txt", "0 65 97\n1 66\n2 50\n");
+            load(&s, NULL);
+            assert_string_equal(s.class_names[0], "A");
+            assert_string_equal(s.class_names[2], "2");
+            images_free(&s);
+            put_text("emnist-letters-mapping.txt", "0 65 97\n1 65\n2 50\n"); /* twice the same: numbers, then */
+            load(&s, NULL);
+            assert_string_equal(s.class_names[0], "0");
+            images_free(&s);
+            put_text("emnist-letters-mapping.txt", "-1 65\n300 65\nx\n0 -65\n1 7\n");
+            load(&s, NULL);
+            assert_string_equal(s.class_names[1], "1");
+            images_free(&s);
+        }
+        assert_int_equal(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+        assert_int_equal(mkdir(root, 0777), 0);
+    }
+}
+
+static void rename_idx(const char *before)
+{
+    char name[128];
+    int i;
+    for (i = 0; i < 4; ++i) {
+        snprintf(name, sizeof name, "%s%s", before, idx_names[i]);
+        assert_int_equal(rename(under_root(idx_names[i]), under_root(name)), 0);
+    }
+}
+
+static void test_several_idx_sets(void **state)
+{
+    images s;
+    (void)state;
+    put_idx("train", 12, 4, 5, 2);
+    put_idx("t10k", 6, 4, 5, 2);
+    rename_idx("emnist-digits-");
+    put_idx("train", 12, 4, 5, 3);
+    put_idx("t10k", 6, 4, 5, 3);
+    rename_idx("emnist-letters-");
+    load_fails(NULL, "holds several IDX sets, such as \"emnist-digits\" and \"emnist-letters\"; say which, as in ");
+    assert_true(images_load(&s, under_root("emnist-letters"), NULL));
+    check_idx(&s);
+    images_free(&s);
+    put_idx("train", 12, 4, 5, 3); /* the one without a name is meant */
+    put_idx("t10k", 6, 4, 5, 3);
+    load(&s, NULL);
+    check_idx(&s);
+    images_free(&s);
+    put_folder("a/raw");
+    put_folder("b/raw");
+    rename_idx("a/raw/");
+    load_fails(NULL, "several IDX sets");
+    put_idx("train", 12, 4, 5, 3);
+    put_idx("t10k", 6, 4, 5, 3);
+    rename_idx("b/raw/");
+    assert_int_equal(rename(under_root("emnist-digits-train-images-idx3-ubyte"), under_root("x")), 0);
+    assert_int_equal(rename(under_root("emnist-letters-train-images-idx3-ubyte"), under_root("y")), 0);
+    load_fails(NULL, "both hold IDX files; say which to take");
+    put_folder("a/raw/train-images.idx3-ubyte"); /* a folder of that name is no file */
+    assert_true(images_load(&s, under_root("a"), NULL));
+    check_idx(&s);
+    images_free(&s);
+    assert_int_equal(rename(under_root("a/raw/train-images-idx3-ubyte"), under_root("z")), 0);
+    assert_int_equal(rename(under_root("b"), under_root("a/b")), 0);
+    assert_false(images_load(&s, under_root("a/raw"), NULL));
+    images_free(&s);
+}
+
+/* The letters of EMNIST are 1 to 26; a label that is missing elsewhere is an error still. */
+static void test_idx_labels_from_one(void **state)
+{
+    uint8_t labels[20] = {0, 0, 8, 1, 0, 0, 0, 12};
+    images s;
+    int i;
+    (void)state;
+    put_idx("train", 12, 4, 5, 3);
+    put_idx("t10k", 6, 4, 5, 3);
+    for (i = 0; i < 12; ++i) labels[8 + i] = (uint8_t)(1 + i % 3);
+    put("train-labels-idx1-ubyte", labels, 20);
+    load_fails(NULL, "has label 0, but some have label 3"); /* the test images have it */
+    labels[7] = 6;
+    put("t10k-labels-idx1-ubyte", labels, 14);
+    load(&s, NULL);
+    check_idx(&s);
+    assert_string_equal(s.class_names[0], "1");
+    assert_string_equal(s.class_names[2], "3");
+    says(&s, "the labels are 1 to 3: none is 0, so the first class is that of label 1");
+    images_free(&s);
+    put_text("mapping.txt", "1 65 97\n2 66 98\n3 67 99\n");
+    load(&s, NULL);
+    assert_string_equal(s.class_names[0], "A");
+    assert_string_equal(s.class_names[2], "C");
+    images_free(&s);
+    put_text("classes.txt", "x\ny\nz\n");
+    load(&s, NULL);
+    assert_string_equal(s.class_names[0], "x");
+    images_free(&s);
+}
+
+/* QMNIST's labels are rows of eight numbers of 32 bits. */
+static void test_idx_of_qmnist(void **state)
+{
+    uint8_t rows[12 + 12 * 32] = {0};
+    images s;
+    int i, k;
+    (void)state;
+    for (k = 0; k < 2; ++k) {
+        const uint32_t count = k ? 6 : 12;
+        put_idx(k ? "t10k" : "train", (int)count, 4, 5, 3);
+        set_be32(rows, 0xc02);
+        set_be32(rows + 4, count);
+        set_be32(rows + 8, 8);
+        for (i = 0; i < (int)count; ++i) set_be32(rows + 12 + 32 * i, (uint32_t)(i % 3));
+        put(k ? "qmnist-test-labels-idx2-int" : "qmnist-train-labels-idx2-int", rows, 12 + count * 32);
+    }
+    assert_int_equal(rename(under_root(idx_names[0]), under_root("qmnist-train-images-idx3-ubyte")), 0);
+    assert_int_equal(rename(under_root(idx_names[2]), under_root("qmnist-test-images-idx3-ubyte")), 0);
+    assert_int_equal(remove(under_root(idx_names[1])), 0);
+    assert_int_equal(remove(under_root(idx_names[3])), 0);
+    load(&s, NULL);
+    check_idx(&s);
+    images_free(&s);
+    patch_be32("qmnist-train-labels-idx2-int", 12 + 32, 256);
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    patch_be32("qmnist-train-labels-idx2-int", 12 + 32, 1);
+    patch_be32("qmnist-train-labels-idx2-int", 8, 0);
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    patch_be32("qmnist-train-labels-idx2-int", 8, 65);
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    patch_be32("qmnist-train-labels-idx2-int", 8, 7);
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    patch_be32("qmnist-train-labels-idx2-int", 8, 8);
+    assert_int_equal(truncate(under_root("qmnist-train-labels-idx2-int"), 12 + 12 * 32 - 1), 0);
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    assert_int_equal(remove(under_root("qmnist-train-labels-idx2-int")), 0);
+    load_fails(NULL, "there is no file of the labels, such as qmnist-train-labels-idx1-ubyte");
+}
+
 /* gzip headers with a name, extra bytes, a comment and a checksum of their own. */
 static void test_idx_packed(void **state)
 {
@@ -1591,18 +2429,6 @@ static void test_idx_packed_damaged(void **state)
     free(bytes);
 }
 
-/* Four bytes of a file that is there. */
-static void patch_be32(const char *name, long at, uint32_t value)
-{
-    uint8_t bytes[4];
-    FILE *file = fopen(under_root(name), "r+b");
-    assert_non_null(file);
-    set_be32(bytes, value);
-    assert_int_equal(fseek(file, at, SEEK_SET), 0);
-    assert_int_equal(fwrite(bytes, 1, 4, file), 4);
-    assert_int_equal(fclose(file), 0);
-}
-
 static void test_idx_wrong(void **state)
 {
     static const struct {
@@ -1615,7 +2441,7 @@ static void test_idx_wrong(void **state)
     int i;
     (void)state;
     put_idx("train", 12, 4, 5, 3);
-    load_fails(NULL, "t10k-images-idx3-ubyte.gz cannot be opened");
+    load_fails(NULL, "train-images-idx3-ubyte there is no file of the test images, such as t10k-images-idx3-ubyte");
     put_idx("t10k", 6, 4, 5, 3);
     for (i = 0; i < 4; ++i) {
         snprintf(path, sizeof path, "%s", under_root(idx_names[i]));
@@ -1647,12 +2473,12 @@ static void test_idx_wrong(void **state)
         load_fails(NULL, "has label 1, but some have label 2");
     }
     put_idx("train", 12, 4, 5, 2);
-    load_fails(NULL, "class 2 is among the t10k images");
+    load_fails(NULL, "class 2 is among the test images");
     put_idx("train", 12, 4, 5, 3);
     put_idx("t10k", 6, 5, 5, 3); /* taller than the train images: reading those as such would go beyond them */
-    load_fails(NULL, "the t10k images have another size than the others");
+    load_fails(NULL, "the test images have another size than the others");
     put_idx("t10k", 6, 4, 6, 3); /* wider */
-    load_fails(NULL, "the t10k images have another size than the others");
+    load_fails(NULL, "the test images have another size than the others");
     put_idx("train", 1, 1, 4000, 2);
     o.size = 224;
     load_fails(&o, "an image of 4000x1 is too long and narrow");
@@ -1726,11 +2552,21 @@ int main(void)
         TEST(test_png_checksums),
         TEST(test_jpeg_tables),
         TEST(test_bombs),
+        TEST(test_png_with_more_than_it_says),
+        TEST(test_jpeg_scans),
+        TEST(test_bits),
+        TEST(test_pnm_largest),
         TEST(test_resize_is_pillows),
         TEST(test_fit_is_torchvisions),
         TEST(test_grey_is_pillows),
         TEST(test_fashion),
         TEST(test_train_and_test),
+        TEST(test_names_of_splits),
+        TEST(test_splits_under_other_names),
+        TEST(test_splits_in_doubt),
+        TEST(test_many_folders_are_not_used),
+        TEST(test_test_images_without_labels),
+        TEST(test_classes_that_hold_the_same),
         TEST(test_test_may_be_called_val_or_valid),
         TEST(test_a_class_may_be_called_val),
         TEST(test_test_without_train),
@@ -1740,6 +2576,11 @@ int main(void)
         TEST(test_names_in_utf8),
         TEST(test_order_of_files),
         TEST(test_what_else_lies_around),
+        TEST(test_contents_decide),
+        TEST(test_reasons),
+        TEST(test_copies),
+        TEST(test_dominance),
+        TEST(test_unlabelled),
         TEST(test_links_and_pipes),
         TEST(test_depth),
         TEST(test_no_folder),
@@ -1751,6 +2592,8 @@ int main(void)
         TEST(test_odd_headers),
         TEST(test_parts_alone),
         TEST(test_long_names),
+        TEST(test_long_paths),
+        TEST(test_strange_names),
         TEST(test_mixed_folder),
         TEST(test_sizes),
         TEST(test_sizes_not_square),
@@ -1760,6 +2603,10 @@ int main(void)
         TEST(test_sheets),
         TEST(test_broken_sheets),
         TEST(test_idx),
+        TEST(test_idx_under_other_names),
+        TEST(test_several_idx_sets),
+        TEST(test_idx_labels_from_one),
+        TEST(test_idx_of_qmnist),
         TEST(test_idx_packed),
         TEST(test_idx_packed_damaged),
         TEST(test_idx_wrong),

@@ -56,6 +56,8 @@ def pictures():
     write("rgba.png", png(8, 6, lines_of(lambda x, y: rgb(x, y) + bytes([x * y]))))
     write("grey8.png", png(8, 0, lines_of(lambda x, y: bytes([grey(x, y)]))))
     write("grey16.png", png(16, 0, lines_of(lambda x, y: struct.pack(">H", grey(x, y) * 257))))
+    write("grey12.png", png(16, 0, lines_of(lambda x, y: struct.pack(">H", grey(x, y) * 16 + 15))))
+    write("rgb12.png", png(16, 2, lines_of(lambda x, y: b"".join(struct.pack(">H", v * 16) for v in colour(x, y)))))
     write("grey_alpha.png", png(8, 4, lines_of(lambda x, y: bytes([grey(x, y), x * y]))))
     bit_lines = [bytes(int("".join(str((x + y) & 1) for x in range(i, i + 8)), 2) for i in (0, 8)) for y in range(H)]
     write("bits.png", png(1, 0, bit_lines))
@@ -75,7 +77,13 @@ def pictures():
     write("rgb.jpg", baseline)
     write("progressive.jpg", saved(picture, "JPEG", progressive=True, **best))
     write("grey.jpg", saved(plain, "JPEG", quality=98))
-    write("cmyk.jpg", saved(picture.convert("CMYK"), "JPEG", **best))
+    inks = saved(picture.convert("CMYK"), "JPEG", **best)
+    write("cmyk.jpg", inks)
+    adobe = inks.index(b"\xff\xee")
+    unmarked = inks[:adobe] + inks[adobe + 2 + struct.unpack(">H", inks[adobe + 2:adobe + 4])[0]:]
+    seen = [list(Image.open(io.BytesIO(data)).convert("RGB").getdata()) for data in (inks, unmarked)]
+    assert seen[0] == seen[1]  # Pillow takes them for the same
+    write("unmarked_cmyk.jpg", unmarked)
     little = struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 0x112, 3, 1, 6, 0, 0)
     big = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, 6, 0, 0)
     upright = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, 1, 0, 0)
@@ -91,6 +99,9 @@ def pictures():
     write("rgba.bmp", saved(picture.convert("RGBA"), "BMP"))
     write("rgb.ppm", saved(picture, "PPM"))
     write("grey.pgm", b"P5 # a comment\n#and another\n16\t12 \n255\n" + plain.tobytes())
+    write("grey16.pgm", b"P5 16 12 65535\n" + b"".join(struct.pack(">H", 257 * v) for v in plain.tobytes()))
+    write("grey12.pgm", b"P5 16 12 4095\n" + b"".join(struct.pack(">H", v * 4095 // 255) for v in plain.tobytes()))
+    write("rgb16.ppm", b"P6 16 12 65535\n" + b"".join(struct.pack(">H", 257 * v) for v in picture.tobytes()))
 
     # what must be refused
     write("refused.gif", saved(picture.quantize(16), "GIF"))
@@ -99,7 +110,6 @@ def pictures():
     write("refused.webp", saved(picture, "WEBP"))
     planes = b"".join(bytes(colour(x, y)[c] for y in range(H) for x in range(W)) for c in range(3))
     write("refused.psd", struct.pack(">4sH6sHIIHHIIIH", b"8BPS", 1, b"", 3, H, W, 8, 3, 0, 0, 0, 0) + planes)
-    write("refused16.pgm", b"P5 16 12 65535\n" + b"".join(struct.pack(">H", 257 * v) for v in plain.tobytes()))
     write("refused_text.ppm", b"P3 2 1 255\n1 2 3 4 5 6\n")
 
 
