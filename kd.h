@@ -1585,10 +1585,38 @@ KD__PRIVATE int kd__is_finite(double value)
 #ifndef KD_NO_STDIO
 #if defined(_WIN32)
 #include <io.h>
+#include <wchar.h>
 #ifdef __cplusplus
-extern "C"
+extern "C" {
 #endif
-    __declspec(dllimport) int __stdcall MoveFileExA(const char *from, const char *to, unsigned long flags);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to, unsigned long flags);
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long flags, const char *from,
+                                                        int bytes, wchar_t *to, int room);
+__declspec(dllimport) unsigned long __stdcall GetFullPathNameW(const wchar_t *path, unsigned long room, wchar_t *to,
+                                                               wchar_t **name);
+#ifdef __cplusplus
+}
+#endif
+
+/* A path as Windows takes it, which knows UTF-8 in none of its calls, and more than 260 letters only of a whole path
+   behind a mark. To be freed; NULL without memory or for what is no UTF-8. */
+KD__PRIVATE wchar_t *kd__stdio_wide(const char *path)
+{
+    enum { UTF8 = 65001, STRICT = 8, MARK = 4, SHORT = 240, LONGEST = 32768 };
+    const int letters = MultiByteToWideChar(UTF8, STRICT, path, -1, NULL, 0);
+    wchar_t *wide = letters > 0 ? (wchar_t *)malloc((size_t)letters * sizeof *wide) : NULL, *whole;
+    if (!wide) return NULL;
+    (void)MultiByteToWideChar(UTF8, STRICT, path, -1, wide, letters);
+    if (letters < SHORT) return wide;
+    whole = (wchar_t *)malloc((LONGEST + MARK) * sizeof *whole);
+    if (whole && GetFullPathNameW(wide, LONGEST, whole + MARK, NULL) < LONGEST && whole[MARK] != L'\\') {
+        memcpy(whole, L"\\\\?\\", MARK * sizeof *whole);
+        free(wide);
+        return whole;
+    }
+    free(whole);
+    return wide;
+}
 #elif defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #if defined(__STRICT_ANSI__) && !defined(__cplusplus) && !defined(__APPLE__)
@@ -1599,8 +1627,16 @@ int fsync(int descriptor);
 
 KD__PRIVATE void *kd__stdio_open(void *user, const char *path, char mode)
 {
+#if defined(_WIN32)
+    wchar_t *wide = kd__stdio_wide(path);
+    FILE *file = wide ? _wfopen(wide, mode == 'w' ? L"wb" : L"rb") : NULL;
+    (void)user;
+    free(wide);
+    return file;
+#else
     (void)user;
     return fopen(path, mode == 'w' ? "wb" : "rb");
+#endif
 }
 
 KD__PRIVATE size_t kd__stdio_read(void *user, void *file, void *bytes, size_t size)
@@ -1653,10 +1689,15 @@ KD__PRIVATE int kd__stdio_close(void *user, void *file)
    complete under its new name either way. */
 KD__PRIVATE int kd__stdio_replace(void *user, const char *from, const char *to)
 {
-    (void)user;
 #if defined(_WIN32)
-    return MoveFileExA(from, to, 1ul | 8ul) ? 0 : -1; /* replace existing, write through */
+    wchar_t *wide_from = kd__stdio_wide(from), *wide_to = kd__stdio_wide(to);
+    const int moved = wide_from && wide_to && MoveFileExW(wide_from, wide_to, 1ul | 8ul); /* replace, write through */
+    (void)user;
+    free(wide_from);
+    free(wide_to);
+    return moved ? 0 : -1;
 #else
+    (void)user;
     if (rename(from, to) != 0) return -1;
 #if defined(__unix__) || defined(__APPLE__)
     {
@@ -1681,8 +1722,14 @@ KD__PRIVATE int kd__stdio_replace(void *user, const char *from, const char *to)
 
 KD__PRIVATE void kd__stdio_remove(void *user, const char *path)
 {
-    (void)user;
+#if defined(_WIN32)
+    wchar_t *wide = kd__stdio_wide(path);
+    if (wide) (void)_wremove(wide);
+    free(wide);
+#else
     (void)remove(path);
+#endif
+    (void)user;
 }
 #endif /* KD_NO_STDIO */
 

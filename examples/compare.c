@@ -344,7 +344,9 @@ static int run(comparison *c)
     images_options o = images_defaults();
     int i;
     o.limit = c->limit;
+    o.join_validation = 1;
     if (!images_load(&c->images, c->folder, &o)) return complain(c->images.error, NULL);
+    for (i = 0; i < c->images.said_count; ++i) printf("note: %s\n", c->images.said[i]);
     c->train = data_of(c, &c->images.train);
     c->test = data_of(c, &c->images.test);
     printf("%s: %d images to train on, %d to test; %d seeds, %d epochs each\n", c->folder, c->train.count,

@@ -236,12 +236,14 @@ static int check_output(const lab *l)
 static int open_lab(lab *l)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
+    images_options io = images_defaults();
     int i;
     desc.threads = l->o.threads ? l->o.threads : kd_cpu_count();
     l->started = seconds_now();
     if (kd_open(&desc, &l->kd) != KD_OK) return complain("the library cannot be opened", NULL);
     if (!check_output(l)) return 0;
-    if (!images_load(&l->images, l->o.folder, NULL)) return complain(l->images.error, NULL);
+    io.join_validation = 1;
+    if (!images_load(&l->images, l->o.folder, &io)) return complain(l->images.error, NULL);
     if (l->images.height != SIDE || l->images.width != SIDE || l->images.channels != 1 ||
         l->images.class_count != CLASSES)
         return complain("these are not ten classes of grey 28x28 images", l->o.folder);

@@ -130,7 +130,7 @@ typedef struct images {
     int skipped, unsupported, others; /* of these; of other formats; no images at all */
     int hidden, loose;                /* names that begin with a dot; images beside the folders of the classes */
     int rotated, sixteen_bit, four_channel_jpeg, transparent, resized;
-    int bits; /* of the 16 that count in files with so many: 8 to 16 */
+    int bits;                              /* of the 16 that count in files with so many: 8 to 16 */
     images_reason reasons[IMAGES_REASONS]; /* of all that was not read; the last may stand for several */
     images_copies copies;
     char said[IMAGES_SAID][512]; /* sentences: what was taken for what, what was changed, what looks wrong */
@@ -281,14 +281,12 @@ __declspec(dllimport) unsigned long __stdcall GetFullPathNameW(const wchar_t *pa
 /* As Windows wants it, to be freed; NULL without memory or for what is no UTF-8. */
 static wchar_t *images_wide(const char *path)
 {
-    enum { UTF8 = 65001, STRICT = 8, MARK = 4 };
+    enum { UTF8 = 65001, STRICT = 8, MARK = 4, SHORT = 240, LONGEST = 32768 };
     const int letters = MultiByteToWideChar(UTF8, STRICT, path, -1, NULL, 0);
     wchar_t *wide = letters > 0 ? (wchar_t *)images_memory((size_t)letters, sizeof *wide) : NULL, *whole;
-    unsigned long room;
-    if (!wide || !MultiByteToWideChar(UTF8, STRICT, path, -1, wide, letters) || letters < 240) return wide;
-    room = GetFullPathNameW(wide, 0, NULL, NULL);
-    whole = (wchar_t *)images_memory((size_t)room + MARK + 1, sizeof *whole);
-    if (whole && GetFullPathNameW(wide, room, whole + MARK, NULL) < room && whole[MARK] != L'\\') {
+    if (!wide || !MultiByteToWideChar(UTF8, STRICT, path, -1, wide, letters) || letters < SHORT) return wide;
+    whole = (wchar_t *)images_memory(LONGEST + MARK, sizeof *whole);
+    if (whole && GetFullPathNameW(wide, LONGEST, whole + MARK, NULL) < LONGEST && whole[MARK] != L'\\') {
         memcpy(whole, L"\\\\?\\", MARK * sizeof *whole);
         free(wide);
         return whole;
@@ -552,7 +550,8 @@ static const images_format *images_format_of(const uint8_t *bytes, size_t size)
     size_t i;
     for (i = 0; i < sizeof formats / sizeof *formats; ++i) {
         const images_format *f = &formats[i];
-        if (size >= (size_t)(f->at + f->length) && memcmp(bytes + f->at, f->magic, (size_t)f->length) == 0) return f;
+        if (size >= (size_t)(f->at + f->length) && memcmp(bytes + f->at, f->magic, (size_t)f->length) == 0)
+            return f;
     }
     return NULL;
 }
@@ -721,10 +720,11 @@ static int images_png_unpacks(const uint8_t *bytes, size_t size, const char **wh
     *why = "does not fit in memory";
     if (from && to) {
         images_png_packed(bytes, from);
-        got = memcmp(bytes + 12, "CgBI", 4) == 0
-                  ? stbi_zlib_decode_noheader_buffer((char *)to, (int)(wanted + LEFT_BEHIND), (const char *)from,
-                                                     (int)packed)
-                  : stbi_zlib_decode_buffer((char *)to, (int)(wanted + LEFT_BEHIND), (const char *)from, (int)packed);
+        got =
+            memcmp(bytes + 12, "CgBI", 4) == 0
+                ? stbi_zlib_decode_noheader_buffer((char *)to, (int)(wanted + LEFT_BEHIND), (const char *)from,
+                                                   (int)packed)
+                : stbi_zlib_decode_buffer((char *)to, (int)(wanted + LEFT_BEHIND), (const char *)from, (int)packed);
         *why = "is damaged, or a PNG with more in it than its header says";
     }
     free(from);
@@ -733,7 +733,7 @@ static int images_png_unpacks(const uint8_t *bytes, size_t size, const char **wh
 }
 
 /* Pixels that so many bytes can stand for: a block of 8x8 takes a bit of a JPEG at least, where all channels have
-   all pixels or some half of them, and deflate packs 1032 to 1. With this, a file's own size bounds what it costs. */
+   all pixels or some half of them, and deflate packs 1032 to 1. So a file's own size bounds what it costs. */
 static int images_is_plausible(const uint8_t *bytes, size_t size, const images_picture *p)
 {
     if (bytes[0] == 0xff) return (uint64_t)p->w * (uint64_t)p->h <= 1024 * (uint64_t)size;
@@ -841,9 +841,10 @@ static uint8_t *images_decode_raw(const uint8_t *bytes, size_t size, int bits, i
         return pixels;
     }
     if (p->four_channel_jpeg && !p->adobe_jpeg) {
-        /* Without Adobe's mark the decoder takes four channels for other colours; Pillow, and everybody else by now,
+        /* Without Adobe's mark the decoder takes four channels for other colours; Pillow, and all others by now,
            for ink as Adobe writes it. So the mark is put there. */
-        static const uint8_t mark[] = {0xff, 0xd8, 0xff, 0xee, 0, 14, 'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, 0};
+        static const uint8_t mark[] = {0xff, 0xd8, 0xff, 0xee, 0, 14, 'A', 'd', 'o',
+                                       'b',  'e',  0,    100,  0, 0,  0,   0,   0};
         uint8_t *marked = (uint8_t *)images_memory(size + sizeof mark, 1);
         if (!marked) return NULL;
         memcpy(marked, mark, sizeof mark);
@@ -967,8 +968,8 @@ static int images_add_name(char ***names, int *count, int *capacity, const char 
     return 1;
 }
 
-/* What is in a folder, in byte order, without names that begin with a dot; those are counted in *hidden, unless that
-   is NULL. */
+/* What is in a folder, in byte order, without names that begin with a dot; those are counted in *hidden, unless
+   that is NULL. */
 static int images_names(images *s, const char *folder, char ***names, int *count, int *hidden)
 {
     int capacity = 0, ok = 1, dots = 0;
@@ -985,7 +986,8 @@ static int images_names(images *s, const char *folder, char ***names, int *count
     if (!more) return images_fail(s, "cannot read the folder %s", images_shown(folder).chars);
     for (; ok && more; more = _wfindnext64(search, &entry) == 0) {
         char name[1024]; /* a name has 260 letters at most */
-        if (entry.name[0] == L'.' || !WideCharToMultiByte(65001, 0, entry.name, -1, name, sizeof name, NULL, NULL)) {
+        if (entry.name[0] == L'.' ||
+            !WideCharToMultiByte(65001, 0, entry.name, -1, name, sizeof name, NULL, NULL)) {
             dots += wcscmp(entry.name, L".") != 0 && wcscmp(entry.name, L"..") != 0;
             continue;
         }
@@ -1068,8 +1070,8 @@ static int images_add(images_list *list, const char *path, const char *name, int
     return 1;
 }
 
-/* All files below a class folder: which are images, their contents tell. A link that leads back to a folder above is
-   not followed. */
+/* All files below a class folder: which are images, their contents tell. A link that leads back to a folder above
+   is not followed. */
 static int images_collect(images *s, images_list *list, const char *folder, int label, const images_place *above,
                           int depth)
 {
@@ -1231,14 +1233,14 @@ enum { IMAGES_TRAIN, IMAGES_VALIDATION, IMAGES_TEST, IMAGES_SPLITS };
 
 static const char *const images_split_uses[IMAGES_SPLITS] = {"to learn from", "to choose with", "to test with"};
 
-/* In small letters; in a folder's name they may stand in any, with others before or behind, as in "Training_Set". */
+/* In small letters; in a folder's name they may stand in any, and with others, as in "Training_Set". */
 static const struct images_split_word {
     const char *word;
     int split;
 } images_split_words[] = {
-    {"train", IMAGES_TRAIN},      {"training", IMAGES_TRAIN},   {"test", IMAGES_TEST},
-    {"testing", IMAGES_TEST},     {"val", IMAGES_VALIDATION},   {"valid", IMAGES_VALIDATION},
-    {"eval", IMAGES_VALIDATION},  {"dev", IMAGES_VALIDATION},   {"validation", IMAGES_VALIDATION},
+    {"train", IMAGES_TRAIN},           {"training", IMAGES_TRAIN}, {"test", IMAGES_TEST},
+    {"testing", IMAGES_TEST},          {"val", IMAGES_VALIDATION}, {"valid", IMAGES_VALIDATION},
+    {"eval", IMAGES_VALIDATION},       {"dev", IMAGES_VALIDATION}, {"validation", IMAGES_VALIDATION},
     {"evaluation", IMAGES_VALIDATION},
 };
 
@@ -1333,8 +1335,7 @@ static int images_unwrap(images *s, char **folder, int top)
     images_names_free(names, count);
     if (ok && folders == 1 && !pictures && only) ok = images_contents(s, only, &inner_folders, &inner_pictures);
     if (ok && inner_folders > 1) {
-        images_say(s, "%s holds nothing but a folder: that one is taken in its place",
-                   images_shown(*folder).chars);
+        images_say(s, "%s holds nothing but a folder: that one is taken in its place", images_shown(*folder).chars);
         free(*folder);
         *folder = only;
         return 1;
@@ -1377,8 +1378,8 @@ static int images_candidates(images *s, const char *folder, images_candidate **f
     return ok;
 }
 
-/* The candidate for a split whose name has the same other words, else the only one that there is. -1: none; -2 and a
-   sentence: several. */
+/* The candidate for a split whose name has the same other words, else the only one that there is. -1: none; -2 and
+   a sentence: several. */
 static int images_pick(images *s, const images_candidate *c, int count, int split, const char *rest,
                        const char *folder)
 {
@@ -1410,8 +1411,9 @@ static int images_pick_train(images *s, const images_candidate *c, int count, co
         for (j = 0; j < count; ++j) {
             if (c[j].split <= IMAGES_TRAIN || !c[j].folders || strcmp(c[i].rest, c[j].rest) != 0) continue;
             if (paired >= 0 && paired != i) {
-                images_fail(s, "%s seems to hold several sets, with \"%.100s\" and with \"%.100s\" to learn from; put "
-                               "each into a folder of its own",
+                images_fail(s,
+                            "%s seems to hold several sets, with \"%.100s\" and with \"%.100s\" to learn from; put "
+                            "each into a folder of its own",
                             images_shown(folder).chars, c[paired].name, c[i].name);
                 return -2;
             }
@@ -1432,8 +1434,9 @@ static int images_check_no_splits(images *s, const images_candidate *c, int coun
         train |= c[i].split == IMAGES_TRAIN;
     }
     if (train && count > 1 && flat == count)
-        return images_fail(s, "the folders of %s, \"%.100s\" and \"%.100s\", hold images, but no folders for the "
-                              "classes, so nothing says what is in them",
+        return images_fail(s,
+                           "the folders of %s, \"%.100s\" and \"%.100s\", hold images, but no folders for the "
+                           "classes, so nothing says what is in them",
                            images_shown(folder).chars, c[0].name, c[1].name);
     return 1;
 }
@@ -1472,8 +1475,8 @@ static int images_take_splits(images *s, const char *folder, images_candidate *c
     return 1;
 }
 
-/* The folders of the splits, to be freed: NULL where there is none. That of the training images is the whole folder if
-   none is for them. Without one to test with, the one to choose with is for that. */
+/* The folders of the splits, to be freed: NULL where there is none. That of the training images is the whole
+   folder if none is for them. Without one to test with, the one to choose with is for that. */
 static int images_find_splits(images *s, const char *folder, char **paths)
 {
     images_candidate *c = NULL;
@@ -1532,9 +1535,10 @@ static int images_check_meaning(images *s, const char *folder)
         free(path);
     }
     if (ok && alike)
-        ok = images_fail(s, "the folders of %s, such as \"%.100s\" and \"%.100s\", all hold the same folders, such as "
-                            "\"%.100s\" and \"%.100s\", which are probably the classes: name the former train, val "
-                            "and test, or give one of them alone",
+        ok = images_fail(s,
+                         "the folders of %s, such as \"%.100s\" and \"%.100s\", all hold the same folders, such as "
+                         "\"%.100s\" and \"%.100s\", which are probably the classes: name the former train, val "
+                         "and test, or give one of them alone",
                          images_shown(folder).chars, s->class_names[0], s->class_names[1], first[0], first[1]);
     images_names_free(first, first_count);
     return ok;
@@ -1619,15 +1623,16 @@ static void images_skip(images *s, const images_file *f, const char *why)
     ++s->skipped;
 }
 
-/* Of a file that is not decoded: whether it is no image at all, or one of a format that is not read; counts it then.
-   bytes: NULL if it cannot even be read. */
+/* Of a file that is not decoded: whether it is no image at all, or one of a format that is not read; counts it
+   then. bytes: NULL if it cannot even be read. */
 static int images_is_other(images *s, const images_file *f, const uint8_t *bytes, size_t size)
 {
     const images_format *format = bytes ? images_format_of(bytes, size) : NULL;
     if (f->kind == 1 || (format && format->sure && !format->unread)) return 0;
     if (f->kind == 2 || (format && format->unread && format->sure)) {
         ++s->unsupported;
-        images_count_reason(s, format && format->unread ? format->unread : "has the name of a format that is not read");
+        images_count_reason(s, format && format->unread ? format->unread
+                                                        : "has the name of a format that is not read");
     } else {
         ++s->others;
         images_count_reason(s, "is no image");
@@ -1654,7 +1659,8 @@ static unsigned images_depth(const uint8_t *bytes, size_t size)
 /* Whether a file's first bytes promise numbers of 16 bits: those of a PNG do in its header, of a PNM may. */
 static int images_may_be_deep(const uint8_t *bytes, size_t size)
 {
-    return (size > 24 && bytes[0] == 0x89 && (bytes[24] == 16 || bytes[12] == 'C')) || (size > 1 && bytes[0] == 'P');
+    return (size > 24 && bytes[0] == 0x89 && (bytes[24] == 16 || bytes[12] == 'C')) ||
+           (size > 1 && bytes[0] == 'P');
 }
 
 /* Size, channels and depth of the whole set, from the headers of all files to learn from. */
@@ -2038,7 +2044,7 @@ static int images_idx_parse(const char *name, images_idx_name *n)
     return 0;
 }
 
-/* The IDX files in a folder: paths, to be freed, of the images and of the labels of the training and test images. */
+/* The IDX files in a folder: paths, to be freed, of the training and test images and of their labels. */
 typedef struct images_idx {
     char *images[IMAGES_SPLITS], *labels[IMAGES_SPLITS];
     char set[128]; /* what their names begin with */
@@ -2054,9 +2060,10 @@ static void images_idx_free(images_idx *x)
     memset(x, 0, sizeof *x);
 }
 
-/* Of the sets in a folder the one of that name; if none is wanted, the one without a name, or the only one. 1: found,
-   0: none, -1 and a sentence: several. */
-static int images_idx_choose(images *s, const char *folder, char **names, int count, const char *wanted, images_idx *x)
+/* Of the sets in a folder the one of that name; if none is wanted, the one without a name, or the only one. 1:
+   found, 0: none, -1 and a sentence: several. */
+static int images_idx_choose(images *s, const char *folder, char **names, int count, const char *wanted,
+                             images_idx *x)
 {
     const size_t wanted_length = strlen(wanted);
     const char *found = NULL;
@@ -2084,8 +2091,8 @@ static int images_idx_choose(images *s, const char *folder, char **names, int co
     return found != NULL;
 }
 
-/* 1: there are IDX files in the folder, whose paths are now in *x; 0: none; -1 and s->error. wanted: the set, "" for
-   the only one. */
+/* 1: there are IDX files in the folder, whose paths are now in *x; 0: none; -1 and s->error. wanted: the set, ""
+   for the only one. */
 static int images_idx_find(images *s, const char *folder, const char *wanted, images_idx *x)
 {
     char **names;
@@ -2144,7 +2151,8 @@ static uint8_t *images_idx_labels(const uint8_t *bytes, size_t size, uint32_t co
     return labels;
 }
 
-static int images_load_idx_split(images *s, const images_idx *x, int split, const images_options *o, images_set *set)
+static int images_load_idx_split(images *s, const images_idx *x, int split, const images_options *o,
+                                 images_set *set)
 {
     size_t pixel_size = 0, label_size = 0;
     const char *image_path = x->images[split], *label_path = x->labels[split];
@@ -2159,8 +2167,11 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
     if (!image_path || !label_path)
         return images_fail(s, "beside %s there is no file of the %s, such as %s%s-%s-ubyte",
                            images_shown(x->images[IMAGES_TRAIN]).chars,
-                           split == IMAGES_TRAIN ? "labels" : image_path ? "test labels" : "test images", x->set,
-                           split == IMAGES_TRAIN ? "train" : "t10k", image_path ? "labels-idx1" : "images-idx3");
+                           split == IMAGES_TRAIN ? "labels"
+                           : image_path          ? "test labels"
+                                                 : "test images",
+                           x->set, split == IMAGES_TRAIN ? "train" : "t10k",
+                           image_path ? "labels-idx1" : "images-idx3");
     sink.origin.file = images_add_path(s, strrchr(image_path, '/') + 1);
     if (sink.origin.file < 0) return images_fail(s, "out of memory");
     pixels = images_read_idx(s, image_path, &pixel_size);
@@ -2238,7 +2249,8 @@ static void images_idx_mapping(const char *folder, const images_idx *x, char *si
     while (file && fgets(line, sizeof line, file)) {
         char *after;
         const long label = strtol(line, &after, 10), code = strtol(after, NULL, 10);
-        if (label >= 0 && label < 256 && code < 128 && isalnum((int)(code > 0 ? code : 0))) signs[label] = (char)code;
+        if (label >= 0 && label < 256 && code < 128 && isalnum((int)(code > 0 ? code : 0)))
+            signs[label] = (char)code;
     }
     if (file) fclose(file);
     free(path);
@@ -2260,14 +2272,14 @@ static int images_idx_classes(images *s, const char *folder, const images_idx *x
         if (!file && signs[i + shift]) snprintf(name, sizeof name, "%c", signs[i + shift]);
         if (!file && !signs[i + shift]) snprintf(name, sizeof name, "%d", i + shift);
         if (file && !fgets(name, sizeof name, file)) {
-            ok = images_fail(s, "there is a label %d in %s, but classes.txt names only %d classes", count - 1 + shift,
-                             images_shown(folder).chars, i);
+            ok = images_fail(s, "there is a label %d in %s, but classes.txt names only %d classes",
+                             count - 1 + shift, images_shown(folder).chars, i);
             break;
         }
         name[strcspn(name, "\r\n")] = 0;
         at = images_class(s, name, strlen(name));
-        ok = at == i || (at >= 0 && images_fail(s, "%s/classes.txt names a class twice: %s", images_shown(folder).chars,
-                                              name));
+        ok = at == i || (at >= 0 && images_fail(s, "%s/classes.txt names a class twice: %s",
+                                                images_shown(folder).chars, name));
     }
     if (file) fclose(file);
     free(path);
@@ -2360,7 +2372,8 @@ static void images_say_copies(images *s)
     images_say_count(s, c->train, "of the training images are exact copies of others among them");
     images_say_count(s, c->validation, "of the images to choose with are exact copies of others among them");
     images_say_count(s, c->test, "of the test images are exact copies of others among them");
-    images_say_count(s, c->validation_in_train, "of the images to choose with are among the training images as well");
+    images_say_count(s, c->validation_in_train,
+                     "of the images to choose with are among the training images as well");
     images_say_count(s, c->test_in_train,
                      "of the test images are among the training images as well: the test accuracy flatters");
     images_say_count(s, c->test_in_validation, "of the test images are among the images to choose with as well");
@@ -2376,8 +2389,9 @@ static void images_say_dominance(images *s)
         if (count[i] > count[most]) most = i;
     }
     if (count && count[most] * 4 >= s->train.count * 3 && s->class_count > 1)
-        images_say(s, "class \"%.100s\" has %d of the %d training images: accuracy says little here, since naming it "
-                      "always is right for %.0f %%",
+        images_say(s,
+                   "class \"%.100s\" has %d of the %d training images: accuracy says little here, since naming it "
+                   "always is right for %.0f %%",
                    s->class_names[most], count[most], s->train.count, 100.0 * count[most] / s->train.count);
     free(count);
 }
@@ -2391,7 +2405,8 @@ static void images_say_all(images *s)
     images_say_count(s, s->hidden, "names that begin with a dot were not looked at");
     images_say_count(s, s->loose, "images beside the folders of the classes belong to none and were not looked at");
     images_say_count(s, s->rotated, "photos say in EXIF that they are to be turned; they are taken as they lie");
-    images_say_count(s, s->transparent, "images are transparent in places; their colours are taken as if they were not");
+    images_say_count(s, s->transparent,
+                     "images are transparent in places; their colours are taken as if they were not");
     images_say_count(s, s->four_channel_jpeg,
                      "photos are in four inks (CMYK); they are brought to red, green and blue without a profile");
     if (s->sixteen_bit && s->bits < 16)
@@ -2443,8 +2458,8 @@ static int images_check_skipped(images *s, int files, int before, const images_o
 {
     const int skipped = s->skipped - before;
     return skipped <= o->max_skipped * files ||
-           images_fail(s, "%d of %d image files cannot be read (more than the share of %s allowed), first: %s", skipped,
-                       files, images_number_of(o->max_skipped).chars,
+           images_fail(s, "%d of %d image files cannot be read (more than the share of %s allowed), first: %s",
+                       skipped, files, images_number_of(o->max_skipped).chars,
                        s->listed[before < IMAGES_LISTED ? before : IMAGES_LISTED - 1]);
 }
 
@@ -2457,7 +2472,8 @@ static int images_list_all(images *s, char **paths, images_list *lists, const im
     train = paths[IMAGES_TRAIN];
     if (!images_list_classes(s, train)) return 0;
     if (s->class_count == 0)
-        return images_fail(s, "%s has no classes: expected %s/<class>/<image>.jpg, <class>.28x28.png or IDX files%s",
+        return images_fail(s,
+                           "%s has no classes: expected %s/<class>/<image>.jpg, <class>.28x28.png or IDX files%s",
                            images_shown(train).chars, images_shown(train).chars,
                            s->loose ? ", and there are only images that nothing is said about" : "");
     qsort(s->class_names, (size_t)s->class_count, sizeof *s->class_names, images_by_text);
@@ -2565,7 +2581,8 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
     images_list list = {NULL, 0, 0};
     int ok, i, files;
     if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", images_shown(folder).chars);
-    ok = images_collect(s, &list, folder, -1, NULL, 0) && images_keep_paths(s, folder, &list) && images_load_list(s, &list, o, &s->unlabelled);
+    ok = images_collect(s, &list, folder, -1, NULL, 0) && images_keep_paths(s, folder, &list) &&
+         images_load_list(s, &list, o, &s->unlabelled);
     files = list.count - (s->others - before.others) - (s->unsupported - before.unsupported);
     images_list_free(&list);
     if (ok && s->unlabelled.count == 0)
@@ -2578,11 +2595,13 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
                        images_shown(folder).chars, count == 1 ? "" : "each of ", s->reasons[i].why);
     }
     if (s->resized > before.resized)
-        images_say(s, "%d images of %s have another size and were brought to %dx%d, their edges cut off where they "
-                      "are no squares",
+        images_say(s,
+                   "%d images of %s have another size and were brought to %dx%d, their edges cut off where they "
+                   "are no squares",
                    s->resized - before.resized, images_shown(folder).chars, s->width, s->height);
     images_say_count(s, s->copies.unlabelled, "of the images without labels are exact copies of others among them");
-    images_say_count(s, s->copies.test_in_unlabelled, "of the test images are among the images without labels as well");
+    images_say_count(s, s->copies.test_in_unlabelled,
+                     "of the test images are among the images without labels as well");
     return 1;
 }
 

@@ -113,6 +113,28 @@ check 'a loss without alpha' sh -c "'$distill' $fashion $quick --seeds 1 --epoch
 check 'names none' sh -c "! grep -q alpha '$work/said' '$work/kl/report.html'"
 check 'one is no plural' sh -c "! grep -w '1 \(threads\|epochs\|trials\|seeds\)' '$work/said'"
 check 'nor in metrics.json' grep -q '"loss": "mse", "temperature": null, "alpha": null,' "$work/two/metrics.json"
+# folders under other names, one of them to choose with; copies, and what is no image
+named=$work/named
+mkdir -p "$named/Training/a" "$named/Training/b" "$named/valid/a" "$named/valid/b" "$named/Testing/a" "$named/Testing/b" "$named/more"
+i=0
+for folder in Training valid Testing; do
+    for class in a b; do
+        for name in 1 2 3 4 5 6; do
+            { printf 'P5 8 8 255\n' && tail -c +$((64 * (i += 1) + 1)) kd.h | head -c 64; } >"$named/$folder/$class/$name.pgm"
+        done
+    done
+done
+cp "$named/Training/a/1.pgm" "$named/Testing/b/7.pgm"
+echo 'no image' >"$named/Training/a/notes.txt"
+check 'folders under other names' sh -c "'$distill' '$named' --teacher 'dense 4, relu, dense 2' --student 'dense 2' --seeds 1 --epochs 1 --teacher-epochs 1 --trials 1 --threads 1 --batch 4 --out '$work/named-out' >'$work/said'"
+for text in '"Training" is taken for the images to learn from' '"valid" is taken for the images to choose with' \
+    '"Testing" is taken for the images to test with' 'not used: "more"' '1 file left out, which is no image' \
+    '1 of the test images are among the training images' '12 to learn from, 12 held out, 13 to test'; do
+    check "$text" grep -qF -- "$text" "$work/said"
+done
+for key in '"test_in_train": 1, ' '"two_labels": 1}' '"left_out": \[{"count": 1, "why": "is no image"}\]' '"validation_images": 12'; do
+    check "metrics.json has $key" grep -q -- "$key" "$work/named-out/metrics.json"
+done
 if command -v python3 >/dev/null; then
     check 'metrics.json is JSON' python3 -m json.tool "$work/out/metrics.json"
     check 'metrics.json is JSON without temperature' python3 -m json.tool "$work/two/metrics.json"

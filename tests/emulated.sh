@@ -95,6 +95,16 @@ if [ -n "$wine" ] && command -v x86_64-w64-mingw32-gcc >"$log"; then
     else
         fail "x86_64-w64-mingw32-gcc"
     fi
+    # names of files in all letters, and longer than Windows likes them
+    if [ -e /usr/include/stb/stb_image.h ]; then
+        mkdir -p "$tmp/include" "$tmp/paths"
+        ln -sfn /usr/include/stb "$tmp/include/stb"
+        check "Windows: paths.c" x86_64-w64-mingw32-gcc -std=gnu99 -O0 $warnings -DKD_NO_SIMD -isystem "$tmp/include" \
+            -static paths.c -o "$tmp/paths.exe" -lm
+        check "Windows: names of files" env LC_ALL=C.UTF-8 "$wine" "$tmp/paths.exe" "Z:$tmp/paths" ../images/rgb8.png
+    else
+        skip "Windows: names of files" "libstb-dev is not installed"
+    fi
 else
     skip "Windows" "needs x86_64-w64-mingw32-gcc and wine64 (packages gcc-mingw-w64-x86-64, wine64)"
 fi

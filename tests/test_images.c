@@ -263,19 +263,32 @@ typedef struct known_file {
 } known_file;
 
 static const known_file known_files[] = {
-    {"rgb8.png", COLOUR, 3, 0, 0, 0, 0, 0},          {"rgb16.png", COLOUR, 3, 0, 1, 0, 0, 0},
-    {"rgba.png", COLOUR, 3, 0, 0, 0, 0, 1},          {"palette.png", COLOUR, 3, 0, 0, 0, 0, 0},
-    {"palette_alpha.png", COLOUR, 3, 0, 0, 0, 0, 1}, {"interlaced.png", COLOUR, 3, 0, 0, 0, 0, 0},
-    {"grey8.png", GREY, 1, 0, 0, 0, 0, 0},           {"grey16.png", GREY, 1, 0, 1, 0, 0, 0},
-    {"grey_alpha.png", GREY, 1, 0, 0, 0, 0, 1},      {"bits.png", BITS, 1, 0, 0, 0, 0, 0},
-    {"rgb.bmp", COLOUR, 3, 0, 0, 0, 0, 0},           {"top_down.bmp", COLOUR, 3, 0, 0, 0, 0, 0},
-    {"rgba.bmp", COLOUR, 3, 0, 0, 0, 0, 0},          {"palette.bmp", GREY, 3, 0, 0, 0, 0, 0},
-    {"rgb.ppm", COLOUR, 3, 0, 0, 0, 0, 0},           {"grey.pgm", GREY, 1, 0, 0, 0, 0, 0},
-    {"rgb16.ppm", COLOUR, 3, 0, 1, 0, 0, 0},         {"grey16.pgm", GREY, 1, 0, 1, 0, 0, 0},
-    {"grey12.pgm", GREY, 1, 0, 1, 0, 0, 0},          {"rgb.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
-    {"progressive.jpg", COLOUR, 3, 4, 0, 0, 0, 0},   {"thumbnail.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
-    {"rotated_little.jpg", COLOUR, 3, 4, 0, 0, 1, 0}, {"rotated_big.jpg", COLOUR, 3, 4, 0, 0, 1, 0},
-    {"grey.jpg", GREY, 1, 4, 0, 0, 0, 0},            {"cmyk.jpg", COLOUR, 3, 6, 0, 1, 0, 0},
+    {"rgb8.png", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"rgb16.png", COLOUR, 3, 0, 1, 0, 0, 0},
+    {"rgba.png", COLOUR, 3, 0, 0, 0, 0, 1},
+    {"palette.png", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"palette_alpha.png", COLOUR, 3, 0, 0, 0, 0, 1},
+    {"interlaced.png", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"grey8.png", GREY, 1, 0, 0, 0, 0, 0},
+    {"grey16.png", GREY, 1, 0, 1, 0, 0, 0},
+    {"grey_alpha.png", GREY, 1, 0, 0, 0, 0, 1},
+    {"bits.png", BITS, 1, 0, 0, 0, 0, 0},
+    {"rgb.bmp", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"top_down.bmp", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"rgba.bmp", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"palette.bmp", GREY, 3, 0, 0, 0, 0, 0},
+    {"rgb.ppm", COLOUR, 3, 0, 0, 0, 0, 0},
+    {"grey.pgm", GREY, 1, 0, 0, 0, 0, 0},
+    {"rgb16.ppm", COLOUR, 3, 0, 1, 0, 0, 0},
+    {"grey16.pgm", GREY, 1, 0, 1, 0, 0, 0},
+    {"grey12.pgm", GREY, 1, 0, 1, 0, 0, 0},
+    {"rgb.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
+    {"progressive.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
+    {"thumbnail.jpg", COLOUR, 3, 4, 0, 0, 0, 0},
+    {"rotated_little.jpg", COLOUR, 3, 4, 0, 0, 1, 0},
+    {"rotated_big.jpg", COLOUR, 3, 4, 0, 0, 1, 0},
+    {"grey.jpg", GREY, 1, 4, 0, 0, 0, 0},
+    {"cmyk.jpg", COLOUR, 3, 6, 0, 1, 0, 0},
     {"unmarked_cmyk.jpg", COLOUR, 3, 6, 0, 1, 0, 0},
 };
 #define FOR_EACH_KNOWN(f) for (f = known_files; f < known_files + sizeof known_files / sizeof *known_files; ++f)
@@ -370,7 +383,8 @@ static void test_refused_formats(void **state)
         assert_int_equal(s.unsupported, 5);
         assert_int_equal(s.train.count + s.test.count, 6);
         says(&s, "1 file left out, which is a GIF image, which is not read");
-        says(&s, "1 file left out, which has the name of a format that is not read"); /* a TGA begins with nothing */
+        says(&s,
+             "1 file left out, which has the name of a format that is not read"); /* a TGA begins with nothing */
         says(&s, "6 files left out, each of which is no JPEG, PNG, BMP or PNM image that can be read");
         images_free(&s);
     }
@@ -648,16 +662,19 @@ static void test_png_with_more_than_it_says(void **state)
     const char *why;
     (void)state;
     packed[0] = 0x78, packed[1] = 0x01;
-    put_bits(packed, &bit, "11000110000"); /* the last block, with fixed codes; a zero; and as before 258 times ... */
+    put_bits(packed, &bit,
+             "11000110000"); /* the last block, with fixed codes; a zero; and as before 258 times ... */
     for (i = 0; i < TIMES; ++i) put_bits(packed, &bit, "1100010100000");
     memory_largest = 0;
-    refuses("a PNG of 8x8", png, make_grey_png(png, 8, packed, LENGTH), "a PNG with more in it than its header says");
+    refuses("a PNG of 8x8", png, make_grey_png(png, 8, packed, LENGTH),
+            "a PNG with more in it than its header says");
     assert_true(memory_largest <= LENGTH);
     free(packed);
     free(png);
     memcpy(body, stored, sizeof stored);
     for (i = 0; i < 9 * LINES; ++i) body[sizeof stored + (size_t)i] = (uint8_t)(i % 9 ? i : 0);
-    if (!images_decode(small, make_grey_png(small, 8, body, STORED), 0, &p, &why)) fail_msg("a line too many: %s", why);
+    if (!images_decode(small, make_grey_png(small, 8, body, STORED), 0, &p, &why))
+        fail_msg("a line too many: %s", why);
     assert_int_equal(p.pixels[63], 71);
     free(p.pixels);
     refuses("a line too few", small, make_grey_png(small, 10, body, STORED), "damaged");
@@ -1099,8 +1116,9 @@ static void test_classes_that_hold_the_same(void **state)
     put_split("fold1", 10);
     put_split("fold2", 20);
     put_split("fold3", 30);
-    load_fails(NULL, "such as \"fold1\" and \"fold2\", all hold the same folders, such as \"cat\" and \"dog\", which are "
-                     "probably the classes");
+    load_fails(NULL,
+               "such as \"fold1\" and \"fold2\", all hold the same folders, such as \"cat\" and \"dog\", which are "
+               "probably the classes");
     put_class("fold3/eel", 1, 5);
     load(&s, NULL);
     assert_int_equal(s.class_count, 3);
@@ -1205,8 +1223,9 @@ static void test_split_keeps_one_of_each(void **state)
     assert_int_equal(s.train.count, 2);
     images_free(&s);
     put_class("eel", 1, 200);
-    load_fails(&o, "class \"eel\" has no readable image in the test split; where no folder is for testing, a class needs "
-                   "two");
+    load_fails(
+        &o, "class \"eel\" has no readable image in the test split; where no folder is for testing, a class needs "
+            "two");
 }
 
 /* Byte order, as Python sorts names in UTF-8; not that of a locale, and not numbers by value. */
@@ -1347,7 +1366,8 @@ static void test_what_else_lies_around(void **state)
 /* Contents decide: other names of JPEG, no name at all, another's name. */
 static void test_contents_decide(void **state)
 {
-    static const char *const names[] = {"a.jfif", "b.jpe", "c.JPG", "d", "e.dat", "f.txt", "g.gif", "h.webp", "i.pnm"};
+    static const char *const names[] = {"a.jfif", "b.jpe", "c.JPG",  "d",    "e.dat",
+                                        "f.txt",  "g.gif", "h.webp", "i.pnm"};
     static const char *const from[] = {"rgb.jpg",  "rgb.jpg",  "rgb.jpg",         "rgb8.png", "rgb.bmp",
                                        "grey.pgm", "rgb8.png", "progressive.jpg", "rgb.ppm"};
     images_options o = images_defaults();
@@ -1423,11 +1443,11 @@ static void test_copies(void **state)
     images_free(&s);
     put_pgm("train/a/x1.pgm", 2, 2, 10); /* twice more the same */
     put_pgm("train/a/x2.pgm", 2, 2, 10);
-    put_pgm("train/b/y.pgm", 2, 2, 11);  /* under another label */
-    put_pgm("val/a/x.pgm", 2, 2, 12);    /* is among those to learn from */
-    put_pgm("val/a/z.pgm", 2, 2, 30);    /* and twice among these */
+    put_pgm("train/b/y.pgm", 2, 2, 11); /* under another label */
+    put_pgm("val/a/x.pgm", 2, 2, 12);   /* is among those to learn from */
+    put_pgm("val/a/z.pgm", 2, 2, 30);   /* and twice among these */
     put_pgm("test/a/x.pgm", 2, 2, 13);
-    put_pgm("test/b/y.pgm", 2, 2, 14);   /* with another label */
+    put_pgm("test/b/y.pgm", 2, 2, 14); /* with another label */
     put_pgm("test/b/z.pgm", 2, 2, 40);
     put_pgm("test/b/zz.pgm", 2, 2, 40);
     load(&s, NULL);
@@ -1468,8 +1488,9 @@ static void test_dominance(void **state)
     put_class("test/a", 2, 50);
     put_class("test/b", 2, 60);
     load(&s, NULL);
-    says(&s, "class \"a\" has 9 of the 12 training images: accuracy says little here, since naming it always is right "
-             "for 75 %");
+    says(&s,
+         "class \"a\" has 9 of the 12 training images: accuracy says little here, since naming it always is right "
+         "for 75 %");
     images_free(&s);
     put_class("train/b", 4, 30);
     load(&s, NULL);
@@ -1795,7 +1816,8 @@ static void test_long_paths(void **state)
     snprintf(message, sizeof message, "%s/%s", root, name);
     assert_false(images_load(&s, message, NULL));
     assert_non_null(strstr(s.error, "1 of 4 image files cannot be read"));
-    assert_non_null(strstr(s.error, "pppp/a/0.pgm is a PNM that ends too early")); /* the end of the path, not its beginning */
+    assert_non_null(
+        strstr(s.error, "pppp/a/0.pgm is a PNM that ends too early")); /* the end of the path, not its beginning */
     images_free(&s);
     strcat(message, "missing");
     assert_false(images_load(&s, message, NULL));

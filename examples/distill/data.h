@@ -3,14 +3,8 @@
 
 /* ---- the images ------------------------------------------------------------------------------------------ */
 
-static void print_noticed(int count, const char *what)
-{
-    if (count > 0) printf("  note: %d %s\n", count, what);
-}
-
 static int load_images(session *s)
 {
-    const images *im = &s->images;
     images_options io = images_defaults();
     int i;
     io.size = s->o.size;
@@ -22,10 +16,7 @@ static int load_images(session *s)
     if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
     for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) printf("  skipped: %s\n", s->images.listed[i]);
     if (s->images.skipped > IMAGES_LISTED) printf("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
-    print_noticed(im->unsupported, "files of other formats were left out; JPEG, PNG, BMP and PNM are read");
-    print_noticed(im->rotated, "photos say in EXIF that they are to be turned; they are taken as they lie");
-    print_noticed(im->resized,
-                  "images were brought to this size, and their edges cut off where they are no squares");
+    for (i = 0; i < s->images.said_count; ++i) printf("  note: %s\n", s->images.said[i]);
     if (s->images.class_count < 2)
         return complain("%s has one class, %s; a classifier needs at least two", s->o.folder,
                         s->images.class_names[0]);
@@ -57,21 +48,25 @@ static int part_open(session *s, part *p, int capacity)
     return 1;
 }
 
-static void part_add(const session *s, part *p, int index)
+/* Image `index` of a set whose first is number `first`. */
+static void part_add(const session *s, part *p, const images_set *set, int first, int index)
 {
     const images *im = &s->images;
     const size_t image = (size_t)im->channels * (size_t)im->height * (size_t)im->width;
-    memcpy(p->pixels + (size_t)p->data.count * image, im->train.pixels + (size_t)index * image, image);
-    p->labels[p->data.count] = im->train.labels[index];
-    p->origin[p->data.count++] = index;
+    memcpy(p->pixels + (size_t)p->data.count * image, set->pixels + (size_t)index * image, image);
+    p->labels[p->data.count] = set->labels[index];
+    p->origin[p->data.count++] = first + index;
 }
 
-/* Of each class, the same share is held out, drawn by the seed. The copies replace the loader's memory. */
+/* Held out are the images of a folder for that; else of each class the same share of the others, drawn by the seed.
+   The copies replace the loader's memory. */
 static int split_images(session *s)
 {
+    images_set *apart = &s->images.validation;
     const int count = s->images.train.count;
+    const double share = apart->count ? 0 : s->o.validation;
     drawn *all = (drawn *)images_memory((size_t)count + 1, sizeof *all);
-    int held = 0, i, first = 0, ok;
+    int held = 0, i, first = 0, ok, without = 0;
     if (!all) return complain("there is not enough memory for %d images", count);
     for (i = 0; i < count; ++i) {
         all[i].label = s->images.train.labels[i];
@@ -83,19 +78,26 @@ static int split_images(session *s)
         int last = i;
         if (i > 0 && all[i].label == all[i - 1].label) continue;
         for (first = i; last < count && all[last].label == all[first].label; ++last) {}
-        for (last = first + (int)(s->o.validation * (last - first) + 0.5); first < last; ++first, ++held)
+        without += (int)(share * (last - first) + 0.5) < 1;
+        for (last = first + (int)(share * (last - first) + 0.5); first < last; ++first, ++held)
             all[first].lot = UINT64_MAX;
     }
-    ok = part_open(s, &s->fit, count - held) && part_open(s, &s->held, held);
+    if (without && share > 0)
+        printf("  note: %d of %d classes have too few images to hold out %g %% of them: none of theirs is\n",
+               without, s->images.class_count, 100 * share);
+    ok = part_open(s, &s->fit, count - held) && part_open(s, &s->held, held + apart->count);
     if (ok) {
-        for (i = 0; i < count; ++i) part_add(s, all[i].lot == UINT64_MAX ? &s->held : &s->fit, all[i].index);
+        for (i = 0; i < count; ++i)
+            part_add(s, all[i].lot == UINT64_MAX ? &s->held : &s->fit, &s->images.train, 0, all[i].index);
+        for (i = 0; i < apart->count; ++i) part_add(s, &s->held, apart, count, i);
     }
     free(all);
     if (!ok) return 0;
     s->test = kd_data_u8(s->images.test.pixels, s->images.test.labels, s->images.test.count, s->images.channels,
                          s->images.height, s->images.width, s->images.class_count);
     free(s->images.train.pixels);
-    s->images.train.pixels = NULL;
+    free(apart->pixels);
+    s->images.train.pixels = apart->pixels = NULL;
     return 1;
 }
 

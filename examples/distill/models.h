@@ -157,7 +157,7 @@ static int load_teacher_logits(session *s)
         s->augment.contrast > 0 || s->augment.saturation > 0 || s->augment.cutout || s->augment.mixup > 0)
         return complain(
             "--augment needs a teacher that can be run: logits in a file belong to the images as they are");
-    all = load_logits(s, s->o.teacher, s->images.train.count, "training");
+    all = load_logits(s, s->o.teacher, s->images.train.count + s->images.validation.count, "training");
     if (!all) return 0;
     done = part_take_logits(s, &s->fit, all) && part_take_logits(s, &s->held, all);
     free(all);

@@ -208,6 +208,24 @@ static void json_diagnosis(FILE *f, const session *s)
     fprintf(f, losses[s->loss].temperature ? "%.6f},\n" : "null},\n", after->target_entropy);
 }
 
+/* What the images were made of: files, and pictures that are there more than once. */
+static void json_images(FILE *f, const images *im)
+{
+    const images_copies *c = &im->copies;
+    int i;
+    fprintf(f, "  \"files\": {\"read\": %d, \"left_out\": [", im->files - im->skipped);
+    for (i = 0; i < IMAGES_REASONS && im->reasons[i].why; ++i) {
+        fprintf(f, "%s{\"count\": %d, \"why\": ", i ? ", " : "", im->reasons[i].count);
+        json_text(f, im->reasons[i].why);
+        fputs("}", f);
+    }
+    fprintf(f,
+            "]},\n  \"copies\": {\"train\": %d, \"validation\": %d, \"test\": %d, \"validation_in_train\": %d, "
+            "\"test_in_train\": %d, \"test_in_validation\": %d, \"two_labels\": %d},\n",
+            c->train, c->validation, c->test, c->validation_in_train, c->test_in_train, c->test_in_validation,
+            c->two_labels);
+}
+
 static int write_metrics(const session *s)
 {
     const report *r = &s->r;
@@ -227,6 +245,7 @@ static int write_metrics(const session *s)
         json_text(f, r->classes[i]);
     }
     fputs("],\n", f);
+    json_images(f, &s->images);
     json_settings(f, s);
     json_choices(f, s);
     fputs("  \"teacher\": {", f);

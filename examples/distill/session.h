@@ -6,7 +6,8 @@
 typedef struct part {
     uint8_t *pixels;
     int32_t *labels;
-    int32_t *origin; /* number of each among all training images */
+    int32_t
+        *origin; /* number of each among all training images, behind which are those of a folder to choose with */
     float *teacher_logits;
     kd_data data;
 } part;

@@ -1,16 +1,30 @@
 /* IDX files, as examples/images.h loads them. An input is a byte of options, the length of the file of images in
    two bytes, that file, and the file of labels. Training and test images come from the same files. */
+#include <dirent.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include "bounds.h"
 
 static FILE *memory_open(const char *path, const char *mode);
 static int memory_stat(const char *path, struct stat *info);
+static DIR *memory_open_folder(const char *path);
+static struct dirent *memory_next(DIR *folder);
 
 #define fopen memory_open
 #define stat(path, info) memory_stat(path, info)
+#define opendir memory_open_folder
+#define readdir memory_next
+#define closedir(folder) ((void)(folder))
 #include "../../examples/images.h"
 #undef fopen
 #undef stat
+#undef opendir
+#undef readdir
+#undef closedir
+
+/* The options are bits: images in three colours, and as large as they say, or packed 1032 to 1. */
+enum { FIXED = 1 << 20, EACH = 16 << 10 };
+static const double SECONDS = 2, SECONDS_EACH = 0.005;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -38,6 +52,26 @@ static int memory_stat(const char *path, struct stat *info)
     memset(info, 0, sizeof *info);
     info->st_mode = strchr(path, '/') ? S_IFREG : S_IFDIR;
     return strchr(path, '/') && !find(path) ? -1 : 0;
+}
+
+static int next_name;
+
+static DIR *memory_open_folder(const char *path)
+{
+    (void)path;
+    next_name = 0;
+    return (DIR *)&next_name; /* nobody looks inside */
+}
+
+static struct dirent *memory_next(DIR *folder)
+{
+    static const char *const names[] = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                        "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
+    static struct dirent entry;
+    (void)folder;
+    if (next_name == 4) return NULL;
+    snprintf(entry.d_name, sizeof entry.d_name, "%s%s", names[next_name++], options & PACKED ? ".gz" : "");
+    return &entry;
 }
 
 static FILE *memory_open(const char *path, const char *mode)
@@ -78,6 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (options & SMALLER) o.size = 3;
     if (options & COLOUR) o.channels = 3;
     if (options & FEW) o.limit = 1;
+    bounds_begin();
     if (images_load(&s, "memory", &o)) {
         check_set(&s, &s.train);
         check_set(&s, &s.test);
@@ -85,5 +120,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(s.error[0] != 0, "a reason is given");
     }
     images_free(&s);
+    bounds_end(size, FIXED, EACH, SECONDS, SECONDS_EACH);
     return 0;
 }
