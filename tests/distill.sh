@@ -120,7 +120,8 @@ i=0
 for folder in Training valid Testing; do
     for class in a b; do
         for name in 1 2 3 4 5 6; do
-            { printf 'P5 8 8 255\n' && tail -c +$((64 * (i += 1) + 1)) kd.h | head -c 64; } >"$named/$folder/$class/$name.pgm"
+            i=$((i + 64))
+            { printf 'P5 8 8 255\n' && tail -c +$i kd.h | head -c 64; } >"$named/$folder/$class/$name.pgm"
         done
     done
 done
