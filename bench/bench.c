@@ -4,6 +4,10 @@
 #include "convolutions.h"
 #include "weight.h"
 
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
 /* ---- matrix multiplication ------------------------------------------------------------------------------- */
 
 typedef struct shape {
@@ -356,8 +360,47 @@ static void bench_predictions(void)
 
 /* ---- two threads ----------------------------------------------------------------------------------------- */
 
-/* By how much all threads are ahead of one: the peer is kd itself. */
-static void bench_threads(void)
+/* Another process that does nothing and takes all the time it can get. */
+static pid_t start_neighbour(void)
+{
+    const pid_t id = fork();
+    if (id < 0) fail("no process can be started");
+    if (id == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* should this program end before */
+        for (;;) KD__OPAQUE(options.rounds);
+    }
+    return id;
+}
+
+static void stop_neighbour(pid_t id)
+{
+    (void)kill(id, SIGKILL);
+    (void)waitpid(id, NULL, 0);
+}
+
+/* Measures by turns: the second is one thread on a machine that does nothing else, the first all threads beside one
+   busy process. Their ratio is what is left of a thread's speed. */
+static void measure_beside(const bench_case *b, contestant c[2])
+{
+    double times[2][MAX_ROUNDS], ratios[MAX_ROUNDS], value[2];
+    long repeats[2];
+    spread ratio;
+    int i, round;
+    for (i = 0; i < 2; ++i) repeats[i] = repeats_of(&c[i]);
+    for (round = 0; round < options.rounds; ++round) {
+        const pid_t id = start_neighbour();
+        times[0][round] = time_of(&c[0], repeats[0]) / (double)repeats[0];
+        stop_neighbour(id);
+        times[1][round] = time_of(&c[1], repeats[1]) / (double)repeats[1];
+        ratios[round] = times[1][round] / c[1].work / (times[0][round] / c[0].work);
+    }
+    for (i = 0; i < 2; ++i) value[i] = rate_of(b, &c[i], spread_of(times[i], options.rounds).median);
+    ratio = spread_of(ratios, options.rounds);
+    report(b, c, 2, value, 1, &ratio, 0);
+}
+
+/* By how much all threads are ahead of one: the peer is kd itself. Then the same while another process is busy. */
+static void bench_threads_of(int busy)
 {
     const int threads = options.threads > 1 ? options.threads : KD__MIN(2, kd_cpu_count());
     float *x = random_floats(1, SMALL_IMAGES * 784);
@@ -365,15 +408,16 @@ static void bench_threads(void)
     int i, j;
     if (threads < 2) puts("\nthreads: left out, there is one processor only");
     for (i = 0; i < 3 + 4 && threads > 1; ++i) {
-        bench_case what = {"threads", NULL, i < 3 ? "GFLOP/s" : "images/s", 1, threads, KD_ISA_AUTO, 1};
-        contestant c[2] = {{"kd", NULL, NULL, 0}, {"kd, 1 thread", NULL, NULL, 0}};
+        bench_case what = {
+            busy ? "threads-busy" : "threads", NULL, i < 3 ? "GFLOP/s" : "images/s", 1, threads, KD_ISA_AUTO, 1};
+        contestant c[2] = {{"kd", NULL, NULL, 0}, {busy ? "1, not busy" : "kd, 1 thread", NULL, NULL, 0}};
         char name[40];
         if (i < 3) {
             const int n = 512 << i;
             const size_t count = (size_t)n * (size_t)n;
             product p[2];
             snprintf(name, sizeof name, "%dx%dx%d NN", n, n, n);
-            if (!wanted("threads", name, i == 1)) continue;
+            if (!wanted(what.group, name, i == 1 - busy)) continue;
             memset(p, 0, sizeof p);
             p[0].a = p[1].a = random_floats(1, count);
             p[0].b = p[1].b = random_floats(2, count);
@@ -385,7 +429,10 @@ static void bench_threads(void)
                 c[j].run = multiply, c[j].arg = &p[j], c[j].work = 2.0 * n * n * n;
             }
             what.name = name, what.isa = kd_ctx_isa(p[0].kd);
-            (void)measure(&what, c, 2);
+            if (busy)
+                measure_beside(&what, c);
+            else
+                (void)measure(&what, c, 2);
             for (j = 0; j < 2; ++j) kd_close(p[j].kd);
             free((void *)(uintptr_t)p[0].a), free((void *)(uintptr_t)p[0].b), free(p[0].c);
         } else {
@@ -393,20 +440,26 @@ static void bench_threads(void)
             const int role = (i - 3) % 2;
             training t[2];
             snprintf(name, sizeof name, "training %s %s", of->name, roles[role]);
-            if (!wanted("threads", name, role == 0)) continue;
+            if (!wanted(what.group, name, role == 0)) continue;
             for (j = 0; j < 2; ++j) {
                 training_open(&t[j], of, role, options.isa, j ? 1 : threads, x, labels);
                 what.scale = training_flops(&t[j]);
                 c[j].run = run_training, c[j].arg = &t[j], c[j].work = training_work(&t[j]);
             }
             what.name = name, what.isa = kd_ctx_isa(t[0].kd);
-            (void)measure(&what, c, 2);
+            if (busy)
+                measure_beside(&what, c);
+            else
+                (void)measure(&what, c, 2);
             for (j = 0; j < 2; ++j) training_close(&t[j]);
         }
     }
     free(x);
     free(labels);
 }
+
+static void bench_threads(void) { bench_threads_of(0); }
+static void bench_threads_busy(void) { bench_threads_of(1); }
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
@@ -423,6 +476,7 @@ static const group groups[] = {
     {"training", "training and distillation, batch 128, Adam", bench_training},
     {"prediction", "kd_workspace_predict", bench_predictions},
     {"threads", "two threads beside one", bench_threads},
+    {"threads-busy", "two threads beside one and a busy process", bench_threads_busy},
     {"weight", "compile time, code size, memory, start-up", bench_weight},
 };
 

@@ -12,7 +12,7 @@ in_c="-Wstrict-prototypes -Wmissing-prototypes"
 all_of() { ! grep -v -x -E "$2" "$1"; }
 
 # no_atomics <compiler>: nothing of the kind is left to be compiled
-no_atomics() { ! "$1" -std=c99 -DKD_NO_THREADS -E implementation.c | grep -E '__atomic_|_Interlocked'; }
+no_atomics() { ! "$1" -std=c99 -DKD_NO_THREADS -E implementation.c | grep -E '(^|[^a-z_])(__atomic_|_Interlocked)'; }
 
 for cc in ${COMPILERS:-gcc clang}; do
     case $cc in
