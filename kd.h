@@ -2561,10 +2561,9 @@ typedef struct kd__bell {
 } kd__bell;
 
 enum {
-    KD__STACK = 1 << 20,  /* bytes of a thread's stack */
-    KD__SPIN = 30,        /* microseconds before a thread sleeps: about what waking it takes */
-    KD__SPIN_LOOKS = 32,  /* between two looks at the clock */
-    KD__LOOK_AGAIN = 1000 /* microseconds, see kd__bell_wait */
+    KD__STACK = 1 << 20, /* bytes of a thread's stack */
+    KD__SPIN = 30,       /* microseconds before a thread sleeps: about what waking it takes */
+    KD__SPIN_LOOKS = 32  /* between two looks at the clock */
 };
 
 #if defined(__GNUC__)

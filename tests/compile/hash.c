@@ -129,6 +129,7 @@ int main(int argc, char **argv)
     for (i = 0; i < KD_ISA_COUNT && argc > 1; ++i) {
         if (strcmp(argv[1], kd_isa_name((kd_isa)i)) == 0) desc.isa = (kd_isa)i;
     }
+    desc.threads = 3;
     if (kd_open(&desc, &kd) != KD_OK) return complain(kd, argc > 1 ? argv[1] : "auto");
     data = kd_data_u8(pixels, labels, COUNT, 3, SIDE, SIDE, 5);
     data.mean[0] = 0.4f, data.std[1] = 0.3f;
