@@ -651,7 +651,12 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
 KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out);
 /* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
    tensor of the model must be there with its shape; tensors that the model does not have are an error. A file with
-   a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used. */
+   a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used.
+   Where names differ from the model's, a prefix that all of them share is dropped ("module.", "_orig_mod."), and if
+   that does not make them the same, layers are taken in the order that names of PyTorch's networks stand for, as
+   conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc: convolutions, normalisations and dense layers each among
+   themselves, a residual's shortcut only from one (downsample, shortcut, skip). kd_ctx_desc.log gets a line of
+   either; names of which none can say the order are refused. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -8135,14 +8140,27 @@ KD__PRIVATE int kd__draft_named(const kd__draft *d, const char *name)
     return 0;
 }
 
-/* A stride that makes `out` of `in` with windows of one pixel, or 0. */
-KD__PRIVATE int kd__shortcut_stride(int in, int out)
+/* The stride of a node, or NULL of one that keeps height and width, or has none. */
+KD__PRIVATE const kd__arg *kd__node_stride(const kd__node *n)
 {
-    int s;
-    for (s = 1; s <= in; ++s) {
-        if ((in - 1) / s + 1 == out) return s;
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    if (n->type == KD__TYPE_CONV) return &n->arg[KD__CONV_STRIDE];
+    if (n->type == KD__TYPE_DEPTHWISE) return &n->arg[KD__DEPTHWISE_STRIDE];
+    return t->build == kd__pool_build || t->build == kd__gap_build ? &n->arg[KD__POOL_STRIDE] : NULL;
+}
+
+/* The strides of all layers between a value and the current one together, of height (0) or width (1). */
+KD__PRIVATE int kd__draft_stride(const kd__draft *d, int from, int axis)
+{
+    double stride = 1;
+    int value = d->current;
+    while (value != from) {
+        const kd__node *n = &d->m->nodes[d->m->values[value].producer];
+        const kd__arg *own = kd__node_stride(n);
+        if (own) stride = KD__MIN(1e8, stride * own->v[axis]);
+        value = n->in;
     }
-    return 0;
+    return (int)stride;
 }
 
 /* The name of a module inside another: "path.part", or "part" on the outermost level. */
@@ -8189,15 +8207,16 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
             return kd__spec_fail(d,
                                  "the residual's input is an image and its output a vector; they cannot be added");
     } else {
-        const int sizes[2][2] = {{from.h, to.h}, {from.w, to.w}};
-        for (i = 0; i < 2; ++i) {
-            args[KD__CONV_KERNEL].v[i] = 1;
-            args[KD__CONV_STRIDE].v[i] = kd__shortcut_stride(sizes[i][0], sizes[i][1]);
-            if (args[KD__CONV_STRIDE].v[i] == 0)
-                return kd__spec_fail(
-                    d, "the residual's output %s cannot be reached from its input %s by a 1x1 convolution",
-                    kd__shape_text(&to).chars, kd__shape_text(&from).chars);
-        }
+        const int stride[2] = {kd__draft_stride(d, entry, 0), kd__draft_stride(d, entry, 1)};
+        kd__shape made = to;
+        made.h = (from.h - 1) / stride[0] + 1, made.w = (from.w - 1) / stride[1] + 1;
+        if (made.h != to.h || made.w != to.w)
+            return kd__spec_fail(d,
+                                 "the residual's output %s cannot be added to its input %s: a 1x1 convolution with "
+                                 "the stride of its layers, %dx%d, makes that %s; does one of them need a pad?",
+                                 kd__shape_text(&to).chars, kd__shape_text(&from).chars, stride[0], stride[1],
+                                 kd__shape_text(&made).chars);
+        for (i = 0; i < 2; ++i) args[KD__CONV_KERNEL].v[i] = 1, args[KD__CONV_STRIDE].v[i] = stride[i];
         args[KD__CONV_GROUPS].v[0] = 1;
         args[KD__CONV_BIAS].v[0] = !has_batchnorm;
         kd__print(text, sizeof text, "conv %d 1 stride=%dx%d%s", to.c, (int)args[KD__CONV_STRIDE].v[0],
@@ -16355,8 +16374,9 @@ KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, 
 /* ---- safetensors: reading -------------------------------------------------------------------------------- */
 
 typedef struct kd__st_entry {
-    char *name;
-    int kind, size; /* of a number, in bytes */
+    char *name;        /* looked up by this, which may be the model's */
+    const char *given; /* as in the file */
+    int kind, size;    /* of a number, in bytes */
     int rank;
     int64_t shape[8], count;
     uint64_t begin, end;
@@ -16379,6 +16399,7 @@ typedef struct kd__st_file {
     kd__st_pair *pairs;
     int entry_count, entry_capacity, pair_count, pair_capacity;
     char *c, *end; /* while the header is read */
+    char *adopted; /* memory of names that the model has no memory for: kd__st_adopt */
 } kd__st_file;
 
 KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__st_fail(kd__st_file *f, const char *format, ...)
@@ -16538,6 +16559,7 @@ KD__PRIVATE kd_result kd__st_tensor(kd__st_file *f, char *name)
     void *list;
     memset(&e, 0, sizeof e);
     e.name = name;
+    e.given = name;
     e.count = 1;
     if (!kd__st_take(f, '{')) return kd__st_fail(f, "tensor \"%.80s\" has no description", name);
     do {
@@ -16687,6 +16709,7 @@ KD__PRIVATE void kd__st_close(kd__st_file *f)
     kd__source_close(&f->source);
     kd__free(f->kd, f->entries);
     kd__free(f->kd, f->pairs);
+    kd__free(f->kd, f->adopted);
     kd__free(f->kd, f->bytes);
 }
 
@@ -17135,9 +17158,398 @@ KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_
     kd__convert(bytes, e->kind, e->size, 0, 1, &number);
     if (!(number >= 0 && number < 1e18f) || number != (float)(int64_t)number)
         return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
-                        f->where, e->name, f->path);
+                        f->where, e->given, f->path);
     *steps = (int64_t)number;
     return KD_OK;
+}
+
+/* ---- PyTorch's names ------------------------------------------------------------------------------------- */
+
+enum { KD__ST_TRACKED = 24 }; /* more than ".num_batches_tracked" and its end take */
+
+typedef struct kd__st_label {
+    char chars[96];
+} kd__st_label;
+
+/* ' "0.weight"', or nothing where that is what the file calls it, too. */
+KD__PRIVATE kd__st_label kd__st_own_name(const kd__st_entry *e)
+{
+    kd__st_label label;
+    label.chars[0] = 0;
+    if (strcmp(e->name, e->given) != 0) kd__print(label.chars, sizeof label.chars, " \"%.80s\"", e->name);
+    return label;
+}
+
+KD__PRIVATE int kd__st_names_fit(const kd__st_file *f, const kd_model *m)
+{
+    int i;
+    for (i = 0; i < m->param_count && kd__st_find(f, m->params[i].name); ++i) {}
+    return i == m->param_count;
+}
+
+/* How many letters all names begin with together, up to a dot. */
+KD__PRIVATE int kd__st_prefix(const kd__st_file *f)
+{
+    const char *a = f->entries[0].name, *b = f->entries[f->entry_count - 1].name; /* sorted: as far apart as any */
+    int i, length = 0;
+    for (i = 0; a[i] && a[i] == b[i]; ++i) {
+        if (a[i] == '.') length = i + 1;
+    }
+    return length;
+}
+
+/* The words that networks in PyTorch name their parts with, and in which order siblings run: what is below a word of
+   a smaller place comes first. Words of the same place follow each other by the number behind them, as conv1 and
+   conv2. Convolutions, normalisations and dense layers are counted apart: conv1 may stand before bn1 or after it.
+   torchvision, timm, mdistiller, RepDistiller, Hugging Face's ResNets, VGGs and plain nets are named in these. */
+enum { KD__ST_STEM, KD__ST_UNIT, KD__ST_BODY, KD__ST_SHORTCUT, KD__ST_HEAD };
+typedef struct kd__st_word {
+    const char *word;
+    int place;
+} kd__st_word;
+static const kd__st_word kd__st_words[] = {{"", KD__ST_UNIT}, /* the numbers of a Sequential */
+                                           {"stem", KD__ST_STEM},
+                                           {"embedder", KD__ST_STEM},
+                                           {"conv", KD__ST_UNIT},
+                                           {"convolution", KD__ST_UNIT},
+                                           {"bn", KD__ST_UNIT},
+                                           {"norm", KD__ST_UNIT},
+                                           {"normalization", KD__ST_UNIT},
+                                           {"b", KD__ST_BODY},
+                                           {"backbone", KD__ST_BODY},
+                                           {"block", KD__ST_BODY},
+                                           {"blocks", KD__ST_BODY},
+                                           {"body", KD__ST_BODY},
+                                           {"encoder", KD__ST_BODY},
+                                           {"features", KD__ST_BODY},
+                                           {"group", KD__ST_BODY},
+                                           {"layer", KD__ST_BODY},
+                                           {"layers", KD__ST_BODY},
+                                           {"linear_relu_stack", KD__ST_BODY},
+                                           {"main", KD__ST_BODY},
+                                           {"model", KD__ST_BODY},
+                                           {"net", KD__ST_BODY},
+                                           {"residual_function", KD__ST_BODY},
+                                           {"s", KD__ST_BODY},
+                                           {"stage", KD__ST_BODY},
+                                           {"stages", KD__ST_BODY},
+                                           {"downsample", KD__ST_SHORTCUT},
+                                           {"shortcut", KD__ST_SHORTCUT},
+                                           {"skip", KD__ST_SHORTCUT},
+                                           {"classifier", KD__ST_HEAD},
+                                           {"fc", KD__ST_HEAD},
+                                           {"fcbn", KD__ST_HEAD},
+                                           {"head", KD__ST_HEAD},
+                                           {"linear", KD__ST_HEAD},
+                                           {"output", KD__ST_HEAD},
+                                           {"pre_logits", KD__ST_HEAD}};
+
+/* One part of a name: "layer1" of "layer1.0.conv1". */
+typedef struct kd__st_part {
+    const kd__st_word *word; /* NULL: unknown */
+    int number, length;      /* number: -1 if there is none; length: with the dot behind it */
+} kd__st_part;
+
+/* `room`: the letters up to the tensor's own word, "weight". */
+KD__PRIVATE kd__st_part kd__st_part_of(const char *name, int room)
+{
+    kd__st_part part;
+    int letters = 0, end, i;
+    part.word = NULL;
+    part.number = -1;
+    for (end = 0; end < room && name[end] != '.'; ++end) {}
+    while (letters < end && !kd__is_digit(name[letters])) ++letters;
+    for (i = letters; i < end && kd__is_digit(name[i]) && i < letters + 8; ++i)
+        part.number = KD__MAX(part.number, 0) * 10 + (name[i] - '0');
+    for (i = 0; i < KD__COUNT(kd__st_words) && !part.word; ++i) {
+        if (strlen(kd__st_words[i].word) == (size_t)letters &&
+            memcmp(kd__st_words[i].word, name, (size_t)letters) == 0)
+            part.word = &kd__st_words[i];
+    }
+    part.length = KD__MIN(end + 1, room);
+    return part;
+}
+
+/* A tensor of the file, and the layer that it belongs to: all of the name but the last word. */
+typedef struct kd__st_named {
+    kd__st_entry *entry;
+    const char *leaf;    /* "weight" */
+    int layer;           /* letters of the layer's name, with the dot */
+    const char *becomes; /* the model's name for it; NULL: not known yet */
+} kd__st_named;
+
+/* By what the words stand for, part by part; *ambiguous if nothing says which comes first. */
+KD__PRIVATE int kd__st_compare(const kd__st_named *a, const kd__st_named *b, int *ambiguous)
+{
+    const char *x = a->entry->name, *y = b->entry->name;
+    int i = 0, j = 0;
+    while (i < a->layer && j < b->layer) {
+        const kd__st_part p = kd__st_part_of(x + i, a->layer - i), q = kd__st_part_of(y + j, b->layer - j);
+        const int order = strncmp(x + i, y + j, (size_t)KD__MIN(p.length, q.length));
+        *ambiguous = p.word != q.word;
+        if (p.word && q.word && p.word->place != q.word->place) {
+            *ambiguous = 0;
+            return p.word->place - q.word->place;
+        }
+        if (p.word != q.word) return p.word < q.word ? -1 : 1;
+        if (p.number != q.number) return p.number < q.number ? -1 : 1;
+        if (order != 0 || p.length != q.length) {
+            *ambiguous = 1;
+            return order ? order : p.length - q.length;
+        }
+        i += p.length, j += q.length;
+    }
+    *ambiguous = 1;
+    return (a->layer - i) - (b->layer - j);
+}
+
+KD__PRIVATE int kd__st_by_part(const void *a, const void *b)
+{
+    const kd__st_named *x = (const kd__st_named *)a, *y = (const kd__st_named *)b;
+    int ambiguous;
+    const int order = kd__st_compare(x, y, &ambiguous);
+    return order ? order : strcmp(x->leaf, y->leaf);
+}
+
+KD__PRIVATE int kd__st_same_layer(const kd__st_named *a, const kd__st_named *b)
+{
+    return a->layer == b->layer && memcmp(a->entry->name, b->entry->name, (size_t)a->layer) == 0;
+}
+
+/* Whether every part of the name is a known word, and one of them more than a number. */
+KD__PRIVATE int kd__st_is_known(const kd__st_named *n, int *worded)
+{
+    int i = 0;
+    while (i < n->layer) {
+        const kd__st_part part = kd__st_part_of(n->entry->name + i, n->layer - i);
+        if (!part.word) return 0;
+        *worded |= *part.word->word != 0;
+        i += part.length;
+    }
+    return 1;
+}
+
+KD__PRIVATE int kd__st_on_shortcut(const kd__st_named *n)
+{
+    int i = 0, found = 0;
+    while (i < n->layer) {
+        const kd__st_part part = kd__st_part_of(n->entry->name + i, n->layer - i);
+        found |= part.word && part.word->place == KD__ST_SHORTCUT;
+        i += part.length;
+    }
+    return found;
+}
+
+/* A file whose names are put in order, and the model whose layers they are dealt to: those with weights of rank 4
+   are convolutions, of rank 1 normalisations, of rank 2 dense layers. */
+typedef struct kd__st_match {
+    kd__st_file *f;
+    const kd_model *m;
+    kd__st_named *named;
+    int count;
+    char *room; /* for the names of counts of batches */
+} kd__st_match;
+
+KD__PRIVATE const char *kd__st_kind(int rank)
+{
+    return rank == 4 ? "convolution" : rank == 2 ? "dense layer" : "normalisation";
+}
+
+/* From *first on, the next layer of the file whose weight has a rank: *first to *end. NULL: there is none. */
+KD__PRIVATE const kd__st_named *kd__st_next_layer(const kd__st_match *t, int rank, int *first, int *end)
+{
+    const kd__st_named *weight = NULL;
+    *end = *first;
+    while (!weight && *end < t->count) {
+        for (*first = *end; *end < t->count && kd__st_same_layer(&t->named[*first], &t->named[*end]); ++*end) {
+            if (strcmp(t->named[*end].leaf, "weight") == 0 && t->named[*end].entry->rank == rank)
+                weight = &t->named[*end];
+        }
+    }
+    return weight;
+}
+
+/* The same among the nodes after number `at`: that of its node, or -1. */
+KD__PRIVATE int kd__st_next_node(const kd_model *m, int rank, int at)
+{
+    for (++at; at < m->node_count; ++at) {
+        const int weight = m->nodes[at].param[0];
+        if (weight >= 0 && m->params[weight].rank == rank) return at;
+    }
+    return -1;
+}
+
+/* A shortcut that the library made: "4.shortcut", or "4.shortcut.0" and "4.shortcut.1". */
+KD__PRIVATE int kd__node_on_shortcut(const kd__node *n)
+{
+    const char *part = n->shown ? NULL : strstr(n->name, "shortcut");
+    return part && (!part[8] || part[8] == '.');
+}
+
+/* Whether a weight can be that of a node. */
+KD__PRIVATE kd_result kd__st_check_pair(const kd__st_match *t, const kd__st_named *last, const kd__st_named *weight,
+                                        const kd__node *n)
+{
+    const kd__st_entry *e = weight->entry;
+    const kd__param *p = &t->m->params[n->param[0]];
+    int ambiguous = 0, i, same = 1;
+    if (last) (void)kd__st_compare(last, weight, &ambiguous);
+    if (ambiguous)
+        return kd__fail(
+            t->f->kd, KD_ERR_FORMAT,
+            "%s: nothing in the names \"%.80s\" %s and \"%.80s\" %s of \"%.200s\" says which comes first",
+            t->f->where, last->entry->given, kd__st_shape(last->entry->shape, last->entry->rank).chars, e->given,
+            kd__st_shape(e->shape, e->rank).chars, t->f->path);
+    if (kd__st_on_shortcut(weight) != kd__node_on_shortcut(n))
+        return kd__fail(
+            t->f->kd, KD_ERR_SHAPE,
+            "%s: tensor \"%.80s\" %s of \"%.200s\" would be the model's \"%.80s\" %s, but only one of them "
+            "is on a shortcut; the model must have the same residuals",
+            t->f->where, e->given, kd__st_shape(e->shape, e->rank).chars, t->f->path, p->name,
+            kd__st_shape(p->shape, p->rank).chars);
+    for (i = 0; i < p->rank; ++i) same = same && e->shape[i] == p->shape[i];
+    if (same) return KD_OK;
+    return kd__fail(t->f->kd, KD_ERR_SHAPE,
+                    "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's \"%.80s\" is %s", t->f->where,
+                    e->given, t->f->path, kd__st_shape(e->shape, e->rank).chars, p->name,
+                    kd__st_shape(p->shape, p->rank).chars);
+}
+
+/* The tensors of one layer are those of a node. */
+KD__PRIVATE kd_result kd__st_take_layer(kd__st_match *t, int first, int end, const kd__node *n)
+{
+    int i, k;
+    for (k = 0; k < 4; ++k) {
+        const kd__param *p = n->param[k] < 0 ? NULL : &t->m->params[n->param[k]];
+        for (i = first; p && i < end && strcmp(t->named[i].leaf, strrchr(p->name, '.') + 1) != 0; ++i) {}
+        if (p && i == end)
+            return kd__fail(t->f->kd, KD_ERR_FORMAT,
+                            "%s: \"%.200s\" has no \"%.*s%s\", which would be the model's \"%.80s\" %s%s",
+                            t->f->where, t->f->path, (int)KD__MIN(t->named[first].layer, 80),
+                            t->named[first].entry->name, strrchr(p->name, '.') + 1, p->name,
+                            kd__st_shape(p->shape, p->rank).chars,
+                            k == 1 && n->param[2] < 0 ? "; a layer without it has bias=0" : "");
+        if (p) t->named[i].becomes = p->name;
+    }
+    for (i = first; i < end; ++i) {
+        if (n->param[2] < 0 || strcmp(t->named[i].leaf, "num_batches_tracked") != 0) continue;
+        (void)kd__tracked_name(n, t->room, strlen(n->name) + KD__ST_TRACKED);
+        t->named[i].becomes = t->room;
+        t->room += strlen(t->room) + 1;
+    }
+    return KD_OK;
+}
+
+/* Deals the layers whose weights have a rank to those of the model, in order. */
+KD__PRIVATE kd_result kd__st_deal(kd__st_match *t, int rank)
+{
+    const kd__st_named *last = NULL, *weight;
+    int first = 0, end = 0, node = -1;
+    for (;; last = weight, first = end) {
+        kd_result result;
+        weight = kd__st_next_layer(t, rank, &first, &end);
+        node = kd__st_next_node(t->m, rank, node);
+        if (!weight && node < 0) return KD_OK;
+        if (!weight || node < 0) {
+            const kd__param *p = weight ? NULL : &t->m->params[t->m->nodes[node].param[0]];
+            return kd__fail(t->f->kd, KD_ERR_FORMAT,
+                            "%s: \"%.200s\" has %s %ss than the model: \"%.80s\" %s is left over", t->f->where,
+                            t->f->path, p ? "fewer" : "more", kd__st_kind(rank), p ? p->name : weight->entry->given,
+                            p ? kd__st_shape(p->shape, p->rank).chars
+                              : kd__st_shape(weight->entry->shape, weight->entry->rank).chars);
+        }
+        result = kd__st_check_pair(t, last, weight, &t->m->nodes[node]);
+        if (result == KD_OK) result = kd__st_take_layer(t, first, end, &t->m->nodes[node]);
+        if (result != KD_OK) return result;
+    }
+}
+
+/* Puts the tensors in the order that their names stand for. 0 if there is a name that is none of those known. */
+KD__PRIVATE int kd__st_order(kd__st_match *t)
+{
+    int i, worded = 0;
+    t->count = t->f->entry_count;
+    for (i = 0; i < t->count; ++i) {
+        kd__st_named *n = &t->named[i];
+        const char *dot;
+        n->entry = &t->f->entries[i];
+        n->becomes = NULL;
+        dot = strrchr(n->entry->name, '.');
+        n->leaf = dot ? dot + 1 : n->entry->name;
+        n->layer = (int)KD__MIN(n->leaf - n->entry->name, INT_MAX);
+        if (!kd__st_is_known(n, &worded)) return 0;
+    }
+    qsort(t->named, (size_t)t->count, sizeof *t->named, kd__st_by_part);
+    return worded;
+}
+
+KD__PRIVATE kd_result kd__st_deal_all(kd__st_match *t)
+{
+    const char *first = NULL, *last = NULL;
+    kd_result result = kd__st_deal(t, 4);
+    int i;
+    if (result == KD_OK) result = kd__st_deal(t, 1);
+    if (result == KD_OK) result = kd__st_deal(t, 2);
+    for (i = 0; i < t->count && result == KD_OK; ++i) {
+        const kd__st_named *n = &t->named[i];
+        if (!n->becomes)
+            result = kd__fail(t->f->kd, KD_ERR_FORMAT,
+                              "%s: \"%.200s\" has a tensor \"%.80s\" %s that the model does not have", t->f->where,
+                              t->f->path, n->entry->given, kd__st_shape(n->entry->shape, n->entry->rank).chars);
+        if (strcmp(n->leaf, "weight") != 0) continue;
+        if (!first) first = n->entry->given;
+        last = n->entry->given;
+    }
+    if (result != KD_OK) return result;
+    for (i = 0; i < t->count; ++i) t->named[i].entry->name = (char *)(uintptr_t)t->named[i].becomes; /* only read */
+    qsort(t->f->entries, (size_t)t->count, sizeof *t->f->entries, kd__st_by_name);
+    kd__log(t->f->kd,
+            "%s: the layers of \"%.200s\" are taken in the order of their names, from \"%.80s\" to \"%.80s\"",
+            t->f->where, t->f->path, first ? first : "", last ? last : "");
+    return KD_OK;
+}
+
+/* Weights that are not named as the model's are, but as networks in PyTorch name theirs: without a prefix that all
+   share (module. of DataParallel, _orig_mod. of compile), or in the order that their names stand for. Where neither
+   does, names are left as they are. */
+KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
+{
+    enum { MOST_PREFIXES = 8 };
+    kd__st_match t;
+    kd_result result = KD_ERR_MEMORY;
+    size_t room = 1;
+    int prefix, tries = 0, at, i;
+    if (f->entry_count == 0 || kd__st_names_fit(f, m)) return KD_OK;
+    prefix = kd__st_prefix(f);
+    for (at = 1; at <= prefix && tries < MOST_PREFIXES; ++at) {
+        if (f->entries[0].name[at - 1] != '.') continue;
+        ++tries;
+        for (i = 0; i < f->entry_count; ++i) f->entries[i].name += at;
+        if (kd__st_names_fit(f, m)) {
+            kd__log(f->kd, "%s: all names of \"%.200s\" begin with \"%.*s\", which is left out", f->where, f->path,
+                    (int)KD__MIN(at, 80), f->entries[0].given);
+            return KD_OK;
+        }
+        for (i = 0; i < f->entry_count; ++i) f->entries[i].name -= at;
+    }
+    for (i = 0; i < m->node_count; ++i)
+        room += m->nodes[i].param[2] < 0 ? 0 : strlen(m->nodes[i].name) + KD__ST_TRACKED;
+    memset(&t, 0, sizeof t);
+    t.f = f;
+    t.m = m;
+    t.named = KD__NEW(f->kd, kd__st_named, f->entry_count);
+    t.room = f->adopted = KD__NEW(f->kd, char, room);
+    if (t.named && t.room) {
+        for (i = 0; i < f->entry_count; ++i) f->entries[i].name += prefix;
+        if (kd__st_order(&t)) {
+            result = kd__st_deal_all(&t);
+        } else {
+            for (i = 0; i < f->entry_count; ++i) f->entries[i].name -= prefix;
+            result = KD_OK;
+        }
+    }
+    kd__free(f->kd, t.named);
+    return result;
 }
 
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
@@ -17153,20 +17565,21 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
             for (j = 0; j < f->entry_count && kd__model_has_tensor(m, f->entries[j].name); ++j) {}
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"%s%.80s%s", f->where,
                             f->path, p->name, j < f->entry_count ? ", but a \"" : "",
-                            j < f->entry_count ? f->entries[j].name : "",
+                            j < f->entry_count ? f->entries[j].given : "",
                             j < f->entry_count ? "\" that the model does not have" : "");
         }
         same = e->rank == p->rank;
         for (j = 0; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
         if (!same)
-            return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's is %s",
-                            f->where, p->name, f->path, kd__st_shape(e->shape, e->rank).chars,
+            return kd__fail(f->kd, KD_ERR_SHAPE,
+                            "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's%s is %s", f->where, e->given,
+                            f->path, kd__st_shape(e->shape, e->rank).chars, kd__st_own_name(e).chars,
                             kd__st_shape(p->shape, p->rank).chars);
         if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
             return kd__fail(
                 f->kd, KD_ERR_FORMAT,
                 "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
-                f->where, p->name, f->path);
+                f->where, e->given, f->path);
         e->param = i;
     }
     for (i = 0; i < m->node_count; ++i) {
@@ -17174,14 +17587,14 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         if (!e) continue;
         if (e->count != 1 || e->kind == KD__UNSIGNED || (e->kind == KD__SIGNED && e->size != 8))
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
-                            f->where, tracked, f->path);
+                            f->where, e->given, f->path);
         e->param = -1;
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
     for (i = 0; i < f->entry_count - 1 && kd__model_has_tensor(m, f->entries[i].name); ++i) {}
     return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have",
-                    f->where, f->path, f->entries[i].name);
+                    f->where, f->path, f->entries[i].given);
 }
 
 /* A few numbers at a time, so that loading takes no memory but the weights'. */
@@ -17201,11 +17614,11 @@ KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const k
         kd__convert(bytes, e->kind, e->size, 0, now, plain);
         if (!m->kd->k->all_finite(now, plain))
             return kd__fail(f->kd, KD_ERR_NOT_FINITE,
-                            "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, p->name,
+                            "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, e->given,
                             f->path, e->size == 8 ? ", or what is one as a float" : "");
         if (kd__param_negative(p, plain, (size_t)now))
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
-                            f->where, p->name, f->path);
+                            f->where, e->given, f->path);
         kd__walk_copy(&w, kd__param_stored(m, p), plain, now, 0);
     }
     return KD_OK;
@@ -17339,6 +17752,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (result != KD_OK) return result;
     if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
     kd_model_destroy(copy);
+    if (result == KD_OK && !kd__st_value(&f, "kd.spec")) result = kd__st_adopt(&f, m);
     if (result == KD_OK) result = kd__model_match_tensors(&f, m);
     if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
     if (result == KD_OK) {

@@ -1,6 +1,8 @@
 /* Files: models, weights, arrays and teacher caches; what is written, what is refused, what a failure leaves. */
 #include "disk.h"
 
+#include "golden/names.h"
+
 #include <dirent.h>
 #include <float.h>
 #include <locale.h>
@@ -881,6 +883,344 @@ static void test_load_weights_failures(void **state)
     kd_model_destroy(m);
 }
 
+/* ---- PyTorch's names -------------------------------------------------------------------------------------- */
+
+enum { MOST_TENSORS = 320, MOST_CHANGES = 18 };
+
+/* A safetensors file in the making. Every `from` in a name becomes the `to` beside it. */
+typedef struct torch_file {
+    const char *prefix, *changes[MOST_CHANGES][2];
+    char names[MOST_TENSORS][64];
+    kd__st_entry entries[MOST_TENSORS];
+    int count, change_count;
+} torch_file;
+
+static void torch_change(torch_file *t, const char *from, const char *to)
+{
+    t->changes[t->change_count][0] = from;
+    t->changes[t->change_count++][1] = to;
+}
+
+static void torch_add(torch_file *t, const char *layer, const char *leaf, int rank, const int *shape)
+{
+    kd__st_entry *e = &t->entries[t->count];
+    char *name = t->names[t->count++];
+    int i;
+    snprintf(name, sizeof t->names[0], "%s%s.%s", t->prefix ? t->prefix : "", layer, leaf);
+    for (i = 0; i < t->change_count; ++i) {
+        char *at = strstr(name, t->changes[i][0]), rest[64];
+        if (!at) continue;
+        strcpy(rest, at + strlen(t->changes[i][0]));
+        strcpy(at, t->changes[i][1]);
+        strcat(at, rest);
+    }
+    memset(e, 0, sizeof *e);
+    e->name = name;
+    e->given = name;
+    e->kind = rank ? KD__FLOAT : KD__SIGNED;
+    e->size = rank ? 4 : 8;
+    e->rank = rank;
+    e->count = 1;
+    for (i = 0; i < rank; ++i) e->shape[i] = shape[i], e->count *= shape[i];
+}
+
+static void torch_add_all(torch_file *t, const torch_layer *layers, int count)
+{
+    static const char *const of_norm[4] = {"weight", "bias", "running_mean", "running_var"};
+    int i, j;
+    for (i = 0; i < count; ++i) {
+        const torch_layer *l = &layers[i];
+        for (j = 0; j < (l->rank == 1 ? 4 : 1 + l->bias); ++j)
+            torch_add(t, l->name, of_norm[j], j ? 1 : l->rank, l->shape);
+        if (l->rank == 1) torch_add(t, l->name, "num_batches_tracked", 0, NULL);
+    }
+}
+
+/* As file "f", with values in the order in which tensors were added. */
+static void torch_put(const torch_file *t, const float *values)
+{
+    static char header[MOST_TENSORS * 160];
+    static unsigned char data[1 << 16];
+    size_t bytes = 0, at = 1, k;
+    int i, j;
+    strcpy(header, "{");
+    for (i = 0; i < t->count; ++i) {
+        const kd__st_entry *e = &t->entries[i];
+        at += (size_t)sprintf(header + at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", e->name,
+                              e->rank ? "F32" : "I64");
+        for (j = 0; j < e->rank; ++j) at += (size_t)sprintf(header + at, "%s%d", j ? "," : "", (int)e->shape[j]);
+        at += (size_t)sprintf(header + at, "],\"data_offsets\":[%d,%d]}", (int)bytes,
+                              (int)(bytes + (size_t)e->count * (size_t)e->size));
+        for (k = 0; k < (size_t)e->count; ++k, bytes += (size_t)e->size)
+            kd__store_le(data + bytes, e->rank ? kd__float_bits(*values++) : 5, e->size);
+    }
+    strcat(header, "}");
+    put_file(header, strlen(header), data, bytes);
+}
+
+static torch_file *torch_small(torch_file *t)
+{
+    torch_add_all(t, small_layers, KD__COUNT(small_layers));
+    return t;
+}
+
+static char log_lines[4][256];
+static int log_count;
+
+static void log_keep(void *user, const char *line)
+{
+    (void)user;
+    if (log_count < 4) snprintf(log_lines[log_count], sizeof log_lines[0], "%s", line);
+    ++log_count;
+}
+
+#define TORCH_BASIC(channels, stride)                                                                              \
+    "residual(conv " channels " 3 stride=" stride " pad=1 bias=0, batchnorm, relu, conv " channels                 \
+    " 3 pad=1 bias=0, batchnorm), relu, "
+#define TORCH_BOTTLENECK(channels, stride, wide)                                                                   \
+    "residual(conv " channels " 1 bias=0, batchnorm, relu, conv " channels " 3 stride=" stride                     \
+    " pad=1 bias=0, batchnorm, relu, conv " wide " 1 bias=0, batchnorm), relu, "
+#define TORCH_X(channels, stride, groups)                                                                          \
+    "residual(conv " channels " 1 bias=0, batchnorm, relu, conv " channels " 3 stride=" stride                     \
+    " pad=1 groups=" groups " bias=0, batchnorm, relu, conv " channels " 1 bias=0, batchnorm), relu, "
+#define TORCH_VGG(channels) "conv " channels " 3 pad=1, batchnorm, relu, "
+#define SMALL_STEM "3x9x7: conv 4 3 pad=1 bias=0, batchnorm, relu, "
+#define SMALL_BODY TORCH_BASIC("4", "1") TORCH_BASIC("6", "2") TORCH_BOTTLENECK("2", "2", "8") "gap, "
+#define SMALL_LINE SMALL_STEM SMALL_BODY "dense 3"
+
+/* Weights of a small residual network give PyTorch's logits, whatever of the usual names its layers have. */
+static void test_torch_values(void **state)
+{
+    static const struct {
+        const char *prefix, *changes[MOST_CHANGES][2];
+    } cases[] = {{"", {{NULL, NULL}}},
+                 {"module.", {{NULL, NULL}}},
+                 {"_orig_mod.student.", {{NULL, NULL}}},
+                 {"", {{".downsample.", ".shortcut."}, {"fc", "linear"}}}, /* kuangliu */
+                 {"model.", {{"layer3", "stages3"}, {"layer2", "stages2"}, {"layer1", "stages1"}}},
+                 {"resnet.encoder.", {{"downsample.0", "skip.conv"}, {"downsample.1", "skip.bn"}}},
+                 {"", /* weiaicunzai */
+                  {{"layer1.0.conv1", "conv2_x.0.residual_function.0"},
+                   {"layer1.0.bn1", "conv2_x.0.residual_function.1"},
+                   {"layer1.0.conv2", "conv2_x.0.residual_function.3"},
+                   {"layer1.0.bn2", "conv2_x.0.residual_function.4"},
+                   {"layer2.0.conv1", "conv3_x.0.residual_function.0"},
+                   {"layer2.0.bn1", "conv3_x.0.residual_function.1"},
+                   {"layer2.0.conv2", "conv3_x.0.residual_function.3"},
+                   {"layer2.0.bn2", "conv3_x.0.residual_function.4"},
+                   {"layer3.0.conv1", "conv4_x.0.residual_function.0"},
+                   {"layer3.0.bn1", "conv4_x.0.residual_function.1"},
+                   {"layer3.0.conv2", "conv4_x.0.residual_function.3"},
+                   {"layer3.0.bn2", "conv4_x.0.residual_function.4"},
+                   {"layer3.0.conv3", "conv4_x.0.residual_function.6"},
+                   {"layer3.0.bn3", "conv4_x.0.residual_function.7"},
+                   {"layer2.0.downsample", "conv3_x.0.shortcut"},
+                   {"layer3.0.downsample", "conv4_x.0.shortcut"},
+                   {"conv1.", "conv1.0."},
+                   {"bn1.", "conv1.1."}}}};
+    float logits[6];
+    size_t i, j;
+    int c;
+    (void)state;
+    kd->desc.log = log_keep;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        torch_file *t = (torch_file *)calloc(1, sizeof *t);
+        kd_model *m = create(SMALL_LINE, 1);
+        t->prefix = cases[i].prefix;
+        for (j = 0; j < MOST_CHANGES && cases[i].changes[j][0]; ++j)
+            torch_change(t, cases[i].changes[j][0], cases[i].changes[j][1]);
+        torch_put(torch_small(t), small_values);
+        log_count = 0;
+        assert_ok(kd, kd_model_load_weights(m, "f"));
+        assert_int_equal(log_count, 1);
+        assert_int_equal(m->batches_seen, 5);
+        assert_ok(kd, kd_predict(m, small_inputs, 2, logits));
+        for (c = 0; c < 6; ++c) assert_float_equal(logits[c], small_logits[c], 1e-5);
+        kd_model_destroy(m);
+        free(t);
+    }
+    assert_string_equal(log_lines[0], "kd_model_load_weights: the layers of \"f\" are taken in the order of their "
+                                      "names, from \"conv1.0.weight\" to \"fc.weight\"");
+    kd->desc.log = NULL;
+}
+
+/* A prefix that all names share is left out, and said to be; one that the model's names have, too, is not. */
+static void test_torch_prefix(void **state)
+{
+    static const int shape[2] = {2, 1};
+    static const float values[4] = {1, 2, 3, 4};
+    static const char *const prefixes[] = {"module.", "_orig_mod.", "a.b.c.d.e.f.g."};
+    char wanted[128];
+    size_t i;
+    (void)state;
+    kd->desc.log = log_keep;
+    for (i = 0; i < 4; ++i) {
+        torch_file *t = (torch_file *)calloc(1, sizeof *t);
+        kd_model *m = create(i < 3 ? "1: 7: dense 2" : "1: module.7: dense 2", 1);
+        float got[2];
+        t->prefix = i < 3 ? prefixes[i] : "module.";
+        torch_add(t, "7", "weight", 2, shape);
+        torch_add(t, "7", "bias", 1, shape);
+        torch_put(t, values);
+        log_count = 0;
+        assert_ok(kd, kd_model_load_weights(m, "f"));
+        assert_int_equal(log_count, i < 3);
+        snprintf(wanted, sizeof wanted,
+                 "kd_model_load_weights: all names of \"f\" begin with \"%s\", which is left out", t->prefix);
+        if (i < 3) assert_string_equal(log_lines[0], wanted);
+        assert_ok(kd, kd_model_get_tensor(m, i < 3 ? "7.weight" : "module.7.weight", got, 2));
+        assert_true(got[0] == 1 && got[1] == 2);
+        kd_model_destroy(m);
+        free(t);
+    }
+    kd->desc.log = NULL;
+}
+
+/* Networks as they are, name by name and shape by shape. */
+static void test_torch_networks(void **state)
+{
+#define ROWS(of) of, KD__COUNT(of)
+    static const struct {
+        const torch_layer *layers;
+        int count;
+        const char *line;
+    } cases[] = {
+        {ROWS(torchvision_resnet18),
+         "3x224x224: conv 64 7 stride=2 pad=3 bias=0, batchnorm, relu, maxpool 3 stride=2 pad=1, " TORCH_BASIC("64",
+                                                                                                               "1")
+             TORCH_BASIC("64", "1") TORCH_BASIC("128", "2") TORCH_BASIC("128", "1") TORCH_BASIC("256", "2")
+                 TORCH_BASIC("256", "1") TORCH_BASIC("512", "2") TORCH_BASIC("512", "1") "gap, dense 1000"},
+        {ROWS(repdistiller_resnet18),
+         "3x32x32: conv 64 7 pad=3 bias=0, batchnorm, relu, " TORCH_BASIC("64", "1") TORCH_BASIC("64", "1")
+             TORCH_BASIC("128", "2") TORCH_BASIC("128", "1") TORCH_BASIC("256", "2") TORCH_BASIC("256", "1")
+                 TORCH_BASIC("512", "2") TORCH_BASIC("512", "1") "gap, dense 1000"},
+        {ROWS(mdistiller_resnet20),
+         "3x32x32: conv 16 3 pad=1 bias=0, batchnorm, relu, " TORCH_BASIC("16", "1") TORCH_BASIC("16", "1")
+             TORCH_BASIC("16", "1") TORCH_BASIC("32", "2") TORCH_BASIC("32", "1") TORCH_BASIC("32", "1")
+                 TORCH_BASIC("64", "2") TORCH_BASIC("64", "1") TORCH_BASIC("64", "1") "gap, dense 100"},
+        {ROWS(timm_resnet26),
+         "3x224x224: conv 64 7 stride=2 pad=3 bias=0, batchnorm, relu, maxpool 3 stride=2 pad=1, " TORCH_BOTTLENECK(
+             "64", "1", "256") TORCH_BOTTLENECK("64", "1", "256") TORCH_BOTTLENECK("128", "2", "512")
+             TORCH_BOTTLENECK("128", "1", "512") TORCH_BOTTLENECK("256", "2", "1024")
+                 TORCH_BOTTLENECK("256", "1", "1024") TORCH_BOTTLENECK("512", "2", "2048")
+                     TORCH_BOTTLENECK("512", "1", "2048") "gap, dense 1000"},
+        {ROWS(timm_regnetx_002),
+         "3x224x224: conv 32 3 stride=2 pad=1 bias=0, batchnorm, relu, " TORCH_X("24", "2", "3")
+             TORCH_X("56", "2", "7") TORCH_X("152", "2", "19") TORCH_X("152", "1", "19") TORCH_X("152", "1", "19")
+                 TORCH_X("152", "1", "19") TORCH_X("368", "2", "46") TORCH_X("368", "1", "46")
+                     TORCH_X("368", "1", "46") TORCH_X("368", "1", "46") TORCH_X("368", "1", "46")
+                         TORCH_X("368", "1", "46") TORCH_X("368", "1", "46") "gap, dense 1000"},
+        {ROWS(torchvision_vgg11_bn),
+         "3x224x224: " TORCH_VGG("64") "maxpool 2, " TORCH_VGG("128") "maxpool 2, " TORCH_VGG("256")
+             TORCH_VGG("256") "maxpool 2, " TORCH_VGG("512") TORCH_VGG("512") "maxpool 2, " TORCH_VGG("512")
+                 TORCH_VGG("512") "maxpool 2, dense 4096, relu, dropout 0.5, dense 4096, relu, dropout 0.5, "
+                                  "dense 1000"}};
+#undef ROWS
+    size_t i;
+    int j;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        torch_file *t = (torch_file *)calloc(1, sizeof *t);
+        kd_model *m;
+        kd__st_file f;
+        torch_add_all(t, cases[i].layers, cases[i].count);
+        memset(&f, 0, sizeof f);
+        f.kd = kd, f.where = "test", f.path = "f";
+        f.entries = t->entries, f.entry_count = t->count;
+        qsort(f.entries, (size_t)f.entry_count, sizeof *f.entries, kd__st_by_name);
+        assert_ok(kd, kd__model_plan(kd, cases[i].line, &m)); /* without 11 million weights */
+        assert_ok(kd, kd__st_adopt(&f, m));
+        for (j = 0; j < m->param_count; ++j) {
+            const kd__st_entry *e = kd__st_find(&f, m->params[j].name);
+            assert_non_null(e);
+            assert_int_equal(e->rank, m->params[j].rank);
+            assert_memory_equal(e->shape, m->params[j].shape, (size_t)e->rank * sizeof *e->shape);
+        }
+        for (j = 0; j < f.entry_count; ++j) assert_true(kd__model_has_tensor(m, f.entries[j].name));
+        kd__free(kd, f.adopted);
+        kd_model_destroy(m);
+        free(t);
+    }
+}
+
+/* What cannot be this model's is told by the file's names and the model's, with both shapes, and changes nothing. */
+static void test_torch_failures(void **state)
+{
+    static const struct {
+        const char *changes[MOST_CHANGES][2], *line;
+        kd_result result;
+        const char *wanted;
+    } cases[] = {
+        {{{NULL, NULL}}, /* another width */
+         "3x9x7: conv 5 3 pad=1 bias=0, batchnorm, relu, " SMALL_BODY "dense 3",
+         KD_ERR_SHAPE,
+         "tensor \"conv1.weight\" of \"f\" is (4, 3, 3, 3), but the model's \"0.weight\" is (5, 3, 3, 3)"},
+        {{{NULL, NULL}}, /* no projection where the file has one */
+         SMALL_STEM TORCH_BASIC("4", "1") TORCH_BASIC("4", "1") TORCH_BOTTLENECK("2", "2", "8") "gap, dense 3",
+         KD_ERR_SHAPE,
+         "tensor \"layer2.0.conv1.weight\" of \"f\" is (6, 4, 3, 3), but the model's \"5.body.0.weight\" is (4, 4, "
+         "3, "
+         "3)"},
+        {{{".downsample.", ".layer9."}},
+         SMALL_LINE,
+         KD_ERR_SHAPE,
+         "tensor \"layer2.0.layer9.0.weight\" (6, 4, 1, 1) of \"f\" would be the model's \"5.shortcut.0.weight\" "
+         "(6, "
+         "4, 1, 1), but only one of them is on a shortcut"},
+        {{{NULL, NULL}}, /* a block is missing */
+         SMALL_STEM TORCH_BASIC("4", "1") TORCH_BASIC("6", "2") "gap, dense 3",
+         KD_ERR_FORMAT,
+         "\"f\" has more convolutions than the model: \"layer3.0.conv1.weight\" (2, 6, 1, 1) is left over"},
+        {{{NULL, NULL}}, /* one too many */
+         SMALL_STEM SMALL_BODY "dense 3, relu, dense 3",
+         KD_ERR_FORMAT,
+         "\"f\" has fewer dense layers than the model: \"13.weight\" (3, 3) is left over"},
+        {{{NULL, NULL}},
+         "3x9x7: conv 4 3 pad=1, batchnorm, relu, " SMALL_BODY "dense 3",
+         KD_ERR_FORMAT,
+         "\"f\" has no \"conv1.bias\", which would be the model's \"0.bias\" (4); a layer without it has bias=0"},
+        {{{NULL, NULL}},
+         SMALL_STEM SMALL_BODY "dense 3 bias=0",
+         KD_ERR_FORMAT,
+         "\"f\" has a tensor \"fc.bias\" (3) that the model does not have"},
+        {{{"bn1.running_var", "bn1.running_mad"}},
+         SMALL_LINE,
+         KD_ERR_FORMAT,
+         "\"f\" has no \"bn1.running_var\", which would be the model's \"1.running_var\" (4)"},
+        {{{"layer1.", "block1."}},
+         SMALL_LINE,
+         KD_ERR_FORMAT,
+         "nothing in the names \"block1.0.conv2.weight\" (4, 4, 3, 3) and \"layer2.0.conv1.weight\" (6, 4, 3, 3) "
+         "of "
+         "\"f\" says which comes first"},
+        {{{"layer1.0.conv2", "layer1.0.conv01"}},
+         SMALL_LINE,
+         KD_ERR_FORMAT,
+         "nothing in the names \"layer1.0.conv01.weight\" (4, 4, 3, 3) and \"layer1.0.conv1.weight\" (4, 4, 3, 3)"},
+        {{{"layer1.", "dreams."}},
+         SMALL_LINE,
+         KD_ERR_FORMAT,
+         "\"f\" has no tensor \"0.weight\", but a \"bn1.bias\" that the model does not have"},
+    };
+    size_t i;
+    int j, blocks;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        torch_file *t = (torch_file *)calloc(1, sizeof *t);
+        kd_model *m = create(cases[i].line, 1);
+        const uint64_t hash = kd_model_hash(m);
+        for (j = 0; j < MOST_CHANGES && cases[i].changes[j][0]; ++j)
+            torch_change(t, cases[i].changes[j][0], cases[i].changes[j][1]);
+        torch_put(torch_small(t), small_values);
+        blocks = memory.blocks;
+        assert_fails(kd, kd_model_load_weights(m, "f"), cases[i].result, cases[i].wanted);
+        assert_int_equal(memory.blocks, blocks);
+        assert_true(kd_model_hash(m) == hash);
+        kd_model_destroy(m);
+        free(t);
+    }
+}
+
 /* ---- when the disk fails --------------------------------------------------------------------------------- */
 
 static kd_result save_model(void *m) { return kd_model_save((const kd_model *)m, "target"); }
@@ -1710,6 +2050,10 @@ int main(void)
         TEST(test_float_batches),
         TEST(test_load_weights_damaged),
         TEST(test_load_weights_failures),
+        TEST(test_torch_values),
+        TEST(test_torch_prefix),
+        TEST(test_torch_networks),
+        TEST(test_torch_failures),
         TEST(test_failing_disk),
         TEST(test_killed_while_saving),
         TEST(test_failing_reads),

@@ -462,7 +462,15 @@ static void test_spec_errors(void **state)
         {"1x4x4: residual(relu) relu", "23: expected a comma or the end, got \"r\""},
         {"1x4x4: residual(residual(relu) relu)", "32: expected a comma or a parenthesis, got \"r\""},
         {"1x4x4: residual(conv 1 2)",
-         "16: the residual's output 1x3x3 cannot be reached from its input 1x4x4 by a 1x1 convolution"},
+         "16: the residual's output 1x3x3 cannot be added to its input 1x4x4: a 1x1 convolution with the stride of "
+         "its layers, 1x1, makes that 1x4x4; does one of them need a pad?"},
+        /* 8 lines become 3, as with a stride of 3: but weights are made for the 2 of the body */
+        {"3x8x8: residual(conv 4 3 stride=2)",
+         "16: the residual's output 4x3x3 cannot be added to its input 3x8x8: a 1x1 convolution with the stride of "
+         "its layers, 2x2, makes that 4x4x4; does one of them need a pad?"},
+        {"2x7x7: residual(residual(conv 2 3 stride=2 pad=1, relu), maxpool 4x1 stride=2x1)",
+         "16: the residual's output 2x1x4 cannot be added to its input 2x7x7: a 1x1 convolution with the stride of "
+         "its layers, 4x2, makes that 2x2x4; does one of them need a pad?"},
         {"1x4x4: residual(dense 3)",
          "16: the residual's input is an image and its output a vector; they cannot be added"},
         /* tags */
