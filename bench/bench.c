@@ -363,12 +363,14 @@ static void bench_predictions(void)
 /* Another process that does nothing and takes all the time it can get. */
 static pid_t start_neighbour(void)
 {
+    const struct timespec settle = {0, 50000000}; /* until the system has found it a processor */
     const pid_t id = fork();
     if (id < 0) fail("no process can be started");
     if (id == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* should this program end before */
         for (;;) KD__OPAQUE(options.rounds);
     }
+    (void)nanosleep(&settle, NULL);
     return id;
 }
 
