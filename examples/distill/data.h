@@ -14,6 +14,9 @@ static int load_images(session *s)
     io.limit = s->o.limit;
     io.seed = (uint64_t)s->o.first_seed;
     if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
+    io.limit = 0;
+    if (*s->o.unlabelled && !images_load_unlabelled(&s->images, s->o.unlabelled, &io))
+        return complain("%s", s->images.error);
     for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) printf("  skipped: %s\n", s->images.listed[i]);
     if (s->images.skipped > IMAGES_LISTED) printf("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
     for (i = 0; i < s->images.said_count; ++i) printf("  note: %s\n", s->images.said[i]);
@@ -35,11 +38,16 @@ static int by_label_and_lot(const void *a, const void *b)
     return x->lot < y->lot ? -1 : x->lot > y->lot;
 }
 
+/* Bytes of an image. */
+static size_t part_image(const session *s)
+{
+    return (size_t)s->images.channels * (size_t)s->images.height * (size_t)s->images.width;
+}
+
 static int part_open(session *s, part *p, int capacity)
 {
     const images *im = &s->images;
-    const size_t image = (size_t)im->channels * (size_t)im->height * (size_t)im->width;
-    p->pixels = (uint8_t *)images_memory((size_t)capacity + 1, image);
+    p->pixels = (uint8_t *)images_memory((size_t)capacity + 1, part_image(s));
     p->labels = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->labels);
     p->origin = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->origin);
     if (!p->pixels || !p->labels || !p->origin)
@@ -51,11 +59,41 @@ static int part_open(session *s, part *p, int capacity)
 /* Image `index` of a set whose first is number `first`. */
 static void part_add(const session *s, part *p, const images_set *set, int first, int index)
 {
-    const images *im = &s->images;
-    const size_t image = (size_t)im->channels * (size_t)im->height * (size_t)im->width;
+    const size_t image = part_image(s);
     memcpy(p->pixels + (size_t)p->data.count * image, set->pixels + (size_t)index * image, image);
     p->labels[p->data.count] = set->labels[index];
     p->origin[p->data.count++] = first + index;
+}
+
+/* Whether the teacher is a file of logits, which belong to the images as they are. */
+static int teacher_is_array(const session *s)
+{
+    const char *name = s->o.teacher;
+    const size_t length = strlen(name);
+    return length > 4 && strcmp(name + length - 4, ".npy") == 0;
+}
+
+/* What a student with a teacher learns from where there are images without labels: these behind the others. */
+static int join_unlabelled(session *s)
+{
+    images_set *more = &s->images.unlabelled;
+    const part *fit = &s->fit;
+    int i;
+    if (more->count == 0) return 1;
+    if (teacher_is_array(s))
+        return complain("--unlabelled needs a teacher that can be run: logits in a file belong to the images of %s",
+                        s->o.folder);
+    if (!part_open(s, &s->all, fit->data.count + more->count)) return 0;
+    memcpy(s->all.pixels, fit->pixels, part_image(s) * (size_t)fit->data.count);
+    memcpy(s->all.pixels + part_image(s) * (size_t)fit->data.count, more->pixels,
+           part_image(s) * (size_t)more->count);
+    memcpy(s->all.labels, fit->labels, sizeof(int32_t) * (size_t)fit->data.count);
+    s->all.data.count = fit->data.count + more->count;
+    for (i = fit->data.count; i < s->all.data.count; ++i) s->all.labels[i] = KD_UNLABELLED;
+    s->r.unlabelled_count = more->count;
+    free(more->pixels);
+    more->pixels = NULL;
+    return 1;
 }
 
 /* Held out are the images of a folder for that; else of each class the same share of the others, drawn by the seed.
@@ -98,7 +136,7 @@ static int split_images(session *s)
     free(s->images.train.pixels);
     free(apart->pixels);
     s->images.train.pixels = apart->pixels = NULL;
-    return 1;
+    return join_unlabelled(s);
 }
 
 /* --mean and --std, for each channel or one for all. */
@@ -157,6 +195,8 @@ static int take_preprocessing(session *s, const kd_model *teacher)
 
 static void share_preprocessing(session *s)
 {
+    memcpy(s->all.data.mean, s->fit.data.mean, sizeof s->all.data.mean);
+    memcpy(s->all.data.std, s->fit.data.std, sizeof s->all.data.std);
     memcpy(s->held.data.mean, s->fit.data.mean, sizeof s->held.data.mean);
     memcpy(s->held.data.std, s->fit.data.std, sizeof s->held.data.std);
     memcpy(s->test.mean, s->fit.data.mean, sizeof s->test.mean);

@@ -10,8 +10,8 @@ typedef struct list {
 } list;
 
 typedef struct options {
-    const char *folder, *teacher, *teacher_weights, *teacher_test, *student, *augment, *teacher_augment, *loss,
-        *optimizer, *out, *isa;
+    const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *student, *augment,
+        *teacher_augment, *loss, *optimizer, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, patient, resume;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
@@ -68,10 +68,10 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("augment", "WORDS", OPTION_TEXT, augment, 0, 0, "auto",                                                      \
       "random changes to training images: flip, shift=2, rotate=10, brightness=0.2, contrast=0.2, "                \
       "saturation=0.2, "                                                                                           \
-      "cutout=8, mixup=0.2, joined by commas; none; or auto: shift, and flip where that helps on held-out "        \
-      "images")                                                                                                    \
+      "cutout=8, mixup=0.2, joined by commas; none; or auto: shift, and flip where mirrored held-out "             \
+      "images are known as well")                                                                                  \
     X("teacher-augment", "WORDS", OPTION_TEXT, teacher_augment, 0, 0, "auto",                                      \
-      "other changes for the teacher's own training; auto: the same, and cutout for colour images")                \
+      "other changes for the teacher's own training; auto: the same with mixup, and cutout for colour images")     \
     X("seeds", "N", OPTION_INT, seeds, 1, 1000, "5",                                                               \
       "students trained alone, as many with smoothed labels, and as many distilled")                               \
     X("seed", "N", OPTION_INT, first_seed, 0, 1000000000, "1",                                                     \
@@ -86,6 +86,10 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "share of each class to test with, where there is no folder for that")                                       \
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
       "share of files that may be unreadable before that is an error")                                             \
+    X("unlabelled", "FOLDER", OPTION_TEXT, unlabelled, 0, 0, "",                                                   \
+      "images without labels, in any folders below it: the distilled student learns what the teacher says of "     \
+      "them, "                                                                                                     \
+      "in as many steps")                                                                                          \
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \

@@ -105,14 +105,6 @@ static void words_add(char *words, const char *word, int value)
 
 static int is_automatic(const char *words) { return strcmp(words, "auto") == 0; }
 
-/* Logits in a file belong to images as they are. */
-static int teacher_is_array(const session *s)
-{
-    const char *name = s->o.teacher;
-    const size_t length = strlen(name);
-    return length > 4 && strcmp(name + length - 4, ".npy") == 0;
-}
-
 /* Words for the students' augmentation and the teacher's. flip: what the held-out images have said of it. */
 static int plan_augmentation(session *s, int flip)
 {
@@ -129,7 +121,11 @@ static int plan_augmentation(session *s, int flip)
     }
     if (is_automatic(s->o.teacher_augment)) {
         snprintf(p->teacher_augment, MAX_WORDS, "%s", p->augment);
-        if (is_automatic(s->o.augment) && colour && side >= 8) words_add(p->teacher_augment, "cutout", side / 4);
+        if (is_automatic(s->o.augment) && !teacher_is_array(s)) {
+            if (colour && side >= 8) words_add(p->teacher_augment, "cutout", side / 4);
+            snprintf(p->teacher_augment + strlen(p->teacher_augment), MAX_WORDS - strlen(p->teacher_augment),
+                     "%smixup=0.4", p->teacher_augment[0] ? "," : "");
+        }
     }
     return parse_augment("augment", p->augment, &s->augment) &&
            parse_augment("teacher-augment", p->teacher_augment, &s->teacher_augment);
