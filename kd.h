@@ -25,6 +25,12 @@ BUILDING
                                          C libraries also -pthread, or -DKD_NO_THREADS
    Do not pass -mavx2 or -march=native: the kernels for every instruction set are compiled in and the
    best one is chosen when kd_open runs. gcc 8 or clang 10 and later, MSVC 2019 and later.
+   Safe: -O0 to -O3, -Os, -flto, -fno-math-errno, -fno-trapping-math, sanitizers; -march=native with gcc, and with
+   clang up to its default -ffp-contract=on. Refused, where the compiler tells (gcc 12): -ffast-math, -Ofast,
+   -funsafe-math-optimizations and each of -fassociative-math, -freciprocal-math, -fno-signed-zeros,
+   -ffinite-math-only, and their pragmas before this file; x87 arithmetic (use -msse2 -mfpmath=sse). Not told, and
+   other bits: these with clang or an older gcc, clang's -ffp-contract=fast where the target has fused
+   multiply-add (-march=native), /fp:fast. KD_ALLOW_FAST_MATH accepts them all.
    Two files instead of one: put the two QUICK START lines into kd_impl.c and compile it once.
 
 CONFIGURATION (define before including; none of them changes a public struct)
@@ -35,7 +41,7 @@ CONFIGURATION (define before including; none of them changes a public struct)
    KD_NO_THREADS       no threads and no atomics: kd_ctx_desc.threads is 1 whatever it says, and a model belongs
                        to one thread at a time in kd_predict, too
    KD_NO_SIMD          portable C kernels only
-   KD_ALLOW_FAST_MATH  accept -ffast-math, which breaks the promises about NaN and repeatability below
+   KD_ALLOW_FAST_MATH  accept -ffast-math and its parts, which break the promises about NaN and repeatability below
    KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
 
 THREADS
@@ -287,8 +293,9 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    gamma and certainty, e label smoothing, C columns. KL(p || q) = sum_c p_c log(p_c / q_c).
 
    name                 needs     terms of one row
-   KD_LOSS_AUTO                   training only: with a teacher Hinton, without labels KL; without a teacher MSE to
-                                  kd_data.targets where they are given, else cross-entropy
+   KD_LOSS_AUTO                   not in kd_loss: with a teacher Hinton, without labels KL; without a teacher MSE to
+                                  kd_data.targets where they are given, else cross-entropy. Of a single column MSE
+                                  with targets, else BCE
    KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C; desc.soft_labels
                                   (C columns) take the place of onehot(y)
    KD_LOSS_KL           teacher   soft T^2 KL(p_t^T || p_s^T)                       Hinton et al. 2015, eq. 2
@@ -435,11 +442,13 @@ typedef enum kd_inputs {
 typedef struct kd_loss_desc {
     uint32_t cookie; /* set by kd_loss_defaults */
     kd_loss_kind kind;
-    float temperature;        /* -;   > 0 */
-    float alpha;              /* -;   weight of the soft term, 0 to 1 */
-    float label_smoothing;    /* 0;   0 to 1 (exclusive), on the hard term where there is one */
-    kd_reduction reduction;   /* KD_REDUCTION_ROWS */
-    const float *soft_labels; /* NULL; (rows, cols) probabilities that take the place of labels */
+    float temperature;      /* -;   > 0 */
+    float alpha;            /* -;   weight of the soft term, 0 to 1 */
+    float label_smoothing;  /* 0;   0 to 1 (exclusive), on the hard term where there is one */
+    kd_reduction reduction; /* KD_REDUCTION_ROWS */
+    /* NULL; (rows, cols) probabilities that take the place of labels: 0 to 1, of a row 1 together within 0.001, or
+       all 0 where it has no label; with bce each by itself. KD_ERR_DATA otherwise. */
+    const float *soft_labels;
 
     float soft_weight; /* -; 0 to 1e6 */
     float hard_weight; /* -; 0 to 1e6; 0 with ce, hinton, bce and tfkd, whose hard term has a weight of its own */
@@ -712,7 +721,7 @@ typedef struct kd_data {
     int count, channels, height, width, classes;
     float mean[KD_MAX_CHANNELS]; /* 0; subtracted from pixels in [0, 1] */
     float std[KD_MAX_CHANNELS];  /* 1; then divided by */
-    const float *soft_labels;    /* (count, classes) probabilities instead of labels, or NULL */
+    const float *soft_labels;    /* (count, classes) instead of labels, as in kd_loss_desc, or NULL */
     const float *targets;        /* (count, outputs of the model) for KD_LOSS_MSE without a teacher, or NULL */
     const float *teacher_logits; /* (count, outputs): cached soft targets of these images as they are, or NULL */
     /* (task_count, count) labels of further tasks, or NULL. Labels of a loss with columns of its own, these or
@@ -808,7 +817,7 @@ typedef struct kd_attack_desc {
     float random_start; /* 1; 0 to 1: pgd begins uniformly within random_start * epsilon of x */
     float low, high;    /* 0, 1; -1e6 to 1e6 */
     uint64_t seed;      /* 1; of random starts; in training that of kd_train_desc */
-    /* What grows. KD_LOSS_AUTO: cross-entropy with the labels (KD_LOSS_BCE where there is one output). A loss with
+    /* What grows. KD_LOSS_AUTO: cross-entropy with the labels, as in training without a teacher. A loss with
        a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD).
        On all outputs, without soft_labels */
     kd_loss_desc loss;
@@ -906,8 +915,9 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
                         Yim et al. 2017
    KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them,
                         of HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of
-                        their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only cells
-                        smaller than T count, the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
+                        their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only
+                        grids of fewer rows than T has count, the first of them with 1/2. O_l = N(conv 3x3(X_l)),
+                        X_l = g_1 N(conv
                         1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
                         g = sigmoid(conv 1x1(both)) by pixel, N batch normalisation by the batch at hand. X has
                         min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of
@@ -1004,8 +1014,9 @@ typedef enum kd_schedule {
 
 typedef enum kd_keep {
     KD_KEEP_LAST, /* the weights after the last epoch */
-    /* those of the epoch with the best validation accuracy (robust_accuracy, where losses see adversarial inputs;
-       loss, without labels); needs validation */
+    /* those of the epoch with the best validation accuracy (robust_accuracy, where losses see adversarial inputs),
+       of epochs with the same accuracy that with the lowest nll, the first of several. Without labels that with the
+       lowest kl or mse. patience and is_best go by the same. Needs validation */
     KD_KEEP_BEST
 } kd_keep;
 
@@ -1051,8 +1062,12 @@ typedef enum kd_teacher_average {
 typedef struct kd_train_desc {
     uint32_t cookie; /* set by kd_train_defaults */
 
-    int epochs;    /* 10 */
-    int batch;     /* 128; samples a step, 1 to 65536; the last batch of an epoch may be smaller */
+    int epochs; /* 10 */
+    /* 128; samples a step, 1 to 65536; the last batch of an epoch may be smaller. Where batchnorm sees one value a
+       channel of each sample (after dense, on images of 1x1), a batch of one sample would teach it that nothing
+       varies: a sample that would be left alone joins the batch before, which then has batch + 1, and batch 1 is
+       refused. */
+    int batch;
     int shuffle;   /* 1; 0: samples in their order */
     uint64_t seed; /* 1; order, dropout, augmentation (which follows the cache's seed where there is a cache) */
 
@@ -1195,7 +1210,8 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
    output or targets the others' average is KD_AVERAGE_LOGITS. Of a loss left open label_smoothing, inputs, first,
    columns and task apply; others of its options are refused (KD_ERR_ARGUMENT).
-   Seed, order and augmentation are the same for all, dropout is each model's own. Callbacks come for one model
+   Seed, order, batches and augmentation are the same for all, dropout is each model's own. Callbacks come for one
+   model
    after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
    teaching. Errors are those of kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
@@ -1253,8 +1269,8 @@ typedef struct kd_diagnosis {
 typedef struct kd_diagnose_desc {
     uint32_t cookie;         /* set by kd_diagnose_defaults */
     const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
-    kd_loss_desc loss;       /* KD_LOSS_HINTON; one with a teacher, on all outputs */
-    int batch;               /* 256; 1 to 65536 */
+    kd_loss_desc loss;       /* KD_LOSS_AUTO; one with a teacher, on all outputs */
+    int batch;               /* 256; 1 to 65536; one sample left alone as in kd_train_desc */
     kd_attack_desc attack;   /* KD_ATTACK_PGD; for a loss with KD_INPUTS_ADVERSARIAL */
 } kd_diagnose_desc;
 
@@ -1340,8 +1356,22 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
    >>config    compilers, linkage, target regions
    uses: nothing
    ============================================================================================================ */
-#if defined(__FAST_MATH__) && !defined(KD_ALLOW_FAST_MATH)
+#ifndef KD_ALLOW_FAST_MATH
+#if defined(__FAST_MATH__)
 #error "kd.h: -ffast-math breaks NaN detection and repeatability; define KD_ALLOW_FAST_MATH to accept that"
+#elif defined(__ASSOCIATIVE_MATH__)
+#error "kd.h: -fassociative-math changes results; define KD_ALLOW_FAST_MATH to accept that"
+#elif defined(__RECIPROCAL_MATH__)
+#error "kd.h: -freciprocal-math changes results; define KD_ALLOW_FAST_MATH to accept that"
+#elif defined(__NO_SIGNED_ZEROS__)
+#error "kd.h: -fno-signed-zeros changes results; define KD_ALLOW_FAST_MATH to accept that"
+#elif defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0
+#error "kd.h: -ffinite-math-only breaks NaN detection; define KD_ALLOW_FAST_MATH to accept that"
+#elif defined(__FLT_EVAL_METHOD__) && (defined(__i386__) || defined(__x86_64__))
+#if __FLT_EVAL_METHOD__ < 0 || __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
+#error "kd.h: x87 computes float as another type; -msse2 -mfpmath=sse, or define KD_ALLOW_FAST_MATH to accept that"
+#endif
+#endif
 #endif
 
 #include <limits.h>
@@ -1457,6 +1487,11 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 
 /* a * b + c is rounded twice unless a kernel asks for a fused multiply-add: so compilers agree on every bit. */
 #if defined(__clang__)
+#if defined(__x86_64__) && __clang_major__ >= 12 && !defined(KD_ALLOW_FAST_MATH)
+#define KD__FLOAT_CONTROL /* flags that clang does not tell of end here; intrinsics bring them in again */
+#pragma float_control(push)
+#pragma float_control(precise, on)
+#endif
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC push_options
@@ -3123,7 +3158,7 @@ KD__PRIVATE double kd__power(double base, int64_t n)
     X(KD__SIGMOID, "sigmoid")                                                                                      \
     X(KD__TANH, "tanh")
 enum {
-    KD__LINEAR,
+    KD__IDENTITY,
 #define KD__ITEM(name, word) name,
     KD__ACTIVATIONS(KD__ITEM)
 #undef KD__ITEM
@@ -3169,7 +3204,7 @@ typedef struct kd__gemm {
     int pairs;        /* with panels in B only, and neither in threes nor with panels in C nor transposed */
     int accumulate;
     const float *bias; /* NULL or by column, readable like a row of B */
-    int act;           /* KD__LINEAR to KD__LEAKYRELU */
+    int act;           /* KD__IDENTITY to KD__LEAKYRELU */
     float act_arg;
     int c_far;        /* C is in no near cache */
     kd__soon soon[2]; /* fetched meanwhile, one line with each row of B; without, the next panel is */
@@ -3255,6 +3290,16 @@ enum { KD__ROW_SOFT = 1, KD__ROW_HARD = 2, KD__ROW_GIVEN = 4 }; /* by a teacher,
 
 /* Rows that a loss takes every step with together, so that short ones need not wait for their sums. */
 KD__PRIVATE int kd__loss_abreast(int cols) { return KD__MIN(16, KD__MAX(1, 1024 / cols)); }
+
+/* What decays must end: a number that is multiplied by less than 1 in every step gets to where floats lose their
+   digits (subnormals, below 2^-126), stays there, and costs every operation on it a hundred times as much. So what
+   is kept from step to step becomes 0 below KD__TINY, 2^26 above that: far enough that its products with learning
+   rates, decays and 1 - beta are no subnormals either, and far below what moves a weight. The second moment of Adam
+   is a square: 2^-120, whose root is below any epsilon in use. Results are cut at KD__LEAST, where they would be
+   subnormal. All by comparing and selecting: the same on every instruction set and in every mode of a processor. */
+#define KD__TINY 7.88860905e-31f        /* 2^-100 */
+#define KD__TINY_SQUARE 7.52316385e-37f /* 2^-120 */
+#define KD__LEAST 1.17549435e-38f       /* 2^-126, the smallest normal float */
 
 typedef struct kd__update {
     int optimizer, nesterov;
@@ -4512,20 +4557,33 @@ KD__PRIVATE void kd__soft_through(const kd__soft *p, int r)
     for (c = 0; c < p->cols; ++c) g[c] += ps[c] * (dp[c] - mean) / p->temperature;
 }
 
-/* Pearson's correlation of a and b, n numbers `step` apart; `scale` times its gradient by a is added to g. What
-   varies by rounding alone does not vary. */
+/* 1, or for probabilities that are all so small that their squares would be 0, a power of two that brings the
+   largest to between 1/2 and 1. */
+KD__PRIVATE double kd__pearson_unit(const double *p, ptrdiff_t step, int n)
+{
+    double largest = 0, unit = 1;
+    int i;
+    for (i = 0; i < n; ++i) largest = KD__MAX(largest, p[i * step]);
+    if (!(largest > 1e-290) || largest > 1e-60) return 1;
+    while (largest * unit < 0.5) unit *= 2;
+    return unit;
+}
+
+/* Pearson's correlation of a and b, n probabilities `step` apart; `scale` times its gradient by a is added to g.
+   What varies by rounding alone does not vary. */
 KD__PRIVATE double kd__pearson(const double *a, const double *b, ptrdiff_t step, int n, double scale, double *g)
 {
+    const double unit_a = kd__pearson_unit(a, step, n), unit_b = kd__pearson_unit(b, step, n);
     double mean_a = 0, mean_b = 0, aa = 0, ab = 0, bb = 0, norm, r;
     int i;
     for (i = 0; i < n; ++i) {
-        mean_a += a[i * step];
-        mean_b += b[i * step];
+        mean_a += unit_a * a[i * step];
+        mean_b += unit_b * b[i * step];
     }
     mean_a /= n;
     mean_b /= n;
     for (i = 0; i < n; ++i) {
-        const double x = a[i * step] - mean_a, y = b[i * step] - mean_b;
+        const double x = unit_a * a[i * step] - mean_a, y = unit_b * b[i * step] - mean_b;
         aa += x * x;
         ab += x * y;
         bb += y * y;
@@ -4534,7 +4592,8 @@ KD__PRIVATE double kd__pearson(const double *a, const double *b, ptrdiff_t step,
     norm = sqrt(aa) * sqrt(bb);
     r = ab / norm;
     for (i = 0; i < n; ++i)
-        g[i * step] += scale * ((b[i * step] - mean_b) / norm - r * (a[i * step] - mean_a) / aa);
+        g[i * step] +=
+            unit_a * scale * ((unit_b * b[i * step] - mean_b) / norm - r * (unit_a * a[i * step] - mean_a) / aa);
     return r;
 }
 
@@ -4678,8 +4737,9 @@ enum { KD__T = 1, KD__ALPHA = 2 };
 
 /* What a loss needs, its defaults, and its soft term: of a row, or over a batch, which fills in `values` and g and
    returns what the mean of the values lacks. ce and bce have kernels alone. A new loss is a line in KD_LOSSES, one
-   in the same place here, and its function. */
+   here with its kind, and its function. */
 struct kd__loss_info {
+    kd_loss_kind kind;
     int teacher, labels, columns; /* at least */
     int own_hard;                 /* a hard term that is weighed by 1 - alpha, where alpha weighs a soft term */
     int converts;                 /* other libraries' conventions apply */
@@ -4691,31 +4751,33 @@ struct kd__loss_info {
 
 KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
 {
+    int i;
     /* clang-format off */
-    static const kd__loss_info table[KD_LOSS_COUNT] = {
-        /* teacher, labels, columns, own_hard, converts, moves, T, alpha, soft, hard, beta, gamma */
-        {KD__MAYBE, KD__MAYBE, 1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* auto: resolved before it is used */
-        {KD__NO,    KD__YES,   1, 1, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* ce */
-        {KD__YES,   KD__NO,    1, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
-        {KD__YES,   KD__YES,   1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL}, /* hinton */
-        {KD__YES,   KD__NO,    1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
-        {KD__MAYBE, KD__YES,   1, 1, 0, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* bce */
-        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
-        {KD__NO,    KD__EACH,  2, 1, 0, 3, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0, 3,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
-        {KD__YES,   KD__EACH,  3, 0, 0, 1,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
-        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
-        {KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
-        {KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
-        {KD__YES,   KD__NO,    2, 0, 0, 0, 15.6211715726000975, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+    static const kd__loss_info table[] = {
+        /* kind, teacher, labels, columns, own_hard, converts, moves, T, alpha, soft, hard, beta, gamma */
+        {KD_LOSS_AUTO,         KD__MAYBE, KD__MAYBE, 1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL}, /* see below */
+        {KD_LOSS_CE,           KD__NO,    KD__YES,   1, 1, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, NULL},
+        {KD_LOSS_KL,           KD__YES,   KD__NO,    1, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
+        {KD_LOSS_HINTON,       KD__YES,   KD__YES,   1, 1, 1, 3,  4, 0.9, 1, 0, 1, 1, kd__soft_kl, NULL},
+        {KD_LOSS_MSE,          KD__YES,   KD__NO,    1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_mse, NULL},
+        {KD_LOSS_BCE,          KD__MAYBE, KD__YES,   1, 1, 0, 3,  4, 0.9, 1, 0, 1, 1, NULL, NULL},
+        {KD_LOSS_RKL,          KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_reverse_kl, NULL},
+        {KD_LOSS_JSD,          KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 0.5, 1, kd__soft_jsd, NULL},
+        {KD_LOSS_SOFT_CE,      KD__YES,   KD__NO,    2, 0, 1, 1,  4, 0.9, 1, 0, 1, 1, kd__soft_cross_entropy, NULL},
+        {KD_LOSS_CENTRED_MSE,  KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, kd__soft_centred_mse, NULL},
+        {KD_LOSS_TFKD,         KD__NO,    KD__EACH,  2, 1, 0, 3, 40, 0.1, 1, 0, 1, 1, kd__soft_tfkd, NULL},
+        {KD_LOSS_DKD,          KD__YES,   KD__EACH,  3, 0, 0, 3,  4, 1,   1, 1, 8, 1, kd__soft_dkd, NULL},
+        {KD_LOSS_NKD,          KD__YES,   KD__EACH,  3, 0, 0, 1,  1, 0.9, 1, 1, 1, 1.5, kd__soft_nkd, NULL},
+        {KD_LOSS_DIST,         KD__YES,   KD__NO,    2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_dist},
+        {KD_LOSS_TTM,          KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 45, 1, 1, 0.1, kd__soft_ttm, NULL},
+        {KD_LOSS_WTTM,         KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
+        {KD_LOSS_MLLD,         KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
+        {KD_LOSS_CSKD,         KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
+        {KD_LOSS_CTKD,         KD__YES,   KD__NO,    2, 0, 0, 0, 15.6211716, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
     /* clang-format on */
-    return &table[(unsigned)kind < (unsigned)KD_LOSS_COUNT ? kind : KD_LOSS_AUTO];
+    for (i = 0; i < KD__COUNT(table) && table[i].kind != kind; ++i) {}
+    return &table[i < KD__COUNT(table) ? i : 0];
 }
 
 KDDEF const char *kd_loss_name(kd_loss_kind kind)
@@ -4873,6 +4935,15 @@ KD__PRIVATE kd_result kd__loss_check_options(kd_ctx *kd, const char *where, cons
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: convention %s brings its own reduction; leave reduction alone",
                         where, kd_convention_name(desc->convention));
     return KD_OK;
+}
+
+/* What KD_LOSS_AUTO stands for. */
+KD__PRIVATE kd_loss_kind kd__loss_resolve(int has_teacher, int has_labels, int has_targets, int cols)
+{
+    if (has_targets && (!has_teacher || cols == 1)) return KD_LOSS_MSE;
+    if (cols == 1) return KD_LOSS_BCE;
+    if (has_teacher) return has_labels ? KD_LOSS_HINTON : KD_LOSS_KL;
+    return KD_LOSS_CE;
 }
 
 KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_loss_desc *desc, int has_teacher,
@@ -5290,8 +5361,33 @@ KD__PRIVATE kd_result kd__check_finite(kd_ctx *kd, const char *where, const char
                     x[i] != x[i] ? "a NaN" : "an infinity", (long long)(i / cols), (long long)(i % cols));
 }
 
-KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
-                        const int32_t *labels, int rows, int cols, float *grad, double *value)
+/* Soft labels are probabilities: of one class a row, or (`apart`, as bce has them) of each class by itself. */
+KD__PRIVATE kd_result kd__check_soft_labels(kd_ctx *kd, const char *where, const float *soft, int64_t rows,
+                                            int cols, int apart)
+{
+    kd_result result = kd__check_finite(kd, where, "soft_labels", soft, rows, cols);
+    int64_t r;
+    int c;
+    for (r = 0; r < rows && result == KD_OK; ++r, soft += cols) {
+        double sum = 0;
+        for (c = 0; c < cols && soft[c] >= 0 && soft[c] <= 1.001f; ++c) sum += (double)soft[c];
+        if (c < cols)
+            result = kd__fail(kd, KD_ERR_DATA,
+                              "%s: soft_labels are probabilities from 0 to 1, but row %lld, column %d has %s",
+                              where, (long long)r, c, kd__number((double)soft[c], 6).chars);
+        else if (!apart && sum != 0 && !(sum > 0.999 && sum < 1.001))
+            result =
+                kd__fail(kd, KD_ERR_DATA,
+                         "%s: soft_labels of a row must sum to 1 (or be all 0: no label), but row %lld sums to %s",
+                         where, (long long)r, kd__number(sum, 6).chars);
+    }
+    return result;
+}
+
+/* kd_loss, whatever soft labels sum to. */
+KD__PRIVATE kd_result kd__loss_of_rows(kd_ctx *kd, const kd_loss_desc *desc, const float *student,
+                                       const float *teacher, const int32_t *labels, int rows, int cols, float *grad,
+                                       double *value)
 {
     static const char where[] = "kd_loss";
     kd__loss_call call;
@@ -5337,6 +5433,16 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     }
     *value = mean;
     return KD_OK;
+}
+
+KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
+                        const int32_t *labels, int rows, int cols, float *grad, double *value)
+{
+    kd_result result = KD_OK;
+    if (kd && desc && desc->cookie == KD__COOKIE && desc->soft_labels && kd__loss_uses_labels(desc) && cols > 0)
+        result = kd__check_soft_labels(kd, "kd_loss", desc->soft_labels, rows, cols, desc->kind == KD_LOSS_BCE);
+    if (result != KD_OK) return result;
+    return kd__loss_of_rows(kd, desc, student, teacher, labels, rows, cols, grad, value);
 }
 
 /* ============================================================================================================
@@ -5390,7 +5496,7 @@ typedef struct kd__node {
     int in, in2, out; /* values; in2 is -1 but for add */
     int param[4];     /* weight, bias, running mean, running variance; -1 where there is none */
     int act;          /* of an activation layer: which */
-    int fused_act;    /* activation that this node applies to its own output, or KD__LINEAR */
+    int fused_act;    /* activation that this node applies to its own output, or KD__IDENTITY */
     float act_arg;
     int fused; /* an activation layer whose work its producer does */
     int shown; /* 0: made by the library, not written in the model line */
@@ -5757,9 +5863,9 @@ KD__PRIVATE void kd__pass_on(const kd__run *r, const kd__shape *shape, const kd_
         float *b = kd__slot_at(to, s, i);
         for (j = 0; j < lines; ++j, a += from->row, b += to->row) {
             if (accumulate)
-                r->k->add(length, b, a, KD__LINEAR, 0, b);
+                r->k->add(length, b, a, KD__IDENTITY, 0, b);
             else
-                r->k->act(KD__LINEAR, 0, length, a, b);
+                r->k->act(KD__IDENTITY, 0, length, a, b);
         }
     }
 }
@@ -5797,7 +5903,7 @@ KD__PRIVATE void kd__act_backward(const kd__run *r, const kd__node *n, kd__span 
     const kd__slot *dy = &r->grad[n->out], *dx = &r->grad[n->in];
     const kd__shape *shape = &r->model->values[n->in].shape;
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    const int act = plan->pooled_relu ? KD__LINEAR : n->act;
+    const int act = plan->pooled_relu ? KD__IDENTITY : n->act;
     const int tight = kept->tight && dy->tight && dx->tight;
     const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
     int i, j;
@@ -6298,7 +6404,7 @@ KD__PRIVATE void kd__conv_lines(const kd__kernels *k, const kd__conv *c, int y, 
         g.segs = c->taps_w;
         g.run = c->channels;
         g.a_seg = c->in.pixel;
-        g.act = kh == kh1 - 1 ? c->act : KD__LINEAR;
+        g.act = kh == kh1 - 1 ? c->act : KD__IDENTITY;
         g.act_arg = c->act_arg;
         k->gemm(&g);
         g.accumulate = 1;
@@ -7327,13 +7433,34 @@ KD__PRIVATE void kd__norm_forward_join(const kd__run *r, const kd__node *n, kd__
     }
 }
 
-/* The running mean (0) or variance (1) that a channel will have after this step. */
+/* The first batchnorm that sees a single value a channel where a batch has a single sample: its output would be the
+   same whatever the input is, and the variance 0. NULL: none. */
+KD__PRIVATE const kd__node *kd__norm_lone(const kd_model *m)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__shape *s = &m->values[n->in].shape;
+        if (n->param[2] >= 0 && (s->flat || s->h * s->w == 1)) return n;
+    }
+    return NULL;
+}
+
+/* Whether the last of `count` samples in batches of `batch`, left alone, must join the batch before. */
+KD__PRIVATE int kd__norm_joins(int lone, int count, int batch)
+{
+    return lone && batch > 1 && count > batch && count % batch == 1;
+}
+
+/* The running mean (0) or variance (1) that a channel will have after this step; of one that sees nothing but zeros
+   both end at 0. */
 KD__PRIVATE float kd__norm_next(const kd__run *r, const kd__node *n, int which, size_t channel)
 {
     const double momentum = n->arg[KD__NORM_MOMENTUM].v[0];
     const double running = (double)kd__weight(r, n->param[2 + which])[channel];
     const double now = (double)kd__norm_array(r, n, which ? KD__NORM_VAR : KD__NORM_MEAN)[channel];
-    return (float)((1 - momentum) * running + momentum * now);
+    const double next = (1 - momentum) * running + momentum * now;
+    return next < (double)KD__TINY && next > -(double)KD__TINY ? 0.0f : (float)next;
 }
 
 /* Once a step has succeeded, its statistics join the running ones. */
@@ -7431,7 +7558,7 @@ KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span
 enum { KD__TREE_DEPTH, KD__TREE_CLASSES, KD__TREE_PENALTY };
 enum { KD__TREE_MAX_DEPTH = 12 };
 
-typedef struct kd__tree {
+typedef struct kd__soft_tree {
     int inner, leaves, nodes, classes;
     double penalty;
     const float *beta;          /* (inner) */
@@ -7440,11 +7567,11 @@ typedef struct kd__tree {
     float *log_mass;            /* (leaves): log of the sum of P over the batch */
     float *log_p;               /* (capacity, nodes) */
     float *row, *branch, *grad; /* of one worker: (leaves), (nodes), (nodes) */
-} kd__tree;
+} kd__soft_tree;
 
-KD__PRIVATE kd__tree kd__tree_of(const kd__run *r, const kd__node *n, int worker)
+KD__PRIVATE kd__soft_tree kd__tree_of(const kd__run *r, const kd__node *n, int worker)
 {
-    kd__tree t;
+    kd__soft_tree t;
     float *own = r->plan[n - r->model->nodes].own;
     size_t table;
     t.leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0];
@@ -7499,7 +7626,8 @@ KD__PRIVATE kd_result kd__tree_build(kd__draft *d, kd__node *n)
 }
 
 /* The softmax of every leaf, or its logarithm. */
-KD__PRIVATE void kd__tree_leaves(const kd__run *r, const kd__node *n, const kd__tree *t, int logarithm, float *to)
+KD__PRIVATE void kd__tree_leaves(const kd__run *r, const kd__node *n, const kd__soft_tree *t, int logarithm,
+                                 float *to)
 {
     r->k->transpose(kd__weight(r, n->param[1]), t->leaves, t->classes, t->leaves, t->turned, t->classes);
     r->k->softmax(t->turned, t->leaves, t->classes, 1, logarithm, t->turned);
@@ -7508,14 +7636,15 @@ KD__PRIVATE void kd__tree_leaves(const kd__run *r, const kd__node *n, const kd__
 
 KD__PRIVATE void kd__tree_forward_prepare(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__tree t = kd__tree_of(r, n, s.worker);
+    const kd__soft_tree t = kd__tree_of(r, n, s.worker);
     kd__tree_leaves(r, n, &t, 1, t.log_q);
     if (r->training) kd__tree_leaves(r, n, &t, 0, t.q);
 }
 
 /* The probability, or its logarithm, with which each node is chosen by its parent: 1 - p and p are the softmax of
    (0, beta (w x + b)). */
-KD__PRIVATE void kd__tree_branches(const kd__run *r, const kd__tree *t, const float *a, int logarithm, float *to)
+KD__PRIVATE void kd__tree_branches(const kd__run *r, const kd__soft_tree *t, const float *a, int logarithm,
+                                   float *to)
 {
     int j;
     to[0] = logarithm ? 0.0f : 1.0f;
@@ -7524,14 +7653,14 @@ KD__PRIVATE void kd__tree_branches(const kd__run *r, const kd__tree *t, const fl
 }
 
 /* Into row: log P_l Q_l[c], by leaf; then its softmax: each leaf's share in the probability of class c. */
-KD__PRIVATE void kd__tree_joint(const kd__run *r, const kd__tree *t, const float *log_p, int c)
+KD__PRIVATE void kd__tree_joint(const kd__run *r, const kd__soft_tree *t, const float *log_p, int c)
 {
-    r->k->add(t->leaves, log_p + t->inner, t->log_q + (ptrdiff_t)c * t->leaves, KD__LINEAR, 0, t->row);
+    r->k->add(t->leaves, log_p + t->inner, t->log_q + (ptrdiff_t)c * t->leaves, KD__IDENTITY, 0, t->row);
 }
 
 KD__PRIVATE void kd__tree_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__tree t = kd__tree_of(r, n, s.worker);
+    const kd__soft_tree t = kd__tree_of(r, n, s.worker);
     int i, j, c;
     for (i = s.first; i < s.first + s.count; ++i) {
         float *log_p = t.log_p + (ptrdiff_t)i * t.nodes, *y = kd__slot_at(&r->act[n->out], s, i);
@@ -7554,7 +7683,7 @@ KD__PRIVATE void kd__tree_forward(const kd__run *r, const kd__node *n, kd__span 
 KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__span s)
 {
     enum { ROWS = 64 };
-    const kd__tree t = kd__tree_of(r, n, 0);
+    const kd__soft_tree t = kd__tree_of(r, n, 0);
     const float *rows[ROWS], zeros[ROWS] = {0};
     double sum = 0;
     int i = 0, l, now;
@@ -7571,7 +7700,7 @@ KD__PRIVATE void kd__tree_forward_join(const kd__run *r, const kd__node *n, kd__
 
 /* Its derivative by log P of the leaves: the sample's share in their mass. e^u = s / (1 - s) of the sigmoid s of u;
    u is 0 or less, where that loses nothing. */
-KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__tree *t, const float *log_p)
+KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__soft_tree *t, const float *log_p)
 {
     const float factor = (float)(t->penalty / t->leaves);
     float *grad = t->grad + t->inner;
@@ -7583,8 +7712,8 @@ KD__PRIVATE void kd__tree_penalise(const kd__run *r, const kd__tree *t, const fl
 }
 
 /* grad becomes the derivative by log P of every node: of the leaves from the outputs, of the others from below. */
-KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, const float *log_p, const float *dy,
-                                          float *dphi)
+KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__soft_tree *t, const float *log_p,
+                                          const float *dy, float *dphi)
 {
     int c, j;
     memset(t->grad, 0, (size_t)t->nodes * sizeof(float));
@@ -7592,8 +7721,8 @@ KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, c
         kd__tree_joint(r, t, log_p, c);
         r->k->softmax(t->row, 1, t->leaves, 1, 0, t->row);
         r->k->scale(t->leaves, dy[c], t->row);
-        r->k->add(t->leaves, t->row, t->grad + t->inner, KD__LINEAR, 0, t->grad + t->inner);
-        if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__LINEAR, 0, dphi + c * t->leaves);
+        r->k->add(t->leaves, t->row, t->grad + t->inner, KD__IDENTITY, 0, t->grad + t->inner);
+        if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__IDENTITY, 0, dphi + c * t->leaves);
     }
     if (r->training && !r->bare) kd__tree_penalise(r, t, log_p);
     for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
@@ -7602,7 +7731,7 @@ KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__tree *t, c
 /* Only in training are there sums to add to. */
 KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__tree t = kd__tree_of(r, n, s.worker);
+    const kd__soft_tree t = kd__tree_of(r, n, s.worker);
     float *dbeta = r->training ? kd__partial(r, n->param[0], s) : NULL;
     float *dphi = r->training ? kd__partial(r, n->param[1], s) : NULL;
     int i, j;
@@ -7627,7 +7756,7 @@ KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span
 /* From the gradient by log Q, which every chunk has summed, to that by phi. */
 KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__tree t = kd__tree_of(r, n, 0);
+    const kd__soft_tree t = kd__tree_of(r, n, 0);
     const int chunks = (s.count + r->chunk - 1) / r->chunk;
     int c, l;
     for (s.chunk = 0; s.chunk < chunks; ++s.chunk) {
@@ -7863,11 +7992,11 @@ KD__PRIVATE const char *kd__skip_space(const char *c)
 KD__PRIVATE void kd__tidy(char *text)
 {
     const char *c = kd__skip_space(text);
-    for (; *c; ++c) {
-        if (!kd__is_space(*c))
-            *text++ = *c;
-        else if (*kd__skip_space(c) && !kd__is_space(c[1]))
-            *text++ = ' ';
+    while (*c) {
+        const char *next = kd__skip_space(c);
+        if (next > c && *next) *text++ = ' ';
+        if (next == c) *text++ = *next++;
+        c = next;
     }
     *text = 0;
 }
@@ -8677,7 +8806,7 @@ KD__PRIVATE void kd__model_fuse(kd_model *m)
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) continue;
         if (at < 0 || m->values[n->in].consumers != 1) continue;
         producer = &m->nodes[at];
-        if (!kd__layer_types[producer->type].takes_act || producer->fused_act != KD__LINEAR) continue;
+        if (!kd__layer_types[producer->type].takes_act || producer->fused_act != KD__IDENTITY) continue;
         producer->fused_act = n->act;
         producer->act_arg = n->act_arg;
         n->fused = 1;
@@ -9020,7 +9149,7 @@ KDDEF void kd_model_destroy(kd_model *m)
 }
 
 /* In another context of the same instruction set, too. */
-KD__PRIVATE kd_result kd__model_clone(kd_ctx *kd, const kd_model *m, kd_model **out)
+KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **out)
 {
     kd_model *copy;
     kd_result result = kd_model_create(kd, m->spec, 0, out);
@@ -9043,7 +9172,7 @@ KD__PRIVATE kd_result kd__model_clone(kd_ctx *kd, const kd_model *m, kd_model **
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
 {
     if (out) *out = NULL;
-    return m ? kd__model_clone(m->kd, m, out) : KD_ERR_ARGUMENT;
+    return m ? kd__model_copy(m->kd, m, out) : KD_ERR_ARGUMENT;
 }
 
 KDDEF const char *kd_model_spec(const kd_model *m) { return m->spec; }
@@ -10004,7 +10133,7 @@ KD__PRIVATE void kd__run_reduce(void *arg, int index, int worker)
     if (!p->summed) return;
     memcpy(grad, kd__partial(r, index, s), p->size * sizeof *grad);
     for (s.chunk = 1; s.chunk < chunks; ++s.chunk)
-        r->k->add((ptrdiff_t)p->size, grad, kd__partial(r, index, s), KD__LINEAR, 0, grad);
+        r->k->add((ptrdiff_t)p->size, grad, kd__partial(r, index, s), KD__IDENTITY, 0, grad);
 }
 
 /* x: (count, c, h, w); the logits are then at kd__run_logits. */
@@ -10342,7 +10471,7 @@ KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
 
 /* Makes adversarial versions of images, or of the prompts beside them; opened once, for batches of up to `capacity`
    samples. */
-typedef struct kd__attack {
+typedef struct kd__attacker {
     kd_ctx *kd;
     kd_attack_desc desc; /* with the kind of its loss resolved */
     kd__run *run;
@@ -10356,7 +10485,7 @@ typedef struct kd__attack {
     const int32_t *samples; /* their numbers; NULL: from `first` on */
     int first;
     uint64_t seed, epoch; /* what random starts depend on, beside the numbers of samples */
-} kd__attack;
+} kd__attacker;
 
 /* bce needs no teacher, and has none where its kind was left open. */
 KD__PRIVATE int kd__attack_uses_teacher(const kd_attack_desc *desc)
@@ -10397,7 +10526,7 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
                         "task",
                         where);
     if (desc->loss.kind == KD_LOSS_AUTO) {
-        desc->loss.kind = outputs == 1 ? KD_LOSS_BCE : KD_LOSS_CE;
+        desc->loss.kind = kd__loss_resolve(0, 1, 0, outputs);
         desc->loss.alpha = 0;
     }
     if (desc->loss.to_targets && !has_targets)
@@ -10407,7 +10536,7 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
                           outputs);
 }
 
-KD__PRIVATE void kd__attack_close(kd__attack *a)
+KD__PRIVATE void kd__attack_close(kd__attacker *a)
 {
     if (!a->kd) return;
     kd__run_close(a->run);
@@ -10418,7 +10547,7 @@ KD__PRIVATE void kd__attack_close(kd__attack *a)
 
 /* desc has been checked. value: what moves, m->input or the prompts in m->prompted. mean and std are those of its
    numbers, for each of `channels`, or NULL. */
-KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int value, const kd_attack_desc *desc,
+KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int value, const kd_attack_desc *desc,
                                       int channels, const float *mean, const float *std, int capacity)
 {
     kd__run_desc run = {NULL, 0, NULL, 0};
@@ -10452,7 +10581,7 @@ KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int valu
 }
 
 /* The nearest number to x that is allowed in place of `from`. */
-KD__PRIVATE float kd__attack_limit(const kd__attack *a, ptrdiff_t plane, float from, float x)
+KD__PRIVATE float kd__attack_limit(const kd__attacker *a, ptrdiff_t plane, float from, float x)
 {
     const float low = KD__MAX(from - a->epsilon[plane], KD__MIN(from, a->low[plane]));
     const float high = KD__MIN(from + a->epsilon[plane], KD__MAX(from, a->high[plane]));
@@ -10461,7 +10590,7 @@ KD__PRIVATE float kd__attack_limit(const kd__attack *a, ptrdiff_t plane, float f
 
 KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
 {
-    const kd__attack *a = (const kd__attack *)arg;
+    const kd__attacker *a = (const kd__attacker *)arg;
     const int sample = a->samples ? a->samples[index] : a->first + index;
     const uint64_t key = kd__rng_key(a->seed, KD__RNG_ATTACK, a->epoch, (uint64_t)sample);
     const double width = a->desc.kind == KD_ATTACK_FGSM ? 0 : (double)a->desc.random_start;
@@ -10479,7 +10608,7 @@ KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
 /* One step along the sign of the gradient, which is stored (h, w, c). A prompt stands at the end of a vector. */
 KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
 {
-    const kd__attack *a = (const kd__attack *)arg;
+    const kd__attacker *a = (const kd__attacker *)arg;
     const kd__shape *s = &a->run->model->values[a->run->sought].shape;
     const kd__slot *slot = &a->run->grad[a->run->sought];
     const kd__span all = {0, 0, 0, 0};
@@ -10502,7 +10631,7 @@ KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
 
 /* Fills a->x from images, or from the prompts beside them, NULL: none. teacher, labels and soft_labels as for a
    loss; what they belong to is in a->samples or a->first. */
-KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const float *images, const float *prompts,
+KD__PRIVATE kd_result kd__attack_make(kd__attacker *a, const char *where, const float *images, const float *prompts,
                                       int n, const float *teacher, const int32_t *labels, const float *soft_labels)
 {
     const kd__slot *slot = &a->run->grad[a->run->sought];
@@ -10535,8 +10664,8 @@ KD__PRIVATE kd_result kd__attack_make(kd__attack *a, const char *where, const fl
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__attack_all(kd__attack *a, const kd_model *teacher, const float *x, const int32_t *labels,
-                                     int n, int capacity, float *logits, float *out)
+KD__PRIVATE kd_result kd__attack_all(kd__attacker *a, const kd_model *teacher, const float *x,
+                                     const int32_t *labels, int n, int capacity, float *logits, float *out)
 {
     kd_result result = KD_OK;
     for (a->first = 0; a->first < n && result == KD_OK; a->first += capacity) {
@@ -10568,7 +10697,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
 {
     static const char where[] = "kd_attack";
     kd_attack_desc checked;
-    kd__attack a;
+    kd__attacker a;
     float *logits = NULL;
     kd_result result;
     int capacity, outputs;
@@ -10604,7 +10733,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
    uses: attack, predict, math
    ============================================================================================================ */
 
-KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
+KD__PRIVATE kd_data kd__data_of(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
                              int height, int width, int classes)
 {
     kd_data data;
@@ -10626,19 +10755,19 @@ KD__PRIVATE kd_data kd__data(kd_pixels type, const void *pixels, const int32_t *
 KDDEF kd_data kd_data_u8(const uint8_t *pixels, const int32_t *labels, int count, int channels, int height,
                          int width, int classes)
 {
-    return kd__data(KD_PIXELS_U8, pixels, labels, count, channels, height, width, classes);
+    return kd__data_of(KD_PIXELS_U8, pixels, labels, count, channels, height, width, classes);
 }
 
 KDDEF kd_data kd_data_f32(const float *x, const int32_t *labels, int count, int channels, int height, int width,
                           int classes)
 {
-    return kd__data(KD_PIXELS_F32, x, labels, count, channels, height, width, classes);
+    return kd__data_of(KD_PIXELS_F32, x, labels, count, channels, height, width, classes);
 }
 
 KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int channels, int height, int width,
                              int classes)
 {
-    kd_data data = kd__data(KD_PIXELS_F32, NULL, NULL, count, channels, height, width, classes);
+    kd_data data = kd__data_of(KD_PIXELS_F32, NULL, NULL, count, channels, height, width, classes);
     data.batch = batch;
     data.user = user;
     return data;
@@ -11057,6 +11186,16 @@ KD__PRIVATE void kd__feed_task(void *arg, int index, int worker)
     }
 }
 
+/* Another sample, each with the same probability: who draws himself draws once more, from all others. */
+KD__PRIVATE int32_t kd__feed_partner(const kd__feed *f, int32_t sample, uint64_t key)
+{
+    const int count = f->pool ? f->pool_count : f->data->count;
+    int at = kd__rng_index(key, UINT64_MAX, count);
+    if (count > 1 && (f->pool ? f->pool[at] : at) == sample)
+        at = (at + 1 + kd__rng_index(key, UINT64_MAX - 1, count - 1)) % count;
+    return f->pool ? f->pool[at] : at;
+}
+
 /* Makes the batch of the given samples, in the given view (0 where nothing is augmented). */
 KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n, int view)
 {
@@ -11064,13 +11203,9 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
     f->samples = samples;
     f->n = n;
     f->view = view;
-    if (f->augment.mixup != 0) {
-        for (i = 0; i < n; ++i) {
-            const uint64_t key = kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)view, (uint64_t)samples[i]);
-            f->partners[i] = kd__rng_index(key, UINT64_MAX, f->pool ? f->pool_count : f->data->count);
-            if (f->pool) f->partners[i] = f->pool[f->partners[i]];
-        }
-    }
+    for (i = 0; i < n && f->augment.mixup != 0; ++i)
+        f->partners[i] = kd__feed_partner(
+            f, samples[i], kd__rng_key(f->seed, KD__RNG_MIXUP, (uint64_t)view, (uint64_t)samples[i]));
     if (f->data->batch) {
         const int sets = f->augment.mixup != 0 ? 2 : 1;
         for (i = 0; i < sets; ++i) {
@@ -11129,19 +11264,41 @@ KD__PRIVATE double kd__log_prob(const float *logits, const float *log_probs, int
     return -(s > 0 ? log(1 + exp(-s)) : log(1 + exp(s)) - s);
 }
 
+/* KL(teacher || student) of a sample, from logits and their log-softmax. Where the two nearly agree, from the terms
+   p (e^w - 1 - w), w = s - t about its mean, which are all positive, so that nothing cancels. */
+KD__PRIVATE double kd__tally_kl(const float *teacher, const float *teacher_log_probs, const float *student,
+                                const float *log_probs, int outputs)
+{
+    double sum = 0, mean = 0, beyond = 0, kl = 0;
+    int c;
+    for (c = 0; c < KD__MAX(outputs, 2); ++c) {
+        const double log_p = kd__log_prob(teacher, teacher_log_probs, outputs, c), p = exp(log_p);
+        const int column = outputs > 1 ? c : c == 1 ? 0 : -1; /* a single logit is that of class 1, beside 0 */
+        sum += p;
+        if (column >= 0) mean += p * ((double)student[column] - (double)teacher[column]);
+        kl += p * (log_p - kd__log_prob(student, log_probs, outputs, c));
+    }
+    if (!(kl < 0.5)) return kl;
+    for (c = 0; c < KD__MAX(outputs, 2); ++c) {
+        const double log_p = kd__log_prob(teacher, teacher_log_probs, outputs, c), p = exp(log_p);
+        const int column = outputs > 1 ? c : c == 1 ? 0 : -1;
+        const double w = (column >= 0 ? (double)student[column] - (double)teacher[column] : 0) - mean / sum;
+        const double series = w * w * (0.5 + w * (1 / 6.0 + w * (1 / 24.0 + w * (1 / 120.0 + w / 720.0))));
+        beyond += w > -0.01 && w < 0.01 ? p * series : exp(log_p + w) - p * (1 + w);
+    }
+    beyond /= sum;
+    return beyond < 1e-4 ? beyond * (1 - beyond * (0.5 - beyond / 3)) : log(1 + beyond);
+}
+
 KD__PRIVATE void kd__tally_sample(kd__tally *t, const float *logits, const float *log_probs, const float *teacher,
                                   const float *teacher_log_probs, int32_t label)
 {
     const int choice = kd__choice(logits, t->outputs);
-    int c;
     ++t->seen;
     if (teacher) {
         ++t->teacher_seen;
         t->agreed += choice == kd__choice(teacher, t->outputs);
-        for (c = 0; c < KD__MAX(t->outputs, 2); ++c) {
-            const double p = kd__log_prob(teacher, teacher_log_probs, t->outputs, c);
-            t->kl += exp(p) * (p - kd__log_prob(logits, log_probs, t->outputs, c));
-        }
+        t->kl += kd__tally_kl(teacher, teacher_log_probs, logits, log_probs, t->outputs);
     }
     if (label >= 0) {
         const double confidence = exp(kd__log_prob(logits, log_probs, t->outputs, choice));
@@ -11192,7 +11349,7 @@ typedef struct kd__evaluator {
     const kd_data *data;
     const kd_model *teacher;
     kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
-    kd__attack attack, prompt_attack;
+    kd__attacker attack, prompt_attack;
     kd__run *run, *teacher_run;
     float *logits, *log_probs, *teacher_logits, *teacher_log_probs; /* (batch, outputs) */
     float *head, *teacher_head;                                     /* (batch, columns); NULL without a head */
@@ -11400,7 +11557,7 @@ KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
 }
 
 /* Attacks the images of a batch that the feed has made, or their prompts. */
-KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, const float *prompts,
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, const float *prompts,
                                            const int32_t *samples, int n)
 {
     static const char where[] = "evaluation";
@@ -11546,7 +11703,7 @@ KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data
                             data->labels || data->batch, kd_model_outputs(m));
 }
 
-KD__PRIVATE kd_result kd__evaluate(const char *where, const kd_model *m, const kd_data *data,
+KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, const kd_data *data,
                                    const kd_evaluate_desc *desc, kd_metrics *out)
 {
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
@@ -11606,12 +11763,12 @@ KD__PRIVATE kd_result kd__evaluate(const char *where, const kd_model *m, const k
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out)
 {
-    return kd__evaluate("kd_evaluate_with", m, data, desc, out);
+    return kd__evaluate_all("kd_evaluate_with", m, data, desc, out);
 }
 
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out)
 {
-    return kd__evaluate("kd_evaluate", m, data, NULL, out);
+    return kd__evaluate_all("kd_evaluate", m, data, NULL, out);
 }
 
 /* ============================================================================================================
@@ -11635,18 +11792,26 @@ KDDEF const char *kd_schedule_name(kd_schedule schedule)
     return (unsigned)schedule < (unsigned)KD_SCHEDULE_COUNT ? words[schedule] : "unknown";
 }
 
+/* An option such as 0.1f is a little more or less than what was meant: x, or the whole number that it is within a
+   float's rounding of. */
+KD__PRIVATE double kd__meant(double x)
+{
+    const double whole = x < 1e15 ? (double)(int64_t)(x + 0.5) : x;
+    return x - whole < 1e-7 * whole && whole - x < 1e-7 * whole ? whole : x;
+}
+
 KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch)
 {
     const double lr = (double)desc->lr, end = (double)desc->lr_end, gamma = (double)desc->schedule_gamma;
     const int64_t steps = KD__MAX(1, steps_per_epoch);
     const double epoch = (double)step / (double)steps;
-    const double warmup_steps = (double)desc->warmup * (double)steps;
+    const double warmup_steps = kd__meant((double)desc->warmup * (double)steps);
     double u, cosine, sine;
     if ((double)step < warmup_steps) return lr * ((double)step + 1) / (warmup_steps < 1 ? 1 : ceil(warmup_steps));
     u = desc->epochs > (double)desc->warmup ? (epoch - (double)desc->warmup) / (desc->epochs - (double)desc->warmup)
                                             : 0;
     switch (desc->schedule) {
-    case KD_STEP: return lr * kd__power(gamma, (int64_t)(epoch / (double)desc->schedule_step));
+    case KD_STEP: return lr * kd__power(gamma, (int64_t)kd__meant(epoch / (double)desc->schedule_step));
     case KD_EXPONENTIAL: return lr * kd__power(gamma, step / steps);
     case KD_LINEAR: return lr + (end - lr) * u;
     case KD_COSINE:
@@ -11793,6 +11958,7 @@ struct kd__feature {
 };
 
 struct kd__feature_info {
+    kd_feature_kind kind;
     double weight;
     int pools, pairs, lists;         /* averages to the smaller size; has second layers; takes several */
     double (*value)(kd__feature *f); /* and the gradient into the student's taps and param_grads */
@@ -12853,7 +13019,7 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
 {
     static const int cells[] = {4, 2, 1};
     const kd__review *v = (const kd__review *)arg;
-    const int h = v->t->h, w = v->t->w, least = KD__MIN(h, w);
+    const int h = v->t->h, w = v->t->w; /* which cells count is decided by the height, as in the authors' code */
     const size_t pixels = v->out_norm.pixels, count = v->out_norm.stride;
     const double *t = v->t->map + (size_t)sample * count;
     double *d = v->out_norm.y + (size_t)sample * count, *grad = v->out_grad + (size_t)sample * count;
@@ -12862,14 +13028,14 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
     int k, c;
     (void)worker;
     for (k = 0; k < KD__COUNT(cells); ++k) {
-        if (cells[k] < least) share /= 2, total += share;
+        if (cells[k] < h) share /= 2, total += share;
     }
     planes = (double)v->in.n * v->t->c * total;
     for (i = 0; i < count; ++i) d[i] -= t[i];
     v->f->values[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
     for (i = 0; i < count; ++i) grad[i] = 2 * d[i] / (planes * (double)pixels);
     for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
-        if (cells[k] >= least) continue;
+        if (cells[k] >= h) continue;
         share /= 2;
         for (c = 0, squares = 0; c < v->t->c; ++c)
             squares += kd__review_cells(d + (size_t)c * pixels, h, w, cells[k],
@@ -13107,24 +13273,27 @@ KD__PRIVATE double kd__feature_crd(kd__feature *f)
 
 KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
 {
+    int i;
     /* clang-format off */
-    static const kd__feature_info table[KD_FEATURE_COUNT] = {
-        /* weight, pools, pairs, lists */
-        {100,   1, 0, 0, kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL},
-        {1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
-        {500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
-        {3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp},
-        {1,     0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_rkd},
-        {30000, 0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_pkt},
-        {0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc},
-        {50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL},
-        {1,     1, 0, 0, kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL},
-        {50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL},
-        {5,     0, 0, 1, kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL},
-        {0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL},
+    static const kd__feature_info table[] = {
+        /* kind, weight, pools, pairs, lists */
+        {KD_FEATURE_HINT,    100,   1, 0, 0, kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL},
+        {KD_FEATURE_AT,      1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
+        {KD_FEATURE_AT_PAPER,500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
+        {KD_FEATURE_SP,      3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp},
+        {KD_FEATURE_RKD,     1,     0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_rkd},
+        {KD_FEATURE_PKT,     30000, 0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_pkt},
+        {KD_FEATURE_CC,      0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc},
+        {KD_FEATURE_NST,     50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL},
+        {KD_FEATURE_VID,     1,     1, 0, 0, kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL},
+        {KD_FEATURE_FSP,     50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL},
+        {KD_FEATURE_REVIEW,  5,     0, 0, 1,
+         kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL},
+        {KD_FEATURE_CRD,     0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL},
     };
     /* clang-format on */
-    return &table[kind];
+    for (i = 0; i < KD__COUNT(table) - 1 && table[i].kind != kind; ++i) {}
+    return &table[i];
 }
 
 KDDEF const char *kd_feature_name(kd_feature_kind kind)
@@ -13367,6 +13536,20 @@ KD__PRIVATE kd_result kd__features_check(kd__features *fs, kd_model *student, co
     }
     fs->count = desc->feature_count;
     return result;
+}
+
+/* Whether one of them normalises single values by the batch. */
+KD__PRIVATE int kd__features_lone(const kd__features *fs)
+{
+    int i, l;
+    for (i = 0; i < fs->count; ++i) {
+        const kd__feature *f = &fs->list[i];
+        for (l = 0; f->desc.kind == KD_FEATURE_REVIEW && l < f->layers; ++l) {
+            if (kd__tap_pixels(f->tap[KD__STUDENT][l]) == 1 || kd__tap_pixels(f->tap[KD__TEACHER][l]) == 1)
+                return 1;
+        }
+    }
+    return 0;
 }
 
 KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_train_desc *desc, int batch)
@@ -13695,7 +13878,7 @@ struct kd_trainer {
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
     kd__run *teacher_runs[KD__MAX_TEACHERS];
-    kd__attack attack, prompt_attack;
+    kd__attacker attack, prompt_attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
     kd__features features;
@@ -13703,6 +13886,8 @@ struct kd_trainer {
     kd__tally *tally;
     int has_validation, validation_count, train_count;
     int fold, folds;              /* of kd_cross_validate; folds 0: no */
+    int lone;                     /* 1: no batch may have a single sample */
+    int batch;                    /* samples of every batch but the last */
     int peer;                     /* of kd_train_mutual: its number, else 0 */
     int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
@@ -13948,11 +14133,8 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     kd_result result;
     if (loss->cookie != KD__COOKIE)
         return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
-    if (loss->kind == KD_LOSS_AUTO) {
-        loss->kind = has_teacher   ? (has_labels ? KD_LOSS_HINTON : KD_LOSS_KL)
-                     : has_targets ? KD_LOSS_MSE
-                                   : KD_LOSS_CE;
-    }
+    if (loss->kind == KD_LOSS_AUTO)
+        loss->kind = kd__loss_resolve(has_teacher, has_labels, has_targets, kd__trainer_columns(t, loss));
     if (loss->soft_labels)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels of a data set go into kd_data.soft_labels", where);
     if (loss->to_targets && !has_targets)
@@ -14056,7 +14238,7 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
     kd_result result = KD_OK;
-    int i;
+    int i, apart = 1;
     if ((data->soft_labels || t->desc.augment.mixup != 0) && data->classes != t->outputs)
         return kd__fail(t->kd, KD_ERR_SHAPE,
                         "%s: soft labels and mixup need an output for each class, but the model has %d outputs and "
@@ -14069,8 +14251,10 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                                            kd__data_labels(data, t->losses[i].task), NULL, data->count,
                                            kd__trainer_columns(t, &t->losses[i]));
     }
+    for (i = 0; i < t->loss_count; ++i)
+        apart &= t->losses[i].kind == KD_LOSS_BCE || !kd__loss_uses_labels(&t->losses[i]);
     if (result == KD_OK && data->soft_labels)
-        result = kd__check_finite(t->kd, where, "soft_labels", data->soft_labels, data->count, data->classes);
+        result = kd__check_soft_labels(t->kd, where, data->soft_labels, data->count, data->classes, apart);
     return result;
 }
 
@@ -14221,6 +14405,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     const kd_train_desc *d = &t->desc;
     const kd__shape *out = &t->m->values[t->m->output].shape;
     const double share = (double)d->validation * (1 + 1e-7); /* 0.7f is a little less than 7 of 10 */
+    const kd__node *lone;
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m, "model");
@@ -14266,6 +14451,15 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     if (t->validation_count > 0 && d->cache && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: the cached images of mixup have held-out ones blended in; use validation_data", where);
+    lone = kd__norm_lone(t->m);
+    t->lone |= lone != NULL || kd__features_lone(&t->features);
+    if (t->lone && KD__MIN(d->batch, t->train_count) == 1)
+        return kd__fail(
+            t->kd, d->batch == 1 ? KD_ERR_ARGUMENT : KD_ERR_DATA,
+            "%s: batch normalisation%s%.60s%s sees one value a channel, whose variance is 0, in a batch of "
+            "one sample; %s",
+            where, lone ? " \"" : "", lone ? lone->name : " of loss review", lone ? "\"" : "",
+            d->batch == 1 ? "batch must be 2 or more" : "there must be 2 samples to train on");
     if ((d->keep == KD_KEEP_BEST || d->patience > 0) && !t->has_validation)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: keeping the best weights and patience need validation or validation_data", where);
@@ -14373,11 +14567,12 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
+KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
 {
     kd_ctx *kd = t->kd;
     const kd_train_desc *d = &t->desc;
-    const int batch = KD__MIN(d->batch, t->train_count);
+    const int joined = kd__norm_joins(t->lone, t->train_count, KD__MIN(d->batch, t->train_count));
+    const int batch = KD__MIN(d->batch, t->train_count) + joined; /* the largest */
     const size_t logits = (size_t)batch * (size_t)t->outputs;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
     const kd__features *fs = &t->features;
@@ -14444,7 +14639,8 @@ KD__PRIVATE kd_result kd__trainer_open(kd_trainer *t)
         t->feed.pool = t->pool;
         t->feed.pool_count = t->train_count;
     }
-    t->batches = (t->train_count + batch - 1) / batch;
+    t->batch = batch - joined;
+    t->batches = (t->train_count + t->batch - 1) / t->batch - joined;
     t->steps_per_epoch = (t->batches + d->accumulate - 1) / d->accumulate;
     t->at.best = -1e300;
     t->at.rate = 1;
@@ -14618,7 +14814,7 @@ KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float
     if (t->at.gathered_batches == 0)
         memcpy(sum, grads, count * sizeof *grads);
     else
-        t->kd->k->add((ptrdiff_t)count, sum, grads, KD__LINEAR, 0, sum);
+        t->kd->k->add((ptrdiff_t)count, sum, grads, KD__IDENTITY, 0, sum);
 }
 
 /* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
@@ -14810,7 +15006,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate_all(kd_trainer *t, int inputs, const 
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         if ((int)t->losses[i].inputs != inputs) continue;
         result = kd__trainer_evaluate(t, i, b, seen ? t->loss_grad : grad, &value);
-        if (result == KD_OK && seen++) t->kd->k->add(count, grad, t->loss_grad, KD__LINEAR, 0, grad);
+        if (result == KD_OK && seen++) t->kd->k->add(count, grad, t->loss_grad, KD__IDENTITY, 0, grad);
         *loss += value;
     }
     if (!seen) memset(grad, 0, (size_t)count * sizeof *grad); /* losses on features alone */
@@ -14841,13 +15037,13 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
     if (run == t->run) run->weight_grads = t->grads[b->side];
     kd__run_backward(run);
     if (run != t->run)
-        t->kd->k->add((ptrdiff_t)t->m->weight_count, t->grads[b->side], run->weight_grads, KD__LINEAR, 0,
+        t->kd->k->add((ptrdiff_t)t->m->weight_count, t->grads[b->side], run->weight_grads, KD__IDENTITY, 0,
                       t->grads[b->side]);
     return kd__trainer_check_norms(t, t->grads[b->side], "the gradient of ", "; the weights are those before it");
 }
 
 /* What an attack makes of a batch: of its images, or, where there are any, of the prompts beside them. */
-KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attack *a, const kd__batch *b, const float *prompts)
+KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attacker *a, const kd__batch *b, const float *prompts)
 {
     const kd_loss_desc *loss = &a->desc.loss;
     const float *teacher = b->soft_targets;
@@ -14929,7 +15125,7 @@ KD__PRIVATE kd_result kd__trainer_gradient(kd_trainer *t, kd__batch *b, double *
     return result;
 }
 
-KD__PRIVATE kd_result kd__trainer_step(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
+KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
@@ -15019,7 +15215,8 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
 KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
-    const int b = (int)t->at.batch, first = b * t->feed.batch, n = KD__MIN(t->feed.batch, t->train_count - first);
+    const int b = (int)t->at.batch, first = b * t->batch;
+    const int n = b == t->batches - 1 ? t->train_count - first : t->batch;
     kd_result result;
     if (b == t->batches) return kd__trainer_end_epoch(t); /* which a callback had kept from coming */
     if (b == 0) {
@@ -15028,7 +15225,7 @@ KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
         if (t->start) kd__trainer_remember(t);
         kd__trainer_shuffle(t, t->at.epoch);
     }
-    result = kd__trainer_step(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
+    result = kd__trainer_train(t, t->order + first, n, (int)t->at.epoch, b == t->batches - 1, info);
     if (result != KD_OK) return result;
     t->at.loss += info->loss * n;
     info->epoch = (int)t->at.epoch;
@@ -15162,8 +15359,9 @@ KDDEF void kd_trainer_close(kd_trainer *t)
     kd__trainer_free(t);
 }
 
-KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd_train_desc *desc, int fold,
-                                      int folds, kd_trainer **out)
+/* lone: no batch may have a single sample, whatever the model is. */
+KD__PRIVATE kd_result kd__trainer_make(kd_model *m, const kd_data *data, const kd_train_desc *desc, int fold,
+                                       int folds, int lone, kd_trainer **out)
 {
     const kd_train_desc defaults = kd_train_defaults();
     kd_trainer *t;
@@ -15180,9 +15378,10 @@ KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd
     t->desc = *desc;
     t->fold = fold;
     t->folds = folds;
+    t->lone = lone;
     t->outputs = kd_model_outputs(m);
     result = kd__trainer_check(t);
-    if (result == KD_OK) result = kd__trainer_open(t);
+    if (result == KD_OK) result = kd__trainer_prepare(t);
     if (result == KD_OK) {
         kd__trainer_announce(t);
         ++m->trainers;
@@ -15191,6 +15390,12 @@ KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd
         kd__trainer_free(t);
     }
     return result;
+}
+
+KD__PRIVATE kd_result kd__trainer_new(kd_model *m, const kd_data *data, const kd_train_desc *desc, int fold,
+                                      int folds, kd_trainer **out)
+{
+    return kd__trainer_make(m, data, desc, fold, folds, 0, out);
 }
 
 KDDEF kd_result kd_trainer_open(kd_model *m, const kd_data *data, const kd_train_desc *desc, kd_trainer **out)
@@ -15269,7 +15474,8 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
 {
     kd_train_desc d = *desc;
     kd_result result = KD_OK;
-    int j;
+    int j, lone = 0; /* all have the same batches */
+    for (j = 0; j < count; ++j) lone |= kd__norm_lone(models[j]) != NULL;
     for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
     if (count == 2) {
         d.teacher = p->others[0];
@@ -15282,7 +15488,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
     if (result != KD_OK) return result;
     if ((data && data->targets) || kd__peer_columns(models[i], &desc->loss) == 1)
         d.teacher_average = KD_AVERAGE_LOGITS;
-    result = kd_trainer_open(models[i], data, &d, &p->trainer);
+    result = kd__trainer_make(models[i], data, &d, 0, 0, lone, &p->trainer);
     if (result == KD_OK) p->trainer->peer = i;
     return result;
 }
@@ -15346,7 +15552,7 @@ KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_dat
     ctx.isa = kd_ctx_isa(m->kd);
     ctx.log = NULL;
     f->result = kd_open(&ctx, &f->kd);
-    if (f->result == KD_OK) f->result = kd__model_clone(f->kd, m, &f->m);
+    if (f->result == KD_OK) f->result = kd__model_copy(f->kd, m, &f->m);
     if (f->result == KD_OK) f->result = kd__trainer_new(f->m, data, desc, fold, folds, &f->trainer);
     if (f->result != KD_OK) return f->result;
     for (i = 0; i < f->trainer->teacher_count; ++i) f->trainer->teacher_runs[i]->kd = f->kd;
@@ -15376,7 +15582,7 @@ KD__PRIVATE double kd__metric(const kd_metrics *m, size_t offset)
     return value;
 }
 
-KD__PRIVATE kd_statistic kd__statistic(const kd_metrics *each, int count, size_t member, int of_labels)
+KD__PRIVATE kd_statistic kd__statistic_of(const kd_metrics *each, int count, size_t member, int of_labels)
 {
     kd_statistic s = {0, 0};
     int i, n = 0;
@@ -15466,7 +15672,7 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
     }
     if (result == KD_OK) {
         if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);
-#define KD__ITEM(name, of_labels) out->name = kd__statistic(metrics, folds, offsetof(kd_metrics, name), of_labels);
+#define KD__ITEM(name, labelled) out->name = kd__statistic_of(metrics, folds, offsetof(kd_metrics, name), labelled);
         KD__ITEM(accuracy, 1)
         KD__ITEM(robust_accuracy, 1)
         KD__ITEM(nll, 1)
@@ -15572,7 +15778,7 @@ KDDEF kd_result kd_pate_votes(const kd_model *const *teachers, int teacher_count
 }
 
 /* Number `index` of those that belong to a key; scale is 1 / gamma or sigma. */
-KD__PRIVATE double kd__pate_noise(kd_pate_noise noise, double scale, uint64_t key, int index)
+KD__PRIVATE double kd__pate_draw(kd_pate_noise noise, double scale, uint64_t key, int index)
 {
     const double half = 1.0 / 18014398509481984.0; /* 2^-54: never 0 */
     double u;
@@ -15588,11 +15794,11 @@ KD__PRIVATE int32_t kd__pate_answer(const kd_pate_desc *d, const int32_t *votes,
     int32_t label = KD_UNLABELLED;
     int c;
     for (c = 0; c < classes; ++c) {
-        const double noisy = votes[c] + kd__pate_noise(d->noise, scale, key, c);
+        const double noisy = votes[c] + kd__pate_draw(d->noise, scale, key, c);
         most = KD__MAX(most, (double)votes[c]);
         if (c == 0 || noisy > best) best = noisy, label = c;
     }
-    if (d->threshold > 0 && most + kd__pate_noise(d->noise, d->threshold_sigma, key, classes) < d->threshold)
+    if (d->threshold > 0 && most + kd__pate_draw(d->noise, d->threshold_sigma, key, classes) < d->threshold)
         return KD_UNLABELLED;
     return label;
 }
@@ -15668,7 +15874,7 @@ typedef struct kd__diagnoser {
     int outputs;
     kd__feed feed;
     kd__run *run, *teacher_run;
-    kd__attack attack;
+    kd__attacker attack;
     const float *x;     /* the student's images: those of the feed or of the attack */
     int32_t *samples;   /* (batch) */
     float *compared[2]; /* by term, (batch, outputs): what data.targets or the teacher say; NULL: nothing */
@@ -15676,6 +15882,7 @@ typedef struct kd__diagnoser {
     double *row;        /* logits of a sample, their probabilities and the logarithms of those */
     double *grads[2];   /* by weight: sums over batches */
     double entropy;
+    int batch; /* samples of every batch but the last */
 } kd__diagnoser;
 
 KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
@@ -15695,7 +15902,8 @@ KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
 
 KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_desc *desc)
 {
-    const int batch = KD__MIN(desc->batch, d->data->count);
+    const int joined = kd__norm_joins(kd__norm_lone(d->m) != NULL, d->data->count, desc->batch);
+    const int batch = KD__MIN(desc->batch, d->data->count) + joined;
     const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
     const kd_data *data = d->data;
     kd_result result = kd__feed_open(&d->feed, d->kd, data, NULL, 0, batch);
@@ -15707,6 +15915,7 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
         result = kd__attack_open(&d->attack, d->m, d->m->input, &d->attack_desc, data->channels, data->mean,
                                  data->std, batch);
     if (result != KD_OK) return result;
+    d->batch = batch - joined;
     d->attack.seed = d->attack_desc.seed;
     d->run->bare = 1;
     d->samples = KD__NEW(d->kd, int32_t, batch);
@@ -15794,7 +16003,7 @@ KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
     kd_result result = KD_OK;
     int first, n, i;
     for (first = 0; first < d->data->count && result == KD_OK; first += n) {
-        n = KD__MIN(d->feed.batch, d->data->count - first);
+        n = d->data->count - first > d->feed.batch ? d->batch : d->data->count - first;
         for (i = 0; i < n; ++i) d->samples[i] = first + i;
         result = kd__feed_batch(&d->feed, d->samples, n, 0);
         for (i = 0; i < 2 && result == KD_OK && labelled && !d->feed.soft; ++i) {
@@ -15858,7 +16067,16 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
         result = kd__attack_check(d->kd, where, &d->attack_desc, 1, 0, has_labels, d->outputs);
     if (result == KD_OK && to_targets)
         result = kd__check_finite(d->kd, where, "targets", d->data->targets, d->data->count, d->outputs);
+    if (result == KD_OK && d->data->soft_labels)
+        result = kd__check_soft_labels(d->kd, where, d->data->soft_labels, d->data->count, d->outputs,
+                                       d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE);
     if (result != KD_OK) return result;
+    if (kd__norm_lone(d->m) && KD__MIN(desc->batch, d->data->count) == 1)
+        return kd__fail(
+            d->kd, KD_ERR_ARGUMENT,
+            "%s: batch normalisation \"%.60s\" sees one value a channel, whose variance is 0, in a batch "
+            "of one sample; it takes a batch and data of 2 or more",
+            where, kd__norm_lone(d->m)->name);
     *hard = kd_loss_defaults(to_targets                                          ? KD_LOSS_MSE
                              : d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE
                                                                                  : KD_LOSS_CE);
@@ -15875,7 +16093,7 @@ KDDEF kd_diagnose_desc kd_diagnose_defaults(void)
     kd_diagnose_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.cookie = KD__COOKIE;
-    desc.loss = kd_loss_defaults(KD_LOSS_HINTON);
+    desc.loss = kd_loss_defaults(KD_LOSS_AUTO);
     desc.batch = 256;
     desc.attack = kd_attack_defaults(KD_ATTACK_PGD);
     return desc;
@@ -15886,6 +16104,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 {
     const kd_diagnose_desc defaults = kd_diagnose_defaults();
     kd_evaluate_desc evaluate = kd_evaluate_defaults();
+    kd_diagnose_desc resolved;
     kd__diagnoser d;
     kd_diagnosis found;
     kd_result result;
@@ -15899,19 +16118,22 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
     memset(&d, 0, sizeof d);
     evaluate.teacher = desc->teacher;
     evaluate.batch = desc->batch;
-    result = kd__evaluate("kd_diagnose", student, data, &evaluate,
+    result = kd__evaluate_all("kd_diagnose", student, data, &evaluate,
                           &found.metrics); /* checks model, data and teacher, too */
     if (result != KD_OK) return result;
     d.kd = student->kd;
     d.m = student;
     d.data = data;
     d.outputs = kd_model_outputs(student);
-    result = kd__diagnose_check(&d, desc);
-    if (result == KD_OK) result = kd__diagnoser_open(&d, desc);
+    resolved = *desc;
+    if (desc->loss.kind == KD_LOSS_AUTO)
+        resolved.loss.kind = kd__loss_resolve(1, 1, data->targets != NULL, d.outputs);
+    result = kd__diagnose_check(&d, &resolved);
+    if (result == KD_OK) result = kd__diagnoser_open(&d, &resolved);
     if (result == KD_OK) result = kd__diagnoser_run(&d);
     if (result == KD_OK) {
         kd__diagnoser_finish(&d, &found);
-        kd__loss_effect(&desc->loss, 1, d.outputs, &found.soft_weight, &found.hard_weight);
+        kd__loss_effect(&resolved.loss, 1, d.outputs, &found.soft_weight, &found.hard_weight);
         *out = found;
     }
     kd__diagnoser_close(&d);
@@ -16532,14 +16754,14 @@ KD__PRIVATE int kd__st_integers(kd__st_file *f, uint64_t *values, int room)
     return kd__st_take(f, ']') ? count : -1;
 }
 
-typedef struct kd__dtype {
+typedef struct kd__ftype {
     const char *name;
     int kind, size;
-} kd__dtype;
+} kd__ftype;
 
-KD__PRIVATE const kd__dtype *kd__dtype_find(const char *name)
+KD__PRIVATE const kd__ftype *kd__dtype_find(const char *name)
 {
-    static const kd__dtype types[] = {{"F64", KD__FLOAT, 8},    {"I64", KD__SIGNED, 8},  {"U64", KD__UNSIGNED, 8},
+    static const kd__ftype types[] = {{"F64", KD__FLOAT, 8},    {"I64", KD__SIGNED, 8},  {"U64", KD__UNSIGNED, 8},
                                       {"F32", KD__FLOAT, 4},    {"I32", KD__SIGNED, 4},  {"U32", KD__UNSIGNED, 4},
                                       {"F16", KD__FLOAT, 2},    {"BF16", KD__BFLOAT, 2}, {"I16", KD__SIGNED, 2},
                                       {"U16", KD__UNSIGNED, 2}, {"I8", KD__SIGNED, 1},   {"U8", KD__UNSIGNED, 1},
@@ -16569,7 +16791,7 @@ KD__PRIVATE kd_result kd__st_tensor(kd__st_file *f, char *name)
             return kd__st_fail(f, "the description of tensor \"%.80s\" is broken", name);
         if (strcmp(key, "dtype") == 0 && !(seen & 1)) {
             const char *type = kd__st_string(f);
-            const kd__dtype *dtype = type ? kd__dtype_find(type) : NULL;
+            const kd__ftype *dtype = type ? kd__dtype_find(type) : NULL;
             if (!dtype)
                 return kd__st_fail(f, "tensor \"%.80s\" has the type \"%.20s\", which cannot be read", name,
                                    type ? type : "?");
@@ -17057,7 +17279,7 @@ KD__PRIVATE kd_result kd__model_check_finite(const kd_model *m, const kd_model *
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__model_save(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
+KD__PRIVATE kd_result kd__model_write_file(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
                                      kd__save *s)
 {
     kd_model *rounded = NULL;
@@ -17075,14 +17297,14 @@ KDDEF kd_result kd_model_save(const kd_model *m, const char *path)
 {
     kd__save s;
     memset(&s, 0, sizeof s);
-    return m ? kd__model_save(m, path, KD_DTYPE_F32, "kd_model_save", &s) : KD_ERR_ARGUMENT;
+    return m ? kd__model_write_file(m, path, KD_DTYPE_F32, "kd_model_save", &s) : KD_ERR_ARGUMENT;
 }
 
 KDDEF kd_result kd_model_save_as(const kd_model *m, const char *path, kd_dtype dtype)
 {
     kd__save s;
     memset(&s, 0, sizeof s);
-    return m ? kd__model_save(m, path, dtype, "kd_model_save_as", &s) : KD_ERR_ARGUMENT;
+    return m ? kd__model_write_file(m, path, dtype, "kd_model_save_as", &s) : KD_ERR_ARGUMENT;
 }
 
 KDDEF kd_result kd_model_save_memory(const kd_model *m, kd_dtype dtype, void *bytes, size_t size, size_t *needed)
@@ -17095,14 +17317,14 @@ KDDEF kd_result kd_model_save_memory(const kd_model *m, kd_dtype dtype, void *by
     memset(&s, 0, sizeof s);
     s.kd = m->kd;
     s.to_memory = 1;
-    result = kd__model_save(m, NULL, dtype, where, &s); /* the length first: too little memory stays as it is */
+    result = kd__model_write_file(m, NULL, dtype, where, &s); /* the length first: too little memory stays as is */
     if (needed && result == KD_OK) *needed = s.length;
     if (result != KD_OK || !bytes) return result;
     if (s.length > size)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model takes %llu bytes, got room for %llu", where,
                         (unsigned long long)s.length, (unsigned long long)size);
     s.memory = (unsigned char *)bytes, s.size = size, s.length = 0;
-    return kd__model_save(m, NULL, dtype, where, &s);
+    return kd__model_write_file(m, NULL, dtype, where, &s);
 }
 
 /* Whether a model has a tensor of this name, or may have one in a file. */
@@ -17144,7 +17366,9 @@ KD__PRIVATE kd_result kd__st_next(kd__st_file *f, const kd__st_entry *e, int64_t
     return KD_OK;
 }
 
-/* A count of batches, which PyTorch keeps as I64, and .float() makes F32. */
+#define KD__MOST_BATCHES 1000000000000000000u
+
+/* A count of batches, which PyTorch keeps as I64, and .float() makes F32; below 1e18, to go on counting from. */
 KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_t *steps)
 {
     unsigned char bytes[8] = {0};
@@ -17152,15 +17376,17 @@ KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_
     kd_result result = kd__st_next(f, e, 0, 1, bytes);
     if (result != KD_OK) return result;
     if (e->kind == KD__SIGNED) {
-        *steps = (int64_t)kd__load_le(bytes, 8);
-        return KD_OK;
+        const uint64_t count = kd__load_le(bytes, 8);
+        *steps = (int64_t)KD__MIN(count, (uint64_t)KD__MOST_BATCHES);
+        if (count < KD__MOST_BATCHES) return KD_OK;
+    } else {
+        kd__convert(bytes, e->kind, e->size, 0, 1, &number);
+        *steps = number >= 0 && number < (float)KD__MOST_BATCHES ? (int64_t)number : 0;
+        if (number == (float)*steps) return KD_OK;
     }
-    kd__convert(bytes, e->kind, e->size, 0, 1, &number);
-    if (!(number >= 0 && number < 1e18f) || number != (float)(int64_t)number)
-        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number",
-                        f->where, e->given, f->path);
-    *steps = (int64_t)number;
-    return KD_OK;
+    return kd__fail(f->kd, KD_ERR_FORMAT,
+                    "%s: tensor \"%.80s\" of \"%.200s\" must be one whole number from 0 to below 1e18", f->where,
+                    e->given, f->path);
 }
 
 /* ---- PyTorch's names ------------------------------------------------------------------------------------- */
@@ -18174,8 +18400,8 @@ KD__PRIVATE int kd__position_sound(const kd_trainer *t, const kd__position *at)
     return at->epoch >= 0 && at->epoch <= t->desc.epochs && at->batch >= 0 && at->batch <= t->batches &&
            at->step >= 0 && at->images >= 0 && at->labelled >= 0 && at->correct >= 0 && at->gathered_batches >= 0 &&
            at->gathered_batches < t->desc.accumulate && at->epochs_without_gain >= 0 && at->seen >= 0 &&
-           at->rollbacks >= 0 && at->rate > 0 && at->rate <= 1 && kd__is_finite(at->loss) &&
-           kd__is_finite(at->best);
+           at->seen < 2 * (int64_t)KD__MOST_BATCHES && at->rollbacks >= 0 && at->rate > 0 && at->rate <= 1 &&
+           kd__is_finite(at->loss) && kd__is_finite(at->best);
 }
 
 KD__PRIVATE kd_result kd__checkpoint_read(kd__checkpoint *c)
@@ -18234,6 +18460,10 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
 
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
+#ifdef KD__FLOAT_CONTROL
+#pragma float_control(pop)
+#undef KD__FLOAT_CONTROL
+#endif
 #elif defined(__GNUC__)
 #pragma GCC pop_options
 #endif
@@ -18577,7 +18807,7 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #endif
 /* So many vectors go through long calculations side by side: each step of one waits for its last. */
 #define KD__ABREAST (KD__W > 1 ? 4 : 1)
-#define KD__STEP(body)                                                                                             \
+#define KD__LOOP(body)                                                                                             \
     KD__UNROLL_SUMS                                                                                                \
     for (i = 0; i < count; ++i) {                                                                                  \
         body;                                                                                                      \
@@ -18693,7 +18923,7 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 /* ---- functions of one vector ----------------------------------------------------------------------------- */
 
 /* x * 2^n for x near 1 and |n| <= 151, which comes as a number and as an integer. In two halves, or by an
-   instruction, so that what is too small for a normal number is rounded once. */
+   instruction: 2^128 is no float, but half of it times two may be reached. */
 KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__v n, kd__vi whole)
 {
 #if KD__ISA_ID == 3
@@ -18709,30 +18939,34 @@ KD__INLINE kd__v KD__FN(times_2n)(kd__v x, kd__v n, kd__vi whole)
 }
 
 /* x[i] becomes e^x[i] within 1.05 ulp, for numbers up to 88.8: x = n ln 2 + r, |r| <= ln 2 / 2, and a minimax
-   polynomial in r. Adding 1.5 * 2^23 leaves no room for a fraction and puts n into the lowest bits. */
+   polynomial in r. Adding 1.5 * 2^23 leaves no room for a fraction and puts n into the lowest bits. Below -87.3365,
+   where it would be subnormal, it is 0. */
+#define KD__LEAST_EXPONENT (-87.3365f) /* a little above log(KD__LEAST) */
 KD__INLINE void KD__FN(exps)(kd__v *x, const int count)
 {
     kd__v n[16], p[16];
     kd__vi whole[16];
+    kd__vm none[16];
     int i;
-    KD__STEP(x[i] = kd__v_max(kd__v_set(-104.5f), x[i]))
+    KD__LOOP(none[i] = kd__v_lt(x[i], kd__v_set(KD__LEAST_EXPONENT)))
+    KD__LOOP(x[i] = kd__v_max(kd__v_set(KD__LEAST_EXPONENT), x[i]))
 #if KD__W == 1
-    KD__STEP(whole[i] = kd__v_to_int(kd__v_mul(x[i], kd__v_set(1.44269504f))))
-    KD__STEP(n[i] = kd__vi_to_float(whole[i]))
+    KD__LOOP(whole[i] = kd__v_to_int(kd__v_mul(x[i], kd__v_set(1.44269504f))))
+    KD__LOOP(n[i] = kd__vi_to_float(whole[i]))
 #else
-    KD__STEP(n[i] = kd__v_fma(x[i], kd__v_set(1.44269504f), kd__v_set(12582912.0f)))
-    KD__STEP(whole[i] = kd__vi_sub(kd__v_bits(n[i]), kd__vi_set(0x4b400000)))
-    KD__STEP(n[i] = kd__v_sub(n[i], kd__v_set(12582912.0f)))
+    KD__LOOP(n[i] = kd__v_fma(x[i], kd__v_set(1.44269504f), kd__v_set(12582912.0f)))
+    KD__LOOP(whole[i] = kd__vi_sub(kd__v_bits(n[i]), kd__vi_set(0x4b400000)))
+    KD__LOOP(n[i] = kd__v_sub(n[i], kd__v_set(12582912.0f)))
 #endif
-    KD__STEP(x[i] = kd__v_fma(n[i], kd__v_set(-0.693359375f), x[i]))
-    KD__STEP(x[i] = kd__v_fma(n[i], kd__v_set(2.12194440e-4f), x[i]))
-    KD__STEP(p[i] = kd__v_fma(kd__v_set(0.00139504799f), x[i], kd__v_set(0.00836888235f)))
-    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.0416662060f)))
-    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.166665196f)))
-    KD__STEP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.5f)))
-    KD__STEP(p[i] = kd__v_fma(kd__v_mul(x[i], x[i]), p[i], x[i]))
-    KD__STEP(p[i] = kd__v_add(p[i], kd__v_set(1.0f)))
-    KD__STEP(x[i] = KD__FN(times_2n)(p[i], n[i], whole[i]))
+    KD__LOOP(x[i] = kd__v_fma(n[i], kd__v_set(-0.693359375f), x[i]))
+    KD__LOOP(x[i] = kd__v_fma(n[i], kd__v_set(2.12194440e-4f), x[i]))
+    KD__LOOP(p[i] = kd__v_fma(kd__v_set(0.00139504799f), x[i], kd__v_set(0.00836888235f)))
+    KD__LOOP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.0416662060f)))
+    KD__LOOP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.166665196f)))
+    KD__LOOP(p[i] = kd__v_fma(p[i], x[i], kd__v_set(0.5f)))
+    KD__LOOP(p[i] = kd__v_fma(kd__v_mul(x[i], x[i]), p[i], x[i]))
+    KD__LOOP(p[i] = kd__v_add(p[i], kd__v_set(1.0f)))
+    KD__LOOP(x[i] = kd__v_select(none[i], kd__v_set(0.0f), KD__FN(times_2n)(p[i], n[i], whole[i])))
 }
 
 KD__INLINE kd__v KD__FN(exp)(kd__v x)
@@ -18778,10 +19012,17 @@ KD__INLINE kd__v KD__FN(with_sign)(kd__v x, kd__v y)
     return kd__vi_float(kd__vi_or(kd__v_bits(x), kd__vi_and(kd__v_bits(y), kd__vi_set(INT32_MIN))));
 }
 
+/* x, or 0 where it is nearer to 0 than `bound`; a NaN stays. */
+KD__INLINE kd__v KD__FN(cut)(kd__v x, kd__v bound)
+{
+    return kd__v_select(kd__v_lt(KD__FN(abs)(x), bound), kd__v_set(0.0f), x);
+}
+
 KD__INLINE kd__v KD__FN(sigmoid)(kd__v x)
 {
-    const kd__v one = kd__v_set(1.0f);
-    return kd__v_div(one, kd__v_add(one, KD__FN(exp)(kd__v_sub(kd__v_set(0.0f), x))));
+    const kd__v one = kd__v_set(1.0f), zero = kd__v_set(0.0f), least = kd__v_set(KD__LEAST_EXPONENT);
+    const kd__v e = KD__FN(exp)(kd__v_sub(zero, kd__v_max(least, x)));
+    return kd__v_select(kd__v_lt(x, least), zero, kd__v_div(one, kd__v_add(one, e)));
 }
 
 KD__INLINE kd__v KD__FN(tanh)(kd__v x)
@@ -19378,15 +19619,28 @@ static void KD__FN(dots)(const float *a, ptrdiff_t a_row, int rows, const float 
 
 /* ---- elementwise ----------------------------------------------------------------------------------------- */
 
+/* Those whose values or slopes get as small as one likes. */
+KD__INLINE int KD__FN(act_fades)(const int kind)
+{
+    return kind == KD__GELU || kind == KD__SILU || kind == KD__SIGMOID || kind == KD__TANH;
+}
+
+KD__INLINE void KD__FN(act_loop)(const int kind, kd__v arg, ptrdiff_t n, const float *x, float *y)
+{
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        kd__v value = KD__FN(act_value)(kind, kd__v_get(x + i, n - i), arg);
+        if (KD__FN(act_fades)(kind)) value = KD__FN(cut)(value, kd__v_set(KD__LEAST));
+        kd__v_put(y + i, value, n - i);
+    }
+}
+
 #define KD__ACT_CASE(name, word)                                                                                   \
     case name:                                                                                                     \
-        for (i = 0; i < n; i += KD__W)                                                                             \
-            kd__v_put(y + i, KD__FN(act_value)(name, kd__v_get(x + i, n - i), number), n - i);                     \
+        KD__FN(act_loop)(name, kd__v_set(arg), n, x, y);                                                           \
         break;
 static void KD__FN(act)(int kind, float arg, ptrdiff_t n, const float *x, float *y)
 {
-    const kd__v number = kd__v_set(arg);
-    ptrdiff_t i;
     switch (kind) {
         KD__ACTIVATIONS(KD__ACT_CASE)
     default: memmove(y, x, (size_t)n * sizeof *y);
@@ -19399,6 +19653,7 @@ KD__INLINE void KD__FN(act_grad_loop)(const int kind, kd__v arg, ptrdiff_t n, co
     ptrdiff_t i;
     for (i = 0; i < n; i += KD__W) {
         kd__v d = KD__FN(act_slope)(kind, kd__v_get(xy + i, n - i), kd__v_get(dy + i, n - i), arg);
+        if (KD__FN(act_fades)(kind)) d = KD__FN(cut)(d, kd__v_set(KD__LEAST));
         if (accumulate) d = kd__v_add(kd__v_get(dx + i, n - i), d);
         kd__v_put(dx + i, d, n - i);
     }
@@ -19413,7 +19668,7 @@ static void KD__FN(act_grad)(int kind, float arg, ptrdiff_t n, const float *xy, 
 {
     switch (kind) {
         KD__ACTIVATIONS(KD__ACT_GRAD_CASE)
-    default: KD__FN(act_grad_loop)(KD__LINEAR, kd__v_set(arg), n, xy, dy, dx, accumulate);
+    default: KD__FN(act_grad_loop)(KD__IDENTITY, kd__v_set(arg), n, xy, dy, dx, accumulate);
     }
 }
 
@@ -20360,36 +20615,47 @@ KD__INLINE kd__v KD__FN(centred)(kd__v x, kd__v largest)
     return kd__v_select(kd__v_eq(x, largest), kd__v_set(0.0f), kd__v_sub(x, largest));
 }
 
-KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v inv_t, int logarithm, float *y)
+/* Half of that, which no two floats are too far apart for. */
+KD__INLINE kd__v KD__FN(centred_half)(kd__v x, kd__v largest)
+{
+    const kd__v half = kd__v_fma(x, kd__v_set(0.5f), kd__v_mul(largest, kd__v_set(-0.5f)));
+    return kd__v_select(kd__v_eq(x, largest), kd__v_set(0.0f), half);
+}
+
+/* two_t: 2 / temperature */
+KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v two_t, int logarithm, float *y)
 {
     kd__v column[KD__SHORT], e[KD__SHORT], largest, sum = kd__v_set(0.0f);
     int c;
     KD__FN(load_short)(x, rows, cols, column);
     largest = column[0];
     for (c = 1; c < cols; ++c) largest = kd__v_max(column[c], largest);
-    for (c = 0; c < cols; ++c) column[c] = e[c] = kd__v_mul(KD__FN(centred)(column[c], largest), inv_t);
+    for (c = 0; c < cols; ++c) column[c] = e[c] = kd__v_mul(KD__FN(centred_half)(column[c], largest), two_t);
     KD__FN(exps_short)(e, cols);
     for (c = 0; c < cols; ++c) sum = kd__v_add(sum, e[c]);
     if (logarithm) sum = KD__FN(log)(sum);
-    for (c = 0; c < cols; ++c) column[c] = logarithm ? kd__v_sub(column[c], sum) : kd__v_div(e[c], sum);
+    for (c = 0; c < cols; ++c)
+        column[c] = logarithm ? kd__v_sub(column[c], sum) : KD__FN(cut)(kd__v_div(e[c], sum), kd__v_set(KD__LEAST));
     KD__FN(store_short)(y, rows, cols, column);
 }
 
-KD__INLINE void KD__FN(softmax_block)(const float *x, int left, const int count, kd__v largest, kd__v inv_t,
+KD__INLINE void KD__FN(softmax_block)(const float *x, int left, const int count, kd__v largest, kd__v two_t,
                                       const int logarithm, float *y, kd__v *sums)
 {
+    const kd__v half = kd__v_set(0.5f), centre = kd__v_mul(largest, kd__v_set(-0.5f));
     kd__v e[16];
     int i;
-    KD__STEP(e[i] = kd__v_mul(kd__v_sub(KD__FN(get_or)(x + i * KD__W, left - i * KD__W, largest), largest), inv_t))
-    if (logarithm) KD__STEP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
+    KD__LOOP(e[i] = kd__v_fma(KD__FN(get_or)(x + i * KD__W, left - i * KD__W, largest), half, centre))
+    KD__LOOP(e[i] = kd__v_mul(e[i], two_t))
+    if (logarithm) KD__LOOP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
     KD__FN(exps)(e, count);
-    if (!logarithm) KD__STEP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
-    KD__STEP(sums[i % KD__SUM_VECTORS] =
+    if (!logarithm) KD__LOOP(KD__FN(put_any)(y + i * KD__W, e[i], left - i * KD__W))
+    KD__LOOP(sums[i % KD__SUM_VECTORS] =
                  kd__v_add(sums[i % KD__SUM_VECTORS], KD__FN(zero_beyond)(e[i], left - i * KD__W)))
 }
 
 /* `next`: floats to the next row, which is fetched meanwhile; or 0 */
-KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, const int logarithm, float *y,
+KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v two_t, const int logarithm, float *y,
                                      ptrdiff_t next)
 {
     float highest = KD__FN(row_max)(x, cols);
@@ -20407,7 +20673,7 @@ KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, cons
     do {                                                                                                           \
         KD__FN(fetch_block)(x + c + next, left);                                                                   \
         KD__FN(fetch_block)(y + c + next, left);                                                                   \
-        KD__FN(softmax_block)(x + c, left, count, largest, inv_t, logarithm, y + c, sums);                         \
+        KD__FN(softmax_block)(x + c, left, count, largest, two_t, logarithm, y + c, sums);                         \
     } while (0)
     KD__ROW_BLOCKS(cols, KD__RUN);
 #undef KD__RUN
@@ -20415,25 +20681,28 @@ KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v inv_t, cons
     sum = logarithm ? KD__FN(log)(sum) : kd__v_div(kd__v_set(1.0f), sum);
     for (i = 0; i < cols; i += KD__W) {
         const kd__v value = kd__v_get(y + i, cols - i);
-        kd__v_put(y + i, logarithm ? kd__v_sub(value, sum) : kd__v_mul(value, sum), cols - i);
+        if (logarithm)
+            kd__v_put(y + i, kd__v_sub(value, sum), cols - i);
+        else
+            kd__v_put(y + i, KD__FN(cut)(kd__v_mul(value, sum), kd__v_set(KD__LEAST)), cols - i);
     }
 }
 
 static void KD__FN(softmax)(const float *x, int rows, int cols, float temperature, int logarithm, float *y)
 {
-    const kd__v inv_t = kd__v_set(KD__MIN(1.0f / temperature, 3e38f)); /* times 0, too */
+    const kd__v two_t = kd__v_set(KD__MIN(2.0f / temperature, 3e38f)); /* times 0, too */
     int r;
     if (cols <= KD__SHORT) {
         for (r = 0; r < rows; r += KD__W) KD__FN(softmax_short)
-        (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, inv_t, logarithm, y + (ptrdiff_t)r * cols);
+        (x + (ptrdiff_t)r * cols, KD__MIN(KD__W, rows - r), cols, two_t, logarithm, y + (ptrdiff_t)r * cols);
         return;
     }
     for (r = 0; r < rows; ++r, x += cols, y += cols) {
         const ptrdiff_t next = r + 1 < rows ? cols : 0;
         if (logarithm)
-            KD__FN(softmax_long)(x, cols, inv_t, 1, y, next);
+            KD__FN(softmax_long)(x, cols, two_t, 1, y, next);
         else
-            KD__FN(softmax_long)(x, cols, inv_t, 0, y, next);
+            KD__FN(softmax_long)(x, cols, two_t, 0, y, next);
     }
 }
 
@@ -20456,11 +20725,73 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
 }
 
 /* Cross-entropy, softened KL, or both in one pass (Hinton et al. 2015). With u = s - max s, v = (t - max t) / T:
-     e1 = exp(u), eT = exp(u / T), q = exp(v)            by column
-     S1, ST, Q, D = sum of e1, eT, q, q * (v - u / T)     by row
-     KL = D / Q - log Q + log ST,  CE = log S1 * sum(target) - sum(target * u)
+     e1 = exp(u), eT = exp(u / T), q = exp(v), y = u / T - v      by column
+     S1, ST, Q, D, H = sum of e1, eT, q, q * y, q * h(y)          by row, h(y) = e^y - 1 - y
+     KL = H / Q - z + log(1 + z), z = (D + H) / Q = ST / Q - 1;  CE = log S1 * sum(target) - sum(target * u)
      gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target)
-   target is (1 - smoothing) * label + smoothing / columns, where label is 1 or 0, or given. */
+   target is (1 - smoothing) * label + smoothing / columns, where label is 1 or 0, or given.
+   Nearly equal logits have a KL that is far below each of log ST, log Q and D / Q: every term of H is positive, y
+   is taken from s - t, whose rounding is known; z - log(1 + z) has a series. Likewise S1 - 1 is summed alone. */
+
+/* log(1 + x) for x from 0 to 1e30, however small: what 1 + x has lost is made good by a factor (Kahan). */
+KD__INLINE kd__v KD__FN(log1p)(kd__v x)
+{
+    const kd__v one = kd__v_set(1.0f), sum = kd__v_add(one, x);
+    const kd__v factor = kd__v_div(x, kd__v_sub(sum, one));
+    return kd__v_select(kd__v_eq(sum, one), x, kd__v_mul(KD__FN(log)(sum), factor));
+}
+
+/* e^y - 1 - y for |y| < 1 */
+KD__INLINE kd__v KD__FN(exp_beyond)(kd__v y)
+{
+    kd__v p = kd__v_fma(kd__v_set(2.50521084e-8f), y, kd__v_set(2.75573192e-7f)); /* 1/11!, 1/10! */
+    p = kd__v_fma(p, y, kd__v_set(2.75573192e-6f));
+    p = kd__v_fma(p, y, kd__v_set(2.48015873e-5f));
+    p = kd__v_fma(p, y, kd__v_set(1.98412698e-4f));
+    p = kd__v_fma(p, y, kd__v_set(1.38888889e-3f));
+    p = kd__v_fma(p, y, kd__v_set(8.33333333e-3f));
+    p = kd__v_fma(p, y, kd__v_set(4.16666667e-2f));
+    p = kd__v_fma(p, y, kd__v_set(0.166666667f));
+    p = kd__v_fma(p, y, kd__v_set(0.5f));
+    return kd__v_mul(kd__v_mul(y, y), p);
+}
+
+/* q * (e^y - 1 - y), where q * e^y is et */
+KD__INLINE kd__v KD__FN(kl_term)(kd__v q, kd__v et, kd__v y)
+{
+    const kd__vm near = kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f));
+    return kd__v_select(near, kd__v_mul(q, KD__FN(exp_beyond)(y)), kd__v_sub(et, kd__v_fma(q, y, q)));
+}
+
+/* a - b, and what was lost in that (Knuth's two-sum). */
+KD__INLINE kd__v KD__FN(lost)(kd__v a, kd__v b, kd__v difference)
+{
+    const kd__v of_b = kd__v_sub(difference, a);
+    return kd__v_sub(kd__v_sub(a, kd__v_sub(difference, of_b)), kd__v_add(b, of_b));
+}
+
+/* What student and teacher differ by in a row, about the difference of their largest. */
+typedef struct KD__FN(row_centre) {
+    kd__v difference, lost, inv_t;
+} KD__FN(row_centre);
+
+KD__INLINE KD__FN(row_centre) KD__FN(row_centre_of)(kd__v largest_s, kd__v largest_t, kd__v inv_t)
+{
+    KD__FN(row_centre) centre;
+    centre.difference = kd__v_sub(largest_s, largest_t);
+    centre.lost = KD__FN(lost)(largest_s, largest_t, centre.difference);
+    centre.inv_t = inv_t;
+    return centre;
+}
+
+/* y of a column; `far`, which is u / T - v, where that is as good. */
+KD__INLINE kd__v KD__FN(row_apart)(const KD__FN(row_centre) * centre, kd__v s, kd__v t, kd__v far)
+{
+    const kd__v difference = kd__v_sub(s, t), lost = KD__FN(lost)(s, t, difference);
+    const kd__v sum = kd__v_add(kd__v_sub(difference, centre->difference), kd__v_sub(lost, centre->lost));
+    const kd__v y = kd__v_mul(sum, centre->inv_t);
+    return kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)), y, far);
+}
 
 KD__INLINE int KD__FN(row_kind)(const kd__row_loss *l)
 {
@@ -20469,9 +20800,31 @@ KD__INLINE int KD__FN(row_kind)(const kd__row_loss *l)
                                                                  : KD__ROW_HARD);
 }
 
+/* rest: s1 without the columns whose e1 is 1 */
 typedef struct KD__FN(row_sums) {
-    kd__v s1, st, sq, d, target_u, targets;
+    kd__v s1, rest, st, sq, d, h, target_u, targets;
 } KD__FN(row_sums);
+
+KD__INLINE kd__v KD__FN(row_kl)(const KD__FN(row_sums) * p)
+{
+    const kd__v z = kd__v_div(kd__v_add(p->d, p->h), p->sq), r = kd__v_div(z, kd__v_add(kd__v_set(2.0f), z));
+    const kd__v r2 = kd__v_mul(r, r), apart = kd__v_sub(KD__FN(log)(p->st), KD__FN(log)(p->sq));
+    const kd__vm near = kd__v_lt(KD__FN(abs)(z), kd__v_set(0.5f));
+    kd__v series = kd__v_fma(kd__v_set(0.181818182f), r2, kd__v_set(0.222222222f)); /* 2/11, 2/9 */
+    series = kd__v_fma(series, r2, kd__v_set(0.285714286f));
+    series = kd__v_fma(series, r2, kd__v_set(0.4f));
+    series = kd__v_fma(series, r2, kd__v_set(0.666666667f));
+    series = kd__v_mul(r, kd__v_sub(z, kd__v_mul(series, r2))); /* z - log(1 + z), r = z / (2 + z) */
+    series = kd__v_select(near, series, kd__v_sub(z, apart));
+    return kd__v_max(kd__v_set(0.0f), kd__v_sub(kd__v_div(p->h, p->sq), series));
+}
+
+/* log S1; no other column is 1 where the sum is below 1.5 */
+KD__INLINE kd__v KD__FN(row_log_sum)(const KD__FN(row_sums) * p)
+{
+    const kd__vm confident = kd__v_lt(p->s1, kd__v_set(1.5f));
+    return kd__v_select(confident, KD__FN(log1p)(p->rest), KD__FN(log)(p->s1));
+}
 
 /* The loss of a row from its sums, which turn into what the gradient multiplies by. */
 KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, kd__v labelled, int kind)
@@ -20479,13 +20832,12 @@ KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, 
     const kd__v one = kd__v_set(1.0f);
     kd__v value = kd__v_set(0.0f);
     if (kind & KD__ROW_SOFT) {
-        const kd__v kl = kd__v_sub(kd__v_add(kd__v_div(p->d, p->sq), KD__FN(log)(p->st)), KD__FN(log)(p->sq));
-        value = kd__v_mul(kl, kd__v_set(l->soft_value));
+        value = kd__v_mul(KD__FN(row_kl)(p), kd__v_set(l->soft_value));
         p->st = kd__v_div(one, p->st);
         p->sq = kd__v_div(one, p->sq);
     }
     if (kind & KD__ROW_HARD) {
-        const kd__v ce = kd__v_sub(kd__v_mul(KD__FN(log)(p->s1), p->targets), p->target_u);
+        const kd__v ce = kd__v_sub(kd__v_mul(KD__FN(row_log_sum)(p), p->targets), p->target_u);
         value = kd__v_fma(kd__v_mul(ce, labelled), kd__v_set(l->hard_value), value);
         p->s1 = kd__v_div(p->targets, p->s1);
     }
@@ -20501,10 +20853,10 @@ KD__INLINE kd__v KD__FN(row_grad)(const KD__FN(row_sums) * p, const kd__v *soft_
     kd__v grad = kd__v_set(0.0f), share;
     if (kind & KD__ROW_SOFT) grad = kd__v_sub(kd__v_mul(*et, p->st), kd__v_mul(*q, p->sq));
     if (soft_grad) grad = kd__v_mul(*soft_grad, grad);
-    if (!(kind & KD__ROW_HARD)) return grad;
+    if (!(kind & KD__ROW_HARD)) return KD__FN(cut)(grad, kd__v_set(KD__LEAST));
     share = kd__v_mul(*e1, p->s1);
     if (target) share = kd__v_sub(share, *target);
-    return kd__v_fma(share, hard_grad, grad);
+    return KD__FN(cut)(kd__v_fma(share, hard_grad, grad), kd__v_set(KD__LEAST));
 }
 
 KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows, int kind)
@@ -20514,9 +20866,9 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     const kd__v onehot = kd__v_set(1.0f - l->smoothing), flat = kd__v_set(l->smoothing / (float)l->cols);
     const kd__v soft_grad = kd__v_set(l->soft_grad);
     kd__v s[KD__SHORT], v[KD__SHORT], target[KD__SHORT], e1[KD__SHORT], et[KD__SHORT], q[KD__SHORT];
-    kd__v label, labelled, largest;
+    kd__v label, labelled, largest, largest_t;
     float lanes[KD__W];
-    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero};
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero};
     int c, i;
     for (i = 0; i < KD__W; ++i) lanes[i] = i < rows && l->labels ? (float)l->labels[row + i] : 0.0f;
     label = kd__v_load(lanes);
@@ -20524,15 +20876,17 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     KD__FN(load_short)(l->student + at, rows, l->cols, s);
     largest = s[0];
     for (c = 1; c < l->cols; ++c) largest = kd__v_max(s[c], largest);
-    for (c = 0; c < l->cols; ++c) s[c] = e1[c] = kd__v_sub(s[c], largest);
+    for (c = 0; c < l->cols; ++c) e1[c] = kd__v_sub(s[c], largest);
     if (kind & KD__ROW_SOFT) {
+        KD__FN(row_centre) centre;
         KD__FN(load_short)(l->teacher + at, rows, l->cols, v);
-        largest = v[0];
-        for (c = 1; c < l->cols; ++c) largest = kd__v_max(v[c], largest);
+        largest_t = v[0];
+        for (c = 1; c < l->cols; ++c) largest_t = kd__v_max(v[c], largest_t);
+        centre = KD__FN(row_centre_of)(largest, largest_t, inv_t);
         for (c = 0; c < l->cols; ++c) {
-            q[c] = kd__v_mul(kd__v_sub(v[c], largest), inv_t);
-            et[c] = kd__v_mul(s[c], inv_t);
-            v[c] = kd__v_sub(q[c], et[c]);
+            q[c] = kd__v_mul(kd__v_sub(v[c], largest_t), inv_t);
+            et[c] = kd__v_mul(e1[c], inv_t);
+            v[c] = KD__FN(row_apart)(&centre, s[c], v[c], kd__v_sub(et[c], q[c]));
         }
         KD__FN(exps_short)(et, l->cols);
         KD__FN(exps_short)(q, l->cols);
@@ -20540,8 +20894,10 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
             p.st = kd__v_add(p.st, et[c]);
             p.sq = kd__v_add(p.sq, q[c]);
             p.d = kd__v_fma(q[c], v[c], p.d);
+            p.h = kd__v_add(p.h, KD__FN(kl_term)(q[c], et[c], v[c]));
         }
     }
+    for (c = 0; c < l->cols; ++c) s[c] = e1[c];
     if (kind & KD__ROW_HARD) {
         if (kind & KD__ROW_GIVEN) KD__FN(load_short)(l->soft_labels + at, rows, l->cols, target);
         KD__FN(exps_short)(e1, l->cols);
@@ -20549,6 +20905,7 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
             if (!(kind & KD__ROW_GIVEN)) target[c] = kd__v_select(kd__v_eq(label, kd__v_set((float)c)), one, zero);
             target[c] = kd__v_fma(target[c], onehot, flat);
             p.s1 = kd__v_add(p.s1, e1[c]);
+            p.rest = kd__v_add(p.rest, kd__v_select(kd__v_eq(s[c], zero), zero, e1[c]));
             p.target_u = kd__v_fma(target[c], s[c], p.target_u);
             p.targets = kd__v_add(p.targets, target[c]);
         }
@@ -20567,7 +20924,9 @@ typedef struct KD__FN(row) {
     float *grad, *q, *e1;
     ptrdiff_t next; /* floats to the row that is fetched meanwhile, or 0 */
     kd__v largest_s, largest_t, inv_t, onehot, flat;
-    kd__v s1[KD__SUM_VECTORS], st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS];
+    KD__FN(row_centre) centre;
+    kd__v s1[KD__SUM_VECTORS], rest[KD__SUM_VECTORS];
+    kd__v st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS], h[KD__SUM_VECTORS];
     kd__v target_u[KD__SUM_VECTORS], targets[KD__SUM_VECTORS];
     float flat_share; /* of a column, which is in all lanes of `flat` */
 } KD__FN(row);
@@ -20575,49 +20934,53 @@ typedef struct KD__FN(row) {
 /* What is kept of rows that stand abreast: by row. */
 typedef struct KD__FN(row_group) {
     float largest_s[16], largest_t[16], label_u[16], labelled[16];
-    float s1[16], st[16], sq[16], d[16], target_u[16], targets[16];
+    float s1[16], rest[16], st[16], sq[16], d[16], h[16], target_u[16], targets[16];
 } KD__FN(row_group);
 
 #define KD__SUM_UP(sum, term)                                                                                      \
-    KD__STEP((sum)[i % KD__SUM_VECTORS] =                                                                          \
+    KD__LOOP((sum)[i % KD__SUM_VECTORS] =                                                                          \
                  kd__v_add((sum)[i % KD__SUM_VECTORS], KD__FN(zero_beyond)(term, left - i * KD__W)))
 
 KD__INLINE void KD__FN(row_hard)(KD__FN(row) * r, int c, int left, const int count, const kd__v *u)
 {
     kd__v e[16], target[16];
     int i;
-    KD__STEP(e[i] = u[i])
+    KD__LOOP(e[i] = u[i])
     KD__FN(exps)(e, count);
-    if (r->grad) KD__STEP(KD__FN(put_any)(r->e1 + c + i * KD__W, e[i], left - i * KD__W))
+    if (r->grad) KD__LOOP(KD__FN(put_any)(r->e1 + c + i * KD__W, e[i], left - i * KD__W))
     KD__SUM_UP(r->s1, e[i])
+    KD__SUM_UP(r->rest, kd__v_select(kd__v_eq(u[i], kd__v_set(0.0f)), kd__v_set(0.0f), e[i]))
     if (r->given) {
-        KD__STEP(target[i] = KD__FN(get_or)(r->given + c + i * KD__W, left - i * KD__W, kd__v_set(0.0f)))
-        KD__STEP(target[i] = kd__v_fma(target[i], r->onehot, r->flat))
-        KD__STEP(target[i] = KD__FN(zero_beyond)(target[i], left - i * KD__W))
+        KD__LOOP(target[i] = KD__FN(get_or)(r->given + c + i * KD__W, left - i * KD__W, kd__v_set(0.0f)))
+        KD__LOOP(target[i] = kd__v_fma(target[i], r->onehot, r->flat))
+        KD__LOOP(target[i] = KD__FN(zero_beyond)(target[i], left - i * KD__W))
         KD__SUM_UP(r->targets, target[i])
-        KD__STEP(r->target_u[i % KD__SUM_VECTORS] = kd__v_fma(target[i], u[i], r->target_u[i % KD__SUM_VECTORS]))
+        KD__LOOP(r->target_u[i % KD__SUM_VECTORS] = kd__v_fma(target[i], u[i], r->target_u[i % KD__SUM_VECTORS]))
     } else {
         KD__SUM_UP(r->target_u, u[i])
     }
 }
 
+/* u: s - largest_s, overwritten */
 KD__INLINE void KD__FN(row_soft)(KD__FN(row) * r, int c, int left, const int count, kd__v *u)
 {
-    kd__v e[16], v[16];
+    kd__v et[16], q[16], t[16];
     int i;
-    KD__STEP(u[i] = kd__v_mul(u[i], r->inv_t))
-    KD__STEP(e[i] = u[i])
-    KD__FN(exps)(e, count);
-    if (r->grad) KD__STEP(KD__FN(put_any)(r->grad + c + i * KD__W, e[i], left - i * KD__W))
-    KD__SUM_UP(r->st, e[i])
-    KD__STEP(v[i] = kd__v_sub(KD__FN(get_or)(r->t + c + i * KD__W, left - i * KD__W, r->largest_t), r->largest_t))
-    KD__STEP(v[i] = kd__v_mul(v[i], r->inv_t))
-    KD__STEP(e[i] = v[i])
-    KD__FN(exps)(e, count);
-    if (r->grad) KD__STEP(KD__FN(put_any)(r->q + c + i * KD__W, e[i], left - i * KD__W))
-    KD__STEP(e[i] = KD__FN(zero_beyond)(e[i], left - i * KD__W))
-    KD__SUM_UP(r->sq, e[i])
-    KD__STEP(r->d[i % KD__SUM_VECTORS] = kd__v_fma(e[i], kd__v_sub(v[i], u[i]), r->d[i % KD__SUM_VECTORS]))
+    KD__LOOP(t[i] = KD__FN(get_or)(r->t + c + i * KD__W, left - i * KD__W, r->largest_t))
+    KD__LOOP(q[i] = kd__v_mul(kd__v_sub(t[i], r->largest_t), r->inv_t))
+    KD__LOOP(et[i] = kd__v_mul(u[i], r->inv_t))
+    KD__LOOP(u[i] =
+                 KD__FN(get_or)(r->s + c + i * KD__W, left - i * KD__W, r->largest_s)) /* before grad is written */
+    KD__LOOP(u[i] = KD__FN(row_apart)(&r->centre, u[i], t[i], kd__v_sub(et[i], q[i])))
+    KD__FN(exps)(et, count);
+    if (r->grad) KD__LOOP(KD__FN(put_any)(r->grad + c + i * KD__W, et[i], left - i * KD__W))
+    KD__SUM_UP(r->st, et[i])
+    KD__FN(exps)(q, count);
+    if (r->grad) KD__LOOP(KD__FN(put_any)(r->q + c + i * KD__W, q[i], left - i * KD__W))
+    KD__LOOP(q[i] = KD__FN(zero_beyond)(q[i], left - i * KD__W))
+    KD__SUM_UP(r->sq, q[i])
+    KD__LOOP(r->d[i % KD__SUM_VECTORS] = kd__v_fma(q[i], u[i], r->d[i % KD__SUM_VECTORS]))
+    KD__SUM_UP(r->h, KD__FN(kl_term)(q[i], et[i], u[i]))
 }
 
 KD__INLINE void KD__FN(row_block)(KD__FN(row) * r, int c, int left, const int count, const int kind)
@@ -20627,7 +20990,7 @@ KD__INLINE void KD__FN(row_block)(KD__FN(row) * r, int c, int left, const int co
     KD__FN(fetch_block)(r->s + c + r->next, left);
     if (kind & KD__ROW_SOFT) KD__FN(fetch_block)(r->t + c + r->next, left);
     if (r->grad) KD__FN(fetch_block)(r->grad + c + r->next, left);
-    KD__STEP(u[i] = kd__v_sub(KD__FN(get_or)(r->s + c + i * KD__W, left - i * KD__W, r->largest_s), r->largest_s))
+    KD__LOOP(u[i] = kd__v_sub(KD__FN(get_or)(r->s + c + i * KD__W, left - i * KD__W, r->largest_s), r->largest_s))
     if (kind & KD__ROW_HARD) KD__FN(row_hard)(r, c, left, count, u);
     if (kind & KD__ROW_SOFT) KD__FN(row_soft)(r, c, left, count, u);
 }
@@ -20651,16 +21014,23 @@ KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__F
     int i;
     r->largest_s = kd__v_set(g->largest_s[index]);
     r->largest_t = kd__v_set(g->largest_t[index]);
-    for (i = 0; i < KD__SUM_VECTORS; ++i)
-        r->s1[i] = r->st[i] = r->sq[i] = r->d[i] = r->target_u[i] = r->targets[i] = kd__v_set(0.0f);
+    r->centre = KD__FN(row_centre_of)(r->largest_s, r->largest_t, r->inv_t);
+    for (i = 0; i < KD__SUM_VECTORS; ++i) {
+        r->s1[i] = r->rest[i] = r->target_u[i] = r->targets[i] = kd__v_set(0.0f);
+        r->st[i] = r->sq[i] = r->d[i] = r->h[i] = kd__v_set(0.0f);
+    }
 #define KD__RUN(c, left, count) KD__FN(row_block)(r, c, left, count, kind)
     KD__ROW_BLOCKS(l->cols, KD__RUN);
 #undef KD__RUN
-    if (kind & KD__ROW_HARD) g->s1[index] = KD__FN(sum16)(r->s1);
+    if (kind & KD__ROW_HARD) {
+        g->s1[index] = KD__FN(sum16)(r->s1);
+        g->rest[index] = KD__FN(sum16)(r->rest);
+    }
     if (kind & KD__ROW_SOFT) {
         g->st[index] = KD__FN(sum16)(r->st);
         g->sq[index] = KD__FN(sum16)(r->sq);
         g->d[index] = KD__FN(sum16)(r->d);
+        g->h[index] = KD__FN(sum16)(r->h);
     }
     if (r->given) {
         g->target_u[index] = KD__FN(sum16)(r->target_u);
@@ -20676,7 +21046,7 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
                                   int index, int label, const int kind)
 {
     const kd__v zero = kd__v_set(0.0f), hard_grad = kd__v_set(l->hard_grad * g->labelled[index]);
-    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero};
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero};
     int c;
     p.s1 = kd__v_set(g->s1[index]), p.st = kd__v_set(g->st[index]), p.sq = kd__v_set(g->sq[index]);
     for (c = 0; c < l->cols; c += KD__W) {
@@ -20734,7 +21104,8 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int coun
     for (i = 0; i < count; i += KD__W) {
         KD__FN(row_sums) p;
         p.s1 = kd__v_load(g.s1 + i), p.st = kd__v_load(g.st + i), p.sq = kd__v_load(g.sq + i);
-        p.d = kd__v_load(g.d + i), p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
+        p.d = kd__v_load(g.d + i), p.h = kd__v_load(g.h + i), p.rest = kd__v_load(g.rest + i);
+        p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
         kd__v_put(l->value + first + i, KD__FN(row_value)(l, &p, kd__v_load(g.labelled + i), kind), count - i);
         kd__v_store(g.s1 + i, p.s1);
         kd__v_store(g.st + i, kd__v_mul(p.st, kd__v_set(l->soft_grad)));
@@ -20799,7 +21170,22 @@ KD__INLINE kd__v KD__FN(onehot)(const kd__row_loss *l, ptrdiff_t at, int c, int 
 KD__INLINE kd__v KD__FN(softplus)(kd__v x)
 {
     const kd__v e = KD__FN(exp)(kd__v_sub(kd__v_set(0.0f), KD__FN(abs)(x)));
-    return kd__v_add(kd__v_max(x, kd__v_set(0.0f)), KD__FN(log)(kd__v_add(kd__v_set(1.0f), e)));
+    return kd__v_add(kd__v_max(x, kd__v_set(0.0f)), KD__FN(log1p)(e));
+}
+
+/* KL of the probabilities sigmoid(u) from sigmoid(v), x = u - v. Where x is small, from terms that are positive;
+   otherwise, with both signs turned so that v is positive, log((1 + e^-u) / (1 + e^-v)) + x sigmoid(-v). */
+KD__INLINE kd__v KD__FN(bernoulli_kl)(kd__v u, kd__v v, kd__v x)
+{
+    const kd__v zero = kd__v_set(0.0f), minus = kd__v_sub(zero, KD__FN(abs)(v));
+    const kd__vm turned = kd__v_lt(v, zero), near = kd__v_lt(KD__FN(abs)(x), kd__v_set(1.0f));
+    const kd__v other = KD__FN(sigmoid)(minus), same = KD__FN(sigmoid)(KD__FN(abs)(v));
+    const kd__v apart = kd__v_select(turned, kd__v_sub(zero, x), x);
+    const kd__v minus_u = kd__v_select(turned, u, kd__v_sub(zero, u));
+    const kd__v logs = kd__v_sub(KD__FN(softplus)(minus_u), KD__FN(softplus)(minus));
+    const kd__v a = kd__v_mul(same, KD__FN(exp_beyond)(kd__v_mul(apart, other)));
+    const kd__v b = kd__v_mul(other, KD__FN(exp_beyond)(kd__v_mul(kd__v_sub(zero, apart), same)));
+    return kd__v_select(near, KD__FN(log1p)(kd__v_add(a, b)), kd__v_fma(other, apart, logs));
 }
 
 static void KD__FN(bce_loss)(const kd__row_loss *l)
@@ -20818,27 +21204,25 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
             for (i = 0; i < KD__SUM_VECTORS; ++i) {
                 const int from = c + i * KD__W, left = l->cols - from;
                 if (left > 0) {
-                    const kd__v s = kd__v_get(l->student + at + from, left);
+                    const kd__v s = kd__v_get(l->student + at + from, left), size = KD__FN(abs)(s);
                     kd__v target =
                         kd__v_mul(KD__FN(onehot)(l, at, from, left, label), kd__v_set(1.0f - l->smoothing));
                     kd__v value, grad;
                     target = kd__v_add(target, kd__v_set(0.5f * l->smoothing));
-                    value = kd__v_sub(KD__FN(softplus)(s), kd__v_mul(s, target));
+                    value = kd__v_select(kd__v_lt(zero, s), kd__v_sub(one, target), target); /* of the wrong side */
+                    value = kd__v_fma(size, value, KD__FN(softplus)(kd__v_sub(zero, size)));
                     value = kd__v_mul(value, kd__v_set(l->hard_value * hard));
                     grad = kd__v_mul(kd__v_sub(KD__FN(sigmoid)(s), target), kd__v_set(l->hard_grad * hard));
                     if (l->teacher) {
-                        const kd__v u = kd__v_mul(s, inv_t),
-                                    v = kd__v_mul(kd__v_get(l->teacher + at + from, left), inv_t);
+                        const kd__v t = kd__v_get(l->teacher + at + from, left);
+                        const kd__v u = kd__v_mul(s, inv_t), v = kd__v_mul(t, inv_t);
+                        const kd__v kl = KD__FN(bernoulli_kl)(u, v, kd__v_mul(kd__v_sub(s, t), inv_t));
                         const kd__v p = KD__FN(sigmoid)(v);
-                        const kd__v yes =
-                            kd__v_sub(KD__FN(softplus)(kd__v_sub(zero, u)), KD__FN(softplus)(kd__v_sub(zero, v)));
-                        const kd__v no = kd__v_sub(KD__FN(softplus)(u), KD__FN(softplus)(v));
-                        const kd__v kl = kd__v_fma(p, yes, kd__v_mul(kd__v_sub(one, p), no));
                         value = kd__v_fma(kl, kd__v_set(l->soft_value), value);
                         grad = kd__v_fma(kd__v_sub(KD__FN(sigmoid)(u), p), kd__v_set(l->soft_grad), grad);
                     }
                     sums[i] = kd__v_add(sums[i], KD__FN(zero_beyond)(value, left));
-                    if (l->grad) kd__v_put(l->grad + at + from, grad, left);
+                    if (l->grad) kd__v_put(l->grad + at + from, KD__FN(cut)(grad, kd__v_set(KD__LEAST)), left);
                 }
             }
         }
@@ -20911,6 +21295,9 @@ static void KD__FN(update)(const kd__update *u, ptrdiff_t n, float *w, const flo
     const kd__v step = kd__v_set(-u->lr * u->correction1), root = kd__v_set(u->correction2);
     const kd__v epsilon = kd__v_set(u->epsilon), momentum = kd__v_set(u->momentum);
     const kd__v shrink = kd__v_set(1.0f - u->lr * u->decay);
+    /* A gradient that the second moment has no number for is none to the first either, or steps had no measure. */
+    const float least = u->optimizer == KD_SGD ? KD__TINY : sqrtf(KD__TINY_SQUARE / (1.0f - u->beta2));
+    const kd__v tiny = kd__v_set(KD__TINY), tiny_square = kd__v_set(KD__TINY_SQUARE), tiny_grad = kd__v_set(least);
     ptrdiff_t i;
     for (i = 0; i < n; i += KD__W) {
         const ptrdiff_t left = n - i;
@@ -20919,22 +21306,24 @@ static void KD__FN(update)(const kd__update *u, ptrdiff_t n, float *w, const flo
             weight = kd__v_mul(weight, shrink);
         else if (u->decay != 0)
             grad = kd__v_fma(decay, weight, grad);
+        grad = KD__FN(cut)(grad, tiny_grad);
         if (u->optimizer == KD_SGD) {
             if (u->momentum != 0) {
-                const kd__v velocity = kd__v_fma(momentum, kd__v_get(m + i, left), grad);
+                const kd__v velocity = KD__FN(cut)(kd__v_fma(momentum, kd__v_get(m + i, left), grad), tiny);
                 kd__v_put(m + i, velocity, left);
                 grad = u->nesterov ? kd__v_fma(momentum, velocity, grad) : velocity;
             }
             weight = kd__v_fma(lr, grad, weight);
         } else {
-            const kd__v first = kd__v_fma(beta1, kd__v_get(m + i, left), kd__v_mul(rest1, grad));
-            const kd__v second = kd__v_fma(beta2, kd__v_get(v + i, left), kd__v_mul(rest2, kd__v_mul(grad, grad)));
+            const kd__v square = kd__v_mul(rest2, kd__v_mul(grad, grad));
+            const kd__v first = KD__FN(cut)(kd__v_fma(beta1, kd__v_get(m + i, left), kd__v_mul(rest1, grad)), tiny);
+            const kd__v second = KD__FN(cut)(kd__v_fma(beta2, kd__v_get(v + i, left), square), tiny_square);
             const kd__v spread = kd__v_fma(kd__v_sqrt(second), root, epsilon);
             kd__v_put(m + i, first, left);
             kd__v_put(v + i, second, left);
             weight = kd__v_fma(step, kd__v_div(first, spread), weight);
         }
-        kd__v_put(w + i, weight, left);
+        kd__v_put(w + i, KD__FN(cut)(weight, tiny), left);
     }
 }
 
@@ -20951,8 +21340,10 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
         }
         norm = kd__v_sqrt(sum);
         factor = kd__v_select(kd__v_lt(bound, norm), kd__v_div(bound, norm), one);
-        for (r = 0; r < rows; ++r)
-            kd__v_put(w + r * row + c, kd__v_mul(kd__v_get(w + r * row + c, cols - c), factor), cols - c);
+        for (r = 0; r < rows; ++r) {
+            const kd__v x = kd__v_mul(kd__v_get(w + r * row + c, cols - c), factor);
+            kd__v_put(w + r * row + c, KD__FN(cut)(x, kd__v_set(KD__TINY)), cols - c);
+        }
     }
 }
 
@@ -21205,7 +21596,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {
 #undef KD__ACT_GRAD_CASE
 #undef KD__SHORT
 #undef KD__ABREAST
-#undef KD__STEP
+#undef KD__LOOP
 #undef KD__BLOCK
 #undef KD__ROW_BLOCKS
 #undef KD__SUM_UP

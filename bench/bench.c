@@ -294,6 +294,76 @@ static void bench_training(void)
     free(labels);
 }
 
+/* A trainer that goes on for an epoch each time; fresh: from the beginning each time. */
+typedef struct epochs {
+    training t;
+    kd_trainer *trainer;
+    int fresh;
+} epochs;
+
+static void run_epoch(void *arg)
+{
+    epochs *e = (epochs *)arg;
+    const int epoch = kd_trainer_position(e->trainer).epoch;
+    if (e->fresh) {
+        kd_trainer_close(e->trainer);
+        kd_model_destroy(e->t.model);
+        need(e->t.kd, kd_model_create(e->t.kd, "784: dense 256, relu, dense 10", 1, &e->t.model));
+        need(e->t.kd, kd_trainer_open(e->t.model, &e->t.data, &e->t.desc, &e->trainer));
+        while (kd_trainer_position(e->trainer).epoch == 0) need(e->t.kd, kd_trainer_step(e->trainer, NULL));
+        return;
+    }
+    while (kd_trainer_position(e->trainer).epoch == epoch) need(e->t.kd, kd_trainer_step(e->trainer, NULL));
+}
+
+/* Steps must not get slower: pixels that are always 0, as the borders of digits are, leave weights without
+   gradients, and what the optimizer keeps of them shrinks until it is gone. */
+static void bench_epochs(void)
+{
+    static const char *const names[] = {"epoch 1", "epoch 20 on"};
+    enum { IMAGES = 1024, EPOCH = 20 };
+    float *x = random_floats(1, IMAGES * 784);
+    int32_t *labels = random_labels();
+    int i, optimizer;
+    for (i = 0; i < IMAGES * 784; ++i) {
+        const int row = i % 784 / 28, column = i % 28;
+        if (row < 6 || row >= 22 || column < 6 || column >= 22 || x[i] < 0) x[i] = 0;
+    }
+    for (optimizer = 0; optimizer < KD_OPTIMIZER_COUNT; ++optimizer) {
+        bench_case what = {"epochs", NULL, "images/s", 0, options.threads, KD_ISA_AUTO, 1};
+        contestant c[2];
+        epochs e[2];
+        char name[40];
+        snprintf(name, sizeof name, "mlp 256 %s", kd_optimizer_name((kd_optimizer)optimizer));
+        if (!wanted("epochs", name, 1)) continue;
+        memset(e, 0, sizeof e);
+        for (i = 0; i < 2; ++i) {
+            training *t = &e[i].t;
+            e[i].fresh = i == 0;
+            t->kd = open_context(options.isa, options.threads);
+            need(t->kd, kd_model_create(t->kd, "784: dense 256, relu, dense 10", 1, &t->model));
+            t->data = kd_data_f32(x, labels, IMAGES, 784, 1, 1, TRAIN_CLASSES);
+            t->desc = kd_train_defaults();
+            t->desc.optimizer = (kd_optimizer)optimizer;
+            t->desc.batch = 16, t->desc.epochs = 1000000, t->desc.weight_decay = 1e-4f;
+            need(t->kd, kd_trainer_open(t->model, &t->data, &t->desc, &e[i].trainer));
+            while (i == 1 && kd_trainer_position(e[i].trainer).epoch < EPOCH - 1) run_epoch(&e[i]);
+            c[i].name = names[i];
+            c[i].run = run_epoch, c[i].arg = &e[i], c[i].work = training_work(t);
+        }
+        what.name = name;
+        what.isa = kd_ctx_isa(e[0].t.kd);
+        what.scale = training_flops(&e[0].t);
+        (void)measure(&what, c, 2);
+        for (i = 0; i < 2; ++i) {
+            kd_trainer_close(e[i].trainer);
+            training_close(&e[i].t);
+        }
+    }
+    free(x);
+    free(labels);
+}
+
 /* The peak memory of this process after an epoch of the large MLP, in MB. */
 static void train_once(void)
 {
@@ -476,6 +546,7 @@ static const group groups[] = {
     {"conv", "convolutions, forward and backward", bench_convolutions},
     {"losses", "softmax and losses, beside memcpy", bench_losses},
     {"training", "training and distillation, batch 128, Adam", bench_training},
+    {"epochs", "training with batch 16: the first epoch beside the twentieth and later ones", bench_epochs},
     {"prediction", "kd_workspace_predict", bench_predictions},
     {"threads", "two threads beside one", bench_threads},
     {"threads-busy", "two threads beside one and a busy process", bench_threads_busy},

@@ -47,6 +47,34 @@ for cc in ${COMPILERS:-gcc clang}; do
     check "$cc -ffast-math -DKD_ALLOW_FAST_MATH" "$cc" -std=c99 $warnings -ffast-math -DKD_ALLOW_FAST_MATH \
         -fsyntax-only implementation.c
 
+    # the parts of -ffast-math, as flags and as pragmas, where the compiler tells of them
+    for flag in "-fassociative-math -fno-signed-zeros -fno-trapping-math" -freciprocal-math -fno-signed-zeros \
+        -funsafe-math-optimizations -ffinite-math-only -Ofast; do
+        macro=$(echo | "$cc" $flag -dM -E -x c - 2>/dev/null |
+            grep -E '__(FAST|ASSOCIATIVE|RECIPROCAL)_MATH__ 1|__NO_SIGNED_ZEROS__ 1|__FINITE_MATH_ONLY__ 1')
+        [ -n "$macro" ] || [ "$flag" = -Ofast ] || { untold="$untold $cc:$flag"; continue; }
+        if [ -n "$macro" ]; then
+            refused "$cc $flag" 'kd.h: .*define KD_ALLOW_FAST_MATH' "$cc" $flag -fsyntax-only implementation.c
+            check "$cc $flag -DKD_ALLOW_FAST_MATH" "$cc" -std=c99 $warnings $flag -DKD_ALLOW_FAST_MATH \
+                -fsyntax-only implementation.c
+        fi
+    done
+    case $cc in gcc*)
+        for option in associative-math reciprocal-math no-signed-zeros fast-math; do
+            printf '#pragma GCC optimize("%s", "no-signed-zeros", "no-trapping-math")\n#include "%s"\n' $option \
+                "$PWD/implementation.c" >"$tmp/pragma.c"
+            refused "$cc #pragma GCC optimize(\"$option\")" 'kd.h: ' "$cc" -O2 -I. -fsyntax-only "$tmp/pragma.c"
+        done ;;
+    esac
+    if echo '#include <stdio.h>' | "$cc" -m32 -fsyntax-only -x c - 2>/dev/null; then
+        refused "$cc -m32 -mfpmath=387" 'kd.h: x87 computes float as another type' "$cc" -m32 -mno-sse -mfpmath=387 \
+            -fsyntax-only implementation.c
+        check "$cc -m32 -msse2 -mfpmath=sse" "$cc" -std=c99 $warnings -m32 -msse2 -mfpmath=sse -fsyntax-only \
+            implementation.c
+    else
+        skip "$cc -m32" "no C library for it"
+    fi
+
     mkdir -p "$tmp/renamed"
     cp ../../kd.h "$tmp/renamed/other.h"
     printf '#define KD_IMPLEMENTATION\n#include "renamed/other.h"\n' >"$tmp/renamed.c"
@@ -113,6 +141,33 @@ for cc in ${COMPILERS:-gcc clang}; do
         -x none "$tmp/kd.o" -lm
     check "$cxx use.c runs" "$tmp/use"
 done
+
+# flags that BUILDING calls safe, and those that clang does not tell of, give the same bits as no flag
+bits() { "$@" -std=gnu99 -w -O1 -DKD_NO_SIMD -o "$tmp/bits" bits.c -lm >"$log" 2>&1 && "$tmp/bits" 2>>"$log"; }
+same_bits()
+{
+    what=$1
+    shift
+    [ "$(bits "$@")" = "$wanted_bits" ] && pass "$what" || fail "$what"
+}
+wanted_bits=$(bits "${CC:-gcc}")
+if [ "$1" = quick ] || [ -z "$wanted_bits" ]; then
+    skip "bits of a training under other flags" "takes minutes"
+else
+    for cc in ${COMPILERS:-gcc clang}; do
+        command -v "$cc" >/dev/null || continue
+        for flag in -O0 -O3 "-fno-math-errno -fno-trapping-math" "-O2 -march=native" "-O2 -ffp-contract=on"; do
+            same_bits "$cc $flag: the same bits" "$cc" $flag
+        done
+    done
+    case "${COMPILERS:-gcc clang}" in *clang*)
+        if [ "$(uname -m)" = x86_64 ] && command -v clang >/dev/null; then
+            for flag in -fassociative-math -freciprocal-math -fno-signed-zeros -funsafe-math-optimizations; do
+                same_bits "clang $flag: the same bits of the portable kernels" clang $flag
+            done
+        fi ;;
+    esac
+fi
 
 # one real compilation as C++
 if [ "$1" = quick ]; then

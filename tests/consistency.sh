@@ -34,6 +34,14 @@ check "kd.h: one version" same_version
 # printf of small C libraries knows no %lld and no %g, and locales change what it writes: kd.h has its own
 check "kd.h: nothing of printf is called" lacks '\bv?[sfn]*printf *\(' kd.h
 
+# a private name and a public one that an underscore alone tells apart
+lookalikes()
+{
+    grep -o -E '\b(kd|KD)_[A-Za-z0-9_]+' kd.h | sort -u >"$tmp/names"
+    ! sed -n 's/^\(kd\|KD\)__/\1_/p' "$tmp/names" | grep -x -F -f "$tmp/names"
+}
+check "kd.h: no two names that an underscore alone tells apart" lookalikes
+
 # every configuration macro of the first comment is looked at below it
 known_switches()
 {

@@ -211,7 +211,7 @@ static void check_derivatives(const choice *choices, int count)
     memcpy(learned, t->features.params, t->features.param_count * sizeof *learned);
     reference_open(&before, student, IMAGES, 1);
     reference_open(&taught, teacher, IMAGES, 0);
-    assert_ok(kd, kd__trainer_step(t, samples, IMAGES, 0, 1, &info));
+    assert_ok(kd, kd__trainer_train(t, samples, IMAGES, 0, 1, &info));
     reference_open(&after, student, IMAGES, 1);
     reference_run(&taught, x);
     reference_run(&before, x);

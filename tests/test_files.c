@@ -541,11 +541,19 @@ static void test_batches_tracked(void **state)
          "," TENSOR("0.num_batches_tracked", "I64", "[]", "[16,24]") "," TENSOR("a", "F32", "[1]", "[24,28]") "}",
          28, KD_ERR_FORMAT, "has a tensor \"a\" that the model does not have"},
     };
+    static const int64_t counts[] = {0, 999999999999999999, 1000000000000000000, INT64_MAX, -1};
+    float numbers[8] = {0.5f, 1, 2, 4};
     size_t i;
     (void)state;
     for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
-        put_file(cases[i].header, strlen(cases[i].header), plain_numbers, (size_t)cases[i].bytes);
+        put_file(cases[i].header, strlen(cases[i].header), numbers, (size_t)cases[i].bytes);
         check_load(cases[i].header, cases[i].result, cases[i].message);
+    }
+    for (i = 0; i < sizeof counts / sizeof *counts;
+         ++i) { /* beyond the second, training could not go on counting */
+        kd__store_le((unsigned char *)(numbers + 4), (uint64_t)counts[i], 8);
+        put_file(cases[1].header, strlen(cases[1].header), numbers, (size_t)cases[1].bytes);
+        check_load(cases[1].header, i < 2 ? KD_OK : KD_ERR_FORMAT, i < 2 ? "" : "from 0 to below 1e18");
     }
 }
 

@@ -203,8 +203,8 @@ static float exact_act(int act, float arg, float x)
    arithmetic changes them; it must be meant. Kernels compared with their reference bit by bit need none. */
 #define DIGESTS(X)                                                                                                 \
     X(dots, 0xb7cf2dffc1263539, 0x109ad9896d2b317e)                                                                \
-    X(act, 0xdcd18a56f565d4cb, 0x879f417e731eb602)                                                                 \
-    X(act_grad, 0x6431fef58decbe8a, 0x2d0bb61de87145ee)                                                            \
+    X(act, 0xd4c0fb21f565d4cb, 0xfb8c7fe5731eb602)                                                                 \
+    X(act_grad, 0x5f88654c8decbe8a, 0x5d0764bae87145ee)                                                            \
     X(depthwise, 0x2131e4e36b82ed08, 0x27c919c2379a4159)                                                           \
     X(depthwise_input_grad, 0x0543d6702f7c4e55, 0xf459980c4cef182e)                                                \
     X(depthwise_weight_grad, 0x5d9b907fede18699, 0x6bf0b6a2bd0fde7e)                                               \
@@ -224,9 +224,9 @@ static float exact_act(int act, float arg, float x)
     X(norm_grad, 0x4b95518632a13e8b, 0x4b95518632a13e8b)                                                           \
     X(softmax, 0x6f37299546cd2114, 0x19638e9cdf71b2f7)                                                             \
     X(log_mix, 0x4157e45fe5ed7fce, 0x88261f10eec30055)                                                             \
-    X(row_loss, 0x14e59a9dcf0103f2, 0x4c7aa5cf4b912f03)                                                            \
+    X(row_loss, 0x860cc43edecfc008, 0xd135a54b12f70b5a)                                                            \
     X(mse_loss, 0xcf1a6f97a0bda75c, 0xa96d877fcb5abc7f)                                                            \
-    X(bce_loss, 0x90c258d639a90bb4, 0xe221db3c87050221)                                                            \
+    X(bce_loss, 0xdf5e0191d5ee1391, 0xa379d93dff1eb85b)                                                            \
     X(sum_squares, 0x2166b46d9da65fe0, 0x2167556d9daa549c)                                                         \
     X(update, 0x669a663217587463, 0xfcc85202bdcf4409)                                                              \
     X(limit_norms, 0xc66e6c00bea61ab3, 0x44284a99a22e89a2)
@@ -338,8 +338,8 @@ static void gemm_case(const kd_ctx *kd, int way, int rows, int cols, int run)
     g.act = way == GEMM_PANELS || way == GEMM_EMPTY ? KD__RELU
             : way == GEMM_TO_PANELS                 ? KD__LEAKYRELU
             : way == GEMM_TURNED                    ? KD__RELU6
-            : way == GEMM_MATRICES                  ? KD__LINEAR + cols % 4
-                                                    : KD__LINEAR;
+            : way == GEMM_MATRICES                  ? KD__IDENTITY + cols % 4
+                                                    : KD__IDENTITY;
     g.act_arg = 0.125f;
     g.a_row = 3, g.a_k = 1, g.a_seg = 7, g.a_block = 11; /* rows overlap, as those of a convolution do */
     if (way == GEMM_TO_PANELS) g.a_row = 1, g.a_k = rows + 2;
@@ -395,7 +395,7 @@ static void gemm_pairs_case(const kd_ctx *kd, int pairs, int cols, int kind)
     g.pairs = 1;
     g.rows = pairs, g.cols = cols, g.run = run;
     g.blocks = 3, g.segs = kind == 3 ? 0 : 2;
-    g.act = KD__LINEAR + kind;
+    g.act = KD__IDENTITY + kind;
     g.act_arg = 0.125f;
     g.a_k = 1 + pairs % 2;
     g.a_row = 2 * g.a_k, g.a_seg = 7, g.a_block = 11;
@@ -521,7 +521,7 @@ static void check_act(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, in_place;
-    for (kind = KD__LINEAR; kind <= KD__TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (in_place = 0; in_place < 2; ++in_place) {
                 float *x = act_inputs((size_t)n), *y = in_place ? x : fence((size_t)n);
@@ -556,7 +556,7 @@ static void check_act_grad(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, accumulate, in_place;
-    for (kind = KD__LINEAR; kind <= KD__TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (accumulate = 0; accumulate < 2; ++accumulate) {
                 for (in_place = 0; in_place < 2 - accumulate; ++in_place) {
@@ -581,7 +581,7 @@ static void check_act_grad(const kd_ctx *kd)
 static void check_add(const kd_ctx *kd)
 {
     int act, n, i;
-    for (act = KD__LINEAR; act <= KD__LEAKYRELU; ++act) {
+    for (act = KD__IDENTITY; act <= KD__LEAKYRELU; ++act) {
         for (n = 1; n <= SIZES; ++n) {
             float *a = numbers((size_t)n, 9), *b = numbers((size_t)n, 1);
             float *y = n % 3 == 0 ? a : n % 3 == 1 ? b : fence((size_t)n), *want = fence((size_t)n);
@@ -790,7 +790,7 @@ static float *padded_gradient(kd__window *w)
 static void depthwise_window(const kd_ctx *kd, const kd__window *unpadded)
 {
     kd__window w = *unpadded;
-    const int channels = w.channels, act = channels % 3 == 0 ? KD__RELU : KD__LINEAR;
+    const int channels = w.channels, act = channels % 3 == 0 ? KD__RELU : KD__IDENTITY;
     const float *image = padded_image(&w), *weight = numbers((size_t)(w.kernel_h * w.kernel_w * channels), 1);
     const float *bias = channels % 2 ? numbers((size_t)channels, 1) : NULL;
     float *out = fence(lines_floats(w.out_h, w.out_w * channels, w.out_row));
@@ -980,7 +980,7 @@ static void wino_read_case(const kd_ctx *kd, int kind, const int *geometry, int 
 
 static void wino_write_case(const kd_ctx *kd, const int *geometry, int channels)
 {
-    const int h = geometry[0], w = geometry[1], act = channels % 3 ? KD__LINEAR : KD__RELU;
+    const int h = geometry[0], w = geometry[1], act = channels % 3 ? KD__IDENTITY : KD__RELU;
     int beside, n, c, i, j;
     kd__tiles t = wino_tiles(channels, h, w, 0, 4, &beside);
     float *image = number_rows(h, w * channels, t.row += 3, 1),
@@ -1323,7 +1323,7 @@ static void check_norm_stats(const kd_ctx *kd) { on_every_image(kd, "norm_stats"
 static void norm_apply_image(const kd_ctx *kd, const kd__image *i)
 {
     const ptrdiff_t y_row = i->row + 2;
-    const int act = i->channels % 3 == 1 ? KD__RELU : KD__LINEAR;
+    const int act = i->channels % 3 == 1 ? KD__RELU : KD__IDENTITY;
     const float *image = norm_numbers(i, i->row), *mean = channel_numbers(i, 1), *scale = channel_numbers(i, 3),
                 *shift = channel_numbers(i, 1);
     float *out = fence(lines_floats(i->h, i->w * i->channels, y_row));
@@ -1858,6 +1858,8 @@ static vector_fn vector_function(kd_isa isa, int which)
     return isa == KD_ISA_SCALAR ? scalar[which] : NULL;
 }
 
+/* Where it is no normal float, it is 0. */
+static double exp_or_none(double x) { return x < (double)-87.3365f ? 0 : exp(x); }
 static double log_or_nan(double x) { return x < 0 ? NAN : x == 0 ? -INFINITY : log(x); }
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double normal_cdf(double x) { return 0.5 * erfc(-x / sqrt(2.0)); }
@@ -1911,7 +1913,7 @@ static void test_functions(void **state)
         double (*exact)(double);
         double ulps, absolute;
     } functions[] = {
-        {"exp", exp, 1.05, 0},   {"log", log_or_nan, 0.85, 0},          {"sigmoid", sigmoid, 2.5, 1.2e-38},
+        {"exp", exp_or_none, 1.05, 0}, {"log", log_or_nan, 0.85, 0},          {"sigmoid", sigmoid, 2.5, 1.2e-38},
         {"tanh", tanh, 1.35, 0}, {"normal_cdf", normal_cdf, 0, 1.1e-7}, {"softplus", reference_softplus, 0.5, 9e-8},
     };
     const uint64_t stride = 4093;

@@ -1643,8 +1643,8 @@ static void test_pate_noise(void **state)
         double sum = 0, squares = 0, fourth = 0, beyond = 0, together = 0, last = 0;
         for (i = 0; i < COUNT; ++i) {
             const uint64_t key = kd__rng_key(9, KD__RNG_PATE, (uint64_t)i / 10, 0);
-            const double x = kd__pate_noise(wanted[w].noise, 1, key, i % 10);
-            assert_near(kd__pate_noise(wanted[w].noise, 7, key, i % 10), 7 * x, 1e-12);
+            const double x = kd__pate_draw(wanted[w].noise, 1, key, i % 10);
+            assert_near(kd__pate_draw(wanted[w].noise, 7, key, i % 10), 7 * x, 1e-12);
             sum += x, squares += x * x, fourth += x * x * x * x;
             beyond += fabs(x) > 3;
             together += x * last;
@@ -1785,8 +1785,8 @@ static void test_pate_tie(void **state)
     pate.noise = KD_PATE_GAUSSIAN;
     pate.sigma = 1e-6;
     for (key = 0; key < 200; ++key) {
-        const double second = votes[1] + kd__pate_noise(pate.noise, pate.sigma, key, 1);
-        const double third = votes[2] + kd__pate_noise(pate.noise, pate.sigma, key, 2);
+        const double second = votes[1] + kd__pate_draw(pate.noise, pate.sigma, key, 1);
+        const double third = votes[2] + kd__pate_draw(pate.noise, pate.sigma, key, 2);
         ties += second == third;
         assert_int_equal(kd__pate_answer(&pate, votes, 3, key), second >= third ? 1 : 2);
     }

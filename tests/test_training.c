@@ -1851,7 +1851,7 @@ static void test_grey(void **state)
    yesterday's, on this machine and on others. A change on purpose belongs into CHANGELOG.md. */
 static void test_pinned(void **state)
 {
-    static const uint64_t wanted[2] = {0x0c6e61320863248eu, 0x53238b86c50259c6u};
+    static const uint64_t wanted[2] = {0x73d2552e1f0ef7ddu, 0xc23fa5139633d523u};
     kd_train_desc desc = options();
     samples s;
     kd_isa isa;

@@ -37,6 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint64_t first, last;
     kd_result result;
+    fuzz_cost cost;
     if (!kd) {
         kd = fuzz_context(&memory, KD_ISA_SCALAR, NULL);
         start();
@@ -45,7 +46,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_input(data, size);
     fuzz_begin(&memory);
+    cost = fuzz_cost_begin(&memory);
     result = kd_trainer_load(training.t, "in");
+    fuzz_cost_end(cost, size, 256);
     fuzz_end(&memory);
     if (result == KD_OK) {
         finish();

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define FUZZ_SHARED static __attribute__((unused)) /* a harness need not use all of it */
 
@@ -29,7 +30,7 @@ enum {
 };
 
 typedef struct fuzz_memory {
-    size_t bytes, bytes_before;
+    size_t bytes, bytes_before, most;
     long blocks, blocks_before;
 } fuzz_memory;
 
@@ -38,6 +39,7 @@ FUZZ_SHARED void *fuzz_alloc(void *user, size_t size)
     fuzz_memory *memory = (fuzz_memory *)user;
     void *block = size <= FUZZ_MEMORY - memory->bytes ? malloc(size) : NULL;
     if (block) memory->bytes += size, ++memory->blocks;
+    if (memory->most < memory->bytes) memory->most = memory->bytes;
     return block;
 }
 
@@ -186,6 +188,55 @@ FUZZ_SHARED void fuzz_input(const uint8_t *data, size_t size)
 {
     fuzz_in.bytes = data;
     fuzz_in.size = size;
+}
+
+/* ---- what an input may cost ------------------------------------------------------------------------------- */
+
+enum { FUZZ_LONG = 1 << 16, FUZZ_STRETCHES = 32 /* one input of so many is made longer */ };
+
+typedef struct fuzz_cost {
+    fuzz_memory *memory;
+    size_t bytes;
+    clock_t start;
+} fuzz_cost;
+
+FUZZ_SHARED fuzz_cost fuzz_cost_begin(fuzz_memory *memory)
+{
+    fuzz_cost cost;
+    cost.memory = memory;
+    cost.bytes = memory->most = memory->bytes;
+    cost.start = clock();
+    return cost;
+}
+
+/* Half a second, for a busy machine, and 5 us a byte with sanitizers; 64 KB and so many bytes a byte. */
+FUZZ_SHARED void fuzz_cost_end(fuzz_cost cost, size_t size, size_t each)
+{
+    fuzz_check((double)(clock() - cost.start) / CLOCKS_PER_SEC < 0.5 + 5e-6 * (double)size);
+    fuzz_check(cost.memory->most - cost.bytes <= (1 << 16) + each * size);
+}
+
+/* The input with one of its bytes repeated, so that whoever looks back takes a quadratic time.
+   `prefix` bytes stay in front; of them the last `wide` are the length, low byte first, of the header that follows.
+   NULL where there is no byte to repeat. */
+FUZZ_SHARED uint8_t *fuzz_stretched(const uint8_t *data, size_t size, size_t prefix, size_t wide, size_t *length)
+{
+    uint64_t header = 0;
+    uint8_t *copy;
+    size_t at, i, more = FUZZ_LONG;
+    for (i = 0; i < wide && prefix <= size; ++i) header |= (uint64_t)data[prefix - wide + i] << 8 * i;
+    if (size <= prefix || (wide && (header == 0 || header > size - prefix))) return NULL;
+    if (wide == 2) more = header < 60000 ? 65535 - header : 0;
+    at = prefix + (data[size / 2] + 256u * data[size - 1]) % (wide ? (size_t)header : size - prefix);
+    copy = (uint8_t *)malloc(size + more + 1);
+    fuzz_check(copy != NULL);
+    memcpy(copy, data, at);
+    memset(copy + at, data[at], more);
+    memcpy(copy + at + more, data + at, size - at);
+    copy[size + more] = 0;
+    for (i = 0; i < wide; ++i) copy[prefix - wide + i] = (uint8_t)((header + more) >> 8 * i);
+    *length = size + more;
+    return copy;
 }
 
 /* A refused file is refused in words, for a reason that a file can give. */

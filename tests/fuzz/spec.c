@@ -79,6 +79,18 @@ static void compare(kd_ctx *kd, const char *line, size_t numbers)
     fuzz_end(&memory);
 }
 
+/* A line of any length takes a time in proportion. Its memory is that of its layers, which the context bounds. */
+static void stretch(kd_ctx *kd, fuzz_memory *memory, const uint8_t *data, size_t size)
+{
+    size_t length;
+    uint8_t *line = fuzz_stretched(data, size, 0, 0, &length);
+    const fuzz_cost cost = fuzz_cost_begin(memory);
+    if (!line) return;
+    kd_model_destroy(understood(kd, (const char *)line));
+    fuzz_cost_end(cost, length, FUZZ_MEMORY);
+    free(line);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static fuzz_memory memory;
@@ -99,6 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (fuzz_is_small(m, &numbers) && fuzz_one_of(ONE_OF, data, size)) compare(kd, line, numbers);
     }
     kd_model_destroy(m);
+    if (fuzz_one_of(FUZZ_STRETCHES, data, size)) stretch(kd, &memory, data, size);
     fuzz_end(&memory);
     free(line);
     return 0;
