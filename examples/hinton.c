@@ -741,12 +741,10 @@ static int write_page(const lab *l)
     FILE *f = output_open(l, "hinton.html");
     char text[512];
     if (!f) return 0;
-    fprintf(f,
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-            "content=\"width=device-width,initial-scale=1\"><title>Distilling MNIST</title><style>%s</style></head>"
-            "<body><main><h1>Distilling the knowledge in a neural network</h1><p>Hinton, Vinyals and Dean 2015, "
-            "section 3, repeated. ",
-            report_style);
+    report_open_page(f, "Distilling MNIST");
+    fputs("<h1>Distilling the knowledge in a neural network</h1><p>Hinton, Vinyals and Dean 2015, section 3, "
+          "repeated. ",
+          f);
     what_was_done(l, text, sizeof text);
     fprintf(f, "%s</p>", text);
     verdict(l, text, sizeof text);
@@ -762,9 +760,7 @@ static int write_page(const lab *l)
     page_sweep(f, l);
     fputs("</div>", f);
     page_table(f, l);
-    fputs("<p style=\"margin-top:40px\">Made by hinton, an example of kd.h " KD_VERSION
-          ".</p></main></body></html>\n",
-          f);
+    report_close_page(f, "hinton");
     return output_close(f, "hinton.html");
 }
 

@@ -79,7 +79,9 @@ static int report_reserve(size_t bytes)
 enum {
     REPORT_CLASSES = 30, /* a confusion matrix with more rows is no longer a picture */
     REPORT_SOFT = 6,     /* images whose soft targets are drawn */
-    REPORT_BARS = 6,     /* classes drawn under each */
+    REPORT_BARS = 5,     /* classes drawn under each */
+    REPORT_LARGE = 224,  /* pixels a side, at most, of an image that stands alone */
+    REPORT_SMALL = 96,   /* of one among others */
     REPORT_DISAGREEMENTS = 24,
     REPORT_SAMPLES = 12, /* training images of each class */
     REPORT_PAIRS = 8,    /* most frequent confusions */
@@ -172,6 +174,7 @@ typedef struct report {
     char *const *classes;
     int class_count, channels, height, width, train_count, validation_count;
     report_images train, test;
+    const images *loaded; /* whose test images those are, for the names of their files; or NULL */
     report_model teacher, student;
     int teacher_known;      /* its outputs on the test images are known */
     int teacher_trained;    /* by this run: it has curves */
@@ -326,410 +329,7 @@ static double report_agreement(const report_run *runs, int count)
     return sum;
 }
 
-/* ---- text and pictures in HTML --------------------------------------------------------------------------- */
-
-/* Writes one letter of a text and returns its bytes; a byte that belongs to none becomes U+FFFD. */
-static int report_letter(FILE *f, const char *text)
-{
-    const int length = images_utf8(text);
-    if (length) fwrite(text, 1, (size_t)length, f);
-    if (!length) fputs("\xef\xbf\xbd", f);
-    return length ? length : 1;
-}
-
-static void report_escape(FILE *f, const char *text)
-{
-    for (; *text; ++text) {
-        switch (*text) {
-        case '<': fputs("&lt;", f); break;
-        case '>': fputs("&gt;", f); break;
-        case '&': fputs("&amp;", f); break;
-        case '"': fputs("&quot;", f); break;
-        default: text += report_letter(f, text) - 1;
-        }
-    }
-}
-
-static void report_base64(void *file, void *bytes, int size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const uint8_t *b = (const uint8_t *)bytes;
-    FILE *f = (FILE *)file;
-    int i;
-    for (i = 0; i < size; i += 3) {
-        const uint32_t three = (uint32_t)b[i] << 16 | (i + 1 < size ? (uint32_t)b[i + 1] << 8 : 0) |
-                               (i + 2 < size ? (uint32_t)b[i + 2] : 0);
-        fputc(digits[three >> 18], f);
-        fputc(digits[three >> 12 & 63], f);
-        fputc(i + 1 < size ? digits[three >> 6 & 63] : '=', f);
-        fputc(i + 2 < size ? digits[three & 63] : '=', f);
-    }
-}
-
-static int report_left_out; /* pictures for which there was no memory */
-
-/* A picture as the value of an attribute. Returns 0, and counts it as left out, if memory ran out. */
-static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int channels)
-{
-    const int line = width * channels;
-    int done;
-    if (!report_reserve(((size_t)line + 1) * (size_t)height)) return ++report_left_out, 0;
-    fputs("data:image/png;base64,", f);
-    done = stbi_write_png_to_func(report_base64, f, width, height, channels, pixels, line);
-    free(report_memory.start);
-    report_left_out += !done;
-    return done;
-}
-
-/* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Returns 0 without memory. */
-static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count,
-                        const char *style)
-{
-    const size_t plane = (size_t)r->height * (size_t)r->width, line = (size_t)r->width * (size_t)count;
-    const int channels = r->channels == 1 ? 1 : 3;
-    uint8_t *sheet = (uint8_t *)calloc(plane * (size_t)count, (size_t)channels);
-    int i, c, y, x, done;
-    if (!sheet) return ++report_left_out, 0;
-    for (i = 0; i < count; ++i) {
-        const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
-        for (c = 0; c < channels; ++c)
-            for (y = 0; y < r->height; ++y)
-                for (x = 0; x < r->width; ++x)
-                    sheet[((size_t)y * line + (size_t)(i * r->width + x)) * (size_t)channels + (size_t)c] =
-                        pixels[(size_t)(c % r->channels) * plane + (size_t)(y * r->width + x)];
-    }
-    fprintf(f, "<img style=\"%s\" alt=\"", style);
-    report_escape(f, r->classes[from->labels[which[0]]]);
-    fputs("\" src=\"", f);
-    done = report_png(f, sheet, (int)line, r->height, channels);
-    fputs("\">", f);
-    free(sheet);
-    return done;
-}
-
-/* The name of a colour in the style: grey for the student alone, green for the headline. */
-static const char *report_colour(const report *r, int way)
-{
-    static const char *const others[] = {"s", "p", "q", "u", "v"};
-    const int before = (way > r->base) + (way > r->headline);
-    if (way == r->base) return "a";
-    if (way == r->headline) return "d";
-    return others[(way - before) % 5];
-}
-
-/* ---- the head of the page -------------------------------------------------------------------------------- */
-
-static const char report_style[] =
-    ":root{--ink:#1d2330;--soft:#667085;--page:#f6f7f9;--card:#fff;--line:#e3e6ec;--t:#7a5af8;--a:#98a2b3;--s:#"
-    "dc8a12;--d:#0e9f6e;"
-    "--bad:#d92d20}"
-    "@media(prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#98a2b3;--page:#12151c;--card:#1b202b;"
-    "--line:#2d3442;--t:#9b8afb;--a:#7c879b;--s:#f5b041;--d:#32d583;--bad:#f97066}}"
-    "*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);"
-    "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
-    "main{max-width:1080px;margin:0 auto;padding:40px 24px 64px}h1{font-size:30px;line-height:1.2;margin:0 0 8px}"
-    "h2{font-size:20px;margin:44px 0 4px}p{margin:4px 0 14px;color:var(--soft);max-width:76ch}"
-    ".lead{font-size:18px;color:var(--ink)}"
-    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(220px,1fr))}"
-    ".wide{grid-template-columns:repeat(auto-fit,minmax(420px,1fr))}"
-    ".card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;min-width:0}"
-    ".card h3{margin:0;font-size:14px;font-weight:600;color:var(--soft)}"
-    ".big{font-size:38px;font-weight:650;line-height:1.15;margin:4px 0 10px}"
-    ".big small{font-size:15px;font-weight:400;color:var(--soft)}"
-    ".key{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:7px}"
-    "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;margin:0;font-size:14px}dt{color:var(--soft)}"
-    "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
-    ".row dl{grid-template-columns:1fr auto}.row dd{white-space:nowrap}"
-    "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
-    "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
-    "svg text{fill:var(--soft);font:12px system-ui,sans-serif}"
-    "table{border-collapse:collapse;font-size:13px}td,th{padding:4px 9px;text-align:right;font-weight:400}"
-    "th{color:var(--soft)}.scroll{overflow-x:auto}.matrix td{min-width:38px;text-align:center;border:1px solid "
-    "var(--card)}"
-    ".matrix td.hit{background:color-mix(in srgb,var(--d) var(--v),var(--card))}"
-    ".matrix td.miss{background:color-mix(in srgb,var(--bad) var(--v),var(--card))}"
-    ".grid{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}"
-    ".tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:10px;font-size:13px;"
-    "line-height:1.4;overflow-wrap:anywhere}.right{color:var(--d)}.wrong{color:var(--bad)}"
-    ".strip{display:grid;grid-template-columns:minmax(70px,auto) 1fr;gap:4px "
-    "14px;align-items:center;font-size:14px}";
-
-/* "Distillation adds 0.63 points ..." */
-static void report_lead(FILE *f, const report *r)
-{
-    const report_statistic soft = report_accuracy(r->ways[r->headline].runs, r->seeds),
-                           gain = report_gain(r, r->headline);
-    fputs("<p class=\"lead\">", f);
-    if (r->teacher_known && r->teacher.spec) {
-        const double smaller = (double)r->teacher.parameters / (double)r->student.parameters,
-                     faster = r->teacher.latency_us / r->student.latency_us;
-        fprintf(f, "The student keeps %.1f&nbsp;%% of the teacher's accuracy with ",
-                100 * soft.mean / r->teacher_run.test.accuracy);
-        if (smaller >= 1.5) fprintf(f, "%.0f&nbsp;times fewer parameters, and ", smaller);
-        if (smaller < 1.5) fprintf(f, "%.2f&nbsp;times its parameters, and ", 1 / smaller);
-        if (faster >= 1.05) fprintf(f, "answers %.1f&nbsp;times faster. ", faster);
-        if (faster < 1.05) fprintf(f, "takes %.2f&nbsp;times as long to answer. ", 1 / faster);
-    }
-    if (r->seeds < 2)
-        fprintf(
-            f,
-            "Distillation changed the student's accuracy by %+.2f points; one seed cannot tell chance from effect.",
-            100 * gain.mean);
-    else if (fabs(gain.mean) <= 2 * gain.error)
-        fprintf(f,
-                "Between the distilled student and the same student trained on labels alone there is no clear "
-                "difference: "
-                "%+.2f points, standard error %.2f, over %d seeds.",
-                100 * gain.mean, 100 * gain.error, r->seeds);
-    else
-        fprintf(
-            f,
-            "Distillation %s %.2f points %s the same student trained on labels alone, at the same cost (%d seeds, "
-            "standard error %.2f).",
-            gain.mean > 0 ? "adds" : "takes", 100 * fabs(gain.mean), gain.mean > 0 ? "to" : "from", r->seeds,
-            100 * gain.error);
-    fputs("</p>", f);
-}
-
-static void report_card(FILE *f, const char *title, const char *colour, const report_model *m,
-                        const report_run *runs, int count)
-{
-    const report_statistic accuracy = report_accuracy(runs, count);
-    double ece = 0, nll = 0;
-    int i;
-    for (i = 0; i < count; ++i) ece += runs[i].test.ece / count, nll += runs[i].test.nll / count;
-    fprintf(f, "<div class=\"card\"><h3><span class=\"key\" style=\"background:var(--%s)\"></span>%s</h3>", colour,
-            title);
-    if (count == 0) fputs("<div class=\"big\">&ndash; <small>known on training images only</small></div>", f);
-    if (count == 1) fprintf(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
-    if (count > 1)
-        fprintf(f, "<div class=\"big\">%.2f&nbsp;%% <small>&plusmn;&nbsp;%.2f</small></div>", 100 * accuracy.mean,
-                100 * accuracy.sd);
-    fputs("<dl>", f);
-    if (m->spec)
-        fprintf(f,
-                "<dt>parameters</dt><dd>%s</dd><dt>multiply-adds an image</dt><dd>%s</dd><dt>file</dt><dd>%sB</dd>"
-                "<dt>latency</dt><dd>%.1f&nbsp;&micro;s</dd>",
-                report_count(m->parameters).chars, report_short((double)m->macs).chars,
-                report_short((double)m->bytes).chars, m->latency_us);
-    if (count)
-        fprintf(f, "<dt>negative log-likelihood</dt><dd>%.3f</dd><dt>calibration error</dt><dd>%.3f</dd>", nll,
-                ece);
-    if (count && runs[0].test.agreement >= 0 && colour[0] != 't')
-        fprintf(f, "<dt>agrees with the teacher</dt><dd>%.1f&nbsp;%%</dd>", 100 * report_agreement(runs, count));
-    fputs("</dl></div>", f);
-}
-
-static void report_head(FILE *f, const report *r)
-{
-    int i;
-    fputs("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-          "content=\"width=device-width,initial-scale=1\"><title>Distillation report</title><style>",
-          f);
-    fputs(report_style, f);
-    fputs("</style></head><body><main><h1>Distillation report</h1><p>", f);
-    fprintf(f, "Images in <code>");
-    report_escape(f, r->folder);
-    fprintf(f, "</code>: %s to train on, ", report_count(r->train_count).chars);
-    fprintf(f, "%s held out to choose with, ", report_count(r->validation_count).chars);
-    fprintf(f, "%s to test on once; %dx%d %s, %d classes.</p>", report_count(r->test.count).chars, r->width,
-            r->height, r->channels == 1 ? "grey" : "colour", r->class_count);
-    report_lead(f, r);
-    fputs("<div class=\"row\">", f);
-    report_card(f, "Teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
-    for (i = 0; i < r->way_count; ++i)
-        report_card(f, r->ways[i].title, report_colour(r, i), &r->student, r->ways[i].runs, r->seeds);
-    fputs("</div>", f);
-}
-
-/* ---- charts ---------------------------------------------------------------------------------------------- */
-
-/* A frame in which accuracy from `low` to `high` goes up and something from `left` to `right` goes across. */
-typedef struct report_axes {
-    FILE *f;
-    double low, high, left, right;
-} report_axes;
-
-enum {
-    REPORT_WIDTH = 520,
-    REPORT_HEIGHT = 270,
-    REPORT_LEFT = 58,
-    REPORT_BOTTOM = 40,
-    REPORT_TOP = 14,
-    REPORT_RIGHT = 14
-};
-
-static double report_x(const report_axes *a, double x)
-{
-    const double span = a->right > a->left ? a->right - a->left : 1;
-    return REPORT_LEFT + (x - a->left) / span * (REPORT_WIDTH - REPORT_LEFT - REPORT_RIGHT);
-}
-
-static double report_y(const report_axes *a, double y)
-{
-    const double span = a->high > a->low ? a->high - a->low : 1;
-    return REPORT_HEIGHT - REPORT_BOTTOM - (y - a->low) / span * (REPORT_HEIGHT - REPORT_BOTTOM - REPORT_TOP);
-}
-
-/* Opens the drawing, with horizontal lines at round accuracies. */
-static void report_axes_open(const report_axes *a, const char *across)
-{
-    static const double steps[] = {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2};
-    size_t s = 0;
-    int tick, digits;
-    while (s + 1 < sizeof steps / sizeof *steps && (a->high - a->low) / steps[s] > 6) ++s;
-    digits = steps[s] < 0.001 ? 2 : steps[s] < 0.01 ? 1 : 0;
-    fprintf(a->f, "<svg viewBox=\"0 0 %d %d\" role=\"img\">", REPORT_WIDTH, REPORT_HEIGHT);
-    for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high + 1e-9; ++tick) {
-        const double y = report_y(a, tick * steps[s]);
-        fprintf(
-            a->f,
-            "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--line)\"/><text x=\"%d\" y=\"%.1f\" "
-            "text-anchor=\"end\">%.*f&#8201;%%</text>",
-            REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, digits, 100 * tick * steps[s]);
-    }
-    fprintf(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
-            REPORT_HEIGHT - 6, across);
-}
-
-static void report_widen(report_axes *a, double value)
-{
-    if (value < a->low) a->low = value;
-    if (value > a->high) a->high = value;
-}
-
-/* Room above and below, as far as there are accuracies. */
-static void report_margin(report_axes *a, double margin)
-{
-    a->low = fmax(0, a->low - margin);
-    a->high = fmin(1, a->high + margin);
-}
-
-/* Validation accuracy by epoch: the mean of the runs as a line, their extremes as a band. */
-static void report_curve(const report_axes *a, const report_run *runs, int count, const char *colour)
-{
-    const int epochs = runs[0].epochs;
-    int e, i;
-    fprintf(a->f, "<path fill=\"var(--%s)\" fill-opacity=\".18\" d=\"", colour);
-    for (e = 0; e < 2 * epochs && count > 1; ++e) {
-        const int at = e < epochs ? e : 2 * epochs - 1 - e;
-        double edge = runs[0].validation[at];
-        for (i = 1; i < count; ++i)
-            edge = e < epochs ? fmax(edge, runs[i].validation[at]) : fmin(edge, runs[i].validation[at]);
-        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, at + 1), report_y(a, fmax(edge, a->low)));
-    }
-    fprintf(a->f, "\"/><path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\" d=\"", colour);
-    for (e = 0; e < epochs; ++e) {
-        double mean = 0;
-        for (i = 0; i < count; ++i) mean += runs[i].validation[e] / count;
-        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, e + 1), report_y(a, fmax(mean, a->low)));
-    }
-    fputs("\"/>", a->f);
-}
-
-static void report_curves(FILE *f, const report *r)
-{
-    report_axes a;
-    const int teacher = r->teacher_trained ? r->teacher_run.epochs : 0;
-    int i, e, w;
-    a.f = f, a.left = 1, a.right = teacher, a.low = 1, a.high = 0;
-    for (w = 0; w < r->way_count; ++w) {
-        const report_run *runs = r->ways[w].runs;
-        if (a.right < runs[0].epochs) a.right = runs[0].epochs;
-        for (i = 0; i < r->seeds; ++i)
-            for (e = runs[i].epochs / 5; e < runs[i].epochs; ++e) report_widen(&a, runs[i].validation[e]);
-    }
-    for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
-    report_margin(&a, fmax(0.001, (a.high - a.low) * 0.05));
-    fputs("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
-    report_axes_open(&a, "epoch");
-    for (e = 1; e <= (int)a.right; ++e) {
-        if (a.right <= 12 || e % (((int)a.right + 9) / 10) == 0)
-            fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", report_x(&a, e),
-                    REPORT_HEIGHT - REPORT_BOTTOM + 17, e);
-    }
-    if (teacher) report_curve(&a, &r->teacher_run, 1, "t");
-    for (w = 0; w < r->way_count; ++w) report_curve(&a, r->ways[w].runs, r->seeds, report_colour(r, w));
-    fputs("</svg></div>", f);
-}
-
-static void report_dot(const report_axes *a, double x, double y, int radius, const char *colour)
-{
-    fprintf(a->f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%d\" fill=\"var(--%s)\"/>", x, y, radius, colour);
-}
-
-/* One dot a seed on the test images, alone and distilled joined by a line; the teacher as a dashed line. */
-static void report_seeds(FILE *f, const report *r)
-{
-    report_axes a;
-    int i, w;
-    a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
-    for (w = 0; w < r->way_count; ++w)
-        for (i = 0; i < r->seeds; ++i) report_widen(&a, r->ways[w].runs[i].test.accuracy);
-    if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
-    report_margin(&a, 0.002);
-    fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
-    report_axes_open(&a, "seed");
-    if (r->teacher_known)
-        fprintf(f,
-                "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--t)\" stroke-width=\"2\" "
-                "stroke-dasharray=\"6 4\"/>",
-                REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, report_y(&a, r->teacher_run.test.accuracy),
-                report_y(&a, r->teacher_run.test.accuracy));
-    for (i = 0; i < r->seeds; ++i) {
-        const double x = report_x(&a, i + 1), alone = report_y(&a, r->ways[r->base].runs[i].test.accuracy),
-                     soft = report_y(&a, r->ways[r->headline].runs[i].test.accuracy);
-        fprintf(f,
-                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>"
-                "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>",
-                x, x, alone, soft, x, REPORT_HEIGHT - REPORT_BOTTOM + 17, r->first_seed + i);
-        for (w = 0; w < r->way_count; ++w)
-            report_dot(&a, x, report_y(&a, r->ways[w].runs[i].test.accuracy), 6, report_colour(r, w));
-    }
-    fputs("</svg></div>", f);
-}
-
-/* What was tried on the held-out images for one way of training. */
-static void report_grid(FILE *f, const report *r, int way)
-{
-    const report_way *w = &r->ways[way];
-    const report_trial *first = w->grid;
-    int i, k;
-    if (w->grid_count < 2) return;
-    fputs("<div class=\"card scroll\"><h3>", f);
-    report_escape(f, w->title);
-    fputs("</h3><table><tr>", f);
-    fprintf(f, "%s%s%s%s%s<th>held-out accuracy</th><th></th></tr>", first->loss ? "<th>loss</th>" : "",
-            first->lr >= 0 ? "<th>learning rate</th>" : "", first->weight_decay >= 0 ? "<th>weight decay</th>" : "",
-            first->temperature >= 0 ? "<th>temperature</th>" : "", first->alpha >= 0 ? "<th>alpha</th>" : "");
-    for (i = 0; i < w->grid_count; ++i) {
-        const report_trial *t = &w->grid[i];
-        const double values[] = {t->lr, t->weight_decay, t->temperature, t->alpha};
-        fputs("<tr>", f);
-        if (t->loss) fprintf(f, "<td>%s</td>", t->loss);
-        for (k = 0; k < 4; ++k) {
-            if (values[k] >= 0) fprintf(f, "<td>%g</td>", values[k]);
-        }
-        fprintf(f, "<td>%.2f %%", 100 * t->validation);
-        if (t->students > 1) fprintf(f, " &plusmn; %.2f", 100 * t->sd);
-        fprintf(f, "</td><td>%s</td></tr>", i == w->chosen ? "chosen" : "");
-    }
-    fputs("</table></div>", f);
-}
-
-static void report_grids(FILE *f, const report *r)
-{
-    int i, grids = 0;
-    for (i = 0; i < r->way_count; ++i) grids += r->ways[i].grid_count > 1;
-    if (!grids) return;
-    fputs(
-        "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
-        "it.</p>",
-        f);
-    for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
-}
-
-/* ---- what the teacher knows ------------------------------------------------------------------------------ */
+/* ---- answers: what logits say -------------------------------------------------------------------------------- */
 
 static int report_argmax(const float *row, int count)
 {
@@ -789,6 +389,1041 @@ REPORT_PUBLIC static double report_ece(const report_reliability *b)
     return all ? error / (double)all : 0;
 }
 
+/* ---- SHA-256 (FIPS 180-4) ----------------------------------------------------------------------------------- */
+
+typedef struct report_sha {
+    uint32_t state[8];
+    uint8_t block[64];
+    uint64_t bytes;
+} report_sha;
+
+static uint32_t report_turned(uint32_t x, int by) { return x >> by | x << (32 - by); }
+
+static void report_sha_block(report_sha *h)
+{
+    static const uint32_t k[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+    uint32_t w[64], v[8];
+    int i;
+    for (i = 0; i < 16; ++i)
+        w[i] = (uint32_t)h->block[4 * i] << 24 | (uint32_t)h->block[4 * i + 1] << 16 |
+               (uint32_t)h->block[4 * i + 2] << 8 | h->block[4 * i + 3];
+    for (; i < 64; ++i)
+        w[i] = w[i - 16] + w[i - 7] +
+               (report_turned(w[i - 15], 7) ^ report_turned(w[i - 15], 18) ^ w[i - 15] >> 3) +
+               (report_turned(w[i - 2], 17) ^ report_turned(w[i - 2], 19) ^ w[i - 2] >> 10);
+    memcpy(v, h->state, sizeof v);
+    for (i = 0; i < 64; ++i) {
+        const uint32_t one = v[7] + (report_turned(v[4], 6) ^ report_turned(v[4], 11) ^ report_turned(v[4], 25)) +
+                             ((v[4] & v[5]) ^ (~v[4] & v[6])) + k[i] + w[i],
+                       two = (report_turned(v[0], 2) ^ report_turned(v[0], 13) ^ report_turned(v[0], 22)) +
+                             ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += one;
+        v[0] = one + two;
+    }
+    for (i = 0; i < 8; ++i) h->state[i] += v[i];
+}
+
+static void report_sha_add(report_sha *h, const uint8_t *from, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; ++i) {
+        h->block[h->bytes++ % 64] = from[i];
+        if (h->bytes % 64 == 0) report_sha_block(h);
+    }
+}
+
+/* Lists a file under a name, with its size and hash; one that cannot be read is not listed. */
+REPORT_PUBLIC static void report_file_add(report *r, const char *name, const char *path)
+{
+    static const uint8_t zeros[64] = {0x80};
+    report_sha h = {
+        {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, {0}, 0};
+    FILE *f = r->file_count < REPORT_FILES ? fopen(path, "rb") : NULL;
+    report_file *to = &r->files[r->file_count];
+    uint8_t buffer[4096], length[8];
+    size_t n, i;
+    if (!f) return;
+    while ((n = fread(buffer, 1, sizeof buffer, f)) > 0) report_sha_add(&h, buffer, n);
+    to->bytes = (int64_t)h.bytes;
+    for (i = 0; i < 8; ++i) length[i] = (uint8_t)(h.bytes * 8 >> (56 - 8 * i));
+    report_sha_add(&h, zeros, 1 + (119 - (size_t)(h.bytes % 64)) % 64);
+    report_sha_add(&h, length, sizeof length);
+    for (i = 0; i < 8; ++i) snprintf(to->sha256 + 8 * i, 9, "%08lx", (unsigned long)h.state[i]);
+    snprintf(to->name, sizeof to->name, "%s", name);
+    r->file_count += !ferror(f);
+    fclose(f);
+}
+
+/* ---- text and pictures in HTML --------------------------------------------------------------------------- */
+
+/* Writes one letter of a text and returns its bytes; a byte that belongs to none becomes U+FFFD. */
+static int report_letter(FILE *f, const char *text)
+{
+    const int length = images_utf8(text);
+    if (length) fwrite(text, 1, (size_t)length, f);
+    if (!length) fputs("\xef\xbf\xbd", f);
+    return length ? length : 1;
+}
+
+/* Of a text or an attribute. */
+static void report_escape(FILE *f, const char *text)
+{
+    for (; *text; ++text) {
+        switch (*text) {
+        case '<': fputs("&lt;", f); break;
+        case '>': fputs("&gt;", f); break;
+        case '&': fputs("&amp;", f); break;
+        case '"': fputs("&quot;", f); break;
+        default: text += report_letter(f, text) - 1;
+        }
+    }
+}
+
+/* 1234567 in groups of three that no line break can part. */
+static void report_grouped(FILE *f, int64_t value)
+{
+    const report_text t = report_count(value);
+    const char *c;
+    for (c = t.chars; *c; ++c) {
+        if (*c == ' ') fputs("&#8239;", f);
+        if (*c != ' ') fputc(*c, f);
+    }
+}
+
+static void report_base64(void *file, void *bytes, int size)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *b = (const uint8_t *)bytes;
+    FILE *f = (FILE *)file;
+    int i;
+    for (i = 0; i < size; i += 3) {
+        const uint32_t three = (uint32_t)b[i] << 16 | (i + 1 < size ? (uint32_t)b[i + 1] << 8 : 0) |
+                               (i + 2 < size ? (uint32_t)b[i + 2] : 0);
+        fputc(digits[three >> 18], f);
+        fputc(digits[three >> 12 & 63], f);
+        fputc(i + 1 < size ? digits[three >> 6 & 63] : '=', f);
+        fputc(i + 2 < size ? digits[three & 63] : '=', f);
+    }
+}
+
+static int report_left_out; /* pictures for which there was no memory */
+
+/* A picture as the value of an attribute. Returns 0, and counts it as left out, if memory ran out. */
+static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int channels)
+{
+    const int line = width * channels;
+    int done;
+    if (!report_reserve(((size_t)line + 1) * (size_t)height)) return ++report_left_out, 0;
+    fputs("data:image/png;base64,", f);
+    done = stbi_write_png_to_func(report_base64, f, width, height, channels, pixels, line);
+    free(report_memory.start);
+    report_left_out += !done;
+    return done;
+}
+
+/* The mean of step x step pixels of one channel, as far as there are any. */
+static uint8_t report_pixel(const report *r, const uint8_t *plane, int y, int x, int step)
+{
+    int sum = 0, n = 0, i, j;
+    for (i = y * step; i < (y + 1) * step && i < r->height; ++i)
+        for (j = x * step; j < (x + 1) * step && j < r->width; ++j) sum += plane[i * r->width + j], ++n;
+    return (uint8_t)((sum + n / 2) / n);
+}
+
+/* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Large images are shrunk by a
+   whole number to at most `most` pixels a side. Returns 0 without memory. */
+static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count, int most,
+                        const char *style)
+{
+    const int side = r->height > r->width ? r->height : r->width, step = (side + most - 1) / most;
+    const int height = (r->height + step - 1) / step, width = (r->width + step - 1) / step;
+    const size_t plane = (size_t)r->height * (size_t)r->width, line = (size_t)width * (size_t)count;
+    const int channels = r->channels == 1 ? 1 : 3;
+    uint8_t *sheet = (uint8_t *)calloc(line * (size_t)height, (size_t)channels);
+    int i, c, y, x, done;
+    if (!sheet) return ++report_left_out, 0;
+    for (i = 0; i < count; ++i) {
+        const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
+        for (c = 0; c < channels; ++c)
+            for (y = 0; y < height; ++y)
+                for (x = 0; x < width; ++x)
+                    sheet[((size_t)y * line + (size_t)(i * width + x)) * (size_t)channels + (size_t)c] =
+                        report_pixel(r, pixels + (size_t)(c % r->channels) * plane, y, x, step);
+    }
+    fprintf(f, "<img width=\"%d\" height=\"%d\" style=\"%s\" alt=\"", (int)line, height, style);
+    report_escape(f, r->classes[from->labels[which[0]]]);
+    fputs("\" src=\"", f);
+    done = report_png(f, sheet, (int)line, height, channels);
+    fputs("\">", f);
+    free(sheet);
+    return done;
+}
+
+/* The name of a colour in the style: grey for the student alone, green for the headline. */
+static const char *report_colour(const report *r, int way)
+{
+    static const char *const others[] = {"s", "p", "q", "u", "v"};
+    const int before = (way > r->base) + (way > r->headline);
+    if (way == r->base) return "a";
+    if (way == r->headline) return "d";
+    return others[(way - before) % 5];
+}
+
+static void report_key(FILE *f, const char *colour)
+{
+    fprintf(f, "<span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
+}
+
+/* Which colour is whose. */
+static void report_legend(FILE *f, const report *r, int teacher)
+{
+    int i;
+    fputs("<p class=\"legend\">", f);
+    for (i = teacher ? -1 : 0; i < r->way_count; ++i) {
+        fputs("<span>", f);
+        report_key(f, i < 0 ? "t" : report_colour(r, i));
+        report_escape(f, i < 0 ? "teacher" : r->ways[i].title);
+        fputs("</span> ", f);
+    }
+    fputs("</p>", f);
+}
+
+/* A card around a table that may be wider than the page: it scrolls, by keyboard as well. */
+static void report_scroll(FILE *f, const char *what)
+{
+    fputs("<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"", f);
+    report_escape(f, what);
+    fputs("\">", f);
+}
+
+/* ---- the verdict ----------------------------------------------------------------------------------------- */
+
+/* What distillation brought, first of all, in a sentence or two without markup. A difference is clear beyond two
+   standard errors. */
+REPORT_PUBLIC static void report_verdict(const report *r, char *text, size_t size)
+{
+    const report_statistic gain = report_gain(r, r->headline);
+    int i, best = r->headline;
+    size_t at;
+    if (r->seeds < 2)
+        snprintf(
+            text, size,
+            "Distillation changed the student's accuracy by %+.2f points; one seed cannot tell chance from effect.",
+            100 * gain.mean);
+    else if (fabs(gain.mean) <= 2 * gain.error)
+        snprintf(
+            text, size,
+            "No clear difference: distillation changed the student's accuracy by %+.2f points, within its error "
+            "(two standard errors are %.2f, %d seeds).",
+            100 * gain.mean, 200 * gain.error, r->seeds);
+    else if (gain.mean > 0)
+        snprintf(text, size, "Distillation gained %.2f points (standard error %.2f, %d seeds).", 100 * gain.mean,
+                 100 * gain.error, r->seeds);
+    else
+        snprintf(text, size,
+                 "The student alone wins: distillation lost %.2f points (standard error %.2f, %d seeds).",
+                 -100 * gain.mean, 100 * gain.error, r->seeds);
+    for (i = 0; i < r->way_count; ++i) {
+        if (i != r->base && report_gain(r, i).mean > report_gain(r, best).mean) best = i;
+    }
+    at = strlen(text);
+    if (best != r->headline && report_gain(r, best).mean > 0)
+        snprintf(text + at, size - at, " More came from another way, \"%s\": %+.2f points.", r->ways[best].title,
+                 100 * report_gain(r, best).mean);
+}
+
+/* A teacher that is no better than its student has little to teach: compared on the held-out images, or on the test
+   images where those are not known. Returns 0 and an empty text where it is better, or not known. */
+REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, size_t size)
+{
+    const int held = r->teacher_validation >= 0 && r->alone_validation >= 0;
+    const double teacher = held               ? r->teacher_validation
+                           : r->teacher_known ? r->teacher_run.test.accuracy
+                                              : 2,
+                 alone = held ? r->alone_validation : report_accuracy(r->ways[r->base].runs, r->seeds).mean;
+    *text = 0;
+    if (teacher > alone) return 0;
+    snprintf(
+        text, size,
+        "The teacher is not better than the student on the %s images: %.2f %% and %.2f %%. A stronger teacher, "
+        "trained longer or larger, is what distillation needs first.",
+        held ? "held-out" : "test", 100 * teacher, 100 * alone);
+    return 1;
+}
+
+/* "distilled, seed 3; best on the held-out images" */
+REPORT_PUBLIC static void report_kept(const report *r, char *text, size_t size)
+{
+    const report_way *w = &r->ways[r->kept_way];
+    const double held = w->runs[r->kept_seed].held_out;
+    const size_t at = (size_t)snprintf(text, size, "%s, seed %d", w->title, r->first_seed + r->kept_seed);
+    if (at < size && r->kept_why) snprintf(text + at, size - at, "; %s", r->kept_why);
+    if (at < size && !r->kept_why && held >= 0)
+        snprintf(text + at, size - at, "; %.2f %% of the held-out images", 100 * held);
+}
+
+/* ---- the head of the page -------------------------------------------------------------------------------- */
+
+/* In parts: ISO C wants no string of more than 4095 letters to work. */
+static const char *const report_style[] = {
+    ":root{color-scheme:light dark;--ink:#1d2330;--soft:#596275;--page:#f6f7f9;--card:#fff;--line:#e3e6ec;"
+    "--t:#6941c6;--a:#667085;--d:#067647;--s:#b54708;--p:#175cd3;--q:#c11574;--u:#566b00;--v:#7a2e0e;"
+    "--1:#42307d;--2:#7f56d9;--3:#ae7bea;--good:#067647;--bad:#d92d20;--note:#fff4e0}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e8eaf0;--soft:#a3adbf;--page:#12151c;--card:#1b202b;"
+    "--line:#2f3746;--t:#b5a6ff;--a:#9aa5b8;--d:#3ccb7f;--s:#fdb022;--p:#6cb8ff;--q:#f670c7;--u:#bcd42a;"
+    "--v:#e6a27c;--1:#e4dcff;--2:#b5a6ff;--3:#8468f5;--good:#3ccb7f;--bad:#f97066;--note:#3a2d12}}"
+    "*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);"
+    "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;-webkit-text-size-adjust:100%}"
+    "main{max-width:1128px;margin:0 auto;padding:40px 24px 64px}h1{font-size:16px;font-weight:600;margin:0 0 6px;"
+    "color:var(--soft)}h2{font-size:21px;line-height:1.3;margin:48px 0 4px}"
+    "p{margin:4px 0 14px;color:var(--soft);max-width:76ch}"
+    ".lead{font-size:26px;line-height:1.3;font-weight:600;color:var(--ink);max-width:none;margin:0 0 12px}"
+    ".note{background:var(--note);color:var(--ink);border-left:4px solid var(--s);border-radius:6px;padding:10px "
+    "14px;"
+    "max-width:none}"
+    "nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin:14px 0 22px;font-size:14px}a{color:var(--p)}"
+    ".row{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(250px,100%),1fr))}"
+    ".wide{grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr))}"
+    ".stack{display:grid;gap:16px;grid-template-columns:minmax(0,1fr)}"
+    ".card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;min-width:0}"
+    ".card h3{margin:0 0 6px;font-size:14px;font-weight:600;color:var(--soft)}.card p{font-size:14px}"
+    ".big{font-size:38px;font-weight:650;line-height:1.15;white-space:nowrap;font-variant-numeric:tabular-nums}"
+    ".big small,.sub{font-size:14px;font-weight:400;color:var(--soft)}.sub{margin:0 0 10px}"
+    ".key{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:7px}"
+    ".legend{display:flex;flex-wrap:wrap;gap:2px 18px;font-size:14px;max-width:none}"
+    ".badge{display:inline-block;border:1px solid var(--good);color:var(--good);border-radius:9px;padding:0 7px;"
+    "font-size:11px;margin-left:6px}"
+    "dl{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:2px 14px;margin:0;"
+    "font-size:14px}dt{color:var(--soft)}"
+    "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
+    ".row dl{grid-template-columns:1fr auto}.row dd{white-space:nowrap}"
+    "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
+    "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
+    "svg text{fill:var(--soft);font:12px system-ui,sans-serif}",
+    /* tables, pictures, and what is smaller on a phone */
+    "table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}.full{width:100%}"
+    "td,th{padding:5px 10px;text-align:right;font-weight:400;white-space:nowrap}tr+tr>*{border-top:1px solid "
+    "var(--line)}tr>:first-child{text-align:left}th{color:var(--soft)}tr>th:first-child{color:inherit}"
+    ".scroll{overflow-x:auto}.scroll tr>th:first-child{position:sticky;left:0;background:var(--card)}"
+    "thead th{white-space:normal;vertical-align:bottom;min-width:64px}"
+    ".first{min-width:190px;white-space:normal!important}.first small{display:block;color:var(--soft)}"
+    "th button{all:unset;cursor:pointer}th button::after{content:' \\2195';opacity:.45}"
+    "th[aria-sort=ascending] button::after{content:' \\2191';opacity:1}"
+    "th[aria-sort=descending] button::after{content:' \\2193';opacity:1}"
+    ".chosen>*{font-weight:600;color:var(--ink)}"
+    ".matrix{table-layout:fixed;font-size:12px}.matrix td,.matrix th{padding:0;height:28px;border:1px solid "
+    "var(--card);text-align:center;overflow:hidden;text-overflow:ellipsis}"
+    ".matrix th:first-child{width:84px;text-align:left;padding-right:6px;color:var(--soft)}"
+    ".matrix thead th{height:86px;min-width:0}"
+    ".matrix thead span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:84px;overflow:hidden;"
+    "text-overflow:ellipsis;display:inline-block}"
+    ".matrix td.hit{background:color-mix(in srgb,var(--good) var(--v),var(--card))}"
+    ".matrix td.miss{background:color-mix(in srgb,var(--bad) var(--v),var(--card))}"
+    ".grid{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(min(150px,100%),1fr))}"
+    ".tile small{display:block;color:var(--soft)}.tile{background:var(--card);border:1px solid "
+    "var(--line);border-radius:10px;padding:10px;font-size:13px;"
+    "line-height:1.4;overflow-wrap:anywhere}.right{color:var(--good)}.wrong{color:var(--bad)}"
+    ".strip{display:grid;grid-template-columns:minmax(90px,auto) minmax(0,1fr);gap:8px 14px;align-items:center;"
+    "font-size:14px}.strip>div{display:flex;flex-wrap:wrap;gap:4px 0}.strip img{height:44px;width:auto}"
+    ".strip img+img.test{margin-left:14px}.strip small{color:var(--soft);display:block}"
+    ".soft{display:grid;grid-template-columns:88px minmax(0,1fr);gap:14px}"
+    ".tree{position:relative}.tree svg{min-width:880px}.bar{display:flex;height:14px;border-radius:4px;"
+    "overflow:hidden;margin:2px 0 12px}.bar i{display:block;min-width:1px}"
+    ".p{cursor:default}:focus-visible{outline:2px solid var(--p);outline-offset:2px}svg .p:focus{outline:none}"
+    "svg .p:focus-visible .m,svg .p:hover .m{stroke:var(--ink);stroke-width:2.5;stroke-opacity:1}"
+    "#tip{position:fixed;z-index:9;background:var(--ink);color:var(--page);font-size:13px;line-height:1.35;"
+    "padding:5px 9px;border-radius:6px;pointer-events:none;max-width:min(320px,90vw)}#tip[hidden]{display:none}"
+    "img[role=button]{cursor:zoom-in}dialog{border:0;border-radius:12px;padding:14px;background:var(--card);"
+    "color:var(--ink);max-width:96vw}dialog img{max-width:100%;height:auto}dialog::backdrop{background:#000a}"
+    "@media(max-width:600px){main{padding:24px 14px 48px}.card{padding:14px}.lead{font-size:21px}"
+    ".chart text{font-size:17px}.wide .card{padding:14px 10px}.soft{grid-template-columns:72px minmax(0,1fr)}"
+    ".strip{grid-template-columns:76px minmax(0,1fr)}.strip img{height:auto;max-width:100%}"
+    ".strip img+img.test{margin-left:0}.matrix{font-size:11px}.matrix th:first-child{width:62px}"
+    ".scroll{padding:14px 10px}.first{min-width:112px;max-width:120px}td,th{padding:5px 8px}}"
+    "@media print{body{background:#fff}.card,.tile{break-inside:avoid}nav{display:none}}"};
+
+/* Optional: tips on hover and focus, arrow keys between points and cells, tables that sort, pictures that grow. The
+   page reads without it. */
+static const char report_script[] =
+    "(function(){'use strict';var d=document,tip=d.createElement('div');tip.id='tip';tip.hidden=true;"
+    "tip.setAttribute('aria-hidden','true');d.body.appendChild(tip);"
+    "function say(e){var t=e.querySelector('title');if(t){e.dataset.tip=t.textContent;t.remove()}"
+    "if(e.title){e.dataset.tip=e.title;e.removeAttribute('title')}"
+    "if(e.dataset.tip)e.setAttribute('aria-label',e.dataset.tip);return e.dataset.tip}"
+    "function show(v){var e=v.target.closest?v.target.closest('.p'):null,s=e?say(e):'';tip.hidden=!s;if(!s)return;"
+    "tip.textContent=s;var b=e.getBoundingClientRect(),w=tip.offsetWidth,h=tip.offsetHeight;"
+    "tip.style.left=Math.max(6,Math.min(d.documentElement.clientWidth-w-6,b.left+b.width/2-w/2))+'px';"
+    "tip.style.top=(b.top>h+10?b.top-h-8:b.bottom+8)+'px'}"
+    "function hide(){tip.hidden=true}"
+    "d.addEventListener('pointerover',show);d.addEventListener('focusin',show);d.addEventListener('focusout',hide);"
+    "addEventListener('scroll',hide,{passive:true});"
+    "function next(e,k){if(e.tagName=='TD'){var t=e.closest('table'),r=e.parentNode.rowIndex,c=e.cellIndex;"
+    "r+=(k=='ArrowDown')-(k=='ArrowUp');c+=(k=='ArrowRight')-(k=='ArrowLeft');return t.rows[r]&&t.rows[r].cells[c]}"
+    "var g=Array.prototype.slice.call(e.closest('svg').querySelectorAll('.p')),"
+    "i=g.indexOf(e)+(k=='ArrowRight'||k=='ArrowDown'?1:-1);return g[i]}"
+    "d.addEventListener('keydown',function(v){if(v.key=='Escape')hide();var e=v.target,n;"
+    "if(v.key.slice(0,5)=='Arrow'&&e.classList.contains('p')){n=next(e,v.key);"
+    "if(n&&n.classList.contains('p')){v.preventDefault();e.tabIndex=-1;n.tabIndex=0;n.focus()}}"
+    "if((v.key=='Enter'||v.key==' ')&&e.tagName=='IMG'){v.preventDefault();grow(e)}});"
+    "function value(r,c){var s=(r.cells[c]||{}).textContent||'',x=parseFloat(s.replace(/[\\s\\u202f]/g,''));"
+    "return isNaN(x)?s:x}"
+    "d.querySelectorAll('table.sort').forEach(function(t){Array.prototype.forEach.call(t.tHead.rows[0].cells,"
+    "function(h,c){if(!h.textContent)return;var b=d.createElement('button');b.textContent=h.textContent;"
+    "h.textContent='';h.appendChild(b);b.onclick=function(){var up=h.getAttribute('aria-sort')!='ascending';"
+    "t.querySelectorAll('th[aria-sort]').forEach(function(o){o.removeAttribute('aria-sort')});"
+    "h.setAttribute('aria-sort',up?'ascending':'descending');Array.prototype.slice.call(t.tBodies[0].rows)"
+    ".sort(function(x,y){var p=value(x,c),q=value(y,c),o=typeof p==typeof q?(p<q?-1:p>q?1:0):typeof p=='number'?"
+    "-1:1;return up?o:-o}).forEach(function(r){t.tBodies[0].appendChild(r)})}})});"
+    "var big=d.createElement('dialog');if(!big.showModal)return;d.body.appendChild(big);"
+    "big.onclick=function(){big.close()};"
+    "function grow(i){var c=i.cloneNode(),k=Math.max(1,Math.min(d.documentElement.clientWidth*.9/i.naturalWidth,"
+    "innerHeight*.75/i.naturalHeight,12));c.removeAttribute('role');c.removeAttribute('tabindex');"
+    "c.style.cssText='width:'+i.naturalWidth*k+'px';big.replaceChildren(c,i.alt);big.setAttribute('aria-label',i."
+    "alt);"
+    "big.showModal()}"
+    "d.querySelectorAll('img').forEach(function(i){i.tabIndex=0;i.setAttribute('role','button');"
+    "i.setAttribute('aria-label',i.alt+', enlarge');i.onclick=function(){grow(i)}})})()";
+
+static void report_open_page(FILE *f, const char *title)
+{
+    fputs(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+        "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>",
+        f);
+    fprintf(f, "%s</title><style>%s%s</style></head><body><main>", title, report_style[0], report_style[1]);
+}
+
+static void report_close_page(FILE *f, const char *program)
+{
+    fprintf(f,
+            "<p style=\"margin-top:40px\">Made by %s, an example of kd.h " KD_VERSION
+            ".</p></main><script>%s</script></body></html>\n",
+            program, report_script);
+}
+
+/* "The student keeps 97 % of the teacher's accuracy ..." */
+static void report_size(FILE *f, const report *r)
+{
+    const report_statistic soft = report_accuracy(r->ways[r->headline].runs, r->seeds);
+    double smaller, faster;
+    if (!r->teacher_known || !r->teacher.spec) return;
+    smaller = (double)r->teacher.parameters / (double)r->student.parameters;
+    faster = r->teacher.latency_us / r->student.latency_us;
+    fprintf(f, "<p>The distilled student has %.1f&nbsp;%% of the teacher's accuracy with ",
+            100 * soft.mean / r->teacher_run.test.accuracy);
+    if (smaller >= 1.5) fprintf(f, "%.0f&nbsp;times fewer parameters, and ", smaller);
+    if (smaller < 1.5) fprintf(f, "%.2f&nbsp;times its parameters, and ", 1 / smaller);
+    if (faster >= 1.05) fprintf(f, "answers %.1f&nbsp;times faster.", faster);
+    if (faster < 1.05) fprintf(f, "takes %.2f&nbsp;times as long to answer.", 1 / faster);
+    fputs("</p>", f);
+}
+
+static void report_notes(FILE *f, const report *r)
+{
+    char text[1024];
+    if (report_teacher_warning(r, text, sizeof text)) fprintf(f, "<p class=\"note\">%s</p>", text);
+    if (r->teacher_guessed)
+        fputs("<p class=\"note\">The teacher does not say how its images were normalised. It was given them by "
+              "mean and "
+              "deviation of the training images, which may not be what it learned from.</p>",
+              f);
+    report_size(f, r);
+    report_kept(r, text, sizeof text);
+    fputs("<p>Kept as <code>student.safetensors</code>: ", f);
+    report_escape(f, text);
+    fputs(".</p>", f);
+}
+
+static void report_card(FILE *f, const char *title, const char *colour, const report_model *m,
+                        const report_run *runs, int count)
+{
+    const report_statistic accuracy = report_accuracy(runs, count);
+    fprintf(f, "<div class=\"card\"><h3><span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
+    report_escape(f, title);
+    fputs("</h3>", f);
+    if (count == 0) fputs("<div class=\"big\">&ndash;</div><p class=\"sub\">known on training images only</p>", f);
+    if (count > 0) fprintf(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
+    if (count == 1) fputs("<p class=\"sub\">of the test images, one training</p>", f);
+    if (count > 1)
+        fprintf(f, "<p class=\"sub\">of the test images, &plusmn;&nbsp;%.2f over %d&nbsp;seeds</p>",
+                100 * accuracy.sd, count);
+    if (!m->spec) {
+        fputs("<p class=\"sub\">Its logits are all that is known of it.</p></div>", f);
+        return;
+    }
+    fputs("<dl><dt>parameters</dt><dd>", f);
+    report_grouped(f, m->parameters);
+    fprintf(f,
+            "</dd><dt>multiply-adds an image</dt><dd>%s</dd><dt>file</dt><dd>%sB</dd><dt>latency, one "
+            "thread</dt><dd>%.1f&nbsp;&micro;s</dd></dl></div>",
+            report_short((double)m->macs).chars, report_short((double)m->bytes).chars, m->latency_us);
+}
+
+static void report_head(FILE *f, const report *r)
+{
+    char text[1024];
+    report_open_page(f, "Distillation report");
+    fputs("<h1>Distillation report</h1><p class=\"lead\">", f);
+    report_verdict(r, text, sizeof text);
+    report_escape(f, text);
+    fputs("</p>", f);
+    report_notes(f, r);
+    fputs("<p>Images in <code>", f);
+    report_escape(f, r->folder);
+    fputs("</code>: ", f);
+    report_grouped(f, r->train_count);
+    fputs(" to train on, ", f);
+    report_grouped(f, r->validation_count);
+    fputs(" held out to choose with, ", f);
+    report_grouped(f, r->test.count);
+    fputs(" to test on once", f);
+    if (r->unlabelled_count > 0) {
+        fputs(", and ", f);
+        report_grouped(f, r->unlabelled_count);
+        fputs(" without labels, on which the teacher was asked", f);
+    }
+    fprintf(f, "; %dx%d %s, %d classes.</p>", r->width, r->height, r->channels == 1 ? "grey" : "colour",
+            r->class_count);
+    fputs("<nav aria-label=\"Parts of this page\"><a href=\"#results\">Results</a><a href=\"#errors\">Errors</a><a "
+          "href=\"#images\">Images</a><a href=\"#settings\">How it was made</a></nav><div class=\"row\">",
+          f);
+    report_card(f, "teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
+    report_card(f, r->ways[r->base].title, "a", &r->student, r->ways[r->base].runs, r->seeds);
+    report_card(f, r->ways[r->headline].title, "d", &r->student, r->ways[r->headline].runs, r->seeds);
+    fputs("</div>", f);
+}
+
+/* ---- the table of results -------------------------------------------------------------------------------- */
+
+static double report_mean_held_out(const report_run *runs, int count)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (runs[i].held_out < 0) return -1;
+        sum += runs[i].held_out / count;
+    }
+    return sum;
+}
+
+static void report_percent_cell(FILE *f, double value)
+{
+    if (value < 0) fputs("<td>&ndash;</td>", f);
+    if (value >= 0) fprintf(f, "<td>%.2f&nbsp;%%</td>", 100 * value);
+}
+
+/* A line of the table; way -1: the teacher. */
+static void report_line(FILE *f, const report *r, int way)
+{
+    const report_run *runs = way < 0 ? &r->teacher_run : r->ways[way].runs;
+    const int count = way < 0 ? 1 : r->seeds;
+    const report_statistic accuracy = report_accuracy(runs, count);
+    double ece = 0, nll = 0;
+    int i;
+    for (i = 0; i < count; ++i) ece += runs[i].test.ece / count, nll += runs[i].test.nll / count;
+    fputs("<tr><th scope=\"row\" class=\"first\">", f);
+    report_key(f, way < 0 ? "t" : report_colour(r, way));
+    report_escape(f, way < 0 ? "teacher" : r->ways[way].title);
+    if (way >= 0 && way == r->kept_way)
+        fprintf(f, "<span class=\"badge\">seed&nbsp;%d kept</span>", r->first_seed + r->kept_seed);
+    if (way >= 0 && r->ways[way].how) {
+        fputs("<small>", f);
+        report_escape(f, r->ways[way].how);
+        fputs("</small>", f);
+    }
+    fprintf(f, "</th><td>%.2f&nbsp;%%</td>", 100 * accuracy.mean);
+    if (r->seeds > 1 && way < 0) fputs("<td>&ndash;</td>", f);
+    if (r->seeds > 1 && way >= 0) fprintf(f, "<td>%.2f</td>", 100 * accuracy.sd);
+    if (way < 0 || way == r->base) {
+        fprintf(f, "<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "");
+    } else {
+        const report_statistic gain = report_gain(r, way);
+        fprintf(f, "<td class=\"%s\">%+.2f</td>",
+                r->seeds < 2 || fabs(gain.mean) <= 2 * gain.error ? ""
+                : gain.mean > 0                                   ? "right"
+                                                                  : "wrong",
+                100 * gain.mean);
+        if (r->seeds > 1) fprintf(f, "<td>%.2f</td>", 100 * gain.error);
+    }
+    report_percent_cell(f, way < 0 ? r->teacher_validation : report_mean_held_out(runs, count));
+    fprintf(f, "<td>%.3f</td><td>%.3f</td>", nll, ece);
+    report_percent_cell(f, way < 0 || runs[0].test.agreement < 0 ? -1 : report_agreement(runs, count));
+    fputs("</tr>", f);
+}
+
+static void report_table(FILE *f, const report *r)
+{
+    int i;
+    fputs("<h2 id=\"results\">Results</h2><p>", f);
+    if (r->seeds > 1)
+        fprintf(
+            f,
+            "Means over %d seeds. All students have the same model and, seed by seed, the same first weights and "
+            "order of images, so gains are differences of pairs; a gain is clear beyond two standard errors.",
+            r->seeds);
+    else
+        fputs("All students have the same model, first weights and order of images.", f);
+    fputs("</p>", f);
+    report_scroll(f, "Results, a line for each way of training");
+    fprintf(f,
+            "<table class=\"sort full\"><thead><tr><th>model</th><th>test accuracy</th>%s<th>gain over "
+            "alone</th>%s<th>held-out</th><th>neg. log-likelihood</th><th>calibration error</th><th>agrees with "
+            "teacher</th></tr></thead><tbody>",
+            r->seeds > 1 ? "<th>deviation</th>" : "", r->seeds > 1 ? "<th>standard error</th>" : "");
+    if (r->teacher_known) report_line(f, r, -1);
+    for (i = 0; i < r->way_count; ++i) report_line(f, r, i);
+    fputs("</tbody></table></div>", f);
+}
+
+/* ---- charts ---------------------------------------------------------------------------------------------- */
+
+/* A frame in which accuracy from `low` to `high` goes up and something from `left` to `right` goes across. */
+typedef struct report_axes {
+    FILE *f;
+    double low, high, left, right;
+} report_axes;
+
+enum {
+    REPORT_WIDTH = 520,
+    REPORT_HEIGHT = 290,
+    REPORT_LEFT = 66,
+    REPORT_BOTTOM = 44,
+    REPORT_TOP = 14,
+    REPORT_RIGHT = 14
+};
+
+static double report_x(const report_axes *a, double x)
+{
+    const double span = a->right > a->left ? a->right - a->left : 1;
+    return REPORT_LEFT + (x - a->left) / span * (REPORT_WIDTH - REPORT_LEFT - REPORT_RIGHT);
+}
+
+static double report_y(const report_axes *a, double y)
+{
+    const double span = a->high > a->low ? a->high - a->low : 1;
+    return REPORT_HEIGHT - REPORT_BOTTOM - (y - a->low) / span * (REPORT_HEIGHT - REPORT_BOTTOM - REPORT_TOP);
+}
+
+/* Opens the drawing, with horizontal lines at round accuracies. */
+static void report_axes_open(const report_axes *a, const char *across)
+{
+    static const double steps[] = {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2};
+    size_t s = 0;
+    int tick, digits;
+    while (s + 1 < sizeof steps / sizeof *steps && (a->high - a->low) / steps[s] > 6) ++s;
+    digits = steps[s] < 0.001 ? 2 : steps[s] < 0.01 ? 1 : 0;
+    fprintf(a->f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"accuracy by %s\">",
+            REPORT_WIDTH, REPORT_HEIGHT, across);
+    for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high + 1e-9; ++tick) {
+        const double y = report_y(a, tick * steps[s]);
+        fprintf(
+            a->f,
+            "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--line)\"/><text x=\"%d\" y=\"%.1f\" "
+            "text-anchor=\"end\">%.*f&#8239;%%</text>",
+            REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, digits, 100 * tick * steps[s]);
+    }
+    fprintf(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
+            REPORT_HEIGHT - 5, across);
+}
+
+static void report_across(const report_axes *a, double x, int number)
+{
+    fprintf(a->f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", report_x(a, x),
+            REPORT_HEIGHT - REPORT_BOTTOM + 17, number);
+}
+
+static void report_widen(report_axes *a, double value)
+{
+    if (value < a->low) a->low = value;
+    if (value > a->high) a->high = value;
+}
+
+/* Room above and below, as far as there are accuracies. */
+static void report_margin(report_axes *a, double margin)
+{
+    a->low = fmax(0, a->low - margin);
+    a->high = fmin(1, a->high + margin);
+}
+
+/* A point that says its value when it is pointed at or focused. The caller writes that, calls report_point_mark and
+   draws it, with class "m", and closes the group. Of a drawing the first point is in the order of tabs, and arrow
+   keys lead to the others. */
+static void report_point_open(FILE *f, int *first)
+{
+    fprintf(f, "<g class=\"p\" tabindex=\"%d\" role=\"img\"><title>", *first ? 0 : -1);
+    *first = 0;
+}
+
+static void report_point_mark(FILE *f) { fputs("</title>", f); }
+
+/* A disc, diamond, square or triangle, by colour: not all readers tell colours apart. */
+static void report_mark(FILE *f, double x, double y, double size, const char *colour)
+{
+    const double s = size;
+    switch (colour[0]) {
+    case 'd':
+        fprintf(f, "<path class=\"m\" fill=\"var(--d)\" d=\"M%.1f %.1fl%.1f %.1fl%.1f %.1fl%.1f %.1fz\"/>", x,
+                y - 1.3 * s, 1.3 * s, 1.3 * s, -1.3 * s, 1.3 * s, -1.3 * s, -1.3 * s);
+        break;
+    case 's':
+    case 'q':
+    case 'v':
+        fprintf(f, "<rect class=\"m\" fill=\"var(--%s)\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
+                colour, x - 0.85 * s, y - 0.85 * s, 1.7 * s, 1.7 * s);
+        break;
+    case 'p':
+    case 'u':
+        fprintf(f, "<path class=\"m\" fill=\"var(--%s)\" d=\"M%.1f %.1fl%.1f %.1fh%.1fz\"/>", colour, x,
+                y - 1.2 * s, 1.15 * s, 2 * s, -2.3 * s);
+        break;
+    default:
+        fprintf(f, "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"var(--%s)\"/>", x, y, s, colour);
+    }
+}
+
+static double report_mean_at(const report_run *runs, int count, int epoch)
+{
+    double mean = 0;
+    int i;
+    for (i = 0; i < count; ++i) mean += runs[i].validation[epoch] / count;
+    return mean;
+}
+
+/* Validation accuracy by epoch: the mean of the runs as a line, their extremes as a band. */
+static void report_curve(const report_axes *a, const report_run *runs, int count, const char *title,
+                         const char *colour, int *first)
+{
+    enum { MOST_POINTS = 40 };
+    const int epochs = runs[0].epochs, step = (epochs + MOST_POINTS - 1) / MOST_POINTS;
+    int e, i;
+    fprintf(a->f, "<path fill=\"var(--%s)\" fill-opacity=\".16\" d=\"", colour);
+    for (e = 0; e < 2 * epochs && count > 1; ++e) {
+        const int at = e < epochs ? e : 2 * epochs - 1 - e;
+        double edge = runs[0].validation[at];
+        for (i = 1; i < count; ++i)
+            edge = e < epochs ? fmax(edge, runs[i].validation[at]) : fmin(edge, runs[i].validation[at]);
+        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, at + 1), report_y(a, fmax(edge, a->low)));
+    }
+    fprintf(a->f, "\"/><path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
+            colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
+    for (e = 0; e < epochs; ++e)
+        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, e + 1),
+                report_y(a, fmax(report_mean_at(runs, count, e), a->low)));
+    fputs("\"/>", a->f);
+    for (e = epochs - 1; e >= 0; e -= step) {
+        const double mean = report_mean_at(runs, count, e);
+        report_point_open(a->f, first);
+        report_escape(a->f, title);
+        fprintf(a->f, ", epoch %d: %.2f %%", e + 1, 100 * mean);
+        report_point_mark(a->f);
+        fprintf(a->f,
+                "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"var(--%s)\" fill-opacity=\"0\"/></g>",
+                report_x(a, e + 1), report_y(a, fmax(mean, a->low)), colour);
+    }
+}
+
+/* Whether there are curves of the held-out images to draw. */
+static int report_has_curves(const report *r)
+{
+    return r->validation_count > 0 && r->way_count > 0 && r->ways[0].runs[0].validation != NULL;
+}
+
+static void report_curves(FILE *f, const report *r)
+{
+    report_axes a;
+    const int teacher = r->teacher_trained && r->teacher_run.validation ? r->teacher_run.epochs : 0;
+    int i, e, w, first = 1;
+    a.f = f, a.left = 1, a.right = teacher, a.low = 1, a.high = 0;
+    for (w = 0; w < r->way_count; ++w) {
+        const report_run *runs = r->ways[w].runs;
+        if (a.right < runs[0].epochs) a.right = runs[0].epochs;
+        for (i = 0; i < r->seeds; ++i)
+            for (e = runs[i].epochs / 5; e < runs[i].epochs; ++e) report_widen(&a, runs[i].validation[e]);
+    }
+    for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
+    report_margin(&a, fmax(0.001, (a.high - a.low) * 0.05));
+    fputs("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
+    report_legend(f, r, teacher > 0);
+    report_axes_open(&a, "epoch");
+    for (e = 1; e <= (int)a.right; ++e) {
+        if (a.right <= 10 || e % (((int)a.right + 7) / 8) == 0) report_across(&a, e, e);
+    }
+    if (teacher) report_curve(&a, &r->teacher_run, 1, "teacher", "t", &first);
+    for (w = 0; w < r->way_count; ++w)
+        report_curve(&a, r->ways[w].runs, r->seeds, r->ways[w].title, report_colour(r, w), &first);
+    fputs("</svg></div>", f);
+}
+
+static void report_seed_point(const report_axes *a, const report *r, int way, int i, int *first)
+{
+    const report_run *runs = r->ways[way].runs;
+    const double accuracy = runs[i].test.accuracy, x = report_x(a, i + 1), y = report_y(a, accuracy);
+    report_point_open(a->f, first);
+    report_escape(a->f, r->ways[way].title);
+    fprintf(a->f, ", seed %d: %.2f %%", r->first_seed + i, 100 * accuracy);
+    if (way != r->base) fprintf(a->f, ", %+.2f points", 100 * (accuracy - r->ways[r->base].runs[i].test.accuracy));
+    if (r->student.spec && way == r->kept_way && i == r->kept_seed) fputs("; this one was kept", a->f);
+    report_point_mark(a->f);
+    if (r->student.spec && way == r->kept_way && i == r->kept_seed)
+        fprintf(a->f,
+                "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
+                x - 11, y);
+    report_mark(a->f, x, y, 6, report_colour(r, way));
+    fputs("</g>", a->f);
+}
+
+/* A mark a seed and way on the test images, alone and distilled joined by a line; the teacher as a dashed line. */
+static void report_seeds(FILE *f, const report *r)
+{
+    report_axes a;
+    int i, w, first = 1;
+    a.f = f, a.left = 0, a.right = r->seeds + 1, a.low = 1, a.high = 0;
+    for (w = 0; w < r->way_count; ++w)
+        for (i = 0; i < r->seeds; ++i) report_widen(&a, r->ways[w].runs[i].test.accuracy);
+    if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
+    report_margin(&a, 0.002);
+    fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
+    report_legend(f, r, r->teacher_known);
+    report_axes_open(&a, "seed");
+    if (r->teacher_known) {
+        const double y = report_y(&a, r->teacher_run.test.accuracy);
+        report_point_open(f, &first);
+        fprintf(f, "teacher: %.2f %%", 100 * r->teacher_run.test.accuracy);
+        report_point_mark(f);
+        fprintf(f,
+                "<line class=\"m\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--t)\" "
+                "stroke-width=\"2\" stroke-dasharray=\"6 4\"/></g>",
+                REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y);
+    }
+    for (i = 0; i < r->seeds; ++i) {
+        const double x = report_x(&a, i + 1), alone = report_y(&a, r->ways[r->base].runs[i].test.accuracy),
+                     soft = report_y(&a, r->ways[r->headline].runs[i].test.accuracy);
+        fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>",
+                x, x, alone, soft);
+        if (r->seeds <= 12 || i % ((r->seeds + 11) / 12) == 0) report_across(&a, i + 1, r->first_seed + i);
+        for (w = 0; w < r->way_count; ++w) report_seed_point(&a, r, w, i, &first);
+    }
+    fputs("</svg></div>", f);
+}
+
+/* The largest difference of a seed from the student alone, in points, or where the error bars end. */
+static double report_widest_gain(const report *r)
+{
+    double most = 0.1;
+    int w, i;
+    for (w = 0; w < r->way_count; ++w) {
+        const report_statistic gain = report_gain(r, w);
+        most = fmax(most, 100 * (fabs(gain.mean) + 2 * gain.error));
+        for (i = 0; i < r->seeds; ++i)
+            most =
+                fmax(most, 100 * fabs(r->ways[w].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy));
+    }
+    return most;
+}
+
+/* A row of the picture of gains: every seed as a small mark, the mean as a large one, and two standard errors. */
+static void report_gain_row(FILE *f, const report *r, int way, double y, double zero, double scale, int *first)
+{
+    const report_statistic gain = report_gain(r, way);
+    const char *colour = report_colour(r, way);
+    const double mean = zero + 100 * gain.mean * scale, error = 100 * gain.error * scale;
+    int i;
+    fprintf(f, "<text x=\"%d\" y=\"%.1f\">", REPORT_RIGHT, y - 14);
+    report_escape(f, r->ways[way].title);
+    fputs("</text>", f);
+    for (i = 0; i < r->seeds && r->seeds > 1; ++i)
+        fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"var(--%s)\" fill-opacity=\".45\"/>",
+                zero + 100 * scale * (r->ways[way].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy),
+                y + 9, colour);
+    report_point_open(f, first);
+    report_escape(f, r->ways[way].title);
+    fprintf(f, ": %+.2f points", 100 * gain.mean);
+    if (r->seeds > 1) fprintf(f, ", standard error %.2f", 100 * gain.error);
+    report_point_mark(f);
+    fprintf(f,
+            "<path stroke=\"var(--%s)\" stroke-width=\"1.5\" d=\"M%.1f %.1fH%.1f\"/><path stroke=\"var(--%s)\" "
+            "stroke-width=\"4\" d=\"M%.1f %.1fH%.1f\"/>",
+            colour, mean - 2 * error, y, mean + 2 * error, colour, mean - error, y, mean + error);
+    report_mark(f, mean, y, 6, colour);
+    fputs("</g>", f);
+}
+
+/* What each way adds to the student alone. */
+static void report_gains(FILE *f, const report *r)
+{
+    static const double steps[] = {0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50};
+    enum { ROW = 44, TOP = 8 };
+    const double most = 1.06 * report_widest_gain(r), zero = REPORT_WIDTH / 2.0,
+                 scale = (REPORT_WIDTH / 2.0 - REPORT_RIGHT) / most;
+    const int height = TOP + ROW * (r->way_count - 1) + 40;
+    int w, tick, row = 0, first = 1;
+    size_t s = 0;
+    while (s + 1 < sizeof steps / sizeof *steps && most / steps[s] > 4) ++s;
+    fputs("<div class=\"card\"><h3>Gain over the student alone, in points on the test images</h3>", f);
+    if (r->seeds > 1)
+        fputs("<p class=\"sub\">Mean, one standard error (thick) and two (thin); below it each seed's own "
+              "difference.</p>",
+              f);
+    fprintf(f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"gain of each way\">",
+            REPORT_WIDTH, height);
+    for (tick = -(int)(most / steps[s]); tick <= (int)(most / steps[s]); ++tick) {
+        const double x = zero + tick * steps[s] * scale;
+        fprintf(f,
+                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"var(--%s)\"/><text x=\"%.1f\" y=\"%d\" "
+                "text-anchor=\"middle\">",
+                x, x, TOP, height - 26, tick ? "line" : "soft", x, height - 8);
+        fprintf(f, tick ? "%+g</text>" : "%g</text>", tick * steps[s]);
+    }
+    for (w = 0; w < r->way_count; ++w) {
+        if (w != r->base) report_gain_row(f, r, w, TOP + ROW * row++ + 24, zero, scale, &first);
+    }
+    fputs("</svg></div>", f);
+}
+
+/* How often those are right that are so and so sure. */
+static void report_reliable(const report_axes *a, const report_reliability *b, const char *title,
+                            const char *colour, int *first)
+{
+    int64_t all = 0;
+    int i, drawn = 0;
+    for (i = 0; i < REPORT_BINS; ++i) all += b->count[i];
+    fprintf(a->f, "<path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
+            colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
+    for (i = 0; i < REPORT_BINS; ++i) {
+        const double n = (double)b->count[i];
+        if (n > 0)
+            fprintf(a->f, "%c%.1f %.1f", drawn++ ? 'L' : 'M', report_x(a, b->sure[i] / n),
+                    report_y(a, b->right[i] / n));
+    }
+    fputs("\"/>", a->f);
+    for (i = 0; i < REPORT_BINS; ++i) {
+        const double n = (double)b->count[i];
+        if (n <= 0) continue;
+        report_point_open(a->f, first);
+        report_escape(a->f, title);
+        fprintf(a->f, ", %.1f %% of its answers: %.1f %% sure, %.1f %% right", 100 * n / (double)all,
+                100 * b->sure[i] / n, 100 * b->right[i] / n);
+        report_point_mark(a->f);
+        report_mark(a->f, report_x(a, b->sure[i] / n), report_y(a, b->right[i] / n),
+                    2.5 + 6 * sqrt(n / (double)all), colour);
+        fputs("</g>", a->f);
+    }
+}
+
+static void report_calibration(FILE *f, const report *r)
+{
+    const report_reliability *alone = &r->ways[r->base].reliability, *soft = &r->ways[r->headline].reliability;
+    const int teacher = report_ece(&r->teacher_reliability) > 0;
+    report_axes a;
+    int i, first = 1;
+    a.f = f, a.low = 0, a.high = 1, a.left = 0, a.right = 1;
+    fputs(
+        "<div class=\"card\"><h3>Reliability: how sure, and how often right</h3><p class=\"sub\">On the diagonal "
+        "confidence is accuracy; below it a model is too sure. Marks are larger where there are more answers.</p>",
+        f);
+    report_axes_open(&a, "confidence, %");
+    for (i = 0; i <= 5; ++i) report_across(&a, 0.2 * i, 20 * i);
+    fprintf(f, "<path stroke=\"var(--soft)\" stroke-dasharray=\"2 4\" d=\"M%.1f %.1fL%.1f %.1f\"/>",
+            report_x(&a, 0), report_y(&a, 0), report_x(&a, 1), report_y(&a, 1));
+    if (teacher) report_reliable(&a, &r->teacher_reliability, "teacher", "t", &first);
+    report_reliable(&a, alone, r->ways[r->base].title, "a", &first);
+    report_reliable(&a, soft, r->ways[r->headline].title, "d", &first);
+    fputs("</svg><p class=\"legend\">", f);
+    if (teacher)
+        fprintf(f, "<span><span class=\"key\" style=\"background:var(--t)\"></span>teacher, error %.3f</span> ",
+                report_ece(&r->teacher_reliability));
+    fprintf(f,
+            "<span><span class=\"key\" style=\"background:var(--a)\"></span>alone, %.3f</span> <span><span "
+            "class=\"key\" style=\"background:var(--d)\"></span>distilled, %.3f</span></p></div>",
+            report_ece(alone), report_ece(soft));
+}
+
+/* Every seed's accuracy, as numbers. */
+static void report_seed_table(FILE *f, const report *r)
+{
+    int i, w;
+    fputs("<details class=\"card\" style=\"margin-top:16px\"><summary>Every seed in numbers</summary><div "
+          "class=\"scroll\" tabindex=\"0\" "
+          "role=\"region\" aria-label=\"Accuracy of every seed\"><table class=\"sort\"><thead><tr><th>seed</th>",
+          f);
+    for (w = 0; w < r->way_count; ++w) {
+        fputs("<th>", f);
+        report_escape(f, r->ways[w].title);
+        fputs("</th>", f);
+    }
+    fputs("<th>distilled less alone</th></tr></thead><tbody>", f);
+    for (i = 0; i < r->seeds; ++i) {
+        fprintf(f, "<tr><th scope=\"row\">%d</th>", r->first_seed + i);
+        for (w = 0; w < r->way_count; ++w) report_percent_cell(f, r->ways[w].runs[i].test.accuracy);
+        fprintf(f, "<td>%+.2f</td></tr>",
+                100 * (r->ways[r->headline].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy));
+    }
+    fputs("</tbody></table></div></details>", f);
+}
+
+/* ---- what was tried -------------------------------------------------------------------------------------- */
+
+/* What was tried on the held-out images for one way of training. */
+static void report_grid(FILE *f, const report *r, int way)
+{
+    static const char *const heads[] = {"learning rate", "weight decay", "temperature", "alpha"};
+    const report_way *w = &r->ways[way];
+    const report_trial *first = w->grid;
+    const double used[] = {first ? first->lr : -1, first ? first->weight_decay : -1,
+                           first ? first->temperature : -1, first ? first->alpha : -1};
+    int i, k, epochs = 0;
+    if (w->grid_count < 2) return;
+    for (i = 1; i < w->grid_count; ++i) epochs |= w->grid[i].epochs != first->epochs;
+    report_scroll(f, w->title);
+    fputs("<h3>", f);
+    report_key(f, report_colour(r, way));
+    report_escape(f, w->title);
+    fprintf(f, "</h3><table class=\"sort full\"><thead><tr>%s", first->loss ? "<th>loss</th>" : "");
+    for (k = 0; k < 4; ++k) {
+        if (used[k] >= 0) fprintf(f, "<th>%s</th>", heads[k]);
+    }
+    fprintf(f, "%s<th>held-out accuracy</th><th></th></tr></thead><tbody>", epochs ? "<th>epochs</th>" : "");
+    for (i = 0; i < w->grid_count; ++i) {
+        const report_trial *t = &w->grid[i];
+        const double values[] = {t->lr, t->weight_decay, t->temperature, t->alpha};
+        fputs(i == w->chosen ? "<tr class=\"chosen\">" : "<tr>", f);
+        if (first->loss) fprintf(f, "<td>%s</td>", t->loss ? t->loss : "&ndash;");
+        for (k = 0; k < 4; ++k) {
+            if (used[k] >= 0 && values[k] >= 0) fprintf(f, "<td>%g</td>", values[k]);
+            if (used[k] >= 0 && values[k] < 0) fputs("<td>&ndash;</td>", f);
+        }
+        if (epochs) fprintf(f, "<td>%d</td>", t->epochs);
+        fprintf(f, "<td>%.2f&nbsp;%%", 100 * t->validation);
+        if (t->students > 1) fprintf(f, " &plusmn;&nbsp;%.2f", 100 * t->sd);
+        fprintf(f, "</td><td>%s</td></tr>", i == w->chosen ? "chosen" : "");
+    }
+    fputs("</tbody></table></div>", f);
+}
+
+static void report_grids(FILE *f, const report *r)
+{
+    int i, grids = 0;
+    for (i = 0; i < r->way_count; ++i) grids += r->ways[i].grid_count > 1;
+    if (!grids) return;
+    fputs(
+        "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
+        "it.</p><div class=\"row wide\">",
+        f);
+    for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
+    fputs("</div>", f);
+}
+
+/* ---- what the teacher knows ------------------------------------------------------------------------------ */
+
 /* For each of a few classes the image on which the teacher is right but has the most to say about other classes. */
 static int report_pick(const report *r, int *which)
 {
@@ -811,36 +1446,49 @@ static int report_pick(const report *r, int *which)
     return picked;
 }
 
-static void report_soft_card(FILE *f, const report *r, int image, const double *temperatures,
-                             const char *const *fill)
+/* The classes with the largest logits, largest first. */
+static void report_order(const float *row, int classes, int *order, int count)
 {
-    const float *row = r->teacher_logits + (size_t)image * (size_t)r->class_count;
-    const int bars = r->class_count < REPORT_BARS ? r->class_count : REPORT_BARS, step = 36;
-    int order[REPORT_BARS], i, k, t, c;
-    for (i = 0; i < bars; ++i) { /* the classes with the largest logits */
+    int i, k, c;
+    for (i = 0; i < count; ++i) {
         int best = -1;
-        for (c = 0; c < r->class_count; ++c) {
+        for (c = 0; c < classes; ++c) {
             for (k = 0; k < i && order[k] != c; ++k) {}
             if (k == i && (best < 0 || row[c] > row[best])) best = c;
         }
         order[i] = best;
     }
-    fputs("<div class=\"card\" style=\"display:grid;grid-template-columns:88px 1fr;gap:14px\"><div>", f);
-    (void)report_tiles(f, r, &r->test, &image, 1, "width:88px");
-    fputs("<p style=\"margin:6px 0 0;font-size:14px\">", f);
+}
+
+static void report_soft_card(FILE *f, const report *r, int image, const double *temperatures)
+{
+    enum { STEP = 46 };
+    const float *row = r->teacher_logits + (size_t)image * (size_t)r->class_count;
+    const int bars = r->class_count < REPORT_BARS ? r->class_count : REPORT_BARS;
+    int order[REPORT_BARS], i, t, first = 1;
+    report_order(row, r->class_count, order, bars);
+    fputs("<div class=\"card soft\"><div>", f);
+    (void)report_tiles(f, r, &r->test, &image, 1, REPORT_LARGE, "width:100%;height:auto");
+    fputs("<p style=\"margin:6px 0 0;overflow-wrap:anywhere\">", f);
     report_escape(f, r->classes[r->test.labels[image]]);
-    fprintf(f, "</p></div><svg viewBox=\"0 0 260 %d\" role=\"img\">", bars * step);
+    fprintf(f, "</p></div><svg viewBox=\"0 0 260 %d\" role=\"group\" aria-label=\"the teacher's probabilities\">",
+            bars * STEP);
     for (i = 0; i < bars; ++i) {
-        fprintf(f, "<text x=\"0\" y=\"%d\">", i * step + 11);
+        double p[3];
+        for (t = 0; t < 3; ++t) p[t] = report_probability(row, r->class_count, order[i], temperatures[t]);
+        fprintf(f, "<text x=\"0\" y=\"%d\">", i * STEP + 12);
         report_escape(f, r->classes[order[i]]);
-        fputs("</text>", f);
+        fprintf(f, "</text><text x=\"258\" y=\"%d\" text-anchor=\"end\">%.1f, %.1f, %.1f&#8239;%%</text>",
+                i * STEP + 12, 100 * p[0], 100 * p[1], 100 * p[2]);
         for (t = 0; t < 3; ++t) {
-            const double p = report_probability(row, r->class_count, order[i], temperatures[t]);
-            fprintf(f,
-                    "<rect x=\"0\" y=\"%d\" width=\"%.1f\" height=\"5\" rx=\"2\" fill=\"var(--%s)\" "
-                    "fill-opacity=\"%s\">"
-                    "<title>T = %g: %.2f %%</title></rect>",
-                    i * step + 15 + 6 * t, fmax(258 * p, 0.6), fill[0], fill[t + 1], temperatures[t], 100 * p);
+            report_point_open(f, &first);
+            report_escape(f, r->classes[order[i]]);
+            fprintf(f, " at T = %g: %.2f %%", temperatures[t], 100 * p[t]);
+            report_point_mark(f);
+            fprintf(
+                f,
+                "<rect class=\"m\" x=\"0\" y=\"%d\" width=\"%.1f\" height=\"6\" rx=\"2\" fill=\"var(--%d)\"/></g>",
+                i * STEP + 17 + 8 * t, fmax(258 * p[t], 1.5), t + 1);
         }
     }
     fputs("</svg></div>", f);
@@ -848,7 +1496,6 @@ static void report_soft_card(FILE *f, const report *r, int image, const double *
 
 static void report_soft_targets(FILE *f, const report *r)
 {
-    static const char *const fill[] = {"t", "1", ".62", ".32"};
     double temperatures[3];
     int which[REPORT_SOFT], picked, i;
     if (!r->teacher_logits) return;
@@ -856,16 +1503,17 @@ static void report_soft_targets(FILE *f, const report *r)
     temperatures[1] = r->temperature > 1 ? r->temperature : 4;
     temperatures[2] = temperatures[1] < 10 ? 10 : 4 * temperatures[1];
     picked = report_pick(r, which);
-    fprintf(
-        f,
-        "<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
-        "temperatures: "
-        "the student learns from the small ones as well.</p><p><span class=\"key\" style=\"background:var(--t)\">"
-        "</span>T = %g &ensp; <span class=\"key\" style=\"background:var(--t);opacity:.62\"></span>T = %g &ensp; "
-        "<span class=\"key\" style=\"background:var(--t);opacity:.32\"></span>T = %g</p><div class=\"row\" "
-        "style=\"grid-template-columns:repeat(auto-fit,minmax(310px,1fr))\">",
-        temperatures[0], temperatures[1], temperatures[2]);
-    for (i = 0; i < picked; ++i) report_soft_card(f, r, which[i], temperatures, fill);
+    if (!picked) return;
+    fputs("<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
+          "temperatures: "
+          "the student learns from the small ones as well.</p><p class=\"legend\">",
+          f);
+    for (i = 0; i < 3; ++i)
+        fprintf(f, "<span><span class=\"key\" style=\"background:var(--%d)\"></span>T = %g</span> ", i + 1,
+                temperatures[i]);
+    fputs("</p><div class=\"row\" style=\"grid-template-columns:repeat(auto-fit,minmax(min(310px,100%),1fr))\">",
+          f);
+    for (i = 0; i < picked; ++i) report_soft_card(f, r, which[i], temperatures);
     fputs("</div>", f);
 }
 
@@ -1013,14 +1661,15 @@ static void report_tree_leaf(FILE *f, const report *r, int node)
     double sure = 0;
     const int says = report_below(r->tree, node, &sure);
     const double x = report_node_x(node), y = report_node_y(node);
-    fprintf(f, "<g><title>%.2f %% of the images; %.0f %% ", 100 * r->tree->share[node], 100 * sure);
+    fprintf(f, "<g class=\"p\"><title>%.2f %% of the images; %.0f %% ", 100 * r->tree->share[node], 100 * sure);
     report_escape(f, r->classes[says]);
-    fprintf(f,
-            "</title><rect x=\"%.1f\" y=\"%.1f\" width=\"16\" height=\"16\" rx=\"4\" fill=\"var(--%s)\" "
-            "fill-opacity=\"%.2f\" stroke=\"var(--line)\"/><text transform=\"translate(%.1f %.1f) rotate(90)\">",
-            x - 8, y - 8, report_on_path(r->tree, node) ? "d" : "t", 0.1 + 0.9 * sure, x - 4, y + 14);
+    fprintf(
+        f,
+        "</title><rect class=\"m\" x=\"%.1f\" y=\"%.1f\" width=\"16\" height=\"16\" rx=\"4\" fill=\"var(--%s)\" "
+        "fill-opacity=\"%.2f\" stroke=\"var(--line)\"/><text transform=\"translate(%.1f %.1f) rotate(90)\">",
+        x - 8, y - 8, report_on_path(r->tree, node) ? "d" : "t", 0.1 + 0.9 * sure, x - 4, y + 14);
     report_escape(f, r->classes[says]);
-    fprintf(f, " %.0f&#8201;%%</text></g>", 100 * sure);
+    fprintf(f, " %.0f&#8239;%%</text></g>", 100 * sure);
 }
 
 static void report_decisions(FILE *f, const report *r)
@@ -1044,7 +1693,9 @@ static void report_decisions(FILE *f, const report *r)
     fprintf(f, "Asked for the most probable leaf alone, the tree is right on %.2f&nbsp;%% of the test images. ",
             100 * t->path_accuracy);
     if (t->example >= 0) fputs("The green way is that of the image in the corner.", f);
-    fprintf(f, "</p><div class=\"card\" style=\"position:relative\"><svg viewBox=\"0 0 %d %d\" role=\"img\">",
+    fprintf(f,
+            "</p><div class=\"card scroll tree\" tabindex=\"0\" role=\"region\" aria-label=\"the tree\"><svg "
+            "viewBox=\"0 0 %d %d\" role=\"group\">",
             REPORT_TREE_WIDTH, REPORT_TREE_TOP + levels * REPORT_TREE_STEP + 120);
     for (j = 1; j < 2 * leaves - 1; ++j)
         fprintf(f,
@@ -1064,7 +1715,7 @@ static void report_decisions(FILE *f, const report *r)
     fputs("</svg>", f);
     if (t->example >= 0) {
         fputs("<div style=\"position:absolute;left:20px;top:18px;font-size:13px\">", f);
-        (void)report_tiles(f, r, &r->test, &t->example, 1, "width:72px");
+        (void)report_tiles(f, r, &r->test, &t->example, 1, REPORT_LARGE, "width:72px;height:auto");
         report_escape(f, r->classes[r->test.labels[t->example]]);
         fputs("</div>", f);
     }
@@ -1085,8 +1736,11 @@ static void report_diagnosis(FILE *f, const report *r)
                 " A soft target's entropy lies between 0, a bare label, and %.2f nats, every class alike; here, at "
                 "temperature %g, it is %.2f.",
                 log((double)r->class_count), r->temperature, a->target_entropy);
-    fputs("</p><div class=\"card scroll\"><table>", f);
-    fputs("<tr><th></th><th>weight in the loss</th><th>gradient before</th><th>after</th></tr>", f);
+    fputs("</p>", f);
+    report_scroll(f, "Pull of teacher and labels");
+    fputs(
+        "<table><thead><tr><th></th><th>weight in the loss</th><th>gradient before</th><th>after</th></tr></thead>",
+        f);
     fprintf(f, "<tr><th>teacher</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->soft_weight, b->soft_norm,
             a->soft_norm);
     fprintf(f, "<tr><th>labels</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->hard_weight, b->hard_norm,
@@ -1097,33 +1751,78 @@ static void report_diagnosis(FILE *f, const report *r)
 
 /* ---- where the student errs ------------------------------------------------------------------------------ */
 
-static void report_matrix(FILE *f, const report *r)
+/* A cell of a confusion matrix: percent of the row's class, `per` times as many images having been counted. */
+static void report_cell(FILE *f, const report *r, int row, int column, int64_t n, int64_t total, int per,
+                        int *first)
 {
-    int i, j;
-    fputs("<div class=\"card scroll\"><table class=\"matrix\"><tr><th></th>", f);
-    for (j = 0; j < r->class_count; ++j) {
-        fputs("<th>", f);
-        report_escape(f, r->classes[j]);
-        fputs("</th>", f);
+    const double share = total ? (double)n / (double)total : 0;
+    fprintf(f, "<td class=\"%s p\" tabindex=\"%d\"", row == column ? "hit" : "miss", *first ? 0 : -1);
+    *first = 0;
+    if (n) {
+        fprintf(f, " style=\"--v:%.0f%%\" title=\"%.1f %% of ", row == column ? 60 * share : fmin(85, 280 * share),
+                100 * share);
+        report_escape(f, r->classes[row]);
+        fputs(row == column ? " recognised (" : " taken for ", f);
+        if (row != column) report_escape(f, r->classes[column]);
+        fprintf(f, per > 1 ? "%s%.1f of %.0f images, mean over seeds)\"" : "%s%.0f of %.0f images)\"",
+                row == column ? "" : " (", (double)n / per, (double)total / per);
     }
-    fputs("</tr>", f);
+    fputc('>', f);
+    if (n && share < 0.005) fputs("&middot;", f);
+    if (share >= 0.005) fprintf(f, "%.0f", 100 * share);
+    fputs("</td>", f);
+}
+
+/* Rows are true classes; counted over `per` students. */
+static void report_matrix(FILE *f, const report *r, const int64_t *counts, int per, const char *title,
+                          const char *colour)
+{
+    int i, j, first = 1;
+    report_scroll(f, title);
+    fputs("<h3>", f);
+    report_key(f, colour);
+    report_escape(f, title);
+    fprintf(f, "</h3><table class=\"matrix full\" style=\"min-width:%dpx\"><thead><tr><th></th>",
+            62 + 23 * r->class_count);
+    for (j = 0; j < r->class_count; ++j) {
+        fputs("<th scope=\"col\"><span>", f);
+        report_escape(f, r->classes[j]);
+        fputs("</span></th>", f);
+    }
+    fputs("</tr></thead><tbody>", f);
     for (i = 0; i < r->class_count; ++i) {
-        const int64_t *row = r->confusion + (size_t)i * (size_t)r->class_count;
+        const int64_t *row = counts + (size_t)i * (size_t)r->class_count;
         int64_t total = 0;
         for (j = 0; j < r->class_count; ++j) total += row[j];
-        fputs("<tr><th>", f);
+        fputs("<tr><th scope=\"row\">", f);
         report_escape(f, r->classes[i]);
         fputs("</th>", f);
-        for (j = 0; j < r->class_count; ++j) {
-            const double share = total ? (double)row[j] / (double)total : 0;
-            fprintf(f, "<td class=\"%s\" style=\"--v:%.0f%%\">", i == j ? "hit" : "miss",
-                    i == j ? 65 * share : fmin(85, 280 * share));
-            if (row[j]) fprintf(f, "%lld", (long long)row[j]);
-            fputs("</td>", f);
-        }
+        for (j = 0; j < r->class_count; ++j) report_cell(f, r, i, j, row[j], total, per, &first);
         fputs("</tr>", f);
     }
-    fputs("</table></div>", f);
+    fputs("</tbody></table></div>", f);
+}
+
+/* The student alone beside the one that was kept. */
+static void report_matrices(FILE *f, const report *r)
+{
+    const report_way *alone = &r->ways[r->base];
+    char title[256];
+    if (r->class_count > REPORT_CLASSES) return;
+    fprintf(f, "<div class=\"%s\">", r->class_count > 12 ? "stack" : "row wide");
+    snprintf(title, sizeof title, r->seeds > 1 ? "%s, mean of %d seeds" : "%s", alone->title, r->seeds);
+    report_matrix(f, r, alone->confusion, r->seeds, title, "a");
+    snprintf(title, sizeof title, "the one that was kept: %s, seed %d", r->ways[r->kept_way].title,
+             r->first_seed + r->kept_seed);
+    report_matrix(f, r, r->confusion, 1, title, report_colour(r, r->kept_way));
+    fputs("</div>", f);
+}
+
+static int report_class_size(const report_images *from, int c)
+{
+    int i, n = 0;
+    for (i = 0; i < from->count; ++i) n += from->labels[i] == c;
+    return n;
 }
 
 static double report_class_error(const report_run *runs, int count, int c)
@@ -1139,20 +1838,27 @@ static void report_classes(FILE *f, const report *r)
 {
     int c, w;
     if (r->class_count > KD_METRICS_CLASSES) return;
-    fputs("<div class=\"card scroll\"><h3>Errors in each class, of 100 test images</h3><table><tr><th></th>", f);
+    report_scroll(f, "Errors in each class");
+    fputs("<h3>Errors in each class, percent of its test images</h3><table class=\"sort full\"><thead><tr><th>class"
+          "</th><th>test images</th>",
+          f);
     if (r->teacher_known) fputs("<th>teacher</th>", f);
-    for (w = 0; w < r->way_count; ++w) fprintf(f, "<th>%s</th>", r->ways[w].title);
-    fputs("</tr>", f);
-    for (c = 0; c < r->class_count; ++c) {
-        fputs("<tr><th>", f);
-        report_escape(f, r->classes[c]);
+    for (w = 0; w < r->way_count; ++w) {
+        fputs("<th>", f);
+        report_escape(f, r->ways[w].title);
         fputs("</th>", f);
+    }
+    fputs("</tr></thead><tbody>", f);
+    for (c = 0; c < r->class_count; ++c) {
+        fputs("<tr><th scope=\"row\">", f);
+        report_escape(f, r->classes[c]);
+        fprintf(f, "</th><td>%d</td>", report_class_size(&r->test, c));
         if (r->teacher_known) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
         for (w = 0; w < r->way_count; ++w)
             fprintf(f, "<td>%.1f</td>", 100 * report_class_error(r->ways[w].runs, r->seeds, c));
         fputs("</tr>", f);
     }
-    fputs("</table></div>", f);
+    fputs("</tbody></table></div>", f);
 }
 
 static void report_pairs(FILE *f, const report *r)
@@ -1161,7 +1867,7 @@ static void report_pairs(FILE *f, const report *r)
     int64_t below = INT64_MAX;
     size_t last = 0, best, i;
     int shown;
-    fputs("<div class=\"card\"><h3>Most frequent confusions</h3><dl>", f);
+    fputs("<div class=\"card\"><h3>Most frequent confusions of the one that was kept, in test images</h3><dl>", f);
     for (shown = 0; shown < REPORT_PAIRS; ++shown) {
         for (best = cells, i = 0; i < cells; ++i) { /* the next one down: fewer, or as many but later */
             const int64_t n = r->confusion[i];
@@ -1184,7 +1890,7 @@ static void report_says(FILE *f, const report *r, const char *who, int class_ind
 {
     fprintf(f, "<br>%s: <span class=\"%s\">", who, class_index == label ? "right" : "wrong");
     report_escape(f, r->classes[class_index]);
-    fprintf(f, "</span> %.0f&#8201;%%", 100 * probability);
+    fprintf(f, "</span> %.0f&#8239;%%", 100 * probability);
 }
 
 static void report_disagreements(FILE *f, const report *r)
@@ -1218,12 +1924,19 @@ static void report_disagreements(FILE *f, const report *r)
         const int label = r->test.labels[which[i]], tc = report_argmax(t, r->class_count),
                   sc = report_argmax(s, r->class_count);
         fputs("<div class=\"tile\">", f);
-        (void)report_tiles(f, r, &r->test, &which[i], 1, "width:100%");
+        (void)report_tiles(f, r, &r->test, &which[i], 1, REPORT_LARGE, "width:100%;height:auto");
         fputs("<b>", f);
         report_escape(f, r->classes[label]);
         fputs("</b>", f);
         report_says(f, r, "teacher", tc, report_probability(t, r->class_count, tc, 1), label);
         report_says(f, r, "student", sc, report_probability(s, r->class_count, sc, 1), label);
+        if (r->loaded && r->loaded->test.origin) {
+            char name[512];
+            (void)images_name(r->loaded, &r->loaded->test, which[i], name, sizeof name);
+            fputs("<small>", f);
+            report_escape(f, name);
+            fputs("</small>", f);
+        }
         fputs("</div>", f);
     }
     fputs("</div>", f);
@@ -1231,77 +1944,139 @@ static void report_disagreements(FILE *f, const report *r)
 
 /* ---- what it was trained on, and how --------------------------------------------------------------------- */
 
+/* The first images of a class, in strips that a narrow page puts under each other. */
+static void report_strips(FILE *f, const report *r, const report_images *from, int c, int count, const char *style)
+{
+    enum { STRIP = 6 };
+    int which[REPORT_SAMPLES], found = 0, i;
+    for (i = 0; i < from->count && found < count; ++i) {
+        if (from->labels[i] == c) which[found++] = i;
+    }
+    for (i = 0; i < found; i += STRIP)
+        (void)report_tiles(f, r, from, which + i, found - i < STRIP ? found - i : STRIP, REPORT_SMALL, style);
+}
+
+/* A contact sheet: what the loader made of the files, so that a wrong size, channel or class meets the eye. */
 static void report_samples(FILE *f, const report *r)
 {
-    int c, i;
-    fputs("<h2>The images</h2><p>Some of the training images of each class, as the models see them.</p><div "
-          "class=\"card "
-          "strip\">",
-          f);
-    for (c = 0; c < r->class_count && c < REPORT_CLASSES; ++c) {
-        int which[REPORT_SAMPLES], count = 0;
-        for (i = 0; i < r->train.count && count < REPORT_SAMPLES; ++i) {
-            if (r->train.labels[i] == c) which[count++] = i;
-        }
+    const int shown = r->class_count < REPORT_CLASSES ? r->class_count : REPORT_CLASSES;
+    int c;
+    fprintf(
+        f,
+        "<h2 id=\"images\">The images</h2><p>The first of each class, as the models see them: %d to train on, and "
+        "then %d to test.",
+        REPORT_SAMPLES, REPORT_SAMPLES / 2);
+    if (shown < r->class_count) fprintf(f, " The first %d of %d classes are shown.", shown, r->class_count);
+    fputs("</p><div class=\"card strip\">", f);
+    for (c = 0; c < shown; ++c) {
         fputs("<span>", f);
         report_escape(f, r->classes[c]);
-        fputs("</span>", f);
-        if (count) (void)report_tiles(f, r, &r->train, which, count, "height:44px;max-width:100%");
+        fprintf(f, "<small>%d train, %d&nbsp;test</small></span><div>", report_class_size(&r->train, c),
+                report_class_size(&r->test, c));
+        report_strips(f, r, &r->train, c, REPORT_SAMPLES, "");
+        report_strips(f, r, &r->test, c, REPORT_SAMPLES / 2, "outline:2px solid var(--t);outline-offset:-2px");
+        fputs("</div>", f);
     }
     fputs("</div>", f);
+}
+
+static void report_seconds(FILE *f, double seconds)
+{
+    fprintf(f,
+            seconds < 9.95  ? "%.1f&nbsp;s"
+            : seconds < 600 ? "%.0f&nbsp;s"
+                            : "%.1f&nbsp;min",
+            seconds < 600 ? seconds : seconds / 60);
+}
+
+static void report_stages(FILE *f, const report *r)
+{
+    static const char *const colours[] = {"t", "s", "d", "p", "q", "u", "v", "a"};
+    double all = 0;
+    int i;
+    for (i = 0; i < r->stage_count; ++i) all += r->stages[i].seconds;
+    if (!(all > 0)) return;
+    fputs("<div class=\"card\"><h3>Where the time went</h3><div class=\"bar\" aria-hidden=\"true\">", f);
+    for (i = 0; i < r->stage_count; ++i)
+        fprintf(f, "<i style=\"width:%.2f%%;background:var(--%s)\"></i>", 100 * r->stages[i].seconds / all,
+                colours[i % 8]);
+    fputs("</div><dl>", f);
+    for (i = 0; i < r->stage_count; ++i) {
+        fputs("<dt>", f);
+        report_key(f, colours[i % 8]);
+        report_escape(f, r->stages[i].name);
+        fputs("</dt><dd>", f);
+        report_seconds(f, r->stages[i].seconds);
+        fputs("</dd>", f);
+    }
+    fputs("<dt>all</dt><dd>", f);
+    report_seconds(f, r->seconds);
+    fputs("</dd></dl></div>", f);
+}
+
+static void report_files(FILE *f, const report *r)
+{
+    int i;
+    if (!r->file_count) return;
+    fputs("<div class=\"card\"><h3>Files, and their SHA-256</h3><dl>", f);
+    for (i = 0; i < r->file_count; ++i) {
+        fputs("<dt>", f);
+        report_escape(f, r->files[i].name);
+        fprintf(f, "</dt><dd><code>%s</code></dd>", r->files[i].sha256);
+    }
+    fputs("</dl></div>", f);
 }
 
 static void report_settings(FILE *f, const report *r)
 {
     int i;
-    fputs("<h2>Settings</h2><div class=\"card\"><dl>", f);
+    fputs("<h2 id=\"settings\">How it was made</h2><div class=\"stack\"><div class=\"card\">", f);
+    if (r->command) {
+        fputs("<h3>Command</h3><p><code>", f);
+        report_escape(f, r->command);
+        fputs("</code></p>", f);
+    }
+    fputs("<h3>Settings</h3><dl>", f);
     for (i = 0; i < r->setting_count; ++i) {
         fprintf(f, "<dt>%s</dt><dd><code>", r->settings[i].name);
         report_escape(f, r->settings[i].value);
         fputs("</code></dd>", f);
     }
-    fprintf(f, "<dt>time</dt><dd>%.0f s</dd></dl></div>", r->seconds);
-}
-
-static void report_legend(FILE *f, const report *r)
-{
-    int i;
-    fputs("<p>", f);
-    if (r->teacher_known) fputs("<span class=\"key\" style=\"background:var(--t)\"></span>teacher &ensp; ", f);
-    for (i = 0; i < r->way_count; ++i)
-        fprintf(f, "<span class=\"key\" style=\"background:var(--%s)\"></span>%s &ensp; ", report_colour(r, i),
-                r->ways[i].title);
-    fputs("</p>", f);
+    fputs("</dl></div>", f);
+    report_stages(f, r);
+    report_files(f, r);
+    fputs("</div>", f);
 }
 
 /* Writes the page. Returns 0 if that failed. */
 REPORT_PUBLIC static int report_write(FILE *f, const report *r)
 {
     report_head(f, r);
-    fputs("<h2>Results</h2>", f);
-    report_legend(f, r);
-    fputs("<div class=\"row wide\">", f);
+    report_table(f, r);
+    fputs("<div class=\"row wide\" style=\"margin-top:16px\">", f);
     report_seeds(f, r);
-    if (r->validation_count) report_curves(f, r);
+    if (r->way_count > 1) report_gains(f, r);
+    if (report_has_curves(r)) report_curves(f, r);
+    report_calibration(f, r);
     fputs("</div>", f);
-    report_soft_targets(f, r);
+    report_seed_table(f, r);
     report_grids(f, r);
+    report_soft_targets(f, r);
     report_diagnosis(f, r);
     report_decisions(f, r);
     fputs(
-        "<h2>Where the distilled student errs</h2><p>Rows are true classes, columns what the student that was kept "
-        "says.</p><div style=\"display:grid;gap:16px\">",
+        "<h2 id=\"errors\">Where the students err</h2><p>Rows are true classes, columns what the student says, in "
+        "percent of the row.</p>",
         f);
-    if (r->class_count <= REPORT_CLASSES) report_matrix(f, r);
+    report_matrices(f, r);
+    fputs("<div class=\"stack\" style=\"margin-top:16px\">", f);
     report_classes(f, r);
     report_pairs(f, r);
     fputs("</div>", f);
     report_disagreements(f, r);
     report_samples(f, r);
     report_settings(f, r);
-    fputs("<p style=\"margin-top:40px\">Made by distill, an example of kd.h " KD_VERSION
-          ".</p></main></body></html>\n",
-          f);
+    report_close_page(f, "distill");
     return !ferror(f);
 }
 

@@ -78,6 +78,79 @@ check 'each way has one chosen setting' test "$(grep -o '<td>chosen</td>' "$work
 check 'one trial has no deviation' sh -c "! grep -q 'plusmn; ' '$work/out/report.html'"
 check 'pictures have their class as text' grep -q 'alt="Sandal"' "$work/out/report.html"
 check 'no temporary file is left' sh -c "! ls '$work/out' | grep -q kd-tmp"
+check 'the verdict comes first' sh -c "grep -q 'class=\"lead\">\(Distillation\|No clear\|The student alone wins\)' '$work/out/report.html' && grep -q '\"verdict\": \"[A-Z]' '$work/out/metrics.json'"
+check 'which student was kept is said' grep -q 'Kept as <code>student.safetensors</code>: student[a-z ,]*, seed [12]; its way of training does best' "$work/out/report.html"
+check 'and in metrics.json' grep -q '"kept": {"student": "[a-z]*", "seed": [12], "held_out_accuracy": 0\.' "$work/out/metrics.json"
+check 'the command is in the page as a shell takes it' grep -qF -- "$fashion $quick --teacher '$teacher' --student '$student'" "$work/out/report.html"
+for file in teacher.safetensors student.safetensors metrics.json; do
+    check "and the hash of $file" grep -q "<dt>$file</dt><dd><code>$(sha256sum <"$work/out/$file" | cut -c1-64)</code>" "$work/out/report.html"
+done
+check 'and the version' grep -q "<code>kd.h $(sed -n 's/^#define KD_VERSION "\(.*\)"/\1/p' kd.h)," "$work/out/report.html"
+# has COUNT PATTERN: so many times in the page
+has() { test "$(grep -o "$2" "$work/out/report.html" | wc -l)" = "$1"; }
+check 'a confusion matrix of the student alone and one of that kept' has 2 '<table class="matrix'
+check 'a line for each way and the teacher' has 4 '<tr><th scope="row" class="first">'
+check 'a point for each seed and way says its value' has 6 '<title>student[^<]*, seed [12]: [0-9.]* %'
+check 'percent is called percent' grep -q 'Errors in each class, percent of its test images' "$work/out/report.html"
+check 'how many images there are of each class' has 10 '<small>22 train, 24&nbsp;test</small>'
+check 'their first images, 12 and 6' has 30 'width="168" height="28"'
+check 'bars of three temperatures' grep -q 'fill="var(--3)"/></g>' "$work/out/report.html"
+check 'none of them faint' has 0 'fill-opacity="\.32"'
+check 'a reliability diagram' grep -q 'confidence, %</text>' "$work/out/report.html"
+check 'time by stage' grep -q '</span>students</dt><dd>[0-9]' "$work/out/report.html"
+check 'numbers do not break' has 0 '&#8201;'
+check 'pictures that disagree have the names of their files' grep -q '<small>test/[^<]*\.png' "$work/out/report.html"
+
+# ---- the page in a browser: its width, and what its script does ----------------------------------------------------
+browser=
+for name in chromium chromium-browser google-chrome; do
+    [ -n "$browser" ] || browser=$(command -v $name)
+done
+# in_browser PAGE WIDTH: what the page is like in a window of so many pixels, as words
+in_browser()
+{
+    mkdir -p "$work/browser"
+    cp "$1" "$work/browser/page.html"
+    cat >>"$work/browser/page.html" <<'HTML'
+<script>
+function width() { return document.documentElement.scrollWidth }
+onerror = function (message) { parent.postMessage('error ' + message, '*') }
+onload = function () {
+    var said = 'width ' + width(), point = document.querySelector('svg .p'), tip = document.getElementById('tip')
+    point.focus()
+    said += ' tip "' + tip.textContent + '"'
+    point.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))
+    said += document.activeElement != point && document.activeElement.matches('.p') ? ' arrow' : ''
+    var table = document.querySelector('table.sort'), head = table.tHead.rows[0].cells[1]
+    head.querySelector('button').click()
+    var values = Array.prototype.map.call(table.tBodies[0].rows, function (r) { return parseFloat(r.cells[1].textContent) })
+    said += ' ' + head.getAttribute('aria-sort')
+    said += values.every(function (v, i) { return !i || values[i - 1] <= v }) ? ' sorted' : ' ' + values
+    document.querySelector('details').open = true
+    document.querySelector('.strip img').click()
+    said += document.querySelector('dialog[open] img') ? ' enlarged' : ''
+    parent.postMessage(said + ' then ' + width(), '*')
+}
+</script>
+HTML
+    cat >"$work/browser/frame.html" <<HTML
+<body><iframe src="page.html" style="border:0;width:$2px;height:900px"></iframe>
+<script>onmessage = function (m) { document.body.appendChild(document.createElement('p')).textContent = m.data }</script>
+HTML
+    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$work/browser/profile" \
+        --virtual-time-budget=10000 --dump-dom "file://$work/browser/frame.html" 2>"$work/browser/log"
+}
+if [ -n "$browser" ]; then
+    for width in 390 1200; do
+        in_browser "$work/out/report.html" $width >"$work/said"
+        check "at $width px it is as wide as the window, with all open" grep -q "width $width .* then $width<" "$work/said"
+        check 'a point that is focused says its value' grep -q 'tip "teacher: [0-9.]* %" arrow' "$work/said"
+        check 'a table is sorted, a picture enlarged' grep -q 'ascending sorted enlarged' "$work/said"
+        check 'nothing goes wrong in its script' sh -c "! grep -q '<p>error' '$work/said'"
+    done
+else
+    echo 'skip  the page in a browser: chromium is not installed'
+fi
 check 'the report has no links to elsewhere' sh -c "! grep -Eq '(src|href)=\"?(http|/|file)' '$work/out/report.html'"
 # shellcheck disable=SC2086
 check 'two threads' "$distill" $fashion $quick --threads 2 --teacher "$teacher" --student "$student" --out "$work/two"
@@ -259,8 +332,9 @@ run_logits()
 report=$work/logits/report.html
 check 'logits for the test images' run_logits --teacher-test "$work/test.npy" --seed 40 --seeds 2
 check 'are tested' grep -q '"accuracy": 0.500000, "nll": 0.813262, "ece": 0.231059' "$work/logits/metrics.json"
-check 'class by class' grep -q '<th>a</th><td>0.0</td>' "$report"
-check 'class by class' grep -q '<th>b</th><td>100.0</td>' "$report"
+check 'a teacher that is no better is warned of' grep -q 'class="note">The teacher is not better than the student on the test images: 50.00 % and' "$report"
+check 'class by class' grep -q '<th scope="row">a</th><td>1</td><td>0.0</td>' "$report"
+check 'class by class' grep -q '<th scope="row">b</th><td>1</td><td>100.0</td>' "$report"
 check 'seeds have their numbers' sh -c "grep -q '>40</text>' '$report' && grep -q '>41</text>' '$report'"
 check 'logits for the training images only' run_logits --seeds 1
 check 'one seed' grep -q "lead\">Distillation changed the student's accuracy" "$report"
@@ -281,8 +355,8 @@ fi
 # shellcheck disable=SC2086
 check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \
     --epochs 9 --seeds 1 --threads 1 --out "$work/logits"
-grep -o 'seed by seed.*' "$report" | sed 's,</svg>.*,,' | grep -o '[0-9.]*&#8201;%' >"$work/ticks"
-check 'ticks up to 100 %' test "$(tail -1 "$work/ticks")" = '100.00&#8201;%'
+grep -o 'seed by seed.*' "$report" | sed 's,</svg>.*,,' | grep -o '[0-9.]*&#8239;%' >"$work/ticks"
+check 'ticks up to 100 %' test "$(tail -1 "$work/ticks")" = '100.00&#8239;%'
 check 'each once' test "$(sort "$work/ticks" | uniq -d | wc -l)" = 0
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
@@ -300,6 +374,30 @@ check 'Ctrl-C ends with 130' test $? = 130
 check 'Ctrl-C leaves a model' test -s "$work/stopped/checkpoint.safetensors"
 check 'which distill takes' "$distill" $fashion --limit 20 --epochs 1 --seeds 1 --trials 1 --threads 1 \
     --teacher "$work/stopped/checkpoint.safetensors" --out "$work/stopped"
+
+# ---- resumed: what was done before is said to be -------------------------------------------------------------------
+many() # in a shell of its own, which it replaces: a signal is for distill
+{
+    exec "$distill" $fashion --limit 20 --epochs 200 --teacher-epochs 1 --seeds 2 --trials 1 --threads 1 --augment none \
+        --student 'dense 10' --teacher 'dense 10' --temperature 2 --alpha 0.5 --lr 0.002 --weight-decay 0 \
+        --out "$work/many" "$@"
+}
+: >"$work/stdout"
+many >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+i=0
+while [ $i -lt 6000 ] && ! grep -q '^  alone .* seeds ' "$work/stdout"; do
+    sleep 0.01
+    i=$((i + 1))
+done
+kill -INT $pid
+wait $pid
+(many --resume) >"$work/said" 2>"$work/stderr"
+check 'what the run before did has no speed' grep -q '^  alone .* seeds   from the run before$' "$work/said"
+check 'what this run did has one' grep -q '^  distilled .* 2 seeds .*images/s' "$work/said"
+check 'none goes at 0 images/s' sh -c "! grep -q ' 0 images/s' '$work/said'"
+(many --resume) >"$work/said" 2>"$work/stderr"
+check 'nothing to resume: said' grep -q "^note: there is nothing to resume in $work/many" "$work/said"
 
 # ---- stopped and resumed -------------------------------------------------------------------------------------------
 # the same metrics as a run that nobody stopped, but for the times

@@ -32,5 +32,7 @@ while read -r row; do
 done <"$tmp/rows"
 check 'says how it compares with the paper' has "$tmp/said" 'the paper: 74, 51 % of 146'
 check 'the page ends' has "$tmp/out/hinton.html" '</main></body></html>'
-check 'the page has a dot for every seed' test "$(grep -o '<circle' "$tmp/out/hinton.html" | wc -l)" = $((3 * 2 + 3 * 7))
+marks() { grep -o "$1" "$tmp/out/hinton.html" | wc -l; }
+check 'the page has a mark for every seed, of two kinds' test "$(marks '<circle class="m"') $(marks '<path class="m"')" = '3 3'
+check 'and a dot for every seed of the sweep' test "$(marks '<circle cx')" = $((3 * 7))
 finish

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -63,6 +64,7 @@ static int open_report(session *s)
     r->train.pixels = s->fit.pixels, r->train.labels = s->fit.labels, r->train.count = s->fit.data.count;
     r->test.pixels = s->images.test.pixels, r->test.labels = s->images.test.labels,
     r->test.count = s->images.test.count;
+    r->loaded = &s->images;
     r->seeds = o->seeds;
     r->first_seed = o->first_seed;
     r->base = ALONE;
@@ -102,12 +104,33 @@ static void fill_report(session *s)
         add_setting(s, "seeds", "%d to %d", o->first_seed, o->first_seed + o->seeds - 1);
     add_setting(s, "library", "kd.h %s, %s", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)));
     r->settings = s->settings;
+    r->command = s->command;
+}
+
+/* What went in and what came out, with hashes that anybody can check. */
+static void list_files(session *s)
+{
+    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "metrics.json"};
+    const char *const inputs[] = {s->o.teacher, s->o.teacher_weights, s->o.teacher_test};
+    char path[MAX_PATH];
+    int i;
+    for (i = 0; i < KD__COUNT(inputs); ++i) {
+        const char *name = strrchr(inputs[i], '/');
+        if (ends_with(inputs[i], ".npy") || ends_with(inputs[i], ".safetensors"))
+            report_file_add(&s->r, name ? name + 1 : inputs[i], inputs[i]);
+    }
+    for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs); ++i) {
+        output_path(s, outputs[i], path);
+        report_file_add(&s->r, outputs[i], path);
+    }
 }
 
 static int write_report(session *s)
 {
     char path[MAX_PATH];
-    FILE *f = output_open(s, "report.html", path);
+    FILE *f;
+    list_files(s);
+    f = output_open(s, "report.html", path);
     if (!f || !output_close(s, "report.html", f, report_write(f, &s->r))) return 0;
     if (report_left_out)
         fprintf(stderr, "distill: %d pictures are left out of the report: there is not enough memory\n",
@@ -384,6 +407,27 @@ static void close_session(session *s)
     kd_close(s->kd);
 }
 
+/* The command line, so that a shell reads it as it was. What is too long ends in an ellipsis. */
+static void keep_command(session *s, int argc, char **argv)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=,:+@%";
+    const size_t size = sizeof s->command - 8;
+    size_t at = 0;
+    const char *c;
+    int i;
+    for (i = 0; i < argc; ++i) {
+        const int quoted = !*argv[i] || argv[i][strspn(argv[i], plain)];
+        if (at < size && i) s->command[at++] = ' ';
+        if (at < size && quoted) s->command[at++] = '\'';
+        for (c = argv[i]; *c && at + 4 < size; ++c) {
+            if (*c == '\'') memcpy(s->command + at, "'\\'", 3), at += 3;
+            s->command[at++] = *c;
+        }
+        if (at < size && quoted) s->command[at++] = '\'';
+        if (*c) memcpy(s->command + at, " ...", 4), at += 4, i = argc;
+    }
+}
+
 int main(int argc, char **argv)
 {
     static session s; /* zeroed, and too large for some stacks */
@@ -396,6 +440,7 @@ int main(int argc, char **argv)
     action.sa_handler = on_interrupt;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    keep_command(&s, argc, argv);
     done = run(&s);
     close_session(&s);
     return done ? EXIT_SUCCESS : interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE;

@@ -112,6 +112,15 @@ static const option option_table[] = {
 };
 enum { OPTION_COUNT = (int)(sizeof option_table / sizeof *option_table) };
 
+/* Letters of the progress line on the terminal, which whatever is said next wipes first. */
+static int progress_drawn;
+
+static void progress_wipe(void)
+{
+    if (progress_drawn) fprintf(stderr, "\r%*s\r", progress_drawn, "");
+    progress_drawn = 0;
+}
+
 /* One sentence on stderr. Returns 0, for `return complain(...)`. */
 static int complain(const char *format, ...)
 #if defined(__GNUC__)
@@ -122,6 +131,7 @@ static int complain(const char *format, ...)
 static int complain(const char *format, ...)
 {
     va_list args;
+    progress_wipe();
     fflush(stdout);
     fputs("distill: ", stderr);
     va_start(args, format);

@@ -63,16 +63,19 @@ static void print_row(const char *name, const report_model *m, const report_run 
 static void print_table(const session *s)
 {
     const report *r = &s->r;
-    const report_statistic gain = report_gain(r, r->headline);
     const report_run *alone = r->ways[r->base].runs, *soft = r->ways[r->headline].runs;
+    char text[1024];
     int i;
     printf("\n%-*s%12s%16s%12s%12s   test accuracy%s\n", NAME_COLUMN, "", "parameters", "multiply-adds", "file",
            "latency", r->seeds > 1 ? ", mean +- sd" : "");
     print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
     for (i = 0; i < r->way_count; ++i) print_row(r->ways[i].title, &r->student, r->ways[i].runs, r->seeds);
-    printf("\nDistillation: %+.2f points", 100 * gain.mean);
-    if (r->seeds > 1) printf(", standard error %.2f, %d seeds", 100 * gain.error, r->seeds);
-    printf("; %s", loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars);
+    report_verdict(r, text, sizeof text);
+    printf("\n%s\n", text);
+    if (report_teacher_warning(r, text, sizeof text)) printf("note: %s\n", text);
+    report_kept(r, text, sizeof text);
+    printf("Kept: %s\nDistilled by %s", text,
+           loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars);
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
                100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
@@ -229,7 +232,7 @@ static void json_images(FILE *f, const images *im)
 static int write_metrics(const session *s)
 {
     const report *r = &s->r;
-    char path[MAX_PATH];
+    char path[MAX_PATH], text[1024];
     FILE *f = output_open(s, "metrics.json", path);
     int i;
     if (!f) return 0;
@@ -256,6 +259,15 @@ static int write_metrics(const session *s)
     json_model(f, &r->student);
     fputs("},\n", f);
     for (i = 0; i < r->way_count; ++i) json_way(f, r, i);
+    fprintf(f, "  \"kept\": {\"student\": \"%s\", \"seed\": %d, \"held_out_accuracy\": ", r->ways[r->kept_way].name,
+            r->first_seed + r->kept_seed);
+    fprintf(f, r->validation_count ? "%.6f},\n" : "null},\n", r->ways[r->kept_way].runs[r->kept_seed].held_out);
+    report_verdict(r, text, sizeof text);
+    fputs("  ", f);
+    json_words(f, "verdict", text, 1);
+    fputs(",\n  ", f);
+    json_number(f, "teacher_held_out_accuracy", r->teacher_validation, r->teacher_validation >= 0);
+    fputs(",\n", f);
     json_diagnosis(f, s);
     if (r->teacher_known)
         fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->ways[r->headline].runs, r->seeds));

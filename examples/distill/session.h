@@ -46,7 +46,8 @@ typedef struct session {
     report_setting settings[16];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
-    int trainings; /* begun so far: each has a checkpoint of its own */
+    int trainings;          /* begun so far: each has a checkpoint of its own */
+    char command[MAX_PATH]; /* as it was typed */
     double started;
 } session;
 
@@ -76,8 +77,9 @@ typedef struct stage {
     const char *name;
     char now[64];                         /* "epoch 3 of 12" */
     int64_t done, total, before, resumed; /* images; resumed: done by an earlier run */
+    int64_t told, told_resumed;           /* of these, what the lines so far have told of */
     double started, drawn;
-    int terminal, drawn_length;
+    int terminal;
 } stage;
 
 static stage stage_begin(session *s, const char *name, int64_t total)
@@ -104,28 +106,31 @@ static report_text time_text(double seconds)
     return t;
 }
 
-static void stage_wipe(stage *g)
-{
-    if (g->drawn_length) fprintf(stderr, "\r%*s\r", g->drawn_length, "");
-    g->drawn_length = 0;
-}
-
-/* "7 210 images/s, 21 s left" */
+/* "7 210 images/s, 21 s left". What an earlier run did has no speed. */
 static void stage_speed(const stage *g, char *text, size_t size)
 {
     const double taken = seconds_now() - g->started, done = (double)(g->done - g->resumed),
                  rate = done > 0 && taken > 0 ? done / taken : 0;
     const double left = rate > 0 ? (double)(g->total - g->done) / rate : 0;
-    if (g->done < g->total)
+    if (!(rate > 0))
+        *text = 0;
+    else if (g->done < g->total)
         snprintf(text, size, "%s images/s, %s left", report_count((int64_t)rate).chars, time_text(left).chars);
     else
         snprintf(text, size, "%s images/s, took %s", report_count((int64_t)rate).chars, time_text(taken).chars);
 }
 
+/* The columns of the terminal: a longer line could not be wiped. */
+static int terminal_columns(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
 static void stage_draw(stage *g)
 {
     enum { WIDTH = 30 };
-    char bar[WIDTH + 1], speed[128];
+    char bar[WIDTH + 1], speed[128], line[320];
     const double share = g->total ? (double)g->done / (double)g->total : 0;
     const int full = (int)(share * WIDTH);
     const double now = seconds_now();
@@ -135,13 +140,14 @@ static void stage_draw(stage *g)
     memset(bar, '#', (size_t)full);
     bar[WIDTH] = 0;
     stage_speed(g, speed, sizeof speed);
-    stage_wipe(g);
+    progress_wipe();
     fflush(stdout);
-    g->drawn_length = fprintf(stderr, "  %s %s [%s] %2.0f %%  %s", g->name, g->now, bar, 100 * share, speed);
+    snprintf(line, sizeof line, "  %s %s [%s] %2.0f %%  %s", g->name, g->now, bar, 100 * share, speed);
+    progress_drawn = fprintf(stderr, "%.*s", terminal_columns() - 1, line);
     fflush(stderr);
 }
 
-/* A line that stays, with the speed behind it. */
+/* A line that stays, with the speed behind it, or where all that it tells of comes from. */
 static void stage_line(stage *g, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
@@ -150,14 +156,18 @@ static void stage_line(stage *g, const char *format, ...)
 
 static void stage_line(stage *g, const char *format, ...)
 {
+    const int replayed = g->done > g->told && g->done - g->told == g->resumed - g->told_resumed;
     char speed[128];
     va_list args;
-    stage_wipe(g);
+    progress_wipe();
     stage_speed(g, speed, sizeof speed);
+    if (replayed) snprintf(speed, sizeof speed, "from the run before");
+    g->told = g->done;
+    g->told_resumed = g->resumed;
     va_start(args, format);
     vprintf(format, args);
     va_end(args);
-    printf("   %s\n", speed);
+    printf(*speed ? "   %s\n" : "%s\n", speed);
     fflush(stdout);
 }
 

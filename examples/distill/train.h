@@ -181,6 +181,11 @@ static int resume_begin(const session *s)
         return complain("%s/resume/options.txt, with the options of the run to be resumed, cannot be read; without "
                         "--resume, all starts again",
                         s->o.out);
+    if (s->o.resume)
+        printf(
+            "\nnote: there is nothing to resume in %s: no run was stopped there, or it came to its end; this one "
+            "starts from the beginning\n",
+            s->o.out);
     resume_clear(s);
     return resume_write_options(s);
 }
@@ -255,9 +260,9 @@ static int resume_number(const session *s, const char *name, double *value)
 }
 
 /* Ctrl-C came: the model as it is now goes into the output folder. */
-static int stop_here(const session *s, stage *g)
+static int stop_here(const session *s)
 {
-    stage_wipe(g);
+    progress_wipe();
     if (!save_model(s, s->training, "checkpoint.safetensors")) return 0;
     printf("stopped; --resume goes on from here. The %s so far is %s/checkpoint.safetensors%s\n",
            s->training == s->teacher ? "teacher" : "student", s->o.out,
@@ -288,7 +293,7 @@ static int train(session *s, stage *g, const kd_data *data, const kd_train_desc 
         saved = seconds_now();
     }
     kd_trainer_close(t);
-    if (good && result == KD_STOPPED) return stop_here(s, g);
-    stage_wipe(g);
+    if (good && result == KD_STOPPED) return stop_here(s);
+    progress_wipe();
     return good && result < 0 ? kd_complain(s, "training") : good;
 }

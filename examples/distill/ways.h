@@ -207,7 +207,7 @@ static int choose(session *s, int way)
     about->grid_count = count;
     about->grid[0] = tried ? first_setting(s, way, 0) : s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
     if (count > 1 && (!try_settings(s, &g, way, 0, first) || !try_settings(s, &g, way, first, count))) return 0;
-    stage_wipe(&g);
+    progress_wipe();
     report_time(&s->r, "choosing", seconds_now() - started);
     return 1;
 }
@@ -260,7 +260,7 @@ static int train_way(session *s, int way)
                    100 * held_out_mean(s, way), s->o.seeds, plural(s->o.seeds));
     else
         stage_line(&g, "  %-10s %d seed%s", about->name, s->o.seeds, plural(s->o.seeds));
-    stage_wipe(&g);
+    progress_wipe();
     report_time(&s->r, "students", seconds_now() - started);
     return 1;
 }
@@ -559,7 +559,7 @@ static int choose_flip(session *s)
     flip = lost <= 2 * sqrt((double)(plain + mirrored)) || 100 * lost <= 3 * s->held.data.count;
     stage_line(&g, "  of %d it knows %d only as they are, %d only mirrored: %s", s->held.data.count, plain,
                mirrored, flip ? "yes" : "no");
-    stage_wipe(&g);
+    progress_wipe();
     return plan_augmentation(s, flip);
 }
 
