@@ -374,6 +374,7 @@ static int run(session *s)
     share_preprocessing(s);
     if (!check_trainings(s)) return 0;
     print_plan(s);
+    announce_time(s);
     if (!resume_begin(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) || !compare_teacher(s) ||
         !finish_teacher(s) || !train_ways(s, 1))
         return 0;

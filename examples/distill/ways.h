@@ -563,6 +563,37 @@ static int choose_flip(session *s)
     return plan_augmentation(s, flip);
 }
 
+/* What all of it will take, measured with a few steps of each kind. */
+static void announce_time(session *s)
+{
+    report_trial t = first_setting(s, ALONE, 0);
+    kd_data data;
+    kd_model *student;
+    kd_train_desc d;
+    watch w;
+    double teacher = 0, epoch = 0, epochs = 0;
+    int way, second, first = setting_rounds(s, &second);
+    memset(&w, 0, sizeof w);
+    d = teacher_options(s, &w, s->plan.teacher_epochs);
+    if (s->teacher) teacher = seconds_for_epoch(s, s->teacher, &s->fit.data, &d);
+    student = create_model(s, "student", s->student_spec, 1);
+    if (!student) return;
+    t.epochs = s->plan.epochs;
+    d = student_options(s, &w, ALONE, &t, 1, &data);
+    epoch = seconds_for_epoch(s, student, &data, &d);
+    kd_model_destroy(student);
+    for (way = 0; way < s->r.way_count; ++way)
+        epochs += way_table[way].epochs * ((double)s->o.seeds * s->plan.epochs +
+                                           (way == PATIENT || first + second == 1 ? 0 : first + second) *
+                                               (double)s->o.trials * s->plan.trial_epochs);
+    epoch *= epochs;
+    epoch += teacher * (s->r.teacher_trained ? s->plan.teacher_epochs : 0);
+    epoch += teacher / 3 * s->plan.epochs * (s->o.patient ? 1 + 3 * s->o.seeds : 1); /* its outputs */
+    printf("time      about %s here: %d epochs for the teacher, %d for each student (--effort 0.3 takes a third)\n",
+           time_text(epoch).chars, s->r.teacher_trained ? s->plan.teacher_epochs : 0, s->plan.epochs);
+    fflush(stdout);
+}
+
 static int prepare_teacher(session *s)
 {
     if (s->r.teacher_trained && (!bound_teacher(s) || !train_teacher(s, s->plan.teacher_epochs))) return 0;
