@@ -233,7 +233,7 @@ static images_path images_shown(const char *path)
     images_path shown;
     const size_t length = strlen(path);
     const char *from = length < sizeof shown.chars ? path : path + length - (sizeof shown.chars - 4);
-    while (((unsigned char)*from & 0xc0) == 0x80 && from > path) ++from; /* not from the middle of a letter */
+    while (from > path && ((unsigned char)*from & 0xc0) == 0x80) ++from; /* not from the middle of a letter */
     snprintf(shown.chars, sizeof shown.chars, "%s%s", from == path ? "" : "...", from);
     return shown;
 }
@@ -672,8 +672,8 @@ static int images_pnm_header(const uint8_t *bytes, size_t size, images_pnm *p)
 }
 
 /* Bytes that the pixels of a PNG are before they are packed, with a byte for the filter of each line; those of an
-   interlaced one in its seven passes. 0 for a header that no PNG has. */
-static uint64_t images_png_bytes(const uint8_t *bytes, size_t size)
+   interlaced one in its seven passes. 0 for a header that no PNG has. To be asked of one that is whole. */
+static uint64_t images_png_bytes(const uint8_t *bytes)
 {
     static const uint8_t colours[7] = {1, 0, 3, 1, 2, 0, 4}; /* by type */
     static const uint8_t passes[7][4] = {{0, 8, 0, 8}, {4, 8, 0, 8}, {0, 4, 4, 8}, {2, 4, 0, 4},
@@ -681,8 +681,8 @@ static uint64_t images_png_bytes(const uint8_t *bytes, size_t size)
     uint64_t w, h, bits, sum = 0;
     int i;
     const uint8_t *head = bytes + 16;
-    if (size > 33 && memcmp(bytes + 12, "CgBI", 4) == 0) head += 16; /* Apple's */
-    if (head + 13 > bytes + size || head[9] > 6) return 0;
+    if (memcmp(bytes + 12, "CgBI", 4) == 0) head += 16; /* Apple's */
+    if (head[9] > 6) return 0;
     w = images_be32(head), h = images_be32(head + 4);
     bits = (uint64_t)head[8] * colours[head[9]];
     if (!head[12]) return h * (1 + (w * bits + 7) / 8);
@@ -711,10 +711,10 @@ static size_t images_png_packed(const uint8_t *bytes, uint8_t *to)
 
 /* The decoder unpacks for as long as there is something to unpack, a gigabyte from a megabyte. So this is tried
    before, into as much as the header says and a little, which some writers leave behind. */
-static int images_png_unpacks(const uint8_t *bytes, size_t size, const char **why)
+static int images_png_unpacks(const uint8_t *bytes, const char **why)
 {
     enum { LEFT_BEHIND = 4096 };
-    const size_t packed = images_png_packed(bytes, NULL), wanted = (size_t)images_png_bytes(bytes, size);
+    const size_t packed = images_png_packed(bytes, NULL), wanted = (size_t)images_png_bytes(bytes);
     uint8_t *from = (uint8_t *)images_memory(packed, 1), *to = (uint8_t *)images_memory(wanted + LEFT_BEHIND, 1);
     int got = -1;
     *why = "does not fit in memory";
@@ -738,7 +738,7 @@ static int images_is_plausible(const uint8_t *bytes, size_t size, const images_p
 {
     if (bytes[0] == 0xff) return (uint64_t)p->w * (uint64_t)p->h <= 1024 * (uint64_t)size;
     if (bytes[0] == 0x89) {
-        const uint64_t pixels = images_png_bytes(bytes, size);
+        const uint64_t pixels = images_png_bytes(bytes);
         return pixels <= 1040 * (uint64_t)images_png_packed(bytes, NULL) && pixels < (uint64_t)1 << 30;
     }
     return 1;
@@ -884,7 +884,7 @@ static int images_decode_like(const uint8_t *bytes, size_t size, int want, int b
                               const char **why)
 {
     if (!images_header(bytes, size, p, why)) return 0;
-    if (bytes[0] == 0x89 && !images_png_unpacks(bytes, size, why)) return 0;
+    if (bytes[0] == 0x89 && !images_png_unpacks(bytes, why)) return 0;
     if (!want) want = p->channels < 3 ? 1 : 3;
     *why = "is damaged";
     p->pixels = images_decode_raw(bytes, size, bits, p);
@@ -1214,7 +1214,7 @@ static int images_keep_paths(images *s, const char *folder, images_list *list)
 {
     size_t above = strlen(folder);
     int i, ok = 1;
-    if (above && folder[above - 1] != '/') ++above;
+    if (folder[above - 1] != '/') ++above;
     for (i = 0; i < list->count && ok; ++i)
         ok = (list->files[i].number = images_add_path(s, list->files[i].path + above)) >= 0;
     return ok || images_fail(s, "out of memory");
@@ -1648,7 +1648,7 @@ static unsigned images_depth(const uint8_t *bytes, size_t size)
     uint16_t *numbers;
     unsigned most;
     if (!images_header(bytes, size, &p, &why) || !p.sixteen_bit) return 0;
-    if (bytes[0] == 0x89 && !images_png_unpacks(bytes, size, &why)) return 0;
+    if (bytes[0] == 0x89 && !images_png_unpacks(bytes, &why)) return 0;
     numbers = images_decode_deep(bytes, size, &p);
     if (!numbers) return 0;
     most = images_largest(numbers, &p);
@@ -1946,13 +1946,12 @@ static int images_find_copies(images *s)
 /* The file, unpacked if it is gzip (RFC 1952). */
 static uint8_t *images_read_idx(images *s, const char *path, size_t *size)
 {
-    const size_t length_of_path = strlen(path);
-    const int is_named = length_of_path > 3 && strcmp(path + length_of_path - 3, ".gz") == 0;
+    const int is_named = strcmp(path + strlen(path) - 3, ".gz") == 0;
     const char *why = "out of memory";
     uint8_t *bytes = images_read(path, size, &why), *unpacked = NULL;
     size_t at = 10, length;
     uint32_t crc;
-    if (bytes && *size > 2 && !is_named && !(bytes[0] == 0x1f && bytes[1] == 0x8b)) return bytes;
+    if (bytes && !is_named && (*size < 2 || bytes[0] != 0x1f || bytes[1] != 0x8b)) return bytes;
     if (bytes && *size > 18 && bytes[0] == 0x1f && bytes[1] == 0x8b && bytes[2] == 8) {
         const int flags = bytes[3];
         const size_t end = *size - 8;
@@ -2180,10 +2179,9 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
     if (ok) {
         if (pixel_size >= 16)
             count = images_be32(pixels + 4), h = images_be32(pixels + 8), w = images_be32(pixels + 12);
-        if (count == 0 || h == 0 || w == 0 || h > 4096 || w > 4096 || images_be32(pixels) != 0x803 ||
-            (pixel_size - 16) / ((size_t)h * w) != count || (pixel_size - 16) % ((size_t)h * w) != 0)
-            count = 0;
-        if (count) labels = images_idx_labels(label_bytes, label_size, count);
+        if (count != 0 && h != 0 && w != 0 && h <= 4096 && w <= 4096 && images_be32(pixels) == 0x803 &&
+            (pixel_size - 16) / ((size_t)h * w) == count && (pixel_size - 16) % ((size_t)h * w) == 0)
+            labels = images_idx_labels(label_bytes, label_size, count);
         if (!labels)
             ok = images_fail(s, "%s and its labels do not hold as many images and labels as they say",
                              images_shown(image_path).chars);

@@ -549,12 +549,14 @@ static void test_odd_headers(void **state)
                                     0,   1,   0,  2, 0, 1, 0, 24, 0, 9, 9,  9, 0, 7, 7,  7};
     static const char pnm[] = "P5 1 1 #comment", returns[] = "P5 #a\r1 1 255\n.";
     static const uint8_t frames[] = {0xc8, 0xcc, 0xc0};
+    static const uint8_t short_segment[] = {0xff, 0xd8, 0xff, 0xe0, 0, 1, 0xff, 0xd9};
     size_t size, i;
     uint8_t *bytes = fixture("rgb.jpg", &size), *more = (uint8_t *)calloc(size + 6, 1);
     images_picture p;
     const char *why;
     (void)state;
     refuses("BMP of 26 bytes", bmp, sizeof bmp, "damaged");
+    refuses("JPEG with a segment of no length", short_segment, sizeof short_segment, "damaged");
     refuses("PNM that ends in a comment", (const uint8_t *)pnm, sizeof pnm - 1, "ends too early");
     refuses("more than 256 MB", bytes, (size_t)IMAGES_MAX_FILE + 1,
             "that can be read");                              /* nothing else is looked at */
@@ -678,6 +680,49 @@ static void test_png_with_more_than_it_says(void **state)
     assert_int_equal(p.pixels[63], 71);
     free(p.pixels);
     refuses("a line too few", small, make_grey_png(small, 10, body, STORED), "damaged");
+}
+
+/* Apple's PNG: a chunk before the header, and packed without a header of its own. */
+static void test_png_of_apple(void **state)
+{
+    static const uint8_t stored[5] = {1, 5, 0, 250, 255}; /* a line's filter, and a pixel of four */
+    uint8_t head[13] = {0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0}, body[10], bytes[256], apple[20];
+    size_t size;
+    int i;
+    images_picture p;
+    const char *why;
+    (void)state;
+    memcpy(body, stored, 5);
+    memcpy(body + 5, "\0\11\7\5\377", 5);
+    memset(apple, 255, sizeof apple);
+    for (i = 0; i < 2; ++i) { /* and where the header is not where it should be, nothing is read beyond the end */
+        size = 8;
+        memcpy(bytes, "\x89PNG\r\n\x1a\n", 8);
+        size += make_chunk(bytes + size, i ? 20 : 4, "CgBI", apple, i ? 20 : 4);
+        size += make_chunk(bytes + size, 13, "IHDR", head, 13);
+        size += make_chunk(bytes + size, 10, "IDAT", body, 10);
+        size += make_chunk(bytes + size, 0, "IEND", body, 0);
+        if (!images_decode(bytes, size, 0, &p, &why)) {
+            assert_int_equal(i, 1);
+            continue;
+        }
+        assert_int_equal(p.channels, 3);
+        assert_int_equal(p.pixels[1], 7);
+        free(p.pixels);
+    }
+    size = make_png(bytes, 1, 1, 4); /* interlaced: six of seven passes are empty */
+    bytes[28] = 1;
+    assert_int_equal(images_png_bytes(bytes), 4);
+    set_be32(bytes + 20, 5);
+    assert_int_equal(images_png_bytes(bytes), 5 * 4);
+    set_be32(bytes + 16, 5);
+    set_be32(bytes + 20, 1);
+    assert_int_equal(images_png_bytes(bytes), 4 + 4 + 4 + 2 * 3 + 1);
+    assert_int_equal(images_bits_of(255), 8);
+    assert_int_equal(images_bits_of(256), 10);
+    assert_int_equal(images_bits_of(1024), 12);
+    assert_int_equal(images_bits_of(4096), 14);
+    assert_int_equal(images_bits_of(16384), 16);
 }
 
 /* A scan costs the time of the whole picture, however few bytes it has. */
@@ -907,6 +952,9 @@ static void test_train_and_test(void **state)
     put_class("train/dog", 3, 20);
     put_class("test/cat", 1, 30);
     put_class("test/dog", 2, 40);
+    assert_true(images_load(&s, under_root(""), NULL)); /* with a slash behind */
+    assert_name(&s, &s.test, 0, "test/cat/000.pgm");
+    images_free(&s);
     put_class("val/cat", 1, 50); /* to choose with; not every class need be there */
     load(&s, NULL);
     assert_int_equal(s.class_count, 2);
@@ -1824,9 +1872,17 @@ static void test_long_paths(void **state)
     assert_non_null(strstr(s.error, "there is no folder ...ppp"));
     assert_non_null(strstr(s.error, "/missing"));
     images_free(&s);
-    snprintf(message, sizeof message, "%s%s", "gr\303\274n/", name);
-    for (i = 0; i < 8; ++i) memcpy(message + strlen(message) - 350 + i, "\303\274", 2); /* never half a letter */
-    for (i = 0; i < 360; ++i) assert_true(images_utf8(images_shown(message + i).chars));
+    for (i = 0; i < 2; ++i) { /* never half a letter */
+        const char *shown;
+        images_path path;
+        memset(message, 'a', 2);
+        for (depth = 0; depth < 300; ++depth) memcpy(message + i + 2 * depth, "\303\274", 2);
+        message[i + 600] = 0;
+        path = images_shown(message);
+        shown = path.chars;
+        assert_memory_equal(shown, "...\303\274", 5);
+        assert_string_equal(images_shown("\274").chars, "\274"); /* short ones as they are */
+    }
 }
 
 /* Spaces, and signs that mean something elsewhere. */
@@ -2278,6 +2334,39 @@ static void test_idx_under_other_names(void **state)
     }
 }
 
+static void test_idx_names(void **state)
+{
+    static const struct {
+        const char *name;
+        int split, labels, packed, set; /* split -1: of no IDX file */
+    } names[] = {{"train-images-idx3-ubyte", IMAGES_TRAIN, 0, 0, 0},
+                 {"t10k-labels.idx1-ubyte.gz", IMAGES_TEST, 1, 1, 0},
+                 {"emnist-letters-test-labels-idx1-ubyte", IMAGES_TEST, 1, 0, 15},
+                 {"qmnist-train-labels-idx2-int.gz", IMAGES_TRAIN, 1, 1, 7},
+                 {"train", -1, 0, 0, 0},
+                 {"trainer-images-idx3-ubyte", -1, 0, 0, 0},
+                 {"train-pictures-idx3-ubyte", -1, 0, 0, 0},
+                 {"train-images", -1, 0, 0, 0},
+                 {"train-imagesx", -1, 0, 0, 0},
+                 {"train-images-", -1, 0, 0, 0},
+                 {"train-images-idx4-ubyte", -1, 0, 0, 0},
+                 {"train-images-idx3", -1, 0, 0, 0},
+                 {"train-images-idx3xubyte", -1, 0, 0, 0},
+                 {"train-images-idx3-int", -1, 0, 0, 0},
+                 {"train-images-idx3-ubytes", -1, 0, 0, 0},
+                 {"train-images-idx3-ubyte.zip", -1, 0, 0, 0},
+                 {"xtrain-images-idx3-ubyte", -1, 0, 0, 0}};
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof names / sizeof *names; ++i) {
+        images_idx_name n;
+        const int ok = images_idx_parse(names[i].name, &n);
+        if (ok != (names[i].split >= 0) || (ok && (n.split != names[i].split || n.labels != names[i].labels ||
+                                                   n.packed != names[i].packed || (int)n.set != names[i].set)))
+            fail_msg("%s: %d", names[i].name, ok);
+    }
+}
+
 static void rename_idx(const char *before)
 {
     char name[128];
@@ -2299,9 +2388,30 @@ static void test_several_idx_sets(void **state)
     put_idx("t10k", 6, 4, 5, 3);
     rename_idx("emnist-letters-");
     load_fails(NULL, "holds several IDX sets, such as \"emnist-digits\" and \"emnist-letters\"; say which, as in ");
+    put_text("emnist-letterx-train-images-idx3-ubyte", "x"); /* as long a name, of another set */
+    put_text("emnist-letters-train-images-idx3-ubyte.gz", "not looked at");
+    put_text("emnist-letters-train-images.idx3-ubyte", "not looked at");
+    put_text("a_set_with_a_name_that_is_longer_than_any_that_somebody_will_ever_give_to_one_which_is_a_hundred_and_"
+             "twenty-eight_letters_or_more-train-images-idx3-ubyte",
+             "not looked at");
+    assert_int_equal(symlink("nowhere", under_root("emnist-letters-train-labels-idx1-ubyte.gz")), 0);
     assert_true(images_load(&s, under_root("emnist-letters"), NULL));
     check_idx(&s);
     images_free(&s);
+    assert_int_equal(rename(under_root("emnist-letters-test-labels-idx1-ubyte"), under_root("x")), -1);
+    assert_int_equal(rename(under_root("emnist-letters-t10k-labels-idx1-ubyte"), under_root("kept")), 0);
+    assert_false(images_load(&s, under_root("emnist-letters"), NULL));
+    assert_non_null(
+        strstr(s.error, "there is no file of the test labels, such as emnist-letters-t10k-labels-idx1-ubyte"));
+    images_free(&s);
+    assert_int_equal(symlink("nowhere", under_root("emnist-letters-t10k-labels-idx1-ubyte")), 0);
+    assert_false(images_load(&s, under_root("emnist-letters"), NULL));
+    assert_non_null(strstr(s.error, "t10k-labels-idx1-ubyte cannot be opened"));
+    images_free(&s);
+    assert_int_equal(rename(under_root("kept"), under_root("emnist-letters-t10k-labels-idx1-ubyte")), 0);
+    assert_int_equal(remove(under_root("emnist-letterx-train-images-idx3-ubyte")), 0);
+    assert_int_equal(remove(under_root("emnist-letters-train-images-idx3-ubyte.gz")), 0);
+    assert_int_equal(remove(under_root("emnist-letters-train-images.idx3-ubyte")), 0);
     put_idx("train", 12, 4, 5, 3); /* the one without a name is meant */
     put_idx("t10k", 6, 4, 5, 3);
     load(&s, NULL);
@@ -2347,6 +2457,19 @@ static void test_idx_labels_from_one(void **state)
     assert_string_equal(s.class_names[2], "3");
     says(&s, "the labels are 1 to 3: none is 0, so the first class is that of label 1");
     images_free(&s);
+    for (i = 0; i < 12; ++i) labels[8 + i] = (uint8_t)(1 + 2 * (i % 2));
+    labels[7] = 12;
+    put("train-labels-idx1-ubyte", labels, 20);
+    load_fails(NULL, "has label 0, but some have label 3"); /* none has 2 */
+    for (i = 0; i < 12; ++i) labels[8 + i] = 1;
+    put("train-labels-idx1-ubyte", labels, 20);
+    labels[7] = 6;
+    put("t10k-labels-idx1-ubyte", labels, 14);
+    load_fails(NULL, "has label 0, but some have label 1"); /* one class is none to tell apart */
+    for (i = 0; i < 12; ++i) labels[8 + i] = (uint8_t)(1 + i % 3);
+    put("t10k-labels-idx1-ubyte", labels, 14);
+    labels[7] = 12;
+    put("train-labels-idx1-ubyte", labels, 20);
     put_text("mapping.txt", "1 65 97\n2 66 98\n3 67 99\n");
     load(&s, NULL);
     assert_string_equal(s.class_names[0], "A");
@@ -2391,6 +2514,8 @@ static void test_idx_of_qmnist(void **state)
     patch_be32("qmnist-train-labels-idx2-int", 8, 7);
     load_fails(NULL, "do not hold as many images and labels as they say");
     patch_be32("qmnist-train-labels-idx2-int", 8, 8);
+    assert_int_equal(truncate(under_root("qmnist-train-labels-idx2-int"), 12 + 12 * 32 + 1), 0);
+    load_fails(NULL, "do not hold as many images and labels as they say");
     assert_int_equal(truncate(under_root("qmnist-train-labels-idx2-int"), 12 + 12 * 32 - 1), 0);
     load_fails(NULL, "do not hold as many images and labels as they say");
     assert_int_equal(remove(under_root("qmnist-train-labels-idx2-int")), 0);
@@ -2401,11 +2526,24 @@ static void test_idx_of_qmnist(void **state)
 static void test_idx_packed(void **state)
 {
     images s;
+    int i;
     (void)state;
     put_idx_packed();
     load(&s, NULL);
     check_idx(&s);
     images_free(&s);
+    for (i = 0; i < 4; ++i) { /* packed, whatever the names say */
+        char name[64];
+        snprintf(name, sizeof name, "%s.gz", idx_names[i]);
+        assert_int_equal(rename(under_root(name), under_root(idx_names[i])), 0);
+    }
+    load(&s, NULL);
+    check_idx(&s);
+    images_free(&s);
+    put_text(idx_names[1], "\37");
+    load_fails(NULL, "do not hold as many images and labels as they say");
+    put_text(idx_names[1], "\37\1");
+    load_fails(NULL, "do not hold as many images and labels as they say");
     put_idx("train", 12, 4, 5, 3); /* the plain ones come first */
     put_text("train-images-idx3-ubyte.gz", "not looked at");
     load(&s, NULL);
@@ -2544,6 +2682,7 @@ static void test_memory_ends(void **state)
     o.max_skipped = 1;
     put_fixture("a/0.png", "interlaced.png");
     put_fixture("a/1.jpg", "progressive.jpg");
+    put_fixture("a/2.jpg", "unmarked_cmyk.jpg");
     put_fixture("a/deeper/2.bmp", "rgb.bmp");
     put_fixture("b/0.png", "palette.png");
     put_fixture("b/1.ppm", "rgb.ppm");
@@ -2560,6 +2699,8 @@ static void test_memory_ends(void **state)
     check_failing_memory(&o);
     o.size = 6;
     check_failing_memory(&o);
+    assert_int_equal(remove(under_root("classes.txt")), 0);
+    check_failing_memory(&o);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_root, remove_root)
@@ -2575,6 +2716,7 @@ int main(void)
         TEST(test_jpeg_tables),
         TEST(test_bombs),
         TEST(test_png_with_more_than_it_says),
+        TEST(test_png_of_apple),
         TEST(test_jpeg_scans),
         TEST(test_bits),
         TEST(test_pnm_largest),
@@ -2625,6 +2767,7 @@ int main(void)
         TEST(test_sheets),
         TEST(test_broken_sheets),
         TEST(test_idx),
+        TEST(test_idx_names),
         TEST(test_idx_under_other_names),
         TEST(test_several_idx_sets),
         TEST(test_idx_labels_from_one),
