@@ -1,7 +1,11 @@
 /* classify.c - what does a saved student see in an image?
 
        cc -O2 -o classify examples/classify.c -lm                (needs stb: apt-get install libstb-dev)
-       ./classify out/student.safetensors examples/data/samples/Bag.png ...                                       */
+       ./classify out/student.safetensors examples/data/samples/Bag.png ...
+       ./classify teacher.safetensors --logits kept.npy images/train/cat/1.png ...
+
+   --logits keeps the logits, (images, outputs), and beside them kept.txt, a line with the name of each image, which
+   `distill --teacher kept.npy` reads. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 #include "images.h"
@@ -63,10 +67,26 @@ static void print_class(const kd_model *m, int index, float probability)
     printf("  %5.1f %%  %s\n", 100 * (double)probability, name ? name : number);
 }
 
-/* The likeliest classes of one image. Returns 0 if there was a problem. */
-static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scores)
+static void print_best(const kd_model *m, const char *path, float *scores)
 {
-    int c, h, w, i, k, side;
+    const int classes = kd_model_outputs(m);
+    int i, k;
+    printf("%s\n", path);
+    for (k = 0; k < SHOWN && k < classes; ++k) {
+        int best = 0;
+        for (i = 1; i < classes; ++i) {
+            if (scores[i] > scores[best]) best = i;
+        }
+        print_class(m, best, scores[best]);
+        scores[best] = -1;
+    }
+}
+
+/* The likeliest classes of one image, whose logits go into `logits` if that is not NULL. Returns 0 if there was a
+   problem. */
+static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scores, float *logits)
+{
+    int c, h, w, side;
     const int classes = kd_model_outputs(m);
     const char *why = NULL;
     uint8_t *pixels;
@@ -88,33 +108,141 @@ static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scor
     }
     result = kd_predict_u8(m, pixels, 1, scores);
     free(pixels);
+    if (result == KD_OK && logits) memcpy(logits, scores, (size_t)classes * sizeof *logits);
     if (result == KD_OK) result = kd_softmax(kd, scores, 1, classes, 1, scores);
     if (result != KD_OK) {
         fprintf(stderr, "classify: %s: %s\n", path, kd_error(kd));
         return 0;
     }
-    printf("%s\n", path);
-    for (k = 0; k < SHOWN && k < classes; ++k) {
-        int best = 0;
-        for (i = 1; i < classes; ++i) {
-            if (scores[i] > scores[best]) best = i;
+    print_best(m, path, scores);
+    return 1;
+}
+
+/* ---- kept logits ----------------------------------------------------------------------------------------- */
+
+typedef struct keeping {
+    const char *path; /* of the array; NULL: none */
+    char *names;      /* of the list beside it */
+    float *logits;
+    const char **images;
+    int count, force;
+} keeping;
+
+/* Neither file may be one that is read, or one that is there. */
+static int check_kept(const keeping *k, char **given, int count)
+{
+    const char *outputs[2];
+    struct stat info, other;
+    int i, j;
+    outputs[0] = k->path, outputs[1] = k->names;
+    for (i = 0; i < 2; ++i) {
+        if (stat(outputs[i], &info) != 0) continue;
+        for (j = 0; j < count; ++j) {
+            if (stat(given[j], &other) != 0 || other.st_dev != info.st_dev || other.st_ino != info.st_ino) continue;
+            fprintf(stderr, "classify: %s is read, and %s would replace it\n", given[j], outputs[i]);
+            return 0;
         }
-        print_class(m, best, scores[best]);
-        scores[best] = -1;
+        if (k->force) continue;
+        fprintf(stderr, "classify: %s is there; give another name, or --force to replace it\n", outputs[i]);
+        return 0;
     }
     return 1;
+}
+
+/* "kept.npy" to "kept.txt" */
+static int keep_open(keeping *k, char **files, int count, int outputs)
+{
+    const char *dot = strrchr(k->path, '.'), *slash = strrchr(k->path, '/');
+    const size_t length = dot && (!slash || dot > slash) ? (size_t)(dot - k->path) : strlen(k->path);
+    k->names = (char *)images_memory(length + 5, 1);
+    k->logits = (float *)images_memory((size_t)count * (size_t)outputs, sizeof *k->logits);
+    k->images = (const char **)images_memory((size_t)count, sizeof *k->images);
+    if (!k->names || !k->logits || !k->images) {
+        fputs("classify: there is not enough memory\n", stderr);
+        return 0;
+    }
+    memcpy(k->names, k->path, length);
+    memcpy(k->names + length, ".txt", 5);
+    return check_kept(k, files, count);
+}
+
+static int keep_write(const keeping *k, kd_ctx *kd, int outputs)
+{
+    int64_t shape[2];
+    FILE *f;
+    int i, good;
+    shape[0] = k->count, shape[1] = outputs;
+    if (kd_npy_write(kd, k->path, k->logits, 2, shape) != KD_OK) {
+        fprintf(stderr, "classify: %s\n", kd_error(kd));
+        return 0;
+    }
+    f = fopen(k->names, "wb");
+    good = f != NULL;
+    for (i = 0; i < k->count && good; ++i) good = fprintf(f, "%s\n", k->images[i]) > 0;
+    if (f) good = fclose(f) == 0 && good;
+    if (!good) fprintf(stderr, "classify: %s cannot be written\n", k->names);
+    return good;
+}
+
+/* Options may stand anywhere; what is left are the model and the images. -1: the usage is wanted. */
+static int parse(keeping *k, int argc, char **argv)
+{
+    int i, count = 0;
+    for (i = 1; i < argc; ++i) {
+        if (strcmp(argv[i], "--force") == 0)
+            k->force = 1;
+        else if (strcmp(argv[i], "--logits") == 0 && i + 1 < argc)
+            k->path = argv[++i];
+        else if (strncmp(argv[i], "--", 2) == 0)
+            return -1;
+        else
+            argv[count++] = argv[i];
+    }
+    return count < 2 ? -1 : count;
+}
+
+static int run(kd_ctx *kd, keeping *k, char **files, int count)
+{
+    kd_model *m = NULL;
+    float *scores;
+    int i, failed = 0, outputs;
+    if (kd_model_load(kd, files[0], &m) != KD_OK) {
+        fprintf(stderr, "classify: %s\n", kd_error(kd));
+        return 0;
+    }
+    outputs = kd_model_outputs(m);
+    scores = (float *)images_memory((size_t)outputs, sizeof *scores);
+    if (!scores) fputs("classify: there is not enough memory\n", stderr);
+    if (!scores || (k->path && !keep_open(k, files, count, outputs))) {
+        free(scores);
+        kd_model_destroy(m);
+        return 0;
+    }
+    for (i = 1; i < count; ++i) {
+        float *logits = k->path ? k->logits + (size_t)k->count * (size_t)outputs : NULL;
+        const int done = classify(kd, m, files[i], scores, logits);
+        failed |= !done;
+        if (done && logits) k->images[k->count++] = files[i];
+    }
+    if (k->count > 0) failed |= !keep_write(k, kd, outputs);
+    free(scores);
+    kd_model_destroy(m);
+    return !failed;
 }
 
 int main(int argc, char **argv)
 {
     kd_ctx *kd;
-    kd_model *m = NULL;
-    float *scores;
-    int i, failed = 0;
-    if (argc < 3) {
+    keeping k;
+    int done, count;
+    memset(&k, 0, sizeof k);
+    count = parse(&k, argc, argv);
+    if (count < 0) {
         fputs(
-            "usage: classify MODEL.safetensors IMAGE...\n"
-            "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n",
+            "usage: classify MODEL.safetensors [--logits KEPT.npy] [--force] IMAGE...\n"
+            "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n"
+            "--logits keeps what it computes, (images, outputs), and the names of the images in KEPT.txt; --force "
+            "replaces files.\n",
             stderr);
         return EXIT_FAILURE;
     }
@@ -122,17 +250,10 @@ int main(int argc, char **argv)
         fputs("classify: there is not enough memory\n", stderr);
         return EXIT_FAILURE;
     }
-    if (kd_model_load(kd, argv[1], &m) != KD_OK) {
-        fprintf(stderr, "classify: %s\n", kd_error(kd));
-        kd_close(kd);
-        return EXIT_FAILURE;
-    }
-    scores = (float *)images_memory((size_t)kd_model_outputs(m), sizeof *scores);
-    for (i = 2; i < argc && scores; ++i) failed |= !classify(kd, m, argv[i], scores);
-    if (!scores) fputs("classify: there is not enough memory\n", stderr);
-    failed |= !scores;
-    free(scores);
-    kd_model_destroy(m);
+    done = run(kd, &k, argv, count);
+    free(k.names);
+    free(k.logits);
+    free((void *)k.images);
     kd_close(kd);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return done ? EXIT_SUCCESS : EXIT_FAILURE;
 }

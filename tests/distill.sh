@@ -58,6 +58,19 @@ npy()
     done
 }
 
+# npy_of FILE COLUMNS ROW(octal)...: an array of these rows
+npy_of()
+{
+    file=$1 columns=$2
+    shift 2
+    header="{'descr': '<f4', 'fortran_order': False, 'shape': ($#, $columns), }"
+    printf '\223NUMPY\001\000\166\000%-117s\n' "$header" >"$file"
+    for row in "$@"; do
+        # shellcheck disable=SC2059
+        printf "$row" >>"$file"
+    done
+}
+
 # ---- a good run ----------------------------------------------------------------------------------------------------
 fashion=examples/data/fashion
 # shellcheck disable=SC2086
@@ -164,13 +177,13 @@ check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 
 tensors="$work/tensors.safetensors"
 LC_ALL=C sed 's/"kd\.spec"/"my.spec"/' "$work/out/teacher.safetensors" >"$tensors"
 # shellcheck disable=SC2086
-check 'weights alone, images normalised otherwise' "$distill" $fashion $quick --teacher "$teacher" --teacher-weights "$tensors" --student "$student" --mean 0.9 --std 2 --out "$work/otherwise"
+check 'weights alone, images normalised otherwise' "$distill" $fashion $quick --teacher "$teacher" --teacher-weights "$tensors" --student "$student" --mean 0.9 --std 2 --teacher-unchecked --out "$work/otherwise"
 check 'are another teacher' sh -c "! cmp '$work/out/student.safetensors' '$work/otherwise/student.safetensors'"
 # shellcheck disable=SC2086
 check 'weights alone' sh -c "'$distill' $fashion $quick --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --out '$work/two' >'$work/said'"
 check 'how good they are is said at once' sh -c "sed '/^Training/,\$d' '$work/said' | grep -q '^The teacher gets [0-9.]* % of the test images right'"
 check 'it did not guess' sh -c "! grep -q 'than chance' '$work/said'"
-check 'weights alone, nonsense for their images' sh -c "'$distill' $fashion $quick --seeds 1 --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --mean 900 --std 0.1 --out '$work/otherwise' >'$work/nonsense'"
+check 'weights alone, nonsense for their images' sh -c "'$distill' $fashion $quick --seeds 1 --teacher '$teacher' --teacher-weights '$tensors' --student '$student' --mean 900 --std 0.1 --teacher-unchecked --out '$work/otherwise' >'$work/nonsense'"
 check 'is noticed' grep -q 'hardly more than chance; were its images normalised like these' "$work/nonsense"
 check 'nothing said about images' grep -q 'it does not say how its images were normalised' "$work/said"
 check 'those of the training images' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
@@ -257,11 +270,16 @@ for set in train t10k; do
     printf '\000\000\010\001\000\000\000\002\000\377' >"$work/bad_labels/$set-labels-idx1-ubyte"
 done
 printf 'a\nb\n' >"$work/bad_labels/classes.txt"
-head -c 5000 "$work/out/teacher.safetensors" >"$work/cut.safetensors"
-npy "$work/nan.npy" 10 2 '\000\000\300\177\000\000\300\177'
+cp "$work/out/teacher.safetensors" "$work/ours.safetensors" # what is in the output folder would be replaced
+head -c 5000 "$work/ours.safetensors" >"$work/cut.safetensors"
+npy "$work/nan.npy" 12 2 '\000\000\300\177\000\000\300\177'
 npy "$work/short.npy" 5 2 '\000\000\200\077\000\000\200\077'
 echo file >"$work/a_file"
 printf 'PK\003\004%0100d' 0 >"$work/teacher.pt"
+printf 'PK\003\004%022d\012\000\000\000logits.npy' 0 >"$work/teacher.npz"
+printf 'PK\003\004%022d\012\000\000\000logits.npy' 0 >"$work/npz.npy"
+printf '\010\010\022\007pytorch' >"$work/teacher.onnx"
+printf '\211HDF\r\n\032\n' >"$work/teacher.h5"
 printf '\066\000\000\000\000\000\000\000{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}01234567' >"$work/bare.safetensors"
 
 one_setting="--temperature 2 --alpha 0.5 --validation 0"
@@ -291,19 +309,31 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'is read as "1x28x28: dens 10": model line, column 10' $fashion $out --student 'dens 10'
     refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
     refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
-    refused 'the teacher knows 10 classes, but the images have 2' "$work/two_classes" $out --size 28 --student 'dense 2' $one_setting --teacher "$work/out/teacher.safetensors"
+    refused "the teacher's class 0 is \"Ankle-boot\", but that of the images is \"a\"" "$work/two_classes" $out --size 28 --student 'dense 2' $one_setting --teacher "$work/ours.safetensors"
     refused 'cut.safetensors' $fashion $out --teacher "$work/cut.safetensors"
     refused 'nothing.safetensors' $fashion $out --teacher "$work/nothing.safetensors"
-    refused 'shape (10, 2)' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy"
+    refused 'shape (12, 2), a row for each image of the folder, which is split with them, but it has (5, 2)' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy"
     refused '--mean and --std go together' $fashion $out --mean 0.5
     refused 'take one number for grey images, got 3 and 1' $fashion $out --mean 0.5,0.5,0.5 --std 0.2
     refused '--std must be 1e-06 to' $fashion $out --mean 0.5 --std 0
-    refused 'says how its images were normalised' $fashion $out --teacher "$work/out/teacher.safetensors" --mean 0.5 --std 0.2
-    refused '--teacher-weights goes with a model line' $fashion $out --teacher "$work/out/teacher.safetensors" --teacher-weights x
+    refused 'says how its images were normalised' $fashion $out --teacher "$work/ours.safetensors" --mean 0.5 --std 0.2
+    refused '--teacher-weights goes with a model line' $fashion $out --teacher "$work/ours.safetensors" --teacher-weights x
     refused '--teacher-weights goes with a model line' $fashion $out --teacher-weights x
     refused 'write it with safetensors.torch.save_file' $fashion $out --teacher 'dense 10' --teacher-weights "$work/teacher.pt"
     refused 'write it with safetensors.torch.save_file' $fashion $out --teacher "$work/teacher.pt"
-    refused 'has a model line of its own' $fashion $out --teacher "$teacher" --teacher-weights "$work/out/teacher.safetensors"
+    # what a file is shows before any image is read
+    refused 'is no safetensors file but of torch.save; write it with' "$work/missing" $out --teacher "$work/teacher.pt"
+    refused 'is no safetensors file but an .npz archive; write it with' "$work/missing" $out --teacher "$work/teacher.npz"
+    refused "is no .npy file but an .npz archive; write the array with python3 -c" "$work/missing" $out --teacher "$work/npz.npy"
+    refused 'is no safetensors file but an ONNX model; give its logits' "$work/missing" $out --teacher "$work/teacher.onnx"
+    refused 'is no safetensors file but HDF5' "$work/missing" $out --teacher 'dense 10' --teacher-weights "$work/teacher.h5"
+    refused 'is no .npy file but safetensors; write its logits' "$work/missing" $out --teacher "$work/short.npy" --teacher-test "$work/bare.safetensors"
+    refused 'is no safetensors file but one array' "$work/missing" $out --teacher 'dense 10' --teacher-weights "$work/short.npy"
+    refused 'there is no file nowhere.pth' "$work/missing" $out --teacher nowhere.pth
+    refused '--teacher-names goes with a .npy' "$work/missing" $out --teacher 'dense 10' --teacher-names x
+    refused '--teacher-check goes with a teacher that has weights' "$work/missing" $out --teacher 'dense 10' --teacher-check x
+    refused '--teacher-columns goes with a teacher from elsewhere' "$work/missing" $out --teacher 'dense 10' --teacher-columns 1
+    refused 'has a model line of its own' $fashion $out --teacher "$teacher" --teacher-weights "$work/ours.safetensors"
     refused '--teacher "SPEC" --teacher-weights' $fashion $out --teacher "$work/bare.safetensors"
     refused "the student's training" $fashion $out --teacher-augment none --augment shift=40
     refused "the teacher's training" $fashion $out --teacher-augment shift=40
@@ -320,14 +350,19 @@ timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 
 check 'more epochs than a cache has views' test $? = 124
 
 # ---- what the report says ------------------------------------------------------------------------------------------
-# a teacher of which only logits are known: 1 and 0 for every image, half of which are of the first class
-npy "$work/train.npy" 10 2 '\000\000\200\077\000\000\000\000'
-npy "$work/test.npy" 2 2 '\000\000\200\077\000\000\000\000'
+# a teacher of which only logits are known: 2 and 1 for every image, half of which are of the first class
+for class in a b; do
+    mkdir -p "$work/parted/train/$class" "$work/parted/test/$class"
+    cp "$work/two_classes/$class/"[1-5].png "$work/parted/train/$class"
+    cp "$work/two_classes/$class/6.png" "$work/parted/test/$class"
+done
+npy "$work/train.npy" 10 2 '\000\000\000\100\000\000\200\077'
+npy "$work/test.npy" 2 2 '\000\000\000\100\000\000\200\077'
 run_logits()
 {
     # shellcheck disable=SC2086
-    "$distill" "$work/two_classes" --student 'dense 2' $one_setting --teacher "$work/train.npy" --epochs 2 --threads 1 \
-        --out "$work/logits" "$@"
+    "$distill" "$work/parted" --student 'dense 2' $one_setting --teacher "$work/train.npy" --teacher-unchecked --epochs 2 \
+        --threads 1 --out "$work/logits" "$@"
 }
 report=$work/logits/report.html
 check 'logits for the test images' run_logits --teacher-test "$work/test.npy" --seed 40 --seeds 2
@@ -359,6 +394,142 @@ grep -o 'seed by seed.*' "$report" | sed 's,</svg>.*,,' | grep -o '[0-9.]*&#8239
 check 'ticks up to 100 %' test "$(tail -1 "$work/ticks")" = '100.00&#8239;%'
 check 'each once' test "$(sort "$work/ticks" | uniq -d | wc -l)" = 0
 
+# ---- kept logits ---------------------------------------------------------------------------------------------------
+# folders whose text order, 1 10 2, is not that of the numbers
+for class in 1 10 2; do
+    mkdir -p "$work/numbers/train/$class" "$work/numbers/test/$class"
+    case $class in 1) sample=Bag ;; 10) sample=Coat ;; *) sample=Sandal ;; esac
+    for i in a b c d e f; do cp "examples/data/samples/$sample.png" "$work/numbers/train/$class/$i.png"; done
+    for i in a b; do cp "examples/data/samples/$sample.png" "$work/numbers/test/$class/$i.png"; done
+done
+r0='\000\000\200\100\000\000\000\000\000\000\000\000'
+r1='\000\000\000\000\000\000\200\100\000\000\000\000'
+r2='\000\000\000\000\000\000\000\000\000\000\200\100'
+kept()
+{
+    # shellcheck disable=SC2086
+    "$distill" "$work/numbers" --student 'dense 3' --teacher "$@" $one_setting --epochs 1 --seeds 1 --threads 1
+}
+# kept_refused TEXT FILE ARGUMENTS...: as refused, of logits
+kept_refused()
+{
+    wanted=$1
+    shift
+    # shellcheck disable=SC2086
+    refused "$wanted" "$work/numbers" --student 'dense 3' --teacher "$@" $one_setting --epochs 1 --seeds 1 --threads 1 --out "$work/out"
+}
+npy_of "$work/good.npy" 3 $r0 $r0 $r0 $r0 $r0 $r0 $r1 $r1 $r1 $r1 $r1 $r1 $r2 $r2 $r2 $r2 $r2 $r2
+npy_of "$work/natural.npy" 3 $r0 $r0 $r0 $r0 $r0 $r0 $r2 $r2 $r2 $r2 $r2 $r2 $r1 $r1 $r1 $r1 $r1 $r1
+npy_of "$work/swap.npy" 3 $r1 $r1 $r1 $r1 $r1 $r1 $r0 $r0 $r0 $r0 $r0 $r0 $r2 $r2 $r2 $r2 $r2 $r2
+npy_of "$work/shuffled.npy" 3 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2
+p0='\000\000\000\077\000\000\200\076\000\000\200\076' # 0.5, 0.25, 0.25, and their logarithms
+l0='\030\162\061\277\030\162\261\277\030\162\261\277'
+l1='\030\162\261\277\030\162\061\277\030\162\261\277'
+l2='\030\162\261\277\030\162\261\277\030\162\061\277'
+npy "$work/probabilities.npy" 18 3 "$p0"
+npy_of "$work/logs.npy" 3 $l0 $l0 $l0 $l0 $l0 $l0 $l1 $l1 $l1 $l1 $l1 $l1 $l2 $l2 $l2 $l2 $l2 $l2
+check 'kept logits' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/good.npy' $one_setting --epochs 1 --seeds 1 \
+    --threads 1 --out '$work/kept' >'$work/said'"
+check 'are compared with the labels' grep -q '^The teacher gets 100.00 % of 18 training images right' "$work/said"
+check 'and their order is written' test "$(cat "$work/kept/order.txt")" = "$(cd "$work/numbers" && ls train/*/*.png)"
+check 'that of the test images, too' test "$(cat "$work/kept/order-test.txt")" = "$(cd "$work/numbers" && ls test/*/*.png)"
+kept_refused 'look like the classes in the order 1, 2, 10 (natural order, 2 before 10); --teacher-columns 0,2,1' "$work/natural.npy"
+kept_refused 'look like the classes in the order 10, 1, 2 (two of them swapped); --teacher-columns 1,0,2' "$work/swap.npy"
+kept_refused 'is hardly more than chance, 33.33 %: are its rows in the order that --write-order writes' "$work/shuffled.npy"
+kept_refused 'holds probabilities (every row sums to 1), not logits' "$work/probabilities.npy"
+check 'unless asked' kept "$work/shuffled.npy" --teacher-unchecked --out "$work/two"
+check 'columns by number' kept "$work/natural.npy" --teacher-columns 0,2,1 --out "$work/two"
+check 'the same student' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+printf '1\n2\r\n10\n\n' >"$work/columns.txt"
+check 'columns by name' kept "$work/natural.npy" --teacher-columns "$work/columns.txt" --out "$work/two"
+check 'the same student again' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+kept_refused 'must be 3 numbers from 0 to 2' "$work/natural.npy" --teacher-columns 0,2,3
+kept_refused 'must be 3 numbers from 0 to 2' "$work/natural.npy" --teacher-columns 0,2
+kept_refused 'more numbers than there are classes' "$work/natural.npy" --teacher-columns 0,2,1,1
+kept_refused 'gives "1" and "2" the same column, 0' "$work/natural.npy" --teacher-columns 0,2,0
+printf '1\n2\n3\n' >"$work/columns.txt"
+kept_refused 'does not name the class "10"' "$work/natural.npy" --teacher-columns "$work/columns.txt"
+npy "$work/wide.npy" 18 6 "$r0$r0"
+kept_refused 'say which are theirs, in the order of the folders: --teacher-columns 3,17' "$work/wide.npy"
+check 'logarithms of probabilities' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/logs.npy' $one_setting --epochs 1 \
+    --seeds 1 --threads 1 --out '$work/two' >'$work/said'"
+check 'do as logits' grep -q 'holds logarithms of probabilities, which do as logits' "$work/said"
+# rows in any order, by a list beside the array or of another name, however the paths begin
+npy_of "$work/rows.npy" 3 $r2 $r2 $r2 $r2 $r2 $r2 $r1 $r1 $r1 $r1 $r1 $r1 $r0 $r0 $r0 $r0 $r0 $r0
+awk '{ line[NR] = $0 } END { for (i = NR; i > 0; --i) print line[i] }' "$work/kept/order.txt" >"$work/reversed.txt"
+sed 's,train/,,' "$work/reversed.txt" >"$work/short.txt"
+sed 's,^,/home/me/data/,; s,/,\\,g' "$work/reversed.txt" >"$work/long.txt"
+for names in reversed short long; do
+    check "rows by $names names" kept "$work/rows.npy" --teacher-names "$work/$names.txt" --out "$work/two"
+    check "the same student by $names names" cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+done
+cp "$work/reversed.txt" "$work/rows.txt"
+check 'rows by the list beside them' kept "$work/rows.npy" --out "$work/two"
+check 'the same student by it' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+sed '1d' "$work/reversed.txt" >"$work/rows.txt"
+kept_refused 'names 17 images, but ' "$work/rows.npy"
+sed 's,2/e.png,2/f.png,' "$work/reversed.txt" >"$work/rows.txt"
+kept_refused 'rows 0 and 1 are both about' "$work/rows.npy"
+sed 's,2/e.png,2/x.png,' "$work/reversed.txt" >"$work/rows.txt"
+kept_refused 'has no row for 1 of the 18 training images, such as train/2/e.png' "$work/rows.npy"
+# one folder: a row for every image, split as they are
+npy_of "$work/flat.npy" 2 "${r0%????????????????}" "${r0%????????????????}" "${r0%????????????????}" "${r0%????????????????}" \
+    "${r0%????????????????}" "${r0%????????????????}" "${r1%????????????????}" "${r1%????????????????}" "${r1%????????????????}" \
+    "${r1%????????????????}" "${r1%????????????????}" "${r1%????????????????}"
+# shellcheck disable=SC2086
+check 'logits of one folder' "$distill" "$work/two_classes" --student 'dense 2' --teacher "$work/flat.npy" $one_setting --epochs 1 \
+    --seeds 1 --threads 1 --out "$work/flat"
+check 'go with the images' grep -q '"teacher": {"accuracy": 1.000000' "$work/flat/metrics.json"
+check 'in one order' test "$(cat "$work/flat/order.txt")" = "$(cd "$work/two_classes" && ls ./*/*.png | sed 's,^\./,,')"
+check 'alone' "$distill" "$work/two_classes" --write-order --out "$work/order"
+check 'it is the only file' test "$(ls "$work/order")" = order.txt
+check 'the same' cmp "$work/order/order.txt" "$work/flat/order.txt"
+
+# ---- a model line that is to be a network from elsewhere -------------------------------------------------------------
+"$work/models" '1x28x28: flatten, dense 5' "$work/five.safetensors"
+"$work/models" '1x28x28: flatten, dense 6, relu, dense 5' "$work/other.safetensors"
+check 'logits kept by classify' "$build/classify" "$work/five.safetensors" --logits "$work/five.npy" "$work/numbers"/test/*/*.png
+check 'and the names' test "$(cat "$work/five.txt")" = "$(ls "$work/numbers"/test/*/*.png)"
+check 'are not replaced' sh -c "! '$build/classify' '$work/five.safetensors' --logits '$work/five.npy' '$work/numbers/test/1/a.png' 2>'$work/stderr'"
+check 'and it says so' grep -q 'is there; give another name, or --force' "$work/stderr"
+check 'nor is the model' sh -c "! '$build/classify' '$work/five.safetensors' --force --logits '$work/five.safetensors' '$work/numbers/test/1/a.png' 2>'$work/stderr'"
+check 'which is read' grep -q 'five.safetensors is read, and' "$work/stderr"
+check 'five outputs, three of them classes' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/five.safetensors' \
+    --teacher-columns 4,0,2 --teacher-check '$work/five.npy' --teacher-unchecked $one_setting --epochs 1 --seeds 1 --threads 1 \
+    --mean 0 --std 1 --out '$work/five' >'$work/said'"
+check 'are those of the network' grep -q '^The teacher.s logits are at most [0-9.e-]* from those of .*whose largest is' "$work/said"
+check 'in every choice' grep -q '^6 of 6 choices are the same' "$work/said"
+# a random network knows nothing, which is told first; that it is another one, where its labels fit
+# shellcheck disable=SC2086
+refused 'were its images normalised like these' "$work/numbers" --student 'dense 3' --teacher "$work/other.safetensors" --teacher-columns 4,0,2 \
+    $one_setting --mean 900 --std 0.001 --threads 1 --out "$work/out"
+check 'a teacher for three' "$distill" "$work/numbers" --student 'dense 3' --teacher 'dense 3' $one_setting --teacher-epochs 60 --epochs 1 \
+    --seeds 1 --threads 1 --out "$work/three"
+check 'its logits' "$build/classify" "$work/three/teacher.safetensors" --logits "$work/three.npy" "$work/numbers"/test/*/*.png
+mv "$work/three.npy" "$work/blind.npy" # without its names: in the order of the test images, as before
+npy "$work/nobody.npy" 6 3 "$r0"
+check 'they are its own' kept "$work/three/teacher.safetensors" --teacher-check "$work/blind.npy" --out "$work/two"
+kept_refused 'the teacher is not the network of' "$work/three/teacher.safetensors" --teacher-check "$work/nobody.npy"
+
+# ---- files of others -------------------------------------------------------------------------------------------------
+mkdir -p "$work/theirs" "$work/mine"
+cp "$tensors" "$work/theirs/teacher.safetensors"
+# shellcheck disable=SC2086
+refused 'teacher.safetensors is read, and' $fashion $quick --teacher "$teacher" --teacher-weights "$work/theirs/teacher.safetensors" --out "$work/theirs"
+check 'it is as it was' cmp "$tensors" "$work/theirs/teacher.safetensors"
+echo mine >"$work/mine/report.html"
+# shellcheck disable=SC2086
+refused 'report.html is there, and not from a run of distill; give another --out, or --force' "$work/two_classes" --student 'dense 2' \
+    --teacher 'dense 2' $one_setting --out "$work/mine"
+check 'that is as it was' grep -qx mine "$work/mine/report.html"
+# shellcheck disable=SC2086
+check 'unless forced' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 \
+    --threads 1 --out "$work/mine" --force
+# shellcheck disable=SC2086
+check 'what a run has written another replaces' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting \
+    --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out "$work/mine"
+refused 'the images are in' "$work/two_classes" --out "$work/two_classes"
+
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 : >"$work/stdout" # what an earlier one said there would be taken for its own
 "$distill" $fashion --teacher-epochs 1000 --threads 1 --out "$work/stopped" >"$work/stdout" 2>"$work/stderr" &
@@ -373,7 +544,7 @@ wait $pid
 check 'Ctrl-C ends with 130' test $? = 130
 check 'Ctrl-C leaves a model' test -s "$work/stopped/checkpoint.safetensors"
 check 'which distill takes' "$distill" $fashion --limit 20 --epochs 1 --seeds 1 --trials 1 --threads 1 \
-    --teacher "$work/stopped/checkpoint.safetensors" --out "$work/stopped"
+    --teacher "$work/stopped/checkpoint.safetensors" --teacher-unchecked --out "$work/again"
 
 # ---- resumed: what was done before is said to be -------------------------------------------------------------------
 many() # in a shell of its own, which it replaces: a signal is for distill

@@ -24,6 +24,7 @@
 #include "session.h"
 #include "data.h"
 #include "plan.h"
+#include "teacher_logits.h"
 #include "models.h"
 #include "train.h"
 #include "ways.h"
@@ -183,6 +184,11 @@ static int fastest_threads(kd_isa isa)
     return threads[chosen];
 }
 
+static void print_note(void *user, const char *line)
+{
+    if (((const session *)user)->telling) printf("  note: %s\n", line);
+}
+
 static int open_session(session *s)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
@@ -204,6 +210,8 @@ static int open_session(session *s)
     if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
     desc.isa = (kd_isa)i;
     desc.threads = s->o.threads ? s->o.threads : fastest_threads(desc.isa);
+    desc.log = print_note;
+    desc.log_user = s;
     result = kd_open(&desc, &s->kd);
     if (result != KD_OK)
         return complain("the library cannot be opened with instruction set %s: %s", s->o.isa,
@@ -365,18 +373,22 @@ static void choose_nothing(session *s)
 static int run(session *s)
 {
     s->started = seconds_now();
-    if (!open_session(s) || !check_output(s) || !load_images(s) || !split_images(s)) return 0;
+    if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) || !check_output(s) || !load_images(s))
+        return 0;
+    if (s->o.write_order)
+        return write_orders(s) && printf("%s/order.txt says which image each row is about\n", s->o.out) > 0;
+    if (!split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
     if (s->held.data.count < 1) choose_nothing(s);
     plan_epochs(s);
     measure_preprocessing(s);
     if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
     share_preprocessing(s);
-    if (!check_trainings(s)) return 0;
+    if (!check_known_teacher(s) || !check_trainings(s)) return 0;
     print_plan(s);
     announce_time(s);
-    if (!resume_begin(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) || !compare_teacher(s) ||
-        !finish_teacher(s) || !train_ways(s, 1))
+    if (!resume_begin(s) || !write_orders(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) ||
+        !compare_teacher(s) || !finish_teacher(s) || !train_ways(s, 1))
         return 0;
     note_choice(s);
     choose_kept(s);
@@ -401,6 +413,11 @@ static void close_session(session *s)
     kd_cache_destroy(s->cache);
     report_close(&s->r);
     free(s->teacher_test);
+    rows_free(s, &s->rows_train);
+    rows_free(s, &s->rows_test);
+    rows_free(s, &s->rows_check);
+    lines_free(s->column_names);
+    free(s->columns);
     free(s->student_test);
     free(s->confusion);
     report_tree_close(&s->tree);

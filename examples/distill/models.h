@@ -19,21 +19,34 @@ static int complete_spec(const session *s, const char *line, char *spec)
     return length < MAX_SPEC ? 1 : complain("a model line may have up to %d letters", (int)MAX_SPEC);
 }
 
-static kd_model *create_model(session *s, const char *who, const char *spec, uint64_t seed)
+static kd_model *create_any(session *s, const char *who, const char *spec, uint64_t seed)
 {
-    const images *im = &s->images;
     kd_model *m;
-    int c, h, w;
     const kd_result result = kd_model_create(s->kd, spec, seed, &m);
     if (result == KD_ERR_SPEC) /* its columns count from the size, which may not be what was typed */
         (void)complain("the %s is read as \"%s\": %s", who, spec, kd_error(s->kd));
     else if (result != KD_OK)
         (void)kd_complain(s, who);
-    if (result != KD_OK) return NULL;
+    return result == KD_OK ? m : NULL;
+}
+
+static int check_input(const session *s, const char *who, const kd_model *m)
+{
+    const images *im = &s->images;
+    int c, h, w;
     kd_model_input(m, &c, &h, &w);
-    if (c * h * w != im->channels * im->height * im->width)
-        (void)complain("the %s takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", who, c,
-                       h, w, im->channels, im->height, im->width);
+    if (c * h * w == im->channels * im->height * im->width) return 1;
+    return complain("the %s takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", who, c, h,
+                    w, im->channels, im->height, im->width);
+}
+
+static kd_model *create_model(session *s, const char *who, const char *spec, uint64_t seed)
+{
+    const images *im = &s->images;
+    kd_model *m = create_any(s, who, spec, seed);
+    if (!m) return NULL;
+    if (!check_input(s, who, m))
+        ;
     else if (kd_model_outputs(m) != im->class_count)
         (void)complain("the %s has %d outputs, but the images have %d classes: let its last layer be dense %d", who,
                        kd_model_outputs(m), im->class_count, im->class_count);
@@ -45,36 +58,105 @@ static kd_model *create_model(session *s, const char *who, const char *spec, uin
     return NULL;
 }
 
-/* Class names, where the file has them, must be those of the images: another order would teach nonsense. */
-static int check_classes(const session *s)
+/* The same line with another number of outputs, where its last layer is a dense one. */
+static int respec(const char *spec, int from, int to, char *out)
 {
-    int i;
-    for (i = 0; i < s->images.class_count; ++i) {
-        const char *name = kd_model_class(s->teacher, i);
-        if (name && strcmp(name, s->images.class_names[i]) != 0)
-            return complain("the teacher's class %d is \"%s\", but that of the images is \"%s\"", i, name,
-                            s->images.class_names[i]);
+    const char *last = strchr(spec, ':'), *c;
+    char old[32];
+    size_t length;
+    int depth = 0;
+    for (c = last; c && *c; ++c) {
+        depth += (*c == '(') - (*c == ')');
+        if (*c == ',' && depth == 0) last = c;
     }
+    length = (size_t)snprintf(old, sizeof old, "dense %d", from);
+    c = last ? strstr(last, old) : NULL;
+    if (!c || (c[length] && c[length] != ' ')) return 0;
+    return snprintf(out, MAX_SPEC, "%.*sdense %d%s", (int)(c - spec), spec, to, c + length) < MAX_SPEC;
+}
+
+/* Tensors of the wide model, of the last layer the rows of the columns. */
+static int copy_columns(session *s, const kd_model *wide, kd_model *narrow)
+{
+    const int classes = s->images.class_count, outputs = kd_model_outputs(wide), count = kd_model_tensors(wide);
+    kd_tensor_info from, to, last;
+    int i, c, good = kd_model_tensor_info(wide, count - 1, &last) == KD_OK;
+    const size_t layer = good ? (size_t)(strrchr(last.name, '.') - last.name) + 1 : 0; /* letters of its name */
+    for (i = 0; i < count && good; ++i) {
+        float *values, *taken;
+        good = kd_model_tensor_info(wide, i, &from) == KD_OK && kd_model_tensor_info(narrow, i, &to) == KD_OK;
+        values = good ? (float *)images_memory((size_t)from.count, sizeof *values) : NULL;
+        taken = good ? (float *)images_memory((size_t)to.count, sizeof *taken) : NULL;
+        good = values && taken && kd_model_get_tensor(wide, from.name, values, from.count) == KD_OK;
+        if (good && strncmp(from.name, last.name, layer) == 0) {
+            const size_t length = (size_t)(from.count / outputs);
+            for (c = 0; c < classes; ++c)
+                memcpy(taken + (size_t)c * length, values + (size_t)s->columns[c] * length, length * sizeof *taken);
+        } else if (good) {
+            memcpy(taken, values, (size_t)to.count * sizeof *taken);
+        }
+        good = good && kd_model_set_tensor(narrow, to.name, taken, to.count) == KD_OK;
+        free(values);
+        free(taken);
+    }
+    return good || complain("there is not enough memory for the teacher's columns");
+}
+
+/* The outputs of s->teacher become the classes of the images, as --teacher-columns says. */
+static int take_columns(session *s)
+{
+    const int outputs = kd_model_outputs(s->teacher), classes = s->images.class_count;
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    char line[MAX_SPEC];
+    kd_model *narrow;
+    if (!*s->o.teacher_columns && outputs == classes) return 1;
+    if (!columns_find(s, outputs)) return 0;
+    if (!respec(kd_model_spec(s->teacher), outputs, classes, line))
+        return complain("--teacher-columns needs a teacher whose last layer is dense %d", outputs);
+    narrow = create_any(s, "teacher", line, 1);
+    if (!narrow) return 0;
+    if (!copy_columns(s, s->teacher, narrow) ||
+        (kd_model_preprocessing(s->teacher, mean, std) && kd_model_set_preprocessing(narrow, mean, std) != KD_OK)) {
+        kd_model_destroy(narrow);
+        return 0;
+    }
+    kd_model_destroy(s->teacher);
+    s->teacher = narrow;
     return 1;
 }
 
-/* Whether it is the archive that torch.save writes. */
-static int is_torch_archive(const char *path)
+/* Class names, where the file has them, must be those of the images: another order would teach nonsense. Its
+   columns are told where they are all there. */
+static int check_classes(const session *s)
 {
-    char first[4] = {0};
-    FILE *f = fopen(path, "rb");
-    const int found = f && fread(first, 1, sizeof first, f) == sizeof first && memcmp(first, "PK\3\4", 4) == 0;
-    if (f) fclose(f);
-    return found;
+    const images *im = &s->images;
+    const int outputs = kd_model_outputs(s->teacher);
+    char columns[1024];
+    size_t at = 0;
+    int i, j, wrong = -1;
+    columns[0] = 0;
+    for (i = 0; i < im->class_count; ++i) {
+        const char *name = i < outputs ? kd_model_class(s->teacher, i) : NULL;
+        if (wrong < 0 && name && strcmp(name, im->class_names[i]) != 0) wrong = i;
+        for (j = 0;
+             j < outputs && (!(name = kd_model_class(s->teacher, j)) || strcmp(name, im->class_names[i]) != 0);
+             ++j) {}
+        if (at < sizeof columns - 16 && j < outputs)
+            at += (size_t)snprintf(columns + at, sizeof columns - at, "%s%d", i ? "," : "", j);
+        else
+            at = sizeof columns;
+    }
+    if (wrong < 0 || *s->o.teacher_columns) return 1;
+    return complain("the teacher's class %d is \"%s\", but that of the images is \"%s\"%s%s", wrong,
+                    kd_model_class(s->teacher, wrong), im->class_names[wrong],
+                    at < sizeof columns ? "; give --teacher-columns " : "", at < sizeof columns ? columns : "");
 }
 
 /* Says why a file could not be loaded, and what to do where it is of a kind that people have. */
 static int complain_of_weights(const session *s, const char *who, const char *path)
 {
-    if (is_torch_archive(path))
-        return complain("%s: %s is no safetensors file but one of torch.save; write it with "
-                        "safetensors.torch.save_file",
-                        who, path);
+    if (kind_of_file(path) != FILE_SAFETENSORS && kind_of_file(path) != FILE_UNKNOWN)
+        return complain_of_kind(who, path, 1);
     if (strstr(kd_error(s->kd), "no model line"))
         return complain(
             "%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights %s", who, path,
@@ -82,22 +164,8 @@ static int complain_of_weights(const session *s, const char *who, const char *pa
     return kd_complain(s, who);
 }
 
-static int load_teacher(session *s, const char *path)
-{
-    int c, h, w;
-    if (kd_model_load(s->kd, path, &s->teacher) != KD_OK) return complain_of_weights(s, "the teacher", path);
-    kd_model_input(s->teacher, &c, &h, &w);
-    if (c * h * w != s->images.channels * s->images.height * s->images.width)
-        return complain("the teacher takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", c,
-                        h, w, s->images.channels, s->images.height, s->images.width);
-    if (kd_model_outputs(s->teacher) != s->images.class_count)
-        return complain("the teacher knows %d classes, but the images have %d", kd_model_outputs(s->teacher),
-                        s->images.class_count);
-    return check_classes(s);
-}
-
 /* Of a file that knows its layers, classes and preprocessing, none may be ignored. */
-static int load_weights(session *s)
+static int check_weights(session *s)
 {
     const char *path = s->o.teacher_weights;
     kd_model *whole;
@@ -106,35 +174,52 @@ static int load_weights(session *s)
         return complain("%s has a model line of its own, and knows its classes and images; give it as --teacher",
                         path);
     }
-    return kd_model_load_weights(s->teacher, path) == KD_OK ? 1
-                                                            : complain_of_weights(s, "the teacher's weights", path);
+    return strstr(kd_error(s->kd), "no model line") ? 1 : complain_of_weights(s, "the teacher's weights", path);
 }
 
-/* Logits from a .npy file, a row for each of `count` images. */
-static float *load_logits(session *s, const char *path, int count, const char *what)
+/* Whether --teacher is a file, or was meant to be one: a model line has none of these ends. */
+static int teacher_is_file(const session *s)
 {
-    kd_array array;
-    float *rows = NULL;
-    int64_t finite = 0;
-    if (kd_npy_read(s->kd, path, &array) != KD_OK) {
-        (void)kd_complain(s, "the teacher's logits");
-        return NULL;
+    static const char *const ends[] = {".npy",  ".npz", ".safetensors", ".pt", ".pth",
+                                       ".onnx", ".h5",  ".keras",       ".bin"};
+    int i;
+    for (i = 0; i < KD__COUNT(ends) && !ends_with(s->o.teacher, ends[i]); ++i) {}
+    return *s->o.teacher && (i < KD__COUNT(ends) || kind_of_file(s->o.teacher) != FILE_NONE);
+}
+
+/* All that can be known of the teacher's files before an image is read. */
+static int inspect_teacher(session *s)
+{
+    const options *o = &s->o;
+    const int is_file = teacher_is_file(s), is_rows = is_file && kind_of_file(o->teacher) == FILE_NPY;
+    if (*o->teacher_weights && (!*o->teacher || is_file))
+        return complain("--teacher-weights goes with a model line as --teacher");
+    if (*o->teacher_test && !is_rows && !(is_file && ends_with(o->teacher, ".npy")))
+        return complain("--teacher-test goes with a .npy --teacher");
+    if (*o->teacher_names && !is_rows && !(is_file && ends_with(o->teacher, ".npy")))
+        return complain("--teacher-names goes with a .npy --teacher");
+    if (*o->teacher_check && (is_rows || (!is_file && !*o->teacher_weights)))
+        return complain(
+            "--teacher-check goes with a teacher that has weights: a .safetensors file, or a model line and "
+            "--teacher-weights");
+    if (*o->teacher_columns && !is_file && !*o->teacher_weights)
+        return complain(
+            "--teacher-columns goes with a teacher from elsewhere; one that is trained here has the classes "
+            "of the images");
+    if (!columns_load(s)) return 0;
+    if (is_rows || (is_file && ends_with(o->teacher, ".npy"))) {
+        if (s->augment.shift || s->augment.flip || s->augment.rotate > 0 || s->augment.brightness > 0 ||
+            s->augment.contrast > 0 || s->augment.saturation > 0 || s->augment.cutout || s->augment.mixup > 0)
+            return complain(
+                "--augment needs a teacher that can be run: logits in a file belong to the images as they are");
+        if (!rows_load(s, "the teacher's logits", o->teacher, o->teacher_names, &s->rows_train)) return 0;
+        if (*o->teacher_test && !rows_load(s, "the teacher's test logits", o->teacher_test, "", &s->rows_test))
+            return 0;
+    } else if (is_file && kd_model_load(s->kd, o->teacher, &s->teacher) != KD_OK) {
+        return complain_of_weights(s, "the teacher", o->teacher);
     }
-    while (finite < array.count && isfinite(array.values[finite])) ++finite;
-    if (array.rank != 2 || array.shape[0] != count || array.shape[1] != s->images.class_count)
-        (void)complain(
-            "%s must have shape (%d, %d), a row for each %s image, but it is %lld-dimensional with %lld rows of "
-            "%lld",
-            path, count, s->images.class_count, what, (long long)array.rank,
-            (long long)(array.rank > 0 ? array.shape[0] : 0), (long long)(array.rank > 1 ? array.shape[1] : 0));
-    else if (finite < array.count)
-        (void)complain("%s holds a NaN or an infinity in row %lld", path,
-                       (long long)(finite / s->images.class_count));
-    else
-        rows = (float *)images_memory((size_t)array.count, sizeof *rows);
-    if (rows) memcpy(rows, array.values, (size_t)array.count * sizeof *rows);
-    kd_array_free(s->kd, &array);
-    return rows;
+    if (*o->teacher_weights && !check_weights(s)) return 0;
+    return !*o->teacher_check || rows_load(s, "--teacher-check", o->teacher_check, "", &s->rows_check);
 }
 
 static int part_take_logits(session *s, part *p, const float *all)
@@ -149,23 +234,69 @@ static int part_take_logits(session *s, part *p, const float *all)
     return 1;
 }
 
-static int load_teacher_logits(session *s)
+static int take_teacher_logits(session *s)
 {
+    const images *im = &s->images;
+    const int count = learned_from(im);
+    int32_t *labels = (int32_t *)images_memory((size_t)count + 1, sizeof *labels);
     float *all;
-    int done;
-    if (s->augment.shift || s->augment.flip || s->augment.rotate > 0 || s->augment.brightness > 0 ||
-        s->augment.contrast > 0 || s->augment.saturation > 0 || s->augment.cutout || s->augment.mixup > 0)
-        return complain(
-            "--augment needs a teacher that can be run: logits in a file belong to the images as they are");
-    all = load_logits(s, s->o.teacher, s->images.train.count + s->images.validation.count, "training");
-    if (!all) return 0;
-    done = part_take_logits(s, &s->fit, all) && part_take_logits(s, &s->held, all);
-    free(all);
-    if (done && *s->o.teacher_test) {
-        s->teacher_test = load_logits(s, s->o.teacher_test, s->images.test.count, "test");
-        done = s->teacher_test != NULL;
+    int done, i;
+    if (!labels) return complain("there is not enough memory for the teacher's logits");
+    for (i = 0; i < count; ++i) labels[i] = label_of(im, i);
+    if (s->rows_test.rows && !s->rows_test.names && is_one_folder(im)) {
+        free(labels);
+        return complain("--teacher-test: the test images are taken out of the folder, and so are their rows of "
+                        "--teacher; leave it out");
     }
-    return done;
+    all = rows_take(s, &s->rows_train, 0);
+    done = all && check_teacher(s, all, labels, count, &s->rows_train) && part_take_logits(s, &s->fit, all) &&
+           part_take_logits(s, &s->held, all);
+    free(labels);
+    free(all);
+    if (!done || (!s->rows_test.rows && !is_one_folder(im))) return done;
+    s->teacher_test = rows_take(s, s->rows_test.rows ? &s->rows_test : &s->rows_train, 1);
+    return s->teacher_test != NULL;
+}
+
+/* What a teacher that was not trained here makes of training images: a few thousand, evenly taken. */
+static int check_by_labels(session *s)
+{
+    enum { MOST = 4000 };
+    const int classes = s->images.class_count, step = 1 + s->fit.data.count / MOST,
+              count = s->fit.data.count / step;
+    const size_t image = (size_t)s->fit.data.channels * (size_t)s->fit.data.height * (size_t)s->fit.data.width;
+    uint8_t *pixels = (uint8_t *)images_memory((size_t)count + 1, image);
+    int32_t *labels = (int32_t *)images_memory((size_t)count + 1, sizeof *labels);
+    float *logits = (float *)images_memory((size_t)count * (size_t)classes + 1, sizeof *logits);
+    kd_evaluate_desc d = kd_evaluate_defaults();
+    kd_data data = s->fit.data;
+    kd_metrics metrics;
+    int i, good = 0;
+    for (i = 0; i < count && pixels && labels; ++i) {
+        memcpy(pixels + (size_t)i * image, s->fit.pixels + (size_t)i * (size_t)step * image, image);
+        labels[i] = s->fit.labels[i * step];
+    }
+    data.pixels = pixels;
+    data.labels = labels;
+    data.count = count;
+    d.logits = logits;
+    if (!pixels || !labels || !logits)
+        (void)complain("there is not enough memory to check the teacher");
+    else if (kd_evaluate_with(s->teacher, &data, &d, &metrics) != KD_OK)
+        (void)kd_complain(s, "checking the teacher");
+    else
+        good = check_teacher(s, logits, labels, count, NULL);
+    free(pixels);
+    free(labels);
+    free(logits);
+    return good;
+}
+
+/* A teacher from elsewhere, before anything is trained. */
+static int check_known_teacher(session *s)
+{
+    if (!s->teacher || s->r.teacher_trained) return 1;
+    return check_by_labels(s) && (!s->rows_check.path || check_reference(s));
 }
 
 /* Everything that can be wrong with the models is found here, before anything is trained. */
@@ -185,26 +316,29 @@ static int open_models(session *s)
     s->r.student.macs = kd_model_macs(m);
     s->r.student.spec = s->student_spec;
     kd_model_destroy(m);
-    if (*s->o.teacher_test && !ends_with(teacher, ".npy"))
-        return complain("--teacher-test goes with a .npy --teacher");
-    if (*s->o.teacher_weights && (!*teacher || ends_with(teacher, ".npy") || ends_with(teacher, ".safetensors")))
-        return complain("--teacher-weights goes with a model line as --teacher");
-    if (ends_with(teacher, ".npy")) return load_teacher_logits(s);
-    if (ends_with(teacher, ".safetensors")) {
-        if (!load_teacher(s, teacher)) return 0;
+    if (s->rows_train.path) return take_teacher_logits(s);
+    if (s->teacher) {
+        if (!check_input(s, "teacher", s->teacher) || !check_classes(s) || !take_columns(s)) return 0;
         snprintf(s->teacher_spec, sizeof s->teacher_spec, "%s", kd_model_spec(s->teacher));
-    } else if (is_torch_archive(teacher)) {
-        return complain_of_weights(s, "the teacher", teacher);
     } else {
         if (!*teacher) {
             teacher_line(&s->images, line);
             teacher = line;
         }
         if (!complete_spec(s, teacher, s->teacher_spec)) return 0;
-        s->teacher = create_model(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed);
-        if (!s->teacher) return 0;
         s->r.teacher_trained = !*s->o.teacher_weights;
-        if (*s->o.teacher_weights && !load_weights(s)) return 0;
+        s->teacher = s->r.teacher_trained ? create_model(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed)
+                                          : create_any(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed);
+        if (!s->teacher) return 0;
+        if (*s->o.teacher_weights) {
+            if (!check_input(s, "teacher", s->teacher)) return 0;
+            s->telling = 1;
+            if (kd_model_load_weights(s->teacher, s->o.teacher_weights) != KD_OK)
+                return complain_of_weights(s, "the teacher's weights", s->o.teacher_weights);
+            s->telling = 0;
+            if (!take_columns(s)) return 0;
+            snprintf(s->teacher_spec, sizeof s->teacher_spec, "%s", kd_model_spec(s->teacher));
+        }
     }
     if (!s->r.teacher_trained && !take_preprocessing(s, s->teacher)) return 0;
     s->r.teacher.parameters = kd_model_parameters(s->teacher);

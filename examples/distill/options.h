@@ -10,10 +10,11 @@ typedef struct list {
 } list;
 
 typedef struct options {
-    const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *student, *augment,
-        *teacher_augment, *loss, *optimizer, *out, *isa;
+    const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
+        *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
-    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, patient, resume;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, patient, resume,
+        teacher_unchecked, write_order, force;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
@@ -25,9 +26,9 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
       "what to train as teacher, as a model line (above); or a .safetensors file of a trained one; or a .npy "     \
       "file with "                                                                                                 \
-      "its logits for the training images, in the order of their names (a class folder at a time), shape "         \
-      "(images, "                                                                                                  \
-      "classes)")                                                                                                  \
+      "its logits, shape (images, classes), for the training images in the order that --write-order writes; all "  \
+      "of the folder where test images are taken out of it; or in any order, beside a .txt of the same name with " \
+      "the image of each row, one a line")                                                                         \
     X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
       "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
     X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
@@ -37,6 +38,17 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
       "was trained with; if not given, as a .safetensors teacher says, or those of the training images")           \
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
       "with a .npy teacher: its logits for the test images, to compare with")                                      \
+    X("teacher-names", "FILE", OPTION_TEXT, teacher_names, 0, 0, "",                                               \
+      "with a .npy teacher: the images of its rows, one a line, as paths below IMAGES or that end so")             \
+    X("teacher-columns", "N,...|FILE", OPTION_TEXT, teacher_columns, 0, 0, "",                                     \
+      "which of the teacher's outputs are the classes, in the order of the folders, from 0; or a file with the "   \
+      "class of every output, one a line")                                                                         \
+    X("teacher-check", "FILE", OPTION_TEXT, teacher_check, 0, 0, "",                                               \
+      "a .npy file with the logits that the teacher's own program gave for the test images: they are compared")    \
+    X("teacher-unchecked", "", OPTION_FLAG, teacher_unchecked, 0, 1, "",                                           \
+      "go on with a teacher that knows no more than chance, or whose rows or columns look like others")            \
+    X("write-order", "", OPTION_FLAG, write_order, 0, 1, "",                                                       \
+      "only write order.txt into the output folder: which image each row of a .npy teacher is about")              \
     X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
     X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "4,2", "temperatures to choose from")        \
     X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.9",                                                        \
@@ -93,6 +105,8 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \
+    X("force", "", OPTION_FLAG, force, 0, 1, "",                                                                   \
+      "replace files in the output folder that are not from a run of distill")                                     \
     X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \
       "go on where a run with the same options and output folder was stopped")
 

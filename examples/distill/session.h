@@ -26,6 +26,14 @@ typedef struct plan {
     char augment[MAX_WORDS], teacher_augment[MAX_WORDS]; /* as --augment takes them */
 } plan;
 
+/* Logits that another program kept, and whose they are. */
+typedef struct kept_rows {
+    const char *path;
+    kd_array array; /* (rows, width) */
+    int rows, width;
+    char **names; /* the image of each row; NULL: rows have the order of the images */
+} kept_rows;
+
 typedef struct session {
     options o;
     plan plan;
@@ -41,6 +49,12 @@ typedef struct session {
     char how[WAY_COUNT][320];            /* what each way was trained with, in words */
     kd_cache *cache;
     float *teacher_test, *student_test; /* logits of the test images */
+    kept_rows rows_train, rows_test, rows_check;
+    int *columns;        /* of each class, where a teacher may have others; NULL: not known yet */
+    char **column_names; /* of --teacher-columns FILE */
+    int column_count;
+    int own_output; /* what is in the output folder may be replaced */
+    int telling;    /* what the library logs is shown */
     int64_t *confusion;
     report_tree tree;
     report_setting settings[16];
@@ -178,13 +192,59 @@ static void output_path(const session *s, const char *name, char *path)
     snprintf(path, MAX_PATH, "%s/%s", s->o.out, name);
 }
 
+static int is_same_file(const char *path, const struct stat *other)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && info.st_dev == other->st_dev && info.st_ino == other->st_ino;
+}
+
+/* Whether a file of the output folder begins so that only distill can have written it. */
+static int is_own_file(const session *s, const char *name, const char *first)
+{
+    char path[MAX_PATH], text[64] = {0};
+    FILE *f;
+    output_path(s, name, path);
+    f = fopen(path, "rb");
+    if (f) text[fread(text, 1, sizeof text - 1, f)] = 0;
+    if (f) fclose(f);
+    return strncmp(text, first, strlen(first)) == 0;
+}
+
+/* No file that is read may be one that is written, and what others have put there is not replaced. */
+static int check_replaced(session *s)
+{
+    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "checkpoint.safetensors",
+                                          "metrics.json", "report.html"};
+    const char *const inputs[] = {s->o.teacher,       s->o.teacher_weights, s->o.teacher_test,
+                                  s->o.teacher_names, s->o.teacher_columns, s->o.teacher_check};
+    char path[MAX_PATH];
+    struct stat info;
+    int i, j;
+    s->own_output = s->o.force || is_own_file(s, "metrics.json", "{\n  \"version\": \"") ||
+                    is_own_file(s, "resume/options.txt", option_table[0].name);
+    for (i = 0; i < KD__COUNT(outputs) && !s->o.write_order; ++i) {
+        output_path(s, outputs[i], path);
+        if (stat(path, &info) != 0) continue;
+        for (j = 0; j < KD__COUNT(inputs); ++j) {
+            if (*inputs[j] && is_same_file(inputs[j], &info))
+                return complain("%s is read, and %s would replace it; give another --out", inputs[j], path);
+        }
+        if (!s->own_output)
+            return complain(
+                "%s is there, and not from a run of distill; give another --out, or --force to replace it", path);
+    }
+    return stat(s->o.out, &info) != 0 || !is_same_file(s->o.folder, &info) ||
+           complain("the images are in %s; give another --out", s->o.out);
+}
+
 /* Makes the folder and proves, before any work is done, that files can be written there. */
-static int check_output(const session *s)
+static int check_output(session *s)
 {
     char path[MAX_PATH];
     FILE *f;
     if (strlen(s->o.out) == 0 || strlen(s->o.out) > MAX_PATH - 64)
         return complain("--out needs the name of a folder");
+    if (!check_replaced(s)) return 0;
     if (mkdir(s->o.out, 0777) != 0 && errno != EEXIST)
         return complain("the output folder %s cannot be made: %s", s->o.out, strerror(errno));
     output_path(s, "distill.kd-tmp", path);
