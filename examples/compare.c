@@ -129,6 +129,7 @@ typedef struct result {
 
 typedef struct comparison {
     const char *folder, *out;
+    int force; /* replace files of others */
     int seeds, epochs, teacher_epochs, limit;
     images images;
     kd_ctx *kd;
@@ -175,6 +176,28 @@ static kd_model *create(comparison *c, const char *line, uint64_t seed)
 static void file_name(const comparison *c, const char *end, char *path, size_t size)
 {
     snprintf(path, size, "%s.%s", c->out, end);
+}
+
+/* Files of these names are replaced where an earlier run wrote them: NAME.tsv, which comes first, begins so. */
+static int check_output(const comparison *c)
+{
+    static const char *const ends[] = {"tsv", "safetensors", "json", "md", "svg"};
+    static const char mark[] = "# kd.h ";
+    char path[1024], first[sizeof mark] = {0};
+    struct stat info;
+    size_t i;
+    FILE *f;
+    file_name(c, "tsv", path, sizeof path);
+    f = fopen(path, "rb");
+    if (f) first[fread(first, 1, sizeof first - 1, f)] = 0;
+    if (f) fclose(f);
+    if (c->force || strcmp(first, mark) == 0) return 1;
+    for (i = 0; i < sizeof ends / sizeof *ends; ++i) {
+        file_name(c, ends[i], path, sizeof path);
+        if (stat(path, &info) == 0)
+            return complain(path, "is there, and not from a run of compare; give another --out, or --force");
+    }
+    return 1;
 }
 
 /* Takes what an earlier run has measured. Returns 0 if there is none that was about the same. */
@@ -477,7 +500,8 @@ static int write_picture(const comparison *c)
 
 static int usage(void)
 {
-    fputs("usage: compare IMAGES [--seeds N] [--epochs N] [--teacher-epochs N] [--limit N] [--threads N] [--out "
+    fputs("usage: compare IMAGES [--seeds N] [--epochs N] [--teacher-epochs N] [--limit N] [--threads N] [--force] "
+          "[--out "
           "NAME]\n"
           "Trains one student in every way of kd.h, as published, and writes NAME.json, NAME.md and NAME.svg; what "
           "is\n"
@@ -504,7 +528,9 @@ int main(int argc, char **argv)
         const int has_value = i + 1 < argc;
         size_t o = 0;
         while (o < KD__COUNT(options) && strcmp(argv[i], options[o].name) != 0) ++o;
-        if (strcmp(argv[i], "--out") == 0 && has_value) {
+        if (strcmp(argv[i], "--force") == 0) {
+            c.force = 1;
+        } else if (strcmp(argv[i], "--out") == 0 && has_value) {
             c.out = argv[++i];
         } else if (o < KD__COUNT(options) && has_value) {
             *options[o].value = atoi(argv[++i]);
@@ -518,7 +544,7 @@ int main(int argc, char **argv)
     if (!c.folder) return usage();
     desc.threads = threads;
     if (kd_open(&desc, &c.kd) != KD_OK) return complain("kd_open failed", NULL) + 1;
-    ok = run(&c) && write_json(&c) && write_table(&c) && write_picture(&c);
+    ok = check_output(&c) && run(&c) && write_json(&c) && write_table(&c) && write_picture(&c);
     if (ok) printf("\n%s.json, %s.md, %s.svg\n", c.out, c.out, c.out);
     kd_cache_destroy(c.on_train);
     kd_cache_destroy(c.on_test);

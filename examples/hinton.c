@@ -99,7 +99,7 @@ static const char CHOSEN[] =
 
 typedef struct options {
     const char *folder, *out;
-    int seeds, large_seeds, teachers, first_seed, threads, quick, held_out;
+    int seeds, large_seeds, teachers, first_seed, threads, quick, force, held_out;
 } options;
 
 static const struct option {
@@ -115,6 +115,7 @@ static const struct option {
     {"threads", offsetof(options, threads), 256, "N     0: one for each processor; the results are the same (0)"},
     {"held-out", offsetof(options, held_out), 30000,
      "N    count errors on the last N training images, not learned from, instead of the test images: for choosing"},
+    {"force", offsetof(options, force), 1, "        replace files that are not from a run of hinton"},
     {"quick", offsetof(options, quick), 1, "        20 000 images, a third of the epochs, 2 seeds: a few minutes"},
     {"out", offsetof(options, out), 0, "FOLDER    where hinton.html and hinton.json go (out-hinton)"},
 };
@@ -219,11 +220,33 @@ static kd_data data_of(const images_set *s, int e)
     return data;
 }
 
+/* Results are replaced where a run wrote them: hinton.json begins so. */
+static int check_replaced(const lab *l)
+{
+    static const char *const names[] = {"hinton.json", "hinton.html"};
+    static const char mark[] = "{\n\"kd\": \"";
+    char path[MAX_PATH], first[sizeof mark] = {0};
+    struct stat info;
+    int i;
+    for (i = 0; i < 2; ++i) {
+        FILE *f;
+        snprintf(path, sizeof path, "%s/%s", l->o.out, names[i]);
+        if (stat(path, &info) != 0) continue;
+        f = i == 0 ? fopen(path, "rb") : NULL;
+        if (f) first[fread(first, 1, sizeof first - 1, f)] = 0;
+        if (f) fclose(f);
+        if (!l->o.force && strcmp(first, mark) != 0)
+            return complain(path, "is there, and not from a run of hinton; give another --out, or --force");
+    }
+    return 1;
+}
+
 /* Found out before an hour's work, not after it. */
 static int check_output(const lab *l)
 {
     char path[MAX_PATH];
     FILE *f;
+    if (!check_replaced(l)) return 0;
     if (mkdir(l->o.out, 0777) != 0 && errno != EEXIST) return complain(l->o.out, strerror(errno));
     snprintf(path, sizeof path, "%s/hinton.kd-tmp", l->o.out);
     f = fopen(path, "wb");

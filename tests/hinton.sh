@@ -35,4 +35,9 @@ check 'the page ends' has "$tmp/out/hinton.html" '</main></body></html>'
 marks() { grep -o "$1" "$tmp/out/hinton.html" | wc -l; }
 check 'the page has a mark for every seed, of two kinds' test "$(marks '<circle class="m"') $(marks '<path class="m"')" = '3 3'
 check 'and a dot for every seed of the sweep' test "$(marks '<circle cx')" = $((3 * 7))
+# what somebody else has put there stays
+mkdir -p "$tmp/theirs"
+echo theirs >"$tmp/theirs/hinton.html"
+refused 'results of others are not replaced' 'not from a run of hinton' "$build/hinton" "$tmp" --quick --out "$tmp/theirs"
+check 'they are as they were' grep -qx theirs "$tmp/theirs/hinton.html"
 finish
