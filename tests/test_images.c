@@ -686,7 +686,7 @@ static void test_png_with_more_than_it_says(void **state)
 static void test_png_of_apple(void **state)
 {
     static const uint8_t stored[5] = {1, 5, 0, 250, 255}; /* a line's filter, and a pixel of four */
-    uint8_t head[13] = {0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0}, body[10], bytes[256], apple[20];
+    uint8_t head[13] = {0, 0, 0, 1, 0, 0, 0, 1, 8, 6, 0, 0, 0}, body[10], bytes[256], apple[40];
     size_t size;
     int i;
     images_picture p;
@@ -698,7 +698,7 @@ static void test_png_of_apple(void **state)
     for (i = 0; i < 2; ++i) { /* and where the header is not where it should be, nothing is read beyond the end */
         size = 8;
         memcpy(bytes, "\x89PNG\r\n\x1a\n", 8);
-        size += make_chunk(bytes + size, i ? 20 : 4, "CgBI", apple, i ? 20 : 4);
+        size += make_chunk(bytes + size, i ? 40 : 4, "CgBI", apple, i ? 40 : 4);
         size += make_chunk(bytes + size, 13, "IHDR", head, 13);
         size += make_chunk(bytes + size, 10, "IDAT", body, 10);
         size += make_chunk(bytes + size, 0, "IEND", body, 0);
@@ -1875,9 +1875,9 @@ static void test_long_paths(void **state)
     for (i = 0; i < 2; ++i) { /* never half a letter */
         const char *shown;
         images_path path;
-        memset(message, 'a', 2);
-        for (depth = 0; depth < 300; ++depth) memcpy(message + i + 2 * depth, "\303\274", 2);
-        message[i + 600] = 0;
+        for (depth = 0; depth < 300; ++depth) memcpy(message + 2 * depth, "\303\274", 2);
+        message[600] = i ? 'a' : 0; /* half a letter more */
+        message[601] = 0;
         path = images_shown(message);
         shown = path.chars;
         assert_memory_equal(shown, "...\303\274", 5);
@@ -2384,6 +2384,9 @@ static void test_several_idx_sets(void **state)
     put_idx("train", 12, 4, 5, 2);
     put_idx("t10k", 6, 4, 5, 2);
     rename_idx("emnist-digits-");
+    put_text("emnist-digitz-train-images-idx3-ubyte", "x");
+    load_fails(NULL, "holds several IDX sets, such as \"emnist-digits\" and \"emnist-digitz\"");
+    assert_int_equal(remove(under_root("emnist-digitz-train-images-idx3-ubyte")), 0);
     put_idx("train", 12, 4, 5, 3);
     put_idx("t10k", 6, 4, 5, 3);
     rename_idx("emnist-letters-");
