@@ -998,7 +998,8 @@ typedef enum kd_optimizer {
    KD_CONSTANT     lr                              KD_STEP    lr * gamma^floor(e / step)
    KD_EXPONENTIAL  lr * gamma^floor(e)             KD_LINEAR  lr + (lr_end - lr) * u
    KD_COSINE       lr_end + (lr - lr_end) * (1 + cos(pi u)) / 2
-   each preceded by `warmup` epochs in which it climbs from lr / steps to lr, a step at a time. */
+   each preceded by `warmup` epochs, which may be 0.5, in which it climbs from lr / steps to lr, a step at a time;
+   steps is warmup times those of an epoch, rounded up. */
 #define KD_SCHEDULES(X)                                                                                            \
     X(KD_CONSTANT, "constant")                                                                                     \
     X(KD_STEP, "step")                                                                                             \
@@ -1043,7 +1044,7 @@ typedef struct kd_epoch_info {
     kd_metrics validation;
     int is_best;                /* this epoch's validation is the best so far */
     double lr;                  /* of the last step */
-    const kd_model *model;      /* as it is now; may be saved or evaluated */
+    const kd_model *model;      /* as it is now, with ema as averaged; may be saved or evaluated */
     const double *loss_weights; /* what each of the losses is multiplied by now */
 } kd_epoch_info;
 
@@ -1077,9 +1078,16 @@ typedef struct kd_train_desc {
     int nesterov;                /* 0; SGD */
     float beta1, beta2, epsilon; /* 0.9, 0.999, 1e-8; Adam, AdamW */
     float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
+    int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm and a softtree's beta */
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
+    /* 0: off; up to 0.999999: the model becomes a moving average of itself (Polyak and Juditsky 1992). After update
+       t, counted from 1, a = a + (1 - d) (w - a), d = min(ema, (1 + t) / (10 + t)), as TensorFlow's
+       ExponentialMovingAverage has it, for weights and running statistics w; a are the first ones at first. The
+       gradient is that of w. Validation, kd_epoch_info.model and the model in the end have a; before the end the
+       model has w, and so have models that learn with it. Learned parts of losses are not averaged. */
+    float ema;
     /* 0: off; SGD: soft terms and losses on features have a momentum of their own, momentum + dot_delta, hard terms
        (and weight_decay) momentum - dot_delta, and both velocities move the weights. 0 to momentum and to
        1 - momentum; needs a teacher, not with clip_norm. 0.075 with momentum 0.9 on CIFAR-100: Zhao et al. 2023 */
@@ -1189,16 +1197,17 @@ KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info);
 KDDEF kd_step_info kd_trainer_position(const kd_trainer *t);
 /* 1 after the last epoch, when patience has run out, a callback asked to stop or a step failed. */
 KDDEF int kd_trainer_done(const kd_trainer *t);
-/* Saves all that training needs to go on where it is: weights, the optimizer's state, learned parts of losses, the
-   best weights so far, and the position, which with the seed is all there is of randomness; safetensors, replaced
-   only when complete. Between steps; not after one that failed. */
+/* Saves all that training needs to go on where it is: weights, their averages, the optimizer's state, learned parts
+   of losses, the best weights so far, and the position, which with the seed is all there is of randomness;
+   safetensors, replaced only when complete. Between steps; not after one that failed. */
 KDDEF kd_result kd_trainer_save(const kd_trainer *t, const char *path);
 /* Goes on where kd_trainer_save was called, to the same bits as if nothing had come between. The trainer must have
    been opened with the same model line, data, teacher and options (KD_ERR_DATA says which of them differs), but for
    callbacks and epochs; schedules follow the new epochs. Of models that teach each other, open all trainers before
    the first is loaded. On failure trainer and model are as they were. */
 KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path);
-/* Ends training wherever it is. With KD_KEEP_BEST the model gets the best weights so far, unless a step failed.
+/* Ends training wherever it is. Unless a step failed, the model gets, with KD_KEEP_BEST, the best weights so far,
+   otherwise, with ema, the averaged ones.
    NULL is allowed. */
 KDDEF void kd_trainer_close(kd_trainer *t);
 
@@ -1731,7 +1740,8 @@ KD__PRIVATE int kd__stdio_replace(void *user, const char *from, const char *to)
 {
 #if defined(_WIN32)
     wchar_t *wide_from = kd__stdio_wide(from), *wide_to = kd__stdio_wide(to);
-    const int moved = wide_from && wide_to && MoveFileExW(wide_from, wide_to, 1ul | 8ul); /* replace, write through */
+    const int moved =
+        wide_from && wide_to && MoveFileExW(wide_from, wide_to, 1ul | 8ul); /* replace, write through */
     (void)user;
     free(wide_from);
     free(wide_to);
@@ -10734,7 +10744,7 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
    ============================================================================================================ */
 
 KD__PRIVATE kd_data kd__data_of(kd_pixels type, const void *pixels, const int32_t *labels, int count, int channels,
-                             int height, int width, int classes)
+                                int height, int width, int classes)
 {
     kd_data data;
     int c;
@@ -11704,7 +11714,7 @@ KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data
 }
 
 KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, const kd_data *data,
-                                   const kd_evaluate_desc *desc, kd_metrics *out)
+                                       const kd_evaluate_desc *desc, kd_metrics *out)
 {
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
     kd_attack_desc attack, prompt_attack;
@@ -11858,6 +11868,26 @@ KD__PRIVATE void kd__optim_close(kd__optim *o)
     kd__free(o->m->kd, o->grown);
 }
 
+KD__PRIVATE void kd__optim_update(const kd__optim *o, const kd__update *u, ptrdiff_t at, ptrdiff_t length)
+{
+    o->m->kd->k->update(u, length, o->m->weights + at, o->grads + at, o->first ? o->first + at : NULL,
+                        o->second ? o->second + at : NULL);
+}
+
+/* The same tensor by tensor, where vectors do not decay. */
+KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrdiff_t length)
+{
+    int i;
+    for (i = 0; i < o->m->param_count; ++i) {
+        const kd__param *p = &o->m->params[i];
+        const ptrdiff_t first = KD__MAX((ptrdiff_t)p->offset, at);
+        const ptrdiff_t end = KD__MIN((ptrdiff_t)(p->offset + p->size), at + length);
+        kd__update u = o->update;
+        if (p->rank == 1) u.decay = 0;
+        if (p->trained && first < end) kd__optim_update(o, &u, first, end - first);
+    }
+}
+
 KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
 {
     const kd__optim *o = (const kd__optim *)arg;
@@ -11865,8 +11895,10 @@ KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
     const ptrdiff_t at = (ptrdiff_t)index * KD__PIECE,
                     length = kd__piece_length((ptrdiff_t)o->m->weight_count, index);
     (void)worker;
-    k->update(&o->update, length, o->m->weights + at, o->grads + at, o->first ? o->first + at : NULL,
-              o->second ? o->second + at : NULL);
+    if (o->desc->decay_norms_and_biases || o->update.decay == 0)
+        kd__optim_update(o, &o->update, at, length);
+    else
+        kd__optim_update_tensors(o, at, length);
     if (o->soft_grads) {
         kd__update soft = o->soft_update;
         soft.decay = 0; /* once is enough */
@@ -13788,6 +13820,7 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.beta1 = 0.9f;
     d.beta2 = 0.999f;
     d.epsilon = 1e-8f;
+    d.decay_norms_and_biases = 1;
     d.accumulate = 1;
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
@@ -13811,6 +13844,8 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
         {"beta2", (double)d->beta2, 0, 0.9999999},
         {"epsilon", (double)d->epsilon, 1e-30, 1e6},
         {"weight_decay", (double)d->weight_decay, 0, 1e6},
+        {"decay_norms_and_biases", (double)d->decay_norms_and_biases, 0, 1},
+        {"ema", (double)d->ema, 0, 0.9999995},
         {"max_norm", (double)d->max_norm, 0, most},
         {"clip_norm", (double)d->clip_norm, 0, most},
         {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum)) + 1e-7},
@@ -13907,6 +13942,9 @@ struct kd_trainer {
     float *grads[2];                        /* of all terms; with dot_delta of hard terms, then of soft ones */
     float *gathered[2];                     /* those of several batches; NULL unless accumulate > 1 */
     float *best_weights, *best_state;
+    float *ema_weights,
+        *ema_state; /* moving averages, as large as the model's own, with which they change places */
+    int ema_shown;  /* 1: they have */
     int64_t steps_per_epoch;
     int batches;  /* of an epoch */
     int stepping; /* a step is on its way, so that a callback may not begin another */
@@ -13933,8 +13971,10 @@ KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
     const size_t weights = t->m->weight_count, state = t->m->state_count, learned = t->features.param_count;
     const size_t learns = t->desc.uncertainty != 0;
     const kd__kept all[] = {
-        {"weights", t->m->weights, weights, KD__KEPT_WEIGHTS},
-        {"statistics", t->m->state, state, KD__KEPT_STATISTICS},
+        {"weights", t->ema_shown ? t->ema_weights : t->m->weights, weights, KD__KEPT_WEIGHTS},
+        {"statistics", t->ema_shown ? t->ema_state : t->m->state, state, KD__KEPT_STATISTICS},
+        {"ema.weights", t->ema_shown ? t->m->weights : t->ema_weights, weights, KD__KEPT_WEIGHTS},
+        {"ema.statistics", t->ema_shown ? t->m->state : t->ema_state, state, KD__KEPT_STATISTICS},
         {"first", t->optim.first, weights, KD__KEPT_WEIGHTS},
         {"second", t->optim.second, weights, KD__KEPT_WEIGHTS},
         {"gathered", t->gathered[0], weights, KD__KEPT_WEIGHTS},
@@ -14038,6 +14078,8 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->loss_grad);
     kd__free(kd, t->best_weights);
     kd__free(kd, t->best_state);
+    kd__free(kd, t->ema_weights);
+    kd__free(kd, t->ema_state);
     kd__free(kd, t->start);
     kd__free(kd, t);
 }
@@ -14622,6 +14664,11 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
         t->best_state = KD__NEW(kd, float, t->m->state_count + 1);
         failed |= !t->best_weights || !t->best_state;
     }
+    if (d->ema > 0) {
+        t->ema_weights = KD__NEW(kd, float, kd__plus(t->m->weight_count, KD__SLACK));
+        t->ema_state = KD__NEW(kd, float, kd__plus(t->m->state_count, KD__SLACK));
+        failed |= !t->ema_weights || !t->ema_state;
+    }
     if (d->rollback > 0) {
         t->start = KD__NEW(kd, float, kd__trainer_kept_floats(t));
         failed |= !t->start;
@@ -15125,15 +15172,69 @@ KD__PRIVATE kd_result kd__trainer_gradient(kd_trainer *t, kd__batch *b, double *
     return result;
 }
 
+/* ---- the moving average ---------------------------------------------------------------------------------- */
+
+KD__PRIVATE void kd__trainer_copy(kd_trainer *t, float *to_weights, float *to_state, const float *weights,
+                                  const float *state)
+{
+    memcpy(to_weights, weights, t->m->weight_count * sizeof *weights);
+    memcpy(to_state, state, t->m->state_count * sizeof *state);
+}
+
+typedef struct kd__ema {
+    kd_trainer *t;
+    kd__update update;
+} kd__ema;
+
+KD__PRIVATE void kd__ema_piece(void *arg, int index, int worker)
+{
+    const kd__ema *e = (const kd__ema *)arg;
+    const kd_model *m = e->t->m;
+    const ptrdiff_t at = (ptrdiff_t)index * KD__PIECE;
+    (void)worker;
+    m->kd->k->update(&e->update, kd__piece_length((ptrdiff_t)m->weight_count, index), e->t->ema_weights + at,
+                     m->weights + at, NULL, NULL);
+}
+
+/* After an update: a -= (1 - d) (a - w) is a step of gradient descent along -w with a weight decay of 1. */
+KD__PRIVATE void kd__trainer_ema(kd_trainer *t)
+{
+    const double steps = (double)t->at.step;
+    kd__ema e;
+    memset(&e, 0, sizeof e);
+    e.t = t;
+    e.update.optimizer = (int)KD_SGD;
+    e.update.decay = 1;
+    e.update.grad_scale = -1;
+    e.update.lr = (float)(1 - KD__MIN((double)t->desc.ema, (1 + steps) / (10 + steps)));
+    kd__parallel(t->kd, kd__pieces((ptrdiff_t)t->m->weight_count), kd__ema_piece, &e);
+    t->kd->k->update(&e.update, (ptrdiff_t)t->m->state_count, t->ema_state, t->m->state, NULL, NULL);
+}
+
+/* Lets the model have the averages, and, called again, its own weights. */
+KD__PRIVATE void kd__trainer_swap(kd_trainer *t)
+{
+    float *weights = t->m->weights, *state = t->m->state;
+    if (!t->ema_weights || t->at.step == 0) return; /* before the first update there is nothing to average */
+    t->m->weights = t->ema_weights, t->m->state = t->ema_state;
+    t->ema_weights = weights, t->ema_state = state;
+    t->ema_shown = !t->ema_shown;
+}
+
+/* ---- one step, from images to weights -------------------------------------------------------------------- */
+
 KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, int n, int epoch, int last_of_epoch,
-                                       kd_step_info *info)
+                                        kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
+    const int64_t updates = t->at.step;
     kd__batch b = {NULL, 0, 0, NULL, 0};
     int i, view = kd__augment_any(&d->augment) ? epoch : 0;
     kd_result result;
     b.samples = samples, b.n = n, b.epoch = epoch;
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
+    if (t->ema_weights && t->at.images == 0)
+        kd__trainer_copy(t, t->ema_weights, t->ema_state, t->m->weights, t->m->state);
     result = kd__feed_batch(&t->feed, samples, n, view);
     if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     if (result == KD_OK && t->data->batch && !t->data->soft_labels) result = kd__trainer_check_stream(t, n);
@@ -15150,6 +15251,7 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
         kd__run_steps(t->runs[i], t->runs[i]->commit, t->runs[i]->commit_steps);
         ++t->m->batches_seen;
     }
+    if (t->ema_weights && t->at.step > updates) kd__trainer_ema(t);
     if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
     t->at.seen = t->m->batches_seen;
     t->at.images += n;
@@ -15158,7 +15260,7 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
-KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
+KD__PRIVATE kd_result kd__trainer_judge_epoch(kd_trainer *t, kd_epoch_info *info)
 {
     const int own = t->desc.validation_data != NULL;
     const kd_data *data = own ? t->desc.validation_data : t->data;
@@ -15182,11 +15284,17 @@ KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
     t->at.epochs_without_gain = info->is_best ? 0 : t->at.epochs_without_gain + 1;
     if (!info->is_best) return KD_OK;
     t->at.best = score;
-    if (t->best_weights) {
-        memcpy(t->best_weights, t->m->weights, t->m->weight_count * sizeof(float));
-        memcpy(t->best_state, t->m->state, t->m->state_count * sizeof(float));
-    }
+    if (t->best_weights) kd__trainer_copy(t, t->best_weights, t->best_state, t->m->weights, t->m->state);
     return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__trainer_validate(kd_trainer *t, kd_epoch_info *info)
+{
+    kd_result result;
+    kd__trainer_swap(t);
+    result = kd__trainer_judge_epoch(t, info);
+    kd__trainer_swap(t);
+    return result;
 }
 
 KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
@@ -15209,7 +15317,10 @@ KD__PRIVATE kd_result kd__trainer_end_epoch(kd_trainer *t)
     if (result != KD_OK) return result;
     ++t->at.epoch;
     t->at.batch = 0;
-    return d->on_epoch && d->on_epoch(d->user, &info) ? KD_STOPPED : KD_OK;
+    kd__trainer_swap(t);
+    if (d->on_epoch && d->on_epoch(d->user, &info)) result = KD_STOPPED;
+    kd__trainer_swap(t);
+    return result;
 }
 
 KD__PRIVATE kd_result kd__trainer_next(kd_trainer *t, kd_step_info *info)
@@ -15351,10 +15462,10 @@ KDDEF kd_result kd_trainer_step(kd_trainer *t, kd_step_info *info)
 KDDEF void kd_trainer_close(kd_trainer *t)
 {
     if (!t) return;
-    if (!t->failed && t->best_weights && t->at.best > -1e300) {
-        memcpy(t->m->weights, t->best_weights, t->m->weight_count * sizeof(float));
-        memcpy(t->m->state, t->best_state, t->m->state_count * sizeof(float));
-    }
+    if (!t->failed && t->best_weights && t->at.best > -1e300)
+        kd__trainer_copy(t, t->m->weights, t->m->state, t->best_weights, t->best_state);
+    else if (!t->failed && t->ema_weights && t->at.step > 0)
+        kd__trainer_copy(t, t->m->weights, t->m->state, t->ema_weights, t->ema_state);
     --t->m->trainers;
     kd__trainer_free(t);
 }
@@ -16119,7 +16230,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
     evaluate.teacher = desc->teacher;
     evaluate.batch = desc->batch;
     result = kd__evaluate_all("kd_diagnose", student, data, &evaluate,
-                          &found.metrics); /* checks model, data and teacher, too */
+                              &found.metrics); /* checks model, data and teacher, too */
     if (result != KD_OK) return result;
     d.kd = student->kd;
     d.m = student;
@@ -17280,7 +17391,7 @@ KD__PRIVATE kd_result kd__model_check_finite(const kd_model *m, const kd_model *
 }
 
 KD__PRIVATE kd_result kd__model_write_file(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
-                                     kd__save *s)
+                                           kd__save *s)
 {
     kd_model *rounded = NULL;
     kd_result result = KD_OK;

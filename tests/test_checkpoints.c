@@ -47,6 +47,7 @@ static void open_training(training *r, kd_optimizer optimizer)
     r->desc.augment.shift = 1, r->desc.augment.flip = 1, r->desc.augment.cutout = 2;
     r->desc.teacher = r->teacher, r->desc.losses = r->losses, r->desc.loss_count = 3;
     r->desc.features = r->features, r->desc.feature_count = 1, r->desc.rollback = 0.5f;
+    r->desc.ema = 0.9f, r->desc.decay_norms_and_biases = 0;
 }
 
 static void close_training(training *r)
@@ -205,6 +206,47 @@ static void test_stopped_by_callback(void **state)
     close_training(&r);
 }
 
+typedef struct saver {
+    kd_trainer *t;
+    uint64_t shown; /* of the model in the callback */
+} saver;
+
+static int save_at_end(void *user, const kd_epoch_info *info)
+{
+    saver *s = (saver *)user;
+    if (info->epoch != 2) return 0;
+    s->shown = kd_model_hash(info->model);
+    assert_ok(kd, kd_trainer_save(s->t, "checkpoint"));
+    return 0;
+}
+
+/* A checkpoint from a callback, which sees the averaged weights, has those in training, too. */
+static void test_saved_by_callback(void **state)
+{
+    training r;
+    kd_trainer *t;
+    saver s = {NULL, 0};
+    uint64_t last, third;
+    (void)state;
+    open_training(&r, KD_ADAMW);
+    r.desc.on_epoch = save_at_end, r.desc.user = &s;
+    s.t = t = start(&r);
+    steps(t, 15);
+    third = hash_of(t);
+    assert_true(s.shown != kd_model_hash(r.student));
+    steps(t, STEPS - 15);
+    last = hash_of(t);
+    kd_trainer_close(t);
+    r.desc.on_epoch = NULL;
+    t = start(&r);
+    assert_ok(kd, kd_trainer_load(t, "checkpoint"));
+    assert_true(hash_of(t) == third);
+    steps(t, STEPS - 15);
+    assert_true(hash_of(t) == last);
+    kd_trainer_close(t);
+    close_training(&r);
+}
+
 #define ANOTHER(what, change)                                                                                      \
     do {                                                                                                           \
         training s;                                                                                                \
@@ -252,6 +294,8 @@ static void test_of_another_training(void **state)
     ANOTHER("other options", s.losses[1].label_smoothing = 0.1f);
     ANOTHER("other options", s.features[0].weight = 0.25f);
     ANOTHER("other options", s.desc.rollback = 0);
+    ANOTHER("other options", s.desc.ema = 0.99f);
+    ANOTHER("other options", s.desc.decay_norms_and_biases = 1);
     {
         training s; /* of fewer epochs than it has trained for */
         kd_trainer *u;
@@ -736,6 +780,7 @@ int main(void)
         TEST(test_goes_on),
         TEST(test_other_instruction_set),
         TEST(test_stopped_by_callback),
+        TEST(test_saved_by_callback),
         TEST(test_of_another_training),
         TEST(test_of_other_inputs),
         TEST(test_edited),

@@ -282,7 +282,8 @@ static kd_result training(void)
     }
     desc.losses = losses, desc.loss_count = KD__MAX_LOSSES, desc.features = features, desc.feature_count = 9;
     desc.teacher = world.teacher, desc.batch = 4, desc.epochs = 2, desc.validation = 0.2f;
-    desc.keep = KD_KEEP_BEST, desc.rollback = 0.5f, desc.accumulate = 2;
+    desc.keep = KD_KEEP_BEST, desc.rollback = 0.5f, desc.accumulate = 2, desc.ema = 0.9f;
+    desc.weight_decay = 0.1f, desc.decay_norms_and_biases = 0;
     desc.augment.shift = 1, desc.augment.flip = 1;
     if (result == KD_OK) {
         before = kd_model_hash(m);

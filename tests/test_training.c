@@ -237,6 +237,7 @@ static void test_same_bits(void **state)
         desc.optimizer = (kd_optimizer)optimizer;
         desc.augment = all_changes();
         desc.weight_decay = 0.01f, desc.clip_norm = 1, desc.max_norm = 2;
+        desc.decay_norms_and_biases = 0, desc.ema = 0.9f;
         FOR_EACH_ISA(isa)
         {
             uint64_t wanted = 0;
@@ -1321,6 +1322,185 @@ static void test_validation(void **state)
     kd_model_destroy(m);
 }
 
+/* ---- moving averages ------------------------------------------------------------------------------------- */
+
+enum { MOST_TENSORS = 16, MOST_NUMBERS = 700 };
+
+/* The average by its definition, from the weights after each step. */
+typedef struct averaging {
+    kd_model *m;
+    double average[MOST_TENSORS][MOST_NUMBERS];
+    double decay;
+    int accumulate, batches, updates, epochs;
+    kd_metrics validation; /* of the last epoch */
+} averaging;
+
+static void check_averages(const averaging *a, const kd_model *m)
+{
+    float values[MOST_NUMBERS];
+    kd_tensor_info info;
+    int i, j;
+    for (i = 0; i < kd_model_tensors(m); ++i) {
+        assert_ok(kd, kd_model_tensor_info(m, i, &info));
+        assert_ok(kd, kd_model_get_tensor(m, info.name, values, info.count));
+        for (j = 0; j < (int)info.count; ++j) {
+            const double wanted = a->average[i][j];
+            if (fabs((double)values[j] - wanted) > 2e-6 * (1 + fabs(wanted)))
+                fail_msg("epoch %d, %s[%d] is %.9g, expected %.9g", a->epochs, info.name, j, (double)values[j],
+                         wanted);
+        }
+    }
+}
+
+static void follow(averaging *a, double share)
+{
+    float values[MOST_NUMBERS];
+    kd_tensor_info info;
+    int i, j;
+    assert_true(kd_model_tensors(a->m) <= MOST_TENSORS);
+    for (i = 0; i < kd_model_tensors(a->m); ++i) {
+        assert_ok(kd, kd_model_tensor_info(a->m, i, &info));
+        assert_true(info.count <= MOST_NUMBERS);
+        assert_ok(kd, kd_model_get_tensor(a->m, info.name, values, info.count));
+        for (j = 0; j < (int)info.count; ++j) a->average[i][j] += share * ((double)values[j] - a->average[i][j]);
+    }
+}
+
+static int follow_step(void *user, const kd_step_info *info)
+{
+    averaging *a = (averaging *)user;
+    double decay;
+    if (++a->batches % a->accumulate != 0 && info->step != info->steps - 1) return 0;
+    if (info->step == info->steps - 1) a->batches = 0;
+    ++a->updates;
+    decay = (1.0 + a->updates) / (10.0 + a->updates);
+    follow(a, 1 - (decay < a->decay ? decay : a->decay));
+    return 0;
+}
+
+static int follow_epoch(void *user, const kd_epoch_info *info)
+{
+    averaging *a = (averaging *)user;
+    check_averages(a, info->model);
+    a->validation = info->validation;
+    ++a->epochs;
+    return 0;
+}
+
+static void test_moving_average(void **state)
+{
+    static const char *const lines[] = {"3x6x6: conv 5 3 pad=1, batchnorm, relu, maxpool 2, dense 4", small};
+    samples s, other;
+    averaging *a = (averaging *)malloc(sizeof *a);
+    int accumulate, line;
+    (void)state;
+    make_samples(&s, 5);
+    make_samples(&other, 6);
+    for (line = 0; line < 2; ++line) {
+        for (accumulate = 1; accumulate <= 3; ++accumulate) {
+            kd_train_desc desc = options();
+            kd_model *raw = create(lines[line], 11);
+            kd_metrics metrics;
+            uint64_t hash;
+            memset(a, 0, sizeof *a);
+            a->m = create(lines[line], 11);
+            a->decay = 0.75, a->accumulate = accumulate; /* reached by the 26th update */
+            follow(a, 1);
+            desc.epochs = 9, desc.ema = 0.75f, desc.accumulate = accumulate, desc.validation_data = &other.data;
+            desc.on_step = follow_step, desc.on_epoch = follow_epoch, desc.user = a;
+            assert_ok(kd, kd_train(a->m, &s.data, &desc));
+            assert_int_equal(a->epochs, 9);
+            assert_int_equal(a->updates, 9 * ((4 + accumulate - 1) / accumulate));
+            check_averages(a, a->m);
+            assert_ok(kd, kd_evaluate(a->m, &other.data, &metrics)); /* what validation has seen */
+            assert_true(metrics.accuracy == a->validation.accuracy && metrics.nll == a->validation.nll);
+            hash = kd_model_hash(a->m);
+            desc.on_step = NULL, desc.on_epoch = NULL, desc.ema = 0;
+            assert_ok(kd, kd_train(raw, &s.data, &desc));
+            assert_true(kd_model_hash(raw) != hash);
+            kd_model_destroy(raw);
+            kd_model_destroy(a->m);
+        }
+    }
+    free(a);
+}
+
+/* The best of the averages, not the average of the best; and a failure leaves what was in training. */
+static void test_best_average(void **state)
+{
+    samples s, other;
+    kd_train_desc desc = options();
+    history h = {{0}, {0}, 0, 0, 0};
+    kd_model *m = create(small, 1);
+    (void)state;
+    make_samples(&s, 5);
+    make_samples(&other, 6);
+    desc.epochs = 30, desc.lr = 0.1f, desc.validation_data = &other.data, desc.keep = KD_KEEP_BEST;
+    desc.ema = 0.7f, desc.on_epoch = note, desc.user = &h;
+    assert_ok(kd, kd_train(m, &s.data, &desc));
+    assert_true(h.best < 29); /* or this would say nothing */
+    assert_true(kd_model_hash(m) == h.hash[h.best]);
+    kd_model_destroy(m);
+    desc = options();
+    desc.ema = 0.9f, desc.epochs = 0;
+    m = create(small, 1);
+    {
+        const uint64_t before = kd_model_hash(m);
+        assert_ok(kd, kd_train(m, &s.data, &desc));
+        assert_true(kd_model_hash(m) == before);
+    }
+    kd_model_destroy(m);
+}
+
+/* ---- what does not decay --------------------------------------------------------------------------------- */
+
+/* After one update: vectors as without weight decay, all else as with it. */
+static void test_decay_of_some(void **state)
+{
+    static const char *const lines[] = {
+        "3x6x6: conv 5 3 pad=1 groups=1, batchnorm, relu, depthwise 3, gap, dense 70, tanh, dense 4",
+        "3x6x6: dense 90, relu, dense 60, tanh, dense 4", "3x6x6: dense 6, softtree 3 4"};
+    samples s;
+    kd_isa isa;
+    int optimizer, line, i, j;
+    (void)state;
+    make_samples(&s, 5);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 2);
+        for (optimizer = 0; optimizer < 3 * KD_OPTIMIZER_COUNT; ++optimizer) {
+            kd_model *m[3];
+            line = optimizer / KD_OPTIMIZER_COUNT;
+            for (i = 0; i < 3; ++i) { /* none decays, some, all */
+                kd_train_desc desc = options();
+                desc.optimizer = (kd_optimizer)(optimizer % KD_OPTIMIZER_COUNT);
+                desc.epochs = 1, desc.batch = COUNT, desc.weight_decay = i ? 0.5f : 0;
+                desc.decay_norms_and_biases = i != 1;
+                m[i] = create_in(ctx, lines[line], 11);
+                for (j = 0; j < m[i]->param_count; ++j) { /* what starts at 0 would not decay */
+                    const kd__param *p = &m[i]->params[j];
+                    if (p->rank == 1) kd__param_stored(m[i], p)[0] += 1;
+                }
+                assert_ok(ctx, kd_train(m[i], &s.data, &desc));
+            }
+            for (j = 0; j < m[0]->param_count; ++j) {
+                const kd__param *p = &m[0]->params[j];
+                const size_t bytes = p->size * sizeof(float);
+                const float *some = m[1]->weights + p->offset;
+                if (!p->trained) continue;
+                assert_memory_equal(some, m[p->rank == 1 ? 0 : 2]->weights + p->offset, bytes);
+                if (optimizer % KD_OPTIMIZER_COUNT != KD_ADAM && /* whose first step is lr, whatever the gradient */
+                    memcmp(some, m[p->rank == 1 ? 2 : 0]->weights + p->offset, bytes) == 0)
+                    fail_msg("%s, %s: weight decay changes nothing", lines[line], p->name);
+            }
+            for (i = 0; i < 3; ++i) kd_model_destroy(m[i]);
+        }
+        kd_close(ctx);
+    }
+}
+
+/* ---- what is held out ---------------------------------------------------------------------------------------- */
+
 static int outside_validation(void *user, const float *x, const int32_t *numbers, int n, float *logits)
 {
     int *seen = (int *)user, i;
@@ -1505,7 +1685,7 @@ static void test_numbers_out_of_range(void **state)
         NUMBER(beta2, 0, -0.1, 1),         NUMBER(epsilon, 0, -1, 0),      NUMBER(weight_decay, 0, -1, 1e9),
         NUMBER(max_norm, 0, -1, HUGE_VAL), NUMBER(clip_norm, 0, -1, NAN),  NUMBER(warmup, 0, -1, NAN),
         NUMBER(validation, 0, -0.1, 0.95), NUMBER(patience, 1, -1, -2),    NUMBER(schedule_gamma, 0, -1, NAN),
-        NUMBER(schedule_step, 0, -1, NAN),
+        NUMBER(schedule_step, 0, -1, NAN), NUMBER(ema, 0, -0.1, 1),        NUMBER(decay_norms_and_biases, 1, -1, 2),
 #undef NUMBER
     };
     samples s;
@@ -2089,6 +2269,9 @@ int main(void)
         TEST(test_updates_in_pieces),
         TEST(test_accumulation),
         TEST(test_max_norm),
+        TEST(test_moving_average),
+        TEST(test_best_average),
+        TEST(test_decay_of_some),
         TEST(test_single_output),
         TEST(test_step_in_callback),
         TEST(test_stopping),
