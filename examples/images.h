@@ -93,6 +93,7 @@ typedef struct images_options {
     int limit;           /* images a class and split; 0: all */
     uint64_t seed;       /* of the split */
     int join_validation; /* 1: images of a folder to choose with are learned from like the others; 0: kept apart */
+    int train_limit;     /* as limit, of the images to learn from alone: all others stay; 0: all */
 } images_options;
 
 /* Where an image came from. Sorted by it, images have the order in which they were read. */
@@ -141,7 +142,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0};
+    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0};
     return o;
 }
 
@@ -1768,8 +1769,14 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     return ok || images_fail(s, "out of memory after %d images", sink->set->count);
 }
 
-/* Reads a split: of each class, as many as the options allow; of files without a class (-1), all. */
-static int images_load_list(images *s, const images_list *list, const images_options *o, images_set *set)
+/* Images of each class to learn from, 0: all. Of a set that is yet to be split, images_split knows. */
+static int images_train_limit(const images_options *o)
+{
+    return o->train_limit && (!o->limit || o->train_limit < o->limit) ? o->train_limit : o->limit;
+}
+
+/* Reads a split: of each class, as many as the limit allows, 0: all; of files without a class (-1), all. */
+static int images_load_list(images *s, const images_list *list, int limit, images_set *set)
 {
     int *taken = (int *)images_memory((size_t)s->class_count, sizeof(int)), i, ok = taken != NULL;
     images_sink sink;
@@ -1777,7 +1784,7 @@ static int images_load_list(images *s, const images_list *list, const images_opt
     sink.capacity = 0;
     for (i = 0; i < list->count && ok; ++i) {
         const int label = list->files[i].label, before = set->count;
-        const int room = o->limit && label >= 0 ? o->limit - taken[label] : INT32_MAX;
+        const int room = limit && label >= 0 ? limit - taken[label] : INT32_MAX;
         sink.origin.file = list->files[i].number;
         if (room > 0) ok = images_load_file(s, &sink, &list->files[i], room);
         if (ok && label >= 0) taken[label] += set->count - before;
@@ -1813,11 +1820,12 @@ static int images_split(images *s, const images_options *o)
 {
     const size_t floats = (size_t)s->height * (size_t)s->width * (size_t)s->channels;
     images_set all = s->train, train = {0}, test = {0};
-    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0, ok;
-    uint8_t *is_test = (uint8_t *)images_memory((size_t)all.count, 1);
-    if (!rank || !is_test) {
+    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0, trains = 0, ok;
+    enum { LEFT_OUT, TRAIN, TEST };
+    uint8_t *goes = (uint8_t *)images_memory((size_t)all.count, 1);
+    if (!rank || !goes) {
         free(rank);
-        free(is_test);
+        free(goes);
         return images_fail(s, "out of memory");
     }
     for (c = 0; c < s->class_count; ++c) {
@@ -1835,29 +1843,33 @@ static int images_split(images *s, const images_options *o)
         wanted = (int)(o->test_share * count + 0.5);
         if (wanted < 1) wanted = 1;
         if (wanted >= count) wanted = count - 1;
-        for (i = 0; i < wanted; ++i) is_test[rank[i]] = 1;
-        tests += wanted > 0 ? wanted : 0;
+        if (wanted < 0) wanted = 0;
+        for (i = 0; i < wanted; ++i) goes[rank[i]] = TEST;
+        for (; i < count && (!o->train_limit || i < wanted + o->train_limit); ++i) goes[rank[i]] = TRAIN;
+        tests += wanted;
+        trains += i - wanted;
     }
     test.pixels = (uint8_t *)images_memory((size_t)tests, floats);
     test.labels = (int32_t *)images_memory((size_t)tests, sizeof(int32_t));
-    train.pixels = (uint8_t *)images_memory((size_t)(all.count - tests), floats);
-    train.labels = (int32_t *)images_memory((size_t)(all.count - tests), sizeof(int32_t));
+    train.pixels = (uint8_t *)images_memory((size_t)trains, floats);
+    train.labels = (int32_t *)images_memory((size_t)trains, sizeof(int32_t));
     test.origin = (images_origin *)images_memory((size_t)tests, sizeof(images_origin));
-    train.origin = (images_origin *)images_memory((size_t)(all.count - tests), sizeof(images_origin));
+    train.origin = (images_origin *)images_memory((size_t)trains, sizeof(images_origin));
     ok = test.pixels && test.labels && test.origin && train.pixels && train.labels && train.origin;
     for (i = 0; ok && i < all.count; ++i) {
-        images_set *to = is_test[i] ? &test : &train;
+        images_set *to = goes[i] == TEST ? &test : &train;
+        if (goes[i] == LEFT_OUT) continue;
         j = to->count++;
         memcpy(to->pixels + (size_t)j * floats, all.pixels + (size_t)i * floats, floats);
         to->labels[j] = all.labels[i];
         to->origin[j] = all.origin[i];
     }
     free(rank);
-    free(is_test);
+    free(goes);
     images_set_free(&all);
     s->train = train;
     s->test = test;
-    return (test.count == tests && train.count == all.count - tests) || images_fail(s, "out of memory");
+    return (test.count == tests && train.count == trains) || images_fail(s, "out of memory");
 }
 
 /* ---- copies ---------------------------------------------------------------------------------------------- */
@@ -2158,6 +2170,7 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
     const char *const name = split == IMAGES_TEST ? "test" : "train";
     uint8_t *pixels, *label_bytes = NULL, *labels = NULL;
     uint32_t count = 0, h = 0, w = 0, i;
+    const int limit = split == IMAGES_TRAIN ? images_train_limit(o) : o->limit;
     int ok, taken[256] = {0};
     const char *why;
     images_sink sink;
@@ -2202,7 +2215,7 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
         uint8_t *fitted;
         size_t j;
         if (label >= s->class_count) s->class_count = label + 1;
-        if (o->limit && taken[label]++ >= o->limit) continue;
+        if (limit && taken[label]++ >= limit) continue;
         memset(&p, 0, sizeof p);
         p.w = (int)w, p.h = (int)h, p.channels = s->channels;
         p.pixels = (uint8_t *)images_memory((size_t)w * h, (size_t)s->channels);
@@ -2503,9 +2516,10 @@ static int images_load_folders(images *s, const char *folder, const images_optio
     ok = images_find_splits(s, folder, paths) && images_list_all(s, paths, lists, o);
     for (i = 0; i < IMAGES_SPLITS && ok; ++i) ok = images_keep_paths(s, folder, &lists[i]);
     ok = ok && images_survey(s, &lists[IMAGES_TRAIN], o) &&
-         images_load_list(s, &lists[IMAGES_TRAIN], o, &s->train) &&
-         images_load_list(s, &lists[IMAGES_VALIDATION], o, &s->validation) &&
-         images_load_list(s, &lists[IMAGES_TEST], o, &s->test);
+         images_load_list(s, &lists[IMAGES_TRAIN], paths[IMAGES_TEST] ? images_train_limit(o) : o->limit,
+                          &s->train) &&
+         images_load_list(s, &lists[IMAGES_VALIDATION], o->limit, &s->validation) &&
+         images_load_list(s, &lists[IMAGES_TEST], o->limit, &s->test);
     for (i = 0; i < IMAGES_SPLITS; ++i) files += lists[i].count;
     ok = ok && images_check_skipped(s, files - s->others - s->unsupported, 0, o) &&
          images_check_split(s, paths[IMAGES_TRAIN], &s->train);
@@ -2580,7 +2594,7 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
     int ok, i, files;
     if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", images_shown(folder).chars);
     ok = images_collect(s, &list, folder, -1, NULL, 0) && images_keep_paths(s, folder, &list) &&
-         images_load_list(s, &list, o, &s->unlabelled);
+         images_load_list(s, &list, 0, &s->unlabelled);
     files = list.count - (s->others - before.others) - (s->unsupported - before.unsupported);
     images_list_free(&list);
     if (ok && s->unlabelled.count == 0)

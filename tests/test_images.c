@@ -1252,6 +1252,14 @@ static void test_split(void **state)
         images_free(&again);
     }
     assert_true(same < 2);
+    o.seed = 1;
+    o.train_limit = 8; /* the test images stay those that they are */
+    load(&again, &o);
+    assert_int_equal(again.test.count, 5 + 2);
+    assert_memory_equal(s.test.pixels, again.test.pixels, 4 * 7);
+    assert_int_equal(again.train.count, 8 + 7);
+    for (i = 0; i < 15; ++i) assert_int_equal(again.train.labels[i], i >= 8);
+    images_free(&again);
     images_free(&s);
 }
 
@@ -2049,6 +2057,17 @@ static void test_limit(void **state)
     assert_int_equal(s.test.count, 6);
     assert_int_equal(s.files, 11); /* the others are not even read */
     images_free(&s);
+    o.limit = 0;
+    o.train_limit = 3;
+    load(&s, &o);
+    assert_set(&s.train, 4, 5, train, train_labels);
+    assert_int_equal(s.test.count, 9); /* all */
+    images_free(&s);
+    o.limit = 2; /* of both, the smaller */
+    load(&s, &o);
+    assert_int_equal(s.train.count, 4);
+    assert_int_equal(s.test.count, 4);
+    images_free(&s);
 }
 
 /* ---- sheets ----------------------------------------------------------------------------------------------- */
@@ -2239,6 +2258,12 @@ static void test_idx(void **state)
     put_text("classes.txt", "cat\r\ndog\n");
     load_fails(NULL, "there is a label 2 in ");
     put_text("classes.txt", "cat\r\ndog\neel");
+    o.train_limit = 1;
+    load(&s, &o);
+    assert_int_equal(s.train.count, 3);
+    assert_int_equal(s.test.count, 6);
+    images_free(&s);
+    o.train_limit = 0;
     o.limit = 2;
     o.channels = 3;
     o.size = 8;
@@ -2247,6 +2272,7 @@ static void test_idx(void **state)
     assert_string_equal(s.class_names[1], "dog");
     assert_string_equal(s.class_names[2], "eel");
     assert_int_equal(s.train.count, 6);
+    assert_int_equal(s.test.count, 6);
     assert_int_equal(s.width, 8);
     assert_name(&s, &s.train, 5, "train-images-idx3-ubyte#5");
     assert_name(&s, &s.test, 0, "t10k-images-idx3-ubyte#0");

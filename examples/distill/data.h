@@ -12,6 +12,7 @@ static int load_images(session *s)
     io.test_share = s->o.test_share;
     io.max_skipped = s->o.max_skipped;
     io.limit = s->o.limit;
+    io.train_limit = s->o.train_limit;
     io.seed = (uint64_t)s->o.first_seed;
     if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
     io.limit = 0;

@@ -13,8 +13,8 @@ typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
         *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
-    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, patient, resume,
-        teacher_unchecked, write_order, force;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
+        patient, resume, teacher_unchecked, write_order, force;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
@@ -94,6 +94,8 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
     X("limit", "N", OPTION_INT, limit, 0, 1000000000, "0",                                                         \
       "use at most N training and N test images of each class")                                                    \
+    X("train-limit", "N", OPTION_INT, train_limit, 0, 1000000000, "0",                                             \
+      "learn from at most N images of each class, and test with all")                                              \
     X("test-share", "SHARE", OPTION_REAL, test_share, 0.001, 0.999, "0.2",                                         \
       "share of each class to test with, where there is no folder for that")                                       \
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \

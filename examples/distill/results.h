@@ -119,8 +119,17 @@ static void json_metrics(FILE *f, const kd_metrics *m)
     fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
 }
 
-static void json_way(FILE *f, const report *r, int way)
+/* A setting: null where the run has none. */
+static void json_number(FILE *f, const char *name, double value, int known)
 {
+    char text[32];
+    (void)number_text(value, text, sizeof text);
+    fprintf(f, "\"%s\": %s", name, known ? text : "null");
+}
+
+static void json_way(FILE *f, const session *s, int way)
+{
+    const report *r = &s->r;
     const report_run *runs = r->ways[way].runs;
     const int count = r->seeds;
     const report_statistic a = report_accuracy(runs, count), gain = report_gain(r, way);
@@ -133,15 +142,9 @@ static void json_way(FILE *f, const report *r, int way)
     fprintf(f, "], \"nll\": %.6f, \"ece\": %.6f", nll, ece);
     if (runs[0].test.agreement >= 0) fprintf(f, ", \"agreement\": %.6f", report_agreement(runs, count));
     if (way != r->base) fprintf(f, ", \"gain\": %.6f, \"gain_error\": %.6f", gain.mean, gain.error);
+    fputs(", ", f);
+    json_number(f, "held_out_mean", held_out_mean(s, way), s->held.data.count > 0);
     fputs("},\n", f);
-}
-
-/* A setting: null where the run has none. */
-static void json_number(FILE *f, const char *name, double value, int known)
-{
-    char text[32];
-    (void)number_text(value, text, sizeof text);
-    fprintf(f, "\"%s\": %s", name, known ? text : "null");
 }
 
 static void json_words(FILE *f, const char *name, const char *text, int known)
@@ -258,7 +261,7 @@ static int write_metrics(const session *s)
     fputs("},\n  \"student\": {", f);
     json_model(f, &r->student);
     fputs("},\n", f);
-    for (i = 0; i < r->way_count; ++i) json_way(f, r, i);
+    for (i = 0; i < r->way_count; ++i) json_way(f, s, i);
     fprintf(f, "  \"kept\": {\"student\": \"%s\", \"seed\": %d, \"held_out_accuracy\": ", r->ways[r->kept_way].name,
             r->first_seed + r->kept_seed);
     fprintf(f, r->validation_count ? "%.6f},\n" : "null},\n", r->ways[r->kept_way].runs[r->kept_seed].held_out);
