@@ -24,13 +24,14 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fashion compare hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fashion compare evidence hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on the images in examples/data; under 4 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
+	@echo 'make evidence   [DATA=<folder with mnist, cifar10>] [MINUTES=120]: what distilling brings; may be stopped'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'
@@ -70,6 +71,12 @@ hinton: stb $(BUILD)/hinton
 compare: stb $(BUILD)/compare
 	$(BUILD)/compare examples/data/fashion --out $(OUT)-compare $(COMPARE)
 
+$(BUILD)/draw: examples/data/draw.c | $(BUILD) stb
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS)
+
+evidence: stb $(BUILD)/distill $(BUILD)/draw
+	@DATA='$(DATA)' MINUTES='$(MINUTES)' EVIDENCE='$(EVIDENCE)' examples/evidence.sh $(BUILD)
+
 # ---- tests -----------------------------------------------------------------------------------------------------
 
 cmocka: | $(BUILD)
@@ -87,7 +94,7 @@ $(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
 	$(CC) -std=gnu99 -O1 $(SANITIZE) $(WARNINGS) -c $< -o $@
 
 test: cmocka stb
-	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/hinton
+	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/hinton $(BUILD)/draw
 	@tests/run.sh $(BUILD)
 
 fuzz: stb | $(BUILD)
@@ -118,7 +125,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
 
 format:
-	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/distill tests tests/compile tests/fuzz bench bench/peers))
+	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill tests tests/compile tests/fuzz bench bench/peers))
 
 clean:
 	rm -rf $(BUILD)

@@ -55,6 +55,7 @@ for program in "$build"/test_*; do
 done
 run distill tests/distill.sh "$build"
 run hinton tests/hinton.sh "$build"
+run evidence tests/evidence.sh "$build"
 wait
 for script in $scripts; do
     if wanted $script; then report $script; fi
