@@ -1,5 +1,5 @@
 #!/bin/sh
-# What examples/evidence.sh does with two tiny tasks: their rows, nothing twice, and going on after a stop.
+# What examples/evidence.sh does with tiny tasks: their rows, nothing twice, and going on after a stop.
 # usage: tests/evidence.sh BUILD_FOLDER
 build=$(cd "${1:-build}" && pwd) || exit 1
 cd "$(dirname "$0")/.." || exit 1
@@ -21,6 +21,7 @@ refused "no number of images" 'usage: draw' "$build/draw" "$tmp/none" 0 1 1
 cat >"$tmp/tasks" <<END
 drawn|figures & more|$tmp/set|--size 8 --epochs 30
 fashion|clothes|examples/data/fashion|--size 8 --train-limit 8 --limit 12
+unlabelled|figures without labels|$tmp/set|--size 8 --train-limit 3 --unlabelled $tmp/set/train
 absent|somewhere else|DATA/nowhere|
 END
 
@@ -63,9 +64,10 @@ check "leave no checkpoint" test ! -e "$tasks/drawn/resume"
 check "a row for the first" grep -q '^| figures & more | [0-9]*, [0-9]* | 48 | 24 | [0-9.]* | [0-9.]* | [0-9.]* | [0-9.]* +- ' "$table"
 check "a row for the second" grep -q '^| clothes | [0-9]*, [0-9]* | 120 | 10 | ' "$table"
 check "gains with a verdict" grep -q -E '^\| clothes( \| [+-][0-9.]+ \+- [0-9.]+ \| (better|within|worse)){3} \| [0-9.]+ \|$' "$table"
+check "a patient student of images without labels" grep -q -E '^\| figures without labels( \| [^|]* \| [a-z]+){3} \|' "$table"
 check "who is missing" grep -q '^Left out: somewhere else (its images are not there)' "$table"
 check "what was run" grep -q '^`distill FOLDER --patient --effort 0.01 --seeds 2 --threads 1 --batch 16`, kd.h [0-9]' "$table"
-check "a dot for each way in the picture" test "$(grep -c '<circle' "$tmp/results/results.svg")" = 6
+check "a dot for each way in the picture" test "$(grep -c '<circle' "$tmp/results/results.svg")" = 9
 check "its text is escaped" grep -q '>figures &amp; more<' "$tmp/results/results.svg"
 if command -v python3 >/dev/null; then
     check "it is XML" python3 -c "import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])" "$tmp/results/results.svg"
@@ -74,7 +76,7 @@ fi
 cp "$tasks/fashion/metrics.json" "$tmp/before"
 check "a second call" evidence
 check "repeats nothing" cmp "$tmp/before" "$tasks/fashion/metrics.json"
-check "and says so" test "$(grep -c 'there already' "$tmp/said")" = 2
+check "and says so" test "$(grep -c 'there already' "$tmp/said")" = 3
 MINUTES=0
 check "without time" evidence
 check "what is there stays in the table" grep -q '^| clothes ' "$table"

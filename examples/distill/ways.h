@@ -22,9 +22,17 @@ static const struct {
 
 static int way_runs(const session *s, int way) { return way != PATIENT || s->o.patient; }
 
+/* Mixed images without labels have nothing but the teacher's outputs to be learned from. */
+static int way_has_no_labels(const session *s, int way)
+{
+    return way_table[way].teacher && way_table[way].mixup > 0 && s->all.data.count > 0;
+}
+
 static kd_loss_desc loss_options(const session *s, int way, const report_trial *t)
 {
-    kd_loss_desc loss = kd_loss_defaults(way_table[way].teacher ? losses[s->loss].kind : KD_LOSS_CE);
+    kd_loss_desc loss = kd_loss_defaults(way_has_no_labels(s, way) ? KD_LOSS_KL
+                                         : way_table[way].teacher  ? losses[s->loss].kind
+                                                                   : KD_LOSS_CE);
     loss.label_smoothing = (float)way_table[way].smoothing;
     if (t->temperature > 0) loss.temperature = (float)t->temperature;
     if (t->alpha >= 0) loss.alpha = (float)t->alpha;
@@ -206,6 +214,10 @@ static int choose(session *s, int way)
     if (!about->grid) return complain("there is not enough memory");
     about->grid_count = count;
     about->grid[0] = tried ? first_setting(s, way, 0) : s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
+    if (way_has_no_labels(s, way)) {
+        about->grid[0].loss = kd_loss_name(KD_LOSS_KL);
+        about->grid[0].alpha = -1;
+    }
     if (count > 1 && (!try_settings(s, &g, way, 0, first) || !try_settings(s, &g, way, first, count))) return 0;
     progress_wipe();
     report_time(&s->r, "choosing", seconds_now() - started);
