@@ -42,6 +42,7 @@ CONFIGURATION (define before including; none of them changes a public struct)
                        to one thread at a time in kd_predict, too
    KD_NO_SIMD          portable C kernels only
    KD_ALLOW_FAST_MATH  accept -ffast-math and its parts, which break the promises about NaN and repeatability below
+   KD_NO_TRAIN         no training: models are loaded, described, predict and are evaluated; what trains does not link
    KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
 
 THREADS
@@ -1505,6 +1506,13 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#endif
+
+/* What a build for prediction alone leaves out, and what stands there instead. */
+#ifdef KD_NO_TRAIN
+#define KD__IN_TRAINING(there, instead) instead
+#else
+#define KD__IN_TRAINING(there, instead) there
 #endif
 
 #define KD__MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -3335,38 +3343,46 @@ typedef struct kd__planes {
 enum { KD__LEARN_OUTS = 3 };
 
 /* return type, name, parameters */
-#define KD__KERNELS(X)                                                                                             \
+/* Those that prediction calls, and those that only training does. */
+#define KD__PREDICTION_KERNELS(X)                                                                                  \
     X(void, gemm, (const kd__gemm *g))                                                                             \
     X(void, dots, (const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y))                    \
     X(void, transpose, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))   \
     X(void, copy, (const float *src, ptrdiff_t src_row, int rows, int cols, float *dst, ptrdiff_t dst_row))        \
     X(void, pair_up, (ptrdiff_t n, ptrdiff_t step, const float *x, float *pairs))                                  \
     X(void, act, (int kind, float arg, ptrdiff_t n, const float *x, float *y))                                     \
-    X(void, act_grad,                                                                                              \
-      (int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx, int accumulate))             \
     X(void, add, (ptrdiff_t n, const float *a, const float *b, int act, float arg, float *y))                      \
     X(void, scale, (ptrdiff_t n, float factor, float *x))                                                          \
     X(void, column_sums, (const float *x, ptrdiff_t row, int rows, int cols, float *sums))                         \
     X(void, depthwise,                                                                                             \
       (const kd__window *w, const float *x, const float *weight, const float *bias, int act, float arg, float *y)) \
-    X(void, depthwise_input_grad,                                                                                  \
-      (const kd__window *w, const float *dy, const float *weight, float *dx, int accumulate))                      \
-    X(void, depthwise_weight_grad, (const kd__window *w, const float *x, const float *dy, float *dw))              \
     X(void, winograd_read, (const kd__tiles *t, float *image, float *planes))                                      \
-    X(void, winograd_read_grad, (const kd__tiles *t, float *image, float *planes))                                 \
     X(void, winograd_write, (const kd__tiles *t, float *image, float *planes))                                     \
     X(void, winograd_weight, (ptrdiff_t n, float *taps, float *planes))                                            \
-    X(void, winograd_weight_grad, (ptrdiff_t n, float *taps, float *planes))                                       \
     X(void, maxpool, (const kd__window *w, const float *x, float *y))                                              \
-    X(void, maxpool_grad, (const kd__pool_grads *g, const float *x, const float *y, const float *dy, float *dx))   \
-    X(void, maxpool_places, (const kd__window *w, const float *x, int relu, float *y, float *places))              \
-    X(void, maxpool_places_grad, (const kd__pool_grads *g, const float *places, const float *dy, float *dx))       \
     X(void, avgpool, (const kd__window *w, const float *x, float *y))                                              \
-    X(void, avgpool_grad, (const kd__window *w, const float *dy, float *dx))                                       \
-    X(void, norm_stats, (const kd__image *i, const float *x, float *mean, float *m2))                              \
     X(void, norm_apply,                                                                                            \
       (const kd__image *i, const float *x, const float *mean, const float *scale, const float *shift, int act,     \
        float arg, float *y, ptrdiff_t y_row))                                                                      \
+    X(void, softmax, (const float *x, int rows, int cols, float temperature, int logarithm, float *y))             \
+    X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
+    X(void, planes_add, (const kd__planes *p))                                                                     \
+    X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
+    X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
+
+#define KD__TRAINING_KERNELS(X)                                                                                    \
+    X(void, act_grad,                                                                                              \
+      (int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx, int accumulate))             \
+    X(void, depthwise_input_grad,                                                                                  \
+      (const kd__window *w, const float *dy, const float *weight, float *dx, int accumulate))                      \
+    X(void, depthwise_weight_grad, (const kd__window *w, const float *x, const float *dy, float *dw))              \
+    X(void, winograd_read_grad, (const kd__tiles *t, float *image, float *planes))                                 \
+    X(void, winograd_weight_grad, (ptrdiff_t n, float *taps, float *planes))                                       \
+    X(void, maxpool_grad, (const kd__pool_grads *g, const float *x, const float *y, const float *dy, float *dx))   \
+    X(void, maxpool_places, (const kd__window *w, const float *x, int relu, float *y, float *places))              \
+    X(void, maxpool_places_grad, (const kd__pool_grads *g, const float *places, const float *dy, float *dx))       \
+    X(void, avgpool_grad, (const kd__window *w, const float *dy, float *dx))                                       \
+    X(void, norm_stats, (const kd__image *i, const float *x, float *mean, float *m2))                              \
     X(void, norm_grad_stats,                                                                                       \
       (const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row, const float *mean,                   \
        const float *inv_std, float *sum_dy, float *sum_dy_xhat))                                                   \
@@ -3377,20 +3393,17 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, dropout,                                                                                               \
       (ptrdiff_t n, uint32_t key0, uint32_t key1, float drop, float scale, const float *x, float *y,               \
        int accumulate))                                                                                            \
-    X(void, softmax, (const float *x, int rows, int cols, float temperature, int logarithm, float *y))             \
     X(void, log_mix,                                                                                               \
       (ptrdiff_t n, int count, const float *const *x, const float *log_weight, float scale, float *y))             \
     X(void, row_loss, (const kd__row_loss *l))                                                                     \
     X(void, mse_loss, (const kd__row_loss *l))                                                                     \
     X(void, bce_loss, (const kd__row_loss *l))                                                                     \
     X(double, sum_squares, (ptrdiff_t n, const float *x))                                                          \
-    X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
     X(void, update, (const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v))              \
     X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
-    X(void, planes_add, (const kd__planes *p))                                                                     \
-    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))                                     \
-    X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
-    X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
+    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))
+
+#define KD__KERNELS(X) KD__PREDICTION_KERNELS(X) KD__TRAINING_KERNELS(X)
 
 struct kd__kernels {
     kd_isa isa;
@@ -4209,6 +4222,8 @@ KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__
     }
     return KD_OK;
 }
+
+#ifndef KD_NO_TRAIN
 
 /* ---- soft terms in double precision ---------------------------------------------------------------------- */
 
@@ -5359,6 +5374,7 @@ KD__PRIVATE double kd__loss_evaluate(const kd_ctx *kd, kd__loss_call *call)
 {
     return kd__loss_has_kernel(call->desc) ? kd__loss_by_kernel(kd, call) : kd__loss_by_double(kd, call);
 }
+#endif /* KD_NO_TRAIN */
 
 /* Names the first number that is not finite, if there is one. */
 KD__PRIVATE kd_result kd__check_finite(kd_ctx *kd, const char *where, const char *what, const float *x,
@@ -5393,6 +5409,8 @@ KD__PRIVATE kd_result kd__check_soft_labels(kd_ctx *kd, const char *where, const
     }
     return result;
 }
+
+#ifndef KD_NO_TRAIN
 
 /* kd_loss, whatever soft labels sum to. */
 KD__PRIVATE kd_result kd__loss_of_rows(kd_ctx *kd, const kd_loss_desc *desc, const float *student,
@@ -5454,6 +5472,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
     if (result != KD_OK) return result;
     return kd__loss_of_rows(kd, desc, student, teacher, labels, rows, cols, grad, value);
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>graph    what a model is made of, and what it runs in
@@ -7835,6 +7854,21 @@ typedef struct kd__layer_type {
     int act;
 } kd__layer_type;
 
+/* Layers that only predict have no way back. */
+#ifdef KD_NO_TRAIN
+#define KD__BACKWARD(...)                                                                                          \
+    {                                                                                                              \
+        {                                                                                                          \
+            NULL, 0, 0                                                                                             \
+        }                                                                                                          \
+    }
+#else
+#define KD__BACKWARD(...)                                                                                          \
+    {                                                                                                              \
+        __VA_ARGS__                                                                                                \
+    }
+#endif
+
 #define KD__ACT_ROW(name, word)                                                                                    \
     {word,                                                                                                         \
      name == KD__LEAKYRELU ? "slope:f=0.01" : "",                                                                  \
@@ -7842,7 +7876,7 @@ typedef struct kd__layer_type {
      NULL,                                                                                                         \
      NULL,                                                                                                         \
      {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
-     {{kd__act_backward, KD__SPANS, KD__ALWAYS}},                                                                  \
+     KD__BACKWARD({kd__act_backward, KD__SPANS, KD__ALWAYS}),                                                      \
      0,                                                                                                            \
      name},
 #define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
@@ -7854,7 +7888,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__dense_own,
      NULL,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
-     {{kd__dense_backward, KD__WHOLE, KD__ALWAYS}},
+     KD__BACKWARD({kd__dense_backward, KD__WHOLE, KD__ALWAYS}),
      1,
      0},
     {"conv",
@@ -7863,7 +7897,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__conv_own,
      kd__conv_work,
      {{kd__conv_forward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}),
      1,
      0},
     {"depthwise",
@@ -7872,7 +7906,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__depthwise_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__depthwise_backward, KD__SPANS, KD__ALWAYS}),
      1,
      0},
     {"maxpool",
@@ -7881,7 +7915,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__maxpool_own,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__maxpool_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__maxpool_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"avgpool",
@@ -7890,7 +7924,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__avgpool_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"gap",
@@ -7899,7 +7933,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__avgpool_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__avgpool_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"batchnorm",
@@ -7911,10 +7945,9 @@ static const kd__layer_type kd__layer_types[] = {
       {kd__norm_forward_stats, KD__SPANS, KD__TRAINING},
       {kd__norm_forward_join, KD__JOIN, KD__TRAINING},
       {kd__norm_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
-      {kd__norm_backward_join, KD__JOIN, KD__TRAINING},
-      {kd__norm_backward, KD__SPANS, KD__ALWAYS},
-      {kd__norm_commit, KD__COMMIT, KD__TRAINING}},
+     KD__BACKWARD({kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
+                  {kd__norm_backward_join, KD__JOIN, KD__TRAINING}, {kd__norm_backward, KD__SPANS, KD__ALWAYS},
+                  {kd__norm_commit, KD__COMMIT, KD__TRAINING}),
      1,
      0},
     {"dropout",
@@ -7923,7 +7956,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__dropout_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__dropout_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"flatten",
@@ -7932,7 +7965,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__flatten_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__flatten_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"softtree",
@@ -7943,7 +7976,7 @@ static const kd__layer_type kd__layer_types[] = {
      {{kd__tree_forward_prepare, KD__PREPARE, KD__ALWAYS},
       {kd__tree_forward, KD__SPANS, KD__ALWAYS},
       {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},
-     {{kd__tree_backward, KD__SPANS, KD__ALWAYS}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}},
+     KD__BACKWARD({kd__tree_backward, KD__SPANS, KD__ALWAYS}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}),
      0,
      0},
     {"prompt",
@@ -7952,7 +7985,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__prompt_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__prompt_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__prompt_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
@@ -7963,7 +7996,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
-     {{kd__add_backward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__add_backward, KD__SPANS, KD__ALWAYS}),
      1,
      0},
 };
@@ -10454,6 +10487,7 @@ KD__PRIVATE kd_result kd__check_teacher(kd_ctx *kd, const char *where, const kd_
    >>attack    adversarial inputs
    uses: predict, run, losses, random
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 KDDEF const char *kd_attack_name(kd_attack_kind kind)
 {
@@ -10737,6 +10771,31 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
     kd__free(m->kd, logits);
     return result;
 }
+#else  /* KD_NO_TRAIN: without gradients there is nothing to attack by, and kd__attack_check says so */
+
+typedef struct kd__attack {
+    kd_ctx *kd; /* NULL: none */
+    const float *x;
+    uint64_t seed;
+} kd__attack;
+
+KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
+                                       int has_targets, int has_labels, int outputs)
+{
+    (void)desc, (void)has_teacher, (void)has_targets, (void)has_labels, (void)outputs;
+    return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: attacks follow gradients, and this build has none (KD_NO_TRAIN)",
+                    where);
+}
+
+KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int value, const kd_attack_desc *desc,
+                                      int channels, const float *mean, const float *std, int capacity)
+{
+    (void)a, (void)value, (void)channels, (void)mean, (void)std, (void)capacity;
+    return m && desc ? KD_ERR_UNSUPPORTED : KD_ERR_ARGUMENT;
+}
+
+KD__PRIVATE void kd__attack_close(kd__attack *a) { a->kd = NULL; }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>data    batches, augmentation, evaluation
@@ -11566,6 +11625,7 @@ KD__PRIVATE int kd__evaluator_classes(const kd__evaluator *e)
     return e->head ? kd__head_classes(e->columns) : kd__whole_classes(e->data, e->outputs);
 }
 
+#ifndef KD_NO_TRAIN
 /* Attacks the images of a batch that the feed has made, or their prompts. */
 KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, const float *prompts,
                                            const int32_t *samples, int n)
@@ -11579,6 +11639,14 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, co
     if (result != KD_OK) return result;
     return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
 }
+#else
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, const float *prompts,
+                                           const int32_t *samples, int n)
+{
+    (void)e, (void)a, (void)prompts, (void)samples, (void)n;
+    return KD_ERR_UNSUPPORTED; /* kd__attack_check has refused it */
+}
+#endif
 
 /* What both models say to a batch that the feed has made, and their log-probabilities. */
 KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, int n, const float **student,
@@ -11785,6 +11853,7 @@ KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *
    >>optim    optimizers, schedules
    uses: graph, parallel, math
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 KDDEF const char *kd_optimizer_name(kd_optimizer optimizer)
 {
@@ -11961,6 +12030,7 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
     for (i = 0; i < pieces; ++i) grown |= o->grown[i];
     return !grown;
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>features    losses on features and relations
@@ -11969,6 +12039,7 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
    between samples are functions of the matrix of dot products, and so is their gradient. Work is dealt out by
    sample or by row and summed in their order: the same bits for any number of threads.
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 enum { KD__MAX_FEATURES = 16, KD__MAX_TAPS = 8, KD__MAX_PARTS = 8 * KD__MAX_TAPS };
 enum { KD__STUDENT, KD__TEACHER };
@@ -13683,11 +13754,13 @@ KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_
         "%lld; the weights are those before it",
         (long long)step);
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>train    training and distillation, teacher caches
    uses: features, optim, predict, data, losses
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 /* ---- teacher caches -------------------------------------------------------------------------------------- */
 
@@ -15797,11 +15870,13 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
     kd__free(m->kd, metrics);
     return result;
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>pate    labels from noisy votes, and what they give away
    uses: predict, data, math
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 KDDEF kd_pate_desc kd_pate_defaults(void)
 {
@@ -15968,11 +16043,13 @@ KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_
     }
     return kd_pate_cost(kd, desc, samples, answered, out ? out : &budget);
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>diagnose    what teacher and labels ask of a student
    uses: train, predict, data, losses
    ============================================================================================================ */
+#ifndef KD_NO_TRAIN
 
 enum { KD__HARD, KD__SOFT };
 
@@ -16250,6 +16327,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
     kd__diagnoser_close(&d);
     return result;
 }
+#endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
    >>io    .npy, safetensors, checkpoints
@@ -18105,6 +18183,8 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     return result;
 }
 
+#ifndef KD_NO_TRAIN
+
 /* ---- teacher caches -------------------------------------------------------------------------------------- */
 
 /* The settings of a cache as text, whole numbers and floats by their bits. */
@@ -18568,6 +18648,7 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
     kd__free(t->kd, c.plain);
     return result;
 }
+#endif /* KD_NO_TRAIN */
 
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
@@ -21607,10 +21688,17 @@ static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_gr
     }
 }
 
-KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {
-    (kd_isa)KD__ISA_ID,   KD__W, KD__NARROW, KD__PANEL, KD__TILE_ROWS, KD__NARROW < KD__W,
+KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
+                                                      KD__W,
+                                                      KD__NARROW,
+                                                      KD__PANEL,
+                                                      KD__TILE_ROWS,
+                                                      KD__NARROW < KD__W,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
-    KD__KERNELS(KD__ITEM)
+                                                      KD__PREDICTION_KERNELS(KD__ITEM)
+#undef KD__ITEM
+#define KD__ITEM(type, name, parameters) KD__IN_TRAINING(KD__FN(name), NULL),
+                                                          KD__TRAINING_KERNELS(KD__ITEM)
 #undef KD__ITEM
 };
 
