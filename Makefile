@@ -125,7 +125,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
 
 format:
-	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill tests tests/compile tests/fuzz bench bench/peers))
+	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill examples/mcu tests tests/compile tests/fuzz bench bench/peers))
 
 clean:
 	rm -rf $(BUILD)

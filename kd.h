@@ -240,6 +240,10 @@ typedef struct kd_ctx_desc {
     void (*log)(void *user, const char *line); /* NULL; warnings and notes, one line each, without newline */
     void *log_user;
     kd_io io; /* stdio, with fsync where the platform has it */
+    /* 0: what the processor's caches ask for. Otherwise bytes that a thread's buffers for blocks of work should keep
+       to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose smallest
+       block by Winograd's way does not fit are computed directly, with other bits. */
+    size_t scratch;
 } kd_ctx_desc;
 
 KDDEF kd_ctx_desc kd_ctx_defaults(void);
@@ -2425,6 +2429,13 @@ KD__PRIVATE size_t kd__block_bytes(void *data)
     return block.size;
 }
 
+/* Bytes that a block of work may take: half of what there is of them stays in the second-level cache. */
+KD__PRIVATE ptrdiff_t kd__block_room(const kd_ctx *kd)
+{
+    const size_t half = (size_t)kd->cpu.l2 / 2;
+    return (ptrdiff_t)(kd->desc.scratch ? KD__MIN(kd->desc.scratch, half) : half);
+}
+
 #define KD__NEW(kd, type, count) ((type *)kd__alloc(kd, (size_t)(count), sizeof(type)))
 
 /* Room for `count` items in a growing list; the list moves when it is full. */
@@ -3448,6 +3459,10 @@ extern const kd__kernels kd__table_avx2, kd__table_avx512;
 extern const kd__kernels kd__table_neon;
 #endif
 #else
+#if defined(KD_NO_TRAIN) && defined(__GNUC__)
+#pragma GCC diagnostic push /* the table does not name the kernels of training, and so they are dropped */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define KD__TEMPLATE
 #define KD__ISA scalar
 #define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
@@ -3478,6 +3493,9 @@ KD__TARGET_END
 #include KD__HEADER_FILENAME
 #endif
 #undef KD__TEMPLATE
+#if defined(KD_NO_TRAIN) && defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 #endif /* KD__KERNELS_APART */
 
 KD__PRIVATE const kd__kernels *kd__kernels_for(kd_isa isa)
@@ -6543,7 +6561,32 @@ KD__PRIVATE int kd__conv_grad_pad(int size, int outputs, int kernel, int stride,
 
 KD__PRIVATE int kd__tiles_over(int pixels) { return (pixels + 3) / 4; }
 
-/* Whether it is worth while, by shape alone, since the bits depend on it: enough channels to pay for the way to
+/* Channels as planes store them. */
+KD__PRIVATE int kd__winograd_stored(const kd__kernels *k, int channels)
+{
+    return (channels + k->lanes - 1) / k->lanes * k->lanes;
+}
+
+/* Floats of kd__tiles.zeros, of a plane (with a gap, lest all begin at the same place of a cache), and of all. */
+KD__PRIVATE size_t kd__winograd_zeros(int stored) { return (size_t)6 * (size_t)stored; }
+KD__PRIVATE size_t kd__winograd_plane(int stored, int block)
+{
+    return kd__plus(kd__times((size_t)stored, (size_t)block), 16);
+}
+KD__PRIVATE size_t kd__winograd_floats(int stored, int block)
+{
+    return kd__plus(kd__winograd_zeros(stored), kd__times(KD__WINO_PLANES, kd__winograd_plane(stored, block)));
+}
+
+/* Whether the smallest block fits into what the context allows. */
+KD__PRIVATE int kd__winograd_fits(const kd_ctx *kd, const kd__param *w)
+{
+    const int in = kd__winograd_stored(kd->k, w->c), out = kd__winograd_stored(kd->k, w->outputs);
+    const size_t floats = kd__plus(kd__winograd_floats(in, kd->k->rows), kd__winograd_floats(out, kd->k->rows));
+    return !kd->desc.scratch || kd__times(floats, sizeof(float)) <= kd->desc.scratch;
+}
+
+/* Whether it is worth while, by shape (and what fits) alone, since the bits depend on it: enough channels to pay for the way to
    planes and back, and at least half of what tiles cover inside of the image. */
 KD__PRIVATE int kd__is_winograd(const kd_model *m, const kd__node *n)
 {
@@ -6551,7 +6594,7 @@ KD__PRIVATE int kd__is_winograd(const kd_model *m, const kd__node *n)
     const kd__shape *out = &m->values[n->out].shape;
     const kd__arg *stride = &n->arg[KD__CONV_STRIDE], *pad = &n->arg[KD__CONV_PAD];
     return w->h == 3 && w->w == 3 && stride->v[0] == 1 && stride->v[1] == 1 && pad->v[0] <= 2 && pad->v[1] <= 2 &&
-           w->groups == 1 && KD__MIN(w->c, w->outputs) >= 16 &&
+           w->groups == 1 && KD__MIN(w->c, w->outputs) >= 16 && kd__winograd_fits(m->kd, w) &&
            (int64_t)out->h * out->w >= (int64_t)8 * kd__tiles_over(out->h) * kd__tiles_over(out->w);
 }
 
@@ -6660,29 +6703,12 @@ typedef struct kd__winograd {
     float *planes;
 } kd__winograd;
 
-/* Channels as planes store them. */
-KD__PRIVATE int kd__winograd_stored(const kd__run *r, int channels)
-{
-    return (channels + r->k->lanes - 1) / r->k->lanes * r->k->lanes;
-}
-
 /* Tiles in a block. */
 KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__param *w)
 {
-    const ptrdiff_t stored = kd__winograd_stored(r, w->c) + kd__winograd_stored(r, w->outputs);
-    const ptrdiff_t most = r->kd->cpu.l2 / 2 / (ptrdiff_t)sizeof(float) / KD__WINO_PLANES / stored;
+    const ptrdiff_t stored = kd__winograd_stored(r->k, w->c) + kd__winograd_stored(r->k, w->outputs);
+    const ptrdiff_t most = kd__block_room(r->kd) / (ptrdiff_t)sizeof(float) / KD__WINO_PLANES / stored;
     return KD__MAX((int)most / r->k->rows, 1) * r->k->rows;
-}
-
-/* Floats of kd__tiles.zeros, of a plane (with a gap, lest all begin at the same place of a cache), and of all. */
-KD__PRIVATE size_t kd__winograd_zeros(int stored) { return (size_t)6 * (size_t)stored; }
-KD__PRIVATE size_t kd__winograd_plane(int stored, int block)
-{
-    return kd__plus(kd__times((size_t)stored, (size_t)block), 16);
-}
-KD__PRIVATE size_t kd__winograd_floats(int stored, int block)
-{
-    return kd__plus(kd__winograd_zeros(stored), kd__times(KD__WINO_PLANES, kd__winograd_plane(stored, block)));
 }
 
 KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
@@ -6690,8 +6716,8 @@ KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
     const kd__param *w = &r->model->params[n->param[0]];
     const int block = kd__winograd_block(r, w);
     if (!kd__is_winograd(r->model, n)) return kd__conv_pairs_work(r, n);
-    return kd__plus(kd__winograd_floats(kd__winograd_stored(r, w->c), block),
-                    kd__winograd_floats(kd__winograd_stored(r, w->outputs), block));
+    return kd__plus(kd__winograd_floats(kd__winograd_stored(r->k, w->c), block),
+                    kd__winograd_floats(kd__winograd_stored(r->k, w->outputs), block));
 }
 
 /* The value whose slot is given, in tiles for outputs that cover the image `covered`. Takes memory from *work. */
@@ -6699,7 +6725,7 @@ KD__PRIVATE kd__winograd kd__winograd_side(const kd__run *r, int value, const kd
                                            int block, float **work)
 {
     const kd__shape *image = &r->model->values[value].shape, *outputs = &r->model->values[covered].shape;
-    const int stored = kd__winograd_stored(r, image->c);
+    const int stored = kd__winograd_stored(r->k, image->c);
     kd__winograd w;
     memset(&w, 0, sizeof w);
     w.slot = slot;
@@ -9888,7 +9914,7 @@ KD__PRIVATE int kd__plan_block(const kd__planner *p)
         if (!m->values[i].shape.flat && p->act_root[i] == i)
             bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
-    return (int)KD__MAX((size_t)1, KD__MIN((size_t)r->kd->cpu.l2 / 2 / bytes, (size_t)r->chunk));
+    return (int)KD__MAX((size_t)1, KD__MIN((size_t)kd__block_room(r->kd) / bytes, (size_t)r->chunk));
 }
 
 KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)

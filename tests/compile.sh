@@ -94,6 +94,19 @@ for cc in ${COMPILERS:-gcc clang}; do
         -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO -U_FORTIFY_SOURCE -fno-stack-protector -fno-pie -c \
         -o "$tmp/bare.o" implementation.c
 
+    # prediction alone, with everything else there or not; what nobody calls shows only where code is made
+    for switch in '' -DKD_NO_SIMD -DKD_NO_STDIO -DKD_NO_THREADS '-DKD_NO_SIMD -DKD_NO_STDIO' \
+        '-DKD_NO_SIMD -DKD_NO_THREADS' '-DKD_NO_STDIO -DKD_NO_THREADS' '-DKD_NO_SIMD -DKD_NO_STDIO -DKD_NO_THREADS'; do
+        check "$cc -std=c99 -DKD_NO_TRAIN $switch" "$cc" -std=c99 -O0 $warnings $in_c -DKD_NO_TRAIN $switch -no-pie \
+            -o "$tmp/predict" implementation.c predict.c -lm
+        check "$cc predict.c runs" "$tmp/predict"
+    done
+    check "$cc -std=c99 -O2 -DKD_NO_TRAIN" "$cc" -std=c99 -O2 $warnings $in_c -DKD_NO_TRAIN -c -o "$tmp/predict.o" \
+        implementation.c
+    nm -g --defined-only "$tmp/predict.o" | awk '/ kd_(train|loss|cache|attack|pate|diagnose)/ {print $NF}' >"$tmp/symbols"
+    check "$cc -DKD_NO_TRAIN trains nothing" all_of "$tmp/symbols" ''
+    larger() { size "$1" | awk -v most="$2" 'NR == 2 && $1 > most {print $1 " bytes of text, more than " most}'; }
+
     # beside another user of stb_image and stb_image_write in the same program
     if [ -e /usr/include/stb/stb_image_write.h ]; then
         printf '#define STB_IMAGE_IMPLEMENTATION\n#include <stb/stb_image.h>\n#define STB_IMAGE_WRITE_IMPLEMENTATION\n%s\n' \
@@ -112,7 +125,7 @@ for cc in ${COMPILERS:-gcc clang}; do
     check "$cc every symbol is kd_*" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'
     nm "$tmp/kd.o" | awk '$2 ~ /^[bBdDC]$/ {print $NF}' >"$tmp/symbols"
     check "$cc no global state" all_of "$tmp/symbols" ''
-    bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|cspn|len|ncmp|rchr|spn)|malloc|free|qsort|v?snprintf|exp|log|ceil|sqrtf?'
+    bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|cspn|len|ncmp|rchr|spn)|malloc|free|qsort|exp|log|ceil|sqrtf?'
     files='f(open|close|read|write|seek|tell|flush|gets|ileno|sync)|remove|rename'
     threads='pthread_(create|join|attr_(init|destroy|setstacksize)|(mutex|cond)_(init|destroy)|mutex_(un)?lock'
     threads="$threads|cond_(signal|wait)|sigmask)|sigfillset|clock_gettime|getpid|sysconf|sched_getaffinity|str(str|tol)"
@@ -132,6 +145,8 @@ for cc in ${COMPILERS:-gcc clang}; do
             continue
         fi
         check "$cxx -std=$std" "$cxx" -std=$std $warnings -fsyntax-only -x c++ implementation.c
+        check "$cxx -std=$std -DKD_NO_TRAIN" "$cxx" -std=$std $warnings -DKD_NO_TRAIN -fsyntax-only -x c++ \
+            implementation.c
     done
     for switch in -DKD_STATIC -DKD_NO_SIMD -DKD_NO_THREADS -DKD_NO_STDIO; do
         check "$cxx -std=c++17 $switch" "$cxx" -std=c++17 $warnings $switch -fsyntax-only -x c++ implementation.c

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 set -- kd.h
 # all but tests/golden and tests/images, which are generated
-for file in examples/*.[ch] examples/data/*.[ch] examples/distill/*.[ch] tests/*.[ch] tests/compile/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/peers/*.[ch]; do
+for file in examples/*.[ch] examples/data/*.[ch] examples/distill/*.[ch] examples/mcu/*.[ch] tests/*.[ch] tests/compile/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/peers/*.[ch]; do
     [ -e "$file" ] && set -- "$@" "$file"
 done
 texts="$*"

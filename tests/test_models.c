@@ -1544,6 +1544,35 @@ static void test_predict_errors(void **state)
     kd_model_destroy(m);
 }
 
+/* Little scratch makes workspaces smaller and leaves Winograd's way out, which is the same up to rounding. */
+static void test_scratch(void **state)
+{
+    static const char line[] = "16x8x8: conv 32 3 pad=1, relu, gap, dense 3";
+    float *x = test_floats(3, 2 * 16 * 64, 1), logits[2][6];
+    size_t bytes[2];
+    int i;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_ctx_desc desc = kd_ctx_defaults();
+        kd_ctx *context;
+        kd_model *m;
+        kd_workspace *w;
+        desc.scratch = i ? 16384 : 0;
+        assert_int_equal(kd_open(&desc, &context), KD_OK);
+        assert_ok(context, kd_model_create(context, line, 1, &m));
+        assert_int_equal(kd__is_winograd(m, &m->nodes[0]), !i);
+        assert_ok(context, kd_workspace_create(m, 2, &w));
+        bytes[i] = kd_workspace_bytes(w);
+        assert_ok(context, kd_workspace_predict(w, x, 2, logits[i]));
+        kd_workspace_destroy(w);
+        kd_model_destroy(m);
+        kd_close(context);
+    }
+    assert_true(bytes[1] < bytes[0] / 2);
+    for (i = 0; i < 6; ++i) assert_near(logits[1][i], logits[0][i], 1e-5);
+    free(x);
+}
+
 static void test_workspace(void **state)
 {
     kd_model *m = create(predict_spec, 3);
@@ -2017,6 +2046,7 @@ int main(void)
         TEST(test_predict),
         TEST(test_predict_errors),
         TEST(test_workspace),
+        TEST(test_scratch),
 #if KD__THREADS
         TEST(test_predict_from_threads),
 #endif

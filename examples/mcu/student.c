@@ -1,0 +1,75 @@
+/* student: a distilled model in the flash of a microcontroller. Loads it from an array, plans all memory, and prints
+   the class and the bits of the logits for a few images. The same file runs on a desk machine, where every bit must be
+   the same: see README.md. */
+#define KD_NO_TRAIN
+#define KD_NO_STDIO
+#define KD_NO_THREADS
+#define KD_NO_SIMD
+#define KD_IMPLEMENTATION
+#include "../../kd.h"
+
+#include "board.h"
+#include "model.h" /* static const unsigned char model[]: what model.c has written */
+
+enum { IMAGES = 4, MOST_PIXELS = 3 * 32 * 32, MOST_CLASSES = 16 };
+
+static float x[MOST_PIXELS], logits[MOST_CLASSES];
+
+/* Stands for a camera: the same pattern everywhere. */
+static void take_picture(int number, int pixels)
+{
+    uint32_t state = 12345u + (uint32_t)number;
+    int i;
+    for (i = 0; i < pixels; ++i) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = (float)(state >> 24) * (1.0f / 256);
+    }
+}
+
+static void print_hex(uint32_t bits)
+{
+    char text[10];
+    int i;
+    for (i = 0; i < 8; ++i) text[i] = "0123456789abcdef"[bits >> (28 - 4 * i) & 15];
+    text[8] = ' ', text[9] = 0;
+    board_print(text);
+}
+
+static int run(kd_ctx *kd)
+{
+    kd_model *student = NULL;
+    kd_workspace *workspace = NULL;
+    int channels, height, width, classes, i, j, failed;
+    failed = kd_model_load_memory(kd, model, sizeof model, &student) || kd_workspace_create(student, 1, &workspace);
+    if (!failed) {
+        kd_model_input(student, &channels, &height, &width);
+        classes = kd_model_outputs(student);
+        failed = channels * height * width > MOST_PIXELS || classes > MOST_CLASSES;
+    }
+    for (i = 0; i < IMAGES && !failed; ++i) { /* from here on, nothing is allocated */
+        take_picture(i, channels * height * width);
+        failed = kd_workspace_predict(workspace, x, 1, logits) != KD_OK;
+        for (j = 0; j < classes; ++j) {
+            uint32_t bits;
+            memcpy(&bits, &logits[j], sizeof bits);
+            print_hex(bits);
+        }
+        board_print("\n");
+    }
+    kd_workspace_destroy(workspace);
+    kd_model_destroy(student);
+    return failed;
+}
+
+int main(void)
+{
+    kd_ctx *kd = NULL;
+    int failed = kd_open(NULL, &kd) != KD_OK;
+    if (!failed) failed = run(kd);
+    if (failed) {
+        board_print(kd ? kd_error(kd) : "no context");
+        board_print("\n");
+    }
+    kd_close(kd);
+    return failed;
+}
