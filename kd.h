@@ -10799,11 +10799,11 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
 }
 #else  /* KD_NO_TRAIN: without gradients there is nothing to attack by, and kd__attack_check says so */
 
-typedef struct kd__attack {
+typedef struct kd__attacker {
     kd_ctx *kd; /* NULL: none */
     const float *x;
     uint64_t seed;
-} kd__attack;
+} kd__attacker;
 
 KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_desc *desc, int has_teacher,
                                        int has_targets, int has_labels, int outputs)
@@ -10813,14 +10813,14 @@ KD__PRIVATE kd_result kd__attack_check(kd_ctx *kd, const char *where, kd_attack_
                     where);
 }
 
-KD__PRIVATE kd_result kd__attack_open(kd__attack *a, const kd_model *m, int value, const kd_attack_desc *desc,
+KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int value, const kd_attack_desc *desc,
                                       int channels, const float *mean, const float *std, int capacity)
 {
     (void)a, (void)value, (void)channels, (void)mean, (void)std, (void)capacity;
     return m && desc ? KD_ERR_UNSUPPORTED : KD_ERR_ARGUMENT;
 }
 
-KD__PRIVATE void kd__attack_close(kd__attack *a) { a->kd = NULL; }
+KD__PRIVATE void kd__attack_close(kd__attacker *a) { a->kd = NULL; }
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
@@ -11666,7 +11666,7 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, co
     return kd__attack_make(a, where, e->feed.x, prompts, n, teacher, e->feed.labels, NULL);
 }
 #else
-KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attack *a, const float *prompts,
+KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, const float *prompts,
                                            const int32_t *samples, int n)
 {
     (void)e, (void)a, (void)prompts, (void)samples, (void)n;
