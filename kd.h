@@ -42,7 +42,8 @@ CONFIGURATION (define before including; none of them changes a public struct)
                        to one thread at a time in kd_predict, too
    KD_NO_SIMD          portable C kernels only
    KD_ALLOW_FAST_MATH  accept -ffast-math and its parts, which break the promises about NaN and repeatability below
-   KD_NO_TRAIN         no training: models are loaded, described, predict and are evaluated; what trains does not link
+   KD_NO_TRAIN         no training: models are loaded, described, predict and are evaluated; functions that train
+                       are not there to link
    KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
 
 THREADS
@@ -240,8 +241,8 @@ typedef struct kd_ctx_desc {
     void (*log)(void *user, const char *line); /* NULL; warnings and notes, one line each, without newline */
     void *log_user;
     kd_io io; /* stdio, with fsync where the platform has it */
-    /* 0: what the processor's caches ask for. Otherwise bytes that a thread's buffers for blocks of work should keep
-       to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose smallest
+    /* 0: what the processor's caches ask for. Otherwise bytes that a thread's buffers for blocks of work should
+       keep to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose smallest
        block by Winograd's way does not fit are computed directly, with other bits. */
     size_t scratch;
 } kd_ctx_desc;
@@ -652,8 +653,8 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
    line, class names and preprocessing as metadata. Saving writes a temporary file beside the target, flushes it
    to the disk and renames it, so that a crash leaves the old file or the new one. */
 KDDEF kd_result kd_model_save(const kd_model *m, const char *path);
-/* What trained numbers are rounded to in a file, to the nearest, halves to even; running statistics stay F32. A model
-   loaded from there computes in F32. KD_DTYPE_F16 with a number from 65520 on is KD_ERR_NOT_FINITE. */
+/* What trained numbers are rounded to in a file, to the nearest, halves to even; running statistics stay F32. A
+   model loaded from there computes in F32. KD_DTYPE_F16 with a number from 65520 on is KD_ERR_NOT_FINITE. */
 typedef enum kd_dtype { KD_DTYPE_F32, KD_DTYPE_F16, KD_DTYPE_BF16 } kd_dtype;
 KDDEF kd_result kd_model_save_as(const kd_model *m, const char *path, kd_dtype dtype);
 /* The same file into memory of `size` bytes. *needed, where not NULL, is what it takes: with bytes NULL and size 0
@@ -6586,8 +6587,8 @@ KD__PRIVATE int kd__winograd_fits(const kd_ctx *kd, const kd__param *w)
     return !kd->desc.scratch || kd__times(floats, sizeof(float)) <= kd->desc.scratch;
 }
 
-/* Whether it is worth while, by shape (and what fits) alone, since the bits depend on it: enough channels to pay for the way to
-   planes and back, and at least half of what tiles cover inside of the image. */
+/* Whether it is worth while, by shape (and what fits) alone, since the bits depend on it: enough channels to pay for
+   the way to planes and back, and at least half of what tiles cover inside of the image. */
 KD__PRIVATE int kd__is_winograd(const kd_model *m, const kd__node *n)
 {
     const kd__param *w = &m->params[n->param[0]];
@@ -9362,7 +9363,7 @@ KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
 
 enum { KD__PLAIN = 256 }; /* numbers in PyTorch's order that are looked at in one go */
 
-/* Goes on with a tensor's numbers, in PyTorch's order, so that the panel width of an instruction set does not show. */
+/* Goes on with a tensor's numbers, in PyTorch's order: the panel width of an instruction set does not show. */
 KD__PRIVATE uint64_t kd__hash_tensor(uint64_t hash, const kd__kernels *k, const kd__param *p, float *stored)
 {
     kd__walk w = kd__walk_begin(k, p);
@@ -17569,8 +17570,8 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     return text;
 }
 
-/* The next `count` numbers of a tensor, from number `first` on. A file that is not whole is read in the order of its
-   data. */
+/* The next `count` numbers of a tensor, from number `first` on. A file that is not whole is read in the order of
+   its data. */
 KD__PRIVATE kd_result kd__st_next(kd__st_file *f, const kd__st_entry *e, int64_t first, int count,
                                   unsigned char *bytes)
 {

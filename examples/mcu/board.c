@@ -1,5 +1,5 @@
-/* board: an Arm Cortex-M4 as QEMU emulates it (mps2-an386): vectors, memory, and a debugger's console (semihosting).
-   On a real board its vendor's startup code stands here instead. */
+/* board: an Arm Cortex-M4 as QEMU emulates it (mps2-an386): vectors, memory, and a debugger's console
+   (semihosting). On a real board its vendor's startup code stands here instead. */
 #include "board.h"
 
 #include <stddef.h>

@@ -1,6 +1,5 @@
 /* student: a distilled model in the flash of a microcontroller. Loads it from an array, plans all memory, and prints
-   the class and the bits of the logits for a few images. The same file runs on a desk machine, where every bit must be
-   the same: see README.md. */
+   the bits of the logits for a few images. The same file runs on a desk machine, to the same bits: see README.md. */
 #define KD_NO_TRAIN
 #define KD_NO_STDIO
 #define KD_NO_THREADS
