@@ -242,8 +242,8 @@ typedef struct kd_ctx_desc {
     void *log_user;
     kd_io io; /* stdio, with fsync where the platform has it */
     /* 0: what the processor's caches ask for. Otherwise bytes that a thread's buffers for blocks of work should
-       keep to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose smallest
-       block by Winograd's way does not fit are computed directly, with other bits. */
+       keep to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose
+       smallest block by Winograd's way does not fit are computed directly, with other bits. */
     size_t scratch;
 } kd_ctx_desc;
 
@@ -6587,8 +6587,8 @@ KD__PRIVATE int kd__winograd_fits(const kd_ctx *kd, const kd__param *w)
     return !kd->desc.scratch || kd__times(floats, sizeof(float)) <= kd->desc.scratch;
 }
 
-/* Whether it is worth while, by shape (and what fits) alone, since the bits depend on it: enough channels to pay for
-   the way to planes and back, and at least half of what tiles cover inside of the image. */
+/* Whether it is worth while, by shape (and what fits) alone, since the bits depend on it: enough channels to pay
+   for the way to planes and back, and at least half of what tiles cover inside of the image. */
 KD__PRIVATE int kd__is_winograd(const kd_model *m, const kd__node *n)
 {
     const kd__param *w = &m->params[n->param[0]];

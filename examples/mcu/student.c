@@ -1,5 +1,6 @@
-/* student: a distilled model in the flash of a microcontroller. Loads it from an array, plans all memory, and prints
-   the bits of the logits for a few images. The same file runs on a desk machine, to the same bits: see README.md. */
+/* student: a distilled model in the flash of a microcontroller. Loads it from an array, plans all memory, and
+   prints the bits of the logits for a few images. The same file runs on a desk machine, to the same bits: see
+   README.md. */
 #define KD_NO_TRAIN
 #define KD_NO_STDIO
 #define KD_NO_THREADS
