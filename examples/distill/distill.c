@@ -209,13 +209,14 @@ static int open_session(session *s)
     if (!losses[s->loss].temperature) s->o.temperature.count = 1;
     if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
     desc.isa = (kd_isa)i;
-    desc.threads = s->o.threads ? s->o.threads : fastest_threads(desc.isa);
+    desc.threads = s->o.threads ? s->o.threads : s->o.list_layers ? 1 : fastest_threads(desc.isa);
     desc.log = print_note;
     desc.log_user = s;
     result = kd_open(&desc, &s->kd);
     if (result != KD_OK)
         return complain("the library cannot be opened with instruction set %s: %s", s->o.isa,
                         kd_result_meaning(result));
+    if (s->o.list_layers) return 1;
     printf("kd.h %s, %s, %d thread%s%s\n", kd_version(), kd_isa_name(kd_ctx_isa(s->kd)), kd_ctx_threads(s->kd),
            plural(kd_ctx_threads(s->kd)),
            s->o.threads || kd_cpu_count() == 1 ? "" : ", the fastest just now; --threads chooses");
@@ -373,16 +374,19 @@ static void choose_nothing(session *s)
 static int run(session *s)
 {
     s->started = seconds_now();
-    if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) || !check_output(s) || !load_images(s))
+    if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) ||
+        (!s->o.list_layers && !check_output(s)) || !load_images(s))
         return 0;
     if (s->o.write_order)
         return write_orders(s) && printf("%s/order.txt says which image each row is about\n", s->o.out) > 0;
     if (!split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
-    if (s->held.data.count < 1) choose_nothing(s);
+    if (s->held.data.count < 1 && !s->o.list_layers) choose_nothing(s);
     plan_epochs(s);
     measure_preprocessing(s);
-    if (!given_preprocessing(s) || !open_models(s) || !allocate_results(s)) return 0;
+    if (!given_preprocessing(s) || !open_models(s)) return 0;
+    if (s->o.list_layers) return list_models(s);
+    if (!allocate_results(s)) return 0;
     share_preprocessing(s);
     if (!check_known_teacher(s) || !check_trainings(s)) return 0;
     print_plan(s);

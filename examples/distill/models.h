@@ -346,3 +346,26 @@ static int open_models(session *s)
     s->r.teacher.spec = s->teacher_spec;
     return 1;
 }
+
+static int list_layers(const char *who, const kd_model *m)
+{
+    const size_t length = kd_model_describe(m, NULL, 0);
+    char *text = (char *)malloc(length + 1);
+    if (!text) return complain("there is not enough memory for the layers of the %s", who);
+    (void)kd_model_describe(m, text, length + 1);
+    printf("\nThe %s: %s\n%s", who, kd_model_spec(m), text);
+    free(text);
+    return 1;
+}
+
+/* For --list-layers. */
+static int list_models(session *s)
+{
+    kd_model *student = create_model(s, "student", s->student_spec, 1);
+    int done = student != NULL;
+    if (!s->teacher) printf("\nThe teacher: logits in %s, without layers\n", s->o.teacher);
+    if (done && s->teacher) done = list_layers("teacher", s->teacher);
+    if (done) done = list_layers("student", student);
+    kd_model_destroy(student);
+    return done;
+}

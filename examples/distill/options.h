@@ -14,7 +14,7 @@ typedef struct options {
         *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
-        patient, resume, teacher_unchecked, write_order, force;
+        patient, resume, teacher_unchecked, write_order, force, list_layers;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
@@ -110,7 +110,9 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("force", "", OPTION_FLAG, force, 0, 1, "",                                                                   \
       "replace files in the output folder that are not from a run of distill")                                     \
     X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \
-      "go on where a run with the same options and output folder was stopped")
+      "go on where a run with the same options and output folder was stopped")                                     \
+    X("list-layers", "", OPTION_FLAG, list_layers, 0, 1, "",                                                       \
+      "train nothing: show the layers of teacher and student, by name, with the shapes of what they put out")
 
 typedef struct option {
     const char *name, *argument;

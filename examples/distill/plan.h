@@ -36,11 +36,11 @@ static int line_add_stem(spec_line *l, int side, int channels)
 static void student_line(const images *im, char *text)
 {
     spec_line l;
-    int channels = im->class_count > 20 ? 16 : 8, side;
+    int channels = im->class_count > 20 ? 16 : 8, steps = 0, side;
     l.text = text, l.length = 0;
     side = line_add_stem(&l, shorter_side(im), channels);
     for (; side >= 6; side /= 2, channels *= 2)
-        line_add(&l, "conv %d 3 pad=1, batchnorm, relu, maxpool 2, ", channels);
+        line_add(&l, "conv %d 3 pad=1, batchnorm, relu, stage%d: maxpool 2, ", channels, ++steps);
     line_add(&l, "dense %d", im->class_count);
 }
 
@@ -48,16 +48,16 @@ static void student_line(const images *im, char *text)
 static void teacher_line(const images *im, char *text)
 {
     spec_line l;
-    int channels = 32, side;
+    int channels = 32, steps = 1, side;
     l.text = text, l.length = 0;
     side = line_add_stem(&l, shorter_side(im), channels);
-    line_add(&l, "conv %d 3 pad=1, batchnorm, relu, maxpool 2, ", channels);
+    line_add(&l, "conv %d 3 pad=1, batchnorm, relu, stage1: maxpool 2, ", channels);
     for (side /= 2; side >= 4 && channels < 128; side /= 2) {
         channels *= 2;
         line_add(&l,
                  "conv %d 3 pad=1, batchnorm, relu, maxpool 2, "
-                 "residual(conv %d 3 pad=1, batchnorm, relu, conv %d 3 pad=1, batchnorm), relu, ",
-                 channels, channels, channels);
+                 "residual(conv %d 3 pad=1, batchnorm, relu, conv %d 3 pad=1, batchnorm), stage%d: relu, ",
+                 channels, channels, channels, ++steps);
     }
     line_add(&l, "gap, dense %d", im->class_count);
 }
