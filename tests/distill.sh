@@ -173,6 +173,34 @@ check 'a teacher from a file' "$distill" $fashion $quick --teacher "$work/out/te
 check 'a teacher from a file gives the same student' cmp "$work/out/student.safetensors" "$work/two/student.safetensors"
 # shellcheck disable=SC2086
 check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 --loss kl --student "$student" --teacher "$teacher" --out "$work/two"
+# more losses than one, some of them on features
+named_teacher='low: dense 24, relu, high: dense 20, relu, dense 10'
+named_student='low: dense 4, relu, high: dense 20, relu, dense 10'
+listed=$work/listed
+check 'layers are listed' sh -c "'$distill' $fashion --limit 9 --teacher '$named_teacher' --list-layers --out '$work/unmade' >'$listed'"
+check 'those of the teacher' grep -q '^high  *dense 20  *20 ' "$listed"
+check 'those of the student, too' grep -q '^stage1  *maxpool 2  *8x14x14' "$listed"
+check 'and nothing else is done' sh -c "! test -e '$work/unmade' && ! grep -q 'Training\|to learn from' '$listed'"
+several()
+{
+    # shellcheck disable=SC2086
+    "$distill" $fashion $quick --teacher "$named_teacher" --student "$named_student" --seeds 1 --threads 1 "$@"
+}
+check 'a sum of losses, and features' several --loss 'hinton + 0.5*dist' --feature 'hint low weight=50' \
+    --feature 'rkd 2=high angle=10;fsp high high weight=0.5' --feature 'review low high weight=2' --out "$work/several"
+for key in '"loss": "hinton + 0.5\*dist", "temperature": [12]\.[17], "alpha": 0\.[79],' \
+    '"losses": \[{"name": "hinton", "weight": 1}, {"name": "dist", "weight": 0.5}\], "features": \[{' \
+    '{"name": "hint", "student": "low", "teacher": "low", "weight": 50}' '"student": "2", "teacher": "high", "weight": 1}' \
+    '"student2": "high", "teacher2": "high", "weight": 0.5}' '"student": "low,high", "teacher": "low,high", "weight": 2}'; do
+    check "metrics.json has $key" grep -q -- "$key" "$work/several/metrics.json"
+done
+check 'accuracy by class, of the teacher and of each way' test "$(grep -o '"class_accuracies": \[\([01]\.[0-9]\{6\}, \)\{9\}[01]\.[0-9]\{6\}\]' "$work/several/metrics.json" | wc -l)" = 4
+check 'the report has them, too' grep -q 'loss on features</dt><dd><code>hint low=low weight=50<' "$work/several/report.html"
+check 'a term of weight 1 alone' several --loss 'kl' --out "$work/two"
+check 'and the same with its weight' several --loss '1*kl' --out "$work/several"
+check 'is the same student' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
+check 'a feature of weight 0' several --loss kl --feature 'hint low weight=0' --out "$work/several"
+check 'teaches nothing' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
 # weights that do not say what they were fed
 tensors="$work/tensors.safetensors"
 LC_ALL=C sed 's/"kd\.spec"/"my.spec"/' "$work/out/teacher.safetensors" >"$tensors"
@@ -300,6 +328,19 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--temperature takes numbers' $fashion $out --temperature warm
     refused 'to choose among' $fashion $out --validation 0
     refused '--loss can be' $fashion $out --loss l2
+    refused '--loss can be' $fashion $out --loss hinton+
+    refused '--loss needs one that learns from the teacher' $fashion $out --loss ce
+    refused 'takes weights above 0' $fashion $out --loss '0*hinton+kl'
+    refused 'joins losses by +' $fashion $out --loss 'hinton kl'
+    refused '--feature begins with one of hint' $fashion $out --feature 'hunt stage1'
+    refused '--feature hint takes one pair of layers' $fashion $out --feature hint
+    refused '--feature hint takes one pair of layers' $fashion $out --feature 'hint stage1 stage2'
+    refused '--feature fsp takes two pairs' $fashion $out --feature 'fsp stage1'
+    refused '--feature takes layers as student=teacher, got "stage1="' $fashion $out --feature 'hint stage1='
+    refused '--feature weight takes a number, got "much"' $fashion $out --feature 'hint stage1 weight=much'
+    refused 'weight of a feature loss must be 0 to 1000000, got -1' $fashion $out --feature 'hint stage1 weight=-1'
+    refused 'the teacher has no layer "stage4"; did you mean "stage1"?' $fashion $out --feature 'hint stage1=stage4'
+    refused 'a file of logits has no layers' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy" --feature 'hint 0'
     refused '--augment does not know "flop"' $fashion $out --augment flop
     refused '--teacher-augment does not know "flop"' $fashion $out --teacher-augment flop
     refused '--augment flip takes a whole number up to 1, got "0.5"' $fashion $out --augment shift=2,flip=0.5,cutout=4
@@ -386,6 +427,13 @@ if command -v iconv >/dev/null; then
     check 'all of metrics.json is UTF-8' iconv -f UTF-8 -t UTF-16 "$work/logits/metrics.json"
     check 'all of the report is UTF-8' iconv -f UTF-8 -t UTF-16 "$report"
 fi
+check 'even classes: nothing is said of it' sh -c "! grep -q uneven '$work/said'"
+mkdir -p "$work/uneven/a" "$work/uneven/b"
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do cp examples/data/samples/Bag.png "$work/uneven/a/$i.png"; done
+for i in 1 2; do cp examples/data/samples/Coat.png "$work/uneven/b/$i.png"; done
+# shellcheck disable=SC2086
+check 'uneven classes' sh -c "'$distill' '$work/uneven' --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out '$work/logits' >'$work/said'"
+check 'are noted' grep -q 'very uneven: "a" has 12 images to learn from, "b" [12];' "$work/said"
 # everybody right on every image: a narrow axis
 # shellcheck disable=SC2086
 check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \
@@ -590,6 +638,21 @@ for signal in INT KILL; do
     check "stopped by $signal, the same student" cmp "$work/parts/student.safetensors" "$work/whole/student.safetensors"
     check 'no checkpoints are left' test ! -e "$work/parts/resume"
 done
+# what a run with several losses has learnt for itself is in its checkpoints
+two_losses="$fashion --limit 60 --teacher-epochs 2 --epochs 12 --seeds 1 --trials 1 --threads 1 --loss kl+0.5*dist --lr 0.01 --weight-decay 0.01"
+check 'several losses, not stopped' "$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/features"
+"$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+i=0
+while [ $i -lt 600 ] && ! grep -q '^  distilled' "$work/stdout"; do
+    sleep 0.05
+    i=$((i + 1))
+done
+kill -INT $pid
+wait $pid
+check 'several losses, stopped' test $? = 130
+check 'several losses, resumed' "$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/parts" --resume
+check 'several losses, the same student' cmp "$work/parts/student.safetensors" "$work/features/student.safetensors"
 "$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
 pid=$!
 sleep 1
@@ -614,6 +677,7 @@ not_resumed '--epochs "6", this one "7"' $long --epochs 7
 not_resumed '--lr "0.002", this one "0.0025"' $long --lr 0.0025
 not_resumed 'this one "scalar"' $long --isa scalar
 not_resumed '--temperature "2,4", this one "2.7"' $long --temperature 2.7
+not_resumed '--feature "", this one "hint stage1;at stage2"' $long --feature 'hint stage1' --feature 'at stage2'
 mkdir "$work/swapped"
 ln -s "$PWD/$fashion/test" "$work/swapped/train"
 ln -s "$PWD/$fashion/train" "$work/swapped/test"

@@ -26,6 +26,7 @@
 #include "plan.h"
 #include "teacher_logits.h"
 #include "models.h"
+#include "losses.h"
 #include "train.h"
 #include "ways.h"
 #include "results.h"
@@ -81,6 +82,7 @@ static void fill_report(session *s)
 {
     const options *o = &s->o;
     report *r = &s->r;
+    char text[sizeof s->settings[0].value];
     int i;
     r->teacher_logits = s->teacher_test;
     r->student_logits = s->student_test;
@@ -89,8 +91,14 @@ static void fill_report(session *s)
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
     add_setting(s, "loss",
-                losses[s->loss].alpha ? "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy" : "%s",
+                s->objective.count == 1 && s->objective.alpha >= 0
+                    ? "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy"
+                    : "%s",
                 loss_text(&r->ways[DISTILLED].grid[r->ways[DISTILLED].chosen]).chars);
+    for (i = 0; i < s->objective.feature_count; ++i) {
+        feature_text(s, i, text, sizeof text);
+        add_setting(s, "loss on features", "%s", text);
+    }
     if (r->teacher_trained)
         add_setting(s, "teacher's training", "%d epoch%s, learning rate %g, weight decay %g",
                     s->plan.teacher_epochs, plural(s->plan.teacher_epochs), o->teacher_lr, o->teacher_weight_decay);
@@ -195,10 +203,7 @@ static int open_session(session *s)
     kd_result result;
     int i;
     if (!plan_augmentation(s, 0)) return 0; /* what is wrong with the words is said at once */
-    while (s->loss < (int)KD__COUNT(losses) && strcmp(s->o.loss, kd_loss_name(losses[s->loss].kind)) != 0)
-        ++s->loss;
-    if (s->loss == (int)KD__COUNT(losses))
-        return complain("--loss can be one of those that distill --help lists, got \"%s\"", s->o.loss);
+    if (!parse_loss(s) || !parse_features(s)) return 0;
     for (i = 0; i < KD_OPTIMIZER_COUNT && strcmp(s->o.optimizer, kd_optimizer_name((kd_optimizer)i)) != 0; ++i) {}
     if (i == KD_OPTIMIZER_COUNT)
         return complain("--optimizer can be adam, adamw or sgd, got \"%s\"", s->o.optimizer);
@@ -206,8 +211,6 @@ static int open_session(session *s)
     for (i = 0; i < KD_ISA_COUNT && strcmp(s->o.isa, kd_isa_name((kd_isa)i)) != 0; ++i) {}
     if (i == KD_ISA_COUNT)
         return complain("there is no instruction set \"%s\"; distill --help lists them", s->o.isa);
-    if (!losses[s->loss].temperature) s->o.temperature.count = 1;
-    if (!losses[s->loss].alpha) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;
     desc.isa = (kd_isa)i;
     desc.threads = s->o.threads ? s->o.threads : s->o.list_layers ? 1 : fastest_threads(desc.isa);
     desc.log = print_note;
@@ -223,6 +226,27 @@ static int open_session(session *s)
     return 1;
 }
 
+/* Where some classes have many more images to learn from than others, accuracy says little of the small ones. */
+static void note_uneven(const session *s)
+{
+    const int classes = s->images.class_count, uneven = 5;
+    const part *fit = &s->fit;
+    int *counts = (int *)calloc((size_t)classes, sizeof *counts);
+    int i, most = 0, least = 0;
+    for (i = 0; counts && i < fit->data.count; ++i) ++counts[fit->labels[i]];
+    for (i = 0; counts && i < classes; ++i) {
+        if (counts[i] > counts[most]) most = i;
+        if (counts[i] < counts[least]) least = i;
+    }
+    if (counts && counts[most] > uneven * counts[least])
+        printf(
+            "          note: classes are very uneven: \"%s\" has %d image%s to learn from, \"%s\" %d; accuracy by\n"
+            "          class is in the report and in metrics.json\n",
+            s->images.class_names[most], counts[most], plural(counts[most]), s->images.class_names[least],
+            counts[least]);
+    free(counts);
+}
+
 static void print_plan(const session *s)
 {
     const report *r = &s->r;
@@ -230,6 +254,7 @@ static void print_plan(const session *s)
     printf("%s held out, ", report_count(s->held.data.count).chars);
     printf("%s to test; %dx%d %s, %d classes\n", report_count(s->images.test.count).chars, s->images.width,
            s->images.height, s->images.channels == 1 ? "grey" : "colour", s->images.class_count);
+    note_uneven(s);
     if (r->teacher.spec)
         printf("teacher   %s\n          %s parameters\n", s->teacher_spec,
                report_count(r->teacher.parameters).chars);
@@ -324,7 +349,7 @@ static int diagnose(session *s)
     int done;
     if (!fresh) return 0;
     d.teacher = s->teacher;
-    d.loss = loss_options(s, DISTILLED, &way->grid[way->chosen]);
+    d.loss = loss_options(s, DISTILLED, s->objective.first, &way->grid[way->chosen]);
     if (!s->teacher) data.teacher_logits = s->fit.teacher_logits;
     done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
            kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
@@ -335,9 +360,9 @@ static int diagnose(session *s)
 static void note_choice(session *s)
 {
     const report_trial *t = &s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
-    const kd_loss_desc loss = loss_options(s, DISTILLED, t);
-    s->r.has_temperature = losses[s->loss].temperature;
-    s->r.has_alpha = losses[s->loss].alpha;
+    const kd_loss_desc loss = loss_options(s, DISTILLED, s->objective.first, t);
+    s->r.has_temperature = s->objective.temperature >= 0;
+    s->r.has_alpha = s->objective.alpha >= 0;
     s->r.temperature = t->temperature > 0 ? t->temperature : (double)loss.temperature;
     s->r.alpha = t->alpha >= 0 ? t->alpha : (double)loss.alpha;
 }

@@ -9,17 +9,24 @@ typedef struct list {
     int count;
 } list;
 
+/* An option that may be given several times. */
+typedef struct texts {
+    const char *values[MAX_LIST];
+    int count;
+} texts;
+
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
         *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
+    texts feature;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
         patient, resume, teacher_unchecked, write_order, force, list_layers;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
 
-typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
+typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
 
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
@@ -53,9 +60,15 @@ typedef enum kind { OPTION_TEXT, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FL
     X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "4,2", "temperatures to choose from")        \
     X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.9",                                                        \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
-    X("loss", "NAME", OPTION_TEXT, loss, 0, 0, "hinton",                                                           \
+    X("loss", "NAME|SUM", OPTION_TEXT, loss, 0, 0, "hinton",                                                       \
       "hinton, kl (no labels), mse (on logits), rkl, jsd, softce, centredmse, dkd, nkd, dist, ttm, wttm, mlld, "   \
-      "ctkd: all else as published")                                                                               \
+      "ctkd: all else as published; or a weighted sum of such and of ce, that of the labels, as in "               \
+      "\"hinton+0.5*dist\" or \"ce+2*kl\": temperatures and alphas are for the first that has one")                \
+    X("feature", "LAYERS", OPTION_TEXTS, feature, 0, 0, "",                                                        \
+      "a loss on features beside that, as in \"hint stage2=stage2 weight=50\": hint, at, atpaper, sp, rkd, pkt, "  \
+      "cc, nst, vid or crd, a layer of the student = one of the teacher; fsp takes two such pairs, review one to " \
+      "eight; weight, as published if not given, warmup, distance, angle, gamma, order, temperature and width "    \
+      "may follow. May be given several times. --list-layers shows the names; kd.h describes the losses")          \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.15",                                              \
       "share of the training images held out to choose settings with")                                             \
     X("trials", "N", OPTION_INT, trials, 1, 100, "1", "students trained for each setting to choose from")          \
@@ -230,6 +243,10 @@ static int parse_option(const option *o, options *all, const char *text)
     double value;
     if (o->type == OPTION_TEXT) {
         *(const char **)field = text;
+    } else if (o->type == OPTION_TEXTS) {
+        texts *t = (texts *)field;
+        if (t->count == MAX_LIST) return complain("--%s may be given up to %d times", o->name, (int)MAX_LIST);
+        t->values[t->count++] = text;
     } else if (o->type == OPTION_LIST) {
         list *l = (list *)field;
         l->count = 0;

@@ -79,11 +79,14 @@ static void print_table(const session *s)
     if (r->teacher_known)
         printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
                100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
-    printf("\nPull of teacher and labels: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
-           "%.2f)\n",
-           r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
-           r->after.gradient_cosine, r->before.gradient_cosine);
-    if (losses[s->loss].temperature)
+    printf(
+        "\nPull of teacher and labels%s%s: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
+        "%.2f)\n",
+        s->objective.count > 1 ? ", of " : "",
+        s->objective.count > 1 ? kd_loss_name(losses[s->objective.which[s->objective.first]].kind) : "",
+        r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
+        r->after.gradient_cosine, r->before.gradient_cosine);
+    if (s->objective.temperature >= 0)
         printf("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
                r->after.target_entropy, log((double)r->class_count));
     printf("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
@@ -119,6 +122,23 @@ static void json_metrics(FILE *f, const kd_metrics *m)
     fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
 }
 
+/* Accuracy of each class, mean of some runs; null where no test image is of it. Nothing where there are more classes
+   than metrics have room for. */
+static void json_classes(FILE *f, const report_run *runs, int count)
+{
+    const kd_metrics *first = &runs[0].test;
+    int c, i;
+    fputs(", \"class_accuracies\": [", f);
+    for (c = 0; c < first->classes; ++c) {
+        double sum = 0;
+        for (i = 0; i < count; ++i) sum += runs[i].test.class_accuracy[c] / count;
+        if (c) fputs(", ", f);
+        if (first->class_count[c]) fprintf(f, "%.6f", sum);
+        if (!first->class_count[c]) fputs("null", f);
+    }
+    fputc(']', f);
+}
+
 /* A setting: null where the run has none. */
 static void json_number(FILE *f, const char *name, double value, int known)
 {
@@ -141,6 +161,7 @@ static void json_way(FILE *f, const session *s, int way)
     for (i = 0; i < count; ++i) fprintf(f, "%s%.6f", i ? ", " : "", runs[i].test.accuracy);
     fprintf(f, "], \"nll\": %.6f, \"ece\": %.6f", nll, ece);
     if (runs[0].test.agreement >= 0) fprintf(f, ", \"agreement\": %.6f", report_agreement(runs, count));
+    json_classes(f, runs, count);
     if (way != r->base) fprintf(f, ", \"gain\": %.6f, \"gain_error\": %.6f", gain.mean, gain.error);
     fputs(", ", f);
     json_number(f, "held_out_mean", held_out_mean(s, way), s->held.data.count > 0);
@@ -154,6 +175,37 @@ static void json_words(FILE *f, const char *name, const char *text, int known)
     if (!known) fputs("null", f);
 }
 
+/* The terms of the sum, and the losses on features. */
+static void json_objective(FILE *f, const session *s)
+{
+    const objective *sum = &s->objective;
+    int i;
+    fputs("  \"losses\": [", f);
+    for (i = 0; i < sum->count; ++i) {
+        fprintf(f, "%s{\"name\": \"%s\", ", i ? ", " : "", kd_loss_name(losses[sum->which[i]].kind));
+        json_number(f, "weight", (double)sum->weights[i], 1);
+        fputc('}', f);
+    }
+    fputs("], \"features\": [", f);
+    for (i = 0; i < sum->feature_count; ++i) {
+        const kd_feature_loss *l = &sum->features[i];
+        fprintf(f, "%s{\"name\": \"%s\", ", i ? ",\n    " : "", kd_feature_name(l->kind));
+        json_words(f, "student", l->student, 1);
+        fputs(", ", f);
+        json_words(f, "teacher", l->teacher, 1);
+        if (l->student2) {
+            fputs(", ", f);
+            json_words(f, "student2", l->student2, 1);
+            fputs(", ", f);
+            json_words(f, "teacher2", l->teacher2, 1);
+        }
+        fputs(", ", f);
+        json_number(f, "weight", (double)l->weight, 1);
+        fputc('}', f);
+    }
+    fputs("],\n", f);
+}
+
 /* What was run. The loss has a temperature and an alpha, or has not. */
 static void json_settings(FILE *f, const session *s)
 {
@@ -164,9 +216,9 @@ static void json_settings(FILE *f, const session *s)
     fputs("  ", f);
     json_words(f, "loss", o->loss, 1);
     fputs(", ", f);
-    json_number(f, "temperature", r->temperature, losses[s->loss].temperature);
+    json_number(f, "temperature", r->temperature, s->objective.temperature >= 0);
     fputs(", ", f);
-    json_number(f, "alpha", r->alpha, losses[s->loss].alpha);
+    json_number(f, "alpha", r->alpha, s->objective.alpha >= 0);
     fprintf(f, ",\n  \"epochs\": %d, \"trial_epochs\": %d, ", s->plan.epochs, s->plan.trial_epochs);
     json_number(f, "teacher_epochs", s->plan.teacher_epochs, trained);
     fputs(", ", f);
@@ -193,9 +245,9 @@ static void json_choices(FILE *f, const session *s)
     for (i = 0; i < way->grid_count && way->grid_count > 1; ++i) {
         const report_trial *t = &way->grid[i];
         fputs(i ? ",\n    {" : "\n    {", f);
-        json_number(f, "temperature", t->temperature, losses[s->loss].temperature);
+        json_number(f, "temperature", t->temperature, s->objective.temperature >= 0);
         fputs(", ", f);
-        json_number(f, "alpha", t->alpha, losses[s->loss].alpha);
+        json_number(f, "alpha", t->alpha, s->objective.alpha >= 0);
         fprintf(f, ", \"accuracy_mean\": %.6f", t->validation);
         if (s->o.trials > 1) fprintf(f, ", \"accuracy_sd\": %.6f", t->sd);
         fputs("}", f);
@@ -211,7 +263,7 @@ static void json_diagnosis(FILE *f, const session *s)
             "%.6g, \"gradient_cosine\": %.6f, \"gradient_cosine_untrained\": %.6f, \"target_entropy\": ",
             after->soft_weight, after->hard_weight, after->soft_norm, after->hard_norm, after->gradient_cosine,
             before->gradient_cosine);
-    fprintf(f, losses[s->loss].temperature ? "%.6f},\n" : "null},\n", after->target_entropy);
+    fprintf(f, s->objective.temperature >= 0 ? "%.6f},\n" : "null},\n", after->target_entropy);
 }
 
 /* What the images were made of: files, and pictures that are there more than once. */
@@ -253,11 +305,13 @@ static int write_metrics(const session *s)
     fputs("],\n", f);
     json_images(f, &s->images);
     json_settings(f, s);
+    json_objective(f, s);
     json_choices(f, s);
     fputs("  \"teacher\": {", f);
     if (r->teacher.spec) json_model(f, &r->teacher);
     if (r->teacher.spec && r->teacher_known) fputs(", ", f);
     if (r->teacher_known) json_metrics(f, &r->teacher_run.test);
+    if (r->teacher_known) json_classes(f, &r->teacher_run, 1);
     fputs("},\n  \"student\": {", f);
     json_model(f, &r->student);
     fputs("},\n", f);

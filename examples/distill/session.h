@@ -12,6 +12,18 @@ typedef struct part {
     kd_data data;
 } part;
 
+/* What a student with a teacher minimises: weights[i] times losses[which[i]], and the losses on features. */
+enum { MAX_LAYERS = 400 };
+typedef struct objective {
+    int which[MAX_LIST], count;
+    float weights[MAX_LIST];
+    int temperature, alpha; /* the first term that has one, -1: none */
+    int first;              /* that whose temperature is chosen, or else the first that has a teacher */
+    kd_feature_loss features[MAX_LIST];
+    int feature_count;
+    char layers[MAX_LIST][4][MAX_LAYERS]; /* names, to which features point */
+} objective;
+
 /* The ways of training the student, in the order in which they run; report_way.name and title. Those without a
    teacher come first: what they reach says whether the teacher is worth learning from. */
 enum { ALONE, SMOOTHED, DISTILLED, PATIENT, WAY_COUNT };
@@ -38,7 +50,7 @@ typedef struct session {
     options o;
     plan plan;
     kd_augment augment, teacher_augment;
-    int loss; /* which of losses */
+    objective objective;
     kd_optimizer optimizer;
     kd_ctx *kd;
     images images;
@@ -46,7 +58,7 @@ typedef struct session {
     kd_data test;
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
     kd_model **students;                 /* (WAY_COUNT, seeds): the final ones, until they are tested */
-    char how[WAY_COUNT][320];            /* what each way was trained with, in words */
+    char how[WAY_COUNT][800];            /* what each way was trained with, in words */
     kd_cache *cache;
     float *teacher_test, *student_test; /* logits of the test images */
     kept_rows rows_train, rows_test, rows_check;
@@ -57,7 +69,7 @@ typedef struct session {
     int telling;    /* what the library logs is shown */
     int64_t *confusion;
     report_tree tree;
-    report_setting settings[16];
+    report_setting settings[16 + MAX_LIST];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
     int trainings;          /* begun so far: each has a checkpoint of its own */

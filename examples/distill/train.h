@@ -109,6 +109,9 @@ static void option_text(const session *s, const option *o, char *text, size_t si
     if (o->type == OPTION_TEXT) snprintf(text, size, "%s", *(const char *const *)field);
     if (o->field == offsetof(options, isa))
         snprintf(text, size, "%s", kd_ctx_isa(s->kd) == KD_ISA_SCALAR ? "scalar" : "avx2, avx512 or neon");
+    for (i = 0; o->type == OPTION_TEXTS && i < ((const texts *)field)->count; ++i)
+        at += (size_t)snprintf(text + at, size - at, "%s%.*s", i ? ";" : "", (int)(size / MAX_LIST) - 2,
+                               ((const texts *)field)->values[i]);
     if (o->type == OPTION_INT) snprintf(text, size, "%d", *(const int *)field);
     if (o->type == OPTION_REAL) (void)number_text(*(const double *)field, text, size);
     for (i = 0; o->type == OPTION_LIST && i < l->count; ++i) {

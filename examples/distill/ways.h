@@ -3,15 +3,6 @@
 
 /* ---- what each way trains with --------------------------------------------------------------------------- */
 
-/* The losses that learn from a teacher, and whether temperature and alpha are theirs to choose. */
-static const struct {
-    kd_loss_kind kind;
-    int temperature, alpha;
-} losses[] = {{KD_LOSS_HINTON, 1, 1}, {KD_LOSS_KL, 1, 0},      {KD_LOSS_MSE, 0, 0},         {KD_LOSS_RKL, 1, 0},
-              {KD_LOSS_JSD, 1, 0},    {KD_LOSS_SOFT_CE, 1, 0}, {KD_LOSS_CENTRED_MSE, 0, 0}, {KD_LOSS_DKD, 1, 0},
-              {KD_LOSS_NKD, 1, 0},    {KD_LOSS_DIST, 1, 0},    {KD_LOSS_TTM, 0, 0},         {KD_LOSS_WTTM, 0, 0},
-              {KD_LOSS_MLLD, 0, 0},   {KD_LOSS_CTKD, 0, 0}};
-
 /* How the ways differ. */
 static const struct {
     int teacher;      /* has one */
@@ -28,14 +19,17 @@ static int way_has_no_labels(const session *s, int way)
     return way_table[way].teacher && way_table[way].mixup > 0 && s->all.data.count > 0;
 }
 
-static kd_loss_desc loss_options(const session *s, int way, const report_trial *t)
+/* Of a way with a teacher, a term of the sum. */
+static kd_loss_desc loss_options(const session *s, int way, int term, const report_trial *t)
 {
-    kd_loss_desc loss = kd_loss_defaults(way_has_no_labels(s, way) ? KD_LOSS_KL
-                                         : way_table[way].teacher  ? losses[s->loss].kind
-                                                                   : KD_LOSS_CE);
+    const objective *sum = &s->objective;
+    const int kl = way_has_no_labels(s, way);
+    kd_loss_desc loss = kd_loss_defaults(kl                       ? KD_LOSS_KL
+                                         : way_table[way].teacher ? losses[sum->which[term]].kind
+                                                                  : KD_LOSS_CE);
     loss.label_smoothing = (float)way_table[way].smoothing;
-    if (t->temperature > 0) loss.temperature = (float)t->temperature;
-    if (t->alpha >= 0) loss.alpha = (float)t->alpha;
+    if (t->temperature > 0 && (kl || term == sum->temperature)) loss.temperature = (float)t->temperature;
+    if (t->alpha >= 0 && (kl || term == sum->alpha)) loss.alpha = (float)t->alpha;
     return loss;
 }
 
@@ -65,16 +59,39 @@ static int changes_images(const kd_augment *augment)
     return memcmp(augment, &none, sizeof none) != 0;
 }
 
+/* What a student's training points to. */
+typedef struct task {
+    kd_data data;
+    kd_loss_desc losses[MAX_LIST];
+} task;
+
+/* The sum of losses of a way with a teacher. */
+static void sum_options(const session *s, int way, const report_trial *t, task *to, kd_train_desc *d)
+{
+    const objective *sum = &s->objective;
+    int i;
+    d->features = sum->feature_count ? sum->features : NULL;
+    d->feature_count = sum->feature_count;
+    d->loss = loss_options(s, way, 0, t);
+    if (way_has_no_labels(s, way) || (sum->count == 1 && !(sum->weights[0] < 1 || sum->weights[0] > 1))) return;
+    d->loss = kd_train_defaults().loss;
+    for (i = 0; i < sum->count; ++i) to->losses[i] = loss_options(s, way, i, t);
+    d->losses = to->losses;
+    d->loss_weights = sum->weights;
+    d->loss_count = sum->count;
+}
+
 static kd_train_desc student_options(const session *s, watch *w, int way, const report_trial *t, uint64_t seed,
-                                     kd_data *data)
+                                     task *to)
 {
     kd_train_desc d = training_options(s, w, t->epochs, t->lr, t->weight_decay);
     d.seed = seed;
-    d.loss = loss_options(s, way, t);
     d.augment = way_augment(s, way);
-    *data = *way_data(s, way);
+    to->data = *way_data(s, way);
+    if (!way_table[way].teacher) d.loss = loss_options(s, way, 0, t);
     if (way_table[way].teacher) {
-        data->teacher_logits = s->fit.teacher_logits;
+        sum_options(s, way, t, to, &d);
+        to->data.teacher_logits = s->fit.teacher_logits;
         if (way == DISTILLED) d.cache = s->cache;
         if (!d.cache) d.teacher = s->teacher;
     }
@@ -85,15 +102,15 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
 static int train_student(session *s, stage *g, int way, const report_trial *t, uint64_t seed, report_run *run,
                          kd_model **out)
 {
-    kd_data data;
+    task to;
     watch w;
     kd_train_desc d;
     w.g = g, w.run = run, w.lines = 0;
     if (run && !run_open(run, t->epochs)) return 0;
-    d = student_options(s, &w, way, t, seed, &data);
+    d = student_options(s, &w, way, t, seed, &to);
     s->training = create_model(s, "student", s->student_spec, seed);
     if (!s->training) return 0;
-    if (!train(s, g, &data, &d, run)) return 0;
+    if (!train(s, g, &to.data, &d, run)) return 0;
     *out = s->training;
     s->training = NULL;
     return 1;
@@ -118,8 +135,8 @@ static report_trial first_setting(const session *s, int way, int index)
     t.temperature = t.alpha = -1;
     if (way_table[way].teacher) {
         t.loss = s->o.loss;
-        if (losses[s->loss].temperature) t.temperature = s->o.temperature.values[0];
-        if (losses[s->loss].alpha) t.alpha = s->o.alpha.values[0];
+        if (s->objective.temperature >= 0) t.temperature = s->o.temperature.values[0];
+        if (s->objective.alpha >= 0) t.alpha = s->o.alpha.values[0];
     }
     return t;
 }
@@ -132,13 +149,13 @@ static report_trial second_setting(const session *s, int way, int index, const r
         t.lr *= index % 2 ? pow(2, index / 2 + 1) : pow(0.5, index / 2 + 1);
         return t;
     }
-    if (losses[s->loss].temperature) t.temperature = s->o.temperature.values[(index + 1) / a];
-    if (losses[s->loss].alpha) t.alpha = s->o.alpha.values[(index + 1) % a];
+    if (s->objective.temperature >= 0) t.temperature = s->o.temperature.values[(index + 1) / a];
+    if (s->objective.alpha >= 0) t.alpha = s->o.alpha.values[(index + 1) % a];
     return t;
 }
 
 typedef struct setting_line {
-    char chars[128];
+    char chars[300];
 } setting_line;
 
 static setting_line rates_text(const report_trial *t)
@@ -255,8 +272,9 @@ static int train_way(session *s, int way)
     stage g;
     int i;
     setting.epochs = way_epochs(s, way, s->plan.epochs);
-    snprintf(s->how[way], sizeof s->how[way], "%s%s%s, %d epoch%s", setting.loss ? loss_text(&setting).chars : "",
-             setting.loss ? ", " : "", rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
+    snprintf(s->how[way], sizeof s->how[way], "%s%s%s%s, %d epoch%s", setting.loss ? loss_text(&setting).chars : "",
+             setting.loss && s->objective.feature_count ? ", features" : "", setting.loss ? ", " : "",
+             rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
     about->how = s->how[way];
     g = stage_begin(s, about->name, (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count);
     for (i = 0; i < s->o.seeds; ++i) {
@@ -456,7 +474,7 @@ static int compare_teacher(session *s)
 
 /* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
    they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would
-   not be what the others get. */
+   not be what the others get. So it does where its layers are wanted. */
 static int run_teacher(session *s)
 {
     enum { MOST_VIEWS = 1 << 16 };
@@ -465,7 +483,8 @@ static int run_teacher(session *s)
     const int changes = changes_images(&s->augment);
     const int views = changes ? way_epochs(s, DISTILLED, s->plan.epochs) : 1;
     const double started = seconds_now();
-    if (!s->teacher || (changes && (views > budget / view || views > MOST_VIEWS))) return 1;
+    if (!s->teacher || s->objective.feature_count || (changes && (views > budget / view || views > MOST_VIEWS)))
+        return 1;
     if (kd_cache_create(s->teacher, data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
                         &s->cache) != KD_OK)
         return kd_complain(s, "running the teacher");
@@ -489,7 +508,7 @@ static int check_training(const session *s, const char *whose, kd_model *m, cons
 static int check_trainings(session *s)
 {
     report_trial setting = first_setting(s, DISTILLED, 0);
-    kd_data data;
+    task to;
     kd_train_desc d;
     kd_model *student;
     watch w;
@@ -502,8 +521,8 @@ static int check_trainings(session *s)
     student = create_model(s, "student", s->student_spec, 1);
     if (!student) return 0;
     setting.epochs = s->plan.epochs;
-    d = student_options(s, &w, DISTILLED, &setting, 1, &data);
-    good = check_training(s, "the student's training", student, &data, &d);
+    d = student_options(s, &w, DISTILLED, &setting, 1, &to);
+    good = check_training(s, "the student's training", student, &to.data, &d);
     kd_model_destroy(student);
     return good;
 }
