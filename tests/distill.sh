@@ -340,7 +340,6 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--feature weight takes a number, got "much"' $fashion $out --feature 'hint stage1 weight=much'
     refused 'weight of a feature loss must be 0 to 1000000, got -1' $fashion $out --feature 'hint stage1 weight=-1'
     refused 'the teacher has no layer "stage4"; did you mean "stage1"?' $fashion $out --feature 'hint stage1=stage4'
-    refused 'a file of logits has no layers' "$work/two_classes" $out --student 'dense 2' --teacher "$work/short.npy" --feature 'hint 0'
     refused '--augment does not know "flop"' $fashion $out --augment flop
     refused '--teacher-augment does not know "flop"' $fashion $out --teacher-augment flop
     refused '--augment flip takes a whole number up to 1, got "0.5"' $fashion $out --augment shift=2,flip=0.5,cutout=4
@@ -399,6 +398,8 @@ for class in a b; do
 done
 npy "$work/train.npy" 10 2 '\000\000\000\100\000\000\200\077'
 npy "$work/test.npy" 2 2 '\000\000\000\100\000\000\200\077'
+# shellcheck disable=SC2086
+refused 'a file of logits has no layers' "$work/two_classes" $one_setting --student 'dense 2' --teacher "$work/train.npy" --feature 'hint 0' --out "$work/out"
 run_logits()
 {
     # shellcheck disable=SC2086

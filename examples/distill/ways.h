@@ -514,6 +514,8 @@ static int check_trainings(session *s)
     watch w;
     int good;
     memset(&w, 0, sizeof w);
+    if (s->objective.feature_count && !s->teacher)
+        return complain("--feature needs a teacher that can be run: a file of logits has no layers");
     w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
     d = teacher_options(s, &w, s->plan.teacher_epochs);
     if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
@@ -598,11 +600,12 @@ static int choose_flip(session *s)
 static void announce_time(session *s)
 {
     report_trial t = first_setting(s, ALONE, 0);
-    kd_data data;
+    task to;
     kd_model *student;
     kd_train_desc d;
     watch w;
-    double teacher = 0, epoch = 0, epochs = 0;
+    double teacher = 0, epoch = 0, epochs = 0,
+           asked = s->plan.epochs; /* how often the teacher is, for all images */
     int way, second, first = setting_rounds(s, &second);
     memset(&w, 0, sizeof w);
     d = teacher_options(s, &w, s->plan.teacher_epochs);
@@ -610,8 +613,8 @@ static void announce_time(session *s)
     student = create_model(s, "student", s->student_spec, 1);
     if (!student) return;
     t.epochs = s->plan.epochs;
-    d = student_options(s, &w, ALONE, &t, 1, &data);
-    epoch = seconds_for_epoch(s, student, &data, &d);
+    d = student_options(s, &w, ALONE, &t, 1, &to);
+    epoch = seconds_for_epoch(s, student, &to.data, &d);
     kd_model_destroy(student);
     for (way = 0; way < s->r.way_count; ++way)
         epochs += way_table[way].epochs * ((double)s->o.seeds * s->plan.epochs +
@@ -619,7 +622,11 @@ static void announce_time(session *s)
                                                (double)s->o.trials * s->plan.trial_epochs);
     epoch *= epochs;
     epoch += teacher * (s->r.teacher_trained ? s->plan.teacher_epochs : 0);
-    epoch += teacher / 3 * s->plan.epochs * (s->o.patient ? 1 + 3 * s->o.seeds : 1); /* its outputs */
+    if (s->objective.feature_count) /* beside every student, not once */
+        asked = s->o.seeds * s->plan.epochs +
+                (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
+    if (s->o.patient) asked += 3.0 * s->o.seeds * s->plan.epochs;
+    epoch += teacher / 3 * asked;
     printf("time      about %s here: %d epochs for the teacher, %d for each student (--effort 0.3 takes a third)\n",
            time_text(epoch).chars, s->r.teacher_trained ? s->plan.teacher_epochs : 0, s->plan.epochs);
     fflush(stdout);
