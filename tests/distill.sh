@@ -320,10 +320,10 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'class "b" has no readable image' "$work/empty" $out
     refused 'the class name "caf\xE9" is not in UTF-8' "$work/latin" $out
     refused "$work/none" "$work/none" $out
-    refused 'there is a label 255' "$work/bad_labels" $out
+    refused 'but some have label 255' "$work/bad_labels" $out
     refused 'there is no option --epoch' $fashion $out --epoch 3
     refused '--lr needs a value' $fashion $out --lr
-    refused '--epochs must be 1 to' $fashion $out --epochs 0
+    refused '--epochs must be 0 to' $fashion $out --epochs -1
     refused '--alpha must be 0 to 1' $fashion $out --alpha 0.5,2
     refused '--temperature takes numbers' $fashion $out --temperature warm
     refused 'to choose among' $fashion $out --validation 0
