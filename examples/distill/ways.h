@@ -606,6 +606,7 @@ static void announce_time(session *s)
     watch w;
     double teacher = 0, epoch = 0, epochs = 0,
            asked = s->plan.epochs; /* how often the teacher is, for all images */
+    const int trained = s->r.teacher_trained ? s->plan.teacher_epochs : 0;
     int way, second, first = setting_rounds(s, &second);
     memset(&w, 0, sizeof w);
     d = teacher_options(s, &w, s->plan.teacher_epochs);
@@ -621,14 +622,15 @@ static void announce_time(session *s)
                                            (way == PATIENT || first + second == 1 ? 0 : first + second) *
                                                (double)s->o.trials * s->plan.trial_epochs);
     epoch *= epochs;
-    epoch += teacher * (s->r.teacher_trained ? s->plan.teacher_epochs : 0);
+    epoch += teacher * trained;
     if (s->objective.feature_count) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
     if (s->o.patient) asked += 3.0 * s->o.seeds * s->plan.epochs;
     epoch += teacher / 3 * asked;
-    printf("time      about %s here: %d epochs for the teacher, %d for each student (--effort 0.3 takes a third)\n",
-           time_text(epoch).chars, s->r.teacher_trained ? s->plan.teacher_epochs : 0, s->plan.epochs);
+    printf(
+        "time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
+        time_text(epoch).chars, trained, plural(trained), s->plan.epochs);
     fflush(stdout);
 }
 
