@@ -922,8 +922,8 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
    KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them,
                         of HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of
                         their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only
-                        cells smaller than T count (than its height in the authors' code, its smaller side here), the
-                        first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
+                        cells smaller than T count (than its height in the authors' code, its smaller side
+                        here), the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
                         1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
                         g = sigmoid(conv 1x1(both)) by pixel, N batch normalisation by the batch at hand. X has
                         min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of
@@ -1660,8 +1660,8 @@ __declspec(dllimport) unsigned long __stdcall GetFullPathNameW(const wchar_t *pa
 }
 #endif
 
-/* A path as Windows takes it, which knows UTF-8 in none of its calls, and more than 260 letters only of a whole path
-   behind a mark. To be freed; NULL without memory or for what is no UTF-8. */
+/* A path as Windows takes it, which knows UTF-8 in none of its calls, and more than 260 letters only of a whole
+   path behind a mark. To be freed; NULL without memory or for what is no UTF-8. */
 KD__PRIVATE wchar_t *kd__stdio_wide(const char *path)
 {
     enum { UTF8 = 65001, STRICT = 8, MARK = 4, SHORT = 240, LONGEST = 32768 };
@@ -4817,7 +4817,7 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
         {KD_LOSS_WTTM,         KD__YES,   KD__NO,    2, 0, 0, 0,  1, 0.9, 4, 1, 1, 0.2, kd__soft_wttm, NULL},
         {KD_LOSS_MLLD,         KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
         {KD_LOSS_CSKD,         KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
-        {KD_LOSS_CTKD,         KD__YES,   KD__NO,    2, 0, 0, 0, 15.6211716, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+        {KD_LOSS_CTKD,         KD__YES,   KD__NO, 2, 0, 0, 0, 15.6211716, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
     };
     /* clang-format on */
     for (i = 0; i < KD__COUNT(table) && table[i].kind != kind; ++i) {}
@@ -17640,8 +17640,8 @@ KD__PRIVATE int kd__st_prefix(const kd__st_file *f)
     return length;
 }
 
-/* The words that networks in PyTorch name their parts with, and in which order siblings run: what is below a word of
-   a smaller place comes first. Words of the same place follow each other by the number behind them, as conv1 and
+/* The words that networks in PyTorch name their parts with, and in which order siblings run: what is below a word
+   of a smaller place comes first. Words of the same place follow each other by the number behind them, as conv1 and
    conv2. Convolutions, normalisations and dense layers are counted apart: conv1 may stand before bn1 or after it.
    torchvision, timm, mdistiller, RepDistiller, Hugging Face's ResNets, VGGs and plain nets are named in these. */
 enum { KD__ST_STEM, KD__ST_UNIT, KD__ST_BODY, KD__ST_SHORTCUT, KD__ST_HEAD };

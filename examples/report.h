@@ -104,8 +104,8 @@ typedef struct report_model {
     double latency_us; /* one image, one thread */
 } report_model;
 
-/* A row of the grid that was tried for a way of training: students trained with seeds of their own, and looked at on
-   held-out images. A setting that the way has not, or that is the same everywhere, is below 0; a loss NULL. */
+/* A row of the grid that was tried for a way of training: students trained with seeds of their own, and looked at
+   on held-out images. A setting that the way has not, or that is the same everywhere, is below 0; a loss NULL. */
 typedef struct report_trial {
     const char *loss;
     double lr, weight_decay, temperature, alpha;
@@ -295,8 +295,8 @@ typedef struct report_statistic {
         error; /* sd: of a sample, 0 for one value; error: the standard error of the mean, sd / sqrt(n) */
 } report_statistic;
 
-/* Accuracy on the test images less that of other runs with the same seeds (NULL: as it is). The error is that of the
-   paired differences: what seeds share does not count. */
+/* Accuracy on the test images less that of other runs with the same seeds (NULL: as it is). The error is that of
+   the paired differences: what seeds share does not count. */
 static report_statistic report_paired(const report_run *runs, const report_run *others, int count)
 {
     report_statistic s = {0, 0, 0};

@@ -35,8 +35,9 @@ KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
     return kd;
 }
 
-/* An allocator that keeps books: what is out and was at most, how large the largest request was, whether every block came back with
-   the size it was asked for. Its refuse_at-th request from now is refused, 0: none; for_good: all after it, too. */
+/* An allocator that keeps books: what is out and was at most, how large the largest request was, whether every
+   block came back with the size it was asked for. Its refuse_at-th request from now is refused, 0: none; for_good:
+   all after it, too. */
 typedef struct test_memory {
     size_t bytes, largest, peak;
     int blocks, requests, refuse_at, for_good, wrong_sizes;

@@ -1151,7 +1151,8 @@ static void test_torch_networks(void **state)
     }
 }
 
-/* What cannot be this model's is told by the file's names and the model's, with both shapes, and changes nothing. */
+/* What cannot be this model's is told by the file's names and the model's, with both shapes, and changes
+   nothing. */
 static void test_torch_failures(void **state)
 {
     static const struct {

@@ -1913,8 +1913,9 @@ static void test_functions(void **state)
         double (*exact)(double);
         double ulps, absolute;
     } functions[] = {
-        {"exp", exp_or_none, 1.05, 0}, {"log", log_or_nan, 0.85, 0},          {"sigmoid", sigmoid, 2.5, 1.2e-38},
-        {"tanh", tanh, 1.35, 0}, {"normal_cdf", normal_cdf, 0, 1.1e-7}, {"softplus", reference_softplus, 0.5, 9e-8},
+        {"exp", exp_or_none, 1.05, 0},         {"log", log_or_nan, 0.85, 0},
+        {"sigmoid", sigmoid, 2.5, 1.2e-38},    {"tanh", tanh, 1.35, 0},
+        {"normal_cdf", normal_cdf, 0, 1.1e-7}, {"softplus", reference_softplus, 0.5, 9e-8},
     };
     const uint64_t stride = 4093;
     static float x[1024];

@@ -131,27 +131,38 @@ static int in_shape(int s, int x, int y)
 
 typedef enum filling { PLAIN, STRIPES, CHECKS, DOTS } filling;
 
-/* in the order of their names */
-#define CLASS_TABLE(X)                                                                                             \
-    X("arrow", ARROW, PLAIN)                                                                                       \
-    X("crescent", CRESCENT, PLAIN) X("cross", CROSS, PLAIN) X("disc", DISC, PLAIN) X("disc-checked", DISC, CHECKS) \
-        X("disc-dotted", DISC, DOTS) X("disc-in-frame", NESTED, PLAIN) X("disc-striped", DISC, STRIPES)            \
-            X("discs-three", TRIO, PLAIN) X("discs-two", PAIR, PLAIN) X("frame", FRAME, PLAIN)                     \
-                X("half-disc", HALF, PLAIN) X("heart", HEART, PLAIN) X("plus", PLUS, PLAIN) X("ring", RING, PLAIN) \
-                    X("spiral", SPIRAL, PLAIN) X("square", SQUARE, PLAIN) X("square-checked", SQUARE, CHECKS)      \
-                        X("square-dotted", SQUARE, DOTS) X("square-striped", SQUARE, STRIPES)                      \
-                            X("squares-four", QUAD, PLAIN) X("star-five", STAR5, PLAIN)                            \
-                                X("star-six", STAR6, PLAIN) X("triangle", TRIANGLE, PLAIN)
 typedef struct kind {
     const char *name;
     int shape;
     filling filling;
 } kind;
 
+/* in the order of their names */
 static const kind classes[] = {
-#define X(name, shape, filling) {name, shape, filling},
-    CLASS_TABLE(X)
-#undef X
+    {"arrow", ARROW, PLAIN},
+    {"crescent", CRESCENT, PLAIN},
+    {"cross", CROSS, PLAIN},
+    {"disc", DISC, PLAIN},
+    {"disc-checked", DISC, CHECKS},
+    {"disc-dotted", DISC, DOTS},
+    {"disc-in-frame", NESTED, PLAIN},
+    {"disc-striped", DISC, STRIPES},
+    {"discs-three", TRIO, PLAIN},
+    {"discs-two", PAIR, PLAIN},
+    {"frame", FRAME, PLAIN},
+    {"half-disc", HALF, PLAIN},
+    {"heart", HEART, PLAIN},
+    {"plus", PLUS, PLAIN},
+    {"ring", RING, PLAIN},
+    {"spiral", SPIRAL, PLAIN},
+    {"square", SQUARE, PLAIN},
+    {"square-checked", SQUARE, CHECKS},
+    {"square-dotted", SQUARE, DOTS},
+    {"square-striped", SQUARE, STRIPES},
+    {"squares-four", QUAD, PLAIN},
+    {"star-five", STAR5, PLAIN},
+    {"star-six", STAR6, PLAIN},
+    {"triangle", TRIANGLE, PLAIN},
 };
 enum { CLASSES = (int)(sizeof classes / sizeof *classes) };
 

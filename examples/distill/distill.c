@@ -399,8 +399,8 @@ static void choose_nothing(session *s)
 static int run(session *s)
 {
     s->started = seconds_now();
-    if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) ||
-        (!s->o.list_layers && !check_output(s)) || !load_images(s))
+    if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) || (!s->o.list_layers && !check_output(s)) ||
+        !load_images(s))
         return 0;
     if (s->o.write_order)
         return write_orders(s) && printf("%s/order.txt says which image each row is about\n", s->o.out) > 0;

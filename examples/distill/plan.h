@@ -64,8 +64,8 @@ static void teacher_line(const images *im, char *text)
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
-/* Steps are what training needs, and small sets more epochs for as many of them: the images seen grow with the square
-   root of those that there are. */
+/* Steps are what training needs, and small sets more epochs for as many of them: the images seen grow with the
+   square root of those that there are. */
 static int epochs_for(int count, double at_one, double effort)
 {
     const double epochs = effort * at_one / sqrt((double)count);

@@ -122,8 +122,8 @@ static void json_metrics(FILE *f, const kd_metrics *m)
     fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
 }
 
-/* Accuracy of each class, mean of some runs; null where no test image is of it. Nothing where there are more classes
-   than metrics have room for. */
+/* Accuracy of each class, mean of some runs; null where no test image is of it. Nothing where there are more
+   classes than metrics have room for. */
 static void json_classes(FILE *f, const report_run *runs, int count)
 {
     const kd_metrics *first = &runs[0].test;

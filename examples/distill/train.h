@@ -241,8 +241,8 @@ static void run_free(report_run *run)
     run->validation = run->loss = NULL;
 }
 
-/* A decision that the clock had a say in: that of the run to be resumed, if there is one, otherwise *value, which is
-   noted for later. */
+/* A decision that the clock had a say in: that of the run to be resumed, if there is one, otherwise *value, which
+   is noted for later. */
 static int resume_number(const session *s, const char *name, double *value)
 {
     char file[64], path[MAX_PATH + 8];

@@ -1,5 +1,5 @@
-/* ways.h - distill's trainings one after the other: the teacher, and the student in every way, each with settings of its
-   own that are chosen on the held-out images. A part of distill.c. */
+/* ways.h - distill's trainings one after the other: the teacher, and the student in every way, each with settings
+   of its own that are chosen on the held-out images. A part of distill.c. */
 
 /* ---- what each way trains with --------------------------------------------------------------------------- */
 
@@ -33,7 +33,8 @@ static kd_loss_desc loss_options(const session *s, int way, int term, const repo
     return loss;
 }
 
-/* Of the images without labels only a teacher can say something: whoever has one sees them, too, in as many steps. */
+/* Of the images without labels only a teacher can say something: whoever has one sees them, too, in as many
+   steps. */
 static const kd_data *way_data(const session *s, int way)
 {
     return way_table[way].teacher && s->all.data.count ? &s->all.data : &s->fit.data;
@@ -564,8 +565,9 @@ static int count_mirrored(session *s, const kd_model *m, int *plain, int *mirror
     return good;
 }
 
-/* Whether training images may be mirrored: where a student that has seen none knows mirrored ones as well as others,
-   but for chance (twice the standard error of the difference) or 3 in 100. Letters and digits are not tried. */
+/* Whether training images may be mirrored: where a student that has seen none knows mirrored ones as well as
+   others, but for chance (twice the standard error of the difference) or 3 in 100. Letters and digits are
+   not tried. */
 static int choose_flip(session *s)
 {
     report_trial t = first_setting(s, ALONE, 0);
