@@ -40,7 +40,7 @@ whole_clang()
 }
 have_clang() { whole_clang || { fetch clang libclang-rt-dev; whole_clang; }; }
 
-# the compilers and machines that tests/compile.sh and tests/emulated.sh look for
+# the compilers and machines that tests/compile.sh, tests/emulated.sh and tests/mcu.sh look for
 fetch_machines()
 {
     for machine in arm64:aarch64 s390x:s390x i386:i686; do
@@ -50,6 +50,9 @@ fetch_machines()
     have g++ g++
     have x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
     have qemu-aarch64 qemu-user
+    have arm-none-eabi-gcc gcc-arm-none-eabi
+    have /usr/lib/arm-none-eabi/newlib/nano.specs libnewlib-arm-none-eabi
+    have qemu-system-arm qemu-system-arm
     there wine64 || there wine || have /usr/lib/wine/wine64 wine64
 }
 
