@@ -58,11 +58,11 @@ $(BUILD)/distill: examples/distill/distill.c kd.h $(wildcard examples/*.h exampl
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS) -lm
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
-	$(BUILD)/distill examples/data/fashion --teacher-epochs 24 --teacher-augment flip --out $(OUT) $(DISTILL)
+	$(BUILD)/distill examples/data/fashion --train-limit 50 --effort 0.6 --out $(OUT) $(DISTILL)
 
 fashion: stb $(BUILD)/distill | $(BUILD)
 	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)
-	$(BUILD)/distill /usr/share/datasets/fashion-mnist --teacher-augment flip --out $(OUT)-fashion $(DISTILL)
+	$(BUILD)/distill /usr/share/datasets/fashion-mnist --out $(OUT)-fashion $(DISTILL)
 
 hinton: stb $(BUILD)/hinton
 	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }
@@ -75,7 +75,7 @@ $(BUILD)/draw: examples/data/draw.c | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS)
 
 evidence: stb $(BUILD)/distill $(BUILD)/draw
-	@DATA='$(DATA)' MINUTES='$(MINUTES)' EVIDENCE='$(EVIDENCE)' examples/evidence.sh $(BUILD)
+	@DATA='$(DATA)' MINUTES='$(MINUTES)' EVIDENCE='$(EVIDENCE)' PATIENT='$(PATIENT)' examples/evidence.sh $(BUILD)
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 #   DATA=folder      has mnist/ (IDX files) and cifar10/ (train/<class>/*.jpg, test/<class>/*.jpg) or cifar10.tar
 #   MINUTES=120      what is not finished by then is left out and named; the next call goes on from there
 #   EVIDENCE=words   more options of distill for all tasks, such as '--effort 0.5'
+#   PATIENT=no       without the patient way, which takes as long as all others together
 #   TASKS=file       other tasks than those below
 #   RESULTS=folder   where RESULTS.md and results.svg go; examples/
 # A task that is finished is not repeated by the same program with the same options.
@@ -11,6 +12,8 @@ cd "$(dirname "$0")/.." || exit 1
 build=${1:-build}
 results=${RESULTS:-examples}
 minutes=${MINUTES:-120}
+patient=--patient
+[ "$PATIENT" != no ] || patient=
 out=$build/evidence
 started=$(date +%s)
 running=
@@ -126,7 +129,7 @@ task()
     state='its images are not there'
     locate "$2 $3" || return
     # shellcheck disable=SC2086
-    set -- $located --patient $EVIDENCE --out "$folder"
+    set -- $located $patient $EVIDENCE --out "$folder"
     stamp="$program $*"
     mkdir -p "$folder"
     if [ "$stamp" != "$(cat "$folder/stamp" 2>/dev/null)" ]; then # of another program or with other options
@@ -168,7 +171,7 @@ while IFS='|' read -r name title folder options <&3; do
 done 3<"$out/tasks"
 
 for kind in md svg; do
-    LC_ALL=C awk -v kind=$kind -v out="$out" -v options="--patient${EVIDENCE:+ $EVIDENCE}" -v processor="$(processor)" \
+    LC_ALL=C awk -v kind=$kind -v out="$out" -v options="$patient${EVIDENCE:+ $EVIDENCE}" -v processor="$(processor)" \
         -f examples/evidence.awk "$out/states" >"$out/results.$kind" || exit 1
 done
 cat "$out/results.md"

@@ -108,7 +108,7 @@ typedef struct report_model {
    on held-out images. A setting that the way has not, or that is the same everywhere, is below 0; a loss NULL. */
 typedef struct report_trial {
     const char *loss;
-    double lr, weight_decay, temperature, alpha;
+    double lr, weight_decay, mixup, temperature, alpha;
     int epochs, students;  /* of each of them, and how many; short trials may be followed by longer ones */
     double validation, sd; /* mean accuracy of those students on the held-out images, and its deviation */
 } report_trial;
@@ -1375,10 +1375,10 @@ static void report_seed_table(FILE *f, const report *r)
 /* What was tried on the held-out images for one way of training. */
 static void report_grid(FILE *f, const report *r, int way)
 {
-    static const char *const heads[] = {"learning rate", "weight decay", "temperature", "alpha"};
+    static const char *const heads[] = {"learning rate", "weight decay", "mixup", "temperature", "alpha"};
     const report_way *w = &r->ways[way];
     const report_trial *first = w->grid;
-    const double used[] = {first ? first->lr : -1, first ? first->weight_decay : -1,
+    const double used[] = {first ? first->lr : -1, first ? first->weight_decay : -1, first ? first->mixup : -1,
                            first ? first->temperature : -1, first ? first->alpha : -1};
     int i, k, epochs = 0;
     if (w->grid_count < 2) return;
@@ -1388,16 +1388,16 @@ static void report_grid(FILE *f, const report *r, int way)
     report_key(f, report_colour(r, way));
     report_escape(f, w->title);
     fprintf(f, "</h3><table class=\"sort full\"><thead><tr>%s", first->loss ? "<th>loss</th>" : "");
-    for (k = 0; k < 4; ++k) {
+    for (k = 0; k < 5; ++k) {
         if (used[k] >= 0) fprintf(f, "<th>%s</th>", heads[k]);
     }
     fprintf(f, "%s<th>held-out accuracy</th><th></th></tr></thead><tbody>", epochs ? "<th>epochs</th>" : "");
     for (i = 0; i < w->grid_count; ++i) {
         const report_trial *t = &w->grid[i];
-        const double values[] = {t->lr, t->weight_decay, t->temperature, t->alpha};
+        const double values[] = {t->lr, t->weight_decay, t->mixup, t->temperature, t->alpha};
         fputs(i == w->chosen ? "<tr class=\"chosen\">" : "<tr>", f);
         if (first->loss) fprintf(f, "<td>%s</td>", t->loss ? t->loss : "&ndash;");
-        for (k = 0; k < 4; ++k) {
+        for (k = 0; k < 5; ++k) {
             if (used[k] >= 0 && values[k] >= 0) fprintf(f, "<td>%g</td>", values[k]);
             if (used[k] >= 0 && values[k] < 0) fputs("<td>&ndash;</td>", f);
         }

@@ -336,7 +336,7 @@ static int finish_teacher(session *s)
     }
     s->r.teacher_known = s->teacher_test != NULL;
     print_known_teacher(s);
-    return run_teacher(s);
+    return 1;
 }
 
 /* What teacher and labels ask of the student that was kept, before it was trained and after. */
@@ -439,7 +439,7 @@ static void close_session(session *s)
     kd_model_destroy(s->teacher);
     for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);
     free(s->students);
-    kd_cache_destroy(s->cache);
+    for (i = 0; i < WAY_COUNT; ++i) kd_cache_destroy(s->cache[i]);
     report_close(&s->r);
     free(s->teacher_test);
     rows_free(s, &s->rows_train);

@@ -77,14 +77,14 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("effort", "E", OPTION_REAL, effort, 0.001, 1000, "1",                                                        \
       "multiplies all epochs that are not given: 0.3 for a quick look")                                            \
     X("epochs", "N", OPTION_INT, epochs, 0, 100000, "0",                                                           \
-      "passes over the images for each student; 0: 5000 / sqrt(images)")                                           \
+      "passes over the images for each student; 0: 8000 / sqrt(images)")                                           \
     X("teacher-epochs", "N", OPTION_INT, teacher_epochs, 0, 100000, "0",                                           \
       "passes for the teacher; 0: 4000 / sqrt(images)")                                                            \
     X("teacher-minutes", "M", OPTION_REAL, teacher_minutes, 0, 1e6, "0",                                           \
       "fewer passes for the teacher where they would take longer; 0: no bound")                                    \
     X("batch", "N", OPTION_INT, batch, 1, 65536, "64", "images a step")                                            \
     X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adamw", "adam, adamw or sgd")                            \
-    X("lr", "RATE[,R...]", OPTION_LIST, lr, 1e-9, 100, "0.005,0.015",                                              \
+    X("lr", "RATE[,R...]", OPTION_LIST, lr, 1e-9, 100, "0.004,0.01",                                               \
       "learning rates of the students to choose from, each way of training its own; lowered along a cosine")       \
     X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.004", "learning rate of the teacher, likewise") \
     X("weight-decay", "W[,W...]", OPTION_LIST, weight_decay, 0, 10, "0.01,0.1",                                    \

@@ -75,7 +75,7 @@ static int epochs_for(int count, double at_one, double effort)
 
 static void plan_epochs(session *s)
 {
-    enum { STUDENT = 5000, TEACHER = 4000 };
+    enum { STUDENT = 8000, TEACHER = 4000 };
     const int count = s->fit.data.count;
     plan *p = &s->plan;
     p->epochs = s->o.epochs ? s->o.epochs : epochs_for(count, STUDENT, s->o.effort);

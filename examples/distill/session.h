@@ -59,7 +59,8 @@ typedef struct session {
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
     kd_model **students;                 /* (WAY_COUNT, seeds): the final ones, until they are tested */
     char how[WAY_COUNT][800];            /* what each way was trained with, in words */
-    kd_cache *cache;
+    kd_cache
+        *cache[WAY_COUNT]; /* what the teacher says of each view of the images; NULL: it is asked in training */
     float *teacher_test, *student_test; /* logits of the test images */
     kept_rows rows_train, rows_test, rows_check;
     int *columns;        /* of each class, where a teacher may have others; NULL: not known yet */

@@ -88,12 +88,13 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
     kd_train_desc d = training_options(s, w, t->epochs, t->lr, t->weight_decay);
     d.seed = seed;
     d.augment = way_augment(s, way);
+    if (t->mixup > 0) d.augment.mixup = (float)t->mixup;
     to->data = *way_data(s, way);
     if (!way_table[way].teacher) d.loss = loss_options(s, way, 0, t);
     if (way_table[way].teacher) {
         sum_options(s, way, t, to, &d);
         to->data.teacher_logits = s->fit.teacher_logits;
-        if (way == DISTILLED) d.cache = s->cache;
+        d.cache = s->cache[way];
         if (!d.cache) d.teacher = s->teacher;
     }
     return d;
@@ -120,11 +121,18 @@ static int train_student(session *s, stage *g, int way, const report_trial *t, u
 /* ---- settings that are chosen on the held-out images ------------------------------------------------------ */
 
 /* All ways try as many: first every learning rate with every weight decay; then, with the best of these, those that
-   have a teacher every other temperature and alpha, and the others learning rates further apart. */
+   have a teacher every other temperature and alpha, and the others mixed images and learning rates further apart. */
+static const double MIXUP_TRIED = 0.4;
+
 static int setting_rounds(const session *s, int *second)
 {
     *second = s->o.temperature.count * s->o.alpha.count - 1;
     return s->o.lr.count * s->o.weight_decay.count;
+}
+
+static int tries_mixup(const session *s)
+{
+    return is_automatic(s->o.augment) && !teacher_is_array(s) && s->o.temperature.count * s->o.alpha.count > 1;
 }
 
 static report_trial first_setting(const session *s, int way, int index)
@@ -133,7 +141,8 @@ static report_trial first_setting(const session *s, int way, int index)
     memset(&t, 0, sizeof t);
     t.lr = s->o.lr.values[index / s->o.weight_decay.count];
     t.weight_decay = s->o.weight_decay.values[index % s->o.weight_decay.count];
-    t.temperature = t.alpha = -1;
+    t.temperature = t.alpha = t.mixup = -1;
+    if (!way_table[way].teacher && tries_mixup(s)) t.mixup = 0;
     if (way_table[way].teacher) {
         t.loss = s->o.loss;
         if (s->objective.temperature >= 0) t.temperature = s->o.temperature.values[0];
@@ -146,6 +155,10 @@ static report_trial second_setting(const session *s, int way, int index, const r
 {
     report_trial t = *best;
     const int a = s->o.alpha.count;
+    if (!way_table[way].teacher && tries_mixup(s) && index-- == 0) {
+        t.mixup = MIXUP_TRIED;
+        return t;
+    }
     if (!way_table[way].teacher) {
         t.lr *= index % 2 ? pow(2, index / 2 + 1) : pow(0.5, index / 2 + 1);
         return t;
@@ -162,7 +175,9 @@ typedef struct setting_line {
 static setting_line rates_text(const report_trial *t)
 {
     setting_line line;
-    snprintf(line.chars, sizeof line.chars, "learning rate %g, weight decay %g", t->lr, t->weight_decay);
+    const size_t at = (size_t)snprintf(line.chars, sizeof line.chars, "learning rate %g, weight decay %g", t->lr,
+                                       t->weight_decay);
+    if (t->mixup > 0) snprintf(line.chars + at, sizeof line.chars - at, ", mixup %g", t->mixup);
     return line;
 }
 
@@ -473,21 +488,22 @@ static int compare_teacher(session *s)
     return 1;
 }
 
-/* The teacher's outputs for every view of every image that the students will see: once, not in each training. If
-   they would not fit, or are more than a cache has, the teacher runs beside its students: views that repeat would
-   not be what the others get. So it does where its layers are wanted. */
-static int run_teacher(session *s)
+/* The teacher's outputs for every view of every image that the students of a way will see: once, not in each
+   training. If they would not fit, or are more than a cache has, the teacher runs beside its students: views that
+   repeat would not be what the others get. So it does where its layers are wanted. */
+static int run_teacher(session *s, int way)
 {
     enum { MOST_VIEWS = 1 << 16 };
-    const kd_data *data = way_data(s, DISTILLED);
+    const kd_data *data = way_data(s, way);
+    const kd_augment augment = way_augment(s, way);
     const int64_t budget = 512 << 20, view = (int64_t)data->count * s->images.class_count * (int64_t)sizeof(float);
-    const int changes = changes_images(&s->augment);
-    const int views = changes ? way_epochs(s, DISTILLED, s->plan.epochs) : 1;
+    const int changes = changes_images(&augment);
+    const int views = changes ? way_epochs(s, way, s->plan.epochs) : 1;
     const double started = seconds_now();
     if (!s->teacher || s->objective.feature_count || (changes && (views > budget / view || views > MOST_VIEWS)))
         return 1;
-    if (kd_cache_create(s->teacher, data, changes ? &s->augment : NULL, (uint64_t)s->o.first_seed, views,
-                        &s->cache) != KD_OK)
+    if (kd_cache_create(s->teacher, data, changes ? &augment : NULL, (uint64_t)s->o.first_seed, views,
+                        &s->cache[way]) != KD_OK)
         return kd_complain(s, "running the teacher");
     report_time(&s->r, "teacher's outputs", seconds_now() - started);
     return 1;
@@ -650,8 +666,8 @@ static int train_ways(session *s, int teacher)
            teacher ? "with the teacher" : "without a teacher", s->o.seeds, plural(s->o.seeds),
            s->o.seeds == 1 ? "is" : "are");
     for (way = 0; way < WAY_COUNT; ++way) {
-        if (way_table[way].teacher == teacher && way_runs(s, way) && (!choose(s, way) || !train_way(s, way)))
-            return 0;
+        if (way_table[way].teacher != teacher || !way_runs(s, way)) continue;
+        if ((teacher && !run_teacher(s, way)) || !choose(s, way) || !train_way(s, way)) return 0;
     }
     return 1;
 }
