@@ -895,7 +895,8 @@ static int images_decode_like(const uint8_t *bytes, size_t size, int want, int b
     return p->pixels != NULL;
 }
 
-static int images_decode(const uint8_t *bytes, size_t size, int want, images_picture *p, const char **why)
+IMAGES_PUBLIC static int images_decode(const uint8_t *bytes, size_t size, int want, images_picture *p,
+                                       const char **why)
 {
     return images_decode_like(bytes, size, want, 0, p, why);
 }

@@ -121,7 +121,8 @@ static int train_student(session *s, stage *g, int way, const report_trial *t, u
 /* ---- settings that are chosen on the held-out images ------------------------------------------------------ */
 
 /* All ways try as many: first every learning rate with every weight decay; then, with the best of these, those that
-   have a teacher every other temperature and alpha, and the others mixed images and learning rates further apart. */
+   have a teacher every other temperature and alpha, and the others mixed images and learning rates further
+   apart. */
 static const double MIXUP_TRIED = 0.4;
 
 static int setting_rounds(const session *s, int *second)
