@@ -199,7 +199,9 @@ typedef struct kd_builder kd_builder;     /* a model line in the making; see kd_
 typedef struct kd_workspace kd_workspace; /* buffers for predicting; see kd_workspace_create */
 
 /* Where memory comes from. alloc returns at least `size` bytes aligned for any C type, or NULL.
-   free gets the size that alloc was asked for. Both are called from the calling thread only. */
+   free gets the size that alloc was asked for. Both are called by the thread that calls the library, never by those
+   of kd_open or parallel_for. So they need no lock as long as one thread at a time is in calls with this allocator;
+   where several are, predicting with one model or in contexts that share the allocator, they are called at once. */
 typedef struct kd_allocator {
     void *(*alloc)(void *user, size_t size);
     void (*free)(void *user, void *ptr, size_t size);
@@ -593,6 +595,10 @@ KDDEF kd_result kd_model_create_with(kd_ctx *kd, const char *spec, uint64_t seed
                                      kd_model **out);
 KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
+/* The same in another context, which may have another instruction set, threads and allocator: to train a copy in the
+   background, or to bring back what was trained. m is only read, as by kd_predict: other threads may predict with it
+   meanwhile, none may change it. The calling thread must own kd; errors are said there. */
+KDDEF kd_result kd_model_clone_to(const kd_model *m, kd_ctx *kd, kd_model **out);
 
 /* The same language, a call at a time. Mistakes are remembered and reported by kd_builder_finish, which also
    frees the builder; kd_builder_abandon frees it without a model. Height and width 1: a vector of `channels`. */
@@ -778,6 +784,11 @@ typedef enum kd_prompt {
 
 /* ---- prediction and evaluation --------------------------------------------------------------------------- */
 
+/* How far a long call is, from the calling thread: `done` of `all`, in units that the call names, growing to all.
+   Not 0 asks to stop: the call returns KD_STOPPED, and what it would have made is as after an error. The callback
+   may predict; it must not change what the call works with. */
+typedef int (*kd_progress_fn)(void *user, int64_t done, int64_t all);
+
 /* Logits of n samples. x: (n, c, h, w), normalised as in training; logits: (n, outputs). Thread-safe. */
 KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logits);
 /* The same from pixels 0 to 255, with the model's own preprocessing (none known: scaled by 1/255). */
@@ -868,9 +879,11 @@ typedef struct kd_evaluate_desc {
     float prompt_temperature; /* 1; 1e-3 to 1e6 */
     const kd_attack_desc *prompt_attack; /* NULL; makes prompts adversarial, as in kd_train_desc, for all metrics */
     const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
+    kd_progress_fn on_progress;          /* NULL; after every batch: samples */
+    void *user;
 } kd_evaluate_desc;
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
-/* After an error, logits and confusion are unspecified. */
+/* After an error or KD_STOPPED, logits and confusion are unspecified. */
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out);
 
@@ -1249,6 +1262,11 @@ typedef struct kd_cross_validation {
    desc has no validation, validation_data, KD_KEEP_BEST or patience; its teachers are models of m's context. */
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out);
+/* The same, with progress: images to train on, of all folds and epochs, after every few steps. Folds are trained at
+   the same time all the same. After KD_STOPPED each and *out are as they were. */
+KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                       kd_progress_fn on_progress, void *user, kd_metrics *each,
+                                       kd_cross_validation *out);
 
 /* Runs a teacher once over all data and keeps its logits, for `views` augmented versions of each sample
    (1, and augment NULL or all off: the images as they are). Training with the cache shows the student view
@@ -1256,6 +1274,10 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
    always belong together; a cache of other images or another augmentation is refused (KD_ERR_DATA). */
 KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
                                 uint64_t seed, int views, kd_cache **out);
+/* The same, with progress: images, of all views, after every batch. After KD_STOPPED *out is NULL. */
+KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
+                                     uint64_t seed, int views, kd_progress_fn on_progress, void *user,
+                                     kd_cache **out);
 KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
 KDDEF kd_result kd_cache_save(const kd_cache *c,
                               const char *path); /* safetensors: "logits" (views, count, outputs) */
@@ -9218,15 +9240,30 @@ KDDEF void kd_model_destroy(kd_model *m)
     kd__free(kd, m);
 }
 
-/* In another context of the same instruction set, too. */
+/* Weights and running statistics between models of one line, whose kernels may want another order of them. */
+KD__PRIVATE void kd__model_copy_tensors(kd_model *to, const kd_model *from)
+{
+    float some[256];
+    int i;
+    for (i = 0; i < to->param_count; ++i) {
+        const kd__param *p = &to->params[i], *q = &from->params[i];
+        kd__walk write = kd__walk_begin(to->kd->k, p), read = kd__walk_begin(from->kd->k, q);
+        int64_t left = kd__param_count(p), now;
+        for (; left > 0; left -= now) {
+            now = KD__MIN(left, KD__COUNT(some));
+            kd__walk_copy(&read, kd__param_stored(from, q), some, now, 1);
+            kd__walk_copy(&write, kd__param_stored(to, p), some, now, 0);
+        }
+    }
+}
+
 KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **out)
 {
     kd_model *copy;
     kd_result result = kd_model_create(kd, m->spec, 0, out);
     if (result != KD_OK) return result;
     copy = *out;
-    memcpy(copy->weights, m->weights, m->weight_count * sizeof(float));
-    memcpy(copy->state, m->state, m->state_count * sizeof(float));
+    kd__model_copy_tensors(copy, m);
     copy->batches_seen = m->batches_seen;
     copy->preprocessing_channels = m->preprocessing_channels;
     memcpy(copy->mean, m->mean, sizeof m->mean);
@@ -9237,6 +9274,14 @@ KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **o
         *out = NULL;
     }
     return result;
+}
+
+KDDEF kd_result kd_model_clone_to(const kd_model *m, kd_ctx *kd, kd_model **out)
+{
+    if (out) *out = NULL;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!m || !out) return kd__fail(kd, KD_ERR_ARGUMENT, "kd_model_clone_to: m and out must not be NULL");
+    return kd__model_copy(kd, m, out);
 }
 
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out)
@@ -11335,6 +11380,19 @@ KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
 
 enum { KD__ECE_BINS = 15 };
 
+/* A callback about progress, or none. */
+typedef struct kd__progress {
+    kd_progress_fn fn;
+    void *user;
+    int64_t done, all;
+} kd__progress;
+
+KD__PRIVATE kd_result kd__progress_add(kd__progress *p, int64_t more)
+{
+    p->done = KD__MIN(p->done + more, p->all);
+    return p->fn && p->fn(p->user, p->done, p->all) ? KD_STOPPED : KD_OK;
+}
+
 /* Sums over samples from which the metrics follow. */
 typedef struct kd__tally {
     int outputs, classes;
@@ -11455,6 +11513,7 @@ typedef struct kd__evaluator {
     int32_t *order; /* (batch) */
     int batch, outputs;
     int first, columns, task; /* the head that is looked at; columns: of all outputs, if there are no others */
+    kd__progress progress;
 } kd__evaluator;
 
 /* The labels of a task, NULL where they come with the batch or there are none. */
@@ -11764,6 +11823,7 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
             memcpy(keep_logits + (ptrdiff_t)first * e->outputs, e->logits,
                    (size_t)n * (size_t)e->outputs * sizeof(float));
         if (e->attack.kd) result = kd__evaluator_robust(e, now, n, t);
+        if (result == KD_OK) result = kd__progress_add(&e->progress, n);
         if (result != KD_OK) return result;
     }
     return KD_OK;
@@ -11855,6 +11915,7 @@ KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, con
     if (result == KD_OK) {
         const int classes = kd__evaluator_classes(&e);
         tally->confusion = desc->confusion;
+        e.progress.fn = desc->on_progress, e.progress.user = desc->user, e.progress.all = data->count;
         if (desc->confusion)
             memset(desc->confusion, 0, (size_t)classes * (size_t)classes * sizeof *desc->confusion);
         result = kd__evaluator_run(&e, NULL, data->count, tally, desc->logits);
@@ -13825,7 +13886,7 @@ KD__PRIVATE kd_cache *kd__cache_new(kd_ctx *kd, int views, int count, int classe
     return NULL;
 }
 
-KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__run *run)
+KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__run *run, kd__progress *progress)
 {
     int32_t *samples = feed->partners ? KD__NEW(c->kd, int32_t, feed->batch) : NULL;
     kd_result result = samples ? KD_OK : KD_ERR_MEMORY;
@@ -13840,16 +13901,19 @@ KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__run *run)
             kd__run_forward(run, feed->x, n);
             kd__export(run, n, to);
             result = kd__check_finite(c->kd, "kd_cache_create", "the teacher's logits", to, n, c->classes);
+            if (result == KD_OK) result = kd__progress_add(progress, n);
         }
     }
     kd__free(c->kd, samples);
     return result;
 }
 
-KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
-                                uint64_t seed, int views, kd_cache **out)
+KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
+                                     uint64_t seed, int views, kd_progress_fn on_progress, void *user,
+                                     kd_cache **out)
 {
     static const char where[] = "kd_cache_create";
+    kd__progress progress = {on_progress, user, 0, 0};
     kd_ctx *kd;
     kd_cache *c;
     kd__feed feed;
@@ -13877,7 +13941,8 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
     result = kd__feed_open_images(&feed, kd, data, augment, seed, KD__MIN(256, data->count));
     if (result == KD_OK) {
         result = kd__run_open(teacher, NULL, feed.batch, &run);
-        if (result == KD_OK) result = kd__cache_fill(c, &feed, run);
+        progress.all = (int64_t)views * data->count;
+        if (result == KD_OK) result = kd__cache_fill(c, &feed, run, &progress);
         kd__run_close(run);
         kd__feed_close(&feed);
     }
@@ -13886,6 +13951,12 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
     else
         kd_cache_destroy(c);
     return result;
+}
+
+KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
+                                uint64_t seed, int views, kd_cache **out)
+{
+    return kd_cache_create_with(teacher, data, augment, seed, views, NULL, NULL, out);
 }
 
 KD__PRIVATE kd_result kd__cache_check(kd_ctx *kd, const kd_cache *c, const kd_data *data, const kd_train_desc *desc)
@@ -15744,10 +15815,14 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
 
 /* ---- cross-validation ------------------------------------------------------------------------------------ */
 
+enum { KD__FOLD_SLICE = 16 }; /* steps of each fold from one word about progress to the next */
+
 typedef struct kd__fold {
     kd_ctx *kd;
     kd_model *m;
     kd_trainer *trainer;
+    int steps; /* to go on with before progress is told; INT_MAX: to the end */
+    int done;
     kd_epoch_info info; /* its validation */
     kd_result result;
 } kd__fold;
@@ -15774,9 +15849,37 @@ KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_dat
 KD__PRIVATE void kd__fold_run(void *arg, int index, int worker)
 {
     kd__fold *f = (kd__fold *)arg + index;
+    int i;
     (void)worker;
-    while (f->result == KD_OK && !kd_trainer_done(f->trainer)) f->result = kd_trainer_step(f->trainer, NULL);
-    if (f->result == KD_OK) f->result = kd__trainer_validate(f->trainer, &f->info);
+    for (i = 0; i < f->steps && f->result == KD_OK && !kd_trainer_done(f->trainer); ++i)
+        f->result = kd_trainer_step(f->trainer, NULL);
+    if (f->result != KD_OK || !kd_trainer_done(f->trainer) || f->done) return;
+    f->result = kd__trainer_validate(f->trainer, &f->info);
+    f->done = 1;
+}
+
+/* Trains folds at the same time, in slices between which progress is told, where somebody wants to hear of it. */
+KD__PRIVATE kd_result kd__folds_run(kd_ctx *kd, kd__fold *wave, int size, kd__progress *progress)
+{
+    const int64_t before = progress->done;
+    kd_result result = KD_OK;
+    int i, going = 1;
+    for (i = 0; i < size; ++i) wave[i].steps = progress->fn ? KD__FOLD_SLICE : INT_MAX;
+    while (going && result == KD_OK) {
+        int64_t images = 0;
+        if (size > 1)
+            kd__parallel(kd, size, kd__fold_run, wave);
+        else
+            kd__fold_run(wave, 0, 0);
+        for (going = i = 0; i < size; ++i) {
+            going |= !wave[i].done && wave[i].result == KD_OK;
+            images += wave[i].done ? (int64_t)wave[i].trainer->train_count * wave[i].trainer->desc.epochs
+                                   : kd_trainer_position(wave[i].trainer).images;
+            if (wave[i].result != KD_OK) return KD_OK; /* the fold says it */
+        }
+        result = kd__progress_add(progress, KD__MAX(before + images - progress->done, 0)); /* rollback goes back */
+    }
+    return result;
 }
 
 KD__PRIVATE void kd__fold_close(kd__fold *f)
@@ -15811,17 +15914,17 @@ KD__PRIVATE kd_statistic kd__statistic_of(const kd_metrics *each, int count, siz
 
 /* Some folds at the same time. */
 KD__PRIVATE kd_result kd__fold_wave(kd__fold *wave, int size, const kd_model *m, const kd_data *data,
-                                    const kd_train_desc *desc, int first, int folds, kd_metrics *metrics)
+                                    const kd_train_desc *desc, int first, int folds, kd__progress *progress,
+                                    kd_metrics *metrics)
 {
     kd_ctx *kd = m->kd;
-    kd_result result = KD_OK;
+    kd_result result = KD_OK, stopped = KD_OK;
     int i, opened;
     memset(wave, 0, (size_t)size * sizeof *wave);
     for (opened = 0; opened < size && result == KD_OK; ++opened)
         result =
             kd__fold_open(&wave[opened], m, data, desc, size > 1 ? 1 : kd->desc.threads, first + opened, folds);
-    if (result == KD_OK && size > 1) kd__parallel(kd, size, kd__fold_run, wave);
-    if (result == KD_OK && size == 1) kd__fold_run(wave, 0, 0);
+    if (result == KD_OK) stopped = kd__folds_run(kd, wave, size, progress);
     for (result = KD_OK, i = 0; i < opened; ++i) {
         if (result == KD_OK && wave[i].result != KD_OK) {
             result = wave[i].result;
@@ -15831,7 +15934,7 @@ KD__PRIVATE kd_result kd__fold_wave(kd__fold *wave, int size, const kd_model *m,
         metrics[i] = wave[i].info.validation;
         kd__fold_close(&wave[i]);
     }
-    return result;
+    return result == KD_OK ? stopped : result;
 }
 
 KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_train_desc *desc, int folds,
@@ -15861,7 +15964,15 @@ KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out)
 {
+    return kd_cross_validate_with(m, data, desc, folds, NULL, NULL, each, out);
+}
+
+KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
+                                       kd_progress_fn on_progress, void *user, kd_metrics *each,
+                                       kd_cross_validation *out)
+{
     const kd_train_desc defaults = kd_train_defaults();
+    kd__progress progress = {on_progress, user, 0, 0};
     kd__fold *wave;
     kd_metrics *metrics;
     kd_result result;
@@ -15874,12 +15985,13 @@ KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const 
                    (desc->teacher_data && desc->teacher_data->batch)
                ? 1
                : KD__MIN(m->kd->desc.threads, folds);
+    progress.all = (int64_t)data->count * (folds - 1) * desc->epochs;
     wave = KD__NEW(m->kd, kd__fold, most);
     metrics = KD__NEW(m->kd, kd_metrics, folds);
     if (!wave || !metrics) result = KD_ERR_MEMORY;
     for (first = 0; first < folds && result == KD_OK; first += size) {
         size = KD__MIN(most, folds - first);
-        result = kd__fold_wave(wave, size, m, data, desc, first, folds, metrics + first);
+        result = kd__fold_wave(wave, size, m, data, desc, first, folds, &progress, metrics + first);
     }
     if (result == KD_OK) {
         if (each) memcpy(each, metrics, (size_t)folds * sizeof *each);

@@ -2011,10 +2011,41 @@ static void test_out_of_memory(void **state)
     assert_ok(kd, run_through());
 }
 
+/* A copy for another instruction set, whose kernels want another order of weights, is the same model. */
+static void test_clone_between_isas(void **state)
+{
+    static const char spec[] = "3x9x7: conv 5 3 pad=1, batchnorm, relu, residual( conv 5 3 pad=1 ), depthwise 3, relu, "
+                               "flatten, dense 37, relu, dense 3";
+    float *x = test_floats(5, 4 * 3 * 9 * 7, 1), wanted[12], found[12];
+    kd_isa from, to;
+    int i;
+    (void)state;
+    FOR_EACH_ISA(from)
+    {
+        FOR_EACH_ISA(to)
+        {
+            kd_ctx *one = test_open(from, 1), *other = test_open(to, 1);
+            kd_model *m, *copy, *again;
+            assert_ok(one, kd_model_create(one, spec, 3, &m));
+            assert_ok(other, kd_model_clone_to(m, other, &copy));
+            assert_true(kd_model_hash(m) == kd_model_hash(copy));
+            assert_ok(one, kd_model_clone_to(copy, one, &again));
+            assert_memory_equal(again->weights, m->weights, m->weight_count * sizeof(float));
+            assert_ok(one, kd_predict(m, x, 4, wanted));
+            assert_ok(other, kd_predict(copy, x, 4, found));
+            for (i = 0; i < 12; ++i) assert_near(found[i], wanted[i], 1e-4);
+            kd_model_destroy(m), kd_model_destroy(copy), kd_model_destroy(again);
+            kd_close(one), kd_close(other);
+        }
+    }
+    free(x);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_clone_between_isas),
         TEST(test_context),
         TEST(test_names),
         TEST(test_options_need_defaults),

@@ -3,6 +3,8 @@
 #include "support.h"
 #include "golden/pate.h"
 
+#include <pthread.h>
+
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
 static kd_model *create(kd_ctx *kd, const char *spec)
@@ -2084,6 +2086,100 @@ static void test_folds_parallel(void **state)
     folded_close(&f);
 }
 
+typedef struct progress {
+    int calls, stop_at;
+    int64_t done, all;
+    pthread_t thread;
+} progress;
+
+static int told(void *user, int64_t done, int64_t all)
+{
+    progress *p = (progress *)user;
+    assert_true(done >= p->done && done <= all && (p->calls == 0 || all == p->all));
+    assert_true(pthread_equal(p->thread, pthread_self()));
+    p->done = done, p->all = all;
+    return ++p->calls == p->stop_at;
+}
+
+/* Cross-validation says how far it is without other results, and stops when asked to, at the same time or not. */
+static void test_folds_progress(void **state)
+{
+    kd_metrics one[FOLDS], other[FOLDS];
+    kd_cross_validation all, before;
+    int threads, calls;
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 1);
+    f.desc.epochs = 9;
+    assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, one, &before));
+    folded_close(&f);
+    for (threads = 1; threads < 5; threads += 3) {
+        progress p = {0, 0, 0, 0, pthread_self()};
+        folded_open(&f, KD_ISA_AUTO, threads);
+        f.desc.epochs = 9;
+        assert_ok(f.kd, kd_cross_validate_with(f.student, &f.c.data, &f.desc, FOLDS, told, &p, other, &all));
+        assert_memory_equal(one, other, sizeof one);
+        assert_memory_equal(&all, &before, sizeof all);
+        assert_true(p.done == (int64_t)SAMPLES * (FOLDS - 1) * 9 && p.all == p.done);
+        assert_true(p.calls > 2 * ((FOLDS + threads - 1) / threads));
+        calls = p.calls;
+        memset(&all, 7, sizeof all);
+        before = all;
+        memset(other, 7, sizeof other);
+        for (p.stop_at = 1; p.stop_at <= calls; p.stop_at += 3) {
+            p.calls = 0, p.done = 0;
+            assert_int_equal(
+                kd_cross_validate_with(f.student, &f.c.data, &f.desc, FOLDS, told, &p, other, &all), KD_STOPPED);
+            assert_int_equal(p.calls, p.stop_at);
+            assert_memory_equal(&all, &before, sizeof all);
+            assert_int_equal(((const unsigned char *)other)[5], 7);
+        }
+        before = all;
+        assert_ok(f.kd, kd_cross_validate(f.student, &f.c.data, &f.desc, FOLDS, other, &before));
+        assert_memory_equal(one, other, sizeof one);
+        folded_close(&f);
+    }
+}
+
+/* So do evaluation and a teacher's cache; nothing stays behind. */
+static void test_progress(void **state)
+{
+    kd_evaluate_desc desc = kd_evaluate_defaults();
+    kd_metrics before, metrics;
+    kd_augment augment;
+    kd_cache *cache;
+    progress p = {0, 0, 0, 0, pthread_self()};
+    folded f;
+    (void)state;
+    folded_open(&f, KD_ISA_AUTO, 3);
+    desc.batch = 7;
+    assert_ok(f.kd, kd_evaluate_with(f.student, &f.c.data, &desc, &before));
+    desc.on_progress = told;
+    desc.user = &p;
+    assert_ok(f.kd, kd_evaluate_with(f.student, &f.c.data, &desc, &metrics));
+    assert_memory_equal(&metrics, &before, sizeof metrics);
+    assert_true(p.calls == (SAMPLES + 6) / 7 && p.done == SAMPLES && p.all == SAMPLES);
+    for (p.stop_at = 1; p.stop_at <= (SAMPLES + 6) / 7; ++p.stop_at) {
+        memset(&metrics, 9, sizeof metrics);
+        before = metrics;
+        p.calls = 0, p.done = 0;
+        assert_int_equal(kd_evaluate_with(f.student, &f.c.data, &desc, &metrics), KD_STOPPED);
+        assert_memory_equal(&metrics, &before, sizeof metrics);
+        assert_int_equal(p.calls, p.stop_at);
+    }
+    memset(&augment, 0, sizeof augment);
+    augment.mixup = 0.2f;
+    memset(&p, 0, sizeof p);
+    p.thread = pthread_self();
+    assert_ok(f.kd, kd_cache_create_with(f.teacher, &f.c.data, &augment, 3, 5, told, &p, &cache));
+    kd_cache_destroy(cache);
+    assert_true(p.calls >= 5 && p.done == 5 * SAMPLES && p.all == p.done);
+    p.calls = 0, p.done = 0, p.stop_at = 3;
+    assert_int_equal(kd_cache_create_with(f.teacher, &f.c.data, &augment, 3, 5, told, &p, &cache), KD_STOPPED);
+    assert_true(cache == NULL && p.calls == 3);
+    folded_close(&f);
+}
+
 /* However early the allocator gives up, the call says so and everything comes back. */
 static void test_folds_memory(void **state)
 {
@@ -2228,6 +2324,8 @@ int main(void)
         cmocka_unit_test(test_folds_without_labels),
         cmocka_unit_test(test_folds_measured),
         cmocka_unit_test(test_folds_parallel),
+        cmocka_unit_test(test_folds_progress),
+        cmocka_unit_test(test_progress),
         cmocka_unit_test(test_folds_memory),
         cmocka_unit_test(test_folds_diverge),
         cmocka_unit_test(test_folds_refused),

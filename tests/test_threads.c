@@ -275,6 +275,194 @@ static void test_predictions_at_once(void **state)
     kd_close(kd);
 }
 
+/* An allocator without a lock, which only those may call whom the owner lets: one thread at a time. */
+typedef struct guarded {
+    pthread_t owner;
+    int calls, strangers, inside;
+} guarded;
+
+static void guarded_enter(guarded *g)
+{
+    ++g->calls;
+    if (!pthread_equal(g->owner, pthread_self()) || g->inside) ++g->strangers;
+    g->inside = 1;
+}
+
+static void *guarded_alloc(void *user, size_t size)
+{
+    void *block;
+    guarded_enter((guarded *)user);
+    block = malloc(size);
+    ((guarded *)user)->inside = 0;
+    return block;
+}
+
+static void guarded_free(void *user, void *block, size_t size)
+{
+    (void)size;
+    guarded_enter((guarded *)user);
+    free(block);
+    ((guarded *)user)->inside = 0;
+}
+
+/* Whatever its threads do, a context asks for memory from the thread that calls it, cross-validation too, whose folds
+   are contexts on other threads. */
+static void test_allocator_thread(void **state)
+{
+    kd_ctx_desc desc = kd_ctx_defaults();
+    kd_train_desc how = kd_train_defaults();
+    guarded g = {pthread_self(), 0, 0, 0};
+    float logits[IMAGES * CLASSES], probs[IMAGES * CLASSES];
+    kd_cross_validation all;
+    kd_metrics metrics;
+    kd_cache *cache;
+    kd_model *m, *copy;
+    kd_ctx *kd;
+    samples s;
+    int calls;
+    (void)state;
+    make_samples(&s);
+    desc.threads = 4;
+    desc.allocator.alloc = guarded_alloc, desc.allocator.free = guarded_free, desc.allocator.user = &g;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    m = create(kd);
+    (void)train(kd, &s);
+    assert_ok(kd, kd_predict(m, s.x, IMAGES, logits));
+    assert_ok(kd, kd_softmax(kd, logits, IMAGES, CLASSES, 2, probs));
+    assert_ok(kd, kd_evaluate(m, &s.data, &metrics));
+    assert_ok(kd, kd_cache_create(m, &s.data, NULL, 1, 1, &cache));
+    assert_ok(kd, kd_model_clone(m, &copy));
+    how.epochs = 2, how.batch = 16;
+    how.loss = kd_loss_defaults(KD_LOSS_DIST); /* which takes room of its own */
+    how.teacher = copy;
+    calls = g.calls;
+    assert_ok(kd, kd_cross_validate(m, &s.data, &how, 6, NULL, &all));
+    assert_true(g.calls > calls);
+    kd_cache_destroy(cache);
+    kd_model_destroy(copy);
+    kd_model_destroy(m);
+    kd_close(kd);
+    assert_int_equal(g.strangers, 0);
+}
+
+static int crowd, most_of_crowd; /* in an allocator at once */
+
+static void *crowded_alloc(void *user, size_t size)
+{
+    const int now = __atomic_add_fetch(&crowd, 1, __ATOMIC_SEQ_CST);
+    (void)user;
+    if (now > __atomic_load_n(&most_of_crowd, __ATOMIC_SEQ_CST))
+        __atomic_store_n(&most_of_crowd, now, __ATOMIC_SEQ_CST);
+    rest(5);
+    (void)__atomic_sub_fetch(&crowd, 1, __ATOMIC_SEQ_CST);
+    return malloc(size);
+}
+
+static void crowded_free(void *user, void *block, size_t size)
+{
+    (void)user, (void)size;
+    free(block);
+}
+
+static void *ask_once(void *user)
+{
+    asker *a = (asker *)user;
+    a->faults = kd_predict(a->m, a->s->x, IMAGES, a->logits) != KD_OK;
+    return NULL;
+}
+
+/* Threads that predict with one model do call it at once: that is what its description warns of. */
+static void test_allocator_crowd(void **state)
+{
+    static asker a[4];
+    kd_ctx_desc desc = kd_ctx_defaults();
+    pthread_t ids[4];
+    kd_ctx *kd;
+    kd_model *m;
+    samples s;
+    int i;
+    (void)state;
+    make_samples(&s);
+    desc.allocator.alloc = crowded_alloc, desc.allocator.free = crowded_free;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    m = create(kd);
+    assert_int_equal(most_of_crowd, 1);
+    for (i = 0; i < 4; ++i) {
+        a[i].m = m, a[i].s = &s;
+        assert_int_equal(pthread_create(&ids[i], NULL, ask_once, &a[i]), 0);
+    }
+    for (i = 0; i < 4; ++i) {
+        assert_int_equal(pthread_join(ids[i], NULL), 0);
+        assert_int_equal(a[i].faults, 0);
+    }
+    assert_true(most_of_crowd > 1);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+/* A copy in another context, made while others predict; then trained on a thread of its own, and brought back. */
+typedef struct learner {
+    kd_ctx *kd;
+    kd_model *m;
+    samples *s;
+    kd_result result;
+} learner;
+
+static void *learn(void *user)
+{
+    learner *l = (learner *)user;
+    kd_train_desc desc = kd_train_defaults();
+    desc.epochs = 2, desc.batch = 48;
+    l->result = kd_train(l->m, &l->s->data, &desc);
+    return NULL;
+}
+
+static void test_clone_to(void **state)
+{
+    static asker a[2];
+    static float wanted[IMAGES * CLASSES];
+    static const char *const names[] = {"a", "b", "c", "d"};
+    const float mean[] = {0.5f}, std[] = {0.25f};
+    float one[1], other[1];
+    samples s;
+    pthread_t ids[3];
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 2);
+    kd_model *m = create(kd), *back;
+    learner l;
+    int i;
+    (void)state;
+    make_samples(&s);
+    assert_ok(kd, kd_model_set_classes(m, names, CLASSES));
+    assert_ok(kd, kd_predict(m, s.x, IMAGES, wanted));
+    for (i = 0; i < 2; ++i) {
+        a[i].m = m, a[i].s = &s;
+        assert_int_equal(pthread_create(&ids[i], NULL, ask, &a[i]), 0);
+    }
+    l.s = &s;
+    l.kd = test_open(KD_ISA_AUTO, 2);
+    assert_ok(l.kd, kd_model_clone_to(m, l.kd, &l.m));
+    assert_true(l.m->kd == l.kd && kd_model_hash(l.m) == kd_model_hash(m));
+    assert_int_equal(pthread_create(&ids[2], NULL, learn, &l), 0);
+    for (i = 0; i < 3; ++i) assert_int_equal(pthread_join(ids[i], NULL), 0);
+    for (i = 0; i < 2; ++i) assert_memory_equal(a[i].logits, wanted, sizeof wanted);
+    assert_ok(l.kd, l.result);
+    assert_true(kd_model_hash(l.m) == train(kd, &s));
+    assert_ok(l.kd, kd_model_set_preprocessing(l.m, mean, std));
+    assert_ok(kd, kd_model_clone_to(l.m, kd, &back));
+    assert_true(kd_model_hash(back) == kd_model_hash(l.m) && kd_model_hash(back) != kd_model_hash(m));
+    kd_model_destroy(l.m);
+    kd_close(l.kd);
+    assert_string_equal(kd_model_class(back, 3), "d");
+    assert_int_equal(kd_model_preprocessing(back, one, other), 1);
+    assert_true(one[0] == mean[0] && other[0] == std[0]);
+    assert_fails(kd, kd_model_clone_to(NULL, kd, &back), KD_ERR_ARGUMENT, "kd_model_clone_to: m");
+    assert_null(back);
+    assert_fails(kd, kd_model_clone_to(m, kd, NULL), KD_ERR_ARGUMENT, "kd_model_clone_to: m");
+    assert_int_equal(kd_model_clone_to(m, NULL, &back), KD_ERR_ARGUMENT);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
 /* ---- starting and ending --------------------------------------------------------------------------------- */
 
 static char logged[512];
@@ -559,6 +747,9 @@ int main(void)
         cmocka_unit_test(test_threads_put_aside),
         cmocka_unit_test(test_regions_at_once),
         cmocka_unit_test(test_predictions_at_once),
+        cmocka_unit_test(test_allocator_thread),
+        cmocka_unit_test(test_allocator_crowd),
+        cmocka_unit_test(test_clone_to),
         cmocka_unit_test(test_open_and_close),
         cmocka_unit_test(test_many_contexts),
         cmocka_unit_test(test_fewer_threads),
