@@ -201,6 +201,16 @@ check 'and the same with its weight' several --loss '1*kl' --out "$work/several"
 check 'is the same student' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
 check 'a feature of weight 0' several --loss kl --feature 'hint low weight=0' --out "$work/several"
 check 'teaches nothing' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
+# several teachers
+check 'two teachers' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --teachers 2 --out '$work/teachers' >'$work/said'"
+check 'both are saved' test -s "$work/teachers/teacher-2.safetensors"
+check 'the first is what it is alone' cmp "$work/teachers/teacher.safetensors" "$work/out/teacher.safetensors"
+check 'the second is another' sh -c "! cmp '$work/teachers/teacher-2.safetensors' '$work/teachers/teacher.safetensors'"
+check 'they are counted' grep -q '"teachers": 2, "loss": "hinton"' "$work/teachers/metrics.json"
+check 'with all their parameters' grep -q '^teacher  *38 180 ' "$work/said"
+check 'and teach something else' sh -c "! cmp '$work/teachers/student.safetensors' '$work/out/student.safetensors'"
+check 'the report says so' grep -q '<dt>teachers</dt><dd><code>2, averaged<' "$work/teachers/report.html"
+check 'the average is tested' sh -c "! test \"\$(grep '\"teacher\": {' '$work/teachers/metrics.json' | sed 's/.*accuracy//')\" = \"\$(grep '\"teacher\": {' '$work/out/metrics.json' | sed 's/.*accuracy//')\""
 # weights that do not say what they were fed
 tensors="$work/tensors.safetensors"
 LC_ALL=C sed 's/"kd\.spec"/"my.spec"/' "$work/out/teacher.safetensors" >"$tensors"
@@ -331,6 +341,9 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--loss needs one that learns from the teacher' $fashion $out --loss ce
     refused 'takes weights above 0' $fashion $out --loss '0*hinton+kl'
     refused 'joins losses by +' $fashion $out --loss 'hinton kl'
+    refused '--teachers must be 1 to 16' $fashion $out --teachers 17
+    refused 'a teacher that is there already is one' $fashion $out --teachers 2 --teacher "$work/out/teacher.safetensors"
+    refused 'the layers of several are not averaged' $fashion $out --teachers 2 --feature 'hint stage1'
     refused '--feature begins with one of hint' $fashion $out --feature 'hunt stage1'
     refused '--feature hint takes one pair of layers' $fashion $out --feature hint
     refused '--feature hint takes one pair of layers' $fashion $out --feature 'hint stage1 stage2'
@@ -653,6 +666,22 @@ wait $pid
 check 'several losses, stopped' test $? = 130
 check 'several losses, resumed' "$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/parts" --resume
 check 'several losses, the same student' cmp "$work/parts/student.safetensors" "$work/features/student.safetensors"
+# stopped while it trains the second of two teachers
+two_teachers="$fashion --limit 20 --teachers 2 --teacher-epochs 4 --epochs 2 --seeds 1 --trials 1 --threads 1 --augment none --lr 0.01 --weight-decay 0.01"
+check 'two teachers, not stopped' "$distill" $two_teachers --out "$work/pair"
+"$distill" $two_teachers --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
+pid=$!
+i=0
+while [ $i -lt 600 ] && ! grep -q 'epoch  4 of 4' "$work/stdout"; do
+    sleep 0.05
+    i=$((i + 1))
+done
+sleep 0.2
+kill -INT $pid
+wait $pid
+check 'two teachers, stopped' test $? = 130
+check 'two teachers, resumed' "$distill" $two_teachers --out "$work/parts" --resume
+check 'two teachers, the same metrics' test "$(metrics "$work/parts")" = "$(metrics "$work/pair")"
 "$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
 pid=$!
 sleep 1

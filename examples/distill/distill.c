@@ -28,6 +28,7 @@
 #include "models.h"
 #include "losses.h"
 #include "train.h"
+#include "teachers.h"
 #include "ways.h"
 #include "results.h"
 
@@ -88,6 +89,7 @@ static void fill_report(session *s)
     r->student_logits = s->student_test;
     r->confusion = s->confusion;
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
+    if (s->more_count) add_setting(s, "teachers", "%d, averaged", teacher_count(s));
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
     add_setting(s, "loss",
@@ -318,6 +320,22 @@ static void print_known_teacher(const session *s)
     fflush(stdout);
 }
 
+static int save_more_teachers(const session *s)
+{
+    char name[64];
+    int i;
+    for (i = 0; i < s->more_count; ++i) {
+        kd_model *m = s->more[i];
+        teacher_file(i + 1, name, sizeof name);
+        if (kd_model_set_classes(m, (const char *const *)s->images.class_names, s->images.class_count) != KD_OK ||
+            (!kd_model_preprocessing(m, NULL, NULL) &&
+             kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK))
+            return kd_complain(s, "a teacher");
+        if (!save_model(s, m, name)) return 0;
+    }
+    return 1;
+}
+
 /* The teacher is as it will be: it is saved, tested, and asked about the images that the students will see. */
 static int finish_teacher(session *s)
 {
@@ -328,6 +346,11 @@ static int finish_teacher(session *s)
                 KD_OK)
             return kd_complain(s, "the teacher");
         if (!save_model(s, s->teacher, "teacher.safetensors")) return 0;
+    }
+    if (s->more_count) {
+        if (!save_more_teachers(s) || !average_teachers(s, &s->test, 1, s->teacher_test) || !test_logits(s))
+            return 0;
+    } else if (s->teacher) {
         if (!test_model(s, s->teacher, &s->r.teacher_run, s->teacher_test, NULL)) return 0;
         report_reliability_add(&s->r.teacher_reliability, s->teacher_test, s->test.labels, s->test.count,
                                s->test.classes);
@@ -345,15 +368,26 @@ static int diagnose(session *s)
     const report_way *way = &s->r.ways[DISTILLED];
     kd_diagnose_desc d = kd_diagnose_defaults();
     kd_data data = s->fit.data;
+    float *average = NULL;
     kd_model *fresh = create_model(s, "student", s->student_spec, (uint64_t)(s->o.first_seed + s->r.kept_seed));
     int done;
     if (!fresh) return 0;
     d.teacher = s->teacher;
     d.loss = loss_options(s, DISTILLED, s->objective.first, &way->grid[way->chosen]);
     if (!s->teacher) data.teacher_logits = s->fit.teacher_logits;
+    if (s->more_count) {
+        const int at_one = d.loss.kind == KD_LOSS_TTM || d.loss.kind == KD_LOSS_WTTM; /* as in training */
+        data.teacher_logits = average = averaged_logits(s, &s->fit.data, at_one ? 1 : d.loss.temperature);
+        d.teacher = NULL;
+        if (!average) {
+            kd_model_destroy(fresh);
+            return 0;
+        }
+    }
     done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
            kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
     kd_model_destroy(fresh);
+    free(average);
     return done ? 1 : kd_complain(s, "diagnosis");
 }
 
@@ -370,12 +404,19 @@ static void note_choice(session *s)
 static int finish(session *s)
 {
     report_run again; /* the kept student once more, for its logits */
+    int i;
     if (!save_model(s, s->kept, "student.safetensors")) return 0;
     if (!test_model(s, s->kept, &again, s->student_test, s->confusion)) return 0;
     if (!measure_latency(s, "student.safetensors", &s->r.student.latency_us)) return 0;
     if (s->teacher && !measure_latency(s, "teacher.safetensors", &s->r.teacher.latency_us)) return 0;
     s->r.student.bytes = file_bytes(s, "student.safetensors");
+    s->r.teacher.latency_us *= teacher_count(s); /* one after the other */
     s->r.teacher.bytes = s->teacher ? file_bytes(s, "teacher.safetensors") : 0;
+    for (i = 1; i < teacher_count(s); ++i) {
+        char name[64];
+        teacher_file(i, name, sizeof name);
+        s->r.teacher.bytes += file_bytes(s, name);
+    }
     s->r.seconds = seconds_now() - s->started;
     fill_report(s);
     if (!write_metrics(s) || !write_report(s)) return 0;
@@ -437,6 +478,7 @@ static void close_session(session *s)
     }
     if (s->training != s->teacher) kd_model_destroy(s->training);
     kd_model_destroy(s->teacher);
+    for (i = 0; i < s->more_count; ++i) kd_model_destroy(s->more[i]);
     for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);
     free(s->students);
     for (i = 0; i < WAY_COUNT; ++i) kd_cache_destroy(s->cache[i]);

@@ -341,8 +341,8 @@ static int open_models(session *s)
         }
     }
     if (!s->r.teacher_trained && !take_preprocessing(s, s->teacher)) return 0;
-    s->r.teacher.parameters = kd_model_parameters(s->teacher);
-    s->r.teacher.macs = kd_model_macs(s->teacher);
+    s->r.teacher.parameters = s->o.teachers * kd_model_parameters(s->teacher); /* of all of them together */
+    s->r.teacher.macs = s->o.teachers * kd_model_macs(s->teacher);
     s->r.teacher.spec = s->teacher_spec;
     return 1;
 }

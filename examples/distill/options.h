@@ -21,7 +21,7 @@ typedef struct options {
     list temperature, alpha, lr, weight_decay, mean, std;
     texts feature;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
-        patient, resume, teacher_unchecked, write_order, force, list_layers;
+        patient, resume, teacher_unchecked, write_order, force, list_layers, teachers;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
@@ -86,6 +86,9 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("optimizer", "NAME", OPTION_TEXT, optimizer, 0, 0, "adamw", "adam, adamw or sgd")                            \
     X("lr", "RATE[,R...]", OPTION_LIST, lr, 1e-9, 100, "0.004,0.01",                                               \
       "learning rates of the students to choose from, each way of training its own; lowered along a cosine")       \
+    X("teachers", "N", OPTION_INT, teachers, 1, MAX_LIST, "1",                                                     \
+      "teachers to train, from first weights and in orders of their own; the students learn from the average of "  \
+      "them, which is then the teacher of all tables. They run beside every student: that takes its time")         \
     X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.004", "learning rate of the teacher, likewise") \
     X("weight-decay", "W[,W...]", OPTION_LIST, weight_decay, 0, 10, "0.01,0.1",                                    \
       "weight decays of the students to choose from, likewise")                                                    \

@@ -214,6 +214,8 @@ static void json_settings(FILE *f, const session *s)
     const int trained = r->teacher_trained;
     int i;
     fputs("  ", f);
+    json_number(f, "teachers", teacher_count(s), 1);
+    fputs(", ", f);
     json_words(f, "loss", o->loss, 1);
     fputs(", ", f);
     json_number(f, "temperature", r->temperature, s->objective.temperature >= 0);

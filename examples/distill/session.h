@@ -57,8 +57,11 @@ typedef struct session {
     part fit, held, all; /* all: those to learn from and those without labels, where there are any */
     kd_data test;
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
-    kd_model **students;                 /* (WAY_COUNT, seeds): the final ones, until they are tested */
-    char how[WAY_COUNT][800];            /* what each way was trained with, in words */
+    kd_model *more[MAX_LIST];            /* teachers after the first, and behind them that in training */
+    int more_count;
+    const kd_model *averaged[MAX_LIST]; /* all of them, where there are several */
+    kd_model **students;                /* (WAY_COUNT, seeds): the final ones, until they are tested */
+    char how[WAY_COUNT][800];           /* what each way was trained with, in words */
     kd_cache
         *cache[WAY_COUNT]; /* what the teacher says of each view of the images; NULL: it is asked in training */
     float *teacher_test, *student_test; /* logits of the test images */
@@ -235,8 +238,10 @@ static int check_replaced(session *s)
     int i, j;
     s->own_output = s->o.force || is_own_file(s, "metrics.json", "{\n  \"version\": \"") ||
                     is_own_file(s, "resume/options.txt", option_table[0].name);
-    for (i = 0; i < KD__COUNT(outputs) && !s->o.write_order; ++i) {
-        output_path(s, outputs[i], path);
+    for (i = 0; i < KD__COUNT(outputs) + s->o.teachers - 1 && !s->o.write_order; ++i) {
+        char more[64]; /* as teacher_file has it */
+        snprintf(more, sizeof more, "teacher-%d.safetensors", i - KD__COUNT(outputs) + 2);
+        output_path(s, i < KD__COUNT(outputs) ? outputs[i] : more, path);
         if (stat(path, &info) != 0) continue;
         for (j = 0; j < KD__COUNT(inputs); ++j) {
             if (*inputs[j] && is_same_file(inputs[j], &info))

@@ -265,11 +265,11 @@ static int resume_number(const session *s, const char *name, double *value)
 /* Ctrl-C came: the model as it is now goes into the output folder. */
 static int stop_here(const session *s)
 {
+    const int teacher = s->training == s->teacher || s->training == s->more[s->more_count];
     progress_wipe();
     if (!save_model(s, s->training, "checkpoint.safetensors")) return 0;
     printf("stopped; --resume goes on from here. The %s so far is %s/checkpoint.safetensors%s\n",
-           s->training == s->teacher ? "teacher" : "student", s->o.out,
-           s->training == s->teacher ? ", which --teacher takes" : "");
+           teacher ? "teacher" : "student", s->o.out, teacher ? ", which --teacher takes" : "");
     return 0;
 }
 

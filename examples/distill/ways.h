@@ -95,7 +95,8 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
         sum_options(s, way, t, to, &d);
         to->data.teacher_logits = s->fit.teacher_logits;
         d.cache = s->cache[way];
-        if (!d.cache) d.teacher = s->teacher;
+        if (!d.cache && s->more_count == 0) d.teacher = s->teacher;
+        if (s->more_count) d.teachers = s->averaged, d.teacher_count = teacher_count(s);
     }
     return d;
 }
@@ -391,6 +392,7 @@ static int bound_teacher(session *s)
     memset(&w, 0, sizeof w);
     d = teacher_options(s, &w, s->plan.teacher_epochs);
     epoch = seconds_for_epoch(s, s->teacher, &s->fit.data, &d);
+    epoch *= s->o.teachers;
     epochs = epoch > 0 ? floor(60 * s->o.teacher_minutes / epoch) : s->plan.teacher_epochs;
     if (epochs < 1) {
         printf("note: an epoch of the teacher takes about %s, longer than --teacher-minutes %g; it is trained for "
@@ -421,24 +423,63 @@ static int train_teacher(session *s, int epochs)
     return 1;
 }
 
+/* The others, where there are several, with seeds that follow the first one's. */
+static int train_more_teachers(session *s)
+{
+    const int epochs = s->plan.teacher_epochs;
+    const double started = seconds_now();
+    stage g = stage_begin(s, "teachers", (int64_t)(s->o.teachers - 1) * epochs * s->fit.data.count);
+    watch w;
+    int i;
+    w.g = &g, w.run = NULL, w.lines = 0;
+    for (i = 1; i < s->o.teachers; ++i) {
+        kd_train_desc d = teacher_options(s, &w, epochs);
+        kd_metrics metrics;
+        d.seed += (uint64_t)i;
+        snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.teachers);
+        s->training = create_model(s, "teacher", s->teacher_spec, d.seed);
+        if (!s->training) return 0;
+        s->more[s->more_count] = s->training;
+        if (!train(s, &g, &s->fit.data, &d, NULL)) return 0;
+        s->training = NULL;
+        s->averaged[++s->more_count] = s->more[i - 1];
+        if (s->held.data.count < 1) continue;
+        if (kd_evaluate(s->more[i - 1], &s->held.data, &metrics) != KD_OK)
+            return kd_complain(s, "evaluating a teacher");
+        stage_line(&g, "  teacher %d of %d   held-out accuracy %.2f %%", i + 1, s->o.teachers,
+                   100 * metrics.accuracy);
+    }
+    s->averaged[0] = s->teacher;
+    progress_wipe();
+    report_time(&s->r, "teacher", seconds_now() - started);
+    return 1;
+}
+
 /* Its accuracy on the held-out images. -1: there are none, or it is known by its logits and has none for them. */
 static int validate_teacher(session *s, double *accuracy)
 {
     const part *held = &s->held;
+    const float *logits = held->teacher_logits;
+    float *average = NULL;
     kd_metrics metrics;
     int i, right = 0;
     *accuracy = -1;
     if (held->data.count < 1) return 1;
-    if (s->teacher) {
+    if (s->more_count) {
+        logits = average = averaged_logits(s, &held->data, 1);
+        if (!average) return 0;
+    }
+    if (s->teacher && !average) {
         if (kd_evaluate(s->teacher, &held->data, &metrics) != KD_OK)
             return kd_complain(s, "evaluating the teacher");
         *accuracy = metrics.accuracy;
-    } else if (held->teacher_logits) {
+    } else if (logits) {
         const int classes = held->data.classes;
         for (i = 0; i < held->data.count; ++i)
-            right += report_argmax(held->teacher_logits + (size_t)i * (size_t)classes, classes) == held->labels[i];
+            right += report_argmax(logits + (size_t)i * (size_t)classes, classes) == held->labels[i];
         *accuracy = (double)right / held->data.count;
     }
+    free(average);
     return 1;
 }
 
@@ -478,7 +519,7 @@ static int compare_teacher(session *s)
     r->alone_validation = alone;
     if (alone < 0 || r->teacher_validation < 0) return 1;
     if (r->teacher_trained && r->teacher_validation <= alone && !s->o.teacher_epochs && s->o.teacher_minutes <= 0 &&
-        !second_teacher(s))
+        s->o.teachers == 1 && !second_teacher(s))
         return 0;
     printf("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
            100 * r->teacher_validation, 100 * alone);
@@ -491,7 +532,8 @@ static int compare_teacher(session *s)
 
 /* The teacher's outputs for every view of every image that the students of a way will see: once, not in each
    training. If they would not fit, or are more than a cache has, the teacher runs beside its students: views that
-   repeat would not be what the others get. So it does where its layers are wanted. */
+   repeat would not be what the others get. So it does where its layers are wanted, and where there are
+   several: their average is another one for every temperature. */
 static int run_teacher(session *s, int way)
 {
     enum { MOST_VIEWS = 1 << 16 };
@@ -501,7 +543,8 @@ static int run_teacher(session *s, int way)
     const int changes = changes_images(&augment);
     const int views = changes ? way_epochs(s, way, s->plan.epochs) : 1;
     const double started = seconds_now();
-    if (!s->teacher || s->objective.feature_count || (changes && (views > budget / view || views > MOST_VIEWS)))
+    if (!s->teacher || s->more_count || s->objective.feature_count ||
+        (changes && (views > budget / view || views > MOST_VIEWS)))
         return 1;
     if (kd_cache_create(s->teacher, data, changes ? &augment : NULL, (uint64_t)s->o.first_seed, views,
                         &s->cache[way]) != KD_OK)
@@ -534,6 +577,10 @@ static int check_trainings(session *s)
     memset(&w, 0, sizeof w);
     if (s->objective.feature_count && !s->teacher)
         return complain("--feature needs a teacher that can be run: a file of logits has no layers");
+    if (s->o.teachers > 1 && !s->r.teacher_trained)
+        return complain("--teachers trains several of one model line; a teacher that is there already is one");
+    if (s->o.teachers > 1 && s->objective.feature_count)
+        return complain("--feature needs one teacher: the layers of several are not averaged");
     w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
     d = teacher_options(s, &w, s->plan.teacher_epochs);
     if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
@@ -642,7 +689,8 @@ static void announce_time(session *s)
                                                (double)s->o.trials * s->plan.trial_epochs);
     epoch *= epochs;
     epoch += teacher * trained;
-    if (s->objective.feature_count) /* beside every student, not once */
+    teacher *= s->o.teachers;
+    if (s->objective.feature_count || s->o.teachers > 1) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
     if (s->o.patient) asked += 3.0 * s->o.seeds * s->plan.epochs;
@@ -656,6 +704,7 @@ static void announce_time(session *s)
 static int prepare_teacher(session *s)
 {
     if (s->r.teacher_trained && (!bound_teacher(s) || !train_teacher(s, s->plan.teacher_epochs))) return 0;
+    if (s->o.teachers > 1 && !train_more_teachers(s)) return 0;
     return validate_teacher(s, &s->r.teacher_validation);
 }
 
