@@ -184,8 +184,9 @@ check 'and nothing else is done' sh -c "! test -e '$work/unmade' && ! grep -q 'T
 several()
 {
     # shellcheck disable=SC2086
-    "$distill" $fashion $quick --teacher "$named_teacher" --student "$named_student" --seeds 1 --threads 1 "$@"
+    $begin "$distill" $fashion $quick --teacher "$named_teacher" --student "$named_student" --seeds 1 --threads 1 "$@"
 }
+begin= # exec, where it is to be stopped
 check 'a sum of losses, and features' several --loss 'hinton + 0.5*dist' --feature 'hint low weight=50' \
     --feature 'rkd 2=high angle=10;fsp high high weight=0.5' --feature 'review low high weight=2' --out "$work/several"
 for key in '"loss": "hinton + 0.5\*dist", "temperature": [12]\.[17], "alpha": 0\.[79],' \
@@ -342,7 +343,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'takes weights above 0' $fashion $out --loss '0*hinton+kl'
     refused 'joins losses by +' $fashion $out --loss 'hinton kl'
     refused '--teachers must be 1 to 16' $fashion $out --teachers 17
-    refused 'a teacher that is there already is one' $fashion $out --teachers 2 --teacher "$work/out/teacher.safetensors"
+    refused 'a teacher that is there already is one' $fashion $out --teachers 2 --teacher "$work/teachers/teacher.safetensors"
     refused 'the layers of several are not averaged' $fashion $out --teachers 2 --feature 'hint stage1'
     refused '--feature begins with one of hint' $fashion $out --feature 'hunt stage1'
     refused '--feature hint takes one pair of layers' $fashion $out --feature hint
@@ -651,37 +652,30 @@ for signal in INT KILL; do
     check "stopped by $signal, the same student" cmp "$work/parts/student.safetensors" "$work/whole/student.safetensors"
     check 'no checkpoints are left' test ! -e "$work/parts/resume"
 done
-# what a run with several losses has learnt for itself is in its checkpoints
-two_losses="$fashion --limit 60 --teacher-epochs 2 --epochs 12 --seeds 1 --trials 1 --threads 1 --loss kl+0.5*dist --lr 0.01 --weight-decay 0.01"
-check 'several losses, not stopped' "$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/features"
-"$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
-pid=$!
-i=0
-while [ $i -lt 600 ] && ! grep -q '^  distilled' "$work/stdout"; do
-    sleep 0.05
-    i=$((i + 1))
-done
-kill -INT $pid
-wait $pid
-check 'several losses, stopped' test $? = 130
-check 'several losses, resumed' "$distill" $two_losses --feature 'hint stage2 weight=1' --out "$work/parts" --resume
-check 'several losses, the same student' cmp "$work/parts/student.safetensors" "$work/features/student.safetensors"
-# stopped while it trains the second of two teachers
-two_teachers="$fashion --limit 20 --teachers 2 --teacher-epochs 4 --epochs 2 --seeds 1 --trials 1 --threads 1 --augment none --lr 0.01 --weight-decay 0.01"
-check 'two teachers, not stopped' "$distill" $two_teachers --out "$work/pair"
-"$distill" $two_teachers --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
-pid=$!
-i=0
-while [ $i -lt 600 ] && ! grep -q 'epoch  4 of 4' "$work/stdout"; do
-    sleep 0.05
-    i=$((i + 1))
-done
-sleep 0.2
-kill -INT $pid
-wait $pid
-check 'two teachers, stopped' test $? = 130
-check 'two teachers, resumed' "$distill" $two_teachers --out "$work/parts" --resume
-check 'two teachers, the same metrics' test "$(metrics "$work/parts")" = "$(metrics "$work/pair")"
+# what losses on features have learnt for themselves is in their checkpoints, and so is each of several teachers
+stopped_at()
+{
+    begun=$1
+    shift
+    check "$*, not stopped" several "$@" --limit 60 --out "$work/unbroken"
+    : >"$work/stdout"
+    begin=exec
+    several "$@" --limit 60 --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
+    pid=$!
+    begin=
+    i=0
+    while [ $i -lt 600 ] && kill -0 $pid 2>"$work/kill" && ! grep -q "$begun" "$work/stdout"; do
+        sleep 0.05
+        i=$((i + 1))
+    done
+    kill -INT $pid 2>"$work/kill"
+    wait $pid
+    check "$*, resumed" several "$@" --limit 60 --out "$work/parts" --resume
+    check "$*, the same student" cmp "$work/parts/student.safetensors" "$work/unbroken/student.safetensors"
+    check "$*, the same metrics" test "$(metrics "$work/parts")" = "$(metrics "$work/unbroken")"
+}
+stopped_at '^  distilled' --epochs 40 --loss kl+0.5*dist --feature 'hint low weight=1'
+stopped_at 'epoch 40 of 40' --epochs 2 --teachers 2 --teacher-epochs 40
 "$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
 pid=$!
 sleep 1
