@@ -688,8 +688,8 @@ static void announce_time(session *s)
                                            (way == PATIENT || first + second == 1 ? 0 : first + second) *
                                                (double)s->o.trials * s->plan.trial_epochs);
     epoch *= epochs;
-    epoch += teacher * trained;
     teacher *= s->o.teachers;
+    epoch += teacher * trained;
     if (s->objective.feature_count || s->o.teachers > 1) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
