@@ -595,9 +595,9 @@ KDDEF kd_result kd_model_create_with(kd_ctx *kd, const char *spec, uint64_t seed
                                      kd_model **out);
 KDDEF void kd_model_destroy(kd_model *m); /* NULL is allowed */
 KDDEF kd_result kd_model_clone(const kd_model *m, kd_model **out);
-/* The same in another context, which may have another instruction set, threads and allocator: to train a copy in the
-   background, or to bring back what was trained. m is only read, as by kd_predict: other threads may predict with it
-   meanwhile, none may change it. The calling thread must own kd; errors are said there. */
+/* The same in another context, which may have another instruction set, threads and allocator: to train a copy in
+   the background, or to bring back what was trained. m is only read, as by kd_predict: other threads may predict
+   with it meanwhile, none may change it. The calling thread must own kd; errors are said there. */
 KDDEF kd_result kd_model_clone_to(const kd_model *m, kd_ctx *kd, kd_model **out);
 
 /* The same language, a call at a time. Mistakes are remembered and reported by kd_builder_finish, which also

@@ -2014,8 +2014,8 @@ static void test_out_of_memory(void **state)
 /* A copy for another instruction set, whose kernels want another order of weights, is the same model. */
 static void test_clone_between_isas(void **state)
 {
-    static const char spec[] = "3x9x7: conv 5 3 pad=1, batchnorm, relu, residual( conv 5 3 pad=1 ), depthwise 3, relu, "
-                               "flatten, dense 37, relu, dense 3";
+    static const char spec[] = "3x9x7: conv 5 3 pad=1, batchnorm, relu, residual( conv 5 3 pad=1 ), depthwise 3, "
+                               "relu, flatten, dense 37, relu, dense 3";
     float *x = test_floats(5, 4 * 3 * 9 * 7, 1), wanted[12], found[12];
     kd_isa from, to;
     int i;

@@ -2128,8 +2128,8 @@ static void test_folds_progress(void **state)
         memset(other, 7, sizeof other);
         for (p.stop_at = 1; p.stop_at <= calls; p.stop_at += 3) {
             p.calls = 0, p.done = 0;
-            assert_int_equal(
-                kd_cross_validate_with(f.student, &f.c.data, &f.desc, FOLDS, told, &p, other, &all), KD_STOPPED);
+            assert_int_equal(kd_cross_validate_with(f.student, &f.c.data, &f.desc, FOLDS, told, &p, other, &all),
+                             KD_STOPPED);
             assert_int_equal(p.calls, p.stop_at);
             assert_memory_equal(&all, &before, sizeof all);
             assert_int_equal(((const unsigned char *)other)[5], 7);

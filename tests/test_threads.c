@@ -305,8 +305,8 @@ static void guarded_free(void *user, void *block, size_t size)
     ((guarded *)user)->inside = 0;
 }
 
-/* Whatever its threads do, a context asks for memory from the thread that calls it, cross-validation too, whose folds
-   are contexts on other threads. */
+/* Whatever its threads do, a context asks for memory from the thread that calls it, cross-validation too, whose
+   folds are contexts on other threads. */
 static void test_allocator_thread(void **state)
 {
     kd_ctx_desc desc = kd_ctx_defaults();
