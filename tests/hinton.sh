@@ -31,7 +31,8 @@ while read -r row; do
     check "in the file: $row" has "$tmp/out/hinton.json" "\"title\": \"$row\""
 done <"$tmp/rows"
 check 'says how it compares with the paper' has "$tmp/said" 'the paper: 74, 51 % of 146'
-check 'the page ends' has "$tmp/out/hinton.html" '</main></body></html>'
+check 'the page ends with its script' has "$tmp/out/hinton.html" '</main><script>'
+check 'and nothing is behind it' test "$(tail -n 1 "$tmp/out/hinton.html" | grep -c '</script></body></html>$')" = 1
 marks() { grep -o "$1" "$tmp/out/hinton.html" | wc -l; }
 check 'the page has a mark for every seed, of two kinds' test "$(marks '<circle class="m"') $(marks '<path class="m"')" = '3 3'
 check 'and a dot for every seed of the sweep' test "$(marks '<circle cx')" = $((3 * 7))
