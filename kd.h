@@ -36,7 +36,11 @@ BUILDING
 CONFIGURATION (define before including; none of them changes a public struct)
    KD_IMPLEMENTATION   compile the implementation here
    KD_STATIC           the implementation is private to this file (every function is static)
-   KDDEF               what stands before every public function, such as dllexport; the same wherever it is included
+   KD_SHARED           the functions are in a shared library, wherever it is used: dllimport
+   KD_BUILD            instead of that, in the library's own files: dllexport; with gcc and clang visibility
+                       "default", so that -fvisibility=hidden hides the rest. The file with KD_IMPLEMENTATION may
+                       have KD_SHARED, too
+   KDDEF               what stands before every public function, if none of these; the same wherever it is included
    KD_NO_STDIO         no <stdio.h> files: saving and loading need kd_ctx_desc.io
    KD_NO_THREADS       no threads and no atomics: kd_ctx_desc.threads is 1 whatever it says, and a model belongs
                        to one thread at a time in kd_predict, too
@@ -53,8 +57,9 @@ THREADS
    puts aside, on a busy machine, delays only the task that it is in.
    A context and what hangs off it belong to one thread at a time,
    with one exception: a model that nobody is changing may be used by any number of threads at once in
-   kd_predict, kd_predict_u8 and the kd_model getters: the first of them has the context's threads, the others
-   work alone. Two contexts never share anything.
+   kd_predict, kd_predict_u8, kd_predict_u8_hwc and the kd_model getters, in workspaces of their own, and with
+   kd_softmax and kd_log_softmax: the first of them has the context's threads, the others work alone; a parallel_for
+   of your own is called by all of them at once. Two contexts never share anything.
    After fork() the child has the calling thread only: it goes on with all that it has inherited, on one thread,
    and must have forked while no other thread was in a call. A context that it opens has threads of its own.
 
@@ -115,7 +120,10 @@ CONTENTS (search for the tag)
    >>kernels    everything that is compiled once per instruction set
    >>licence
 */
-#ifndef KD__TEMPLATE /* the kernels at the end of the file include it again, once per instruction set */
+#ifdef KD__PROBE /* asked by itself whether it is the file that it would include again */
+#undef KD__PROBE
+#define KD__PROBED 0x000100  /* KD_VERSION, two digits a part */
+#elif !defined(KD__TEMPLATE) /* the kernels at the end of the file include it again, once per instruction set */
 
 /* ============================================================================================================
    >>api    everything public
@@ -131,13 +139,30 @@ CONTENTS (search for the tag)
 #define KD_VERSION_PATCH 0
 #define KD_VERSION "0.1.0"
 
-#ifndef KDDEF
-#ifdef KD_STATIC
-#if defined(__GNUC__)
-#define KDDEF static __attribute__((unused))
-#else
-#define KDDEF static
+/* How this file's functions are declared: 1 its own, 2 as usual, 3 of a shared library, 4 of the one it is part of */
+#if defined(KD_STATIC) && (defined(KD_SHARED) || defined(KD_BUILD))
+#error "kd.h: KD_STATIC keeps every function to one file, KD_SHARED and KD_BUILD show them to others"
 #endif
+#if defined(KD_STATIC)
+#define KD__LINKAGE 1
+#elif defined(KD_BUILD) || (defined(KD_SHARED) && defined(KD_IMPLEMENTATION))
+#define KD__LINKAGE 4
+#elif defined(KD_SHARED)
+#define KD__LINKAGE 3
+#else
+#define KD__LINKAGE 2
+#endif
+#ifndef KDDEF
+#if defined(KD_STATIC) && defined(__GNUC__)
+#define KDDEF static __attribute__((unused))
+#elif defined(KD_STATIC)
+#define KDDEF static
+#elif KD__LINKAGE == 4 && defined(_WIN32)
+#define KDDEF extern __declspec(dllexport)
+#elif KD__LINKAGE == 3 && defined(_WIN32)
+#define KDDEF extern __declspec(dllimport)
+#elif KD__LINKAGE >= 3 && defined(__GNUC__)
+#define KDDEF extern __attribute__((visibility("default")))
 #else
 #define KDDEF extern
 #endif
@@ -213,7 +238,8 @@ typedef struct kd_allocator {
 typedef void (*kd_task_fn)(void *arg, int index, int worker);
 typedef void (*kd_parallel_fn)(void *user, int count, kd_task_fn task, void *arg);
 
-/* Where files are. A platform without stdio gives its own; every member must be set.
+/* Where files are. A platform without stdio gives its own: every function, or none and no files. A few of them
+   alone are refused by kd_open (KD_ERR_ARGUMENT), which says to kd_ctx_desc.log which one is missing.
    open:   mode 'r' or 'w' (create or truncate); returns a handle or NULL.
    read, write: return the number of bytes done; fewer than asked is an error or, for read, the end.
    size:   bytes in an open file, or -1.      sync: make what was written durable; 0 is success.
@@ -281,9 +307,10 @@ KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int
 
 /* probs[r, c] = softmax(logits[r, :] / temperature)[c]. Both (rows, cols) row-major; they may be the same
    pointer. temperature > 0. Infinite logits count as limits: a lone +inf gets probability 1. A row with a NaN
-   becomes NaN. */
+   becomes NaN. Several threads may call it at once with one context, as kd_predict with one model: it allocates
+   nothing, and keeps nothing but an error. */
 KDDEF kd_result kd_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature, float *probs);
-/* The logarithm of the same, computed without leaving the log domain. */
+/* The logarithm of the same, computed without leaving the log domain; thread-safe likewise. */
 KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature,
                                float *log_probs);
 
@@ -793,11 +820,15 @@ typedef int (*kd_progress_fn)(void *user, int64_t done, int64_t all);
 KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logits);
 /* The same from pixels 0 to 255, with the model's own preprocessing (none known: scaled by 1/255). */
 KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, float *logits);
+/* From pixels as cameras and image files have them, (n, h, w, c): the same bits as of those put in order first. */
+KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int n, float *logits);
 
 /* kd_predict borrows buffers that are kept with the model. For a loop that must never allocate, plan them once:
    one workspace a thread, for at most `capacity` samples a call. Destroy it before the model. */
 KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out);
 KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, float *logits);
+KDDEF kd_result kd_workspace_predict_u8(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
+KDDEF kd_result kd_workspace_predict_u8_hwc(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w); /* what it has from the allocator */
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
@@ -1386,6 +1417,15 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #endif
 #endif /* KD_H_INCLUDED */
 
+/* What a later include in the same file says otherwise. */
+#if defined(KD_STATIC) && KD__LINKAGE != 1
+#error "kd.h: KD_STATIC must be defined before the first include of kd.h in a file; an earlier one was without it"
+#elif defined(KD_BUILD) && KD__LINKAGE != 4
+#error "kd.h: KD_BUILD must be defined before the first include of kd.h in a file; an earlier one was without it"
+#elif defined(KD_SHARED) && defined(KD_IMPLEMENTATION) && KD__LINKAGE != 4
+#error "kd.h: KD_SHARED needs KD_BUILD, in the file with KD_IMPLEMENTATION before its first include of kd.h"
+#endif
+
 #if defined(KD_IMPLEMENTATION) && !defined(KD__IMPLEMENTED)
 #define KD__IMPLEMENTED
 
@@ -1408,6 +1448,8 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #if __FLT_EVAL_METHOD__ < 0 || __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
 #error "kd.h: x87 computes float as another type; -msse2 -mfpmath=sse, or define KD_ALLOW_FAST_MATH to accept that"
 #endif
+#elif defined(_M_IX86_FP) && _M_IX86_FP < 2
+#error "kd.h: x87 computes float as another type; /arch:SSE2, or define KD_ALLOW_FAST_MATH to accept that"
 #endif
 #endif
 
@@ -1476,12 +1518,24 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #endif
 #endif
 
+#if defined(_MSC_VER)
+#include <intrin.h> /* atomics, pauses, what the processor can do */
+#endif
 #if !defined(KD_NO_SIMD) && (defined(__x86_64__) || defined(_M_X64))
 #define KD__X86 1
 #include <immintrin.h>
-#if defined(_MSC_VER)
-#include <intrin.h>
-#else
+#if defined(_MSC_VER) && defined(__clang__) /* there <immintrin.h> leaves out what no /arch: asks for */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512dqintrin.h>
+#include <avx512vldqintrin.h>
+#include <avx512vlbwintrin.h>
+#elif !defined(_MSC_VER)
 #include <cpuid.h>
 #endif
 #else
@@ -3221,7 +3275,7 @@ typedef struct kd__soon {
     const float *at;
     ptrdiff_t lines, step;
 } kd__soon;
-#define KD__LINE 16 /* floats in a cache line */
+#define KD__LINE 16                     /* floats in a cache line */
 
 /* What tiles fetch beside their own work, and how many of its lines they have. */
 typedef struct kd__ahead {
@@ -3486,6 +3540,17 @@ extern const kd__kernels kd__table_neon;
 #pragma GCC diagnostic push /* the table does not name the kernels of training, and so they are dropped */
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
+#ifdef __has_include
+#if !__has_include(KD__HEADER_FILENAME)
+#error "kd.h: includes itself again and does not find itself; if it was renamed, define KD__HEADER_FILENAME"
+#endif
+#endif
+#define KD__PROBE
+#include KD__HEADER_FILENAME
+#if !defined(KD__PROBED) || KD__PROBED != KD_VERSION_MAJOR * 65536 + KD_VERSION_MINOR * 256 + KD_VERSION_PATCH
+#error "kd.h: includes itself again and finds another file; if it was renamed, define KD__HEADER_FILENAME"
+#endif
+#undef KD__PROBED
 #define KD__TEMPLATE
 #define KD__ISA scalar
 #define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
@@ -3556,7 +3621,8 @@ KDDEF const char *kd_result_name(kd_result result)
 {
     switch (result) {
 #define KD__ITEM(name, value, meaning)                                                                             \
-    case name: return #name;
+    case name:                                                                                                     \
+        return #name;
         KD_RESULTS(KD__ITEM)
 #undef KD__ITEM
     default: return "unknown result";
@@ -3567,7 +3633,8 @@ KDDEF const char *kd_result_meaning(kd_result result)
 {
     switch (result) {
 #define KD__ITEM(name, value, meaning)                                                                             \
-    case name: return meaning;
+    case name:                                                                                                     \
+        return meaning;
         KD_RESULTS(KD__ITEM)
 #undef KD__ITEM
     default: return "unknown result";
@@ -3593,6 +3660,28 @@ KDDEF kd_ctx_desc kd_ctx_defaults(void)
     desc.io.remove = kd__stdio_remove;
 #endif
     return desc;
+}
+
+/* All functions for files, or none. */
+KD__PRIVATE kd_result kd__io_whole(const kd_ctx *kd)
+{
+    const kd_io *io = &kd->desc.io;
+    const char *missing = NULL;
+    int there = 0;
+#define KD__ITEM(name) io->name ? (void)++there : (void)(missing = #name);
+    KD__ITEM(open)
+    KD__ITEM(read)
+    KD__ITEM(write)
+    KD__ITEM(size)
+    KD__ITEM(sync)
+    KD__ITEM(close)
+    KD__ITEM(replace)
+    KD__ITEM(remove)
+#undef KD__ITEM
+    if (!missing || !there) return KD_OK;
+    kd__log(kd, "kd_open: kd_ctx_desc.io has %d functions, but no %s: all of them are needed, or none", there,
+            missing);
+    return KD_ERR_ARGUMENT;
 }
 
 KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
@@ -3623,7 +3712,8 @@ KDDEF kd_result kd_open(const kd_ctx_desc *desc, kd_ctx **out)
     kd->cpu = cpu;
     kd->isa = isa;
     kd->k = kd__kernels_for(isa);
-    result = kd__pool_open(kd);
+    result = kd__io_whole(kd);
+    if (result == KD_OK) result = kd__pool_open(kd);
     if (result == KD_OK)
         *out = kd;
     else
@@ -10355,20 +10445,93 @@ KD__PRIVATE void kd__export(const kd__run *r, int n, float *logits)
         r->k->transpose(from + (ptrdiff_t)i * count, s->c, pixels, s->c, logits + (ptrdiff_t)i * count, pixels);
 }
 
+KD__PRIVATE kd_result kd__workspace_check(const kd_workspace *w, const char *where, const void *x, int n,
+                                          const float *logits)
+{
+    if (!w) return KD_ERR_ARGUMENT;
+    if (n < 0 || n > w->run->capacity || (n > 0 && (!x || !logits)))
+        return kd__fail(w->run->kd, KD_ERR_ARGUMENT,
+                        "%s: %d samples, but this workspace holds 0 to %d, and pointers must not be NULL", where, n,
+                        w->run->capacity);
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__workspace_run(kd_workspace *w, const float *x, int n, float *logits)
+{
+    if (n == 0) return;
+    kd__run_forward(w->run, x, n);
+    kd__export(w->run, n, logits);
+}
+
 KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, float *logits)
 {
-    kd__run *r;
-    if (!w) return KD_ERR_ARGUMENT;
-    r = w->run;
-    if (n < 0 || n > r->capacity || (n > 0 && (!x || !logits)))
-        return kd__fail(
-            r->kd, KD_ERR_ARGUMENT,
-            "kd_workspace_predict: %d samples, but this workspace holds 0 to %d, and pointers must not be NULL", n,
-            r->capacity);
-    if (n == 0) return KD_OK;
-    kd__run_forward(r, x, n);
-    kd__export(r, n, logits);
-    return KD_OK;
+    const kd_result result = kd__workspace_check(w, "kd_workspace_predict", x, n, logits);
+    if (result == KD_OK) kd__workspace_run(w, x, n, logits);
+    return result;
+}
+
+/* One sample of pixels in [0, 1] to network input, in place allowed. */
+KD__PRIVATE void kd__normalise_sample(const kd__kernels *k, int channels, int pixels, const float *mean,
+                                      const float *std, const float *from, float *to)
+{
+    int c, known = mean ? KD__MIN(channels, KD_MAX_CHANNELS) : 0, plain = 1;
+    ptrdiff_t done;
+    for (c = 0; c < known; ++c) plain &= mean[c] == 0 && std[c] == 1;
+    if (plain) known = 0;
+    for (c = 0; c < known; ++c)
+        k->normalise(pixels, from + (ptrdiff_t)c * pixels, mean[c], std[c], to + (ptrdiff_t)c * pixels);
+    done = (ptrdiff_t)known * pixels;
+    if (from != to) memcpy(to + done, from + done, (size_t)(channels - known) * (size_t)pixels * sizeof *to);
+}
+
+/* One sample of bytes (pixels, channels) to (channels, pixels) in [0, 1]. */
+KD__PRIVATE void kd__from_interleaved(const kd__kernels *k, int channels, int pixels, const uint8_t *from,
+                                      float *to)
+{
+    uint8_t some[512];
+    int c, p, i, now;
+    for (c = 0; c < channels; ++c) {
+        for (p = 0; p < pixels; p += now) {
+            const uint8_t *at = from + (ptrdiff_t)p * channels + c;
+            now = KD__MIN(KD__COUNT(some), pixels - p);
+            for (i = 0; i < now; ++i) some[i] = at[(ptrdiff_t)i * channels];
+            k->from_bytes(now, some, to + (ptrdiff_t)c * pixels + p);
+        }
+    }
+}
+
+/* Arguments are checked. */
+KD__PRIVATE void kd__workspace_run_u8(kd_workspace *w, const uint8_t *pixels, int interleaved, int n, float *logits)
+{
+    const kd_model *m = w->run->model;
+    const kd__shape *s = &m->values[m->input].shape;
+    const ptrdiff_t count = (ptrdiff_t)kd__shape_count(s);
+    int i;
+    for (i = 0; i < n; ++i) {
+        float *to = w->pixels + i * count;
+        if (interleaved)
+            kd__from_interleaved(w->run->k, s->c, s->h * s->w, pixels + i * count, to);
+        else
+            w->run->k->from_bytes(count, pixels + i * count, to);
+        if (m->preprocessing_channels)
+            kd__normalise_sample(w->run->k, m->preprocessing_channels, (int)count / m->preprocessing_channels,
+                                 m->mean, m->std, to, to);
+    }
+    kd__workspace_run(w, w->pixels, n, logits);
+}
+
+KDDEF kd_result kd_workspace_predict_u8(kd_workspace *w, const uint8_t *pixels, int n, float *logits)
+{
+    const kd_result result = kd__workspace_check(w, "kd_workspace_predict_u8", pixels, n, logits);
+    if (result == KD_OK) kd__workspace_run_u8(w, pixels, 0, n, logits);
+    return result;
+}
+
+KDDEF kd_result kd_workspace_predict_u8_hwc(kd_workspace *w, const uint8_t *pixels, int n, float *logits)
+{
+    const kd_result result = kd__workspace_check(w, "kd_workspace_predict_u8_hwc", pixels, n, logits);
+    if (result == KD_OK) kd__workspace_run_u8(w, pixels, 1, n, logits);
+    return result;
 }
 
 /* The workspace kept with the model, or a new one where it is in use or too small. */
@@ -10409,48 +10572,36 @@ KDDEF kd_result kd_predict(const kd_model *m, const float *x, int n, float *logi
     return result;
 }
 
-/* One sample of pixels in [0, 1] to network input, in place allowed. */
-KD__PRIVATE void kd__normalise_sample(const kd__kernels *k, int channels, int pixels, const float *mean,
-                                      const float *std, const float *from, float *to)
+KD__PRIVATE kd_result kd__predict_bytes(const kd_model *m, const char *where, const uint8_t *pixels,
+                                        int interleaved, int n, float *logits)
 {
-    int c, known = mean ? KD__MIN(channels, KD_MAX_CHANNELS) : 0, plain = 1;
-    ptrdiff_t done;
-    for (c = 0; c < known; ++c) plain &= mean[c] == 0 && std[c] == 1;
-    if (plain) known = 0;
-    for (c = 0; c < known; ++c)
-        k->normalise(pixels, from + (ptrdiff_t)c * pixels, mean[c], std[c], to + (ptrdiff_t)c * pixels);
-    done = (ptrdiff_t)known * pixels;
-    if (from != to) memcpy(to + done, from + done, (size_t)(channels - known) * (size_t)pixels * sizeof *to);
+    kd_workspace *w;
+    ptrdiff_t input, outputs;
+    kd_result result;
+    int i;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (n < 0 || (n > 0 && (!pixels || !logits)))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
+    if (n == 0) return KD_OK;
+    result = kd__workspace_borrow(m, n, &w);
+    if (result != KD_OK) return result;
+    input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    outputs = kd_model_outputs(m);
+    for (i = 0; i < n; i += w->run->capacity)
+        kd__workspace_run_u8(w, pixels + i * input, interleaved, KD__MIN(w->run->capacity, n - i),
+                             logits + i * outputs);
+    kd__workspace_return(m, w);
+    return KD_OK;
 }
 
 KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, float *logits)
 {
-    kd_workspace *w;
-    const kd__shape *s;
-    kd_result result;
-    int i, j, outputs;
-    if (!m) return KD_ERR_ARGUMENT;
-    if (n < 0 || (n > 0 && (!pixels || !logits)))
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_predict_u8: %d samples, or a NULL pointer", n);
-    if (n == 0) return KD_OK;
-    result = kd__workspace_borrow(m, n, &w);
-    if (result != KD_OK) return result;
-    s = &m->values[m->input].shape;
-    outputs = kd_model_outputs(m);
-    for (i = 0; i < n && result == KD_OK; i += w->run->capacity) {
-        const int now = KD__MIN(w->run->capacity, n - i);
-        const ptrdiff_t count = (ptrdiff_t)kd__shape_count(s);
-        for (j = 0; j < now; ++j) {
-            float *to = w->pixels + j * count;
-            m->kd->k->from_bytes(count, pixels + (i + j) * count, to);
-            if (m->preprocessing_channels)
-                kd__normalise_sample(m->kd->k, m->preprocessing_channels, (int)count / m->preprocessing_channels,
-                                     m->mean, m->std, to, to);
-        }
-        result = kd_workspace_predict(w, w->pixels, now, logits + (ptrdiff_t)i * outputs);
-    }
-    kd__workspace_return(m, w);
-    return result;
+    return kd__predict_bytes(m, "kd_predict_u8", pixels, 0, n, logits);
+}
+
+KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int n, float *logits)
+{
+    return kd__predict_bytes(m, "kd_predict_u8_hwc", pixels, 1, n, logits);
 }
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -16479,19 +16630,8 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
 KD__PRIVATE kd_result kd__io_check(kd_ctx *kd, const char *where)
 {
-    const kd_io *io = &kd->desc.io;
-    const char *missing = !io->open      ? "open"
-                          : !io->read    ? "read"
-                          : !io->write   ? "write"
-                          : !io->size    ? "size"
-                          : !io->sync    ? "sync"
-                          : !io->close   ? "close"
-                          : !io->replace ? "replace"
-                          : !io->remove  ? "remove"
-                                         : NULL;
-    if (!missing) return KD_OK;
-    return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: kd_ctx_desc.io has no %s; every member must be set, for files",
-                    where, missing);
+    if (kd->desc.io.open) return KD_OK; /* and so all the others */
+    return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: kd_ctx_desc.io has no functions, which files need", where);
 }
 
 /* Bytes that are read once, from the first to the last: of a file, or of memory. */

@@ -35,7 +35,7 @@ function define(name) { if (!(name in defined_in)) defined_in[name] = section }
     }
 }
 
-/^#ifndef KD__TEMPLATE/ { in_code = 1 }
+/^#elif !defined\(KD__TEMPLATE\)/ { in_code = 1 }
 
 expect_uses {
     expect_uses = 0

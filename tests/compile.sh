@@ -80,7 +80,40 @@ for cc in ${COMPILERS:-gcc clang}; do
     printf '#define KD_IMPLEMENTATION\n#include "renamed/other.h"\n' >"$tmp/renamed.c"
     check "$cc renamed header" "$cc" -std=c99 $warnings '-DKD__HEADER_FILENAME="other.h"' -fsyntax-only \
         "$tmp/renamed.c"
-    refused "$cc renamed header, not told so" 'kd.h' "$cc" -std=c99 -fsyntax-only "$tmp/renamed.c"
+    refused "$cc renamed header, not told so" 'kd.h: .*if it was renamed, define KD__HEADER_FILENAME' "$cc" -std=c99 \
+        -fsyntax-only "$tmp/renamed.c"
+    mkdir -p "$tmp/older" "$tmp/other"
+    sed 's/^#define KD__PROBED .*/#define KD__PROBED 0x000001/' ../../kd.h >"$tmp/older/kd.h"
+    echo 'struct keyboard_driver { int layout; };' >"$tmp/other/kd.h"
+    for found in older other; do
+        refused "$cc renamed header finds the kd.h of $found" 'kd.h: .*finds another file' "$cc" -std=c99 -I"$tmp/$found" \
+            -fsyntax-only "$tmp/renamed.c"
+    done
+    check "$cc renamed header with another kd.h on the path" "$cc" -std=c99 $warnings -I"$tmp/older" \
+        '-DKD__HEADER_FILENAME="other.h"' -fsyntax-only "$tmp/renamed.c"
+
+    # what comes too late in a file, or does not go together
+    late() { printf '#include "kd.h"\n#define KD_IMPLEMENTATION\n%s\n#include "kd.h"\n' "$1" >"$tmp/late.c"; }
+    late '#define KD_STATIC'
+    refused "$cc KD_STATIC after an include" 'kd.h: KD_STATIC must be defined before' "$cc" -I../.. -fsyntax-only "$tmp/late.c"
+    late '#define KD_BUILD'
+    refused "$cc KD_BUILD after an include" 'kd.h: KD_BUILD must be defined before' "$cc" -I../.. -fsyntax-only "$tmp/late.c"
+    late ''
+    refused "$cc KD_SHARED, KD_IMPLEMENTATION after an include" 'kd.h: KD_SHARED needs KD_BUILD' "$cc" -DKD_SHARED \
+        -I../.. -fsyntax-only "$tmp/late.c"
+    check "$cc KD_BUILD, KD_IMPLEMENTATION after an include" "$cc" -std=c99 $warnings -DKD_BUILD -I../.. -fsyntax-only \
+        "$tmp/late.c"
+    refused "$cc KD_STATIC and KD_SHARED" 'kd.h: KD_STATIC keeps' "$cc" -DKD_STATIC -DKD_SHARED -fsyntax-only declarations.c
+
+    # a shared library shows kd_* and nothing else
+    check "$cc shared library" "$cc" -std=c99 -O0 $warnings $in_c -DKD_NO_SIMD -DKD_SHARED -fPIC -fvisibility=hidden \
+        -shared -o "$tmp/libkd.so" implementation.c -lm
+    nm -D --defined-only "$tmp/libkd.so" | awk '{print $NF}' >"$tmp/symbols"
+    check "$cc shared library shows functions" grep -q -x kd_open "$tmp/symbols"
+    check "$cc shared library shows kd_* alone" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'
+    check "$cc use.c with the shared library" "$cc" -std=c99 $warnings $in_c -DKD_SHARED -o "$tmp/use" use.c -L"$tmp" \
+        -lkd -Wl,-rpath,"$tmp"
+    check "$cc use.c runs with the shared library" "$tmp/use"
 
     # real ones: some warnings need an optimiser
     check "$cc -std=c99 -O0 two private implementations" "$cc" -std=c99 -O0 $warnings $in_c -o "$tmp/private" \
@@ -201,5 +234,26 @@ for target in aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf i686-linux-g
         skip "$target-gcc" "not installed, or without a C library"
     fi
 done
+
+# a DLL, and a program with it; what the library shows is what the program asks for
+dll=x86_64-w64-mingw32
+if compiles $dll-gcc; then
+    check "$dll-gcc DLL" $dll-gcc -std=c99 -O0 $warnings -DKD_NO_SIMD -DKD_BUILD -shared -o "$tmp/kd.dll" implementation.c \
+        -Wl,--out-implib,"$tmp/libkd.dll.a"
+    check "$dll-gcc use.c with the DLL" $dll-gcc -std=c99 $warnings -DKD_SHARED -o "$tmp/use.exe" use.c "$tmp/libkd.dll.a"
+    $dll-objdump -p "$tmp/kd.dll" | sed -n '/Ordinal\/Name Pointer/,/^$/{/Table/d; s/.* //p;}' >"$tmp/symbols"
+    check "$dll-gcc the DLL shows functions" grep -q -x kd_open "$tmp/symbols"
+    check "$dll-gcc the DLL shows kd_* alone" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'
+    $dll-gcc -std=c99 -DKD_SHARED -c -o "$tmp/use.obj" use.c
+    nm -u "$tmp/use.obj" | awk '{print $NF}' >"$tmp/symbols"
+    check "$dll-gcc the program imports" grep -q -x __imp_kd_open "$tmp/symbols"
+    if command -v wine >/dev/null; then
+        check "$dll-gcc use.c runs with the DLL" wine "$tmp/use.exe"
+    else
+        skip "$dll-gcc use.c runs with the DLL" "wine is not installed"
+    fi
+else
+    skip "$dll-gcc DLL" "not installed, or without a C library"
+fi
 
 finish

@@ -1403,6 +1403,60 @@ static void test_classes(void **state)
     kd_model_destroy(m);
 }
 
+/* Pixels as cameras have them give the same bits as the same in planes, with a workspace, too; more samples than a
+   workspace holds, more pixels than are put in order at once. */
+static void test_interleaved(void **state)
+{
+    static const char *const specs[] = {"3x29x31: conv 4 3 stride=2, relu, flatten, dense 3", "1x5x4: dense 3",
+                                        "7: dense 3"};
+    enum { N = 300 };
+    const float mean[7] = {0.5f, 0.25f, 0.1f, 0.2f, 0, 0, 0}, std[7] = {0.5f, 0.1f, 0.3f, 1, 1, 1, 1};
+    float wanted[N * 3], found[N * 3];
+    int i, j, p, c, normalised;
+    (void)state;
+    for (i = 0; i < 3; ++i) {
+        kd_model *m = create(specs[i], 1);
+        kd_workspace *w;
+        int channels, height, width, pixels;
+        uint8_t *planes, *mixed;
+        kd_model_input(m, &channels, &height, &width);
+        pixels = height * width;
+        planes = (uint8_t *)malloc((size_t)(N * channels * pixels));
+        mixed = (uint8_t *)malloc((size_t)(N * channels * pixels));
+        for (j = 0; j < N; ++j) {
+            for (c = 0; c < channels; ++c) {
+                for (p = 0; p < pixels; ++p)
+                    planes[(j * channels + c) * pixels + p] = mixed[(j * pixels + p) * channels + c] =
+                        (uint8_t)(kd__rng_unit(7, (uint64_t)((j * channels + c) * pixels + p)) * 256);
+            }
+        }
+        assert_ok(kd, kd_workspace_create(m, 9, &w));
+        for (normalised = 0; normalised < 2; ++normalised) {
+            if (normalised) assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+            assert_ok(kd, kd_predict_u8(m, planes, N, wanted));
+            assert_ok(kd, kd_predict_u8_hwc(m, mixed, N, found));
+            assert_memory_equal(found, wanted, sizeof found);
+            memset(found, 0, sizeof found);
+            assert_ok(kd, kd_workspace_predict_u8(w, planes, 9, found));
+            assert_memory_equal(found, wanted, 9 * 3 * sizeof *found);
+            memset(found, 0, sizeof found);
+            assert_ok(kd, kd_workspace_predict_u8_hwc(w, mixed, 9, found));
+            assert_memory_equal(found, wanted, 9 * 3 * sizeof *found);
+        }
+        assert_fails(kd, kd_workspace_predict_u8(w, planes, 10, found), KD_ERR_ARGUMENT,
+                     "kd_workspace_predict_u8: 10 samples, but this workspace holds 0 to 9");
+        assert_fails(kd, kd_workspace_predict_u8_hwc(w, NULL, 1, found), KD_ERR_ARGUMENT,
+                     "kd_workspace_predict_u8_hwc: 1 samples");
+        assert_ok(kd, kd_workspace_predict_u8_hwc(w, NULL, 0, NULL));
+        assert_fails(kd, kd_predict_u8_hwc(m, mixed, -1, found), KD_ERR_ARGUMENT, "kd_predict_u8_hwc: -1 samples");
+        assert_int_equal(kd_predict_u8_hwc(NULL, mixed, 1, found), KD_ERR_ARGUMENT);
+        assert_int_equal(kd_workspace_predict_u8(NULL, mixed, 1, found), KD_ERR_ARGUMENT);
+        kd_workspace_destroy(w);
+        kd_model_destroy(m);
+        free(planes), free(mixed);
+    }
+}
+
 static void test_preprocessing(void **state)
 {
     const float mean[3] = {0.5f, 0.25f, 0}, std[3] = {0.5f, 0.1f, 1}, zeros[3] = {0};
@@ -2072,6 +2126,7 @@ int main(void)
         TEST(test_init_refused),
         TEST(test_initial_vectors),
         TEST(test_classes),
+        TEST(test_interleaved),
         TEST(test_preprocessing),
         TEST(test_clone),
         TEST(test_predict),

@@ -275,6 +275,51 @@ static void test_predictions_at_once(void **state)
     kd_close(kd);
 }
 
+typedef struct softener {
+    kd_ctx *kd;
+    const float *logits;
+    float probs[2][1200 * 40];
+    int faults;
+} softener;
+
+static void *soften(void *user)
+{
+    softener *a = (softener *)user;
+    int i;
+    for (i = 0; i < 30; ++i) {
+        a->faults += kd_softmax(a->kd, a->logits, 1200, 40, 3, a->probs[0]) != KD_OK;
+        a->faults += kd_log_softmax(a->kd, a->logits, 1200, 40, 3, a->probs[1]) != KD_OK;
+        a->faults += kd_softmax(a->kd, a->logits, 1200, 40, 0, a->probs[0]) != KD_ERR_ARGUMENT;
+    }
+    return NULL;
+}
+
+/* One context, several threads that ask it for probabilities, of more rows than one task has, and for errors. */
+static void test_softmax_at_once(void **state)
+{
+    static softener a[4];
+    static float wanted[2][1200 * 40];
+    float *logits = test_floats(3, 1200 * 40, 5);
+    pthread_t ids[4];
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 3);
+    int i;
+    (void)state;
+    assert_ok(kd, kd_softmax(kd, logits, 1200, 40, 3, wanted[0]));
+    assert_ok(kd, kd_log_softmax(kd, logits, 1200, 40, 3, wanted[1]));
+    for (i = 0; i < 4; ++i) {
+        a[i].kd = kd, a[i].logits = logits;
+        assert_int_equal(pthread_create(&ids[i], NULL, soften, &a[i]), 0);
+    }
+    for (i = 0; i < 4; ++i) {
+        assert_int_equal(pthread_join(ids[i], NULL), 0);
+        assert_int_equal(a[i].faults, 0);
+        assert_memory_equal(a[i].probs, wanted, sizeof wanted);
+    }
+    assert_string_equal(kd_error(kd), "kd_softmax: the temperature must be above 0, got 0");
+    kd_close(kd);
+    free(logits);
+}
+
 /* An allocator without a lock, which only those may call whom the owner lets: one thread at a time. */
 typedef struct guarded {
     pthread_t owner;
@@ -747,6 +792,7 @@ int main(void)
         cmocka_unit_test(test_threads_put_aside),
         cmocka_unit_test(test_regions_at_once),
         cmocka_unit_test(test_predictions_at_once),
+        cmocka_unit_test(test_softmax_at_once),
         cmocka_unit_test(test_allocator_thread),
         cmocka_unit_test(test_allocator_crowd),
         cmocka_unit_test(test_clone_to),
