@@ -37,7 +37,7 @@ help:
 	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'
 	@echo 'make ci         all checks of a quarter of an hour as a table; ci-full: those of an hour'
 	@echo 'make bench      kernels and training beside other libraries; bench-quick: in under a minute'
-	@echo 'make install    kd.h and kd.pc, into PREFIX ($(PREFIX)) under DESTDIR; make uninstall takes them away'
+	@echo 'make install    kd.h, and files for pkg-config and CMake, into PREFIX ($(PREFIX)) under DESTDIR; make uninstall takes them away'
 	@echo 'make format     lay out all sources by .clang-format'
 	@echo 'make clean      remove $(BUILD)/'
 
@@ -114,15 +114,19 @@ bench bench-quick: | $(BUILD)
 
 # ---- the rest --------------------------------------------------------------------------------------------------
 
+CMAKE_FILES = examples/cmake/kdConfig.cmake examples/cmake/kdConfigVersion.cmake
+
 install:
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/cmake/kd
 	install -m 644 kd.h $(DESTDIR)$(PREFIX)/include/kd.h
 	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: kd' \
 		'Description: knowledge distillation in one C header' 'Version: $(VERSION)' \
 		'Cflags: -I$${includedir}' 'Libs: -lm' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
+	install -m 644 $(CMAKE_FILES) $(DESTDIR)$(PREFIX)/lib/cmake/kd
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/include/kd.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/kd.pc
+	rm -rf $(DESTDIR)$(PREFIX)/lib/cmake/kd
 
 format:
 	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill examples/mcu tests tests/compile tests/fuzz bench bench/peers))

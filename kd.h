@@ -139,7 +139,7 @@ CONTENTS (search for the tag)
 #define KD_VERSION_PATCH 0
 #define KD_VERSION "0.1.0"
 
-/* How this file's functions are declared: 1 its own, 2 as usual, 3 of a shared library, 4 of the one it is part of */
+/* How this file declares functions: 1 as its own, 2 plainly, 3 of a shared library, 4 of the one it is part of */
 #if defined(KD_STATIC) && (defined(KD_SHARED) || defined(KD_BUILD))
 #error "kd.h: KD_STATIC keeps every function to one file, KD_SHARED and KD_BUILD show them to others"
 #endif

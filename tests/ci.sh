@@ -40,7 +40,8 @@ whole_clang()
 }
 have_clang() { whole_clang || { fetch clang libclang-rt-dev; whole_clang; }; }
 
-# the compilers and machines that tests/compile.sh, tests/emulated.sh and tests/mcu.sh look for
+# the compilers and machines that tests/compile.sh, tests/emulated.sh, tests/installed.sh and
+# tests/mcu.sh look for
 fetch_machines()
 {
     for machine in arm64:aarch64 s390x:s390x i386:i686; do
@@ -50,6 +51,8 @@ fetch_machines()
     have g++ g++
     have x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
     have qemu-aarch64 qemu-user
+    have cmake cmake
+    have pkg-config pkg-config
     have arm-none-eabi-gcc gcc-arm-none-eabi
     have /usr/lib/arm-none-eabi/newlib/nano.specs libnewlib-arm-none-eabi
     have qemu-system-arm qemu-system-arm
@@ -137,6 +140,7 @@ fi
 have_clang && clang=1 || clang=
 check 'compilers: clang and C++' env COMPILERS=clang tests/compile.sh
 check 'compilers: the same weights' tests/emulated.sh native
+check 'installed: pkg-config and CMake' tests/installed.sh
 
 flags="-std=gnu99 ${warnings% -Werror}"
 optimised="gcc $flags -O3 -DNDEBUG"

@@ -1,5 +1,5 @@
-/* What kd.h uses of the C library's headers with MSVC, declared as they declare it: enough for a compiler's front end on
-   a machine without them. Nothing links with this. */
+/* What kd.h uses of the C library's headers with MSVC, declared as they declare it: enough for a compiler's front
+   end on a machine without them. Nothing links with this. */
 #ifndef KD_TESTS_MSVC_STDIO_H
 #define KD_TESTS_MSVC_STDIO_H
 #include <stddef.h>
