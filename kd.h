@@ -966,10 +966,10 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
    KD_FEATURE_REVIEW    sum over the layers l of the lists student and teacher, first to last as images pass them,
                         of HCL(O_l, T_l): the mean over all numbers of (O - T)^2, plus 1/2, 1/4 and 1/8 of that of
                         their means over 4x4, 2x2 and 1x1 cells, divided by the sum of these shares; only
-                        cells smaller than T count (than its height in the authors' code, its smaller side
-                        here), the first of them with 1/2. O_l = N(conv 3x3(X_l)), X_l = g_1 N(conv
-                        1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is N(conv 1x1(S)), back to the first;
-                        g = sigmoid(conv 1x1(both)) by pixel, N batch normalisation by the batch at hand. X has
+                        grids of fewer rows than T has count, the first of them with 1/2. O_l = N(conv
+                        3x3(X_l)), X_l = g_1 N(conv 1x1(S_l)) + g_2 X_{l+1}, from the last layer, where X is
+                        N(conv 1x1(S)), back to the first; g = sigmoid(conv 1x1(both)) by pixel, N batch
+                        normalisation by the batch at hand. X has
                         min(512, channels of the student's last layer) channels; X_{l+1} is brought to the size of
                         S_l, and X_l to that of T_l, by taking the nearest pixel
                         Chen et al. 2021 (ReviewKD), as in their code
@@ -13361,7 +13361,7 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
 {
     static const int cells[] = {4, 2, 1};
     const kd__review *v = (const kd__review *)arg;
-    const int h = v->t->h, w = v->t->w, least = KD__MIN(h, w);
+    const int h = v->t->h, w = v->t->w; /* the height decides which cells count, as in the authors' code */
     const size_t pixels = v->out_norm.pixels, count = v->out_norm.stride;
     const double *t = v->t->map + (size_t)sample * count;
     double *d = v->out_norm.y + (size_t)sample * count, *grad = v->out_grad + (size_t)sample * count;
@@ -13370,14 +13370,14 @@ KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
     int k, c;
     (void)worker;
     for (k = 0; k < KD__COUNT(cells); ++k) {
-        if (cells[k] < least) share /= 2, total += share;
+        if (cells[k] < h) share /= 2, total += share;
     }
     planes = (double)v->in.n * v->t->c * total;
     for (i = 0; i < count; ++i) d[i] -= t[i];
     v->f->values[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
     for (i = 0; i < count; ++i) grad[i] = 2 * d[i] / (planes * (double)pixels);
     for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
-        if (cells[k] >= least) continue;
+        if (cells[k] >= h) continue;
         share /= 2;
         for (c = 0, squares = 0; c < v->t->c; ++c)
             squares += kd__review_cells(d + (size_t)c * pixels, h, w, cells[k],

@@ -132,7 +132,7 @@ def review(s, t, p):
         out = F.batch_norm(F.conv2d(above, part[-3], padding=1), None, None, part[-2], part[-1], training=True)
         loss, share, total = F.mse_loss(out, wanted), 1, 1
         for cells in (4, 2, 1):
-            if cells < min(wanted.shape[2:]):
+            if cells < wanted.shape[2]:  # the height, as in the authors' code
                 share, total = share / 2, total + share / 2
                 loss = loss + share * F.mse_loss(F.adaptive_avg_pool2d(out, cells),
                                                  F.adaptive_avg_pool2d(wanted, cells))
