@@ -292,6 +292,48 @@ for pair in "square $one_line" "square $work/1x60000.pgm" "wide $work/1x60000.pg
     check "${pair##*/}, ${pair%% *} model: in a sentence" grep -q '^classify: .* is too long' "$work/stderr"
 done
 
+# ---- what is done where nothing is said --------------------------------------------------------------------------------
+check 'defaults' sh -c "'$distill' $fashion --limit 12 --effort 0.01 --seeds 1 --threads 1 --out '$work/auto' >'$work/said'"
+check 'the time is told beforehand' sh -c "sed '/^May images/,\$d' '$work/said' | grep -q '^time      about [0-9]'"
+check 'mirror images are asked about' grep -q '^  of [0-9]* it knows [0-9]* only as they are, [0-9]* only mirrored: \(yes\|no\)' "$work/said"
+check 'the teacher is compared before anything is distilled' sh -c "sed '/^The student with the teacher/,\$d' '$work/said' |
+    grep -q '^On the held-out images the teacher gets [0-9.]* % right, the student alone [0-9.]* %'"
+for way in alone smoothed distilled; do # learning rates and weight decays, and one trial more
+    check "$way: as many trials as the others" test "$(grep -c "^  $way .*learning rate" "$work/said")" = 5
+done
+check 'mixed images are tried without a teacher' test "$(grep -c 'mixup 0.4: held-out' "$work/said")" = 2
+check 'and temperatures with one' grep -q '^  distilled  hinton, temperature 2,' "$work/said"
+mkdir -p "$work/letters/train" "$work/letters/test"
+for part in train test; do
+    ln -s "$PWD/$fashion/$part/Bag.28x28.png" "$work/letters/$part/b.28x28.png"
+    ln -s "$PWD/$fashion/$part/Coat.28x28.png" "$work/letters/$part/d.28x28.png"
+done
+few='--limit 12 --effort 0.01 --seeds 1 --threads 1'
+# shellcheck disable=SC2086
+check 'letters' sh -c "'$distill' '$work/letters' $few --out '$work/auto' >'$work/said'"
+check 'are shifted' grep -q '"augment": "shift=2", "teacher_augment": "shift=2,mixup=0.4"' "$work/auto/metrics.json"
+check 'are not mirrored' grep -q '^Images are not mirrored: the classes look like letters or digits' "$work/said"
+# shellcheck disable=SC2086
+check 'a teacher that knows nothing' sh -c "'$distill' $fashion $few --limit 40 --effort 0.1 --teacher 'dense 1, relu, dense 10' --out '$work/auto' >'$work/said'"
+check 'another one is tried' grep -q '^The teacher is not better than the student: another one is trained, twice as long' "$work/said"
+check 'and it is said' grep -q '^note: the teacher is not better than the student' "$work/said"
+check 'what is kept is not what it spoilt' grep -q '^Kept: student\( alone\|, labels smoothed\)' "$work/said"
+# shellcheck disable=SC2086
+check 'a second for the teacher' sh -c "'$distill' $fashion $few --teacher-minutes 0.000001 --out '$work/auto' >'$work/said'"
+check 'is too short, and one epoch is trained' sh -c "grep -q '^note: an epoch of the teacher takes about' '$work/said' && grep -q '^Training the teacher, 1 epoch\$' '$work/said'"
+# shellcheck disable=SC2086
+check 'nothing held out' sh -c "'$distill' $fashion $few --validation 0 --out '$work/auto' >'$work/said'"
+check 'nothing chosen' sh -c "grep -q '^note: no images are held out, so nothing is chosen' '$work/said' && ! grep -q 'held-out accuracy' '$work/said'"
+# shellcheck disable=SC2086
+check 'images without labels' sh -c "'$distill' $fashion $few --unlabelled examples/data/samples --out '$work/auto' >'$work/said'"
+check 'are said to be there' grep -q '10 without labels' "$work/said"
+check 'and in metrics.json' grep -q '"unlabelled_images": 10' "$work/auto/metrics.json"
+# shellcheck disable=SC2086
+check 'the same without them' "$distill" $fashion $few --out "$work/other"
+of() { grep "\"student_$1\"" "$2/metrics.json" | sed 's/"gain.*//'; }
+check 'is the same student alone' test "$(of alone "$work/auto")" = "$(of alone "$work/other")"
+check 'and another one with a teacher' test "$(of distilled "$work/auto")" != "$(of distilled "$work/other")"
+
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 mkdir -p "$work/one/train/cat" "$work/one/test/cat" "$work/empty/a" "$work/empty/b" "$work/none" "$work/two_classes/a" "$work/two_classes/b"
 cp examples/data/samples/Bag.png "$work/one/train/cat"

@@ -257,6 +257,7 @@ static void print_plan(const session *s)
     printf("%s to test; %dx%d %s, %d classes\n", report_count(s->images.test.count).chars, s->images.width,
            s->images.height, s->images.channels == 1 ? "grey" : "colour", s->images.class_count);
     note_uneven(s);
+    if (r->unlabelled_count) printf("          and %s without labels\n", report_count(r->unlabelled_count).chars);
     if (r->teacher.spec)
         printf("teacher   %s\n          %s parameters\n", s->teacher_spec,
                report_count(r->teacher.parameters).chars);
@@ -449,6 +450,7 @@ static int run(session *s)
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
     if (s->held.data.count < 1 && !s->o.list_layers) choose_nothing(s);
     plan_epochs(s);
+    if (!plan_augmentation(s, 0)) return 0; /* now that the size of the images is known */
     measure_preprocessing(s);
     if (!given_preprocessing(s) || !open_models(s)) return 0;
     if (s->o.list_layers) return list_models(s);

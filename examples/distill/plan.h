@@ -28,9 +28,17 @@ static int shorter_side(const images *im) { return im->height < im->width ? im->
    Returns the side that is left. */
 static int line_add_stem(spec_line *l, int side, int channels)
 {
-    for (; side >= 48; side = (side + 1) / 2) line_add(l, "conv %d 5 stride=2 pad=2, batchnorm, relu, ", channels);
+    int first = 1;
+    for (; side >= 48; side = (side + 1) / 2, first = 0)
+        line_add(l,
+                 first ? "conv %d 5 stride=2 pad=2, batchnorm, relu, "
+                       : "conv %d 3 stride=2 pad=1, batchnorm, relu, ",
+                 channels);
     return side;
 }
+
+/* Images of a few pixels get a multilayer perceptron. */
+static int too_small_to_pool(const images *im) { return shorter_side(im) < 6; }
 
 /* Three convolutions, a third of a million to three million multiply-adds; wider where there are many classes. */
 static void student_line(const images *im, char *text)
@@ -38,6 +46,7 @@ static void student_line(const images *im, char *text)
     spec_line l;
     int channels = im->class_count > 20 ? 16 : 8, steps = 0, side;
     l.text = text, l.length = 0;
+    if (too_small_to_pool(im)) line_add(&l, "dense %d, batchnorm, relu, ", 4 * channels);
     side = line_add_stem(&l, shorter_side(im), channels);
     for (; side >= 6; side /= 2, channels *= 2)
         line_add(&l, "conv %d 3 pad=1, batchnorm, relu, stage%d: maxpool 2, ", channels, ++steps);
@@ -50,6 +59,11 @@ static void teacher_line(const images *im, char *text)
     spec_line l;
     int channels = 32, steps = 1, side;
     l.text = text, l.length = 0;
+    if (too_small_to_pool(im)) {
+        line_add(&l, "dense 256, batchnorm, relu, dropout 0.3, dense 256, batchnorm, relu, dropout 0.3, dense %d",
+                 im->class_count);
+        return;
+    }
     side = line_add_stem(&l, shorter_side(im), channels);
     line_add(&l, "conv %d 3 pad=1, batchnorm, relu, stage1: maxpool 2, ", channels);
     for (side /= 2; side >= 4 && channels < 128; side /= 2) {

@@ -296,10 +296,10 @@ static int write_metrics(const session *s)
     fprintf(f, "{\n  \"version\": \"%s\", \"isa\": \"%s\", \"images\": ", kd_version(),
             kd_isa_name(kd_ctx_isa(s->kd)));
     json_text(f, r->folder);
-    fprintf(
-        f,
-        ",\n  \"seeds\": %d, \"train_images\": %d, \"validation_images\": %d, \"test_images\": %d, \"classes\": [",
-        r->seeds, r->train_count, r->validation_count, r->test.count);
+    fprintf(f,
+            ",\n  \"seeds\": %d, \"train_images\": %d, \"validation_images\": %d, \"test_images\": %d, "
+            "\"unlabelled_images\": %d, \"classes\": [",
+            r->seeds, r->train_count, r->validation_count, r->test.count, r->unlabelled_count);
     for (i = 0; i < r->class_count; ++i) {
         if (i) fputs(", ", f);
         json_text(f, r->classes[i]);
