@@ -65,7 +65,7 @@ else
     skip "C files: laid out by .clang-format" "clang-format is not installed"
 fi
 
-# ---- the README --------------------------------------------------------------------------------------------------
+# ---- the documents ------------------------------------------------------------------------------------------------
 
 # Block by block into $tmp/block1.md, block2.md ...
 split_blocks() { awk -v folder="$tmp" '/^```c$/ { inside = 1; ++n; next } /^```/ { inside = 0 } inside { print > (folder "/block" n ".md") }' "$1"; }
@@ -107,28 +107,37 @@ compile_fragment()
     return 1
 }
 
-if ! [ -e README.md ]; then
-    echo "it is missing" >"$log"
-    fail "README.md"
-else
-    split_blocks README.md
-    n=1 program=
+program=
+# Every C block of a document; the first with a main is $program.
+check_blocks()
+{
+    rm -f "$tmp"/block*.md
+    split_blocks "$1"
+    n=1
     while [ -e "$tmp/block$n.md" ]; do
         block=$tmp/block$n.md
         if grep -q -E '\bmain *\(' "$block"; then
-            [ -n "$program" ] || program=$block
             cp "$block" "$tmp/program.c"
-            check "README.md: C block $n compiles" ${CC:-cc} -std=gnu99 -Wall -Wextra -Werror -I. -I./examples \
+            [ -n "$program" ] || { program=$tmp/program.md && cp "$block" "$program"; }
+            check "$1: C block $n compiles" ${CC:-cc} -std=gnu99 -Wall -Wextra -Werror -I. -I./examples \
                 -fsyntax-only "$tmp/program.c"
         else
-            check "README.md: C block $n compiles" compile_fragment "$block"
+            check "$1: C block $n compiles" compile_fragment "$block"
         fi
         n=$((n + 1))
     done
     if [ $n = 1 ]; then
         echo "there is none" >"$log"
-        fail "README.md: C blocks"
+        fail "$1: C blocks"
     fi
+}
+
+if ! [ -e README.md ]; then
+    echo "it is missing" >"$log"
+    fail "README.md"
+else
+    check_blocks README.md
+    check_blocks examples/WAYS.md
     check "README.md: its program is examples/quickstart.c" diff "${program:-$tmp/none}" examples/quickstart.c
 
     # files and make targets that it names are there
@@ -148,6 +157,8 @@ else
     check "README.md: make targets it names are there" targets_exist
 fi
 
+introduction() { [ "$(wc -l <README.md)" -lt 250 ] || echo "it has $(wc -l <README.md) lines"; }
+check "README.md: under 250 lines" introduction
 short() { [ "$(wc -l <examples/quickstart.c)" -lt 50 ] || echo "it has $(wc -l <examples/quickstart.c) lines"; }
 check "examples/quickstart.c: under 50 lines" short
 finish
