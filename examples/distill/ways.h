@@ -323,7 +323,7 @@ static void choose_kept(session *s)
     r->kept_seed = 0;
     r->kept_why = "the first that was distilled: no images were held out to choose with";
     if (s->held.data.count) {
-        r->kept_why = "its way of training does best on the held-out images, and it best of its seeds";
+        r->kept_why = "the best way of training on the held-out images, and the best of its seeds";
         for (way = 0; way < r->way_count; ++way) {
             if (held_out_mean(s, way) > held_out_mean(s, r->kept_way)) r->kept_way = way;
         }
