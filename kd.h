@@ -17656,7 +17656,7 @@ KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, kd__st
         order[i].name = m->params[i].name, order[i].index = i;
         order[i].wide = dtype == KD_DTYPE_F32 || !m->params[i].trained;
     }
-    qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
+    if (m->param_count) qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
     kd__model_metadata(m, w);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
@@ -18173,7 +18173,7 @@ KD__PRIVATE int kd__st_order(kd__st_match *t)
         n->layer = (int)KD__MIN(n->leaf - n->entry->name, INT_MAX);
         if (!kd__st_is_known(n, &worded)) return 0;
     }
-    qsort(t->named, (size_t)t->count, sizeof *t->named, kd__st_by_part);
+    if (t->count) qsort(t->named, (size_t)t->count, sizeof *t->named, kd__st_by_part);
     return worded;
 }
 
@@ -18196,7 +18196,7 @@ KD__PRIVATE kd_result kd__st_deal_all(kd__st_match *t)
     }
     if (result != KD_OK) return result;
     for (i = 0; i < t->count; ++i) t->named[i].entry->name = (char *)(uintptr_t)t->named[i].becomes; /* only read */
-    qsort(t->f->entries, (size_t)t->count, sizeof *t->f->entries, kd__st_by_name);
+    if (t->count) qsort(t->f->entries, (size_t)t->count, sizeof *t->f->entries, kd__st_by_name);
     kd__log(t->f->kd,
             "%s: the layers of \"%.200s\" are taken in the order of their names, from \"%.80s\" to \"%.80s\"",
             t->f->where, t->f->path, first ? first : "", last ? last : "");
@@ -18323,7 +18323,7 @@ KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
 {
     kd_result result = KD_OK;
     int i;
-    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
+    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
     for (i = 0; i < f->entry_count && result == KD_OK; ++i) {
         const kd__st_entry *e = &f->entries[i];
         result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen) : kd__model_read_tensor(f, m, e);
