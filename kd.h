@@ -3390,7 +3390,7 @@ typedef struct kd__row_loss {
     float hard_value, hard_grad;
     float *grad;   /* or NULL */
     float *value;  /* (rows) */
-    float *powers; /* 2 * cols * kd__loss_abreast, for powers of e that the gradient needs again */
+    float *powers; /* 3 * cols * kd__loss_abreast, for powers of e that are needed again */
 } kd__row_loss;
 enum { KD__ROW_SOFT = 1, KD__ROW_HARD = 2, KD__ROW_GIVEN = 4 }; /* by a teacher, by labels, which are soft */
 
@@ -5256,7 +5256,7 @@ typedef struct kd__loss_task {
 
 KD__PRIVATE size_t kd__loss_powers(int cols)
 {
-    return kd__times((size_t)(2 * kd__loss_abreast(cols)), (size_t)cols);
+    return kd__times((size_t)(3 * kd__loss_abreast(cols)), (size_t)cols);
 }
 
 KD__PRIVATE void kd__loss_rows(void *arg, int index, int worker)
@@ -18976,6 +18976,7 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
 #define kd__v_lt(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define kd__v_eq(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
 #define kd__v_select(m, a, b) _mm512_mask_blend_ps(m, b, a)
+#define kd__v_any(m) ((m) != 0)
 #define kd__v_bits(a) _mm512_castps_si512(a)
 #define kd__vi_float(a) _mm512_castsi512_ps(a)
 #define kd__v_to_int(a) _mm512_cvtps_epi32(a)
@@ -19043,6 +19044,7 @@ static const int32_t KD__FN(lane_masks)[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0
 #define kd__v_lt(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define kd__v_eq(a, b) _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
 #define kd__v_select(m, a, b) _mm256_blendv_ps(b, a, m)
+#define kd__v_any(m) (_mm256_movemask_ps(m) != 0)
 #define kd__v_bits(a) _mm256_castps_si256(a)
 #define kd__vi_float(a) _mm256_castsi256_ps(a)
 #define kd__v_to_int(a) _mm256_cvtps_epi32(a)
@@ -19132,6 +19134,7 @@ KD__INLINE int32x4_t KD__FN(iota)(void)
 #define kd__v_lt(a, b) vcltq_f32(a, b)
 #define kd__v_eq(a, b) vceqq_f32(a, b)
 #define kd__v_select(m, a, b) vbslq_f32(m, a, b)
+#define kd__v_any(m) (vmaxvq_u32(m) != 0)
 #define kd__v_bits(a) vreinterpretq_s32_f32(a)
 #define kd__vi_float(a) vreinterpretq_f32_s32(a)
 #define kd__v_to_int(a) vcvtnq_s32_f32(a)
@@ -19216,6 +19219,7 @@ KD__INLINE int32_t KD__FN(to_int)(float x)
 #define kd__v_lt(a, b) ((a) < (b))
 #define kd__v_eq(a, b) ((a) == (b))
 #define kd__v_select(m, a, b) ((m) ? (a) : (b))
+#define kd__v_any(m) (m)
 #define kd__v_bits(a) KD__FN(bits)(a)
 #define kd__vi_float(a) KD__FN(float_of)(a)
 #define kd__v_to_int(a) KD__FN(to_int)(a)
@@ -19420,7 +19424,9 @@ KD__INLINE void KD__FN(exps)(kd__v *x, const int count)
     kd__vm none[16];
     int i;
     KD__LOOP(none[i] = kd__v_lt(x[i], kd__v_set(KD__LEAST_EXPONENT)))
+#if KD__ISA_ID != 3 /* what comes of smaller ones there is left out, whatever it is */
     KD__LOOP(x[i] = kd__v_max(kd__v_set(KD__LEAST_EXPONENT), x[i]))
+#endif
 #if KD__W == 1
     KD__LOOP(whole[i] = kd__v_to_int(kd__v_mul(x[i], kd__v_set(1.44269504f))))
     KD__LOOP(n[i] = kd__vi_to_float(whole[i]))
@@ -19487,6 +19493,16 @@ KD__INLINE kd__v KD__FN(with_sign)(kd__v x, kd__v y)
 KD__INLINE kd__v KD__FN(cut)(kd__v x, kd__v bound)
 {
     return kd__v_select(kd__v_lt(KD__FN(abs)(x), bound), kd__v_set(0.0f), x);
+}
+
+/* x, or 0 where it is no normal number; a NaN stays. */
+KD__INLINE kd__v KD__FN(normal)(kd__v x)
+{
+#if KD__ISA_ID == 3
+    return _mm512_mask_mov_ps(x, _mm512_fpclass_ps_mask(x, 0x26), _mm512_setzero_ps()); /* subnormal, 0 and -0 */
+#else
+    return KD__FN(cut)(x, kd__v_set(KD__LEAST));
+#endif
 }
 
 KD__INLINE kd__v KD__FN(sigmoid)(kd__v x)
@@ -21106,7 +21122,7 @@ KD__INLINE void KD__FN(softmax_short)(const float *x, int rows, int cols, kd__v 
     for (c = 0; c < cols; ++c) sum = kd__v_add(sum, e[c]);
     if (logarithm) sum = KD__FN(log)(sum);
     for (c = 0; c < cols; ++c)
-        column[c] = logarithm ? kd__v_sub(column[c], sum) : KD__FN(cut)(kd__v_div(e[c], sum), kd__v_set(KD__LEAST));
+        column[c] = logarithm ? kd__v_sub(column[c], sum) : KD__FN(normal)(kd__v_div(e[c], sum));
     KD__FN(store_short)(y, rows, cols, column);
 }
 
@@ -21155,7 +21171,7 @@ KD__INLINE void KD__FN(softmax_long)(const float *x, int cols, kd__v two_t, cons
         if (logarithm)
             kd__v_put(y + i, kd__v_sub(value, sum), cols - i);
         else
-            kd__v_put(y + i, KD__FN(cut)(kd__v_mul(value, sum), kd__v_set(KD__LEAST)), cols - i);
+            kd__v_put(y + i, KD__FN(normal)(kd__v_mul(value, sum)), cols - i);
     }
 }
 
@@ -21197,12 +21213,15 @@ static void KD__FN(log_mix)(ptrdiff_t n, int count, const float *const *x, const
 
 /* Cross-entropy, softened KL, or both in one pass (Hinton et al. 2015). With u = s - max s, v = (t - max t) / T:
      e1 = exp(u), eT = exp(u / T), q = exp(v), y = u / T - v      by column
-     S1, ST, Q, D, H = sum of e1, eT, q, q * y, q * h(y)          by row, h(y) = e^y - 1 - y
-     KL = H / Q - z + log(1 + z), z = (D + H) / Q = ST / Q - 1;  CE = log S1 * sum(target) - sum(target * u)
+     S1, ST, Q, D = sum of e1, eT, q, q * y               by row
+     KL = log(ST / Q) - D / Q,  CE = log S1 * sum(target) - sum(target * u)
      gradient = soft * (eT / ST - q / Q) + hard * (e1 / S1 * sum(target) - target)
    target is (1 - smoothing) * label + smoothing / columns, where label is 1 or 0, or given.
-   Nearly equal logits have a KL that is far below each of log ST, log Q and D / Q: every term of H is positive, y
-   is taken from s - t, whose rounding is known; z - log(1 + z) has a series. Likewise S1 - 1 is summed alone. */
+   Nearly equal logits have a KL that is far below log(ST / Q) and D / Q. Their rows are summed again, y taken from
+   s - t, whose rounding is known, about its mean:
+     D, H = sum of q * y, q * h(y), where h(y) = e^y - 1 - y is positive
+     KL = H / Q - (z - log(1 + z)), z = (D + H) / Q
+   Likewise S1 - 1 is summed alone where it is small. */
 
 /* log(1 + x) for x from 0 to 1e30, however small: what 1 + x has lost is made good by a factor (Kahan). */
 KD__INLINE kd__v KD__FN(log1p)(kd__v x)
@@ -21212,26 +21231,16 @@ KD__INLINE kd__v KD__FN(log1p)(kd__v x)
     return kd__v_select(kd__v_eq(sum, one), x, kd__v_mul(KD__FN(log)(sum), factor));
 }
 
-/* e^y - 1 - y for |y| < 1 */
+/* e^y - 1 - y for |y| < 1, from a polynomial of least relative error */
 KD__INLINE kd__v KD__FN(exp_beyond)(kd__v y)
 {
-    kd__v p = kd__v_fma(kd__v_set(2.50521084e-8f), y, kd__v_set(2.75573192e-7f)); /* 1/11!, 1/10! */
-    p = kd__v_fma(p, y, kd__v_set(2.75573192e-6f));
-    p = kd__v_fma(p, y, kd__v_set(2.48015873e-5f));
-    p = kd__v_fma(p, y, kd__v_set(1.98412698e-4f));
-    p = kd__v_fma(p, y, kd__v_set(1.38888889e-3f));
-    p = kd__v_fma(p, y, kd__v_set(8.33333333e-3f));
-    p = kd__v_fma(p, y, kd__v_set(4.16666667e-2f));
-    p = kd__v_fma(p, y, kd__v_set(0.166666667f));
+    kd__v p = kd__v_fma(kd__v_set(2.49608137e-5f), y, kd__v_set(2.03254841e-4f));
+    p = kd__v_fma(p, y, kd__v_set(1.38913353e-3f));
+    p = kd__v_fma(p, y, kd__v_set(8.33093048e-3f));
+    p = kd__v_fma(p, y, kd__v_set(4.16665156e-2f));
+    p = kd__v_fma(p, y, kd__v_set(0.166666962f));
     p = kd__v_fma(p, y, kd__v_set(0.5f));
     return kd__v_mul(kd__v_mul(y, y), p);
-}
-
-/* q * (e^y - 1 - y), where q * e^y is et */
-KD__INLINE kd__v KD__FN(kl_term)(kd__v q, kd__v et, kd__v y)
-{
-    const kd__vm near = kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f));
-    return kd__v_select(near, kd__v_mul(q, KD__FN(exp_beyond)(y)), kd__v_sub(et, kd__v_fma(q, y, q)));
 }
 
 /* a - b, and what was lost in that (Knuth's two-sum). */
@@ -21241,29 +21250,6 @@ KD__INLINE kd__v KD__FN(lost)(kd__v a, kd__v b, kd__v difference)
     return kd__v_sub(kd__v_sub(a, kd__v_sub(difference, of_b)), kd__v_add(b, of_b));
 }
 
-/* What student and teacher differ by in a row, about the difference of their largest. */
-typedef struct KD__FN(row_centre) {
-    kd__v difference, lost, inv_t;
-} KD__FN(row_centre);
-
-KD__INLINE KD__FN(row_centre) KD__FN(row_centre_of)(kd__v largest_s, kd__v largest_t, kd__v inv_t)
-{
-    KD__FN(row_centre) centre;
-    centre.difference = kd__v_sub(largest_s, largest_t);
-    centre.lost = KD__FN(lost)(largest_s, largest_t, centre.difference);
-    centre.inv_t = inv_t;
-    return centre;
-}
-
-/* y of a column; `far`, which is u / T - v, where that is as good. */
-KD__INLINE kd__v KD__FN(row_apart)(const KD__FN(row_centre) * centre, kd__v s, kd__v t, kd__v far)
-{
-    const kd__v difference = kd__v_sub(s, t), lost = KD__FN(lost)(s, t, difference);
-    const kd__v sum = kd__v_add(kd__v_sub(difference, centre->difference), kd__v_sub(lost, centre->lost));
-    const kd__v y = kd__v_mul(sum, centre->inv_t);
-    return kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)), y, far);
-}
-
 KD__INLINE int KD__FN(row_kind)(const kd__row_loss *l)
 {
     return (l->teacher ? KD__ROW_SOFT : 0) | (l->hard_value == 0 ? 0
@@ -21271,30 +21257,91 @@ KD__INLINE int KD__FN(row_kind)(const kd__row_loss *l)
                                                                  : KD__ROW_HARD);
 }
 
-/* rest: s1 without the columns whose e1 is 1 */
+/* rest: s1 without the column whose e1 is 1; kl, mean: of the soft terms and their y */
 typedef struct KD__FN(row_sums) {
-    kd__v s1, rest, st, sq, d, h, target_u, targets;
+    kd__v s1, rest, st, sq, d, target_u, targets, kl, mean;
 } KD__FN(row_sums);
 
-KD__INLINE kd__v KD__FN(row_kl)(const KD__FN(row_sums) * p)
+/* What rows are summed again with: their largest logits are apart + lost from each other, minus_mean moves y about
+   its mean, eT * factor is then q * e^y, and what rounding loses counts where `exact` is 1. */
+typedef struct KD__FN(row_near) {
+    kd__v apart, lost, minus_mean, factor, exact, inv_t;
+} KD__FN(row_near);
+
+KD__INLINE void KD__FN(row_kl)(KD__FN(row_sums) * p)
 {
-    const kd__v z = kd__v_div(kd__v_add(p->d, p->h), p->sq), r = kd__v_div(z, kd__v_add(kd__v_set(2.0f), z));
-    const kd__v r2 = kd__v_mul(r, r), apart = kd__v_sub(KD__FN(log)(p->st), KD__FN(log)(p->sq));
-    const kd__vm near = kd__v_lt(KD__FN(abs)(z), kd__v_set(0.5f));
+    const kd__v share = kd__v_div(kd__v_set(1.0f), p->sq);
+    p->mean = kd__v_mul(p->d, share);
+    p->kl = kd__v_sub(KD__FN(log)(kd__v_mul(p->st, share)), p->mean);
+}
+
+/* Rows whose KL, up to 1/2, the plain sums leave with too few digits: each of them is right to some 1e-7. */
+KD__INLINE kd__vm KD__FN(row_is_near)(const KD__FN(row_sums) * p)
+{
+    const kd__v mean = kd__v_min(kd__v_set(3.0f), KD__FN(abs)(p->mean));
+    return kd__v_lt(kd__v_mul(p->kl, kd__v_set(8.0f)), kd__v_add(mean, kd__v_set(1.0f)));
+}
+
+/* The rounding of s - t is 2^-25 of it, or less, and KL is half the variance of y: both say whether it matters. A
+   mean below 1e-6 may be rounding alone and is left, so that y of equal logits is 0. */
+KD__INLINE KD__FN(row_near) KD__FN(row_near_of)(const KD__FN(row_sums) * p, kd__v largest_s, kd__v largest_t,
+                                                kd__v inv_t)
+{
+    const kd__v one = kd__v_set(1.0f), zero = kd__v_set(0.0f);
+    const kd__v apart = kd__v_sub(largest_s, largest_t), offset = kd__v_mul(apart, inv_t);
+    const kd__v sure = kd__v_mul(kd__v_sub(p->kl, kd__v_set(1e-6f)), kd__v_set(256.0f));
+    KD__FN(row_near) n;
+    n.apart = apart;
+    n.lost = KD__FN(lost)(largest_s, largest_t, apart);
+    n.minus_mean = KD__FN(cut)(kd__v_sub(zero, p->mean), kd__v_set(1e-6f));
+    n.factor = KD__FN(exp)(n.minus_mean);
+    n.exact = kd__v_select(kd__v_lt(kd__v_mul(offset, offset), sure), zero, one);
+    n.inv_t = inv_t;
+    return n;
+}
+
+KD__INLINE void KD__FN(row_near_term)(const KD__FN(row_near) * n, kd__v s, kd__v t, kd__v et, kd__v q,
+                                      const int exact, kd__v *d, kd__v *h)
+{
+    const kd__v difference = kd__v_sub(s, t);
+    kd__v y = kd__v_sub(difference, n->apart), far;
+    if (exact) y = kd__v_fma(kd__v_sub(KD__FN(lost)(s, t, difference), n->lost), n->exact, y);
+    y = kd__v_fma(y, n->inv_t, n->minus_mean);
+    far = kd__v_sub(kd__v_mul(et, n->factor), kd__v_fma(q, y, q));
+    *d = kd__v_fma(q, y, *d);
+    *h = kd__v_add(*h, kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)),
+                                    kd__v_mul(q, KD__FN(exp_beyond)(y)), far));
+}
+
+/* d and h: of the second time. z is at most 0.65. */
+KD__INLINE kd__v KD__FN(row_near_kl)(kd__v d, kd__v h, kd__v sq)
+{
+    const kd__v share = kd__v_div(kd__v_set(1.0f), sq), z = kd__v_mul(kd__v_add(d, h), share);
+    const kd__v r = kd__v_div(z, kd__v_add(kd__v_set(2.0f), z)), r2 = kd__v_mul(r, r);
     kd__v series = kd__v_fma(kd__v_set(0.181818182f), r2, kd__v_set(0.222222222f)); /* 2/11, 2/9 */
     series = kd__v_fma(series, r2, kd__v_set(0.285714286f));
     series = kd__v_fma(series, r2, kd__v_set(0.4f));
     series = kd__v_fma(series, r2, kd__v_set(0.666666667f));
     series = kd__v_mul(r, kd__v_sub(z, kd__v_mul(series, r2))); /* z - log(1 + z), r = z / (2 + z) */
-    series = kd__v_select(near, series, kd__v_sub(z, apart));
-    return kd__v_max(kd__v_set(0.0f), kd__v_sub(kd__v_div(p->h, p->sq), series));
+    return kd__v_max(kd__v_set(0.0f), kd__v_sub(kd__v_mul(h, share), series));
 }
 
-/* log S1; no other column is 1 where the sum is below 1.5 */
+/* Rows with a column before which all others are small: no other is 1 where the sum is below 1.5. */
+KD__INLINE kd__vm KD__FN(row_is_confident)(kd__v s1) { return kd__v_lt(s1, kd__v_set(1.5f)); }
+
+KD__INLINE kd__v KD__FN(below_one)(kd__v e1)
+{
+    return kd__v_select(kd__v_eq(e1, kd__v_set(1.0f)), kd__v_set(0.0f), e1);
+}
+
+/* log S1: where `rest` is known, what 1 + rest has lost is made good as in log1p. */
 KD__INLINE kd__v KD__FN(row_log_sum)(const KD__FN(row_sums) * p)
 {
-    const kd__vm confident = kd__v_lt(p->s1, kd__v_set(1.5f));
-    return kd__v_select(confident, KD__FN(log1p)(p->rest), KD__FN(log)(p->s1));
+    const kd__v one = kd__v_set(1.0f), sum = kd__v_add(one, p->rest), known = kd__v_sub(sum, one);
+    const kd__vm confident = KD__FN(row_is_confident)(p->s1), none = kd__v_eq(sum, one);
+    const kd__v log_sum = KD__FN(log)(kd__v_select(confident, sum, p->s1));
+    const kd__v better = kd__v_select(none, p->rest, kd__v_mul(log_sum, kd__v_div(p->rest, known)));
+    return kd__v_select(confident, better, log_sum);
 }
 
 /* The loss of a row from its sums, which turn into what the gradient multiplies by. */
@@ -21303,7 +21350,7 @@ KD__INLINE kd__v KD__FN(row_value)(const kd__row_loss *l, KD__FN(row_sums) * p, 
     const kd__v one = kd__v_set(1.0f);
     kd__v value = kd__v_set(0.0f);
     if (kind & KD__ROW_SOFT) {
-        value = kd__v_mul(KD__FN(row_kl)(p), kd__v_set(l->soft_value));
+        value = kd__v_mul(p->kl, kd__v_set(l->soft_value));
         p->st = kd__v_div(one, p->st);
         p->sq = kd__v_div(one, p->sq);
     }
@@ -21324,10 +21371,24 @@ KD__INLINE kd__v KD__FN(row_grad)(const KD__FN(row_sums) * p, const kd__v *soft_
     kd__v grad = kd__v_set(0.0f), share;
     if (kind & KD__ROW_SOFT) grad = kd__v_sub(kd__v_mul(*et, p->st), kd__v_mul(*q, p->sq));
     if (soft_grad) grad = kd__v_mul(*soft_grad, grad);
-    if (!(kind & KD__ROW_HARD)) return KD__FN(cut)(grad, kd__v_set(KD__LEAST));
+    if (!(kind & KD__ROW_HARD)) return KD__FN(normal)(grad);
     share = kd__v_mul(*e1, p->s1);
     if (target) share = kd__v_sub(share, *target);
-    return KD__FN(cut)(kd__v_fma(share, hard_grad, grad), kd__v_set(KD__LEAST));
+    return KD__FN(normal)(kd__v_fma(share, hard_grad, grad));
+}
+
+/* s, t, et, q: columns of vectors of rows. For those of them whose KL is near 0. */
+KD__INLINE kd__v KD__FN(row_near_short)(const KD__FN(row_sums) * p, const KD__FN(row_near) * n, int cols,
+                                        const kd__v *s, const kd__v *t, const kd__v *et, const kd__v *q)
+{
+    kd__v d = kd__v_set(0.0f), h = d;
+    int c;
+    if (kd__v_any(kd__v_lt(d, n->exact))) {
+        for (c = 0; c < cols; ++c) KD__FN(row_near_term)(n, s[c], t[c], et[c], q[c], 1, &d, &h);
+    } else {
+        for (c = 0; c < cols; ++c) KD__FN(row_near_term)(n, s[c], t[c], et[c], q[c], 0, &d, &h);
+    }
+    return kd__v_select(KD__FN(row_is_near)(p), KD__FN(row_near_kl)(d, h, p->sq), p->kl);
 }
 
 KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows, int kind)
@@ -21336,10 +21397,10 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f), inv_t = kd__v_set(1.0f / l->temperature);
     const kd__v onehot = kd__v_set(1.0f - l->smoothing), flat = kd__v_set(l->smoothing / (float)l->cols);
     const kd__v soft_grad = kd__v_set(l->soft_grad);
-    kd__v s[KD__SHORT], v[KD__SHORT], target[KD__SHORT], e1[KD__SHORT], et[KD__SHORT], q[KD__SHORT];
+    kd__v s[KD__SHORT], t[KD__SHORT], y[KD__SHORT], target[KD__SHORT], e1[KD__SHORT], et[KD__SHORT], q[KD__SHORT];
     kd__v label, labelled, largest, largest_t;
     float lanes[KD__W];
-    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero};
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero, zero};
     int c, i;
     for (i = 0; i < KD__W; ++i) lanes[i] = i < rows && l->labels ? (float)l->labels[row + i] : 0.0f;
     label = kd__v_load(lanes);
@@ -21349,34 +21410,36 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
     for (c = 1; c < l->cols; ++c) largest = kd__v_max(s[c], largest);
     for (c = 0; c < l->cols; ++c) e1[c] = kd__v_sub(s[c], largest);
     if (kind & KD__ROW_SOFT) {
-        KD__FN(row_centre) centre;
-        KD__FN(load_short)(l->teacher + at, rows, l->cols, v);
-        largest_t = v[0];
-        for (c = 1; c < l->cols; ++c) largest_t = kd__v_max(v[c], largest_t);
-        centre = KD__FN(row_centre_of)(largest, largest_t, inv_t);
+        KD__FN(load_short)(l->teacher + at, rows, l->cols, t);
+        largest_t = t[0];
+        for (c = 1; c < l->cols; ++c) largest_t = kd__v_max(t[c], largest_t);
         for (c = 0; c < l->cols; ++c) {
-            q[c] = kd__v_mul(kd__v_sub(v[c], largest_t), inv_t);
+            q[c] = kd__v_mul(kd__v_sub(t[c], largest_t), inv_t);
             et[c] = kd__v_mul(e1[c], inv_t);
-            v[c] = KD__FN(row_apart)(&centre, s[c], v[c], kd__v_sub(et[c], q[c]));
+            y[c] = kd__v_sub(et[c], q[c]);
         }
         KD__FN(exps_short)(et, l->cols);
         KD__FN(exps_short)(q, l->cols);
         for (c = 0; c < l->cols; ++c) {
             p.st = kd__v_add(p.st, et[c]);
             p.sq = kd__v_add(p.sq, q[c]);
-            p.d = kd__v_fma(q[c], v[c], p.d);
-            p.h = kd__v_add(p.h, KD__FN(kl_term)(q[c], et[c], v[c]));
+            p.d = kd__v_fma(q[c], y[c], p.d);
+        }
+        KD__FN(row_kl)(&p);
+        if (kd__v_any(KD__FN(row_is_near)(&p))) {
+            const KD__FN(row_near) n = KD__FN(row_near_of)(&p, largest, largest_t, inv_t);
+            p.kl = KD__FN(row_near_short)(&p, &n, l->cols, s, t, et, q);
         }
     }
-    for (c = 0; c < l->cols; ++c) s[c] = e1[c];
     if (kind & KD__ROW_HARD) {
+        for (c = 0; c < l->cols; ++c) s[c] = e1[c];
         if (kind & KD__ROW_GIVEN) KD__FN(load_short)(l->soft_labels + at, rows, l->cols, target);
         KD__FN(exps_short)(e1, l->cols);
         for (c = 0; c < l->cols; ++c) {
             if (!(kind & KD__ROW_GIVEN)) target[c] = kd__v_select(kd__v_eq(label, kd__v_set((float)c)), one, zero);
             target[c] = kd__v_fma(target[c], onehot, flat);
             p.s1 = kd__v_add(p.s1, e1[c]);
-            p.rest = kd__v_add(p.rest, kd__v_select(kd__v_eq(s[c], zero), zero, e1[c]));
+            p.rest = kd__v_add(p.rest, KD__FN(below_one)(e1[c]));
             p.target_u = kd__v_fma(target[c], s[c], p.target_u);
             p.targets = kd__v_add(p.targets, target[c]);
         }
@@ -21392,12 +21455,10 @@ KD__INLINE void KD__FN(row_loss_short)(const kd__row_loss *l, int row, int rows,
 /* What the loops over a long row share. */
 typedef struct KD__FN(row) {
     const float *s, *t, *given;
-    float *grad, *q, *e1;
+    float *grad, *et, *q, *e1;
     ptrdiff_t next; /* floats to the row that is fetched meanwhile, or 0 */
     kd__v largest_s, largest_t, inv_t, onehot, flat;
-    KD__FN(row_centre) centre;
-    kd__v s1[KD__SUM_VECTORS], rest[KD__SUM_VECTORS];
-    kd__v st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS], h[KD__SUM_VECTORS];
+    kd__v s1[KD__SUM_VECTORS], st[KD__SUM_VECTORS], sq[KD__SUM_VECTORS], d[KD__SUM_VECTORS];
     kd__v target_u[KD__SUM_VECTORS], targets[KD__SUM_VECTORS];
     float flat_share; /* of a column, which is in all lanes of `flat` */
 } KD__FN(row);
@@ -21405,7 +21466,8 @@ typedef struct KD__FN(row) {
 /* What is kept of rows that stand abreast: by row. */
 typedef struct KD__FN(row_group) {
     float largest_s[16], largest_t[16], label_u[16], labelled[16];
-    float s1[16], rest[16], st[16], sq[16], d[16], h[16], target_u[16], targets[16];
+    float s1[16], rest[16], st[16], sq[16], d[16], target_u[16], targets[16], kl[16];
+    float near[16], apart[16], lost[16], minus_mean[16], factor[16], exact[16], near_d[16], near_h[16];
 } KD__FN(row_group);
 
 #define KD__SUM_UP(sum, term)                                                                                      \
@@ -21418,9 +21480,8 @@ KD__INLINE void KD__FN(row_hard)(KD__FN(row) * r, int c, int left, const int cou
     int i;
     KD__LOOP(e[i] = u[i])
     KD__FN(exps)(e, count);
-    if (r->grad) KD__LOOP(KD__FN(put_any)(r->e1 + c + i * KD__W, e[i], left - i * KD__W))
+    KD__LOOP(KD__FN(put_any)(r->e1 + c + i * KD__W, e[i], left - i * KD__W))
     KD__SUM_UP(r->s1, e[i])
-    KD__SUM_UP(r->rest, kd__v_select(kd__v_eq(u[i], kd__v_set(0.0f)), kd__v_set(0.0f), e[i]))
     if (r->given) {
         KD__LOOP(target[i] = KD__FN(get_or)(r->given + c + i * KD__W, left - i * KD__W, kd__v_set(0.0f)))
         KD__LOOP(target[i] = kd__v_fma(target[i], r->onehot, r->flat))
@@ -21432,26 +21493,23 @@ KD__INLINE void KD__FN(row_hard)(KD__FN(row) * r, int c, int left, const int cou
     }
 }
 
-/* u: s - largest_s, overwritten */
 KD__INLINE void KD__FN(row_soft)(KD__FN(row) * r, int c, int left, const int count, kd__v *u)
 {
-    kd__v et[16], q[16], t[16];
+    kd__v e[16], v[16];
     int i;
-    KD__LOOP(t[i] = KD__FN(get_or)(r->t + c + i * KD__W, left - i * KD__W, r->largest_t))
-    KD__LOOP(q[i] = kd__v_mul(kd__v_sub(t[i], r->largest_t), r->inv_t))
-    KD__LOOP(et[i] = kd__v_mul(u[i], r->inv_t))
-    KD__LOOP(u[i] =
-                 KD__FN(get_or)(r->s + c + i * KD__W, left - i * KD__W, r->largest_s)) /* before grad is written */
-    KD__LOOP(u[i] = KD__FN(row_apart)(&r->centre, u[i], t[i], kd__v_sub(et[i], q[i])))
-    KD__FN(exps)(et, count);
-    if (r->grad) KD__LOOP(KD__FN(put_any)(r->grad + c + i * KD__W, et[i], left - i * KD__W))
-    KD__SUM_UP(r->st, et[i])
-    KD__FN(exps)(q, count);
-    if (r->grad) KD__LOOP(KD__FN(put_any)(r->q + c + i * KD__W, q[i], left - i * KD__W))
-    KD__LOOP(q[i] = KD__FN(zero_beyond)(q[i], left - i * KD__W))
-    KD__SUM_UP(r->sq, q[i])
-    KD__LOOP(r->d[i % KD__SUM_VECTORS] = kd__v_fma(q[i], u[i], r->d[i % KD__SUM_VECTORS]))
-    KD__SUM_UP(r->h, KD__FN(kl_term)(q[i], et[i], u[i]))
+    KD__LOOP(u[i] = kd__v_mul(u[i], r->inv_t))
+    KD__LOOP(e[i] = u[i])
+    KD__FN(exps)(e, count);
+    KD__LOOP(KD__FN(put_any)(r->et + c + i * KD__W, e[i], left - i * KD__W))
+    KD__SUM_UP(r->st, e[i])
+    KD__LOOP(v[i] = kd__v_sub(KD__FN(get_or)(r->t + c + i * KD__W, left - i * KD__W, r->largest_t), r->largest_t))
+    KD__LOOP(v[i] = kd__v_mul(v[i], r->inv_t))
+    KD__LOOP(e[i] = v[i])
+    KD__FN(exps)(e, count);
+    KD__LOOP(KD__FN(put_any)(r->q + c + i * KD__W, e[i], left - i * KD__W))
+    KD__LOOP(e[i] = KD__FN(zero_beyond)(e[i], left - i * KD__W))
+    KD__SUM_UP(r->sq, e[i])
+    KD__LOOP(r->d[i % KD__SUM_VECTORS] = kd__v_fma(e[i], kd__v_sub(u[i], v[i]), r->d[i % KD__SUM_VECTORS]))
 }
 
 KD__INLINE void KD__FN(row_block)(KD__FN(row) * r, int c, int left, const int count, const int kind)
@@ -21474,8 +21532,9 @@ KD__INLINE void KD__FN(row_go)(KD__FN(row) * r, const kd__row_loss *l, int first
     r->t = kind & KD__ROW_SOFT ? l->teacher + at : NULL;
     r->given = kind & KD__ROW_GIVEN ? l->soft_labels + at : NULL;
     r->grad = l->grad ? l->grad + at : NULL;
-    r->q = l->powers + (ptrdiff_t)2 * index * l->cols;
+    r->q = l->powers + (ptrdiff_t)3 * index * l->cols;
     r->e1 = r->q + l->cols;
+    r->et = r->e1 + l->cols;
     r->next = first + index + next < l->rows ? (ptrdiff_t)next * l->cols : 0;
 }
 
@@ -21485,23 +21544,16 @@ KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__F
     int i;
     r->largest_s = kd__v_set(g->largest_s[index]);
     r->largest_t = kd__v_set(g->largest_t[index]);
-    r->centre = KD__FN(row_centre_of)(r->largest_s, r->largest_t, r->inv_t);
-    for (i = 0; i < KD__SUM_VECTORS; ++i) {
-        r->s1[i] = r->rest[i] = r->target_u[i] = r->targets[i] = kd__v_set(0.0f);
-        r->st[i] = r->sq[i] = r->d[i] = r->h[i] = kd__v_set(0.0f);
-    }
+    for (i = 0; i < KD__SUM_VECTORS; ++i)
+        r->s1[i] = r->st[i] = r->sq[i] = r->d[i] = r->target_u[i] = r->targets[i] = kd__v_set(0.0f);
 #define KD__RUN(c, left, count) KD__FN(row_block)(r, c, left, count, kind)
     KD__ROW_BLOCKS(l->cols, KD__RUN);
 #undef KD__RUN
-    if (kind & KD__ROW_HARD) {
-        g->s1[index] = KD__FN(sum16)(r->s1);
-        g->rest[index] = KD__FN(sum16)(r->rest);
-    }
+    if (kind & KD__ROW_HARD) g->s1[index] = KD__FN(sum16)(r->s1);
     if (kind & KD__ROW_SOFT) {
         g->st[index] = KD__FN(sum16)(r->st);
         g->sq[index] = KD__FN(sum16)(r->sq);
         g->d[index] = KD__FN(sum16)(r->d);
-        g->h[index] = KD__FN(sum16)(r->h);
     }
     if (r->given) {
         g->target_u[index] = KD__FN(sum16)(r->target_u);
@@ -21513,18 +21565,58 @@ KD__INLINE void KD__FN(row_sum_up)(const kd__row_loss *l, KD__FN(row) * r, KD__F
     }
 }
 
+/* s1 without the column that is 1 */
+KD__INLINE float KD__FN(row_rest)(const KD__FN(row) * r, int cols)
+{
+    kd__v sums[KD__SUM_VECTORS];
+    int c, i;
+    for (i = 0; i < KD__SUM_VECTORS; ++i) sums[i] = kd__v_set(0.0f);
+    for (c = 0; c < cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (i = 0; i < KD__SUM_VECTORS; ++i) {
+            const kd__v e1 = KD__FN(get_or)(r->e1 + c + i * KD__W, cols - c - i * KD__W, kd__v_set(0.0f));
+            sums[i] = kd__v_add(sums[i], KD__FN(below_one)(e1));
+        }
+    }
+    return KD__FN(sum16)(sums);
+}
+
+KD__INLINE void KD__FN(row_again)(const KD__FN(row) * r, KD__FN(row_group) * g, int index, int cols,
+                                  const int exact)
+{
+    const kd__v zero = kd__v_set(0.0f);
+    kd__v d[KD__SUM_VECTORS], h[KD__SUM_VECTORS];
+    KD__FN(row_near) n;
+    int c, i;
+    n.apart = kd__v_set(g->apart[index]), n.lost = kd__v_set(g->lost[index]);
+    n.minus_mean = kd__v_set(g->minus_mean[index]), n.factor = kd__v_set(g->factor[index]);
+    n.exact = kd__v_set(1.0f), n.inv_t = r->inv_t;
+    for (i = 0; i < KD__SUM_VECTORS; ++i) d[i] = h[i] = zero;
+    for (c = 0; c < cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (i = 0; i < KD__SUM_VECTORS; ++i) {
+            const int at = c + i * KD__W, left = cols - at;
+            const kd__v s = KD__FN(get_or)(r->s + at, left, zero), t = KD__FN(get_or)(r->t + at, left, zero);
+            const kd__v et = KD__FN(get_or)(r->et + at, left, zero), q = KD__FN(get_or)(r->q + at, left, zero);
+            KD__FN(row_near_term)(&n, s, t, et, q, exact, &d[i], &h[i]);
+        }
+    }
+    g->near_d[index] = KD__FN(sum16)(d);
+    g->near_h[index] = KD__FN(sum16)(h);
+}
+
 KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, const KD__FN(row_group) * g,
                                   int index, int label, const int kind)
 {
     const kd__v zero = kd__v_set(0.0f), hard_grad = kd__v_set(l->hard_grad * g->labelled[index]);
-    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero};
+    KD__FN(row_sums) p = {zero, zero, zero, zero, zero, zero, zero, zero, zero};
     int c;
     p.s1 = kd__v_set(g->s1[index]), p.st = kd__v_set(g->st[index]), p.sq = kd__v_set(g->sq[index]);
     for (c = 0; c < l->cols; c += KD__W) {
         const int left = l->cols - c;
         kd__v e1 = zero, et = zero, q = zero, given = zero;
         const kd__v *target = r->given ? &given : r->flat_share != 0 ? &r->flat : NULL;
-        if (kind & KD__ROW_SOFT) et = kd__v_get(r->grad + c, left), q = kd__v_get(r->q + c, left);
+        if (kind & KD__ROW_SOFT) et = kd__v_get(r->et + c, left), q = kd__v_get(r->q + c, left);
         if (kind & KD__ROW_HARD) e1 = kd__v_get(r->e1 + c, left);
         if (kind & KD__ROW_HARD && r->given) given = kd__v_fma(kd__v_get(r->given + c, left), r->onehot, r->flat);
         kd__v_put(r->grad + c, KD__FN(row_grad)(&p, NULL, hard_grad, &e1, &et, &q, target, kind), left);
@@ -21544,6 +21636,35 @@ KD__INLINE void KD__FN(row_grads)(const kd__row_loss *l, const KD__FN(row) * r, 
     default: run(0);                                                                                               \
     }
 #endif
+
+/* Those of `count` rows whose sums are too rough, once more. */
+KD__INLINE void KD__FN(rows_again)(const kd__row_loss *l, KD__FN(row) * r, KD__FN(row_group) * g, int first,
+                                   int count, int kind)
+{
+    int i;
+    for (i = 0; i < count && kind & KD__ROW_SOFT; i += KD__W) {
+        KD__FN(row_sums) p;
+        KD__FN(row_near) n;
+        p.st = kd__v_load(g->st + i), p.sq = kd__v_load(g->sq + i), p.d = kd__v_load(g->d + i);
+        KD__FN(row_kl)(&p);
+        kd__v_store(g->kl + i, p.kl);
+        kd__v_store(g->near + i, kd__v_select(KD__FN(row_is_near)(&p), kd__v_set(1.0f), kd__v_set(0.0f)));
+        if (!kd__v_any(KD__FN(row_is_near)(&p))) continue;
+        n = KD__FN(row_near_of)(&p, kd__v_load(g->largest_s + i), kd__v_load(g->largest_t + i), r->inv_t);
+        kd__v_store(g->apart + i, n.apart), kd__v_store(g->lost + i, n.lost);
+        kd__v_store(g->minus_mean + i, n.minus_mean);
+        kd__v_store(g->factor + i, n.factor), kd__v_store(g->exact + i, n.exact);
+    }
+    for (i = 0; i < count; ++i) {
+        KD__FN(row_go)(r, l, first, i, 0, kind);
+        if (kind & KD__ROW_HARD && g->s1[i] < 1.5f) g->rest[i] = KD__FN(row_rest)(r, l->cols);
+        if (!(kind & KD__ROW_SOFT) || g->near[i] == 0.0f) continue;
+        if (g->exact[i] != 0.0f)
+            KD__FN(row_again)(r, g, i, l->cols, 1);
+        else
+            KD__FN(row_again)(r, g, i, l->cols, 0);
+    }
+}
 
 /* `count` rows from `first` on, every step for all of them before the next. */
 KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int count, int next, int kind)
@@ -21572,10 +21693,16 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int coun
         KD__BY_KIND(KD__RUN)
 #undef KD__RUN
     }
+    KD__FN(rows_again)(l, &r, &g, first, count, kind);
     for (i = 0; i < count; i += KD__W) {
         KD__FN(row_sums) p;
+        const kd__vm near = kd__v_lt(kd__v_set(0.0f), kd__v_load(g.near + i));
         p.s1 = kd__v_load(g.s1 + i), p.st = kd__v_load(g.st + i), p.sq = kd__v_load(g.sq + i);
-        p.d = kd__v_load(g.d + i), p.h = kd__v_load(g.h + i), p.rest = kd__v_load(g.rest + i);
+        p.d = kd__v_load(g.d + i), p.rest = kd__v_load(g.rest + i), p.kl = kd__v_load(g.kl + i);
+        if (kd__v_any(near)) {
+            const kd__v kl = KD__FN(row_near_kl)(kd__v_load(g.near_d + i), kd__v_load(g.near_h + i), p.sq);
+            p.kl = kd__v_select(near, kl, p.kl);
+        }
         p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
         kd__v_put(l->value + first + i, KD__FN(row_value)(l, &p, kd__v_load(g.labelled + i), kind), count - i);
         kd__v_store(g.s1 + i, p.s1);
@@ -21693,7 +21820,7 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
                         grad = kd__v_fma(kd__v_sub(KD__FN(sigmoid)(u), p), kd__v_set(l->soft_grad), grad);
                     }
                     sums[i] = kd__v_add(sums[i], KD__FN(zero_beyond)(value, left));
-                    if (l->grad) kd__v_put(l->grad + at + from, KD__FN(cut)(grad, kd__v_set(KD__LEAST)), left);
+                    if (l->grad) kd__v_put(l->grad + at + from, KD__FN(normal)(grad), left);
                 }
             }
         }
@@ -22011,6 +22138,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
 #undef kd__v_lt
 #undef kd__v_eq
 #undef kd__v_select
+#undef kd__v_any
 #undef kd__v_bits
 #undef kd__vi_float
 #undef kd__v_to_int

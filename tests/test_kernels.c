@@ -224,9 +224,9 @@ static float exact_act(int act, float arg, float x)
     X(norm_grad, 0x4b95518632a13e8b, 0x4b95518632a13e8b)                                                           \
     X(softmax, 0x6f37299546cd2114, 0x19638e9cdf71b2f7)                                                             \
     X(log_mix, 0x4157e45fe5ed7fce, 0x88261f10eec30055)                                                             \
-    X(row_loss, 0x860cc43edecfc008, 0xd135a54b12f70b5a)                                                            \
+    X(row_loss, 0xc01b297dbd176c24, 0xab55bab5a38d5275)                                                            \
     X(mse_loss, 0xcf1a6f97a0bda75c, 0xa96d877fcb5abc7f)                                                            \
-    X(bce_loss, 0xdf5e0191d5ee1391, 0xa379d93dff1eb85b)                                                            \
+    X(bce_loss, 0x62e051f55bf1c745, 0x2daf9c9616f7909b)                                                            \
     X(sum_squares, 0x2166b46d9da65fe0, 0x2167556d9daa549c)                                                         \
     X(update, 0x669a663217587463, 0xfcc85202bdcf4409)                                                              \
     X(limit_norms, 0xc66e6c00bea61ab3, 0x44284a99a22e89a2)
