@@ -500,6 +500,7 @@ static void test_clone_to(void **state)
     assert_string_equal(kd_model_class(back, 3), "d");
     assert_int_equal(kd_model_preprocessing(back, one, other), 1);
     assert_true(one[0] == mean[0] && other[0] == std[0]);
+    kd_model_destroy(back);
     assert_fails(kd, kd_model_clone_to(NULL, kd, &back), KD_ERR_ARGUMENT, "kd_model_clone_to: m");
     assert_null(back);
     assert_fails(kd, kd_model_clone_to(m, kd, NULL), KD_ERR_ARGUMENT, "kd_model_clone_to: m");
