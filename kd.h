@@ -12213,7 +12213,7 @@ KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
         k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
     }
     /* looked at while it is in the cache */
-    o->grown[index] = !(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
+    o->grown[index] = (char)!(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
 }
 
 /* Max-norm (Srivastava et al. 2014, section 5.1): the weights that come into each unit. */
