@@ -21304,13 +21304,13 @@ KD__INLINE void KD__FN(row_near_term)(const KD__FN(row_near) * n, kd__v s, kd__v
                                       const int exact, kd__v *d, kd__v *h)
 {
     const kd__v difference = kd__v_sub(s, t);
-    kd__v y = kd__v_sub(difference, n->apart), far;
+    kd__v y = kd__v_sub(difference, n->apart), beyond;
     if (exact) y = kd__v_fma(kd__v_sub(KD__FN(lost)(s, t, difference), n->lost), n->exact, y);
     y = kd__v_fma(y, n->inv_t, n->minus_mean);
-    far = kd__v_sub(kd__v_mul(et, n->factor), kd__v_fma(q, y, q));
+    beyond = kd__v_sub(kd__v_mul(et, n->factor), kd__v_fma(q, y, q));
     *d = kd__v_fma(q, y, *d);
     *h = kd__v_add(*h, kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)),
-                                    kd__v_mul(q, KD__FN(exp_beyond)(y)), far));
+                                    kd__v_mul(q, KD__FN(exp_beyond)(y)), beyond));
 }
 
 /* d and h: of the second time. z is at most 0.65. */
@@ -21467,7 +21467,7 @@ typedef struct KD__FN(row) {
 typedef struct KD__FN(row_group) {
     float largest_s[16], largest_t[16], label_u[16], labelled[16];
     float s1[16], rest[16], st[16], sq[16], d[16], target_u[16], targets[16], kl[16];
-    float near[16], apart[16], lost[16], minus_mean[16], factor[16], exact[16], near_d[16], near_h[16];
+    float nearby[16], apart[16], lost[16], minus_mean[16], factor[16], exact[16], near_d[16], near_h[16];
 } KD__FN(row_group);
 
 #define KD__SUM_UP(sum, term)                                                                                      \
@@ -21648,7 +21648,7 @@ KD__INLINE void KD__FN(rows_again)(const kd__row_loss *l, KD__FN(row) * r, KD__F
         p.st = kd__v_load(g->st + i), p.sq = kd__v_load(g->sq + i), p.d = kd__v_load(g->d + i);
         KD__FN(row_kl)(&p);
         kd__v_store(g->kl + i, p.kl);
-        kd__v_store(g->near + i, kd__v_select(KD__FN(row_is_near)(&p), kd__v_set(1.0f), kd__v_set(0.0f)));
+        kd__v_store(g->nearby + i, kd__v_select(KD__FN(row_is_near)(&p), kd__v_set(1.0f), kd__v_set(0.0f)));
         if (!kd__v_any(KD__FN(row_is_near)(&p))) continue;
         n = KD__FN(row_near_of)(&p, kd__v_load(g->largest_s + i), kd__v_load(g->largest_t + i), r->inv_t);
         kd__v_store(g->apart + i, n.apart), kd__v_store(g->lost + i, n.lost);
@@ -21658,7 +21658,7 @@ KD__INLINE void KD__FN(rows_again)(const kd__row_loss *l, KD__FN(row) * r, KD__F
     for (i = 0; i < count; ++i) {
         KD__FN(row_go)(r, l, first, i, 0, kind);
         if (kind & KD__ROW_HARD && g->s1[i] < 1.5f) g->rest[i] = KD__FN(row_rest)(r, l->cols);
-        if (!(kind & KD__ROW_SOFT) || g->near[i] == 0.0f) continue;
+        if (!(kind & KD__ROW_SOFT) || g->nearby[i] == 0.0f) continue;
         if (g->exact[i] != 0.0f)
             KD__FN(row_again)(r, g, i, l->cols, 1);
         else
@@ -21696,12 +21696,12 @@ KD__INLINE void KD__FN(row_loss_long)(const kd__row_loss *l, int first, int coun
     KD__FN(rows_again)(l, &r, &g, first, count, kind);
     for (i = 0; i < count; i += KD__W) {
         KD__FN(row_sums) p;
-        const kd__vm near = kd__v_lt(kd__v_set(0.0f), kd__v_load(g.near + i));
+        const kd__vm nearby = kd__v_lt(kd__v_set(0.0f), kd__v_load(g.nearby + i));
         p.s1 = kd__v_load(g.s1 + i), p.st = kd__v_load(g.st + i), p.sq = kd__v_load(g.sq + i);
         p.d = kd__v_load(g.d + i), p.rest = kd__v_load(g.rest + i), p.kl = kd__v_load(g.kl + i);
-        if (kd__v_any(near)) {
+        if (kd__v_any(nearby)) {
             const kd__v kl = KD__FN(row_near_kl)(kd__v_load(g.near_d + i), kd__v_load(g.near_h + i), p.sq);
-            p.kl = kd__v_select(near, kl, p.kl);
+            p.kl = kd__v_select(nearby, kl, p.kl);
         }
         p.target_u = kd__v_load(g.target_u + i), p.targets = kd__v_load(g.targets + i);
         kd__v_put(l->value + first + i, KD__FN(row_value)(l, &p, kd__v_load(g.labelled + i), kind), count - i);
@@ -21776,14 +21776,14 @@ KD__INLINE kd__v KD__FN(softplus)(kd__v x)
 KD__INLINE kd__v KD__FN(bernoulli_kl)(kd__v u, kd__v v, kd__v x)
 {
     const kd__v zero = kd__v_set(0.0f), minus = kd__v_sub(zero, KD__FN(abs)(v));
-    const kd__vm turned = kd__v_lt(v, zero), near = kd__v_lt(KD__FN(abs)(x), kd__v_set(1.0f));
+    const kd__vm turned = kd__v_lt(v, zero), nearby = kd__v_lt(KD__FN(abs)(x), kd__v_set(1.0f));
     const kd__v other = KD__FN(sigmoid)(minus), same = KD__FN(sigmoid)(KD__FN(abs)(v));
     const kd__v apart = kd__v_select(turned, kd__v_sub(zero, x), x);
     const kd__v minus_u = kd__v_select(turned, u, kd__v_sub(zero, u));
     const kd__v logs = kd__v_sub(KD__FN(softplus)(minus_u), KD__FN(softplus)(minus));
     const kd__v a = kd__v_mul(same, KD__FN(exp_beyond)(kd__v_mul(apart, other)));
     const kd__v b = kd__v_mul(other, KD__FN(exp_beyond)(kd__v_mul(kd__v_sub(zero, apart), same)));
-    return kd__v_select(near, KD__FN(log1p)(kd__v_add(a, b)), kd__v_fma(other, apart, logs));
+    return kd__v_select(nearby, KD__FN(log1p)(kd__v_add(a, b)), kd__v_fma(other, apart, logs));
 }
 
 static void KD__FN(bce_loss)(const kd__row_loss *l)
