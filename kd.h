@@ -1740,11 +1740,11 @@ __declspec(dllimport) unsigned long __stdcall GetFullPathNameW(const wchar_t *pa
    path behind a mark. To be freed; NULL without memory or for what is no UTF-8. */
 KD__PRIVATE wchar_t *kd__stdio_wide(const char *path)
 {
-    enum { UTF8 = 65001, STRICT = 8, MARK = 4, SHORT = 240, LONGEST = 32768 };
-    const int letters = MultiByteToWideChar(UTF8, STRICT, path, -1, NULL, 0);
+    enum { UTF8 = 65001, REFUSING = 8, MARK = 4, SHORT = 240, LONGEST = 32768 };
+    const int letters = MultiByteToWideChar(UTF8, REFUSING, path, -1, NULL, 0);
     wchar_t *wide = letters > 0 ? (wchar_t *)malloc((size_t)letters * sizeof *wide) : NULL, *whole;
     if (!wide) return NULL;
-    (void)MultiByteToWideChar(UTF8, STRICT, path, -1, wide, letters);
+    (void)MultiByteToWideChar(UTF8, REFUSING, path, -1, wide, letters);
     if (letters < SHORT) return wide;
     whole = (wchar_t *)malloc((LONGEST + MARK) * sizeof *whole);
     if (whole && GetFullPathNameW(wide, LONGEST, whole + MARK, NULL) < LONGEST && whole[MARK] != L'\\') {

@@ -36,7 +36,7 @@ for cc in ${COMPILERS:-gcc clang}; do
         check "$cc -std=c99 $switch" "$cc" -std=c99 $warnings $in_c $switch -fsyntax-only implementation.c
     done
     # macros that <windows.h> and Qt leave behind
-    check "$cc -std=c99 after <windows.h>" "$cc" -std=c99 $warnings $in_c -Dfar= -Dnear= -Dsmall=char -Dinterface=struct \
+    check "$cc -std=c99 after <windows.h>" "$cc" -std=c99 $warnings $in_c -Dfar= -Dnear= -Dsmall=char -Dinterface=struct -DSTRICT= \
         -DIN= -DOUT= -DOPTIONAL= -DERROR=0 -Dhuge= -Dpascal= -Dcdecl= -Dslots= -Demit= -Dforeach=for \
         -fsyntax-only implementation.c
     check "$cc -std=c99 declarations" "$cc" -std=c99 $warnings $in_c -c -o "$tmp/declarations.o" declarations.c
