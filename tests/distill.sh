@@ -739,9 +739,9 @@ not_resumed()
 not_resumed '--seed "1", this one "9"' $long --seed 9
 not_resumed '--teacher-epochs "6", this one "9"' $long --teacher-epochs 9
 not_resumed '--epochs "6", this one "7"' $long --epochs 7
-not_resumed '--lr "0.002", this one "0.0025"' $long --lr 0.0025
+not_resumed '--lr "0.004,0.01", this one "0.0025"' $long --lr 0.0025
 not_resumed 'this one "scalar"' $long --isa scalar
-not_resumed '--temperature "2,4", this one "2.7"' $long --temperature 2.7
+not_resumed '--temperature "4,2", this one "2.7"' $long --temperature 2.7
 not_resumed '--feature "", this one "hint stage1;at stage2"' $long --feature 'hint stage1' --feature 'at stage2'
 mkdir "$work/swapped"
 ln -s "$PWD/$fashion/test" "$work/swapped/train"

@@ -78,6 +78,5 @@ int main(int argc, char **argv)
     free(bytes);
     kd_model_destroy(m);
     kd_close(kd);
-    puts("paths ok");
     return 0;
 }
