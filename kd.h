@@ -19424,7 +19424,7 @@ KD__INLINE void KD__FN(exps)(kd__v *x, const int count)
     kd__vm none[16];
     int i;
     KD__LOOP(none[i] = kd__v_lt(x[i], kd__v_set(KD__LEAST_EXPONENT)))
-#if KD__ISA_ID != 3 /* what comes of smaller ones there is left out, whatever it is */
+#if KD__ISA_ID != 3                    /* what comes of smaller ones there is left out, whatever it is */
     KD__LOOP(x[i] = kd__v_max(kd__v_set(KD__LEAST_EXPONENT), x[i]))
 #endif
 #if KD__W == 1
@@ -21284,8 +21284,8 @@ KD__INLINE kd__vm KD__FN(row_is_near)(const KD__FN(row_sums) * p)
 
 /* The rounding of s - t is 2^-25 of it, or less, and KL is half the variance of y: both say whether it matters. A
    mean below 1e-6 may be rounding alone and is left, so that y of equal logits is 0. */
-KD__INLINE KD__FN(row_near) KD__FN(row_near_of)(const KD__FN(row_sums) * p, kd__v largest_s, kd__v largest_t,
-                                                kd__v inv_t)
+KD__INLINE KD__FN(row_near)
+    KD__FN(row_near_of)(const KD__FN(row_sums) * p, kd__v largest_s, kd__v largest_t, kd__v inv_t)
 {
     const kd__v one = kd__v_set(1.0f), zero = kd__v_set(0.0f);
     const kd__v apart = kd__v_sub(largest_s, largest_t), offset = kd__v_mul(apart, inv_t);
@@ -21309,8 +21309,8 @@ KD__INLINE void KD__FN(row_near_term)(const KD__FN(row_near) * n, kd__v s, kd__v
     y = kd__v_fma(y, n->inv_t, n->minus_mean);
     beyond = kd__v_sub(kd__v_mul(et, n->factor), kd__v_fma(q, y, q));
     *d = kd__v_fma(q, y, *d);
-    *h = kd__v_add(*h, kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)),
-                                    kd__v_mul(q, KD__FN(exp_beyond)(y)), beyond));
+    *h = kd__v_add(
+        *h, kd__v_select(kd__v_lt(KD__FN(abs)(y), kd__v_set(1.0f)), kd__v_mul(q, KD__FN(exp_beyond)(y)), beyond));
 }
 
 /* d and h: of the second time. z is at most 0.65. */
