@@ -3,8 +3,8 @@
        cc -O2 -o distill examples/distill/distill.c -lm         (needs stb: apt-get install libstb-dev)
        ./distill examples/data/fashion
 
-   Everything is trained on the same images: a share of the training images is held out to choose temperature and
-   alpha with, and the test images are looked at once, at the end. */
+   Everything is trained on the same images: a share of the training images is held out to choose the settings of
+   every way of training with, and the test images are looked at once, at the end. */
 #if !defined(_POSIX_C_SOURCE) && !defined(__APPLE__)
 #define _POSIX_C_SOURCE 200809L /* clock_gettime, fsync, sigaction */
 #endif

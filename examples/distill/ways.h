@@ -693,7 +693,7 @@ static void announce_time(session *s)
     if (s->objective.feature_count || s->o.teachers > 1) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
-    if (s->o.patient) asked += 3.0 * s->o.seeds * s->plan.epochs;
+    if (s->o.patient) asked += 3.0 * s->plan.epochs; /* its outputs are kept, too */
     epoch += teacher / 3 * asked;
     printf(
         "time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
