@@ -94,7 +94,8 @@ run()
             kill -TERM $running 2>/dev/null
             asked=yes
         fi
-        sleep 1
+        sleep 1 &
+        wait $! # unlike sleep, it lets Ctrl-C through at once
     done
     wait $running
     ended=$?

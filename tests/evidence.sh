@@ -19,7 +19,7 @@ check "other images" sh -c "! cmp -s '$tmp/set/train/heart/0000.png' '$tmp/other
 refused "no number of images" 'usage: draw' "$build/draw" "$tmp/none" 0 1 1
 
 cat >"$tmp/tasks" <<END
-drawn|figures & more|$tmp/set|--size 8 --epochs 30
+drawn|figures & more|$tmp/set|--size 8 --epochs 300
 fashion|clothes|examples/data/fashion|--size 8 --train-limit 8 --limit 12
 unlabelled|figures without labels|$tmp/set|--size 8 --train-limit 3 --unlabelled $tmp/set/train
 absent|somewhere else|DATA/nowhere|
