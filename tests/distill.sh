@@ -334,6 +334,23 @@ of() { grep "\"student_$1\"" "$2/metrics.json" | sed 's/"gain.*//'; }
 check 'is the same student alone' test "$(of alone "$work/auto")" = "$(of alone "$work/other")"
 check 'and another one with a teacher' test "$(of distilled "$work/auto")" != "$(of distilled "$work/other")"
 
+# ---- on a terminal -------------------------------------------------------------------------------------------------
+# A training that fails while its progress is drawn, and weights that do not fit: sentences on lines of their own.
+on_terminal() { script -qec "$1" /dev/null 2>&1 | tr '\r' '\n' >"$work/typescript"; }
+if command -v script >/dev/null && script -qec true /dev/null >/dev/null 2>&1; then
+    on_terminal "'$distill' $fashion --limit 300 --epochs 1 --teacher-epochs 9 --batch 8 --seeds 1 --threads 1 --optimizer sgd \
+        --teacher-lr 0.3 --augment none --validation 0 --teacher 'dense 256, relu, dense 256, relu, dense 10' --out '$work/terminal'"
+    check 'progress is drawn' grep -q '^  teacher .*\[[#.]*\]' "$work/typescript"
+    check 'what went wrong has a line of its own' grep -q '^distill: training: ' "$work/typescript"
+    on_terminal "'$distill' $fashion --limit 12 --teacher 'dense 7, relu, dense 10' --teacher-weights '$tensors' --out '$work/terminal'"
+    check 'weights that do not fit, too' grep -q '^distill: ' "$work/typescript"
+else
+    echo 'skip  distill: on a terminal: there is no script(1)'
+fi
+check 'as many threads as are fastest just now' sh -c "'$distill' $fashion --limit 12 --effort 0.01 --seeds 1 --out '$work/auto' >'$work/said' &&
+    grep -q '^kd.h .*, [0-9]* threads\{0,1\}\(, the fastest just now; --threads chooses\)\{0,1\}\$' '$work/said'"
+[ "$(getconf _NPROCESSORS_ONLN)" = 1 ] || check 'is said' grep -q 'the fastest just now' "$work/said"
+
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 mkdir -p "$work/one/train/cat" "$work/one/test/cat" "$work/empty/a" "$work/empty/b" "$work/none" "$work/two_classes/a" "$work/two_classes/b"
 cp examples/data/samples/Bag.png "$work/one/train/cat"
