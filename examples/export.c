@@ -1,0 +1,173 @@
+/* export.c - a saved student as a file for other programs, in the format that the name of the file asks for.
+
+       cc -O2 -o export examples/export.c -lm
+       ./export out/student.safetensors student-half.safetensors --f16
+
+   FORMATS has a line for each: a new one is a function here and a line there. */
+#define KD_IMPLEMENTATION
+#include "../kd.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct options {
+    const char *from, *to;
+    kd_dtype dtype; /* --f16, --bf16 */
+} options;
+
+typedef kd_result (*export_fn)(const kd_model *m, const options *o);
+
+static kd_result export_safetensors(const kd_model *m, const options *o)
+{
+    return kd_model_save_as(m, o->to, o->dtype);
+}
+
+/* ending of the name, what it is, options that it takes, function */
+#define FORMATS(X)                                                                                                 \
+    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16", export_safetensors)
+
+typedef struct format {
+    const char *ending, *what, *takes;
+    export_fn export_as;
+} format;
+
+static const format formats[] = {
+#define ITEM(ending, what, takes, function) {ending, what, takes, function},
+    FORMATS(ITEM)
+#undef ITEM
+};
+enum { FORMAT_COUNT = (int)(sizeof formats / sizeof *formats) };
+
+static const format *format_of(const char *path)
+{
+    const size_t length = strlen(path);
+    int i;
+    for (i = 0; i < FORMAT_COUNT; ++i) {
+        const size_t ending = strlen(formats[i].ending);
+        if (length > ending && strcmp(path + length - ending, formats[i].ending) == 0) return &formats[i];
+    }
+    return NULL;
+}
+
+static void print_help(FILE *out)
+{
+    int i;
+    fputs("usage: export MODEL.safetensors FILE [options]\n"
+          "Writes a model saved by kd.h in the format that FILE ends in. A file of that name is replaced once the "
+          "new "
+          "one is complete.\n\n",
+          out);
+    for (i = 0; i < FORMAT_COUNT; ++i)
+        fprintf(out, "  %-14s %s  [%s]\n", formats[i].ending, formats[i].what, formats[i].takes);
+    fputs("\n  --f16, --bf16  round trained numbers to halves\n", out);
+}
+
+/* The option's place among those that the format takes; 0 if it takes none of that name. */
+static int takes(const format *f, const char *name)
+{
+    const size_t length = strlen(name);
+    const char *at = strstr(f->takes, name);
+    return at && (at[length] == ' ' || at[length] == 0);
+}
+
+/* What one word of the command line sets; 0 if there is no such option. */
+static int set_option(options *o, const char *word)
+{
+    if (strcmp(word, "--f16") == 0)
+        o->dtype = KD_DTYPE_F16;
+    else if (strcmp(word, "--bf16") == 0)
+        o->dtype = KD_DTYPE_BF16;
+    else
+        return 0;
+    return 1;
+}
+
+/* Options may stand anywhere. NULL and a sentence on stderr if the line cannot be followed. */
+static const format *parse(options *o, int argc, char **argv)
+{
+    const format *f;
+    int i;
+    for (i = 1; i < argc; ++i) {
+        if (argv[i][0] == '-') continue;
+        if (o->to) {
+            fprintf(stderr, "export: \"%s\" follows the two files; `export --help` says what there is\n", argv[i]);
+            return NULL;
+        }
+        *(o->from ? &o->to : &o->from) = argv[i];
+    }
+    if (!o->to) {
+        print_help(stderr);
+        return NULL;
+    }
+    f = format_of(o->to);
+    if (!f) {
+        fprintf(stderr, "export: \"%s\" ends in no format that there is:", o->to);
+        for (i = 0; i < FORMAT_COUNT; ++i) fprintf(stderr, " %s", formats[i].ending);
+        fputs("\n", stderr);
+        return NULL;
+    }
+    for (i = 1; i < argc; ++i) {
+        if (argv[i][0] != '-') continue;
+        if (!set_option(o, argv[i])) {
+            fprintf(stderr, "export: there is no option \"%s\"; `export --help` says what there is\n", argv[i]);
+            return NULL;
+        }
+        if (!takes(f, argv[i])) {
+            fprintf(stderr, "export: %s is no option of %s, which takes %s\n", argv[i], f->ending, f->takes);
+            return NULL;
+        }
+    }
+    return f;
+}
+
+/* Whether two names are one file. Where files have no numbers (Windows), the names tell. */
+static int same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    if (strcmp(a, b) == 0) return 1;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino != 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static int run(kd_ctx *kd, const options *o, const format *f)
+{
+    kd_model *m = NULL;
+    struct stat info;
+    kd_result result;
+    if (same_file(o->from, o->to)) {
+        fprintf(stderr, "export: %s is read, and cannot be replaced by what is made of it\n", o->from);
+        return 0;
+    }
+    result = kd_model_load(kd, o->from, &m);
+    if (result == KD_OK) result = f->export_as(m, o);
+    kd_model_destroy(m);
+    if (result != KD_OK) {
+        fprintf(stderr, "export: %s\n", kd_error(kd));
+        return 0;
+    }
+    if (stat(o->to, &info) == 0) printf("%s  %lld bytes\n", o->to, (long long)info.st_size);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    kd_ctx *kd;
+    options o;
+    const format *f;
+    int i, done;
+    memset(&o, 0, sizeof o);
+    for (i = 1; i < argc; ++i) {
+        if (strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) continue;
+        print_help(stdout);
+        return EXIT_SUCCESS;
+    }
+    f = parse(&o, argc, argv);
+    if (!f) return EXIT_FAILURE;
+    if (kd_open(NULL, &kd) != KD_OK) {
+        fputs("export: there is not enough memory\n", stderr);
+        return EXIT_FAILURE;
+    }
+    done = run(kd, &o, f);
+    kd_close(kd);
+    return done ? EXIT_SUCCESS : EXIT_FAILURE;
+}
