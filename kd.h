@@ -1504,7 +1504,11 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #if defined(__GNUC__)
 #define KD__OPAQUE(x) __asm__("" : "+r"(x)) /* of which a compiler knows nothing from here on */
 #define KD__PRIVATE static __attribute__((unused))
+#if !defined(__OPTIMIZE__)
+#define KD__INLINE static inline __attribute__((unused)) /* without optimization, copies of it are megabytes */
+#else
 #define KD__INLINE static inline __attribute__((always_inline, unused))
+#endif
 #define KD__ALIGN64 __attribute__((aligned(64)))
 #else
 #define KD__OPAQUE(x) ((void)(x))

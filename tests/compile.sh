@@ -8,6 +8,9 @@ cd "$(dirname "$0")/compile" || exit 1
 warnings="-Werror -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef"
 in_c="-Wstrict-prototypes -Wmissing-prototypes"
 
+# no_larger OBJECT BYTES: of code and constants
+no_larger() { size "$1" | awk -v most="$2" 'NR == 2 && $1 > most {print $1 " bytes, more than " most; exit 1}'; }
+
 # all_of <file> <pattern>: every line of the file matches; prints those that do not
 all_of() { ! grep -v -x -E "$2" "$1"; }
 
@@ -138,7 +141,8 @@ for cc in ${COMPILERS:-gcc clang}; do
         implementation.c
     nm -g --defined-only "$tmp/predict.o" | awk '/ kd_(train|loss|cache|attack|pate|diagnose)/ {print $NF}' >"$tmp/symbols"
     check "$cc -DKD_NO_TRAIN trains nothing" all_of "$tmp/symbols" ''
-    larger() { size "$1" | awk -v most="$2" 'NR == 2 && $1 > most {print $1 " bytes of text, more than " most}'; }
+    check "$cc -O0" "$cc" -std=c99 -O0 $warnings $in_c -c -o "$tmp/slow.o" implementation.c
+    check "$cc -O0 is no larger than 4 MB" no_larger "$tmp/slow.o" 4000000
 
     # beside another user of stb_image and stb_image_write in the same program
     if [ -e /usr/include/stb/stb_image_write.h ]; then
