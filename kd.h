@@ -106,6 +106,7 @@ CONTENTS (search for the tag)
    >>layers     what each layer computes, forward and backward
    >>spec       the one-line language of models, and the builder
    >>model      models: creation, tensors, description
+   >>cost       what a model takes where it runs by itself
    >>run        plans: which step writes which buffer, and when
    >>predict    prediction
    >>attack     adversarial inputs
@@ -655,6 +656,22 @@ KDDEF uint64_t kd_model_hash(const kd_model *m);
 /* Writes a table of layers, output shapes, parameters and multiply-adds into text (at most size bytes with the
    final 0) and returns the length it needs without the 0, like snprintf. */
 KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size);
+
+/* What a model takes where it runs without this library, as C source of it is written: batch normalisation folded
+   into the dense or convolutional layer before it, images as (h, w, c), one activation after the other in one arena
+   whose places are planned beforehand. Code and stack are not counted. */
+typedef struct kd_cost {
+    int64_t parameters, macs; /* kd_model_parameters and kd_model_macs */
+    /* Bytes of constants: 4 for every number, batch normalisations that are folded counting nothing but a bias. */
+    int64_t flash_float;
+    int64_t ram_float; /* bytes of the arena, 4 for every activation, with the input and the output in it */
+    /* The same in 8 bits: 1 byte a weight, 8 an output channel for its bias and its scale, 256 for each table of an
+       activation other than relu, relu6 and leakyrelu, and of pixels, one a channel of the input. A softtree stays
+       float. */
+    int64_t flash_int8, ram_int8;
+} kd_cost;
+/* Plans the arena: takes memory for that, and may fail with KD_ERR_MEMORY. */
+KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out);
 
 /* Class names travel with the saved file. Names are copied, with "?" for what is no UTF-8; count must be the number
    of outputs. */
@@ -9690,6 +9707,163 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
     kd__write(&w, "%-14s %-36s %12s %12s %14s\n", "", "total", "", kd__grouped(kd_model_parameters(m)).chars,
               kd__grouped(kd_model_macs(m)).chars);
     return w.length;
+}
+
+/* ============================================================================================================
+   >>cost    what a model takes where it runs by itself
+   uses: model
+   Which values share their memory, when each is in use, and where it lies in one arena.
+   ============================================================================================================ */
+
+/* A buffer in use from one node to another, both included. */
+typedef struct kd__arena_item {
+    int64_t size, at; /* bytes; at: place in the arena, -1: not a buffer of its own */
+    int from, until;
+} kd__arena_item;
+
+KD__PRIVATE int kd__is_linear(const kd__node *n)
+{
+    return n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE;
+}
+
+/* Whether a node is a batch normalisation that becomes a part of the layer before it. */
+KD__PRIVATE int kd__norm_folds(const kd_model *m, const kd__node *n)
+{
+    const kd__value *in = &m->values[n->in];
+    return kd__layer_types[n->type].build == kd__norm_build && in->producer >= 0 && in->consumers == 1 &&
+           kd__is_linear(&m->nodes[in->producer]);
+}
+
+/* Places buffers so that those in use at the same time do not overlap: the largest first, each as low as it fits
+   (Pisarchyk and Lee 2020, "Greedy by Size for Offset Calculation"). order: room for count. Returns the size of the
+   arena. */
+KD__PRIVATE int64_t kd__arena_place(kd__arena_item *items, int count, int *order)
+{
+    int64_t total = 0;
+    int placed, i, best;
+    for (i = 0; i < count; ++i) items[i].at = -1;
+    for (placed = 0;; ++placed) {
+        int64_t at = 0;
+        for (best = -1, i = 0; i < count; ++i) {
+            if (items[i].size > 0 && items[i].at < 0 && (best < 0 || items[i].size > items[best].size)) best = i;
+        }
+        if (best < 0) return total;
+        for (i = 0; i < placed; ++i) { /* by place */
+            const kd__arena_item *other = &items[order[i]];
+            if (other->from > items[best].until || items[best].from > other->until) continue;
+            if (other->at >= at + items[best].size) break;
+            at = KD__MAX(at, other->at + other->size);
+        }
+        items[best].at = at;
+        total = KD__MAX(total, at + items[best].size);
+        for (i = placed; i > 0 && items[order[i - 1]].at > at; --i) order[i] = order[i - 1];
+        order[i] = best;
+    }
+}
+
+/* Whose memory the output of node i has: that of an input that nobody reads any more, or its own. last: by value
+   that has memory, the last node that reads it. */
+KD__PRIVATE int kd__arena_root(const kd_model *m, int i, const int *root, const int *last)
+{
+    const kd__node *n = &m->nodes[i];
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    const int in = root[n->in];
+    if (t->build == kd__flatten_build || t->build == kd__dropout_build) return in;
+    if (t->build != kd__act_build && t->build != kd__norm_build && t->build != kd__add_build) return n->out;
+    if (last[in] <= i) return in;
+    return n->in2 >= 0 && last[root[n->in2]] <= i ? root[n->in2] : n->out;
+}
+
+/* root and items: by value. Activations have `bytes` bytes each, and buffers begin at multiples of 4. */
+KD__PRIVATE void kd__arena_items(const kd_model *m, int bytes, int *root, int *last, int *reads,
+                                 kd__arena_item *items)
+{
+    int i;
+    for (i = 0; i < m->value_count; ++i) {
+        root[i] = i;
+        reads[i] = -1;
+        memset(&items[i], 0, sizeof items[i]);
+        items[i].at = -1;
+    }
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        reads[n->in] = i;
+        if (n->in2 >= 0) reads[n->in2] = i;
+    }
+    reads[m->output] = m->node_count;
+    memcpy(last, reads, (size_t)m->value_count * sizeof *last);
+    for (i = 0; i < m->node_count; ++i) {
+        const int out = m->nodes[i].out, to = root[out] = kd__arena_root(m, i, root, last);
+        last[to] = KD__MAX(last[to], reads[out]);
+        items[out].from = i;
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        if (root[i] != i) continue;
+        items[i].size = (kd__shape_count(&m->values[i].shape) * bytes + 3) / 4 * 4;
+        items[i].until = KD__MAX(last[i], items[i].from);
+    }
+}
+
+/* Where each value lies. root, items: room for every value; items of values that are not their own root have no
+   place. */
+KD__PRIVATE kd_result kd__arena_plan(const kd_model *m, int bytes, int *root, kd__arena_item *items, int64_t *total)
+{
+    int *last = KD__NEW(m->kd, int, kd__times(2, (size_t)m->value_count));
+    if (!last) return KD_ERR_MEMORY;
+    kd__arena_items(m, bytes, root, last, last + m->value_count, items);
+    *total = kd__arena_place(items, m->value_count, last);
+    kd__free(m->kd, last);
+    return KD_OK;
+}
+
+/* Constants of a node, in floats and in 8 bits. */
+KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    int64_t numbers = 0, outputs;
+    int j;
+    for (j = 0; j < 4; ++j) numbers += n->param[j] >= 0 ? kd__param_count(&m->params[n->param[j]]) : 0;
+    if (kd__is_linear(n)) {
+        outputs = m->params[n->param[0]].shape[0];
+        c->flash_float += 4 * numbers;
+        c->flash_int8 += numbers - (n->param[1] >= 0 ? outputs : 0) + 8 * outputs;
+    } else if (t->build == kd__norm_build) {
+        const kd__node *before = m->values[n->in].producer >= 0 ? &m->nodes[m->values[n->in].producer] : NULL;
+        const int folds = kd__norm_folds(m, n);
+        const int64_t kept = folds ? (before->param[1] >= 0 ? 0 : numbers / 4) : numbers / 2;
+        c->flash_float += 4 * kept;
+        if (!folds) c->flash_int8 += 4 * kept;
+    } else if (t->build == kd__act_build) {
+        if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) c->flash_int8 += 256;
+    } else {
+        c->flash_float += 4 * numbers;
+        c->flash_int8 += 4 * numbers;
+    }
+}
+
+KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out)
+{
+    const kd__shape *in;
+    kd__arena_item *items;
+    kd_cost c;
+    kd_result result;
+    int *root, i;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_cost: out must not be NULL");
+    memset(&c, 0, sizeof c);
+    in = &m->values[m->input].shape;
+    c.parameters = kd_model_parameters(m);
+    c.macs = kd_model_macs(m);
+    for (i = 0; i < m->node_count; ++i) kd__cost_node(m, &m->nodes[i], &c);
+    c.flash_int8 += 256 * (int64_t)(in->flat ? 1 : in->c);
+    root = KD__NEW(m->kd, int, m->value_count);
+    items = KD__NEW(m->kd, kd__arena_item, m->value_count);
+    result = root && items ? kd__arena_plan(m, 4, root, items, &c.ram_float) : KD_ERR_MEMORY;
+    if (result == KD_OK) result = kd__arena_plan(m, 1, root, items, &c.ram_int8);
+    kd__free(m->kd, root);
+    kd__free(m->kd, items);
+    if (result == KD_OK) *out = c;
+    return result;
 }
 
 /* ============================================================================================================
