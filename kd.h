@@ -117,6 +117,7 @@ CONTENTS (search for the tag)
    >>pate       labels from noisy votes, and what they give away
    >>diagnose   what teacher and labels ask of a student
    >>io         .npy, safetensors, checkpoints
+   >>onnx       ONNX, out and in
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
    >>licence
@@ -723,6 +724,27 @@ KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size,
    themselves, a residual's shortcut only from one (downsample, shortcut, skip). kd_ctx_desc.log gets a line of
    either; names of which none can say the order are refused. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
+
+/* ---- ONNX ------------------------------------------------------------------------------------------------ */
+
+/* What an ONNX file takes as its input: x (N, channels, height, width), or (N, length) of a vector, as kd_predict;
+   or pixels of 0 to 255 in planes, as kd_predict_u8, or (N, height, width, channels), as kd_predict_u8_hwc, which
+   the file itself scales by 1/255 and normalises with the model's mean and std. N is free. */
+typedef enum kd_onnx_input { KD_ONNX_FLOAT, KD_ONNX_U8, KD_ONNX_U8_HWC } kd_onnx_input;
+
+typedef struct kd_onnx_desc {
+    uint32_t cookie;     /* set by kd_onnx_defaults */
+    kd_onnx_input input; /* KD_ONNX_FLOAT: "input"; the others: "image" */
+    int softmax;         /* 0: the output is "logits"; 1: "probabilities" */
+} kd_onnx_desc;
+
+KDDEF kd_onnx_desc kd_onnx_defaults(void);
+/* The model as an ONNX file (IR version 8, opset 17; ONNX Runtime 1.12 and later), for prediction: a dropout layer
+   is left out, a prompt layer appends zeros. Weights have PyTorch's names; model line, class names, mean and std
+   are metadata under the keys that kd_model_save writes. desc NULL: the defaults. The file appears when it is
+   complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than 2 GiB; interleaved pixels into a vector of several
+   planes. */
+KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
@@ -17782,25 +17804,42 @@ KD__PRIVATE int kd__text_floats(const char *text, float *x, int room)
     return count;
 }
 
-KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
+/* What a model has beside its tensors, in any kind of file. */
+typedef void (*kd__pair_fn)(void *to, const char *key, const char *value);
+
+KD__PRIVATE void kd__model_pairs(const kd_model *m, kd__pair_fn put, void *to)
 {
     char text[KD_MAX_CHANNELS * 20];
-    int first = 1, i;
-    kd__st_text(w, "{\"__metadata__\":{");
-    kd__st_pair_put(w, &first, "format", "pt");
-    kd__st_pair_put(w, &first, "kd.version", "1");
-    kd__st_pair_put(w, &first, "kd.spec", m->spec);
+    int i;
+    put(to, "kd.version", "1");
+    put(to, "kd.spec", m->spec);
     if (m->preprocessing_channels) {
         kd__floats_text(m->mean, m->preprocessing_channels, text, sizeof text);
-        kd__st_pair_put(w, &first, "kd.mean", text);
+        put(to, "kd.mean", text);
         kd__floats_text(m->std, m->preprocessing_channels, text, sizeof text);
-        kd__st_pair_put(w, &first, "kd.std", text);
+        put(to, "kd.std", text);
     }
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
         char key[32];
         kd__print(key, sizeof key, "kd.class.%d", i);
-        kd__st_pair_put(w, &first, key, m->classes[i]);
+        put(to, key, m->classes[i]);
     }
+}
+
+/* After another pair. */
+KD__PRIVATE void kd__st_pair_more(void *to, const char *key, const char *value)
+{
+    int first = 0;
+    kd__st_pair_put((kd__st_writer *)to, &first, key, value);
+}
+
+KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
+{
+    char text[24];
+    int first = 1;
+    kd__st_text(w, "{\"__metadata__\":{");
+    kd__st_pair_put(w, &first, "format", "pt");
+    kd__model_pairs(m, kd__st_pair_more, w);
     kd__print(text, sizeof text, "%016llx", (unsigned long long)kd__model_checksum(m));
     kd__st_pair_put(w, &first, "kd.checksum", text);
     kd__st_text(w, "}");
@@ -19106,6 +19145,809 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
     return result;
 }
 #endif /* KD_NO_TRAIN */
+
+/* ============================================================================================================
+   >>onnx    ONNX, out and in
+   uses: io
+   An ONNX file is one protobuf message: fields, each a tag (number << 3 | type) and a number, or a length and that
+   many bytes, which may be a message again. Field numbers: onnx.proto of https://github.com/onnx/onnx.
+   ============================================================================================================ */
+
+enum { KD__ONNX_IR = 8, KD__ONNX_OPSET = 17 }; /* what every ONNX Runtime since 1.12 reads */
+enum { KD__PB_VARINT, KD__PB_64, KD__PB_BYTES, KD__PB_32 = 5 };
+enum {
+    KD__MODEL_IR = 1,
+    KD__MODEL_PRODUCER,
+    KD__MODEL_VERSION,
+    KD__MODEL_GRAPH = 7,
+    KD__MODEL_OPSET,
+    KD__MODEL_METADATA = 14
+};
+enum { KD__GRAPH_NODE = 1, KD__GRAPH_NAME, KD__GRAPH_TENSOR = 5, KD__GRAPH_INPUT = 11, KD__GRAPH_OUTPUT };
+enum { KD__OP_INPUT = 1, KD__OP_OUTPUT, KD__OP_NAME, KD__OP_TYPE, KD__OP_ATTRIBUTE, KD__OP_DOMAIN = 7 };
+enum {
+    KD__ATTR_NAME = 1,
+    KD__ATTR_F,
+    KD__ATTR_I,
+    KD__ATTR_S,
+    KD__ATTR_T,
+    KD__ATTR_FLOATS = 7,
+    KD__ATTR_INTS,
+    KD__ATTR_TYPE = 20
+};
+enum {
+    KD__ATTR_IS_FLOAT = 1,
+    KD__ATTR_IS_INT,
+    KD__ATTR_IS_STRING,
+    KD__ATTR_IS_TENSOR,
+    KD__ATTR_IS_FLOATS = 6,
+    KD__ATTR_IS_INTS
+};
+enum {
+    KD__TENSOR_DIMS = 1,
+    KD__TENSOR_TYPE,
+    KD__TENSOR_FLOATS = 4,
+    KD__TENSOR_INT32S,
+    KD__TENSOR_INT64S = 7,
+    KD__TENSOR_NAME,
+    KD__TENSOR_RAW,
+    KD__TENSOR_DOUBLES,
+    KD__TENSOR_EXTERNAL = 13,
+    KD__TENSOR_LOCATION
+};
+enum {
+    KD__ONNX_F32 = 1,
+    KD__ONNX_U8,
+    KD__ONNX_S8,
+    KD__ONNX_S32 = 6,
+    KD__ONNX_S64,
+    KD__ONNX_F16 = 10,
+    KD__ONNX_F64,
+    KD__ONNX_BF16 = 16
+};
+
+/* ---- protobuf: writing ----------------------------------------------------------------------------------- */
+
+typedef struct kd__pb {
+    kd_ctx *kd;
+    unsigned char *bytes;
+    size_t length, capacity;
+    int failed;
+} kd__pb;
+
+KD__PRIVATE void kd__pb_put(kd__pb *w, const void *bytes, size_t length)
+{
+    if (w->failed) return;
+    if (length > w->capacity - w->length) {
+        const size_t capacity = kd__plus(kd__times(kd__plus(w->length, length), 2), 256);
+        unsigned char *bigger = KD__NEW(w->kd, unsigned char, capacity);
+        if (!bigger) {
+            w->failed = 1;
+            return;
+        }
+        if (w->bytes) memcpy(bigger, w->bytes, w->length);
+        kd__free(w->kd, w->bytes);
+        w->bytes = bigger;
+        w->capacity = capacity;
+    }
+    memcpy(w->bytes + w->length, bytes, length);
+    w->length += length;
+}
+
+/* Seven bits a byte, the low ones first. Returns the number of bytes, at most 10. */
+KD__PRIVATE size_t kd__pb_pack(uint64_t value, unsigned char *bytes)
+{
+    size_t length = 0;
+    for (; value > 127; value >>= 7) bytes[length++] = (unsigned char)(value | 128u);
+    bytes[length++] = (unsigned char)value;
+    return length;
+}
+
+KD__PRIVATE void kd__pb_varint(kd__pb *w, uint64_t value)
+{
+    unsigned char bytes[10];
+    kd__pb_put(w, bytes, kd__pb_pack(value, bytes));
+}
+
+KD__PRIVATE void kd__pb_tag(kd__pb *w, int field, int type) { kd__pb_varint(w, (uint64_t)(field << 3 | type)); }
+
+KD__PRIVATE void kd__pb_int(kd__pb *w, int field, int64_t value)
+{
+    kd__pb_tag(w, field, KD__PB_VARINT);
+    kd__pb_varint(w, (uint64_t)value);
+}
+
+KD__PRIVATE void kd__pb_float(kd__pb *w, int field, float value)
+{
+    unsigned char bytes[4];
+    kd__store_le(bytes, kd__float_bits(value), 4);
+    kd__pb_tag(w, field, KD__PB_32);
+    kd__pb_put(w, bytes, sizeof bytes);
+}
+
+KD__PRIVATE void kd__pb_text(kd__pb *w, int field, const char *text)
+{
+    const size_t length = strlen(text);
+    kd__pb_tag(w, field, KD__PB_BYTES);
+    kd__pb_varint(w, length);
+    kd__pb_put(w, text, length);
+}
+
+/* A message between these two calls; the second one puts its length in front of it. */
+KD__PRIVATE size_t kd__pb_begin(kd__pb *w, int field)
+{
+    kd__pb_tag(w, field, KD__PB_BYTES);
+    return w->length;
+}
+
+KD__PRIVATE void kd__pb_end(kd__pb *w, size_t start)
+{
+    unsigned char bytes[10];
+    size_t length, digits;
+    if (w->failed) return;
+    length = w->length - start;
+    digits = kd__pb_pack(length, bytes);
+    kd__pb_put(w, bytes, digits); /* makes room */
+    if (w->failed) return;
+    memmove(w->bytes + start + digits, w->bytes + start, length);
+    memcpy(w->bytes + start, bytes, digits);
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------- */
+
+KDDEF kd_onnx_desc kd_onnx_defaults(void)
+{
+    kd_onnx_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    return desc;
+}
+
+/* Where the numbers of a tensor come between the bytes of the graph, so that they are in memory only once. */
+typedef struct kd__onnx_hole {
+    size_t at;
+    const kd__param *param;
+} kd__onnx_hole;
+
+typedef struct kd__onnx_writer {
+    kd_ctx *kd;
+    const kd_model *m;
+    kd_onnx_desc desc;
+    const char *where;
+    kd__pb graph;
+    kd__onnx_hole *holes;
+    int hole_count, hole_capacity;
+    uint64_t in_holes; /* bytes */
+} kd__onnx_writer;
+
+enum { KD__ONNX_NAME = KD__MAX_NAME + 96 };
+
+typedef struct kd__onnx_name {
+    char chars[KD__ONNX_NAME];
+} kd__onnx_name;
+
+/* "3.body.1:out": tags have no colon, so that no tensor has that name. */
+KD__PRIVATE kd__onnx_name kd__onnx_part(const kd__node *n, const char *part)
+{
+    kd__onnx_name name;
+    kd__print(name.chars, sizeof name.chars, "%s:%s", n->name, part);
+    return name;
+}
+
+/* Dropout passes its input on; it is left out, and its output has the name of its input. */
+KD__PRIVATE int kd__onnx_source(const kd_model *m, int value)
+{
+    while (m->values[value].producer >= 0 &&
+           kd__layer_types[m->nodes[m->values[value].producer].type].build == kd__dropout_build)
+        value = m->nodes[m->values[value].producer].in;
+    return value;
+}
+
+KD__PRIVATE kd__onnx_name kd__onnx_value(const kd__onnx_writer *o, int value)
+{
+    const kd_model *m = o->m;
+    kd__onnx_name name;
+    value = kd__onnx_source(m, value);
+    if (value != m->input && value != kd__onnx_source(m, m->output))
+        return kd__onnx_part(&m->nodes[m->values[value].producer], "out");
+    kd__print(name.chars, sizeof name.chars, "%s",
+              value != m->input                ? "logits"
+              : o->desc.input == KD_ONNX_FLOAT ? "input"
+                                               : "input:normalised");
+    return name;
+}
+
+/* A node with up to three inputs (NULL ends them) and one output; attributes follow, and kd__pb_end. */
+KD__PRIVATE size_t kd__onnx_node(kd__onnx_writer *o, const char *op, const char *a, const char *b, const char *c,
+                                 const char *out)
+{
+    kd__pb *w = &o->graph;
+    const size_t start = kd__pb_begin(w, KD__GRAPH_NODE);
+    if (a) kd__pb_text(w, KD__OP_INPUT, a);
+    if (b) kd__pb_text(w, KD__OP_INPUT, b);
+    if (c) kd__pb_text(w, KD__OP_INPUT, c);
+    kd__pb_text(w, KD__OP_OUTPUT, out);
+    kd__pb_text(w, KD__OP_NAME, out);
+    kd__pb_text(w, KD__OP_TYPE, op);
+    return start;
+}
+
+/* A node without attributes. */
+KD__PRIVATE void kd__onnx_plain(kd__onnx_writer *o, const char *op, const char *a, const char *b, const char *out)
+{
+    const size_t start = kd__onnx_node(o, op, a, b, NULL, out);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_ints(kd__pb *w, const char *name, const int64_t *values, int count)
+{
+    const size_t start = kd__pb_begin(w, KD__OP_ATTRIBUTE);
+    int i;
+    kd__pb_text(w, KD__ATTR_NAME, name);
+    for (i = 0; i < count; ++i) kd__pb_int(w, KD__ATTR_INTS, values[i]);
+    kd__pb_int(w, KD__ATTR_TYPE, KD__ATTR_IS_INTS);
+    kd__pb_end(w, start);
+}
+
+KD__PRIVATE void kd__onnx_int(kd__pb *w, const char *name, int64_t value)
+{
+    const size_t start = kd__pb_begin(w, KD__OP_ATTRIBUTE);
+    kd__pb_text(w, KD__ATTR_NAME, name);
+    kd__pb_int(w, KD__ATTR_I, value);
+    kd__pb_int(w, KD__ATTR_TYPE, KD__ATTR_IS_INT);
+    kd__pb_end(w, start);
+}
+
+KD__PRIVATE void kd__onnx_float(kd__pb *w, const char *name, float value)
+{
+    const size_t start = kd__pb_begin(w, KD__OP_ATTRIBUTE);
+    kd__pb_text(w, KD__ATTR_NAME, name);
+    kd__pb_float(w, KD__ATTR_F, value);
+    kd__pb_int(w, KD__ATTR_TYPE, KD__ATTR_IS_FLOAT);
+    kd__pb_end(w, start);
+}
+
+/* A small tensor: `bytes` are its numbers, low bytes first. */
+KD__PRIVATE void kd__onnx_tensor(kd__onnx_writer *o, const char *name, int type, int rank, const int64_t *shape,
+                                 const void *bytes, size_t size)
+{
+    kd__pb *w = &o->graph;
+    const size_t start = kd__pb_begin(w, KD__GRAPH_TENSOR);
+    int i;
+    for (i = 0; i < rank; ++i) kd__pb_int(w, KD__TENSOR_DIMS, shape[i]);
+    kd__pb_int(w, KD__TENSOR_TYPE, type);
+    kd__pb_text(w, KD__TENSOR_NAME, name);
+    kd__pb_tag(w, KD__TENSOR_RAW, KD__PB_BYTES);
+    kd__pb_varint(w, size);
+    kd__pb_put(w, bytes, size);
+    kd__pb_end(w, start);
+}
+
+/* One float, a tensor of rank 0. Returns its name. */
+KD__PRIVATE kd__onnx_name kd__onnx_scalar(kd__onnx_writer *o, const kd__node *n, const char *part, float value)
+{
+    const kd__onnx_name name = kd__onnx_part(n, part);
+    unsigned char bytes[4];
+    kd__store_le(bytes, kd__float_bits(value), 4);
+    kd__onnx_tensor(o, name.chars, KD__ONNX_F32, 0, NULL, bytes, sizeof bytes);
+    return name;
+}
+
+KD__PRIVATE kd__onnx_name kd__onnx_int64s(kd__onnx_writer *o, const kd__node *n, const char *part,
+                                          const int64_t *values, int count)
+{
+    const kd__onnx_name name = kd__onnx_part(n, part);
+    const int64_t shape = count;
+    unsigned char bytes[8 * 8];
+    int i;
+    for (i = 0; i < count; ++i) kd__store_le(bytes + 8 * i, (uint64_t)values[i], 8);
+    kd__onnx_tensor(o, name.chars, KD__ONNX_S64, 1, &shape, bytes, 8 * (size_t)count);
+    return name;
+}
+
+/* A parameter of the model, whose numbers are written when the file is. Returns its name, NULL of none. */
+KD__PRIVATE const char *kd__onnx_param(kd__onnx_writer *o, int param)
+{
+    const kd__param *p;
+    kd__pb *w = &o->graph;
+    unsigned char length[10];
+    uint64_t bytes, message;
+    kd__pb head;
+    void *list;
+    int i;
+    if (param < 0) return NULL;
+    p = &o->m->params[param];
+    bytes = (uint64_t)kd__param_count(p) * 4;
+    list = kd__grow(o->kd, o->holes, o->hole_count, &o->hole_capacity, sizeof *o->holes);
+    memset(&head, 0, sizeof head);
+    head.kd = o->kd;
+    for (i = 0; i < p->rank; ++i) kd__pb_int(&head, KD__TENSOR_DIMS, p->shape[i]);
+    kd__pb_int(&head, KD__TENSOR_TYPE, KD__ONNX_F32);
+    kd__pb_text(&head, KD__TENSOR_NAME, p->name);
+    kd__pb_tag(&head, KD__TENSOR_RAW, KD__PB_BYTES);
+    kd__pb_varint(&head, bytes);
+    message = head.length + bytes;
+    kd__pb_tag(w, KD__GRAPH_TENSOR, KD__PB_BYTES);
+    kd__pb_put(w, length, kd__pb_pack(message, length));
+    if (head.bytes) kd__pb_put(w, head.bytes, head.length);
+    kd__free(o->kd, head.bytes);
+    if (head.failed || !list) w->failed = 1;
+    if (!list) return p->name;
+    o->holes = (kd__onnx_hole *)list;
+    o->holes[o->hole_count].at = w->length;
+    o->holes[o->hole_count++].param = p;
+    o->in_holes += bytes;
+    return p->name;
+}
+
+/* ---- writing: one function a layer ----------------------------------------------------------------------- */
+
+typedef void (*kd__onnx_fn)(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out);
+
+KD__PRIVATE void kd__onnx_dense(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const char *weight = kd__onnx_param(o, n->param[0]), *bias = kd__onnx_param(o, n->param[1]);
+    const size_t start = kd__onnx_node(o, "Gemm", in, weight, bias, out);
+    kd__onnx_float(&o->graph, "alpha", 1);
+    kd__onnx_float(&o->graph, "beta", 1);
+    kd__onnx_int(&o->graph, "transB", 1);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_window(kd__pb *w, const kd__arg *kernel, const kd__arg *stride, const kd__arg *pad)
+{
+    int64_t sizes[2], steps[2], pads[4];
+    int i;
+    for (i = 0; i < 2; ++i) {
+        sizes[i] = (int64_t)kernel->v[i], steps[i] = (int64_t)stride->v[i];
+        pads[i] = pads[i + 2] = (int64_t)pad->v[i];
+    }
+    kd__onnx_ints(w, "kernel_shape", sizes, 2);
+    kd__onnx_ints(w, "pads", pads, 4); /* top, left, bottom, right */
+    kd__onnx_ints(w, "strides", steps, 2);
+}
+
+KD__PRIVATE void kd__onnx_conv(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const int first = n->type == KD__TYPE_CONV ? (int)KD__CONV_KERNEL : (int)KD__DEPTHWISE_KERNEL;
+    const int64_t groups =
+        n->type == KD__TYPE_CONV ? (int64_t)n->arg[KD__CONV_GROUPS].v[0] : o->m->values[n->in].shape.c;
+    const char *weight = kd__onnx_param(o, n->param[0]), *bias = kd__onnx_param(o, n->param[1]);
+    const size_t start = kd__onnx_node(o, "Conv", in, weight, bias, out);
+    kd__onnx_int(&o->graph, "group", groups);
+    kd__onnx_window(&o->graph, &n->arg[first], &n->arg[first + 1], &n->arg[first + 2]);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_maxpool(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const size_t start = kd__onnx_node(o, "MaxPool", in, NULL, NULL, out);
+    kd__onnx_window(&o->graph, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD]);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_avgpool(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const size_t start = kd__onnx_node(o, "AveragePool", in, NULL, NULL, out);
+    kd__onnx_int(&o->graph, "count_include_pad", 1);
+    kd__onnx_window(&o->graph, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD]);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_batchnorm(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const char *names[4];
+    kd__pb *w = &o->graph;
+    size_t start;
+    int i;
+    for (i = 0; i < 4; ++i) names[i] = kd__onnx_param(o, n->param[i]);
+    start = kd__pb_begin(w, KD__GRAPH_NODE);
+    kd__pb_text(w, KD__OP_INPUT, in);
+    for (i = 0; i < 4; ++i) kd__pb_text(w, KD__OP_INPUT, names[i]);
+    kd__pb_text(w, KD__OP_OUTPUT, out);
+    kd__pb_text(w, KD__OP_NAME, out);
+    kd__pb_text(w, KD__OP_TYPE, "BatchNormalization");
+    kd__onnx_float(w, "epsilon", (float)n->arg[KD__NORM_EPS].v[0]);
+    kd__onnx_float(w, "momentum", (float)(1 - n->arg[KD__NORM_MOMENTUM].v[0])); /* of the old statistics */
+    kd__pb_end(w, start);
+}
+
+KD__PRIVATE void kd__onnx_flatten(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const size_t start = kd__onnx_node(o, "Flatten", in, NULL, NULL, out);
+    (void)n;
+    kd__onnx_int(&o->graph, "axis", 1);
+    kd__pb_end(&o->graph, start);
+}
+
+/* Zeros stand for what the prompt layer appends, as where kd_predict has none. */
+KD__PRIVATE void kd__onnx_prompt(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    int64_t pads[4] = {0, 0, 0, 0};
+    kd__onnx_name name;
+    pads[3] = (int64_t)n->arg[KD__PROMPT_N].v[0];
+    name = kd__onnx_int64s(o, n, "pads", pads, 4);
+    kd__onnx_plain(o, "Pad", in, name.chars, out);
+}
+
+/* Nodes whose output is their input's by a function of one number. */
+KD__PRIVATE void kd__onnx_activation(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    static const char *const ops[] = {"Identity", "Relu",      "Clip",    "LeakyRelu", "",
+                                      "",         "HardSwish", "Sigmoid", "Tanh"};
+    const char *low = NULL, *high = NULL;
+    kd__onnx_name names[2];
+    size_t start;
+    if (n->act == KD__RELU6) {
+        names[0] = kd__onnx_scalar(o, n, "min", 0);
+        names[1] = kd__onnx_scalar(o, n, "max", 6);
+        low = names[0].chars, high = names[1].chars;
+    }
+    start = kd__onnx_node(o, ops[n->act], in, low, high, out);
+    if (n->act == KD__LEAKYRELU) kd__onnx_float(&o->graph, "alpha", n->act_arg);
+    kd__pb_end(&o->graph, start);
+}
+
+/* x * sigmoid(x) */
+KD__PRIVATE void kd__onnx_silu(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__onnx_name gate = kd__onnx_part(n, "sigmoid");
+    kd__onnx_plain(o, "Sigmoid", in, NULL, gate.chars);
+    kd__onnx_plain(o, "Mul", in, gate.chars, out);
+}
+
+/* x * (1 + erf(x / sqrt(2))) * 0.5, in the steps that ONNX Runtime joins; an operator of its own since opset 20. */
+KD__PRIVATE void kd__onnx_gelu(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__onnx_name root = kd__onnx_scalar(o, n, "root", 1.41421356f), one = kd__onnx_scalar(o, n, "one", 1),
+                        half = kd__onnx_scalar(o, n, "half", 0.5f);
+    const kd__onnx_name scaled = kd__onnx_part(n, "scaled"), erf = kd__onnx_part(n, "erf"),
+                        sum = kd__onnx_part(n, "sum"), product = kd__onnx_part(n, "product");
+    kd__onnx_plain(o, "Div", in, root.chars, scaled.chars);
+    kd__onnx_plain(o, "Erf", scaled.chars, NULL, erf.chars);
+    kd__onnx_plain(o, "Add", erf.chars, one.chars, sum.chars);
+    kd__onnx_plain(o, "Mul", in, sum.chars, product.chars);
+    kd__onnx_plain(o, "Mul", product.chars, half.chars, out);
+}
+
+KD__PRIVATE void kd__onnx_gap(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    (void)n;
+    kd__onnx_plain(o, "GlobalAveragePool", in, NULL, out);
+}
+
+KD__PRIVATE void kd__onnx_add(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__onnx_name other = kd__onnx_value(o, n->in2);
+    kd__onnx_plain(o, "Add", in, other.chars, out);
+}
+
+/* Which of the branches, those to the left and then those to the right, are on the way to each leaf. */
+KD__PRIVATE kd__onnx_name kd__onnx_tree_paths(kd__onnx_writer *o, const kd__node *n, int depth)
+{
+    const kd__onnx_name name = kd__onnx_part(n, "paths");
+    const int leaves = 1 << depth, inner = leaves - 1;
+    const size_t size = (size_t)leaves * (size_t)depth * 8;
+    unsigned char *bytes = KD__NEW(o->kd, unsigned char, size), *at = bytes;
+    int64_t shape[2];
+    int leaf, node;
+    shape[0] = leaves, shape[1] = depth;
+    for (leaf = inner; bytes && leaf < inner + leaves; ++leaf) {
+        for (node = leaf; node > 0; node = (node - 1) / 2, at += 8)
+            kd__store_le(at, (uint64_t)((node - 1) / 2 + (node % 2 ? 0 : inner)), 8);
+    }
+    if (bytes)
+        kd__onnx_tensor(o, name.chars, KD__ONNX_S64, 2, shape, bytes, size);
+    else
+        o->graph.failed = 1;
+    kd__free(o->kd, bytes);
+    return name;
+}
+
+/* log sum_l P_l Q_l: a branch's probability is a sigmoid, whose -log is softplus of minus its argument. */
+KD__PRIVATE void kd__onnx_tree(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const int64_t path_axis = 2, leaf_axis = 1;
+    const char *beta = kd__onnx_param(o, n->param[0]), *leaves = kd__onnx_param(o, n->param[1]);
+    const kd__onnx_name paths = kd__onnx_tree_paths(o, n, (int)n->arg[KD__TREE_DEPTH].v[0]),
+                        axes = kd__onnx_int64s(o, n, "axes", &path_axis, 1);
+    const kd__onnx_name right = kd__onnx_part(n, "right"), left = kd__onnx_part(n, "left"),
+                        no_right = kd__onnx_part(n, "right_loss"), no_left = kd__onnx_part(n, "left_loss"),
+                        both = kd__onnx_part(n, "losses"), way = kd__onnx_part(n, "way"),
+                        mass = kd__onnx_part(n, "mass"), table = kd__onnx_part(n, "table"),
+                        joint = kd__onnx_part(n, "joint");
+    kd__pb *w = &o->graph;
+    size_t start;
+    kd__onnx_plain(o, "Mul", in, beta, right.chars);
+    kd__onnx_plain(o, "Neg", right.chars, NULL, left.chars);
+    kd__onnx_plain(o, "Softplus", right.chars, NULL, no_left.chars);
+    kd__onnx_plain(o, "Softplus", left.chars, NULL, no_right.chars);
+    start = kd__onnx_node(o, "Concat", no_left.chars, no_right.chars, NULL, both.chars);
+    kd__onnx_int(w, "axis", 1);
+    kd__pb_end(w, start);
+    start = kd__onnx_node(o, "Gather", both.chars, paths.chars, NULL, way.chars);
+    kd__onnx_int(w, "axis", 1);
+    kd__pb_end(w, start);
+    kd__onnx_plain(o, "ReduceSum", way.chars, axes.chars, mass.chars);
+    kd__onnx_plain(o, "LogSoftmax", leaves, NULL, table.chars);
+    kd__onnx_plain(o, "Sub", table.chars, mass.chars, joint.chars);
+    start = kd__onnx_node(o, "ReduceLogSumExp", joint.chars, NULL, NULL, out);
+    kd__onnx_ints(w, "axes", &leaf_axis, 1);
+    kd__onnx_int(w, "keepdims", 0);
+    kd__pb_end(w, start);
+}
+
+typedef struct kd__onnx_row {
+    const char *word; /* of the layer */
+    kd__onnx_fn write;
+} kd__onnx_row;
+
+static const kd__onnx_row kd__onnx_rows[] = {
+    {"dense", kd__onnx_dense},
+    {"conv", kd__onnx_conv},
+    {"depthwise", kd__onnx_conv},
+    {"maxpool", kd__onnx_maxpool},
+    {"avgpool", kd__onnx_avgpool},
+    {"gap", kd__onnx_gap},
+    {"batchnorm", kd__onnx_batchnorm},
+    {"flatten", kd__onnx_flatten},
+    {"softtree", kd__onnx_tree},
+    {"prompt", kd__onnx_prompt},
+    {"relu", kd__onnx_activation},
+    {"relu6", kd__onnx_activation},
+    {"leakyrelu", kd__onnx_activation},
+    {"gelu", kd__onnx_gelu},
+    {"silu", kd__onnx_silu},
+    {"hardswish", kd__onnx_activation},
+    {"sigmoid", kd__onnx_activation},
+    {"tanh", kd__onnx_activation},
+    {"+", kd__onnx_add},
+};
+
+/* ---- writing: the file ----------------------------------------------------------------------------------- */
+
+/* The input's or output's element type and shape, whose first size is free. */
+KD__PRIVATE void kd__onnx_edge(kd__onnx_writer *o, int field, const char *name, int type, const int64_t *shape,
+                               int rank)
+{
+    kd__pb *w = &o->graph;
+    const size_t edge = kd__pb_begin(w, field);
+    size_t kind, tensor, dims, dim;
+    int i;
+    kd__pb_text(w, 1, name);
+    kind = kd__pb_begin(w, 2);
+    tensor = kd__pb_begin(w, 1);
+    kd__pb_int(w, 1, type);
+    dims = kd__pb_begin(w, 2);
+    dim = kd__pb_begin(w, 1);
+    kd__pb_text(w, 2, "N");
+    kd__pb_end(w, dim);
+    for (i = 0; i < rank; ++i) {
+        dim = kd__pb_begin(w, 1);
+        kd__pb_int(w, 1, shape[i]);
+        kd__pb_end(w, dim);
+    }
+    kd__pb_end(w, dims);
+    kd__pb_end(w, tensor);
+    kd__pb_end(w, kind);
+    kd__pb_end(w, edge);
+}
+
+/* A number for each channel, to be subtracted from pixels or divided by. */
+KD__PRIVATE void kd__onnx_channels(kd__onnx_writer *o, const char *name, const float *values)
+{
+    const kd__shape *s = &o->m->values[o->m->input].shape;
+    const int count = (int)kd__shape_count(s), known = o->m->preprocessing_channels;
+    const int numbers = s->flat ? count : s->c;
+    int64_t shape[3] = {1, 1, 1};
+    unsigned char *bytes = KD__NEW(o->kd, unsigned char, 4 * (size_t)numbers);
+    int i;
+    shape[0] = numbers;
+    for (i = 0; bytes && i < numbers; ++i)
+        kd__store_le(bytes + 4 * i, kd__float_bits(values[s->flat ? i / (count / known) : i]), 4);
+    if (bytes)
+        kd__onnx_tensor(o, name, KD__ONNX_F32, s->flat ? 1 : 3, shape, bytes, 4 * (size_t)numbers);
+    else
+        o->graph.failed = 1;
+    kd__free(o->kd, bytes);
+}
+
+/* From bytes to what the model takes. */
+KD__PRIVATE void kd__onnx_pixels(kd__onnx_writer *o)
+{
+    static const int64_t order[4] = {0, 3, 1, 2};
+    const char *at = "image";
+    unsigned char bytes[4];
+    size_t start;
+    if (o->desc.input == KD_ONNX_U8_HWC && !o->m->values[o->m->input].shape.flat) {
+        start = kd__onnx_node(o, "Transpose", at, NULL, NULL, "image:planes");
+        kd__onnx_ints(&o->graph, "perm", order, 4);
+        kd__pb_end(&o->graph, start);
+        at = "image:planes";
+    }
+    start = kd__onnx_node(o, "Cast", at, NULL, NULL, "image:float");
+    kd__onnx_int(&o->graph, "to", KD__ONNX_F32);
+    kd__pb_end(&o->graph, start);
+    kd__store_le(bytes, kd__float_bits(255), 4);
+    kd__onnx_tensor(o, "image:white", KD__ONNX_F32, 0, NULL, bytes, sizeof bytes);
+    if (!o->m->preprocessing_channels) {
+        kd__onnx_plain(o, "Div", "image:float", "image:white", "input:normalised");
+        return;
+    }
+    kd__onnx_channels(o, "image:mean", o->m->mean);
+    kd__onnx_channels(o, "image:std", o->m->std);
+    kd__onnx_plain(o, "Div", "image:float", "image:white", "image:unit");
+    kd__onnx_plain(o, "Sub", "image:unit", "image:mean", "image:centred");
+    kd__onnx_plain(o, "Div", "image:centred", "image:std", "input:normalised");
+}
+
+KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
+{
+    const char *word = kd__layer_types[n->type].word;
+    const kd__onnx_name in = kd__onnx_value(o, n->in), out = kd__onnx_value(o, n->out);
+    int i;
+    if (kd__layer_types[n->type].build == kd__dropout_build) return KD_OK;
+    for (i = 0; i < KD__COUNT(kd__onnx_rows); ++i) {
+        if (strcmp(kd__onnx_rows[i].word, word) != 0) continue;
+        kd__onnx_rows[i].write(o, n, in.chars, out.chars);
+        return KD_OK;
+    }
+    return kd__fail(o->kd, KD_ERR_UNSUPPORTED, "%s: layer \"%.80s\", %s, cannot be said in ONNX", o->where, n->name,
+                    word);
+}
+
+/* The graph but for its name, inputs and outputs. */
+KD__PRIVATE kd_result kd__onnx_layers(kd__onnx_writer *o)
+{
+    const kd_model *m = o->m;
+    kd_result result = KD_OK;
+    int i;
+    if (o->desc.input != KD_ONNX_FLOAT) kd__onnx_pixels(o);
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) result = kd__onnx_layer(o, &m->nodes[i]);
+    if (kd__onnx_source(m, m->output) == m->input) {
+        const kd__onnx_name in = kd__onnx_value(o, m->input);
+        kd__onnx_plain(o, "Identity", in.chars, NULL, "logits");
+    }
+    if (o->desc.softmax) {
+        const size_t start = kd__onnx_node(o, "Softmax", "logits", NULL, NULL, "probabilities");
+        kd__onnx_int(&o->graph, "axis", 1);
+        kd__pb_end(&o->graph, start);
+    }
+    return result == KD_OK && o->graph.failed ? KD_ERR_MEMORY : result;
+}
+
+KD__PRIVATE kd_result kd__onnx_graph(kd__onnx_writer *o)
+{
+    const kd__shape *s = &o->m->values[o->m->input].shape;
+    const int is_hwc = o->desc.input == KD_ONNX_U8_HWC, is_float = o->desc.input == KD_ONNX_FLOAT;
+    const int64_t outputs = kd_model_outputs(o->m);
+    int64_t shape[3];
+    kd_result result;
+    shape[0] = s->c, shape[1] = s->h, shape[2] = s->w;
+    if (s->flat) shape[0] = kd__shape_count(s);
+    if (is_hwc && !s->flat) shape[0] = s->h, shape[1] = s->w, shape[2] = s->c;
+    result = kd__onnx_layers(o);
+    kd__pb_text(&o->graph, KD__GRAPH_NAME, "kd");
+    kd__onnx_edge(o, KD__GRAPH_INPUT, is_float ? "input" : "image", is_float ? KD__ONNX_F32 : KD__ONNX_U8, shape,
+                  s->flat ? 1 : 3);
+    kd__onnx_edge(o, KD__GRAPH_OUTPUT, o->desc.softmax ? "probabilities" : "logits", KD__ONNX_F32, &outputs, 1);
+    return result == KD_OK && o->graph.failed ? KD_ERR_MEMORY : result;
+}
+
+KD__PRIVATE void kd__onnx_pair(void *to, const char *key, const char *value)
+{
+    kd__pb *w = (kd__pb *)to;
+    const size_t start = kd__pb_begin(w, KD__MODEL_METADATA);
+    kd__pb_text(w, 1, key);
+    kd__pb_text(w, 2, value);
+    kd__pb_end(w, start);
+}
+
+/* What stands in front of the graph, up to its length, and what follows it. */
+KD__PRIVATE void kd__onnx_frame(const kd__onnx_writer *o, kd__pb *head, kd__pb *tail)
+{
+    size_t start;
+    kd__pb_int(head, KD__MODEL_IR, KD__ONNX_IR);
+    kd__pb_text(head, KD__MODEL_PRODUCER, "kd.h");
+    kd__pb_text(head, KD__MODEL_VERSION, KD_VERSION);
+    kd__pb_tag(head, KD__MODEL_GRAPH, KD__PB_BYTES);
+    kd__pb_varint(head, o->graph.length + o->in_holes);
+    start = kd__pb_begin(tail, KD__MODEL_OPSET);
+    kd__pb_int(tail, 2, KD__ONNX_OPSET);
+    kd__pb_end(tail, start);
+    kd__model_pairs(o->m, kd__onnx_pair, tail);
+}
+
+KD__PRIVATE void kd__onnx_fill(const kd__onnx_writer *o, const kd__param *p, kd__save *s)
+{
+    kd__walk walk = kd__walk_begin(o->m->kd->k, p);
+    float plain[KD__PLAIN];
+    int64_t left, now;
+    for (left = kd__param_count(p); left > 0; left -= now) {
+        now = KD__MIN(left, (int64_t)KD__PLAIN);
+        kd__walk_copy(&walk, kd__param_stored(o->m, p), plain, now, 1);
+        kd__save_floats(s, plain, (size_t)now);
+    }
+}
+
+KD__PRIVATE kd_result kd__onnx_write(const kd__onnx_writer *o, const char *path)
+{
+    kd__save s;
+    kd__pb head, tail;
+    kd_result result = KD_OK;
+    size_t at = 0;
+    int i;
+    memset(&head, 0, sizeof head);
+    head.kd = o->kd;
+    tail = head;
+    kd__onnx_frame(o, &head, &tail);
+    if (head.failed || tail.failed) result = KD_ERR_MEMORY;
+    if (result == KD_OK && (uint64_t)head.length + o->graph.length + o->in_holes + tail.length > INT_MAX)
+        result = kd__fail(o->kd, KD_ERR_UNSUPPORTED,
+                          "%s: an ONNX file has at most 2 GiB, and this model takes %llu bytes", o->where,
+                          (unsigned long long)(o->in_holes + o->graph.length));
+    if (result == KD_OK) result = kd__save_open(&s, o->kd, o->where, path);
+    if (result == KD_OK) {
+        kd__save_bytes(&s, head.bytes, head.length);
+        for (i = 0; i < o->hole_count; ++i) {
+            kd__save_bytes(&s, o->graph.bytes + at, o->holes[i].at - at);
+            at = o->holes[i].at;
+            kd__onnx_fill(o, o->holes[i].param, &s);
+        }
+        kd__save_bytes(&s, o->graph.bytes + at, o->graph.length - at);
+        kd__save_bytes(&s, tail.bytes, tail.length);
+        result = kd__save_close(&s);
+    }
+    kd__free(o->kd, head.bytes);
+    kd__free(o->kd, tail.bytes);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__onnx_check(const kd__onnx_writer *o)
+{
+    const kd__shape *s = &o->m->values[o->m->input].shape;
+    if (o->desc.cookie != KD__COOKIE)
+        return kd__fail(o->kd, KD_ERR_DEFAULTS, "%s: desc must start from kd_onnx_defaults()", o->where);
+    if ((unsigned)o->desc.input > (unsigned)KD_ONNX_U8_HWC || (unsigned)o->desc.softmax > 1)
+        return kd__fail(o->kd, KD_ERR_ARGUMENT,
+                        "%s: input must be a kd_onnx_input and softmax 0 or 1, got %d and %d", o->where,
+                        (int)o->desc.input, o->desc.softmax);
+    if (o->desc.input == KD_ONNX_U8_HWC && s->flat && o->m->preprocessing_channels > 1)
+        return kd__fail(o->kd, KD_ERR_UNSUPPORTED,
+                        "%s: the model takes a vector of %d numbers in planes, not pixel by pixel", o->where,
+                        (int)kd__shape_count(s));
+    return kd__model_check_finite(o->m, o->m, o->where);
+}
+
+KD__PRIVATE void kd__onnx_close(kd__onnx_writer *o)
+{
+    kd__free(o->kd, o->graph.bytes);
+    kd__free(o->kd, o->holes);
+}
+
+KD__PRIVATE kd__onnx_writer kd__onnx_open(const kd_model *m, const kd_onnx_desc *desc, const char *where)
+{
+    kd__onnx_writer o;
+    memset(&o, 0, sizeof o);
+    o.kd = o.graph.kd = m->kd;
+    o.m = m;
+    o.desc = desc ? *desc : kd_onnx_defaults();
+    o.where = where;
+    return o;
+}
+
+KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc)
+{
+    kd__onnx_writer o;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    o = kd__onnx_open(m, desc, "kd_model_save_onnx");
+    result = kd__onnx_check(&o);
+    if (result == KD_OK) result = kd__onnx_graph(&o);
+    if (result == KD_OK) result = kd__onnx_write(&o, path);
+    kd__onnx_close(&o);
+    return result;
+}
 
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT

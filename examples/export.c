@@ -1,6 +1,7 @@
 /* export.c - a saved student as a file for other programs, in the format that the name of the file asks for.
 
        cc -O2 -o export examples/export.c -lm
+       ./export out/student.safetensors student.onnx
        ./export out/student.safetensors student-half.safetensors --f16
 
    FORMATS has a line for each: a new one is a function here and a line there. */
@@ -13,7 +14,8 @@
 
 typedef struct options {
     const char *from, *to;
-    kd_dtype dtype; /* --f16, --bf16 */
+    kd_dtype dtype;    /* --f16, --bf16 */
+    kd_onnx_desc onnx; /* --u8, --u8-hwc, --softmax */
 } options;
 
 typedef kd_result (*export_fn)(const kd_model *m, const options *o);
@@ -23,9 +25,13 @@ static kd_result export_safetensors(const kd_model *m, const options *o)
     return kd_model_save_as(m, o->to, o->dtype);
 }
 
+static kd_result export_onnx(const kd_model *m, const options *o) { return kd_model_save_onnx(m, o->to, &o->onnx); }
+
 /* ending of the name, what it is, options that it takes, function */
 #define FORMATS(X)                                                                                                 \
-    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16", export_safetensors)
+    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16",                    \
+      export_safetensors)                                                                                          \
+    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx)
 
 typedef struct format {
     const char *ending, *what, *takes;
@@ -60,7 +66,13 @@ static void print_help(FILE *out)
           out);
     for (i = 0; i < FORMAT_COUNT; ++i)
         fprintf(out, "  %-14s %s  [%s]\n", formats[i].ending, formats[i].what, formats[i].takes);
-    fputs("\n  --f16, --bf16  round trained numbers to halves\n", out);
+    fputs("\n  --f16, --bf16  round trained numbers to halves\n"
+          "  --u8           the input is pixels of 0 to 255 in planes, (N, channels, height, width), and the file "
+          "scales "
+          "and normalises them\n"
+          "  --u8-hwc       the same, (N, height, width, channels)\n"
+          "  --softmax      the output is probabilities\n",
+          out);
 }
 
 /* The option's place among those that the format takes; 0 if it takes none of that name. */
@@ -78,6 +90,12 @@ static int set_option(options *o, const char *word)
         o->dtype = KD_DTYPE_F16;
     else if (strcmp(word, "--bf16") == 0)
         o->dtype = KD_DTYPE_BF16;
+    else if (strcmp(word, "--u8") == 0)
+        o->onnx.input = KD_ONNX_U8;
+    else if (strcmp(word, "--u8-hwc") == 0)
+        o->onnx.input = KD_ONNX_U8_HWC;
+    else if (strcmp(word, "--softmax") == 0)
+        o->onnx.softmax = 1;
     else
         return 0;
     return 1;
@@ -156,6 +174,7 @@ int main(int argc, char **argv)
     const format *f;
     int i, done;
     memset(&o, 0, sizeof o);
+    o.onnx = kd_onnx_defaults();
     for (i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) continue;
         print_help(stdout);

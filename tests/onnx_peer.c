@@ -1,0 +1,188 @@
+/* onnx_peer.c - the header's side of tests/onnx_peer.py
+     onnx_peer write FOLDER COUNT   random models of all layers: N.onnx, N.safetensors, N.x.npy, N.y.npy (what it makes
+                                    of x), and a line each: N, the line of the model
+     onnx_peer read FILE X Y        what the model in an ONNX file makes of the array X, as the array Y; prints its
+                                    line */
+#define KD_IMPLEMENTATION
+#include "../kd.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 7, ROOM = 4096 };
+
+static uint64_t counter;
+static int draw(int count) { return (int)(kd__rng_bits(11, ++counter) % (uint64_t)count); }
+static float number(void) { return (float)(kd__rng_unit(11, ++counter) * 2 - 1); }
+
+/* ---- random models --------------------------------------------------------------------------------------- */
+
+typedef struct line {
+    char text[ROOM];
+    int c, h, w, flat;
+} line;
+
+static void add(line *l, const char *format, ...)
+{
+    const size_t length = strlen(l->text);
+    va_list args;
+    va_start(args, format);
+    kd__print_list(l->text + length, sizeof l->text - length, format, args);
+    va_end(args);
+}
+
+static void activation(line *l)
+{
+    static const char *const words[] = {"relu", "relu6",     "leakyrelu 0.2", "gelu",
+                                        "silu", "hardswish", "sigmoid",       "tanh"};
+    add(l, ", %s", words[draw(8)]);
+}
+
+static void body(line *l, int depth);
+
+/* residual(...) that keeps the shape, or halves the image, or widens the vector */
+static void residual(line *l, int depth)
+{
+    line inner = *l;
+    inner.text[0] = 0;
+    if (l->flat) {
+        inner.c = draw(2) ? l->c : 3 + draw(9);
+        add(&inner, ", dense %d", inner.c);
+    } else {
+        const int stride = l->h > 3 && l->w > 3 ? 1 + draw(2) : 1;
+        inner.c = draw(2) ? l->c : 2 + draw(6);
+        inner.h = (l->h - 1) / stride + 1, inner.w = (l->w - 1) / stride + 1;
+        add(&inner, ", conv %d 3 stride=%d pad=1 bias=%d", inner.c, stride, draw(2));
+    }
+    if (draw(2)) add(&inner, ", batchnorm");
+    activation(&inner);
+    if (draw(3) == 0) body(&inner, depth + 1);
+    add(l, ", residual(%s)", inner.text + 2);
+    l->c = inner.c, l->h = inner.h, l->w = inner.w;
+}
+
+/* One layer, or a few, that keep the shape when they are within a residual. */
+static void body(line *l, int depth)
+{
+    const int kind = draw(l->flat ? 5 : 9);
+    if (kind == 0)
+        add(l, ", batchnorm eps=%s", draw(2) ? "1e-3" : "1e-5");
+    else if (kind == 1)
+        activation(l);
+    else if (kind == 2)
+        add(l, ", dropout 0.3");
+    else if (kind == 3 && depth < 2)
+        residual(l, depth);
+    else if (kind == 4 && l->flat && depth == 0)
+        add(l, ", dense %d bias=%d", l->c = 3 + draw(20), draw(2));
+    else if (kind == 4 && !l->flat)
+        add(l, ", depthwise 3 pad=1 bias=%d", draw(2));
+    else if (kind == 5 && !l->flat && depth == 0) {
+        const int groups = l->c % 2 == 0 ? 2 : 1, most = 1 + draw(3), side = KD__MIN(l->h, l->w);
+        const int k = KD__MIN(most, side), pad = draw(k / 2 + 1);
+        l->c = 2 + 2 * draw(5), l->h += 2 * pad - k + 1, l->w += 2 * pad - k + 1;
+        add(l, ", conv %d %d pad=%d groups=%d", l->c, k, pad, groups);
+    } else if (kind >= 6 && !l->flat && depth == 0 && l->h > 3 && l->w > 3) {
+        const int pad = draw(2);
+        add(l, ", %s 3 stride=2 pad=%d", kind % 2 ? "maxpool" : "avgpool", pad);
+        l->h = (l->h + 2 * pad - 3) / 2 + 1, l->w = (l->w + 2 * pad - 3) / 2 + 1;
+    }
+}
+
+static void make_line(line *l)
+{
+    int layers = 2 + draw(6);
+    memset(l, 0, sizeof *l);
+    l->flat = draw(4) == 0;
+    l->c = l->flat ? 3 + draw(30) : 1 + draw(4), l->h = l->flat ? 1 : 5 + draw(12),
+    l->w = l->flat ? 1 : 5 + draw(12);
+    if (l->flat)
+        add(l, "%d: dense %d", l->c, l->c);
+    else
+        add(l, "%dx%dx%d: conv 4 3x2 stride=1x2 pad=1x0", l->c, l->h, l->w), l->c = 4, l->w = (l->w - 2) / 2 + 1;
+    while (layers-- > 0) body(l, 0);
+    if (!l->flat && draw(3)) add(l, ", gap");
+    switch (draw(4)) {
+    case 0: add(l, ", flatten"); break;
+    case 1: add(l, ", dense 9, prompt 4, relu, dense 5"); break;
+    case 2: add(l, ", softtree 3 4"); break;
+    default: add(l, ", dense 10, dropout 0.5");
+    }
+}
+
+/* Numbers everywhere, so that a mistake shows. */
+static void fill(kd_model *m)
+{
+    int i;
+    for (i = 0; i < kd_model_tensors(m); ++i) {
+        kd_tensor_info info;
+        float *x;
+        int64_t j;
+        (void)kd_model_tensor_info(m, i, &info);
+        x = (float *)calloc((size_t)info.count, sizeof *x);
+        (void)kd_model_get_tensor(m, info.name, x, info.count);
+        for (j = 0; j < info.count && info.rank == 1; ++j)
+            x[j] = strstr(info.name, "running_var") ? 1 + 0.5f * number() : x[j] + 0.3f * number();
+        (void)kd_model_set_tensor(m, info.name, x, info.count);
+        free(x);
+    }
+}
+
+static int fail(const kd_ctx *kd, const char *what)
+{
+    fprintf(stderr, "%s: %s\n", what, kd_error(kd));
+    return 1;
+}
+
+static int write_one(kd_ctx *kd, const char *folder, int index)
+{
+    static float x[1 << 16], y[1 << 14], mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    static uint8_t pixels[1 << 16];
+    kd_onnx_desc desc = kd_onnx_defaults();
+    char path[3][512];
+    int64_t shape[4];
+    kd_model *m;
+    kd_result result;
+    line l;
+    int c, h, w, i, count, bytes = index % 3;
+    make_line(&l);
+    if (kd_model_create(kd, l.text, (uint64_t)index, &m) != KD_OK) return fail(kd, l.text);
+    kd_model_input(m, &c, &h, &w);
+    fill(m);
+    for (i = 0; i < c && i < KD_MAX_CHANNELS; ++i)
+        mean[i] = 0.5f + 0.1f * number(), std[i] = 0.3f + 0.1f * number();
+    if (index % 2) (void)kd_model_set_preprocessing(m, mean, std);
+    desc.input = (kd_onnx_input)bytes, desc.softmax = index % 5 == 4;
+    count = c * h * w * ROWS;
+    for (i = 0; i < count; ++i) pixels[i] = (uint8_t)draw(256), x[i] = bytes ? (float)pixels[i] : number() * 2;
+    shape[0] = ROWS, shape[1] = c, shape[2] = h, shape[3] = w;
+    if (bytes == 2) shape[1] = h, shape[2] = w, shape[3] = c;
+    kd__print(path[0], sizeof path[0], "%s/%d.onnx", folder, index);
+    kd__print(path[1], sizeof path[1], "%s/%d.x.npy", folder, index);
+    kd__print(path[2], sizeof path[2], "%s/%d.y.npy", folder, index);
+    result = bytes == 0   ? kd_predict(m, x, ROWS, y)
+             : bytes == 1 ? kd_predict_u8(m, pixels, ROWS, y)
+                          : kd_predict_u8_hwc(m, pixels, ROWS, y);
+    if (result == KD_OK && desc.softmax) result = kd_softmax(kd, y, ROWS, kd_model_outputs(m), 1, y);
+    if (result == KD_OK) result = kd_model_save_onnx(m, path[0], &desc);
+    kd__print(path[0], sizeof path[0], "%s/%d.safetensors", folder, index);
+    if (result == KD_OK) result = kd_model_save(m, path[0]);
+    if (h == 1 && w == 1) shape[1] = c;
+    if (result == KD_OK) result = kd_npy_write(kd, path[1], x, h == 1 && w == 1 ? 2 : 4, shape);
+    shape[1] = kd_model_outputs(m);
+    if (result == KD_OK) result = kd_npy_write(kd, path[2], y, 2, shape);
+    kd_model_destroy(m);
+    printf("%d %s\n", index, l.text);
+    return result == KD_OK ? 0 : fail(kd, l.text);
+}
+
+int main(int argc, char **argv)
+{
+    kd_ctx *kd;
+    int i, failed = argc < 4;
+    if (failed || kd_open(NULL, &kd) != KD_OK) return 2;
+    for (i = 0; strcmp(argv[1], "write") == 0 && i < atoi(argv[3]) && !failed; ++i)
+        failed = write_one(kd, argv[2], i);
+    kd_close(kd);
+    return failed;
+}
