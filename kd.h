@@ -133,6 +133,13 @@ CONTENTS (search for the tag)
 #ifndef KD_H_INCLUDED
 #define KD_H_INCLUDED
 
+#if defined(__clang__) /* -Weverything is for the user's own code */
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wunknown-warning-option"
+#pragma clang diagnostic ignored "-Wreserved-macro-identifier"
+#pragma clang diagnostic ignored "-Wpadded"
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -1454,6 +1461,9 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #ifdef __cplusplus
 }
 #endif
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
 #endif /* KD_H_INCLUDED */
 
 /* What a later include in the same file says otherwise. */
@@ -1598,7 +1608,11 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__TARGET_BEGIN(features)                                                                                 \
     KD__PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define KD__TARGET_END KD__PRAGMA(clang attribute pop)
+#if defined(__OPTIMIZE_SIZE__) /* at -Os it would say that it does not */
+#define KD__UNROLL
+#else
 #define KD__UNROLL KD__PRAGMA(clang loop unroll(full))
+#endif
 #elif defined(__GNUC__)
 #define KD__PRAGMA(text) _Pragma(#text)
 #define KD__TARGET_BEGIN(features)                                                                                 \

@@ -45,6 +45,17 @@ for cc in ${COMPILERS:-gcc clang}; do
     check "$cc -std=c99 declarations" "$cc" -std=c99 $warnings $in_c -c -o "$tmp/declarations.o" declarations.c
     nm "$tmp/declarations.o" >"$tmp/symbols"
     check "$cc declarations define nothing" all_of "$tmp/symbols" ''
+    case $cc in *clang*)
+        # its own warnings: of declarations in either language, and of what -Os and -Oz leave undone
+        for language in c c++; do
+            check "$cc -Weverything, $language" "$cc" -x $language -Weverything -Werror -Wno-c++98-compat \
+                -Wno-c++98-compat-pedantic -Wno-declaration-after-statement -fsyntax-only declarations.c
+        done
+        check "$cc -Os" "$cc" -std=c99 -Os $warnings -c -o "$tmp/declarations.o" implementation.c
+        ;;
+    *) [ "$1" = quick ] || check "$cc -O3 -Wformat-overflow=2" "$cc" -std=c99 -O3 $warnings -Wformat-overflow=2 -Wformat-truncation=2 -c \
+        -o "$tmp/declarations.o" implementation.c ;;
+    esac
 
     refused "$cc -ffast-math" 'kd.h: -ffast-math breaks' "$cc" -ffast-math -fsyntax-only implementation.c
     check "$cc -ffast-math -DKD_ALLOW_FAST_MATH" "$cc" -std=c99 $warnings -ffast-math -DKD_ALLOW_FAST_MATH \
