@@ -105,12 +105,14 @@ CONTENTS (search for the tag)
    >>graph      what a model is made of, and what it runs in
    >>layers     what each layer computes, forward and backward
    >>spec       the one-line language of models, and the builder
+   >>quant      int8 models: what they are, and the integer engine
    >>model      models: creation, tensors, description
    >>cost       what a model takes where it runs by itself
    >>run        plans: which step writes which buffer, and when
    >>predict    prediction
    >>attack     adversarial inputs
    >>data       batches, augmentation, evaluation
+   >>calibrate  from float to int8: folding, quant layers, their ranges
    >>optim      optimizers, schedules
    >>features   losses on features and relations
    >>train      training and distillation, teacher caches
@@ -570,6 +572,7 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        depthwise P [stride=P] [pad=P] [bias=1]                 one filter a channel
        maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
        batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
+       quant [limit=127]                                       rounds to 256 steps, see kd_model_quantize
        relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
        softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
                                                                kd_tree
@@ -963,6 +966,66 @@ KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
 /* After an error or KD_STOPPED, logits and confusion are unspecified. */
 KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                  kd_metrics *out);
+
+/* ---- int8 ------------------------------------------------------------------------------------------------ */
+
+/* A model of int8 weights, by output and symmetric, and uint8 values between the layers, with sums in int32: a
+   quarter of the size, and faster. kd_predict, kd_evaluate, kd_model_describe, kd_model_save and all that only
+   predicts take it like any other; what trains, or asks for gradients or features, refuses it.
+
+   The steps that values are rounded to stand in the model's line as `quant` layers: what comes out of one is
+   scale (q - zero_point), q a whole number from 0 to 255, with one scale and zero point (tensors NAME.scale and
+   NAME.zero_point, not trained). What such a layer stands before, dense, conv or depthwise, has weights rounded to
+   -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers round just as
+   the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where it is (Bengio et
+   al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is quantisation-aware training.
+
+   float model -> kd_model_quantize -> int8 model                                 after training
+   float model -> kd_model_prepare_int8 -> kd_train -> kd_model_quantize -> int8 model             aware of it
+
+   A layer without a rule for integers (a softtree, batchnorm on vectors, ...) works in float between them. Results
+   are the same on every instruction set, and those of ONNX Runtime for dense, conv, depthwise and maxpool; where a
+   residual is summed or values are averaged ONNX Runtime differs between processors, by at most one step.
+   A model in float with quant layers and the int8 model made from it agree but where float sums round a number to
+   the neighbouring step. */
+#define KD_RANGES(X)                                                                                               \
+    X(KD_RANGE_MINMAX, "minmax")                                                                                   \
+    X(KD_RANGE_PERCENTILE, "percentile")                                                                           \
+    X(KD_RANGE_MSE, "mse")
+/* From which numbers seen the ends of a grid follow: the smallest and the largest; those between which `percentile`
+   of a hundred lie; or those whose steps have the least mean squared error. */
+typedef enum kd_range {
+#define KD__ITEM(name, word) name,
+    KD_RANGES(KD__ITEM)
+#undef KD__ITEM
+        KD_RANGE_COUNT
+} kd_range;
+
+typedef struct kd_quantize_desc {
+    uint32_t cookie;  /* set by kd_quantize_defaults */
+    kd_range range;   /* KD_RANGE_MSE */
+    float percentile; /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
+    /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs with
+       saturation (ONNX Runtime on x86 without VNNI) need 64 */
+    int weight_limit;
+    int images; /* 1024; 1 or more: the first so many of the data are looked at */
+    int batch;  /* 64; 1 to 256 */
+} kd_quantize_desc;
+KDDEF kd_quantize_desc kd_quantize_defaults(void);
+KDDEF const char *kd_range_name(kd_range range); /* "mse" */
+
+/* The model without batchnorm where that can be: what follows a dense, conv or depthwise layer becomes part of its
+   weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for rounding. */
+KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out);
+/* kd_model_fold, with quant layers put in where int8 has a rule, and their scales set by running the model over
+   `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model that
+   has quant layers, only those without a scale are set. desc NULL: the defaults. */
+KDDEF kd_result kd_model_prepare_int8(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                      kd_model **out);
+/* The int8 model. `images` may be NULL where all quant layers have their scales. */
+KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                  kd_model **out);
+KDDEF int kd_model_is_int8(const kd_model *m);
 
 /* ---- losses on features and relations -------------------------------------------------------------------- */
 
@@ -2334,6 +2397,7 @@ KD__PRIVATE double kd__parse_number(const char *text, const char **end)
 typedef struct kd__cpu {
     unsigned isas;        /* bit i: kd_isa i can run */
     ptrdiff_t l1, l2, l3; /* data cache sizes in bytes; only speed depends on them */
+    int dots;             /* whether there are instructions for products of bytes: which, KD__DOTS_* */
 } kd__cpu;
 
 #if KD__X86
@@ -2390,6 +2454,7 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
 {
     kd__cpu cpu;
     cpu.isas = 1u << KD_ISA_SCALAR;
+    cpu.dots = 0;
     cpu.l1 = 32 << 10;
     cpu.l2 = 512 << 10;
     cpu.l3 = 4 << 20;
@@ -3332,7 +3397,7 @@ typedef struct kd__soon {
     const float *at;
     ptrdiff_t lines, step;
 } kd__soon;
-#define KD__LINE 16                     /* floats in a cache line */
+#define KD__LINE 16 /* floats in a cache line */
 
 /* What tiles fetch beside their own work, and how many of its lines they have. */
 typedef struct kd__ahead {
@@ -3414,6 +3479,45 @@ typedef struct kd__tiles {
     int accumulate, act;
     float act_arg;
 } kd__tiles;
+
+/* What becomes of a sum t in an int8 model: leakyrelu, limits, and a byte, or a float. */
+#define KD__FLOAT_MOST 3.402823466e38f
+typedef struct kd__int8_store {
+    int act; /* KD__LEAKYRELU is looked at; the others are limits */
+    float act_arg, low, high;
+    int zero;     /* added to what is rounded */
+    int in_float; /* to_float is written instead of `to` */
+    uint8_t *to;
+    float *to_float;
+} kd__int8_store;
+
+/* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run` groups
+   of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL columns:
+   for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
+enum { KD__INT8_PANEL = 16 };
+typedef struct kd__int8_product {
+    int rows, blocks, cols, segs, run;
+    const uint8_t *a;
+    ptrdiff_t a_row, a_block, a_seg;
+    int seg_line; /* 0, or after so many segments a line of them ends, and the next begins a_line behind it */
+    ptrdiff_t a_line;
+    const int8_t *b;
+    const int32_t *starts; /* by column, like factor whole panels of them */
+    const float *factor;
+    kd__int8_store store;
+    ptrdiff_t c_row, c_block; /* of whatever is written */
+    int dots;                 /* which instructions for products of bytes there are: kd__cpu.dots */
+} kd__int8_product;
+
+/* A depthwise convolution of bytes: x is where the window of output (0, 0) begins, weights are (h, w, channels). */
+typedef struct kd__int8_taps {
+    kd__window w;
+    const uint8_t *x;
+    const int8_t *weight; /* rows of channels, up to a whole panel */
+    const int32_t *starts;
+    const float *factor;
+    kd__int8_store store;
+} kd__int8_taps;
 
 /* Windows of 2 x 2 beside each other and inside the image, as most pooling has them. */
 KD__PRIVATE int kd__window_halves(const kd__window *w)
@@ -3497,6 +3601,7 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, pair_up, (ptrdiff_t n, ptrdiff_t step, const float *x, float *pairs))                                  \
     X(void, act, (int kind, float arg, ptrdiff_t n, const float *x, float *y))                                     \
     X(void, add, (ptrdiff_t n, const float *a, const float *b, int act, float arg, float *y))                      \
+    X(void, round_to_grid, (ptrdiff_t n, float scale, float zero, const float *x, float *y))                       \
     X(void, scale, (ptrdiff_t n, float factor, float *x))                                                          \
     X(void, column_sums, (const float *x, ptrdiff_t row, int rows, int cols, float *sums))                         \
     X(void, depthwise,                                                                                             \
@@ -3513,11 +3618,22 @@ enum { KD__LEARN_OUTS = 3 };
     X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
     X(void, planes_add, (const kd__planes *p))                                                                     \
     X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
+    X(void, to_steps, (ptrdiff_t n, float scale, int zero, const float *x, uint8_t *steps))                        \
+    X(void, int8_product, (const kd__int8_product *g))                                                             \
+    X(void, int8_depthwise, (const kd__int8_taps *t))                                                              \
+    X(void, int8_maxpool, (const kd__window *w, const uint8_t *x, uint8_t *y))                                     \
+    X(void, int8_mean,                                                                                             \
+      (const kd__window *w, const kd__int8_store *s, int zero, float factor, const uint8_t *x, uint8_t *y))        \
+    X(void, int8_add,                                                                                              \
+      (ptrdiff_t n, const kd__int8_store *s, const uint8_t *a, int zero_a, float factor_a, const uint8_t *b,       \
+       int zero_b, float factor_b, uint8_t *y))                                                                    \
     X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
 
 #define KD__TRAINING_KERNELS(X)                                                                                    \
     X(void, act_grad,                                                                                              \
       (int kind, float arg, ptrdiff_t n, const float *xy, const float *dy, float *dx, int accumulate))             \
+    X(void, round_to_grid_grad,                                                                                    \
+      (ptrdiff_t n, float scale, float zero, const float *x, const float *dy, float *dx, int accumulate))          \
     X(void, depthwise_input_grad,                                                                                  \
       (const kd__window *w, const float *dy, const float *weight, float *dx, int accumulate))                      \
     X(void, depthwise_weight_grad, (const kd__window *w, const float *x, const float *dy, float *dw))              \
@@ -5673,6 +5789,7 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
    sideways; lines above and below are skipped instead.
    ============================================================================================================ */
 
+enum { KD__SLACK = 64 };              /* floats after every buffer that kernels read in whole vectors */
 enum { KD__MAX_VALUE = INT_MAX / 8 }; /* numbers in one sample of a value, and weights of one output */
 
 typedef struct kd__shape {
@@ -5697,6 +5814,7 @@ typedef struct kd__param {
     int groups, outputs, c, h, w;
     size_t group_size, size, offset; /* floats; offset into kd_model.weights, or .state if not trained */
     int summed;                      /* its gradient is summed chunk by chunk, at partial in kd__run.partials */
+    int rounded;                     /* a weight or bias that runs use as int8 and int32 would have it */
     size_t partial;
 } kd__param;
 
@@ -5718,6 +5836,7 @@ typedef struct kd__node {
     int fused; /* an activation layer whose work its producer does */
     int shown; /* 0: made by the library, not written in the model line */
     int depth; /* nesting in residual */
+    int grid;  /* the quant layer whose steps its input is on, or -1 */
     int64_t macs;
     char *name; /* PyTorch's module path: "0", "3.body.1" */
     char *text; /* as written */
@@ -5732,6 +5851,8 @@ typedef struct kd__value {
     int same_as;  /* the value whose storage this one shares in both directions (fused activations), or itself */
     int needs_grad;
 } kd__value;
+
+typedef struct kd__quant kd__quant;
 
 struct kd_model {
     kd_ctx *kd;
@@ -5753,8 +5874,10 @@ struct kd_model {
     char **classes;
     int preprocessing_channels; /* 0: unknown */
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
-    void *spare;  /* a kd_workspace that kd_predict may borrow */
-    int trainers; /* open for it */
+    void *spare;      /* a kd_workspace that kd_predict may borrow */
+    int trainers;     /* open for it */
+    int quants;       /* quant layers */
+    kd__quant *quant; /* what an int8 model computes with, else NULL: >>quant */
 };
 
 /* Where a value (or its gradient) is in a run. Local slots exist once a worker, for the samples of one span. */
@@ -5779,6 +5902,14 @@ typedef struct kd__tap {
     double *map;  /* (n, c, h, w): what the forward pass computed */
     double *grad; /* the same, added to the value's gradient in the backward pass; NULL in runs without one */
 } kd__tap;
+
+/* The smallest and largest number that a quant layer has seen, and how often which between them: by worker. */
+enum { KD__WATCH_BINS = 2048 };
+typedef struct kd__range_watch {
+    float low, high;
+    int broken;    /* saw a NaN or an infinity */
+    int64_t *bins; /* NULL: low and high are looked for; else counts of KD__WATCH_BINS equal parts */
+} kd__range_watch;
 
 typedef struct kd__run kd__run;
 typedef void (*kd__step_fn)(const kd__run *r, const kd__node *n, kd__span s);
@@ -5837,6 +5968,11 @@ struct kd__run {
     uint64_t dropout_key;
     const float *prompt; /* (count, model->prompt); NULL: zeros */
     int bare;            /* 1: the backward pass leaves out what layers add to the loss */
+    float *rounded;  /* weights as a quant layer's steps make them, like model->weights; NULL: none are rounded */
+    float *rounding; /* what making them takes */
+    kd__range_watch *watch; /* while ranges are looked for, by node */
+    float *bytes;           /* values of an int8 model, of all workers */
+    size_t byte_floats;     /* of one worker */
 };
 
 /* Whether the backward pass computes the gradient of a value. What a value has a part in comes after it. */
@@ -5873,6 +6009,7 @@ KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
     const kd__param *p;
     if (param < 0) return NULL;
     p = &r->model->params[param];
+    if (p->rounded && r->rounded) return r->rounded + p->offset;
     return (p->trained ? r->model->weights : r->model->state) + p->offset;
 }
 
@@ -5895,6 +6032,91 @@ KD__PRIVATE int kd__lines(const kd__shape *shape, const kd__slot *a, const kd__s
     return whole ? 1 : shape->h;
 }
 
+/* A tensor in PyTorch's order: runs of numbers, each with one distance between them where they are stored. */
+typedef struct kd__walk {
+    const kd__kernels *k;
+    const kd__param *p;
+    int output, channel, line; /* of the next run */
+    ptrdiff_t at, step;        /* where the next number of this run is, and how far the one after it */
+    int left;                  /* numbers of this run */
+} kd__walk;
+
+KD__PRIVATE kd__walk kd__walk_begin(const kd__kernels *k, const kd__param *p)
+{
+    kd__walk w;
+    memset(&w, 0, sizeof w);
+    w.k = k;
+    w.p = p;
+    return w;
+}
+
+/* Enters the next run; not after the last one. */
+KD__PRIVATE void kd__walk_run(kd__walk *w)
+{
+    const kd__param *p = w->p;
+    const int rows = p->c * p->h * p->w;
+    ptrdiff_t start = 0, step = 1;
+    if (p->layout == KD__PANELS) {
+        const int column = w->output % p->outputs, first = column / w->k->panel * w->k->panel;
+        step = kd__panel_width(w->k, p->outputs - first);
+        start = (ptrdiff_t)((size_t)(w->output / p->outputs) * p->group_size + (size_t)first * (size_t)rows) +
+                (column - first);
+    }
+    w->at = start + ((ptrdiff_t)w->line * p->w * p->c + w->channel) * step;
+    if (p->h == 1 && p->w == 1) { /* all channels are one run */
+        w->step = step;
+        w->left = p->c;
+        ++w->output;
+        return;
+    }
+    w->step = p->c * step;
+    w->left = p->w;
+    if (++w->line < p->h) return;
+    w->line = 0;
+    if (++w->channel < p->c) return;
+    w->channel = 0;
+    ++w->output;
+}
+
+/* The next `count` numbers between their stored form and PyTorch's order, in the direction asked for. */
+KD__PRIVATE void kd__walk_copy(kd__walk *w, float *stored, float *plain, int64_t count, int to_plain)
+{
+    while (count > 0) {
+        int i, now;
+        if (w->left == 0) kd__walk_run(w);
+        now = (int)KD__MIN((int64_t)w->left, count);
+        if (to_plain) {
+            for (i = 0; i < now; ++i) plain[i] = stored[w->at + i * w->step];
+        } else {
+            for (i = 0; i < now; ++i) stored[w->at + i * w->step] = plain[i];
+        }
+        w->at += now * w->step;
+        w->left -= now;
+        plain += now;
+        count -= now;
+    }
+}
+
+KD__PRIVATE int64_t kd__param_count(const kd__param *p)
+{
+    int64_t count = 1;
+    int i;
+    for (i = 0; i < p->rank; ++i) count *= p->shape[i];
+    return count;
+}
+
+/* Copies a whole tensor. */
+KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float *stored, float *plain, int to_plain)
+{
+    kd__walk w = kd__walk_begin(k, p);
+    kd__walk_copy(&w, stored, plain, kd__param_count(p), to_plain);
+}
+
+KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
+{
+    return (p->trained ? m->weights : m->state) + p->offset;
+}
+
 /* ============================================================================================================
    >>layers    what each layer computes, forward and backward
    uses: graph, losses, parallel, random
@@ -5910,6 +6132,7 @@ typedef struct kd__draft {
     int current; /* value that the next layer reads */
     int depth;
     int has_batchnorm; /* inside the residual that is being read */
+    int has_quant;     /* as well */
     int tagged;        /* some layer is, so that names may meet */
 } kd__draft;
 
@@ -6197,6 +6420,98 @@ KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__sp
         for (p = 0; p < pixels; ++p) {
             for (c = 0; c < in->c; ++c, ++dx) *dx = (accumulate ? *dx : 0) + dy[c * pixels + p];
         }
+    }
+}
+
+/* ---- quant ----------------------------------------------------------------------------------------------- */
+
+/* A step of a quant layer: x = scale (q - zero), q from 0 to 255. scale 0: not set yet, numbers pass as they are. */
+enum { KD__QUANT_LIMIT };
+enum { KD__QUANT_SCALE, KD__QUANT_ZERO }; /* its tensors */
+
+typedef struct kd__grid {
+    float scale, zero;
+} kd__grid;
+
+KD__PRIVATE kd__grid kd__grid_of(const kd_model *m, const kd__node *n)
+{
+    kd__grid g;
+    g.scale = m->state[m->params[n->param[KD__QUANT_SCALE]].offset];
+    g.zero = m->state[m->params[n->param[KD__QUANT_ZERO]].offset];
+    return g;
+}
+
+KD__PRIVATE kd_result kd__quant_build(kd__draft *d, kd__node *n)
+{
+    static const char *const names[2] = {"scale", "zero_point"};
+    const kd__shape in = d->m->values[n->in].shape;
+    int i;
+    if (n->arg[KD__QUANT_LIMIT].v[0] > 127)
+        return kd__spec_fail(d, "the limit of quant must be 1 to 127, got %.0f", n->arg[KD__QUANT_LIMIT].v[0]);
+    d->has_quant = 1;
+    ++d->m->quants;
+    for (i = 0; i < 2; ++i) {
+        n->param[i] = kd__draft_vector(d, n, names[i], kd__channels(1), 0, 0);
+        if (n->param[i] < 0) return KD_ERR_MEMORY;
+    }
+    return kd__same_shape(d, n, in.flat);
+}
+
+KD__PRIVATE void kd__watch_line(kd__range_watch *w, ptrdiff_t count, const float *x)
+{
+    const float width = w->high - w->low, per = width > 0 ? (float)KD__WATCH_BINS / width : 0;
+    ptrdiff_t i;
+    for (i = 0; i < count; ++i) {
+        if (!kd__is_finite((double)x[i]))
+            w->broken = 1;
+        else if (w->bins)
+            ++w->bins[KD__MAX(0, KD__MIN((int)KD__WATCH_BINS - 1, (int)((x[i] - w->low) * per)))];
+        else
+            w->low = KD__MIN(w->low, x[i]), w->high = KD__MAX(w->high, x[i]);
+    }
+}
+
+KD__PRIVATE void kd__quant_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const kd__grid g = kd__grid_of(r->model, n);
+    ptrdiff_t length;
+    const int lines = kd__lines(&r->model->values[n->in].shape, in, out, &length);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i);
+        float *y = kd__slot_at(out, s, i);
+        for (j = 0; j < lines; ++j, x += in->row, y += out->row) {
+            if (r->watch)
+                kd__watch_line(&r->watch[s.worker * r->model->node_count + (int)(n - r->model->nodes)], length, x);
+            if (g.scale > 0)
+                r->k->round_to_grid(length, g.scale, g.zero, x, y);
+            else
+                r->k->act(KD__IDENTITY, 0, length, x, y);
+        }
+    }
+}
+
+/* Straight through (Bengio et al. 2013): 1 where the number rounds to one of the 256 steps, 0 where it is clipped. */
+KD__PRIVATE void kd__quant_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const kd__grid g = kd__grid_of(r->model, n);
+    const int tight = in->tight && dy->tight && dx->tight;
+    const int accumulate = r->plan[n - r->model->nodes].accumulate;
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
+    int i, j;
+    if (!kd__needs_grad(r, n->in)) return;
+    if (!(g.scale > 0)) {
+        kd__pass_on(r, shape, dy, dx, accumulate, s);
+        return;
+    }
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i), *from = kd__slot_at(dy, s, i);
+        float *to = kd__slot_at(dx, s, i);
+        for (j = 0; j < (tight ? 1 : shape->h); ++j, x += in->row, from += dy->row, to += dx->row)
+            r->k->round_to_grid_grad(length, g.scale, g.zero, x, from, to, accumulate);
     }
 }
 
@@ -6862,7 +7177,8 @@ KD__PRIVATE void kd__conv_forward_prepare(const kd__run *r, const kd__node *n, k
     const kd__param *w = &r->model->params[n->param[0]];
     (void)s;
     if (kd__is_winograd(r->model, n))
-        kd__winograd_weights(r, r->k->winograd_weight, w->c, w->outputs, r->model->weights + w->offset,
+        kd__winograd_weights(r, r->k->winograd_weight, w->c, w->outputs,
+                             (float *)(uintptr_t)kd__weight(r, n->param[0]), /* only read */
                              r->plan[n - r->model->nodes].own);
 }
 
@@ -8155,6 +8471,15 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({kd__dropout_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
+    {"quant",
+     "limit:i=127",
+     kd__quant_build,
+     NULL,
+     NULL,
+     {{kd__quant_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__quant_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
     {"flatten",
      "",
      kd__flatten_build,
@@ -8289,7 +8614,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
-        "dropout, flatten, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid and "
+        "dropout, flatten, quant, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, "
+        "sigmoid and "
         "tanh",
         (int)KD__MIN(length, 40), word);
 }
@@ -8553,7 +8879,7 @@ KD__PRIVATE kd__path kd__path_index(const char *path, int index)
 
 /* What is added to a residual's body: its input, through a projection where the shapes differ. */
 KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int entry, int has_batchnorm,
-                                         int *shortcut)
+                                         int has_quant, int *shortcut)
 {
     const kd__shape from = d->m->values[entry].shape, to = d->m->values[d->current].shape;
     const int body = d->current, deep = d->depth;
@@ -8592,7 +8918,7 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
     }
     d->current = entry;
     ++d->depth;
-    name = kd__path_join(path, has_batchnorm ? "shortcut.0" : "shortcut", 10);
+    name = kd__path_join(path, has_batchnorm || has_quant ? "shortcut.0" : "shortcut", 10);
     result =
         kd__draft_node(d, to.flat ? KD__TYPE_DENSE : KD__TYPE_CONV, args, name.chars, text, strlen(text), 0, -1);
     if (result == KD_OK && has_batchnorm) {
@@ -8601,6 +8927,12 @@ KD__PRIVATE kd_result kd__draft_shortcut(kd__draft *d, const char *path, int ent
         args[KD__NORM_MOMENTUM].v[0] = 0.1;
         name = kd__path_join(path, "shortcut.1", 10);
         result = kd__draft_node(d, kd__layer_find("batchnorm", 9), args, name.chars, "batchnorm", 9, 0, -1);
+    }
+    if (result == KD_OK && has_quant) {
+        memset(args, 0, sizeof args);
+        args[KD__QUANT_LIMIT].v[0] = 127;
+        name = kd__path_join(path, has_batchnorm ? "shortcut.2" : "shortcut.1", 10);
+        result = kd__draft_node(d, kd__layer_find("quant", 5), args, name.chars, "quant", 5, 0, -1);
     }
     *shortcut = d->current;
     d->current = body;
@@ -8614,9 +8946,9 @@ KD__PRIVATE kd_result kd__parse_layers(kd__draft *d, const char **at, const char
 KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const char *path)
 {
     const char *c = *at, *start = c;
-    const int entry = d->current, outer_batchnorm = d->has_batchnorm;
+    const int entry = d->current, outer_batchnorm = d->has_batchnorm, outer_quant = d->has_quant;
     kd__path name = kd__path_join(path, "body", 4);
-    int shortcut, inner_batchnorm;
+    int shortcut, inner_batchnorm, inner_quant;
     kd_result result;
     if (*c != '(')
         return kd__spec_fail(d, "residual needs its layers in parentheses: residual(conv 16 3 pad=1, relu)");
@@ -8626,7 +8958,7 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
         return kd__spec_fail(d, "the tags around this residual have more than %d letters together",
                              (int)KD__MAX_NAME - 5);
     ++c;
-    d->has_batchnorm = 0;
+    d->has_batchnorm = d->has_quant = 0;
     ++d->depth;
     result = kd__parse_layers(d, &c, name.chars);
     --d->depth;
@@ -8637,8 +8969,10 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     if (*c == 0) return kd__spec_fail(d, "this parenthesis is never closed");
     d->at = start;
     inner_batchnorm = d->has_batchnorm;
-    result = kd__draft_shortcut(d, path, entry, inner_batchnorm, &shortcut);
+    inner_quant = d->has_quant;
+    result = kd__draft_shortcut(d, path, entry, inner_batchnorm, inner_quant, &shortcut);
     d->has_batchnorm = outer_batchnorm || inner_batchnorm;
+    d->has_quant = outer_quant || inner_quant;
     if (result != KD_OK) return result;
     name = kd__path_join(path, "sum", 3);
     result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name.chars, "+", 1, 0, shortcut);
@@ -9029,11 +9363,1005 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
 }
 
 /* ============================================================================================================
-   >>model    models: creation, tensors, description
-   uses: spec, losses
+   >>quant    int8 models: what they are, and the integer engine
+   uses: spec
+   A model with quant layers computes in float as an int8 model would: the numbers behind a quant layer are steps of
+   its grid, x = scale (q - zero) with q from 0 to 255 (flatten, dropout and max pooling pass them on), and a dense
+   layer or a convolution that reads such numbers rounds its weights to int8, by output, and its bias to int32
+   (kd__param.rounded). That is what quantisation-aware training trains, layer by layer what ONNX calls a
+   QuantizeLinear followed by a DequantizeLinear.
+
+   An int8 model has the same nodes and a kd__quant beside them, and computes with integers. For nodes[i], in order,
+   kd__quant.nodes[i] says how (kd__quant_node.op), and values[v] where a value is (kd__quant_value):
+
+   KD__QUANT_NOTHING  it is done already: an activation or a quant layer behind another node; flatten, dropout
+   KD__QUANT_FLOAT    the layer in float, on numbers made from uint8 where its input is: no rule for integers
+   KD__QUANT_STEPS    a quant layer whose input is in float: q = rne(clamp(x / scale)) + zero
+   KD__QUANT_PRODUCT  dense, conv, depthwise: sums[o] = bias[o] + sum_i (x[i] - zero_in) weight[o][i], exact in 32
+                      bits; t = (float)sums[o] * factor[o]; relu, relu6 or leakyrelu of t; then
+                      q = rne(clamp(t)) + zero_out. Where no quant layer follows it writes t, in float
+   KD__QUANT_MAXPOOL  the largest q of a window, on the grid of its input
+   KD__QUANT_MEAN     avgpool, gap: q = rne(clamp((float)sum(x - zero_in) * factor[0])) + zero_out
+   KD__QUANT_ADD      t = (float)(a - zero_a) * factor[0] + (float)(b - zero_b) * factor[1]; as a product goes on
+   KD__QUANT_TABLE    q = table[x]: any other activation, or a quant layer on numbers of another grid
+
+   rne rounds to the nearest, halves to even; clamp leaves 0 to 255 once the zero is added. All in float, one
+   rounding an operation, with
+       weight scale  s_o = max_i |w[o][i]| / limit, larger where the bias would not fit, see kd__quant_scale
+       weight[o][i]  = rne(w[o][i] / s_o)        bias[o] = rne(b[o] / (s_in * s_o)), the product in float
+       factor[o]     = (s_in * s_o) / s_out, of a product that writes floats s_in * s_o
+       mean: factor[0] = s_in / (s_out * pixels of the window)      add: factor[0] = s_a / s_out, factor[1] = s_b / s_out
+   These are ONNX Runtime's rules for dense layers, convolutions and max pooling, bit by bit. In sums and means it
+   rounds in another order on some processors: at most one step away.
    ============================================================================================================ */
 
-enum { KD__SLACK = 64 }; /* floats after every buffer that kernels read in whole vectors */
+enum {
+    KD__QUANT_NOTHING,
+    KD__QUANT_FLOAT,
+    KD__QUANT_STEPS,
+    KD__QUANT_PRODUCT,
+    KD__QUANT_MAXPOOL,
+    KD__QUANT_MEAN,
+    KD__QUANT_ADD,
+    KD__QUANT_TABLE
+};
+
+typedef struct kd__quant_value {
+    float scale; /* 0: in float */
+    int zero;
+    int root; /* the value whose memory it has */
+    int grid; /* the quant layer that made the grid, -1 in float */
+    /* An image is stored (h, w, c) with `pad` pixels of `zero` around; bytes, in the memory of one sample */
+    int pad_h, pad_w;
+    size_t pixel, line, first, sample, at;
+    int from, until; /* nodes between which it is needed; -1: never */
+} kd__quant_value;
+
+typedef struct kd__quant_node {
+    int op;
+    int out; /* the value that it writes, beyond the activation and the quant layer behind it */
+    /* KD__QUANT_PRODUCT. The weights of an output in the order (h, w, c), where PyTorch has (c, h, w): of output o
+       the weight PyTorch calls [o, c, y, x] is at ((o * h + y) * w + x) * c_count + c, with h, w and c of kd__param
+       (depthwise: c_count 1; a dense layer behind a flattened image has that image's c, h, w) */
+    int outputs, depth;
+    int8_t *weight; /* (outputs, depth) */
+    int32_t *bias;  /* (outputs); 0 without one */
+    float *scale;   /* (outputs): of the weights */
+    float *factor;  /* (outputs), or see above */
+    int act;        /* KD__IDENTITY to KD__LEAKYRELU */
+    float act_arg;
+    float low, high; /* of t, before the zero is added */
+    uint8_t *table;  /* (256) */
+    /* what the kernels read */
+    int groups, segs, run; /* kd__int8_product */
+    size_t group_size;     /* bytes of panels */
+    int8_t *panels;
+    int32_t *starts;     /* bias less zero_in times the sum of the weights, as the kernels store outputs */
+    float *start_factor; /* factor likewise */
+} kd__quant_node;
+
+struct kd__quant {
+    kd__quant_node *nodes;   /* (node_count) */
+    kd__quant_value *values; /* (value_count) */
+    size_t bytes;            /* of a sample's values */
+    int float_input;         /* a layer in float reads the model's input */
+    int serial;              /* a layer in float works on the whole batch at once */
+};
+
+/* ---- numbers --------------------------------------------------------------------------------------------- */
+
+/* To the nearest integer, halves to even, as the kernels do it; |x| below 2^22. */
+KD__PRIVATE int kd__round_small(float x) { return (int)(kd__float_bits(x + 12582912.0f) - 0x4b400000u); }
+
+/* The same for what is not small. */
+KD__PRIVATE double kd__round_even(double x)
+{
+    const double down = floor(x), rest = x - down;
+    return rest < 0.5 || (rest == 0.5 && floor(down / 2) * 2 == down) ? down : down + 1;
+}
+
+KD__PRIVATE int kd__clamp_steps(float steps, int zero)
+{
+    const float low = (float)-zero, high = (float)(255 - zero);
+    return kd__round_small(steps > low ? (steps < high ? steps : high) : low) + zero;
+}
+
+/* The scale of the weights of an output: `most` is their largest magnitude, or of one without any other than 0 the
+   largest of its layer. A bias must fit into 30 bits, so that there is room for the sum. */
+KD__PRIVATE float kd__quant_scale(float most, float most_of_all, float limit, float bias, float in)
+{
+    float scale = (most > 1e-30f ? most : most_of_all > 1e-30f ? most_of_all : 1.0f) / limit;
+    const double fits = fabs((double)bias) / ((double)in * 1073741824.0);
+    if (fits > (double)scale) scale = (float)(fits * 1.000001);
+    return scale;
+}
+
+KD__PRIVATE float kd__largest(const float *x, int64_t count)
+{
+    float most = 0;
+    int64_t i;
+    for (i = 0; i < count; ++i) most = KD__MAX(most, fabsf(x[i]));
+    return most;
+}
+
+KD__PRIVATE int kd__quant_outputs(const kd__param *w)
+{
+    return w->layout == KD__TAPS ? w->c : w->groups * w->outputs;
+}
+
+KD__PRIVATE float kd__quant_limit(const kd_model *m, const kd__node *n)
+{
+    return (float)m->nodes[n->grid].arg[KD__QUANT_LIMIT].v[0];
+}
+
+/* ---- rounded weights, in float --------------------------------------------------------------------------- */
+
+/* Node `index`: the weights of a layer that reads numbers on a grid, as an int8 model has them. */
+KD__PRIVATE void kd__round_node(void *arg, int index, int worker)
+{
+    const kd__run *r = (const kd__run *)arg;
+    const kd_model *m = r->model;
+    const kd__node *n = &m->nodes[index];
+    const kd__param *w, *b;
+    kd__grid in;
+    float *plain, *to, most;
+    int outputs, depth, o;
+    (void)worker;
+    if (n->param[0] < 0 || !m->params[n->param[0]].rounded) return;
+    w = &m->params[n->param[0]];
+    b = n->param[1] >= 0 ? &m->params[n->param[1]] : NULL;
+    in = kd__grid_of(m, &m->nodes[n->grid]);
+    if (!(in.scale > 0)) {
+        memcpy(r->rounded + w->offset, m->weights + w->offset, w->size * sizeof(float));
+        if (b) memcpy(r->rounded + b->offset, m->weights + b->offset, b->size * sizeof(float));
+        return;
+    }
+    outputs = kd__quant_outputs(w);
+    depth = (int)(kd__param_count(w) / outputs);
+    plain = r->rounding + w->offset;
+    kd__param_copy(r->k, w, m->weights + w->offset, plain, 1);
+    most = kd__largest(plain, kd__param_count(w));
+    for (o = 0; o < outputs; ++o) {
+        const float bias = b ? m->weights[b->offset + (size_t)o] : 0;
+        const float scale = kd__quant_scale(kd__largest(plain + (ptrdiff_t)o * depth, depth), most,
+                                            kd__quant_limit(m, n), bias, in.scale);
+        to = plain + (ptrdiff_t)o * depth;
+        r->k->round_to_grid(depth, scale, 127, to, to);
+        if (b) {
+            const float step = in.scale * scale;
+            r->rounded[b->offset + (size_t)o] = (float)(kd__round_even((double)bias / (double)step) * (double)step);
+        }
+    }
+    kd__param_copy(r->k, w, r->rounded + w->offset, plain, 0);
+}
+
+/* Before a pass. */
+KD__PRIVATE void kd__round_weights(const kd__run *r, const kd__node *n, kd__span s)
+{
+    (void)n;
+    (void)s;
+    kd__parallel(r->kd, r->model->node_count, kd__round_node, (void *)(uintptr_t)r);
+}
+
+/* ---- what an int8 model is made of ----------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__is_quant(const kd__node *n) { return kd__layer_types[n->type].build == kd__quant_build; }
+KD__PRIVATE int kd__is_product(const kd__node *n)
+{
+    return n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE;
+}
+
+/* Passes numbers on as they are, or the largest of them: they stay on their grid. */
+KD__PRIVATE int kd__stays_on_grid(const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    return t->build == kd__flatten_build || t->build == kd__dropout_build ||
+           t->forward[0].fn == kd__maxpool_forward;
+}
+
+/* The only reader of a value, or NULL. */
+KD__PRIVATE const kd__node *kd__reader(const kd_model *m, int value)
+{
+    int i;
+    if (m->values[value].consumers != 1) return NULL;
+    for (i = 0; i < m->node_count && m->nodes[i].in != value && m->nodes[i].in2 != value; ++i) {}
+    return i < m->node_count ? &m->nodes[i] : NULL;
+}
+
+/* Which grid each value is on: for kd__node.grid and kd__param.rounded, once the line is read. */
+KD__PRIVATE kd_result kd__model_grids(kd_model *m)
+{
+    int *grid, i;
+    for (i = 0; i < m->node_count; ++i) m->nodes[i].grid = -1;
+    if (!m->quants) return KD_OK;
+    grid = KD__NEW(m->kd, int, m->value_count);
+    if (!grid) return KD_ERR_MEMORY;
+    for (i = 0; i < m->value_count; ++i) grid[i] = -1;
+    for (i = 0; i < m->node_count; ++i) {
+        kd__node *n = &m->nodes[i];
+        n->grid = grid[n->in];
+        grid[n->out] = kd__is_quant(n) ? i : kd__stays_on_grid(n) ? n->grid : -1;
+        if (n->grid < 0 || !kd__is_product(n)) continue;
+        m->params[n->param[0]].rounded = 1;
+        if (n->param[1] >= 0) m->params[n->param[1]].rounded = 1;
+    }
+    kd__free(m->kd, grid);
+    return KD_OK;
+}
+
+/* A scale that is no scale or a zero that is none, from a file or a caller. */
+KD__PRIVATE kd_result kd__grids_check(const kd_model *m, const char *where)
+{
+    int i;
+    for (i = 0; i < m->node_count && m->quants; ++i) {
+        const kd__node *n = &m->nodes[i];
+        kd__grid g;
+        if (!kd__is_quant(n)) continue;
+        g = kd__grid_of(m, n);
+        if (!(g.scale == 0 || (g.scale >= 1e-30f && g.scale <= 1e30f)) || !(g.zero >= 0 && g.zero <= 255) ||
+            g.zero != (float)(int)g.zero)
+            return kd__fail(
+                m->kd, KD_ERR_FORMAT,
+                "%s: quant layer \"%.80s\" has scale %s and zero point %s; a scale is 0 (not set) or 1e-30 "
+                "to 1e30, a zero point a whole number from 0 to 255",
+                where, n->name, kd__number((double)g.scale, 6).chars, kd__number((double)g.zero, 6).chars);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__quant_close(kd_ctx *kd, kd__quant *q, int node_count)
+{
+    int i;
+    if (!q) return;
+    for (i = 0; i < node_count && q->nodes; ++i) {
+        kd__quant_node *n = &q->nodes[i];
+        kd__free(kd, n->weight);
+        kd__free(kd, n->bias);
+        kd__free(kd, n->scale);
+        kd__free(kd, n->factor);
+        kd__free(kd, n->table);
+        kd__free(kd, n->panels);
+        kd__free(kd, n->starts);
+        kd__free(kd, n->start_factor);
+    }
+    kd__free(kd, q->nodes);
+    kd__free(kd, q->values);
+    kd__free(kd, q);
+}
+
+/* What a node writes if its activation and the quant layer behind it are its own work: that layer's output, or -1. */
+KD__PRIVATE int kd__quant_target(const kd_model *m, const kd__node *n)
+{
+    const kd__node *next = kd__reader(m, n->out);
+    if (next && next->fused) next = kd__reader(m, next->out);
+    return next && kd__is_quant(next) ? next->out : -1;
+}
+
+/* How a node is computed, and what it writes. */
+KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    const kd__quant_value *in = &q->values[n->in];
+    const int target = kd__quant_target(m, n), on_grid = in->scale > 0;
+    kd__quant_node *at = &q->nodes[index];
+    at->op = KD__QUANT_FLOAT;
+    at->out = n->out;
+    if (n->fused || q->values[n->out].from == index) { /* a quant layer whose work another node has taken */
+        at->op = KD__QUANT_NOTHING;
+    } else if (kd__is_quant(n)) {
+        at->op = on_grid ? KD__QUANT_TABLE : KD__QUANT_STEPS;
+    } else if (on_grid && kd__stays_on_grid(n)) {
+        at->op = t->forward[0].fn == kd__maxpool_forward ? KD__QUANT_MAXPOOL : KD__QUANT_NOTHING;
+    } else if (on_grid && kd__is_product(n)) {
+        at->op = KD__QUANT_PRODUCT;
+        if (target >= 0) {
+            at->out = target;
+        } else if (n->fused_act) {
+            at->out = kd__reader(m, n->out)->out;
+        }
+    } else if (on_grid && target >= 0) {
+        if (t->forward[0].fn == kd__avgpool_forward) at->op = KD__QUANT_MEAN;
+        if (t->build == kd__add_build && q->values[n->in2].scale > 0) at->op = KD__QUANT_ADD;
+        if (n->act) at->op = KD__QUANT_TABLE;
+        if (at->op != KD__QUANT_FLOAT) at->out = target;
+    }
+}
+
+/* Grids of values, and an operation for each node. Of the values `from` says while this runs that their quant layer
+   is done by another node. */
+KD__PRIVATE kd_result kd__quant_choose_all(const kd_model *m, kd__quant *q, const char *where)
+{
+    int i, j;
+    for (i = 0; i < m->value_count; ++i) q->values[i].root = i, q->values[i].grid = q->values[i].from = -1;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        kd__quant_value *out = &q->values[n->out];
+        if (kd__is_quant(n)) {
+            const kd__grid g = kd__grid_of(m, n);
+            if (!(g.scale > 0))
+                return kd__fail(m->kd, KD_ERR_DATA,
+                                "%s: quant layer \"%.80s\" has no scale yet: it has to see images first", where,
+                                n->name);
+            out->scale = g.scale, out->zero = (int)g.zero, out->grid = i;
+        } else if (kd__stays_on_grid(n) && q->values[n->in].scale > 0) {
+            out->scale = q->values[n->in].scale, out->zero = q->values[n->in].zero;
+            out->grid = q->values[n->in].grid;
+            if (kd__layer_types[n->type].forward[0].fn != kd__maxpool_forward) out->root = q->values[n->in].root;
+        }
+        kd__quant_choose(m, q, i);
+        if (q->nodes[i].op >= KD__QUANT_PRODUCT && q->nodes[i].out != n->out) {
+            const int quant = m->values[q->nodes[i].out].producer;
+            if (kd__is_quant(&m->nodes[quant])) q->values[q->nodes[i].out].from = quant;
+        }
+        for (j = 0; j < 4 && q->nodes[i].op == KD__QUANT_FLOAT && kd__layer_types[n->type].forward[j].fn; ++j)
+            q->serial |= kd__layer_types[n->type].forward[j].kind == KD__WHOLE;
+        if (q->nodes[i].op == KD__QUANT_FLOAT && (n->in == m->input || n->in2 == m->input)) q->float_input = 1;
+    }
+    return KD_OK;
+}
+
+/* Borders, sizes and lifetimes of the values in bytes, and a place for each. */
+KD__PRIVATE kd_result kd__quant_place(const kd_model *m, kd__quant *q)
+{
+    int i, j, moved;
+    for (i = 0; i < m->value_count; ++i) q->values[i].from = q->values[i].until = -1;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        int used[3];
+        used[0] = n->in, used[1] = n->in2, used[2] = q->nodes[i].out;
+        if (n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE) {
+            const kd__arg *pad = &n->arg[n->type == KD__TYPE_CONV ? (int)KD__CONV_PAD : (int)KD__DEPTHWISE_PAD];
+            kd__quant_value *v = &q->values[q->values[n->in].root];
+            v->pad_h = KD__MAX(v->pad_h, (int)pad->v[0]);
+            v->pad_w = KD__MAX(v->pad_w, (int)pad->v[1]);
+        }
+        for (j = 0; j < 3 && q->nodes[i].op != KD__QUANT_NOTHING; ++j) {
+            kd__quant_value *v = used[j] >= 0 ? &q->values[q->values[used[j]].root] : NULL;
+            if (!v || !(v->scale > 0)) continue;
+            if (v->from < 0) v->from = i;
+            v->until = i;
+        }
+        if (n->out == m->output || q->nodes[i].out == m->output) {
+            kd__quant_value *v = &q->values[q->values[m->output].root];
+            if (v->scale > 0) v->until = m->node_count;
+        }
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        kd__quant_value *v = &q->values[i];
+        const kd__shape *s = &m->values[i].shape;
+        if (v->from < 0) continue;
+        v->pixel = (size_t)s->c;
+        v->line = (size_t)(s->w + 2 * v->pad_w) * v->pixel;
+        v->first = (size_t)v->pad_h * v->line + (size_t)v->pad_w * v->pixel;
+        v->sample = (v->line * (size_t)(s->h + 2 * v->pad_h) + 127) / 64 * 64; /* kernels read beyond the end */
+        if (v->sample > (size_t)KD__MAX_VALUE)
+            return kd__fail(m->kd, KD_ERR_SHAPE, "int8: a value of %dx%dx%d with its padding is too large", s->c,
+                            s->h, s->w);
+        for (moved = 1; moved;) {
+            moved = 0;
+            for (j = 0; j < i; ++j) {
+                const kd__quant_value *o = &q->values[j];
+                if (o->from < 0 || o->until < v->from || v->until < o->from) continue;
+                if (v->at < o->at + o->sample && o->at < v->at + v->sample) v->at = o->at + o->sample, moved = 1;
+            }
+        }
+        q->bytes = KD__MAX(q->bytes, v->at + v->sample);
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        kd__quant_value *v = &q->values[i];
+        const kd__quant_value *root = &q->values[v->root];
+        if (v->root == i) continue;
+        v->pad_h = root->pad_h, v->pad_w = root->pad_w;
+        v->pixel = root->pixel, v->line = root->line, v->first = root->first;
+        v->sample = root->sample, v->at = root->at;
+    }
+    return KD_OK;
+}
+
+/* Memory for the numbers of a product. */
+KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__param *w = &m->params[n->param[0]];
+    kd__quant_node *at = &q->nodes[index];
+    const int row = w->w * w->c, alone = n->type == KD__TYPE_DENSE && q->values[n->in].pad_w == 0;
+    size_t stored;
+    at->outputs = kd__quant_outputs(w);
+    at->depth = (int)(kd__param_count(w) / at->outputs);
+    at->groups = w->groups;
+    at->segs = alone ? 1 : w->h;
+    at->run = alone ? w->h * row : row;
+    if (w->groups > 1) at->segs = w->h * w->w, at->run = w->c; /* the taps of a line are not one run of memory */
+    at->run = (at->run + 3) / 4;
+    stored = (size_t)(w->layout == KD__TAPS ? w->c : w->outputs);
+    stored = (stored + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    at->group_size = kd__times(kd__times((size_t)at->segs, (size_t)at->run), stored * 4);
+    if (w->layout == KD__TAPS) at->group_size = kd__times(stored, (size_t)at->depth);
+    at->weight = KD__NEW(m->kd, int8_t, kd__param_count(w));
+    at->bias = KD__NEW(m->kd, int32_t, at->outputs);
+    at->scale = KD__NEW(m->kd, float, at->outputs);
+    at->factor = KD__NEW(m->kd, float, at->outputs);
+    at->panels = KD__NEW(m->kd, int8_t, kd__plus(kd__times(at->group_size, (size_t)at->groups), 64));
+    at->starts = KD__NEW(m->kd, int32_t, kd__times(stored, (size_t)at->groups));
+    at->start_factor = KD__NEW(m->kd, float, kd__times(stored, (size_t)at->groups));
+    return at->weight && at->bias && at->scale && at->factor && at->panels && at->starts && at->start_factor
+               ? KD_OK
+               : KD_ERR_MEMORY;
+}
+
+/* The structure, still without weights. m has its scales. */
+KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
+{
+    kd__quant *q = KD__NEW(m->kd, kd__quant, 1);
+    kd_result result = KD_ERR_MEMORY;
+    int i;
+    if (q) {
+        q->nodes = KD__NEW(m->kd, kd__quant_node, m->node_count + 1);
+        q->values = KD__NEW(m->kd, kd__quant_value, m->value_count);
+    }
+    if (q && q->nodes && q->values) {
+        result = kd__quant_choose_all(m, q, where);
+        if (result == KD_OK) result = kd__quant_place(m, q);
+    }
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        kd__quant_node *at = &q->nodes[i];
+        if (at->op == KD__QUANT_PRODUCT) result = kd__quant_make_product(m, q, i);
+        if (at->op == KD__QUANT_MEAN || at->op == KD__QUANT_ADD) {
+            at->factor = KD__NEW(m->kd, float, 2);
+            if (!at->factor) result = KD_ERR_MEMORY;
+        }
+        if (at->op == KD__QUANT_TABLE) {
+            at->table = KD__NEW(m->kd, uint8_t, 256);
+            if (!at->table) result = KD_ERR_MEMORY;
+        }
+    }
+    if (result == KD_OK)
+        m->quant = q;
+    else
+        kd__quant_close(m->kd, q, m->node_count);
+    return result;
+}
+
+/* Activation and limits of what a node writes. */
+KD__PRIVATE void kd__quant_limits(const kd_model *m, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    kd__quant_node *at = &m->quant->nodes[index];
+    const kd__quant_value *out = &m->quant->values[at->out];
+    const int in_float = !(out->scale > 0);
+    at->act = n->fused_act;
+    at->act_arg = n->act_arg;
+    at->low = in_float ? -KD__FLOAT_MOST : (float)-out->zero;
+    at->high = in_float ? KD__FLOAT_MOST : (float)(255 - out->zero);
+    if (n->fused_act == KD__RELU || n->fused_act == KD__RELU6) at->low = KD__MAX(at->low, 0.0f);
+    if (n->fused_act == KD__RELU6) at->high = KD__MIN(at->high, in_float ? 6.0f : 6.0f / out->scale);
+}
+
+KD__PRIVATE kd_result kd__quant_factor_fail(const kd_model *m, const char *where, int index, float factor)
+{
+    return kd__fail(
+        m->kd, KD_ERR_NOT_FINITE,
+        "%s: layer \"%.80s\" would multiply its sums by %s, which is no number above 1e-37: the scales of "
+        "its input, weights and output are too far apart",
+        where, m->nodes[index].name, kd__number((double)factor, 6).chars);
+}
+
+/* weight, bias and scale are there: everything that follows from them. An output whose sum may not fit into 32 bits
+   is refused. */
+KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, const char *where)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__param *w = &m->params[n->param[0]];
+    kd__quant_node *at = &m->quant->nodes[index];
+    const kd__quant_value *in = &m->quant->values[n->in], *out = &m->quant->values[at->out];
+    const int each = at->outputs / at->groups,
+              stored = (each + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    int o, i;
+    for (o = 0; o < at->outputs; ++o) {
+        const int8_t *row = at->weight + (ptrdiff_t)o * at->depth;
+        const int group = o / each, col = o % each;
+        int8_t *panels = at->panels + (size_t)group * at->group_size;
+        int64_t sum = 0, all = 0;
+        const float step = in->scale * at->scale[o];
+        at->factor[o] = out->scale > 0 ? step / out->scale : step;
+        if (!(at->factor[o] > 1e-37f) || !(at->factor[o] < 1e30f) || !(step > 1e-37f))
+            return kd__quant_factor_fail(m, where, index, at->factor[o]);
+        for (i = 0; i < at->depth; ++i) sum += row[i], all += row[i] < 0 ? -row[i] : row[i];
+        sum = at->bias[o] - in->zero * sum;
+        if ((sum < 0 ? -sum : sum) + 255 * all > INT32_MAX)
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                            "%s: layer \"%.80s\": the sum of output %d may not fit into 32 bits", where, n->name,
+                            o);
+        at->starts[group * stored + col] = (int32_t)sum;
+        at->start_factor[group * stored + col] = at->factor[o];
+        for (i = 0; i < at->depth && w->layout == KD__TAPS; ++i) panels[i * stored + col] = row[i];
+        for (i = 0; i < at->depth && w->layout != KD__TAPS; ++i) {
+            const int length = at->depth / at->segs, k = i / length * at->run * 4 + i % length;
+            panels[((ptrdiff_t)(col / KD__INT8_PANEL) * at->segs * at->run + k / 4) * (4 * KD__INT8_PANEL) +
+                   col % KD__INT8_PANEL * 4 + k % 4] = row[i];
+        }
+    }
+    return KD_OK;
+}
+
+/* Numbers of the layer itself, in float on the one set of kernels that all machines have, as steps of its output. */
+KD__PRIVATE void kd__quant_finish_table(const kd_model *m, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__quant_node *at = &m->quant->nodes[index];
+    const kd__quant_value *in = &m->quant->values[n->in], *out = &m->quant->values[at->out];
+    float x[256 + KD__SLACK];
+    int i;
+    for (i = 0; i < 256; ++i) x[i] = (float)(i - in->zero) * in->scale;
+    if (n->act) kd__table_scalar.act(n->act, n->act_arg, 256, x, x);
+    for (i = 0; i < 256; ++i) at->table[i] = (uint8_t)kd__clamp_steps(x[i] / out->scale, out->zero);
+}
+
+/* The model's tensors as the integers have them, for all that looks at tensors. */
+KD__PRIVATE kd_result kd__quant_show(kd_model *m, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__param *w = &m->params[n->param[0]];
+    const kd__quant_node *at = &m->quant->nodes[index];
+    const int pixels = w->h * w->w, c = at->depth / pixels;
+    float *plain = KD__NEW(m->kd, float, kd__param_count(w));
+    int o, i, j;
+    if (!plain) return KD_ERR_MEMORY;
+    for (o = 0; o < at->outputs; ++o) {
+        const int8_t *row = at->weight + (ptrdiff_t)o * at->depth;
+        const double step = (double)(m->quant->values[n->in].scale * at->scale[o]);
+        for (i = 0; i < pixels; ++i) {
+            for (j = 0; j < c; ++j)
+                plain[(ptrdiff_t)o * at->depth + j * pixels + i] = (float)row[i * c + j] * at->scale[o];
+        }
+        if (n->param[1] >= 0)
+            m->weights[m->params[n->param[1]].offset + (size_t)o] = (float)((double)at->bias[o] * step);
+    }
+    kd__param_copy(m->kd->k, w, kd__param_stored(m, w), plain, 0);
+    kd__free(m->kd, plain);
+    return KD_OK;
+}
+
+/* All that follows from scales and integers. */
+KD__PRIVATE kd_result kd__quant_finish(kd_model *m, const char *where)
+{
+    kd_result result = KD_OK;
+    int i, j;
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        const kd__node *n = &m->nodes[i];
+        kd__quant_node *at = &m->quant->nodes[i];
+        const float in = m->quant->values[n->in].scale, out = m->quant->values[at->out].scale;
+        kd__quant_limits(m, i);
+        if (at->op == KD__QUANT_PRODUCT) {
+            result = kd__quant_finish_product(m, i, where);
+            if (result == KD_OK) result = kd__quant_show(m, i);
+        } else if (at->op == KD__QUANT_MEAN) {
+            at->factor[0] = in / (out * (float)(n->arg[KD__POOL_KERNEL].v[0] * n->arg[KD__POOL_KERNEL].v[1]));
+        } else if (at->op == KD__QUANT_ADD) {
+            at->factor[0] = in / out, at->factor[1] = m->quant->values[n->in2].scale / out;
+        } else if (at->op == KD__QUANT_TABLE) {
+            kd__quant_finish_table(m, i);
+        }
+        for (j = 0; j < 2 && result == KD_OK && (at->op == KD__QUANT_MEAN || at->op == KD__QUANT_ADD); ++j) {
+            if (!(at->factor[j] < 1e30f) || (at->op == KD__QUANT_ADD && !(at->factor[j] > 1e-37f)))
+                result = kd__quant_factor_fail(m, where, i, at->factor[j]);
+        }
+    }
+    return result;
+}
+
+/* Integers from the model's weights in float. */
+KD__PRIVATE kd_result kd__quant_take(kd_model *m, int index)
+{
+    const kd__node *n = &m->nodes[index];
+    const kd__param *w = &m->params[n->param[0]];
+    kd__quant_node *at = &m->quant->nodes[index];
+    const int pixels = w->h * w->w, c = at->depth / pixels;
+    const float in = m->quant->values[n->in].scale;
+    float *plain = KD__NEW(m->kd, float, kd__param_count(w)), most;
+    int o, i, j;
+    if (!plain) return KD_ERR_MEMORY;
+    kd__param_copy(m->kd->k, w, kd__param_stored(m, w), plain, 1);
+    most = kd__largest(plain, kd__param_count(w));
+    for (o = 0; o < at->outputs; ++o) {
+        const float *row = plain + (ptrdiff_t)o * at->depth;
+        const float bias = n->param[1] >= 0 ? m->weights[m->params[n->param[1]].offset + (size_t)o] : 0;
+        const float scale = kd__quant_scale(kd__largest(row, at->depth), most, kd__quant_limit(m, n), bias, in);
+        at->scale[o] = scale;
+        at->bias[o] = (int32_t)kd__round_even((double)bias / (double)(in * scale));
+        for (i = 0; i < pixels; ++i) {
+            for (j = 0; j < c; ++j)
+                at->weight[(ptrdiff_t)o * at->depth + i * c + j] =
+                    (int8_t)kd__round_small(row[j * pixels + i] / scale);
+        }
+    }
+    kd__free(m->kd, plain);
+    return KD_OK;
+}
+
+/* Makes an int8 model of one in float whose quant layers have their scales. */
+KD__PRIVATE kd_result kd__model_to_int8(kd_model *m, const char *where)
+{
+    kd_result result = kd__quant_open(m, where);
+    int i;
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        if (m->quant->nodes[i].op == KD__QUANT_PRODUCT) result = kd__quant_take(m, i);
+    }
+    return result == KD_OK ? kd__quant_finish(m, where) : result;
+}
+
+/* The same integers in another model of the same line, in which kd__quant_open has been. */
+KD__PRIVATE kd_result kd__quant_copy(kd_model *to, const kd_model *from, const char *where)
+{
+    int i;
+    for (i = 0; i < to->node_count; ++i) {
+        kd__quant_node *a = &to->quant->nodes[i];
+        const kd__quant_node *b = &from->quant->nodes[i];
+        if (a->op != KD__QUANT_PRODUCT) continue;
+        memcpy(a->weight, b->weight, (size_t)a->outputs * (size_t)a->depth);
+        memcpy(a->bias, b->bias, (size_t)a->outputs * sizeof *a->bias);
+        memcpy(a->scale, b->scale, (size_t)a->outputs * sizeof *a->scale);
+    }
+    return kd__quant_finish(to, where);
+}
+
+KDDEF int kd_model_is_int8(const kd_model *m) { return m->quant != NULL; }
+
+KD__PRIVATE kd_result kd__quant_clone(kd_model *to, const kd_model *from)
+{
+    const kd_result result = kd__quant_open(to, "kd_model_clone");
+    return result == KD_OK ? kd__quant_copy(to, from, "kd_model_clone") : result;
+}
+
+/* Goes on with the integers and their scales. */
+KD__PRIVATE uint64_t kd__quant_hash(const kd_model *m, uint64_t hash)
+{
+    int i, o;
+    ptrdiff_t j;
+    hash = kd__mix(hash ^ 8);
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__quant_node *at = &m->quant->nodes[i];
+        for (o = 0; o < at->outputs; ++o)
+            hash = kd__mix(hash ^ ((uint64_t)kd__float_bits(at->scale[o]) << 32 | (uint32_t)at->bias[o]));
+        for (j = 0; j < (ptrdiff_t)at->outputs * at->depth; ++j) hash = kd__mix(hash ^ (uint8_t)at->weight[j]);
+    }
+    return hash;
+}
+
+/* Whether a node of an int8 model takes no part in its run in float, and whether a value has floats there. */
+KD__PRIVATE int kd__is_integer(const kd_model *m, int node)
+{
+    return m->quant && m->quant->nodes[node].op != KD__QUANT_FLOAT;
+}
+
+KD__PRIVATE int kd__has_floats(const kd_model *m, int value)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__quant_node *at = &m->quant->nodes[i];
+        if (at->op == KD__QUANT_FLOAT && (n->in == value || n->in2 == value || n->out == value)) return 1;
+        if (at->op == KD__QUANT_STEPS && n->in == value && value != m->input) return 1;
+        if (at->op == KD__QUANT_PRODUCT && at->out == value && !(m->quant->values[value].scale > 0)) return 1;
+    }
+    return 0;
+}
+
+/* What only works on floats. */
+KD__PRIVATE kd_result kd__refuse_int8(const kd_model *m, const char *where)
+{
+    if (!m->quant) return KD_OK;
+    return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                    "%s: this is an int8 model, which only predicts; train the model in float, with quant layers "
+                    "(kd_model_prepare_int8), and quantize it again",
+                    where);
+}
+
+/* ---- the integer engine ---------------------------------------------------------------------------------- */
+
+/* Where sample i of a span has value v. */
+KD__PRIVATE uint8_t *kd__bytes_at(const kd__run *r, const kd__quant_value *v, kd__span s, int i)
+{
+    uint8_t *memory = (uint8_t *)(void *)(r->bytes + (size_t)s.worker * r->byte_floats);
+    return memory + v->at * (size_t)r->block + (size_t)(i - s.first) * v->sample + v->first;
+}
+
+KD__PRIVATE kd__int8_store kd__quant_store(const kd__quant_node *at, const kd__quant_value *out)
+{
+    kd__int8_store s;
+    s.act = at->act;
+    s.act_arg = at->act_arg;
+    s.low = at->low, s.high = at->high;
+    s.zero = out->zero;
+    s.in_float = !(out->scale > 0);
+    return s;
+}
+
+/* The border of an image holds what stands for 0. */
+KD__PRIVATE void kd__bytes_border(const kd__run *r, int value, kd__span s)
+{
+    const kd__quant_value *v = &r->model->quant->values[value];
+    const kd__shape *shape = &r->model->values[value].shape;
+    const size_t inner = (size_t)shape->w * v->pixel, side = (size_t)v->pad_w * v->pixel;
+    int i, y;
+    if (!(v->scale > 0) || (v->pad_h == 0 && v->pad_w == 0)) return;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        uint8_t *at = kd__bytes_at(r, v, s, i);
+        memset(at - v->first, v->zero, v->first);
+        for (y = 0; y + 1 < shape->h; ++y, at += v->line) memset(at + inner, v->zero, 2 * side);
+        memset(at + inner, v->zero, v->first);
+    }
+}
+
+KD__PRIVATE void kd__int8_steps(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__quant_value *out = &r->model->quant->values[n->out];
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const int pixels = shape->h * shape->w;
+    uint8_t some[256];
+    int i, y, x, c, now;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        uint8_t *to = kd__bytes_at(r, out, s, i);
+        if (n->in == r->model->input && pixels == 1) {
+            r->k->to_steps(shape->c, out->scale, out->zero, r->x + (ptrdiff_t)i * shape->c, to);
+        } else if (n->in == r->model->input) { /* (c, h, w), as the caller has it */
+            const float *from = r->x + (ptrdiff_t)i * pixels * shape->c;
+            for (c = 0; c < shape->c; ++c) {
+                for (y = 0; y < shape->h; ++y) {
+                    uint8_t *line = to + (size_t)y * out->line + c;
+                    for (x = 0; x < shape->w; x += now, from += now) {
+                        now = KD__MIN(KD__COUNT(some), shape->w - x);
+                        if (shape->c == 1) {
+                            r->k->to_steps(now, out->scale, out->zero, from, line + x);
+                            continue;
+                        }
+                        r->k->to_steps(now, out->scale, out->zero, from, some);
+                        {
+                            int j;
+                            for (j = 0; j < now; ++j) line[(ptrdiff_t)(x + j) * shape->c] = some[j];
+                        }
+                    }
+                }
+            }
+        } else {
+            const kd__slot *in = &r->act[n->in];
+            const float *from = kd__slot_at(in, s, i);
+            for (y = 0; y < shape->h; ++y)
+                r->k->to_steps((ptrdiff_t)shape->w * shape->c, out->scale, out->zero, from + y * in->row,
+                               to + (size_t)y * out->line);
+        }
+    }
+}
+
+/* A value in bytes as floats, where a layer without a rule reads it or the model ends. */
+KD__PRIVATE void kd__int8_to_float(const kd__run *r, int value, kd__span s)
+{
+    const kd__quant_value *v = &r->model->quant->values[value];
+    const kd__shape *shape = &r->model->values[value].shape;
+    const kd__slot *slot = &r->act[value];
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c;
+    ptrdiff_t j;
+    int i, y;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const uint8_t *from = kd__bytes_at(r, v, s, i);
+        float *to = kd__slot_at(slot, s, i);
+        for (y = 0; y < shape->h; ++y) {
+            for (j = 0; j < length; ++j)
+                to[y * slot->row + j] = (float)(from[(size_t)y * v->line + (size_t)j] - v->zero) * v->scale;
+        }
+    }
+}
+
+KD__PRIVATE void kd__int8_float_layer(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__phase *phases = kd__layer_types[n->type].forward;
+    int i;
+    if (r->model->quant->values[n->in].scale > 0) kd__int8_to_float(r, n->in, s);
+    if (n->in2 >= 0 && r->model->quant->values[n->in2].scale > 0) kd__int8_to_float(r, n->in2, s);
+    for (i = 0; i < 4 && phases[i].fn; ++i) {
+        if (phases[i].kind != KD__PREPARE && phases[i].kind != KD__COMMIT && (phases[i].mode & KD__EVALUATION))
+            phases[i].fn(r, n, s);
+    }
+}
+
+/* Where a product of sample i writes. */
+KD__PRIVATE void kd__int8_output(const kd__run *r, int value, kd__span s, int i, kd__int8_store *store,
+                                 ptrdiff_t *pixel, ptrdiff_t *line)
+{
+    const kd__quant_value *out = &r->model->quant->values[value];
+    const kd__slot *slot = &r->act[value];
+    if (store->in_float) {
+        store->to_float = kd__slot_at(slot, s, i);
+        store->to = NULL;
+        *pixel = r->model->values[value].shape.c;
+        *line = slot->row;
+    } else {
+        store->to = kd__bytes_at(r, out, s, i);
+        store->to_float = NULL;
+        *pixel = (ptrdiff_t)out->pixel;
+        *line = (ptrdiff_t)out->line;
+    }
+}
+
+/* All samples of the span are the rows of one product. */
+KD__PRIVATE void kd__int8_dense(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
+    kd__int8_product g;
+    ptrdiff_t pixel, line;
+    memset(&g, 0, sizeof g);
+    g.store = kd__quant_store(at, out);
+    kd__int8_output(r, at->out, s, s.first, &g.store, &pixel, &line);
+    g.rows = s.count;
+    g.blocks = 1;
+    g.cols = at->outputs;
+    g.segs = at->segs;
+    g.run = at->run;
+    g.a = kd__bytes_at(r, in, s, s.first);
+    g.a_row = (ptrdiff_t)in->sample;
+    g.a_seg = (ptrdiff_t)in->line;
+    g.b = at->panels;
+    g.starts = at->starts;
+    g.factor = at->start_factor;
+    g.c_row = g.store.in_float ? (ptrdiff_t)r->act[at->out].sample : (ptrdiff_t)out->sample;
+    g.dots = r->kd->cpu.dots;
+    r->k->int8_product(&g);
+}
+
+KD__PRIVATE void kd__int8_conv(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__shape *to = &r->model->values[n->out].shape;
+    const kd__arg *stride = &n->arg[KD__CONV_STRIDE], *pad = &n->arg[KD__CONV_PAD];
+    const int stored = (w->outputs + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    int i, group, tap;
+    (void)tap;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        for (group = 0; group < w->groups; ++group) {
+            kd__int8_product g;
+            memset(&g, 0, sizeof g);
+            g.store = kd__quant_store(at, out);
+            kd__int8_output(r, at->out, s, i, &g.store, &g.c_row, &g.c_block);
+            if (g.store.in_float)
+                g.store.to_float += group * w->outputs;
+            else
+                g.store.to += group * w->outputs;
+            g.rows = to->w;
+            g.blocks = to->h;
+            g.cols = w->outputs;
+            g.segs = at->segs;
+            g.run = at->run;
+            g.a = kd__bytes_at(r, in, s, i) - (ptrdiff_t)pad->v[0] * (ptrdiff_t)in->line -
+                  (ptrdiff_t)pad->v[1] * (ptrdiff_t)in->pixel + group * w->c;
+            g.a_row = (ptrdiff_t)stride->v[1] * (ptrdiff_t)in->pixel;
+            g.a_block = (ptrdiff_t)stride->v[0] * (ptrdiff_t)in->line;
+            g.a_seg = (ptrdiff_t)in->line;
+            if (w->groups > 1) { /* a segment a tap, in lines of w->w */
+                g.seg_line = w->w;
+                g.a_seg = (ptrdiff_t)in->pixel;
+                g.a_line = (ptrdiff_t)in->line;
+            }
+            g.b = at->panels + (size_t)group * at->group_size;
+            g.starts = at->starts + group * stored;
+            g.factor = at->start_factor + group * stored;
+            g.dots = r->kd->cpu.dots;
+            r->k->int8_product(&g);
+        }
+    }
+}
+
+KD__PRIVATE void kd__int8_depthwise(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
+    const kd__shape *from = &r->model->values[n->in].shape, *to = &r->model->values[n->out].shape;
+    const kd__arg *pad = &n->arg[KD__DEPTHWISE_PAD];
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        kd__int8_taps t;
+        ptrdiff_t pixel;
+        memset(&t, 0, sizeof t);
+        t.w.channels = from->c;
+        t.w.in_h = from->h, t.w.in_w = from->w, t.w.out_h = to->h, t.w.out_w = to->w;
+        t.w.kernel_h = (int)n->arg[KD__DEPTHWISE_KERNEL].v[0],
+        t.w.kernel_w = (int)n->arg[KD__DEPTHWISE_KERNEL].v[1];
+        t.w.stride_h = (int)n->arg[KD__DEPTHWISE_STRIDE].v[0],
+        t.w.stride_w = (int)n->arg[KD__DEPTHWISE_STRIDE].v[1];
+        t.w.in_row = (ptrdiff_t)in->line;
+        t.store = kd__quant_store(at, out);
+        kd__int8_output(r, at->out, s, i, &t.store, &pixel, &t.w.out_row);
+        t.x = kd__bytes_at(r, in, s, i) - (ptrdiff_t)pad->v[0] * (ptrdiff_t)in->line -
+              (ptrdiff_t)pad->v[1] * (ptrdiff_t)in->pixel;
+        t.weight = at->panels;
+        t.starts = at->starts;
+        t.factor = at->start_factor;
+        r->k->int8_depthwise(&t);
+    }
+}
+
+KD__PRIVATE void kd__int8_pool(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
+    const kd__shape *from = &r->model->values[n->in].shape, *to = &r->model->values[n->out].shape;
+    kd__window w;
+    int i;
+    w.channels = from->c;
+    w.in_h = from->h, w.in_w = from->w, w.out_h = to->h, w.out_w = to->w;
+    w.kernel_h = (int)n->arg[KD__POOL_KERNEL].v[0], w.kernel_w = (int)n->arg[KD__POOL_KERNEL].v[1];
+    w.stride_h = (int)n->arg[KD__POOL_STRIDE].v[0], w.stride_w = (int)n->arg[KD__POOL_STRIDE].v[1];
+    w.pad_h = (int)n->arg[KD__POOL_PAD].v[0], w.pad_w = (int)n->arg[KD__POOL_PAD].v[1];
+    w.in_row = (ptrdiff_t)in->line, w.out_row = (ptrdiff_t)out->line;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const kd__int8_store store = kd__quant_store(at, out);
+        if (at->op == KD__QUANT_MAXPOOL)
+            r->k->int8_maxpool(&w, kd__bytes_at(r, in, s, i), kd__bytes_at(r, out, s, i));
+        else
+            r->k->int8_mean(&w, &store, in->zero, at->factor[0], kd__bytes_at(r, in, s, i),
+                            kd__bytes_at(r, out, s, i));
+    }
+}
+
+/* Line by line: sums of residuals, and tables. */
+KD__PRIVATE void kd__int8_lines(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *values = r->model->quant->values, *a = &values[n->in], *out = &values[at->out];
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c;
+    const kd__int8_store store = kd__quant_store(at, out);
+    int i, y;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const uint8_t *from = kd__bytes_at(r, a, s, i);
+        const uint8_t *from2 = at->op == KD__QUANT_ADD ? kd__bytes_at(r, &values[n->in2], s, i) : NULL;
+        uint8_t *to = kd__bytes_at(r, out, s, i);
+        for (y = 0; y < shape->h; ++y, from += a->line, to += out->line) {
+            if (from2) {
+                r->k->int8_add(length, &store, from, a->zero, at->factor[0], from2, values[n->in2].zero,
+                               at->factor[1], to);
+                from2 += values[n->in2].line;
+            } else {
+                ptrdiff_t j;
+                for (j = 0; j < length; ++j) to[j] = at->table[from[j]];
+            }
+        }
+    }
+}
+
+/* All layers, one after the other, for the samples of a span. */
+KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__span s)
+{
+    const kd_model *m = r->model;
+    int i;
+    (void)none;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__quant_node *at = &m->quant->nodes[i];
+        if (at->op > KD__QUANT_FLOAT) kd__bytes_border(r, at->out, s);
+        switch (at->op) {
+        case KD__QUANT_FLOAT: kd__int8_float_layer(r, n, s); break;
+        case KD__QUANT_STEPS: kd__int8_steps(r, n, s); break;
+        case KD__QUANT_PRODUCT:
+            if (n->type == KD__TYPE_DENSE)
+                kd__int8_dense(r, n, at, s);
+            else if (n->type == KD__TYPE_CONV)
+                kd__int8_conv(r, n, at, s);
+            else
+                kd__int8_depthwise(r, n, at, s);
+            break;
+        case KD__QUANT_MAXPOOL:
+        case KD__QUANT_MEAN: kd__int8_pool(r, n, at, s); break;
+        case KD__QUANT_ADD:
+        case KD__QUANT_TABLE: kd__int8_lines(r, n, at, s); break;
+        default: break;
+        }
+    }
+    if (m->quant->values[m->output].scale > 0) kd__int8_to_float(r, m->output, s);
+}
+
+/* ============================================================================================================
+   >>model    models: creation, tensors, description
+   uses: quant, losses
+   ============================================================================================================ */
 
 /* Activations that their producer can apply while its output is in registers; storage is then shared. */
 KD__PRIVATE void kd__model_fuse(kd_model *m)
@@ -9074,86 +10402,6 @@ KD__PRIVATE void kd__model_propagate(kd_model *m)
     }
 }
 
-/* A tensor in PyTorch's order: runs of numbers, each with one distance between them where they are stored. */
-typedef struct kd__walk {
-    const kd__kernels *k;
-    const kd__param *p;
-    int output, channel, line; /* of the next run */
-    ptrdiff_t at, step;        /* where the next number of this run is, and how far the one after it */
-    int left;                  /* numbers of this run */
-} kd__walk;
-
-KD__PRIVATE kd__walk kd__walk_begin(const kd__kernels *k, const kd__param *p)
-{
-    kd__walk w;
-    memset(&w, 0, sizeof w);
-    w.k = k;
-    w.p = p;
-    return w;
-}
-
-/* Enters the next run; not after the last one. */
-KD__PRIVATE void kd__walk_run(kd__walk *w)
-{
-    const kd__param *p = w->p;
-    const int rows = p->c * p->h * p->w;
-    ptrdiff_t start = 0, step = 1;
-    if (p->layout == KD__PANELS) {
-        const int column = w->output % p->outputs, first = column / w->k->panel * w->k->panel;
-        step = kd__panel_width(w->k, p->outputs - first);
-        start = (ptrdiff_t)((size_t)(w->output / p->outputs) * p->group_size + (size_t)first * (size_t)rows) +
-                (column - first);
-    }
-    w->at = start + ((ptrdiff_t)w->line * p->w * p->c + w->channel) * step;
-    if (p->h == 1 && p->w == 1) { /* all channels are one run */
-        w->step = step;
-        w->left = p->c;
-        ++w->output;
-        return;
-    }
-    w->step = p->c * step;
-    w->left = p->w;
-    if (++w->line < p->h) return;
-    w->line = 0;
-    if (++w->channel < p->c) return;
-    w->channel = 0;
-    ++w->output;
-}
-
-/* The next `count` numbers between their stored form and PyTorch's order, in the direction asked for. */
-KD__PRIVATE void kd__walk_copy(kd__walk *w, float *stored, float *plain, int64_t count, int to_plain)
-{
-    while (count > 0) {
-        int i, now;
-        if (w->left == 0) kd__walk_run(w);
-        now = (int)KD__MIN((int64_t)w->left, count);
-        if (to_plain) {
-            for (i = 0; i < now; ++i) plain[i] = stored[w->at + i * w->step];
-        } else {
-            for (i = 0; i < now; ++i) stored[w->at + i * w->step] = plain[i];
-        }
-        w->at += now * w->step;
-        w->left -= now;
-        plain += now;
-        count -= now;
-    }
-}
-
-KD__PRIVATE int64_t kd__param_count(const kd__param *p)
-{
-    int64_t count = 1;
-    int i;
-    for (i = 0; i < p->rank; ++i) count *= p->shape[i];
-    return count;
-}
-
-/* Copies a whole tensor. */
-KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float *stored, float *plain, int to_plain)
-{
-    kd__walk w = kd__walk_begin(k, p);
-    kd__walk_copy(&w, stored, plain, kd__param_count(p), to_plain);
-}
-
 /* Running variances of batch normalisation: negative ones have no root. */
 KD__PRIVATE int kd__param_negative(const kd__param *p, const float *plain, size_t count)
 {
@@ -9163,11 +10411,6 @@ KD__PRIVATE int kd__param_negative(const kd__param *p, const float *plain, size_
     if (length < sizeof suffix || strcmp(p->name + length - sizeof suffix + 1, suffix) != 0) return 0;
     for (i = 0; i < count && plain[i] >= 0; ++i) {}
     return i < count;
-}
-
-KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
-{
-    return (p->trained ? m->weights : m->state) + p->offset;
 }
 
 /* Whether a rectifier comes before the next layer with weights. */
@@ -9309,6 +10552,11 @@ KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **ou
     }
     kd__model_fuse(m);
     kd__model_propagate(m);
+    result = kd__model_grids(m);
+    if (result != KD_OK) {
+        kd_model_destroy(m);
+        return result;
+    }
     *out = m;
     return KD_OK;
 }
@@ -9372,6 +10620,7 @@ KDDEF void kd_model_destroy(kd_model *m)
     if (!m) return;
     kd = m->kd;
     kd_workspace_destroy((kd_workspace *)m->spare);
+    kd__quant_close(kd, m->quant, m->node_count);
     kd__free_classes(m);
     for (i = 0; i < m->node_count; ++i) {
         kd__free(kd, m->nodes[i].name);
@@ -9416,6 +10665,7 @@ KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **o
     memcpy(copy->mean, m->mean, sizeof m->mean);
     memcpy(copy->std, m->std, sizeof m->std);
     if (m->classes) result = kd_model_set_classes(copy, (const char *const *)m->classes, kd_model_outputs(m));
+    if (result == KD_OK && m->quant) result = kd__quant_clone(copy, m);
     if (result != KD_OK) {
         kd_model_destroy(copy);
         *out = NULL;
@@ -9522,6 +10772,7 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
 {
     int i;
     kd_result result = kd__tensor_access(m, "kd_model_set_tensor", name, values, count, &i);
+    if (result == KD_OK) result = kd__refuse_int8(m, "kd_model_set_tensor");
     if (result == KD_OK) result = kd__check_finite(m->kd, "kd_model_set_tensor", name, values, 1, count);
     if (result == KD_OK && kd__param_negative(&m->params[i], values, (size_t)count))
         result = kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_tensor: %s has a negative variance", name);
@@ -9576,7 +10827,7 @@ KDDEF uint64_t kd_model_hash(const kd_model *m)
     int i;
     for (i = 0; i < m->param_count; ++i)
         hash = kd__hash_tensor(hash, m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]));
-    return hash;
+    return m->quant ? kd__quant_hash(m, hash) : hash;
 }
 
 /* ---- what travels with a model --------------------------------------------------------------------------- */
@@ -10122,17 +11373,27 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
 {
     static const kd__phase import = {kd__import, KD__SPANS, KD__ALWAYS};
     static const kd__phase tap = {kd__tap_add, KD__SPANS, KD__TRAINING};
+    static const kd__phase rounding = {kd__round_weights, KD__PREPARE, KD__ALWAYS};
+    static const kd__phase integers = {kd__int8_forward, KD__SPANS, KD__ALWAYS};
     const kd_model *m = r->model;
     const kd__node *n = m->nodes;
     int i;
-    r->forward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1);
+    r->forward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 3);
     r->backward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1 + r->tap_count);
     r->commit = KD__NEW(r->kd, kd__step, m->node_count + 1);
     if (!r->forward || !r->backward || !r->commit) return 0;
-    for (i = 0; i < m->node_count; ++i)
-        kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__PREPARE,
-                        KD__PREPARE);
+    if (r->rounded) kd__plan_step(r->forward, &r->forward_steps, &rounding, NULL);
+    for (i = 0; i < m->node_count; ++i) {
+        if (!kd__is_integer(m, i))
+            kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i],
+                            KD__PREPARE, KD__PREPARE);
+    }
     if (r->import) kd__plan_step(r->forward, &r->forward_steps, &import, NULL);
+    if (m->quant) {
+        kd__plan_step(r->forward, &r->forward_steps, &integers, NULL);
+        r->forward[r->forward_steps - 1].touches = 0;
+        return 1;
+    }
     for (i = 0; i < m->node_count; ++i) {
         if (!n[i].fused)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
@@ -10230,6 +11491,9 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
             p->spread[v] |= steps[i].whole || p->group[v] != group;
         }
     }
+    for (i = 0; i < m->value_count && m->quant; ++i) {
+        if (kd__has_floats(m, i)) p->from[root[i]] = p->until[root[i]] = 0, p->spread[root[i]] = 1;
+    }
 }
 
 /* Local buffers of one worker: each goes to the lowest place that is free during its lifetime. Different passes,
@@ -10260,7 +11524,8 @@ KD__PRIVATE int kd__plan_block(const kd__planner *p)
     const kd_model *m = r->model;
     size_t bytes = 1;
     int i;
-    for (i = 0; i < m->value_count; ++i) {
+    if (m->quant) bytes += m->quant->bytes;
+    for (i = 0; i < m->value_count && !m->quant; ++i) {
         if (!m->values[i].shape.flat && p->act_root[i] == i)
             bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
@@ -10305,7 +11570,8 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
         kd__slot_layout(&slot[v], &value->shape, backward ? value->grad_pad : value->pad,
                         root[v] == m->input || root[v] == root[m->output] || p->tapped[root[v]]);
         if (root[v] != v || (backward && !kd__needs_grad(r, v))) continue;
-        if (!backward && v == m->input && !r->import) continue; /* read where the caller has it */
+        if (!backward && v == m->input && !r->import) continue;           /* read where the caller has it */
+        if (m->quant && p->from[v] < 0 && v != root[m->output]) continue; /* in bytes alone */
         if ((keep && !p->unread[v]) || p->spread[v] || v == root[m->output] || p->from[v] < 0 || p->tapped[v]) {
             slot[v].base = kd__run_alloc(r, kd__times(slot[v].sample, (size_t)r->capacity));
             failed |= !slot[v].base;
@@ -10355,6 +11621,21 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slot, const int *roo
     return KD_OK;
 }
 
+/* Memory for rounded weights, or for the bytes of an int8 model. */
+KD__PRIVATE kd_result kd__plan_quant(kd__run *r)
+{
+    const kd_model *m = r->model;
+    if (m->quant) {
+        r->byte_floats = (kd__times(m->quant->bytes, (size_t)r->block) + 127) / 64 * 16 + KD__FENCE;
+        r->bytes = kd__run_alloc(r, kd__times(r->byte_floats, (size_t)r->kd->desc.threads));
+        return r->bytes ? KD_OK : KD_ERR_MEMORY;
+    }
+    if (!m->quants) return KD_OK;
+    r->rounded = kd__run_alloc(r, m->weight_count);
+    r->rounding = kd__run_alloc(r, m->weight_count);
+    return r->rounded && r->rounding ? KD_OK : KD_ERR_MEMORY;
+}
+
 KD__PRIVATE kd_result kd__plan(kd__planner *p)
 {
     kd__run *r = p->r;
@@ -10363,14 +11644,18 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     kd_result result;
     int i;
     r->import = m->values[m->input].pad > 0 || (in->c > 1 && in->h * in->w > 1);
+    if (m->quant && !m->quant->float_input) r->import = 0;
     r->chunk = r->training ? (r->capacity + KD__MAX_CHUNKS - 1) / KD__MAX_CHUNKS : r->capacity;
     kd__plan_act_roots(p);
     kd__plan_grad_roots(p);
     r->block = kd__plan_block(p);
     if (!r->training)
         r->chunk = KD__MIN(r->block, (r->capacity + 4 * r->kd->desc.threads - 1) / (4 * r->kd->desc.threads));
+    if (m->quant && m->quant->serial) r->chunk = r->block = r->capacity;
     r->block = KD__MIN(r->block, r->chunk);
     r->chunks = (r->capacity + r->chunk - 1) / r->chunk;
+    result = kd__plan_quant(r);
+    if (result != KD_OK) return result;
     if (!kd__plan_steps(r)) return KD_ERR_MEMORY;
     for (i = 0; i < m->value_count; ++i) {
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
@@ -10393,6 +11678,7 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     }
     for (i = 0; i < m->node_count && result == KD_OK; ++i) {
         const kd__layer_type *t = &kd__layer_types[m->nodes[i].type];
+        if (kd__is_integer(m, i)) continue;
         r->plan[i].own_floats = t->own ? t->own(r, &m->nodes[i]) : 0;
         if (r->plan[i].own_floats) r->plan[i].own = kd__run_alloc(r, r->plan[i].own_floats);
         if (r->plan[i].own_floats && !r->plan[i].own) result = KD_ERR_MEMORY;
@@ -10446,6 +11732,11 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
     int *lists = KD__NEW(kd, int, 8 * values);
     kd_result result = KD_ERR_MEMORY;
     *out = NULL;
+    if (m->quant && (desc->trained || desc->sought >= 0 || desc->tap_count > 0)) {
+        kd__free(kd, r);
+        kd__free(kd, lists);
+        return kd__refuse_int8(m, "gradients and features");
+    }
     if (r) r->kd = kd; /* kd__run_close needs it, however far this gets */
     if (r && lists) {
         kd__planner p;
@@ -10466,7 +11757,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->grad = KD__NEW(kd, kd__slot, values);
         r->plan = KD__NEW(kd, kd__node_plan, m->node_count);
         r->input_aliases = KD__NEW(kd, int, values);
-        r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 8);
+        r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 12);
         if (r->act && r->grad && r->plan && r->input_aliases && r->owned) result = kd__plan(&p);
     }
     kd__free(kd, lists);
@@ -12300,6 +13591,639 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
 KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out)
 {
     return kd__evaluate_all("kd_evaluate", m, data, NULL, out);
+}
+
+/* ============================================================================================================
+   >>calibrate    from float to int8: folding, quant layers, their ranges
+   uses: data
+   A model becomes another by a new line, written layer by layer from the old one, and the old one's tensors.
+   ============================================================================================================ */
+
+/* A line in the making. Of text == NULL only the length counts. */
+typedef struct kd__relined {
+    const kd_model *m;
+    const char *folded; /* by node: KD__FOLD_* */
+    int limit;          /* of the weights behind quant layers; 0: none are added */
+    kd__writer w;
+} kd__relined;
+
+enum { KD__FOLD_NOT, KD__FOLD_INTO, KD__FOLD_DEPTHWISE };
+
+KD__PRIVATE int kd__is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
+
+/* The residual that a node is the hidden shortcut of: its name's length up to ".shortcut", or 0. */
+KD__PRIVATE size_t kd__shortcut_of(const kd__node *n)
+{
+    const char *at = strstr(n->name, "shortcut"), *next;
+    if (n->shown || !at || at == n->name) return 0;
+    while ((next = strstr(at + 1, "shortcut")) != NULL) at = next;
+    return (size_t)(at - n->name);
+}
+
+/* Whether all of a residual's batchnorm layers are folded, without which its shortcut keeps its own. */
+KD__PRIVATE int kd__body_folds(const kd_model *m, const char *folded, const kd__node *shortcut, size_t length)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (n != shortcut && kd__is_norm(n) && folded[i] == KD__FOLD_NOT &&
+            strncmp(n->name, shortcut->name, length) == 0)
+            return 0;
+    }
+    return 1;
+}
+
+/* What becomes of every batchnorm. */
+KD__PRIVATE void kd__choose_folds(const kd_model *m, char *folded)
+{
+    int i, pass;
+    for (pass = 0; pass < 2; ++pass) { /* shortcuts last */
+        for (i = 0; i < m->node_count; ++i) {
+            const kd__node *n = &m->nodes[i], *before;
+            const int producer = m->values[n->in].producer;
+            const size_t shortcut = kd__shortcut_of(n);
+            if (!kd__is_norm(n) || (shortcut > 0) != (pass == 1)) continue;
+            before = producer >= 0 ? &m->nodes[producer] : NULL;
+            if (before && kd__is_product(before) && !before->fused_act && m->values[n->in].consumers == 1)
+                folded[i] = KD__FOLD_INTO;
+            else if (!m->values[n->in].shape.flat && n->shown)
+                folded[i] = KD__FOLD_DEPTHWISE;
+            if (shortcut && !kd__body_folds(m, folded, n, shortcut)) folded[i] = KD__FOLD_NOT;
+        }
+    }
+}
+
+/* Whether int8 has a rule for a node, so that its input should be on a grid. A sum that a layer without one reads
+   stays in float, too: rounding it would cost more than it saves. */
+KD__PRIVATE int kd__wants_grid(const kd_model *m, const char *folded, const kd__node *n);
+
+/* What becomes of a value: bit 1, a reader has a rule; bit 2, one has not. */
+KD__PRIVATE int kd__value_readers(const kd_model *m, const char *folded, int value)
+{
+    int i, seen = 0;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (n->in != value && n->in2 != value) continue;
+        if (n->fused || kd__stays_on_grid(n) || kd__is_quant(n) || folded[i] == KD__FOLD_INTO)
+            seen |= kd__value_readers(m, folded, n->out);
+        else
+            seen |= kd__wants_grid(m, folded, n) ? 1 : 2;
+    }
+    return seen;
+}
+
+KD__PRIVATE int kd__wants_grid(const kd_model *m, const char *folded, const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    if (kd__is_product(n) || n->act || t->forward[0].fn == kd__avgpool_forward) return 1;
+    if (folded[n - m->nodes] == KD__FOLD_DEPTHWISE) return 1;
+    return t->build == kd__add_build && !(kd__value_readers(m, folded, n->out) & 2);
+}
+
+/* Whether a quant layer has to follow this node in the new line. */
+KD__PRIVATE int kd__needs_quant(const kd__relined *l, const kd__node *n)
+{
+    const kd_model *m = l->m;
+    const kd__node *reader = kd__reader(m, n->out);
+    if (!l->limit || l->folded[n - m->nodes] == KD__FOLD_INTO) return 0;
+    if (kd__stays_on_grid(n) || kd__is_quant(n)) return 0;
+    while (reader && !reader->fused && l->folded[reader - m->nodes] == KD__FOLD_INTO) /* what is left of it is n */
+        reader = kd__reader(m, reader->out);
+    if (reader && (reader->fused || kd__is_quant(reader))) return 0;
+    return kd__value_readers(m, l->folded, n->out) & 1;
+}
+
+KD__PRIVATE kd__text kd__pair_text(const kd__arg *arg)
+{
+    kd__text text;
+    if (arg->v[0] == arg->v[1])
+        kd__print(text.chars, sizeof text.chars, "%.0f", arg->v[0]);
+    else
+        kd__print(text.chars, sizeof text.chars, "%.0fx%.0f", arg->v[0], arg->v[1]);
+    return text;
+}
+
+/* A layer that takes a batchnorm in has a bias from now on. */
+KD__PRIVATE void kd__write_folded(kd__writer *w, const kd__node *n)
+{
+    if (n->type == KD__TYPE_DENSE) {
+        kd__write(w, "dense %.0f", n->arg[KD__DENSE_UNITS].v[0]);
+        return;
+    }
+    if (n->type == KD__TYPE_CONV) {
+        kd__write(w, "conv %.0f %s", n->arg[KD__CONV_CHANNELS].v[0], kd__pair_text(&n->arg[KD__CONV_KERNEL]).chars);
+        kd__write(w, " stride=%s pad=%s", kd__pair_text(&n->arg[KD__CONV_STRIDE]).chars,
+                  kd__pair_text(&n->arg[KD__CONV_PAD]).chars);
+        if (n->arg[KD__CONV_GROUPS].v[0] != 1) kd__write(w, " groups=%.0f", n->arg[KD__CONV_GROUPS].v[0]);
+        return;
+    }
+    kd__write(w, "depthwise %s", kd__pair_text(&n->arg[KD__DEPTHWISE_KERNEL]).chars);
+    kd__write(w, " stride=%s pad=%s", kd__pair_text(&n->arg[KD__DEPTHWISE_STRIDE]).chars,
+              kd__pair_text(&n->arg[KD__DEPTHWISE_PAD]).chars);
+}
+
+KD__PRIVATE void kd__write_quant(kd__relined *l, int first)
+{
+    kd__write(&l->w, l->limit == 127 ? "%squant" : "%squant limit=%d", first ? "" : ", ", l->limit);
+}
+
+/* One layer of the old line, of which `word` is what stands there; 1 if anything was written. */
+KD__PRIVATE int kd__write_layer(kd__relined *l, const kd__node *n, const char *tag, size_t tag_length, int first)
+{
+    const kd_model *m = l->m;
+    const int fold = l->folded[n - m->nodes];
+    const kd__node *reader = kd__reader(m, n->out);
+    int numbered = 1;
+    size_t i;
+    if (fold == KD__FOLD_INTO) return 0;
+    for (i = 0; i < tag_length; ++i) numbered &= kd__is_digit(tag[i]);
+    kd__write(&l->w, "%s", first ? "" : ", ");
+    if (!numbered) kd__write(&l->w, "%.*s: ", (int)tag_length, tag); /* numbers are others from now on */
+    if (fold == KD__FOLD_DEPTHWISE)
+        kd__write(&l->w, "depthwise 1");
+    else if (reader && l->folded[reader - m->nodes] == KD__FOLD_INTO)
+        kd__write_folded(&l->w, n);
+    else
+        kd__write(&l->w, "%s", n->text);
+    return 1;
+}
+
+/* The next node of the line itself, from *at on. */
+KD__PRIVATE const kd__node *kd__next_shown(const kd_model *m, int *at)
+{
+    while (*at < m->node_count && !m->nodes[*at].shown) ++*at;
+    return *at < m->node_count ? &m->nodes[(*at)++] : NULL;
+}
+
+/* The sum that closes a residual: the next one behind the last layer of its body, on the level that is left. */
+KD__PRIVATE const kd__node *kd__next_sum(const kd_model *m, int *at)
+{
+    while (*at < m->node_count && kd__layer_types[m->nodes[*at].type].build != kd__add_build) ++*at;
+    return *at < m->node_count ? &m->nodes[(*at)++] : NULL;
+}
+
+/* The new line. It is read along with the nodes, which stand in its order. */
+KD__PRIVATE void kd__write_line(kd__relined *l)
+{
+    const kd_model *m = l->m;
+    const char *c = m->spec;
+    int first = 1, at = 0;
+    while (*c && *c != ':') ++c;
+    kd__write(&l->w, "%.*s: ", (int)(c - m->spec), m->spec);
+    if (l->limit && (kd__value_readers(m, l->folded, m->input) & 1) &&
+        !(kd__reader(m, m->input) && kd__is_quant(kd__reader(m, m->input)))) {
+        kd__write_quant(l, 1);
+        first = 0;
+    }
+    for (c = kd__skip_space(c + 1); *c;) {
+        const char *tag = c, *end = kd__skip_tag(c);
+        const kd__node *n;
+        size_t tag_length = 0;
+        if (*c == ')') {
+            c = kd__skip_space(c + 1);
+            kd__write(&l->w, ")");
+            n = kd__next_sum(m, &at);
+            first = 0;
+        } else if (*c == ',') {
+            c = kd__skip_space(c + 1);
+            continue;
+        } else {
+            if (*kd__skip_space(end) == ':') {
+                tag_length = (size_t)(end - tag);
+                c = kd__skip_space(kd__skip_space(end) + 1);
+            }
+            end = kd__skip_word(c);
+            if (end - c == 8 && memcmp(c, "residual", 8) == 0) {
+                int numbered = 1;
+                size_t i;
+                for (i = 0; i < tag_length; ++i) numbered &= kd__is_digit(tag[i]);
+                kd__write(&l->w, "%s", first ? "" : ", ");
+                if (!numbered) kd__write(&l->w, "%.*s: ", (int)tag_length, tag);
+                kd__write(&l->w, "residual(");
+                c = kd__skip_space(kd__skip_space(end) + 1);
+                first = 1;
+                continue;
+            }
+            n = kd__next_shown(m, &at);
+            if (!n) return;
+            first &= !kd__write_layer(l, n, tag, tag_length, first);
+            while (*c && *c != ',' && *c != ')') ++c;
+        }
+        if (!n) return;
+        if (kd__needs_quant(l, n)) {
+            kd__write_quant(l, first);
+            first = 0;
+        }
+    }
+}
+
+/* Weights of a layer with the batchnorm behind it: w g / sqrt(var + eps), beta + (b - mean) g / sqrt(var + eps). A
+   batchnorm alone is the same with w 1 and b 0. */
+KD__PRIVATE kd_result kd__fold_tensors(kd_model *to, const kd__node *made, const kd_model *m, const kd__node *n,
+                                       const kd__node *norm)
+{
+    const kd__param *w = &to->params[made->param[0]], *old = n ? &m->params[n->param[0]] : NULL;
+    const int outputs = kd__quant_outputs(w), depth = (int)(kd__param_count(w) / outputs);
+    float *plain = KD__NEW(to->kd, float, kd__param_count(w));
+    int o, i;
+    if (!plain) return KD_ERR_MEMORY;
+    if (old) kd__param_copy(m->kd->k, old, kd__param_stored(m, old), plain, 1);
+    for (o = 0; o < outputs; ++o) {
+        const double mean = (double)kd__param_stored(m, &m->params[norm->param[2]])[o];
+        const double var = (double)kd__param_stored(m, &m->params[norm->param[3]])[o];
+        const double beta = (double)kd__param_stored(m, &m->params[norm->param[1]])[o];
+        const double factor =
+            (double)kd__param_stored(m, &m->params[norm->param[0]])[o] / sqrt(var + norm->arg[KD__NORM_EPS].v[0]);
+        const double bias = n && n->param[1] >= 0 ? (double)kd__param_stored(m, &m->params[n->param[1]])[o] : 0;
+        for (i = 0; i < depth; ++i) {
+            float *x = &plain[(ptrdiff_t)o * depth + i];
+            *x = n ? (float)((double)*x * factor) : (float)factor;
+        }
+        kd__param_stored(to, &to->params[made->param[1]])[o] = (float)(beta + (bias - mean) * factor);
+    }
+    kd__param_copy(to->kd->k, w, kd__param_stored(to, w), plain, 0);
+    kd__free(to->kd, plain);
+    return KD_OK;
+}
+
+/* Tensors of a node as they are. */
+KD__PRIVATE kd_result kd__carry_tensors(kd_model *to, const kd__node *made, const kd_model *m, const kd__node *n)
+{
+    int j;
+    for (j = 0; j < 4; ++j) {
+        const kd__param *p, *q;
+        float *plain;
+        if (n->param[j] < 0 || made->param[j] < 0) continue;
+        p = &to->params[made->param[j]], q = &m->params[n->param[j]];
+        plain = KD__NEW(to->kd, float, kd__param_count(p));
+        if (!plain) return KD_ERR_MEMORY;
+        kd__param_copy(m->kd->k, q, kd__param_stored(m, q), plain, 1);
+        kd__param_copy(to->kd->k, p, kd__param_stored(to, p), plain, 0);
+        kd__free(to->kd, plain);
+    }
+    return KD_OK;
+}
+
+/* The tensors of the old model in the new one, whose nodes are in the same order: a batchnorm that was folded has
+   none, a quant layer that was added has no other. */
+KD__PRIVATE kd_result kd__move_tensors(kd_model *to, const kd_model *m, const char *folded)
+{
+    kd_result result = KD_OK;
+    int i, j = 0;
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        const kd__node *n = &m->nodes[i], *made, *norm = kd__reader(m, n->out);
+        if (folded[i] == KD__FOLD_INTO) continue;
+        while (!kd__is_quant(n) && j < to->node_count && kd__is_quant(&to->nodes[j])) ++j;
+        made = j < to->node_count ? &to->nodes[j++] : NULL;
+        if (!made ||
+            (folded[i] == KD__FOLD_NOT && kd__layer_types[made->type].build != kd__layer_types[n->type].build))
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                            "int8: layer \"%.80s\" is not where it is expected in \"%.300s\"", n->name, to->spec);
+        if (folded[i] == KD__FOLD_DEPTHWISE)
+            result = kd__fold_tensors(to, made, m, NULL, n);
+        else if (norm && folded[norm - m->nodes] == KD__FOLD_INTO)
+            result = kd__fold_tensors(to, made, m, n, norm);
+        else
+            result = kd__carry_tensors(to, made, m, n);
+    }
+    return result;
+}
+
+/* m with its batchnorm folded and, with a limit, quant layers added; they have no scales yet. */
+KD__PRIVATE kd_result kd__model_reline(const kd_model *m, int limit, kd_model **out)
+{
+    kd_ctx *kd = m->kd;
+    char *folded = KD__NEW(kd, char, m->node_count + 1), *line = NULL;
+    kd_model *made = NULL;
+    kd__relined l;
+    kd_result result = KD_ERR_MEMORY;
+    memset(&l, 0, sizeof l);
+    l.m = m;
+    l.folded = folded;
+    l.limit = limit;
+    if (folded) {
+        kd__choose_folds(m, folded);
+        kd__write_line(&l);
+        line = KD__NEW(kd, char, l.w.length + 1);
+    }
+    if (line) {
+        l.w.text = line, l.w.size = l.w.length + 1, l.w.length = 0;
+        kd__write_line(&l);
+        result = kd__model_plan(kd, line, &made);
+    }
+    if (result == KD_OK) result = kd__model_allocate(made);
+    if (result == KD_OK) result = kd__move_tensors(made, m, folded);
+    if (result == KD_OK) {
+        made->batches_seen = m->batches_seen;
+        made->preprocessing_channels = m->preprocessing_channels;
+        memcpy(made->mean, m->mean, sizeof m->mean);
+        memcpy(made->std, m->std, sizeof m->std);
+        if (m->classes) result = kd_model_set_classes(made, (const char *const *)m->classes, kd_model_outputs(m));
+    }
+    kd__free(kd, folded);
+    kd__free(kd, line);
+    if (result != KD_OK) {
+        kd_model_destroy(made);
+        made = NULL;
+    }
+    *out = made;
+    return result;
+}
+
+KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out)
+{
+    kd_result result;
+    if (out) *out = NULL;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_fold: out must not be NULL");
+    result = kd__refuse_int8(m, "kd_model_fold");
+    return result == KD_OK ? kd__model_reline(m, 0, out) : result;
+}
+
+/* ---- ranges ---------------------------------------------------------------------------------------------- */
+
+KDDEF const char *kd_range_name(kd_range range)
+{
+    static const char *const names[] = {
+#define KD__ITEM(name, word) word,
+        KD_RANGES(KD__ITEM)
+#undef KD__ITEM
+    };
+    return (unsigned)range < (unsigned)KD_RANGE_COUNT ? names[range] : "?";
+}
+
+KDDEF kd_quantize_desc kd_quantize_defaults(void)
+{
+    kd_quantize_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.range = KD_RANGE_MSE;
+    desc.percentile = 99.99f;
+    desc.weight_limit = 127;
+    desc.images = 1024;
+    desc.batch = 64;
+    return desc;
+}
+
+/* A grid from `low` to `high`, which holds 0. */
+KD__PRIVATE kd__grid kd__grid_between(double low, double high)
+{
+    kd__grid g;
+    low = KD__MIN(low, 0), high = KD__MAX(high, 0);
+    g.scale = (float)((high - low) / 255);
+    if (!(g.scale >= 1e-30f)) { /* nothing but zeros was seen, or what is as good as that */
+        g.scale = 1, g.zero = 0;
+        return g;
+    }
+    g.zero = (float)KD__MAX(0, KD__MIN(255, kd__round_even(-low / (double)g.scale)));
+    return g;
+}
+
+/* The squared error of all numbers seen, taken as the middle of their part. */
+KD__PRIVATE double kd__grid_error(const kd__range_watch *w, kd__grid g)
+{
+    const double width = ((double)w->high - (double)w->low) / KD__WATCH_BINS;
+    double sum = 0;
+    int i;
+    for (i = 0; i < KD__WATCH_BINS; ++i) {
+        double x, steps;
+        if (!w->bins[i]) continue;
+        x = (double)w->low + (i + 0.5) * width;
+        steps = kd__round_even(x / (double)g.scale);
+        steps = KD__MAX(-(double)g.zero, KD__MIN(255 - (double)g.zero, steps));
+        x -= steps * (double)g.scale;
+        sum += (double)w->bins[i] * x * x;
+    }
+    return sum;
+}
+
+KD__PRIVATE kd__grid kd__grid_of_least_error(const kd__range_watch *w)
+{
+    kd__grid best = kd__grid_between((double)w->low, (double)w->high);
+    double least = kd__grid_error(w, best);
+    int i;
+    for (i = 99; i >= 20; --i) {
+        const kd__grid g = kd__grid_between((double)w->low * i / 100, (double)w->high * i / 100);
+        const double error = kd__grid_error(w, g);
+        if (error < least) best = g, least = error;
+    }
+    return best;
+}
+
+/* Half of what is left out on either side; a side that ends at 0 keeps it, and leaves all to the other. */
+KD__PRIVATE kd__grid kd__grid_of_percentile(const kd__range_watch *w, double percentile)
+{
+    const double width = ((double)w->high - (double)w->low) / KD__WATCH_BINS;
+    const int sides = (w->low < 0) + (w->high > 0);
+    int64_t all = 0, left, seen;
+    double low = (double)w->low, high = (double)w->high;
+    int i;
+    for (i = 0; i < KD__WATCH_BINS; ++i) all += w->bins[i];
+    left = (int64_t)((double)all * (1 - percentile / 100) / KD__MAX(sides, 1));
+    for (i = 0, seen = 0; w->low < 0 && i < KD__WATCH_BINS && seen + w->bins[i] <= left; ++i)
+        seen += w->bins[i], low += width;
+    for (i = KD__WATCH_BINS - 1, seen = 0; w->high > 0 && i >= 0 && seen + w->bins[i] <= left; --i)
+        seen += w->bins[i], high -= width;
+    return kd__grid_between(low, high);
+}
+
+/* All workers' watches of node i in the first. */
+KD__PRIVATE void kd__watch_join(kd__range_watch *watch, int nodes, int workers, int i)
+{
+    kd__range_watch *to = &watch[i];
+    int k, bin;
+    for (k = 1; k < workers; ++k) {
+        const kd__range_watch *from = &watch[k * nodes + i];
+        to->broken |= from->broken;
+        to->low = KD__MIN(to->low, from->low), to->high = KD__MAX(to->high, from->high);
+        for (bin = 0; to->bins && bin < KD__WATCH_BINS; ++bin) to->bins[bin] += from->bins[bin];
+    }
+}
+
+/* One pass over the images. */
+KD__PRIVATE kd_result kd__watch_images(kd__run *run, kd__feed *feed, int count, int batch)
+{
+    int32_t samples[256];
+    kd_result result = KD_OK;
+    int i, j, now;
+    for (i = 0; i < count && result == KD_OK; i += now) {
+        now = KD__MIN(KD__MIN(batch, KD__COUNT(samples)), count - i);
+        for (j = 0; j < now; ++j) samples[j] = i + j;
+        result = kd__feed_batch(feed, samples, now, 0);
+        if (result == KD_OK) kd__run_forward(run, feed->x, now);
+    }
+    return result;
+}
+
+KD__PRIVATE void kd__set_grid(kd_model *m, const kd__node *n, kd__grid g)
+{
+    kd__param_stored(m, &m->params[n->param[KD__QUANT_SCALE]])[0] = g.scale;
+    kd__param_stored(m, &m->params[n->param[KD__QUANT_ZERO]])[0] = g.zero;
+}
+
+/* The scales of all quant layers that have none. */
+KD__PRIVATE kd_result kd__watch_set(kd_model *m, const kd_quantize_desc *desc, const kd__range_watch *watch,
+                                    const char *where)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__range_watch *w = &watch[i];
+        kd__grid g;
+        if (!kd__is_quant(n) || kd__grid_of(m, n).scale > 0) continue;
+        if (w->low > w->high)
+            return kd__fail(m->kd, KD_ERR_DATA, "%s: quant layer \"%.80s\" saw nothing", where, n->name);
+        if (!w->bins)
+            g = kd__grid_between((double)w->low, (double)w->high);
+        else
+            g = desc->range == KD_RANGE_MSE ? kd__grid_of_least_error(w)
+                                            : kd__grid_of_percentile(w, (double)desc->percentile);
+        kd__set_grid(m, n, g);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__watch_check(const kd_model *m, const kd__range_watch *watch, const char *where)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        if (watch[i].broken || watch[i].high > 1e30f || watch[i].low < -1e30f)
+            return kd__fail(m->kd, KD_ERR_NOT_FINITE,
+                            "%s: quant layer \"%.80s\" saw a NaN, an infinity or a number beyond 1e30: images or "
+                            "weights are broken",
+                            where, m->nodes[i].name);
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__watch_run(kd_model *m, const kd_data *images, const kd_quantize_desc *desc, kd__run *run,
+                                    kd__range_watch *watch, const char *where)
+{
+    const int workers = m->kd->desc.threads, count = KD__MIN(desc->images, images->count);
+    kd__feed feed;
+    int64_t *bins = NULL;
+    kd_result result = kd__feed_open_images(&feed, m->kd, images, NULL, 0, desc->batch);
+    int i;
+    if (result != KD_OK) return result;
+    run->watch = watch;
+    for (i = 0; i < workers * m->node_count; ++i) watch[i].low = KD__FLOAT_MOST, watch[i].high = -KD__FLOAT_MOST;
+    result = kd__watch_images(run, &feed, count, desc->batch);
+    for (i = 0; i < m->node_count; ++i) kd__watch_join(watch, m->node_count, workers, i);
+    if (result == KD_OK) result = kd__watch_check(m, watch, where);
+    if (result == KD_OK && desc->range != KD_RANGE_MINMAX) {
+        bins = KD__NEW(m->kd, int64_t, kd__times((size_t)(workers * m->node_count), KD__WATCH_BINS));
+        if (!bins) result = KD_ERR_MEMORY;
+        for (i = 0; i < workers * m->node_count && bins; ++i) {
+            watch[i].low = watch[i % m->node_count].low, watch[i].high = watch[i % m->node_count].high;
+            watch[i].bins = bins + (ptrdiff_t)i * KD__WATCH_BINS;
+        }
+        if (bins) result = kd__watch_images(run, &feed, count, desc->batch);
+        for (i = 0; i < m->node_count && bins; ++i) kd__watch_join(watch, m->node_count, workers, i);
+    }
+    if (result == KD_OK) result = kd__watch_set(m, desc, watch, where);
+    kd__free(m->kd, bins);
+    kd__feed_close(&feed);
+    return result;
+}
+
+/* Runs a model over images, and sets the scales of its quant layers that have none by what they see. */
+KD__PRIVATE kd_result kd__model_calibrate(kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                          const char *where)
+{
+    kd__run *run = NULL;
+    kd__range_watch *watch;
+    kd_result result = kd__data_check(m->kd, where, images, m, "model");
+    if (result != KD_OK) return result;
+    watch = KD__NEW(m->kd, kd__range_watch, kd__times((size_t)m->kd->desc.threads, (size_t)m->node_count));
+    result = watch ? kd__run_open(m, NULL, desc->batch, &run) : KD_ERR_MEMORY;
+    if (result == KD_OK) result = kd__watch_run(m, images, desc, run, watch, where);
+    kd__run_close(run);
+    kd__free(m->kd, watch);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__quantize_check(const kd_model *m, const kd_quantize_desc *desc, const char *where)
+{
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: desc must start from kd_quantize_defaults()", where);
+    if ((unsigned)desc->range >= (unsigned)KD_RANGE_COUNT)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_range %d", where, (int)desc->range);
+    if (!(desc->percentile >= 50 && desc->percentile <= 100))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: percentile must be 50 to 100, got %s", where,
+                        kd__number((double)desc->percentile, 6).chars);
+    if (desc->weight_limit < 1 || desc->weight_limit > 127 || desc->images < 1 || desc->batch < 1 ||
+        desc->batch > 256)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "%s: weight_limit must be 1 to 127, images 1 or more and batch 1 to 256, got %d, %d and %d",
+                        where, desc->weight_limit, desc->images, desc->batch);
+    return kd__refuse_int8(m, where);
+}
+
+KD__PRIVATE int kd__grids_missing(const kd_model *m)
+{
+    int i, missing = 0;
+    for (i = 0; i < m->node_count; ++i)
+        missing += kd__is_quant(&m->nodes[i]) && !(kd__grid_of(m, &m->nodes[i]).scale > 0);
+    return missing;
+}
+
+/* The model in float with all scales. */
+KD__PRIVATE kd_result kd__model_prepare(const kd_model *m, const kd_data *images, const kd_quantize_desc *given,
+                                        const char *where, kd_model **out)
+{
+    const kd_quantize_desc defaults = kd_quantize_defaults(), *desc = given ? given : &defaults;
+    kd_result result = kd__quantize_check(m, desc, where);
+    int i;
+    if (result == KD_OK) result = kd__grids_check(m, where);
+    for (i = 0; i < m->param_count && result == KD_OK; ++i) {
+        if (!m->kd->k->all_finite((ptrdiff_t)m->params[i].size, kd__param_stored(m, &m->params[i])))
+            result = kd__fail(m->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" holds a NaN or an infinity", where,
+                              m->params[i].name);
+    }
+    if (result != KD_OK) return result;
+    result = kd__model_reline(m, m->quants ? 0 : desc->weight_limit, out);
+    if (result == KD_OK && !(*out)->quants)
+        result =
+            kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: int8 has no rule for any layer of \"%.200s\"", where, m->spec);
+    if (result == KD_OK && kd__grids_missing(*out)) {
+        if (images)
+            result = kd__model_calibrate(*out, images, desc, where);
+        else
+            result =
+                kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: images must not be NULL: ranges are taken from them", where);
+    }
+    if (result != KD_OK) {
+        kd_model_destroy(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
+KDDEF kd_result kd_model_prepare_int8(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                      kd_model **out)
+{
+    static const char where[] = "kd_model_prepare_int8";
+    if (out) *out = NULL;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    return kd__model_prepare(m, images, desc, where, out);
+}
+
+KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                  kd_model **out)
+{
+    static const char where[] = "kd_model_quantize";
+    kd_result result;
+    if (out) *out = NULL;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    result = kd__model_prepare(m, images, desc, where, out);
+    if (result == KD_OK) result = kd__model_to_int8(*out, where);
+    if (result != KD_OK) {
+        kd_model_destroy(*out);
+        *out = NULL;
+    }
+    return result;
 }
 
 /* ============================================================================================================
@@ -17786,8 +19710,9 @@ KD__PRIVATE uint64_t kd__model_checksum(const kd_model *m)
 {
     uint64_t hash = kd_model_hash(m);
     int i;
-    if (m->state_count)
-        hash ^= kd__mix((uint64_t)m->batches_seen); /* saved only where there are running statistics */
+    for (i = 0; i < m->node_count && m->nodes[i].param[2] < 0; ++i) {}
+    if (i < m->node_count)
+        hash ^= kd__mix((uint64_t)m->batches_seen); /* saved where there are running statistics */
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i)
         hash = kd__hash_text(kd__mix(hash ^ (uint64_t)i), m->classes[i]);
     for (i = 0; i < m->preprocessing_channels; ++i)
@@ -17827,6 +19752,7 @@ KD__PRIVATE void kd__model_pairs(const kd_model *m, kd__pair_fn put, void *to)
     int i;
     put(to, "kd.version", "1");
     put(to, "kd.spec", m->spec);
+    if (m->quant) put(to, "kd.int8", "1");
     if (m->preprocessing_channels) {
         kd__floats_text(m->mean, m->preprocessing_channels, text, sizeof text);
         put(to, "kd.mean", text);
@@ -17931,23 +19857,150 @@ KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s,
     }
 }
 
+/* ---- int8 models ----------------------------------------------------------------------------------------- */
+
+/* What an int8 file has: NAME.weight in I8, NAME.weight_scale in F32, by output, and NAME.bias in I32, in steps of
+   weight_scale times the scale of the quant layer before; NAME.scale and NAME.zero_point of quant layers, and all of
+   what is computed in float, in F32. */
+enum { KD__INT8_FLOATS, KD__INT8_WEIGHT, KD__INT8_SCALE, KD__INT8_BIAS };
+typedef struct kd__int8_tensor {
+    char name[KD__MAX_NAME + 96];
+    int what, param, node, rank;
+    int64_t shape[4], count;
+} kd__int8_tensor;
+
+KD__PRIVATE const char *kd__int8_dtype(int what)
+{
+    return what == KD__INT8_WEIGHT ? "I8" : what == KD__INT8_BIAS ? "I32" : "F32";
+}
+
+/* Those in four bytes first. */
+KD__PRIVATE int kd__int8_by_name(const void *a, const void *b)
+{
+    const kd__int8_tensor *x = (const kd__int8_tensor *)a, *y = (const kd__int8_tensor *)b;
+    const int narrow = (x->what == KD__INT8_WEIGHT) - (y->what == KD__INT8_WEIGHT);
+    return narrow ? narrow : strcmp(x->name, y->name);
+}
+
+/* The tensors of a model, which has its quant; `to` has room for all its parameters and nodes. */
+KD__PRIVATE int kd__int8_tensors(const kd_model *m, kd__int8_tensor *to)
+{
+    int i, j, count = 0;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        for (j = 0; j < 4; ++j) {
+            kd__int8_tensor *t = &to[count];
+            const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
+            if (!p) continue;
+            kd__print(t->name, sizeof t->name, "%s", p->name);
+            t->what = !p->rounded ? KD__INT8_FLOATS : j == 0 ? KD__INT8_WEIGHT : KD__INT8_BIAS;
+            t->param = n->param[j];
+            t->node = i;
+            t->rank = p->rank;
+            memcpy(t->shape, p->shape, sizeof t->shape);
+            t->count = kd__param_count(p);
+            ++count;
+            if (t->what != KD__INT8_WEIGHT) continue;
+            t = &to[count++];
+            *t = to[count - 2];
+            kd__print(t->name, sizeof t->name, "%s_scale", p->name);
+            t->what = KD__INT8_SCALE;
+            t->rank = 1;
+            t->count = t->shape[0];
+        }
+    }
+    qsort(to, (size_t)count, sizeof *to, kd__int8_by_name);
+    return count;
+}
+
+KD__PRIVATE kd_result kd__int8_header(const kd_model *m, kd__st_writer *w, kd__int8_tensor *tensors, int *count)
+{
+    char name[KD__MAX_NAME + 64];
+    int i;
+    *count = kd__int8_tensors(m, tensors);
+    kd__model_metadata(m, w);
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
+    }
+    for (i = 0; i < *count; ++i)
+        kd__st_tensor_put(w, tensors[i].name, kd__int8_dtype(tensors[i].what), tensors[i].rank, tensors[i].shape,
+                          (uint64_t)tensors[i].count * (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
+    kd__st_text(w, "}");
+    return w->failed ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* Where weight i in PyTorch's order, (outputs, c, h, w), is among those of an int8 layer. */
+KD__PRIVATE ptrdiff_t kd__int8_place(const kd_model *m, const kd__int8_tensor *t, int64_t i)
+{
+    const kd__param *w = &m->params[t->param];
+    const int depth = m->quant->nodes[t->node].depth, pixels = w->h * w->w, c = depth / pixels;
+    const int output = (int)(i / depth), rest = (int)(i % depth);
+    return (ptrdiff_t)output * depth + rest % pixels * c + rest / pixels;
+}
+
+KD__PRIVATE void kd__int8_write_tensor(const kd_model *m, kd__save *s, const kd__int8_tensor *t)
+{
+    const kd__param *p = &m->params[t->param];
+    const kd__quant_node *at = &m->quant->nodes[t->node];
+    kd__walk walk = kd__walk_begin(m->kd->k, p);
+    unsigned char bytes[KD__PLAIN];
+    float plain[KD__PLAIN];
+    int64_t done;
+    int i, now;
+    for (done = 0; done < t->count; done += now) {
+        now = (int)KD__MIN(t->count - done, (int64_t)(t->what == KD__INT8_BIAS ? KD__PLAIN / 4 : KD__PLAIN));
+        for (i = 0; i < now && t->what == KD__INT8_WEIGHT; ++i)
+            bytes[i] = (unsigned char)at->weight[kd__int8_place(m, t, done + i)];
+        for (i = 0; i < now && t->what == KD__INT8_BIAS; ++i)
+            kd__store_le(bytes + 4 * i, (uint32_t)at->bias[done + i], 4);
+        if (t->what == KD__INT8_FLOATS) kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 1);
+        if (t->what == KD__INT8_FLOATS || t->what == KD__INT8_SCALE)
+            kd__save_floats(s, t->what == KD__INT8_FLOATS ? plain : at->scale + done, (size_t)now);
+        else
+            kd__save_bytes(s, bytes, (size_t)now * (t->what == KD__INT8_BIAS ? 4 : 1));
+    }
+}
+
+KD__PRIVATE void kd__int8_write(const kd_model *m, kd__save *s, kd__st_writer *w, const kd__int8_tensor *tensors,
+                                int count)
+{
+    char name[KD__MAX_NAME + 64];
+    unsigned char bytes[8];
+    int i;
+    kd__st_save_header(s, w);
+    kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__save_bytes(s, bytes, sizeof bytes);
+    }
+    for (i = 0; i < count; ++i) kd__int8_write_tensor(m, s, &tensors[i]);
+}
+
 /* Into a file where there is a path, else into the memory that `s` has. */
 KD__PRIVATE kd_result kd__model_save_to(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
                                         kd__save *s)
 {
     kd__st_writer w;
     kd__sorted *order = KD__NEW(m->kd, kd__sorted, m->param_count + 1);
+    kd__int8_tensor *tensors = m->quant ? KD__NEW(m->kd, kd__int8_tensor, m->param_count + m->node_count) : NULL;
     kd_result result = KD_ERR_MEMORY;
+    int count = 0;
     memset(&w, 0, sizeof w);
     w.kd = m->kd;
-    if (order) result = kd__model_header(m, dtype, &w, order);
+    if (tensors)
+        result = kd__int8_header(m, &w, tensors, &count);
+    else if (order && !m->quant)
+        result = kd__model_header(m, dtype, &w, order);
     if (result == KD_OK && !s->to_memory) result = kd__save_open(s, m->kd, where, path);
     if (result == KD_OK) {
-        kd__model_write(m, dtype, s, &w, order);
+        if (tensors)
+            kd__int8_write(m, s, &w, tensors, count);
+        else
+            kd__model_write(m, dtype, s, &w, order);
         result = s->to_memory ? s->result : kd__save_close(s);
     }
     kd__free(m->kd, w.text);
     kd__free(m->kd, order);
+    kd__free(m->kd, tensors);
     return result;
 }
 
@@ -17985,6 +20038,8 @@ KD__PRIVATE kd_result kd__model_write_file(const kd_model *m, const char *path, 
     kd_result result = KD_OK;
     if ((unsigned)dtype > (unsigned)KD_DTYPE_BF16)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_dtype %d", where, (int)dtype);
+    if (m->quant && dtype != KD_DTYPE_F32)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: an int8 model is saved as it is, with KD_DTYPE_F32", where);
     if (dtype != KD_DTYPE_F32) result = kd__model_rounded(m, dtype, &rounded);
     if (result == KD_OK) result = kd__model_check_finite(m, rounded ? rounded : m, where);
     if (result == KD_OK) result = kd__model_save_to(rounded ? rounded : m, path, dtype, where, s);
@@ -18610,6 +20665,123 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
     return KD_OK;
 }
 
+/* The entry of a tensor, if it is what the model needs. */
+KD__PRIVATE kd_result kd__int8_find(kd__st_file *f, const kd__int8_tensor *t, kd__st_entry **out)
+{
+    const int floats = t->what == KD__INT8_FLOATS || t->what == KD__INT8_SCALE;
+    kd__st_entry *e = *out = kd__st_find(f, t->name);
+    int same, j;
+    if (!e)
+        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path, t->name);
+    same = e->rank == t->rank;
+    for (j = 0; same && j < t->rank; ++j) same = e->shape[j] == t->shape[j];
+    if (!same)
+        return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's is %s",
+                        f->where, t->name, f->path, kd__st_shape(e->shape, e->rank).chars,
+                        kd__st_shape(t->shape, t->rank).chars);
+    if (e->kind != (floats ? KD__FLOAT : KD__SIGNED) || e->size != (t->what == KD__INT8_WEIGHT ? 1 : 4))
+        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of the int8 model \"%.200s\" must be %s",
+                        f->where, t->name, f->path, kd__int8_dtype(t->what));
+    return KD_OK;
+}
+
+/* One tensor from its bytes. */
+KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_tensor *t,
+                                    const unsigned char *bytes)
+{
+    const kd__param *p = &m->params[t->param];
+    kd__walk walk = kd__walk_begin(m->kd->k, p);
+    float plain[KD__PLAIN];
+    int64_t done;
+    int i, now;
+    for (done = 0; done < t->count; done += now) {
+        now = (int)KD__MIN(t->count - done, (int64_t)KD__PLAIN);
+        if (t->what == KD__INT8_WEIGHT) {
+            for (i = 0; i < now; ++i) {
+                const int8_t w = (int8_t)bytes[done + i];
+                if (w == -128)
+                    return kd__fail(f->kd, KD_ERR_FORMAT,
+                                    "%s: tensor \"%.80s\" of \"%.200s\" holds -128; weights are -127 to 127",
+                                    f->where, t->name, f->path);
+                m->quant->nodes[t->node].weight[kd__int8_place(m, t, done + i)] = w;
+            }
+            continue;
+        }
+        for (i = 0; i < now && t->what == KD__INT8_BIAS; ++i)
+            m->quant->nodes[t->node].bias[done + i] = (int32_t)(uint32_t)kd__load_le(bytes + 4 * (done + i), 4);
+        if (t->what == KD__INT8_BIAS) continue;
+        kd__convert(bytes + 4 * done, KD__FLOAT, 4, 0, now, plain);
+        if (!m->kd->k->all_finite(now, plain) || kd__param_negative(p, plain, (size_t)now))
+            return kd__fail(f->kd, KD_ERR_NOT_FINITE,
+                            "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN, an infinity or a negative variance",
+                            f->where, t->name, f->path);
+        if (t->what == KD__INT8_SCALE)
+            memcpy(m->quant->nodes[t->node].scale + done, plain, (size_t)now * sizeof *plain);
+        else
+            kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 0);
+    }
+    return KD_OK;
+}
+
+/* From the bytes of all data: first what is in float, scales of quant layers among it, then the integers. */
+KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_tensor *tensors, int count,
+                                    const unsigned char *bytes)
+{
+    kd_result result = KD_OK;
+    kd__st_entry *e;
+    int i, pass, tracked = 0;
+    char name[KD__MAX_NAME + 64];
+    for (pass = 0; pass < 2; ++pass) {
+        for (i = 0; i < count && result == KD_OK; ++i) {
+            if ((tensors[i].what == KD__INT8_FLOATS) != (pass == 0)) continue;
+            result = kd__int8_find(f, &tensors[i], &e);
+            if (result == KD_OK) result = kd__int8_take(f, m, &tensors[i], bytes + e->begin);
+        }
+        if (result == KD_OK && pass == 0) result = kd__grids_check(m, f->where);
+        if (result == KD_OK && pass == 0) result = kd__quant_open(m, f->where);
+    }
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        e = kd__tracked_name(&m->nodes[i], name, sizeof name) ? kd__st_find(f, name) : NULL;
+        if (!e) continue;
+        ++tracked;
+        if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8 ||
+            kd__load_le(bytes + e->begin, 8) > KD__MOST_BATCHES)
+            return kd__st_fail(f, "tensor \"%.80s\" must be a count of batches", name);
+        m->batches_seen = (int64_t)kd__load_le(bytes + e->begin, 8);
+    }
+    if (result == KD_OK && count + tracked != f->entry_count)
+        return kd__st_fail(f, "it has %d tensors, but the int8 model has %d", f->entry_count, count + tracked);
+    return result == KD_OK ? kd__quant_finish(m, f->where) : result;
+}
+
+/* An int8 model from the file it was saved in; m has its line alone. */
+KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
+{
+    const size_t size = f->size - f->data;
+    kd__int8_tensor *tensors = NULL;
+    unsigned char *own = NULL;
+    kd_result result = KD_OK;
+    int count = 0;
+    uint64_t weights = 0;
+    for (; count < m->param_count; ++count) weights += (uint64_t)kd__param_count(&m->params[count]);
+    if (weights > size) return kd__st_fail(f, "it has fewer bytes of data than its model has weights");
+    if (!m->quants || strcmp(kd__st_value(f, "kd.int8"), "1") != 0)
+        return kd__st_fail(f, "kd.int8 is \"%.20s\" in a model %s", kd__st_value(f, "kd.int8"),
+                           m->quants ? "" : "without quant layers");
+    tensors = KD__NEW(f->kd, kd__int8_tensor, m->param_count + m->node_count + 1);
+    if (!f->whole) own = KD__NEW(f->kd, unsigned char, size + 1);
+    if (!tensors || (!f->whole && !own)) result = KD_ERR_MEMORY;
+    if (result == KD_OK && own) result = kd__source_read(&f->source, own, size);
+    if (result == KD_OK) result = kd__model_allocate(m);
+    if (result == KD_OK) {
+        count = kd__int8_tensors(m, tensors);
+        result = kd__int8_fill(f, m, tensors, count, own ? own : (const unsigned char *)f->bytes + f->data);
+    }
+    kd__free(f->kd, tensors);
+    kd__free(f->kd, own);
+    return result;
+}
+
 KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
 {
     const char *spec = kd__st_value(f, "kd.spec"), *version = kd__st_value(f, "kd.version");
@@ -18624,9 +20796,14 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
         return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
                         f->where, f->path, version ? version : "none");
     result = kd__model_plan(f->kd, spec, &m);
-    if (result == KD_OK) result = kd__model_match_tensors(f, m);
-    if (result == KD_OK) result = kd__model_allocate(m);
-    if (result == KD_OK) result = kd__model_read_tensors(f, m);
+    if (result == KD_OK && kd__st_value(f, "kd.int8")) {
+        result = kd__int8_read(f, m);
+    } else {
+        if (result == KD_OK) result = kd__model_match_tensors(f, m);
+        if (result == KD_OK) result = kd__model_allocate(m);
+        if (result == KD_OK) result = kd__model_read_tensors(f, m);
+        if (result == KD_OK) result = kd__grids_check(m, f->where);
+    }
     if (result == KD_OK) result = kd__model_read_metadata(f, m);
     if (result == KD_OK)
         *out = m;
@@ -18673,6 +20850,8 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     kd_model *copy = NULL;
     kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
+    result = kd__refuse_int8(m, "kd_model_load_weights");
+    if (result != KD_OK) return result;
     result = kd__st_open(&f, m->kd, "kd_model_load_weights", path, 1);
     if (result != KD_OK) return result;
     if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
@@ -18682,6 +20861,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
     if (result == KD_OK) {
         result = kd__model_read_tensors(&f, copy);
+        if (result == KD_OK) result = kd__grids_check(copy, f.where);
         if (result == KD_OK) {
             memcpy(m->weights, copy->weights, m->weight_count * sizeof(float));
             memcpy(m->state, copy->state, m->state_count * sizeof(float));
@@ -21156,6 +23336,36 @@ KD__INLINE void KD__FN(act_loop)(const int kind, kd__v arg, ptrdiff_t n, const f
     }
 }
 
+/* x / scale, within what q may be less zero. The order of operands makes a NaN the lowest. */
+KD__INLINE kd__v KD__FN(grid_steps)(kd__v x, kd__v scale, float zero)
+{
+    return kd__v_min(kd__v_max(kd__v_div(x, scale), kd__v_set(-zero)), kd__v_set(255 - zero));
+}
+
+static void KD__FN(round_to_grid)(ptrdiff_t n, float scale, float zero, const float *x, float *y)
+{
+    const kd__v step = kd__v_set(scale);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        const kd__v at = KD__FN(grid_steps)(kd__v_get(x + i, n - i), step, zero);
+        kd__v_put(y + i, kd__v_mul(kd__vi_to_float(kd__v_to_int(at)), step), n - i);
+    }
+}
+
+/* Numbers are clipped where they are half a step and more beyond the ends. */
+static void KD__FN(round_to_grid_grad)(ptrdiff_t n, float scale, float zero, const float *x, const float *dy,
+                                       float *dx, int accumulate)
+{
+    const kd__v step = kd__v_set(scale), low = kd__v_set(-zero - 0.5f), high = kd__v_set(255.5f - zero);
+    const kd__v none = kd__v_set(0);
+    ptrdiff_t i;
+    for (i = 0; i < n; i += KD__W) {
+        const kd__v at = kd__v_div(kd__v_get(x + i, n - i), step), g = kd__v_get(dy + i, n - i);
+        const kd__v kept = kd__v_select(kd__v_lt(low, at), kd__v_select(kd__v_lt(at, high), g, none), none);
+        kd__v_put(dx + i, accumulate ? kd__v_add(kd__v_get(dx + i, n - i), kept) : kept, n - i);
+    }
+}
+
 #define KD__ACT_CASE(name, word)                                                                                   \
     case name:                                                                                                     \
         KD__FN(act_loop)(name, kd__v_set(arg), n, x, y);                                                           \
@@ -21253,6 +23463,159 @@ static void KD__FN(dropout)(ptrdiff_t n, uint32_t key0, uint32_t key1, float dro
         if (accumulate) value = kd__v_add(kd__v_get(y + i, n - i), value);
         kd__v_put(y + i, value, n - i);
     }
+}
+
+/* ---- int8 ------------------------------------------------------------------------------------------------ */
+
+static void KD__FN(to_steps)(ptrdiff_t n, float scale, int zero, const float *x, uint8_t *steps)
+{
+    const kd__v step = kd__v_set(scale);
+    const kd__vi add = kd__vi_set(zero);
+    int32_t some[KD__W];
+    ptrdiff_t i;
+    int j;
+    for (i = 0; i < n; i += KD__W) {
+        const kd__v at = KD__FN(grid_steps)(kd__v_get(x + i, n - i), step, (float)zero);
+        const kd__vi q = kd__vi_add(kd__v_to_int(at), add);
+        memcpy(some, &q, sizeof some);
+        for (j = 0; j < KD__W && j < n - i; ++j) steps[i + j] = (uint8_t)some[j];
+    }
+}
+
+/* t, once it is a float, on its way out. */
+KD__INLINE float KD__FN(int8_limit)(const kd__int8_store *s, float t)
+{
+    if (s->act == KD__LEAKYRELU && t < 0) t *= s->act_arg;
+    t = t > s->low ? t : s->low;
+    return t < s->high ? t : s->high;
+}
+
+KD__INLINE int KD__FN(int8_round)(float t)
+{
+    const float sum = t + 12582912.0f;
+    uint32_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    return (int)(bits - 0x4b400000u);
+}
+
+KD__INLINE void KD__FN(int8_put)(const kd__int8_store *s, float t, ptrdiff_t at)
+{
+    t = KD__FN(int8_limit)(s, t);
+    if (s->in_float)
+        s->to_float[at] = t;
+    else
+        s->to[at] = (uint8_t)(KD__FN(int8_round)(t) + s->zero);
+}
+
+static void KD__FN(int8_product)(const kd__int8_product *g)
+{
+    const ptrdiff_t panel_bytes = (ptrdiff_t)g->segs * g->run * 4 * KD__INT8_PANEL;
+    int block, row, col, seg, k, c, i;
+    for (block = 0; block < g->blocks; ++block) {
+        for (row = 0; row < g->rows; ++row) {
+            for (col = 0; col < g->cols; col += KD__INT8_PANEL) {
+                const int8_t *b = g->b + col / KD__INT8_PANEL * panel_bytes;
+                int32_t sums[KD__INT8_PANEL];
+                memcpy(sums, g->starts + col, sizeof sums);
+                for (seg = 0; seg < g->segs; ++seg) {
+                    const int line = g->seg_line ? seg / g->seg_line : 0;
+                    const uint8_t *a = g->a + block * g->a_block + row * g->a_row + line * g->a_line +
+                                       (seg - line * g->seg_line) * g->a_seg;
+                    for (k = 0; k < g->run; ++k, a += 4, b += 4 * KD__INT8_PANEL) {
+                        for (c = 0; c < KD__INT8_PANEL; ++c) {
+                            for (i = 0; i < 4; ++i) sums[c] += a[i] * b[4 * c + i];
+                        }
+                    }
+                }
+                for (c = 0; c < KD__INT8_PANEL && col + c < g->cols; ++c) KD__FN(int8_put)
+                (&g->store, (float)sums[c] * g->factor[col + c], block * g->c_block + row * g->c_row + col + c);
+            }
+        }
+    }
+}
+
+static void KD__FN(int8_depthwise)(const kd__int8_taps *t)
+{
+    const kd__window *w = &t->w;
+    const int stored = (w->channels + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    int y, x, c, kh, kw;
+    for (y = 0; y < w->out_h; ++y) {
+        for (x = 0; x < w->out_w; ++x) {
+            const uint8_t *at = t->x + y * w->stride_h * w->in_row + (ptrdiff_t)x * w->stride_w * w->channels;
+            for (c = 0; c < w->channels; ++c) {
+                int32_t sum = t->starts[c];
+                for (kh = 0; kh < w->kernel_h; ++kh) {
+                    for (kw = 0; kw < w->kernel_w; ++kw)
+                        sum += at[kh * w->in_row + (ptrdiff_t)kw * w->channels + c] *
+                               t->weight[(ptrdiff_t)(kh * w->kernel_w + kw) * stored + c];
+                }
+                KD__FN(int8_put)
+                (&t->store, (float)sum * t->factor[c], y * w->out_row + (ptrdiff_t)x * w->channels + c);
+            }
+        }
+    }
+}
+
+/* The part of a window that is inside the image: rows and columns from first to before end. */
+KD__INLINE void KD__FN(int8_inside)(int at, int stride, int pad, int kernel, int size, int *first, int *end)
+{
+    const int start = at * stride - pad;
+    *first = start > 0 ? start : 0;
+    *end = start + kernel < size ? start + kernel : size;
+}
+
+static void KD__FN(int8_maxpool)(const kd__window *w, const uint8_t *x, uint8_t *y)
+{
+    int i, j, c, row, col, top, bottom, left, right;
+    for (i = 0; i < w->out_h; ++i) {
+        KD__FN(int8_inside)(i, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &top, &bottom);
+        for (j = 0; j < w->out_w; ++j) {
+            uint8_t *to = y + i * w->out_row + (ptrdiff_t)j * w->channels;
+            KD__FN(int8_inside)(j, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &left, &right);
+            for (row = top; row < bottom; ++row) {
+                for (col = left; col < right; ++col) {
+                    const uint8_t *from = x + row * w->in_row + (ptrdiff_t)col * w->channels;
+                    if (row == top && col == left) {
+                        memcpy(to, from, (size_t)w->channels);
+                        continue;
+                    }
+                    for (c = 0; c < w->channels; ++c) to[c] = from[c] > to[c] ? from[c] : to[c];
+                }
+            }
+        }
+    }
+}
+
+static void KD__FN(int8_mean)(const kd__window *w, const kd__int8_store *s, int zero, float factor,
+                              const uint8_t *x, uint8_t *y)
+{
+    kd__int8_store store = *s;
+    int i, j, c, row, col, top, bottom, left, right;
+    for (i = 0; i < w->out_h; ++i) {
+        KD__FN(int8_inside)(i, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &top, &bottom);
+        for (j = 0; j < w->out_w; ++j) {
+            store.to = y + i * w->out_row + (ptrdiff_t)j * w->channels;
+            KD__FN(int8_inside)(j, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &left, &right);
+            for (c = 0; c < w->channels; ++c) {
+                int32_t sum = 0;
+                for (row = top; row < bottom; ++row) {
+                    for (col = left; col < right; ++col)
+                        sum += x[row * w->in_row + (ptrdiff_t)col * w->channels + c] - zero;
+                }
+                KD__FN(int8_put)(&store, (float)sum * factor, c);
+            }
+        }
+    }
+}
+
+static void KD__FN(int8_add)(ptrdiff_t n, const kd__int8_store *s, const uint8_t *a, int zero_a, float factor_a,
+                             const uint8_t *b, int zero_b, float factor_b, uint8_t *y)
+{
+    kd__int8_store store = *s;
+    ptrdiff_t i;
+    store.to = y;
+    for (i = 0; i < n; ++i)
+        KD__FN(int8_put)(&store, (float)(a[i] - zero_a) * factor_a + (float)(b[i] - zero_b) * factor_b, i);
 }
 
 /* ---- windows over images --------------------------------------------------------------------------------- */
