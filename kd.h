@@ -118,6 +118,7 @@ CONTENTS (search for the tag)
    >>train      training and distillation, teacher caches
    >>pate       labels from noisy votes, and what they give away
    >>diagnose   what teacher and labels ask of a student
+   >>prune      fewer channels, the same layers
    >>io         .npy, safetensors, checkpoints
    >>onnx       ONNX, out and in
    >>vector     a few vector operations per instruction set
@@ -1456,6 +1457,65 @@ KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
    changed. */
 KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
                             kd_diagnosis *out);
+
+/* ---- pruning --------------------------------------------------------------------------------------------- */
+
+/* Takes the channels that matter least out of a model for good: its line has fewer of them, and the weights that
+   are left stay as they are. Training it further, with the larger model as its teacher, repairs what that costs.
+
+   Channels that only go together make a layer here: what a dense layer or convolution makes, with all that batch
+   normalisation, activations, pooling and depthwise filters make of it, and all that residuals add to it. Inputs
+   and outputs of the model, of convolutions with groups, of softtree and of prompt layers keep theirs.
+
+   name               how much a channel matters: the mean over the tensors of its layer of
+   KD_PRUNE_SCALE     |g|, g the scale of batch normalisation; layers that have none keep their channels
+                      Liu et al. 2017 (Network Slimming), trained with kd_train_desc.slimming
+   KD_PRUNE_L1        mean |w|, w the weights of dense layer, convolution or depthwise filter that make the channel
+                      Li et al. 2017
+   KD_PRUNE_L2        sqrt(mean w^2)
+   KD_PRUNE_TAYLOR    in place of that, the mean over batches of (sum of z dL/dz)^2, z the channel's activations,
+                      all pixels of all samples of the batch, behind batch normalisation where there is one: how the
+                      loss would change without it, in first order
+                      Molchanov et al. 2019, equations 8 and 9; the sum is g dL/dg + b dL/db there
+
+   L1 and L2 are divided by their root mean square over the layer, so that layers can be compared. */
+#define KD_PRUNE_CRITERIA(X)                                                                                       \
+    X(KD_PRUNE_SCALE, "scale")                                                                                     \
+    X(KD_PRUNE_L1, "l1")                                                                                           \
+    X(KD_PRUNE_L2, "l2")                                                                                           \
+    X(KD_PRUNE_TAYLOR, "taylor")
+
+typedef enum kd_prune_criterion {
+#define KD__ITEM(name, word) name,
+    KD_PRUNE_CRITERIA(KD__ITEM)
+#undef KD__ITEM
+        KD_PRUNE_CRITERION_COUNT
+} kd_prune_criterion;
+
+typedef struct kd_prune_desc {
+    uint32_t cookie; /* set by kd_prune_defaults */
+    kd_prune_criterion criterion;
+    int by_layer; /* 0: the least of all channels go. 1: those that matter least in their own layer, as many of each
+                     layer in proportion to its channels */
+    float amount; /* 0.5; 0 to below 1: the share of channels that goes, of those that may; rounded down */
+    /* In place of `amount`, at most one of: */
+    float threshold;    /* -1: off; all channels that matter no more than this go */
+    int64_t parameters; /* 0: off; channels go until the model has no more parameters */
+    int64_t macs;       /* 0: off; the same of multiply-adds */
+    int minimum;        /* 1; channels that each layer keeps, 1 to 1e8; those that have no more keep all */
+    /* For KD_PRUNE_TAYLOR: what the loss is computed of, and how. train NULL: kd_train_defaults(). Of it only what
+       makes a batch and its loss is used: batch, seed, augment, teachers, losses, prompts. One epoch is looked at,
+       with the statistics of batches, as in training. */
+    const kd_data *data;
+    const kd_train_desc *train;
+} kd_prune_desc;
+
+KDDEF kd_prune_desc kd_prune_defaults(kd_prune_criterion criterion);
+KDDEF const char *kd_prune_name(kd_prune_criterion criterion); /* "scale" */
+/* A smaller model in *out; m stays as it is. desc NULL: half of the channels by KD_PRUNE_L2. kd_ctx_desc.log gets a
+   line for every layer that loses some. A residual that adds its input through a projection would do so without
+   one if both had as many channels: it then keeps one more. Equal numbers: the first channels go. */
+KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_model **out);
 
 /* ---- labels from private data ---------------------------------------------------------------------------- */
 
@@ -18753,6 +18813,651 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
         *out = found;
     }
     kd__diagnoser_close(&d);
+    return result;
+}
+#endif /* KD_NO_TRAIN */
+
+/* ============================================================================================================
+   >>prune    fewer channels, the same layers
+   uses: train, optim, cost
+   A layer of channels is a set of values (union-find over the graph); a channel goes from all of them at once, from
+   the tensors that make it and from those that read it. The new model is made from its line, in which numbers of
+   channels are other ones.
+   ============================================================================================================ */
+#ifndef KD_NO_TRAIN
+
+typedef struct kd__pruner {
+    kd_ctx *kd;
+    const kd_model *m;
+    const kd_prune_desc *d;
+    int *layer;      /* by value: the value that stands for its layer */
+    int *channels;   /* by value that stands for a layer, and so are these: */
+    int *left;       /* channels that it keeps */
+    int *tensors;    /* that `score` is a mean over; 0: it keeps all channels */
+    size_t *first;   /* its first channel in the lists by channel */
+    const char **of; /* what to call it by: the first node that makes it */
+    double *score;   /* by channel */
+    char *keep;
+    size_t count; /* channels of all layers */
+} kd__pruner;
+
+KD__PRIVATE int kd__prune_layer(kd__pruner *p, int value)
+{
+    while (p->layer[value] != value) value = p->layer[value] = p->layer[p->layer[value]];
+    return value;
+}
+
+KD__PRIVATE void kd__prune_join(kd__pruner *p, int a, int b)
+{
+    a = kd__prune_layer(p, a), b = kd__prune_layer(p, b);
+    p->layer[KD__MAX(a, b)] = KD__MIN(a, b);
+}
+
+/* Whether the channels of an output are those of the input. */
+KD__PRIVATE int kd__prune_passes(const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    return n->type != KD__TYPE_DENSE && n->type != KD__TYPE_CONV && t->build != kd__prompt_build &&
+           t->build != kd__tree_build;
+}
+
+/* Whether a node reads all its input's channels, or makes all its output's, whatever they are. */
+KD__PRIVATE int kd__prune_fixed(const kd_model *m, const kd__node *n)
+{
+    return !kd__prune_passes(n) && (!kd__is_linear(n) || m->params[n->param[0]].groups > 1);
+}
+
+KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
+{
+    const kd_model *m = p->m;
+    const size_t values = (size_t)m->value_count;
+    int i;
+    p->layer = KD__NEW(p->kd, int, values);
+    p->channels = KD__NEW(p->kd, int, values);
+    p->left = KD__NEW(p->kd, int, values);
+    p->tensors = KD__NEW(p->kd, int, values);
+    p->first = KD__NEW(p->kd, size_t, values);
+    p->of = KD__NEW(p->kd, const char *, values);
+    if (!p->layer || !p->channels || !p->left || !p->tensors || !p->first || !p->of) return KD_ERR_MEMORY;
+    for (i = 0; i < m->value_count; ++i) p->layer[i] = i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (kd__prune_passes(n)) kd__prune_join(p, n->in, n->out);
+        if (n->in2 >= 0) kd__prune_join(p, n->in2, n->out);
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        p->layer[i] = kd__prune_layer(p, i);
+        if (p->layer[i] != i) continue;
+        p->channels[i] = p->left[i] = m->values[i].shape.c;
+        p->first[i] = p->count;
+        p->count = kd__plus(p->count, (size_t)p->channels[i]);
+    }
+    p->score = KD__NEW(p->kd, double, p->count);
+    p->keep = KD__NEW(p->kd, char, p->count);
+    if (!p->score || !p->keep) return KD_ERR_MEMORY;
+    memset(p->keep, 1, p->count);
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__prune_close(kd__pruner *p)
+{
+    kd__free(p->kd, p->layer);
+    kd__free(p->kd, p->channels);
+    kd__free(p->kd, p->left);
+    kd__free(p->kd, p->tensors);
+    kd__free(p->kd, p->first);
+    kd__free(p->kd, (void *)(uintptr_t)p->of);
+    kd__free(p->kd, p->score);
+    kd__free(p->kd, p->keep);
+}
+
+/* ---- how much channels matter ---------------------------------------------------------------------------- */
+
+/* What a tensor is asked for the channels of its rows: sums over the numbers of each row. */
+typedef double (*kd__prune_sum)(const float *numbers, const float *grads, int64_t count);
+
+KD__PRIVATE double kd__prune_l1(const float *numbers, const float *grads, int64_t count)
+{
+    double sum = 0;
+    int64_t i;
+    (void)grads;
+    for (i = 0; i < count; ++i) sum += fabs((double)numbers[i]);
+    return sum / (double)count;
+}
+
+KD__PRIVATE double kd__prune_l2(const float *numbers, const float *grads, int64_t count)
+{
+    double sum = 0;
+    int64_t i;
+    (void)grads;
+    for (i = 0; i < count; ++i) sum += (double)numbers[i] * (double)numbers[i];
+    return sqrt(sum / (double)count);
+}
+
+KD__PRIVATE double kd__prune_slope(const float *numbers, const float *grads, int64_t count)
+{
+    double sum = 0;
+    int64_t i;
+    for (i = 0; i < count; ++i) sum += (double)numbers[i] * (double)grads[i];
+    return sum;
+}
+
+/* Adds what is asked of a tensor to the channels of the layer that it makes. */
+KD__PRIVATE kd_result kd__prune_ask(kd__pruner *p, int node, int param, kd__prune_sum sum, const float *grads,
+                                    double *to)
+{
+    const kd__param *q = &p->m->params[param];
+    const int layer = p->layer[p->m->nodes[node].out];
+    const int64_t count = kd__param_count(q), share = count / p->channels[layer];
+    float *plain = KD__NEW(p->kd, float, count), *slopes = grads ? KD__NEW(p->kd, float, count) : NULL;
+    kd_result result = plain && (slopes || !grads) ? KD_OK : KD_ERR_MEMORY;
+    int c;
+    if (result == KD_OK) {
+        kd__param_copy(p->kd->k, q, kd__param_stored(p->m, q), plain, 1);
+        result = kd__check_finite(p->kd, "kd_model_prune", q->name, plain, 1, count);
+    }
+    if (result == KD_OK && grads) kd__param_copy(p->kd->k, q, (float *)(uintptr_t)(grads + q->offset), slopes, 1);
+    for (c = 0; c < p->channels[layer] && result == KD_OK; ++c)
+        to[p->first[layer] + (size_t)c] += sum(plain + c * share, slopes ? slopes + c * share : NULL, share);
+    kd__free(p->kd, plain);
+    kd__free(p->kd, slopes);
+    return result;
+}
+
+KD__PRIVATE int kd__prune_is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
+
+/* Whether a node's channels are judged by its weights. Those of scale and taylor lie behind batch normalisation. */
+KD__PRIVATE int kd__prune_judges(const kd__pruner *p, int node)
+{
+    const kd_model *m = p->m;
+    const kd__node *n = &m->nodes[node];
+    int i;
+    switch (p->d->criterion) {
+    case KD_PRUNE_SCALE: return kd__prune_is_norm(n);
+    case KD_PRUNE_TAYLOR:
+        if (kd__prune_is_norm(n)) return 1;
+        for (i = node + 1; i < m->node_count; ++i) {
+            if (m->nodes[i].in == n->out && kd__norm_folds(m, &m->nodes[i])) return 0;
+        }
+        return kd__is_linear(n);
+    default: return kd__is_linear(n);
+    }
+}
+
+/* Layers that may lose channels: all of whose values may, and that have something to be judged by. */
+KD__PRIVATE void kd__prune_find(kd__pruner *p)
+{
+    const kd_model *m = p->m;
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const int layer = p->layer[n->out];
+        if (kd__prune_judges(p, i)) ++p->tensors[layer];
+        if (!p->of[layer] && kd__is_linear(n)) p->of[layer] = n->name;
+    }
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (kd__prune_fixed(m, n)) p->tensors[p->layer[n->in]] = p->tensors[p->layer[n->out]] = 0;
+    }
+    p->tensors[p->layer[m->input]] = p->tensors[p->layer[m->output]] = 0;
+}
+
+KD__PRIVATE kd_result kd__prune_weights(kd__pruner *p)
+{
+    const kd__prune_sum sum = p->d->criterion == KD_PRUNE_L2 ? kd__prune_l2 : kd__prune_l1;
+    kd_result result = KD_OK;
+    int i, c;
+    for (i = 0; i < p->m->node_count && result == KD_OK; ++i) {
+        if (p->tensors[p->layer[p->m->nodes[i].out]] && kd__prune_judges(p, i))
+            result = kd__prune_ask(p, i, p->m->nodes[i].param[0], sum, NULL, p->score);
+    }
+    for (i = 0; i < p->m->value_count; ++i) {
+        double *score = p->score + p->first[i], squares = 0;
+        if (p->layer[i] != i || !p->tensors[i]) continue;
+        for (c = 0; c < p->channels[i]; ++c) score[c] /= p->tensors[i], squares += score[c] * score[c];
+        if (p->d->criterion == KD_PRUNE_SCALE || !(squares > 0)) continue;
+        for (c = 0; c < p->channels[i]; ++c) score[c] /= sqrt(squares / p->channels[i]);
+    }
+    return result;
+}
+
+/* The gradients of one batch, as a training that stands still has them. */
+KD__PRIVATE kd_result kd__prune_batch(kd__pruner *p, kd_trainer *t, double *sums)
+{
+    const kd_model *m = p->m;
+    kd_result result = kd_trainer_step(t, NULL);
+    size_t c;
+    int i, j;
+    memset(sums, 0, p->count * sizeof *sums);
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        if (!p->tensors[p->layer[m->nodes[i].out]] || !kd__prune_judges(p, i)) continue;
+        for (j = 0; j < 2 && result == KD_OK; ++j) {
+            if (m->nodes[i].param[j] >= 0)
+                result = kd__prune_ask(p, i, m->nodes[i].param[j], kd__prune_slope, t->grads[0], sums);
+        }
+    }
+    for (c = 0; c < p->count; ++c) p->score[c] += sums[c] * sums[c] / t->batches;
+    return result;
+}
+
+KD__PRIVATE kd_result kd__prune_taylor(kd__pruner *p)
+{
+    kd_train_desc d = p->d->train ? *p->d->train : kd_train_defaults();
+    double *sums = KD__NEW(p->kd, double, p->count);
+    kd_model *still = NULL;
+    kd_trainer *t = NULL;
+    kd_result result = sums ? kd_model_clone(p->m, &still) : KD_ERR_MEMORY;
+    d.optimizer = KD_SGD;
+    d.epochs = d.accumulate = 1;
+    d.lr = d.momentum = d.weight_decay = d.max_norm = d.clip_norm = d.ema = d.dot_delta = d.rollback = 0;
+    d.warmup = d.validation = 0;
+    d.schedule = KD_CONSTANT;
+    d.uncertainty = d.patience = 0;
+    d.validation_data = NULL;
+    d.keep = KD_KEEP_LAST;
+    d.on_step = NULL, d.on_epoch = NULL;
+    if (result == KD_OK) result = kd_trainer_open(still, p->d->data, &d, &t);
+    while (result == KD_OK && !kd_trainer_done(t)) result = kd__prune_batch(p, t, sums);
+    kd_trainer_close(t);
+    kd_model_destroy(still);
+    kd__free(p->kd, sums);
+    return result;
+}
+
+/* ---- which channels go ----------------------------------------------------------------------------------- */
+
+typedef struct kd__prune_place {
+    double score;
+    int layer, channel;
+} kd__prune_place;
+
+KD__PRIVATE int kd__prune_compare(const void *a, const void *b)
+{
+    const kd__prune_place *x = (const kd__prune_place *)a, *y = (const kd__prune_place *)b;
+    if (x->score < y->score || y->score < x->score) return x->score < y->score ? -1 : 1;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    return x->channel < y->channel ? -1 : x->channel > y->channel;
+}
+
+/* Every channel that may go, the first to go first. By layer, what counts is the place in it. */
+KD__PRIVATE kd__prune_place *kd__prune_order(kd__pruner *p, size_t *count)
+{
+    kd__prune_place *order = KD__NEW(p->kd, kd__prune_place, p->count);
+    int i, c;
+    *count = 0;
+    for (i = 0; order && i < p->m->value_count; ++i) {
+        kd__prune_place *own = order + *count;
+        if (p->layer[i] != i || !p->tensors[i]) continue;
+        for (c = 0; c < p->channels[i]; ++c, ++*count) {
+            own[c].score = p->score[p->first[i] + (size_t)c];
+            own[c].layer = i;
+            own[c].channel = c;
+        }
+        if (!p->d->by_layer || p->d->threshold >= 0) continue;
+        qsort(own, (size_t)p->channels[i], sizeof *own, kd__prune_compare);
+        for (c = 0; c < p->channels[i]; ++c) own[c].score = (c + 1.0) / p->channels[i];
+    }
+    if (order) qsort(order, *count, sizeof *order, kd__prune_compare);
+    return order;
+}
+
+/* Parameters and multiply-adds of what is left. */
+KD__PRIVATE void kd__prune_size(const kd__pruner *p, int64_t *parameters, int64_t *macs)
+{
+    const kd_model *m = p->m;
+    int i, j;
+    *parameters = *macs = 0;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const int to = p->layer[n->out], from = p->layer[n->in];
+        for (j = 0; j < 4; ++j) {
+            const kd__param *q = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
+            const int reads = q && q->layout == KD__PANELS && q->groups == 1;
+            if (!q || !q->trained) continue;
+            *parameters += kd__layer_types[n->type].build == kd__tree_build
+                               ? kd__param_count(q)
+                               : kd__param_count(q) / p->channels[to] / (reads ? p->channels[from] : 1) *
+                                     p->left[to] * (reads ? p->left[from] : 1);
+        }
+        if (!kd__is_linear(n))
+            *macs += n->macs;
+        else
+            *macs += n->macs / p->channels[to] * p->left[to];
+        if (kd__is_linear(n) && !kd__prune_passes(n))
+            *macs -=
+                n->macs / p->channels[to] * p->left[to] / p->channels[from] * (p->channels[from] - p->left[from]);
+    }
+}
+
+/* Whether enough have gone: `gone` channels, the next of which is at `next`. */
+KD__PRIVATE int kd__prune_enough(const kd__pruner *p, const kd__prune_place *next, size_t gone, size_t count)
+{
+    const kd_prune_desc *d = p->d;
+    int64_t parameters, macs;
+    if (d->threshold >= 0) return next->score > (double)d->threshold;
+    if (d->parameters || d->macs) {
+        kd__prune_size(p, &parameters, &macs);
+        return d->parameters ? parameters <= d->parameters : macs <= d->macs;
+    }
+    if (d->by_layer) return next->score > (double)d->amount * (1 + 1e-7);
+    return (double)gone + 1 > (double)d->amount * (double)count * (1 + 1e-7);
+}
+
+/* The convolution (or dense layer) through which a residual's input comes to the sum, or -1. */
+KD__PRIVATE int kd__prune_projection(const kd_model *m, const kd__node *sum)
+{
+    int at = sum->in2 >= 0 ? m->values[sum->in2].producer : -1;
+    if (at >= 0 && !m->nodes[at].shown && kd__prune_is_norm(&m->nodes[at]))
+        at = m->values[m->nodes[at].in].producer;
+    return at >= 0 && !m->nodes[at].shown && kd__is_linear(&m->nodes[at]) ? at : -1;
+}
+
+/* Brings a channel back, the most important of those that went; 0: none did. */
+KD__PRIVATE int kd__prune_restore(kd__pruner *p, int layer)
+{
+    const size_t first = p->first[layer];
+    int c, best = -1;
+    for (c = 0; c < p->channels[layer]; ++c) {
+        if (p->keep[first + (size_t)c]) continue;
+        if (best < 0 || p->score[first + (size_t)c] >= p->score[first + (size_t)best]) best = c;
+    }
+    if (best < 0) return 0;
+    p->keep[first + (size_t)best] = 1;
+    ++p->left[layer];
+    return 1;
+}
+
+/* A projection stays one: its two sides may not become alike. */
+KD__PRIVATE void kd__prune_keep_projections(kd__pruner *p)
+{
+    const kd_model *m = p->m;
+    int i, again = 1;
+    while (again) {
+        again = 0;
+        for (i = 0; i < m->node_count; ++i) {
+            const int at = kd__prune_projection(m, &m->nodes[i]), in = at >= 0 ? m->nodes[at].in : 0;
+            const kd__shape *from = &m->values[in].shape, *to = &m->values[m->nodes[i].out].shape;
+            const int a = p->layer[in], b = p->layer[m->nodes[i].out];
+            if (at < 0 || from->h != to->h || from->w != to->w || from->flat != to->flat ||
+                p->left[a] != p->left[b])
+                continue;
+            again |= kd__prune_restore(p, b) || kd__prune_restore(p, a);
+        }
+    }
+}
+
+KD__PRIVATE kd_result kd__prune_choose(kd__pruner *p)
+{
+    static const char where[] = "kd_model_prune";
+    const kd_prune_desc *d = p->d;
+    const int target = d->parameters || d->macs;
+    size_t count, i, gone = 0;
+    int64_t parameters, macs;
+    kd_result result = KD_OK;
+    kd__prune_place *order = kd__prune_order(p, &count);
+    if (!order) return KD_ERR_MEMORY;
+    for (i = 0; i < count && result == KD_OK && !kd__prune_enough(p, &order[i], gone, count); ++i) {
+        const int layer = order[i].layer;
+        if (p->left[layer] <= d->minimum) {
+            if (d->threshold >= 0 && p->left[layer] == 1)
+                result =
+                    kd__fail(p->kd, KD_ERR_ARGUMENT, "%s: no channel of layer \"%s\" is above the threshold of %s",
+                             where, p->of[layer], kd__number((double)d->threshold, 6).chars);
+            continue;
+        }
+        p->keep[p->first[layer] + (size_t)order[i].channel] = 0;
+        --p->left[layer];
+        ++gone;
+    }
+    if (result == KD_OK) kd__prune_keep_projections(p);
+    kd__prune_size(p, &parameters, &macs);
+    if (result == KD_OK && target && (d->parameters ? parameters > d->parameters : macs > d->macs))
+        result = kd__fail(
+            p->kd, KD_ERR_ARGUMENT,
+            "%s: with %d channel%s left of each layer the model still has %lld %s, more than %lld", where,
+            d->minimum, d->minimum == 1 ? "" : "s", (long long)(d->parameters ? parameters : macs),
+            d->parameters ? "parameters" : "multiply-adds", (long long)(d->parameters ? d->parameters : d->macs));
+    kd__free(p->kd, order);
+    return result;
+}
+
+/* ---- the smaller model ----------------------------------------------------------------------------------- */
+
+/* Copies the values of a layer of the line from *at on, but for those that are numbers of channels: of each one
+   in `args`, value[i] takes the place of what is there, unless it is 0. */
+KD__PRIVATE void kd__prune_layer_text(kd__writer *w, const char **at, const char *args, const int *value)
+{
+    kd__arg_info infos[KD__MAX_ARGS];
+    int given[KD__MAX_ARGS] = {0}, next = 0, i;
+    const int count = kd__arg_infos(args, infos);
+    const char *c = *at;
+    while (!kd__at_layer_end(c)) {
+        const char *start = c;
+        if (kd__is_letter(*c) && *kd__skip_space(kd__skip_word(c)) == '=') {
+            const size_t length = (size_t)(kd__skip_word(c) - c);
+            for (i = 0; i < count && (infos[i].length != length || memcmp(infos[i].name, c, length) != 0); ++i) {}
+            c = kd__skip_space(kd__skip_space(kd__skip_word(c)) + 1);
+        } else {
+            while (next < count && given[next]) ++next;
+            i = next;
+        }
+        kd__write(w, "%.*s", (int)(c - start), start);
+        start = c;
+        while (*c && !kd__is_space(*c) && !kd__at_layer_end(c)) ++c;
+        if (i < count) given[i] = 1;
+        if (i < count && value[i])
+            kd__write(w, "%d", value[i]);
+        else
+            kd__write(w, "%.*s", (int)(c - start), start);
+        start = c;
+        c = kd__skip_space(c);
+        kd__write(w, "%.*s", (int)(c - start), start);
+    }
+    *at = c;
+}
+
+/* The model's line with the channels that are left; layers are met in the order of their nodes. */
+KD__PRIVATE void kd__prune_line(const kd__pruner *p, kd__writer *w)
+{
+    const kd_model *m = p->m;
+    const char *start = m->spec, *c = strchr(m->spec, ':') + 1;
+    int node = -1, i;
+    while (*c) {
+        const char *end;
+        const kd__node *n;
+        int value[KD__MAX_ARGS] = {0};
+        while (kd__is_space(*c) || *c == ',' || *c == ')') ++c;
+        if (!*c) break;
+        end = kd__skip_tag(c);
+        if (*kd__skip_space(end) == ':') c = kd__skip_space(kd__skip_space(end) + 1);
+        end = kd__skip_word(c);
+        if (end - c == 8 && memcmp(c, "residual", 8) == 0) {
+            c = kd__skip_space(end) + 1; /* its layers follow */
+            continue;
+        }
+        do ++node;
+        while (!m->nodes[node].shown);
+        n = &m->nodes[node];
+        i = kd__layer_find(c, (size_t)(end - c));
+        if (i == KD__TYPE_DENSE) value[KD__DENSE_UNITS] = p->left[p->layer[n->out]];
+        if (i == KD__TYPE_CONV) value[KD__CONV_CHANNELS] = p->left[p->layer[n->out]];
+        if (i == KD__TYPE_CONV && n->type == KD__TYPE_DEPTHWISE)
+            value[KD__CONV_GROUPS] = value[KD__CONV_CHANNELS]; /* as many as channels */
+        c = kd__skip_space(end);
+        kd__write(w, "%.*s", (int)(c - start), start);
+        kd__prune_layer_text(w, &c, kd__layer_types[i].args, value);
+        start = c;
+    }
+    kd__write(w, "%s", start);
+}
+
+/* The numbers of a tensor whose channels are left. */
+KD__PRIVATE kd_result kd__prune_tensor(const kd__pruner *p, const kd__node *n, int param, kd_model *to)
+{
+    const kd__param *q = &p->m->params[param], *r = &to->params[param];
+    const int out = p->layer[n->out], in = p->layer[n->in];
+    const int is_tree = kd__layer_types[n->type].build == kd__tree_build;
+    const int reads = q->layout == KD__PANELS && q->groups == 1;
+    const int64_t count = kd__param_count(q), rows = is_tree ? 1 : p->channels[out],
+                  columns = reads ? p->channels[in] : 1;
+    const int64_t each = q->rank == 1 ? 1 : count / q->shape[0]; /* of the first dimension */
+    const int64_t repeat = is_tree || q->rank > 1 ? 1 : count / rows;
+    const int64_t run = is_tree ? count : q->rank == 1 ? repeat : each / columns;
+    float *plain = KD__NEW(p->kd, float, count);
+    int64_t at = 0, from = 0, i, j;
+    if (!plain) return KD_ERR_MEMORY;
+    kd__param_copy(p->kd->k, q, kd__param_stored(p->m, q), plain, 1);
+    for (i = 0; i < rows; ++i) {
+        for (j = 0; j < columns; ++j, from += run) {
+            if (!is_tree && !p->keep[p->first[out] + (size_t)i]) continue;
+            if (reads && !p->keep[p->first[in] + (size_t)j]) continue;
+            memmove(plain + at, plain + from, (size_t)run * sizeof *plain);
+            at += run;
+        }
+    }
+    kd__param_copy(p->kd->k, r, kd__param_stored(to, r), plain, 0);
+    kd__free(p->kd, plain);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__prune_fill(const kd__pruner *p, kd_model *to)
+{
+    const kd_model *m = p->m;
+    kd_result result = KD_OK;
+    int i, j;
+    for (i = 0; i < m->node_count; ++i) {
+        for (j = 0; j < 4 && result == KD_OK; ++j) {
+            if (m->nodes[i].param[j] >= 0) result = kd__prune_tensor(p, &m->nodes[i], m->nodes[i].param[j], to);
+        }
+    }
+    to->batches_seen = m->batches_seen;
+    to->preprocessing_channels = m->preprocessing_channels;
+    memcpy(to->mean, m->mean, sizeof m->mean);
+    memcpy(to->std, m->std, sizeof m->std);
+    if (result == KD_OK && m->classes)
+        result = kd_model_set_classes(to, (const char *const *)m->classes, kd_model_outputs(m));
+    return result;
+}
+
+KD__PRIVATE kd_result kd__prune_make(const kd__pruner *p, kd_model **out)
+{
+    kd__writer w = {NULL, 0, 0};
+    kd_model *made = NULL;
+    kd_result result;
+    char *line;
+    kd__prune_line(p, &w);
+    w.size = w.length + 1;
+    line = w.text = KD__NEW(p->kd, char, w.size);
+    if (!line) return KD_ERR_MEMORY;
+    w.length = 0;
+    kd__prune_line(p, &w);
+    result = kd__model_plan(p->kd, line, &made);
+    kd__free(p->kd, line);
+    if (result == KD_OK) result = kd__model_allocate(made);
+    if (result == KD_OK) result = kd__prune_fill(p, made);
+    if (result == KD_OK)
+        *out = made;
+    else
+        kd_model_destroy(made);
+    return result;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------- */
+
+KDDEF const char *kd_prune_name(kd_prune_criterion criterion)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_PRUNE_CRITERIA(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)criterion < (unsigned)KD_PRUNE_CRITERION_COUNT ? words[criterion] : "unknown";
+}
+
+KDDEF kd_prune_desc kd_prune_defaults(kd_prune_criterion criterion)
+{
+    kd_prune_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.criterion = criterion;
+    d.amount = 0.5f;
+    d.threshold = -1;
+    d.minimum = 1;
+    return d;
+}
+
+KD__PRIVATE kd_result kd__prune_check(kd_ctx *kd, const kd_prune_desc *d)
+{
+    static const char where[] = "kd_model_prune";
+    if (d->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_prune_defaults()", where);
+    if ((unsigned)d->criterion >= (unsigned)KD_PRUNE_CRITERION_COUNT)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: there is no criterion %d", where, (int)d->criterion);
+    if (d->amount >= 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: an amount of %s would remove all channels; 0 to below 1 is left",
+                        where, kd__number((double)d->amount, 6).chars);
+    if (!(d->amount >= 0))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: amount must be 0 to below 1, got %s", where,
+                        kd__number((double)d->amount, 6).chars);
+    if (!kd__is_finite((double)d->threshold) || d->parameters < 0 || d->macs < 0 ||
+        (d->threshold >= 0) + (d->parameters > 0) + (d->macs > 0) > 1)
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: one of threshold, parameters and macs can be set; off is -1, 0 and 0", where);
+    if (d->minimum < 1 || d->minimum > 100000000)
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: minimum must be 1 to 1e8, got %d", where, d->minimum);
+    if ((d->criterion == KD_PRUNE_TAYLOR) != (d->data != NULL))
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        d->data ? "%s: data are for the criterion taylor, this is %s"
+                                : "%s: the criterion %s needs data to compute the loss of",
+                        where, kd_prune_name(d->criterion));
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__prune_score(kd__pruner *p)
+{
+    static const char where[] = "kd_model_prune";
+    kd_result result;
+    int i, any = 0;
+    size_t c;
+    kd__prune_find(p);
+    for (i = 0; i < p->m->value_count; ++i) any |= p->layer[i] == i && p->tensors[i];
+    if (!any && p->d->criterion == KD_PRUNE_SCALE)
+        return kd__fail(
+            p->kd, KD_ERR_ARGUMENT,
+            "%s: the criterion scale needs batch normalisation, behind some layer whose channels may go", where);
+    if (!any)
+        return kd__fail(p->kd, KD_ERR_ARGUMENT, "%s: no layer has channels that may go: all are inputs or outputs",
+                        where);
+    result = p->d->criterion == KD_PRUNE_TAYLOR ? kd__prune_taylor(p) : kd__prune_weights(p);
+    for (c = 0; c < p->count && result == KD_OK; ++c) {
+        if (!kd__is_finite(p->score[c]))
+            result = kd__fail(p->kd, KD_ERR_NOT_FINITE, "%s: what channels matter overflows", where);
+    }
+    return result;
+}
+
+KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_model **out)
+{
+    const kd_prune_desc defaults = kd_prune_defaults(KD_PRUNE_L2);
+    kd__pruner p;
+    kd_result result;
+    int i;
+    if (out) *out = NULL;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_prune: out must not be NULL");
+    memset(&p, 0, sizeof p);
+    p.kd = m->kd;
+    p.m = m;
+    p.d = desc ? desc : &defaults;
+    result = kd__prune_check(m->kd, p.d);
+    if (result == KD_OK) result = kd__prune_open(&p);
+    if (result == KD_OK) result = kd__prune_score(&p);
+    if (result == KD_OK) result = kd__prune_choose(&p);
+    if (result == KD_OK) result = kd__prune_make(&p, out);
+    for (i = 0; i < m->value_count && result == KD_OK; ++i) {
+        if (p.layer[i] == i && p.left[i] < p.channels[i])
+            kd__log(m->kd, "kd_model_prune: layer \"%s\" keeps %d of %d channels", p.of[i], p.left[i],
+                    p.channels[i]);
+    }
+    kd__prune_close(&p);
     return result;
 }
 #endif /* KD_NO_TRAIN */

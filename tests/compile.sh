@@ -150,7 +150,7 @@ for cc in ${COMPILERS:-gcc clang}; do
     done
     check "$cc -std=c99 -O2 -DKD_NO_TRAIN" "$cc" -std=c99 -O2 $warnings $in_c -DKD_NO_TRAIN -c -o "$tmp/predict.o" \
         implementation.c
-    nm -g --defined-only "$tmp/predict.o" | awk '/ kd_(train|loss|cache|attack|pate|diagnose)/ {print $NF}' >"$tmp/symbols"
+    nm -g --defined-only "$tmp/predict.o" | awk '/ kd_(train|loss|cache|attack|pate|diagnose|model_prune)/ {print $NF}' >"$tmp/symbols"
     check "$cc -DKD_NO_TRAIN trains nothing" all_of "$tmp/symbols" ''
     check "$cc -O0" "$cc" -std=c99 -O0 $warnings $in_c -c -o "$tmp/slow.o" implementation.c
     check "$cc -O0 is no larger than 4 MB" no_larger "$tmp/slow.o" 4000000
