@@ -2457,8 +2457,18 @@ KD__PRIVATE double kd__parse_number(const char *text, const char **end)
 typedef struct kd__cpu {
     unsigned isas;        /* bit i: kd_isa i can run */
     ptrdiff_t l1, l2, l3; /* data cache sizes in bytes; only speed depends on them */
-    int dots;             /* whether there are instructions for products of bytes: which, KD__DOTS_* */
+    int dots;             /* instructions that sum four products of bytes: KD__DOTS_* */
 } kd__cpu;
+
+/* AVX-512 VNNI, and AVX-VNNI, which older assemblers do not know. */
+enum { KD__DOTS_512 = 1, KD__DOTS_VEX = 2 };
+#if defined(__clang__)
+#define KD__DOTS_VEX_KNOWN (__clang_major__ >= 12)
+#elif defined(__GNUC__)
+#define KD__DOTS_VEX_KNOWN (__GNUC__ >= 11)
+#else
+#define KD__DOTS_VEX_KNOWN 1
+#endif
 
 #if KD__X86
 KD__PRIVATE void kd__cpu_id(unsigned leaf, unsigned subleaf, unsigned r[4])
@@ -2539,7 +2549,14 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
             xcr0 = kd__cpu_xcr0();
             if ((xcr0 & 0x06u) == 0x06u && (one[2] & fma) && (one[2] & avx) && (seven[1] & avx2)) {
                 cpu.isas |= 1u << KD_ISA_AVX2;
-                if ((xcr0 & 0xe6u) == 0xe6u && (seven[1] & avx512) == avx512) cpu.isas |= 1u << KD_ISA_AVX512;
+                if ((xcr0 & 0xe6u) == 0xe6u && (seven[1] & avx512) == avx512) {
+                    cpu.isas |= 1u << KD_ISA_AVX512;
+                    if (seven[2] & (1u << 11)) cpu.dots |= KD__DOTS_512;
+                }
+                if (seven[0] >= 1) {
+                    kd__cpu_id(7, 1, r);
+                    if (r[0] & (1u << 4)) cpu.dots |= KD__DOTS_VEX;
+                }
             }
         }
     }
@@ -3554,7 +3571,7 @@ typedef struct kd__int8_store {
 /* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run` groups
    of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL columns:
    for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
-enum { KD__INT8_PANEL = 16 };
+enum { KD__INT8_PANEL = 16, KD__INT8_TAPS = 49 };
 typedef struct kd__int8_product {
     int rows, blocks, cols, segs, run;
     const uint8_t *a;
@@ -9922,18 +9939,20 @@ KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, con
         const int8_t *row = at->weight + (ptrdiff_t)o * at->depth;
         const int group = o / each, col = o % each;
         int8_t *panels = at->panels + (size_t)group * at->group_size;
-        int64_t sum = 0, all = 0;
+        int64_t sum, weights = 0, all = 0;
         const float step = in->scale * at->scale[o];
         at->factor[o] = out->scale > 0 ? step / out->scale : step;
         if (!(at->factor[o] > 1e-37f) || !(at->factor[o] < 1e30f) || !(step > 1e-37f))
             return kd__quant_factor_fail(m, where, index, at->factor[o]);
-        for (i = 0; i < at->depth; ++i) sum += row[i], all += row[i] < 0 ? -row[i] : row[i];
-        sum = at->bias[o] - in->zero * sum;
+        for (i = 0; i < at->depth; ++i) weights += row[i], all += row[i] < 0 ? -row[i] : row[i];
+        sum = at->bias[o] - in->zero * weights;
         if ((sum < 0 ? -sum : sum) + 255 * all > INT32_MAX)
             return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                             "%s: layer \"%.80s\": the sum of output %d may not fit into 32 bits", where, n->name,
                             o);
-        at->starts[group * stored + col] = (int32_t)sum;
+        if (m->kd->isa == KD_ISA_NEON && w->layout != KD__TAPS) /* which reads bytes of 128 less, modulo 2^32 */
+            sum += 128 * weights;
+        at->starts[group * stored + col] = (int32_t)(uint32_t)(uint64_t)sum;
         at->start_factor[group * stored + col] = at->factor[o];
         for (i = 0; i < at->depth && w->layout == KD__TAPS; ++i) panels[i * stored + col] = row[i];
         for (i = 0; i < at->depth && w->layout != KD__TAPS; ++i) {
@@ -24172,46 +24191,95 @@ static void KD__FN(dropout)(ptrdiff_t n, uint32_t key0, uint32_t key1, float dro
 
 /* ---- int8 ------------------------------------------------------------------------------------------------ */
 
+/* kd__vi of KD__W bytes as they are, and of as many signed ones; the first n of a vector as bytes. */
+#if KD__ISA_ID == 3
+#define kd__vi_bytes(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define kd__vi_signed_bytes(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define kd__vi_load(p) _mm512_loadu_si512((const void *)(p))
+#define kd__vi_mul_short(a, b) _mm512_madd_epi16(a, b)
+KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
+{
+    _mm_mask_storeu_epi8(to, kd__v_mask_n(n < 16 ? n : 16), _mm512_cvtepi32_epi8(q));
+}
+#elif KD__ISA_ID == 2
+#define kd__vi_bytes(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
+#define kd__vi_signed_bytes(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
+#define kd__vi_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define kd__vi_mul_short(a, b) _mm256_madd_epi16(a, b)
+KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
+{
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    const __m128i bytes = _mm_packus_epi16(words, words);
+    uint8_t some[16];
+    if (n >= 8) {
+        _mm_storel_epi64((__m128i *)(void *)to, bytes);
+        return;
+    }
+    _mm_storel_epi64((__m128i *)(void *)some, bytes);
+    memcpy(to, some, (size_t)n);
+}
+#elif KD__ISA_ID == 4
+KD__INLINE int32x4_t KD__FN(vi_bytes)(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, 4);
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
+}
+KD__INLINE int32x4_t KD__FN(vi_signed_bytes)(const int8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, 4);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(vcreate_u8(four)))));
+}
+#define kd__vi_bytes(p) KD__FN(vi_bytes)(p)
+#define kd__vi_signed_bytes(p) KD__FN(vi_signed_bytes)(p)
+#define kd__vi_load(p) vld1q_s32((const int32_t *)(const void *)(p))
+#define kd__vi_mul_short(a, b) vmulq_s32(a, b)
+KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
+{
+    const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(q));
+    const uint64_t bytes = vget_lane_u64(vreinterpret_u64_u8(vmovn_u16(vcombine_u16(words, words))), 0);
+    const uint32_t four = (uint32_t)bytes;
+    memcpy(to, &four, (size_t)(n < 4 ? n : 4));
+}
+#else
+#define kd__vi_bytes(p) ((int32_t) * (const uint8_t *)(p))
+#define kd__vi_signed_bytes(p) ((int32_t) * (const int8_t *)(p))
+#define kd__vi_load(p) (*(const int32_t *)(const void *)(p))
+#define kd__vi_mul_short(a, b) ((a) * (b))
+KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
+{
+    (void)n;
+    *to = (uint8_t)q;
+}
+#endif
+
 static void KD__FN(to_steps)(ptrdiff_t n, float scale, int zero, const float *x, uint8_t *steps)
 {
     const kd__v step = kd__v_set(scale);
     const kd__vi add = kd__vi_set(zero);
-    int32_t some[KD__W];
     ptrdiff_t i;
-    int j;
     for (i = 0; i < n; i += KD__W) {
         const kd__v at = KD__FN(grid_steps)(kd__v_get(x + i, n - i), step, (float)zero);
-        const kd__vi q = kd__vi_add(kd__v_to_int(at), add);
-        memcpy(some, &q, sizeof some);
-        for (j = 0; j < KD__W && j < n - i; ++j) steps[i + j] = (uint8_t)some[j];
+        KD__FN(put_bytes)(steps + i, kd__vi_add(kd__v_to_int(at), add), (int)KD__MIN(n - i, (ptrdiff_t)KD__W));
     }
 }
 
-/* t, once it is a float, on its way out. */
-KD__INLINE float KD__FN(int8_limit)(const kd__int8_store *s, float t)
+/* t on its way out: the first n of a vector, to `at` of what is written. */
+KD__INLINE void KD__FN(int8_put)(const kd__int8_store *s, kd__v t, ptrdiff_t at, int n)
 {
-    if (s->act == KD__LEAKYRELU && t < 0) t *= s->act_arg;
-    t = t > s->low ? t : s->low;
-    return t < s->high ? t : s->high;
-}
-
-KD__INLINE int KD__FN(int8_round)(float t)
-{
-    const float sum = t + 12582912.0f;
-    uint32_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    return (int)(bits - 0x4b400000u);
-}
-
-KD__INLINE void KD__FN(int8_put)(const kd__int8_store *s, float t, ptrdiff_t at)
-{
-    t = KD__FN(int8_limit)(s, t);
-    if (s->in_float)
-        s->to_float[at] = t;
+    if (s->act == KD__LEAKYRELU)
+        t = kd__v_select(kd__v_lt(t, kd__v_set(0)), kd__v_mul(t, kd__v_set(s->act_arg)), t);
+    t = kd__v_min(kd__v_max(t, kd__v_set(s->low)), kd__v_set(s->high));
+    if (!s->in_float)
+        KD__FN(put_bytes)(s->to + at, kd__vi_add(kd__v_to_int(t), kd__vi_set(s->zero)), n);
+    else if (n >= KD__W)
+        kd__v_store(s->to_float + at, t);
     else
-        s->to[at] = (uint8_t)(KD__FN(int8_round)(t) + s->zero);
+        kd__v_store_n(s->to_float + at, t, n);
 }
 
+#if KD__ISA_ID == 1
 static void KD__FN(int8_product)(const kd__int8_product *g)
 {
     const ptrdiff_t panel_bytes = (ptrdiff_t)g->segs * g->run * 4 * KD__INT8_PANEL;
@@ -24233,35 +24301,227 @@ static void KD__FN(int8_product)(const kd__int8_product *g)
                     }
                 }
                 for (c = 0; c < KD__INT8_PANEL && col + c < g->cols; ++c) KD__FN(int8_put)
-                (&g->store, (float)sums[c] * g->factor[col + c], block * g->c_block + row * g->c_row + col + c);
+                (&g->store, (float)sums[c] * g->factor[col + c], block * g->c_block + row * g->c_row + col + c, 1);
             }
+        }
+    }
+}
+#else
+/* sums += four products of bytes in every lane. By an instruction where the processor has it; else bytes with even
+   and with odd numbers are widened to 16 bits, where pairs are multiplied and added without saturation. On Arm bytes
+   of A are made signed by taking 128 away, and two products fit into 16 bits. */
+#if KD__ISA_ID == 3
+#define KD__INT8_VECTORS 4
+#define KD__INT8_ROWS(vectors, dots) ((vectors) == 4 ? 6 : 8)
+#define kd__vi_four(p) _mm512_set1_epi32(p)
+#define kd__vi_madd(a, b) _mm512_madd_epi16(a, b)
+#define kd__vi_odd(a) _mm512_srai_epi16(a, 8)
+#define kd__vi_even(a) _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8)
+#define kd__vi_odd_unsigned(a) _mm512_srli_epi16(a, 8)
+KD__INLINE kd__vi KD__FN(dot)(kd__vi sums, kd__vi a, kd__vi b)
+{
+#if defined(_MSC_VER) && !defined(__clang__)
+    return _mm512_dpbusd_epi32(sums, a, b);
+#else /* assembled as it is: the region does not allow it, since a processor may do without */
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
+#endif
+}
+#elif KD__ISA_ID == 2
+#define KD__INT8_VECTORS 2
+#define KD__INT8_ROWS(vectors, dots) ((dots) ? 6 : 4)
+#define kd__vi_four(p) _mm256_set1_epi32(p)
+#define kd__vi_madd(a, b) _mm256_madd_epi16(a, b)
+#define kd__vi_odd(a) _mm256_srai_epi16(a, 8)
+#define kd__vi_even(a) _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8)
+#define kd__vi_odd_unsigned(a) _mm256_srli_epi16(a, 8)
+KD__INLINE kd__vi KD__FN(dot)(kd__vi sums, kd__vi a, kd__vi b)
+{
+#if defined(_MSC_VER) && !defined(__clang__)
+    return _mm256_dpbusd_avx_epi32(sums, a, b);
+#elif KD__DOTS_VEX_KNOWN
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(a), "x"(b));
+    return sums;
+#else
+    (void)a;
+    (void)b;
+    return sums; /* not called */
+#endif
+}
+#else
+#define KD__INT8_VECTORS 4
+#define KD__INT8_ROWS(vectors, dots) 4
+#define kd__vi_four(p) veorq_s32(vdupq_n_s32(p), vdupq_n_s32((int32_t)0x80808080))
+#endif
+
+/* Rows of A from a[0] to a[rows - 1], which write at c[0] ..., times `vectors` vectors of columns from col on; rows
+   from `real` on are not there. */
+KD__INLINE void KD__FN(int8_tile)(const kd__int8_product *g, const uint8_t *const *a, const ptrdiff_t *c, int real,
+                                  int col, const int rows, const int vectors, const int dots)
+{
+    const ptrdiff_t panel_bytes = (ptrdiff_t)g->segs * g->run * 4 * KD__INT8_PANEL;
+    const int8_t *b = g->b + col / KD__INT8_PANEL * panel_bytes;
+    kd__vi sums[8][KD__INT8_VECTORS], even[KD__INT8_VECTORS], odd[KD__INT8_VECTORS];
+    int seg, k, i, v;
+    KD__UNROLL
+    for (i = 0; i < rows; ++i) {
+        KD__UNROLL
+        for (v = 0; v < vectors; ++v) sums[i][v] = kd__vi_load(g->starts + col + v * KD__W);
+    }
+    for (seg = 0; seg < g->segs; ++seg) {
+        const int line = g->seg_line ? seg / g->seg_line : 0;
+        const ptrdiff_t at = line * g->a_line + (seg - line * g->seg_line) * g->a_seg;
+        for (k = 0; k < g->run; ++k, b += 4 * KD__INT8_PANEL) {
+            KD__UNROLL
+            for (v = 0; v < vectors; ++v) {
+                const int8_t *from =
+                    b + v * KD__W / KD__INT8_PANEL * panel_bytes + 4 * (v * KD__W % KD__INT8_PANEL);
+                even[v] = kd__vi_load(from);
+#if KD__ISA_ID != 4
+                if (!dots) odd[v] = kd__vi_odd(even[v]), even[v] = kd__vi_even(even[v]);
+#endif
+            }
+            KD__UNROLL
+            for (i = 0; i < rows; ++i) {
+                int32_t four;
+                kd__vi x;
+                memcpy(&four, a[i] + at + 4 * k, 4);
+                x = kd__vi_four(four);
+#if KD__ISA_ID == 4
+                KD__UNROLL
+                for (v = 0; v < vectors; ++v) {
+                    const int8x16_t p = vreinterpretq_s8_s32(x), q = vreinterpretq_s8_s32(even[v]);
+                    const int16x8_t low = vmull_s8(vget_low_s8(p), vget_low_s8(q)), high = vmull_high_s8(p, q);
+                    sums[i][v] = vpadalq_s16(sums[i][v], vpaddq_s16(low, high));
+                }
+                (void)dots;
+                (void)odd;
+#else
+                if (dots) {
+                    KD__UNROLL
+                    for (v = 0; v < vectors; ++v) sums[i][v] = KD__FN(dot)(sums[i][v], x, even[v]);
+                } else {
+                    const kd__vi x_odd = kd__vi_odd_unsigned(x), x_even = kd__vi_and(x, kd__vi_set(0x00ff00ff));
+                    KD__UNROLL
+                    for (v = 0; v < vectors; ++v) {
+                        const kd__vi more = kd__vi_add(kd__vi_madd(x_even, even[v]), kd__vi_madd(x_odd, odd[v]));
+                        sums[i][v] = kd__vi_add(sums[i][v], more);
+                    }
+                }
+#endif
+            }
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < rows; ++i) {
+        KD__UNROLL
+        for (v = 0; v < vectors; ++v) {
+            const int left = g->cols - col - v * KD__W;
+            const kd__v t = kd__v_mul(kd__vi_to_float(sums[i][v]), kd__v_load(g->factor + col + v * KD__W));
+            if (left > 0 && i < real)
+                KD__FN(int8_put)(&g->store, t, c[i] + col + v * KD__W, left < KD__W ? left : KD__W);
+        }
+    }
+}
+
+/* All rows for some vectors of columns. Three rows and more make a whole tile, the last of them several times. */
+KD__INLINE void KD__FN(int8_columns)(const kd__int8_product *g, int col, const int vectors, const int dots)
+{
+    const int tall = KD__INT8_ROWS(vectors, dots), all = g->rows * g->blocks;
+    const uint8_t *a[8];
+    ptrdiff_t c[8];
+    int first, i, block = 0, row = 0, real;
+    for (first = 0; first < all; first += real) {
+        real = all - first < 3 ? 1 : KD__MIN(tall, all - first);
+        for (i = 0; i < tall; ++i) {
+            a[i] = g->a + block * g->a_block + row * g->a_row;
+            c[i] = block * g->c_block + row * g->c_row;
+            if (i + 1 < real || (i + 1 == real && first + real < all)) {
+                if (++row == g->rows) row = 0, ++block;
+            }
+        }
+        if (real > 1)
+            KD__FN(int8_tile)(g, a, c, real, col, tall, vectors, dots);
+        else
+            KD__FN(int8_tile)(g, a, c, 1, col, 1, vectors, dots);
+    }
+}
+
+KD__INLINE void KD__FN(int8_all_columns)(const kd__int8_product *g, const int dots)
+{
+    int col = 0;
+#if KD__ISA_ID == 3
+    for (; dots && col + 3 * KD__W < g->cols; col += 4 * KD__W) KD__FN(int8_columns)(g, col, 4, dots);
+    for (; col + KD__W < g->cols; col += 2 * KD__W) KD__FN(int8_columns)(g, col, 2, dots);
+    for (; col < g->cols; col += KD__W) KD__FN(int8_columns)(g, col, 1, dots);
+#else
+    for (; col < g->cols; col += KD__INT8_PANEL) KD__FN(int8_columns)(g, col, KD__INT8_VECTORS, dots);
+#endif
+}
+
+static void KD__FN(int8_product)(const kd__int8_product *g)
+{
+#if KD__ISA_ID == 3
+    if (g->dots & KD__DOTS_512) {
+        KD__FN(int8_all_columns)(g, 1);
+        return;
+    }
+#elif KD__ISA_ID == 2 && KD__DOTS_VEX_KNOWN
+    if (g->dots & KD__DOTS_VEX) {
+        KD__FN(int8_all_columns)(g, 1);
+        return;
+    }
+#endif
+    KD__FN(int8_all_columns)(g, 0);
+}
+#endif
+
+/* The taps of some channels are widened once for all pixels. */
+
+KD__INLINE void KD__FN(int8_taps)(const kd__int8_taps *t, int c, const kd__vi *weight)
+{
+    const kd__window *w = &t->w;
+    const kd__vi starts = kd__vi_load(t->starts + c);
+    const kd__v factor = kd__v_load(t->factor + c);
+    const int left = w->channels - c, stored = (w->channels + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    int y, x, kh, kw;
+    for (y = 0; y < w->out_h; ++y) {
+        for (x = 0; x < w->out_w; ++x) {
+            const uint8_t *at = t->x + y * w->stride_h * w->in_row + (ptrdiff_t)x * w->stride_w * w->channels + c;
+            kd__vi sum = starts;
+            for (kh = 0; kh < w->kernel_h; ++kh) {
+                for (kw = 0; kw < w->kernel_w; ++kw) {
+                    const int tap = kh * w->kernel_w + kw;
+                    const kd__vi taken = kd__vi_bytes(at + kh * w->in_row + (ptrdiff_t)kw * w->channels);
+                    const kd__vi by =
+                        weight ? weight[tap] : kd__vi_signed_bytes(t->weight + (ptrdiff_t)tap * stored + c);
+                    sum = kd__vi_add(sum, kd__vi_mul_short(taken, by));
+                }
+            }
+            KD__FN(int8_put)
+            (&t->store, kd__v_mul(kd__vi_to_float(sum), factor), y * w->out_row + (ptrdiff_t)x * w->channels + c,
+             left < KD__W ? left : KD__W);
         }
     }
 }
 
 static void KD__FN(int8_depthwise)(const kd__int8_taps *t)
 {
-    const kd__window *w = &t->w;
-    const int stored = (w->channels + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
-    int y, x, c, kh, kw;
-    for (y = 0; y < w->out_h; ++y) {
-        for (x = 0; x < w->out_w; ++x) {
-            const uint8_t *at = t->x + y * w->stride_h * w->in_row + (ptrdiff_t)x * w->stride_w * w->channels;
-            for (c = 0; c < w->channels; ++c) {
-                int32_t sum = t->starts[c];
-                for (kh = 0; kh < w->kernel_h; ++kh) {
-                    for (kw = 0; kw < w->kernel_w; ++kw)
-                        sum += at[kh * w->in_row + (ptrdiff_t)kw * w->channels + c] *
-                               t->weight[(ptrdiff_t)(kh * w->kernel_w + kw) * stored + c];
-                }
-                KD__FN(int8_put)
-                (&t->store, (float)sum * t->factor[c], y * w->out_row + (ptrdiff_t)x * w->channels + c);
-            }
+    const int taps = t->w.kernel_h * t->w.kernel_w;
+    const int stored = (t->w.channels + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    kd__vi weight[KD__INT8_TAPS];
+    int c, i;
+    for (c = 0; c < t->w.channels; c += KD__W) {
+        if (taps > KD__INT8_TAPS) {
+            KD__FN(int8_taps)(t, c, NULL);
+            continue;
         }
+        for (i = 0; i < taps; ++i) weight[i] = kd__vi_signed_bytes(t->weight + (ptrdiff_t)i * stored + c);
+        KD__FN(int8_taps)(t, c, weight);
     }
 }
 
-/* The part of a window that is inside the image: rows and columns from first to before end. */
+/* The part of a window that is inside the image: rows or columns from first to before end. */
 KD__INLINE void KD__FN(int8_inside)(int at, int stride, int pad, int kernel, int size, int *first, int *end)
 {
     const int start = at * stride - pad;
@@ -24269,23 +24529,34 @@ KD__INLINE void KD__FN(int8_inside)(int at, int stride, int pad, int kernel, int
     *end = start + kernel < size ? start + kernel : size;
 }
 
+/* to = the larger of both, byte by byte. */
+KD__INLINE void KD__FN(larger_bytes)(int n, const uint8_t *from, uint8_t *to)
+{
+    int i = 0;
+#if KD__ISA_ID == 2 || KD__ISA_ID == 3
+    for (; i + 16 <= n; i += 16) {
+        __m128i *at = (__m128i *)(void *)(to + i);
+        _mm_storeu_si128(
+            at, _mm_max_epu8(_mm_loadu_si128(at), _mm_loadu_si128((const __m128i *)(const void *)(from + i))));
+    }
+#elif KD__ISA_ID == 4
+    for (; i + 16 <= n; i += 16) vst1q_u8(to + i, vmaxq_u8(vld1q_u8(to + i), vld1q_u8(from + i)));
+#endif
+    for (; i < n; ++i) to[i] = from[i] > to[i] ? from[i] : to[i];
+}
+
 static void KD__FN(int8_maxpool)(const kd__window *w, const uint8_t *x, uint8_t *y)
 {
-    int i, j, c, row, col, top, bottom, left, right;
+    int i, j, row, col, top, bottom, left, right;
     for (i = 0; i < w->out_h; ++i) {
         KD__FN(int8_inside)(i, w->stride_h, w->pad_h, w->kernel_h, w->in_h, &top, &bottom);
         for (j = 0; j < w->out_w; ++j) {
             uint8_t *to = y + i * w->out_row + (ptrdiff_t)j * w->channels;
             KD__FN(int8_inside)(j, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &left, &right);
+            memcpy(to, x + top * w->in_row + (ptrdiff_t)left * w->channels, (size_t)w->channels);
             for (row = top; row < bottom; ++row) {
-                for (col = left; col < right; ++col) {
-                    const uint8_t *from = x + row * w->in_row + (ptrdiff_t)col * w->channels;
-                    if (row == top && col == left) {
-                        memcpy(to, from, (size_t)w->channels);
-                        continue;
-                    }
-                    for (c = 0; c < w->channels; ++c) to[c] = from[c] > to[c] ? from[c] : to[c];
-                }
+                for (col = row == top ? left + 1 : left; col < right; ++col)
+                    KD__FN(larger_bytes)(w->channels, x + row * w->in_row + (ptrdiff_t)col * w->channels, to);
             }
         }
     }
@@ -24301,13 +24572,14 @@ static void KD__FN(int8_mean)(const kd__window *w, const kd__int8_store *s, int 
         for (j = 0; j < w->out_w; ++j) {
             store.to = y + i * w->out_row + (ptrdiff_t)j * w->channels;
             KD__FN(int8_inside)(j, w->stride_w, w->pad_w, w->kernel_w, w->in_w, &left, &right);
-            for (c = 0; c < w->channels; ++c) {
-                int32_t sum = 0;
+            for (c = 0; c < w->channels; c += KD__W) {
+                kd__vi sum = kd__vi_set(-zero * (bottom - top) * (right - left));
                 for (row = top; row < bottom; ++row) {
                     for (col = left; col < right; ++col)
-                        sum += x[row * w->in_row + (ptrdiff_t)col * w->channels + c] - zero;
+                        sum = kd__vi_add(sum, kd__vi_bytes(x + row * w->in_row + (ptrdiff_t)col * w->channels + c));
                 }
-                KD__FN(int8_put)(&store, (float)sum * factor, c);
+                KD__FN(int8_put)
+                (&store, kd__v_mul(kd__vi_to_float(sum), kd__v_set(factor)), c, KD__MIN(w->channels - c, KD__W));
             }
         }
     }
@@ -24316,11 +24588,16 @@ static void KD__FN(int8_mean)(const kd__window *w, const kd__int8_store *s, int 
 static void KD__FN(int8_add)(ptrdiff_t n, const kd__int8_store *s, const uint8_t *a, int zero_a, float factor_a,
                              const uint8_t *b, int zero_b, float factor_b, uint8_t *y)
 {
+    const kd__v by_a = kd__v_set(factor_a), by_b = kd__v_set(factor_b);
+    const kd__vi less_a = kd__vi_set(-zero_a), less_b = kd__vi_set(-zero_b);
     kd__int8_store store = *s;
     ptrdiff_t i;
     store.to = y;
-    for (i = 0; i < n; ++i)
-        KD__FN(int8_put)(&store, (float)(a[i] - zero_a) * factor_a + (float)(b[i] - zero_b) * factor_b, i);
+    for (i = 0; i < n; i += KD__W) {
+        const kd__v p = kd__v_mul(kd__vi_to_float(kd__vi_add(kd__vi_bytes(a + i), less_a)), by_a);
+        const kd__v q = kd__v_mul(kd__vi_to_float(kd__vi_add(kd__vi_bytes(b + i), less_b)), by_b);
+        KD__FN(int8_put)(&store, kd__v_add(p, q), i, (int)KD__MIN(n - i, (ptrdiff_t)KD__W));
+    }
 }
 
 /* ---- windows over images --------------------------------------------------------------------------------- */
@@ -26292,6 +26569,17 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
 #undef KD__TILE_DEFINE
 #undef KD__TILE_ENTRY
 #undef KD__PIXELS
+#undef kd__vi_bytes
+#undef kd__vi_signed_bytes
+#undef kd__vi_load
+#undef kd__vi_mul_short
+#undef kd__vi_four
+#undef kd__vi_madd
+#undef kd__vi_odd
+#undef kd__vi_even
+#undef kd__vi_odd_unsigned
+#undef KD__INT8_VECTORS
+#undef KD__INT8_ROWS
 #undef KD__WINO_P
 #undef KD__WINO_Q
 #undef KD__WINO_P2
