@@ -11135,7 +11135,9 @@ KD__PRIVATE int kd__arena_root(const kd_model *m, int i, const int *root, const 
     const kd__layer_type *t = &kd__layer_types[n->type];
     const int in = root[n->in];
     if (t->build == kd__flatten_build || t->build == kd__dropout_build) return in;
-    if (t->build != kd__act_build && t->build != kd__norm_build && t->build != kd__add_build) return n->out;
+    if (t->build != kd__act_build && t->build != kd__norm_build && t->build != kd__add_build &&
+        t->build != kd__quant_build)
+        return n->out;
     if (last[in] <= i) return in;
     return n->in2 >= 0 && last[root[n->in2]] <= i ? root[n->in2] : n->out;
 }
@@ -18838,7 +18840,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
 /* ============================================================================================================
    >>prune    fewer channels, the same layers
-   uses: train, optim, cost
+   uses: train, optim, cost, quant
    A layer of channels is a set of values (union-find over the graph); a channel goes from all of them at once, from
    the tensors that make it and from those that read it. The new model is made from its line, in which numbers of
    channels are other ones.
@@ -18876,11 +18878,13 @@ KD__PRIVATE void kd__prune_join(kd__pruner *p, int a, int b)
 KD__PRIVATE int kd__prune_passes(const kd__node *n)
 {
     const kd__layer_type *t = &kd__layer_types[n->type];
-    return n->type != KD__TYPE_DENSE && n->type != KD__TYPE_CONV && t->build != kd__prompt_build &&
-           t->build != kd__tree_build;
+    return n->type == KD__TYPE_DEPTHWISE || t->build == kd__norm_build || t->build == kd__act_build ||
+           t->build == kd__pool_build || t->build == kd__gap_build || t->build == kd__flatten_build ||
+           t->build == kd__dropout_build || t->build == kd__add_build;
 }
 
-/* Whether a node reads all its input's channels, or makes all its output's, whatever they are. */
+/* Whether a node's tensors have rows for the channels that it makes and, where it is dense or a convolution, columns
+   for those that it reads; all others need what they are made for. */
 KD__PRIVATE int kd__prune_fixed(const kd_model *m, const kd__node *n)
 {
     return !kd__prune_passes(n) && (!kd__is_linear(n) || m->params[n->param[0]].groups > 1);
@@ -18902,7 +18906,7 @@ KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         if (kd__prune_passes(n)) kd__prune_join(p, n->in, n->out);
-        if (n->in2 >= 0) kd__prune_join(p, n->in2, n->out);
+        if (kd__prune_passes(n) && n->in2 >= 0) kd__prune_join(p, n->in2, n->out);
     }
     for (i = 0; i < m->value_count; ++i) {
         p->layer[i] = kd__prune_layer(p, i);
@@ -19016,7 +19020,9 @@ KD__PRIVATE void kd__prune_find(kd__pruner *p)
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (kd__prune_fixed(m, n)) p->tensors[p->layer[n->in]] = p->tensors[p->layer[n->out]] = 0;
+        if (!kd__prune_fixed(m, n)) continue;
+        p->tensors[p->layer[n->in]] = p->tensors[p->layer[n->out]] = 0;
+        if (n->in2 >= 0) p->tensors[p->layer[n->in2]] = 0;
     }
     p->tensors[p->layer[m->input]] = p->tensors[p->layer[m->output]] = 0;
 }
@@ -19131,9 +19137,9 @@ KD__PRIVATE void kd__prune_size(const kd__pruner *p, int64_t *parameters, int64_
         const int to = p->layer[n->out], from = p->layer[n->in];
         for (j = 0; j < 4; ++j) {
             const kd__param *q = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
-            const int reads = q && q->layout == KD__PANELS && q->groups == 1;
+            const int reads = q && q->layout == KD__PANELS;
             if (!q || !q->trained) continue;
-            *parameters += kd__layer_types[n->type].build == kd__tree_build
+            *parameters += kd__prune_fixed(m, n)
                                ? kd__param_count(q)
                                : kd__param_count(q) / p->channels[to] / (reads ? p->channels[from] : 1) *
                                      p->left[to] * (reads ? p->left[from] : 1);
@@ -19315,20 +19321,20 @@ KD__PRIVATE kd_result kd__prune_tensor(const kd__pruner *p, const kd__node *n, i
 {
     const kd__param *q = &p->m->params[param], *r = &to->params[param];
     const int out = p->layer[n->out], in = p->layer[n->in];
-    const int is_tree = kd__layer_types[n->type].build == kd__tree_build;
-    const int reads = q->layout == KD__PANELS && q->groups == 1;
-    const int64_t count = kd__param_count(q), rows = is_tree ? 1 : p->channels[out],
+    const int whole = kd__prune_fixed(p->m, n);
+    const int reads = !whole && q->layout == KD__PANELS;
+    const int64_t count = kd__param_count(q), rows = whole ? 1 : p->channels[out],
                   columns = reads ? p->channels[in] : 1;
     const int64_t each = q->rank == 1 ? 1 : count / q->shape[0]; /* of the first dimension */
-    const int64_t repeat = is_tree || q->rank > 1 ? 1 : count / rows;
-    const int64_t run = is_tree ? count : q->rank == 1 ? repeat : each / columns;
+    const int64_t repeat = whole || q->rank > 1 ? 1 : count / rows;
+    const int64_t run = whole ? count : q->rank == 1 ? repeat : each / columns;
     float *plain = KD__NEW(p->kd, float, count);
     int64_t at = 0, from = 0, i, j;
     if (!plain) return KD_ERR_MEMORY;
     kd__param_copy(p->kd->k, q, kd__param_stored(p->m, q), plain, 1);
     for (i = 0; i < rows; ++i) {
         for (j = 0; j < columns; ++j, from += run) {
-            if (!is_tree && !p->keep[p->first[out] + (size_t)i]) continue;
+            if (!whole && !p->keep[p->first[out] + (size_t)i]) continue;
             if (reads && !p->keep[p->first[in] + (size_t)j]) continue;
             memmove(plain + at, plain + from, (size_t)run * sizeof *plain);
             at += run;
@@ -19467,6 +19473,7 @@ KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_
     p.m = m;
     p.d = desc ? desc : &defaults;
     result = kd__prune_check(m->kd, p.d);
+    if (result == KD_OK) result = kd__refuse_int8(m, "kd_model_prune");
     if (result == KD_OK) result = kd__prune_open(&p);
     if (result == KD_OK) result = kd__prune_score(&p);
     if (result == KD_OK) result = kd__prune_choose(&p);

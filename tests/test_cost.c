@@ -187,6 +187,28 @@ static void test_random_buffers(void **state)
     }
 }
 
+/* The int8 model takes what was said of it when it was in float. */
+static void test_int8(void **state)
+{
+    static const float x[4 * 64] = {1, 2, 3};
+    const kd_data images = kd_data_f32(x, NULL, 4, 1, 8, 8, 3);
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_model *m = create(kd,
+                         "1x8x8: conv 4 3 pad=1, batchnorm, relu, residual(conv 4 3 pad=1, batchnorm), relu, gap, "
+                         "dense 3"),
+             *integers;
+    kd_cost before, after;
+    (void)state;
+    assert_ok(kd, kd_model_quantize(m, &images, NULL, &integers));
+    assert_ok(kd, kd_model_cost(m, &before));
+    assert_ok(kd, kd_model_cost(integers, &after));
+    assert_int_equal(after.ram_int8, before.ram_int8);
+    assert_int_equal(after.macs, before.macs);
+    kd_model_destroy(integers);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
 static void test_refusals(void **state)
 {
     test_memory memory;
@@ -221,6 +243,7 @@ int main(void)
         cmocka_unit_test(test_residuals_keep_their_input),
         cmocka_unit_test(test_nothing_overlaps),
         cmocka_unit_test(test_random_buffers),
+        cmocka_unit_test(test_int8),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

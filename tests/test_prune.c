@@ -597,6 +597,12 @@ static void test_refusals(void **state)
     m = create(kd, "4x4x4: batchnorm, conv 4 3 groups=2, relu, dense 2", 1);
     REFUSED(d.amount = 0.5f, "no layer has channels that may go");
     kd_model_destroy(m);
+    m = create(kd, "1x2x4: dense 4, relu, dense 2", 1);
+    assert_ok(kd, kd_model_quantize(m, &data, NULL, &out));
+    kd_model_destroy(m);
+    m = out;
+    assert_fails(kd, kd_model_prune(m, &d, &out), KD_ERR_UNSUPPORTED, "kd_model_prune");
+    kd_model_destroy(m);
     kd_close(kd);
     assert_string_equal(kd_prune_name(KD_PRUNE_TAYLOR), "taylor");
     assert_string_equal(kd_prune_name((kd_prune_criterion)77), "unknown");
