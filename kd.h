@@ -574,13 +574,41 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
        batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
        quant [limit=127]                                       rounds to 256 steps, see kd_model_quantize
-       relu  relu6  leakyrelu [slope=0.01]  gelu  silu  hardswish  sigmoid  tanh  flatten
+       relu  relu6  leakyrelu [slope=0.01]  gelu  gelutanh  silu  hardswish  sigmoid  tanh  flatten
        softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
                                                                kd_tree
        prompt N                                                flattens what it gets, and appends N numbers, see
                                                                kd_prompt; one in a model
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
+
+   Transformers. A sequence of N tokens of D numbers is an image of D channels, height N and width 1. patch and
+   tokens make one of any image; token and meanpool a vector of it again. A line for images of 32 x 32, with timm's
+   names of tensors:
+
+       3x32x32: patch_embed.proj: patch 4 192, cls_token: classtoken, pos_embed: position,
+                blocks: encoder 12 3, norm: layernorm, token 0, head: linear 10
+
+       patch P D [bias=1]           conv D P stride=P, whose weight it has, then tokens; P divides the image
+       tokens                       the pixels, line by line, become tokens
+       classtoken  disttoken        one more token, learned: in front of all; behind the first
+       position                     adds a learned vector to each token
+       linear UNITS [bias=1]        PyTorch's nn.Linear on each token, or on what token or meanpool makes
+       layernorm [eps=1e-6]         over the numbers of each token, or over a vector (Ba, Kiros and Hinton 2016)
+       attention HEADS [causal=0]   qkv: linear 3D; softmax(Q K^T / sqrt(D / HEADS)) V, head by head; proj: linear D
+                                    (Vaswani et al. 2017). causal=1: of tokens up to its own
+       droppath PROBABILITY         in training passes all of a sample on, times 1 / (1 - PROBABILITY), or zeros
+                                    (Huang et al. 2016); for the end of a residual
+       encoder DEPTH HEADS [mlp=4] [eps=1e-6] [norm=pre] [act=gelu] [droppath=0] [causal=0]
+                                    DEPTH blocks of two residuals: attention HEADS; linear mlp*D, act, linear D.
+                                    norm=pre: x + f(layernorm(x)); post: layernorm(x + f(x)). act: gelu, gelutanh or
+                                    relu. droppath grows from 0 in the first block to this in the last
+       token K                      token K, counted from 0
+       meanpool                     the mean of all tokens
+
+   Layers inside others have names, too, as timm's: "blocks.0.norm1", "blocks.0.attn", "blocks.0.attn.qkv",
+   "blocks.0.attn.proj", "blocks.0.norm2", "blocks.0.mlp.fc1", "blocks.0.mlp.act", "blocks.0.mlp.fc2", and the sums
+   "blocks.0.sum1" and "blocks.0.sum2".
 
    Options of the whole model stand between its input and the colon: how its weights start, see kd_init.
 
@@ -599,12 +627,14 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
    KD_INIT_TRUNC_NORMAL  normal with deviation std, drawn again where it is beyond 2 std
                          Devlin et al. 2019 (BERT), as in their code
 
-   Biases are 0 but for KD_INIT_PYTORCH, batchnorm's weights 1. Whatever the kind, a softtree's beta starts at 1 and
-   its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside all
-   residuals: 0 makes the first logits 0. `residual` multiplies those of the last layer that has some, batchnorm
-   included, in the LAYERS of each residual: with 0 every residual passes its input on at first (Goyal et al. 2017,
-   section 5.1; torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose
-   gradient would be 0 for ever. */
+   Biases are 0 but for KD_INIT_PYTORCH, weights of batchnorm and layernorm 1. With KD_INIT_AUTO linear layers start
+   as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, position and
+   disttoken start normal with deviation 0.02 and classtoken with 1e-6, within 2 deviations, a softtree's beta at 1
+   and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside
+   all residuals: 0 makes the first logits 0. `residual` multiplies those of the last layer that has some, batchnorm
+   included, in the LAYERS of each residual, and in both residuals of an encoder's blocks: with 0 every residual
+   passes its input on at first (Goyal et al. 2017, section 5.1; torchvision's zero_init_residual). 0 is refused where
+   a relu or relu6 follows that layer, whose gradient would be 0 for ever. */
 #define KD_INITS(X)                                                                                                \
     X(KD_INIT_AUTO, "auto")                                                                                        \
     X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
@@ -697,7 +727,8 @@ KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
 
 /* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
-   "1.running_mean" ... A tagged layer has its tag for a number. A residual's layers have "4.body.0.weight" ..., its
+   "1.running_mean" ... A tagged layer has its tag for a number. What classtoken, disttoken and position learn is
+   named as the layer itself, (1, tokens, D). A residual's layers have "4.body.0.weight" ..., its
    projection "4.shortcut.weight" or, with batchnorm, "4.shortcut.0.weight" and "4.shortcut.1.weight" ... */
 typedef struct kd_tensor_info {
     const char *name;
@@ -1238,7 +1269,8 @@ typedef struct kd_train_desc {
     int nesterov;                /* 0; SGD */
     float beta1, beta2, epsilon; /* 0.9, 0.999, 1e-8; Adam, AdamW */
     float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
-    int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm and a softtree's beta */
+    int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what
+                                    classtoken, disttoken and position learn, and a softtree's beta */
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
@@ -3461,7 +3493,8 @@ KD__PRIVATE double kd__power(double base, int64_t n)
     X(KD__SILU, "silu")                                                                                            \
     X(KD__HARDSWISH, "hardswish")                                                                                  \
     X(KD__SIGMOID, "sigmoid")                                                                                      \
-    X(KD__TANH, "tanh")
+    X(KD__TANH, "tanh")                                                                                            \
+    X(KD__GELU_TANH, "gelutanh")
 enum {
     KD__IDENTITY,
 #define KD__ITEM(name, word) name,
@@ -3619,6 +3652,19 @@ typedef struct kd__image {
     ptrdiff_t row;
 } kd__image;
 
+/* Rows of `cols` numbers, each normalised by itself. stats: of each row, its mean and 1 / its deviation. */
+typedef struct kd__layernorm {
+    int rows, cols;
+    const float *x, *gamma, *beta;
+    ptrdiff_t x_row, y_row, dx_row;
+    float eps;
+    float *y, *stats; /* written forward, stats read backward */
+    const float *dy;  /* y_row floats apart */
+    float *dx;        /* or NULL */
+    int accumulate;
+    float *dgamma, *dbeta; /* added to; or NULL */
+} kd__layernorm;
+
 typedef struct kd__row_loss {
     int rows, cols;
     const float *student, *teacher, *soft_labels;
@@ -3691,6 +3737,7 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, norm_apply,                                                                                            \
       (const kd__image *i, const float *x, const float *mean, const float *scale, const float *shift, int act,     \
        float arg, float *y, ptrdiff_t y_row))                                                                      \
+    X(void, layernorm, (const kd__layernorm *l))                                                                   \
     X(void, softmax, (const float *x, int rows, int cols, float temperature, int logarithm, float *y))             \
     X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
     X(void, planes_add, (const kd__planes *p))                                                                     \
@@ -3728,6 +3775,8 @@ enum { KD__LEARN_OUTS = 3 };
       (const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row, const float *mean,                   \
        const float *inv_std, const float *factor, const float *mean_dy, const float *mean_dy_xhat, float *dx,      \
        ptrdiff_t dx_row, int accumulate))                                                                          \
+    X(void, layernorm_grad, (const kd__layernorm *l))                                                              \
+    X(void, softmax_grad, (const float *y, int rows, int cols, float scale, float *dy))                            \
     X(void, dropout,                                                                                               \
       (ptrdiff_t n, uint32_t key0, uint32_t key1, float drop, float scale, const float *x, float *y,               \
        int accumulate))                                                                                            \
@@ -5883,6 +5932,10 @@ KD__PRIVATE int64_t kd__shape_count(const kd__shape *s) { return (int64_t)s->c *
    KD__VECTOR  one number for each channel, or for each number of a flattened image: (c, h, w), stored (h, w, c) */
 enum { KD__PANELS, KD__TAPS, KD__VECTOR };
 
+/* How a tensor starts: as the model line says; with init=auto and where no kind is for it, in a way of its own: as
+   with KD_INIT_PYTORCH (its bias, too), normal with deviation 0.02 within two of them, or with 1e-6. */
+enum { KD__START_LINE, KD__START_PYTORCH, KD__START_TRUNC, KD__START_TINY };
+
 typedef struct kd__param {
     char *name; /* PyTorch's: "0.weight" */
     int rank;
@@ -5890,6 +5943,7 @@ typedef struct kd__param {
     int layout, trained;
     int groups, outputs, c, h, w;
     size_t group_size, size, offset; /* floats; offset into kd_model.weights, or .state if not trained */
+    int start;                       /* KD__START_...: first numbers */
     int summed;                      /* its gradient is summed chunk by chunk, at partial in kd__run.partials */
     int rounded;                     /* a weight or bias that runs use as int8 and int32 would have it */
     size_t partial;
@@ -6201,12 +6255,15 @@ KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
    of its two passes. Adding one means writing its functions here and its row at the end of the section.
    ============================================================================================================ */
 
+enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
+
 /* A model while its line is being read. `at` is where an error would point. */
 typedef struct kd__draft {
     kd_ctx *kd;
     kd_model *m;
     const char *line, *at;
-    int current; /* value that the next layer reads */
+    int current;      /* value that the next layer reads */
+    const char *word; /* of the layer that is being built */
     int depth;
     int has_batchnorm; /* inside the residual that is being read */
     int has_quant;     /* as well */
@@ -6250,7 +6307,8 @@ KD__PRIVATE int kd__draft_value(kd__draft *d, int c, int h, int w, int flat, int
     return m->value_count++;
 }
 
-/* Fixes size and place of a parameter whose layout is set; n is the node it belongs to. */
+/* Fixes size and place of a parameter whose layout is set; n is the node it belongs to. Its name is the node's and,
+   behind a dot, the suffix; nothing follows if that is empty, and no dot stands before one that begins with "_". */
 KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suffix, kd__param p)
 {
     kd_model *m = d->m;
@@ -6262,7 +6320,7 @@ KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suf
     m->params = (kd__param *)list;
     p.name = KD__NEW(d->kd, char, length);
     if (!p.name) return -1;
-    kd__print(p.name, length, "%s.%s", n->name, suffix);
+    kd__print(p.name, length, "%s%s%s", n->name, *suffix && *suffix != '_' ? "." : "", suffix);
     if (p.layout == KD__PANELS) {
         p.group_size = kd__times(rows, (size_t)kd__panel_columns(d->kd->k, p.outputs));
         p.size = kd__times(p.group_size, (size_t)p.groups);
@@ -6391,8 +6449,11 @@ KD__PRIVATE void kd__pass_on(const kd__run *r, const kd__shape *shape, const kd_
 
 enum { KD__ACT_SLOPE };
 
-/* The derivative of the first five is computed from the output, so their input need not be kept. */
-KD__PRIVATE int kd__act_from_output(int act) { return act != KD__GELU && act != KD__SILU && act != KD__HARDSWISH; }
+/* The derivative of most is computed from the output, so their input need not be kept. */
+KD__PRIVATE int kd__act_from_output(int act)
+{
+    return act != KD__GELU && act != KD__SILU && act != KD__HARDSWISH && act != KD__GELU_TANH;
+}
 
 KD__PRIVATE kd_result kd__act_build(kd__draft *d, kd__node *n)
 {
@@ -7718,7 +7779,6 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
 /* ---- depthwise convolution ------------------------------------------------------------------------------- */
 
 enum { KD__DEPTHWISE_KERNEL, KD__DEPTHWISE_STRIDE, KD__DEPTHWISE_PAD, KD__DEPTHWISE_BIAS };
-enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
 
 /* `depthwise P`, or a conv whose groups are its channels, which becomes the same node. */
 KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n)
@@ -8387,6 +8447,704 @@ KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd_
     }
 }
 
+/* ---- sequences ------------------------------------------------------------------------------------------- */
+
+/* A sequence of tokens is an image of their number times 1. What a layer over tokens sees of a sample: `tokens`
+   rows of `width` numbers, a slot's `row` apart. A vector is one token. */
+typedef struct kd__tokens {
+    int tokens, width;
+} kd__tokens;
+
+KD__PRIVATE kd__tokens kd__tokens_of(const kd__shape *s)
+{
+    kd__tokens t;
+    t.tokens = s->flat ? 1 : s->h * s->w;
+    t.width = s->flat ? s->c * s->h * s->w : s->c;
+    return t;
+}
+
+KD__PRIVATE kd_result kd__needs_tokens(const kd__draft *d, const kd__node *n, int or_vector)
+{
+    const kd__shape *in = &d->m->values[n->in].shape;
+    if (in->flat ? or_vector : in->w == 1) return KD_OK;
+    return kd__spec_fail(d, "%s needs tokens, which patch and tokens make of an image, but its input is %s%s",
+                         d->word, in->flat ? "a vector of " : "", kd__shape_text(in).chars);
+}
+
+/* A value of `tokens` tokens. */
+KD__PRIVATE kd_result kd__draft_tokens_value(kd__draft *d, kd__node *n, int width, int tokens)
+{
+    if ((double)width * tokens > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "the output of this layer, %d tokens of %d numbers, is too large", tokens, width);
+    n->out = kd__draft_value(d, width, tokens, 1, 0, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* Rows of `width` floats: to = from, or to += from. */
+KD__PRIVATE void kd__rows_pass(const kd__run *r, int rows, int width, const float *from, ptrdiff_t from_row,
+                               float *to, ptrdiff_t to_row, int accumulate)
+{
+    int i;
+    if (!accumulate) {
+        r->k->copy(from, from_row, rows, width, to, to_row);
+        return;
+    }
+    for (i = 0; i < rows; ++i, from += from_row, to += to_row) r->k->add(width, to, from, KD__IDENTITY, 0, to);
+}
+
+/* ---- tokens, patch --------------------------------------------------------------------------------------- */
+
+/* The pixels of an image, line by line, as tokens: what both are in memory, unless lines have padding. */
+KD__PRIVATE kd_result kd__tokens_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    if (in.flat)
+        return kd__spec_fail(d, "tokens needs an image, but its input is a vector of %s",
+                             kd__shape_text(&in).chars);
+    return kd__draft_tokens_value(d, n, in.c, in.h * in.w);
+}
+
+KD__PRIVATE void kd__tokens_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const kd__slot *from = &r->act[n->in], *to = &r->act[n->out];
+    int i, y;
+    if (from->base == to->base) return;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        for (y = 0; y < in->h; ++y)
+            kd__rows_pass(r, in->w, in->c, kd__slot_at(from, s, i) + y * from->row, in->c,
+                          kd__slot_at(to, s, i) + y * in->w * to->row, to->row, 0);
+    }
+}
+
+KD__PRIVATE void kd__tokens_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const kd__slot *from = &r->grad[n->out], *to = &r->grad[n->in];
+    int i, y;
+    if (!kd__needs_grad(r, n->in) || from->base == to->base) return;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        for (y = 0; y < in->h; ++y)
+            kd__rows_pass(r, in->w, in->c, kd__slot_at(from, s, i) + y * in->w * from->row, from->row,
+                          kd__slot_at(to, s, i) + y * to->row, in->c, r->plan[n - r->model->nodes].accumulate);
+    }
+}
+
+enum { KD__PATCH_SIZE, KD__PATCH_CHANNELS, KD__PATCH_BIAS };
+
+/* A convolution whose windows touch (Dosovitskiy et al. 2021), and starts like PyTorch's. */
+KD__PRIVATE kd_result kd__patch_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd__arg size = n->arg[KD__PATCH_SIZE], channels = n->arg[KD__PATCH_CHANNELS],
+                  bias = n->arg[KD__PATCH_BIAS];
+    kd_result result;
+    int i;
+    if (!in.flat && (in.h % (int)size.v[0] || in.w % (int)size.v[1]))
+        return kd__spec_fail(d, "patches of %dx%d do not divide the input %s", (int)size.v[0], (int)size.v[1],
+                             kd__shape_text(&in).chars);
+    memset(n->arg, 0, sizeof n->arg);
+    n->type = KD__TYPE_CONV;
+    n->arg[KD__CONV_CHANNELS] = channels;
+    n->arg[KD__CONV_KERNEL] = n->arg[KD__CONV_STRIDE] = size;
+    n->arg[KD__CONV_GROUPS].v[0] = n->arg[KD__CONV_GROUPS].v[1] = 1;
+    n->arg[KD__CONV_BIAS] = bias;
+    result = kd__conv_build(d, n);
+    for (i = 0; result == KD_OK && i < 2; ++i) {
+        if (n->param[i] >= 0) d->m->params[n->param[i]].start = KD__START_PYTORCH;
+    }
+    return result;
+}
+
+/* ---- classtoken, disttoken, position --------------------------------------------------------------------- */
+
+/* A learned tensor (1, tokens, width) that is named as the layer itself. */
+KD__PRIVATE int kd__draft_embedding(kd__draft *d, const kd__node *n, int tokens, int width, int start)
+{
+    kd__param p;
+    memset(&p, 0, sizeof p);
+    p.rank = 3;
+    p.shape[0] = 1, p.shape[1] = tokens, p.shape[2] = width;
+    p.layout = KD__VECTOR;
+    p.trained = p.summed = 1;
+    p.start = start;
+    p.c = tokens * width, p.h = p.w = 1;
+    return kd__draft_param(d, n, "", p);
+}
+
+enum { KD__TOKEN_PLACE }; /* not written in the line: 0, before all tokens; of disttoken 1, behind the first */
+
+KD__PRIVATE kd_result kd__classtoken_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd_result result = kd__needs_tokens(d, n, 0);
+    if (result != KD_OK) return result;
+    n->param[0] =
+        kd__draft_embedding(d, n, 1, in.c, n->arg[KD__TOKEN_PLACE].v[0] != 0 ? KD__START_TRUNC : KD__START_TINY);
+    return n->param[0] < 0 ? KD_ERR_MEMORY : kd__draft_tokens_value(d, n, in.c, in.h + 1);
+}
+
+KD__PRIVATE kd_result kd__disttoken_build(kd__draft *d, kd__node *n)
+{
+    n->arg[KD__TOKEN_PLACE].v[0] = 1;
+    return kd__classtoken_build(d, n);
+}
+
+KD__PRIVATE void kd__classtoken_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0];
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i);
+        float *y = kd__slot_at(out, s, i);
+        r->k->copy(x, in->row, place, t.width, y, out->row);
+        memcpy(y + place * out->row, kd__weight(r, n->param[0]), (size_t)t.width * sizeof *y);
+        r->k->copy(x + place * in->row, in->row, t.tokens - place, t.width, y + (place + 1) * out->row, out->row);
+    }
+}
+
+KD__PRIVATE void kd__classtoken_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
+    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], accumulate = r->plan[n - r->model->nodes].accumulate;
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *dy = kd__slot_at(grad, s, i);
+        if (r->training)
+            kd__rows_pass(r, 1, t.width, dy + place * grad->row, 0, kd__partial(r, n->param[0], s), 0,
+                          i > s.chunk * r->chunk);
+        if (!kd__needs_grad(r, n->in)) continue;
+        kd__rows_pass(r, place, t.width, dy, grad->row, kd__slot_at(to, s, i), to->row, accumulate);
+        kd__rows_pass(r, t.tokens - place, t.width, dy + (place + 1) * grad->row, grad->row,
+                      kd__slot_at(to, s, i) + place * to->row, to->row, accumulate);
+    }
+}
+
+KD__PRIVATE kd_result kd__position_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd_result result = kd__needs_tokens(d, n, 0);
+    if (result != KD_OK) return result;
+    n->param[0] = kd__draft_embedding(d, n, in.h, in.c, KD__START_TRUNC);
+    return n->param[0] < 0 ? KD_ERR_MEMORY : kd__same_shape(d, n, 0);
+}
+
+KD__PRIVATE void kd__position_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *x = kd__slot_at(in, s, i), *w = kd__weight(r, n->param[0]);
+        float *y = kd__slot_at(out, s, i);
+        for (j = 0; j < t.tokens; ++j, x += in->row, w += t.width, y += out->row)
+            r->k->add(t.width, x, w, KD__IDENTITY, 0, y);
+    }
+}
+
+KD__PRIVATE void kd__position_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const kd__slot *grad = &r->grad[n->out];
+    int i;
+    for (i = s.first; r->training && i < s.first + s.count; ++i)
+        kd__rows_pass(r, shape->h, shape->c, kd__slot_at(grad, s, i), grad->row, kd__partial(r, n->param[0], s),
+                      shape->c, i > s.chunk * r->chunk);
+    if (kd__needs_grad(r, n->in) && r->grad[n->in].base != grad->base)
+        kd__pass_on(r, shape, grad, &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+}
+
+/* ---- token, meanpool ------------------------------------------------------------------------------------- */
+
+enum { KD__TOKEN_K };
+
+KD__PRIVATE kd_result kd__token_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd_result result = kd__needs_tokens(d, n, 0);
+    if (result != KD_OK) return result;
+    if (n->arg[KD__TOKEN_K].v[0] >= in.h)
+        return kd__spec_fail(d, "there is no token %.0f: tokens are 0 to %d", n->arg[KD__TOKEN_K].v[0], in.h - 1);
+    n->out = kd__draft_value(d, in.c, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+KD__PRIVATE void kd__token_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const size_t bytes = (size_t)r->model->values[n->in].shape.c * sizeof(float);
+    const ptrdiff_t at = (ptrdiff_t)n->arg[KD__TOKEN_K].v[0] * r->act[n->in].row;
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i)
+        memcpy(kd__slot_at(&r->act[n->out], s, i), kd__slot_at(&r->act[n->in], s, i) + at, bytes);
+}
+
+KD__PRIVATE void kd__token_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const kd__slot *to = &r->grad[n->in];
+    int i;
+    for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
+        float *dx = kd__slot_at(to, s, i);
+        if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, to, dx);
+        kd__rows_pass(r, 1, in->c, kd__slot_at(&r->grad[n->out], s, i), 0,
+                      dx + (ptrdiff_t)n->arg[KD__TOKEN_K].v[0] * to->row, 0, 1);
+    }
+}
+
+KD__PRIVATE kd_result kd__meanpool_build(kd__draft *d, kd__node *n)
+{
+    const kd_result result = kd__needs_tokens(d, n, 0);
+    if (result != KD_OK) return result;
+    n->out = kd__draft_value(d, d->m->values[n->in].shape.c, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+KD__PRIVATE void kd__meanpool_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const kd__slot *in = &r->act[n->in];
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *y = kd__slot_at(&r->act[n->out], s, i);
+        memset(y, 0, (size_t)t.width * sizeof *y);
+        r->k->column_sums(kd__slot_at(in, s, i), in->row, t.tokens, t.width, y);
+        r->k->scale(t.width, 1 / (float)t.tokens, y);
+    }
+}
+
+KD__PRIVATE void kd__meanpool_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const kd__slot *to = &r->grad[n->in];
+    float *share = kd__worker_memory(r, s.worker);
+    int i;
+    for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
+        memcpy(share, kd__slot_at(&r->grad[n->out], s, i), (size_t)t.width * sizeof *share);
+        r->k->scale(t.width, 1 / (float)t.tokens, share);
+        kd__rows_pass(r, t.tokens, t.width, share, 0, kd__slot_at(to, s, i), to->row,
+                      r->plan[n - r->model->nodes].accumulate);
+    }
+}
+
+KD__PRIVATE size_t kd__meanpool_work(const kd__run *r, const kd__node *n)
+{
+    return (size_t)kd__tokens_of(&r->model->values[n->in].shape).width;
+}
+
+/* ---- layernorm ------------------------------------------------------------------------------------------- */
+
+enum { KD__LAYERNORM_EPS };
+
+/* Over the numbers of each token, or all of a vector. */
+KD__PRIVATE kd_result kd__layernorm_build(kd__draft *d, kd__node *n)
+{
+    static const char *const names[2] = {"weight", "bias"};
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd_result result = kd__needs_tokens(d, n, 1);
+    int i;
+    if (result != KD_OK) return result;
+    for (i = 0; i < 2; ++i) {
+        n->param[i] = kd__draft_vector(d, n, names[i], in.flat ? in : kd__channels(in.c), 1, 1);
+        if (n->param[i] < 0) return KD_ERR_MEMORY;
+    }
+    return kd__same_shape(d, n, in.flat);
+}
+
+/* Mean and 1 / deviation of every token. */
+KD__PRIVATE size_t kd__layernorm_own(const kd__run *r, const kd__node *n)
+{
+    return kd__times(2 * (size_t)r->capacity, (size_t)kd__tokens_of(&r->model->values[n->in].shape).tokens);
+}
+
+/* What both passes are told of sample i. */
+KD__PRIVATE kd__layernorm kd__layernorm_of(const kd__run *r, const kd__node *n, kd__span s, int i)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    kd__layernorm l;
+    memset(&l, 0, sizeof l);
+    l.rows = t.tokens, l.cols = t.width;
+    l.x = kd__slot_at(&r->act[n->in], s, i);
+    l.x_row = r->act[n->in].row;
+    l.gamma = kd__weight(r, n->param[0]), l.beta = kd__weight(r, n->param[1]);
+    l.eps = (float)n->arg[KD__LAYERNORM_EPS].v[0];
+    l.stats = r->plan[n - r->model->nodes].own + (ptrdiff_t)2 * i * t.tokens;
+    return l;
+}
+
+KD__PRIVATE void kd__layernorm_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        kd__layernorm l = kd__layernorm_of(r, n, s, i);
+        l.y = kd__slot_at(&r->act[n->out], s, i);
+        l.y_row = r->act[n->out].row;
+        r->k->layernorm(&l);
+    }
+}
+
+KD__PRIVATE void kd__layernorm_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        kd__layernorm l = kd__layernorm_of(r, n, s, i);
+        l.dy = kd__slot_at(&r->grad[n->out], s, i);
+        l.y_row = r->grad[n->out].row;
+        l.dx = kd__needs_grad(r, n->in) ? kd__slot_at(&r->grad[n->in], s, i) : NULL;
+        l.dx_row = r->grad[n->in].row;
+        l.accumulate = r->plan[n - r->model->nodes].accumulate;
+        if (r->training) {
+            l.dgamma = kd__partial(r, n->param[0], s), l.dbeta = kd__partial(r, n->param[1], s);
+            if (i == s.chunk * r->chunk) {
+                memset(l.dgamma, 0, (size_t)l.cols * sizeof(float));
+                memset(l.dbeta, 0, (size_t)l.cols * sizeof(float));
+            }
+        }
+        r->k->layernorm_grad(&l);
+    }
+}
+
+/* ---- linear ---------------------------------------------------------------------------------------------- */
+
+enum { KD__LINEAR_UNITS, KD__LINEAR_BIAS };
+
+KD__PRIVATE kd_result kd__linear_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const kd__tokens t = kd__tokens_of(&in);
+    const int units = (int)n->arg[KD__LINEAR_UNITS].v[0];
+    const kd_result result = kd__needs_tokens(d, n, in.h * in.w == 1);
+    kd__param p;
+    if (result != KD_OK) return result;
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = units, p.shape[1] = in.c;
+    p.layout = KD__PANELS;
+    p.trained = p.summed = 1;
+    p.start = KD__START_TRUNC;
+    p.groups = 1;
+    p.outputs = units;
+    p.c = in.c, p.h = p.w = 1;
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    if (n->arg[KD__LINEAR_BIAS].v[0] != 0) {
+        n->param[1] = kd__draft_vector(d, n, "bias", kd__channels(units), 1, 1);
+        if (n->param[1] < 0) return KD_ERR_MEMORY;
+    }
+    n->macs = (int64_t)t.tokens * units * in.c;
+    if (!in.flat) return kd__draft_tokens_value(d, n, units, t.tokens);
+    n->out = kd__draft_value(d, units, 1, 1, 1, d->m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* The tokens of a span as rows of a matrix, those of a sample a block, or, where nothing lies between, all one. */
+KD__PRIVATE kd__gemm kd__linear_rows(int tokens, const kd__slot *from, const float *a, const kd__slot *to, float *c,
+                                     kd__span s)
+{
+    kd__gemm g;
+    memset(&g, 0, sizeof g);
+    g.rows = tokens, g.blocks = s.count;
+    g.segs = 1;
+    g.a = a, g.a_row = from->row, g.a_block = (ptrdiff_t)from->sample, g.a_k = 1;
+    g.c = c, g.c_row = to->row, g.c_block = (ptrdiff_t)to->sample;
+    if (g.a_block == tokens * g.a_row && g.c_block == tokens * g.c_row) g.rows *= s.count, g.blocks = 1;
+    return g;
+}
+
+KD__PRIVATE void kd__linear_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    kd__gemm g = kd__linear_rows(kd__tokens_of(&r->model->values[n->in].shape).tokens, in,
+                                 kd__slot_at(in, s, s.first), out, kd__slot_at(out, s, s.first), s);
+    g.cols = w->outputs;
+    g.run = g.b_rows = w->c;
+    g.b = kd__weight(r, n->param[0]);
+    g.bias = kd__weight(r, n->param[1]);
+    g.act = n->fused_act;
+    g.act_arg = n->act_arg;
+    r->k->gemm(&g);
+}
+
+/* The weights turned, for the gradient of the input. */
+KD__PRIVATE size_t kd__linear_own(const kd__run *r, const kd__node *n)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    if (!kd__needs_grad(r, n->in)) return 0;
+    return kd__plus(kd__times((size_t)w->outputs, (size_t)kd__panel_columns(r->k, w->c)), 64);
+}
+
+KD__PRIVATE void kd__linear_backward_prepare(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    (void)s;
+    if (kd__needs_grad(r, n->in))
+        kd__conv_turn_tap(r, w, kd__weight(r, n->param[0]), 0, r->plan[n - r->model->nodes].own, w->outputs, 0);
+}
+
+KD__PRIVATE void kd__linear_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
+    const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
+    const int tokens = kd__tokens_of(&r->model->values[n->in].shape).tokens;
+    const int later = s.first > s.chunk * r->chunk;
+    const float *from = kd__slot_at(dy, s, s.first);
+    kd__gemm g;
+    int i;
+    if (kd__needs_grad(r, n->in)) {
+        g = kd__linear_rows(tokens, dy, from, dx, kd__slot_at(dx, s, s.first), s);
+        g.cols = w->c;
+        g.run = g.b_rows = w->outputs;
+        g.b = r->plan[n - r->model->nodes].own;
+        g.accumulate = r->plan[n - r->model->nodes].accumulate;
+        r->k->gemm(&g);
+    }
+    if (!r->training) return;
+    memset(&g, 0, sizeof g);
+    g.rows = g.c_rows = w->c;
+    g.blocks = 1;
+    g.cols = w->outputs;
+    g.segs = s.count;
+    g.run = tokens;
+    g.a = kd__slot_at(in, s, s.first);
+    g.a_row = 1, g.a_k = in->row, g.a_seg = (ptrdiff_t)in->sample;
+    g.b = from;
+    g.b_k = dy->row, g.b_seg = (ptrdiff_t)dy->sample;
+    g.c = kd__partial(r, n->param[0], s);
+    g.accumulate = later;
+    r->k->gemm(&g);
+    if (n->param[1] < 0) return;
+    if (!later) memset(kd__partial(r, n->param[1], s), 0, (size_t)w->outputs * sizeof(float));
+    for (i = s.first; i < s.first + s.count; ++i)
+        r->k->column_sums(kd__slot_at(dy, s, i), dy->row, tokens, w->outputs, kd__partial(r, n->param[1], s));
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------- */
+
+/* Vaswani et al. 2017, between the linear layers qkv and proj. Tokens ask in tiles of KD__ATTENTION_ROWS: a tile's
+   scores of all keys are one softmax, exact, and are made again on the way back instead of being kept. Every sum
+   has one order: the same bits everywhere. */
+enum { KD__ATTENTION_HEADS, KD__ATTENTION_CAUSAL };
+enum { KD__ATTENTION_ROWS = 32, KD__ATTENTION_KEYS = 96 /* whole panels of every instruction set */ };
+
+KD__PRIVATE kd_result kd__attention_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    n->macs = (int64_t)2 * in.h * in.h * (in.c / 3);
+    return kd__draft_tokens_value(d, n, in.c / 3, in.h);
+}
+
+/* One head of one sample. Its worker's memory: keys as panels; in the backward pass values as panels, too; one tile
+   of probabilities; in the backward pass one of their gradients. */
+typedef struct kd__head {
+    const kd__kernels *k;
+    int tokens, size, causal;
+    const float *q, *key, *v;
+    ptrdiff_t row; /* of these */
+    float temperature;
+    float *keys, *values, *p, *dp;
+    int first, rows, seen; /* the tile: its rows, and how many keys they see */
+} kd__head;
+
+KD__PRIVATE size_t kd__attention_panels(const kd__run *r, const kd__node *n)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const size_t size = (size_t)in->c / 3 / (size_t)n->arg[KD__ATTENTION_HEADS].v[0];
+    return kd__plus(kd__times(size, (size_t)kd__panel_columns(r->k, in->h)), 64);
+}
+
+KD__PRIVATE size_t kd__attention_tile(const kd__run *r, const kd__node *n)
+{
+    return kd__times(KD__ATTENTION_ROWS, (size_t)r->model->values[n->in].shape.h) + 64;
+}
+
+KD__PRIVATE size_t kd__attention_work(const kd__run *r, const kd__node *n)
+{
+    return kd__times(r->has_backward ? 2 : 1, kd__plus(kd__attention_panels(r, n), kd__attention_tile(r, n)));
+}
+
+KD__PRIVATE kd__head kd__head_of(const kd__run *r, const kd__node *n, kd__span s, int sample, int head)
+{
+    const kd__shape *in = &r->model->values[n->in].shape;
+    const int width = in->c / 3;
+    kd__head h;
+    memset(&h, 0, sizeof h);
+    h.k = r->k;
+    h.tokens = in->h;
+    h.size = width / (int)n->arg[KD__ATTENTION_HEADS].v[0];
+    h.causal = n->arg[KD__ATTENTION_CAUSAL].v[0] != 0;
+    h.q = kd__slot_at(&r->act[n->in], s, sample) + (ptrdiff_t)head * h.size;
+    h.key = h.q + width, h.v = h.key + width;
+    h.row = r->act[n->in].row;
+    h.temperature = (float)sqrt((double)h.size);
+    h.keys = kd__worker_memory(r, s.worker);
+    h.p = h.keys + kd__attention_panels(r, n);
+    h.values = h.p + kd__attention_tile(r, n);
+    h.dp = h.values + kd__attention_panels(r, n);
+    return h;
+}
+
+/* Rows of tokens as the columns of panels. */
+KD__PRIVATE void kd__head_panels(const kd__head *h, const float *rows, float *panels)
+{
+    const kd__kernels *k = h->k;
+    int first;
+    for (first = 0; first < h->tokens; first += k->panel) {
+        const int count = KD__MIN(k->panel, h->tokens - first), width = kd__panel_width(k, h->tokens - first);
+        float *panel = panels + (ptrdiff_t)first * h->size;
+        if (count < width) memset(panel, 0, (size_t)width * (size_t)h->size * sizeof *panel);
+        k->transpose(rows + first * h->row, h->row, count, h->size, panel, width);
+    }
+}
+
+KD__PRIVATE void kd__head_tile(kd__head *h, int first)
+{
+    h->first = first;
+    h->rows = KD__MIN((int)KD__ATTENTION_ROWS, h->tokens - first);
+    h->seen = h->tokens;
+    if (h->causal)
+        h->seen = KD__MIN(h->tokens, kd__parts(first + h->rows, KD__ATTENTION_KEYS) * (int)KD__ATTENTION_KEYS);
+}
+
+/* to (rows, seen) = from (rows, size) times panels of `tokens` columns */
+KD__PRIVATE void kd__head_scores(const kd__head *h, const float *from, ptrdiff_t from_row, const float *panels,
+                                 float *to)
+{
+    kd__gemm g;
+    memset(&g, 0, sizeof g);
+    g.rows = h->rows;
+    g.blocks = g.segs = 1;
+    g.run = g.b_rows = h->size;
+    g.a = from, g.a_row = from_row, g.a_k = 1;
+    g.c = to, g.c_row = h->seen;
+    g.b = panels;
+    g.cols = h->seen;
+    h->k->gemm(&g);
+}
+
+/* What the tile's rows make of all keys: p (rows, seen). */
+KD__PRIVATE void kd__head_attend(const kd__head *h)
+{
+    int i, j;
+    kd__head_scores(h, h->q + h->first * h->row, h->row, h->keys, h->p);
+    for (i = 0; h->causal && i < h->rows; ++i) {
+        for (j = h->first + i + 1; j < h->seen; ++j) h->p[(ptrdiff_t)i * h->seen + j] = -INFINITY;
+    }
+    h->k->softmax(h->p, h->rows, h->seen, h->temperature, 0, h->p);
+}
+
+/* to (rows, size) = p b, or (turned) to (seen, size) += p^T b */
+KD__PRIVATE void kd__head_product(const kd__head *h, const float *p, int turned, const float *b, ptrdiff_t b_row,
+                                  float *to, ptrdiff_t to_row, int accumulate)
+{
+    kd__gemm g;
+    memset(&g, 0, sizeof g);
+    g.rows = turned ? h->seen : h->rows;
+    g.run = turned ? h->rows : h->seen;
+    g.blocks = g.segs = 1;
+    g.cols = h->size;
+    g.a = p, g.a_row = turned ? 1 : h->seen, g.a_k = turned ? h->seen : 1;
+    g.b = b, g.b_k = b_row;
+    g.c = to, g.c_row = to_row;
+    g.accumulate = accumulate;
+    h->k->gemm(&g);
+}
+
+KD__PRIVATE void kd__attention_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *out = &r->act[n->out];
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0];
+    int i, head, first;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        for (head = 0; head < heads; ++head) {
+            kd__head h = kd__head_of(r, n, s, i, head);
+            kd__head_panels(&h, h.key, h.keys);
+            for (first = 0; first < h.tokens; first += KD__ATTENTION_ROWS) {
+                kd__head_tile(&h, first);
+                kd__head_attend(&h);
+                kd__head_product(&h, h.p, 0, h.v, h.row,
+                                 kd__slot_at(out, s, i) + first * out->row + (ptrdiff_t)head * h.size, out->row, 0);
+            }
+        }
+    }
+}
+
+/* dV = P^T dY; dP = dY V^T; dS = P (dP - rowsum(P dP)) / sqrt(size); dQ = dS K; dK = dS^T Q */
+KD__PRIVATE void kd__attention_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0], accumulate = r->plan[n - r->model->nodes].accumulate;
+    const ptrdiff_t width = r->model->values[n->out].shape.c;
+    int i, head, first;
+    for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
+        for (head = 0; head < heads; ++head) {
+            kd__head h = kd__head_of(r, n, s, i, head);
+            float *dq = kd__slot_at(to, s, i) + (ptrdiff_t)head * h.size;
+            if (!accumulate && h.causal) { /* later keys are met by later tiles only */
+                for (first = 0; first < h.tokens; ++first) {
+                    memset(dq + first * to->row + width, 0, (size_t)h.size * sizeof *dq);
+                    memset(dq + first * to->row + 2 * width, 0, (size_t)h.size * sizeof *dq);
+                }
+            }
+            kd__head_panels(&h, h.key, h.keys);
+            kd__head_panels(&h, h.v, h.values);
+            for (first = 0; first < h.tokens; first += KD__ATTENTION_ROWS) {
+                const float *dy = kd__slot_at(grad, s, i) + first * grad->row + (ptrdiff_t)head * h.size;
+                const int add = accumulate || h.causal || first > 0;
+                kd__head_tile(&h, first);
+                kd__head_attend(&h);
+                kd__head_product(&h, h.p, 1, dy, grad->row, dq + 2 * width, to->row, add);
+                kd__head_scores(&h, dy, grad->row, h.values, h.dp);
+                r->k->softmax_grad(h.p, h.rows, h.seen, 1 / h.temperature, h.dp);
+                kd__head_product(&h, h.dp, 0, h.key, h.row, dq + first * to->row, to->row, accumulate);
+                kd__head_product(&h, h.dp, 1, h.q + first * h.row, h.row, dq + width, to->row, add);
+            }
+        }
+    }
+}
+
+/* ---- droppath -------------------------------------------------------------------------------------------- */
+
+enum { KD__DROPPATH_P };
+
+/* Huang et al. 2016: in training all of a sample, or nothing; what is left times 1 / (1 - p). */
+KD__PRIVATE void kd__droppath_apply(const kd__run *r, const kd__node *n, const kd__slot *from, const kd__slot *to,
+                                    int accumulate, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->in].shape;
+    const double p = n->arg[KD__DROPPATH_P].v[0];
+    const uint64_t key = kd__rng_key(r->dropout_key, KD__RNG_DROPOUT, (uint64_t)(n - r->model->nodes), 0);
+    ptrdiff_t length;
+    const int lines = kd__lines(shape, from, to, &length);
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float drop = kd__rng_unit(key, (uint64_t)i) < p ? 1.0f : 0.0f;
+        const float *x = kd__slot_at(from, s, i);
+        float *y = kd__slot_at(to, s, i);
+        for (j = 0; j < lines; ++j, x += from->row, y += to->row)
+            r->k->dropout(length, 0, 0, drop, (float)(1 / (1 - p)), x, y, accumulate);
+    }
+}
+
+KD__PRIVATE void kd__droppath_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    if (r->training)
+        kd__droppath_apply(r, n, &r->act[n->in], &r->act[n->out], 0, s);
+    else
+        kd__flatten_forward(r, n, s);
+}
+
+KD__PRIVATE void kd__droppath_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    if (!kd__needs_grad(r, n->in)) return;
+    if (r->training)
+        kd__droppath_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+    else
+        kd__flatten_backward(r, n, s);
+}
+
 /* ---- the sum at the end of a residual -------------------------------------------------------------------- */
 
 KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
@@ -8430,16 +9188,27 @@ typedef struct kd__phase {
     int kind, mode;
 } kd__phase;
 
-/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), p (pair from 1), q (pair
-   from 0, or "same"), f (number from 0), u (number in [0, 1)), b (0 or 1). A default may be the name of the first
-   argument. */
+/* What others must know of a layer. */
+enum {
+    KD__TAKES_ACT = 1,            /* applies a relu, relu6 or leakyrelu that follows it itself */
+    KD__TAKES_VECTOR = 2,         /* an image is flattened for it */
+    KD__PASSES = 4,               /* gives its input on as it is: output and input may be one buffer, ... */
+    KD__PASSES_IN_EVALUATION = 8, /* ... or in evaluation only */
+    KD__PASSES_GRADIENT = 16,     /* the gradient of its output is that of its input */
+    KD__MULTIPLIES = 32,          /* by a matrix or filters: what a rectifier behind it makes of their variance */
+    KD__NORMALISES = 64           /* its weight starts at 1, and is none that `last` multiplies */
+};
+
+/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), z (from 0), p (pair from 1),
+   q (pair from 0, or "same"), f (number from 0), s (number in [0, 1]), u (number in [0, 1)), b (0 or 1), and those
+   that are words (kd__arg_word). A default may be the name of the first argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
     kd_result (*build)(kd__draft *d, kd__node *n);
     size_t (*own)(const kd__run *r, const kd__node *n);  /* floats of kd__node_plan.own */
     size_t (*work)(const kd__run *r, const kd__node *n); /* of kd__run.work */
     kd__phase forward[4], backward[4];
-    int takes_act; /* applies a relu, relu6 or leakyrelu that follows it itself */
+    int flags;
     int act;
 } kd__layer_type;
 
@@ -8478,7 +9247,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
      KD__BACKWARD({kd__dense_backward, KD__WHOLE, KD__ALWAYS}),
-     1,
+     KD__TAKES_ACT | KD__TAKES_VECTOR | KD__MULTIPLIES,
      0},
     {"conv",
      "channels:i kernel:p stride:p=1 pad:q=0 groups:i=1 bias:b=1",
@@ -8487,7 +9256,7 @@ static const kd__layer_type kd__layer_types[] = {
      kd__conv_work,
      {{kd__conv_forward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__conv_backward_prepare, KD__PREPARE, KD__ALWAYS}, {kd__conv_backward, KD__SPANS, KD__ALWAYS}),
-     1,
+     KD__TAKES_ACT | KD__MULTIPLIES,
      0},
     {"depthwise",
      "kernel:p stride:p=1 pad:q=0 bias:b=1",
@@ -8496,7 +9265,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__depthwise_backward, KD__SPANS, KD__ALWAYS}),
-     1,
+     KD__TAKES_ACT | KD__MULTIPLIES,
      0},
     {"maxpool",
      KD__POOL_ARGS,
@@ -8537,7 +9306,7 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
                   {kd__norm_backward_join, KD__JOIN, KD__TRAINING}, {kd__norm_backward, KD__SPANS, KD__ALWAYS},
                   {kd__norm_commit, KD__COMMIT, KD__TRAINING}),
-     1,
+     KD__TAKES_ACT | KD__NORMALISES,
      0},
     {"dropout",
      "probability:u",
@@ -8546,7 +9315,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__dropout_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__PASSES_IN_EVALUATION,
      0},
     {"quant",
      "limit:i=127",
@@ -8564,7 +9333,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__flatten_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__PASSES | KD__PASSES_GRADIENT,
      0},
     {"softtree",
      "depth:i classes:i penalty:f=0.1",
@@ -8575,7 +9344,7 @@ static const kd__layer_type kd__layer_types[] = {
       {kd__tree_forward, KD__SPANS, KD__ALWAYS},
       {kd__tree_forward_join, KD__JOIN, KD__TRAINING}},
      KD__BACKWARD({kd__tree_backward, KD__SPANS, KD__ALWAYS}, {kd__tree_backward_join, KD__JOIN, KD__TRAINING}),
-     0,
+     KD__TAKES_VECTOR,
      0},
     {"prompt",
      "numbers:i",
@@ -8584,7 +9353,107 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__prompt_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__prompt_backward, KD__SPANS, KD__ALWAYS}),
+     KD__TAKES_VECTOR,
+     0},
+    {"patch",
+     "size:p channels:i bias:b=1",
+     kd__patch_build,
+     NULL,
+     NULL,
+     {{NULL, 0, 0}}, /* becomes a conv */
+     KD__BACKWARD({NULL, 0, 0}),
      0,
+     0},
+    {"tokens",
+     "",
+     kd__tokens_build,
+     NULL,
+     NULL,
+     {{kd__tokens_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__tokens_backward, KD__SPANS, KD__ALWAYS}),
+     KD__PASSES | KD__PASSES_GRADIENT,
+     0},
+    {"classtoken",
+     "",
+     kd__classtoken_build,
+     NULL,
+     NULL,
+     {{kd__classtoken_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__classtoken_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"disttoken",
+     "",
+     kd__disttoken_build,
+     NULL,
+     NULL,
+     {{kd__classtoken_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__classtoken_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"position",
+     "",
+     kd__position_build,
+     NULL,
+     NULL,
+     {{kd__position_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__position_backward, KD__SPANS, KD__ALWAYS}),
+     KD__PASSES_GRADIENT,
+     0},
+    {"token",
+     "k:z",
+     kd__token_build,
+     NULL,
+     NULL,
+     {{kd__token_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__token_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"meanpool",
+     "",
+     kd__meanpool_build,
+     NULL,
+     kd__meanpool_work,
+     {{kd__meanpool_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__meanpool_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"layernorm",
+     "eps:f=1e-6",
+     kd__layernorm_build,
+     kd__layernorm_own,
+     NULL,
+     {{kd__layernorm_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__layernorm_backward, KD__SPANS, KD__ALWAYS}),
+     KD__NORMALISES,
+     0},
+    {"linear",
+     "units:i bias:b=1",
+     kd__linear_build,
+     kd__linear_own,
+     NULL,
+     {{kd__linear_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__linear_backward_prepare, KD__PREPARE, KD__ALWAYS},
+                  {kd__linear_backward, KD__SPANS, KD__ALWAYS}),
+     KD__TAKES_ACT | KD__MULTIPLIES,
+     0},
+    {"attention",
+     "heads:i causal:b=0",
+     kd__attention_build,
+     NULL,
+     kd__attention_work,
+     {{kd__attention_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__attention_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"droppath",
+     "probability:u",
+     kd__dropout_build,
+     NULL,
+     NULL,
+     {{kd__droppath_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__droppath_backward, KD__SPANS, KD__ALWAYS}),
+     KD__PASSES_IN_EVALUATION,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
     /* made by residual(...), not a word of its own */
@@ -8595,7 +9464,7 @@ static const kd__layer_type kd__layer_types[] = {
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__add_backward, KD__SPANS, KD__ALWAYS}),
-     1,
+     KD__TAKES_ACT | KD__PASSES_GRADIENT,
      0},
 };
 
@@ -8680,8 +9549,13 @@ KD__PRIVATE int kd__edit_distance(const char *a, size_t a_length, const char *b)
 
 KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t length)
 {
-    const char *nearest = "residual";
-    int best = kd__edit_distance(word, length, nearest), i;
+    static const char *const others[] = {"residual", "encoder"}; /* that are no rows */
+    const char *nearest = NULL;
+    int best = INT_MAX, i;
+    for (i = 0; i < KD__COUNT(others); ++i) {
+        const int distance = kd__edit_distance(word, length, others[i]);
+        if (distance < best) best = distance, nearest = others[i];
+    }
     for (i = 0; i + 1 < KD__COUNT(kd__layer_types); ++i) { /* the last row is no word */
         const int distance = kd__edit_distance(word, length, kd__layer_types[i].word);
         if (distance < best) best = distance, nearest = kd__layer_types[i].word;
@@ -8692,8 +9566,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
         "dropout, flatten, quant, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, "
-        "sigmoid and "
-        "tanh",
+        "sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, encoder, layernorm, "
+        "attention, linear, droppath, token and meanpool",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -8728,22 +9602,34 @@ KD__PRIVATE const char *kd__arg_kind(char kind)
 {
     switch (kind) {
     case 'i': return "a whole number from 1 to 1e8";
+    case 'z': return "a whole number from 0 to 1e8";
     case 'p': return "a whole number from 1 to 1e8, or two as HxW";
     case 'q': return "a whole number from 0 to 1e8, two as HxW, or same";
     case 's': return "a number from 0 to 1";
     case 'u': return "a number from 0 to below 1";
     case 'b': return "0 or 1";
     case 'k': return "auto, pytorch, he, glorot or trunc";
+    case 'n': return "pre or post";
+    case 'a': return "gelu, gelutanh or relu";
     default: return "a number from 0 to 1e6";
     }
 }
 
-KD__PRIVATE int kd__init_word(const char **at, kd__arg *arg)
+/* Word `index` of a kind of value that is a word, or NULL. */
+KD__PRIVATE const char *kd__arg_word(char kind, int index)
+{
+    static const char *const norms[] = {"pre", "post"}, *const acts[] = {"gelu", "gelutanh", "relu"};
+    if (kind == 'k' && index < KD_INIT_COUNT) return kd_init_name((kd_init_kind)index);
+    if (kind == 'n' && index < KD__COUNT(norms)) return norms[index];
+    return kind == 'a' && index < KD__COUNT(acts) ? acts[index] : NULL;
+}
+
+KD__PRIVATE int kd__word_value(const char **at, char kind, kd__arg *arg)
 {
     const size_t length = (size_t)(kd__skip_word(*at) - *at);
+    const char *word;
     int i;
-    for (i = 0; i < KD_INIT_COUNT; ++i) {
-        const char *word = kd_init_name((kd_init_kind)i);
+    for (i = 0; (word = kd__arg_word(kind, i)) != NULL; ++i) {
         if (strlen(word) != length || memcmp(word, *at, length) != 0) continue;
         arg->v[0] = i;
         *at += length;
@@ -8767,7 +9653,7 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
         *at = c + 4;
         return 1;
     }
-    if (kind == 'k') return kd__init_word(at, arg);
+    if (kd__arg_word(kind, 0)) return kd__word_value(at, kind, arg);
     for (i = 0;; ++i) {
         double v;
         if (!kd__is_digit(*c) && *c != '.') return 0;
@@ -8845,7 +9731,7 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
         if (!fallback)
             return kd__spec_fail(d, "%s needs %.*s: %s", word, (int)infos[i].length, infos[i].name,
                                  kd__arg_kind(infos[i].kind));
-        if (kd__is_letter(*fallback) && infos[i].kind != 'k')
+        if (kd__is_letter(*fallback) && !kd__arg_word(infos[i].kind, 0))
             values[i] = values[0];
         else
             (void)kd__arg_value(&fallback, infos[i].kind, &values[i]);
@@ -8880,6 +9766,7 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     n->in = d->current;
     n->in2 = in2;
     n->act = t->act;
+    d->word = t->word;
     n->shown = shown;
     n->depth = d->depth;
     for (i = 0; i < 4; ++i) n->param[i] = -1;
@@ -9057,13 +9944,43 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     return result;
 }
 
+KD__PRIVATE kd_result kd__draft_layer(kd__draft *d, int type, const kd__arg *args, const char *path,
+                                      const char *text, size_t length, int shown);
+
+/* A layer that the library writes into the line, as it would stand there; its name is path.part. */
+KD__PRIVATE kd_result KD__PRINTF(4, 5)
+    kd__draft_made(kd__draft *d, const char *path, const char *part, const char *format, ...)
+{
+    char text[96];
+    const char *const where = d->at, *end;
+    const kd__path name = kd__path_join(path, part, strlen(part));
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    va_list list;
+    int type;
+    va_start(list, format);
+    kd__print_list(text, sizeof text, format, list);
+    va_end(list);
+    end = kd__skip_word(text);
+    type = kd__layer_find(text, (size_t)(end - text));
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, kd__layer_types[type].word, &end, kd__layer_types[type].args, args);
+    d->at = where;
+    return result == KD_OK ? kd__draft_layer(d, type, args, name.chars, text, strlen(text), 0) : result;
+}
+
+/* The same one level deeper. */
+#define KD__MADE_INSIDE(result, arguments)                                                                         \
+    do {                                                                                                           \
+        ++d->depth;                                                                                                \
+        (result) = kd__draft_made arguments;                                                                       \
+        --d->depth;                                                                                                \
+    } while (0)
+
 /* The inner nodes of a softtree before they are squashed: a dense layer inside it. */
 KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd__arg *tree)
 {
     const double depth = tree[KD__TREE_DEPTH].v[0], classes = tree[KD__TREE_CLASSES].v[0];
-    const kd__path name = kd__path_join(path, "filters", 7);
-    kd__arg args[KD__MAX_ARGS];
-    char text[32];
     kd_result result;
     if (depth > (double)KD__TREE_MAX_DEPTH)
         return kd__spec_fail(d, "the depth of a softtree must be 1 to %d, got %.0f", (int)KD__TREE_MAX_DEPTH,
@@ -9074,14 +9991,152 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
     if (strlen(path) > KD__MAX_NAME)
         return kd__spec_fail(d, "this softtree's tag and those around it have more than %d letters together",
                              (int)KD__MAX_NAME);
-    memset(args, 0, sizeof args);
-    args[KD__DENSE_UNITS].v[0] = (1 << (int)depth) - 1;
-    args[KD__DENSE_BIAS].v[0] = 1;
-    kd__print(text, sizeof text, "dense %d", (1 << (int)depth) - 1);
-    ++d->depth;
-    result = kd__draft_node(d, KD__TYPE_DENSE, args, name.chars, text, strlen(text), 0, -1);
-    --d->depth;
+    KD__MADE_INSIDE(result, (d, path, "filters", "dense %d", (1 << (int)depth) - 1));
     return result;
+}
+
+/* What asks, what answers and what is answered with, side by side in one layer: timm's attn.qkv. */
+KD__PRIVATE kd_result kd__draft_qkv(kd__draft *d, const char *path, const kd__arg *attention)
+{
+    const kd__shape in = d->m->values[d->current].shape;
+    const int heads = (int)attention[KD__ATTENTION_HEADS].v[0];
+    kd_result result;
+    if (in.flat || in.w != 1)
+        return kd__spec_fail(d,
+                             "attention needs tokens, which patch and tokens make of an image, but its input is "
+                             "%s%s",
+                             in.flat ? "a vector of " : "", kd__shape_text(&in).chars);
+    if (in.c % heads) return kd__spec_fail(d, "%d heads do not divide the %d numbers of a token", heads, in.c);
+    if (strlen(path) > KD__MAX_NAME || in.c > KD__MAX_VALUE / 3)
+        return kd__spec_fail(d,
+                             "this attention's tokens are too large, or its tags longer than %d letters together",
+                             (int)KD__MAX_NAME);
+    KD__MADE_INSIDE(result, (d, path, "qkv", "linear %d", 3 * in.c));
+    return result;
+}
+
+KD__PRIVATE kd_result kd__draft_proj(kd__draft *d, const char *path, const kd__arg *attention)
+{
+    kd_result result;
+    (void)attention;
+    KD__MADE_INSIDE(result, (d, path, "proj", "linear %d", d->m->values[d->current].shape.c));
+    return result;
+}
+
+/* The patches, which a convolution has left as an image, in a row. */
+KD__PRIVATE kd_result kd__draft_row(kd__draft *d, const char *path, const kd__arg *patch)
+{
+    kd_result result;
+    (void)patch;
+    KD__MADE_INSIDE(result, (d, path, "tokens", "tokens"));
+    return result;
+}
+
+/* Layers with others inside, before or behind. */
+typedef kd_result (*kd__draft_fn)(kd__draft *d, const char *path, const kd__arg *args);
+static const struct {
+    const char *word;
+    kd__draft_fn before, behind;
+} kd__companions[] = {
+    {"softtree", kd__draft_filters, NULL},
+    {"attention", kd__draft_qkv, kd__draft_proj},
+    {"patch", NULL, kd__draft_row},
+};
+
+/* A layer with what belongs to it. */
+KD__PRIVATE kd_result kd__draft_layer(kd__draft *d, int type, const kd__arg *args, const char *path,
+                                      const char *text, size_t length, int shown)
+{
+    kd__draft_fn before = NULL, behind = NULL;
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < KD__COUNT(kd__companions); ++i) {
+        if (strcmp(kd__companions[i].word, kd__layer_types[type].word) == 0)
+            before = kd__companions[i].before, behind = kd__companions[i].behind;
+    }
+    if (before) result = before(d, path, args);
+    if (result == KD_OK) result = kd__draft_node(d, type, args, path, text, length, shown, -1);
+    return result == KD_OK && behind ? behind(d, path, args) : result;
+}
+
+/* ---- encoder --------------------------------------------------------------------------------------------- */
+
+enum {
+    KD__ENCODER_DEPTH,
+    KD__ENCODER_HEADS,
+    KD__ENCODER_MLP,
+    KD__ENCODER_EPS,
+    KD__ENCODER_NORM,
+    KD__ENCODER_ACT,
+    KD__ENCODER_DROPPATH,
+    KD__ENCODER_CAUSAL
+};
+static const char kd__encoder_args[] =
+    "depth:i heads:i mlp:f=4 eps:f=1e-6 norm:n=pre act:a=gelu droppath:u=0 causal:b=0";
+
+/* Half of a block (0: attention, 1: the perceptron): x + f(norm(x)), or norm(x + f(x)). Names are timm's. */
+KD__PRIVATE kd_result kd__draft_half(kd__draft *d, const char *path, const kd__arg *args, double droppath, int half)
+{
+    static const char *const norm[2] = {"norm1", "norm2"}, *const drop[2] = {"drop_path1", "drop_path2"},
+                             *const sum[2] = {"sum1", "sum2"};
+    const int entry = d->current, width = d->m->values[entry].shape.c, post = args[KD__ENCODER_NORM].v[0] != 0;
+    const kd__text eps = kd__number(args[KD__ENCODER_EPS].v[0], 6);
+    const double hidden = args[KD__ENCODER_MLP].v[0] * width;
+    kd__path name;
+    kd_result result = KD_OK;
+    if (hidden < 1 || hidden > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "a perceptron of %s times the %d numbers of a token is none",
+                             kd__number(args[KD__ENCODER_MLP].v[0], 6).chars, width);
+    ++d->depth;
+    if (!post) result = kd__draft_made(d, path, norm[half], "layernorm eps=%s", eps.chars);
+    if (result == KD_OK && half == 0) {
+        result = kd__draft_made(d, path, "attn", "attention %d causal=%d", (int)args[KD__ENCODER_HEADS].v[0],
+                                (int)args[KD__ENCODER_CAUSAL].v[0]);
+    } else if (result == KD_OK) {
+        result = kd__draft_made(d, path, "mlp.fc1", "linear %d", (int)(hidden + 0.5));
+        if (result == KD_OK)
+            result = kd__draft_made(d, path, "mlp.act", "%s", kd__arg_word('a', (int)args[KD__ENCODER_ACT].v[0]));
+        if (result == KD_OK) result = kd__draft_made(d, path, "mlp.fc2", "linear %d", width);
+    }
+    if (result == KD_OK && droppath > 0)
+        result = kd__draft_made(d, path, drop[half], "droppath %s", kd__number(droppath, 9).chars);
+    --d->depth;
+    if (result != KD_OK) return result;
+    name = kd__path_join(path, sum[half], 4);
+    result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name.chars, "+", 1, 0, entry);
+    return result == KD_OK && post ? kd__draft_made(d, path, norm[half], "layernorm eps=%s", eps.chars) : result;
+}
+
+/* encoder ..., behind its word */
+KD__PRIVATE kd_result kd__parse_encoder(kd__draft *d, const char **at, const char *path)
+{
+    const char *const word = d->at;
+    const kd__shape in = d->m->values[d->current].shape;
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    int i, half, depth;
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, "encoder", at, kd__encoder_args, args);
+    if (result != KD_OK) return result;
+    d->at = word;
+    if (in.flat || in.w != 1)
+        return kd__spec_fail(d,
+                             "encoder needs tokens, which patch and tokens make of an image, but its input is "
+                             "%s%s",
+                             in.flat ? "a vector of " : "", kd__shape_text(&in).chars);
+    if (strlen(path) + 16 > KD__MAX_NAME)
+        return kd__spec_fail(d, "the tags around this encoder have more than %d letters together",
+                             (int)KD__MAX_NAME - 16);
+    depth = (int)args[KD__ENCODER_DEPTH].v[0];
+    for (i = 0; i < depth; ++i) {
+        const kd__path block = kd__path_index(path, i);
+        const double droppath = depth > 1 ? args[KD__ENCODER_DROPPATH].v[0] * i / (depth - 1) : 0;
+        for (half = 0; half < 2; ++half) {
+            result = kd__draft_half(d, block.chars, args, droppath, half);
+            if (result != KD_OK) return result;
+        }
+    }
+    return KD_OK;
 }
 
 /* A layer in the making: its name, the number after its own, and where its text and its word begin. */
@@ -9141,7 +10196,7 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     kd__named n;
     kd__arg args[KD__MAX_ARGS];
     kd_result result = kd__parse_name(d, kd__skip_space(*at), path, *index, &n);
-    int type, is_tree, takes_vector;
+    int type;
     if (result != KD_OK) return result;
     c = kd__skip_space(n.text + n.length);
     if (n.length == 8 && memcmp(n.text, "residual", 8) == 0) {
@@ -9150,22 +10205,24 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
         *at = kd__skip_space(c);
         return result;
     }
+    if (n.length == 7 && memcmp(n.text, "encoder", 7) == 0) {
+        *index = n.next;
+        *at = c;
+        return kd__parse_encoder(d, at, n.name.chars);
+    }
     type = kd__layer_find(n.text, n.length);
     if (type < 0) return kd__unknown_layer(d, n.text, n.length);
     memset(args, 0, sizeof args);
     result = kd__parse_args(d, kd__layer_types[type].word, &c, kd__layer_types[type].args, args);
     if (result != KD_OK) return result;
     d->at = n.text;
-    is_tree = kd__layer_types[type].build == kd__tree_build;
-    takes_vector = type == KD__TYPE_DENSE || is_tree || kd__layer_types[type].build == kd__prompt_build;
-    if (takes_vector && !d->m->values[d->current].shape.flat) {
+    if ((kd__layer_types[type].flags & KD__TAKES_VECTOR) && !d->m->values[d->current].shape.flat) {
         result = kd__draft_flatten(d, path, *index, &n);
         if (result != KD_OK) return result;
     }
     *index = n.next;
-    if (is_tree && (result = kd__draft_filters(d, n.name.chars, args)) != KD_OK) return result;
     for (end = c; kd__is_space(end[-1]); --end) {} /* not beyond the word itself */
-    result = kd__draft_node(d, type, args, n.name.chars, n.text, (size_t)(end - n.text), 1, -1);
+    result = kd__draft_layer(d, type, args, n.name.chars, n.text, (size_t)(end - n.text), 1);
     *at = c;
     return result;
 }
@@ -10452,7 +11509,8 @@ KD__PRIVATE void kd__model_fuse(kd_model *m)
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) continue;
         if (at < 0 || m->values[n->in].consumers != 1) continue;
         producer = &m->nodes[at];
-        if (!kd__layer_types[producer->type].takes_act || producer->fused_act != KD__IDENTITY) continue;
+        if (!(kd__layer_types[producer->type].flags & KD__TAKES_ACT) || producer->fused_act != KD__IDENTITY)
+            continue;
         producer->fused_act = n->act;
         producer->act_arg = n->act_arg;
         n->fused = 1;
@@ -10500,7 +11558,7 @@ KD__PRIVATE int kd__before_rectifier(const kd_model *m, int node)
         const kd__node *n = &m->nodes[i];
         if (n->in != value) continue;
         if (n->act) return n->act != KD__SIGMOID && n->act != KD__TANH;
-        if (n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE) return 0;
+        if (kd__layer_types[n->type].flags & KD__MULTIPLIES) return 0;
         value = n->out;
     }
     return 0;
@@ -10511,20 +11569,30 @@ typedef struct kd__law {
     double bound, deviation, cut;
 } kd__law;
 
+/* What the line says, or, with init=auto, the tensor's own way. */
+KD__PRIVATE kd_init_kind kd__init_kind_of(const kd_model *m, const kd__param *p)
+{
+    if (m->init.kind != KD_INIT_AUTO || p->start == KD__START_LINE) return m->init.kind;
+    return p->start == KD__START_PYTORCH ? KD_INIT_PYTORCH : KD_INIT_TRUNC_NORMAL;
+}
+
 KD__PRIVATE kd__law kd__init_law(const kd_model *m, int node, const kd__param *p)
 {
     const kd_init *init = &m->init;
+    const kd_init_kind kind = kd__init_kind_of(m, p);
     const double area = p->rank == 4 ? (double)p->h * p->w : 1;
     const double fan_in = p->layout == KD__PANELS ? (double)p->c * p->h * p->w : p->layout == KD__TAPS ? area : 1;
     const double fan_out = (p->layout == KD__PANELS ? p->outputs : 1) * area;
     kd__law law = {0, 0, 0};
-    if (init->kind == KD_INIT_AUTO || p->layout == KD__VECTOR)
+    if (p->layout == KD__VECTOR && p->start)
+        law.deviation = p->start == KD__START_TINY ? 1e-6 : 0.02, law.cut = 2;
+    else if (kind == KD_INIT_AUTO || p->layout == KD__VECTOR)
         law.bound = sqrt((kd__before_rectifier(m, node) ? 6.0 : 3.0) / fan_in);
-    else if (init->kind == KD_INIT_PYTORCH)
+    else if (kind == KD_INIT_PYTORCH)
         law.bound = sqrt(1 / fan_in);
-    else if (init->kind == KD_INIT_GLOROT)
+    else if (kind == KD_INIT_GLOROT)
         law.bound = sqrt(6 / (fan_in + fan_out));
-    else if (init->kind == KD_INIT_HE)
+    else if (kind == KD_INIT_HE)
         law.deviation = sqrt(2 / (init->fan_out ? fan_out : fan_in));
     else
         law.deviation = (double)init->std, law.cut = 2;
@@ -10577,10 +11645,11 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
-        const int is_norm = t->build == kd__norm_build, is_tree = t->build == kd__tree_build;
+        const int is_norm = (t->flags & KD__NORMALISES) != 0, is_tree = t->build == kd__tree_build;
         for (j = 0; j < 4; ++j) {
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
-            const int random_bias = p && m->init.kind == KD_INIT_PYTORCH && j == 1 && !is_norm && !is_tree;
+            const int random_bias =
+                p && kd__init_kind_of(m, p) == KD_INIT_PYTORCH && j == 1 && !is_norm && !is_tree;
             size_t e;
             if (p && p->rank == 1 && !random_bias) {
                 const int scales = (is_norm && (j == 0 || j == 3)) || is_tree;
@@ -11406,7 +12475,7 @@ KD__PRIVATE void kd__plan_act_roots(kd__planner *p)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
-        const int passes = t->build == kd__flatten_build || (t->build == kd__dropout_build && !p->r->training);
+        const int passes = t->flags & (p->r->training ? KD__PASSES : KD__PASSES | KD__PASSES_IN_EVALUATION);
         if (n->fused || (passes && m->values[n->in].pad == m->values[n->out].pad))
             p->act_root[n->out] = p->act_root[n->in];
     }
@@ -11421,7 +12490,7 @@ KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
     for (i = m->node_count - 1; i >= 0; --i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
-        const int passes = n->fused || t->build == kd__flatten_build || t->build == kd__add_build;
+        const int passes = n->fused || (t->flags & KD__PASSES_GRADIENT);
         if (passes && m->values[n->in].consumers == 1 && kd__needs_grad(p->r, n->in) &&
             m->values[n->in].grad_pad == m->values[p->grad_root[n->out]].grad_pad)
             p->grad_root[n->in] = p->grad_root[n->out];
@@ -11542,7 +12611,8 @@ KD__PRIVATE void kd__plan_unread(kd__planner *p)
             v = &m->values[m->nodes[v->producer].in];
             if (v->consumers > 1 || v->producer < 0) continue;
         }
-        if (kd__layer_types[m->nodes[v->producer].type].takes_act && kd__maxpool_keeps_places(r, &m->nodes[i]))
+        if ((kd__layer_types[m->nodes[v->producer].type].flags & KD__TAKES_ACT) &&
+            kd__maxpool_keeps_places(r, &m->nodes[i]))
             p->unread[p->act_root[m->nodes[i].in]] = 1;
     }
 }
@@ -11611,6 +12681,18 @@ KD__PRIVATE int kd__plan_block(const kd__planner *p)
             bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
     return (int)KD__MAX((size_t)1, KD__MIN((size_t)kd__block_room(r->kd) / bytes, (size_t)r->chunk));
+}
+
+/* At least so many that a linear layer's weights, once they are in the cache, meet a few hundred tokens. */
+KD__PRIVATE int kd__plan_tokens(const kd__run *r)
+{
+    const kd_model *m = r->model;
+    int i, block = 1;
+    for (i = 0; i < m->node_count; ++i) {
+        if (kd__layer_types[m->nodes[i].type].build == kd__linear_build)
+            block = KD__MAX(block, kd__parts(256, kd__tokens_of(&m->values[m->nodes[i].in].shape).tokens));
+    }
+    return block;
 }
 
 KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
@@ -11729,7 +12811,7 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     r->chunk = r->training ? (r->capacity + KD__MAX_CHUNKS - 1) / KD__MAX_CHUNKS : r->capacity;
     kd__plan_act_roots(p);
     kd__plan_grad_roots(p);
-    r->block = kd__plan_block(p);
+    r->block = KD__MAX(kd__plan_block(p), kd__plan_tokens(r));
     if (!r->training)
         r->chunk = KD__MIN(r->block, (r->capacity + 4 * r->kd->desc.threads - 1) / (4 * r->kd->desc.threads));
     if (m->quant && m->quant->serial) r->chunk = r->block = r->capacity;
@@ -14410,7 +15492,7 @@ KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrd
         const ptrdiff_t first = KD__MAX((ptrdiff_t)p->offset, at);
         const ptrdiff_t end = KD__MIN((ptrdiff_t)(p->offset + p->size), at + length);
         kd__update u = o->update;
-        if (p->rank == 1) u.decay = 0;
+        if (p->rank == 1 || p->rank == 3) u.decay = 0;
         if (p->trained && first < end) kd__optim_update(o, &u, first, end - first);
     }
 }
@@ -23499,6 +24581,16 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
     return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
 }
 
+/* The sigmoid of KD__TANH_SLOPE (x + 0.044715 x^3): what gelutanh multiplies x by; below -10 it is 0. */
+#define KD__TANH_SLOPE 1.59576912f /* 2 sqrt(2 / pi) */
+KD__INLINE kd__v KD__FN(tanh_gate)(kd__v x)
+{
+    const kd__v t = kd__v_min(kd__v_set(10.0f), kd__v_max(kd__v_set(-10.0f), x));
+    const kd__v u = kd__v_mul(t, kd__v_fma(kd__v_mul(t, t), kd__v_set(0.044715f), kd__v_set(1.0f)));
+    const kd__v gate = KD__FN(sigmoid)(kd__v_mul(u, kd__v_set(KD__TANH_SLOPE)));
+    return kd__v_select(kd__v_lt(x, kd__v_set(-10.0f)), kd__v_set(0.0f), gate);
+}
+
 KD__INLINE kd__v KD__FN(act_value)(const int kind, kd__v x, kd__v arg)
 {
     const kd__v zero = kd__v_set(0.0f), six = kd__v_set(6.0f);
@@ -23514,11 +24606,12 @@ KD__INLINE kd__v KD__FN(act_value)(const int kind, kd__v x, kd__v arg)
     }
     case KD__SIGMOID: return KD__FN(sigmoid)(x);
     case KD__TANH: return KD__FN(tanh)(x);
+    case KD__GELU_TANH: return kd__v_mul(x, KD__FN(tanh_gate)(x));
     default: return x;
     }
 }
 
-/* dy times the derivative. v is the output of the activation, or its input for gelu, silu and hardswish. */
+/* dy times the derivative. v is the output of the activation, or its input for gelu, silu, hardswish, gelutanh. */
 KD__INLINE kd__v KD__FN(act_slope)(const int kind, kd__v v, kd__v dy, kd__v arg)
 {
     const kd__v zero = kd__v_set(0.0f), one = kd__v_set(1.0f);
@@ -23543,6 +24636,12 @@ KD__INLINE kd__v KD__FN(act_slope)(const int kind, kd__v v, kd__v dy, kd__v arg)
     }
     case KD__SIGMOID: return kd__v_mul(dy, kd__v_mul(v, kd__v_sub(one, v)));
     case KD__TANH: return kd__v_mul(dy, kd__v_sub(one, kd__v_mul(v, v)));
+    case KD__GELU_TANH: {
+        const kd__v s = KD__FN(tanh_gate)(v), t = kd__v_min(kd__v_set(10.0f), kd__v_max(kd__v_set(-10.0f), v));
+        const kd__v u = kd__v_mul(t, kd__v_fma(kd__v_mul(t, t), kd__v_set(3 * 0.044715f), one));
+        const kd__v bend = kd__v_mul(kd__v_mul(s, kd__v_sub(one, s)), kd__v_set(KD__TANH_SLOPE));
+        return kd__v_mul(dy, kd__v_fma(u, bend, s));
+    }
     default: return dy;
     }
 }
@@ -24054,7 +25153,7 @@ static void KD__FN(dots)(const float *a, ptrdiff_t a_row, int rows, const float 
 /* Those whose values or slopes get as small as one likes. */
 KD__INLINE int KD__FN(act_fades)(const int kind)
 {
-    return kind == KD__GELU || kind == KD__SILU || kind == KD__SIGMOID || kind == KD__TANH;
+    return kind == KD__GELU || kind == KD__SILU || kind == KD__SIGMOID || kind == KD__TANH || kind == KD__GELU_TANH;
 }
 
 KD__INLINE void KD__FN(act_loop)(const int kind, kd__v arg, ptrdiff_t n, const float *x, float *y)
@@ -25576,6 +26675,101 @@ static void KD__FN(softmax)(const float *x, int rows, int cols, float temperatur
             KD__FN(softmax_long)(x, cols, two_t, 1, y, next);
         else
             KD__FN(softmax_long)(x, cols, two_t, 0, y, next);
+    }
+}
+
+/* ---- layer normalisation --------------------------------------------------------------------------------- */
+
+/* The sum of a row, or of the squares of its distances from `centre`, in 16 lanes. */
+KD__INLINE float KD__FN(row_moment)(const float *x, int cols, const int squares, kd__v centre)
+{
+    kd__v sums[KD__SUM_VECTORS];
+    int c, j;
+    for (j = 0; j < KD__SUM_VECTORS; ++j) sums[j] = kd__v_set(0.0f);
+    for (c = 0; c < cols; c += 16) {
+        KD__UNROLL_SUMS
+        for (j = 0; j < KD__SUM_VECTORS; ++j) {
+            const int left = cols - c - j * KD__W;
+            kd__v value = KD__FN(get_or)(x + c + j * KD__W, left, centre);
+            if (squares) value = kd__v_sub(value, centre);
+            sums[j] = squares ? kd__v_fma(value, value, sums[j]) : kd__v_add(sums[j], value);
+        }
+    }
+    return KD__FN(sum16)(sums);
+}
+
+/* Ba, Kiros and Hinton 2016, with the biased variance. */
+static void KD__FN(layernorm)(const kd__layernorm *l)
+{
+    const kd__v count = kd__v_set((float)l->cols), zero = kd__v_set(0.0f);
+    int r, c;
+    for (r = 0; r < l->rows; ++r) {
+        const float *x = l->x + r * l->x_row;
+        float *y = l->y + r * l->y_row;
+        const kd__v mean = kd__v_div(kd__v_set(KD__FN(row_moment)(x, l->cols, 0, zero)), count);
+        const kd__v variance = kd__v_div(kd__v_set(KD__FN(row_moment)(x, l->cols, 1, mean)), count);
+        const kd__v inv_std = kd__v_div(kd__v_set(1.0f), kd__v_sqrt(kd__v_add(variance, kd__v_set(l->eps))));
+        for (c = 0; c < l->cols; c += KD__W) {
+            const int left = l->cols - c;
+            const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + c, left), mean), inv_std);
+            kd__v_put(y + c, kd__v_fma(xhat, kd__v_get(l->gamma + c, left), kd__v_get(l->beta + c, left)), left);
+        }
+        l->stats[2 * r] = kd__v_first(mean);
+        l->stats[2 * r + 1] = kd__v_first(inv_std);
+    }
+}
+
+/* With xhat = (x - mean) / std and d = gamma dy: dx = (d - mean(d) - xhat mean(d xhat)) / std. */
+static void KD__FN(layernorm_grad)(const kd__layernorm *l)
+{
+    const kd__v count = kd__v_set((float)l->cols);
+    int r, c, j;
+    for (r = 0; r < l->rows; ++r) {
+        const float *x = l->x + r * l->x_row, *dy = l->dy + r * l->y_row;
+        const kd__v mean = kd__v_set(l->stats[2 * r]), inv_std = kd__v_set(l->stats[2 * r + 1]);
+        kd__v sums[KD__SUM_VECTORS], weighted[KD__SUM_VECTORS], mean_d, mean_dx;
+        for (j = 0; j < KD__SUM_VECTORS; ++j) sums[j] = weighted[j] = kd__v_set(0.0f);
+        for (c = 0; c < l->cols; c += 16) {
+            for (j = 0; j < KD__SUM_VECTORS && c + j * KD__W < l->cols; ++j) {
+                const int at = c + j * KD__W, left = l->cols - at;
+                const kd__v g = kd__v_get(dy + at, left), d = kd__v_mul(kd__v_get(l->gamma + at, left), g);
+                const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + at, left), mean), inv_std);
+                sums[j] = kd__v_add(sums[j], d);
+                weighted[j] = kd__v_fma(d, xhat, weighted[j]); /* d is 0 beyond the row */
+                if (!l->dgamma) continue;
+                kd__v_put(l->dgamma + at, kd__v_fma(g, xhat, kd__v_get(l->dgamma + at, left)), left);
+                kd__v_put(l->dbeta + at, kd__v_add(g, kd__v_get(l->dbeta + at, left)), left);
+            }
+        }
+        if (!l->dx) continue;
+        mean_d = kd__v_div(kd__v_set(KD__FN(sum16)(sums)), count);
+        mean_dx = kd__v_div(kd__v_set(KD__FN(sum16)(weighted)), count);
+        for (c = 0; c < l->cols; c += KD__W) {
+            const int left = l->cols - c;
+            float *dx = l->dx + r * l->dx_row + c;
+            const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + c, left), mean), inv_std);
+            kd__v d = kd__v_mul(kd__v_get(l->gamma + c, left), kd__v_get(dy + c, left));
+            d = kd__v_mul(kd__v_sub(kd__v_sub(d, mean_d), kd__v_mul(xhat, mean_dx)), inv_std);
+            if (l->accumulate) d = kd__v_add(kd__v_get(dx, left), d);
+            kd__v_put(dx, d, left);
+        }
+    }
+}
+
+/* From the gradient by y, the softmax of rows x, to that by x times `scale`: scale * y * (dy - sum of y dy). */
+static void KD__FN(softmax_grad)(const float *y, int rows, int cols, float scale, float *dy)
+{
+    int r, c;
+    for (r = 0; r < rows; ++r, y += cols, dy += cols) {
+        kd__v sum;
+        float dot;
+        KD__FN(dots)(y, cols, 1, dy, cols, &dot);
+        sum = kd__v_set(dot);
+        for (c = 0; c < cols; c += KD__W) {
+            const kd__v p = kd__v_mul(kd__v_get(y + c, cols - c), kd__v_set(scale));
+            const kd__v d = kd__v_mul(p, kd__v_sub(kd__v_get(dy + c, cols - c), sum));
+            kd__v_put(dy + c, KD__FN(cut)(d, kd__v_set(KD__LEAST)), cols - c);
+        }
     }
 }
 

@@ -74,6 +74,8 @@ KD__PRIVATE double reference_act(int act, double arg, double x)
     case KD__HARDSWISH: return x * (x < -3 ? 0 : x > 3 ? 6 : x + 3) / 6;
     case KD__SIGMOID: return 1 / (1 + exp(-x));
     case KD__TANH: return tanh(x);
+    case KD__GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(8 * atan(1.0)) / (4 * atan(1.0)) * (x + 0.044715 * x * x * x)));
     default: return x;
     }
 }
@@ -203,6 +205,70 @@ KD__PRIVATE void reference_tree(reference *r, int node, const double *a, double 
     free(mass);
 }
 
+/* Sequences are (c, h, 1): number c of token h is at c * tokens + h. */
+KD__PRIVATE void reference_layernorm(const kd__shape *in, double eps, const double *x, const double *w,
+                                     const double *b, double *y)
+{
+    const int tokens = in->flat ? 1 : in->h, width = (int)kd__shape_count(in) / tokens;
+    int t, c;
+    for (t = 0; t < tokens; ++t) {
+        double mean = 0, var = 0;
+        for (c = 0; c < width; ++c) mean += x[c * tokens + t] / width;
+        for (c = 0; c < width; ++c) var += (x[c * tokens + t] - mean) * (x[c * tokens + t] - mean) / width;
+        for (c = 0; c < width; ++c) y[c * tokens + t] = (x[c * tokens + t] - mean) / sqrt(var + eps) * w[c] + b[c];
+    }
+}
+
+/* softmax(q k^T / sqrt(size)) v, head by head and token by token */
+KD__PRIVATE void reference_attention(const kd__shape *in, int heads, int causal, const double *x, double *y)
+{
+    const int tokens = in->h, width = in->c / 3, size = width / heads;
+    double *p = (double *)malloc((size_t)tokens * sizeof *p);
+    int head, i, j, c;
+    for (head = 0; head < heads; ++head) {
+        const double *q = x + head * size * tokens, *k = q + width * tokens, *v = k + width * tokens;
+        for (i = 0; i < tokens; ++i) {
+            const int seen = causal ? i + 1 : tokens;
+            double largest = -1e300, sum = 0;
+            for (j = 0; j < seen; ++j) {
+                for (c = 0, p[j] = 0; c < size; ++c)
+                    p[j] += q[c * tokens + i] * k[c * tokens + j] / sqrt((double)size);
+                largest = KD__MAX(largest, p[j]);
+            }
+            for (j = 0; j < seen; ++j) p[j] = exp(p[j] - largest), sum += p[j];
+            for (c = 0; c < size; ++c) {
+                double *to = &y[(head * size + c) * tokens + i];
+                for (j = 0, *to = 0; j < seen; ++j) *to += p[j] / sum * v[c * tokens + j];
+            }
+        }
+    }
+    free(p);
+}
+
+/* Layers over tokens that only move numbers, and position. Returns 0 for others. */
+KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, const double *x, const double *w,
+                                 double *y)
+{
+    const kd__layer_type *type = &kd__layer_types[n->type];
+    const int tokens = in->h, place = (int)n->arg[KD__TOKEN_PLACE].v[0];
+    int t, c;
+    for (c = 0; c < in->c; ++c, x += tokens) {
+        if (type->build == kd__classtoken_build || type->build == kd__disttoken_build) {
+            for (t = 0; t <= tokens; ++t) *y++ = t == place ? w[c] : x[t < place ? t : t - 1];
+        } else if (type->build == kd__position_build) {
+            for (t = 0; t < tokens; ++t) *y++ = x[t] + w[t * in->c + c];
+        } else if (type->build == kd__token_build) {
+            *y++ = x[(int)n->arg[KD__TOKEN_K].v[0]];
+        } else if (type->build == kd__meanpool_build) {
+            for (t = 0, *y = 0; t < tokens; ++t) *y += x[t] / tokens;
+            ++y;
+        } else {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Dropout is left out: its mask is random by design and has tests of its own. */
 KD__PRIVATE void reference_sample(reference *r, int node, int i)
 {
@@ -228,6 +294,15 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
         reference_conv(in, out, reference_window_of(n, KD__DEPTHWISE_KERNEL), in->c, x, w, b, y);
     } else if (t->build == kd__pool_build || t->build == kd__gap_build) {
         reference_pool(in, out, reference_window_of(n, KD__POOL_KERNEL), strcmp(t->word, "maxpool") == 0, x, y);
+    } else if (t->build == kd__linear_build) {
+        reference_window one = {1, 1, 1, 1, 0, 0};
+        reference_conv(in, out, one, 1, x, w, b, y);
+    } else if (t->build == kd__layernorm_build) {
+        reference_layernorm(in, n->arg[KD__LAYERNORM_EPS].v[0], x, w, b, y);
+    } else if (t->build == kd__attention_build) {
+        reference_attention(in, (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0, x,
+                            y);
+    } else if (reference_tokens(n, in, x, w, y)) {
     } else if (t->build == kd__add_build) {
         for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[n->in2][i * out_count + o];
     } else {

@@ -521,24 +521,26 @@ static void check_act(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, in_place;
-    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__GELU_TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (in_place = 0; in_place < 2; ++in_place) {
                 float *x = act_inputs((size_t)n), *y = in_place ? x : fence((size_t)n);
                 snprintf(where, sizeof where, "act %d, %d numbers", kind, n);
                 for (i = 0; i < n; ++i) want[i] = reference_act(kind, (double)0.3f, (double)x[i]);
                 kd->k->act(kind, 0.3f, n, x, y);
-                expect_near(y, want, (size_t)n, kind == KD__GELU || kind == KD__SILU ? 1e-6 : 2e-7, 2e-7);
+                expect_near(y, want, (size_t)n,
+                            kind == KD__GELU || kind == KD__SILU || kind == KD__GELU_TANH ? 1e-6 : 2e-7, 2e-7);
                 fences_done();
             }
         }
     }
 }
 
-/* The derivative, from the output (KD__RELU ...) or the input (gelu, silu, hardswish) of an activation. */
+/* The derivative of an activation, from its output or (gelu, gelutanh, silu, hardswish) from its input. */
 static double act_slope(int kind, double arg, double v)
 {
-    const double s = 1 / (1 + exp(-v));
+    const double s = 1 / (1 + exp(-v)), bend = sqrt(8 / (4 * atan(1.0)));
+    const double gate = 1 / (1 + exp(-bend * (v + 0.044715 * v * v * v)));
     switch (kind) {
     case KD__RELU: return v > 0;
     case KD__RELU6: return v > 0 && v < 6;
@@ -548,6 +550,8 @@ static double act_slope(int kind, double arg, double v)
     case KD__HARDSWISH: return v <= -3 ? 0 : v >= 3 ? 1 : (2 * v + 3) / 6;
     case KD__SIGMOID: return v * (1 - v);
     case KD__TANH: return 1 - v * v;
+    case KD__GELU_TANH:
+        return fabs(v) > 20 ? v > 0 : gate + v * gate * (1 - gate) * bend * (1 + 3 * 0.044715 * v * v);
     default: return 1;
     }
 }
@@ -556,7 +560,7 @@ static void check_act_grad(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, accumulate, in_place;
-    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__GELU_TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (accumulate = 0; accumulate < 2; ++accumulate) {
                 for (in_place = 0; in_place < 2 - accumulate; ++in_place) {
@@ -1427,6 +1431,90 @@ static void check_softmax(const kd_ctx *kd)
     }
 }
 
+static void check_softmax_grad(const kd_ctx *kd)
+{
+    static double want[3 * LONGEST_ROW];
+    int rows, cols, r, c, which;
+    for (which = 1; which <= SIZES + KD__COUNT(long_rows); ++which) {
+        cols = which <= SIZES ? which : long_rows[which - SIZES - 1];
+        for (rows = 1; rows <= 3; ++rows) {
+            const float *y = numbers((size_t)(rows * cols), 1);
+            float *dy = numbers((size_t)(rows * cols), 1);
+            snprintf(where, sizeof where, "softmax_grad, %d rows, %d columns", rows, cols);
+            for (r = 0; r < rows; ++r) {
+                double dot = 0;
+                for (c = r * cols; c < (r + 1) * cols; ++c) dot += (double)y[c] * (double)dy[c];
+                for (c = r * cols; c < (r + 1) * cols; ++c) want[c] = 0.25 * (double)y[c] * ((double)dy[c] - dot);
+            }
+            kd->k->softmax_grad(y, rows, cols, 0.25f, dy);
+            expect_near(dy, want, (size_t)(rows * cols), 1e-6, 4e-6);
+            fences_done();
+        }
+    }
+}
+
+/* Rows that lie apart, gradients that are added to, and each output by itself. */
+static void layernorm_case(const kd_ctx *kd, int rows, int cols)
+{
+    static double y[3 * LONGEST_ROW], dx[3 * LONGEST_ROW], dgamma[LONGEST_ROW], dbeta[LONGEST_ROW];
+    kd__layernorm l;
+    float *dy = number_rows(rows, cols, cols + 1, 1), *grad, *stats = fence((size_t)(2 * rows));
+    int r, c;
+    memset(&l, 0, sizeof l);
+    l.rows = rows, l.cols = cols;
+    l.x_row = cols + 3, l.y_row = cols + 1, l.dx_row = cols + 2;
+    l.x = number_rows(rows, cols, l.x_row, 3);
+    l.gamma = numbers((size_t)cols, 1), l.beta = numbers((size_t)cols, 1);
+    l.eps = 0.125f;
+    l.y = number_rows(rows, cols, l.y_row, 1);
+    l.stats = stats;
+    grad = number_rows(rows, cols, l.dx_row, 1);
+    l.accumulate = (rows + cols) % 2;
+    l.dgamma = numbers((size_t)cols, 1), l.dbeta = numbers((size_t)cols, 1);
+    for (c = 0; c < cols; ++c) dgamma[c] = (double)l.dgamma[c], dbeta[c] = (double)l.dbeta[c];
+    for (r = 0; r < rows; ++r) {
+        const float *x = l.x + r * l.x_row, *g = dy + r * l.y_row;
+        double mean = 0, var = 0, a = 0, b = 0;
+        for (c = 0; c < cols; ++c) mean += (double)x[c] / cols;
+        for (c = 0; c < cols; ++c) var += ((double)x[c] - mean) * ((double)x[c] - mean) / cols;
+        for (c = 0; c < cols; ++c) {
+            const double xhat = ((double)x[c] - mean) / sqrt(var + 0.125), d = (double)g[c] * (double)l.gamma[c];
+            y[r * cols + c] = xhat * (double)l.gamma[c] + (double)l.beta[c];
+            a += d / cols, b += d * xhat / cols;
+            dgamma[c] += (double)g[c] * xhat, dbeta[c] += (double)g[c];
+        }
+        for (c = 0; c < cols; ++c) {
+            const double xhat = ((double)x[c] - mean) / sqrt(var + 0.125);
+            dx[r * cols + c] = ((double)g[c] * (double)l.gamma[c] - a - xhat * b) / sqrt(var + 0.125) +
+                               (l.accumulate ? (double)grad[r * l.dx_row + c] : 0);
+        }
+    }
+    snprintf(where, sizeof where, "layernorm, %d rows, %d columns", rows, cols);
+    kd->k->layernorm(&l);
+    for (r = 0; r < rows; ++r) expect_near(l.y + r * l.y_row, y + r * cols, (size_t)cols, 2e-6, 4e-6);
+    l.dy = dy;
+    l.dx = grad;
+    kd->k->layernorm_grad(&l);
+    for (r = 0; r < rows; ++r) expect_near(grad + r * l.dx_row, dx + r * cols, (size_t)cols, 4e-6, 1e-5);
+    expect_near(l.dgamma, dgamma, (size_t)cols, 4e-6, 1e-5);
+    expect_near(l.dbeta, dbeta, (size_t)cols, 4e-6, 1e-5);
+    l.dgamma = l.dbeta = NULL, l.accumulate = 0;
+    kd->k->layernorm_grad(&l);
+    l.dx = NULL;
+    kd->k->layernorm_grad(&l);
+    fences_done();
+}
+
+static void check_layernorm(const kd_ctx *kd)
+{
+    int rows, cols;
+    for (rows = 1; rows <= 3; ++rows) {
+        for (cols = 1; cols <= SIZES; ++cols) layernorm_case(kd, rows, cols);
+        for (cols = 0; cols < KD__COUNT(long_rows); ++cols) layernorm_case(kd, rows, long_rows[cols]);
+    }
+}
+static void check_layernorm_grad(const kd_ctx *kd) { check_layernorm(kd); }
+
 static void check_log_mix(const kd_ctx *kd)
 {
     int n, count, i, j;
@@ -1946,7 +2034,7 @@ static void test_activations(void **state)
     } bounds[] = {
         {KD__RELU, 0, 0},           {KD__RELU6, 0, 0},          {KD__LEAKYRELU, 6e-8, 0},
         {KD__GELU, 1.6e-7, 1.5e-7}, {KD__SILU, 1.5e-7, 1.1e-6}, {KD__HARDSWISH, 1.4e-7, 1.2e-7},
-        {KD__SIGMOID, 9e-8, 3e-8},  {KD__TANH, 8e-8, 5e-8},
+        {KD__SIGMOID, 9e-8, 3e-8},  {KD__TANH, 8e-8, 5e-8},     {KD__GELU_TANH, 3e-7, 1e-6},
     };
     const uint32_t stride = 65521;
     kd_isa isa;

@@ -382,7 +382,7 @@ static void test_statistics_end(void **state)
 static void test_results_end(void **state)
 {
     enum { COUNT = 8192 };
-    static const int kinds[] = {KD__GELU, KD__SILU, KD__SIGMOID, KD__TANH};
+    static const int kinds[] = {KD__GELU, KD__SILU, KD__SIGMOID, KD__TANH, KD__GELU_TANH};
     static float x[COUNT], y[COUNT], dy[COUNT], dx[COUNT];
     kd_isa isa;
     int i, j, cols;
@@ -391,10 +391,10 @@ static void test_results_end(void **state)
     {
         kd_ctx *ctx = test_open(isa, 1);
         for (i = 0; i < COUNT; ++i) x[i] = (float)(i - COUNT / 2) / 34, dy[i] = i % 3 ? 1e-3f : 1e-20f;
-        for (j = 0; j < 4; ++j) {
+        for (j = 0; j < KD__COUNT(kinds); ++j) {
             ctx->k->act(kinds[j], 0, COUNT, x, y);
             assert_int_equal(subnormals(y, COUNT), 0);
-            ctx->k->act_grad(kinds[j], 0, COUNT, kinds[j] == KD__GELU || kinds[j] == KD__SILU ? x : y, dy, dx, 0);
+            ctx->k->act_grad(kinds[j], 0, COUNT, kd__act_from_output(kinds[j]) ? y : x, dy, dx, 0);
             assert_int_equal(subnormals(dx, COUNT), 0);
         }
         for (cols = 8; cols <= 128; cols *= 16) {

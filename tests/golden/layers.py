@@ -66,6 +66,89 @@ class SoftTree(nn.Module):
         return mixture.log()
 
 
+class Tokens(nn.Module):
+    """(n, c, h, w) to (n, tokens, c)"""
+
+    def forward(self, x):
+        return x.flatten(2).transpose(1, 2)
+
+
+class Images(nn.Module):
+    """and back, for comparing"""
+
+    def forward(self, x):
+        return x.transpose(1, 2).unsqueeze(3)
+
+
+class ClassToken(nn.Module):
+    def __init__(self, width, place=0):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.place = place
+
+    def forward(self, x):
+        return torch.cat([x[:, :self.place], self.token.expand(len(x), -1, -1), x[:, self.place:]], 1)
+
+
+class Position(nn.Module):
+    def __init__(self, tokens, width):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(1, tokens, width))
+
+    def forward(self, x):
+        return x + self.table
+
+
+class Pick(nn.Module):
+    def __init__(self, pick):
+        super().__init__()
+        self.pick = pick
+
+    def forward(self, x):
+        return self.pick(x)
+
+
+class Attention(nn.Module):
+    """timm's: one layer for queries, keys and values"""
+
+    def __init__(self, width, heads, causal=False):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x):
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(2, 3) * (width // self.heads) ** -0.5
+        if self.causal:
+            scores = scores.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
+        return self.proj((scores.softmax(3) @ v).transpose(1, 2).reshape(n, tokens, width))
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads, hidden, post=False, act=nn.GELU, eps=1e-6):
+        super().__init__()
+        norms = [nn.LayerNorm(width, eps=eps) for _ in range(2)]
+        if not post:
+            self.norm1 = norms[0]
+        self.attn = Attention(width, heads)
+        if post:
+            self.norm1 = norms[0]
+        else:
+            self.norm2 = norms[1]
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), act(), nn.Linear(hidden, width))
+        if post:
+            self.norm2 = norms[1]
+        self.post = post
+
+    def forward(self, x):
+        if self.post:
+            x = self.norm1(x + self.attn(x))
+            return self.norm2(x + self.mlp(x))
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
 def conv(a, b, k, **options):
     return nn.Conv2d(a, b, k, **options)
 
@@ -118,6 +201,20 @@ CASES = [
      [nn.Flatten(), Residual([nn.Linear(4, 3), nn.Tanh()], nn.Linear(4, 3))]),
     ('2x1x2: softtree 2 3', 3, [SoftTree(4, 2, 3, 0.1)]),
     ('3x1x1: softtree 3 2 penalty=0.75, tanh', 5, [SoftTree(3, 3, 2, 0.75), nn.Tanh()]),
+    ('2x2x4: gelutanh', 1, [nn.GELU(approximate='tanh')]),
+    ('3x4x1: linear 2', 2, [Tokens(), nn.Linear(3, 2), Images()]),
+    ('5x3x1: layernorm', 2, [Tokens(), nn.LayerNorm(5, eps=1e-6), Images()]),
+    ('2x3x1: flatten, layernorm eps=0.25', 3, [nn.Flatten(), nn.LayerNorm(6, eps=0.25)]),
+    ('2x4x6: patch 2x3 3', 1, [nn.Conv2d(2, 3, (2, 3), stride=(2, 3)), Tokens(), Images()]),
+    ('2x2x2: tokens, disttoken, classtoken', 2, [Tokens(), ClassToken(2, 1), ClassToken(2), Images()]),
+    ('3x2x2: tokens, position', 2, [Tokens(), Position(4, 3), Images()]),
+    ('3x4x1: tokens, token 2', 2, [Tokens(), Pick(lambda x: x[:, 2])]),
+    ('3x4x1: meanpool', 2, [Tokens(), Pick(lambda x: x.mean(1))]),
+    ('4x5x1: attention 2', 2, [Tokens(), Attention(4, 2), Images()]),
+    ('4x5x1: attention 1 causal=1', 2, [Tokens(), Attention(4, 1, True), Images()]),
+    ('2x7x1: encoder 1 1 mlp=2', 2, [Tokens(), Block(2, 1, 4), Images()]),
+    ('2x4x1: encoder 1 2 mlp=1 norm=post act=relu eps=1e-5', 2,
+     [Tokens(), Block(2, 2, 2, True, nn.ReLU, 1e-5), Images()]),
 ]
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 

@@ -1,0 +1,468 @@
+/* Layers over tokens: what they are called and how they start, state dicts of PyTorch's Transformers, masks, and
+   what training makes of them. Values and gradients of each layer: test_layers.c. */
+#include "disk.h"
+
+#include "golden/sequence.h"
+
+static const char vit_line[] = "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
+                               "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5";
+static const char small_line[] =
+    "1x8x8: patch 4 8, classtoken, position, encoder 2 2 mlp=2 droppath=0.2, layernorm, "
+    "token 0, linear 3";
+
+static kd_model *create_in(kd_ctx *ctx, const char *spec, uint64_t seed)
+{
+    kd_model *m;
+    if (kd_model_create(ctx, spec, seed, &m) != KD_OK) fail_msg("%s: %s", spec, kd_error(ctx));
+    return m;
+}
+
+/* ---- against PyTorch ------------------------------------------------------------------------------------- */
+
+static float golden_value(int k, int64_t i)
+{
+    return (float)((double)((i * 7919 + (int64_t)k * 104729 + i * i % 31 * 577) % 2001 - 1000) / 1000);
+}
+
+static float *golden_numbers(int k, int64_t count, float scale, float offset)
+{
+    float *x = (float *)malloc((size_t)count * sizeof *x);
+    int64_t i;
+    for (i = 0; i < count; ++i) x[i] = golden_value(k, i) * scale + offset;
+    return x;
+}
+
+/* A state dict as file "f", without a model line. */
+static void put_state_dict(const golden_tensor *tensors, int count)
+{
+    static unsigned char bytes[1 << 17];
+    char header[8192] = "{";
+    unsigned char *data = bytes + 8 + sizeof header, *at = data;
+    size_t length = 1;
+    int k, j;
+    for (k = 0; k < count; ++k) {
+        const golden_tensor *t = &tensors[k];
+        int64_t size = 1, i;
+        float *x;
+        length +=
+            (size_t)sprintf(header + length, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", k ? "," : "", t->name);
+        for (j = 0; j < t->rank; ++j) {
+            size *= t->shape[j];
+            length += (size_t)sprintf(header + length, "%s%d", j ? "," : "", t->shape[j]);
+        }
+        length += (size_t)sprintf(header + length, "],\"data_offsets\":[%d,%d]}", (int)(at - data),
+                                  (int)(at - data + 4 * size));
+        x = golden_numbers(k, size, t->scale, t->offset);
+        for (i = 0; i < size; ++i, at += 4) kd__store_le(at, kd__float_bits(x[i]), 4);
+        free(x);
+    }
+    header[length] = '}';
+    memset(header + length + 1, ' ', sizeof header - length - 1);
+    kd__store_le(bytes, sizeof header, 8);
+    memcpy(bytes + 8, header, sizeof header);
+    disk_put("f", bytes, (size_t)(at - bytes));
+}
+
+static void check_state_dict(const char *line, const golden_tensor *tensors, int count, const double *wanted,
+                             int outputs, int exact_names)
+{
+    kd_ctx *own = kd;
+    kd_isa isa;
+    int i;
+    put_state_dict(tensors, count);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx_desc desc = own->desc;
+        float logits[16], *x;
+        kd_model *m, *back;
+        desc.isa = isa;
+        assert_int_equal(kd_open(&desc, &kd), KD_OK);
+        m = create_in(kd, line, 1);
+        for (i = 0; exact_names && i < count; ++i) assert_true(kd__param_find(m, tensors[i].name) >= 0);
+        assert_ok(kd, kd_model_load_weights(m, "f"));
+        x = golden_numbers(100, 2 * kd__shape_count(&m->values[m->input].shape), 1, 0);
+        assert_ok(kd, kd_predict(m, x, 2, logits));
+        for (i = 0; i < 2 * outputs; ++i) assert_near(logits[i], wanted[i], 5e-6);
+        assert_ok(kd, kd_model_save(m, "m")); /* and through a file of its own */
+        assert_ok(kd, kd_model_load(kd, "m", &back));
+        assert_true(kd_model_hash(back) == kd_model_hash(m));
+        kd_model_destroy(m), kd_model_destroy(back);
+        free(x);
+        kd_close(kd);
+        kd = own;
+    }
+    disk_delete(disk_find("m"));
+    disk_delete(disk_find("f"));
+}
+
+static void test_state_dicts(void **state)
+{
+    (void)state;
+    check_state_dict(vit_line, golden_vit, KD__COUNT(golden_vit), golden_vit_logits, 5, 1);
+}
+
+/* ---- lines ----------------------------------------------------------------------------------------------- */
+
+static void test_lines_refused(void **state)
+{
+    static const struct {
+        const char *line, *text;
+    } cases[] = {
+        {"8: linear 3, attention 2",
+         "column 14: attention needs tokens, which patch and tokens make of an image, but"},
+        {"3x8x8: linear 5", "linear needs tokens, which patch and tokens make of an image, but its input is 3x8x8"},
+        {"3x8x8: flatten, linear 5",
+         "linear needs tokens, which patch and tokens make of an image, but its input is a v"},
+        {"3x8x8: layernorm", "layernorm needs tokens"},
+        {"3x8x8: classtoken", "classtoken needs tokens"},
+        {"3x8x8: disttoken", "disttoken needs tokens"},
+        {"3x8x8: position", "position needs tokens"},
+        {"3x8x8: meanpool", "meanpool needs tokens"},
+        {"3x8x8: encoder 1 1", "encoder needs tokens"},
+        {"192: tokens", "tokens needs an image, but its input is a vector of 192"},
+        {"192: patch 2 3", "this layer needs an image"},
+        {"3x8x9: patch 4 12", "patches of 4x4 do not divide the input 3x8x9"},
+        {"3x8x8: patch 4", "patch needs channels: a whole number from 1 to 1e8"},
+        {"3x8x8: patch 4 12, attention 5", "column 20: 5 heads do not divide the 12 numbers of a token"},
+        {"3x8x8: patch 4 12, encoder 2 5", "column 20: 5 heads do not divide the 12 numbers of a token"},
+        {"3x8x8: patch 4 12, token 4", "there is no token 4: tokens are 0 to 3"},
+        {"3x8x8: patch 4 12, encoder 2 3 norm=both", "norm of encoder must be pre or post, got \"both\""},
+        {"3x8x8: patch 4 12, encoder 2 3 act=silu", "act of encoder must be gelu, gelutanh or relu, got \"silu\""},
+        {"3x8x8: patch 4 12, encoder 2 3 mlp=0", "a perceptron of 0 times the 12 numbers of a token is none"},
+        {"3x8x8: patch 4 12, encoder 2 3 droppath=1", "droppath of encoder must be a number from 0 to below 1"},
+        {"3x8x8: encodr 2 3", "did you mean \"encoder\"?"},
+        {"3x8x8: patch 4 12, encoder", "encoder needs depth"},
+        {"3x8x8: patch 4 100000000", "too large"},
+        {"1x4x4: tokens, linear 100000000", "too large"},
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        kd_model *m = NULL;
+        assert_fails(kd, kd_model_create(kd, cases[i].line, 1, &m), KD_ERR_SPEC, cases[i].text);
+        assert_null(m);
+    }
+}
+
+/* What a line stands for: names as in timm, drop paths that grow, and the same numbers as layer by layer. */
+static void test_encoder_is_its_layers(void **state)
+{
+    static const char encoder[] =
+        "4x5x1: encoder 2 2 mlp=1.5 eps=0.001 act=gelutanh droppath=0.25 causal=1, meanpool";
+    static const char layers[] =
+        "4x5x1: residual(layernorm 0.001, attention 2 1), residual(layernorm 0.001, linear 6, gelutanh, linear 4), "
+        "residual(layernorm 0.001, attention 2 1, droppath 0.25), residual(layernorm 0.001, linear 6, gelutanh, "
+        "linear 4, droppath 0.25), meanpool";
+    kd_model *a = create_in(kd, encoder, 5), *b = create_in(kd, layers, 5);
+    float x[3 * 20], y[3 * 4], z[3 * 4];
+    uint64_t seed = 3;
+    int i;
+    (void)state;
+    for (i = 0; i < 60; ++i) x[i] = test_random(&seed);
+    assert_int_equal(kd_model_tensors(a), kd_model_tensors(b));
+    assert_int_equal(kd_model_macs(a), kd_model_macs(b));
+    assert_ok(kd, kd_predict(a, x, 3, y));
+    assert_ok(kd, kd_predict(b, x, 3, z));
+    assert_memory_equal(y, z, sizeof y);
+    assert_string_equal(a->params[2].name, "0.0.attn.qkv.weight");
+    assert_string_equal(b->params[2].name, "0.body.1.qkv.weight");
+    kd_model_destroy(a), kd_model_destroy(b);
+}
+
+static double largest_of(const kd_model *m, const char *name, double *deviation)
+{
+    const kd__param *p = &m->params[kd__param_find(m, name)];
+    float *x = (float *)malloc((size_t)kd__param_count(p) * sizeof *x);
+    double largest = 0, squares = 0;
+    int64_t i;
+    assert_ok(kd, kd_model_get_tensor(m, name, x, kd__param_count(p)));
+    for (i = 0; i < kd__param_count(p); ++i) {
+        largest = KD__MAX(largest, fabs((double)x[i]));
+        squares += (double)x[i] * (double)x[i];
+    }
+    *deviation = sqrt(squares / (double)kd__param_count(p));
+    free(x);
+    return largest;
+}
+
+/* timm's first weights; a kind in the line is for matrices alone. */
+static void test_start(void **state)
+{
+    static const char *const zeros[] = {"blocks.0.attn.qkv.bias", "blocks.0.mlp.fc2.bias", "norm.bias",
+                                        "head.bias"};
+    const char *line = "3x32x32: patch_embed: patch 4 64, dist: disttoken, cls: classtoken, pos: position, "
+                       "blocks: encoder 1 2, norm: layernorm, token 0, head: linear 40";
+    const double cut = 0.879 * 0.02; /* deviation of a normal distribution without what is beyond 2 */
+    kd_model *m = create_in(kd, line, 1);
+    double deviation, largest;
+    int i;
+    (void)state;
+    largest = largest_of(m, "blocks.0.attn.qkv.weight", &deviation);
+    assert_true(largest <= 0.04 && fabs(deviation - cut) < 0.02 * cut);
+    largest = largest_of(m, "head.weight", &deviation);
+    assert_true(largest <= 0.04 && fabs(deviation - cut) < 0.05 * cut);
+    largest = largest_of(m, "pos", &deviation);
+    assert_true(largest <= 0.04 && fabs(deviation - cut) < 0.05 * cut);
+    largest = largest_of(m, "dist", &deviation);
+    assert_true(largest <= 0.04 && deviation > 0.012);
+    largest = largest_of(m, "cls", &deviation);
+    assert_true(largest <= 2e-6 && deviation > 0.6e-6);
+    largest = largest_of(m, "patch_embed.weight", &deviation);
+    assert_true(largest <= 1 / sqrt(48.0) && fabs(deviation - largest / sqrt(3.0)) < 0.02 * largest);
+    largest = largest_of(m, "patch_embed.bias", &deviation);
+    assert_true(largest <= 1 / sqrt(48.0) && deviation > 0.4 * largest);
+    for (i = 0; i < KD__COUNT(zeros); ++i) assert_true(largest_of(m, zeros[i], &deviation) == 0);
+    largest = largest_of(m, "norm.weight", &deviation);
+    assert_true(largest == 1 && deviation == 1);
+    kd_model_destroy(m);
+    m = create_in(kd, "4x16x1 init=he residual=0 last=0.5: pos: position, blocks: encoder 1 2, meanpool, linear 64",
+                  1);
+    largest_of(m, "blocks.0.mlp.fc1.weight", &deviation);
+    assert_true(fabs(deviation - sqrt(2 / 4.0)) < 0.2);
+    assert_true(largest_of(m, "pos", &deviation) <= 0.04);
+    assert_true(largest_of(m, "blocks.0.attn.proj.weight", &deviation) == 0);
+    assert_true(largest_of(m, "blocks.0.mlp.fc2.weight", &deviation) == 0);
+    kd_model_destroy(m);
+}
+
+/* ---- masks ----------------------------------------------------------------------------------------------- */
+
+/* With causal=1 no bit of a token's output depends on later ones, whatever these are. */
+static void test_causal(void **state)
+{
+    enum { TOKENS = 130, WIDTH = 6 };
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 1);
+        kd_model *m = create_in(ctx, "6x130x1: linear 6, attention 3 causal=1, linear 6", 1);
+        float *x = test_floats(1, TOKENS * WIDTH, 1), *y = test_floats(1, TOKENS * WIDTH, 1);
+        float *first = test_floats(2, TOKENS * WIDTH, 1);
+        int cut, c, t;
+        assert_ok(ctx, kd_predict(m, x, 1, first));
+        for (cut = 1; cut < TOKENS; cut += 43) {
+            int changed = 0;
+            memcpy(y, x, TOKENS * WIDTH * sizeof *y);
+            for (c = 0; c < WIDTH; ++c)
+                for (t = cut; t < TOKENS; ++t) y[c * TOKENS + t] += 3.0f * (float)(t + c);
+            assert_ok(ctx, kd_predict(m, y, 1, y));
+            for (c = 0; c < WIDTH; ++c) {
+                assert_memory_equal(y + c * TOKENS, first + c * TOKENS, (size_t)cut * sizeof *y);
+                for (t = cut; t < TOKENS; ++t) changed += y[c * TOKENS + t] != first[c * TOKENS + t];
+            }
+            assert_true(changed > (TOKENS - cut) * WIDTH / 2);
+        }
+        free(x), free(y), free(first);
+        kd_model_destroy(m);
+        kd_close(ctx);
+    }
+}
+
+/* Scores that differ by more than floats can tell are still a softmax; equal ones share. */
+static void test_sharp_attention(void **state)
+{
+    kd_model *m = create_in(kd, "1x3x1: a: attention 1", 1);
+    static const float qkv[3] = {100, 100, 1}, zeros[3] = {0, 0, 0}, one[1] = {1}, values[3] = {0, 0, 1},
+                       x[3] = {-30, 2, 30};
+    float y[3];
+    int i;
+    (void)state;
+    assert_ok(kd, kd_model_set_tensor(m, "a.qkv.weight", qkv, 3));
+    assert_ok(kd, kd_model_set_tensor(m, "a.qkv.bias", zeros, 3));
+    assert_ok(kd, kd_model_set_tensor(m, "a.proj.weight", one, 1));
+    assert_ok(kd, kd_model_set_tensor(m, "a.proj.bias", zeros, 1));
+    assert_ok(kd, kd_predict(m, x, 1, y));
+    assert_true(y[0] == -30 && y[1] == 30 && y[2] == 30);
+    assert_ok(kd, kd_model_set_tensor(m, "a.qkv.weight", values, 3));
+    assert_ok(kd, kd_predict(m, x, 1, y));
+    for (i = 0; i < 3; ++i) assert_near(y[i], 2 / 3.0, 1e-6);
+    kd_model_destroy(m);
+}
+
+/* All of a sample is dropped or scaled, as often as asked for, and the gradient with it. */
+static void test_droppath(void **state)
+{
+    enum { SAMPLES = 400, NUMBERS = 6 };
+    kd_model *m = create_in(kd, "2x3x1: linear 2, droppath 0.25, tanh", 1);
+    float *x = test_floats(1, SAMPLES * NUMBERS, 1), *one = test_floats(1, SAMPLES * NUMBERS, 1);
+    const kd__node *drop = &m->nodes[1];
+    const kd__span all = {0, 0, 0, 0};
+    kd__run *run;
+    int i, j, round, dropped[2] = {0, 0}, both = 0;
+    char gone[2][SAMPLES];
+    (void)state;
+    for (i = 0; i < SAMPLES * NUMBERS; ++i) one[i] = 1;
+    assert_ok(kd, kd__run_open(m, m, SAMPLES, &run));
+    for (round = 0; round < 2; ++round) {
+        run->dropout_key = (uint64_t)round;
+        kd__run_forward(run, x, SAMPLES);
+        memcpy(kd__run_logits_grad(run), one, SAMPLES * NUMBERS * sizeof *one);
+        kd__run_backward(run);
+        for (i = 0; i < SAMPLES; ++i) {
+            const float *from = kd__slot_at(&run->act[drop->in], all, i),
+                        *to = kd__slot_at(&run->act[drop->out], all, i);
+            const float kept = to[0] != 0 ? 1 / 0.75f : 0;
+            for (j = 0; j < NUMBERS; ++j) assert_true(to[j] == from[j] * kept);
+            gone[round][i] = kept == 0;
+            dropped[round] += kept == 0;
+        }
+        assert_true(dropped[round] > SAMPLES / 4 - 35 && dropped[round] < SAMPLES / 4 + 35);
+    }
+    for (i = 0; i < SAMPLES; ++i) both += gone[0][i] && gone[1][i];
+    assert_true(both < SAMPLES / 8); /* another step drops others */
+    kd__run_close(run);
+    assert_ok(kd, kd_predict(m, x, 2, one)); /* and prediction none */
+    for (i = 0; i < 2 * NUMBERS; ++i) assert_true(one[i] != 0);
+    kd_model_destroy(m);
+    free(x), free(one);
+}
+
+/* ---- training -------------------------------------------------------------------------------------------- */
+
+enum { COUNT = 90, PIXELS = 64, CLASSES = 3 };
+
+/* Images whose class is where they are bright. */
+static kd_data make_data(float *x, int32_t *labels)
+{
+    uint64_t seed = 5;
+    int i, j;
+    for (i = 0; i < COUNT; ++i) {
+        labels[i] = i % CLASSES;
+        for (j = 0; j < PIXELS; ++j)
+            x[i * PIXELS + j] = 0.3f * test_random(&seed) + (j / 8 * 3 / 8 == labels[i] ? 1.0f : 0.0f);
+    }
+    return kd_data_f32(x, labels, COUNT, 1, 8, 8, CLASSES);
+}
+
+static kd_train_desc make_desc(void)
+{
+    kd_train_desc desc = kd_train_defaults();
+    desc.epochs = 6;
+    desc.batch = 16;
+    desc.optimizer = KD_ADAMW;
+    desc.weight_decay = 0.05f;
+    desc.decay_norms_and_biases = 0;
+    desc.lr = 0.01f;
+    return desc;
+}
+
+/* The same bits with any number of threads, and on all instruction sets that have fused multiply-adds. */
+static void test_same_bits(void **state)
+{
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    const kd_train_desc desc = make_desc();
+    uint64_t fused = 0;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        uint64_t hash = 0;
+        int threads;
+        for (threads = 1; threads <= 3; ++threads) {
+            kd_ctx *ctx = test_open(isa, threads);
+            kd_model *m = create_in(ctx, small_line, 4);
+            kd_metrics metrics;
+            assert_ok(ctx, kd_train(m, &data, &desc));
+            assert_ok(ctx, kd_evaluate(m, &data, &metrics));
+            assert_true(metrics.accuracy > 0.95);
+            if (threads > 1) assert_true(kd_model_hash(m) == hash);
+            hash = kd_model_hash(m);
+            kd_model_destroy(m);
+            kd_close(ctx);
+        }
+        if (isa != KD_ISA_SCALAR && fused) assert_true(hash == fused);
+        if (isa != KD_ISA_SCALAR) fused = hash;
+    }
+}
+
+/* Decay leaves norms, biases, tokens and positions alone. */
+static void test_decay(void **state)
+{
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    kd_train_desc desc = make_desc();
+    kd_model *m[2];
+    int i, decays;
+    (void)state;
+    desc.epochs = 1;
+    desc.batch = COUNT; /* one step: with and without decay the gradients are the same */
+    for (decays = 0; decays < 2; ++decays) {
+        m[decays] = create_in(kd, small_line, 4);
+        desc.weight_decay = decays ? 0.5f : 0;
+        assert_ok(kd, kd_train(m[decays], &data, &desc));
+    }
+    for (i = 0; i < kd_model_tensors(m[0]); ++i) {
+        const kd__param *p = &m[0]->params[i];
+        const int same = memcmp(m[0]->weights + p->offset, m[1]->weights + p->offset, p->size * sizeof(float)) == 0;
+        if (same != (p->rank == 1 || p->rank == 3)) fail_msg("%s: %s decay", p->name, same ? "no" : "a");
+    }
+    kd_model_destroy(m[0]), kd_model_destroy(m[1]);
+}
+
+static int requests_in_steps;
+
+static int count_requests(void *user, const kd_step_info *info)
+{
+    static int before;
+    (void)user;
+    if (info->step > 0) requests_in_steps += memory.requests - before;
+    before = memory.requests;
+    return 0;
+}
+
+/* Memory that is refused at any point is an error that leaves nothing behind; steps ask for none. */
+static void test_memory_is_planned(void **state)
+{
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    kd_train_desc desc = make_desc();
+    kd_result result = KD_ERR_MEMORY;
+    int at;
+    (void)state;
+    desc.epochs = 1;
+    for (at = 1; result == KD_ERR_MEMORY; ++at) {
+        kd_model *m = NULL;
+        memory.refuse_at = at;
+        result = kd_model_create(kd, small_line, 1, &m);
+        if (result == KD_OK) {
+            memory.refuse_at = KD__MAX(1, at - 200); /* those of training come next */
+            result = kd_train(m, &data, &desc);
+        }
+        kd_model_destroy(m);
+        assert_true(at < 2000);
+    }
+    memory.refuse_at = 0;
+    assert_int_equal(result, KD_OK);
+    {
+        kd_model *m = create_in(kd, small_line, 1);
+        desc.on_step = count_requests;
+        assert_ok(kd, kd_train(m, &data, &desc));
+        assert_int_equal(requests_in_steps, 0);
+        kd_model_destroy(m);
+    }
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
+    const struct CMUnitTest tests[] = {
+        TEST(test_state_dicts),
+        TEST(test_lines_refused),
+        TEST(test_encoder_is_its_layers),
+        TEST(test_start),
+        TEST(test_causal),
+        TEST(test_sharp_attention),
+        TEST(test_droppath),
+        TEST(test_same_bits),
+        TEST(test_decay),
+        TEST(test_memory_is_planned),
+    };
+    const int failed = cmocka_run_group_tests_name("sequence", tests, NULL, NULL);
+    test_print_skips("sequence");
+    return failed;
+}
