@@ -24581,13 +24581,19 @@ KD__INLINE kd__v KD__FN(normal_cdf)(kd__v x)
     return kd__v_select(kd__v_lt(x, kd__v_set(0.0f)), lower, kd__v_sub(one, lower));
 }
 
-/* The sigmoid of KD__TANH_SLOPE (x + 0.044715 x^3): what gelutanh multiplies x by; below -10 it is 0. */
+/* KD__TANH_SLOPE (x + 0.044715 x^3), within +-87: gelutanh is x times its sigmoid. */
 #define KD__TANH_SLOPE 1.59576912f /* 2 sqrt(2 / pi) */
-KD__INLINE kd__v KD__FN(tanh_gate)(kd__v x)
+KD__INLINE kd__v KD__FN(tanh_argument)(kd__v x)
 {
     const kd__v t = kd__v_min(kd__v_set(10.0f), kd__v_max(kd__v_set(-10.0f), x));
     const kd__v u = kd__v_mul(t, kd__v_fma(kd__v_mul(t, t), kd__v_set(0.044715f), kd__v_set(1.0f)));
-    const kd__v gate = KD__FN(sigmoid)(kd__v_mul(u, kd__v_set(KD__TANH_SLOPE)));
+    return kd__v_mul(u, kd__v_set(KD__TANH_SLOPE));
+}
+
+/* That sigmoid, 0 below -10. */
+KD__INLINE kd__v KD__FN(tanh_gate)(kd__v x)
+{
+    const kd__v gate = KD__FN(sigmoid)(KD__FN(tanh_argument)(x));
     return kd__v_select(kd__v_lt(x, kd__v_set(-10.0f)), kd__v_set(0.0f), gate);
 }
 
@@ -24636,11 +24642,11 @@ KD__INLINE kd__v KD__FN(act_slope)(const int kind, kd__v v, kd__v dy, kd__v arg)
     }
     case KD__SIGMOID: return kd__v_mul(dy, kd__v_mul(v, kd__v_sub(one, v)));
     case KD__TANH: return kd__v_mul(dy, kd__v_sub(one, kd__v_mul(v, v)));
-    case KD__GELU_TANH: {
+    case KD__GELU_TANH: { /* 1 - sigmoid(u) is sigmoid(-u), which does not cancel */
         const kd__v s = KD__FN(tanh_gate)(v), t = kd__v_min(kd__v_set(10.0f), kd__v_max(kd__v_set(-10.0f), v));
         const kd__v u = kd__v_mul(t, kd__v_fma(kd__v_mul(t, t), kd__v_set(3 * 0.044715f), one));
-        const kd__v bend = kd__v_mul(kd__v_mul(s, kd__v_sub(one, s)), kd__v_set(KD__TANH_SLOPE));
-        return kd__v_mul(dy, kd__v_fma(u, bend, s));
+        const kd__v rest = KD__FN(sigmoid)(kd__v_sub(zero, KD__FN(tanh_argument)(v)));
+        return kd__v_mul(dy, kd__v_fma(kd__v_mul(u, kd__v_mul(s, rest)), kd__v_set(KD__TANH_SLOPE), s));
     }
     default: return dy;
     }
