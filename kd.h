@@ -633,8 +633,8 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
    and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside
    all residuals: 0 makes the first logits 0. `residual` multiplies those of the last layer that has some, batchnorm
    included, in the LAYERS of each residual, and in both residuals of an encoder's blocks: with 0 every residual
-   passes its input on at first (Goyal et al. 2017, section 5.1; torchvision's zero_init_residual). 0 is refused where
-   a relu or relu6 follows that layer, whose gradient would be 0 for ever. */
+   passes its input on at first (Goyal et al. 2017, section 5.1; torchvision's zero_init_residual). 0 is refused
+   where a relu or relu6 follows that layer, whose gradient would be 0 for ever. */
 #define KD_INITS(X)                                                                                                \
     X(KD_INIT_AUTO, "auto")                                                                                        \
     X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
@@ -9199,9 +9199,9 @@ enum {
     KD__NORMALISES = 64           /* its weight starts at 1, and is none that `last` multiplies */
 };
 
-/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), z (from 0), p (pair from 1),
-   q (pair from 0, or "same"), f (number from 0), s (number in [0, 1]), u (number in [0, 1)), b (0 or 1), and those
-   that are words (kd__arg_word). A default may be the name of the first argument. */
+/* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), z (from 0), p (pair from
+   1), q (pair from 0, or "same"), f (number from 0), s (number in [0, 1]), u (number in [0, 1)), b (0 or 1), and
+   those that are words (kd__arg_word). A default may be the name of the first argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
     kd_result (*build)(kd__draft *d, kd__node *n);
@@ -9566,8 +9566,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
         "dropout, flatten, quant, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, "
-        "sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, encoder, layernorm, "
-        "attention, linear, droppath, token and meanpool",
+        "sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, encoder, "
+        "layernorm, attention, linear, droppath, token and meanpool",
         (int)KD__MIN(length, 40), word);
 }
 

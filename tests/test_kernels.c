@@ -223,6 +223,9 @@ static float exact_act(int act, float arg, float x)
     X(norm_grad_stats, 0x3809e0f978a1fb29, 0xda1ae0c7df5ca7be)                                                     \
     X(norm_grad, 0x4b95518632a13e8b, 0x4b95518632a13e8b)                                                           \
     X(softmax, 0x6f37299546cd2114, 0x19638e9cdf71b2f7)                                                             \
+    X(layernorm, 0xaf11a21df92a8137, 0)                                                                            \
+    X(layernorm_grad, 0xaf11a21df92a8137, 0)                                                                       \
+    X(softmax_grad, 0x03f7fd5dd84ec279, 0)                                                                         \
     X(log_mix, 0x4157e45fe5ed7fce, 0x88261f10eec30055)                                                             \
     X(row_loss, 0xc01b297dbd176c24, 0xab55bab5a38d5275)                                                            \
     X(mse_loss, 0xcf1a6f97a0bda75c, 0xa96d877fcb5abc7f)                                                            \
@@ -521,7 +524,7 @@ static void check_act(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, in_place;
-    for (kind = KD__IDENTITY; kind <= KD__GELU_TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (in_place = 0; in_place < 2; ++in_place) {
                 float *x = act_inputs((size_t)n), *y = in_place ? x : fence((size_t)n);
@@ -560,7 +563,7 @@ static void check_act_grad(const kd_ctx *kd)
 {
     double want[SIZES];
     int kind, n, i, accumulate, in_place;
-    for (kind = KD__IDENTITY; kind <= KD__GELU_TANH; ++kind) {
+    for (kind = KD__IDENTITY; kind <= KD__TANH; ++kind) {
         for (n = 1; n <= SIZES; ++n) {
             for (accumulate = 0; accumulate < 2; ++accumulate) {
                 for (in_place = 0; in_place < 2 - accumulate; ++in_place) {
