@@ -223,9 +223,9 @@ static float exact_act(int act, float arg, float x)
     X(norm_grad_stats, 0x3809e0f978a1fb29, 0xda1ae0c7df5ca7be)                                                     \
     X(norm_grad, 0x4b95518632a13e8b, 0x4b95518632a13e8b)                                                           \
     X(softmax, 0x6f37299546cd2114, 0x19638e9cdf71b2f7)                                                             \
-    X(layernorm, 0xaf11a21df92a8137, 0)                                                                            \
-    X(layernorm_grad, 0xaf11a21df92a8137, 0)                                                                       \
-    X(softmax_grad, 0x03f7fd5dd84ec279, 0)                                                                         \
+    X(layernorm, 0xaf11a21df92a8137, 0x820ec87cc1a58735)                                                           \
+    X(layernorm_grad, 0xaf11a21df92a8137, 0x820ec87cc1a58735)                                                      \
+    X(softmax_grad, 0x03f7fd5dd84ec279, 0x401a2f2319fef571)                                                        \
     X(log_mix, 0x4157e45fe5ed7fce, 0x88261f10eec30055)                                                             \
     X(row_loss, 0xc01b297dbd176c24, 0xab55bab5a38d5275)                                                            \
     X(mse_loss, 0xcf1a6f97a0bda75c, 0xa96d877fcb5abc7f)                                                            \
