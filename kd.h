@@ -1451,6 +1451,10 @@ KDDEF kd_result kd_cache_create(const kd_model *teacher, const kd_data *data, co
 KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *data, const kd_augment *augment,
                                      uint64_t seed, int views, kd_progress_fn on_progress, void *user,
                                      kd_cache **out);
+/* Several teachers in one cache: each logit of c becomes (1 - share) of itself and `share`, 0 to 1, of other's, so
+   that softmax gives the geometric mean of both, as with KD_AVERAGE_LOGITS. Both are of the same data, augmentation,
+   seed and number of views (KD_ERR_DATA says what differs, and c stays as it is); other may be c. */
+KDDEF kd_result kd_cache_blend(kd_cache *c, const kd_cache *other, float share);
 KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
 KDDEF kd_result kd_cache_save(const kd_cache *c,
                               const char *path); /* safetensors: "logits" (views, count, outputs) */
@@ -17322,6 +17326,27 @@ KDDEF void kd_cache_destroy(kd_cache *c)
 KDDEF const float *kd_cache_logits(const kd_cache *c, int view)
 {
     return c && view >= 0 && view < c->views ? c->logits + (ptrdiff_t)view * c->count * c->classes : NULL;
+}
+
+KDDEF kd_result kd_cache_blend(kd_cache *c, const kd_cache *other, float share)
+{
+    static const char where[] = "kd_cache_blend";
+    const char *differs = NULL;
+    size_t i, size;
+    if (!c) return KD_ERR_ARGUMENT;
+    if (!other) return kd__fail(c->kd, KD_ERR_ARGUMENT, "%s: other must not be NULL", where);
+    if (!(share >= 0 && share <= 1))
+        return kd__fail(c->kd, KD_ERR_ARGUMENT, "%s: share must be 0 to 1, got %g", where, (double)share);
+    if (memcmp(&c->augment, &other->augment, sizeof c->augment) != 0) differs = "augmentation";
+    if (c->seed != other->seed) differs = "seed";
+    if (c->views != other->views) differs = "number of views";
+    if (c->classes != other->classes) differs = "number of outputs";
+    if (c->data_hash != other->data_hash || c->count != other->count) differs = "data";
+    if (differs) return kd__fail(c->kd, KD_ERR_DATA, "%s: the two caches differ in their %s", where, differs);
+    size = (size_t)c->views * (size_t)c->count * (size_t)c->classes;
+    for (i = 0; i < size; ++i) c->logits[i] = (1 - share) * c->logits[i] + share * other->logits[i];
+    c->teacher_hash = kd__mix(c->teacher_hash ^ kd__mix(other->teacher_hash + (uint64_t)(share * 65536)));
+    return KD_OK;
 }
 
 KD__PRIVATE kd_cache *kd__cache_new(kd_ctx *kd, int views, int count, int classes)

@@ -183,6 +183,10 @@ typedef struct report {
     report_reliability teacher_reliability;
     /* Before anything was distilled, on the held-out images, -1: not measured. */
     double teacher_validation, alone_validation;
+    /* Students without a teacher that taught beside it, 0: none; their share of the average, 0 to 1; and what is right
+       of the test images and of the held-out ones by that average. */
+    int ensemble_students;
+    double ensemble_share, ensemble_accuracy, ensemble_validation;
     report_way ways[REPORT_WAYS];
     int way_count, base,
         headline; /* numbers of the ways that the verdict compares: the student alone, and distilled */
@@ -646,9 +650,10 @@ REPORT_PUBLIC static void report_verdict(const report *r, char *text, size_t siz
 REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, size_t size)
 {
     const int held = r->teacher_validation >= 0 && r->alone_validation >= 0;
-    const double teacher = held               ? r->teacher_validation
-                           : r->teacher_known ? r->teacher_run.test.accuracy
-                                              : 2,
+    const double teacher = r->ensemble_students ? r->ensemble_validation
+                           : held               ? r->teacher_validation
+                           : r->teacher_known   ? r->teacher_run.test.accuracy
+                                                : 2,
                  alone = held ? r->alone_validation : report_accuracy(r->ways[r->base].runs, r->seeds).mean;
     *text = 0;
     if (teacher > alone) return 0;
@@ -658,6 +663,19 @@ REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, siz
         "trained longer or larger, is what distillation needs first.",
         held ? "held-out" : "test", 100 * teacher, 100 * alone);
     return 1;
+}
+
+typedef struct report_name {
+    char chars[64];
+} report_name;
+
+/* "teacher and 5 students" */
+REPORT_PUBLIC static report_name report_ensemble(const report *r)
+{
+    report_name name;
+    snprintf(name.chars, sizeof name.chars, r->ensemble_share < 1 ? "teacher and %d student%s" : "the %d student%s",
+             r->ensemble_students, r->ensemble_students == 1 ? "" : "s");
+    return name;
 }
 
 /* "distilled, seed 3; best on the held-out images" */
@@ -960,6 +978,21 @@ static void report_line(FILE *f, const report *r, int way)
     fputs("</tr>", f);
 }
 
+/* A line for those that taught the distilled together. */
+static void report_ensemble_line(FILE *f, const report *r)
+{
+    fputs("<tr><th scope=\"row\" class=\"first\">", f);
+    report_key(f, "t");
+    report_escape(f, report_ensemble(r).chars);
+    fprintf(f, "<small>averaged, the students with %.0f&nbsp;%%: what the distilled learned from</small></th>",
+            100 * r->ensemble_share);
+    report_percent_cell(f, r->ensemble_accuracy);
+    fprintf(f, "%s<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "",
+            r->seeds > 1 ? "<td>&ndash;</td>" : "");
+    report_percent_cell(f, r->ensemble_validation);
+    fputs("<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td></tr>", f);
+}
+
 static void report_table(FILE *f, const report *r)
 {
     int i;
@@ -980,6 +1013,7 @@ static void report_table(FILE *f, const report *r)
             "teacher</th></tr></thead><tbody>",
             r->seeds > 1 ? "<th>deviation</th>" : "", r->seeds > 1 ? "<th>standard error</th>" : "");
     if (r->teacher_known) report_line(f, r, -1);
+    if (r->ensemble_students) report_ensemble_line(f, r);
     for (i = 0; i < r->way_count; ++i) report_line(f, r, i);
     fputs("</tbody></table></div>", f);
 }

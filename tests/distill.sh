@@ -9,7 +9,7 @@ trap 'exit 1' HUP INT TERM
 checks=0
 failures=0
 distill=$build/distill
-quick='--temperature 2.7,1.1 --alpha 0.7,0.9 --lr 0.002 --weight-decay 0 --augment none --validation 0.1 --limit 24 --epochs 2 --teacher-epochs 2 --seeds 2 --trials 1 --threads 1 --batch 16'
+quick='--temperature 2.7,1.1 --alpha 0.7,0.9 --lr 0.002 --weight-decay 0 --augment none --validation 0.1 --limit 24 --epochs 2 --teacher-epochs 2 --seeds 2 --trials 1 --threads 1 --batch 16 --ensemble no'
 teacher='dense 24, relu, dense 10'
 student='dense 4, relu, dense 10'
 
@@ -212,6 +212,18 @@ check 'with all their parameters' grep -q '^teacher  *38 180 ' "$work/said"
 check 'and teach something else' sh -c "! cmp '$work/teachers/student.safetensors' '$work/out/student.safetensors'"
 check 'the report says so' grep -q '<dt>teachers</dt><dd><code>2, averaged<' "$work/teachers/report.html"
 check 'the average is tested' sh -c "! test \"\$(grep '\"teacher\": {' '$work/teachers/metrics.json' | sed 's/.*accuracy//')\" = \"\$(grep '\"teacher\": {' '$work/out/metrics.json' | sed 's/.*accuracy//')\""
+# the students alone as further teachers
+# shellcheck disable=SC2086
+check 'an ensemble' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --ensemble yes --epochs 20 --teacher-epochs 20 --out '$work/ensemble' >'$work/said'"
+check 'what they know together is said' grep -q '^The 2 students alone teach with it, with [0-9]* % of the average: together [0-9.]* %' "$work/said"
+check 'and that of the test images' grep -q '^teacher and 2 students .* [0-9.]* %$' "$work/said"
+check 'and in metrics.json' grep -q '"ensemble": {"students": 2, "share": [01.5]*, "accuracy": 0\.[0-9]*, "held_out_accuracy": 0\.[0-9]*}' "$work/ensemble/metrics.json"
+check 'and in the report, a line of its own' grep -q '>teacher and 2 students<small>averaged' "$work/ensemble/report.html"
+# shellcheck disable=SC2086
+check 'no ensemble' "$distill" $fashion $quick --teacher "$teacher" --student "$student" --epochs 20 --teacher-epochs 20 --out "$work/no-ensemble"
+check 'the same teacher' cmp "$work/ensemble/teacher.safetensors" "$work/no-ensemble/teacher.safetensors"
+check 'the same students alone' test "$(grep -o '"student_alone".*' "$work/ensemble/metrics.json" | sed 's/"agreement.*//')" = "$(grep -o '"student_alone".*' "$work/no-ensemble/metrics.json" | sed 's/"agreement.*//')"
+check 'other distilled ones' sh -c "! test \"\$(grep '\"student_distilled' '$work/ensemble/metrics.json')\" = \"\$(grep '\"student_distilled' '$work/no-ensemble/metrics.json')\""
 # weights that do not say what they were fed
 tensors="$work/tensors.safetensors"
 LC_ALL=C sed 's/"kd\.spec"/"my.spec"/' "$work/out/teacher.safetensors" >"$tensors"
@@ -402,6 +414,10 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'takes weights above 0' $fashion $out --loss '0*hinton+kl'
     refused 'joins losses by +' $fashion $out --loss 'hinton kl'
     refused '--teachers must be 1 to 16' $fashion $out --teachers 17
+    refused '--ensemble can be auto, yes or no, got "some"' $fashion $out --ensemble some
+    refused '--ensemble yes needs one teacher besides the students' $fashion $out --ensemble yes --teachers 2
+    refused '--ensemble yes needs held-out images' $fashion $out --ensemble yes --validation 0
+    refused 'where --feature is given' $fashion $out --ensemble yes --feature 'hint stage1'
     refused 'a teacher that is there already is one' $fashion $out --teachers 2 --teacher "$work/teachers/teacher.safetensors"
     refused 'the layers of several are not averaged' $fashion $out --teachers 2 --feature 'hint stage1'
     refused '--feature begins with one of hint' $fashion $out --feature 'hunt stage1'
@@ -734,6 +750,7 @@ stopped_at()
     check "$*, the same metrics" test "$(metrics "$work/parts")" = "$(metrics "$work/unbroken")"
 }
 stopped_at '^  distilled' --epochs 40 --loss kl+0.5*dist --feature 'hint low weight=1'
+stopped_at '^  distilled' --epochs 40 --ensemble yes
 stopped_at 'epoch 40 of 40' --epochs 2 --teachers 2 --teacher-epochs 40
 "$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
 pid=$!

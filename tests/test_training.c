@@ -449,6 +449,66 @@ static void test_teachers_are_averaged(void **state)
     kd_model_destroy(two);
 }
 
+/* A cache that teachers are blended into gives what the mean of their logits gives. */
+static void test_blended_caches(void **state)
+{
+    static const char *const differ[] = {"their augmentation", "their seed", "their number of views", "their data"};
+    samples s;
+    kd_train_desc desc = options();
+    kd_model *one, *two = create(large, 77);
+    kd_cache *cache, *second, *others[4];
+    float logits[COUNT * CLASSES];
+    uint64_t kept;
+    int i;
+    (void)state;
+    make_samples(&s, 5);
+    one = trained_teacher(&s.data);
+    assert_ok(kd, kd_cache_create(one, &s.data, NULL, 1, 1, &cache));
+    assert_ok(kd, kd_cache_create(two, &s.data, NULL, 1, 1, &second));
+    for (i = 0; i < COUNT * CLASSES; ++i)
+        logits[i] = 0.75f * kd_cache_logits(cache, 0)[i] + 0.25f * kd_cache_logits(second, 0)[i];
+    desc.cache = cache;
+    kept = trained(kd, small, &s.data, &desc);
+    assert_ok(kd, kd_cache_blend(cache, second, 0.25f));
+    assert_memory_equal(kd_cache_logits(cache, 0), logits, sizeof logits);
+    assert_true(trained(kd, small, &s.data, &desc) != kept);
+    kept = trained(kd, small, &s.data, &desc);
+    desc.cache = NULL;
+    s.data.teacher_logits = logits;
+    assert_true(trained(kd, small, &s.data, &desc) == kept);
+    s.data.teacher_logits = NULL;
+    assert_ok(kd, kd_cache_blend(cache, cache, 0.5f)); /* itself */
+    assert_memory_equal(kd_cache_logits(cache, 0), logits, sizeof logits);
+    kd_cache_destroy(cache);
+    kd_cache_destroy(second);
+
+    desc.augment = all_changes();
+    assert_ok(kd, kd_cache_create(one, &s.data, &desc.augment, 21, 2, &cache));
+    assert_ok(kd, kd_cache_create(two, &s.data, &desc.augment, 21, 2, &second));
+    assert_ok(kd, kd_cache_blend(cache, second, 1)); /* of both views */
+    assert_memory_equal(kd_cache_logits(cache, 0), kd_cache_logits(second, 0), 2 * sizeof logits);
+    assert_ok(kd, kd_cache_create(two, &s.data, &desc.augment, 22, 2, &others[1]));
+    assert_ok(kd, kd_cache_create(two, &s.data, &desc.augment, 21, 3, &others[2]));
+    desc.augment.shift = 0;
+    assert_ok(kd, kd_cache_create(two, &s.data, &desc.augment, 21, 2, &others[0]));
+    desc.augment = all_changes();
+    s.pixels[0][0][0][0] ^= 1;
+    assert_ok(kd, kd_cache_create(two, &s.data, &desc.augment, 21, 2, &others[3]));
+    for (i = 0; i < 4; ++i) {
+        assert_fails(kd, kd_cache_blend(cache, others[i], 0.5f), KD_ERR_DATA, differ[i]);
+        kd_cache_destroy(others[i]);
+    }
+    assert_fails(kd, kd_cache_blend(cache, second, -0.5f), KD_ERR_ARGUMENT, "share must be 0 to 1, got -0.5");
+    assert_fails(kd, kd_cache_blend(cache, second, NAN), KD_ERR_ARGUMENT, "share must be 0 to 1");
+    assert_fails(kd, kd_cache_blend(cache, NULL, 0.5f), KD_ERR_ARGUMENT, "other must not be NULL");
+    assert_int_equal(kd_cache_blend(NULL, second, 0.5f), KD_ERR_ARGUMENT);
+    assert_memory_equal(kd_cache_logits(cache, 0), kd_cache_logits(second, 0), 2 * sizeof logits);
+    kd_cache_destroy(cache);
+    kd_cache_destroy(second);
+    kd_model_destroy(one);
+    kd_model_destroy(two);
+}
+
 /* With augmentation, teacher and student see the same view: a cache that was made from the same seed says so. */
 static void test_views_are_shared(void **state)
 {
@@ -2252,6 +2312,7 @@ int main(void)
         TEST(test_seed_decides),
         TEST(test_sources_agree),
         TEST(test_teachers_are_averaged),
+        TEST(test_blended_caches),
         TEST(test_views_are_shared),
         TEST(test_cache_of_other_images),
         TEST(test_without_labels),

@@ -29,6 +29,7 @@
 #include "losses.h"
 #include "train.h"
 #include "teachers.h"
+#include "ensemble.h"
 #include "ways.h"
 #include "results.h"
 
@@ -90,6 +91,10 @@ static void fill_report(session *s)
     r->confusion = s->confusion;
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
     if (s->more_count) add_setting(s, "teachers", "%d, averaged", teacher_count(s));
+    if (r->ensemble_students)
+        add_setting(s, "teachers of the distilled",
+                    "the teacher (%.0f %%) and the %d students alone (%.0f %%), logits averaged",
+                    100 - 100 * r->ensemble_share, r->ensemble_students, 100 * r->ensemble_share);
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
     add_setting(s, "loss",
@@ -385,6 +390,14 @@ static int diagnose(session *s)
             return 0;
         }
     }
+    if (s->r.ensemble_students) {
+        data.teacher_logits = average = ensemble_logits(s, &s->fit.data);
+        d.teacher = NULL;
+        if (!average) {
+            kd_model_destroy(fresh);
+            return 0;
+        }
+    }
     done = kd_diagnose(fresh, &data, &d, &s->r.before) == KD_OK &&
            kd_diagnose(s->kept, &data, &d, &s->r.after) == KD_OK;
     kd_model_destroy(fresh);
@@ -456,7 +469,7 @@ static int run(session *s)
     if (s->o.list_layers) return list_models(s);
     if (!allocate_results(s)) return 0;
     share_preprocessing(s);
-    if (!check_known_teacher(s) || !check_trainings(s)) return 0;
+    if (!check_known_teacher(s) || !check_ensemble(s) || !check_trainings(s)) return 0;
     print_plan(s);
     announce_time(s);
     if (!resume_begin(s) || !write_orders(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) ||

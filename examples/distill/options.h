@@ -17,7 +17,7 @@ typedef struct texts {
 
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
-        *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *out, *isa;
+        *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *ensemble, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
     texts feature;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
@@ -89,6 +89,10 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("teachers", "N", OPTION_INT, teachers, 1, MAX_LIST, "1",                                                     \
       "teachers to train, from first weights and in orders of their own; the students learn from the average of "  \
       "them, which is then the teacher of all tables. They run beside every student: that takes its time")         \
+    X("ensemble", "WORD", OPTION_TEXT, ensemble, 0, 0, "auto",                                                     \
+      "whether the students without a teacher teach, too: the distilled learn from the average of the teacher "    \
+      "and "                                                                                                       \
+      "them, weighted by what the held-out images say; auto: yes with a teacher that is trained here; yes; no")    \
     X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.004", "learning rate of the teacher, likewise") \
     X("weight-decay", "W[,W...]", OPTION_LIST, weight_decay, 0, 10, "0.01,0.1",                                    \
       "weight decays of the students to choose from, likewise")                                                    \

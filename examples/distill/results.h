@@ -69,6 +69,9 @@ static void print_table(const session *s)
     printf("\n%-*s%12s%16s%12s%12s   test accuracy%s\n", NAME_COLUMN, "", "parameters", "multiply-adds", "file",
            "latency", r->seeds > 1 ? ", mean +- sd" : "");
     print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
+    if (r->ensemble_students)
+        printf("%-*s%12s%16s%12s%12s   %7.2f %%\n", NAME_COLUMN, report_ensemble(r).chars, "-", "-", "-", "-",
+               100 * r->ensemble_accuracy);
     for (i = 0; i < r->way_count; ++i) print_row(r->ways[i].title, &r->student, r->ways[i].runs, r->seeds);
     report_verdict(r, text, sizeof text);
     printf("\n%s\n", text);
@@ -314,7 +317,13 @@ static int write_metrics(const session *s)
     if (r->teacher.spec && r->teacher_known) fputs(", ", f);
     if (r->teacher_known) json_metrics(f, &r->teacher_run.test);
     if (r->teacher_known) json_classes(f, &r->teacher_run, 1);
-    fputs("},\n  \"student\": {", f);
+    fputs("},\n", f);
+    if (r->ensemble_students)
+        fprintf(
+            f,
+            "  \"ensemble\": {\"students\": %d, \"share\": %g, \"accuracy\": %.6f, \"held_out_accuracy\": %.6f},\n",
+            r->ensemble_students, r->ensemble_share, r->ensemble_accuracy, r->ensemble_validation);
+    fputs("  \"student\": {", f);
     json_model(f, &r->student);
     fputs("},\n", f);
     for (i = 0; i < r->way_count; ++i) json_way(f, s, i);

@@ -59,9 +59,11 @@ typedef struct session {
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
     kd_model *more[MAX_LIST];            /* teachers after the first, and behind them that in training */
     int more_count;
-    const kd_model *averaged[MAX_LIST]; /* all of them, where there are several */
-    kd_model **students;                /* (WAY_COUNT, seeds): the final ones, until they are tested */
-    char how[WAY_COUNT][800];           /* what each way was trained with, in words */
+    const kd_model *averaged[MAX_LIST]; /* all of them, where there are several, or teacher and students */
+    float average_weights[MAX_LIST];
+    int averaged_count;
+    kd_model **students;      /* (WAY_COUNT, seeds): the final ones, until they are tested */
+    char how[WAY_COUNT][800]; /* what each way was trained with, in words */
     kd_cache
         *cache[WAY_COUNT]; /* what the teacher says of each view of the images; NULL: it is asked in training */
     float *teacher_test, *student_test; /* logits of the test images */

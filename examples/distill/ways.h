@@ -97,6 +97,12 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
         d.cache = s->cache[way];
         if (!d.cache && s->more_count == 0) d.teacher = s->teacher;
         if (s->more_count) d.teachers = s->averaged, d.teacher_count = teacher_count(s);
+        if (s->r.ensemble_students && !d.cache) {
+            d.teacher = NULL;
+            d.teachers = s->averaged, d.teacher_count = s->averaged_count;
+            d.teacher_weights = s->average_weights;
+            d.teacher_average = KD_AVERAGE_LOGITS;
+        }
     }
     return d;
 }
@@ -218,19 +224,55 @@ static int try_setting(session *s, stage *g, int way, report_trial *t)
     return 1;
 }
 
-/* Tries settings first to last - 1 of a way's grid. */
-static int try_settings(session *s, stage *g, int way, int first, int last)
+/* Of the first round, the mean over all trials with a learning rate (of_rate) or a weight decay. */
+static double trials_mean(const session *s, const report_way *about, int of_rate, int index)
+{
+    const int rates = s->o.lr.count, decays = s->o.weight_decay.count, others = of_rate ? decays : rates;
+    double sum = 0;
+    int i;
+    for (i = 0; i < others; ++i) sum += about->grid[of_rate ? index * decays + i : i * decays + index].validation;
+    return sum / others;
+}
+
+static int best_mean(const session *s, const report_way *about, int of_rate)
+{
+    const int count = of_rate ? s->o.lr.count : s->o.weight_decay.count;
+    int best = 0, i;
+    for (i = 1; i < count; ++i) {
+        if (trials_mean(s, about, of_rate, i) > trials_mean(s, about, of_rate, best)) best = i;
+    }
+    return best;
+}
+
+/* The first round's choice: the learning rate that is best on average over the weight decays, and the other way
+   round, since one trial says little where few images are held out. Returns what is expected of it, were the two
+   independent. */
+static double choose_rates(const session *s, report_way *about)
+{
+    const int rate = best_mean(s, about, 1), decay = best_mean(s, about, 0);
+    double all = 0;
+    int i;
+    for (i = 0; i < s->o.lr.count; ++i) all += trials_mean(s, about, 1, i) / s->o.lr.count;
+    about->chosen = rate * s->o.weight_decay.count + decay;
+    return trials_mean(s, about, 1, rate) + trials_mean(s, about, 0, decay) - all;
+}
+
+/* Tries a way's settings: learning rates and weight decays, the first `first` of the grid, then what may be better
+   than the best of these. */
+static int try_settings(session *s, stage *g, int way, int first, int count)
 {
     report_way *about = &s->r.ways[way];
-    const report_trial best = about->grid[about->chosen];
+    report_trial best = about->grid[0];
+    double reached = 0;
     int i;
-    for (i = first; i < last; ++i) {
+    for (i = 0; i < count; ++i) {
         report_trial *t = &about->grid[i];
-        *t = first ? second_setting(s, way, i - first, &best) : first_setting(s, way, i);
+        *t = i < first ? first_setting(s, way, i) : second_setting(s, way, i - first, &best);
         if (!try_setting(s, g, way, t)) return 0;
-        if (t->validation > about->grid[about->chosen].validation) about->chosen = i;
         stage_line(g, "  %-10s %s%s%s: held-out accuracy %.2f %%", about->name, t->loss ? loss_text(t).chars : "",
                    t->loss ? ", " : "", rates_text(t).chars, 100 * t->validation);
+        if (i + 1 == first) reached = choose_rates(s, about), best = about->grid[about->chosen];
+        if (i >= first && t->validation > reached) about->chosen = i, reached = t->validation;
     }
     return 1;
 }
@@ -253,7 +295,7 @@ static int choose(session *s, int way)
         about->grid[0].loss = kd_loss_name(KD_LOSS_KL);
         about->grid[0].alpha = -1;
     }
-    if (count > 1 && (!try_settings(s, &g, way, 0, first) || !try_settings(s, &g, way, first, count))) return 0;
+    if (count > 1 && !try_settings(s, &g, way, first, count)) return 0;
     progress_wipe();
     report_time(&s->r, "choosing", seconds_now() - started);
     return 1;
@@ -335,10 +377,23 @@ static void choose_kept(session *s)
     s->kept = s->students[r->kept_way * seeds + r->kept_seed];
 }
 
+/* What those that taught the distilled get right together. */
+static int test_ensemble(session *s)
+{
+    float *logits;
+    if (!s->r.ensemble_students) return 1;
+    logits = ensemble_logits(s, &s->test);
+    if (!logits) return 0;
+    s->r.ensemble_accuracy = logits_accuracy(logits, &s->test);
+    free(logits);
+    return 1;
+}
+
 /* The only look at the test images: nothing is chosen any more. */
 static int test_students(session *s)
 {
     int way, i;
+    if (!test_ensemble(s)) return 0;
     for (way = 0; way < s->r.way_count; ++way) {
         for (i = 0; i < s->o.seeds; ++i) {
             if (!test_model(s, s->students[way * s->o.seeds + i], &s->r.ways[way].runs[i], s->student_test, NULL))
@@ -521,9 +576,14 @@ static int compare_teacher(session *s)
     if (r->teacher_trained && r->teacher_validation <= alone && !s->o.teacher_epochs && s->o.teacher_minutes <= 0 &&
         s->o.teachers == 1 && !second_teacher(s))
         return 0;
+    if (!choose_ensemble(s)) return 0;
     printf("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
            100 * r->teacher_validation, 100 * alone);
-    if (r->teacher_validation <= alone)
+    if (r->ensemble_students)
+        printf("The %d student%s alone teach%s with it, with %.0f %% of the average: together %.2f %%\n",
+               r->ensemble_students, plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "",
+               100 * r->ensemble_share, 100 * r->ensemble_validation);
+    if (r->teacher_validation <= alone && !(r->ensemble_students && r->ensemble_validation > alone))
         puts("note: the teacher is not better than the student; what is learned from it may do harm. A larger one "
              "(--teacher), or\none that is trained longer (--teacher-epochs), may help");
     fflush(stdout);
@@ -546,9 +606,11 @@ static int run_teacher(session *s, int way)
     if (!s->teacher || s->more_count || s->objective.feature_count ||
         (changes && (views > budget / view || views > MOST_VIEWS)))
         return 1;
-    if (kd_cache_create(s->teacher, data, changes ? &augment : NULL, (uint64_t)s->o.first_seed, views,
-                        &s->cache[way]) != KD_OK)
+    if (kd_cache_create(s->r.ensemble_share < 1 ? s->teacher : ensemble_student(s, 0), data,
+                        changes ? &augment : NULL, (uint64_t)s->o.first_seed, views, &s->cache[way]) != KD_OK)
         return kd_complain(s, "running the teacher");
+    if (s->r.ensemble_students && !blend_students(s, data, changes ? &augment : NULL, views, s->cache[way]))
+        return 0;
     report_time(&s->r, "teacher's outputs", seconds_now() - started);
     return 1;
 }
