@@ -177,6 +177,15 @@ check 'augmentation' "$distill" $fashion $quick --augment flip,shift=2,cutout=4 
 named_teacher='low: dense 24, relu, high: dense 20, relu, dense 10'
 named_student='low: dense 4, relu, high: dense 20, relu, dense 10'
 listed=$work/listed
+for name in mlp cnn-small cnn resnet8 resnet20 mobilenet vit-micro vit-tiny vit-small; do
+    check "--show-model $name" sh -c "'$distill' $fashion --limit 9 --show-model $name --out '$work/unmade' >'$listed'"
+    check "$name ends in ten outputs" grep -q '^[a-z0-9]*  *dense 10  *10 ' "$listed"
+    check "$name stands in --help" sh -c "'$distill' --help | grep -q '^    $name '"
+done
+check 'names of vit-small are those of timm' grep -q '^blocks\.11\.mlp\.fc2 ' "$listed"
+check 'and nothing else is done' sh -c "! test -e '$work/unmade' && ! grep -q 'Training\|to learn from' '$listed'"
+# shellcheck disable=SC2086
+check 'a student and a teacher by name' "$distill" $fashion $quick --teacher mlp --student vit-micro --seeds 1 --out "$work/two"
 check 'layers are listed' sh -c "'$distill' $fashion --limit 9 --teacher '$named_teacher' --list-layers --out '$work/unmade' >'$listed'"
 check 'those of the teacher' grep -q '^high  *dense 20  *20 ' "$listed"
 check 'those of the student, too' grep -q '^stage1  *maxpool 2  *8x14x14' "$listed"

@@ -24,6 +24,7 @@
 #include "session.h"
 #include "data.h"
 #include "plan.h"
+#include "presets.h"
 #include "teacher_logits.h"
 #include "models.h"
 #include "losses.h"
@@ -454,6 +455,7 @@ static void choose_nothing(session *s)
 static int run(session *s)
 {
     s->started = seconds_now();
+    if (*s->o.show_model) s->o.list_layers = 1; /* nothing else than that is done either */
     if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) || (!s->o.list_layers && !check_output(s)) ||
         !load_images(s))
         return 0;
@@ -464,6 +466,7 @@ static int run(session *s)
     if (s->held.data.count < 1 && !s->o.list_layers) choose_nothing(s);
     plan_epochs(s);
     if (!plan_augmentation(s, 0)) return 0; /* now that the size of the images is known */
+    if (*s->o.show_model) return show_model(s);
     measure_preprocessing(s);
     if (!given_preprocessing(s) || !open_models(s)) return 0;
     if (s->o.list_layers) return list_models(s);

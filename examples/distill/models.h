@@ -8,14 +8,16 @@ static int ends_with(const char *text, const char *end)
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* Puts the size of the images in front of a line that does not begin with one. */
+/* Puts the size of the images in front of a line, or of what a name stands for, that does not begin with one. */
 static int complete_spec(const session *s, const char *line, char *spec)
 {
     const images *im = &s->images;
     const int has_size = line[0] >= '0' && line[0] <= '9';
-    const int length = has_size
-                           ? snprintf(spec, MAX_SPEC, "%s", line)
-                           : snprintf(spec, MAX_SPEC, "%dx%dx%d: %s", im->channels, im->height, im->width, line);
+    char named[MAX_SPEC];
+    int length;
+    if (preset_line(im, line, named)) line = named;
+    length = has_size ? snprintf(spec, MAX_SPEC, "%s", line)
+                      : snprintf(spec, MAX_SPEC, "%dx%dx%d: %s", im->channels, im->height, im->width, line);
     return length < MAX_SPEC ? 1 : complain("a model line may have up to %d letters", (int)MAX_SPEC);
 }
 
@@ -356,6 +358,16 @@ static int list_layers(const char *who, const kd_model *m)
     printf("\nThe %s: %s\n%s", who, kd_model_spec(m), text);
     free(text);
     return 1;
+}
+
+/* For --show-model. */
+static int show_model(session *s)
+{
+    char spec[MAX_SPEC];
+    kd_model *m = complete_spec(s, s->o.show_model, spec) ? create_model(s, "model", spec, 1) : NULL;
+    const int done = m && list_layers(s->o.show_model, m);
+    kd_model_destroy(m);
+    return done;
 }
 
 /* For --list-layers. */

@@ -17,7 +17,7 @@ typedef struct texts {
 
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
-        *teacher_check, *student, *augment, *teacher_augment, *loss, *optimizer, *ensemble, *out, *isa;
+        *teacher_check, *student, *show_model, *augment, *teacher_augment, *loss, *optimizer, *ensemble, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
     texts feature;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
@@ -31,7 +31,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
     X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
-      "what to train as teacher, as a model line (above); or a .safetensors file of a trained one; or a .npy "     \
+      "what to train as teacher, as a model line or by name (above); or a .safetensors file of a trained one; or " \
+      "a .npy "                                                                                                    \
       "file with "                                                                                                 \
       "its logits, shape (images, classes), for the training images in the order that --write-order writes; all "  \
       "of the folder where test images are taken out of it; or in any order, beside a .txt of the same name with " \
@@ -56,7 +57,9 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "go on with a teacher that knows no more than chance, or whose rows or columns look like others")            \
     X("write-order", "", OPTION_FLAG, write_order, 0, 1, "",                                                       \
       "only write order.txt into the output folder: which image each row of a .npy teacher is about")              \
-    X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, as a model line")              \
+    X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, likewise")                     \
+    X("show-model", "NAME|SPEC", OPTION_TEXT, show_model, 0, 0, "",                                                \
+      "train nothing: show a model's line and layers, as it would be for these images")                            \
     X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "4,2", "temperatures to choose from")        \
     X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.9",                                                        \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \
@@ -195,6 +198,8 @@ static void print_wrapped(const char *text, int column)
     }
 }
 
+static void print_presets(void); /* presets.h */
+
 static void print_help(void)
 {
     enum { HELP_COLUMN = 2 + 2 + 15 + 1 + 10 + 1 };
@@ -217,9 +222,10 @@ static void print_help(void)
          "    conv 8 3 pad=1, relu, maxpool 2, dense 10          8 filters of 3x3, ..., 10 outputs\n"
          "    dense 64, relu, dropout 0.5, dense 10              a multilayer perceptron\n"
          "    softtree 5 10                                      a soft decision tree, which the report draws\n"
-         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes all layers.\n"
-         "\n"
-         "Options (and what they are if not given):");
+         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes all layers. Or a name "
+         "stands for one:");
+    print_presets();
+    puts("\nOptions (and what they are if not given):");
     for (i = 0; i < OPTION_COUNT; ++i) {
         const option *o = &option_table[i];
         printf("  --%-15s %-10s ", o->name, o->argument);
