@@ -121,6 +121,7 @@ CONTENTS (search for the tag)
    >>prune      fewer channels, the same layers
    >>io         .npy, safetensors, checkpoints
    >>onnx       ONNX, out and in
+   >>csource    models as C source
    >>vector     a few vector operations per instruction set
    >>kernels    everything that is compiled once per instruction set
    >>licence
@@ -787,6 +788,26 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void);
    complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than 2 GiB; interleaved pixels into a vector of several
    planes. */
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
+/* ---- models for other programs --------------------------------------------------------------------------- */
+
+typedef struct kd_c_desc {
+    uint32_t cookie;    /* set by kd_c_defaults */
+    const char *prefix; /* "student"; what every name begins with, and in capitals every macro: a C identifier of 1
+                           to 40 letters, digits and _ */
+} kd_c_desc;
+KDDEF kd_c_desc kd_c_defaults(void);
+/* The model as one file of C99 (and C++) that needs nothing else, for microcontrollers and the like: constants and
+       int  student_classify(const uint8_t *pixels);                     the likeliest class
+       void student_logits(const uint8_t *pixels, float *logits);        (classes)
+       void student_logits_of_floats(const float *x, float *logits);     from normalised numbers
+   for one image (h, w, c), the channels of a pixel together; a vector in its own order. Preprocessing that the
+   model knows is built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
+   time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
+   and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
+   student_classes[]. Logits are those of kd_predict to about 1e-5 of the largest, not to the bit: batchnorm is
+   folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: a
+   softtree or prompt layer. The file is replaced as by kd_model_save. */
+KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
@@ -23978,6 +23999,951 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
     if (result == KD_OK) result = kd__onnx_graph(&o);
     if (result == KD_OK) result = kd__onnx_write(&o, path);
     kd__onnx_close(&o);
+    return result;
+}
+
+/* ============================================================================================================
+   >>csource    models as C source
+   uses: cost, io
+   A plan first: what is folded into what, which buffers there are, when each is alive, where it lies. Then the
+   file: constants, the loops of the kinds of layers that occur, and a list of calls.
+   ============================================================================================================ */
+
+KDDEF kd_c_desc kd_c_defaults(void)
+{
+    kd_c_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.cookie = KD__COOKIE;
+    desc.prefix = "student";
+    return desc;
+}
+
+/* ---- the plan -------------------------------------------------------------------------------------------- */
+
+enum { KD__C_CONV, KD__C_DEPTHWISE, KD__C_MAXPOOL, KD__C_AVGPOOL, KD__C_ADD, KD__C_SCALE, KD__C_ACT, KD__C_KINDS };
+
+/* A call in the file. */
+typedef struct kd__c_step {
+    int kind, node;
+    int norm;         /* the batchnorm that is folded into its weights, or that it is; -1: none */
+    int pool;         /* the max pooling of what it computes; -1: none */
+    int act;          /* relu or relu6 that its result is clipped to, or the activation that it is */
+    int onto;         /* a convolution that is added to what is at `out` */
+    int in, in2, out; /* buffers; in2 -1 but of a sum */
+} kd__c_step;
+
+/* What is known of a value: where it is, the step that made it (-1: none), and whether nobody else reads it. */
+typedef struct kd__c_value {
+    int buffer, step, alone;
+} kd__c_value;
+
+typedef struct kd__c_plan {
+    const kd_model *m;
+    kd__c_step *steps;
+    kd__arena_item *buffers; /* bytes; from and until are steps: of the input -1, of the output step_count */
+    int *reads;              /* while planning: how often a buffer will be read yet */
+    kd__c_value *values;
+    int step_count, buffer_count;
+    int64_t memory; /* bytes */
+} kd__c_plan;
+
+/* A layer with a window as the file describes it; dense is one over an image of a single pixel. */
+typedef struct kd__c_window {
+    int h, w, c, out_h, out_w, out_c;
+    int kernel[2], stride[2], pad[2], groups, pool[2];
+} kd__c_window;
+
+KD__PRIVATE kd__c_window kd__c_window_of(const kd_model *m, const kd__node *n)
+{
+    const kd__shape *in = &m->values[n->in].shape, *out = &m->values[n->out].shape;
+    const int first = n->type == KD__TYPE_CONV        ? (int)KD__CONV_KERNEL
+                      : n->type == KD__TYPE_DEPTHWISE ? (int)KD__DEPTHWISE_KERNEL
+                                                      : (int)KD__POOL_KERNEL;
+    kd__c_window w;
+    int i;
+    w.h = in->h, w.w = in->w, w.c = in->c;
+    w.out_h = out->h, w.out_w = out->w, w.out_c = out->c;
+    w.groups = n->type == KD__TYPE_CONV ? (int)n->arg[KD__CONV_GROUPS].v[0] : 1;
+    for (i = 0; i < 2; ++i) {
+        w.kernel[i] = (int)n->arg[first].v[i];
+        w.stride[i] = (int)n->arg[first + 1].v[i];
+        w.pad[i] = (int)n->arg[first + 2].v[i];
+        w.pool[i] = 1;
+    }
+    if (n->type != KD__TYPE_DENSE) return w;
+    w.c = (int)kd__shape_count(in);
+    w.h = w.w = w.kernel[0] = w.kernel[1] = w.stride[0] = w.stride[1] = 1;
+    w.pad[0] = w.pad[1] = 0;
+    return w;
+}
+
+/* The same with the pooling that is folded into it. */
+KD__PRIVATE kd__c_window kd__c_step_window(const kd_model *m, const kd__c_step *s)
+{
+    kd__c_window w = kd__c_window_of(m, &m->nodes[s->node]), pool;
+    if (s->pool < 0) return w;
+    pool = kd__c_window_of(m, &m->nodes[s->pool]);
+    w.out_h = pool.out_h, w.out_w = pool.out_w;
+    w.pool[0] = pool.kernel[0], w.pool[1] = pool.kernel[1];
+    return w;
+}
+
+/* What the file has for a layer, KD__C_KINDS where it has nothing. Flatten and dropout are no steps. */
+KD__PRIVATE int kd__c_kind(const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    if (n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV) return KD__C_CONV;
+    if (n->type == KD__TYPE_DEPTHWISE) return KD__C_DEPTHWISE;
+    if (t->build == kd__pool_build && t->forward[0].fn == kd__maxpool_forward) return KD__C_MAXPOOL;
+    if (t->build == kd__pool_build || t->build == kd__gap_build) return KD__C_AVGPOOL;
+    if (t->build == kd__norm_build) return KD__C_SCALE;
+    if (t->build == kd__act_build) return KD__C_ACT;
+    return t->build == kd__add_build ? KD__C_ADD : KD__C_KINDS;
+}
+
+KD__PRIVATE int kd__c_clips(int act) { return act == KD__RELU || act == KD__RELU6; }
+
+/* A value is in this buffer, once `step` has run: readers are still to come. */
+KD__PRIVATE void kd__c_place(kd__c_plan *p, int value, int buffer, int step, int alone)
+{
+    kd__c_value *v = &p->values[value];
+    v->buffer = buffer;
+    v->step = step;
+    v->alone = alone && p->m->values[value].consumers <= 1;
+    p->reads[buffer] += p->m->values[value].consumers + (value == p->m->output);
+}
+
+/* The value is the same numbers under another shape, or with what their step does to them, too. */
+KD__PRIVATE void kd__c_pass(kd__c_plan *p, const kd__node *n)
+{
+    const kd__c_value *in = &p->values[n->in];
+    --p->reads[in->buffer];
+    kd__c_place(p, n->out, in->buffer, in->step, in->alone);
+}
+
+KD__PRIVATE int kd__c_buffer_new(kd__c_plan *p, int value, int step)
+{
+    kd__arena_item *b = &p->buffers[p->buffer_count];
+    b->size = 4 * kd__shape_count(&p->m->values[value].shape);
+    b->from = b->until = step;
+    p->reads[p->buffer_count] = 0;
+    kd__c_place(p, value, p->buffer_count, step, 1);
+    return p->buffer_count++;
+}
+
+/* Pooling whose windows lie side by side: no result is needed twice. */
+KD__PRIVATE int kd__c_pools(const kd_model *m, const kd__node *n)
+{
+    const kd__c_window w = kd__c_window_of(m, n);
+    return kd__c_kind(n) == KD__C_MAXPOOL && w.pad[0] == 0 && w.pad[1] == 0 && w.kernel[0] == w.stride[0] &&
+           w.kernel[1] == w.stride[1];
+}
+
+/* Whether the step that made what this layer reads can do its work, too. */
+KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
+{
+    const kd_model *m = p->m;
+    const kd__node *n = &m->nodes[node];
+    const kd__c_value *in = &p->values[n->in];
+    kd__c_step *s = in->step >= 0 ? &p->steps[in->step] : NULL;
+    if (!s || !in->alone) return 0;
+    if (kd__c_pools(m, n) && s->kind <= KD__C_DEPTHWISE && s->pool < 0 && !s->onto) {
+        s->pool = node;
+        p->buffers[s->out].size = 4 * kd__shape_count(&m->values[n->out].shape);
+    } else if (s->act) {
+        return 0;
+    } else if (kd__c_clips(n->act) && s->kind != KD__C_ACT && s->kind != KD__C_MAXPOOL &&
+               s->kind != KD__C_AVGPOOL) {
+        s->act = n->act;
+    } else if (kd__c_kind(n) == KD__C_SCALE && s->kind <= KD__C_DEPTHWISE && s->norm < 0 && s->pool < 0 &&
+               !s->onto && (int)m->params[n->param[0]].size == m->values[m->nodes[s->node].out].shape.c) {
+        s->norm = node;
+    } else {
+        return 0;
+    }
+    kd__c_pass(p, n);
+    return 1;
+}
+
+/* Whether the step before a sum, if it made one side of it, can add to the other side where that lies: nobody reads
+   it any more, and the step itself has read something else. */
+KD__PRIVATE int kd__c_fold_sum(kd__c_plan *p, const kd__node *n)
+{
+    int side;
+    for (side = 0; side < 2 && n->in2 >= 0; ++side) {
+        const kd__c_value *made = &p->values[side ? n->in2 : n->in], *other = &p->values[side ? n->in : n->in2];
+        kd__c_step *s = &p->steps[p->step_count - 1];
+        if (made->step < 0 || made->step != p->step_count - 1 || s->kind > KD__C_DEPTHWISE) continue;
+        if (s->act || s->onto || s->pool >= 0 || !made->alone || s->in == other->buffer ||
+            made->buffer == other->buffer)
+            continue;
+        if (p->reads[other->buffer] != 1) continue;
+        --p->buffer_count; /* the last one was the step's own */
+        s->onto = 1;
+        s->out = other->buffer;
+        p->buffers[s->out].until = made->step;
+        --p->reads[s->out];
+        kd__c_place(p, n->out, s->out, made->step, 1);
+        return 1;
+    }
+    return 0;
+}
+
+/* A buffer that the step reads. */
+KD__PRIVATE int kd__c_read(kd__c_plan *p, int value)
+{
+    const int buffer = p->values[value].buffer;
+    p->buffers[buffer].until = p->step_count;
+    --p->reads[buffer];
+    return buffer;
+}
+
+KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
+{
+    const kd__node *n = &p->m->nodes[node];
+    kd__c_step *s = &p->steps[p->step_count];
+    s->kind = kind;
+    s->node = node;
+    s->norm = kind == KD__C_SCALE ? node : -1;
+    s->act = n->act;
+    s->onto = 0;
+    s->pool = -1;
+    s->in = kd__c_read(p, n->in);
+    s->in2 = n->in2 >= 0 ? kd__c_read(p, n->in2) : -1;
+    s->out = -1;
+    if (kind >= KD__C_ADD) { /* number by number: in place */
+        if (p->reads[s->in] == 0)
+            s->out = s->in;
+        else if (s->in2 >= 0 && p->reads[s->in2] == 0)
+            s->out = s->in2;
+    }
+    if (s->out >= 0)
+        kd__c_place(p, n->out, s->out, p->step_count, 1);
+    else
+        s->out = kd__c_buffer_new(p, n->out, p->step_count);
+    ++p->step_count;
+}
+
+KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
+{
+    const kd_model *m = p->m;
+    int i;
+    kd__c_buffer_new(p, m->input, -1);
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const kd__layer_type *t = &kd__layer_types[n->type];
+        const int kind = kd__c_kind(n);
+        if (t->build == kd__flatten_build || t->build == kd__dropout_build) {
+            kd__c_pass(p, n);
+        } else if (kind == KD__C_KINDS) {
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                            "%s: layer %.80s (%s) cannot be written; what can is dense, conv, depthwise, maxpool, "
+                            "avgpool, gap, batchnorm, dropout, flatten, residual and activations",
+                            where, n->name, t->word);
+        } else if (!kd__c_fold(p, i) && !kd__c_fold_sum(p, n)) {
+            kd__c_add_step(p, i, kind);
+        }
+    }
+    p->buffers[p->values[m->output].buffer].until = p->step_count;
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__c_plan_close(kd__c_plan *p)
+{
+    kd__free(p->m->kd, p->steps);
+    kd__free(p->m->kd, p->buffers);
+    kd__free(p->m->kd, p->reads);
+    kd__free(p->m->kd, p->values);
+}
+
+/* On failure there is nothing to close. */
+KD__PRIVATE kd_result kd__c_plan_open(const kd_model *m, const char *where, kd__c_plan *p)
+{
+    int *order = KD__NEW(m->kd, int, m->node_count + 1);
+    kd_result result = KD_ERR_MEMORY;
+    memset(p, 0, sizeof *p);
+    p->m = m;
+    p->steps = KD__NEW(m->kd, kd__c_step, m->node_count + 1);
+    p->buffers = KD__NEW(m->kd, kd__arena_item, m->node_count + 1);
+    p->reads = KD__NEW(m->kd, int, m->node_count + 1);
+    p->values = KD__NEW(m->kd, kd__c_value, m->value_count);
+    if (order && p->steps && p->buffers && p->reads && p->values) result = kd__c_plan_steps(p, where);
+    if (result == KD_OK) p->memory = kd__arena_place(p->buffers, p->buffer_count, order);
+    if (result != KD_OK) kd__c_plan_close(p);
+    kd__free(m->kd, order);
+    return result;
+}
+
+/* ---- text ------------------------------------------------------------------------------------------------ */
+
+enum { KD__C_PREFIX = 40, KD__C_PANEL = 4 }; /* letters; outputs whose weights lie together */
+
+typedef struct kd__c_file {
+    const kd_model *m;
+    kd__save save;
+    const char *prefix;
+    char capitals[KD__C_PREFIX + 1];
+    int column; /* in an array */
+    size_t waiting;
+    char text[1024]; /* not yet written */
+} kd__c_file;
+
+KD__PRIVATE void kd__c_flush(kd__c_file *f)
+{
+    kd__save_bytes(&f->save, f->text, f->waiting);
+    f->waiting = 0;
+}
+
+KD__PRIVATE void kd__c_put(kd__c_file *f, const char *text, size_t length)
+{
+    while (length > 0) {
+        const size_t now = KD__MIN(length, sizeof f->text - f->waiting);
+        memcpy(f->text + f->waiting, text, now);
+        f->waiting += now;
+        text += now;
+        length -= now;
+        if (f->waiting == sizeof f->text) kd__c_flush(f);
+    }
+}
+
+/* With the prefix for every $, and in capitals for every @. */
+KD__PRIVATE void kd__c_text(kd__c_file *f, const char *text)
+{
+    while (*text) {
+        const size_t length = strcspn(text, "$@");
+        kd__c_put(f, text, length);
+        text += length;
+        if (*text == '$') kd__c_put(f, f->prefix, strlen(f->prefix));
+        if (*text == '@') kd__c_put(f, f->capitals, strlen(f->capitals));
+        if (*text) ++text;
+    }
+}
+
+KD__PRIVATE void KD__PRINTF(2, 3) kd__c_write(kd__c_file *f, const char *format, ...)
+{
+    char text[500];
+    va_list args;
+    va_start(args, format);
+    kd__print_list(text, sizeof text, format, args);
+    va_end(args);
+    kd__c_text(f, text);
+}
+
+/* A literal of type float, with all its bits. */
+KD__PRIVATE kd__text kd__c_literal(float x)
+{
+    kd__text text = kd__number((double)x, 9);
+    const size_t length = strlen(text.chars);
+    kd__print(text.chars + length, sizeof text.chars - length, "%sf", strpbrk(text.chars, ".e") ? "" : ".0");
+    return text;
+}
+
+/* The next element of an array. */
+KD__PRIVATE void kd__c_element(kd__c_file *f, const char *text)
+{
+    const int length = (int)strlen(text);
+    if (f->column == 0 || f->column + length > 108) {
+        kd__c_put(f, "\n   ", 4);
+        f->column = 3;
+    }
+    kd__c_put(f, " ", 1);
+    kd__c_put(f, text, (size_t)length);
+    kd__c_put(f, ",", 1);
+    f->column += length + 2;
+}
+
+KD__PRIVATE void kd__c_float(kd__c_file *f, double x, const char *name)
+{
+    const float rounded = (float)x;
+    if (!kd__is_finite((double)rounded) && f->save.result == KD_OK)
+        f->save.result =
+            kd__fail(f->m->kd, KD_ERR_NOT_FINITE,
+                     "%s: layer %.80s with its batchnorm holds a number that is too large for a float; "
+                     "nothing was written",
+                     f->save.where, name);
+    kd__c_element(f, kd__c_literal(rounded).chars);
+}
+
+KD__PRIVATE void kd__c_end_array(kd__c_file *f)
+{
+    kd__c_text(f, "\n};\n");
+    f->column = 0;
+}
+
+/* A string literal: what could be misread as octal numbers. */
+KD__PRIVATE void kd__c_string(kd__c_file *f, const char *text)
+{
+    char escape[8];
+    kd__c_put(f, "\"", 1);
+    for (; *text; ++text) {
+        const unsigned char c = (unsigned char)*text;
+        const int plain = kd__is_letter(*text) || kd__is_digit(*text) || strchr(" -+.,:;/()[]&=<>!#'", *text);
+        if (plain) {
+            kd__c_put(f, text, 1);
+        } else {
+            kd__print(escape, sizeof escape, "\\%03o", (unsigned)c);
+            kd__c_put(f, escape, 4);
+        }
+    }
+    kd__c_put(f, "\"", 1);
+}
+
+/* ---- constants ------------------------------------------------------------------------------------------- */
+
+/* The factor and what is added, by channel, that a batchnorm comes to with its running statistics. */
+KD__PRIVATE void kd__c_norm(const kd_model *m, const kd__node *n, int channel, double *factor, double *add)
+{
+    const float *of[4];
+    double eps = n->arg[KD__NORM_EPS].v[0];
+    int i;
+    for (i = 0; i < 4; ++i) of[i] = kd__param_stored(m, &m->params[n->param[i]]);
+    *factor = (double)of[0][channel] / sqrt((double)of[3][channel] + eps);
+    *add = (double)of[1][channel] - (double)of[2][channel] * *factor;
+}
+
+/* The weights of a step as plain numbers, in PyTorch's order; NULL: no memory. */
+KD__PRIVATE float *kd__c_plain(const kd_model *m, const kd__param *p)
+{
+    float *plain = KD__NEW(m->kd, float, kd__param_count(p));
+    if (plain) kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 1);
+    return plain;
+}
+
+/* Panels of four outputs: their biases, then their weights by row, column and channel of the window; a depthwise
+   output has the one channel. Where there are fewer outputs the rest is 0. */
+KD__PRIVATE void kd__c_weights(kd__c_file *f, const kd__c_step *s, const float *plain)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const kd__param *p = &m->params[n->param[0]];
+    const int depthwise = s->kind == KD__C_DEPTHWISE;
+    const int channels = depthwise ? 1 : p->c, outputs = depthwise ? p->c : p->outputs, area = p->h * p->w;
+    const float *bias = n->param[1] >= 0 ? kd__param_stored(m, &m->params[n->param[1]]) : NULL;
+    double factor[KD__C_PANEL], add[KD__C_PANEL];
+    int g, o, i, j, k;
+    for (g = 0; g < p->groups * outputs; g += outputs) {
+        for (o = 0; o < outputs; o += KD__C_PANEL) {
+            const int there = KD__MIN(outputs - o, (int)KD__C_PANEL);
+            for (j = 0; j < KD__C_PANEL; ++j) {
+                factor[j] = 1, add[j] = 0;
+                if (s->norm >= 0 && j < there) kd__c_norm(m, &m->nodes[s->norm], g + o + j, &factor[j], &add[j]);
+                if (bias && j < there) add[j] += (double)bias[g + o + j] * factor[j];
+                kd__c_float(f, add[j], n->name);
+            }
+            for (i = 0; i < area; ++i) {
+                for (k = 0; k < channels; ++k) {
+                    for (j = 0; j < KD__C_PANEL; ++j) {
+                        const ptrdiff_t at = ((ptrdiff_t)(g + o + j) * channels + k) * area + i;
+                        kd__c_float(f, j < there ? (double)plain[at] * factor[j] : 0, n->name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* The constants of a step: $_p and $_w with the number of its node. */
+KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const kd__c_window w = kd__c_step_window(m, s);
+    int i;
+    if (s->kind == KD__C_CONV || s->kind == KD__C_DEPTHWISE) {
+        float *plain = kd__c_plain(m, &m->params[n->param[0]]);
+        if (!plain) {
+            f->save.result = KD_ERR_MEMORY;
+            return;
+        }
+        kd__c_write(f, "static const float $_p%d[] = { /* %.100s */", s->node, n->text);
+        kd__c_weights(f, s, plain);
+        kd__c_end_array(f);
+        kd__free(m->kd, plain);
+    } else if (s->kind == KD__C_SCALE) {
+        kd__c_write(f, "static const float $_p%d[] = { /* %.100s: factor and what is added, by channel */", s->node,
+                    n->text);
+        for (i = 0; i < (int)m->params[n->param[0]].size; ++i) {
+            double factor, add;
+            kd__c_norm(m, n, i, &factor, &add);
+            kd__c_float(f, factor, n->name);
+            kd__c_float(f, add, n->name);
+        }
+        kd__c_end_array(f);
+    }
+    if (s->kind > KD__C_AVGPOOL) return;
+    kd__c_write(f, "static const $_window $_w%d = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d};\n",
+                s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0],
+                w.stride[1], w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1]);
+}
+
+/* Channels whose pixels mean different numbers: 1 where all are alike. */
+KD__PRIVATE int kd__c_tables(const kd_model *m)
+{
+    int c, alike = 1;
+    for (c = 1; c < m->preprocessing_channels; ++c) alike &= m->mean[c] == m->mean[0] && m->std[c] == m->std[0];
+    return alike ? 1 : m->preprocessing_channels;
+}
+
+/* What a pixel of each value is to the network, made as kd_predict_u8 makes it. */
+KD__PRIVATE void kd__c_pixels(kd__c_file *f)
+{
+    const kd__kernels *k = f->m->kd->k;
+    const int tables = kd__c_tables(f->m);
+    uint8_t bytes[256];
+    float x[256];
+    int c, i;
+    for (i = 0; i < 256; ++i) bytes[i] = (uint8_t)i;
+    kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const float $_pixel[%d] = {",
+                tables > 1 ? ", by channel" : "", tables * 256);
+    for (c = 0; c < tables; ++c) {
+        k->from_bytes(256, bytes, x);
+        if (f->m->preprocessing_channels) kd__normalise_sample(k, 1, 256, f->m->mean + c, f->m->std + c, x, x);
+        for (i = 0; i < 256; ++i) kd__c_float(f, (double)x[i], "pixels");
+    }
+    kd__c_end_array(f);
+}
+
+/* Bytes of all constants, pointers to class names as of a machine of 32 bits. */
+KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
+{
+    const kd_model *m = p->m;
+    int64_t bytes = 4 * 256 * (int64_t)kd__c_tables(m);
+    int i;
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) bytes += (int64_t)strlen(m->classes[i]) + 1 + 4;
+    for (i = 0; i < p->step_count; ++i) {
+        const kd__c_step *s = &p->steps[i];
+        const kd__node *n = &m->nodes[s->node];
+        const kd__param *w = n->param[0] >= 0 ? &m->params[n->param[0]] : NULL;
+        const int64_t panels = !w ? 0
+                               : s->kind == KD__C_DEPTHWISE
+                                   ? kd__parts(w->c, KD__C_PANEL)
+                                   : w->groups * (int64_t)kd__parts(w->outputs, KD__C_PANEL);
+        if (s->kind <= KD__C_AVGPOOL) bytes += 4 * 15;
+        if (s->kind == KD__C_SCALE) bytes += 4 * 2 * (int64_t)w->size;
+        if (s->kind == KD__C_CONV) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->c * w->h * w->w);
+        if (s->kind == KD__C_DEPTHWISE) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->h * w->w);
+    }
+    return bytes;
+}
+
+/* Bytes of memory. */
+KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p) { return p->memory + 4 * (KD__C_PANEL - 1); }
+
+/* ---- code ------------------------------------------------------------------------------------------------ */
+
+/* The loops of each kind of layer. */
+static const char kd__c_head[] =
+    "/* A layer with a window: input (h, w, c), output (oh, ow, oc), kernel, stride, padding, groups, and the "
+    "size "
+    "of\n"
+    "   the max pooling of its results. */\n"
+    "typedef struct {\n"
+    "    int h, w, c, oh, ow, oc, kh, kw, sh, sw, ph, pw, groups, pool_h, pool_w;\n"
+    "} $_window;\n\n"
+    "/* Which taps of a window that begins at `at` are inside of `size`: from *first to before *end. */\n"
+    "static void $_taps(int at, int taps, int size, int *first, int *end)\n"
+    "{\n"
+    "    *first = at < 0 ? -at : 0;\n"
+    "    *end = size - at < taps ? size - at : taps;\n"
+    "}\n\n";
+
+static const char kd__c_clip[] =
+    "static float $_clip(float x, float low, float high) { return x < low ? low : x > high ? high : x; }\n\n";
+
+/* What both kinds of convolution are called with; and their last lines. */
+static const char kd__c_put_results[] =
+    "/* Four sums at most become results: added to what is there, or where it is larger than the last of a "
+    "pooling. */\n"
+    "static void $_put(const float *sums, int count, int onto, int pooling, float low, float high, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < 4 && i < count; ++i) {\n"
+    "        const float v = $_clip(onto ? sums[i] + y[i] : sums[i], low, high);\n"
+    "        if (!pooling || v > y[i]) y[i] = v;\n"
+    "    }\n"
+    "}\n\n"
+    "typedef void (*$_pixel_fn)(const $_window *l, const float *x, int top, int left, const float *panel, int "
+    "onto,\n"
+    "                           int pooling, float low, float high, float *y);\n\n"
+    "/* All outputs, pixel by pixel. */\n"
+    "static void $_each(const $_window *l, $_pixel_fn pixel, const float *x, const float *panel, int onto, "
+    "float "
+    "low,\n"
+    "                   float high, float *y)\n"
+    "{\n"
+    "    int oy, ox, i, j;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        for (ox = 0; ox < l->ow; ++ox, y += l->oc) {\n"
+    "            for (i = 0; i < l->pool_h; ++i) {\n"
+    "                for (j = 0; j < l->pool_w; ++j)\n"
+    "                    pixel(l, x, (oy * l->pool_h + i) * l->sh - l->ph, (ox * l->pool_w + j) * l->sw - "
+    "l->pw, "
+    "panel,\n"
+    "                          onto, i + j > 0, low, high, y);\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n";
+
+static const char *const kd__c_loops[KD__C_KINDS] = {
+    "/* Convolution, and dense, at one pixel. Weights lie in panels of four outputs of a group, after their "
+    "biases. */\n"
+    "static void $_conv(const $_window *l, const float *x, int top, int left, const float *panel, int onto, "
+    "int "
+    "pooling,\n"
+    "                   float low, float high, float *y)\n"
+    "{\n"
+    "    const int c = l->c / l->groups, oc = l->oc / l->groups, taps = l->kh * l->kw;\n"
+    "    int g, o, i, j, k, i0, i1, j0, j1;\n"
+    "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "    for (g = 0; g < l->groups; ++g, y += oc) {\n"
+    "        for (o = 0; o < oc; o += 4, panel += 4 + 4 * taps * c) {\n"
+    "            float s[4] = {panel[0], panel[1], panel[2], panel[3]};\n"
+    "            for (i = i0; i < i1; ++i) {\n"
+    "                for (j = j0; j < j1; ++j) {\n"
+    "                    const float *from = x + ((top + i) * l->w + left + j) * l->c + g * c;\n"
+    "                    const float *w = panel + 4 + 4 * (i * l->kw + j) * c;\n"
+    "                    for (k = 0; k < c; ++k, w += 4) {\n"
+    "                        s[0] += from[k] * w[0];\n"
+    "                        s[1] += from[k] * w[1];\n"
+    "                        s[2] += from[k] * w[2];\n"
+    "                        s[3] += from[k] * w[3];\n"
+    "                    }\n"
+    "                }\n"
+    "            }\n"
+    "            $_put(s, oc - o, onto, pooling, low, high, y + o);\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "/* Every channel with taps of its own, in panels as above. */\n"
+    "static void $_depthwise(const $_window *l, const float *x, int top, int left, const float *panel, int "
+    "onto,\n"
+    "                        int pooling, float low, float high, float *y)\n"
+    "{\n"
+    "    const int taps = l->kh * l->kw;\n"
+    "    int o, i, j, i0, i1, j0, j1;\n"
+    "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "    for (o = 0; o < l->c; o += 4, panel += 4 + 4 * taps) {\n"
+    "        float s[4] = {panel[0], panel[1], panel[2], panel[3]};\n"
+    "        for (i = i0; i < i1; ++i) {\n"
+    "            for (j = j0; j < j1; ++j) {\n"
+    "                const float *from = x + ((top + i) * l->w + left + j) * l->c + o;\n"
+    "                const float *w = panel + 4 + 4 * (i * l->kw + j);\n"
+    "                s[0] += from[0] * w[0]; /* past the last channel times 0 */\n"
+    "                s[1] += from[1] * w[1];\n"
+    "                s[2] += from[2] * w[2];\n"
+    "                s[3] += from[3] * w[3];\n"
+    "            }\n"
+    "        }\n"
+    "        $_put(s, l->c - o, onto, pooling, low, high, y + o);\n"
+    "    }\n"
+    "}\n\n",
+    "static void $_maxpool(const $_window *l, const float *x, float *y)\n"
+    "{\n"
+    "    int oy, ox, k, i, j, i0, i1, j0, j1;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        const int top = oy * l->sh - l->ph;\n"
+    "        $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "        for (ox = 0; ox < l->ow; ++ox) {\n"
+    "            const int left = ox * l->sw - l->pw;\n"
+    "            $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "            for (k = 0; k < l->c; ++k) {\n"
+    "                float largest = x[((top + i0) * l->w + left + j0) * l->c + k];\n"
+    "                for (i = i0; i < i1; ++i) {\n"
+    "                    for (j = j0; j < j1; ++j) {\n"
+    "                        const float v = x[((top + i) * l->w + left + j) * l->c + k];\n"
+    "                        if (v > largest) largest = v;\n"
+    "                    }\n"
+    "                }\n"
+    "                *y++ = largest;\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "/* The mean over the whole window; what is outside counts as 0. */\n"
+    "static void $_avgpool(const $_window *l, const float *x, float *y)\n"
+    "{\n"
+    "    int oy, ox, k, i, j, i0, i1, j0, j1;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        const int top = oy * l->sh - l->ph;\n"
+    "        $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "        for (ox = 0; ox < l->ow; ++ox) {\n"
+    "            const int left = ox * l->sw - l->pw;\n"
+    "            $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "            for (k = 0; k < l->c; ++k) {\n"
+    "                float sum = 0.0f;\n"
+    "                for (i = i0; i < i1; ++i) {\n"
+    "                    for (j = j0; j < j1; ++j) sum += x[((top + i) * l->w + left + j) * l->c + k];\n"
+    "                }\n"
+    "                *y++ = sum / (float)(l->kh * l->kw);\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "static void $_add(const float *a, const float *b, int n, float low, float high, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = $_clip(a[i] + b[i], low, high);\n"
+    "}\n\n",
+    "static void $_scale(const float *x, int n, int c, const float *factor_add, float low, float high, float "
+    "*y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (i = 0; i < n; i += c) {\n"
+    "        for (k = 0; k < c; ++k)\n"
+    "            y[i + k] = $_clip(x[i + k] * factor_add[2 * k] + factor_add[2 * k + 1], low, high);\n"
+    "    }\n"
+    "}\n\n",
+    NULL, /* kd__c_acts */
+};
+
+/* What an activation makes of x[i]. */
+typedef struct kd__c_act {
+    int act, libm;
+    const char *word, *value;
+} kd__c_act;
+
+static const kd__c_act kd__c_acts[] = {
+    {KD__RELU, 0, "relu", "$_clip(x[i], 0.0f, x[i])"},
+    {KD__RELU6, 0, "relu6", "$_clip(x[i], 0.0f, 6.0f)"},
+    {KD__LEAKYRELU, 0, "leakyrelu", "x[i] < 0.0f ? x[i] * slope : x[i]"},
+    {KD__GELU, 1, "gelu", "0.5f * x[i] * erfcf(x[i] * -0.707106781f)"},
+    {KD__SILU, 1, "silu", "x[i] / (1.0f + expf(-x[i]))"},
+    {KD__HARDSWISH, 0, "hardswish", "x[i] * $_clip(x[i] + 3.0f, 0.0f, 6.0f) / 6.0f"},
+    {KD__SIGMOID, 1, "sigmoid", "1.0f / (1.0f + expf(-x[i]))"},
+    {KD__TANH, 1, "tanh", "tanhf(x[i])"},
+};
+
+/* The steps of one kind, of activations those of one act, that the plan has. */
+KD__PRIVATE int kd__c_uses(const kd__c_plan *p, int kind, int act)
+{
+    int i, count = 0;
+    for (i = 0; i < p->step_count; ++i)
+        count += p->steps[i].kind == kind && (kind != KD__C_ACT || p->steps[i].act == act);
+    return count;
+}
+
+KD__PRIVATE int kd__c_uses_libm(const kd__c_plan *p)
+{
+    int i, uses = 0;
+    for (i = 0; i < KD__COUNT(kd__c_acts); ++i)
+        uses |= kd__c_acts[i].libm && kd__c_uses(p, KD__C_ACT, kd__c_acts[i].act);
+    return uses;
+}
+
+KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
+{
+    int i, windows = 0, clips = 0;
+    for (i = 0; i < p->step_count; ++i) {
+        windows |= p->steps[i].kind <= KD__C_AVGPOOL;
+        clips |= p->steps[i].kind != KD__C_MAXPOOL && p->steps[i].kind != KD__C_AVGPOOL;
+    }
+    if (windows) kd__c_text(f, kd__c_head);
+    if (clips) kd__c_text(f, kd__c_clip);
+    if (kd__c_uses(p, KD__C_CONV, 0) + kd__c_uses(p, KD__C_DEPTHWISE, 0)) kd__c_text(f, kd__c_put_results);
+    for (i = 0; i < KD__C_ACT; ++i) {
+        if (kd__c_uses(p, i, 0)) kd__c_text(f, kd__c_loops[i]);
+    }
+    for (i = 0; i < KD__COUNT(kd__c_acts); ++i) {
+        const kd__c_act *a = &kd__c_acts[i];
+        if (!kd__c_uses(p, KD__C_ACT, a->act)) continue;
+        kd__c_write(f,
+                    "static void $_%s(const float *x, int n, %sfloat *y)\n{\n    int i;\n"
+                    "    for (i = 0; i < n; ++i) y[i] = %s;\n}\n\n",
+                    a->word, a->act == KD__LEAKYRELU ? "float slope, " : "", a->value);
+    }
+}
+
+/* The arguments low and high of a step. */
+KD__PRIVATE const char *kd__c_range(const kd__c_step *s)
+{
+    return s->act == KD__RELU ? "0.0f, @_MAX" : s->act == KD__RELU6 ? "0.0f, 6.0f" : "-@_MAX, @_MAX";
+}
+
+KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
+{
+    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "add", "scale", NULL};
+    const kd__node *n = &f->m->nodes[s->node];
+    const long long in = (long long)p->buffers[s->in].at / 4, out = (long long)p->buffers[s->out].at / 4;
+    const long long size = (long long)kd__shape_count(&f->m->values[n->out].shape);
+    kd__c_write(f, "    $_%s",
+                s->kind == KD__C_ACT         ? kd__layer_types[n->type].word
+                : s->kind <= KD__C_DEPTHWISE ? "each"
+                                             : names[s->kind]);
+    if (s->kind <= KD__C_DEPTHWISE)
+        kd__c_write(f, "(&$_w%d, $_%s, m + %lld, $_p%d, %d, %s, m + %lld);", s->node, names[s->kind], in, s->node,
+                    s->onto, kd__c_range(s), out);
+    else if (s->kind <= KD__C_AVGPOOL)
+        kd__c_write(f, "(&$_w%d, m + %lld, m + %lld);", s->node, in, out);
+    else if (s->kind == KD__C_ADD)
+        kd__c_write(f, "(m + %lld, m + %lld, %lld, %s, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
+                    kd__c_range(s), out);
+    else if (s->kind == KD__C_SCALE)
+        kd__c_write(f, "(m + %lld, %lld, %d, $_p%d, %s, m + %lld);", in, size, (int)f->m->params[n->param[0]].size,
+                    s->node, kd__c_range(s), out);
+    else if (s->act == KD__LEAKYRELU)
+        kd__c_write(f, "(m + %lld, %lld, %s, m + %lld);", in, size, kd__c_literal(n->act_arg).chars, out);
+    else
+        kd__c_write(f, "(m + %lld, %lld, m + %lld);", in, size, out);
+    kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
+}
+
+/* From pixels, or from floats, to logits in PyTorch's order. */
+KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
+{
+    const kd_model *m = f->m;
+    const kd__shape *in = &m->values[m->input].shape, *out = &m->values[m->output].shape;
+    const long long count = (long long)kd__shape_count(in), at = (long long)p->buffers[0].at / 4;
+    const int pixels = out->h * out->w;
+    int i;
+    char table[64] = "";
+    if (kd__c_tables(m) > 1 && in->flat)
+        kd__print(table, sizeof table, "i / %lld * 256 + ", count / m->preprocessing_channels);
+    else if (kd__c_tables(m) > 1)
+        kd__print(table, sizeof table, "i %% %d * 256 + ", in->c);
+    kd__c_write(
+        f,
+        "static float $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    float *const m = $_memory;\n"
+        "    int i;\n",
+        (long long)kd__c_ram(p) / 4);
+    for (i = 0; i < p->step_count; ++i) kd__c_call(f, p, &p->steps[i]);
+    kd__c_write(f, "    for (i = 0; i < @_CLASSES; ++i) logits[i] = m[%lld + ",
+                (long long)p->buffers[p->values[m->output].buffer].at / 4);
+    if (pixels > 1 && out->c > 1)
+        kd__c_write(f, "i %% %d * %d + i / %d];\n}\n\n", pixels, out->c, pixels);
+    else
+        kd__c_text(f, "i];\n}\n\n");
+    kd__c_write(
+        f,
+        "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
+        "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = $_pixel[%spixels[i]];\n    $_run(logits);\n}\n\n",
+        count, at, table);
+    kd__c_write(f,
+                "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
+                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = x[i];\n    $_run(logits);\n}\n\n",
+                count, at);
+    kd__c_text(f, "int $_classify(const uint8_t *pixels)\n{\n    float logits[@_CLASSES];\n    int i, best = 0;\n"
+                  "    $_logits(pixels, logits);\n    for (i = 1; i < @_CLASSES; ++i) {\n"
+                  "        if (logits[i] > logits[best]) best = i;\n    }\n    return best;\n}\n");
+}
+
+/* The model line in lines of its own, broken behind commas. */
+KD__PRIVATE void kd__c_line(kd__c_file *f)
+{
+    const char *from = f->m->spec, *at;
+    size_t length = 0;
+    for (at = from; *at; ++at, ++length) {
+        if (length < 90 || at[-1] != ',') continue;
+        kd__c_put(f, from, length);
+        kd__c_put(f, "\n     ", 5);
+        from = at;
+        length = 0;
+    }
+    kd__c_put(f, from, length);
+}
+
+/* What a user of the file sees. */
+KD__PRIVATE void kd__c_declarations(kd__c_file *f, const kd__c_plan *p)
+{
+    const kd_model *m = f->m;
+    const kd__shape *in = &m->values[m->input].shape;
+    kd__c_text(f, "/* $: a network that kd.h " KD_VERSION " has written as C99 (and C++)\n\n     ");
+    kd__c_line(f);
+    kd__c_text(
+        f, "\n\n   Compile this file and call $_classify or $_logits. Other files get the declarations alone by\n"
+           "   #define @_DECLARATIONS before including it. Nothing is allocated; all results in between are\n"
+           "   in one static array, so one call at a time.\n"
+           "   Bytes of constants: @_FLASH; of memory: @_RAM, beside code and stack. Multiply-adds: @_MACS. */\n"
+           "#ifndef @_INCLUDED\n#define @_INCLUDED\n\n#include <stdint.h>\n\n");
+    kd__c_write(f,
+                "#define @_CLASSES %d\n#define @_CHANNELS %d\n#define @_HEIGHT %d\n#define @_WIDTH %d\n"
+                "#define @_FLASH %lld\n#define @_RAM %lld\n#define @_MACS %lld\n",
+                kd_model_outputs(m), in->c, in->h, in->w, (long long)kd__c_flash(p), (long long)kd__c_ram(p),
+                (long long)kd_model_macs(m));
+}
+
+KD__PRIVATE void kd__c_prototypes(kd__c_file *f)
+{
+    kd__c_text(f, "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
+                  "/* The likeliest class of an image of bytes (h, w, c): the channels of a pixel lie "
+                  "together. A model of\n"
+                  "   a vector takes its numbers in their own order. */\n"
+                  "int $_classify(const uint8_t *pixels);\n"
+                  "/* The logits of all classes. */\n"
+                  "void $_logits(const uint8_t *pixels, float *logits);\n"
+                  "/* The same from floats that are normalised already. */\n"
+                  "void $_logits_of_floats(const float *x, float *logits);\n");
+    if (f->m->classes) kd__c_text(f, "extern const char *const $_classes[@_CLASSES]; /* UTF-8 */\n");
+    kd__c_text(f, "\n#ifdef __cplusplus\n}\n#endif\n#endif\n\n#if !defined(@_DECLARATIONS) && "
+                  "!defined(@_DEFINED)\n#define @_DEFINED\n");
+}
+
+KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
+{
+    const kd_model *m = f->m;
+    int i;
+    kd__c_declarations(f, p);
+    kd__c_prototypes(f);
+    if (kd__c_uses_libm(p)) kd__c_text(f, "#include <math.h>\n");
+    kd__c_text(f, "\n#define @_MAX 3.40282347e38f\n\n");
+    if (m->classes) {
+        kd__c_text(f, "const char *const $_classes[@_CLASSES] = {\n");
+        for (i = 0; i < kd_model_outputs(m); ++i) {
+            kd__c_text(f, "    ");
+            kd__c_string(f, m->classes[i]);
+            kd__c_text(f, ",\n");
+        }
+        kd__c_text(f, "};\n\n");
+    }
+    kd__c_pixels(f);
+    kd__c_text(f, "\n");
+    kd__c_code(f, p);
+    for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i) kd__c_constants(f, &p->steps[i]);
+    kd__c_text(f, "\n");
+    kd__c_functions(f, p);
+    kd__c_text(f, "#endif\n");
+}
+
+KD__PRIVATE kd_result kd__c_check_prefix(const kd_model *m, const char *where, const char *prefix)
+{
+    if (prefix && !kd__is_digit(*prefix) && *prefix && !*kd__skip_word(prefix) && strlen(prefix) <= KD__C_PREFIX)
+        return KD_OK;
+    return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                    "%s: the prefix must be a C identifier of 1 to %d letters, digits and _, got \"%.60s\"", where,
+                    (int)KD__C_PREFIX, prefix ? prefix : "(null)");
+}
+
+KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc)
+{
+    static const char where[] = "kd_model_save_c";
+    const kd_c_desc defaults = kd_c_defaults();
+    kd__c_file f;
+    kd__c_plan p;
+    kd_result result;
+    size_t i;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!desc) desc = &defaults;
+    if (desc->cookie != KD__COOKIE)
+        return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_c_defaults()", where);
+    result = kd__c_check_prefix(m, where, desc->prefix);
+    if (result == KD_OK) result = kd__model_check_finite(m, m, where);
+    if (result == KD_OK) result = kd__c_plan_open(m, where, &p);
+    if (result != KD_OK) return result;
+    memset(&f, 0, sizeof f);
+    f.m = m;
+    f.prefix = desc->prefix;
+    for (i = 0; desc->prefix[i]; ++i)
+        f.capitals[i] =
+            (char)(desc->prefix[i] >= 'a' && desc->prefix[i] <= 'z' ? desc->prefix[i] - 32 : desc->prefix[i]);
+    result = kd__save_open(&f.save, m->kd, where, path);
+    if (result == KD_OK) {
+        kd__c_file_write(&f, &p);
+        kd__c_flush(&f);
+        result = kd__save_close(&f.save);
+    }
+    kd__c_plan_close(&p);
     return result;
 }
 

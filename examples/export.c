@@ -27,11 +27,30 @@ static kd_result export_safetensors(const kd_model *m, const options *o)
 
 static kd_result export_onnx(const kd_model *m, const options *o) { return kd_model_save_onnx(m, o->to, &o->onnx); }
 
+/* Names in the file begin with its own, as far as C lets them. */
+static kd_result export_c(const kd_model *m, const options *o)
+{
+    const char *name = strrchr(o->to, '/');
+    kd_c_desc desc = kd_c_defaults();
+    char prefix[41];
+    size_t i;
+    name = name ? name + 1 : o->to;
+    for (i = 0; i < sizeof prefix - 1 && name[i] && name[i] != '.'; ++i) {
+        const char c = name[i];
+        const int digit = c >= '0' && c <= '9', letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        prefix[i] = (char)(letter || (digit && i > 0) ? c : '_');
+    }
+    prefix[i] = 0;
+    desc.prefix = prefix;
+    return kd_model_save_c(m, o->to, &desc);
+}
+
 /* ending of the name, what it is, options that it takes, function */
 #define FORMATS(X)                                                                                                 \
     X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16",                    \
       export_safetensors)                                                                                          \
-    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx)
+    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx)                        \
+    X(".c", "C99 that needs nothing else, for microcontrollers and the like", "", export_c)
 
 typedef struct format {
     const char *ending, *what, *takes;
