@@ -1029,9 +1029,10 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
    The steps that values are rounded to stand in the model's line as `quant` layers: what comes out of one is
    scale (q - zero_point), q a whole number from 0 to 255, with one scale and zero point (tensors NAME.scale and
    NAME.zero_point, not trained). What such a layer stands before, dense, conv or depthwise, has weights rounded to
-   -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers round just as
-   the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where it is (Bengio et
-   al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is quantisation-aware training.
+   -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers round just
+   as the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where it is
+   (Bengio et al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is quantisation-aware
+   training.
 
    float model -> kd_model_quantize -> int8 model                                 after training
    float model -> kd_model_prepare_int8 -> kd_train -> kd_model_quantize -> int8 model             aware of it
@@ -1058,8 +1059,8 @@ typedef struct kd_quantize_desc {
     uint32_t cookie;  /* set by kd_quantize_defaults */
     kd_range range;   /* KD_RANGE_MSE */
     float percentile; /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
-    /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs with
-       saturation (ONNX Runtime on x86 without VNNI) need 64 */
+    /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
+       with saturation (ONNX Runtime on x86 without VNNI) need 64 */
     int weight_limit;
     int images; /* 1024; 1 or more: the first so many of the data are looked at */
     int batch;  /* 64; 1 to 256 */
@@ -1071,8 +1072,8 @@ KDDEF const char *kd_range_name(kd_range range); /* "mse" */
    weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for rounding. */
 KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out);
 /* kd_model_fold, with quant layers put in where int8 has a rule, and their scales set by running the model over
-   `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model that
-   has quant layers, only those without a scale are set. desc NULL: the defaults. */
+   `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model
+   that has quant layers, only those without a scale are set. desc NULL: the defaults. */
 KDDEF kd_result kd_model_prepare_int8(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
                                       kd_model **out);
 /* The int8 model. `images` may be NULL where all quant layers have their scales. */
@@ -3626,8 +3627,8 @@ typedef struct kd__int8_store {
     float *to_float;
 } kd__int8_store;
 
-/* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run` groups
-   of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL columns:
+/* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run`
+   groups of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL columns:
    for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
 enum { KD__INT8_PANEL = 16, KD__INT8_TAPS = 49 };
 typedef struct kd__int8_product {
@@ -6588,7 +6589,7 @@ KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__sp
 
 /* ---- quant ----------------------------------------------------------------------------------------------- */
 
-/* A step of a quant layer: x = scale (q - zero), q from 0 to 255. scale 0: not set yet, numbers pass as they are. */
+/* A step of a quant layer: x = scale (q - zero), q from 0 to 255. scale 0: not set yet, numbers pass unchanged. */
 enum { KD__QUANT_LIMIT };
 enum { KD__QUANT_SCALE, KD__QUANT_ZERO }; /* its tensors */
 
@@ -6655,7 +6656,7 @@ KD__PRIVATE void kd__quant_forward(const kd__run *r, const kd__node *n, kd__span
     }
 }
 
-/* Straight through (Bengio et al. 2013): 1 where the number rounds to one of the 256 steps, 0 where it is clipped. */
+/* Straight through (Bengio et al. 2013): 1 where the number rounds to one of the 256 steps, 0 where clipped. */
 KD__PRIVATE void kd__quant_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *in = &r->act[n->in], *dy = &r->grad[n->out], *dx = &r->grad[n->in];
@@ -10549,7 +10550,8 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
        weight scale  s_o = max_i |w[o][i]| / limit, larger where the bias would not fit, see kd__quant_scale
        weight[o][i]  = rne(w[o][i] / s_o)        bias[o] = rne(b[o] / (s_in * s_o)), the product in float
        factor[o]     = (s_in * s_o) / s_out, of a product that writes floats s_in * s_o
-       mean: factor[0] = s_in / (s_out * pixels of the window)      add: factor[0] = s_a / s_out, factor[1] = s_b / s_out
+       mean: factor[0] = s_in / (s_out * pixels of the window)
+       add: factor[0] = s_a / s_out, factor[1] = s_b / s_out
    These are ONNX Runtime's rules for dense layers, convolutions and max pooling, bit by bit. In sums and means it
    rounds in another order on some processors: at most one step away.
    ============================================================================================================ */
@@ -10788,7 +10790,7 @@ KD__PRIVATE void kd__quant_close(kd_ctx *kd, kd__quant *q, int node_count)
     kd__free(kd, q);
 }
 
-/* What a node writes if its activation and the quant layer behind it are its own work: that layer's output, or -1. */
+/* What a node writes if activation and quant layer behind it are its own work: the output of that layer, or -1. */
 KD__PRIVATE int kd__quant_target(const kd_model *m, const kd__node *n)
 {
     const kd__node *next = kd__reader(m, n->out);
@@ -11046,7 +11048,7 @@ KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, con
     return KD_OK;
 }
 
-/* Numbers of the layer itself, in float on the one set of kernels that all machines have, as steps of its output. */
+/* What the layer makes of all inputs, in float by the kernels that all machines have, as steps of its output. */
 KD__PRIVATE void kd__quant_finish_table(const kd_model *m, int index)
 {
     const kd__node *n = &m->nodes[index];
@@ -15118,6 +15120,27 @@ KD__PRIVATE kd_result kd__model_reline(const kd_model *m, int limit, kd_model **
     return result;
 }
 
+/* Folds until nothing is left to fold: of several batchnorm layers in a row the first goes first. */
+KD__PRIVATE kd_result kd__model_folded(const kd_model *m, kd_model **out)
+{
+    kd_result result = kd__model_reline(m, 0, out);
+    int left = result == KD_OK, i;
+    while (left) {
+        kd_model *made = *out;
+        char *folded = KD__NEW(m->kd, char, made->node_count + 1);
+        left = 0;
+        if (!folded) result = KD_ERR_MEMORY;
+        if (folded) kd__choose_folds(made, folded);
+        for (i = 0; folded && i < made->node_count; ++i) left |= folded[i];
+        kd__free(m->kd, folded);
+        if (result == KD_OK && !left) break;
+        if (result == KD_OK) result = kd__model_reline(made, 0, out);
+        kd_model_destroy(made);
+        if (result != KD_OK) *out = NULL, left = 0;
+    }
+    return result;
+}
+
 KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out)
 {
     kd_result result;
@@ -15125,7 +15148,7 @@ KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out)
     if (!m) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_fold: out must not be NULL");
     result = kd__refuse_int8(m, "kd_model_fold");
-    return result == KD_OK ? kd__model_reline(m, 0, out) : result;
+    return result == KD_OK ? kd__model_folded(m, out) : result;
 }
 
 /* ---- ranges ---------------------------------------------------------------------------------------------- */
@@ -15369,7 +15392,12 @@ KD__PRIVATE kd_result kd__model_prepare(const kd_model *m, const kd_data *images
                               m->params[i].name);
     }
     if (result != KD_OK) return result;
-    result = kd__model_reline(m, m->quants ? 0 : desc->weight_limit, out);
+    result = kd__model_folded(m, out);
+    if (result == KD_OK && !m->quants) {
+        kd_model *folded = *out;
+        result = kd__model_reline(folded, desc->weight_limit, out);
+        kd_model_destroy(folded);
+    }
     if (result == KD_OK && !(*out)->quants)
         result =
             kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: int8 has no rule for any layer of \"%.200s\"", where, m->spec);
@@ -21719,8 +21747,8 @@ KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s,
 /* ---- int8 models ----------------------------------------------------------------------------------------- */
 
 /* What an int8 file has: NAME.weight in I8, NAME.weight_scale in F32, by output, and NAME.bias in I32, in steps of
-   weight_scale times the scale of the quant layer before; NAME.scale and NAME.zero_point of quant layers, and all of
-   what is computed in float, in F32. */
+   weight_scale times the scale of the quant layer before; NAME.scale and NAME.zero_point of quant layers, and all
+   of what is computed in float, in F32. */
 enum { KD__INT8_FLOATS, KD__INT8_WEIGHT, KD__INT8_SCALE, KD__INT8_BIAS };
 typedef struct kd__int8_tensor {
     char name[KD__MAX_NAME + 96];
@@ -26411,8 +26439,8 @@ static void KD__FN(int8_product)(const kd__int8_product *g)
 }
 #else
 /* sums += four products of bytes in every lane. By an instruction where the processor has it; else bytes with even
-   and with odd numbers are widened to 16 bits, where pairs are multiplied and added without saturation. On Arm bytes
-   of A are made signed by taking 128 away, and two products fit into 16 bits. */
+   and with odd numbers are widened to 16 bits, where pairs are multiplied and added without saturation. On Arm
+   bytes of A are made signed by taking 128 away, and two products fit into 16 bits. */
 #if KD__ISA_ID == 3
 #define KD__INT8_VECTORS 4
 #define KD__INT8_ROWS(vectors, dots) ((vectors) == 4 ? 6 : 8)

@@ -32,6 +32,7 @@
 #include "teachers.h"
 #include "ensemble.h"
 #include "ways.h"
+#include "int8.h"
 #include "results.h"
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
@@ -78,7 +79,7 @@ static int open_report(session *s)
     for (i = 0; i < WAY_COUNT; ++i) {
         if (way_runs(s, i) && report_way_add(r, way_names[i][0], way_names[i][1]) < 0) return 0;
     }
-    return 1;
+    return add_int8_ways(s);
 }
 
 static void fill_report(session *s)
@@ -127,7 +128,8 @@ static void fill_report(session *s)
 /* What went in and what came out, with hashes that anybody can check. */
 static void list_files(session *s)
 {
-    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "metrics.json"};
+    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "metrics.json",
+                                          "student_int8.safetensors"};
     const char *const inputs[] = {s->o.teacher, s->o.teacher_weights, s->o.teacher_test};
     char path[MAX_PATH];
     int i;
@@ -136,7 +138,7 @@ static void list_files(session *s)
         if (ends_with(inputs[i], ".npy") || ends_with(inputs[i], ".safetensors"))
             report_file_add(&s->r, name ? name + 1 : inputs[i], inputs[i]);
     }
-    for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs); ++i) {
+    for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs) - !s->o.int8; ++i) {
         output_path(s, outputs[i], path);
         report_file_add(&s->r, outputs[i], path);
     }
@@ -425,6 +427,7 @@ static int finish(session *s)
     if (!measure_latency(s, "student.safetensors", &s->r.student.latency_us)) return 0;
     if (s->teacher && !measure_latency(s, "teacher.safetensors", &s->r.teacher.latency_us)) return 0;
     s->r.student.bytes = file_bytes(s, "student.safetensors");
+    if (!save_int8(s)) return 0;
     s->r.teacher.latency_us *= teacher_count(s); /* one after the other */
     s->r.teacher.bytes = s->teacher ? file_bytes(s, "teacher.safetensors") : 0;
     for (i = 1; i < teacher_count(s); ++i) {
@@ -480,7 +483,7 @@ static int run(session *s)
         return 0;
     note_choice(s);
     choose_kept(s);
-    return test_students(s) && diagnose(s) && finish(s);
+    return make_int8_students(s) && test_students(s) && test_int8_students(s) && diagnose(s) && finish(s);
 }
 
 static void close_session(session *s)
@@ -499,6 +502,8 @@ static void close_session(session *s)
     for (i = 0; i < s->more_count; ++i) kd_model_destroy(s->more[i]);
     for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);
     free(s->students);
+    for (i = 0; s->int8_students && i < INT8_COUNT * s->o.seeds; ++i) kd_model_destroy(s->int8_students[i]);
+    free(s->int8_students);
     for (i = 0; i < WAY_COUNT; ++i) kd_cache_destroy(s->cache[i]);
     report_close(&s->r);
     free(s->teacher_test);

@@ -21,7 +21,7 @@ typedef struct options {
     list temperature, alpha, lr, weight_decay, mean, std;
     texts feature;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
-        patient, resume, teacher_unchecked, write_order, force, list_layers, teachers;
+        patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers;
     double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
         max_skipped;
 } options;
@@ -130,6 +130,9 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \
+    X("int8", "", OPTION_FLAG, int8, 0, 1, "",                                                                     \
+      "the student in int8 as well, a quarter of the size: as it is after distilling, and trained further with "   \
+      "rounded weights and values, alone and from the teacher; the best is student_int8.safetensors")              \
     X("force", "", OPTION_FLAG, force, 0, 1, "",                                                                   \
       "replace files in the output folder that are not from a run of distill")                                     \
     X("resume", "", OPTION_FLAG, resume, 0, 1, "",                                                                 \

@@ -2,48 +2,6 @@
 
 /* ---- results --------------------------------------------------------------------------------------------- */
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Median time of one prediction of one image on one thread, of the model in a saved file. */
-static int measure_latency(session *s, const char *name, double *microseconds)
-{
-    enum { TRIES = 201 };
-    double took[TRIES];
-    char path[MAX_PATH];
-    kd_ctx_desc desc = kd_ctx_defaults();
-    kd_ctx *kd = NULL;
-    kd_model *m = NULL;
-    kd_workspace *w = NULL;
-    float *x =
-        (float *)calloc((size_t)s->images.channels * (size_t)s->images.height * (size_t)s->images.width, sizeof *x);
-    float *logits = (float *)calloc((size_t)s->images.class_count, sizeof *logits);
-    int i, done;
-    desc.isa = kd_ctx_isa(s->kd);
-    output_path(s, name, path);
-    done = x && logits && kd_open(&desc, &kd) == KD_OK && kd_model_load(kd, path, &m) == KD_OK &&
-           kd_workspace_create(m, 1, &w) == KD_OK;
-    for (i = 0; i < TRIES && done; ++i) {
-        took[i] = seconds_now();
-        done = kd_workspace_predict(w, x, 1, logits) == KD_OK;
-        took[i] = seconds_now() - took[i];
-    }
-    if (!done) (void)complain("%s cannot be read again: %s", path, kd ? kd_error(kd) : "out of memory");
-    if (done) {
-        qsort(took, TRIES, sizeof *took, by_size);
-        *microseconds = 1e6 * took[TRIES / 2];
-    }
-    kd_workspace_destroy(w);
-    kd_model_destroy(m);
-    kd_close(kd);
-    free(x);
-    free(logits);
-    return done;
-}
-
 enum { NAME_COLUMN = 24 };
 
 static void print_row(const char *name, const report_model *m, const report_run *runs, int count)
@@ -72,7 +30,8 @@ static void print_table(const session *s)
     if (r->ensemble_students)
         printf("%-*s%12s%16s%12s%12s   %7.2f %%\n", NAME_COLUMN, report_ensemble(r).chars, "-", "-", "-", "-",
                100 * r->ensemble_accuracy);
-    for (i = 0; i < r->way_count; ++i) print_row(r->ways[i].title, &r->student, r->ways[i].runs, r->seeds);
+    for (i = 0; i < r->way_count; ++i)
+        print_row(r->ways[i].title, is_int8_way(s, i) ? &s->int8_model : &r->student, r->ways[i].runs, r->seeds);
     report_verdict(r, text, sizeof text);
     printf("\n%s\n", text);
     if (report_teacher_warning(r, text, sizeof text)) printf("note: %s\n", text);
@@ -92,6 +51,7 @@ static void print_table(const session *s)
     if (s->objective.temperature >= 0)
         printf("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
                r->after.target_entropy, log((double)r->class_count));
+    print_int8(s);
     printf("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
 }
 
@@ -168,6 +128,7 @@ static void json_way(FILE *f, const session *s, int way)
     if (way != r->base) fprintf(f, ", \"gain\": %.6f, \"gain_error\": %.6f", gain.mean, gain.error);
     fputs(", ", f);
     json_number(f, "held_out_mean", held_out_mean(s, way), s->held.data.count > 0);
+    if (is_int8_way(s, way)) fprintf(f, ", \"bytes\": %lld", (long long)s->int8_model.bytes);
     fputs("},\n", f);
 }
 
@@ -330,6 +291,10 @@ static int write_metrics(const session *s)
     fprintf(f, "  \"kept\": {\"student\": \"%s\", \"seed\": %d, \"held_out_accuracy\": ", r->ways[r->kept_way].name,
             r->first_seed + r->kept_seed);
     fprintf(f, r->validation_count ? "%.6f},\n" : "null},\n", r->ways[r->kept_way].runs[r->kept_seed].held_out);
+    if (s->o.int8)
+        fprintf(f, "  \"kept_int8\": {\"student\": \"%s\", \"seed\": %d, \"bytes\": %lld, \"latency_us\": %.3f},\n",
+                r->ways[s->int8_way[s->int8_kept_kind]].name, r->first_seed + s->int8_kept_seed,
+                (long long)s->int8_model.bytes, s->int8_model.latency_us);
     report_verdict(r, text, sizeof text);
     fputs("  ", f);
     json_words(f, "verdict", text, 1);

@@ -32,6 +32,9 @@ static const char *const way_names[WAY_COUNT][2] = {{"alone", "student alone"},
                                                     {"distilled", "student distilled"},
                                                     {"patient", "student distilled, patient"}};
 
+/* Students in int8, with --int8. */
+enum { INT8_PTQ, INT8_ALONE, INT8_DISTILLED, INT8_COUNT };
+
 /* What suits the images, where the options leave it open. */
 typedef struct plan {
     int epochs, trial_epochs, teacher_epochs;
@@ -71,11 +74,16 @@ typedef struct session {
     int *columns;        /* of each class, where a teacher may have others; NULL: not known yet */
     char **column_names; /* of --teacher-columns FILE */
     int column_count;
+    kd_model **int8_students; /* (INT8_COUNT, seeds) */
+    int int8_way[INT8_COUNT]; /* of the report */
+    char int8_how[INT8_COUNT][128];
+    int int8_kept_kind, int8_kept_seed;
+    report_model int8_model;
     int own_output; /* what is in the output folder may be replaced */
     int telling;    /* what the library logs is shown */
     int64_t *confusion;
     report_tree tree;
-    report_setting settings[16 + MAX_LIST];
+    report_setting settings[20 + MAX_LIST];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
     int trainings;          /* begun so far: each has a checkpoint of its own */
@@ -231,8 +239,9 @@ static int is_own_file(const session *s, const char *name, const char *first)
 /* No file that is read may be one that is written, and what others have put there is not replaced. */
 static int check_replaced(session *s)
 {
-    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "checkpoint.safetensors",
-                                          "metrics.json", "report.html"};
+    static const char *const outputs[] = {
+        "teacher.safetensors",    "student.safetensors", "student_int8.safetensors",
+        "checkpoint.safetensors", "metrics.json",        "report.html"};
     const char *const inputs[] = {s->o.teacher,       s->o.teacher_weights, s->o.teacher_test,
                                   s->o.teacher_names, s->o.teacher_columns, s->o.teacher_check};
     char path[MAX_PATH];

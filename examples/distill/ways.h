@@ -366,8 +366,8 @@ static void choose_kept(session *s)
     r->kept_why = "the first that was distilled: no images were held out to choose with";
     if (s->held.data.count) {
         r->kept_why = "the best way of training on the held-out images, and the best of its seeds";
-        for (way = 0; way < r->way_count; ++way) {
-            if (held_out_mean(s, way) > held_out_mean(s, r->kept_way)) r->kept_way = way;
+        for (way = 0; way < WAY_COUNT; ++way) {
+            if (way_runs(s, way) && held_out_mean(s, way) > held_out_mean(s, r->kept_way)) r->kept_way = way;
         }
         for (i = 1; i < seeds; ++i) {
             if (r->ways[r->kept_way].runs[i].held_out > r->ways[r->kept_way].runs[r->kept_seed].held_out)
@@ -394,8 +394,8 @@ static int test_students(session *s)
 {
     int way, i;
     if (!test_ensemble(s)) return 0;
-    for (way = 0; way < s->r.way_count; ++way) {
-        for (i = 0; i < s->o.seeds; ++i) {
+    for (way = 0; way < WAY_COUNT; ++way) {
+        for (i = 0; i < s->o.seeds && way_runs(s, way); ++i) {
             if (!test_model(s, s->students[way * s->o.seeds + i], &s->r.ways[way].runs[i], s->student_test, NULL))
                 return 0;
             report_answers(&s->r, way, s->student_test);
@@ -745,10 +745,13 @@ static void announce_time(session *s)
     d = student_options(s, &w, ALONE, &t, 1, &to);
     epoch = seconds_for_epoch(s, student, &to.data, &d);
     kd_model_destroy(student);
-    for (way = 0; way < s->r.way_count; ++way)
+    for (way = 0; way < WAY_COUNT; ++way) {
+        if (!way_runs(s, way)) continue;
         epochs += way_table[way].epochs * ((double)s->o.seeds * s->plan.epochs +
                                            (way == PATIENT || first + second == 1 ? 0 : first + second) *
                                                (double)s->o.trials * s->plan.trial_epochs);
+    }
+    if (s->o.int8) epochs += 2.0 * s->o.seeds * s->plan.epochs * 0.6; /* a little slower, with rounding */
     epoch *= epochs;
     teacher *= s->o.teachers;
     epoch += teacher * trained;
