@@ -3628,8 +3628,8 @@ typedef struct kd__int8_store {
 } kd__int8_store;
 
 /* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run`
-   groups of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL columns:
-   for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
+   groups of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL
+   columns: for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
 enum { KD__INT8_PANEL = 16, KD__INT8_TAPS = 49 };
 typedef struct kd__int8_product {
     int rows, blocks, cols, segs, run;

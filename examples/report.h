@@ -133,6 +133,7 @@ typedef struct report_way {
     int grid_count, chosen; /* chosen: the row that the runs were trained with */
     int64_t *confusion;     /* (classes, classes), likewise, or NULL: rows true, summed over seeds */
     report_reliability reliability; /* of all seeds together */
+    int apart;                      /* another kind of student, which the verdict leaves out */
 } report_way;
 
 /* Where the time went, in the order of the work. */
@@ -637,7 +638,7 @@ REPORT_PUBLIC static void report_verdict(const report *r, char *text, size_t siz
                  "The student alone wins: distillation lost %.2f points (standard error %.2f, %d seeds).",
                  -100 * gain.mean, 100 * gain.error, r->seeds);
     for (i = 0; i < r->way_count; ++i) {
-        if (i != r->base && report_gain(r, i).mean > report_gain(r, best).mean) best = i;
+        if (i != r->base && !r->ways[i].apart && report_gain(r, i).mean > report_gain(r, best).mean) best = i;
     }
     at = strlen(text);
     if (best != r->headline && report_gain(r, best).mean > 0)

@@ -75,6 +75,7 @@ static int add_int8_ways(session *s)
     for (which = 0; which < INT8_COUNT && s->o.int8; ++which) {
         s->int8_way[which] = report_way_add(&s->r, int8_table[which].name, int8_table[which].title);
         if (s->int8_way[which] < 0) return complain("there is not enough memory for the results");
+        s->r.ways[s->int8_way[which]].apart = 1;
     }
     return 1;
 }
