@@ -221,6 +221,20 @@ check 'with all their parameters' grep -q '^teacher  *38 180 ' "$work/said"
 check 'and teach something else' sh -c "! cmp '$work/teachers/student.safetensors' '$work/out/student.safetensors'"
 check 'the report says so' grep -q '<dt>teachers</dt><dd><code>2, averaged<' "$work/teachers/report.html"
 check 'the average is tested' sh -c "! test \"\$(grep '\"teacher\": {' '$work/teachers/metrics.json' | sed 's/.*accuracy//')\" = \"\$(grep '\"teacher\": {' '$work/out/metrics.json' | sed 's/.*accuracy//')\""
+# students in int8: chosen and tested by their integers
+# shellcheck disable=SC2086
+check 'int8' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --int8 --out '$work/int8' >'$work/said'"
+check 'the int8 student is saved' test -s "$work/int8/student_int8.safetensors"
+check 'as bytes' grep -q '"dtype":"I8"' "$work/int8/student_int8.safetensors"
+check 'it is a model like any other' sh -c "'$build/classify' '$work/int8/student_int8.safetensors' examples/data/samples/*.png | grep -q '%'"
+for key in student_ptq student_int8_alone student_int8; do
+    check "metrics.json has $key" grep -q "\"$key\": {\"accuracy_mean\": [01]\.[0-9]*, \"accuracy_sd\": [0-9.]*.*\"bytes\": [0-9]*}" "$work/int8/metrics.json"
+done
+check 'which one was kept' grep -q '"kept_int8": {"student": "[a-z0-9_]*", "seed": [12], "bytes": [0-9]*, "latency_us": [0-9.]*}' "$work/int8/metrics.json"
+check 'the console has a line for each' test "$(grep -c '^int8, .* [0-9.]* %' "$work/said")" = 3
+check 'and says what it costs' grep -q '^In int8 (int8, .*): [+-][0-9.]* points against the distilled student in float' "$work/said"
+check 'so does the report' grep -q 'int8, distilled<small>1 more epoch with rounding' "$work/int8/report.html"
+check 'the students in float are as without' cmp "$work/int8/student.safetensors" "$work/out/student.safetensors"
 # the students alone as further teachers
 # shellcheck disable=SC2086
 check 'an ensemble' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --ensemble yes --epochs 20 --teacher-epochs 20 --out '$work/ensemble' >'$work/said'"
