@@ -596,8 +596,10 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        position                     adds a learned vector to each token
        linear UNITS [bias=1]        PyTorch's nn.Linear on each token, or on what token or meanpool makes
        layernorm [eps=1e-6]         over the numbers of each token, or over a vector (Ba, Kiros and Hinton 2016)
-       attention HEADS [causal=0]   qkv: linear 3D; softmax(Q K^T / sqrt(D / HEADS)) V, head by head; proj: linear D
-                                    (Vaswani et al. 2017). causal=1: of tokens up to its own
+       attention HEADS [causal=0] [quant=0]
+                                    qkv: linear 3D; softmax(Q K^T / sqrt(D / HEADS)) V, head by head; proj: linear D
+                                    (Vaswani et al. 2017). causal=1: of tokens up to its own. quant=1: a quant layer
+                                    in front of proj
        droppath PROBABILITY         in training passes all of a sample on, times 1 / (1 - PROBABILITY), or zeros
                                     (Huang et al. 2016); for the end of a residual
        encoder DEPTH HEADS [mlp=4] [eps=1e-6] [norm=pre] [act=gelu] [droppath=0] [causal=0]
@@ -8952,7 +8954,7 @@ KD__PRIVATE void kd__linear_backward(const kd__run *r, const kd__node *n, kd__sp
 /* Vaswani et al. 2017, between the linear layers qkv and proj. Tokens ask in tiles of KD__ATTENTION_ROWS: a tile's
    scores of all keys are one softmax, exact, and are made again on the way back instead of being kept. Every sum
    has one order: the same bits everywhere. */
-enum { KD__ATTENTION_HEADS, KD__ATTENTION_CAUSAL };
+enum { KD__ATTENTION_HEADS, KD__ATTENTION_CAUSAL, KD__ATTENTION_QUANT };
 enum { KD__ATTENTION_ROWS = 32, KD__ATTENTION_KEYS = 96 /* whole panels of every instruction set */ };
 
 KD__PRIVATE kd_result kd__attention_build(kd__draft *d, kd__node *n)
@@ -9464,7 +9466,7 @@ static const kd__layer_type kd__layer_types[] = {
      KD__TAKES_ACT | KD__MULTIPLIES,
      0},
     {"attention",
-     "heads:i causal:b=0",
+     "heads:i causal:b=0 quant:b=0",
      kd__attention_build,
      NULL,
      kd__attention_work,
@@ -10043,8 +10045,9 @@ KD__PRIVATE kd_result kd__draft_qkv(kd__draft *d, const char *path, const kd__ar
 
 KD__PRIVATE kd_result kd__draft_proj(kd__draft *d, const char *path, const kd__arg *attention)
 {
-    kd_result result;
-    (void)attention;
+    kd_result result = KD_OK;
+    if (attention[KD__ATTENTION_QUANT].v[0] != 0) KD__MADE_INSIDE(result, (d, path, "quant", "quant"));
+    if (result != KD_OK) return result;
     KD__MADE_INSIDE(result, (d, path, "proj", "linear %d", d->m->values[d->current].shape.c));
     return result;
 }
@@ -10707,10 +10710,7 @@ KD__PRIVATE void kd__round_weights(const kd__run *r, const kd__node *n, kd__span
 /* ---- what an int8 model is made of ----------------------------------------------------------------------- */
 
 KD__PRIVATE int kd__is_quant(const kd__node *n) { return kd__layer_types[n->type].build == kd__quant_build; }
-KD__PRIVATE int kd__is_product(const kd__node *n)
-{
-    return n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE;
-}
+KD__PRIVATE int kd__is_product(const kd__node *n) { return (kd__layer_types[n->type].flags & KD__MULTIPLIES) != 0; }
 
 /* Passes numbers on as they are, or the largest of them: they stay on their grid. */
 KD__PRIVATE int kd__stays_on_grid(const kd__node *n)
@@ -11372,15 +11372,18 @@ KD__PRIVATE void kd__int8_dense(const kd__run *r, const kd__node *n, const kd__q
     r->k->int8_product(&g);
 }
 
+/* A convolution, or a linear layer. */
 KD__PRIVATE void kd__int8_conv(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
 {
     const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *to = &r->model->values[n->out].shape;
-    const kd__arg *stride = &n->arg[KD__CONV_STRIDE], *pad = &n->arg[KD__CONV_PAD];
+    static const kd__arg one = {{1, 1}, 0}, none = {{0, 0}, 0};
+    const int filters = n->type == KD__TYPE_CONV; /* or a linear layer, which is one of a pixel a token */
+    const kd__arg *stride = filters ? &n->arg[KD__CONV_STRIDE] : &one;
+    const kd__arg *pad = filters ? &n->arg[KD__CONV_PAD] : &none;
     const int stored = (w->outputs + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
-    int i, group, tap;
-    (void)tap;
+    int i, group;
     for (i = s.first; i < s.first + s.count; ++i) {
         for (group = 0; group < w->groups; ++group) {
             kd__int8_product g;
@@ -11506,10 +11509,10 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
         case KD__QUANT_PRODUCT:
             if (n->type == KD__TYPE_DENSE)
                 kd__int8_dense(r, n, at, s);
-            else if (n->type == KD__TYPE_CONV)
-                kd__int8_conv(r, n, at, s);
-            else
+            else if (n->type == KD__TYPE_DEPTHWISE)
                 kd__int8_depthwise(r, n, at, s);
+            else
+                kd__int8_conv(r, n, at, s);
             break;
         case KD__QUANT_MAXPOOL:
         case KD__QUANT_MEAN: kd__int8_pool(r, n, at, s); break;
@@ -14900,6 +14903,10 @@ KD__PRIVATE void kd__write_folded(kd__writer *w, const kd__node *n)
         kd__write(w, "dense %.0f", n->arg[KD__DENSE_UNITS].v[0]);
         return;
     }
+    if (n->type != KD__TYPE_CONV && n->type != KD__TYPE_DEPTHWISE) {
+        kd__write(w, "linear %.0f", n->arg[KD__LINEAR_UNITS].v[0]);
+        return;
+    }
     if (n->type == KD__TYPE_CONV) {
         kd__write(w, "conv %.0f %s", n->arg[KD__CONV_CHANNELS].v[0], kd__pair_text(&n->arg[KD__CONV_KERNEL]).chars);
         kd__write(w, " stride=%s pad=%s", kd__pair_text(&n->arg[KD__CONV_STRIDE]).chars,
@@ -14933,6 +14940,9 @@ KD__PRIVATE int kd__write_layer(kd__relined *l, const kd__node *n, const char *t
         kd__write(&l->w, "depthwise 1");
     else if (reader && l->folded[reader - m->nodes] == KD__FOLD_INTO)
         kd__write_folded(&l->w, n);
+    else if (l->limit && kd__layer_types[n->type].build == kd__attention_build)
+        kd__write(&l->w, "attention %.0f causal=%.0f quant=1", n->arg[KD__ATTENTION_HEADS].v[0],
+                  n->arg[KD__ATTENTION_CAUSAL].v[0]);
     else
         kd__write(&l->w, "%s", n->text);
     return 1;
@@ -14950,6 +14960,53 @@ KD__PRIVATE const kd__node *kd__next_sum(const kd_model *m, int *at)
 {
     while (*at < m->node_count && kd__layer_types[m->nodes[*at].type].build != kd__add_build) ++*at;
     return *at < m->node_count ? &m->nodes[(*at)++] : NULL;
+}
+
+/* The last of a layer and of those that it has brought along behind it: the one whose output is seen. */
+KD__PRIVATE const kd__node *kd__last_companion(const kd_model *m, const kd__node *n, int *at)
+{
+    const size_t length = strlen(n->name);
+    while (*at < m->node_count && !m->nodes[*at].shown && strncmp(m->nodes[*at].name, n->name, length) == 0 &&
+           m->nodes[*at].name[length] == '.')
+        n = &m->nodes[(*at)++];
+    return n;
+}
+
+/* An encoder, which stands as `text`. Where there are quant layers to add it is written out as the residuals that it
+   is made of, in which they have a place. *at: its first node, then the one behind its last. */
+KD__PRIVATE void kd__write_encoder(kd__relined *l, int *at, const char *text, int length_of_text, int first)
+{
+    const kd_model *m = l->m;
+    const char *name = m->nodes[*at].name, *end = strstr(name, ".0.norm1"), *next;
+    size_t length;
+    int open = 0, i;
+    if (!end) end = strstr(name, ".0.attn.qkv");
+    while (end && (next = strstr(end + 1, strncmp(end, ".0.norm1", 8) == 0 ? ".0.norm1" : ".0.attn.qkv")) != NULL)
+        end = next;
+    if (!end) return;
+    if (!l->limit) kd__write(&l->w, "%s%.*s", first ? "" : ", ", length_of_text, text);
+    length = (size_t)(end - name);
+    while (*at < m->node_count && strncmp(m->nodes[*at].name, name, length) == 0 &&
+           m->nodes[*at].name[length] == '.') {
+        const kd__node *n = &m->nodes[(*at)++];
+        const char *word = kd__layer_types[n->type].word;
+        if (!l->limit) continue;
+        for (i = *at; !open && i < m->node_count && m->nodes[i].in2 < 0; ++i) {}
+        if (!open && i < m->node_count && m->nodes[i].in2 == n->in) {
+            kd__write(&l->w, "%sresidual(", first ? "" : ", ");
+            open = first = 1;
+        }
+        if (n->in2 >= 0) {
+            kd__write(&l->w, ")");
+            open = 0;
+        } else if (strcmp(word, "linear") != 0 || strstr(n->name + length, ".mlp.")) { /* not qkv, not proj */
+            first &= !kd__write_layer(l, n, "", 0, first);
+            if (strcmp(word, "attention") == 0) n = kd__last_companion(m, n, at);
+        } else {
+            continue;
+        }
+        if (kd__needs_quant(l, n)) kd__write_quant(l, 0);
+    }
 }
 
 /* The new line. It is read along with the nodes, which stand in its order. */
@@ -14994,9 +15051,19 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
                 first = 1;
                 continue;
             }
+            if (end - c == 7 && memcmp(c, "encoder", 7) == 0) {
+                while (at < m->node_count && strcmp(kd__layer_types[m->nodes[at].type].word, "flatten") == 0) ++at;
+                for (end = c; *end && *end != ',' && *end != ')';) ++end;
+                if (at < m->node_count)
+                    kd__write_encoder(l, &at, l->limit ? c : tag, (int)(end - (l->limit ? c : tag)), first);
+                c = end;
+                first = 0;
+                continue;
+            }
             n = kd__next_shown(m, &at);
             if (!n) return;
             first &= !kd__write_layer(l, n, tag, tag_length, first);
+            n = kd__last_companion(m, n, &at);
             while (*c && *c != ',' && *c != ')') ++c;
         }
         if (!n) return;

@@ -54,16 +54,17 @@ static void pack(const kd_ctx *kd, const int8_t *w, const int32_t *bias, int col
     const int run = (length + 3) / 4;
     int o, s, i;
     for (o = 0; o < cols; ++o) {
-        uint32_t sum = 0;
+        int64_t sum = 0;
         for (s = 0; s < segs; ++s) {
             for (i = 0; i < length; ++i) {
                 const int8_t value = w[(o * segs + s) * length + i];
                 const int k = s * run * 4 + i;
                 panels[((ptrdiff_t)(o / 16) * segs * run + k / 4) * 64 + o % 16 * 4 + k % 4] = value;
-                sum = sum + (uint32_t)(int)value;
+                sum += value;
             }
         }
-        starts[o] = (int32_t)((uint32_t)bias[o] + (kd->isa == KD_ISA_NEON ? 128u * sum : 0));
+        if (kd->isa != KD_ISA_NEON) sum = 0; /* which takes 128 away from each byte */
+        starts[o] = (int32_t)(uint32_t)(uint64_t)(bias[o] + 128 * sum);
     }
 }
 
@@ -325,7 +326,11 @@ static const char *const lines_of_models[] = {
     "1x9x9: first: conv 6 3 pad=1, relu, block: residual(a: conv 6 3 pad=1, sigmoid, residual(conv 6 1), tanh), "
     "relu, conv 4 9",
     "3x8x8: residual(conv 3 3 pad=1, batchnorm, hardswish), depthwise 3 stride=2 pad=1, avgpool 3 stride=1 pad=1, "
-    "dense 4 bias=0"};
+    "dense 4 bias=0",
+    "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 4",
+    "2x6x6: patch 2 12, residual(layernorm, attention 3), residual(encoder 1 2 norm=post act=relu mlp=2), "
+    "meanpool, "
+    "linear 7, relu, linear 4"};
 
 typedef struct fixture {
     kd_ctx *kd;
@@ -636,6 +641,10 @@ static void placing(void **state)
          "3x8x8: quant, conv 4 3 stride=1 pad=0, relu, quant, residual(conv 6 3 stride=1 pad=1, relu, quant, conv "
          "6 1 "
          "stride=1 pad=0, quant), relu, quant, gap, quant, dense 2"},
+        {"2x6x6: patch 3 8, blocks: encoder 1 2, norm: layernorm, token 0, linear 2",
+         "2x6x6: quant, patch 3 8, residual(layernorm eps=1e-06, quant, attention 2 causal=0 quant=1), "
+         "residual(layernorm eps=1e-06, quant, linear 32, quant, gelu, quant, linear 8), norm: layernorm, token 0, "
+         "quant, linear 2"},
         {"6: dense 4, batchnorm, relu, batchnorm, dense 4, softtree 1 2",
          "6: quant, dense 4, relu, batchnorm, quant, dense 4, quant, softtree 1 2"}};
     size_t line;
