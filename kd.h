@@ -806,9 +806,11 @@ KDDEF kd_c_desc kd_c_defaults(void);
    model knows is built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
    time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
-   student_classes[]. Logits are those of kd_predict to about 1e-5 of the largest, not to the bit: batchnorm is
-   folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: a
-   softtree or prompt layer. The file is replaced as by kd_model_save. */
+   student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
+   without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
+   (STUDENT_PLAIN: not). In float they are the same to about 1e-5 of the largest: batchnorm is folded into weights,
+   and compilers may fuse multiply-adds. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: a softtree or prompt layer,
+   or one of an int8 model that works in float. The file is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -24140,6 +24142,7 @@ typedef struct kd__c_plan {
     kd__c_value *values;
     int step_count, buffer_count;
     int64_t memory; /* bytes */
+    int64_t patch;  /* bytes of the window of an int8 convolution */
 } kd__c_plan;
 
 /* A layer with a window as the file describes it; dense is one over an image of a single pixel. */
@@ -24216,10 +24219,17 @@ KD__PRIVATE void kd__c_pass(kd__c_plan *p, const kd__node *n)
     kd__c_place(p, n->out, in->buffer, in->step, in->alone);
 }
 
+/* Bytes of a value, in multiples of 4: what is between the layers of an int8 model has one a number. */
+KD__PRIVATE int64_t kd__c_bytes(const kd_model *m, int value)
+{
+    const int64_t count = kd__shape_count(&m->values[value].shape);
+    return m->quant ? (count + 3) / 4 * 4 : 4 * count;
+}
+
 KD__PRIVATE int kd__c_buffer_new(kd__c_plan *p, int value, int step)
 {
     kd__arena_item *b = &p->buffers[p->buffer_count];
-    b->size = 4 * kd__shape_count(&p->m->values[value].shape);
+    b->size = kd__c_bytes(p->m, value);
     b->from = b->until = step;
     p->reads[p->buffer_count] = 0;
     kd__c_place(p, value, p->buffer_count, step, 1);
@@ -24244,7 +24254,7 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
     if (!s || !in->alone) return 0;
     if (kd__c_pools(m, n) && s->kind <= KD__C_DEPTHWISE && s->pool < 0 && !s->onto) {
         s->pool = node;
-        p->buffers[s->out].size = 4 * kd__shape_count(&m->values[n->out].shape);
+        p->buffers[s->out].size = kd__c_bytes(m, n->out);
     } else if (s->act) {
         return 0;
     } else if (kd__c_clips(n->act) && s->kind != KD__C_ACT && s->kind != KD__C_MAXPOOL &&
@@ -24319,11 +24329,58 @@ KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
     ++p->step_count;
 }
 
+/* Bytes that the window of a convolution takes, those of a group together. */
+KD__PRIVATE int64_t kd__c_patch(const kd_model *m, const kd__node *n)
+{
+    const kd__c_window w = kd__c_window_of(m, n);
+    return ((int64_t)w.kernel[0] * w.kernel[1] * (w.c / w.groups) + 3) / 4 * 4;
+}
+
+/* What the file has for a node of an int8 model, as kd__c_kind. Nothing may stay in float but the input, which one
+   quant layer reads, and logits. */
+KD__PRIVATE int kd__c_quant_kind(const kd__c_plan *p, int node)
+{
+    const kd__node *n = &p->m->nodes[node];
+    const kd__quant_node *at = &p->m->quant->nodes[node];
+    if (at->op < KD__QUANT_PRODUCT ||
+        (at->op == KD__QUANT_PRODUCT && !(p->m->quant->values[at->out].scale > 0) && at->out != p->m->output &&
+         p->m->values[at->out].consumers > 0 && kd__reader(p->m, at->out) && !kd__reader(p->m, at->out)->fused))
+        return KD__C_KINDS;
+    return at->op == KD__QUANT_TABLE ? (int)KD__C_ACT : kd__c_kind(n);
+}
+
+KD__PRIVATE kd_result kd__c_plan_quant(kd__c_plan *p, const char *where)
+{
+    const kd_model *m = p->m;
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        const int op = m->quant->nodes[i].op, kind = kd__c_quant_kind(p, i);
+        const int first = op == KD__QUANT_STEPS && p->values[n->in].step < 0 && p->values[n->in].alone;
+        if (op == KD__QUANT_NOTHING || first) {
+            kd__c_pass(p, n);
+        } else if (kind == KD__C_KINDS) {
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                            "%s: layer %.80s (%s) of this int8 model works in float, which cannot be written",
+                            where, n->name, kd__layer_types[n->type].word);
+        } else if (op != KD__QUANT_MAXPOOL || !kd__c_fold(p, i)) {
+            if (kind == KD__C_CONV) p->patch = KD__MAX(p->patch, kd__c_patch(m, n));
+            kd__c_add_step(p, i, kind);
+        }
+    }
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
 {
     const kd_model *m = p->m;
     int i;
     kd__c_buffer_new(p, m->input, -1);
+    if (m->quant) {
+        const kd_result result = kd__c_plan_quant(p, where);
+        p->buffers[p->values[m->output].buffer].until = p->step_count;
+        return result;
+    }
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
@@ -24459,6 +24516,13 @@ KD__PRIVATE void kd__c_float(kd__c_file *f, double x, const char *name)
     kd__c_element(f, kd__c_literal(rounded).chars);
 }
 
+KD__PRIVATE void kd__c_whole(kd__c_file *f, int32_t x)
+{
+    char text[16];
+    kd__print(text, sizeof text, "%d", (int)x);
+    kd__c_element(f, text);
+}
+
 KD__PRIVATE void kd__c_end_array(kd__c_file *f)
 {
     kd__c_text(f, "\n};\n");
@@ -24537,6 +24601,100 @@ KD__PRIVATE void kd__c_weights(kd__c_file *f, const kd__c_step *s, const float *
     }
 }
 
+/* int8 weights of a convolution: panels of four outputs, of each four weights in turn; then biases less the zero
+   point of the input, and factors. */
+KD__PRIVATE void kd__c_quant_weights(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__quant_node *at = &m->quant->nodes[s->node];
+    const int zero = m->quant->values[m->nodes[s->node].in].zero, each = at->outputs / at->groups;
+    int o, g, i, j;
+    kd__c_write(f, "static const int8_t $_p%d[] = { /* %.100s */", s->node, m->nodes[s->node].text);
+    for (g = 0; g < at->outputs; g += each) {
+        for (o = 0; o < each; o += KD__C_PANEL) {
+            for (i = 0; i < at->depth; i += 4) {
+                for (j = 0; j < 4 * KD__C_PANEL; ++j) {
+                    const int output = o + j / 4, k = i + j % 4;
+                    const int there = output < each && k < at->depth;
+                    kd__c_whole(f, there ? at->weight[(ptrdiff_t)(g + output) * at->depth + k] : 0);
+                }
+            }
+        }
+    }
+    kd__c_end_array(f);
+    for (i = 0; i < 2; ++i) {
+        kd__c_write(f, i ? "static const float $_f%d[] = {" : "static const int32_t $_b%d[] = {", s->node);
+        for (g = 0; g < at->outputs; g += each) {
+            for (o = 0; o < (each + KD__C_PANEL - 1) / KD__C_PANEL * KD__C_PANEL; ++o) {
+                int32_t sum = 0;
+                for (j = 0; j < at->depth && o < each; ++j) sum += at->weight[(ptrdiff_t)(g + o) * at->depth + j];
+                if (i)
+                    kd__c_float(f, o < each ? (double)at->factor[g + o] : 0, m->nodes[s->node].name);
+                else
+                    kd__c_whole(f, o < each ? at->bias[g + o] - zero * sum : 0);
+            }
+        }
+        kd__c_end_array(f);
+    }
+}
+
+/* Those of a depthwise convolution: by tap and channel. */
+KD__PRIVATE void kd__c_quant_taps(kd__c_file *f, const kd__c_step *s)
+{
+    const kd__quant_node *at = &f->m->quant->nodes[s->node];
+    int i, o;
+    kd__c_write(f, "static const int8_t $_p%d[] = { /* %.100s */", s->node, f->m->nodes[s->node].text);
+    for (i = 0; i < at->depth; ++i) {
+        for (o = 0; o < at->outputs; ++o) kd__c_whole(f, at->weight[(ptrdiff_t)o * at->depth + i]);
+    }
+    kd__c_end_array(f);
+    kd__c_write(f, "static const int32_t $_b%d[] = {", s->node);
+    for (o = 0; o < at->outputs; ++o) kd__c_whole(f, at->bias[o]);
+    kd__c_end_array(f);
+    kd__c_write(f, "static const float $_f%d[] = {", s->node);
+    for (o = 0; o < at->outputs; ++o) kd__c_float(f, (double)at->factor[o], f->m->nodes[s->node].name);
+    kd__c_end_array(f);
+}
+
+/* The constants of a step of an int8 model: $_p, $_b, $_f and $_w with the number of its node. */
+KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const kd__quant_node *at = &m->quant->nodes[s->node];
+    const kd__c_window w = kd__c_step_window(m, s);
+    const int products = s->kind <= KD__C_DEPTHWISE;
+    int i;
+    if (s->kind == KD__C_CONV) kd__c_quant_weights(f, s);
+    if (s->kind == KD__C_DEPTHWISE) kd__c_quant_taps(f, s);
+    if (s->kind == KD__C_ACT) {
+        kd__c_write(f, "static const uint8_t $_p%d[] = { /* %.100s */", s->node, n->text);
+        for (i = 0; i < 256; ++i) kd__c_whole(f, at->table[i]);
+        kd__c_end_array(f);
+    }
+    if (s->kind == KD__C_AVGPOOL || s->kind == KD__C_ADD) {
+        kd__c_write(f, "static const float $_f%d[] = {", s->node);
+        for (i = 0; i < (s->kind == KD__C_ADD ? 2 : 1); ++i) kd__c_float(f, (double)at->factor[i], n->name);
+        kd__c_end_array(f);
+    }
+    if (s->kind == KD__C_ACT) return;
+    kd__c_write(
+        f,
+        "static const $_layer $_w%d = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d,\n    %d, %d, ",
+        s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0], w.stride[1],
+        w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1], m->quant->values[n->in].zero,
+        m->quant->values[at->out].zero);
+    kd__c_write(f, "%s, ", kd__c_literal(at->act == KD__LEAKYRELU ? at->act_arg : 1.0f).chars);
+    kd__c_write(f, "%s, ", kd__c_literal(at->low).chars);
+    kd__c_write(f, "%s, ", kd__c_literal(at->high).chars);
+    if (products)
+        kd__c_write(f, "$_p%d, $_b%d, $_f%d};\n", s->node, s->node, s->node);
+    else if (s->kind == KD__C_MAXPOOL)
+        kd__c_text(f, "0, 0, 0};\n");
+    else
+        kd__c_write(f, "0, 0, $_f%d};\n", s->node);
+}
+
 /* The constants of a step: $_p and $_w with the number of its node. */
 KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
 {
@@ -24579,6 +24737,12 @@ KD__PRIVATE int kd__c_tables(const kd_model *m)
     return alike ? 1 : m->preprocessing_channels;
 }
 
+/* The grid of an int8 model's input. */
+KD__PRIVATE const kd__quant_value *kd__c_input(const kd_model *m)
+{
+    return &m->quant->values[kd__reader(m, m->input)->out];
+}
+
 /* What a pixel of each value is to the network, made as kd_predict_u8 makes it. */
 KD__PRIVATE void kd__c_pixels(kd__c_file *f)
 {
@@ -24588,21 +24752,39 @@ KD__PRIVATE void kd__c_pixels(kd__c_file *f)
     float x[256];
     int c, i;
     for (i = 0; i < 256; ++i) bytes[i] = (uint8_t)i;
-    kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const float $_pixel[%d] = {",
-                tables > 1 ? ", by channel" : "", tables * 256);
+    kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const %s $_pixel[%d] = {",
+                tables > 1 ? ", by channel" : "", f->m->quant ? "uint8_t" : "float", tables * 256);
     for (c = 0; c < tables; ++c) {
         k->from_bytes(256, bytes, x);
         if (f->m->preprocessing_channels) kd__normalise_sample(k, 1, 256, f->m->mean + c, f->m->std + c, x, x);
-        for (i = 0; i < 256; ++i) kd__c_float(f, (double)x[i], "pixels");
+        for (i = 0; i < 256; ++i) {
+            if (f->m->quant)
+                kd__c_whole(f, kd__clamp_steps(x[i] / kd__c_input(f->m)->scale, kd__c_input(f->m)->zero));
+            else
+                kd__c_float(f, (double)x[i], "pixels");
+        }
     }
     kd__c_end_array(f);
 }
 
-/* Bytes of all constants, pointers to class names as of a machine of 32 bits. */
+/* Those of a step of an int8 model: weights, a bias and a factor each, and what kd__c_quant_head declares. */
+KD__PRIVATE int64_t kd__c_quant_flash(const kd_model *m, const kd__c_step *s, int64_t panels)
+{
+    const kd__node *n = &m->nodes[s->node];
+    int64_t bytes = s->kind == KD__C_ACT ? 256 : 4 * 23;
+    if (s->kind == KD__C_CONV) bytes += KD__C_PANEL * panels * (kd__c_patch(m, n) + 8);
+    if (s->kind == KD__C_DEPTHWISE)
+        bytes += (int64_t)m->quant->nodes[s->node].outputs * (m->quant->nodes[s->node].depth + 8);
+    if (s->kind == KD__C_AVGPOOL) bytes += 4;
+    if (s->kind == KD__C_ADD) bytes += 8;
+    return bytes;
+}
+
+/* Bytes of all constants, pointers as of a machine of 32 bits. */
 KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 {
     const kd_model *m = p->m;
-    int64_t bytes = 4 * 256 * (int64_t)kd__c_tables(m);
+    int64_t bytes = (m->quant ? 1 : 4) * 256 * (int64_t)kd__c_tables(m);
     int i;
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) bytes += (int64_t)strlen(m->classes[i]) + 1 + 4;
     for (i = 0; i < p->step_count; ++i) {
@@ -24613,6 +24795,10 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
                                : s->kind == KD__C_DEPTHWISE
                                    ? kd__parts(w->c, KD__C_PANEL)
                                    : w->groups * (int64_t)kd__parts(w->outputs, KD__C_PANEL);
+        if (m->quant) {
+            bytes += kd__c_quant_flash(m, s, panels);
+            continue;
+        }
         if (s->kind <= KD__C_AVGPOOL) bytes += 4 * 15;
         if (s->kind == KD__C_SCALE) bytes += 4 * 2 * (int64_t)w->size;
         if (s->kind == KD__C_CONV) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->c * w->h * w->w);
@@ -24622,7 +24808,10 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 }
 
 /* Bytes of memory. */
-KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p) { return p->memory + 4 * (KD__C_PANEL - 1); }
+KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
+{
+    return p->m->quant ? p->memory + KD__MAX(p->patch, 4) : p->memory + 4 * (KD__C_PANEL - 1);
+}
 
 /* ---- code ------------------------------------------------------------------------------------------------ */
 
@@ -24634,7 +24823,9 @@ static const char kd__c_head[] =
     "   the max pooling of its results. */\n"
     "typedef struct {\n"
     "    int h, w, c, oh, ow, oc, kh, kw, sh, sw, ph, pw, groups, pool_h, pool_w;\n"
-    "} $_window;\n\n"
+    "} $_window;\n\n";
+
+static const char kd__c_taps[] =
     "/* Which taps of a window that begins at `at` are inside of `size`: from *first to before *end. */\n"
     "static void $_taps(int at, int taps, int size, int *first, int *end)\n"
     "{\n"
@@ -24794,6 +24985,236 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     NULL, /* kd__c_acts */
 };
 
+/* The same for int8. */
+static const char kd__c_quant_head[] =
+    "/* Values are uint8_t: scale * (q - zero). A layer has an input (h, w, c), an output (oh, ow, oc), a kernel, "
+    "stride,\n"
+    "   padding, groups, the size of the max pooling of its results; zero points of input and output; what "
+    "negative\n"
+    "   results are multiplied by, and the limits of all, before the zero point is added. */\n"
+    "typedef struct {\n"
+    "    int h, w, c, oh, ow, oc, kh, kw, sh, sw, ph, pw, groups, pool_h, pool_w, zero, out_zero;\n"
+    "    float slope, low, high;\n"
+    "    const int8_t *weights;\n"
+    "    const int32_t *bias;\n"
+    "    const float *factor;\n"
+    "} $_layer;\n\n"
+    "static float $_clip(const $_layer *l, float t)\n"
+    "{\n"
+    "    if (t < 0.0f) t *= l->slope;\n"
+    "    return t > l->low ? t < l->high ? t : l->high : l->low;\n"
+    "}\n\n"
+    "/* To the nearest, halves to even: in a number as large there is no room for a fraction. */\n"
+    "static uint8_t $_step(const $_layer *l, float t)\n"
+    "{\n"
+    "    return (uint8_t)((int)($_clip(l, t) + 12582912.0f - 12582912.0f) + l->out_zero);\n"
+    "}\n\n";
+
+static const char kd__c_quant_products[] =
+    "/* Sums of four outputs at most, from output `first` on: to y, where they are larger than the last of a "
+    "pooling, or\n"
+    "   to logits, of which one image is after the other. */\n"
+    "static void $_put(const $_layer *l, const int32_t *sums, int first, int count, int pooling, uint8_t *y,\n"
+    "                  float *logits)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < 4 && i < count; ++i) {\n"
+    "        const float t = (float)sums[i] * l->factor[first + i];\n"
+    "        if (logits) {\n"
+    "            logits[i * l->oh * l->ow] = $_clip(l, t);\n"
+    "        } else {\n"
+    "            const uint8_t q = $_step(l, t);\n"
+    "            if (!pooling || q > y[i]) y[i] = q;\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n"
+    "typedef void (*$_pixel_fn)(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y,\n"
+    "                           float *logits);\n\n"
+    "/* All outputs, pixel by pixel; of logits y is NULL. */\n"
+    "static void $_each(const $_layer *l, $_pixel_fn pixel, const uint8_t *x, uint8_t *y, float *logits)\n"
+    "{\n"
+    "    int oy, ox, i, j;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        for (ox = 0; ox < l->ow; ++ox) {\n"
+    "            for (i = 0; i < l->pool_h; ++i) {\n"
+    "                for (j = 0; j < l->pool_w; ++j)\n"
+    "                    pixel(l, x, (oy * l->pool_h + i) * l->sh - l->ph, (ox * l->pool_w + j) * l->sw - l->pw,\n"
+    "                          i + j > 0, y, logits);\n"
+    "            }\n"
+    "            if (logits)\n"
+    "                ++logits;\n"
+    "            else\n"
+    "                y += l->oc;\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n";
+
+static const char kd__c_quant_dot[] =
+    "/* Adds four times `words` products to each of four sums: of x with each of four outputs, whose weights come "
+    "in\n"
+    "   fours. */\n"
+    "#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(@_PLAIN)\n"
+    "#include <arm_acle.h>\n"
+    "static int32_t $_word(const void *x)\n"
+    "{\n"
+    "    int32_t word;\n"
+    "    __builtin_memcpy(&word, x, sizeof word);\n"
+    "    return word;\n"
+    "}\n\n"
+    "static int32_t $_mac(int32_t sum, int32_t w, uint32_t even, uint32_t odd)\n"
+    "{\n"
+    "    sum = __smlad(__sxtb16(w), (int32_t)even, sum);\n"
+    "    return __smlad(__sxtb16((int32_t)((uint32_t)w >> 8)), (int32_t)odd, sum);\n"
+    "}\n\n"
+    "static void $_dot(const uint8_t *x, const int8_t *w, int words, int32_t *sums)\n"
+    "{\n"
+    "    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];\n"
+    "    for (; words > 0; --words, x += 4, w += 16) {\n"
+    "        const uint32_t v = (uint32_t)$_word(x), even = __uxtb16(v), odd = __uxtb16(v >> 8);\n"
+    "        s0 = $_mac(s0, $_word(w), even, odd);\n"
+    "        s1 = $_mac(s1, $_word(w + 4), even, odd);\n"
+    "        s2 = $_mac(s2, $_word(w + 8), even, odd);\n"
+    "        s3 = $_mac(s3, $_word(w + 12), even, odd);\n"
+    "    }\n"
+    "    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;\n"
+    "}\n"
+    "#else\n"
+    "static void $_dot(const uint8_t *x, const int8_t *w, int words, int32_t *sums)\n"
+    "{\n"
+    "    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];\n"
+    "    for (; words > 0; --words, x += 4, w += 16) {\n"
+    "        const int x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];\n"
+    "        s0 += x0 * w[0] + x1 * w[1] + x2 * w[2] + x3 * w[3];\n"
+    "        s1 += x0 * w[4] + x1 * w[5] + x2 * w[6] + x3 * w[7];\n"
+    "        s2 += x0 * w[8] + x1 * w[9] + x2 * w[10] + x3 * w[11];\n"
+    "        s3 += x0 * w[12] + x1 * w[13] + x2 * w[14] + x3 * w[15];\n"
+    "    }\n"
+    "    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;\n"
+    "}\n"
+    "#endif\n\n";
+
+static const char *const kd__c_quant_loops[KD__C_KINDS] = {
+    "/* The window at (top, left), of channels from `first` on, as one run; outside there are zero points. */\n"
+    "static const uint8_t *$_gather(const $_layer *l, const uint8_t *x, int top, int left, int first, int c)\n"
+    "{\n"
+    "    uint8_t *to = $_patch;\n"
+    "    int i, j, k;\n"
+    "    if (l->kh == 1 && l->groups == 1 && l->kw * c % 4 == 0 && top >= 0 && top < l->h && left >= 0 &&\n"
+    "        left + l->kw <= l->w)\n"
+    "        return x + (top * l->w + left) * c;\n"
+    "    for (i = top; i < top + l->kh; ++i) {\n"
+    "        for (j = left; j < left + l->kw; ++j) {\n"
+    "            if (i >= 0 && i < l->h && j >= 0 && j < l->w) {\n"
+    "                const uint8_t *from = x + (i * l->w + j) * l->c + first;\n"
+    "                for (k = 0; k < c; ++k) *to++ = from[k];\n"
+    "            } else {\n"
+    "                for (k = 0; k < c; ++k) *to++ = (uint8_t)l->zero;\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "    return $_patch;\n"
+    "}\n\n"
+    "/* Convolution, and dense, at one pixel. */\n"
+    "static void $_conv(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y, float "
+    "*logits)\n"
+    "{\n"
+    "    const int c = l->c / l->groups, oc = l->oc / l->groups, words = (l->kh * l->kw * c + 3) / 4;\n"
+    "    const int8_t *w = l->weights;\n"
+    "    int g, o, panel = 0;\n"
+    "    for (g = 0; g < l->groups; ++g) {\n"
+    "        const uint8_t *patch = $_gather(l, x, top, left, g * c, c);\n"
+    "        for (o = 0; o < oc; o += 4, panel += 4, w += 16 * words) {\n"
+    "            const int32_t *b = l->bias + panel;\n"
+    "            const int at = g * oc + o;\n"
+    "            int32_t sums[4] = {b[0], b[1], b[2], b[3]};\n"
+    "            $_dot(patch, w, words, sums);\n"
+    "            if (logits)\n"
+    "                $_put(l, sums, panel, oc - o, pooling, y, logits + at * l->oh * l->ow);\n"
+    "            else\n"
+    "                $_put(l, sums, panel, oc - o, pooling, y + at, logits);\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "/* Every channel with taps of its own. */\n"
+    "static void $_depthwise(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y,\n"
+    "                        float *logits)\n"
+    "{\n"
+    "    int o, i, j, i0, i1, j0, j1;\n"
+    "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "    for (o = 0; o < l->c; ++o) {\n"
+    "        int32_t sum = l->bias[o];\n"
+    "        for (i = i0; i < i1; ++i) {\n"
+    "            for (j = j0; j < j1; ++j)\n"
+    "                sum += (x[((top + i) * l->w + left + j) * l->c + o] - l->zero) *\n"
+    "                       l->weights[(i * l->kw + j) * l->c + o];\n"
+    "        }\n"
+    "        if (logits)\n"
+    "            $_put(l, &sum, o, 1, pooling, y, logits + o * l->oh * l->ow);\n"
+    "        else\n"
+    "            $_put(l, &sum, o, 1, pooling, y + o, logits);\n"
+    "    }\n"
+    "}\n\n",
+    "static void $_maxpool(const $_layer *l, const uint8_t *x, uint8_t *y)\n"
+    "{\n"
+    "    int oy, ox, k, i, j, i0, i1, j0, j1;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        const int top = oy * l->sh - l->ph;\n"
+    "        $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "        for (ox = 0; ox < l->ow; ++ox) {\n"
+    "            const int left = ox * l->sw - l->pw;\n"
+    "            $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "            for (k = 0; k < l->c; ++k) {\n"
+    "                uint8_t largest = 0;\n"
+    "                for (i = i0; i < i1; ++i) {\n"
+    "                    for (j = j0; j < j1; ++j) {\n"
+    "                        const uint8_t q = x[((top + i) * l->w + left + j) * l->c + k];\n"
+    "                        if (q > largest) largest = q;\n"
+    "                    }\n"
+    "                }\n"
+    "                *y++ = largest;\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "/* The mean over the whole window; what is outside counts as 0. */\n"
+    "static void $_avgpool(const $_layer *l, const uint8_t *x, uint8_t *y)\n"
+    "{\n"
+    "    int oy, ox, k, i, j, i0, i1, j0, j1;\n"
+    "    for (oy = 0; oy < l->oh; ++oy) {\n"
+    "        const int top = oy * l->sh - l->ph;\n"
+    "        $_taps(top, l->kh, l->h, &i0, &i1);\n"
+    "        for (ox = 0; ox < l->ow; ++ox) {\n"
+    "            const int left = ox * l->sw - l->pw;\n"
+    "            $_taps(left, l->kw, l->w, &j0, &j1);\n"
+    "            for (k = 0; k < l->c; ++k) {\n"
+    "                int32_t sum = 0;\n"
+    "                for (i = i0; i < i1; ++i) {\n"
+    "                    for (j = j0; j < j1; ++j) sum += x[((top + i) * l->w + left + j) * l->c + k] - l->zero;\n"
+    "                }\n"
+    "                *y++ = $_step(l, (float)sum * l->factor[0]);\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "}\n\n",
+    "/* One product must be rounded before it is added to the other: no fused multiply-add. */\n"
+    "static void $_add(const $_layer *l, const uint8_t *a, const uint8_t *b, int zero_b, int n, uint8_t *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) {\n"
+    "        volatile float p = (float)(a[i] - l->zero) * l->factor[0], q = (float)(b[i] - zero_b) * "
+    "l->factor[1];\n"
+    "        y[i] = $_step(l, p + q);\n"
+    "    }\n"
+    "}\n\n",
+    NULL,
+    "static void $_table(const uint8_t *table, const uint8_t *x, int n, uint8_t *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = table[x[i]];\n"
+    "}\n\n",
+};
+
 /* What an activation makes of x[i]. */
 typedef struct kd__c_act {
     int act, libm;
@@ -24828,14 +25249,37 @@ KD__PRIVATE int kd__c_uses_libm(const kd__c_plan *p)
     return uses;
 }
 
+KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
+{
+    int i, used[KD__C_KINDS] = {0};
+    for (i = 0; i < p->step_count; ++i) used[p->steps[i].kind] = 1;
+    kd__c_text(f, kd__c_quant_head);
+    if (used[KD__C_DEPTHWISE] || used[KD__C_MAXPOOL] || used[KD__C_AVGPOOL]) kd__c_text(f, kd__c_taps);
+    if (used[KD__C_CONV] || used[KD__C_DEPTHWISE]) kd__c_text(f, kd__c_quant_products);
+    if (used[KD__C_CONV]) {
+        kd__c_write(f, "static uint8_t $_patch[%lld];\n\n", (long long)p->patch);
+        kd__c_text(f, kd__c_quant_dot);
+    }
+    for (i = 0; i < KD__C_KINDS; ++i) {
+        if (used[i]) kd__c_text(f, kd__c_quant_loops[i]);
+    }
+}
+
 KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
 {
     int i, windows = 0, clips = 0;
+    if (p->m->quant) {
+        kd__c_quant_code(f, p);
+        return;
+    }
     for (i = 0; i < p->step_count; ++i) {
         windows |= p->steps[i].kind <= KD__C_AVGPOOL;
         clips |= p->steps[i].kind != KD__C_MAXPOOL && p->steps[i].kind != KD__C_AVGPOOL;
     }
-    if (windows) kd__c_text(f, kd__c_head);
+    if (windows) {
+        kd__c_text(f, kd__c_head);
+        kd__c_text(f, kd__c_taps);
+    }
     if (clips) kd__c_text(f, kd__c_clip);
     if (kd__c_uses(p, KD__C_CONV, 0) + kd__c_uses(p, KD__C_DEPTHWISE, 0)) kd__c_text(f, kd__c_put_results);
     for (i = 0; i < KD__C_ACT; ++i) {
@@ -24855,6 +25299,66 @@ KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
 KD__PRIVATE const char *kd__c_range(const kd__c_step *s)
 {
     return s->act == KD__RELU ? "0.0f, @_MAX" : s->act == KD__RELU6 ? "0.0f, 6.0f" : "-@_MAX, @_MAX";
+}
+
+KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
+{
+    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "add", NULL, "table"};
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const long long in = (long long)p->buffers[s->in].at, out = (long long)p->buffers[s->out].at;
+    const long long size = (long long)kd__shape_count(&m->values[n->out].shape);
+    const int floats = !(m->quant->values[m->quant->nodes[s->node].out].scale > 0);
+    if (s->kind <= KD__C_DEPTHWISE && floats)
+        kd__c_write(f, "    $_each(&$_w%d, $_%s, m + %lld, 0, logits);", s->node, names[s->kind], in);
+    else if (s->kind <= KD__C_DEPTHWISE)
+        kd__c_write(f, "    $_each(&$_w%d, $_%s, m + %lld, m + %lld, 0);", s->node, names[s->kind], in, out);
+    else if (s->kind <= KD__C_AVGPOOL)
+        kd__c_write(f, "    $_%s(&$_w%d, m + %lld, m + %lld);", names[s->kind], s->node, in, out);
+    else if (s->kind == KD__C_ADD)
+        kd__c_write(f, "    $_add(&$_w%d, m + %lld, m + %lld, %d, %lld, m + %lld);", s->node, in,
+                    (long long)p->buffers[s->in2].at, m->quant->values[n->in2].zero, size, out);
+    else
+        kd__c_write(f, "    $_table($_p%d, m + %lld, %lld, m + %lld);", s->node, in, size, out);
+    kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
+}
+
+/* From pixels or floats to logits, of an int8 model. */
+KD__PRIVATE void kd__c_quant_functions(kd__c_file *f, const kd__c_plan *p, const char *table)
+{
+    const kd_model *m = f->m;
+    const kd__shape *out = &m->values[m->output].shape;
+    const kd__quant_value *in = kd__c_input(m), *end = &m->quant->values[m->output];
+    const long long count = (long long)kd__shape_count(&m->values[m->input].shape);
+    const long long at = (long long)p->buffers[0].at, from = (long long)p->buffers[p->values[m->output].buffer].at;
+    int i;
+    kd__c_write(
+        f,
+        "static uint8_t $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    uint8_t *const m = $_memory;\n",
+        (long long)p->memory);
+    if (end->scale > 0) kd__c_text(f, "    int i;\n");
+    for (i = 0; i < p->step_count; ++i) kd__c_quant_call(f, p, &p->steps[i]);
+    if (end->scale > 0)
+        kd__c_write(f,
+                    "    for (i = 0; i < @_CLASSES; ++i)\n        logits[i] = (float)(m[%lld + i %% %d * %d + i / "
+                    "%d] - %d) * %s;\n",
+                    from, out->h * out->w, out->c, out->h * out->w, end->zero, kd__c_literal(end->scale).chars);
+    kd__c_write(
+        f,
+        "}\n\nvoid $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
+        "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = $_pixel[%spixels[i]];\n    $_run(logits);\n}\n\n",
+        count, at, table);
+    kd__c_write(f,
+                "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
+                "    for (i = 0; i < %lld; ++i) {\n        const float t = x[i] / %s;\n",
+                count, kd__c_literal(in->scale).chars);
+    kd__c_write(f, "        const float low = %s, high = %s;\n", kd__c_literal((float)-in->zero).chars,
+                kd__c_literal((float)(255 - in->zero)).chars);
+    kd__c_write(f,
+                "        $_memory[%lld + i] =\n            (uint8_t)((int)((t > low ? t < high ? t : high : low) + "
+                "12582912.0f - "
+                "12582912.0f) + %d);\n    }\n    $_run(logits);\n}\n\n",
+                at, in->zero);
 }
 
 KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
@@ -24885,19 +25389,14 @@ KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step
     kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
 }
 
-/* From pixels, or from floats, to logits in PyTorch's order. */
-KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
+/* The same of a model in float; logits are in PyTorch's order. */
+KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const char *table)
 {
     const kd_model *m = f->m;
     const kd__shape *in = &m->values[m->input].shape, *out = &m->values[m->output].shape;
     const long long count = (long long)kd__shape_count(in), at = (long long)p->buffers[0].at / 4;
     const int pixels = out->h * out->w;
     int i;
-    char table[64] = "";
-    if (kd__c_tables(m) > 1 && in->flat)
-        kd__print(table, sizeof table, "i / %lld * 256 + ", count / m->preprocessing_channels);
-    else if (kd__c_tables(m) > 1)
-        kd__print(table, sizeof table, "i %% %d * 256 + ", in->c);
     kd__c_write(
         f,
         "static float $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    float *const m = $_memory;\n"
@@ -24919,6 +25418,19 @@ KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
                 "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
                 "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = x[i];\n    $_run(logits);\n}\n\n",
                 count, at);
+}
+
+KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
+{
+    const kd_model *m = f->m;
+    const kd__shape *in = &m->values[m->input].shape;
+    const int64_t count = kd__shape_count(in);
+    char table[64] = "";
+    if (kd__c_tables(m) > 1 && in->flat)
+        kd__print(table, sizeof table, "i / %lld * 256 + ", (long long)count / m->preprocessing_channels);
+    else if (kd__c_tables(m) > 1)
+        kd__print(table, sizeof table, "i %% %d * 256 + ", in->c);
+    (m->quant ? kd__c_quant_functions : kd__c_float_functions)(f, p, table);
     kd__c_text(f, "int $_classify(const uint8_t *pixels)\n{\n    float logits[@_CLASSES];\n    int i, best = 0;\n"
                   "    $_logits(pixels, logits);\n    for (i = 1; i < @_CLASSES; ++i) {\n"
                   "        if (logits[i] > logits[best]) best = i;\n    }\n    return best;\n}\n");
@@ -24981,8 +25493,8 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
     int i;
     kd__c_declarations(f, p);
     kd__c_prototypes(f);
-    if (kd__c_uses_libm(p)) kd__c_text(f, "#include <math.h>\n");
-    kd__c_text(f, "\n#define @_MAX 3.40282347e38f\n\n");
+    if (!m->quant && kd__c_uses_libm(p)) kd__c_text(f, "#include <math.h>\n");
+    kd__c_text(f, m->quant ? "\n" : "\n#define @_MAX 3.40282347e38f\n\n");
     if (m->classes) {
         kd__c_text(f, "const char *const $_classes[@_CLASSES] = {\n");
         for (i = 0; i < kd_model_outputs(m); ++i) {
@@ -24995,7 +25507,8 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
     kd__c_pixels(f);
     kd__c_text(f, "\n");
     kd__c_code(f, p);
-    for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i) kd__c_constants(f, &p->steps[i]);
+    for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i)
+        (m->quant ? kd__c_quant_constants : kd__c_constants)(f, &p->steps[i]);
     kd__c_text(f, "\n");
     kd__c_functions(f, p);
     kd__c_text(f, "#endif\n");

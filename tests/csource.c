@@ -38,6 +38,27 @@ static float next(uint64_t *state)
     return (float)(kd__rng_unit(*state, 77) * 2 - 1);
 }
 
+/* The same in int8, calibrated on noise; NULL: what does not end in a product ends in float. */
+static kd_model *quantised(kd_ctx *kd, const kd_model *m, const char *line)
+{
+    enum { IMAGES = 16 };
+    kd_model *made = NULL;
+    kd_data data;
+    int c, h, w, i;
+    float *x;
+    uint64_t state = 5;
+    if (strrchr(line, ',') && strncmp(strrchr(line, ','), ", dense", 7) != 0) return NULL;
+    if (strstr(line, "flatten, ")) return NULL; /* and a batchnorm of a vector is in float */
+    kd_model_input(m, &c, &h, &w);
+    x = (float *)calloc((size_t)(IMAGES * c * h * w), sizeof *x);
+    for (i = 0; i < IMAGES * c * h * w; ++i) x[i] = 2 * next(&state);
+    data = kd_data_f32(x, NULL, IMAGES, c, h, w, kd_model_outputs(m));
+    kd_model_preprocessing(m, data.mean, data.std);
+    if (kd_model_quantize(m, &data, NULL, &made) != KD_OK) fprintf(stderr, "%s: %s\n", line, kd_error(kd)), exit(1);
+    free(x);
+    return made;
+}
+
 static int pick(uint64_t *state, int count) { return (int)((next(state) + 1) * 0.499999f * (float)count); }
 
 /* Layers that keep height and width. */
@@ -94,9 +115,8 @@ static kd_model *make(kd_ctx *kd, const char *line, uint64_t seed)
 }
 
 /* One model: its file, and its part of cases.h. */
-static void write_case(kd_ctx *kd, FILE *cases, const char *folder, int index, const char *line)
+static void write_case(kd_ctx *kd, FILE *cases, const char *folder, int index, const char *line, kd_model *m)
 {
-    kd_model *m = make(kd, line, (uint64_t)index + 1);
     char path[1000];
     int c, h, w, i, count, outputs = kd_model_outputs(m);
     uint8_t *pixels;
@@ -126,7 +146,6 @@ static void write_case(kd_ctx *kd, FILE *cases, const char *folder, int index, c
     free(pixels);
     free(x);
     free(logits);
-    kd_model_destroy(m);
 }
 
 int main(int argc, char **argv)
@@ -135,17 +154,26 @@ int main(int argc, char **argv)
     kd_ctx *kd;
     char path[1000], line[1000];
     FILE *cases;
-    int i;
+    int i, count = 0, exact[2 * (KD__COUNT(lines) + RANDOM)] = {0};
     desc.isa = KD_ISA_SCALAR;
     snprintf(path, sizeof path, "%s/cases.h", argc > 1 ? argv[1] : ".");
     cases = fopen(path, "w");
     if (!cases || kd_open(&desc, &kd) != KD_OK) return 1;
     for (i = 0; i < KD__COUNT(lines) + RANDOM; ++i) {
-        if (i >= KD__COUNT(lines)) random_line(line, (uint64_t)i);
-        write_case(kd, cases, argv[1], i, i < KD__COUNT(lines) ? lines[i] : line);
+        kd_model *m, *q;
+        if (i < KD__COUNT(lines))
+            strcpy(line, lines[i]);
+        else
+            random_line(line, (uint64_t)i);
+        m = make(kd, line, (uint64_t)i + 1);
+        write_case(kd, cases, argv[1], count++, line, m);
+        q = quantised(kd, m, line);
+        if (q) write_case(kd, cases, argv[1], count++, line, q), exact[count - 1] = 1;
+        kd_model_destroy(q);
+        kd_model_destroy(m);
     }
     fprintf(cases, "enum { SAMPLES = %d };\n#define CASES(X)", SAMPLES);
-    for (i = 0; i < KD__COUNT(lines) + RANDOM; ++i) fprintf(cases, " X(m%02d, M%02d)", i, i);
+    for (i = 0; i < count; ++i) fprintf(cases, " X(m%02d, M%02d, %d)", i, i, exact[i]);
     fprintf(cases, "\n");
     kd_close(kd);
     return fclose(cases) != 0;
