@@ -203,6 +203,9 @@ for cc in ${COMPILERS:-gcc clang}; do
     check "$cxx use.c links with an implementation in C" "$cxx" -std=c++11 $warnings -no-pie -o "$tmp/use" -x c++ use.c \
         -x none "$tmp/kd.o" -lm
     check "$cxx use.c runs" "$tmp/use"
+    check "$cxx camera.cpp" "$cxx" -std=c++17 -O1 $warnings -no-pie -o "$tmp/camera" ../../examples/camera.cpp "$tmp/kd.o" -lm \
+        -pthread
+    check "$cxx camera.cpp runs" "$tmp/camera"
 done
 
 # flags that BUILDING calls safe, and those that clang does not tell of, give the same bits as no flag
