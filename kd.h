@@ -790,6 +790,15 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void);
    complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than 2 GiB; interleaved pixels into a vector of several
    planes. */
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
+/* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
+   and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
+   convolutions, batchnorm, pooling, activations, and branches that a sum joins again, as residual(...). Weights in
+   a file beside it ("model.onnx.data") are read. What is done with the input before the first layer becomes the
+   model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in the file.
+   input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Anything else is KD_ERR_UNSUPPORTED,
+   with the name of the node and its operator. */
+KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
+
 /* ---- models for other programs --------------------------------------------------------------------------- */
 
 typedef struct kd_c_desc {
@@ -22595,12 +22604,11 @@ KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
     return result;
 }
 
-KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
+/* What kd__model_pairs put there. */
+KD__PRIVATE kd_result kd__model_read_pairs(kd__st_file *f, kd_model *m)
 {
-    const char *mean = kd__st_value(f, "kd.mean"), *std = kd__st_value(f, "kd.std"),
-               *checksum = kd__st_value(f, "kd.checksum");
+    const char *mean = kd__st_value(f, "kd.mean"), *std = kd__st_value(f, "kd.std");
     kd_result result = kd__model_read_classes(f, m);
-    char wanted[24];
     if (result != KD_OK) return result;
     if (mean || std) {
         const int channels = mean && std ? kd__text_floats(mean, m->mean, KD_MAX_CHANNELS) : -1;
@@ -22611,6 +22619,15 @@ KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
         if (result != KD_OK) return result;
         m->preprocessing_channels = channels;
     }
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
+{
+    const char *checksum = kd__st_value(f, "kd.checksum");
+    const kd_result result = kd__model_read_pairs(f, m);
+    char wanted[24];
+    if (result != KD_OK) return result;
     kd__print(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
     if (checksum && strcmp(checksum, wanted) != 0)
         return kd__fail(
@@ -23347,10 +23364,10 @@ enum {
 };
 enum {
     KD__ONNX_F32 = 1,
-    KD__ONNX_U8,
-    KD__ONNX_S8,
-    KD__ONNX_S32 = 6,
-    KD__ONNX_S64,
+    KD__ONNX_UINT8,
+    KD__ONNX_INT8,
+    KD__ONNX_INT32 = 6,
+    KD__ONNX_INT64,
     KD__ONNX_F16 = 10,
     KD__ONNX_F64,
     KD__ONNX_BF16 = 16
@@ -23591,7 +23608,7 @@ KD__PRIVATE kd__onnx_name kd__onnx_int64s(kd__onnx_writer *o, const kd__node *n,
     unsigned char bytes[8 * 8];
     int i;
     for (i = 0; i < count; ++i) kd__store_le(bytes + 8 * i, (uint64_t)values[i], 8);
-    kd__onnx_tensor(o, name.chars, KD__ONNX_S64, 1, &shape, bytes, 8 * (size_t)count);
+    kd__onnx_tensor(o, name.chars, KD__ONNX_INT64, 1, &shape, bytes, 8 * (size_t)count);
     return name;
 }
 
@@ -23787,7 +23804,7 @@ KD__PRIVATE kd__onnx_name kd__onnx_tree_paths(kd__onnx_writer *o, const kd__node
             kd__store_le(at, (uint64_t)((node - 1) / 2 + (node % 2 ? 0 : inner)), 8);
     }
     if (bytes)
-        kd__onnx_tensor(o, name.chars, KD__ONNX_S64, 2, shape, bytes, size);
+        kd__onnx_tensor(o, name.chars, KD__ONNX_INT64, 2, shape, bytes, size);
     else
         o->graph.failed = 1;
     kd__free(o->kd, bytes);
@@ -23978,7 +23995,7 @@ KD__PRIVATE kd_result kd__onnx_graph(kd__onnx_writer *o)
     if (is_hwc && !s->flat) shape[0] = s->h, shape[1] = s->w, shape[2] = s->c;
     result = kd__onnx_layers(o);
     kd__pb_text(&o->graph, KD__GRAPH_NAME, "kd");
-    kd__onnx_edge(o, KD__GRAPH_INPUT, is_float ? "input" : "image", is_float ? KD__ONNX_F32 : KD__ONNX_U8, shape,
+    kd__onnx_edge(o, KD__GRAPH_INPUT, is_float ? "input" : "image", is_float ? KD__ONNX_F32 : KD__ONNX_UINT8, shape,
                   s->flat ? 1 : 3);
     kd__onnx_edge(o, KD__GRAPH_OUTPUT, o->desc.softmax ? "probabilities" : "logits", KD__ONNX_F32, &outputs, 1);
     return result == KD_OK && o->graph.failed ? KD_ERR_MEMORY : result;
@@ -24096,6 +24113,2323 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
     if (result == KD_OK) result = kd__onnx_graph(&o);
     if (result == KD_OK) result = kd__onnx_write(&o, path);
     kd__onnx_close(&o);
+    return result;
+}
+
+/* ---- protobuf: reading ----------------------------------------------------------------------------------- */
+
+/* Bytes that are left of a message, or a text. */
+typedef struct kd__pb_view {
+    const unsigned char *at;
+    size_t left;
+} kd__pb_view;
+
+typedef struct kd__pb_field {
+    int number, type;
+    uint64_t value;    /* of numbers: their bits */
+    kd__pb_view bytes; /* of what has a length */
+} kd__pb_field;
+
+KD__PRIVATE int kd__pb_unpack(kd__pb_view *v, uint64_t *value)
+{
+    int shift;
+    *value = 0;
+    for (shift = 0; shift < 70 && v->left; shift += 7) {
+        const unsigned char byte = *v->at++;
+        --v->left;
+        if (shift == 63 && byte > 1) return 0;
+        *value |= (uint64_t)(byte & 127u) << shift;
+        if (byte < 128) return 1;
+    }
+    return 0;
+}
+
+/* The next field: 1. 0: the end. -1: the message is broken. */
+KD__PRIVATE int kd__pb_next(kd__pb_view *v, kd__pb_field *f)
+{
+    uint64_t tag;
+    size_t size;
+    memset(f, 0, sizeof *f);
+    if (!v->left) return 0;
+    if (!kd__pb_unpack(v, &tag) || tag >> 3 == 0 || tag >> 3 > 536870911u) return -1;
+    f->number = (int)(tag >> 3);
+    f->type = (int)(tag & 7u);
+    if (f->type == KD__PB_VARINT) return kd__pb_unpack(v, &f->value) ? 1 : -1;
+    if (f->type == KD__PB_BYTES) {
+        if (!kd__pb_unpack(v, &f->value) || f->value > v->left) return -1;
+        size = (size_t)f->value;
+        f->bytes.at = v->at, f->bytes.left = size;
+    } else {
+        size = f->type == KD__PB_64 ? 8 : 4;
+        if ((f->type != KD__PB_64 && f->type != KD__PB_32) || v->left < size) return -1;
+        f->value = kd__load_le(v->at, (int)size);
+    }
+    v->at += size, v->left -= size;
+    return 1;
+}
+
+/* Field by field through a message that was gone through before, so that it is not broken. */
+KD__PRIVATE int kd__pb_find(kd__pb_view *v, int number, kd__pb_field *f)
+{
+    while (kd__pb_next(v, f) > 0) {
+        if (f->number == number) return 1;
+    }
+    return 0;
+}
+
+KD__PRIVATE int kd__pb_is(kd__pb_view text, const char *word)
+{
+    return text.left == strlen(word) && memcmp(text.at, word, text.left) == 0;
+}
+
+/* Numbers of a repeated field, one a field or packed, into `to` as long as there is room; how many there are, -1 if
+   they are broken. `size` 0: varints; otherwise bytes of a number, whose bits are returned. */
+KD__PRIVATE int64_t kd__pb_numbers(kd__pb_view v, int number, int size, uint64_t *to, int64_t room)
+{
+    kd__pb_field f;
+    int64_t count = 0;
+    while (kd__pb_find(&v, number, &f)) {
+        if (f.type != KD__PB_BYTES) {
+            if (count < room) to[count] = f.value;
+            ++count;
+            continue;
+        }
+        if (size && f.bytes.left % (size_t)size) return -1;
+        while (f.bytes.left) {
+            uint64_t value;
+            if (size) {
+                value = kd__load_le(f.bytes.at, size);
+                f.bytes.at += size, f.bytes.left -= (size_t)size;
+            } else if (!kd__pb_unpack(&f.bytes, &value)) {
+                return -1;
+            }
+            if (count < room) to[count] = value;
+            ++count;
+        }
+    }
+    return count;
+}
+
+/* ---- reading: the file ----------------------------------------------------------------------------------- */
+
+enum { KD__ONNX_RANK = 8, KD__ONNX_NODES = 100000 };
+
+typedef struct kd__onnx_array {
+    kd__pb_view message; /* the tensor */
+    kd__pb_view name;
+    int type, rank, turned; /* turned: a matrix (columns, rows) of the file's numbers */
+    int64_t shape[KD__ONNX_RANK];
+    int64_t count;
+} kd__onnx_array;
+
+/* A shape, or part of one, that the file computes; the batch size is KD__ONNX_BATCH in it. */
+typedef struct kd__onnx_numbers {
+    int count, scalar;
+    int64_t v[KD__ONNX_RANK];
+} kd__onnx_numbers;
+#define KD__ONNX_BATCH INT64_MIN
+
+/* (a f(x) + b), or that times x: what activations are written as that are no operator. */
+enum { KD__FORM_X, KD__FORM_ERF, KD__FORM_CLIP };
+typedef struct kd__onnx_form {
+    int unit, f, times;
+    double a, b;
+} kd__onnx_form;
+
+/* The input, and what was computed of it before the first layer: scale x + shift of each channel. */
+typedef struct kd__onnx_feed {
+    int hwc;               /* was turned from (N, h, w, c) */
+    int by_first, by_last; /* numbers for each channel were those of the first or the last axis */
+    int changed, channels; /* 0: one number for all */
+    double scale[KD_MAX_CHANNELS], shift[KD_MAX_CHANNELS];
+} kd__onnx_feed;
+
+/* A layer of the model in the making; number 0 is the input. */
+typedef struct kd__onnx_unit {
+    int type, op; /* row of kd__layer_types; node of the file, for errors */
+    kd__arg arg[KD__MAX_ARGS];
+    int in, in2; /* units; in2 -1 but for sums */
+    kd__shape shape;
+    int tensor[4], turned; /* -1: none; turned: the weight is (in, out) */
+    float alpha, beta;     /* what weight and bias are multiplied by */
+    int users;             /* values that are made of its output */
+    int owner, depth;      /* the last unit that all ways from the input to this one pass; how many there are */
+    int written;
+} kd__onnx_unit;
+
+enum { KD__IS_NOTHING, KD__IS_ARRAY, KD__IS_NUMBERS, KD__IS_FEED, KD__IS_UNIT, KD__IS_FORM };
+typedef struct kd__onnx_entry {
+    kd__pb_view name;
+    int op; /* that makes it, -1: tensor of the file or input */
+    int kind, index;
+    int uses, last; /* last: a softmax after the logits was passed */
+} kd__onnx_entry;
+
+typedef struct kd__onnx_op {
+    kd__pb_view message, name, type;
+    int first, inputs, outputs, needed; /* its inputs are refs[first ..] */
+    int first_output;
+} kd__onnx_op;
+
+/* What is left to do of a layer's weights: how those of a unit go into a layer of the model. */
+enum { KD__ROLE_PLAIN, KD__ROLE_FOLDED, KD__ROLE_IDENTITY };
+typedef struct kd__onnx_part_of {
+    int unit, role,
+        norm; /* FOLDED: with the normalisation `norm`; IDENTITY: a normalisation that only adds the bias */
+} kd__onnx_part_of;
+
+typedef struct kd__onnx_reader {
+    kd_ctx *kd;
+    const char *where, *path;
+    char *bytes;
+    size_t size;
+    kd__pb_view graph;
+    int opset;
+    kd__st_file meta; /* pairs of metadata alone */
+    char *texts;
+    kd__onnx_array *arrays;
+    kd__onnx_op *ops;
+    kd__onnx_entry *entries, **sorted;
+    kd__pb_view *names; /* of inputs and outputs of nodes, in order */
+    int *refs;          /* the same as entries; -1: left out */
+    kd__onnx_numbers *numbers;
+    kd__onnx_form *forms;
+    kd__onnx_feed *feeds;
+    kd__onnx_unit *units;
+    kd__onnx_part_of *parts;
+    int *order; /* units of the chains being written */
+    int array_count, array_capacity, op_count, op_capacity, entry_count, entry_capacity, name_count, name_capacity;
+    int number_count, number_capacity, form_count, form_capacity, feed_count, feed_capacity, unit_count,
+        unit_capacity;
+    int part_count, part_capacity, order_count, sorted_count;
+    int input, output, input_type; /* entries; element type */
+    int rank;                      /* of the input */
+    int64_t sizes[KD__ONNX_RANK];  /* of the input in the file, -1: free */
+    int64_t given[3];              /* by the caller: channels, height, width; 0: nothing */
+    int feed;                      /* that the first layer reads, -1: none yet */
+    int64_t batch;                 /* that the file is made for, 0: any */
+    kd_result fault;               /* why there is no unit */
+    int has_norm;                  /* in the residual that is being written */
+    kd__st_writer line;
+    char *external; /* file beside this one, and its location */
+    size_t external_size;
+    kd__pb_view location;
+} kd__onnx_reader;
+
+KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__onnx_broken(const kd__onnx_reader *r, const char *format, ...)
+{
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    kd__print_list(text, sizeof text, format, args);
+    va_end(args);
+    return kd__fail(r->kd, KD_ERR_FORMAT, "%s: \"%.200s\" is no valid ONNX file: %s", r->where, r->path, text);
+}
+
+#define KD__PB_TEXT(view) (int)KD__MIN((view).left, 60), (const char *)(view).at /* for %.*s */
+
+/* What a node does is no layer's work. */
+KD__PRIVATE kd_result KD__PRINTF(3, 4)
+    kd__onnx_refuse(const kd__onnx_reader *r, const kd__onnx_op *op, const char *format, ...)
+{
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    kd__print_list(text, sizeof text, format, args);
+    va_end(args);
+    return kd__fail(r->kd, KD_ERR_UNSUPPORTED, "%s: \"%.150s\": node \"%.*s\", %.*s: %s", r->where, r->path,
+                    KD__PB_TEXT(op->name), KD__PB_TEXT(op->type), text);
+}
+
+KD__PRIVATE kd_result kd__onnx_read_array(kd__onnx_reader *r, kd__pb_view message)
+{
+    uint64_t dims[KD__ONNX_RANK];
+    kd__pb_view v = message;
+    kd__pb_field f;
+    kd__onnx_array a;
+    void *list;
+    int64_t rank;
+    int got, i;
+    memset(&a, 0, sizeof a);
+    a.message = message;
+    while ((got = kd__pb_next(&v, &f)) > 0) {
+        if (f.number == KD__TENSOR_NAME) a.name = f.bytes;
+        if (f.number == KD__TENSOR_TYPE) a.type = (int)KD__MIN(f.value, 1000u);
+    }
+    if (got < 0) return kd__onnx_broken(r, "tensor \"%.*s\" is cut off or broken", KD__PB_TEXT(a.name));
+    rank = kd__pb_numbers(message, KD__TENSOR_DIMS, 0, dims, KD__ONNX_RANK);
+    if (rank < 0 || rank > KD__ONNX_RANK)
+        return kd__onnx_broken(r, "tensor \"%.*s\" has more than %d dimensions, or broken ones",
+                               KD__PB_TEXT(a.name), (int)KD__ONNX_RANK);
+    a.rank = (int)rank;
+    for (i = 0, a.count = 1; i < a.rank; ++i) {
+        a.shape[i] = (int64_t)dims[i];
+        if (a.shape[i] < 0 || (a.shape[i] && a.count > INT64_MAX / 16 / a.shape[i]))
+            return kd__onnx_broken(r, "tensor \"%.*s\" has a size of %lld that cannot be", KD__PB_TEXT(a.name),
+                                   (long long)a.shape[i]);
+        a.count *= a.shape[i];
+    }
+    list = kd__grow(r->kd, r->arrays, r->array_count, &r->array_capacity, sizeof a);
+    if (!list) return KD_ERR_MEMORY;
+    r->arrays = (kd__onnx_array *)list;
+    r->arrays[r->array_count++] = a;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_add_name(kd__onnx_reader *r, kd__pb_view name)
+{
+    void *list = kd__grow(r->kd, r->names, r->name_count, &r->name_capacity, sizeof name);
+    if (!list) return KD_ERR_MEMORY;
+    r->names = (kd__pb_view *)list;
+    r->names[r->name_count++] = name;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_read_op(kd__onnx_reader *r, kd__pb_view message)
+{
+    kd__pb_view v = message;
+    kd__pb_field f;
+    kd__onnx_op op;
+    void *list;
+    int got;
+    memset(&op, 0, sizeof op);
+    op.message = message;
+    op.first = r->name_count;
+    while ((got = kd__pb_next(&v, &f)) > 0) {
+        if (f.number == KD__OP_NAME) op.name = f.bytes;
+        if (f.number == KD__OP_TYPE) op.type = f.bytes;
+        if (f.number != KD__OP_INPUT) continue;
+        if (kd__onnx_add_name(r, f.bytes) != KD_OK) return KD_ERR_MEMORY;
+        ++op.inputs;
+    }
+    if (got < 0) return kd__onnx_broken(r, "node %d is cut off or broken", r->op_count);
+    op.first_output = r->name_count;
+    for (v = message; kd__pb_find(&v, KD__OP_OUTPUT, &f); ++op.outputs) {
+        if (kd__onnx_add_name(r, f.bytes) != KD_OK) return KD_ERR_MEMORY;
+    }
+    if (!op.name.left && op.outputs) op.name = r->names[op.first_output];
+    if (r->op_count == KD__ONNX_NODES) return kd__onnx_broken(r, "it has more than %d nodes", (int)KD__ONNX_NODES);
+    list = kd__grow(r->kd, r->ops, r->op_count, &r->op_capacity, sizeof op);
+    if (!list) return KD_ERR_MEMORY;
+    r->ops = (kd__onnx_op *)list;
+    r->ops[r->op_count++] = op;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_read_graph(kd__onnx_reader *r)
+{
+    kd__pb_view v = r->graph;
+    kd__pb_field f;
+    kd_result result = KD_OK;
+    int got;
+    while (result == KD_OK && (got = kd__pb_next(&v, &f)) != 0) {
+        if (got < 0) return kd__onnx_broken(r, "its graph is cut off or broken");
+        if (f.number == KD__GRAPH_NODE) result = kd__onnx_read_op(r, f.bytes);
+        if (f.number == KD__GRAPH_TENSOR) result = kd__onnx_read_array(r, f.bytes);
+    }
+    return result;
+}
+
+/* Keys and values end in a 0 for the readers of metadata. */
+KD__PRIVATE kd_result kd__onnx_read_pairs(kd__onnx_reader *r, kd__pb_view model)
+{
+    kd__pb_view v;
+    kd__pb_field f, part;
+    size_t size = 1;
+    char *at;
+    for (v = model; kd__pb_find(&v, KD__MODEL_METADATA, &f);) size = kd__plus(size, f.bytes.left + 2);
+    r->texts = at = KD__NEW(r->kd, char, size);
+    if (!at) return KD_ERR_MEMORY;
+    r->meta.kd = r->kd, r->meta.where = r->where, r->meta.path = r->path;
+    for (v = model; kd__pb_find(&v, KD__MODEL_METADATA, &f);) {
+        kd__pb_view left = f.bytes;
+        kd__st_pair p = {NULL, NULL};
+        void *list;
+        while (kd__pb_next(&left, &part) > 0) {
+            char **text = part.number == 1 ? &p.key : &p.value;
+            if (part.type != KD__PB_BYTES || part.number > 2 || *text) continue;
+            if (part.bytes.left) memcpy(at, part.bytes.at, part.bytes.left);
+            *text = at;
+            at += part.bytes.left + 1;
+        }
+        if (!p.key || !p.value) continue;
+        list = kd__grow(r->kd, r->meta.pairs, r->meta.pair_count, &r->meta.pair_capacity, sizeof p);
+        if (!list) return KD_ERR_MEMORY;
+        r->meta.pairs = (kd__st_pair *)list;
+        r->meta.pairs[r->meta.pair_count++] = p;
+    }
+    if (r->meta.pair_count) qsort(r->meta.pairs, (size_t)r->meta.pair_count, sizeof *r->meta.pairs, kd__st_by_key);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_read_model(kd__onnx_reader *r)
+{
+    kd__pb_view model, v;
+    kd__pb_field f, part;
+    kd_result result;
+    int got;
+    model.at = (const unsigned char *)r->bytes, model.left = r->size;
+    for (v = model; (got = kd__pb_next(&v, &f)) > 0;) {
+        if (f.number == KD__MODEL_GRAPH) r->graph = f.bytes;
+        if (f.number == KD__MODEL_OPSET && f.type == KD__PB_BYTES) {
+            int version = 0, own = 1;
+            while (kd__pb_next(&f.bytes, &part) > 0) {
+                if (part.number == 1) own = part.bytes.left == 0 || kd__pb_is(part.bytes, "ai.onnx");
+                if (part.number == 2) version = (int)KD__MIN(part.value, 10000u);
+            }
+            if (own) r->opset = version;
+        }
+    }
+    if (got < 0 || !r->graph.at) return kd__onnx_broken(r, "it is cut off, or another kind of file");
+    if (r->opset < 7) return kd__onnx_broken(r, "it is of operator set %d; 7 and later can be read", r->opset);
+    result = kd__onnx_read_pairs(r, model);
+    return result == KD_OK ? kd__onnx_read_graph(r) : result;
+}
+
+/* ---- reading: names -------------------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__pb_order(kd__pb_view a, kd__pb_view b)
+{
+    const size_t both = KD__MIN(a.left, b.left);
+    const int order = both ? memcmp(a.at, b.at, both) : 0;
+    return order ? order : a.left < b.left ? -1 : a.left > b.left;
+}
+
+KD__PRIVATE int kd__onnx_by_name(const void *a, const void *b)
+{
+    return kd__pb_order((*(kd__onnx_entry *const *)a)->name, (*(kd__onnx_entry *const *)b)->name);
+}
+
+KD__PRIVATE kd_result kd__onnx_add_entry(kd__onnx_reader *r, kd__pb_view name, int op, int kind, int index)
+{
+    void *list = kd__grow(r->kd, r->entries, r->entry_count, &r->entry_capacity, sizeof *r->entries);
+    kd__onnx_entry *e;
+    if (!list) return KD_ERR_MEMORY;
+    r->entries = (kd__onnx_entry *)list;
+    e = &r->entries[r->entry_count++];
+    memset(e, 0, sizeof *e);
+    e->name = name, e->op = op, e->kind = kind, e->index = index;
+    return KD_OK;
+}
+
+/* The entry of a name, -1 if there is none. */
+KD__PRIVATE int kd__onnx_find(const kd__onnx_reader *r, kd__pb_view name)
+{
+    int low = 0, high = r->sorted_count;
+    while (low < high) {
+        const int middle = low + (high - low) / 2, order = kd__pb_order(name, r->sorted[middle]->name);
+        if (order == 0) return (int)(r->sorted[middle] - r->entries);
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return -1;
+}
+
+/* The name of a graph's input or output, its element type and, in `shape`, its sizes, -1 where free. Returns the
+   rank, or -1. */
+KD__PRIVATE int kd__onnx_edge_of(kd__pb_view edge, kd__pb_view *name, int *type, int64_t *shape)
+{
+    kd__pb_view v = edge, dims;
+    kd__pb_field f, part;
+    int rank = 0;
+    memset(name, 0, sizeof *name);
+    *type = 0;
+    while (kd__pb_next(&v, &f) > 0) {
+        if (f.number == 1) *name = f.bytes;
+    }
+    v = edge;
+    if (!kd__pb_find(&v, 2, &f)) return -1;
+    v = f.bytes;
+    if (!kd__pb_find(&v, 1, &f)) return -1;
+    for (v = f.bytes; kd__pb_find(&v, 1, &part);) *type = (int)KD__MIN(part.value, 1000u);
+    v = f.bytes;
+    if (!kd__pb_find(&v, 2, &f)) return -1;
+    for (dims = f.bytes; kd__pb_find(&dims, 1, &f); ++rank) {
+        if (rank == KD__ONNX_RANK) return -1;
+        v = f.bytes;
+        shape[rank] =
+            kd__pb_find(&v, 1, &part) && part.value > 0 && part.value <= INT_MAX ? (int64_t)part.value : -1;
+    }
+    return rank;
+}
+
+/* Entries for all names: tensors, inputs and nodes' outputs. Old files list tensors among the inputs, too. */
+KD__PRIVATE kd_result kd__onnx_index(kd__onnx_reader *r)
+{
+    kd__pb_view v = r->graph;
+    kd__pb_field f;
+    int64_t shape[KD__ONNX_RANK];
+    kd_result result = KD_OK;
+    int i, j, type;
+    for (i = 0; i < r->array_count && result == KD_OK; ++i)
+        result = kd__onnx_add_entry(r, r->arrays[i].name, -1, KD__IS_ARRAY, i);
+    while (result == KD_OK && kd__pb_find(&v, KD__GRAPH_INPUT, &f)) {
+        kd__pb_view name;
+        (void)kd__onnx_edge_of(f.bytes, &name, &type, shape);
+        result = kd__onnx_add_entry(r, name, -1, KD__IS_FEED, 0);
+    }
+    for (i = 0; i < r->op_count && result == KD_OK; ++i) {
+        for (j = 0; j < r->ops[i].outputs && result == KD_OK; ++j) {
+            const kd__pb_view name = r->names[r->ops[i].first_output + j];
+            if (name.left) result = kd__onnx_add_entry(r, name, i, KD__IS_NOTHING, 0);
+        }
+    }
+    r->sorted = KD__NEW(r->kd, kd__onnx_entry *, r->entry_count + 1);
+    if (result != KD_OK || !r->sorted) return KD_ERR_MEMORY;
+    for (i = 0; i < r->entry_count; ++i) r->sorted[i] = &r->entries[i];
+    if (r->entry_count) qsort(r->sorted, (size_t)r->entry_count, sizeof *r->sorted, kd__onnx_by_name);
+    for (i = j = 0; i < r->entry_count; ++i) {
+        kd__onnx_entry *e = r->sorted[i], *last = j ? r->sorted[j - 1] : NULL;
+        if (last && kd__pb_order(last->name, e->name) == 0) {
+            if (last->op >= 0 || e->op >= 0 || last->kind == e->kind)
+                return kd__onnx_broken(r, "\"%.*s\" is made twice", KD__PB_TEXT(e->name));
+            if (last->kind == KD__IS_FEED) r->sorted[j - 1] = e;
+        } else {
+            r->sorted[j++] = e;
+        }
+    }
+    r->sorted_count = j;
+    return KD_OK;
+}
+
+/* What nodes read: all of it must have been made before, so that there is no circle. */
+KD__PRIVATE kd_result kd__onnx_resolve(kd__onnx_reader *r)
+{
+    int i, j;
+    r->refs = KD__NEW(r->kd, int, r->name_count + 1);
+    if (!r->refs) return KD_ERR_MEMORY;
+    for (i = 0; i < r->op_count; ++i) {
+        const kd__onnx_op *op = &r->ops[i];
+        for (j = 0; j < op->inputs; ++j) {
+            const kd__pb_view name = r->names[op->first + j];
+            const int at = name.left ? kd__onnx_find(r, name) : -1;
+            r->refs[op->first + j] = at;
+            if (!name.left) continue;
+            if (at < 0)
+                return kd__onnx_broken(r, "node \"%.*s\" reads \"%.*s\", which is nowhere", KD__PB_TEXT(op->name),
+                                       KD__PB_TEXT(name));
+            if (r->entries[at].op >= i)
+                return kd__onnx_broken(
+                    r, "node \"%.*s\" reads \"%.*s\", which is made later: a circle, or nodes out of order",
+                    KD__PB_TEXT(op->name), KD__PB_TEXT(name));
+            ++r->entries[at].uses;
+        }
+        for (j = 0; j < op->outputs; ++j) {
+            const kd__pb_view name = r->names[op->first_output + j];
+            r->refs[op->first_output + j] = name.left ? kd__onnx_find(r, name) : -1;
+        }
+    }
+    return KD_OK;
+}
+
+/* Nodes that the output needs. */
+KD__PRIVATE void kd__onnx_mark(kd__onnx_reader *r)
+{
+    int i, j;
+    if (r->entries[r->output].op >= 0) r->ops[r->entries[r->output].op].needed = 1;
+    for (i = r->op_count - 1; i >= 0; --i) {
+        for (j = 0; r->ops[i].needed && j < r->ops[i].inputs; ++j) {
+            const int at = r->refs[r->ops[i].first + j];
+            if (at >= 0 && r->entries[at].op >= 0) r->ops[r->entries[at].op].needed = 1;
+        }
+    }
+}
+
+/* ---- reading: constants ---------------------------------------------------------------------------------- */
+
+typedef struct kd__onnx_type {
+    int type, kind, size, field, field_size; /* field: where numbers are that are not raw; 0: nowhere */
+} kd__onnx_type;
+
+static const kd__onnx_type kd__onnx_types[] = {
+    {KD__ONNX_F32, KD__FLOAT, 4, KD__TENSOR_FLOATS, 4},    {KD__ONNX_F64, KD__FLOAT, 8, KD__TENSOR_DOUBLES, 8},
+    {KD__ONNX_F16, KD__FLOAT, 2, KD__TENSOR_INT32S, 0},    {KD__ONNX_BF16, KD__BFLOAT, 2, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_INT64, KD__SIGNED, 8, KD__TENSOR_INT64S, 0}, {KD__ONNX_INT32, KD__SIGNED, 4, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_INT8, KD__SIGNED, 1, KD__TENSOR_INT32S, 0},  {KD__ONNX_UINT8, KD__UNSIGNED, 1, KD__TENSOR_INT32S, 0},
+};
+
+KD__PRIVATE const kd__onnx_type *kd__onnx_type_of(int type)
+{
+    int i;
+    for (i = 0; i < KD__COUNT(kd__onnx_types); ++i) {
+        if (kd__onnx_types[i].type == type) return &kd__onnx_types[i];
+    }
+    return NULL;
+}
+
+/* Whether a location stays in the folder of the file. */
+KD__PRIVATE int kd__onnx_is_inside(kd__pb_view location)
+{
+    size_t i, start = 0;
+    if (!location.left || location.left > 1000) return 0;
+    for (i = 0; i <= location.left; ++i) {
+        const unsigned char c = i < location.left ? location.at[i] : '/';
+        if (c == '\\' || c == ':' || c < 32) return 0;
+        if (c != '/') continue;
+        if (i == start || (i - start == 2 && location.at[start] == '.' && location.at[start + 1] == '.')) return 0;
+        start = i + 1;
+    }
+    return 1;
+}
+
+KD__PRIVATE int64_t kd__onnx_decimal(kd__pb_view text)
+{
+    int64_t value = 0;
+    size_t i;
+    for (i = 0; i < text.left; ++i) {
+        if (!kd__is_digit((char)text.at[i]) || value > INT64_MAX / 16) return -1;
+        value = value * 10 + (text.at[i] - '0');
+    }
+    return text.left ? value : -1;
+}
+
+/* The file beside this one that `location` names, in r->external. */
+KD__PRIVATE kd_result kd__onnx_open_external(kd__onnx_reader *r, kd__pb_view location)
+{
+    const char *slash = strrchr(r->path, '/'), *other = strrchr(r->path, '\\');
+    const char *end = slash && other ? KD__MAX(slash, other) : slash ? slash : other;
+    const size_t folder = end ? (size_t)(end - r->path) + 1 : 0;
+    kd_result result;
+    char *path;
+    if (r->external && kd__pb_order(location, r->location) == 0) return KD_OK;
+    kd__free(r->kd, r->external);
+    r->external = NULL;
+    path = KD__NEW(r->kd, char, folder + location.left + 1);
+    if (!path) return KD_ERR_MEMORY;
+    memcpy(path, r->path, folder);
+    memcpy(path + folder, location.at, location.left);
+    result = kd__read_file(r->kd, r->where, path, &r->external, &r->external_size);
+    r->location = location;
+    kd__free(r->kd, path);
+    return result;
+}
+
+/* The bytes of a tensor that are in another file. */
+KD__PRIVATE kd_result kd__onnx_external(kd__onnx_reader *r, const kd__onnx_array *a, uint64_t size,
+                                        kd__pb_view *raw)
+{
+    kd__pb_view v = a->message, location = {NULL, 0};
+    kd__pb_field f, part;
+    int64_t offset = 0, length = -1;
+    kd_result result;
+    while (kd__pb_find(&v, KD__TENSOR_EXTERNAL, &f)) {
+        kd__pb_view pair = f.bytes, key = {NULL, 0}, value = {NULL, 0};
+        while (kd__pb_next(&pair, &part) > 0) {
+            if (part.number == 1) key = part.bytes;
+            if (part.number == 2) value = part.bytes;
+        }
+        if (kd__pb_is(key, "location")) location = value;
+        if (kd__pb_is(key, "offset")) offset = kd__onnx_decimal(value);
+        if (kd__pb_is(key, "length")) length = kd__onnx_decimal(value);
+    }
+    if (!kd__onnx_is_inside(location))
+        return kd__onnx_broken(r, "the data of tensor \"%.*s\" are in \"%.*s\", outside of the folder of the file",
+                               KD__PB_TEXT(a->name), KD__PB_TEXT(location));
+    result = kd__onnx_open_external(r, location);
+    if (result != KD_OK) return result;
+    if (offset < 0 || (length >= 0 && (uint64_t)length != size) || (uint64_t)offset > r->external_size ||
+        size > r->external_size - (uint64_t)offset)
+        return kd__onnx_broken(r, "tensor \"%.*s\" needs %llu bytes, and its place in \"%.*s\" has others",
+                               KD__PB_TEXT(a->name), (unsigned long long)size, KD__PB_TEXT(location));
+    raw->at = (const unsigned char *)r->external + offset, raw->left = (size_t)size;
+    return KD_OK;
+}
+
+/* Where the numbers of a tensor are: raw->at NULL: in a field of their own. */
+KD__PRIVATE kd_result kd__onnx_raw(kd__onnx_reader *r, const kd__onnx_array *a, kd__pb_view *raw)
+{
+    const kd__onnx_type *t = kd__onnx_type_of(a->type);
+    kd__pb_view v = a->message;
+    kd__pb_field f;
+    memset(raw, 0, sizeof *raw);
+    if (!t)
+        return kd__onnx_broken(r, "tensor \"%.*s\" is of element type %d; floats and integers can be read",
+                               KD__PB_TEXT(a->name), a->type);
+    if (kd__pb_find(&v, KD__TENSOR_LOCATION, &f) && f.value == 1)
+        return kd__onnx_external(r, a, (uint64_t)a->count * (uint64_t)t->size, raw);
+    for (v = a->message; kd__pb_find(&v, KD__TENSOR_RAW, &f);) *raw = f.bytes;
+    if (!raw->at) return KD_OK;
+    if (raw->left / (size_t)t->size == (uint64_t)a->count && raw->left % (size_t)t->size == 0) return KD_OK;
+    return kd__onnx_broken(r, "tensor \"%.*s\" should hold %lld numbers of %d bytes, but has %llu bytes",
+                           KD__PB_TEXT(a->name), (long long)a->count, t->size, (unsigned long long)raw->left);
+}
+
+/* Where the numbers of a tensor are, all of which are there. */
+KD__PRIVATE kd_result kd__onnx_present(kd__onnx_reader *r, const kd__onnx_array *a, kd__pb_view *raw)
+{
+    const kd__onnx_type *t = kd__onnx_type_of(a->type);
+    const kd_result result = kd__onnx_raw(r, a, raw);
+    if (result != KD_OK || raw->at) return result;
+    if (kd__pb_numbers(a->message, t->field, t->field_size, NULL, 0) == a->count) return KD_OK;
+    return kd__onnx_broken(r, "tensor \"%.*s\" should hold %lld numbers, and does not", KD__PB_TEXT(a->name),
+                           (long long)a->count);
+}
+
+/* The numbers of a tensor as floats, in memory of the caller's. */
+KD__PRIVATE kd_result kd__onnx_floats(kd__onnx_reader *r, const kd__onnx_array *a, float **out)
+{
+    const kd__onnx_type *t = kd__onnx_type_of(a->type);
+    kd__pb_view raw;
+    const kd_result result = kd__onnx_present(r, a, &raw);
+    *out = NULL;
+    if (result != KD_OK) return result;
+    *out = KD__NEW(r->kd, float, (uint64_t)a->count + 1);
+    if (!*out) return KD_ERR_MEMORY;
+    if (raw.at) {
+        kd__convert(raw.at, t->kind, t->size, 0, a->count, *out);
+    } else {
+        uint64_t *bits = KD__NEW(r->kd, uint64_t, (uint64_t)a->count + 1);
+        unsigned char bytes[8];
+        int64_t i;
+        if (!bits) {
+            kd__free(r->kd, *out);
+            *out = NULL;
+            return KD_ERR_MEMORY;
+        }
+        (void)kd__pb_numbers(a->message, t->field, t->field_size, bits, a->count);
+        for (i = 0; i < a->count; ++i) {
+            kd__store_le(bytes, bits[i], 8);
+            kd__convert(bytes, t->kind, t->size, 0, 1, *out + i);
+        }
+        kd__free(r->kd, bits);
+    }
+    return KD_OK;
+}
+
+/* A few whole numbers. 0: they are none, or too many. */
+KD__PRIVATE int kd__onnx_whole(kd__onnx_reader *r, const kd__onnx_array *a, kd__onnx_numbers *n)
+{
+    const kd__onnx_type *t = kd__onnx_type_of(a->type);
+    kd__pb_view raw;
+    uint64_t bits[KD__ONNX_RANK];
+    int i;
+    memset(n, 0, sizeof *n);
+    if (!t || (a->type != KD__ONNX_INT64 && a->type != KD__ONNX_INT32) || a->rank > 1 || a->count > KD__ONNX_RANK)
+        return 0;
+    if (kd__onnx_raw(r, a, &raw) != KD_OK) return 0;
+    n->count = (int)a->count, n->scalar = a->rank == 0;
+    if (!raw.at && kd__pb_numbers(a->message, t->field, 0, bits, KD__ONNX_RANK) != a->count) return 0;
+    for (i = 0; i < n->count; ++i) {
+        if (raw.at) bits[i] = kd__load_le(raw.at + i * t->size, t->size);
+        n->v[i] = t->size == 4 ? (int64_t)(int32_t)(uint32_t)bits[i] : (int64_t)bits[i];
+    }
+    return 1;
+}
+
+/* ---- reading: what nodes say ----------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__onnx_attribute(const kd__onnx_op *op, const char *name, kd__pb_view *out)
+{
+    kd__pb_view v = op->message, inside;
+    kd__pb_field f, part;
+    while (kd__pb_find(&v, KD__OP_ATTRIBUTE, &f)) {
+        inside = f.bytes;
+        if (!kd__pb_find(&inside, KD__ATTR_NAME, &part) || !kd__pb_is(part.bytes, name)) continue;
+        *out = f.bytes;
+        return 1;
+    }
+    return 0;
+}
+
+KD__PRIVATE int64_t kd__onnx_get_int(const kd__onnx_op *op, const char *name, int64_t fallback)
+{
+    kd__pb_view v;
+    kd__pb_field f;
+    return kd__onnx_attribute(op, name, &v) && kd__pb_find(&v, KD__ATTR_I, &f) ? (int64_t)f.value : fallback;
+}
+
+KD__PRIVATE float kd__onnx_get_float(const kd__onnx_op *op, const char *name, float fallback)
+{
+    kd__pb_view v;
+    kd__pb_field f;
+    return kd__onnx_attribute(op, name, &v) && kd__pb_find(&v, KD__ATTR_F, &f) ? kd__bits_float((uint32_t)f.value)
+                                                                               : fallback;
+}
+
+/* Whole numbers of an attribute; -1 if it is not there, or has more than there is room for. */
+KD__PRIVATE int kd__onnx_get_ints(const kd__onnx_op *op, const char *name, int64_t *values, int room)
+{
+    uint64_t bits[KD__ONNX_RANK];
+    kd__pb_view v;
+    int64_t count;
+    int i;
+    if (!kd__onnx_attribute(op, name, &v)) return -1;
+    count = kd__pb_numbers(v, KD__ATTR_INTS, 0, bits, KD__ONNX_RANK);
+    if (count < 0 || count > KD__MIN(room, (int)KD__ONNX_RANK)) return -1;
+    for (i = 0; i < (int)count; ++i) values[i] = (int64_t)bits[i];
+    return (int)count;
+}
+
+/* 1: as `word`, or not there. */
+KD__PRIVATE int kd__onnx_says(const kd__onnx_op *op, const char *name, const char *word)
+{
+    kd__pb_view v;
+    kd__pb_field f;
+    if (!kd__onnx_attribute(op, name, &v)) return 1;
+    return kd__pb_find(&v, KD__ATTR_S, &f) && kd__pb_is(f.bytes, word);
+}
+
+/* Input i of a node, NULL where it is left out. */
+KD__PRIVATE kd__onnx_entry *kd__onnx_in(const kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const int at = i < op->inputs ? r->refs[op->first + i] : -1;
+    return at < 0 ? NULL : &r->entries[at];
+}
+
+KD__PRIVATE void kd__onnx_give(const kd__onnx_reader *r, const kd__onnx_op *op, int kind, int index)
+{
+    const int at = op->outputs ? r->refs[op->first_output] : -1;
+    if (at < 0) return;
+    r->entries[at].kind = kind;
+    r->entries[at].index = index;
+}
+
+/* The output is the input. */
+KD__PRIVATE kd_result kd__onnx_pass(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    if (!e) return kd__onnx_refuse(r, op, "it has no input");
+    kd__onnx_give(r, op, e->kind, e->index);
+    if (r->refs[op->first_output] >= 0) r->entries[r->refs[op->first_output]].last = e->last;
+    return KD_OK;
+}
+
+KD__PRIVATE const kd__onnx_array *kd__onnx_constant(const kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    return e && e->kind == KD__IS_ARRAY ? &r->arrays[e->index] : NULL;
+}
+
+/* Whole numbers that the file computes or has. */
+KD__PRIVATE int kd__onnx_numbers_in(kd__onnx_reader *r, const kd__onnx_op *op, int i, kd__onnx_numbers *n)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    if (!e) return 0;
+    if (e->kind == KD__IS_ARRAY) return kd__onnx_whole(r, &r->arrays[e->index], n);
+    if (e->kind != KD__IS_NUMBERS) return 0;
+    *n = r->numbers[e->index];
+    return 1;
+}
+
+/* One float, of a tensor of one number. */
+KD__PRIVATE int kd__onnx_single(kd__onnx_reader *r, const kd__onnx_op *op, int i, double *value)
+{
+    const kd__onnx_array *a = kd__onnx_constant(r, op, i);
+    float *x;
+    if (!a || a->count != 1 || kd__onnx_floats(r, a, &x) != KD_OK) return 0;
+    *value = (double)x[0];
+    kd__free(r->kd, x);
+    return 1;
+}
+
+/* The channels, height and width that the input has by the file and the caller, 0 where nobody says. */
+KD__PRIVATE void kd__onnx_input_shape(const kd__onnx_reader *r, int hwc, kd__shape *s)
+{
+    static const int places[2][3] = {{1, 2, 3}, {3, 1, 2}};
+    int size[3] = {0, 1, 1}, i;
+    for (i = 0; i < (r->rank == 4 ? 3 : 1); ++i) {
+        const int64_t own = r->sizes[r->rank == 4 ? places[hwc][i] : 1];
+        size[i] = (int)(own > 0 ? own : r->given[i]);
+    }
+    s->c = size[0], s->h = size[1], s->w = size[2], s->flat = r->rank == 2;
+}
+
+/* The unit whose output a node reads, -1 and r->fault if there is none. */
+KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    const kd__onnx_feed *feed;
+    kd__shape *s = &r->units[0].shape;
+    if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS) {
+        r->fault = kd__onnx_refuse(r, op, "its input %d is a constant or missing", i);
+        return -1;
+    }
+    if (e->last) {
+        r->fault = kd__onnx_refuse(r, op, "a softmax can be read at the end of a model only");
+        return -1;
+    }
+    if (e->kind == KD__IS_UNIT) return e->index;
+    if (e->kind == KD__IS_FORM) {
+        r->fault =
+            kd__onnx_refuse(r, op, "its input is a sum or product with constants that is no activation of kd.h");
+        return -1;
+    }
+    feed = &r->feeds[e->index];
+    if (r->feed >= 0 && r->feed != e->index) {
+        r->fault = kd__onnx_refuse(r, op, "the input is used in two ways, normalised and not, or differently");
+        return -1;
+    }
+    r->feed = e->index;
+    if (feed->by_last && !feed->hwc) {
+        r->fault =
+            kd__onnx_refuse(r, op, "its input has the channels last; (N, channels, height, width) can be read");
+        return -1;
+    }
+    kd__onnx_input_shape(r, feed->hwc, s);
+    if (feed->channels && feed->channels != s->c) {
+        r->fault = kd__onnx_refuse(r, op, "its input of %d channels is normalised by numbers for %d", s->c,
+                                   feed->channels);
+        return -1;
+    }
+    if ((double)s->c * s->h * s->w > (double)KD__MAX_VALUE) {
+        r->fault = kd__onnx_broken(r, "its input is too large");
+        return -1;
+    }
+    if (s->c > 0 && s->h > 0 && s->w > 0) return 0;
+    r->fault =
+        kd__fail(r->kd, KD_ERR_SHAPE, "%s: \"%.200s\" leaves the size of its input open; say it, such as 3x224x224",
+                 r->where, r->path);
+    return -1;
+}
+
+/* A new unit that reads `in`, with its input's shape. */
+KD__PRIVATE kd__onnx_unit *kd__onnx_new(kd__onnx_reader *r, const kd__onnx_op *op, const char *word, int in)
+{
+    void *list = kd__grow(r->kd, r->units, r->unit_count, &r->unit_capacity, sizeof *r->units);
+    kd__onnx_unit *u;
+    int i;
+    if (!list) return NULL; /* of more units than layers the line is refused later */
+    r->units = (kd__onnx_unit *)list;
+    u = &r->units[r->unit_count];
+    memset(u, 0, sizeof *u);
+    u->type = kd__layer_find(word, strlen(word));
+    u->op = op ? (int)(op - r->ops) : -1;
+    u->in = in, u->in2 = -1;
+    if (in >= 0) u->shape = r->units[in].shape;
+    for (i = 0; i < 4; ++i) u->tensor[i] = -1;
+    u->alpha = u->beta = 1;
+    if (op) kd__onnx_give(r, op, KD__IS_UNIT, r->unit_count);
+    ++r->unit_count;
+    return u;
+}
+
+/* ---- reading: one function an operator ------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__onnx_pad_of(const kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_unit *u,
+                                      kd__arg *kernel)
+{
+    kd__arg *stride = kernel + 1, *pad = kernel + 2;
+    int64_t v[4] = {1, 1, 1, 1};
+    int sizes[2], i, count;
+    const int is_ceil = kd__onnx_get_int(op, "ceil_mode", 0) != 0;
+    if (!kd__onnx_says(op, "auto_pad", "NOTSET") && !kd__onnx_says(op, "auto_pad", "VALID"))
+        return kd__onnx_refuse(r, op, "auto_pad is not supported; pads are");
+    count = kd__onnx_get_ints(op, "dilations", v, 2);
+    if ((count >= 0 && count != 2) || v[0] != 1 || v[1] != 1)
+        return kd__onnx_refuse(r, op, "dilations other than 1 are not supported");
+    count = kd__onnx_get_ints(op, "strides", v, 2);
+    if ((count >= 0 && count != 2) || v[0] < 1 || v[1] < 1 || v[0] > INT_MAX / 8 || v[1] > INT_MAX / 8)
+        return kd__onnx_refuse(r, op, "its strides are not two numbers from 1");
+    for (i = 0; i < 2; ++i) stride->v[i] = (double)v[i];
+    memset(v, 0, sizeof v);
+    count = kd__onnx_get_ints(op, "pads", v, 4);
+    if ((count >= 0 && count != 4) || v[0] < 0 || v[1] < 0 || v[0] != v[2] || v[1] != v[3] || v[0] > INT_MAX / 8 ||
+        v[1] > INT_MAX / 8)
+        return kd__onnx_refuse(r, op, "its pads are not the same at both ends");
+    for (i = 0; i < 2; ++i) pad->v[i] = (double)v[i];
+    for (i = 0; i < 2; ++i) {
+        const int64_t size = i ? u->shape.w : u->shape.h, k = (int64_t)kernel->v[i];
+        const int64_t room = size + 2 * v[i] - k, step = (int64_t)stride->v[i];
+        if (room < 0) return kd__onnx_refuse(r, op, "its window does not fit the input");
+        if (is_ceil && room % step)
+            return kd__onnx_refuse(r, op, "ceil_mode=1 makes its output larger here, which is not supported");
+        sizes[i] = (int)(room / step) + 1;
+    }
+    u->shape.h = sizes[0], u->shape.w = sizes[1];
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_conv(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_array *w = kd__onnx_constant(r, op, 1), *b = kd__onnx_constant(r, op, 2);
+    const int64_t groups = kd__onnx_get_int(op, "group", 1);
+    const int in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_unit *u;
+    kd__arg *kernel;
+    int64_t shape[4];
+    kd_result result;
+    int is_depthwise, i;
+    if (in < 0) return r->fault;
+    if (!w || w->rank != 4 || r->units[in].shape.flat)
+        return kd__onnx_refuse(r, op, "an image and a constant weight of four dimensions are needed");
+    memcpy(shape, w->shape, sizeof shape);
+    for (i = 0; i < 4; ++i) {
+        if (shape[i] < 1 || shape[i] > KD__MAX_VALUE)
+            return kd__onnx_refuse(r, op, "its weight has an empty or huge dimension");
+    }
+    if (groups < 1 || groups > shape[0] || shape[0] % groups || shape[1] * groups != r->units[in].shape.c)
+        return kd__onnx_refuse(r, op, "its weight is not for %d channels in %lld groups", r->units[in].shape.c,
+                               (long long)groups);
+    if ((kd__onnx_in(r, op, 2) && !b) || (b && (b->rank != 1 || b->count != shape[0])))
+        return kd__onnx_refuse(r, op, "its bias is no constant with a number for each channel");
+    is_depthwise = groups > 1 && groups == shape[0] && shape[1] == 1;
+    u = kd__onnx_new(r, op, is_depthwise ? "depthwise" : "conv", in);
+    if (!u) return KD_ERR_MEMORY;
+    kernel = &u->arg[is_depthwise ? (int)KD__DEPTHWISE_KERNEL : (int)KD__CONV_KERNEL];
+    kernel->v[0] = (double)shape[2], kernel->v[1] = (double)shape[3];
+    if (!is_depthwise)
+        u->arg[KD__CONV_CHANNELS].v[0] = (double)shape[0], u->arg[KD__CONV_GROUPS].v[0] = (double)groups;
+    result = kd__onnx_pad_of(r, op, u, kernel);
+    u->shape.c = (int)shape[0];
+    u->tensor[0] = (int)(w - r->arrays), u->tensor[1] = b ? (int)(b - r->arrays) : -1;
+    return result;
+}
+
+/* A dense layer: the weight is (out, in), or (in, out) where it is turned. */
+KD__PRIVATE kd_result kd__onnx_dense_of(kd__onnx_reader *r, const kd__onnx_op *op, int turned,
+                                        const kd__onnx_array *bias)
+{
+    const kd__onnx_array *w = kd__onnx_constant(r, op, 1);
+    const int in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_unit *u;
+    int64_t outputs, inputs;
+    if (in < 0) return r->fault;
+    if (!w || w->rank != 2 || !r->units[in].shape.flat)
+        return kd__onnx_refuse(r, op, "a vector and a constant weight of two dimensions are needed");
+    outputs = w->shape[turned], inputs = w->shape[!turned];
+    if (inputs != kd__shape_count(&r->units[in].shape) || outputs < 1 || outputs > KD__MAX_VALUE)
+        return kd__onnx_refuse(r, op, "its weight takes %lld numbers, and %lld come", (long long)inputs,
+                               (long long)kd__shape_count(&r->units[in].shape));
+    if (bias && (bias->count != outputs || bias->rank < 1 || bias->shape[bias->rank - 1] != outputs))
+        return kd__onnx_refuse(r, op, "its bias has not a number for each of %lld outputs", (long long)outputs);
+    u = kd__onnx_new(r, op, "dense", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__DENSE_UNITS].v[0] = (double)outputs;
+    u->turned = turned ^ w->turned;
+    u->tensor[0] = (int)(w - r->arrays), u->tensor[1] = bias ? (int)(bias - r->arrays) : -1;
+    u->shape.c = (int)outputs, u->shape.h = u->shape.w = 1;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_gemm(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_array *bias = kd__onnx_constant(r, op, 2);
+    kd_result result;
+    if (kd__onnx_get_int(op, "transA", 0)) return kd__onnx_refuse(r, op, "transA=1 is not supported");
+    if (kd__onnx_in(r, op, 2) && !bias) return kd__onnx_refuse(r, op, "its bias is no constant");
+    result = kd__onnx_dense_of(r, op, !kd__onnx_get_int(op, "transB", 0), bias);
+    if (result != KD_OK) return result;
+    r->units[r->unit_count - 1].alpha = kd__onnx_get_float(op, "alpha", 1);
+    r->units[r->unit_count - 1].beta = kd__onnx_get_float(op, "beta", 1);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_matmul(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_dense_of(r, op, 1, NULL);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_norm(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    const kd__onnx_array *a[4];
+    kd__onnx_unit *u;
+    int64_t channels;
+    int i;
+    if (in < 0) return r->fault;
+    channels = r->units[in].shape.flat ? kd__shape_count(&r->units[in].shape) : r->units[in].shape.c;
+    if (kd__onnx_get_int(op, "training_mode", 0))
+        return kd__onnx_refuse(r, op, "training_mode=1 is not supported; export with model.eval()");
+    for (i = 0; i < 4; ++i) {
+        a[i] = kd__onnx_constant(r, op, i + 1);
+        if (!a[i] || a[i]->count != channels)
+            return kd__onnx_refuse(r, op, "its input %d is no constant with a number for each of %lld channels",
+                                   i + 1, (long long)channels);
+    }
+    u = kd__onnx_new(r, op, "batchnorm", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__NORM_EPS].v[0] = (double)kd__onnx_get_float(op, "epsilon", 1e-5f);
+    u->arg[KD__NORM_MOMENTUM].v[0] = 1 - (double)kd__onnx_get_float(op, "momentum", 0.9f);
+    for (i = 0; i < 4; ++i) u->tensor[i] = (int)(a[i] - r->arrays);
+    if (u->arg[KD__NORM_EPS].v[0] >= 0 && u->arg[KD__NORM_EPS].v[0] <= 1e6 && u->arg[KD__NORM_MOMENTUM].v[0] >= 0 &&
+        u->arg[KD__NORM_MOMENTUM].v[0] <= 1)
+        return KD_OK;
+    return kd__onnx_refuse(r, op, "its epsilon or momentum is out of range");
+}
+
+KD__PRIVATE kd_result kd__onnx_simple(kd__onnx_reader *r, const kd__onnx_op *op, const char *word)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    if (in < 0) return r->fault;
+    return kd__onnx_new(r, op, word, in) ? KD_OK : KD_ERR_MEMORY;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_relu(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_simple(r, op, "relu");
+}
+KD__PRIVATE kd_result kd__onnx_get_tanh(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_simple(r, op, "tanh");
+}
+KD__PRIVATE kd_result kd__onnx_get_sigmoid(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_simple(r, op, "sigmoid");
+}
+KD__PRIVATE kd_result kd__onnx_get_hardswish(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_simple(r, op, "hardswish");
+}
+
+KD__PRIVATE kd_result kd__onnx_get_gelu(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    if (!kd__onnx_says(op, "approximate", "none"))
+        return kd__onnx_refuse(r, op, "approximate=tanh is not supported");
+    return kd__onnx_simple(r, op, "gelu");
+}
+
+KD__PRIVATE kd_result kd__onnx_get_leaky(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const float slope = kd__onnx_get_float(op, "alpha", 0.01f);
+    kd_result result;
+    if (!(slope >= 0 && slope <= 1e6f)) return kd__onnx_refuse(r, op, "its alpha is not 0 to 1e6");
+    result = kd__onnx_simple(r, op, "leakyrelu");
+    if (result == KD_OK) r->units[r->unit_count - 1].arg[KD__ACT_SLOPE].v[0] = (double)slope;
+    return result;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_pool(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int is_max = kd__pb_is(op->type, "MaxPool"), in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_unit *u;
+    int64_t k[2];
+    kd_result result;
+    if (in < 0) return r->fault;
+    if (r->units[in].shape.flat || kd__onnx_get_ints(op, "kernel_shape", k, 2) != 2 || k[0] < 1 || k[1] < 1 ||
+        k[0] > KD__MAX_VALUE || k[1] > KD__MAX_VALUE)
+        return kd__onnx_refuse(r, op, "an image and a kernel of two sizes are needed");
+    u = kd__onnx_new(r, op, is_max ? "maxpool" : "avgpool", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__POOL_KERNEL].v[0] = (double)k[0], u->arg[KD__POOL_KERNEL].v[1] = (double)k[1];
+    result = kd__onnx_pad_of(r, op, u, &u->arg[KD__POOL_KERNEL]);
+    if (result != KD_OK) return result;
+    if (!is_max && u->arg[KD__POOL_PAD].v[0] + u->arg[KD__POOL_PAD].v[1] > 0 &&
+        !kd__onnx_get_int(op, "count_include_pad", 0))
+        return kd__onnx_refuse(r, op, "count_include_pad=0 is not supported where there are pads");
+    if (k[0] == 1 && k[1] == 1 && u->arg[KD__POOL_STRIDE].v[0] == 1 &&
+        u->arg[KD__POOL_STRIDE].v[1] == 1) /* nothing */
+        kd__onnx_give(r, op, KD__IS_UNIT, in);
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_flat(kd__onnx_reader *r, const kd__onnx_op *op, int in)
+{
+    kd__onnx_unit *u;
+    if (r->units[in].shape.flat) {
+        kd__onnx_give(r, op, KD__IS_UNIT, in);
+        return KD_OK;
+    }
+    u = kd__onnx_new(r, op, "flatten", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->shape.flat = 1;
+    return KD_OK;
+}
+
+/* The mean, or the largest, of each channel; with keep 0 as a vector. */
+KD__PRIVATE kd_result kd__onnx_global(kd__onnx_reader *r, const kd__onnx_op *op, int is_max, int keep)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_unit *u;
+    int axis;
+    if (in < 0) return r->fault;
+    if (r->units[in].shape.flat) return kd__onnx_refuse(r, op, "an image is needed, and a vector comes");
+    u = kd__onnx_new(r, op, is_max ? "maxpool" : "gap", in);
+    if (!u) return KD_ERR_MEMORY;
+    for (axis = 0; axis < 2; ++axis)
+        u->arg[KD__POOL_KERNEL].v[axis] = u->arg[KD__POOL_STRIDE].v[axis] = axis ? u->shape.w : u->shape.h;
+    u->shape.h = u->shape.w = 1;
+    return keep ? KD_OK : kd__onnx_flat(r, op, r->unit_count - 1);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_global(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    return kd__onnx_global(r, op, kd__pb_is(op->type, "GlobalMaxPool"), 1);
+}
+
+/* Axes of an attribute or an input; whether they are height and width. */
+KD__PRIVATE int kd__onnx_over_pixels(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers n;
+    int i, seen = 0;
+    memset(&n, 0, sizeof n);
+    n.count = kd__onnx_get_ints(op, "axes", n.v, KD__ONNX_RANK);
+    if (n.count < 0 && !kd__onnx_numbers_in(r, op, 1, &n)) return 0;
+    for (i = 0; i < n.count; ++i) {
+        if (n.v[i] == 2 || n.v[i] == -2)
+            seen |= 1;
+        else if (n.v[i] == 3 || n.v[i] == -1)
+            seen |= 2;
+        else
+            return 0;
+    }
+    return seen == 3 && n.count == 2;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_mean(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    if (!kd__onnx_over_pixels(r, op))
+        return kd__onnx_refuse(r, op, "a mean over height and width can be read, no other");
+    return kd__onnx_global(r, op, 0, kd__onnx_get_int(op, "keepdims", 1) != 0);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_flatten(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    if (in < 0) return r->fault;
+    if (kd__onnx_get_int(op, "axis", 1) != 1) return kd__onnx_refuse(r, op, "axis=1 can be read, no other");
+    return kd__onnx_flat(r, op, in);
+}
+
+KD__PRIVATE kd_result kd__onnx_give_numbers(kd__onnx_reader *r, const kd__onnx_op *op, const kd__onnx_numbers *n)
+{
+    void *list = kd__grow(r->kd, r->numbers, r->number_count, &r->number_capacity, sizeof *n);
+    if (!list) return KD_ERR_MEMORY;
+    r->numbers = (kd__onnx_numbers *)list;
+    r->numbers[r->number_count] = *n;
+    kd__onnx_give(r, op, KD__IS_NUMBERS, r->number_count++);
+    return KD_OK;
+}
+
+/* A constant with another shape. */
+KD__PRIVATE kd_result kd__onnx_reshaped(kd__onnx_reader *r, const kd__onnx_op *op, int turned, const int64_t *shape,
+                                        int rank)
+{
+    kd__onnx_array a = r->arrays[kd__onnx_in(r, op, 0)->index];
+    void *list;
+    int i;
+    a.turned ^= turned;
+    a.rank = rank;
+    for (i = 0; i < rank; ++i) a.shape[i] = shape[i];
+    list = kd__grow(r->kd, r->arrays, r->array_count, &r->array_capacity, sizeof a);
+    if (!list) return KD_ERR_MEMORY;
+    r->arrays = (kd__onnx_array *)list;
+    r->arrays[r->array_count] = a;
+    kd__onnx_give(r, op, KD__IS_ARRAY, r->array_count++);
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__onnx_is_batch(const kd__onnx_reader *r, int64_t size)
+{
+    return size == KD__ONNX_BATCH || size == -1 || size == 0 || (r->batch > 0 && size == r->batch);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_reshape(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    const kd__shape *s;
+    kd__onnx_numbers n;
+    int64_t count = 1;
+    int in, i, gap = -1;
+    if (!kd__onnx_numbers_in(r, op, 1, &n)) return kd__onnx_refuse(r, op, "its shape is no constant");
+    if (a) {
+        for (i = 0; i < n.count; ++i) {
+            if (n.v[i] == 0 && i < a->rank) n.v[i] = a->shape[i];
+            if (n.v[i] == -1)
+                gap = i;
+            else if (n.v[i] < 0 || (n.v[i] && count > INT64_MAX / 16 / n.v[i]))
+                return kd__onnx_refuse(r, op, "its shape does not fit");
+            else
+                count *= n.v[i];
+        }
+        if (gap >= 0 && count > 0) n.v[gap] = a->count / count, count *= n.v[gap];
+        if (count != a->count || a->turned) return kd__onnx_refuse(r, op, "its shape does not fit its constant");
+        return kd__onnx_reshaped(r, op, 0, n.v, n.count);
+    }
+    in = kd__onnx_unit_in(r, op, 0);
+    if (in < 0) return r->fault;
+    s = &r->units[in].shape;
+    count = kd__shape_count(s);
+    if (n.count == 2 && ((kd__onnx_is_batch(r, n.v[0]) && (n.v[1] == count || n.v[1] == -1))))
+        return n.v[0] == -1 && n.v[1] == -1 ? kd__onnx_refuse(r, op, "its shape does not fit")
+                                            : kd__onnx_flat(r, op, in);
+    if (n.count == 4 && !s->flat && kd__onnx_is_batch(r, n.v[0]) && (n.v[1] == s->c || n.v[1] == 0) &&
+        n.v[2] == s->h && (n.v[3] == s->w || n.v[3] == -1))
+        return kd__onnx_pass(r, op);
+    return kd__onnx_refuse(r, op, "an image can become a vector (N, all numbers), nothing else");
+}
+
+/* Axes of length 1 go, or come: of a constant, of a shape, or of an image of one pixel, which becomes a vector. */
+KD__PRIVATE kd_result kd__onnx_get_squeeze(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int unsqueeze = kd__pb_is(op->type, "Unsqueeze");
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    kd__onnx_numbers n, axes;
+    int in, i, j, k, rank;
+    if (!e) return kd__onnx_refuse(r, op, "it has no input");
+    if (e->kind == KD__IS_NUMBERS && kd__onnx_numbers_in(r, op, 0, &n) && n.count == 1) {
+        n.scalar = !unsqueeze;
+        return kd__onnx_give_numbers(r, op, &n);
+    }
+    memset(&axes, 0, sizeof axes);
+    axes.count = kd__onnx_get_ints(op, "axes", axes.v, KD__ONNX_RANK);
+    if (axes.count < 0) (void)(kd__onnx_numbers_in(r, op, 1, &axes) || (axes.count = 0));
+    if (a) {
+        int drop[KD__ONNX_RANK] = {0};
+        rank = a->rank + (unsqueeze ? axes.count : 0);
+        if (rank > KD__ONNX_RANK || a->turned)
+            return kd__onnx_refuse(r, op, "its constant has too many dimensions");
+        for (i = 0; i < axes.count; ++i) {
+            const int64_t axis = axes.v[i] < 0 ? axes.v[i] + rank : axes.v[i];
+            if (axis < 0 || axis >= rank || drop[axis] || (!unsqueeze && a->shape[axis] != 1))
+                return kd__onnx_refuse(r, op, "its axes do not fit its constant");
+            drop[axis] = 1;
+        }
+        for (i = j = k = 0; i < rank; ++i) {
+            if (unsqueeze)
+                n.v[k++] = drop[i] ? 1 : a->shape[j++];
+            else if (!drop[i])
+                n.v[k++] = a->shape[i];
+        }
+        return kd__onnx_reshaped(r, op, 0, n.v, k);
+    }
+    in = kd__onnx_unit_in(r, op, 0);
+    if (in < 0) return r->fault;
+    if (unsqueeze || !kd__onnx_over_pixels(r, op) || r->units[in].shape.h != 1 || r->units[in].shape.w != 1)
+        return kd__onnx_refuse(r, op, "height and width of one pixel can be squeezed, nothing else");
+    return kd__onnx_flat(r, op, in);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_transpose(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    int64_t perm[4] = {1, 0, 0, 0};
+    const int count = kd__onnx_get_ints(op, "perm", perm, 4);
+    if (a && a->rank == 2 && (count < 0 || (count == 2 && perm[0] == 1 && perm[1] == 0))) {
+        int64_t shape[2];
+        shape[0] = a->shape[1], shape[1] = a->shape[0];
+        return kd__onnx_reshaped(r, op, 1, shape, 2);
+    }
+    if (e && e->kind == KD__IS_FEED && count == 4 && perm[0] == 0 && perm[1] == 3 && perm[2] == 1 && perm[3] == 2 &&
+        !r->feeds[e->index].hwc && !r->feeds[e->index].by_first) {
+        void *list = kd__grow(r->kd, r->feeds, r->feed_count, &r->feed_capacity, sizeof *r->feeds);
+        if (!list) return KD_ERR_MEMORY;
+        r->feeds = (kd__onnx_feed *)list;
+        r->feeds[r->feed_count] = r->feeds[e->index];
+        r->feeds[r->feed_count].hwc = 1;
+        kd__onnx_give(r, op, KD__IS_FEED, r->feed_count++);
+        return KD_OK;
+    }
+    return kd__onnx_refuse(
+        r, op, "an input (N, height, width, channels) or a matrix of weights can be turned, nothing else");
+}
+
+KD__PRIVATE kd_result kd__onnx_get_shape(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    kd__onnx_numbers n;
+    int64_t first = kd__onnx_get_int(op, "start", 0), end;
+    kd__shape s;
+    int i, in;
+    memset(&n, 0, sizeof n);
+    if (a) {
+        for (i = 0; i < a->rank; ++i) n.v[n.count++] = a->shape[i];
+    } else {
+        if (e && e->kind == KD__IS_FEED && !r->feeds[e->index].hwc) {
+            kd__onnx_input_shape(r, 0, &s);
+        } else {
+            in = kd__onnx_unit_in(r, op, 0);
+            if (in < 0) return r->fault;
+            s = r->units[in].shape;
+        }
+        n.v[n.count++] = r->batch > 0 ? r->batch : KD__ONNX_BATCH;
+        n.v[n.count++] = s.flat ? kd__shape_count(&s) : s.c;
+        if (!s.flat) n.v[n.count++] = s.h, n.v[n.count++] = s.w;
+    }
+    end = kd__onnx_get_int(op, "end", n.count);
+    first = first < 0 ? first + n.count : first, end = end < 0 ? end + n.count : KD__MIN(end, (int64_t)n.count);
+    if (first < 0 || first > end) return kd__onnx_refuse(r, op, "its start and end do not fit");
+    for (i = 0; i < (int)(end - first); ++i) n.v[i] = n.v[i + (int)first];
+    n.count = (int)(end - first);
+    return kd__onnx_give_numbers(r, op, &n);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_gather(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers n, at, out;
+    int i;
+    if (!kd__onnx_numbers_in(r, op, 0, &n) || !kd__onnx_numbers_in(r, op, 1, &at) ||
+        kd__onnx_get_int(op, "axis", 0) != 0)
+        return kd__onnx_refuse(r, op, "numbers of a shape can be gathered, nothing else");
+    out = at;
+    for (i = 0; i < at.count; ++i) {
+        const int64_t index = at.v[i] < 0 ? at.v[i] + n.count : at.v[i];
+        if (index < 0 || index >= n.count) return kd__onnx_refuse(r, op, "its index is out of range");
+        out.v[i] = n.v[index];
+    }
+    return kd__onnx_give_numbers(r, op, &out);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_slice(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers n, part[4];
+    int64_t first, end;
+    int i;
+    memset(part, 0, sizeof part);
+    if (!kd__onnx_numbers_in(r, op, 0, &n)) return kd__onnx_refuse(r, op, "a shape can be sliced, nothing else");
+    part[0].count = kd__onnx_get_ints(op, "starts", part[0].v, 1);
+    part[1].count = kd__onnx_get_ints(op, "ends", part[1].v, 1);
+    for (i = 0; i < 4; ++i) {
+        if (part[i].count > 0) continue;
+        if (!kd__onnx_numbers_in(r, op, i + 1, &part[i]) && i < 2)
+            return kd__onnx_refuse(r, op, "its limits are no constants");
+    }
+    first = part[0].v[0] < 0 ? part[0].v[0] + n.count : part[0].v[0];
+    end = part[1].v[0] < 0 ? part[1].v[0] + n.count : KD__MIN(part[1].v[0], (int64_t)n.count);
+    if (part[0].count != 1 || part[1].count != 1 || part[2].v[0] != 0 || (part[3].count && part[3].v[0] != 1) ||
+        first < 0 || first > end)
+        return kd__onnx_refuse(r, op, "a run of a shape can be sliced, nothing else");
+    for (i = 0; i < (int)(end - first); ++i) n.v[i] = n.v[i + (int)first];
+    n.count = (int)(end - first);
+    return kd__onnx_give_numbers(r, op, &n);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_concat(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers n, part;
+    int i, j;
+    memset(&n, 0, sizeof n);
+    for (i = 0; i < op->inputs; ++i) {
+        if (!kd__onnx_numbers_in(r, op, i, &part) || part.scalar || n.count + part.count > KD__ONNX_RANK)
+            return kd__onnx_refuse(r, op,
+                                   "what it joins are no shapes; branches of a network can be added, not joined");
+        for (j = 0; j < part.count; ++j) n.v[n.count++] = part.v[j];
+    }
+    return kd__onnx_give_numbers(r, op, &n);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_cast(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    const int64_t to = kd__onnx_get_int(op, "to", 0);
+    const int is_float = to == KD__ONNX_F32 || to == KD__ONNX_F16 || to == KD__ONNX_F64 || to == KD__ONNX_BF16;
+    const int is_whole = to == KD__ONNX_INT64 || to == KD__ONNX_INT32;
+    kd__onnx_numbers n;
+    if (e && is_whole && kd__onnx_numbers_in(r, op, 0, &n)) return kd__onnx_pass(r, op);
+    if (!is_float || !e || e->kind == KD__IS_NUMBERS)
+        return kd__onnx_refuse(r, op, "to floats can be cast, and shapes to integers, nothing else");
+    return kd__onnx_pass(r, op);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_constant(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    static const char *const words[] = {"value_int", "value_ints", "value_float", "value_floats"};
+    kd__onnx_numbers n;
+    kd__pb_view v;
+    kd__pb_field f;
+    kd_result result;
+    memset(&n, 0, sizeof n);
+    if (kd__onnx_attribute(op, "value", &v) && kd__pb_find(&v, KD__ATTR_T, &f)) {
+        result = kd__onnx_read_array(r, f.bytes);
+        if (result == KD_OK) kd__onnx_give(r, op, KD__IS_ARRAY, r->array_count - 1);
+        return result;
+    }
+    n.count = kd__onnx_get_ints(op, words[1], n.v, KD__ONNX_RANK);
+    if (n.count < 0 && kd__onnx_attribute(op, words[0], &v))
+        n.count = n.scalar = 1, n.v[0] = kd__onnx_get_int(op, words[0], 0);
+    if (n.count >= 0) return kd__onnx_give_numbers(r, op, &n);
+    return kd__onnx_refuse(r, op, "a tensor or whole numbers can be its value, nothing else");
+}
+
+KD__PRIVATE kd_result kd__onnx_get_softmax(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    const int64_t axis = kd__onnx_get_int(op, "axis", r->opset < 13 ? 1 : -1);
+    if (in < 0) return r->fault;
+    if (!r->units[in].shape.flat || (axis != 1 && axis != -1))
+        return kd__onnx_refuse(r, op, "a softmax over the classes at the end can be read, no other");
+    kd__onnx_give(r, op, KD__IS_UNIT, in);
+    r->entries[r->refs[op->first_output]].last = 1;
+    kd__log(r->kd, "%s: the softmax at the end is left out; the model gives logits", r->path);
+    return KD_OK;
+}
+
+/* Zeros at the end of a vector: what a prompt layer appends. */
+KD__PRIVATE kd_result kd__onnx_get_pad(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_numbers n;
+    kd__onnx_unit *u;
+    double value = 0;
+    if (in < 0) return r->fault;
+    if (!kd__onnx_numbers_in(r, op, 1, &n) || n.count != 4 || n.v[0] || n.v[1] || n.v[2] || n.v[3] < 1 ||
+        n.v[3] > KD__MAX_VALUE || !r->units[in].shape.flat || !kd__onnx_says(op, "mode", "constant") ||
+        (kd__onnx_in(r, op, 2) && (!kd__onnx_single(r, op, 2, &value) || value != 0)))
+        return kd__onnx_refuse(r, op,
+                               "zeros at the end of a vector can be read; convolutions have pads of their own");
+    u = kd__onnx_new(r, op, "prompt", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__PROMPT_N].v[0] = (double)n.v[3];
+    u->shape.c = (int)KD__MIN(kd__shape_count(&u->shape) + n.v[3], (int64_t)KD__MAX_VALUE);
+    u->shape.h = u->shape.w = 1;
+    return KD_OK;
+}
+
+/* ---- reading: arithmetic --------------------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__onnx_give_form(kd__onnx_reader *r, const kd__onnx_op *op, const kd__onnx_form *form)
+{
+    const int is_gelu =
+        form->f == KD__FORM_ERF && form->times && fabs(form->a - 0.5) < 1e-6 && fabs(form->b - 0.5) < 1e-6;
+    const int is_hard = form->f == KD__FORM_CLIP && form->times && fabs(form->a - 1.0 / 6) < 1e-6 && form->b == 0;
+    void *list;
+    if (is_gelu || is_hard)
+        return kd__onnx_new(r, op, is_gelu ? "gelu" : "hardswish", form->unit) ? KD_OK : KD_ERR_MEMORY;
+    list = kd__grow(r->kd, r->forms, r->form_count, &r->form_capacity, sizeof *form);
+    if (!list) return KD_ERR_MEMORY;
+    r->forms = (kd__onnx_form *)list;
+    r->forms[r->form_count] = *form;
+    kd__onnx_give(r, op, KD__IS_FORM, r->form_count++);
+    return KD_OK;
+}
+
+/* The form of input i: 1, or 0 if it has none. */
+KD__PRIVATE int kd__onnx_form_in(const kd__onnx_reader *r, const kd__onnx_op *op, int i, kd__onnx_form *form)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    memset(form, 0, sizeof *form);
+    if (!e || e->last) return 0;
+    if (e->kind == KD__IS_FORM) *form = r->forms[e->index];
+    if (e->kind == KD__IS_UNIT) form->unit = e->index, form->a = 1;
+    return e->kind == KD__IS_FORM || e->kind == KD__IS_UNIT;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_erf(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_form form;
+    if (!kd__onnx_form_in(r, op, 0, &form) || form.f != KD__FORM_X || form.times || form.b != 0 ||
+        fabs(form.a - 0.70710678118654752) > 1e-6)
+        return kd__onnx_refuse(
+            r, op, "as a part of gelu, 0.5 x (1 + erf(x / sqrt(2))), it can be read, in no other place");
+    form.f = KD__FORM_ERF, form.a = 1;
+    return kd__onnx_give_form(r, op, &form);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_hardsigmoid(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_form form;
+    memset(&form, 0, sizeof form);
+    form.unit = kd__onnx_unit_in(r, op, 0);
+    if (form.unit < 0) return r->fault;
+    if (fabs((double)kd__onnx_get_float(op, "alpha", 0.2f) - 1.0 / 6) > 1e-6 ||
+        kd__onnx_get_float(op, "beta", 0.5f) != 0.5f)
+        return kd__onnx_refuse(r, op, "alpha=1/6 and beta=1/2 can be read, as a part of hardswish");
+    form.f = KD__FORM_CLIP, form.a = 1.0 / 6;
+    return kd__onnx_give_form(r, op, &form);
+}
+
+/* min and max, as inputs or attributes */
+KD__PRIVATE kd_result kd__onnx_get_clip(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    double low = (double)kd__onnx_get_float(op, "min", -3e38f), high = (double)kd__onnx_get_float(op, "max", 3e38f);
+    kd__onnx_form form;
+    if ((kd__onnx_in(r, op, 1) && !kd__onnx_single(r, op, 1, &low)) ||
+        (kd__onnx_in(r, op, 2) && !kd__onnx_single(r, op, 2, &high)))
+        return kd__onnx_refuse(r, op, "its limits are no constants");
+    if (low == 0 && high >= 2.9e38) return kd__onnx_simple(r, op, "relu");
+    if (low != 0 || high != 6)
+        return kd__onnx_refuse(r, op, "limits of 0 and 6, or of 0 alone, can be read, no others");
+    if (kd__onnx_form_in(r, op, 0, &form) && form.f == KD__FORM_X && !form.times && form.a == 1 && form.b == 3) {
+        form.f = KD__FORM_CLIP, form.b = 0;
+        return kd__onnx_give_form(r, op, &form);
+    }
+    return kd__onnx_simple(r, op, "relu6");
+}
+
+/* The input times or plus constants, before the first layer: how pixels are normalised. */
+KD__PRIVATE kd_result kd__onnx_normalise(kd__onnx_reader *r, const kd__onnx_op *op, int constant)
+{
+    const kd__onnx_array *a = kd__onnx_constant(r, op, constant);
+    kd__onnx_feed feed = r->feeds[kd__onnx_in(r, op, !constant)->index];
+    const char what = (char)op->type.at[0];
+    float *x;
+    void *list;
+    int64_t i, channels = a->count;
+    int first = a->rank >= 3 && a->shape[a->rank - 3] == channels;
+    kd_result result;
+    if (channels < 1 || ((what == 'S' || what == 'D') && constant == 0))
+        return kd__onnx_refuse(r, op, "it has no constant to subtract, or to divide by");
+    result = kd__onnx_floats(r, a, &x);
+    if (result != KD_OK) return result;
+    if (r->rank == 2) {
+        for (i = 1; i < a->count; ++i) {
+            if (x[i] != x[0]) channels = 0;
+        }
+        channels = KD__MIN(channels, 1);
+    }
+    if (channels > 1 && !first && (a->rank < 1 || a->shape[a->rank - 1] != channels)) channels = 0;
+    if (channels < 1 || channels > KD_MAX_CHANNELS ||
+        (feed.channels && channels > 1 && feed.channels != channels)) {
+        kd__free(r->kd, x);
+        return kd__onnx_refuse(r, op, "a number, or one for each of up to %d channels, can be applied to the input",
+                               KD_MAX_CHANNELS);
+    }
+    if (channels > 1) {
+        feed.channels = (int)channels;
+        if (first && !feed.hwc) feed.by_first = 1;
+        if (!first) feed.by_last = 1;
+    }
+    for (i = 0; i < KD_MAX_CHANNELS; ++i) {
+        const double v = (double)x[channels > 1 ? KD__MIN(i, channels - 1) : 0];
+        if (what == 'M') feed.scale[i] *= v, feed.shift[i] *= v;
+        if (what == 'D') feed.scale[i] /= v, feed.shift[i] /= v;
+        if (what == 'A') feed.shift[i] += v;
+        if (what == 'S') feed.shift[i] -= v;
+    }
+    kd__free(r->kd, x);
+    if (feed.by_first && feed.by_last)
+        return kd__onnx_refuse(r, op, "its constant is for channels in another place than the one before");
+    feed.changed = 1;
+    list = kd__grow(r->kd, r->feeds, r->feed_count, &r->feed_capacity, sizeof feed);
+    if (!list) return KD_ERR_MEMORY;
+    r->feeds = (kd__onnx_feed *)list;
+    r->feeds[r->feed_count] = feed;
+    kd__onnx_give(r, op, KD__IS_FEED, r->feed_count++);
+    return KD_OK;
+}
+
+/* A constant added to what a layer without a bias gives is its bias. 0: it is something else. */
+KD__PRIVATE int kd__onnx_is_bias(kd__onnx_reader *r, const kd__onnx_op *op, int constant)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, !constant);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, constant);
+    kd__onnx_unit *u;
+    int axis;
+    if (op->type.at[0] != 'A' || !a || !e || e->kind != KD__IS_UNIT || e->uses != 1 || e->last) return 0;
+    u = &r->units[e->index];
+    if (u->type > KD__TYPE_DEPTHWISE || u->type < 0 || e->index == 0 || u->tensor[1] >= 0 || a->count != u->shape.c)
+        return 0;
+    axis = a->rank - (u->shape.flat ? 1 : 3);
+    if (axis < 0 || a->shape[axis] != a->count) return 0;
+    u->tensor[1] = (int)(a - r->arrays);
+    return 1;
+}
+
+KD__PRIVATE kd_result kd__onnx_count(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_numbers a,
+                                     kd__onnx_numbers b)
+{
+    const kd__onnx_numbers *longer = a.count < b.count ? &b : &a;
+    kd__onnx_numbers out = *longer;
+    const char what = (char)op->type.at[0];
+    int i;
+    out.scalar = a.scalar && b.scalar;
+    for (i = 0; i < out.count; ++i) {
+        const int64_t x = a.v[a.count == 1 ? 0 : i], y = b.v[b.count == 1 ? 0 : i], limit = INT_MAX;
+        if ((a.count != 1 && a.count != out.count) || (b.count != 1 && b.count != out.count) || x < -limit ||
+            x > limit || y < -limit || y > limit || (what == 'D' && y == 0))
+            return kd__onnx_refuse(r, op, "it computes with the batch size, or with sizes that cannot be");
+        out.v[i] = what == 'A' ? x + y : what == 'S' ? x - y : what == 'M' ? x * y : x / y;
+    }
+    return kd__onnx_give_numbers(r, op, &out);
+}
+
+/* Two branches: their sum, x * sigmoid(x), or x times what else activations are made of. */
+KD__PRIVATE kd_result kd__onnx_join(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *a = kd__onnx_in(r, op, 0), *b = kd__onnx_in(r, op, 1);
+    const char what = (char)op->type.at[0];
+    const int sigmoid = kd__layer_find("sigmoid", 7);
+    kd__onnx_form x, y;
+    kd__onnx_unit *u;
+    int i, in, in2;
+    if (what == 'M' && kd__onnx_form_in(r, op, 0, &x) && kd__onnx_form_in(r, op, 1, &y)) {
+        if (a->kind == KD__IS_UNIT && b->kind == KD__IS_UNIT) {
+            for (i = 0; i < 2; ++i) {
+                const int one = i ? b->index : a->index, other = i ? a->index : b->index;
+                if (r->units[one].type == sigmoid && r->units[one].in == other && one)
+                    return kd__onnx_new(r, op, "silu", other) ? KD_OK : KD_ERR_MEMORY;
+            }
+        }
+        if (x.f != KD__FORM_X || x.times) {
+            const kd__onnx_form turned = x;
+            x = y, y = turned;
+        }
+        if (x.unit == y.unit && x.f == KD__FORM_X && y.f != KD__FORM_X && !x.times && !y.times && x.b == 0) {
+            y.a *= x.a, y.b *= x.a, y.times = 1;
+            return kd__onnx_give_form(r, op, &y);
+        }
+    }
+    if (what != 'A')
+        return kd__onnx_refuse(
+            r, op, "of two branches the sum can be read; their product as x * sigmoid(x), gelu or hardswish");
+    in = kd__onnx_unit_in(r, op, 0);
+    in2 = in < 0 ? -1 : kd__onnx_unit_in(r, op, 1);
+    if (in2 < 0) return r->fault;
+    if (memcmp(&r->units[in].shape, &r->units[in2].shape, sizeof(kd__shape)) != 0)
+        return kd__onnx_refuse(r, op, "what it adds has different shapes, %s and %s",
+                               kd__shape_text(&r->units[in].shape).chars,
+                               kd__shape_text(&r->units[in2].shape).chars);
+    u = kd__onnx_new(r, op, "+", in);
+    if (!u) return KD_ERR_MEMORY;
+    u->in2 = in2;
+    return KD_OK;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_arithmetic(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e[2];
+    const char what = (char)op->type.at[0];
+    kd__onnx_numbers m, n;
+    kd__onnx_form form;
+    double value;
+    int i;
+    for (i = 0; i < 2; ++i) e[i] = kd__onnx_in(r, op, i);
+    if (!e[0] || !e[1]) return kd__onnx_refuse(r, op, "two inputs are needed");
+    if (kd__onnx_numbers_in(r, op, 0, &m) && kd__onnx_numbers_in(r, op, 1, &n)) return kd__onnx_count(r, op, m, n);
+    for (i = 0; i < 2; ++i) {
+        if (e[i]->kind != KD__IS_ARRAY) continue;
+        if (e[!i]->kind == KD__IS_FEED) return kd__onnx_normalise(r, op, i);
+        if (kd__onnx_is_bias(r, op, i)) {
+            kd__onnx_give(r, op, KD__IS_UNIT, e[!i]->index);
+            return KD_OK;
+        }
+        if (!kd__onnx_single(r, op, i, &value) || !kd__onnx_form_in(r, op, !i, &form) ||
+            (i == 0 && (what == 'S' || what == 'D')) || ((what == 'A' || what == 'S') && form.times))
+            return kd__onnx_refuse(r, op,
+                                   "a constant that is no bias and no part of an activation; batchnorm and "
+                                   "convolutions can scale and shift");
+        if (what == 'M') form.a *= value, form.b *= value;
+        if (what == 'D') form.a /= value, form.b /= value;
+        if (what == 'A') form.b += value;
+        if (what == 'S') form.b -= value;
+        return kd__onnx_give_form(r, op, &form);
+    }
+    return kd__onnx_join(r, op);
+}
+
+typedef kd_result (*kd__onnx_read_fn)(kd__onnx_reader *r, const kd__onnx_op *op);
+typedef struct kd__onnx_reading {
+    const char *op;
+    kd__onnx_read_fn read;
+} kd__onnx_reading;
+
+static const kd__onnx_reading kd__onnx_readings[] = {
+    {"Conv", kd__onnx_get_conv},
+    {"Gemm", kd__onnx_get_gemm},
+    {"MatMul", kd__onnx_get_matmul},
+    {"BatchNormalization", kd__onnx_get_norm},
+    {"Relu", kd__onnx_get_relu},
+    {"Clip", kd__onnx_get_clip},
+    {"LeakyRelu", kd__onnx_get_leaky},
+    {"Gelu", kd__onnx_get_gelu},
+    {"Erf", kd__onnx_get_erf},
+    {"Sigmoid", kd__onnx_get_sigmoid},
+    {"Tanh", kd__onnx_get_tanh},
+    {"HardSwish", kd__onnx_get_hardswish},
+    {"HardSigmoid", kd__onnx_get_hardsigmoid},
+    {"MaxPool", kd__onnx_get_pool},
+    {"AveragePool", kd__onnx_get_pool},
+    {"GlobalAveragePool", kd__onnx_get_global},
+    {"GlobalMaxPool", kd__onnx_get_global},
+    {"ReduceMean", kd__onnx_get_mean},
+    {"Add", kd__onnx_get_arithmetic},
+    {"Sub", kd__onnx_get_arithmetic},
+    {"Mul", kd__onnx_get_arithmetic},
+    {"Div", kd__onnx_get_arithmetic},
+    {"Flatten", kd__onnx_get_flatten},
+    {"Reshape", kd__onnx_get_reshape},
+    {"Squeeze", kd__onnx_get_squeeze},
+    {"Unsqueeze", kd__onnx_get_squeeze},
+    {"Transpose", kd__onnx_get_transpose},
+    {"Dropout", kd__onnx_pass},
+    {"Identity", kd__onnx_pass},
+    {"Cast", kd__onnx_get_cast},
+    {"Constant", kd__onnx_get_constant},
+    {"Shape", kd__onnx_get_shape},
+    {"Gather", kd__onnx_get_gather},
+    {"Slice", kd__onnx_get_slice},
+    {"Concat", kd__onnx_get_concat},
+    {"Pad", kd__onnx_get_pad},
+    {"Softmax", kd__onnx_get_softmax},
+    {"LogSoftmax", kd__onnx_get_softmax},
+};
+
+KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__pb_view v = op->message;
+    kd__pb_field f;
+    char text[420] = {0};
+    kd__writer w;
+    int i;
+    if (kd__pb_find(&v, KD__OP_DOMAIN, &f) && f.bytes.left && !kd__pb_is(f.bytes, "ai.onnx"))
+        return kd__onnx_refuse(r, op, "operators of \"%.*s\" cannot be read", KD__PB_TEXT(f.bytes));
+    for (i = 0; i < KD__COUNT(kd__onnx_readings); ++i) {
+        if (!kd__pb_is(op->type, kd__onnx_readings[i].op)) continue;
+        if (op->outputs < 1) return kd__onnx_broken(r, "node \"%.*s\" has no output", KD__PB_TEXT(op->name));
+        return kd__onnx_readings[i].read(r, op);
+    }
+    w.text = text, w.size = sizeof text, w.length = 0;
+    for (i = 0; i < KD__COUNT(kd__onnx_readings); ++i) kd__write(&w, " %s", kd__onnx_readings[i].op);
+    return kd__fail(r->kd, KD_ERR_UNSUPPORTED,
+                    "%s: node \"%.*s\" is a %.*s, which no layer here says; what can be read:%s", r->where,
+                    (int)KD__MIN(op->name.left, 40), (const char *)op->name.at, (int)KD__MIN(op->type.left, 30),
+                    (const char *)op->type.at, text);
+}
+
+/* ---- reading: the model line ----------------------------------------------------------------------------- */
+
+/* What all ways from the input to a unit pass last: its input, or of a sum where both branches come from. */
+KD__PRIVATE void kd__onnx_owners(kd__onnx_reader *r)
+{
+    int i;
+    for (i = 1; i < r->unit_count; ++i) {
+        kd__onnx_unit *u = &r->units[i];
+        int a = u->in, b = u->in2 < 0 ? u->in : u->in2;
+        while (a != b) {
+            if (a > b)
+                a = r->units[a].owner;
+            else
+                b = r->units[b].owner;
+        }
+        u->owner = a;
+    }
+}
+
+KD__PRIVATE void kd__onnx_write_number(kd__onnx_reader *r, const char *name, double value, double from)
+{
+    double last;
+    const char *end;
+    char text[64];
+    int digits = 0;
+    do { /* the shortest that is the same float */
+        last = kd__parse_number(kd__number(value, ++digits).chars, &end);
+    } while (digits < 17 && (float)(from - last) != (float)(from - value));
+    kd__print(text, sizeof text, " %s=%s", name, kd__number(value, digits).chars);
+    kd__st_text(&r->line, text);
+}
+
+/* " stride=2", " pad=1x0"; nothing where it is as usual. */
+KD__PRIVATE void kd__onnx_write_pair(kd__onnx_reader *r, const char *name, const kd__arg *arg, const kd__arg *usual)
+{
+    char text[64];
+    if (usual && arg->v[0] == usual->v[0] && arg->v[1] == usual->v[1]) return;
+    if (arg->v[0] == arg->v[1])
+        kd__print(text, sizeof text, " %s%.0f", name, arg->v[0]);
+    else
+        kd__print(text, sizeof text, " %s%.0fx%.0f", name, arg->v[0], arg->v[1]);
+    kd__st_text(&r->line, text);
+}
+
+KD__PRIVATE void kd__onnx_write_window(kd__onnx_reader *r, const kd__arg *kernel, const kd__arg *usual)
+{
+    static const kd__arg zero = {{0, 0}, 0};
+    kd__onnx_write_pair(r, "", kernel, NULL);
+    kd__onnx_write_pair(r, "stride=", kernel + 1, usual);
+    kd__onnx_write_pair(r, "pad=", kernel + 2, &zero);
+}
+
+KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u)
+{
+    static const kd__arg one = {{1, 1}, 0};
+    const kd__layer_type *t = &kd__layer_types[u->type];
+    kd__st_writer *w = &r->line;
+    char text[48];
+    kd__st_text(w, t->word);
+    if (u->type == KD__TYPE_DENSE || u->type == KD__TYPE_CONV || t->build == kd__prompt_build) {
+        kd__print(text, sizeof text, " %.0f", u->arg[0].v[0]);
+        kd__st_text(w, text);
+    }
+    if (u->type == KD__TYPE_CONV) kd__onnx_write_window(r, &u->arg[KD__CONV_KERNEL], &one);
+    if (u->type == KD__TYPE_DEPTHWISE) kd__onnx_write_window(r, &u->arg[KD__DEPTHWISE_KERNEL], &one);
+    if (t->build == kd__pool_build) kd__onnx_write_window(r, &u->arg[KD__POOL_KERNEL], &u->arg[KD__POOL_KERNEL]);
+    if (u->type == KD__TYPE_CONV && u->arg[KD__CONV_GROUPS].v[0] != 1) {
+        kd__print(text, sizeof text, " groups=%.0f", u->arg[KD__CONV_GROUPS].v[0]);
+        kd__st_text(w, text);
+    }
+    if (u->type <= KD__TYPE_DEPTHWISE && u->tensor[1] < 0) kd__st_text(w, " bias=0");
+    if (t->act == KD__LEAKYRELU && (float)u->arg[KD__ACT_SLOPE].v[0] != 0.01f)
+        kd__onnx_write_number(r, "slope", u->arg[KD__ACT_SLOPE].v[0], 0);
+    if (t->build != kd__norm_build) return;
+    r->has_norm = 1;
+    if ((float)u->arg[KD__NORM_EPS].v[0] != 1e-5f) kd__onnx_write_number(r, "eps", u->arg[KD__NORM_EPS].v[0], 0);
+    if ((float)(1 - u->arg[KD__NORM_MOMENTUM].v[0]) != 0.9f)
+        kd__onnx_write_number(r, "momentum", u->arg[KD__NORM_MOMENTUM].v[0], 1);
+}
+
+/* The weights of a unit are those of the next layer of the line that has some. */
+KD__PRIVATE kd_result kd__onnx_add_part(kd__onnx_reader *r, int unit, int role, int norm)
+{
+    void *list = kd__grow(r->kd, r->parts, r->part_count, &r->part_capacity, sizeof *r->parts);
+    if (!list) return KD_ERR_MEMORY;
+    r->parts = (kd__onnx_part_of *)list;
+    r->parts[r->part_count].unit = unit, r->parts[r->part_count].role = role;
+    r->parts[r->part_count++].norm = norm;
+    return KD_OK;
+}
+
+KD__PRIVATE const kd__onnx_op *kd__onnx_op_of(const kd__onnx_reader *r, int unit)
+{
+    return &r->ops[r->units[unit].op];
+}
+
+/* What a branch that is a projection ends in: a 1x1 convolution or dense layer right after `from`, in *norm the
+   normalisation after it or -1. -1: it is something else. */
+KD__PRIVATE int kd__onnx_projection(const kd__onnx_reader *r, int from, int to, int *norm)
+{
+    const kd__onnx_unit *u = &r->units[to];
+    *norm = -1;
+    if (to != from && kd__layer_types[u->type].build == kd__norm_build) *norm = to, to = u->in, u = &r->units[to];
+    if (to == from || u->in != from) return -1;
+    if (u->type == KD__TYPE_DENSE) return to;
+    if (u->type != KD__TYPE_CONV || u->arg[KD__CONV_KERNEL].v[0] != 1 || u->arg[KD__CONV_KERNEL].v[1] != 1 ||
+        u->arg[KD__CONV_PAD].v[0] != 0 || u->arg[KD__CONV_PAD].v[1] != 0 || u->arg[KD__CONV_GROUPS].v[0] != 1)
+        return -1;
+    return to;
+}
+
+KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to, int depth);
+
+/* residual(...): its body, and a projection that the line does not show. */
+KD__PRIVATE kd_result kd__onnx_write_residual(kd__onnx_reader *r, int sum, int depth)
+{
+    const kd__onnx_unit *u = &r->units[sum];
+    const int from = u->owner, outer = r->has_norm;
+    int body = u->in, other = u->in2, norm = -1, projection = -1;
+    kd_result result;
+    if (body == from || (other != from && kd__onnx_projection(r, from, other, &norm) < 0))
+        body = u->in2, other = u->in;
+    if (other != from) projection = kd__onnx_projection(r, from, other, &norm);
+    if (body == from || (other != from && projection < 0))
+        return kd__onnx_refuse(r, kd__onnx_op_of(r, sum),
+                               "one of its branches must be the input of the other, or a 1x1 convolution of that");
+    if (projection >= 0 && memcmp(&r->units[from].shape, &u->shape, sizeof u->shape) == 0)
+        return kd__onnx_refuse(r, kd__onnx_op_of(r, sum),
+                               "a branch keeps the shape, and the other has a convolution all the same");
+    if (depth >= KD__MAX_DEPTH)
+        return kd__onnx_refuse(r, kd__onnx_op_of(r, sum), "branches are nested more than %d deep",
+                               (int)KD__MAX_DEPTH);
+    kd__st_text(&r->line, "residual(");
+    r->has_norm = 0;
+    result = kd__onnx_write_chain(r, from, body, depth + 1);
+    kd__st_text(&r->line, ")");
+    if (result == KD_OK && projection >= 0) {
+        if (r->units[projection].written++ || (norm >= 0 && r->units[norm].written++))
+            return kd__onnx_refuse(r, kd__onnx_op_of(r, sum), "its branches are used elsewhere, too");
+        result = kd__onnx_add_part(r, projection, r->has_norm || norm < 0 ? KD__ROLE_PLAIN : KD__ROLE_FOLDED, norm);
+        if (result == KD_OK && r->has_norm)
+            result = kd__onnx_add_part(r, norm < 0 ? projection : norm,
+                                       norm < 0 ? KD__ROLE_IDENTITY : KD__ROLE_PLAIN, -1);
+    }
+    r->has_norm |= outer;
+    return result;
+}
+
+/* The layers after unit `from` up to `to`. */
+KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to, int depth)
+{
+    const int start = r->order_count;
+    kd_result result = KD_OK;
+    int i;
+    for (i = to; i > from && r->order_count < r->unit_count; i = r->units[i].owner) r->order[r->order_count++] = i;
+    for (i = r->order_count - 1; i >= start && result == KD_OK; --i) {
+        kd__onnx_unit *u = &r->units[r->order[i]];
+        if (u->written++)
+            return kd__onnx_refuse(r, kd__onnx_op_of(r, r->order[i]),
+                                   "its output goes to several places, which only a sum can join again");
+        if (i < r->order_count - 1) kd__st_text(&r->line, ", ");
+        if (u->in2 >= 0) {
+            result = kd__onnx_write_residual(r, r->order[i], depth);
+        } else {
+            kd__onnx_write_layer(r, u);
+            if (u->tensor[0] >= 0) result = kd__onnx_add_part(r, r->order[i], KD__ROLE_PLAIN, -1);
+        }
+    }
+    r->order_count = start;
+    return result == KD_OK && r->line.failed ? KD_ERR_MEMORY : result;
+}
+
+KD__PRIVATE kd_result kd__onnx_write_line(kd__onnx_reader *r, int output)
+{
+    const kd__shape *s = &r->units[0].shape;
+    char text[64];
+    kd_result result;
+    if (output == 0) return kd__onnx_broken(r, "its output is its input");
+    if (s->flat)
+        kd__print(text, sizeof text, "%d: ", s->c);
+    else
+        kd__print(text, sizeof text, "%dx%dx%d: ", s->c, s->h, s->w);
+    r->line.kd = r->kd;
+    kd__st_text(&r->line, text);
+    r->order = KD__NEW(r->kd, int, r->unit_count + 1);
+    if (!r->order) return KD_ERR_MEMORY;
+    kd__onnx_owners(r);
+    result = kd__onnx_write_chain(r, 0, output, 0);
+    kd__st_put(&r->line, "", 1);
+    return result == KD_OK && r->line.failed ? KD_ERR_MEMORY : result;
+}
+
+/* ---- reading: weights ------------------------------------------------------------------------------------ */
+
+/* A tensor in PyTorch's order into a parameter, NULL for zeros. */
+KD__PRIVATE kd_result kd__onnx_store(kd__onnx_reader *r, kd_model *m, int param, const kd__pb_view *name,
+                                     float *plain)
+{
+    const kd__param *p = &m->params[param];
+    const int64_t count = kd__param_count(p);
+    if (!plain) {
+        memset(kd__param_stored(m, p), 0, p->size * sizeof(float));
+        return KD_OK;
+    }
+    if (!m->kd->k->all_finite((ptrdiff_t)count, plain))
+        return kd__fail(r->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.*s\" of \"%.200s\" holds a NaN or an infinity",
+                        r->where, KD__PB_TEXT(*name), r->path);
+    if (kd__param_negative(p, plain, (size_t)count))
+        return kd__fail(r->kd, KD_ERR_FORMAT, "%s: tensor \"%.*s\" of \"%.200s\" holds a negative variance",
+                        r->where, KD__PB_TEXT(*name), r->path);
+    kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 0);
+    return KD_OK;
+}
+
+KD__PRIVATE void kd__onnx_turn(float *x, const float *from, int64_t rows, int64_t columns)
+{
+    int64_t i, j;
+    for (i = 0; i < rows; ++i) {
+        for (j = 0; j < columns; ++j) x[i * columns + j] = from[j * rows + i];
+    }
+}
+
+/* Tensor `which` of a unit, in PyTorch's order; *out NULL if it has none. */
+KD__PRIVATE kd_result kd__onnx_load(kd__onnx_reader *r, const kd__onnx_unit *u, int which, float **out)
+{
+    const float factor = which == 0 ? u->alpha : u->beta;
+    const kd__onnx_array *a;
+    float *plain;
+    int64_t i;
+    kd_result result;
+    *out = NULL;
+    if (u->tensor[which] < 0) return KD_OK;
+    a = &r->arrays[u->tensor[which]];
+    result = kd__onnx_floats(r, a, out);
+    if (result != KD_OK || which > 1) return result;
+    for (i = 0; i < a->count && factor != 1; ++i) (*out)[i] *= factor;
+    if (which || !u->turned) return KD_OK;
+    plain = KD__NEW(r->kd, float, (uint64_t)a->count + 1);
+    if (plain)
+        kd__onnx_turn(plain, *out, (int64_t)u->arg[KD__DENSE_UNITS].v[0],
+                      a->count / (int64_t)u->arg[KD__DENSE_UNITS].v[0]);
+    kd__free(r->kd, *out);
+    *out = plain;
+    return plain ? KD_OK : KD_ERR_MEMORY;
+}
+
+/* A normalisation after a convolution, as weights and bias of the convolution: w g / sqrt(var + eps). */
+KD__PRIVATE kd_result kd__onnx_fold(kd__onnx_reader *r, const kd__onnx_unit *norm, float *weight, float *bias,
+                                    int64_t outputs, int64_t each)
+{
+    float *x[4] = {NULL, NULL, NULL, NULL};
+    kd_result result = KD_OK;
+    int64_t i, j;
+    for (i = 0; i < 4 && result == KD_OK; ++i) result = kd__onnx_load(r, norm, (int)i, &x[i]);
+    for (i = 0; i < outputs && result == KD_OK; ++i) {
+        const double scale = (double)x[0][i] / sqrt((double)x[3][i] + norm->arg[KD__NORM_EPS].v[0]);
+        for (j = 0; j < each; ++j) weight[i * each + j] = (float)((double)weight[i * each + j] * scale);
+        bias[i] = (float)((double)x[1][i] + ((double)bias[i] - (double)x[2][i]) * scale);
+    }
+    for (i = 0; i < 4; ++i) kd__free(r->kd, x[i]);
+    return result;
+}
+
+/* Whether a layer of the model is what the unit says it is. */
+KD__PRIVATE int kd__onnx_fits(const kd__onnx_reader *r, const kd_model *m, const kd__node *n,
+                              const kd__onnx_part_of *part)
+{
+    const kd__onnx_unit *u = &r->units[part->unit];
+    const kd__param *p = &m->params[n->param[0]];
+    int i, same = 1;
+    if (part->role == KD__ROLE_IDENTITY)
+        return kd__layer_types[n->type].build == kd__norm_build && p->shape[0] == u->shape.c;
+    if (n->type != u->type || r->arrays[u->tensor[0]].count != kd__param_count(p)) return 0;
+    for (i = 0; i < 2 && n->type == KD__TYPE_CONV; ++i)
+        same &=
+            n->arg[KD__CONV_STRIDE].v[i] == KD__MIN(u->arg[KD__CONV_STRIDE].v[i], n->arg[KD__CONV_STRIDE].v[i]) &&
+            m->values[n->out].shape.h == u->shape.h && m->values[n->out].shape.w == u->shape.w;
+    return same;
+}
+
+/* A normalisation that adds the bias of the convolution before it, and does nothing else. */
+KD__PRIVATE kd_result kd__onnx_load_identity(kd__onnx_reader *r, kd_model *m, const kd__node *n,
+                                             const kd__onnx_unit *u)
+{
+    const int64_t count = m->params[n->param[0]].shape[0];
+    const float variance = (float)(1 - n->arg[KD__NORM_EPS].v[0]);
+    float *bias, *x = KD__NEW(r->kd, float, count);
+    kd_result result = kd__onnx_load(r, u, 1, &bias);
+    int64_t i;
+    int j;
+    for (j = 0; j < 4 && result == KD_OK; ++j) {
+        if (!x) result = KD_ERR_MEMORY;
+        for (i = 0; x && i < count; ++i) x[i] = j == 0 ? 1 : j == 3 ? variance : 0;
+        if (x) result = kd__onnx_store(r, m, n->param[j], NULL, j == 1 ? NULL : x);
+    }
+    if (result == KD_OK && bias) result = kd__onnx_store(r, m, n->param[1], &r->arrays[u->tensor[1]].name, bias);
+    kd__free(r->kd, bias);
+    kd__free(r->kd, x);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__onnx_load_layer(kd__onnx_reader *r, kd_model *m, const kd__node *n,
+                                          const kd__onnx_part_of *part)
+{
+    const kd__onnx_unit *u = &r->units[part->unit];
+    kd_result result = KD_OK;
+    float *x[2] = {NULL, NULL};
+    int64_t outputs, count;
+    int i;
+    if (part->role == KD__ROLE_IDENTITY) return kd__onnx_load_identity(r, m, n, u);
+    for (i = 0; i < 4 && result == KD_OK && part->role == KD__ROLE_PLAIN; ++i) {
+        if (n->param[i] < 0) continue;
+        result = kd__onnx_load(r, u, i, &x[0]);
+        if (result == KD_OK)
+            result =
+                kd__onnx_store(r, m, n->param[i], u->tensor[i] < 0 ? NULL : &r->arrays[u->tensor[i]].name, x[0]);
+        kd__free(r->kd, x[0]);
+        x[0] = NULL;
+    }
+    if (part->role == KD__ROLE_PLAIN || result != KD_OK) return result;
+    for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__onnx_load(r, u, i, &x[i]);
+    outputs = m->params[n->param[0]].shape[0], count = kd__param_count(&m->params[n->param[0]]);
+    if (result == KD_OK && !x[1]) {
+        x[1] = KD__NEW(r->kd, float, outputs);
+        if (!x[1]) result = KD_ERR_MEMORY;
+    }
+    if (result == KD_OK) result = kd__onnx_fold(r, &r->units[part->norm], x[0], x[1], outputs, count / outputs);
+    for (i = 0; i < 2 && result == KD_OK; ++i)
+        result = kd__onnx_store(r, m, n->param[i], &r->arrays[u->tensor[0]].name, x[i]);
+    for (i = 0; i < 2; ++i) kd__free(r->kd, x[i]);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__onnx_load_layers(kd__onnx_reader *r, kd_model *m)
+{
+    kd_result result = KD_OK;
+    kd__pb_view raw;
+    int i, j, part = 0;
+    for (i = 0; i < r->part_count; ++i) { /* before memory is asked for */
+        const int *tensors = r->units[r->parts[i].unit].tensor;
+        for (j = 0; j < 4 && result == KD_OK; ++j) {
+            if (tensors[j] >= 0) result = kd__onnx_present(r, &r->arrays[tensors[j]], &raw);
+        }
+    }
+    if (result == KD_OK) result = kd__model_allocate(m);
+    for (i = 0; i < m->node_count && result == KD_OK; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (n->param[0] < 0) continue;
+        if (part == r->part_count || !kd__onnx_fits(r, m, n, &r->parts[part]))
+            return kd__onnx_refuse(
+                r, kd__onnx_op_of(r, r->parts[KD__MIN(part, r->part_count - 1)].unit),
+                "the 1x1 convolution beside a residual has another stride than the residual's layers");
+        result = kd__onnx_load_layer(r, m, n, &r->parts[part++]);
+    }
+    return result;
+}
+
+/* ---- reading: the whole ---------------------------------------------------------------------------------- */
+
+/* What the input was multiplied by and what was added, as the mean and std of pixels in [0, 1]. Floats that are
+   scaled by less than 0.1 were pixels of 0 to 255, too. */
+KD__PRIVATE kd_result kd__onnx_preprocessing(kd__onnx_reader *r, kd_model *m)
+{
+    const kd__onnx_feed *feed = &r->feeds[r->feed];
+    const kd__shape *s = &r->units[0].shape;
+    const int channels = s->flat || s->c > KD_MAX_CHANNELS ? 1 : s->c;
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    int i, bytes = r->input_type == KD__ONNX_UINT8 || (fabs(feed->scale[0]) > 0 && fabs(feed->scale[0]) < 0.1);
+    if (!feed->changed && r->input_type != KD__ONNX_UINT8) return KD_OK;
+    for (i = 0; i < channels; ++i) {
+        const double scale = feed->scale[i] * (bytes ? 255 : 1);
+        if (!(scale > 0)) return kd__onnx_broken(r, "its input is multiplied by a number that is not above 0");
+        mean[i] = (float)(-feed->shift[i] / scale);
+        std[i] = (float)(1 / scale);
+        if (mean[i] == 0) mean[i] = 0; /* no -0 */
+    }
+    return s->c > KD_MAX_CHANNELS && !s->flat ? KD_OK : kd_model_set_preprocessing(m, mean, std);
+}
+
+/* The one input that is no tensor of the file, and the first output. */
+KD__PRIVATE kd_result kd__onnx_take_edges(kd__onnx_reader *r)
+{
+    kd__pb_view v = r->graph, name;
+    kd__pb_field f;
+    int64_t shape[KD__ONNX_RANK];
+    kd__onnx_feed *feed;
+    int i, type, at, found = 0;
+    while (kd__pb_find(&v, KD__GRAPH_INPUT, &f)) {
+        const int rank = kd__onnx_edge_of(f.bytes, &name, &type, shape);
+        at = kd__onnx_find(r, name);
+        if (at < 0 || r->entries[at].kind != KD__IS_FEED || r->entries[at].op >= 0) continue;
+        if (found++)
+            return kd__onnx_broken(r, "it has several inputs, \"%.*s\" among them; one can be read",
+                                   KD__PB_TEXT(name));
+        if (rank != 4 && rank != 2)
+            return kd__onnx_broken(
+                r, "its input \"%.*s\" has %d dimensions; (N, channels, height, width) and (N, length) can be read",
+                KD__PB_TEXT(name), rank);
+        r->input = at, r->rank = rank, r->input_type = type;
+        memcpy(r->sizes, shape, sizeof shape);
+    }
+    if (!found) return kd__onnx_broken(r, "it has no input");
+    if (r->input_type != KD__ONNX_UINT8 && r->input_type != KD__ONNX_F32 && r->input_type != KD__ONNX_F16 &&
+        r->input_type != KD__ONNX_F64 && r->input_type != KD__ONNX_BF16)
+        return kd__onnx_broken(r, "its input is of element type %d; floats and bytes can be read", r->input_type);
+    v = r->graph;
+    if (!kd__pb_find(&v, KD__GRAPH_OUTPUT, &f)) return kd__onnx_broken(r, "it has no output");
+    (void)kd__onnx_edge_of(f.bytes, &name, &type, shape);
+    r->output = kd__onnx_find(r, name);
+    if (r->output < 0 || r->entries[r->output].op < 0)
+        return kd__onnx_broken(r, "no node makes its output \"%.*s\"", KD__PB_TEXT(name));
+    if (kd__pb_find(&v, KD__GRAPH_OUTPUT, &f)) kd__log(r->kd, "%s: of several outputs the first is read", r->path);
+    r->batch = KD__MAX(r->sizes[0], 0);
+    feed = KD__NEW(r->kd, kd__onnx_feed, 16);
+    if (!feed) return KD_ERR_MEMORY;
+    r->feeds = feed, r->feed_count = 1, r->feed_capacity = 16;
+    for (i = 0; i < KD_MAX_CHANNELS; ++i) feed->scale[i] = 1;
+    r->feed = -1;
+    r->entries[r->input].index = 0;
+    return kd__onnx_new(r, NULL, "flatten", -1) ? KD_OK : KD_ERR_MEMORY; /* unit 0: the input */
+}
+
+KD__PRIVATE kd_result kd__onnx_follow(kd__onnx_reader *r, int *output)
+{
+    const kd__onnx_entry *e = &r->entries[r->output];
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < r->op_count && result == KD_OK; ++i) {
+        if (!r->ops[i].needed) continue;
+        if (r->unit_count > KD__MAX_LAYERS)
+            return kd__onnx_broken(r, "it has more than %d layers", (int)KD__MAX_LAYERS);
+        result = kd__onnx_read_one(r, &r->ops[i]);
+    }
+    if (result != KD_OK) return result;
+    if (e->kind != KD__IS_UNIT) {
+        const kd__onnx_op *op = &r->ops[e->op];
+        return kd__onnx_refuse(r, op, "the output is no layer's");
+    }
+    *output = e->index;
+    return KD_OK;
+}
+
+/* A file that the writer would write for the model line in it: layers that ONNX does not have are kept. *out stays
+   NULL if it is not. */
+KD__PRIVATE kd_result kd__onnx_own(kd__onnx_reader *r, kd_model **out)
+{
+    const char *spec = kd__st_value(&r->meta, "kd.spec");
+    kd_model *m = NULL;
+    kd_result result = KD_OK;
+    int kind, found = 0;
+    if (!spec) return KD_OK;
+    result = kd__model_plan(r->kd, spec, &m);
+    if (result == KD_OK) result = kd__model_read_pairs(&r->meta, m);
+    if (result != KD_OK) {
+        kd_model_destroy(m);
+        return result == KD_ERR_MEMORY ? result : KD_OK;
+    }
+    for (kind = 0; kind < 6 && !found && result == KD_OK; ++kind) {
+        kd_onnx_desc desc = kd_onnx_defaults();
+        kd__onnx_writer o;
+        size_t at = 0, from = 0;
+        int i, param = -1;
+        desc.input = (kd_onnx_input)(kind % 3), desc.softmax = kind / 3;
+        o = kd__onnx_open(m, &desc, r->where);
+        result = kd__onnx_graph(&o);
+        if (result != KD_OK && result != KD_ERR_MEMORY)
+            result = KD_OK, o.in_holes = SIZE_MAX / 2; /* none of this kind */
+        found = result == KD_OK && o.graph.length + o.in_holes == r->graph.left;
+        for (i = 0; i <= o.hole_count && found; ++i) {
+            const size_t end = i < o.hole_count ? o.holes[i].at : o.graph.length;
+            found = memcmp(o.graph.bytes + from, r->graph.at + at, end - from) == 0;
+            at += end - from, from = end;
+            if (i < o.hole_count) at += (size_t)kd__param_count(o.holes[i].param) * 4;
+        }
+        if (found) result = kd__model_allocate(m);
+        for (i = 0, at = from = 0; i < o.hole_count && found && result == KD_OK; ++i) {
+            const int64_t count = kd__param_count(o.holes[i].param);
+            float *plain = KD__NEW(r->kd, float, count);
+            kd__pb_view name;
+            param = (int)(o.holes[i].param - m->params);
+            name.at = (const unsigned char *)m->params[param].name, name.left = strlen(m->params[param].name);
+            at += o.holes[i].at - from, from = o.holes[i].at;
+            if (plain) kd__convert(r->graph.at + at, KD__FLOAT, 4, 0, count, plain);
+            result = plain ? kd__onnx_store(r, m, param, &name, plain) : KD_ERR_MEMORY;
+            at += (size_t)count * 4;
+            kd__free(r->kd, plain);
+        }
+        kd__onnx_close(&o);
+    }
+    if (found && result == KD_OK)
+        *out = m;
+    else
+        kd_model_destroy(m);
+    return result;
+}
+
+KD__PRIVATE kd_result kd__onnx_foreign(kd__onnx_reader *r, kd_model **out)
+{
+    kd_model *m = NULL;
+    kd_result result = kd__onnx_index(r);
+    int output = 0;
+    if (result == KD_OK) result = kd__onnx_take_edges(r);
+    if (result == KD_OK) result = kd__onnx_resolve(r);
+    if (result != KD_OK) return result;
+    kd__onnx_mark(r);
+    result = kd__onnx_follow(r, &output);
+    if (result == KD_OK) result = kd__onnx_write_line(r, output);
+    if (result == KD_OK) result = kd__model_plan(r->kd, r->line.text, &m);
+    if (result == KD_OK) result = kd__onnx_load_layers(r, m);
+    if (result == KD_OK) (void)kd__model_read_pairs(&r->meta, m); /* class names, where they fit */
+    if (result == KD_OK) result = kd__onnx_preprocessing(r, m);
+    if (result == KD_OK)
+        *out = m;
+    else
+        kd_model_destroy(m);
+    return result;
+}
+
+/* "3x224x224" or "784" */
+KD__PRIVATE kd_result kd__onnx_take_input(kd__onnx_reader *r, const char *input)
+{
+    const char *c = input, *end;
+    int i;
+    for (i = 0; c && i < 3; ++i) {
+        const double size = kd__is_digit(*c) ? kd__parse_number(c, &end) : 0;
+        if (size < 1 || size > (double)KD__MAX_VALUE || size != (double)(int)size) break;
+        r->given[i] = (int64_t)size;
+        c = end;
+        if (*c != 'x') break;
+        ++c;
+    }
+    if (!c || (*c == 0 && r->given[0] && (i == 0 || i == 2))) return KD_OK;
+    return kd__fail(r->kd, KD_ERR_ARGUMENT, "%s: input must be such as 3x224x224 or 784, got \"%.40s\"", r->where,
+                    input);
+}
+
+KD__PRIVATE void kd__onnx_release(kd__onnx_reader *r)
+{
+    void *const lists[] = {r->bytes,          r->texts, r->meta.pairs, r->arrays,    r->ops,     r->entries,
+                           (void *)r->sorted, r->names, r->refs,       r->numbers,   r->forms,   r->feeds,
+                           r->units,          r->parts, r->order,      r->line.text, r->external};
+    int i;
+    for (i = 0; i < KD__COUNT(lists); ++i) kd__free(r->kd, lists[i]);
+}
+
+KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out)
+{
+    kd__onnx_reader r;
+    kd_result result;
+    if (out) *out = NULL;
+    if (!kd) return KD_ERR_ARGUMENT;
+    memset(&r, 0, sizeof r);
+    r.kd = kd, r.where = "kd_model_load_onnx", r.path = path;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", r.where);
+    result = kd__onnx_take_input(&r, input);
+    if (result == KD_OK) result = kd__read_file(kd, r.where, path, &r.bytes, &r.size);
+    if (result == KD_OK) result = kd__onnx_read_model(&r);
+    if (result == KD_OK) result = kd__onnx_own(&r, out);
+    if (result == KD_OK && !*out) result = kd__onnx_foreign(&r, out);
+    kd__onnx_release(&r);
     return result;
 }
 

@@ -1,6 +1,6 @@
 /* onnx_peer.c - the header's side of tests/onnx_peer.py
-     onnx_peer write FOLDER COUNT   random models of all layers: N.onnx, N.safetensors, N.x.npy, N.y.npy (what it makes
-                                    of x), and a line each: N, the line of the model
+     onnx_peer write FOLDER COUNT   random models of all layers: N.onnx, N.safetensors, N.x.npy, N.y.npy, and a line
+                                    each: N, the line of the model
      onnx_peer read FILE X Y        what the model in an ONNX file makes of the array X, as the array Y; prints its
                                     line */
 #define KD_IMPLEMENTATION
@@ -176,6 +176,28 @@ static int write_one(kd_ctx *kd, const char *folder, int index)
     return result == KD_OK ? 0 : fail(kd, l.text);
 }
 
+static int read_one(kd_ctx *kd, char **names)
+{
+    kd_array x;
+    int64_t shape[2];
+    kd_model *m = NULL;
+    float *y = NULL;
+    kd_result result = kd_model_load_onnx(kd, names[0], NULL, &m);
+    memset(&x, 0, sizeof x);
+    if (result == KD_OK) result = kd_npy_read(kd, names[1], &x);
+    if (result == KD_OK) {
+        printf("%s\n", kd_model_spec(m));
+        shape[0] = x.shape[0], shape[1] = kd_model_outputs(m);
+        y = (float *)calloc((size_t)(shape[0] * shape[1]), sizeof *y);
+        result = kd_predict(m, x.values, (int)x.shape[0], y);
+        if (result == KD_OK) result = kd_npy_write(kd, names[2], y, 2, shape);
+    }
+    free(y);
+    kd_array_free(kd, &x);
+    kd_model_destroy(m);
+    return result == KD_OK ? 0 : fail(kd, names[0]);
+}
+
 int main(int argc, char **argv)
 {
     kd_ctx *kd;
@@ -183,6 +205,7 @@ int main(int argc, char **argv)
     if (failed || kd_open(NULL, &kd) != KD_OK) return 2;
     for (i = 0; strcmp(argv[1], "write") == 0 && i < atoi(argv[3]) && !failed; ++i)
         failed = write_one(kd, argv[2], i);
+    if (strcmp(argv[1], "read") == 0 && argc == 5) failed = read_one(kd, argv + 2);
     kd_close(kd);
     return failed;
 }

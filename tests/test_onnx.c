@@ -1,6 +1,8 @@
 /* ONNX: what is written, what is read, what is refused. */
 #include "disk.h"
 
+#include "golden/exported.h"
+
 static kd_model *create(const char *spec, uint64_t seed)
 {
     kd_model *m;
@@ -68,12 +70,522 @@ static void test_writing_fails(void **state)
     kd_model_destroy(m);
 }
 
+/* ---- reading what was written ---------------------------------------------------------------------------- */
+
+/* Numbers everywhere, so that a mistake shows. */
+static void fill(kd_model *m)
+{
+    uint64_t state = 5;
+    int i;
+    size_t j;
+    for (i = 0; i < m->param_count; ++i) {
+        kd__param *p = &m->params[i];
+        const int variance = strstr(p->name, "running_var") != NULL;
+        for (j = 0; j < p->size; ++j) {
+            float *x = kd__param_stored(m, p) + j;
+            if (p->layout == KD__VECTOR) *x = variance ? 1.5f + test_random(&state) : *x + test_random(&state);
+        }
+    }
+}
+
+static const char *const lines[] = {
+    "3x9x8: conv 4 3x2 stride=2x1 pad=1x0 groups=1, batchnorm eps=1e-3 momentum=0.2, relu, depthwise 3 pad=1 "
+    "bias=0, "
+    "relu6, maxpool 2, residual(conv 6 3 stride=2 pad=1 bias=0, batchnorm, leakyrelu 0.2, conv 6 1), gelu, dropout "
+    "0.25, avgpool 2 stride=1 pad=1, gap, dense 7, silu, dense 3 bias=0",
+    "6: batchnorm, dense 4, hardswish, residual(dense 4, tanh, residual(dense 5, batchnorm, sigmoid), dense 6), "
+    "dense 3",
+    "4x6x6: conv 4 3 groups=2, residual(batchnorm, relu, conv 4 3 pad=1 bias=0), conv 4 1 groups=4, flatten, dense "
+    "9, "
+    "prompt 3, relu, dense 5, softtree 2 3",
+    "2x3x3: flatten",
+    "5: dropout 0.5",
+};
+
+/* Every kind of file comes back as the same model, on other instruction sets, too. */
+static void test_round_trip(void **state)
+{
+    static const char *const names[] = {"one", "zwei \xc3\xbc", "\"three\""};
+    size_t i, kind;
+    (void)state;
+    for (i = 0; i < KD__COUNT(lines); ++i) {
+        kd_model *m = create(lines[i], 3), *back = NULL;
+        float mean[KD_MAX_CHANNELS] = {0.25f, -1e-9f, 7, 1}, std[KD_MAX_CHANNELS] = {0.5f, 1 / 3.0f, 1e9f, 2};
+        fill(m);
+        if (kd_model_outputs(m) == 3) assert_ok(kd, kd_model_set_classes(m, names, 3));
+        if (i % 2 == 0) assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+        for (kind = 0; kind < 6; ++kind) {
+            kd_onnx_desc desc = kd_onnx_defaults();
+            desc.input = (kd_onnx_input)(kind % 3), desc.softmax = (int)kind / 3;
+            assert_ok(kd, kd_model_save_onnx(m, "m", &desc));
+            assert_ok(kd, kd_model_load_onnx(kd, "m", NULL, &back));
+            assert_string_equal(kd_model_spec(back), kd_model_spec(m));
+            assert_true(kd_model_hash(back) == kd_model_hash(m));
+            assert_int_equal(kd_model_preprocessing(back, mean, std), kd_model_preprocessing(m, NULL, NULL));
+            assert_memory_equal(mean, m->mean, (size_t)m->preprocessing_channels * sizeof *mean);
+            assert_memory_equal(std, m->std, (size_t)m->preprocessing_channels * sizeof *std);
+            if (kd_model_outputs(m) == 3) assert_string_equal(kd_model_class(back, 1), names[1]);
+            kd_model_destroy(back);
+        }
+        kd_model_destroy(m);
+    }
+}
+
+/* The file without its model line: what the graph alone says. */
+static void forget_line(const char *name)
+{
+    disk_file *f = disk_find(name);
+    size_t i;
+    for (i = 0; i + 7 < f->size; ++i) {
+        if (memcmp(f->bytes + i, "kd.spec", 7) == 0) f->bytes[i + 6] = 'k';
+    }
+}
+
+static void assert_same_logits(const kd_model *a, const kd_model *b)
+{
+    float *x = test_floats(8, 2 * (size_t)kd__shape_count(&a->values[a->input].shape), 2), y[2][64];
+    assert_ok(kd, kd_predict(a, x, 2, y[0]));
+    assert_ok(kd, kd_predict(b, x, 2, y[1]));
+    assert_memory_equal(y[0], y[1], 2 * (size_t)kd_model_outputs(a) * sizeof(float));
+    free(x);
+}
+
+static void test_by_graph(void **state)
+{
+    static const char *const read[] = {
+        "3x9x8: conv 4 3x2 stride=2x1 pad=1x0, batchnorm eps=0.001 momentum=0.2, relu, depthwise 3 pad=1 bias=0, "
+        "relu6, "
+        "maxpool 2, residual(conv 6 3 stride=2 pad=1 bias=0, batchnorm, leakyrelu slope=0.2, conv 6 1), gelu, "
+        "avgpool 2 "
+        "stride=1 pad=1, gap, flatten, dense 7, silu, dense 3 bias=0",
+        "6: batchnorm, dense 4, hardswish, residual(dense 4, tanh, residual(dense 5, batchnorm, sigmoid), dense "
+        "6), dense 3",
+    };
+    size_t i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(read); ++i) {
+        kd_model *m = create(lines[i], 3), *back = NULL;
+        const float mean[4] = {0.25f, 0.5f, 0.75f, 1}, std[4] = {0.5f, 0.25f, 2, 3};
+        float got[2][KD_MAX_CHANNELS];
+        kd_onnx_desc desc = kd_onnx_defaults();
+        int j;
+        fill(m);
+        if (i == 0) assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+        for (j = 0; j < 6; ++j) {
+            if (i == 1 && j % 3 == 2) continue;
+            desc.input = (kd_onnx_input)(j % 3), desc.softmax = j / 3;
+            assert_ok(kd, kd_model_save_onnx(m, "m", &desc));
+            forget_line("m");
+            assert_ok(kd, kd_model_load_onnx(kd, "m", NULL, &back));
+            assert_string_equal(kd_model_spec(back), read[i]);
+            assert_same_logits(m, back);
+            assert_int_equal(kd_model_preprocessing(back, got[0], got[1]), i == 0 ? 3 : j ? j % 3 != 0 : 0);
+            if (i == 0) assert_memory_equal(got[0], mean, 3 * sizeof *mean);
+            if (i == 0) assert_memory_equal(got[1], std, 3 * sizeof *std);
+            kd_model_destroy(back);
+        }
+        kd_model_destroy(m);
+    }
+}
+
+/* ---- files that others write ----------------------------------------------------------------------------- */
+
+static void test_torch(void **state)
+{
+    size_t i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(onnx_cases); ++i) {
+        const onnx_case *c = &onnx_cases[i];
+        kd_model *m = NULL;
+        char other[64];
+        float y[2 * 3];
+        int j, outputs;
+        strcpy(other, c->name);
+        strcat(other, ".data");
+        disk_put(c->name, c->file, c->size);
+        if (c->data) disk_put(other, c->data, c->data_size);
+        if (kd_model_load_onnx(kd, c->name, NULL, &m) != KD_OK)
+            fail_msg("%s, %s: %s", c->name, c->way, kd_error(kd));
+        outputs = kd_model_outputs(m);
+        if (strcmp(c->name, "views.onnx") == 0) {
+            float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS], x[2 * 72];
+            assert_int_equal(kd_model_preprocessing(m, mean, std), 2);
+            assert_float_equal(mean[0], 0.25f, 0);
+            assert_float_equal(mean[1], 0.5f, 0);
+            assert_float_equal(std[0], 0.5f, 0);
+            assert_float_equal(std[1], 2, 0);
+            for (j = 0; j < 2 * 72; ++j) x[j] = (c->x[j] - mean[j / 36 % 2]) / std[j / 36 % 2];
+            assert_ok(kd, kd_predict(m, x, 2, y));
+            assert_ok(kd, kd_softmax(kd, y, 2, outputs, 1, y));
+        } else {
+            assert_ok(kd, kd_predict(m, c->x, 2, y));
+        }
+        for (j = 0; j < 2 * outputs; ++j) {
+            if (!(fabsf(y[j] - c->y[j]) <= 2e-6f * (1 + fabsf(c->y[j]))))
+                fail_msg("%s, %s: output %d is %g, wanted %g; %s", c->name, c->way, j, (double)y[j],
+                         (double)c->y[j], kd_model_spec(m));
+        }
+        kd_model_destroy(m);
+        if (c->data) {
+            disk_find(other)->size /= 2;
+            assert_fails(kd, kd_model_load_onnx(kd, c->name, NULL, &m), KD_ERR_FORMAT, "and its place in");
+            disk_delete(disk_find(other));
+            assert_fails(kd, kd_model_load_onnx(kd, c->name, NULL, &m), KD_ERR_IO, "cannot open");
+        }
+        disk_delete(disk_find(c->name));
+    }
+}
+
+/* ---- files in the making --------------------------------------------------------------------------------- */
+
+static kd__pb graph, *const g = &graph;
+
+static void start(void)
+{
+    memset(g, 0, sizeof *g);
+    g->kd = kd;
+}
+
+/* A node: "Op in,in>out"; attributes follow until end(). */
+static size_t begin(const char *text)
+{
+    char copy[200], *at = copy, *name;
+    const size_t node = kd__pb_begin(g, KD__GRAPH_NODE);
+    strcpy(copy, text);
+    name = strchr(copy, ' ');
+    *name++ = 0;
+    for (at = name; *at; at = name) {
+        const int last = at[strcspn(at, ",>")] == '>' || !at[strcspn(at, ",>")];
+        name = at + strcspn(at, ",>");
+        if (*name) *name++ = 0;
+        kd__pb_text(g, strchr(text, '>') && at > copy + (strchr(text, '>') - text) ? KD__OP_OUTPUT : KD__OP_INPUT,
+                    at);
+        (void)last;
+    }
+    kd__pb_text(g, KD__OP_NAME, "the node");
+    kd__pb_text(g, KD__OP_TYPE, copy);
+    return node;
+}
+
+static void op(const char *text) { kd__pb_end(g, begin(text)); }
+
+static void op_int(const char *text, const char *name, int64_t value)
+{
+    const size_t node = begin(text);
+    kd__onnx_int(g, name, value);
+    kd__pb_end(g, node);
+}
+
+static void op_ints(const char *text, const char *name, int64_t a, int64_t b)
+{
+    const size_t node = begin(text);
+    int64_t v[2];
+    v[0] = a, v[1] = b;
+    kd__onnx_ints(g, name, v, 2);
+    kd__pb_end(g, node);
+}
+
+/* A tensor of ones, with a size 0 left out. */
+static void tensor(const char *name, int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    int64_t i, count = 1, sizes[4];
+    sizes[0] = a, sizes[1] = b, sizes[2] = c, sizes[3] = d;
+    for (i = 0; i < 4; ++i) {
+        if (sizes[i]) kd__pb_int(g, KD__TENSOR_DIMS, sizes[i]), count = sizes[i] < 1000 ? count * sizes[i] : 1000;
+    }
+    kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_F32);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    for (i = 0; i < count && count < 1000; ++i) kd__pb_float(g, KD__TENSOR_FLOATS, 1);
+    kd__pb_end(g, start_of);
+}
+
+static void integers(const char *name, int64_t a, int64_t b)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    kd__pb_int(g, KD__TENSOR_DIMS, 2);
+    kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_INT64);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    kd__pb_int(g, KD__TENSOR_INT64S, a);
+    kd__pb_int(g, KD__TENSOR_INT64S, b);
+    kd__pb_end(g, start_of);
+}
+
+/* Input or output, of up to three sizes after the batch, -1: free. */
+static void edge(int field, const char *name, int64_t a, int64_t b, int64_t c)
+{
+    kd__onnx_writer o;
+    int64_t sizes[3];
+    sizes[0] = a, sizes[1] = b, sizes[2] = c;
+    memset(&o, 0, sizeof o);
+    o.kd = kd;
+    o.graph = *g;
+    kd__onnx_edge(&o, field, name, KD__ONNX_F32, sizes, b ? 3 : 1);
+    *g = o.graph;
+}
+
+/* The whole file as "m". */
+static void finish(int opset)
+{
+    kd__pb model;
+    size_t at;
+    memset(&model, 0, sizeof model);
+    model.kd = kd;
+    kd__pb_int(&model, KD__MODEL_IR, 8);
+    at = kd__pb_begin(&model, KD__MODEL_GRAPH);
+    kd__pb_put(&model, g->bytes, g->length);
+    kd__pb_end(&model, at);
+    at = kd__pb_begin(&model, KD__MODEL_OPSET);
+    kd__pb_int(&model, 2, opset);
+    kd__pb_end(&model, at);
+    disk_put("m", model.bytes, model.length);
+    kd__free(kd, model.bytes);
+    kd__free(kd, g->bytes);
+    start();
+}
+
+static void refused(const char *text)
+{
+    kd_model *m = (kd_model *)&graph;
+    kd_result result;
+    edge(KD__GRAPH_OUTPUT, "y", 3, 0, 0);
+    finish(17);
+    result = kd_model_load_onnx(kd, "m", NULL, &m);
+    if (result == KD_OK || !strstr(kd_error(kd), text))
+        fail_msg("wanted \"%s\", got %s: %s", text, kd_result_name(result), result == KD_OK ? "" : kd_error(kd));
+    assert_null(m);
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+}
+
+static void reads(const char *line)
+{
+    kd_model *m = NULL;
+    edge(KD__GRAPH_OUTPUT, "y", 3, 0, 0);
+    finish(17);
+    if (kd_model_load_onnx(kd, "m", NULL, &m) != KD_OK) fail_msg("%s: %s", line, kd_error(kd));
+    assert_string_equal(kd_model_spec(m), line);
+    kd_model_destroy(m);
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+}
+
+static void test_nodes_refused(void **state)
+{
+    (void)state;
+    start();
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+    op("Relu x>a"), op("Relu a>y"), op("Relu y>a");
+    refused("\"a\" is made twice");
+    op("Relu b>a"), op("Relu a>b"), op("Relu b>y");
+    refused("which is made later: a circle");
+    op("Conv x,w>y");
+    refused("reads \"w\", which is nowhere");
+    tensor("w", 3, 2, 3, 3), op("Conv x,w>z");
+    refused("no node makes its output \"y\"");
+    tensor("w", 3, -2, 3, 3), op("Conv x,w>y");
+    refused("a size of -2 that cannot be");
+    tensor("w", (int64_t)1 << 40, (int64_t)1 << 40, 1, 1), op("Conv x,w>y");
+    refused("that cannot be");
+    tensor("w", 100000, 2, 3, 3), op("Conv x,w>y");
+    refused("should hold 1800000 numbers, and does not");
+    tensor("w", 3, 3, 3, 3), op("Conv x,w>y");
+    refused("\"the node\", Conv: its weight is not for 2 channels");
+    tensor("w", 3, 2, 5, 5), op("Conv x,w>y");
+    refused("its window does not fit");
+    tensor("w", 3, 2, 3, 3), op_ints("Conv x,w>y", "dilations", 2, 2);
+    refused("dilations other than 1");
+    tensor("w", 3, 2, 3, 3), tensor("b", 2, 0, 0, 0), op("Conv x,w,b>y");
+    refused("its bias is no constant with a number");
+    tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op("Concat a,a>y");
+    refused("branches of a network can be added, not joined");
+    op("Elu x>y");
+    refused("\"the node\" is a Elu, which no layer here says; what can be read: Conv Gemm");
+    tensor("w", 3, 32, 0, 0), op("Gemm x,w>y");
+    refused("a vector and a constant weight");
+    tensor("w", 3, 32, 0, 0), op("Flatten x>a"), op_int("Gemm a,w>y", "transA", 1);
+    refused("transA=1 is not supported");
+    tensor("w", 3, 31, 0, 0), op("Flatten x>a"), op_int("Gemm a,w>y", "transB", 1);
+    refused("its weight takes 31 numbers, and 32 come");
+    op("Flatten x>a"), op("Softmax a>b"), op("Relu b>y");
+    refused("a softmax can be read at the end");
+    op_ints("MaxPool x>y", "kernel_shape", 9, 9);
+    refused("its window does not fit");
+    op_ints("MaxPool x>y", "kernel_shape", 1, -1);
+    refused("a kernel of two sizes");
+    op("Relu x>a"), op("Sigmoid a>b"), op("Tanh a>c"), op("Mul b,c>y");
+    refused("of two branches the sum can be read");
+    op("Relu x>a"), op_ints("MaxPool a>b", "kernel_shape", 2, 2), op("Add a,b>y");
+    refused("different shapes, 2x4x4 and 2x3x3");
+    op("Relu x>a"), op("Tanh x>b"), op("Add a,b>y");
+    refused("one of its branches must be the input of the other");
+    op("Relu x>a"), op("Tanh a>b"), op("Add a,b>c"), op("Add b,c>y");
+    refused("one of its branches must be the input of the other");
+    integers("s", 0, 30), op("Reshape x,s>y");
+    refused("an image can become a vector");
+    op("Shape x>a"), op("Reshape x,a>b"), op("Add a,a>c"), op("Reshape b,c>y");
+    refused("it computes with the batch size");
+    edge(KD__GRAPH_INPUT, "x2", 2, 4, 4), op("Add x,x2>y");
+    refused("it has several inputs, \"x2\" among them");
+    op("Identity x>y");
+    refused("the output is no layer's");
+    op("Erf x>y");
+    refused("as a part of gelu");
+    op_ints("ReduceMean x>y", "axes", 1, 2);
+    refused("a mean over height and width");
+    kd__free(kd, g->bytes);
+}
+
+static void test_nodes_read(void **state)
+{
+    (void)state;
+    start();
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+    tensor("w", 3, 2, 3, 3), op("Conv x,w>y");
+    reads("2x4x4: conv 3 3 bias=0");
+    tensor("w", 3, 2, 3, 3), tensor("b", 1, 3, 1, 1), op("Conv x,w>a"), op("Add b,a>y");
+    reads("2x4x4: conv 3 3");
+    tensor("w", 32, 3, 0, 0), tensor("b", 3, 0, 0, 0), op("Flatten x>a"), op("MatMul a,w>c"), op("Add c,b>y");
+    reads("2x4x4: flatten, dense 3");
+    tensor("w", 3, 32, 0, 0), op("Flatten x>a"), op("Transpose w>v"), op("MatMul a,v>y");
+    reads("2x4x4: flatten, dense 3 bias=0");
+    integers("s", 0, 32), op("Relu x>a"), op("Reshape a,s>b"), op("Dropout b>c"), op("LogSoftmax c>y");
+    reads("2x4x4: relu, flatten");
+    op_ints("ReduceMean x>a", "axes", -1, -2), op("Identity a>y");
+    reads("2x4x4: gap");
+    op("GlobalMaxPool x>y");
+    reads("2x4x4: maxpool 4");
+    op("Relu x>a"), op("Relu a>b"), op("Elu b>dead"), op("Add b,a>y"); /* what the output does not need */
+    reads("2x4x4: relu, residual(relu)");
+    tensor("v", 4, 2, 1, 1), tensor("w", 4, 2, 3, 3);
+    op_ints("Conv x,v>a", "strides", 2, 2), op("Relu x>b");
+    {
+        const size_t node = begin("Conv b,w>c");
+        const int64_t two[2] = {2, 2}, pads[4] = {1, 1, 1, 1};
+        kd__onnx_ints(g, "strides", two, 2);
+        kd__onnx_ints(g, "pads", pads, 4);
+        kd__pb_end(g, node);
+    }
+    op("Add a,c>y");
+    reads("2x4x4: residual(relu, conv 4 3 stride=2 pad=1 bias=0)");
+    kd__free(kd, g->bytes);
+}
+
+static void test_input(void **state)
+{
+    kd_model *m = NULL;
+    (void)state;
+    start();
+    edge(KD__GRAPH_INPUT, "x", 2, -1, -1), op("Relu x>y"), edge(KD__GRAPH_OUTPUT, "y", 2, 1, 1);
+    finish(17);
+    assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &m), KD_ERR_SHAPE, "leaves the size of its input open");
+    assert_ok(kd, kd_model_load_onnx(kd, "m", "2x5x6", &m));
+    assert_string_equal(kd_model_spec(m), "2x5x6: relu");
+    kd_model_destroy(m);
+    assert_fails(kd, kd_model_load_onnx(kd, "m", "5x", &m), KD_ERR_ARGUMENT,
+                 "such as 3x224x224 or 784, got \"5x\"");
+    assert_fails(kd, kd_model_load_onnx(kd, "m", "5x6", &m), KD_ERR_ARGUMENT, "got \"5x6\"");
+    assert_fails(kd, kd_model_load_onnx(kd, NULL, NULL, &m), KD_ERR_ARGUMENT, "must not be NULL");
+    assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, NULL), KD_ERR_ARGUMENT, "out must not be NULL");
+    assert_int_equal(kd_model_load_onnx(NULL, "m", NULL, &m), KD_ERR_ARGUMENT);
+    op("Relu x>y"), edge(KD__GRAPH_INPUT, "x", 2, 4, 4), edge(KD__GRAPH_OUTPUT, "y", 2, 1, 1);
+    finish(6);
+    assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &m), KD_ERR_FORMAT, "it is of operator set 6");
+    kd__free(kd, g->bytes);
+}
+
+/* Data beside the file: only in its folder. */
+static void test_external(void **state)
+{
+    static const char *const places[] = {"../w", "/w", "a/../w", "C:w", "a\\w", "", "a//w", ".."};
+    static const unsigned char ones[8] = {0, 0, 0, 0, 0, 0, 128, 63};
+    kd_model *m = NULL;
+    float w;
+    size_t i;
+    (void)state;
+    for (i = 0; i <= KD__COUNT(places); ++i) {
+        size_t t, pair;
+        start();
+        edge(KD__GRAPH_INPUT, "x", 1, 0, 0);
+        t = kd__pb_begin(g, KD__GRAPH_TENSOR);
+        kd__pb_int(g, KD__TENSOR_DIMS, 1);
+        kd__pb_int(g, KD__TENSOR_DIMS, 1);
+        kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_F32);
+        kd__pb_text(g, KD__TENSOR_NAME, "w");
+        pair = kd__pb_begin(g, KD__TENSOR_EXTERNAL);
+        kd__pb_text(g, 1, "location"), kd__pb_text(g, 2, i < KD__COUNT(places) ? places[i] : "w.data");
+        kd__pb_end(g, pair);
+        pair = kd__pb_begin(g, KD__TENSOR_EXTERNAL);
+        kd__pb_text(g, 1, "offset"), kd__pb_text(g, 2, "4");
+        kd__pb_end(g, pair);
+        kd__pb_int(g, KD__TENSOR_LOCATION, 1);
+        kd__pb_end(g, t);
+        op("MatMul x,w>y"), edge(KD__GRAPH_OUTPUT, "y", 1, 0, 0);
+        finish(17);
+        if (i < KD__COUNT(places)) {
+            assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &m), KD_ERR_FORMAT, "outside of the folder");
+            continue;
+        }
+        disk_put("w.data", ones, sizeof ones);
+        assert_ok(kd, kd_model_load_onnx(kd, "m", NULL, &m));
+        assert_ok(kd, kd_model_get_tensor(m, "0.weight", &w, 1));
+        assert_float_equal(w, 1, 0);
+        kd_model_destroy(m);
+        disk_put("w.data", ones, 7);
+        assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &m), KD_ERR_FORMAT, "needs 4 bytes");
+    }
+}
+
+/* Cut anywhere, or with a byte changed, or with memory that runs out: words, and nothing left behind. */
+static void test_damaged(void **state)
+{
+    kd_model *m = create("2x4x4: conv 2 3 pad=1, batchnorm, residual(conv 2 1), gelu, dense 2", 1);
+    unsigned char *bytes;
+    size_t size, i;
+    int blocks, kind;
+    (void)state;
+    for (kind = 0; kind < 2; ++kind) {
+        kd_model *back;
+        assert_ok(kd, kd_model_save_onnx(m, "m", NULL));
+        if (kind) forget_line("m");
+        size = disk_find("m")->size;
+        bytes = (unsigned char *)malloc(size);
+        memcpy(bytes, disk_find("m")->bytes, size);
+        blocks = memory.blocks;
+        for (i = 0; i < size; ++i) {
+            const unsigned char old = bytes[i];
+            disk_put("m", bytes, i);
+            if (kd_model_load_onnx(kd, "m", NULL, &back) != KD_OK) assert_null(back);
+            kd_model_destroy(back);
+            if (i % 3 == 0) {
+                bytes[i] ^= (unsigned char)(1 << i % 8);
+                disk_put("m", bytes, size);
+                if (kd_model_load_onnx(kd, "m", NULL, &back) != KD_OK) assert_null(back);
+                kd_model_destroy(back);
+                bytes[i] = old;
+            }
+            assert_int_equal(memory.blocks, blocks);
+        }
+        disk_put("m", bytes, size);
+        for (i = 1;; ++i) {
+            memory.refuse_at = (int)i;
+            if (kd_model_load_onnx(kd, "m", NULL, &back) == KD_OK) break;
+            assert_null(back);
+            assert_int_equal(memory.blocks, blocks);
+        }
+        memory.refuse_at = 0;
+        assert_true(i > 20);
+        kd_model_destroy(back);
+        free(bytes);
+    }
+    kd_model_destroy(m);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_writing_refused),
-        TEST(test_writing_fails),
+        TEST(test_writing_refused), TEST(test_writing_fails), TEST(test_round_trip), TEST(test_by_graph),
+        TEST(test_torch),           TEST(test_nodes_refused), TEST(test_nodes_read), TEST(test_input),
+        TEST(test_external),        TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
