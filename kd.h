@@ -29244,7 +29244,10 @@ static void KD__FN(dropout)(ptrdiff_t n, uint32_t key0, uint32_t key1, float dro
 #define kd__vi_mul_short(a, b) _mm512_madd_epi16(a, b)
 KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
 {
-    _mm_mask_storeu_epi8(to, kd__v_mask_n(n < 16 ? n : 16), _mm512_cvtepi32_epi8(q));
+    if (n >= 16)
+        _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(q));
+    else
+        _mm_mask_storeu_epi8(to, kd__v_mask_n(n), _mm512_cvtepi32_epi8(q));
 }
 #elif KD__ISA_ID == 2
 #define kd__vi_bytes(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
@@ -29406,6 +29409,7 @@ KD__INLINE void KD__FN(int8_tile)(const kd__int8_product *g, const uint8_t *cons
 {
     const ptrdiff_t panel_bytes = (ptrdiff_t)g->segs * g->run * 4 * KD__INT8_PANEL;
     const int8_t *b = g->b + col / KD__INT8_PANEL * panel_bytes;
+    const kd__int8_store store = g->store; /* a copy that what is written cannot reach */
     kd__vi sums[8][KD__INT8_VECTORS], even[KD__INT8_VECTORS], odd[KD__INT8_VECTORS];
     int seg, k, i, v;
     KD__UNROLL
@@ -29458,13 +29462,14 @@ KD__INLINE void KD__FN(int8_tile)(const kd__int8_product *g, const uint8_t *cons
         }
     }
     KD__UNROLL
-    for (i = 0; i < rows; ++i) {
+    for (v = 0; v < vectors; ++v) {
+        const int left = KD__MIN(g->cols - col - v * KD__W, KD__W);
+        const kd__v factor = kd__v_load(g->factor + col + v * KD__W);
+        if (left <= 0) continue;
         KD__UNROLL
-        for (v = 0; v < vectors; ++v) {
-            const int left = g->cols - col - v * KD__W;
-            const kd__v t = kd__v_mul(kd__vi_to_float(sums[i][v]), kd__v_load(g->factor + col + v * KD__W));
-            if (left > 0 && i < real)
-                KD__FN(int8_put)(&g->store, t, c[i] + col + v * KD__W, left < KD__W ? left : KD__W);
+        for (i = 0; i < rows; ++i) {
+            const kd__v t = kd__v_mul(kd__vi_to_float(sums[i][v]), factor);
+            if (i < real) KD__FN(int8_put)(&store, t, c[i] + col + v * KD__W, left);
         }
     }
 }
@@ -29584,8 +29589,16 @@ KD__INLINE void KD__FN(larger_bytes)(int n, const uint8_t *from, uint8_t *to)
         _mm_storeu_si128(
             at, _mm_max_epu8(_mm_loadu_si128(at), _mm_loadu_si128((const __m128i *)(const void *)(from + i))));
     }
+    for (; i + 4 <= n; i += 4) {
+        int32_t a, b;
+        memcpy(&a, from + i, 4);
+        memcpy(&b, to + i, 4);
+        a = _mm_cvtsi128_si32(_mm_max_epu8(_mm_cvtsi32_si128(a), _mm_cvtsi32_si128(b)));
+        memcpy(to + i, &a, 4);
+    }
 #elif KD__ISA_ID == 4
     for (; i + 16 <= n; i += 16) vst1q_u8(to + i, vmaxq_u8(vld1q_u8(to + i), vld1q_u8(from + i)));
+    for (; i + 8 <= n; i += 8) vst1_u8(to + i, vmax_u8(vld1_u8(to + i), vld1_u8(from + i)));
 #endif
     for (; i < n; ++i) to[i] = from[i] > to[i] ? from[i] : to[i];
 }
