@@ -201,12 +201,20 @@ static int parse(keeping *k, int argc, char **argv)
     return count < 2 ? -1 : count;
 }
 
+/* ONNX by its name's end. */
+static kd_result load(kd_ctx *kd, const char *path, kd_model **m)
+{
+    const size_t length = strlen(path);
+    return length > 5 && strcmp(path + length - 5, ".onnx") == 0 ? kd_model_load_onnx(kd, path, NULL, m)
+                                                                 : kd_model_load(kd, path, m);
+}
+
 static int run(kd_ctx *kd, keeping *k, char **files, int count)
 {
     kd_model *m = NULL;
     float *scores;
     int i, failed = 0, outputs;
-    if (kd_model_load(kd, files[0], &m) != KD_OK) {
+    if (load(kd, files[0], &m) != KD_OK) {
         fprintf(stderr, "classify: %s\n", kd_error(kd));
         return 0;
     }
@@ -239,7 +247,7 @@ int main(int argc, char **argv)
     count = parse(&k, argc, argv);
     if (count < 0) {
         fputs(
-            "usage: classify MODEL.safetensors [--logits KEPT.npy] [--force] IMAGE...\n"
+            "usage: classify MODEL.safetensors|MODEL.onnx [--logits KEPT.npy] [--force] IMAGE...\n"
             "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n"
             "--logits keeps what it computes, (images, outputs), and the names of the images in KEPT.txt; --force "
             "replaces files.\n",

@@ -476,7 +476,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'is no safetensors file but of torch.save; write it with' "$work/missing" $out --teacher "$work/teacher.pt"
     refused 'is no safetensors file but an .npz archive; write it with' "$work/missing" $out --teacher "$work/teacher.npz"
     refused "is no .npy file but an .npz archive; write the array with python3 -c" "$work/missing" $out --teacher "$work/npz.npy"
-    refused 'is no safetensors file but an ONNX model; give its logits' "$work/missing" $out --teacher "$work/teacher.onnx"
+    refused 'is no valid ONNX file: it is cut off' "$work/missing" $out --teacher "$work/teacher.onnx"
     refused 'is no safetensors file but HDF5' "$work/missing" $out --teacher 'dense 10' --teacher-weights "$work/teacher.h5"
     refused 'is no .npy file but safetensors; write its logits' "$work/missing" $out --teacher "$work/short.npy" --teacher-test "$work/bare.safetensors"
     refused 'is no safetensors file but one array' "$work/missing" $out --teacher 'dense 10' --teacher-weights "$work/short.npy"

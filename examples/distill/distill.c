@@ -135,7 +135,7 @@ static void list_files(session *s)
     int i;
     for (i = 0; i < KD__COUNT(inputs); ++i) {
         const char *name = strrchr(inputs[i], '/');
-        if (ends_with(inputs[i], ".npy") || ends_with(inputs[i], ".safetensors"))
+        if (ends_with(inputs[i], ".npy") || ends_with(inputs[i], ".safetensors") || ends_with(inputs[i], ".onnx"))
             report_file_add(&s->r, name ? name + 1 : inputs[i], inputs[i]);
     }
     for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs) - !s->o.int8; ++i) {

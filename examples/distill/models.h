@@ -157,8 +157,13 @@ static int check_classes(const session *s)
 /* Says why a file could not be loaded, and what to do where it is of a kind that people have. */
 static int complain_of_weights(const session *s, const char *who, const char *path)
 {
-    if (kind_of_file(path) != FILE_SAFETENSORS && kind_of_file(path) != FILE_UNKNOWN)
-        return complain_of_kind(who, path, 1);
+    const file_kind found = kind_of_file(path);
+    if (found == FILE_ONNX)
+        return complain(
+            "%s: %s; or give its logits as --teacher: run it over the images in the order of --write-order "
+            "and save its outputs as .npy",
+            who, kd_error(s->kd));
+    if (found != FILE_SAFETENSORS && found != FILE_UNKNOWN) return complain_of_kind(who, path, 1);
     if (strstr(kd_error(s->kd), "no model line"))
         return complain(
             "%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights %s", who, path,
@@ -166,12 +171,19 @@ static int complain_of_weights(const session *s, const char *who, const char *pa
     return kd_complain(s, who);
 }
 
+/* A file that knows its layers: safetensors of kd.h, or ONNX. */
+static kd_result load_known(session *s, const char *path, kd_model **out)
+{
+    return kind_of_file(path) == FILE_ONNX ? kd_model_load_onnx(s->kd, path, NULL, out)
+                                           : kd_model_load(s->kd, path, out);
+}
+
 /* Of a file that knows its layers, classes and preprocessing, none may be ignored. */
 static int check_weights(session *s)
 {
     const char *path = s->o.teacher_weights;
     kd_model *whole;
-    if (kd_model_load(s->kd, path, &whole) == KD_OK) {
+    if (load_known(s, path, &whole) == KD_OK) {
         kd_model_destroy(whole);
         return complain("%s has a model line of its own, and knows its classes and images; give it as --teacher",
                         path);
@@ -193,7 +205,13 @@ static int teacher_is_file(const session *s)
 static int inspect_teacher(session *s)
 {
     const options *o = &s->o;
-    const int is_file = teacher_is_file(s), is_rows = is_file && kind_of_file(o->teacher) == FILE_NPY;
+    int is_file, is_rows;
+    if (!*o->teacher && kind_of_file(o->teacher_weights) == FILE_ONNX) { /* which needs no model line */
+        s->o.teacher = o->teacher_weights;
+        s->o.teacher_weights = "";
+    }
+    is_file = teacher_is_file(s);
+    is_rows = is_file && kind_of_file(o->teacher) == FILE_NPY;
     if (*o->teacher_weights && (!*o->teacher || is_file))
         return complain("--teacher-weights goes with a model line as --teacher");
     if (*o->teacher_test && !is_rows && !(is_file && ends_with(o->teacher, ".npy")))
@@ -201,9 +219,9 @@ static int inspect_teacher(session *s)
     if (*o->teacher_names && !is_rows && !(is_file && ends_with(o->teacher, ".npy")))
         return complain("--teacher-names goes with a .npy --teacher");
     if (*o->teacher_check && (is_rows || (!is_file && !*o->teacher_weights)))
-        return complain(
-            "--teacher-check goes with a teacher that has weights: a .safetensors file, or a model line and "
-            "--teacher-weights");
+        return complain("--teacher-check goes with a teacher that has weights: a .safetensors or .onnx file, or a "
+                        "model line and "
+                        "--teacher-weights");
     if (*o->teacher_columns && !is_file && !*o->teacher_weights)
         return complain(
             "--teacher-columns goes with a teacher from elsewhere; one that is trained here has the classes "
@@ -217,7 +235,7 @@ static int inspect_teacher(session *s)
         if (!rows_load(s, "the teacher's logits", o->teacher, o->teacher_names, &s->rows_train)) return 0;
         if (*o->teacher_test && !rows_load(s, "the teacher's test logits", o->teacher_test, "", &s->rows_test))
             return 0;
-    } else if (is_file && kd_model_load(s->kd, o->teacher, &s->teacher) != KD_OK) {
+    } else if (is_file && load_known(s, o->teacher, &s->teacher) != KD_OK) {
         return complain_of_weights(s, "the teacher", o->teacher);
     }
     if (*o->teacher_weights && !check_weights(s)) return 0;

@@ -31,8 +31,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
     X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
-      "what to train as teacher, as a model line or by name (above); or a .safetensors file of a trained one; or " \
-      "a .npy "                                                                                                    \
+      "what to train as teacher, as a model line or by name (above); or a .safetensors file of a trained one, or " \
+      "an .onnx file (PyTorch's torch.onnx.export: MLPs, VGG, ResNet, MobileNetV2); or a .npy "                    \
       "file with "                                                                                                 \
       "its logits, shape (images, classes), for the training images in the order that --write-order writes; all "  \
       "of the folder where test images are taken out of it; or in any order, beside a .txt of the same name with " \

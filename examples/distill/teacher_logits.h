@@ -79,10 +79,8 @@ static const advice advices[] = {
      {"'); numpy.save('logits.npy', z[z.files[0]])\"", "')), 'teacher.safetensors')\""}},
     {FILE_ONNX,
      "an ONNX model",
-     {"run it over the images in the order of --write-order (onnxruntime.InferenceSession('",
-      "give its logits as --teacher instead: run it over the images in the order of --write-order "
-      "(onnxruntime.InferenceSession('"},
-     {"')) and numpy.save('logits.npy', its outputs)", "')) and numpy.save('logits.npy', its outputs)"}},
+     {"run it over the images in the order of --write-order (onnxruntime.InferenceSession('", "give "},
+     {"')) and numpy.save('logits.npy', its outputs)", " as --teacher itself, without a model line"}},
     {FILE_HDF5,
      "HDF5, of Keras perhaps",
      {"numpy.save('logits.npy', what the model in ",
