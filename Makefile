@@ -94,7 +94,7 @@ $(BUILD)/kernels.o: tests/kernels.c kd.h | $(BUILD)
 	$(CC) -std=gnu99 -O1 $(SANITIZE) $(WARNINGS) -c $< -o $@
 
 test: cmocka stb
-	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/hinton $(BUILD)/draw
+	@$(MAKE) --no-print-directory -j$$(getconf _NPROCESSORS_ONLN) $(TESTS) $(BUILD)/distill $(BUILD)/classify $(BUILD)/export $(BUILD)/hinton $(BUILD)/draw
 	@tests/run.sh $(BUILD)
 
 fuzz: stb | $(BUILD)

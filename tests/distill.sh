@@ -303,6 +303,11 @@ fi
 check 'help in two columns' sh -c "'$distill' --help | sed '1,/^Options/d; /^\$/,\$d' | awk '!/^  --/ && match(\$0, /[^ ]/) != 32 { print; bad = 1 } END { exit bad }'"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
+check 'the student as ONNX' sh -c "'$build/export' '$work/out/student.safetensors' '$work/student.onnx' >/dev/null"
+check 'classify: the same of it' sh -c "'$build/classify' '$work/student.onnx' examples/data/samples/*.png >'$work/a'; '$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | cmp - '$work/a'"
+# shellcheck disable=SC2086
+check 'an ONNX teacher needs no model line' sh -c "'$distill' $fashion $quick --seeds 1 --epochs 1 --teacher-weights '$work/student.onnx' --student 'dense 8, relu, dense 10' --out '$work/by-onnx' >'$work/said'"
+check 'and is listed' grep -q 'student\.onnx' "$work/by-onnx/report.html"
 # a picture that would take gigabytes to be resized, by a square model and by a tall one that is stretched to
 one_line=$work/60000x1.pgm
 { printf 'P5 60000 1 255\n' && head -c 60000 kd.h; } >"$one_line"
