@@ -606,6 +606,9 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                                     DEPTH blocks of two residuals: attention HEADS; linear mlp*D, act, linear D.
                                     norm=pre: x + f(layernorm(x)); post: layernorm(x + f(x)). act: gelu, gelutanh or
                                     relu. droppath grows from 0 in the first block to this in the last
+       disthead CLASSES             DeiT's two heads: linear CLASSES of token 0, and of token 1, where disttoken has
+                                    put its own: named as the layer, and with _dist behind that. In training they
+                                    put out the logits of the first, otherwise the mean of both (Touvron et al. 2021)
        token K                      token K, counted from 0
        meanpool                     the mean of all tokens
 
@@ -1098,7 +1101,8 @@ KDDEF int kd_model_is_int8(const kd_model *m);
 
 /* They compare what a layer of the student computes with what a layer of the teacher computes for the same images,
    in training: give kd_train_desc.features. Layers are named by their tags, or by their numbers as in the names of
-   tensors; the tag of a residual stands for its sum. A layer that a relu, relu6 or leakyrelu directly follows is
+   tensors; the tag of a residual stands for its sum, blocks.3 for
+   what block 3 of an encoder of that name puts out. A layer that a relu, relu6 or leakyrelu directly follows is
    read after it (conv, dense, depthwise, batchnorm and residual; other layers as they are).
 
    Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w; of a vector
@@ -1156,6 +1160,21 @@ KDDEF int kd_model_is_int8(const kd_model *m);
                         classes from a memory of older embeddings, and has NCE with a constant in the place of the
                         sum. A batch of 1 teaches nothing
                         Tian et al. 2020
+   KD_FEATURE_MINILM    sum over X of q, k, v of the mean over images, heads and tokens of KL(R_T || R_S); R the rows
+                        of softmax(X_a X_a^T / sqrt(d)), X_a the a-th of `heads` parts of d numbers of each token:
+                        widths and heads of attention may differ, tokens not. S and T are qkv layers, as in
+                        blocks.5.attn.qkv
+                        Wang et al. 2021 (MiniLMv2), section 3
+   KD_FEATURE_TINYBERT  sum over the layers of both lists, one by one, of the mean over all numbers of
+                        (W S + b - T)^2, pooled; W and b learned, the same for all layers, as in the authors' code;
+                        their equations have no b and another W for the embeddings. The lists are the map of layers:
+                        blocks.3 names what block 3 puts out, pos_embed the embeddings
+                        Jiao et al. 2020 (TinyBERT), hidden states and embeddings
+   KD_FEATURE_DEIT      mean over images of temperature^2 KL(softmax(T / temperature) || softmax(S / temperature));
+                        S the logits of the distillation token's head (`disthead`), T the teacher's last layer
+                        Touvron et al. 2021 (DeiT), soft distillation; their code divides by the classes, too
+   KD_FEATURE_DEIT_HARD mean over images of -log softmax(S)[the largest of T], the first of several
+                        the same, hard-label distillation
 
    Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
    clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions, but for its
@@ -1164,7 +1183,9 @@ KDDEF int kd_model_is_int8(const kd_model *m);
 
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
    rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50, crd 0.8. atpaper 500 (1000 / 2). cc 0.02 (there
-   with another form of it). review 5 with a warm-up of 20 epochs, as its authors have it for CIFAR-100. */
+   with another form of it). review 5 with a warm-up of 20 epochs, as its authors have it for CIFAR-100. minilm and
+   tinybert 1. Beside a cross-entropy of the labels of weight 1 deithard 1 and deit 0.1 / 0.9 are the shares of DeiT's
+   equations. */
 #define KD_FEATURES(X)                                                                                             \
     X(KD_FEATURE_HINT, "hint")                                                                                     \
     X(KD_FEATURE_AT, "at")                                                                                         \
@@ -1177,7 +1198,11 @@ KDDEF int kd_model_is_int8(const kd_model *m);
     X(KD_FEATURE_VID, "vid")                                                                                       \
     X(KD_FEATURE_FSP, "fsp")                                                                                       \
     X(KD_FEATURE_REVIEW, "review")                                                                                 \
-    X(KD_FEATURE_CRD, "crd")
+    X(KD_FEATURE_CRD, "crd")                                                                                       \
+    X(KD_FEATURE_MINILM, "minilm")                                                                                 \
+    X(KD_FEATURE_TINYBERT, "tinybert")                                                                             \
+    X(KD_FEATURE_DEIT, "deit")                                                                                     \
+    X(KD_FEATURE_DEIT_HARD, "deithard")
 
 typedef enum kd_feature_kind {
 #define KD__ITEM(name, word) name,
@@ -1189,14 +1214,16 @@ typedef enum kd_feature_kind {
 typedef struct kd_feature_loss {
     uint32_t cookie; /* set by kd_feature_loss_defaults */
     kd_feature_kind kind;
-    const char *student, *teacher;   /* tags, must be set; of review lists of 1 to 8, as in "low, middle, high" */
+    const char *student,
+        *teacher; /* tags, must be set; of review and tinybert lists of 1 to 8, as in "low, middle, high" */
     const char *student2, *teacher2; /* NULL; tags of the second layers of fsp */
     float weight;                    /* as published; 0 to 1e6 */
     float distance, angle;           /* 25, 50; 0 to 1e6; rkd */
     float gamma;                     /* 0.4; 0 to 100; cc */
     int order;                       /* 2; 1 to 8; cc */
-    float temperature;               /* 0.07; 1e-3 to 1e3; crd */
+    float temperature;               /* 0.07, deit 3; 1e-3 to 1e3; crd and deit */
     int width;                       /* 128; 1 to 65536; numbers of an embedding; crd */
+    int heads;                       /* 0: the most up to 48 that divide both widths; minilm */
     float warmup; /* 0, review 20; epochs, 0 to 1e6; the weight is multiplied by min((epoch + 1) / warmup, 1) */
 } kd_feature_loss;
 
@@ -9215,6 +9242,39 @@ KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span 
         kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
 }
 
+/* ---- the mean of two heads ------------------------------------------------------------------------------- */
+
+/* In training the first alone: what a loss on features makes of the second is its business. */
+KD__PRIVATE void kd__mean_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const ptrdiff_t length = (ptrdiff_t)kd__shape_count(shape);
+    int i;
+    if (r->training) {
+        kd__pass_on(r, shape, &r->act[n->in], &r->act[n->out], 0, s);
+        return;
+    }
+    kd__add_forward(r, n, s);
+    for (i = s.first; i < s.first + s.count; ++i) r->k->scale(length, 0.5f, kd__slot_at(&r->act[n->out], s, i));
+}
+
+KD__PRIVATE void kd__mean_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const ptrdiff_t length = (ptrdiff_t)kd__shape_count(shape);
+    const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        float *dy = kd__slot_at(&r->grad[n->out], s, i), *dx = kd__slot_at(&r->grad[n->in2], s, i);
+        if (!r->training) r->k->scale(length, 0.5f, dy);
+        if (r->training && !plan->accumulate2 && kd__needs_grad(r, n->in2))
+            memset(dx, 0, (size_t)length * sizeof *dx);
+    }
+    if (!r->training && kd__needs_grad(r, n->in2))
+        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    if (kd__needs_grad(r, n->in)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
+}
+
 /* ---- the table ------------------------------------------------------------------------------------------- */
 
 /* When a phase runs: before the pass, over spans of samples, over the whole batch at once, between spans without
@@ -9495,6 +9555,16 @@ static const kd__layer_type kd__layer_types[] = {
      KD__PASSES_IN_EVALUATION,
      0},
     KD__ACTIVATIONS(KD__ACT_ROW)
+    /* made by disthead, no word of its own */
+    {"+/2",
+     "",
+     kd__add_build,
+     NULL,
+     NULL,
+     {{kd__mean_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__mean_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
     /* made by residual(...), not a word of its own */
     {"+",
      "",
@@ -9588,14 +9658,14 @@ KD__PRIVATE int kd__edit_distance(const char *a, size_t a_length, const char *b)
 
 KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t length)
 {
-    static const char *const others[] = {"residual", "encoder"}; /* that are no rows */
+    static const char *const others[] = {"residual", "encoder", "disthead"}; /* that are no rows */
     const char *nearest = NULL;
     int best = INT_MAX, i;
     for (i = 0; i < KD__COUNT(others); ++i) {
         const int distance = kd__edit_distance(word, length, others[i]);
         if (distance < best) best = distance, nearest = others[i];
     }
-    for (i = 0; i + 1 < KD__COUNT(kd__layer_types); ++i) { /* the last row is no word */
+    for (i = 0; i + 2 < KD__COUNT(kd__layer_types); ++i) { /* the last two rows are no words */
         const int distance = kd__edit_distance(word, length, kd__layer_types[i].word);
         if (distance < best) best = distance, nearest = kd__layer_types[i].word;
     }
@@ -9606,7 +9676,7 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
         "dropout, flatten, quant, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, "
         "sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, encoder, "
-        "layernorm, attention, linear, droppath, token and meanpool",
+        "layernorm, attention, linear, droppath, token, meanpool and disthead",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -9986,26 +10056,30 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
 KD__PRIVATE kd_result kd__draft_layer(kd__draft *d, int type, const kd__arg *args, const char *path,
                                       const char *text, size_t length, int shown);
 
-/* A layer that the library writes into the line, as it would stand there; its name is path.part. */
+/* A layer that the library writes into the line, as it would stand there. */
+KD__PRIVATE kd_result kd__draft_text(kd__draft *d, const char *name, const char *text)
+{
+    const char *const where = d->at, *end = kd__skip_word(text);
+    const int type = kd__layer_find(text, (size_t)(end - text));
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, kd__layer_types[type].word, &end, kd__layer_types[type].args, args);
+    d->at = where;
+    return result == KD_OK ? kd__draft_layer(d, type, args, name, text, strlen(text), 0) : result;
+}
+
+/* The same; its name is path.part, or the path itself if that is empty. */
 KD__PRIVATE kd_result KD__PRINTF(4, 5)
     kd__draft_made(kd__draft *d, const char *path, const char *part, const char *format, ...)
 {
     char text[96];
-    const char *const where = d->at, *end;
     const kd__path name = kd__path_join(path, part, strlen(part));
-    kd__arg args[KD__MAX_ARGS];
-    kd_result result;
     va_list list;
-    int type;
     va_start(list, format);
     kd__print_list(text, sizeof text, format, list);
     va_end(list);
-    end = kd__skip_word(text);
-    type = kd__layer_find(text, (size_t)(end - text));
-    memset(args, 0, sizeof args);
-    result = kd__parse_args(d, kd__layer_types[type].word, &end, kd__layer_types[type].args, args);
-    d->at = where;
-    return result == KD_OK ? kd__draft_layer(d, type, args, name.chars, text, strlen(text), 0) : result;
+    return kd__draft_text(d, *part ? name.chars : path, text);
 }
 
 /* The same one level deeper. */
@@ -10147,6 +10221,36 @@ KD__PRIVATE kd_result kd__draft_half(kd__draft *d, const char *path, const kd__a
     return result == KD_OK && post ? kd__draft_made(d, path, norm[half], "layernorm eps=%s", eps.chars) : result;
 }
 
+/* disthead CLASSES, behind its word */
+KD__PRIVATE kd_result kd__parse_disthead(kd__draft *d, const char **at, const char *path)
+{
+    const char *const word = d->at;
+    const int tokens = d->current;
+    const size_t length = strlen(path);
+    kd__path name;
+    kd__arg args[KD__MAX_ARGS];
+    kd_result result;
+    int head[2] = {0, 0}, i;
+    memset(args, 0, sizeof args);
+    result = kd__parse_args(d, "disthead", at, "classes:i", args);
+    if (result != KD_OK) return result;
+    d->at = word;
+    if (length + 16 > KD__MAX_NAME)
+        return kd__spec_fail(d, "the tags around this disthead have more than %d letters together",
+                             (int)KD__MAX_NAME - 16);
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        kd__print(name.chars, sizeof name.chars, "%s%s", path, i ? "_dist" : "");
+        d->current = tokens;
+        result = kd__draft_made(d, name.chars, "token", "token %d", i);
+        if (result == KD_OK) result = kd__draft_made(d, name.chars, "", "linear %d", (int)args[0].v[0]);
+        head[i] = d->current;
+    }
+    if (result != KD_OK) return result;
+    d->current = head[0];
+    name = kd__path_join(path, "mean", 4);
+    return kd__draft_node(d, KD__COUNT(kd__layer_types) - 2, NULL, name.chars, "+/2", 3, 0, head[1]);
+}
+
 /* encoder ..., behind its word */
 KD__PRIVATE kd_result kd__parse_encoder(kd__draft *d, const char **at, const char *path)
 {
@@ -10249,6 +10353,11 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
         *index = n.next;
         *at = c;
         return kd__parse_encoder(d, at, n.name.chars);
+    }
+    if (n.length == 8 && memcmp(n.text, "disthead", 8) == 0) {
+        *index = n.next;
+        *at = c;
+        return kd__parse_disthead(d, at, n.name.chars);
     }
     type = kd__layer_find(n.text, n.length);
     if (type < 0) return kd__unknown_layer(d, n.text, n.length);
@@ -15714,6 +15823,7 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
 
 enum { KD__MAX_FEATURES = 16, KD__MAX_TAPS = 8, KD__MAX_PARTS = 8 * KD__MAX_TAPS };
 enum { KD__STUDENT, KD__TEACHER };
+static const char *const kd__sides[] = {"student", "teacher"};
 
 typedef struct kd__feature kd__feature;
 typedef struct kd__feature_info kd__feature_info;
@@ -15739,6 +15849,7 @@ struct kd__feature_info {
     size_t (*more)(const kd__feature *f, size_t n);      /* beside a number for each sample; may be NULL */
     int (*parts)(const kd__feature *f, kd__part *parts); /* of its learned part; returns how many */
     double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used);
+    kd_result (*check)(const kd__feature *f); /* whether its layers are what it is for; may be NULL */
 };
 
 KD__PRIVATE size_t kd__tap_pixels(const kd__tap *t) { return (size_t)t->h * (size_t)t->w; }
@@ -17043,6 +17154,190 @@ KD__PRIVATE double kd__feature_crd(kd__feature *f)
     return kd__sum(f->values, f->n);
 }
 
+/* ---- Transformers ---------------------------------------------------------------------------------------- */
+
+/* Numbers in a relation head: both sides have as many heads. 0 heads: the most up to 48 that divide both widths. */
+KD__PRIVATE int kd__minilm_heads(const kd__feature *f)
+{
+    const int s = f->tap[KD__STUDENT][0]->c / 3, t = f->tap[KD__TEACHER][0]->c / 3;
+    int heads = f->desc.heads ? f->desc.heads : 48;
+    while (!f->desc.heads && (s % heads || t % heads)) --heads;
+    return heads;
+}
+
+KD__PRIVATE kd_result kd__minilm_check(const kd__feature *f)
+{
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const int heads = s->c % 3 || t->c % 3 ? 1 : kd__minilm_heads(f);
+    if (s->c % 3 || t->c % 3)
+        return kd__fail(f->kd, KD_ERR_SHAPE,
+                        "kd_train: feature loss minilm needs the qkv layers of attention, but \"%.40s\" and "
+                        "\"%.40s\" have %d and %d channels, which are not three times as many",
+                        f->desc.student, f->desc.teacher, s->c, t->c);
+    if (kd__tap_pixels(s) != kd__tap_pixels(t))
+        return kd__fail(
+            f->kd, KD_ERR_SHAPE,
+            "kd_train: feature loss minilm compares tokens, of which \"%.40s\" of the student has %d and "
+            "\"%.40s\" of the teacher %d",
+            f->desc.student, (int)kd__tap_pixels(s), f->desc.teacher, (int)kd__tap_pixels(t));
+    if (s->c / 3 % heads || t->c / 3 % heads)
+        return kd__fail(
+            f->kd, KD_ERR_ARGUMENT,
+            "kd_train: %d relation heads do not divide the widths %d of the student and %d of the teacher", heads,
+            s->c / 3, t->c / 3);
+    return KD_OK;
+}
+
+KD__PRIVATE size_t kd__minilm_more(const kd__feature *f, size_t n)
+{
+    const size_t tokens = kd__tap_pixels(f->tap[KD__STUDENT][0]);
+    return n * 2 * tokens * tokens;
+}
+
+/* Rows of log softmax(x^T x / sqrt(size)), x (size, tokens). */
+KD__PRIVATE void kd__minilm_relations(const double *x, size_t size, size_t tokens, double *relations)
+{
+    size_t i, j, c;
+    memset(relations, 0, tokens * tokens * sizeof *relations);
+    for (c = 0; c < size; ++c, x += tokens) {
+        for (i = 0; i < tokens; ++i) kd__add_times(relations + i * tokens, x[i] / sqrt((double)size), x, tokens);
+    }
+    for (i = 0; i < tokens; ++i, relations += tokens) {
+        const double log_sum = kd__log_sum(relations, tokens, 1);
+        for (j = 0; j < tokens; ++j) relations[j] -= log_sum;
+    }
+}
+
+KD__PRIVATE void kd__minilm_sample(void *arg, int sample, int worker)
+{
+    const kd__feature *f = (const kd__feature *)arg;
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const size_t heads = (size_t)kd__minilm_heads(f), tokens = kd__tap_pixels(s);
+    const size_t size_s = (size_t)s->c / 3 / heads, size_of_t = (size_t)t->c / 3 / heads;
+    const double share = 1 / ((double)f->n * (double)heads * (double)tokens);
+    const double *x = s->map + (size_t)sample * kd__tap_count(s), *y = t->map + (size_t)sample * kd__tap_count(t);
+    double *dx = s->grad + (size_t)sample * kd__tap_count(s), sum = 0;
+    double *rs = f->more + (size_t)sample * 2 * tokens * tokens, *rt = rs + tokens * tokens;
+    size_t part, i, j, c;
+    (void)worker;
+    for (part = 0; part < 3 * heads; ++part, x += size_s * tokens, dx += size_s * tokens, y += size_of_t * tokens) {
+        kd__minilm_relations(x, size_s, tokens, rs);
+        kd__minilm_relations(y, size_of_t, tokens, rt);
+        for (i = 0; i < tokens * tokens; ++i) {
+            const double wanted = kd__exp_below(rt[i]);
+            sum += wanted * (rt[i] - rs[i]) * share;
+            rs[i] = (kd__exp_below(rs[i]) - wanted) * share / sqrt((double)size_s);
+        }
+        for (i = 0; i < tokens; ++i) { /* x is on both sides of the product */
+            for (j = 0; j < i; ++j) rs[i * tokens + j] = rs[j * tokens + i] += rs[i * tokens + j];
+            rs[i * tokens + i] *= 2;
+        }
+        memset(dx, 0, size_s * tokens * sizeof *dx);
+        for (c = 0; c < size_s; ++c) {
+            for (i = 0; i < tokens; ++i) kd__add_times(dx + c * tokens, x[c * tokens + i], rs + i * tokens, tokens);
+        }
+    }
+    f->values[sample] = sum;
+}
+
+KD__PRIVATE double kd__feature_minilm(kd__feature *f)
+{
+    kd__parallel(f->kd, f->n, kd__minilm_sample, f);
+    return kd__sum(f->values, f->n);
+}
+
+KD__PRIVATE kd_result kd__tinybert_check(const kd__feature *f)
+{
+    int l, side;
+    for (l = 1; l < f->layers; ++l) {
+        for (side = 0; side < 2; ++side) {
+            if (f->tap[side][l]->c != f->tap[side][0]->c)
+                return kd__fail(
+                    f->kd, KD_ERR_SHAPE,
+                    "kd_train: feature loss tinybert has one projection for all layers, but layer %d of "
+                    "the %s's list has %d channels and the first %d",
+                    l, kd__sides[side], f->tap[side][l]->c, f->tap[side][0]->c);
+        }
+    }
+    return KD_OK;
+}
+
+KD__PRIVATE int kd__tinybert_parts(const kd__feature *f, kd__part *parts)
+{
+    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
+    return kd__part_add(parts, 0, (size_t)out * (size_t)(in + 1), in, 0);
+}
+
+/* One layer's prediction, and the sum of the projection's gradients. */
+KD__PRIVATE size_t kd__tinybert_more(const kd__feature *f, size_t n)
+{
+    size_t largest = 0;
+    int l;
+    for (l = 0; l < f->layers; ++l) largest = KD__MAX(largest, kd__tap_count(f->tap[KD__TEACHER][l]));
+    return n * largest + (size_t)f->tap[KD__TEACHER][0]->c * (size_t)(f->tap[KD__STUDENT][0]->c + 1);
+}
+
+KD__PRIVATE double kd__feature_tinybert(kd__feature *f)
+{
+    const size_t params = kd__feature_params(f);
+    double *sums = f->more, *predicted = sums + params, value = 0;
+    size_t j;
+    int l;
+    memset(sums, 0, params * sizeof *sums);
+    for (l = 0; l < f->layers; ++l) {
+        kd__tap *s = f->tap[KD__STUDENT][l], *t = f->tap[KD__TEACHER][l];
+        kd__filter p = kd__filter_of(f->n, s->c, t->c, t, 1);
+        size_t at = 0;
+        kd__filter_params(&p, f, 1, &at);
+        p.x = s->map, p.dx = s->grad;
+        p.y = predicted, p.dy = p.y;
+        kd__parallel(f->kd, f->n, kd__filter_forward, &p);
+        value += kd__feature_squares(p.y, t->map, (size_t)f->n * kd__tap_count(t));
+        kd__filter_gradients(f->kd, &p);
+        for (j = 0; j < params; ++j) sums[j] += (double)f->param_grads[j];
+    }
+    for (j = 0; j < params; ++j) f->param_grads[j] = (float)sums[j];
+    return value;
+}
+
+/* Logits of a head of the student's, and the teacher's. */
+KD__PRIVATE kd_result kd__deit_check(const kd__feature *f)
+{
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    if (s->c == t->c && kd__tap_pixels(s) == 1 && kd__tap_pixels(t) == 1) return KD_OK;
+    return kd__fail(
+        f->kd, KD_ERR_SHAPE,
+        "kd_train: feature loss %s compares logits, but \"%.40s\" of the student has %d and \"%.40s\" of "
+        "the teacher %d",
+        kd_feature_name(f->desc.kind), f->desc.student, (int)kd__tap_count(s), f->desc.teacher,
+        (int)kd__tap_count(t));
+}
+
+KD__PRIVATE double kd__feature_deit(kd__feature *f)
+{
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const int hard = f->desc.kind == KD_FEATURE_DEIT_HARD, classes = s->c;
+    const double temperature = hard ? 1 : (double)f->desc.temperature;
+    int i, c, best;
+    for (i = 0; i < f->n; ++i) {
+        const double *x = s->map + (ptrdiff_t)i * classes, *y = t->map + (ptrdiff_t)i * classes;
+        double *dx = s->grad + (ptrdiff_t)i * classes, log_sum, log_sum_t;
+        for (c = 0; c < classes; ++c) dx[c] = y[c] / temperature;
+        log_sum_t = kd__log_sum(dx, (size_t)classes, 1);
+        for (best = 0, c = 1; c < classes; ++c) best = y[c] > y[best] ? c : best;
+        for (c = 0; c < classes; ++c) dx[c] = x[c] / temperature;
+        log_sum = kd__log_sum(dx, (size_t)classes, 1);
+        f->values[i] = 0;
+        for (c = 0; c < classes; ++c) {
+            const double log_s = dx[c] - log_sum, log_t = y[c] / temperature - log_sum_t;
+            const double wanted = hard ? (c == best) : kd__exp_below(log_t);
+            f->values[i] += temperature * temperature * wanted * ((hard ? 0 : log_t) - log_s) / f->n;
+            dx[c] = temperature * (kd__exp_below(log_s) - wanted) / f->n;
+        }
+    }
+    return kd__sum(f->values, f->n);
+}
+
 /* ---- the table ------------------------------------------------------------------------------------------- */
 
 KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
@@ -17051,19 +17346,27 @@ KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
     /* clang-format off */
     static const kd__feature_info table[] = {
         /* kind, weight, pools, pairs, lists */
-        {KD_FEATURE_HINT,    100,   1, 0, 0, kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL},
-        {KD_FEATURE_AT,      1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
-        {KD_FEATURE_AT_PAPER,500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL},
-        {KD_FEATURE_SP,      3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp},
-        {KD_FEATURE_RKD,     1,     0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_rkd},
-        {KD_FEATURE_PKT,     30000, 0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_pkt},
-        {KD_FEATURE_CC,      0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc},
-        {KD_FEATURE_NST,     50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL},
-        {KD_FEATURE_VID,     1,     1, 0, 0, kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL},
-        {KD_FEATURE_FSP,     50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL},
+        {KD_FEATURE_HINT,    100,   1, 0, 0,
+         kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL, NULL},
+        {KD_FEATURE_AT,      1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL, NULL},
+        {KD_FEATURE_AT_PAPER,500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL, NULL},
+        {KD_FEATURE_SP,      3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp, NULL},
+        {KD_FEATURE_RKD,     1,     0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_rkd, NULL},
+        {KD_FEATURE_PKT,     30000, 0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_pkt, NULL},
+        {KD_FEATURE_CC,      0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc, NULL},
+        {KD_FEATURE_NST,     50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL, NULL},
+        {KD_FEATURE_VID,     1,     1, 0, 0,
+         kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL, NULL},
+        {KD_FEATURE_FSP,     50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL, NULL},
         {KD_FEATURE_REVIEW,  5,     0, 0, 1,
-         kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL},
-        {KD_FEATURE_CRD,     0.8,   0, 0, 0, kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL},
+         kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL, NULL},
+        {KD_FEATURE_CRD,     0.8,   0, 0, 0,
+         kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL, NULL},
+        {KD_FEATURE_MINILM,  1,     0, 0, 0, kd__feature_minilm, kd__minilm_more, NULL, NULL, kd__minilm_check},
+        {KD_FEATURE_TINYBERT,1,     1, 0, 1,
+         kd__feature_tinybert, kd__tinybert_more, kd__tinybert_parts, NULL, kd__tinybert_check},
+        {KD_FEATURE_DEIT,    0.1 / 0.9, 0, 0, 0, kd__feature_deit, NULL, NULL, NULL, kd__deit_check},
+        {KD_FEATURE_DEIT_HARD, 1,   0, 0, 0, kd__feature_deit, NULL, NULL, NULL, kd__deit_check},
     };
     /* clang-format on */
     for (i = 0; i < KD__COUNT(table) - 1 && table[i].kind != kind; ++i) {}
@@ -17089,7 +17392,7 @@ KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
     d.angle = 50;
     d.gamma = 0.4f;
     d.order = 2;
-    d.temperature = 0.07f;
+    d.temperature = kind == KD_FEATURE_DEIT ? 3.0f : 0.07f;
     d.width = 128;
     d.warmup = kind == KD_FEATURE_REVIEW ? 20.0f : 0.0f;
     return d;
@@ -17104,7 +17407,8 @@ KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag, size_t leng
     int i, j;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (strncmp(n->name, tag, length) != 0 || (n->name[length] && strcmp(n->name + length, ".sum") != 0))
+        if (strncmp(n->name, tag, length) != 0) continue;
+        if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0)
             continue;
         for (j = i + 1; j < m->node_count; ++j) {
             if (m->nodes[j].fused && m->nodes[j].in == n->out) return m->nodes[j].out;
@@ -17113,8 +17417,6 @@ KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag, size_t leng
     }
     return -1;
 }
-
-static const char *const kd__sides[] = {"student", "teacher"};
 
 KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, int index, const char *tag,
                                       size_t length, kd__tap *tap)
@@ -17203,7 +17505,8 @@ KD__PRIVATE kd_result kd__feature_layers(kd__feature *f, int index, const kd_mod
 KD__PRIVATE kd_result kd__feature_sizes(kd__feature *f)
 {
     int side, which;
-    if (f->info->pools) kd__feature_pool(f->tap[KD__STUDENT][0], f->tap[KD__TEACHER][0]);
+    for (which = 0; which < f->layers && f->info->pools; ++which)
+        kd__feature_pool(f->tap[KD__STUDENT][which], f->tap[KD__TEACHER][which]);
     for (side = 0; side < 2 && f->info->pairs; ++side) kd__feature_pool(f->tap[side][0], f->tap[side][1]);
     for (which = 0; which < f->layers && f->info->pairs; ++which) {
         if (f->tap[KD__STUDENT][which]->c != f->tap[KD__TEACHER][which]->c)
@@ -17228,6 +17531,7 @@ KD__PRIVATE int kd__feature_ranges(const kd_feature_loss *desc, kd__range *to)
         {"order", (double)desc->order, 1, 8},
         {"temperature of a feature loss", (double)desc->temperature, (double)1e-3f, 1e3},
         {"width", (double)desc->width, 1, 65536},
+        {"heads of a feature loss", (double)desc->heads, 0, 65536},
         {"warmup of a feature loss", (double)desc->warmup, 0, 1e6},
     };
     memcpy(to, ranges, sizeof ranges);
@@ -17254,7 +17558,8 @@ KD__PRIVATE kd_result kd__feature_check(kd__feature *f, kd_ctx *kd, int index, c
                         "kd_train: feature loss %s takes one %s a model, not student2, teacher2",
                         kd_feature_name(desc->kind), f->info->lists ? "list of layers" : "layer");
     if (result == KD_OK) result = kd__feature_layers(f, index, models, taps);
-    return result == KD_OK ? kd__feature_sizes(f) : result;
+    if (result == KD_OK) result = kd__feature_sizes(f);
+    return result == KD_OK && f->info->check ? f->info->check(f) : result;
 }
 
 /* ---- all of one training --------------------------------------------------------------------------------- */

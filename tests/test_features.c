@@ -793,7 +793,7 @@ static void test_sixteen(void **state)
     lesson_close(&l);
 }
 
-/* Only a review takes lists of layers, and only FSP a second layer. */
+/* Only review and tinybert take lists of layers, and only FSP a second layer. */
 static void test_layers_of_kinds(void **state)
 {
     lesson l;
@@ -807,6 +807,11 @@ static void test_layers_of_kinds(void **state)
         l.losses[0].student2 = l.losses[0].teacher2 = kind == KD_FEATURE_FSP ? "low" : NULL;
         if (kind == KD_FEATURE_REVIEW) {
             assert_ok(l.kd, kd_train(l.student, &l.data, &l.desc));
+            continue;
+        }
+        if (kind == KD_FEATURE_TINYBERT) {
+            assert_fails(l.kd, kd_train(l.student, &l.data, &l.desc), KD_ERR_SHAPE,
+                         "has one projection for all layers, but layer 1 of the student's list has 3 channels");
             continue;
         }
         assert_fails(l.kd, kd_train(l.student, &l.data, &l.desc), KD_ERR_ARGUMENT,

@@ -6,6 +6,9 @@
 
 static const char vit_line[] = "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
                                "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5";
+static const char deit_line[] =
+    "1x6x9: patch_embed.proj: patch 3 8, cls_token: classtoken, dist_token: disttoken, pos_embed: position, "
+    "blocks: encoder 1 2, norm: layernorm, head: disthead 4";
 static const char small_line[] =
     "1x8x8: patch 4 8, classtoken, position, encoder 2 2 mlp=2 droppath=0.2, layernorm, "
     "token 0, linear 3";
@@ -99,6 +102,7 @@ static void test_state_dicts(void **state)
 {
     (void)state;
     check_state_dict(vit_line, golden_vit, KD__COUNT(golden_vit), golden_vit_logits, 5, 1);
+    check_state_dict(deit_line, golden_deit, KD__COUNT(golden_deit), golden_deit_logits, 4, 1);
 }
 
 /* ---- lines ----------------------------------------------------------------------------------------------- */
@@ -130,6 +134,8 @@ static void test_lines_refused(void **state)
         {"3x8x8: patch 4 12, encoder 2 3 act=silu", "act of encoder must be gelu, gelutanh or relu, got \"silu\""},
         {"3x8x8: patch 4 12, encoder 2 3 mlp=0", "a perceptron of 0 times the 12 numbers of a token is none"},
         {"3x8x8: patch 4 12, encoder 2 3 droppath=1", "droppath of encoder must be a number from 0 to below 1"},
+        {"3x8x8: disthead 3", "token needs tokens"},
+        {"3x8x8: patch 8 4, disthead 3", "there is no token 1"},
         {"3x8x8: encodr 2 3", "did you mean \"encoder\"?"},
         {"3x8x8: patch 4 12, encoder", "encoder needs depth"},
         {"3x8x8: patch 4 100000000", "too large"},
@@ -403,6 +409,159 @@ static void test_decay(void **state)
     kd_model_destroy(m[0]), kd_model_destroy(m[1]);
 }
 
+/* ---- distillation ---------------------------------------------------------------------------------------- */
+
+static const char teacher_line[] =
+    "1x8x8: patch 4 12, cls: classtoken, dist: disttoken, position, blocks: encoder 3 2, "
+    "layernorm, token 0, logits: dense 3";
+static const char student_line[] =
+    "1x8x8: patch 4 8, cls: classtoken, dist: disttoken, position, blocks: encoder 2 2 "
+    "mlp=2, layernorm, head: disthead 3";
+
+/* Of two heads the first learns in training, what a loss on features says the second; both answer afterwards. */
+static void test_two_heads(void **state)
+{
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    kd_train_desc desc = make_desc();
+    kd_feature_loss loss = kd_feature_loss_defaults(KD_FEATURE_DEIT_HARD);
+    kd_model *teacher = create_in(kd, teacher_line, 1), *student;
+    float logits[COUNT * 3], heads[2][COUNT * 3], start[2][3 * 8], end[2][3 * 8];
+    int i, with;
+    (void)state;
+    assert_ok(kd, kd_train(teacher, &data, &desc));
+    loss.student = "head_dist", loss.teacher = "logits";
+    desc.loss = kd_loss_defaults(KD_LOSS_CE);
+    for (with = 0; with < 2; ++with) {
+        kd_metrics metrics;
+        kd__run *run;
+        student = create_in(kd, student_line, 2);
+        desc.features = with ? &loss : NULL, desc.feature_count = with;
+        desc.teacher = with ? teacher : NULL;
+        assert_ok(kd, kd_model_get_tensor(student, "head.weight", start[0], 24));
+        assert_ok(kd, kd_model_get_tensor(student, "head_dist.weight", start[1], 24));
+        assert_ok(kd, kd_train(student, &data, &desc));
+        assert_ok(kd, kd_model_get_tensor(student, "head.weight", end[0], 24));
+        assert_ok(kd, kd_model_get_tensor(student, "head_dist.weight", end[1], 24));
+        assert_true(memcmp(start[0], end[0], sizeof end[0]) != 0);
+        for (i = 0; i < 24; ++i) /* without a loss of its own the second only decays */
+            assert_true(with || fabs((double)end[1][i]) <= fabs((double)start[1][i]));
+        assert_ok(kd, kd_evaluate(student, &data, &metrics));
+        assert_true(!with || metrics.accuracy > 0.95);
+        assert_ok(kd, kd__run_open(student, NULL, COUNT, &run));
+        kd__run_forward(run, x, COUNT);
+        memcpy(logits, kd__run_logits(run), sizeof logits);
+        kd__run_close(run);
+        for (i = 0; i < 2; ++i) { /* each head by itself */
+            static const float zeros[24];
+            kd_model *one;
+            assert_ok(kd, kd_model_clone(student, &one));
+            assert_ok(kd, kd_model_set_tensor(one, i ? "head.weight" : "head_dist.weight", zeros, 24));
+            assert_ok(kd, kd_model_set_tensor(one, i ? "head.bias" : "head_dist.bias", zeros, 3));
+            assert_ok(kd, kd_predict(one, x, COUNT, heads[i]));
+            kd_model_destroy(one);
+        }
+        for (i = 0; i < COUNT * 3; ++i) assert_near(logits[i], heads[0][i] + heads[1][i], 1e-5);
+        kd_model_destroy(student);
+    }
+    kd_model_destroy(teacher);
+}
+
+typedef struct losses_seen {
+    double first, last;
+} losses_seen;
+
+static int keep_losses(void *user, const kd_epoch_info *info)
+{
+    losses_seen *seen = (losses_seen *)user;
+    if (info->epoch == 0) seen->first = info->loss;
+    seen->last = info->loss;
+    return 0;
+}
+
+/* Every loss for Transformers goes down on its own, widths and depths being others: the same bits with two threads. */
+static void test_layers_teach(void **state)
+{
+    static const struct {
+        kd_feature_kind kind;
+        const char *student, *teacher;
+        double falls; /* to less than this share */
+    } cases[] = {
+        {KD_FEATURE_MINILM, "blocks.1.attn.qkv", "blocks.2.attn.qkv", 0.6},
+        {KD_FEATURE_TINYBERT, "cls, blocks.0, blocks.1", "cls, blocks.0, blocks.2", 0.7},
+        {KD_FEATURE_HINT, "blocks.1", "blocks.2", 0.7},
+        {KD_FEATURE_DEIT, "head_dist", "logits", 0.6},
+        {KD_FEATURE_DEIT_HARD, "head_dist", "logits", 0.6},
+    };
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    int i, threads;
+    (void)state;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        uint64_t hash[2];
+        for (threads = 1; threads <= 2; ++threads) {
+            kd_ctx *ctx = test_open(KD_ISA_AUTO, threads);
+            kd_model *teacher = create_in(ctx, teacher_line, 1), *student = create_in(ctx, student_line, 2);
+            kd_train_desc desc = make_desc();
+            kd_feature_loss loss = kd_feature_loss_defaults(cases[i].kind);
+            losses_seen seen = {0, 0};
+            assert_ok(ctx, kd_train(teacher, &data, &desc));
+            loss.student = cases[i].student, loss.teacher = cases[i].teacher;
+            loss.weight = 1000;
+            desc.teacher = teacher;
+            desc.loss = kd_loss_defaults(KD_LOSS_CE);
+            desc.features = &loss, desc.feature_count = 1;
+            desc.epochs = 12;
+            desc.weight_decay = 0;
+            desc.on_epoch = keep_losses, desc.user = &seen;
+            assert_ok(ctx, kd_train(student, &data, &desc));
+            if (!(seen.last < cases[i].falls * seen.first))
+                fail_msg("%s: %g, at last %g", kd_feature_name(cases[i].kind), seen.first, seen.last);
+            hash[threads - 1] = kd_model_hash(student);
+            kd_model_destroy(teacher), kd_model_destroy(student);
+            kd_close(ctx);
+        }
+        assert_true(hash[0] == hash[1]);
+    }
+}
+
+static void test_layers_refused(void **state)
+{
+    static const struct {
+        kd_feature_kind kind;
+        const char *student, *teacher;
+        int heads;
+        kd_result result;
+        const char *text;
+    } cases[] = {
+        {KD_FEATURE_MINILM, "blocks.0.attn", "blocks.0.attn.qkv", 0, KD_ERR_SHAPE,
+         "needs the qkv layers of attention"},
+        {KD_FEATURE_MINILM, "blocks.0.attn.qkv", "blocks.0.attn.qkv", 8, KD_ERR_ARGUMENT,
+         "8 relation heads do not divide the widths 8 of the student and 12"},
+        {KD_FEATURE_MINILM, "blocks.0.attn.qkv", "0", 0, KD_ERR_SHAPE, "compares tokens, of which"},
+        {KD_FEATURE_DEIT, "head_dist", "blocks.0", 0, KD_ERR_SHAPE, "compares logits"},
+        {KD_FEATURE_TINYBERT, "blocks.0, blocks.1", "blocks.0", 0, KD_ERR_ARGUMENT, "needs as many layers"},
+    };
+    static float x[COUNT * PIXELS];
+    int32_t labels[COUNT];
+    const kd_data data = make_data(x, labels);
+    kd_train_desc desc = make_desc();
+    kd_model *teacher = create_in(kd, teacher_line, 1), *student = create_in(kd, student_line, 2);
+    int i;
+    (void)state;
+    desc.teacher = teacher;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        kd_feature_loss loss = kd_feature_loss_defaults(cases[i].kind);
+        loss.student = cases[i].student, loss.teacher = cases[i].teacher;
+        loss.heads = cases[i].heads;
+        desc.features = &loss, desc.feature_count = 1;
+        assert_fails(kd, kd_train(student, &data, &desc), cases[i].result, cases[i].text);
+    }
+    kd_model_destroy(teacher), kd_model_destroy(student);
+}
+
 static int requests_in_steps;
 
 static int count_requests(void *user, const kd_step_info *info)
@@ -461,6 +620,9 @@ int main(void)
         TEST(test_same_bits),
         TEST(test_decay),
         TEST(test_memory_is_planned),
+        TEST(test_two_heads),
+        TEST(test_layers_teach),
+        TEST(test_layers_refused),
     };
     const int failed = cmocka_run_group_tests_name("sequence", tests, NULL, NULL);
     test_print_skips("sequence");

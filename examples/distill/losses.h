@@ -88,7 +88,8 @@ static const struct {
                        {"gamma", 0, offsetof(kd_feature_loss, gamma)},
                        {"order", 1, offsetof(kd_feature_loss, order)},
                        {"temperature", 0, offsetof(kd_feature_loss, temperature)},
-                       {"width", 1, offsetof(kd_feature_loss, width)}};
+                       {"width", 1, offsetof(kd_feature_loss, width)},
+                       {"heads", 1, offsetof(kd_feature_loss, heads)}};
 
 /* Puts a word behind those in one of the feature's lists of layers, joined by commas. */
 static int feature_add_layer(char *layers, const char *word, size_t length)
@@ -143,12 +144,18 @@ static int feature_pair(char *student, char *teacher, const char *word, size_t l
     return feature_add_layer(teacher, word + name + 1, length - name - 1);
 }
 
+static int feature_takes_list(kd_feature_kind which)
+{
+    return which == KD_FEATURE_REVIEW || which == KD_FEATURE_TINYBERT;
+}
+
 static int feature_pairs_wrong(kd_feature_kind which)
 {
     const char *example = "hint stage2=stage2 weight=50", *wanted = "one pair of layers, student=teacher";
     if (which == KD_FEATURE_FSP) example = "fsp stage1=stage1 stage2=stage2", wanted = "two pairs of layers";
-    if (which == KD_FEATURE_REVIEW)
-        example = "review stage1=stage1 stage2=stage2", wanted = "one to eight pairs of layers";
+    if (which == KD_FEATURE_TINYBERT) example = "tinybert blocks.0=blocks.1 blocks.1=blocks.3";
+    if (which == KD_FEATURE_REVIEW) example = "review stage1=stage1 stage2=stage2";
+    if (feature_takes_list(which)) wanted = "one to eight pairs of layers";
     return complain("--feature %s takes %s, as in \"%s\"", kd_feature_name(which), wanted, example);
 }
 
@@ -160,12 +167,12 @@ static int parse_feature(session *s, const char *c, const char *end)
     char(*layers)[MAX_LAYERS] = to->layers[to->feature_count < MAX_LIST ? to->feature_count : 0];
     size_t word = strcspn(c, " ;");
     const kd_feature_kind which = feature_kind(c, word);
-    const int least = which == KD_FEATURE_FSP ? 2 : 1, most = which == KD_FEATURE_REVIEW ? 8 : least;
+    const int least = which == KD_FEATURE_FSP ? 2 : 1, most = feature_takes_list(which) ? 8 : least;
     int pairs = 0;
     if (to->feature_count == MAX_LIST) return complain("--feature may be given up to %d times", (int)MAX_LIST);
     if (which == KD_FEATURE_COUNT)
-        return complain("--feature begins with one of hint, at, atpaper, sp, rkd, pkt, cc, nst, vid, fsp, review "
-                        "and crd, got \"%.*s\"",
+        return complain("--feature begins with one of hint, at, atpaper, sp, rkd, pkt, cc, nst, vid, fsp, review, "
+                        "crd, minilm, tinybert, deit and deithard, got \"%.*s\"",
                         (int)word, c);
     *f = kd_feature_loss_defaults(which);
     for (c = skip_spaces(c + word); c < end && pairs <= most; c = skip_spaces(c + word)) {

@@ -69,9 +69,10 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "\"hinton+0.5*dist\" or \"ce+2*kl\": temperatures and alphas are for the first that has one")                \
     X("feature", "LAYERS", OPTION_TEXTS, feature, 0, 0, "",                                                        \
       "a loss on features beside that, as in \"hint stage2=stage2 weight=50\": hint, at, atpaper, sp, rkd, pkt, "  \
-      "cc, nst, vid or crd, a layer of the student = one of the teacher; fsp takes two such pairs, review one to " \
-      "eight; weight, as published if not given, warmup, distance, angle, gamma, order, temperature and width "    \
-      "may follow. May be given several times. --list-layers shows the names; kd.h describes the losses")          \
+      "cc, nst, vid, crd, minilm, deit or deithard, a layer of the student = one of the teacher; fsp takes two "   \
+      "such pairs, review and tinybert one to eight; weight, as published if not given, warmup, distance, angle, " \
+      "gamma, order, temperature, width and heads may follow. May be given several times. --list-layers shows "    \
+      "the names; kd.h describes the losses")                                                                      \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.15",                                              \
       "share of the training images held out to choose settings with")                                             \
     X("trials", "N", OPTION_INT, trials, 1, 100, "1", "students trained for each setting to choose from")          \

@@ -152,6 +152,35 @@ def crd(s, t, p):
     return F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)
 
 
+def minilm(s, t, p):
+    """Wang et al. 2021; the most heads that divide both widths."""
+    widths = [x[0].shape[1] // 3 for x in (s, t)]
+    heads = max(a for a in range(1, 49) if widths[0] % a == 0 and widths[1] % a == 0)
+    value = 0
+    for x, y in zip(s[0].chunk(3, 1), t[0].chunk(3, 1)):
+        relations = []
+        for z in (x, y):
+            z = z.flatten(2).reshape(len(z), heads, -1, z.shape[2]).transpose(2, 3)
+            relations.append(torch.log_softmax(z @ z.transpose(2, 3) / math.sqrt(z.shape[3]), 3))
+        kl = F.kl_div(relations[0], relations[1], reduction='none', log_target=True).sum(3)
+        value = value + kl.mean()
+    return value
+
+
+def tinybert(s, t, p):
+    weight, bias = p
+    return sum(F.mse_loss(F.conv2d(x, weight[:, :, None, None], bias), y) for x, y in zip(s, t))
+
+
+def deit(s, t, p):
+    return 9 * F.kl_div(F.log_softmax(s[0].flatten(1) / 3, 1), F.softmax(t[0].flatten(1) / 3, 1),
+                        reduction='batchmean')
+
+
+def deit_hard(s, t, p):
+    return F.cross_entropy(s[0].flatten(1), t[0].flatten(1).argmax(1))
+
+
 # function, kind, shapes of the student, of the teacher, of the learned part, factor
 CASES = [
     (hint, 'HINT', [(3, 2, 2, 3)], [(3, 2, 2, 3)], [], 1),
@@ -172,6 +201,12 @@ CASES = [
     (review, 'REVIEW', [(2, 2, 4, 4), (2, 3, 2, 2), (2, 4, 1, 1)], [(2, 1, 6, 6), (2, 3, 3, 2), (2, 4, 1, 1)],
      level(2, 1, 4, True) + level(3, 3, 4, True) + level(4, 4, 4, False), 1),
     (crd, 'CRD', [(4, 2, 2, 3)], [(4, 5, 1, 1)], [(3, 12), (3,), (3, 5), (3,)], 1),
+    (minilm, 'MINILM', [(2, 6, 5, 1)], [(2, 12, 5, 1)], [], 1),
+    (minilm, 'MINILM', [(1, 12, 4, 1)], [(1, 27, 4, 1)], [], 1),
+    (tinybert, 'TINYBERT', [(2, 3, 4, 1)], [(2, 5, 4, 1)], [(5, 3), (5,)], 1),
+    (tinybert, 'TINYBERT', [(2, 3, 4, 1), (2, 3, 2, 2)], [(2, 2, 4, 1), (2, 2, 2, 2)], [(2, 3), (2,)], 1),
+    (deit, 'DEIT', [(4, 5, 1, 1)], [(4, 5, 1, 1)], [], 1),
+    (deit_hard, 'DEIT_HARD', [(4, 5, 1, 1)], [(4, 5, 1, 1)], [], 12),
 ]
 
 

@@ -92,21 +92,9 @@ class VisionTransformer(nn.Module):
         return self.head(x[:, 0])
 
 
-class Encoder(nn.Module):
-    """PyTorch's own encoder between two linear layers."""
-
-    def __init__(self, width, heads, hidden, depth, classes):
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(width, heads, hidden, dropout=0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, depth)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x):
-        return self.head(self.encoder(x.flatten(2).transpose(1, 2)).mean(1))
-
-
 MODELS = [
     ('vit', (2, 3, 8, 8), VisionTransformer(3, 4, 4, 12, 2, 3, 5)),
+    ('deit', (2, 1, 6, 9), VisionTransformer(1, 3, 6, 8, 1, 2, 4, True)),
 ]
 
 print('/* Written by sequence.py: do not edit. */')
