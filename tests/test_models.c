@@ -386,7 +386,7 @@ static void test_spec_errors(void **state)
         {"7: residul(relu)", "4: there is no layer \"residul\"; did you mean \"residual\"?"},
         {"7: tag: sigmiod", "9: there is no layer \"sigmiod\"; did you mean \"sigmoid\"?"},
         {"1x9x9: pool 2", "8: there is no layer \"pool\"; " ALL_LAYERS},
-        {"7: attention 3", "4: there is no layer \"attention\"; " ALL_LAYERS},
+        {"7: recurrence 3", "4: there is no layer \"recurrence\"; " ALL_LAYERS},
         {"7: abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz",
          "4: there is no layer \"abcdefghijklmnopqrstuvwxyzabcdefghijklmn\"; " ALL_LAYERS},
         {"7: +", "4: expected a layer, got \"+\""},
