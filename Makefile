@@ -24,10 +24,11 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fashion compare evidence hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fit fashion compare evidence hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on images in examples/data; under 3 minutes on two cores'
+	@echo 'make fit        a student that fits in 16 KB in 8 bits, chosen among many, beside some made by hand; under 6 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
@@ -63,6 +64,13 @@ demo: stb $(BUILD)/distill $(BUILD)/classify
 fashion: stb $(BUILD)/distill | $(BUILD)
 	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)
 	$(BUILD)/distill /usr/share/datasets/fashion-mnist --out $(OUT)-fashion $(DISTILL)
+
+# three students of this size that one would write by hand
+FIT_BY_HAND = --beside 'conv 11 3 pad=1, batchnorm, relu, maxpool 2, conv 22 3 pad=1, batchnorm, relu, maxpool 2, conv 44 3 pad=1, batchnorm, relu, maxpool 2, dense 10' \
+	--beside 'conv 16 3 pad=1, batchnorm, relu, maxpool 2, conv 28 3 pad=1, batchnorm, relu, maxpool 2, conv 36 3 pad=1, batchnorm, relu, gap, dense 10' \
+	--beside 'dense 19, batchnorm, relu, dense 10'
+fit: stb $(BUILD)/distill
+	$(BUILD)/distill examples/data/fashion --train-limit 50 --effort 0.4 --seeds 3 --int8 --fit 16KB --fit-macs 600K --search-minutes 1 $(FIT_BY_HAND) --out $(OUT)-fit $(DISTILL)
 
 hinton: stb $(BUILD)/hinton
 	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }

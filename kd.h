@@ -1313,6 +1313,26 @@ typedef enum kd_teacher_average {
     KD_AVERAGE_LOGITS /* kd_average_logits */
 } kd_teacher_average;
 
+/* Weights that are kept at 0 in training, for research: of dense layers and convolutions, biases apart. The saved
+   model has all its numbers, some of which are zeros; what takes channels away is kd_model_prune.
+
+   KD_SPARSITY_MAGNITUDE    of each layer a share, those of the least magnitude: sparsity_share * (1 - (1 - u)^3),
+                            u from 0 at sparsity_from to 1 at sparsity_until; more every sparsity_every updates
+                            Zhu and Gupta 2018, equation 1
+   KD_SPARSITY_TWO_OF_FOUR  from sparsity_from on, two of every four inputs that follow one another, channels of a
+                            pixel in convolutions; layers whose inputs are no multiple of 4 stay as they are
+                            Mishra et al. 2021 */
+#define KD_SPARSITIES(X)                                                                                           \
+    X(KD_SPARSITY_NONE, "none")                                                                                    \
+    X(KD_SPARSITY_MAGNITUDE, "magnitude")                                                                          \
+    X(KD_SPARSITY_TWO_OF_FOUR, "2:4")
+typedef enum kd_sparsity {
+#define KD__ITEM(name, word) name,
+    KD_SPARSITIES(KD__ITEM)
+#undef KD__ITEM
+        KD_SPARSITY_COUNT
+} kd_sparsity;
+
 typedef struct kd_train_desc {
     uint32_t cookie; /* set by kd_train_defaults */
 
@@ -1346,6 +1366,16 @@ typedef struct kd_train_desc {
        (and weight_decay) momentum - dot_delta, and both velocities move the weights. 0 to momentum and to
        1 - momentum; needs a teacher, not with clip_norm. 0.075 with momentum 0.9 on CIFAR-100: Zhao et al. 2023 */
     float dot_delta;
+    /* 0: off; up to 1; 1e-5 to 1e-4 as published: times the sign of every scale of batch normalisation, added to
+       its gradient, which draws scales of channels that nobody needs to 0, where KD_PRUNE_SCALE finds them (Liu et
+       al. 2017). The loss that is told is without it. */
+    float slimming;
+    /* Not with ema, KD_KEEP_BEST and patience, which would look at weights that are not sparse yet. */
+    kd_sparsity sparsity; /* KD_SPARSITY_NONE */
+    float sparsity_share; /* 0.9; 0 to 0.999 */
+    float sparsity_from;  /* 0; share of all updates, 0 to 1 */
+    float sparsity_until; /* 0.5; sparsity_from to 1 */
+    int sparsity_every;   /* 100; updates, 1 to 1e6 */
     /* 0: off. Up to 0.99: where a step fails because numbers left all bounds (KD_ERR_NOT_FINITE), everything goes
        back to where the epoch began, the learning rate is multiplied by this, and the epoch is trained again; up to
        10 times, with a line to kd_ctx_desc.log each. */
@@ -1419,6 +1449,7 @@ typedef struct kd_train_desc {
 KDDEF kd_train_desc kd_train_defaults(void);
 KDDEF const char *kd_optimizer_name(kd_optimizer optimizer);
 KDDEF const char *kd_schedule_name(kd_schedule schedule);
+KDDEF const char *kd_sparsity_name(kd_sparsity sparsity); /* "2:4" */
 /* The learning rate that kd_train will use at a step, counted from 0 over all epochs. */
 KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch);
 
@@ -12410,7 +12441,7 @@ KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
     int64_t numbers = 0, outputs;
     int j;
     for (j = 0; j < 4; ++j) numbers += n->param[j] >= 0 ? kd__param_count(&m->params[n->param[j]]) : 0;
-    if (kd__is_linear(n)) {
+    if (kd__is_linear(n) || (n->param[0] >= 0 && m->params[n->param[0]].layout == KD__PANELS)) {
         outputs = m->params[n->param[0]].shape[0];
         c->flash_float += 4 * numbers;
         c->flash_int8 += numbers - (n->param[1] >= 0 ? outputs : 0) + 8 * outputs;
@@ -15631,7 +15662,7 @@ KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, cons
 
 /* ============================================================================================================
    >>optim    optimizers, schedules
-   uses: graph, parallel, math
+   uses: model, parallel, math
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
@@ -15649,6 +15680,14 @@ KDDEF const char *kd_schedule_name(kd_schedule schedule)
     static const char *const words[] = {KD_SCHEDULES(KD__ITEM)};
 #undef KD__ITEM
     return (unsigned)schedule < (unsigned)KD_SCHEDULE_COUNT ? words[schedule] : "unknown";
+}
+
+KDDEF const char *kd_sparsity_name(kd_sparsity sparsity)
+{
+#define KD__ITEM(name, word) word,
+    static const char *const words[] = {KD_SPARSITIES(KD__ITEM)};
+#undef KD__ITEM
+    return (unsigned)sparsity < (unsigned)KD_SPARSITY_COUNT ? words[sparsity] : "unknown";
 }
 
 /* An option such as 0.1f is a little more or less than what was meant: x, or the whole number that it is within a
@@ -15809,6 +15848,148 @@ KD__PRIVATE int kd__optim_step(kd__optim *o, const float *grads, const float *so
     if (d->max_norm > 0) kd__parallel(o->m->kd, o->m->param_count, kd__optim_limit, o);
     for (i = 0; i < pieces; ++i) grown |= o->grown[i];
     return !grown;
+}
+/* ---- weights that stay 0 --------------------------------------------------------------------------------- */
+
+/* Which weights are masked is known by themselves: from the first of these updates on, what is 0 stays 0, so that
+   a training that is resumed needs to know nothing more. */
+typedef struct kd__sparse {
+    kd_model *m;
+    const kd_train_desc *desc;
+    int64_t from, until; /* updates */
+    char *zero;          /* by weight, of the update at hand */
+    float *plain, *size; /* of the largest tensor, in PyTorch's order, and sorted magnitudes */
+} kd__sparse;
+
+KD__PRIVATE int kd__sparse_masks(const kd__param *p) { return p->trained && p->layout == KD__PANELS; }
+
+KD__PRIVATE kd_result kd__sparse_open(kd__sparse *s, kd_model *m, const kd_train_desc *desc, int64_t updates)
+{
+    int64_t most = 0;
+    int i;
+    if (desc->sparsity == KD_SPARSITY_NONE) return KD_OK;
+    for (i = 0; i < m->param_count; ++i) {
+        if (kd__sparse_masks(&m->params[i])) most = KD__MAX(most, kd__param_count(&m->params[i]));
+    }
+    s->m = m;
+    s->desc = desc;
+    s->from = (int64_t)kd__meant((double)desc->sparsity_from * (double)updates);
+    s->until = (int64_t)kd__meant((double)desc->sparsity_until * (double)updates);
+    s->zero = KD__NEW(m->kd, char, m->weight_count + 1);
+    s->plain = KD__NEW(m->kd, float, most + 1);
+    s->size = KD__NEW(m->kd, float, most + 1);
+    return s->zero && s->plain && s->size ? KD_OK : KD_ERR_MEMORY;
+}
+
+KD__PRIVATE void kd__sparse_close(kd__sparse *s)
+{
+    if (!s->m) return;
+    kd__free(s->m->kd, s->zero);
+    kd__free(s->m->kd, s->plain);
+    kd__free(s->m->kd, s->size);
+}
+
+KD__PRIVATE int kd__float_compare(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The `count` smallest become 0, the first of equal ones. */
+KD__PRIVATE void kd__sparse_smallest(kd__sparse *s, int64_t all, int64_t count)
+{
+    float limit;
+    int64_t i, at_limit = 0;
+    if (count < 1) return;
+    for (i = 0; i < all; ++i) s->size[i] = (float)fabs((double)s->plain[i]);
+    qsort(s->size, (size_t)all, sizeof *s->size, kd__float_compare);
+    limit = s->size[count - 1];
+    for (i = 0; i < count; ++i) at_limit += s->size[i] >= limit;
+    for (i = 0; i < all; ++i) {
+        const float size = (float)fabs((double)s->plain[i]);
+        if (size < limit || (size <= limit && at_limit-- > 0)) s->plain[i] = 0;
+    }
+}
+
+/* Of four inputs, `stride` numbers apart, the two smallest become 0. */
+KD__PRIVATE void kd__sparse_four(float *w, int64_t stride)
+{
+    int least[2] = {-1, -1}, round, i;
+    for (round = 0; round < 2; ++round) {
+        for (i = 0; i < 4; ++i) {
+            if (i == least[0]) continue;
+            if (least[round] < 0 || fabs((double)w[i * stride]) < fabs((double)w[least[round] * stride]))
+                least[round] = i;
+        }
+    }
+    w[least[0] * stride] = w[least[1] * stride] = 0;
+}
+
+KD__PRIVATE void kd__sparse_fours(kd__sparse *s, const kd__param *p)
+{
+    const int64_t inputs = p->shape[1], stride = p->rank == 4 ? p->shape[2] * p->shape[3] : 1;
+    int64_t row, group, i;
+    if (inputs % 4) return;
+    for (row = 0; row < p->shape[0]; ++row) {
+        for (group = 0; group < inputs; group += 4) {
+            for (i = 0; i < stride; ++i) kd__sparse_four(s->plain + (row * inputs + group) * stride + i, stride);
+        }
+    }
+}
+
+/* Before update `step`, counted from 0. */
+KD__PRIVATE void kd__sparse_before(kd__sparse *s, int64_t step)
+{
+    size_t i;
+    if (!s->m || step <= s->from) return;
+    for (i = 0; i < s->m->weight_count; ++i) s->zero[i] = (char)!(s->m->weights[i] < 0 || s->m->weights[i] > 0);
+}
+
+/* After it: what was 0 is 0 again, and from time to time more becomes so. */
+KD__PRIVATE void kd__sparse_after(kd__sparse *s, int64_t step)
+{
+    const kd_train_desc *d = s->desc;
+    double u;
+    int i, more;
+    if (!s->m || step < s->from) return;
+    more = d->sparsity == KD_SPARSITY_TWO_OF_FOUR
+               ? step == s->from
+               : step <= s->until && ((step - s->from) % d->sparsity_every == 0 || step == s->until);
+    u = s->until > s->from ? (double)(step - s->from) / (double)(s->until - s->from) : 1;
+    for (i = 0; i < s->m->param_count; ++i) {
+        const kd__param *p = &s->m->params[i];
+        float *w = s->m->weights + p->offset;
+        const int64_t count = kd__param_count(p);
+        size_t e;
+        if (!kd__sparse_masks(p)) continue;
+        for (e = 0; e < p->size && step > s->from; ++e) {
+            if (s->zero[p->offset + e]) w[e] = 0;
+        }
+        if (!more) continue;
+        kd__param_copy(s->m->kd->k, p, w, s->plain, 1);
+        if (d->sparsity == KD_SPARSITY_TWO_OF_FOUR)
+            kd__sparse_fours(s, p);
+        else
+            kd__sparse_smallest(
+                s, count,
+                (int64_t)kd__meant((double)d->sparsity_share * (1 - (1 - u) * (1 - u) * (1 - u)) * (double)count));
+        kd__param_copy(s->m->kd->k, p, w, s->plain, 0);
+    }
+}
+
+/* What a penalty of lambda |g| on every scale of batch normalisation adds to a gradient. */
+KD__PRIVATE void kd__slim(const kd_model *m, float lambda, float *grads)
+{
+    int i, c;
+    for (i = 0; i < m->node_count && lambda > 0; ++i) {
+        const kd__param *p;
+        const float *g;
+        if (kd__layer_types[m->nodes[i].type].build != kd__norm_build) continue;
+        p = &m->params[m->nodes[i].param[0]];
+        g = m->weights + p->offset;
+        for (c = 0; c < (int)p->size; ++c)
+            grads[p->offset + (size_t)c] += g[c] > 0 ? lambda : g[c] < 0 ? -lambda : 0;
+    }
 }
 #endif /* KD_NO_TRAIN */
 
@@ -17902,6 +18083,9 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.epsilon = 1e-8f;
     d.decay_norms_and_biases = 1;
     d.accumulate = 1;
+    d.sparsity_share = 0.9f;
+    d.sparsity_until = 0.5f;
+    d.sparsity_every = 100;
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
     d.prompt_temperature = 1;
@@ -17910,6 +18094,21 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.attack = d.prompt_attack = kd_attack_defaults(KD_ATTACK_PGD);
     d.prompt_attack.epsilon = 0;
     return d;
+}
+
+/* Apart from the others, so that checkpoints from before they were there are known. */
+KD__PRIVATE int kd__sparsity_ranges(const kd_train_desc *d, kd__range *to)
+{
+    const kd__range ranges[] = {
+        {"slimming", (double)d->slimming, 0, 1},
+        {"sparsity", (double)(int)d->sparsity, 0, (double)(KD_SPARSITY_COUNT - 1)},
+        {"sparsity_share", (double)d->sparsity_share, 0, (double)0.999f},
+        {"sparsity_from", (double)d->sparsity_from, 0, 1},
+        {"sparsity_until", (double)d->sparsity_until, (double)d->sparsity_from, 1},
+        {"sparsity_every", (double)d->sparsity_every, 1, 1e6},
+    };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
 }
 
 KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
@@ -17996,6 +18195,7 @@ struct kd_trainer {
     kd__attacker attack, prompt_attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
     kd__optim optim;
+    kd__sparse sparse;
     kd__features features;
     kd__evaluator evaluator;
     kd__tally *tally;
@@ -18142,6 +18342,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__attack_close(&t->attack);
     kd__attack_close(&t->prompt_attack);
     kd__optim_close(&t->optim);
+    kd__sparse_close(&t->sparse);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
     kd__free(kd, t->order);
@@ -18530,6 +18731,10 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     const kd__node *lone;
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
+    if (result == KD_OK) result = kd__check_ranges(t->kd, where, ranges, kd__sparsity_ranges(d, ranges));
+    if (result == KD_OK && d->sparsity != KD_SPARSITY_NONE &&
+        (d->ema > 0 || d->keep == KD_KEEP_BEST || d->patience))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: sparsity goes without ema, KD_KEEP_BEST and patience", where);
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m, "model");
     t->has_heads = kd__train_has_heads(d);
     if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, t->data);
@@ -18772,7 +18977,7 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
     t->at.best = -1e300;
     t->at.rate = 1;
     t->at.seen = t->m->batches_seen;
-    return KD_OK;
+    return kd__sparse_open(&t->sparse, t->m, d, t->steps_per_epoch * d->epochs);
 }
 
 /* ---- one step -------------------------------------------------------------------------------------------- */
@@ -18965,6 +19170,8 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         scale = 1.0 / batches;
         t->at.gathered_batches = 0;
     }
+    kd__slim(t->m, d->slimming * (float)batches, d->accumulate > 1 ? t->gathered[0] : t->grads[0]);
+    kd__sparse_before(&t->sparse, t->at.step);
     if (d->clip_norm > 0) {
         info->gradient_norm = kd__gradient_norm(t, grads[0], feature_grads) * scale;
         if (info->gradient_norm > (double)d->clip_norm) scale *= (double)d->clip_norm / info->gradient_norm;
@@ -18973,6 +19180,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         const kd_result result = kd__trainer_check_norms(t, t->m->weights, "", "; lower the learning rate");
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
+    kd__sparse_after(&t->sparse, t->at.step);
     kd__trainer_update_scalars(t, batches);
     if (t->features.param_count > 0)
         t->kd->k->update(&t->optim.soft_update, (ptrdiff_t)t->features.param_count, t->features.params,
@@ -20422,8 +20630,8 @@ KD__PRIVATE int kd__prune_passes(const kd__node *n)
            t->build == kd__dropout_build || t->build == kd__add_build;
 }
 
-/* Whether a node's tensors have rows for the channels that it makes and, where it is dense or a convolution, columns
-   for those that it reads; all others need what they are made for. */
+/* Whether a node needs all channels that it reads and makes. Of others, tensors have rows for those that they make,
+   and dense layers and convolutions columns for those that they read. */
 KD__PRIVATE int kd__prune_fixed(const kd_model *m, const kd__node *n)
 {
     return !kd__prune_passes(n) && (!kd__is_linear(n) || m->params[n->param[0]].groups > 1);
@@ -23299,6 +23507,8 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     kd__range ranges[KD__MAX_RANGES];
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
+    if (d->slimming > 0 || d->sparsity != KD_SPARSITY_NONE)
+        hash = kd__hash_ranges(hash, ranges, kd__sparsity_ranges(d, ranges));
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)

@@ -163,6 +163,16 @@ typedef struct report_tree {
     int example, leaf;    /* an image that it gets right, and its most probable leaf */
 } report_tree;
 
+/* A student that was tried within a budget. */
+typedef struct report_candidate {
+    char spec[2048];
+    const char *family; /* "plain", "residual" ... */
+    char shape[96];     /* what it is like, in words */
+    kd_cost cost;
+    int epochs;           /* of its longest trial; 0: it was not tried */
+    double accuracy, nll; /* then, on the held-out images */
+} report_candidate;
+
 /* Pictures: pixels (count, channels, height, width). */
 typedef struct report_images {
     const uint8_t *pixels;
@@ -203,6 +213,10 @@ typedef struct report {
     const report_setting *settings;
     int setting_count;
     const report_tree *tree; /* NULL: the student is none */
+    report_candidate
+        *candidates; /* (candidate_count), from calloc; freed by report_close; the best first, which was
+                                     chosen */
+    int candidate_count;
     report_stage stages[REPORT_STAGES];
     int stage_count;
     const char *command; /* as it was typed, or NULL */
@@ -246,6 +260,9 @@ REPORT_PUBLIC static void report_close(report *r)
         free(r->ways[i].confusion);
     }
     r->way_count = 0;
+    free(r->candidates);
+    r->candidates = NULL;
+    r->candidate_count = 0;
     report_run_close(&r->teacher_run);
 }
 
@@ -1250,6 +1267,58 @@ static void report_seeds(FILE *f, const report *r)
     fputs("</svg></div>", f);
 }
 
+/* ---- students within a budget ----------------------------------------------------------------------------- */
+
+static double report_kilobytes(int64_t bytes) { return (double)bytes / 1024; }
+
+static void report_candidate_point(const report_axes *a, const report_candidate *c, int chosen, int *first)
+{
+    static const struct {
+        const char *family, *colour;
+    } marks[] = {{"plain", "a"}, {"residual", "s"}, {"separable", "d"}, {"dense", "p"}};
+    const double x = report_x(a, report_kilobytes(c->cost.flash_int8)), y = report_y(a, c->accuracy);
+    int i = 0;
+    while (i < 3 && strcmp(marks[i].family, c->family) != 0) ++i;
+    report_point_open(a->f, first);
+    fprintf(a->f, "%s, %.1f KB flash, %.1f KB RAM, %s multiply-adds: %.2f %% after %d epochs%s; ", c->family,
+            report_kilobytes(c->cost.flash_int8), report_kilobytes(c->cost.ram_int8),
+            report_short((double)c->cost.macs).chars, 100 * c->accuracy, c->epochs, chosen ? "; chosen" : "");
+    report_escape(a->f, c->spec);
+    report_point_mark(a->f);
+    if (chosen)
+        fprintf(a->f,
+                "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
+                x - 11, y);
+    report_mark(a->f, x, y, 5, marks[i].colour);
+    fputs("</g>", a->f);
+}
+
+/* Held-out accuracy of all that were tried, by their flash in 8 bits; that which was chosen in a ring. */
+static void report_candidates(FILE *f, const report *r)
+{
+    report_axes a;
+    int i, first = 1, tick, step = 1;
+    if (!r->candidate_count || !r->candidates[0].epochs) return;
+    a.f = f, a.left = 0, a.right = 1, a.low = 1, a.high = 0;
+    for (i = 0; i < r->candidate_count && r->candidates[i].epochs; ++i) {
+        report_widen(&a, r->candidates[i].accuracy);
+        a.right = fmax(a.right, 1.05 * report_kilobytes(r->candidates[i].cost.flash_int8));
+    }
+    report_margin(&a, 0.01);
+    while (a.right / step > 8) step *= step % 5 == 0 || step == 1 ? 2 : 5;
+    fputs("<div class=\"card\"><h3>Students that fit: accuracy by size</h3><p>Short trials on the held-out images; "
+          "those that did best were tried again, longer. In a ring the one that was chosen. Discs are plain "
+          "networks, "
+          "squares residual, diamonds depthwise separable ones.</p>",
+          f);
+    report_axes_open(&a, "flash in 8 bits, KB");
+    for (tick = 0; tick <= a.right; tick += step) report_across(&a, tick, tick);
+    for (i = r->candidate_count - 1; i >= 0; --i) {
+        if (r->candidates[i].epochs) report_candidate_point(&a, &r->candidates[i], i == 0, &first);
+    }
+    fputs("</svg></div>", f);
+}
+
 /* The largest difference of a seed from the student alone, in points, or where the error bars end. */
 static double report_widest_gain(const report *r)
 {
@@ -2093,6 +2162,7 @@ REPORT_PUBLIC static int report_write(FILE *f, const report *r)
     if (r->way_count > 1) report_gains(f, r);
     if (report_has_curves(r)) report_curves(f, r);
     report_calibration(f, r);
+    report_candidates(f, r);
     fputs("</div>", f);
     report_seed_table(f, r);
     report_grids(f, r);

@@ -505,6 +505,41 @@ timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 
     --augment flip --threads 1 $one_setting --out "$work/two" >"$work/said" 2>"$work/stderr"
 check 'more epochs than a cache has views' test $? = 124
 
+# ---- a budget in, a student out ------------------------------------------------------------------------------------
+small='--temperature 2 --alpha 0.9 --lr 0.004 --weight-decay 0 --augment none --validation 0.2 --limit 10 --epochs 2 --teacher-epochs 1 --seeds 1 --threads 1 --batch 16'
+# shellcheck disable=SC2086
+check 'a student that fits' "$distill" $fashion $small --teacher "$teacher" --fit 2KB --fit-ram 2KB --fit-macs 100K \
+    --search-minutes 0.01 --beside "$student" --out "$work/fit"
+chosen=$(sed -n 's/.*"student": {"spec": "\([^"]*\)".*/\1/p' "$work/fit/metrics.json")
+check 'is the first of its candidates' sh -c "grep -A1 '\"fit\": {\"flash\": 2048, \"ram\": 2048, \"macs\": 100000, \"candidates\"' '$work/fit/metrics.json' | grep -qF '\"spec\": \"$chosen\"'"
+# most NAME LIMIT: no candidate has more
+most() { test "$(sed '/"beside"/,$d' "$work/fit/metrics.json" | grep -o "\"family\".*\"$1\": [0-9]*" | sed 's/.* //' | sort -n | tail -1)" -le "$2"; }
+check 'all fit in flash' most flash 2048
+check 'in RAM' most ram 2048
+check 'and in multiply-adds' most macs 100000
+check 'of several families' test "$(grep -o '"family": "[a-z]*"' "$work/fit/metrics.json" | sort -u | wc -l)" = 3
+check 'those that were tried have an accuracy' grep -q '"epochs": [1-9], "held_out_accuracy": 0' "$work/fit/metrics.json"
+check 'the report shows them' grep -q 'Students that fit: accuracy by size' "$work/fit/report.html"
+check 'and which was chosen' test "$(grep -o ' epochs; chosen' "$work/fit/report.html" | wc -l)" = 1
+check 'another is tested beside it' grep -A1 '"beside": \[' "$work/fit/metrics.json"
+# shellcheck disable=SC2086
+check 'a student that is pruned' "$distill" $fashion $small --teacher "$teacher" --prune 0.5 \
+    --student 'conv 8 3, batchnorm, relu, residual(conv 8 3 pad=1, batchnorm), gap, dense 10' --out "$work/pruned"
+check 'has half of the channels' grep -q '"student": {"spec": "1x28x28: conv 4 3, batchnorm, relu, residual(conv 4 3 pad=1, batchnorm), gap, dense 10"' "$work/pruned/metrics.json"
+check 'is one more way' grep -q '"student_pruned": {"accuracy_mean"' "$work/pruned/metrics.json"
+check 'is compared' grep -q '"pruned": {"larger": "1x28x28: conv 8 3.*"gain_over_distilled": [-0-9.]*, "gain_error"' "$work/pruned/metrics.json"
+refused '--fit takes a number of bytes such as 64KB or 0.5MB, got "small"' $fashion --out "$work/out" --fit small
+refused '--fit-ram takes a number of bytes' $fashion --out "$work/out" --fit-ram -4KB
+refused '--fit-macs takes a number such as 500K or 5M, got "5MB"' $fashion --out "$work/out" --fit-macs 5MB
+refused '--fit chooses the student: leave out --student' $fashion --out "$work/out" --fit 64KB --student "$student"
+refused '--fit tries students whose layers' $fashion --out "$work/out" --fit 64KB --feature 'hint stage1=stage1'
+refused 'no student fits; the smallest of those that are tried needs 0.5 KB flash' $fashion --limit 12 --out "$work/out" --fit 300
+refused 'none are held out' $fashion --limit 12 --validation 0 --out "$work/out" --fit 64KB
+refused 'give one of them' $fashion --limit 12 --out "$work/out" --fit 64KB --prune 0.5
+refused '--prune must be 0 to 0.95' $fashion --out "$work/out" --prune 1
+refused 'no layer has channels that may go' $fashion --limit 12 --out "$work/out" --prune 0.5 --student 'dense 10'
+refused 'the student of --beside has 3 outputs' $fashion --limit 12 --out "$work/out" --beside 'dense 3'
+
 # ---- what the report says ------------------------------------------------------------------------------------------
 # a teacher of which only logits are known: 2 and 1 for every image, half of which are of the first class
 for class in a b; do

@@ -546,6 +546,232 @@ static void test_taylor_repeats(void **state)
     assert_true(hashes[0] == hashes[1]);
 }
 
+/* ---- masks and slimming in training ---------------------------------------------------------------------- */
+
+typedef struct lesson {
+    float x[60 * 64];
+    int32_t labels[60];
+    kd_data data;
+    kd_train_desc d;
+    kd_model *m, *teacher;
+} lesson;
+
+/* 12 updates: 3 epochs of 4. */
+static void lesson_open(lesson *l, kd_ctx *kd, const char *line)
+{
+    uint64_t state = 5;
+    int i;
+    for (i = 0; i < 60 * 64; ++i) l->x[i] = test_random(&state);
+    for (i = 0; i < 60; ++i) l->labels[i] = i * 7 % 3;
+    l->data = kd_data_f32(l->x, l->labels, 60, 4, 4, 4, 3);
+    l->d = kd_train_defaults();
+    l->d.epochs = 3, l->d.batch = 15, l->d.lr = 0.01f;
+    l->m = create(kd, line, 1);
+    l->teacher = create(kd, "4x4x4: dense 9, tanh, dense 3", 2);
+    l->d.teacher = l->teacher;
+}
+
+static void lesson_close(lesson *l)
+{
+    kd_model_destroy(l->m);
+    kd_model_destroy(l->teacher);
+}
+
+static int64_t zeros_of(kd_ctx *kd, const kd_model *m, const char *name, int64_t *count)
+{
+    const kd__param *p = &m->params[kd__param_find(m, name)];
+    int64_t zeros = 0, i;
+    float *plain;
+    *count = kd__param_count(p);
+    plain = (float *)calloc((size_t)*count, sizeof *plain);
+    assert_ok(kd, kd_model_get_tensor(m, name, plain, *count));
+    for (i = 0; i < *count; ++i) zeros += !(plain[i] < 0 || plain[i] > 0);
+    free(plain);
+    return zeros;
+}
+
+static const char sparse_line[] = "4x4x4: conv 5 3 pad=1, batchnorm, relu, conv 8 1, relu, dense 3";
+
+/* Zhu and Gupta's cubic, update by update, and nothing but weights of layers. */
+static void test_gradual_magnitude(void **state)
+{
+    static const char *const names[] = {"0.weight", "3.weight", "6.weight"};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    lesson *l = (lesson *)calloc(1, sizeof *l);
+    kd_trainer *t;
+    int64_t count;
+    int step, i;
+    (void)state;
+    lesson_open(l, kd, sparse_line);
+    l->d.sparsity = KD_SPARSITY_MAGNITUDE;
+    l->d.sparsity_share = 0.8f, l->d.sparsity_from = 0.25f, l->d.sparsity_until = 0.75f, l->d.sparsity_every = 2;
+    assert_ok(kd, kd_trainer_open(l->m, &l->data, &l->d, &t));
+    for (step = 0; step < 12; ++step) {
+        const int last = step < 3 ? -1 : step >= 9 ? 9 : step - (step - 3) % 2; /* of the updates that mask more */
+        const double u = (last - 3) / 6.0, share = 0.8 * (1 - (1 - u) * (1 - u) * (1 - u));
+        assert_ok(kd, kd_trainer_step(t, NULL));
+        for (i = 0; i < 3; ++i) {
+            const int64_t zeros = zeros_of(kd, l->m, names[i], &count);
+            assert_int_equal(zeros, last < 0 ? 0 : (int64_t)(share * (double)count + 1e-6));
+        }
+        assert_int_equal(zeros_of(kd, l->m, "1.weight", &count), 0);
+    }
+    kd_trainer_close(t);
+    lesson_close(l);
+    free(l);
+    kd_close(kd);
+}
+
+/* Those of the least magnitude go, and stay away. */
+static void test_magnitude_takes_the_least(void **state)
+{
+    kd__sparse s;
+    float plain[] = {3, -1, 2, -2, 0.5f, -4, 1, 0}, room[8];
+    static const float wanted[] = {3, 0, 0, -2, 0, -4, 0, 0};
+    (void)state;
+    memset(&s, 0, sizeof s);
+    s.plain = plain, s.size = room;
+    kd__sparse_smallest(&s, 8, 5); /* 0, 0.5, 1, 1 and the first of 2 and -2 */
+    assert_memory_equal(plain, wanted, sizeof wanted);
+    kd__sparse_smallest(&s, 8, 0);
+    assert_memory_equal(plain, wanted, sizeof wanted);
+}
+
+static void test_two_of_four(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    lesson *l = (lesson *)calloc(1, sizeof *l);
+    float w[180];
+    int64_t count;
+    int o, p, c, zeros;
+    (void)state;
+    lesson_open(l, kd, sparse_line);
+    l->d.sparsity = KD_SPARSITY_TWO_OF_FOUR, l->d.sparsity_from = 0.5f;
+    assert_ok(kd, kd_train(l->m, &l->data, &l->d));
+    assert_ok(kd, kd_model_get_tensor(l->m, "0.weight", w, 180));
+    for (o = 0; o < 5; ++o) {
+        for (p = 0; p < 9; ++p) {
+            for (zeros = c = 0; c < 4; ++c) zeros += !(w[(o * 4 + c) * 9 + p] < 0 || w[(o * 4 + c) * 9 + p] > 0);
+            assert_int_equal(zeros, 2);
+        }
+    }
+    assert_int_equal(zeros_of(kd, l->m, "3.weight", &count), 0); /* 5 channels come in */
+    assert_int_equal(zeros_of(kd, l->m, "6.weight", &count), 3 * 128 / 2);
+    {
+        float four[] = {0, 3, 0, -2}, eight[] = {1, 9, -5, 9, 4, 9, -3, 9};
+        static const float four_left[] = {0, 3, 0, -2}, eight_left[] = {0, 9, -5, 9, 4, 9, 0, 9};
+        kd__sparse_four(four, 1);
+        assert_memory_equal(four, four_left, sizeof four);
+        kd__sparse_four(eight, 2);
+        assert_memory_equal(eight, eight_left, sizeof eight);
+    }
+    lesson_close(l);
+    free(l);
+    kd_close(kd);
+}
+
+/* Stopped anywhere and resumed, on one thread or two: the same bits. */
+static void test_sparse_resumes(void **state)
+{
+    char path[] = "/tmp/kd-prune-XXXXXX";
+    const int file = mkstemp(path);
+    uint64_t hash[2] = {0, 0}, whole = 0;
+    int stop;
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    for (stop = 0; stop < 12; stop += 3) {
+        kd_ctx *kd = test_open(KD_ISA_AUTO, 1 + stop / 3 % 2);
+        lesson *l = (lesson *)calloc(1, sizeof *l);
+        kd_trainer *t;
+        int step;
+        lesson_open(l, kd, sparse_line);
+        l->d.sparsity = KD_SPARSITY_MAGNITUDE, l->d.sparsity_every = 2, l->d.sparsity_until = 0.9f;
+        l->d.slimming = 1e-3f;
+        assert_ok(kd, kd_trainer_open(l->m, &l->data, &l->d, &t));
+        for (step = 0; step < stop; ++step) assert_ok(kd, kd_trainer_step(t, NULL));
+        assert_ok(kd, kd_trainer_save(t, path));
+        kd_trainer_close(t);
+        kd_model_destroy(l->m);
+        l->m = create(kd, sparse_line, 1);
+        l->d.slimming = 0;
+        assert_ok(kd, kd_trainer_open(l->m, &l->data, &l->d, &t));
+        assert_fails(kd, kd_trainer_load(t, path), KD_ERR_DATA, "options");
+        kd_trainer_close(t);
+        l->d.slimming = 1e-3f;
+        assert_ok(kd, kd_trainer_open(l->m, &l->data, &l->d, &t));
+        assert_ok(kd, kd_trainer_load(t, path));
+        while (!kd_trainer_done(t)) assert_ok(kd, kd_trainer_step(t, NULL));
+        kd_trainer_close(t);
+        hash[stop > 0] = kd_model_hash(l->m);
+        if (stop == 0) whole = hash[0];
+        assert_true(kd_model_hash(l->m) == whole);
+        lesson_close(l);
+        free(l);
+        kd_close(kd);
+    }
+    remove(path);
+}
+
+/* One step of gradient descent: each scale is lr * lambda nearer to 0 than without, and nothing else is. */
+static void test_slimming(void **state)
+{
+    float scales[2][5], weights[2][180];
+    int i, c;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+        lesson *l = (lesson *)calloc(1, sizeof *l);
+        static const float first[] = {0.5f, -0.5f, 0, 1, -1};
+        lesson_open(l, kd, sparse_line);
+        set(kd, l->m, "1.weight", first, 5);
+        l->d.optimizer = KD_SGD, l->d.momentum = 0, l->d.lr = 0.1f, l->d.epochs = 1, l->d.batch = 15;
+        l->d.accumulate = 4; /* one update */
+        l->d.slimming = i ? 0.25f : 0;
+        assert_ok(kd, kd_train(l->m, &l->data, &l->d));
+        assert_ok(kd, kd_model_get_tensor(l->m, "1.weight", scales[i], 5));
+        assert_ok(kd, kd_model_get_tensor(l->m, "0.weight", weights[i], 180));
+        if (i) {
+            for (c = 0; c < 5; ++c)
+                assert_near(scales[1][c] - scales[0][c], first[c] > 0 ? -0.025 : first[c] < 0 ? 0.025 : 0.0, 1e-6);
+            assert_memory_equal(weights[0], weights[1], sizeof weights[0]);
+        }
+        lesson_close(l);
+        free(l);
+        kd_close(kd);
+    }
+}
+
+static void test_sparse_refusals(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    lesson *l = (lesson *)calloc(1, sizeof *l);
+    (void)state;
+    lesson_open(l, kd, sparse_line);
+#define UNTRAINED(change, text)                                                                                    \
+    do {                                                                                                           \
+        kd_train_desc before = l->d;                                                                               \
+        change;                                                                                                    \
+        assert_fails(kd, kd_train(l->m, &l->data, &l->d), KD_ERR_ARGUMENT, text);                                  \
+        l->d = before;                                                                                             \
+    } while (0)
+    UNTRAINED(l->d.slimming = -1, "slimming");
+    UNTRAINED(l->d.slimming = NAN, "slimming");
+    UNTRAINED(l->d.sparsity = (kd_sparsity)3, "sparsity");
+    UNTRAINED(l->d.sparsity_share = 1, "sparsity_share");
+    UNTRAINED(l->d.sparsity_from = 0.7f, "sparsity_until");
+    UNTRAINED(l->d.sparsity_every = 0, "sparsity_every");
+    l->d.sparsity = KD_SPARSITY_MAGNITUDE;
+    UNTRAINED(l->d.ema = 0.9f, "sparsity goes without ema, KD_KEEP_BEST and patience");
+    UNTRAINED((l->d.keep = KD_KEEP_BEST, l->d.validation = 0.2f), "sparsity goes without");
+    UNTRAINED((l->d.patience = 2, l->d.validation = 0.2f), "sparsity goes without");
+    assert_string_equal(kd_sparsity_name(KD_SPARSITY_TWO_OF_FOUR), "2:4");
+    assert_string_equal(kd_sparsity_name((kd_sparsity)9), "unknown");
+    lesson_close(l);
+    free(l);
+    kd_close(kd);
+}
+
 /* ---- mistakes -------------------------------------------------------------------------------------------- */
 
 static void test_refusals(void **state)
@@ -677,6 +903,12 @@ int main(void)
         cmocka_unit_test(test_targets_and_minimum),
         cmocka_unit_test(test_taylor),
         cmocka_unit_test(test_taylor_repeats),
+        cmocka_unit_test(test_gradual_magnitude),
+        cmocka_unit_test(test_magnitude_takes_the_least),
+        cmocka_unit_test(test_two_of_four),
+        cmocka_unit_test(test_sparse_resumes),
+        cmocka_unit_test(test_slimming),
+        cmocka_unit_test(test_sparse_refusals),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refused_memory),
         cmocka_unit_test(test_log),

@@ -32,6 +32,7 @@
 #include "teachers.h"
 #include "ensemble.h"
 #include "ways.h"
+#include "fit.h"
 #include "int8.h"
 #include "results.h"
 
@@ -99,6 +100,7 @@ static void fill_report(session *s)
                     100 - 100 * r->ensemble_share, r->ensemble_students, 100 * r->ensemble_share);
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
     add_setting(s, "student", "%s", r->student.spec);
+    if (*s->larger_spec) add_setting(s, "pruned from", "%s", s->larger_spec);
     add_setting(s, "loss",
                 s->objective.count == 1 && s->objective.alpha >= 0
                     ? "%s: alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy"
@@ -213,7 +215,7 @@ static int open_session(session *s)
     kd_result result;
     int i;
     if (!plan_augmentation(s, 0)) return 0; /* what is wrong with the words is said at once */
-    if (!parse_loss(s) || !parse_features(s)) return 0;
+    if (!parse_loss(s) || !parse_features(s) || !fit_parse(s)) return 0;
     for (i = 0; i < KD_OPTIMIZER_COUNT && strcmp(s->o.optimizer, kd_optimizer_name((kd_optimizer)i)) != 0; ++i) {}
     if (i == KD_OPTIMIZER_COUNT)
         return complain("--optimizer can be adam, adamw or sgd, got \"%s\"", s->o.optimizer);
@@ -275,7 +277,12 @@ static void print_plan(const session *s)
         puts("          note: it does not say how its images were normalised, and is given them by mean and "
              "deviation\n"
              "          of the training images; --mean and --std are there to say otherwise");
-    printf("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
+    if (r->candidate_count)
+        printf("student   one of %d that fit, of families of small networks: chosen by short trials\n",
+               r->candidate_count);
+    else
+        printf("student   %s\n          %s parameters\n", s->student_spec,
+               report_count(r->student.parameters).chars);
     fflush(stdout);
 }
 
@@ -471,19 +478,20 @@ static int run(session *s)
     if (!plan_augmentation(s, 0)) return 0; /* now that the size of the images is known */
     if (*s->o.show_model) return show_model(s);
     measure_preprocessing(s);
-    if (!given_preprocessing(s) || !open_models(s)) return 0;
+    if (!given_preprocessing(s) || !fit_open(s) || !open_models(s) || !rivals_open(s)) return 0;
     if (s->o.list_layers) return list_models(s);
     if (!allocate_results(s)) return 0;
     share_preprocessing(s);
     if (!check_known_teacher(s) || !check_ensemble(s) || !check_trainings(s)) return 0;
     print_plan(s);
     announce_time(s);
-    if (!resume_begin(s) || !write_orders(s) || !choose_flip(s) || !prepare_teacher(s) || !train_ways(s, 0) ||
-        !compare_teacher(s) || !finish_teacher(s) || !train_ways(s, 1))
+    if (!resume_begin(s) || !write_orders(s) || !choose_flip(s) || !prepare_teacher(s) || !fit_search(s) ||
+        !train_ways(s, 0) || !compare_teacher(s) || !finish_teacher(s) || !train_ways(s, 1) || !rivals_train(s))
         return 0;
     note_choice(s);
     choose_kept(s);
-    return make_int8_students(s) && test_students(s) && test_int8_students(s) && diagnose(s) && finish(s);
+    return make_int8_students(s) && test_students(s) && rivals_test(s) && test_int8_students(s) && diagnose(s) &&
+           finish(s);
 }
 
 static void close_session(session *s)
@@ -504,6 +512,7 @@ static void close_session(session *s)
     free(s->students);
     for (i = 0; s->int8_students && i < INT8_COUNT * s->o.seeds; ++i) kd_model_destroy(s->int8_students[i]);
     free(s->int8_students);
+    rivals_close(s);
     for (i = 0; i < WAY_COUNT; ++i) kd_cache_destroy(s->cache[i]);
     report_close(&s->r);
     free(s->teacher_test);

@@ -319,17 +319,46 @@ static int check_known_teacher(session *s)
     return check_by_labels(s) && (!s->rows_check.path || check_reference(s));
 }
 
+/* What a share of the channels is taken from: by their scales where there is batch normalisation, else by weights;
+   of every layer the same share, so that the layers of all seeds are alike. */
+static int prune_student(session *s, const kd_model *m, kd_model **out)
+{
+    kd_prune_desc d = kd_prune_defaults(strstr(kd_model_spec(m), "batchnorm") ? KD_PRUNE_SCALE : KD_PRUNE_L2);
+    d.by_layer = 1;
+    d.amount = (float)s->o.prune;
+    return kd_model_prune(m, &d, out) == KD_OK ? 1 : kd_complain(s, "--prune");
+}
+
+/* With --prune the student is what is left of it. */
+static int prune_spec(session *s)
+{
+    kd_model *large, *small = NULL;
+    int good;
+    if (!(s->o.prune > 0)) return 1;
+    if (s->r.candidate_count)
+        return complain("--prune takes channels out of --student, and --fit chooses a student: give one of them");
+    memcpy(s->larger_spec, s->student_spec, sizeof s->larger_spec);
+    large = create_model(s, "student", s->larger_spec, 1);
+    good = large && prune_student(s, large, &small);
+    if (good) snprintf(s->student_spec, sizeof s->student_spec, "%s", kd_model_spec(small));
+    kd_model_destroy(large);
+    kd_model_destroy(small);
+    return good;
+}
+
 /* Everything that can be wrong with the models is found here, before anything is trained. */
 static int open_models(session *s)
 {
     char line[MAX_SPEC];
     const char *teacher = s->o.teacher, *student = s->o.student;
     kd_model *m;
-    if (!*student) {
+    if (s->r.candidate_count) {
+        student = s->r.candidates[0].spec; /* until one is chosen */
+    } else if (!*student) {
         student_line(&s->images, line);
         student = line;
     }
-    if (!complete_spec(s, student, s->student_spec)) return 0;
+    if (!complete_spec(s, student, s->student_spec) || !prune_spec(s)) return 0;
     m = create_model(s, "student", s->student_spec, 1);
     if (!m) return 0;
     s->r.student.parameters = kd_model_parameters(m);

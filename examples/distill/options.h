@@ -17,13 +17,14 @@ typedef struct texts {
 
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
-        *teacher_check, *student, *show_model, *augment, *teacher_augment, *loss, *optimizer, *ensemble, *out, *isa;
+        *teacher_check, *student, *show_model, *fit, *fit_ram, *fit_macs, *augment, *teacher_augment, *loss,
+        *optimizer, *ensemble, *out, *isa;
     list temperature, alpha, lr, weight_decay, mean, std;
-    texts feature;
+    texts feature, beside;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
         patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers;
-    double teacher_lr, teacher_weight_decay, effort, teacher_minutes, trial_share, validation, test_share,
-        max_skipped;
+    double teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes, trial_share,
+        validation, test_share, max_skipped;
 } options;
 
 typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
@@ -60,6 +61,22 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("student", "SPEC", OPTION_TEXT, student, 0, 0, "", "what to train as student, likewise")                     \
     X("show-model", "NAME|SPEC", OPTION_TEXT, show_model, 0, 0, "",                                                \
       "train nothing: show a model's line and layers, as it would be for these images")                            \
+    X("fit", "BYTES", OPTION_TEXT, fit, 0, 0, "",                                                                  \
+      "choose a student whose constants take no more flash than this in 8 bits, as in 64KB: plain, residual and "  \
+      "depthwise separable networks, each as wide as it may be, are tried on the held-out images")                 \
+    X("fit-ram", "BYTES", OPTION_TEXT, fit_ram, 0, 0, "",                                                          \
+      "the same, of RAM for all that is between the layers, in 8 bits: may stand alone or beside --fit")           \
+    X("fit-macs", "N", OPTION_TEXT, fit_macs, 0, 0, "", "the same, of multiply-adds for one image, as in 5M")      \
+    X("search-minutes", "M", OPTION_REAL, search_minutes, 0.01, 1e5, "2",                                          \
+      "time for those trials; how many there are, and how long, follows from it")                                  \
+    X("beside", "SPEC", OPTION_TEXTS, beside, 0, 0, "",                                                            \
+      "another student, to compare with: distilled in the end with what was chosen for the first, and tested "     \
+      "beside it. May be given several times")                                                                     \
+    X("prune", "SHARE", OPTION_REAL, prune, 0, 0.95, "0",                                                          \
+      "take --student for a larger network, of whose channels this share is removed: the student is what is "      \
+      "left, "                                                                                                     \
+      "trained from its first weights, and, as one more way, pruned from the larger one when that was distilled, " \
+      "and then distilled itself; 0: off")                                                                         \
     X("temperature", "T[,T...]", OPTION_LIST, temperature, 1e-3, 1e3, "4,2", "temperatures to choose from")        \
     X("alpha", "A[,A...]", OPTION_LIST, alpha, 0, 1, "0.9",                                                        \
       "weights of the teacher's part in the loss to choose from; the labels have the rest")                        \

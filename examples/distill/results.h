@@ -18,6 +18,47 @@ static void print_row(const char *name, const report_model *m, const report_run 
     if (count > 1) printf("   %7.2f %% +- %.2f\n", 100 * a.mean, 100 * a.sd);
 }
 
+/* Two students of one network: pruned from a larger one, and distilled from first weights. */
+static report_statistic pruned_gain(const session *s)
+{
+    const report *r = &s->r;
+    return report_paired(r->ways[way_place(s, PRUNED)].runs, r->ways[DISTILLED].runs, r->seeds);
+}
+
+static void print_pruned(const session *s)
+{
+    const report_statistic gain = pruned_gain(s);
+    const int clear = s->r.seeds > 1 && fabs(gain.mean) > 2 * gain.error;
+    printf("Pruned from a larger student, then distilled, it gets %+.2f points", 100 * gain.mean);
+    if (s->r.seeds > 1) printf(" +- %.2f", 100 * gain.error);
+    printf(" beside the same network distilled from\nits first weights: %s (the larger one was trained as long "
+           "before)\n",
+           !clear          ? "no clear difference"
+           : gain.mean > 0 ? "pruning is better"
+                           : "pruning is worse");
+}
+
+/* What the student takes in 8 bits, and those beside it. */
+static void print_fitting(const session *s)
+{
+    kd_cost cost;
+    int i;
+    if (!s->r.candidate_count && !s->o.beside.count) return;
+    printf("\n%-*s%10s%10s%16s   test accuracy%s\n", NAME_COLUMN, "in 8 bits", "flash", "RAM", "multiply-adds",
+           s->r.seeds > 1 ? ", mean +- sd" : "");
+    for (i = -1; i < s->o.beside.count; ++i) {
+        const report_statistic a =
+            report_accuracy(i < 0 ? s->r.ways[DISTILLED].runs : s->rivals[i].runs, s->r.seeds);
+        if (i < 0 && kd_model_cost(s->kept, &cost) != KD_OK) continue;
+        if (i >= 0) cost = s->rivals[i].cost;
+        printf("%-*s%7.1f KB%7.1f KB%16s   %7.2f %%", NAME_COLUMN,
+               i < 0 ? "student distilled" : "beside it, distilled", (double)cost.flash_int8 / 1024,
+               (double)cost.ram_int8 / 1024, report_short((double)cost.macs).chars, 100 * a.mean);
+        if (s->r.seeds > 1) printf(" +- %.2f", 100 * a.sd);
+        printf("%s%s\n", i < 0 ? "" : "   ", i < 0 ? "" : s->rivals[i].spec);
+    }
+}
+
 static void print_table(const session *s)
 {
     const report *r = &s->r;
@@ -32,9 +73,11 @@ static void print_table(const session *s)
                100 * r->ensemble_accuracy);
     for (i = 0; i < r->way_count; ++i)
         print_row(r->ways[i].title, is_int8_way(s, i) ? &s->int8_model : &r->student, r->ways[i].runs, r->seeds);
+    print_fitting(s);
     report_verdict(r, text, sizeof text);
     printf("\n%s\n", text);
     if (report_teacher_warning(r, text, sizeof text)) printf("note: %s\n", text);
+    if (*s->larger_spec) print_pruned(s);
     report_kept(r, text, sizeof text);
     printf("Kept: %s\nDistilled by %s", text,
            loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars);
@@ -250,6 +293,54 @@ static void json_images(FILE *f, const images *im)
             c->two_labels);
 }
 
+/* What the student was chosen from; nothing without --fit. */
+static void json_fit(FILE *f, const session *s)
+{
+    const report *r = &s->r;
+    const kd_cost *most = &s->fitting.most;
+    int i;
+    if (!r->candidate_count) return;
+    fputs("  \"fit\": {", f);
+    json_number(f, "flash", (double)most->flash_int8, most->flash_int8 > 0);
+    fputs(", ", f);
+    json_number(f, "ram", (double)most->ram_int8, most->ram_int8 > 0);
+    fputs(", ", f);
+    json_number(f, "macs", (double)most->macs, most->macs > 0);
+    fputs(", \"candidates\": [", f);
+    for (i = 0; i < r->candidate_count; ++i) {
+        const report_candidate *c = &r->candidates[i];
+        fprintf(f, "%s{\"family\": \"%s\", \"spec\": ", i ? ",\n    " : "\n    ", c->family);
+        json_text(f, c->spec);
+        fprintf(f, ", \"params\": %lld, \"macs\": %lld, \"flash\": %lld, \"ram\": %lld, \"epochs\": %d, ",
+                (long long)c->cost.parameters, (long long)c->cost.macs, (long long)c->cost.flash_int8,
+                (long long)c->cost.ram_int8, c->epochs);
+        json_number(f, "held_out_accuracy", c->accuracy, c->epochs > 0);
+        fputc('}', f);
+    }
+    fputs("]},\n", f);
+}
+
+static void json_beside(FILE *f, const session *s)
+{
+    int i, k;
+    if (!s->o.beside.count) return;
+    fputs("  \"beside\": [", f);
+    for (i = 0; i < s->o.beside.count; ++i) {
+        const rival *v = &s->rivals[i];
+        const report_statistic a = report_accuracy(v->runs, s->r.seeds);
+        fputs(i ? ",\n    {\"spec\": " : "\n    {\"spec\": ", f);
+        json_text(f, v->spec);
+        fprintf(f,
+                ", \"params\": %lld, \"macs\": %lld, \"flash\": %lld, \"ram\": %lld, \"accuracy_mean\": %.6f, "
+                "\"accuracy_sd\": %.6f, \"accuracies\": [",
+                (long long)v->cost.parameters, (long long)v->cost.macs, (long long)v->cost.flash_int8,
+                (long long)v->cost.ram_int8, a.mean, a.sd);
+        for (k = 0; k < s->r.seeds; ++k) fprintf(f, "%s%.6f", k ? ", " : "", v->runs[k].test.accuracy);
+        fputs("]}", f);
+    }
+    fputs("],\n", f);
+}
+
 static int write_metrics(const session *s)
 {
     const report *r = &s->r;
@@ -302,6 +393,14 @@ static int write_metrics(const session *s)
     json_number(f, "teacher_held_out_accuracy", r->teacher_validation, r->teacher_validation >= 0);
     fputs(",\n", f);
     json_diagnosis(f, s);
+    json_fit(f, s);
+    json_beside(f, s);
+    if (*s->larger_spec) {
+        const report_statistic gain = pruned_gain(s);
+        fputs("  \"pruned\": {\"larger\": ", f);
+        json_text(f, s->larger_spec);
+        fprintf(f, ", \"gain_over_distilled\": %.6f, \"gain_error\": %.6f},\n", gain.mean, gain.error);
+    }
     if (r->teacher_known)
         fprintf(f, "  \"agreement\": %.6f,\n", report_agreement(r->ways[r->headline].runs, r->seeds));
     if (r->teacher.spec) fprintf(f, "  \"teacher_latency_us\": %.3f,\n", r->teacher.latency_us);

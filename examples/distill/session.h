@@ -26,11 +26,12 @@ typedef struct objective {
 
 /* The ways of training the student, in the order in which they run; report_way.name and title. Those without a
    teacher come first: what they reach says whether the teacher is worth learning from. */
-enum { ALONE, SMOOTHED, DISTILLED, PATIENT, WAY_COUNT };
+enum { ALONE, SMOOTHED, DISTILLED, PATIENT, PRUNED, WAY_COUNT };
 static const char *const way_names[WAY_COUNT][2] = {{"alone", "student alone"},
                                                     {"smoothed", "student, labels smoothed"},
                                                     {"distilled", "student distilled"},
-                                                    {"patient", "student distilled, patient"}};
+                                                    {"patient", "student distilled, patient"},
+                                                    {"pruned", "student pruned and distilled"}};
 
 /* Students in int8, with --int8. */
 enum { INT8_PTQ, INT8_ALONE, INT8_DISTILLED, INT8_COUNT };
@@ -49,11 +50,26 @@ typedef struct kept_rows {
     char **names; /* the image of each row; NULL: rows have the order of the images */
 } kept_rows;
 
+/* What a student may take, 0: as much as it likes, and the least of those that take more. */
+typedef struct fitting {
+    kd_cost most, least;
+} fitting;
+
+/* A student that is trained beside the others, to compare with. */
+typedef struct rival {
+    char spec[MAX_SPEC];
+    kd_cost cost;
+    kd_model **models; /* (seeds) */
+    report_run *runs;  /* (seeds) */
+} rival;
+
 typedef struct session {
     options o;
     plan plan;
     kd_augment augment, teacher_augment;
     objective objective;
+    fitting fitting;
+    rival rivals[MAX_LIST];
     kd_optimizer optimizer;
     kd_ctx *kd;
     images images;
@@ -86,8 +102,9 @@ typedef struct session {
     report_setting settings[20 + MAX_LIST];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
-    int trainings;          /* begun so far: each has a checkpoint of its own */
-    char command[MAX_PATH]; /* as it was typed */
+    char larger_spec[MAX_SPEC]; /* what the student is pruned from; empty: nothing */
+    int trainings;              /* begun so far: each has a checkpoint of its own */
+    char command[MAX_PATH];     /* as it was typed */
     double started;
 } session;
 

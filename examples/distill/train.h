@@ -60,6 +60,10 @@ static void resume_path(const session *s, int training, const char *end, char *p
     output_path(s, name, path);
 }
 
+/* What resume_number keeps. */
+static const char *const resume_numbers[] = {"resume/teacher-epochs.txt", "resume/fit-epochs.txt",
+                                             "resume/fit-count.txt"};
+
 /* What an earlier run has left is of no use to one that starts again, or is finished. The last go first: whenever
    this is ended, what is left is a run up to some training. */
 static void resume_clear(const session *s)
@@ -74,8 +78,10 @@ static void resume_clear(const session *s)
         resume_path(s, i, "txt", path);
         (void)remove(path);
     }
-    output_path(s, "resume/teacher-epochs.txt", path);
-    (void)remove(path);
+    for (i = 0; i < KD__COUNT(resume_numbers); ++i) {
+        output_path(s, resume_numbers[i], path);
+        (void)remove(path);
+    }
     output_path(s, "resume/options.txt", path);
     (void)remove(path);
     output_path(s, "resume", path);

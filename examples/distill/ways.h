@@ -9,9 +9,15 @@ static const struct {
     double smoothing; /* of the labels */
     int epochs;       /* times those of the plan */
     double mixup;     /* added to the augmentation */
-} way_table[WAY_COUNT] = {{0, 0, 1, 0}, {0, REPORT_SMOOTHING, 1, 0}, {1, 0, 1, 0}, {1, 0, 3, 1}};
+} way_table[WAY_COUNT] = {{0, 0, 1, 0}, {0, REPORT_SMOOTHING, 1, 0}, {1, 0, 1, 0}, {1, 0, 3, 1}, {1, 0, 1, 0}};
 
-static int way_runs(const session *s, int way) { return way != PATIENT || s->o.patient; }
+static int way_runs(const session *s, int way)
+{
+    return way == PATIENT ? s->o.patient : way == PRUNED ? *s->larger_spec != 0 : 1;
+}
+
+/* The number of a way among those that run, which the report has. */
+static int way_place(const session *s, int way) { return way == PRUNED && !s->o.patient ? PATIENT : way; }
 
 /* Mixed images without labels have nothing but the teacher's outputs to be learned from. */
 static int way_has_no_labels(const session *s, int way)
@@ -94,7 +100,7 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
     if (way_table[way].teacher) {
         sum_options(s, way, t, to, &d);
         to->data.teacher_logits = s->fit.teacher_logits;
-        d.cache = s->cache[way];
+        d.cache = s->cache[way == PRUNED ? DISTILLED : way];
         if (!d.cache && s->more_count == 0) d.teacher = s->teacher;
         if (s->more_count) d.teachers = s->averaged, d.teacher_count = teacher_count(s);
         if (s->r.ensemble_students && !d.cache) {
@@ -107,6 +113,23 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
     return d;
 }
 
+/* The larger student, distilled, without the channels that matter least. NULL after a complaint. */
+static kd_model *pruned_student(session *s, stage *g, const report_trial *t, uint64_t seed)
+{
+    task to;
+    watch w;
+    kd_train_desc d;
+    kd_model *small = NULL;
+    w.g = g, w.run = NULL, w.lines = 0;
+    d = student_options(s, &w, PRUNED, t, seed, &to);
+    s->training = create_model(s, "larger student", s->larger_spec, seed);
+    if (!s->training || !train(s, g, &to.data, &d, NULL)) return NULL;
+    if (!prune_student(s, s->training, &small)) return NULL;
+    kd_model_destroy(s->training);
+    s->training = NULL;
+    return small;
+}
+
 /* Trains one student. The model goes to *out. */
 static int train_student(session *s, stage *g, int way, const report_trial *t, uint64_t seed, report_run *run,
                          kd_model **out)
@@ -117,7 +140,7 @@ static int train_student(session *s, stage *g, int way, const report_trial *t, u
     w.g = g, w.run = run, w.lines = 0;
     if (run && !run_open(run, t->epochs)) return 0;
     d = student_options(s, &w, way, t, seed, &to);
-    s->training = create_model(s, "student", s->student_spec, seed);
+    s->training = way == PRUNED ? pruned_student(s, g, t, seed) : create_model(s, "student", s->student_spec, seed);
     if (!s->training) return 0;
     if (!train(s, g, &to.data, &d, run)) return 0;
     *out = s->training;
@@ -261,7 +284,7 @@ static double choose_rates(const session *s, report_way *about)
    than the best of these. */
 static int try_settings(session *s, stage *g, int way, int first, int count)
 {
-    report_way *about = &s->r.ways[way];
+    report_way *about = &s->r.ways[way_place(s, way)];
     report_trial best = about->grid[0];
     double reached = 0;
     int i;
@@ -280,8 +303,8 @@ static int try_settings(session *s, stage *g, int way, int first, int count)
 /* What a way is trained with, in grid[chosen]. With one setting there is nothing to try. */
 static int choose(session *s, int way)
 {
-    report_way *about = &s->r.ways[way];
-    const int tried = way != PATIENT; /* that takes over what was chosen for the distilled */
+    report_way *about = &s->r.ways[way_place(s, way)];
+    const int tried = way < PATIENT; /* others take over what was chosen for the distilled */
     int second, first = setting_rounds(s, &second), count = tried ? first + second : 1;
     const double started = seconds_now();
     stage g = stage_begin(s, "choosing",
@@ -326,7 +349,7 @@ static double held_out_mean(const session *s, int way)
 /* The final students of a way, one for each seed. */
 static int train_way(session *s, int way)
 {
-    report_way *about = &s->r.ways[way];
+    report_way *about = &s->r.ways[way_place(s, way)];
     report_trial setting = about->grid[about->chosen];
     const double started = seconds_now();
     stage g;
@@ -336,18 +359,19 @@ static int train_way(session *s, int way)
              setting.loss && s->objective.feature_count ? ", features" : "", setting.loss ? ", " : "",
              rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
     about->how = s->how[way];
-    g = stage_begin(s, about->name, (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count);
+    g = stage_begin(s, about->name,
+                    (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count * (way == PRUNED ? 2 : 1));
     for (i = 0; i < s->o.seeds; ++i) {
         report_run *run = &about->runs[i];
         snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
         if (!train_student(s, &g, way, &setting, (uint64_t)(s->o.first_seed + i), run,
-                           &s->students[way * s->o.seeds + i]))
+                           &s->students[way_place(s, way) * s->o.seeds + i]))
             return 0;
         run->held_out = run->validation[run->epochs - 1];
     }
     if (s->held.data.count)
         stage_line(&g, "  %-10s held-out accuracy %.2f %%, mean of %d seed%s", about->name,
-                   100 * held_out_mean(s, way), s->o.seeds, plural(s->o.seeds));
+                   100 * held_out_mean(s, way_place(s, way)), s->o.seeds, plural(s->o.seeds));
     else
         stage_line(&g, "  %-10s %d seed%s", about->name, s->o.seeds, plural(s->o.seeds));
     progress_wipe();
@@ -367,7 +391,8 @@ static void choose_kept(session *s)
     if (s->held.data.count) {
         r->kept_why = "the best way of training on the held-out images, and the best of its seeds";
         for (way = 0; way < WAY_COUNT; ++way) {
-            if (way_runs(s, way) && held_out_mean(s, way) > held_out_mean(s, r->kept_way)) r->kept_way = way;
+            const int place = way_place(s, way);
+            if (way_runs(s, way) && held_out_mean(s, place) > held_out_mean(s, r->kept_way)) r->kept_way = place;
         }
         for (i = 1; i < seeds; ++i) {
             if (r->ways[r->kept_way].runs[i].held_out > r->ways[r->kept_way].runs[r->kept_seed].held_out)
@@ -395,10 +420,12 @@ static int test_students(session *s)
     int way, i;
     if (!test_ensemble(s)) return 0;
     for (way = 0; way < WAY_COUNT; ++way) {
+        const int place = way_place(s, way);
         for (i = 0; i < s->o.seeds && way_runs(s, way); ++i) {
-            if (!test_model(s, s->students[way * s->o.seeds + i], &s->r.ways[way].runs[i], s->student_test, NULL))
+            if (!test_model(s, s->students[place * s->o.seeds + i], &s->r.ways[place].runs[i], s->student_test,
+                            NULL))
                 return 0;
-            report_answers(&s->r, way, s->student_test);
+            report_answers(&s->r, place, s->student_test);
         }
     }
     return 1;
@@ -603,7 +630,7 @@ static int run_teacher(session *s, int way)
     const int changes = changes_images(&augment);
     const int views = changes ? way_epochs(s, way, s->plan.epochs) : 1;
     const double started = seconds_now();
-    if (!s->teacher || s->more_count || s->objective.feature_count ||
+    if (s->cache[way] || way == PRUNED || !s->teacher || s->more_count || s->objective.feature_count ||
         (changes && (views > budget / view || views > MOST_VIEWS)))
         return 1;
     if (kd_cache_create(s->r.ensemble_share < 1 ? s->teacher : ensemble_student(s, 0), data,
@@ -748,10 +775,12 @@ static void announce_time(session *s)
     for (way = 0; way < WAY_COUNT; ++way) {
         if (!way_runs(s, way)) continue;
         epochs += way_table[way].epochs * ((double)s->o.seeds * s->plan.epochs +
-                                           (way == PATIENT || first + second == 1 ? 0 : first + second) *
+                                           (way >= PATIENT || first + second == 1 ? 0 : first + second) *
                                                (double)s->o.trials * s->plan.trial_epochs);
     }
     if (s->o.int8) epochs += 2.0 * s->o.seeds * s->plan.epochs * 0.6; /* a little slower, with rounding */
+    if (way_runs(s, PRUNED))
+        epochs += 3.0 * s->o.seeds * s->plan.epochs; /* the larger one, two to four times as slow */
     epoch *= epochs;
     teacher *= s->o.teachers;
     epoch += teacher * trained;
@@ -760,6 +789,7 @@ static void announce_time(session *s)
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
     if (s->o.patient) asked += 3.0 * s->plan.epochs; /* its outputs are kept, too */
     epoch += teacher / 3 * asked;
+    if (s->r.candidate_count) epoch += 60 * s->o.search_minutes;
     printf(
         "time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
         time_text(epoch).chars, trained, plural(trained), s->plan.epochs);
