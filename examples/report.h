@@ -111,6 +111,7 @@ typedef struct report_trial {
     double lr, weight_decay, mixup, temperature, alpha;
     int epochs, students;  /* of each of them, and how many; short trials may be followed by longer ones */
     double validation, sd; /* mean accuracy of those students on the held-out images, and its deviation */
+    double score;          /* what is chosen by: that accuracy, and between equal ones the likelihood */
 } report_trial;
 
 enum { REPORT_WAYS = 12, REPORT_BINS = 15, REPORT_STAGES = 16, REPORT_FILES = 8 };

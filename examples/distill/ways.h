@@ -223,10 +223,13 @@ static setting_line loss_text(const report_trial *t)
     return line;
 }
 
+/* What a nat of likelihood counts: too little to matter where accuracies differ. */
+static const double TIE = 1e-7;
+
 /* Trains students with a setting, with seeds that the final ones do not use. */
 static int try_setting(session *s, stage *g, int way, report_trial *t)
 {
-    double squares = 0;
+    double squares = 0, nll = 0;
     int i;
     t->epochs = way_epochs(s, way, s->plan.trial_epochs);
     t->students = s->o.trials;
@@ -241,7 +244,9 @@ static int try_setting(session *s, stage *g, int way, report_trial *t)
         if (result != KD_OK) return kd_complain(s, "evaluating a student");
         t->validation += metrics.accuracy / s->o.trials;
         squares += metrics.accuracy * metrics.accuracy;
+        nll += metrics.nll / s->o.trials;
     }
+    t->score = t->validation - TIE * nll;
     if (s->o.trials > 1)
         t->sd = sqrt(fmax(0, (squares - s->o.trials * t->validation * t->validation) / (s->o.trials - 1)));
     return 1;
@@ -253,7 +258,7 @@ static double trials_mean(const session *s, const report_way *about, int of_rate
     const int rates = s->o.lr.count, decays = s->o.weight_decay.count, others = of_rate ? decays : rates;
     double sum = 0;
     int i;
-    for (i = 0; i < others; ++i) sum += about->grid[of_rate ? index * decays + i : i * decays + index].validation;
+    for (i = 0; i < others; ++i) sum += about->grid[of_rate ? index * decays + i : i * decays + index].score;
     return sum / others;
 }
 
@@ -295,7 +300,7 @@ static int try_settings(session *s, stage *g, int way, int first, int count)
         stage_line(g, "  %-10s %s%s%s: held-out accuracy %.2f %%", about->name, t->loss ? loss_text(t).chars : "",
                    t->loss ? ", " : "", rates_text(t).chars, 100 * t->validation);
         if (i + 1 == first) reached = choose_rates(s, about), best = about->grid[about->chosen];
-        if (i >= first && t->validation > reached) about->chosen = i, reached = t->validation;
+        if (i >= first && t->validation > reached + 10 * TIE) about->chosen = i, reached = t->validation;
     }
     return 1;
 }
