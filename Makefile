@@ -24,7 +24,7 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fit fashion compare evidence hinton examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fit fashion compare evidence hinton mcu examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on images in examples/data; under 3 minutes on two cores'
@@ -33,6 +33,7 @@ help:
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
 	@echo 'make evidence   [DATA=<folder with mnist, cifar10>] [MINUTES=120]: what distilling brings; may be stopped'
+	@echo 'make mcu        a student as C source on emulated Cortex-M0, M3, M4 and M7: flash, RAM, instructions'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'
@@ -78,6 +79,17 @@ hinton: stb $(BUILD)/hinton
 
 compare: stb $(BUILD)/compare
 	$(BUILD)/compare examples/data/fashion --out $(OUT)-compare $(COMPARE)
+
+STUDENT ?= examples/mcu/fashion.safetensors
+SHEETS ?= examples/data/fashion/test
+
+mcu: stb | $(BUILD)
+	$(call need,/usr/bin/arm-none-eabi-gcc,gcc-arm-none-eabi)
+	$(call need,/usr/lib/arm-none-eabi/include/stdio.h,libnewlib-arm-none-eabi)
+	$(call need,/usr/bin/qemu-system-arm,qemu-system-arm)
+	@mkdir -p $(BUILD)/mcu
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) examples/mcu/pack.c -o $(BUILD)/mcu/pack $(LDFLAGS) -lm
+	@examples/mcu/run.sh $(STUDENT) $(SHEETS) $(BUILD)/mcu
 
 $(BUILD)/draw: examples/data/draw.c | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS)

@@ -26968,6 +26968,8 @@ KDDEF kd_c_desc kd_c_defaults(void)
 
 enum { KD__C_CONV, KD__C_DEPTHWISE, KD__C_MAXPOOL, KD__C_AVGPOOL, KD__C_ADD, KD__C_SCALE, KD__C_ACT, KD__C_KINDS };
 
+enum { KD__C_PREFIX = 40, KD__C_PANEL = 4 }; /* letters; outputs whose weights lie together */
+
 /* A call in the file. */
 typedef struct kd__c_step {
     int kind, node;
@@ -26992,6 +26994,7 @@ typedef struct kd__c_plan {
     int step_count, buffer_count;
     int64_t memory; /* bytes */
     int64_t patch;  /* bytes of the window of an int8 convolution */
+    int sums;       /* of all outputs of one pixel */
 } kd__c_plan;
 
 /* A layer with a window as the file describes it; dense is one over an image of a single pixel. */
@@ -27185,6 +27188,13 @@ KD__PRIVATE int64_t kd__c_patch(const kd_model *m, const kd__node *n)
     return ((int64_t)w.kernel[0] * w.kernel[1] * (w.c / w.groups) + 3) / 4 * 4;
 }
 
+/* Sums of a pixel: those of each group in whole panels. */
+KD__PRIVATE int kd__c_sums(const kd_model *m, int node)
+{
+    const kd__quant_node *at = &m->quant->nodes[node];
+    return at->groups * (kd__parts(at->outputs / at->groups, KD__C_PANEL) * KD__C_PANEL);
+}
+
 /* What the file has for a node of an int8 model, as kd__c_kind. Nothing may stay in float but the input, which one
    quant layer reads, and logits. */
 KD__PRIVATE int kd__c_quant_kind(const kd__c_plan *p, int node)
@@ -27214,6 +27224,7 @@ KD__PRIVATE kd_result kd__c_plan_quant(kd__c_plan *p, const char *where)
                             where, n->name, kd__layer_types[n->type].word);
         } else if (op != KD__QUANT_MAXPOOL || !kd__c_fold(p, i)) {
             if (kind == KD__C_CONV) p->patch = KD__MAX(p->patch, kd__c_patch(m, n));
+            if (kind <= KD__C_DEPTHWISE) p->sums = KD__MAX(p->sums, kd__c_sums(m, i));
             kd__c_add_step(p, i, kind);
         }
     }
@@ -27276,8 +27287,6 @@ KD__PRIVATE kd_result kd__c_plan_open(const kd_model *m, const char *where, kd__
 }
 
 /* ---- text ------------------------------------------------------------------------------------------------ */
-
-enum { KD__C_PREFIX = 40, KD__C_PANEL = 4 }; /* letters; outputs whose weights lie together */
 
 typedef struct kd__c_file {
     const kd_model *m;
@@ -27659,7 +27668,7 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 /* Bytes of memory. */
 KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
 {
-    return p->m->quant ? p->memory + KD__MAX(p->patch, 4) : p->memory + 4 * (KD__C_PANEL - 1);
+    return p->m->quant ? p->memory + p->patch + 4 * p->sums : p->memory + 4 * (KD__C_PANEL - 1);
 }
 
 /* ---- code ------------------------------------------------------------------------------------------------ */
@@ -27860,26 +27869,29 @@ static const char kd__c_quant_head[] =
     "}\n\n";
 
 static const char kd__c_quant_products[] =
-    "/* Sums of four outputs at most, from output `first` on: to y, where they are larger than the last of a "
-    "pooling, or\n"
-    "   to logits, of which one image is after the other. */\n"
-    "static void $_put(const $_layer *l, const int32_t *sums, int first, int count, int pooling, uint8_t *y,\n"
-    "                  float *logits)\n"
+    "/* Computes the sums of all outputs at the window at (top, left); with `pooling` keeps those that are larger. "
+    "*/\n"
+    "typedef void (*$_pixel_fn)(const $_layer *l, const uint8_t *x, int top, int left, int pooling);\n\n"
+    "/* Sums of a pixel to y, or where that is NULL to logits, of which one image is after the other. */\n"
+    "static void $_put(const $_layer *l, uint8_t *y, float *logits)\n"
     "{\n"
-    "    int i;\n"
-    "    for (i = 0; i < 4 && i < count; ++i) {\n"
-    "        const float t = (float)sums[i] * l->factor[first + i];\n"
-    "        if (logits) {\n"
-    "            logits[i * l->oh * l->ow] = $_clip(l, t);\n"
-    "        } else {\n"
-    "            const uint8_t q = $_step(l, t);\n"
-    "            if (!pooling || q > y[i]) y[i] = q;\n"
+    "    const int32_t *sums = $_sums;\n"
+    "    const float *factor = l->factor;\n"
+    "    const int oc = l->oc / l->groups, spare = l->groups > 1 ? (oc + 3) / 4 * 4 - oc : 0;\n"
+    "    int g, o;\n"
+    "    for (g = 0; g < l->groups; ++g, sums += spare, factor += spare) {\n"
+    "        for (o = 0; o < oc; ++o) {\n"
+    "            const float t = (float)*sums++ * *factor++;\n"
+    "            if (y) {\n"
+    "                *y++ = $_step(l, t);\n"
+    "            } else {\n"
+    "                *logits = $_clip(l, t);\n"
+    "                logits += l->oh * l->ow;\n"
+    "            }\n"
     "        }\n"
     "    }\n"
     "}\n\n"
-    "typedef void (*$_pixel_fn)(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y,\n"
-    "                           float *logits);\n\n"
-    "/* All outputs, pixel by pixel; of logits y is NULL. */\n"
+    "/* All outputs, pixel by pixel. */\n"
     "static void $_each(const $_layer *l, $_pixel_fn pixel, const uint8_t *x, uint8_t *y, float *logits)\n"
     "{\n"
     "    int oy, ox, i, j;\n"
@@ -27888,12 +27900,13 @@ static const char kd__c_quant_products[] =
     "            for (i = 0; i < l->pool_h; ++i) {\n"
     "                for (j = 0; j < l->pool_w; ++j)\n"
     "                    pixel(l, x, (oy * l->pool_h + i) * l->sh - l->ph, (ox * l->pool_w + j) * l->sw - l->pw,\n"
-    "                          i + j > 0, y, logits);\n"
+    "                          i + j > 0);\n"
     "            }\n"
-    "            if (logits)\n"
-    "                ++logits;\n"
-    "            else\n"
+    "            $_put(l, y, logits);\n"
+    "            if (y)\n"
     "                y += l->oc;\n"
+    "            else\n"
+    "                ++logits;\n"
     "        }\n"
     "    }\n"
     "}\n\n";
@@ -27947,14 +27960,23 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "static const uint8_t *$_gather(const $_layer *l, const uint8_t *x, int top, int left, int first, int c)\n"
     "{\n"
     "    uint8_t *to = $_patch;\n"
-    "    int i, j, k;\n"
+    "    int i, j, k, j0, j1;\n"
     "    if (l->kh == 1 && l->groups == 1 && l->kw * c % 4 == 0 && top >= 0 && top < l->h && left >= 0 &&\n"
     "        left + l->kw <= l->w)\n"
     "        return x + (top * l->w + left) * c;\n"
+    "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
     "    for (i = top; i < top + l->kh; ++i) {\n"
-    "        for (j = left; j < left + l->kw; ++j) {\n"
-    "            if (i >= 0 && i < l->h && j >= 0 && j < l->w) {\n"
-    "                const uint8_t *from = x + (i * l->w + j) * l->c + first;\n"
+    "        const int inside = i >= 0 && i < l->h && j0 < j1;\n"
+    "        if (inside && l->groups == 1) { /* one run */\n"
+    "            const uint8_t *from = x + (i * l->w + left + j0) * c;\n"
+    "            for (k = j0 * c; k > 0; --k) *to++ = (uint8_t)l->zero;\n"
+    "            for (k = (j1 - j0) * c; k > 0; --k) *to++ = *from++;\n"
+    "            for (k = (l->kw - j1) * c; k > 0; --k) *to++ = (uint8_t)l->zero;\n"
+    "            continue;\n"
+    "        }\n"
+    "        for (j = 0; j < l->kw; ++j) {\n"
+    "            if (inside && j >= j0 && j < j1) {\n"
+    "                const uint8_t *from = x + (i * l->w + left + j) * l->c + first;\n"
     "                for (k = 0; k < c; ++k) *to++ = from[k];\n"
     "            } else {\n"
     "                for (k = 0; k < c; ++k) *to++ = (uint8_t)l->zero;\n"
@@ -27964,29 +27986,26 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "    return $_patch;\n"
     "}\n\n"
     "/* Convolution, and dense, at one pixel. */\n"
-    "static void $_conv(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y, float "
-    "*logits)\n"
+    "static void $_conv(const $_layer *l, const uint8_t *x, int top, int left, int pooling)\n"
     "{\n"
     "    const int c = l->c / l->groups, oc = l->oc / l->groups, words = (l->kh * l->kw * c + 3) / 4;\n"
     "    const int8_t *w = l->weights;\n"
-    "    int g, o, panel = 0;\n"
+    "    const int32_t *b = l->bias;\n"
+    "    int32_t *sums = $_sums;\n"
+    "    int g, o, i;\n"
     "    for (g = 0; g < l->groups; ++g) {\n"
     "        const uint8_t *patch = $_gather(l, x, top, left, g * c, c);\n"
-    "        for (o = 0; o < oc; o += 4, panel += 4, w += 16 * words) {\n"
-    "            const int32_t *b = l->bias + panel;\n"
-    "            const int at = g * oc + o;\n"
-    "            int32_t sums[4] = {b[0], b[1], b[2], b[3]};\n"
-    "            $_dot(patch, w, words, sums);\n"
-    "            if (logits)\n"
-    "                $_put(l, sums, panel, oc - o, pooling, y, logits + at * l->oh * l->ow);\n"
-    "            else\n"
-    "                $_put(l, sums, panel, oc - o, pooling, y + at, logits);\n"
+    "        for (o = 0; o < oc; o += 4, b += 4, sums += 4, w += 16 * words) {\n"
+    "            int32_t s[4] = {b[0], b[1], b[2], b[3]};\n"
+    "            $_dot(patch, w, words, s);\n"
+    "            for (i = 0; i < 4; ++i) {\n"
+    "                if (!pooling || s[i] > sums[i]) sums[i] = s[i];\n"
+    "            }\n"
     "        }\n"
     "    }\n"
     "}\n\n",
     "/* Every channel with taps of its own. */\n"
-    "static void $_depthwise(const $_layer *l, const uint8_t *x, int top, int left, int pooling, uint8_t *y,\n"
-    "                        float *logits)\n"
+    "static void $_depthwise(const $_layer *l, const uint8_t *x, int top, int left, int pooling)\n"
     "{\n"
     "    int o, i, j, i0, i1, j0, j1;\n"
     "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
@@ -27998,10 +28017,7 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "                sum += (x[((top + i) * l->w + left + j) * l->c + o] - l->zero) *\n"
     "                       l->weights[(i * l->kw + j) * l->c + o];\n"
     "        }\n"
-    "        if (logits)\n"
-    "            $_put(l, &sum, o, 1, pooling, y, logits + o * l->oh * l->ow);\n"
-    "        else\n"
-    "            $_put(l, &sum, o, 1, pooling, y + o, logits);\n"
+    "        if (!pooling || sum > $_sums[o]) $_sums[o] = sum;\n"
     "    }\n"
     "}\n\n",
     "static void $_maxpool(const $_layer *l, const uint8_t *x, uint8_t *y)\n"
@@ -28103,8 +28119,12 @@ KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
     int i, used[KD__C_KINDS] = {0};
     for (i = 0; i < p->step_count; ++i) used[p->steps[i].kind] = 1;
     kd__c_text(f, kd__c_quant_head);
-    if (used[KD__C_DEPTHWISE] || used[KD__C_MAXPOOL] || used[KD__C_AVGPOOL]) kd__c_text(f, kd__c_taps);
-    if (used[KD__C_CONV] || used[KD__C_DEPTHWISE]) kd__c_text(f, kd__c_quant_products);
+    if (used[KD__C_CONV] || used[KD__C_DEPTHWISE] || used[KD__C_MAXPOOL] || used[KD__C_AVGPOOL])
+        kd__c_text(f, kd__c_taps);
+    if (used[KD__C_CONV] || used[KD__C_DEPTHWISE]) {
+        kd__c_write(f, "static int32_t $_sums[%d];\n\n", p->sums);
+        kd__c_text(f, kd__c_quant_products);
+    }
     if (used[KD__C_CONV]) {
         kd__c_write(f, "static uint8_t $_patch[%lld];\n\n", (long long)p->patch);
         kd__c_text(f, kd__c_quant_dot);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A student in the flash of an emulated Cortex-M4, with the C library for small devices: the bits of its logits must be
-# those of a desk machine. Usage: tests/mcu.sh
+# those of a desk machine. Then one that is C source, on four processors. Usage: tests/mcu.sh
 cd "$(dirname "$0")/../examples/mcu" || exit 1
 . ../../tests/checks.sh
 
@@ -27,5 +27,16 @@ else
         check "it runs in ${BOARD_RAM:-128K} of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
         check "there are four lines of them" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' "$tmp/arm.bits")" = 4
     fi
+fi
+
+if ! command -v qemu-system-arm >/dev/null || ! compiles arm-none-eabi-gcc || ! [ -e /usr/include/stb/stb_image_write.h ]; then
+    skip "pictures.c" "needs gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm and libstb-dev"
+else
+    check "pack.c" ${CC:-cc} -std=gnu99 -O0 -DKD_NO_SIMD $warnings pack.c -o "$tmp/pack" -lm
+    ./run.sh fashion.safetensors ../data/fashion/test "$tmp" >"$tmp/table" 2>&1
+    check "pictures.c on M0, M3, M4 and M7: the bits of kd_predict" test "$(grep -c '^cortex-m.*17/20$' "$tmp/table")" = 4
+    check "in 40 KB of flash and 16 KB of RAM" \
+        test "$(awk '/^cortex/ && $2 <= 40960 && $3 <= 16384' "$tmp/table" | wc -l)" = 4
+    [ "$failed" = 0 ] || cat "$tmp/table"
 fi
 finish

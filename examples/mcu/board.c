@@ -1,5 +1,5 @@
-/* board: an Arm Cortex-M4 as QEMU emulates it (mps2-an386): vectors, memory, and a debugger's console
-   (semihosting). On a real board its vendor's startup code stands here instead. */
+/* board: an Arm Cortex-M as QEMU emulates it (microbit, mps2-an385, -an386, -an500): vectors, memory, a debugger's
+   console (semihosting), and a count of instructions. On a real board its vendor's startup code stands here. */
 #include "board.h"
 
 #include <stddef.h>
@@ -42,11 +42,56 @@ void *_sbrk(ptrdiff_t bytes)
 
 void board_reset(void)
 {
+#ifdef __ARM_FP
     *(volatile uint32_t *)0xe000ed88 |= 0xfu << 20; /* the FPU is there to be used */
+#endif
     memcpy(board_data, board_data_in_flash, (size_t)((char *)board_data_end - (char *)board_data));
     memset(board_bss, 0, (size_t)((char *)board_bss_end - (char *)board_bss));
     leave(main());
 }
+
+/* ---- what was used --------------------------------------------------------------------------------------- */
+
+enum { PAINT = 0x5a };
+
+void board_paint_stack(void)
+{
+    char *volatile end = (char *)__builtin_frame_address(0) - 64, *at;
+    for (at = board_heap; at < end; ++at) *at = PAINT;
+}
+
+uint32_t board_stack_used(void)
+{
+    const char *at = board_heap;
+    while (at < board_stack_end && *at == PAINT) ++at;
+    return (uint32_t)(board_stack_end - at);
+}
+
+/* The timer that every Cortex-M has. With -icount shift=0 it runs by instructions: how many to a tick, a loop tells
+   whose length is known. */
+static volatile uint32_t *const timer = (volatile uint32_t *)0xe000e010; /* control, reload, value */
+
+static uint32_t ticks_since(uint32_t start) { return (start - timer[2]) & 0xffffffu; }
+
+static uint32_t started, loop_ticks;
+enum { LOOP = 100000 }; /* of two instructions */
+
+void board_start_counting(void)
+{
+    uint32_t n = LOOP;
+    timer[1] = 0xffffff;
+    timer[0] = 5;
+    if (!loop_ticks) {
+        started = timer[2];
+        __asm__ volatile(".syntax unified\n1: subs %0, #1\n bne 1b" : "+l"(n) : : "cc");
+        loop_ticks = ticks_since(started);
+    }
+    started = timer[2];
+}
+
+uint32_t board_instructions(void) { return (uint32_t)((uint64_t)ticks_since(started) * (2 * LOOP) / loop_ticks); }
+
+/* ---- the start ------------------------------------------------------------------------------------------- */
 
 static void board_fault(void)
 {
