@@ -48,6 +48,7 @@ CONFIGURATION (define before including; none of them changes a public struct)
    KD_ALLOW_FAST_MATH  accept -ffast-math and its parts, which break the promises about NaN and repeatability below
    KD_NO_TRAIN         no training: models are loaded, described, predict and are evaluated; functions that train
                        are not there to link
+   KD_NO_INT8          no int8 models: they are not loaded, made or run; models in float with quant layers stay
    KD__HEADER_FILENAME the name under which this header includes itself, if you rename it ("kd.h")
 
 THREADS
@@ -3813,6 +3814,22 @@ enum { KD__LEARN_OUTS = 3 };
 
 /* return type, name, parameters */
 /* Those that prediction calls, and those that only training does. */
+/* Those of int8 models, which a build may leave out. */
+#ifdef KD_NO_INT8
+#define KD__INT8_KERNELS(X)
+#else
+#define KD__INT8_KERNELS(X)                                                                                        \
+    X(void, to_steps, (ptrdiff_t n, float scale, int zero, const float *x, uint8_t *steps))                        \
+    X(void, int8_product, (const kd__int8_product *g))                                                             \
+    X(void, int8_depthwise, (const kd__int8_taps *t))                                                              \
+    X(void, int8_maxpool, (const kd__window *w, const uint8_t *x, uint8_t *y))                                     \
+    X(void, int8_mean,                                                                                             \
+      (const kd__window *w, const kd__int8_store *s, int zero, float factor, const uint8_t *x, uint8_t *y))        \
+    X(void, int8_add,                                                                                              \
+      (ptrdiff_t n, const kd__int8_store *s, const uint8_t *a, int zero_a, float factor_a, const uint8_t *b,       \
+       int zero_b, float factor_b, uint8_t *y))
+#endif
+
 #define KD__PREDICTION_KERNELS(X)                                                                                  \
     X(void, gemm, (const kd__gemm *g))                                                                             \
     X(void, dots, (const float *a, ptrdiff_t a_row, int rows, const float *x, int k, float *y))                    \
@@ -3839,15 +3856,6 @@ enum { KD__LEARN_OUTS = 3 };
     X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
     X(void, planes_add, (const kd__planes *p))                                                                     \
     X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
-    X(void, to_steps, (ptrdiff_t n, float scale, int zero, const float *x, uint8_t *steps))                        \
-    X(void, int8_product, (const kd__int8_product *g))                                                             \
-    X(void, int8_depthwise, (const kd__int8_taps *t))                                                              \
-    X(void, int8_maxpool, (const kd__window *w, const uint8_t *x, uint8_t *y))                                     \
-    X(void, int8_mean,                                                                                             \
-      (const kd__window *w, const kd__int8_store *s, int zero, float factor, const uint8_t *x, uint8_t *y))        \
-    X(void, int8_add,                                                                                              \
-      (ptrdiff_t n, const kd__int8_store *s, const uint8_t *a, int zero_a, float factor_a, const uint8_t *b,       \
-       int zero_b, float factor_b, uint8_t *y))                                                                    \
     X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
 
 #define KD__TRAINING_KERNELS(X)                                                                                    \
@@ -3887,7 +3895,7 @@ enum { KD__LEARN_OUTS = 3 };
     X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
     X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))
 
-#define KD__KERNELS(X) KD__PREDICTION_KERNELS(X) KD__TRAINING_KERNELS(X)
+#define KD__KERNELS(X) KD__PREDICTION_KERNELS(X) KD__INT8_KERNELS(X) KD__TRAINING_KERNELS(X)
 
 struct kd__kernels {
     kd_isa isa;
@@ -11105,6 +11113,9 @@ KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, in
 /* The structure, still without weights. m has its scales. */
 KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
 {
+#ifdef KD_NO_INT8
+    return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: int8 models are not part of this build (KD_NO_INT8)", where);
+#else
     kd__quant *q = KD__NEW(m->kd, kd__quant, 1);
     kd_result result = KD_ERR_MEMORY;
     int i;
@@ -11133,6 +11144,7 @@ KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
     else
         kd__quant_close(m->kd, q, m->node_count);
     return result;
+#endif
 }
 
 /* Activation and limits of what a node writes. */
@@ -11373,6 +11385,8 @@ KD__PRIVATE kd_result kd__refuse_int8(const kd_model *m, const char *where)
 }
 
 /* ---- the integer engine ---------------------------------------------------------------------------------- */
+
+#ifndef KD_NO_INT8
 
 /* Where sample i of a span has value v. */
 KD__PRIVATE uint8_t *kd__bytes_at(const kd__run *r, const kd__quant_value *v, kd__span s, int i)
@@ -11674,6 +11688,7 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
     }
     if (m->quant->values[m->output].scale > 0) kd__int8_to_float(r, m->output, s);
 }
+#endif /* KD_NO_INT8 */
 
 /* ============================================================================================================
    >>model    models: creation, tensors, description
@@ -12705,7 +12720,9 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
     static const kd__phase import = {kd__import, KD__SPANS, KD__ALWAYS};
     static const kd__phase tap = {kd__tap_add, KD__SPANS, KD__TRAINING};
     static const kd__phase rounding = {kd__round_weights, KD__PREPARE, KD__ALWAYS};
+#ifndef KD_NO_INT8
     static const kd__phase integers = {kd__int8_forward, KD__SPANS, KD__ALWAYS};
+#endif
     const kd_model *m = r->model;
     const kd__node *n = m->nodes;
     int i;
@@ -12720,11 +12737,13 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
                             KD__PREPARE, KD__PREPARE);
     }
     if (r->import) kd__plan_step(r->forward, &r->forward_steps, &import, NULL);
+#ifndef KD_NO_INT8
     if (m->quant) {
         kd__plan_step(r->forward, &r->forward_steps, &integers, NULL);
         r->forward[r->forward_steps - 1].touches = 0;
         return 1;
     }
+#endif
     for (i = 0; i < m->node_count; ++i) {
         if (!n[i].fused)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
@@ -29771,6 +29790,7 @@ static void KD__FN(dropout)(ptrdiff_t n, uint32_t key0, uint32_t key1, float dro
 
 /* ---- int8 ------------------------------------------------------------------------------------------------ */
 
+#ifndef KD_NO_INT8
 /* kd__vi of KD__W bytes as they are, and of as many signed ones; the first n of a vector as bytes. */
 #if KD__ISA_ID == 3
 #define kd__vi_bytes(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
@@ -30192,6 +30212,7 @@ static void KD__FN(int8_add)(ptrdiff_t n, const kd__int8_store *s, const uint8_t
         KD__FN(int8_put)(&store, kd__v_add(p, q), i, (int)KD__MIN(n - i, (ptrdiff_t)KD__W));
     }
 }
+#endif /* KD_NO_INT8 */
 
 /* ---- windows over images --------------------------------------------------------------------------------- */
 
@@ -32168,7 +32189,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
                                                       KD__TILE_ROWS,
                                                       KD__NARROW < KD__W,
 #define KD__ITEM(type, name, parameters) KD__FN(name),
-                                                      KD__PREDICTION_KERNELS(KD__ITEM)
+                                                      KD__PREDICTION_KERNELS(KD__ITEM) KD__INT8_KERNELS(KD__ITEM)
 #undef KD__ITEM
 #define KD__ITEM(type, name, parameters) KD__IN_TRAINING(KD__FN(name), NULL),
                                                           KD__TRAINING_KERNELS(KD__ITEM)

@@ -148,6 +148,9 @@ for cc in ${COMPILERS:-gcc clang}; do
             -o "$tmp/predict" implementation.c predict.c -lm
         check "$cc predict.c runs" "$tmp/predict"
     done
+    check "$cc -std=c99 -DKD_NO_INT8" "$cc" -std=c99 -O0 $warnings $in_c -DKD_NO_INT8 -c -o "$tmp/float.o" implementation.c
+    nm --defined-only "$tmp/float.o" | awk '/ kd__int8_(product|forward|depthwise)/ {print $NF}' >"$tmp/symbols"
+    check "$cc -DKD_NO_INT8 has no int8 engine" all_of "$tmp/symbols" ''
     check "$cc -std=c99 -O2 -DKD_NO_TRAIN" "$cc" -std=c99 -O2 $warnings $in_c -DKD_NO_TRAIN -c -o "$tmp/predict.o" \
         implementation.c
     nm -g --defined-only "$tmp/predict.o" | awk '/ kd_(train|loss|cache|attack|pate|diagnose|model_prune)/ {print $NF}' >"$tmp/symbols"
