@@ -609,7 +609,7 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                                     relu. droppath grows from 0 in the first block to this in the last
        disthead CLASSES             DeiT's two heads: linear CLASSES of token 0, and of token 1, where disttoken has
                                     put its own: named as the layer, and with _dist behind that. In training they
-                                    put out the logits of the first, otherwise the mean of both (Touvron et al. 2021)
+                                    put out the first one's logits, otherwise the mean of both (Touvron et al. 2021)
        token K                      token K, counted from 0
        meanpool                     the mean of all tokens
 
@@ -1161,8 +1161,8 @@ KDDEF int kd_model_is_int8(const kd_model *m);
                         classes from a memory of older embeddings, and has NCE with a constant in the place of the
                         sum. A batch of 1 teaches nothing
                         Tian et al. 2020
-   KD_FEATURE_MINILM    sum over X of q, k, v of the mean over images, heads and tokens of KL(R_T || R_S); R the rows
-                        of softmax(X_a X_a^T / sqrt(d)), X_a the a-th of `heads` parts of d numbers of each token:
+   KD_FEATURE_MINILM    sum over X of q, k, v of the mean over images, heads and tokens of KL(R_T || R_S); R rows of
+                        softmax(X_a X_a^T / sqrt(d)), X_a the a-th of `heads` parts of d numbers of each token:
                         widths and heads of attention may differ, tokens not. S and T are qkv layers, as in
                         blocks.5.attn.qkv
                         Wang et al. 2021 (MiniLMv2), section 3
@@ -1185,8 +1185,8 @@ KDDEF int kd_model_is_int8(const kd_model *m);
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
    rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50, crd 0.8. atpaper 500 (1000 / 2). cc 0.02 (there
    with another form of it). review 5 with a warm-up of 20 epochs, as its authors have it for CIFAR-100. minilm and
-   tinybert 1. Beside a cross-entropy of the labels of weight 1 deithard 1 and deit 0.1 / 0.9 are the shares of DeiT's
-   equations. */
+   tinybert 1. Beside a cross-entropy of the labels of weight 1 deithard 1 and deit 0.1 / 0.9 are the shares of
+   DeiT's equations. */
 #define KD_FEATURES(X)                                                                                             \
     X(KD_FEATURE_HINT, "hint")                                                                                     \
     X(KD_FEATURE_AT, "at")                                                                                         \

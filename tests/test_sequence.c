@@ -480,7 +480,7 @@ static int keep_losses(void *user, const kd_epoch_info *info)
     return 0;
 }
 
-/* Every loss for Transformers goes down by itself, whatever the widths and depths: the same bits with two threads. */
+/* Every loss for Transformers goes down by itself, whatever widths and depths; two threads give the same bits. */
 static void test_layers_teach(void **state)
 {
     static const struct {
