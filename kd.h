@@ -790,9 +790,11 @@ typedef struct kd_onnx_desc {
 KDDEF kd_onnx_desc kd_onnx_defaults(void);
 /* The model as an ONNX file (IR version 8, opset 17; ONNX Runtime 1.12 and later), for prediction: a dropout layer
    is left out, a prompt layer appends zeros. Weights have PyTorch's names; model line, class names, mean and std
-   are metadata under the keys that kd_model_save writes. desc NULL: the defaults. The file appears when it is
-   complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than 2 GiB; interleaved pixels into a vector of several
-   planes. */
+   are metadata under the keys that kd_model_save writes. An int8 model has int8 weights and uint8 steps between
+   QuantizeLinear and DequantizeLinear, of which ONNX Runtime makes the same integers (kd_model_quantize). desc
+   NULL: the defaults. The file appears when it is complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than
+   2 GiB; interleaved pixels into a vector of several planes; a layer that is not there in ONNX yet (layers over
+   tokens). */
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
 /* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
@@ -24181,13 +24183,112 @@ KD__PRIVATE const char *kd__onnx_param(kd__onnx_writer *o, int param)
     return p->name;
 }
 
+/* ---- writing: int8 --------------------------------------------------------------------------------------- */
+
+/* Numbers of an int8 model as a tensor; `size` bytes each. */
+KD__PRIVATE unsigned char *kd__onnx_room(kd__onnx_writer *o, size_t count, size_t size)
+{
+    unsigned char *bytes = KD__NEW(o->kd, unsigned char, kd__times(count, size) + 1);
+    if (!bytes) o->graph.failed = 1;
+    return bytes;
+}
+
+/* What belongs to a tensor of PyTorch's: "0.weight:scale". */
+KD__PRIVATE kd__onnx_name kd__onnx_of(const kd__param *p, const char *part)
+{
+    kd__onnx_name name;
+    kd__print(name.chars, sizeof name.chars, "%s:%s", p->name, part);
+    return name;
+}
+
+/* `given`, integers by output, times the scales in `scale`: a DequantizeLinear with its name. */
+KD__PRIVATE void kd__onnx_dequantize(kd__onnx_writer *o, const kd__param *p, int type, const void *given,
+                                     const float *scale, float times)
+{
+    const kd__onnx_name name = kd__onnx_of(p, type == KD__ONNX_INT8 ? "int8" : "int32"),
+                        scales = kd__onnx_of(p, "scale"), zeros = kd__onnx_of(p, "zero");
+    const size_t outputs = (size_t)p->shape[0], size = type == KD__ONNX_INT8 ? 1 : 4;
+    unsigned char *bytes = kd__onnx_room(o, outputs, 4);
+    const int64_t shape = p->shape[0];
+    size_t i, start;
+    kd__onnx_tensor(o, name.chars, type, p->rank, p->shape, given, (size_t)kd__param_count(p) * size);
+    if (!bytes) return;
+    for (i = 0; i < outputs; ++i) kd__store_le(bytes + 4 * i, kd__float_bits(times * scale[i]), 4);
+    kd__onnx_tensor(o, scales.chars, KD__ONNX_F32, 1, &shape, bytes, 4 * outputs);
+    memset(bytes, 0, 4 * outputs);
+    kd__onnx_tensor(o, zeros.chars, type, 1, &shape, bytes, outputs * size);
+    kd__free(o->kd, bytes);
+    start = kd__onnx_node(o, "DequantizeLinear", name.chars, scales.chars, zeros.chars, p->name);
+    kd__onnx_int(&o->graph, "axis", 0);
+    kd__pb_end(&o->graph, start);
+}
+
+/* The weights of a product of integers, from the order (h, w, c) to PyTorch's. */
+KD__PRIVATE void kd__onnx_int8_weight(kd__onnx_writer *o, const kd__param *p, const kd__quant_node *at)
+{
+    const int64_t count = kd__param_count(p);
+    const int channels = p->layout == KD__TAPS ? 1 : p->c, pixels = p->h * p->w;
+    unsigned char *bytes = kd__onnx_room(o, (size_t)count, 1);
+    int64_t i;
+    for (i = 0; bytes && i < count; ++i) {
+        const int64_t output = i / at->depth, inside = i % at->depth, channel = inside / pixels,
+                      pixel = inside % pixels;
+        bytes[i] = (unsigned char)at->weight[output * at->depth + pixel * channels + channel];
+    }
+    if (bytes) kd__onnx_dequantize(o, p, KD__ONNX_INT8, bytes, at->scale, 1);
+    kd__free(o->kd, bytes);
+}
+
+/* Weight (0) or bias (1) of a dense layer or convolution, in an int8 model as integers. Returns its name or NULL. */
+KD__PRIVATE const char *kd__onnx_weight(kd__onnx_writer *o, const kd__node *n, int which)
+{
+    const kd_model *m = o->m;
+    const kd__quant_node *at = m->quant ? &m->quant->nodes[n - m->nodes] : NULL;
+    const kd__param *p = n->param[which] < 0 ? NULL : &m->params[n->param[which]];
+    unsigned char *bytes;
+    int i;
+    if (!p || !at || at->op != KD__QUANT_PRODUCT) return kd__onnx_param(o, n->param[which]);
+    if (which == 0) {
+        kd__onnx_int8_weight(o, p, at);
+        return p->name;
+    }
+    bytes = kd__onnx_room(o, (size_t)at->outputs, 4);
+    for (i = 0; bytes && i < at->outputs; ++i) kd__store_le(bytes + 4 * i, (uint32_t)at->bias[i], 4);
+    if (bytes) kd__onnx_dequantize(o, p, KD__ONNX_INT32, bytes, at->scale, m->quant->values[n->in].scale);
+    kd__free(o->kd, bytes);
+    return p->name;
+}
+
+/* To the steps of a value's grid and back: ONNX Runtime makes integers of an operator with both around it. */
+KD__PRIVATE void kd__onnx_steps(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__quant_value *v = &o->m->quant->values[n->out];
+    const kd__onnx_name scale = kd__onnx_scalar(o, n, "scale", v->scale), zero = kd__onnx_part(n, "zero"),
+                        steps = kd__onnx_part(n, "steps");
+    const unsigned char byte = (unsigned char)v->zero;
+    size_t start;
+    kd__onnx_tensor(o, zero.chars, KD__ONNX_UINT8, 0, NULL, &byte, 1);
+    start = kd__onnx_node(o, "QuantizeLinear", in, scale.chars, zero.chars, steps.chars);
+    kd__pb_end(&o->graph, start);
+    start = kd__onnx_node(o, "DequantizeLinear", steps.chars, scale.chars, zero.chars, out);
+    kd__pb_end(&o->graph, start);
+}
+
+/* Whether a layer passes the steps of its input on; they are said again behind it. */
+KD__PRIVATE int kd__onnx_keeps_steps(const kd__onnx_writer *o, const kd__node *n)
+{
+    const char *word = kd__layer_types[n->type].word;
+    return o->m->quant && o->m->quant->values[n->out].scale > 0 && o->m->quant->values[n->in].scale > 0 &&
+           (strcmp(word, "maxpool") == 0 || strcmp(word, "flatten") == 0);
+}
+
 /* ---- writing: one function a layer ----------------------------------------------------------------------- */
 
 typedef void (*kd__onnx_fn)(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out);
 
 KD__PRIVATE void kd__onnx_dense(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
-    const char *weight = kd__onnx_param(o, n->param[0]), *bias = kd__onnx_param(o, n->param[1]);
+    const char *weight = kd__onnx_weight(o, n, 0), *bias = kd__onnx_weight(o, n, 1);
     const size_t start = kd__onnx_node(o, "Gemm", in, weight, bias, out);
     kd__onnx_float(&o->graph, "alpha", 1);
     kd__onnx_float(&o->graph, "beta", 1);
@@ -24213,7 +24314,7 @@ KD__PRIVATE void kd__onnx_conv(kd__onnx_writer *o, const kd__node *n, const char
     const int first = n->type == KD__TYPE_CONV ? (int)KD__CONV_KERNEL : (int)KD__DEPTHWISE_KERNEL;
     const int64_t groups =
         n->type == KD__TYPE_CONV ? (int64_t)n->arg[KD__CONV_GROUPS].v[0] : o->m->values[n->in].shape.c;
-    const char *weight = kd__onnx_param(o, n->param[0]), *bias = kd__onnx_param(o, n->param[1]);
+    const char *weight = kd__onnx_weight(o, n, 0), *bias = kd__onnx_weight(o, n, 1);
     const size_t start = kd__onnx_node(o, "Conv", in, weight, bias, out);
     kd__onnx_int(&o->graph, "group", groups);
     kd__onnx_window(&o->graph, &n->arg[first], &n->arg[first + 1], &n->arg[first + 2]);
@@ -24392,6 +24493,7 @@ static const kd__onnx_row kd__onnx_rows[] = {
     {"gap", kd__onnx_gap},
     {"batchnorm", kd__onnx_batchnorm},
     {"flatten", kd__onnx_flatten},
+    {"quant", kd__onnx_steps},
     {"softtree", kd__onnx_tree},
     {"prompt", kd__onnx_prompt},
     {"relu", kd__onnx_activation},
@@ -24485,14 +24587,22 @@ KD__PRIVATE void kd__onnx_pixels(kd__onnx_writer *o)
 KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
 {
     const char *word = kd__layer_types[n->type].word;
-    const kd__onnx_name in = kd__onnx_value(o, n->in), out = kd__onnx_value(o, n->out);
+    const kd__onnx_name in = kd__onnx_value(o, n->in), out = kd__onnx_value(o, n->out),
+                        before = kd__onnx_part(n, "float");
+    const int keeps = kd__onnx_keeps_steps(o, n);
     int i;
     if (kd__layer_types[n->type].build == kd__dropout_build) return KD_OK;
     for (i = 0; i < KD__COUNT(kd__onnx_rows); ++i) {
-        if (strcmp(kd__onnx_rows[i].word, word) != 0) continue;
-        kd__onnx_rows[i].write(o, n, in.chars, out.chars);
+        if (strcmp(kd__onnx_rows[i].word, word) != 0 || (kd__onnx_rows[i].write == kd__onnx_steps && !o->m->quant))
+            continue;
+        kd__onnx_rows[i].write(o, n, in.chars, keeps ? before.chars : out.chars);
+        if (keeps) kd__onnx_steps(o, n, before.chars, out.chars);
         return KD_OK;
     }
+    if (kd__layer_types[n->type].build == kd__quant_build)
+        return kd__fail(o->kd, KD_ERR_UNSUPPORTED,
+                        "%s: the model has quant layers and is in float; kd_model_quantize makes it int8",
+                        o->where);
     return kd__fail(o->kd, KD_ERR_UNSUPPORTED, "%s: layer \"%.80s\", %s, cannot be said in ONNX", o->where, n->name,
                     word);
 }
@@ -24617,7 +24727,7 @@ KD__PRIVATE kd_result kd__onnx_check(const kd__onnx_writer *o)
         return kd__fail(o->kd, KD_ERR_UNSUPPORTED,
                         "%s: the model takes a vector of %d numbers in planes, not pixel by pixel", o->where,
                         (int)kd__shape_count(s));
-    return kd__model_check_finite(o->m, o->m, o->where);
+    return o->m->quant ? KD_OK : kd__model_check_finite(o->m, o->m, o->where);
 }
 
 KD__PRIVATE void kd__onnx_close(kd__onnx_writer *o)

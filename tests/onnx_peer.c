@@ -1,6 +1,7 @@
 /* onnx_peer.c - the header's side of tests/onnx_peer.py
      onnx_peer write FOLDER COUNT   random models of all layers: N.onnx, N.safetensors, N.x.npy, N.y.npy, and a line
                                     each: N, the line of the model
+     onnx_peer int8 FOLDER COUNT    the same of int8 models, int8-N.onnx ...; those with odd N add and average
      onnx_peer read FILE X Y        what the model in an ONNX file makes of the array X, as the array Y; prints its
                                     line */
 #define KD_IMPLEMENTATION
@@ -176,6 +177,66 @@ static int write_one(kd_ctx *kd, const char *folder, int index)
     return result == KD_OK ? 0 : fail(kd, l.text);
 }
 
+/* ---- int8 ------------------------------------------------------------------------------------------------ */
+
+/* Layers in which ONNX Runtime rounds in one order only; with `sums` also those in which its order depends on the
+   processor. */
+static void make_int8_line(line *l, int sums)
+{
+    int layers = 2 + draw(4);
+    memset(l, 0, sizeof *l);
+    l->c = 1 + draw(3), l->h = l->w = 9 + draw(8);
+    add(l, "%dx%dx%d: conv 4 3 pad=1, relu", l->c, l->h, l->w), l->c = 4;
+    while (layers-- > 0) {
+        const int kind = draw(sums ? 6 : 4);
+        if (kind == 0) add(l, ", conv %d 3 pad=1%s", l->c = 2 * (1 + draw(5)), draw(2) ? ", relu" : "");
+        if (kind == 1) add(l, ", depthwise 3 pad=1, batchnorm, relu");
+        if (kind == 2 && l->h > 5) add(l, ", maxpool 2"), l->h /= 2, l->w /= 2;
+        if (kind == 3 && l->h > 5)
+            add(l, ", conv %d 3 stride=2 pad=1 bias=0, batchnorm, relu", l->c = 3 + draw(9)), l->h = (l->h + 1) / 2,
+                                                                                              l->w = l->h;
+        if (kind == 4) add(l, ", residual(conv %d 3 pad=1, relu, conv %d 3 pad=1), relu", l->c, l->c);
+        if (kind == 5 && l->h > 5) add(l, ", avgpool 2"), l->h /= 2, l->w /= 2;
+    }
+    if (sums) add(l, ", gap");
+    add(l, ", dense %d, relu, dense 6", 5 + draw(20));
+}
+
+static int int8_one(kd_ctx *kd, const char *folder, int index)
+{
+    static float x[1 << 16], y[1 << 14];
+    kd_quantize_desc desc = kd_quantize_defaults();
+    char path[3][512];
+    int64_t shape[4];
+    kd_model *m = NULL, *quant = NULL;
+    kd_data data;
+    kd_result result;
+    line l;
+    int c, h, w, i, count;
+    make_int8_line(&l, index % 2);
+    if (kd_model_create(kd, l.text, (uint64_t)index, &m) != KD_OK) return fail(kd, l.text);
+    kd_model_input(m, &c, &h, &w);
+    fill(m);
+    count = c * h * w * ROWS;
+    for (i = 0; i < count; ++i) x[i] = number() * 2;
+    data = kd_data_f32(x, NULL, ROWS, c, h, w, 6);
+    desc.weight_limit = 64; /* so that no processor saturates */
+    result = kd_model_quantize(m, &data, &desc, &quant);
+    kd__print(path[0], sizeof path[0], "%s/int8-%d.onnx", folder, index);
+    kd__print(path[1], sizeof path[1], "%s/int8-%d.x.npy", folder, index);
+    kd__print(path[2], sizeof path[2], "%s/int8-%d.y.npy", folder, index);
+    shape[0] = ROWS, shape[1] = c, shape[2] = h, shape[3] = w;
+    if (result == KD_OK) result = kd_predict(quant, x, ROWS, y);
+    if (result == KD_OK) result = kd_model_save_onnx(quant, path[0], NULL);
+    if (result == KD_OK) result = kd_npy_write(kd, path[1], x, 4, shape);
+    shape[1] = 6;
+    if (result == KD_OK) result = kd_npy_write(kd, path[2], y, 2, shape);
+    kd_model_destroy(quant);
+    kd_model_destroy(m);
+    printf("%d %s\n", index, l.text);
+    return result == KD_OK ? 0 : fail(kd, l.text);
+}
+
 static int read_one(kd_ctx *kd, char **names)
 {
     kd_array x;
@@ -205,6 +266,8 @@ int main(int argc, char **argv)
     if (failed || kd_open(NULL, &kd) != KD_OK) return 2;
     for (i = 0; strcmp(argv[1], "write") == 0 && i < atoi(argv[3]) && !failed; ++i)
         failed = write_one(kd, argv[2], i);
+    for (i = 0; strcmp(argv[1], "int8") == 0 && i < atoi(argv[3]) && !failed; ++i)
+        failed = int8_one(kd, argv[2], i);
     if (strcmp(argv[1], "read") == 0 && argc == 5) failed = read_one(kd, argv + 2);
     kd_close(kd);
     return failed;

@@ -70,6 +70,37 @@ static void test_writing_fails(void **state)
     kd_model_destroy(m);
 }
 
+/* int8 models are written as integers with their scales, models on the way there are not. */
+static void test_int8(void **state)
+{
+    kd_model *m = create("1x6x6: conv 3 3, relu, maxpool 2, dense 4", 1), *prepared = NULL, *quant = NULL,
+             *back = NULL;
+    float *x = test_floats(3, 8 * 36, 1);
+    const kd_data data = kd_data_f32(x, NULL, 8, 1, 6, 6, 4);
+    size_t i, found = 0;
+    (void)state;
+    assert_ok(kd, kd_model_prepare_int8(m, &data, NULL, &prepared));
+    assert_fails(kd, kd_model_save_onnx(prepared, "m", NULL), KD_ERR_UNSUPPORTED,
+                 "kd_model_quantize makes it int8");
+    assert_ok(kd, kd_model_quantize(m, &data, NULL, &quant));
+    assert_ok(kd, kd_model_save_onnx(quant, "m", NULL));
+    for (i = 0; i + 14 < disk_find("m")->size; ++i)
+        found += memcmp(disk_find("m")->bytes + i, "QuantizeLinear", 14) == 0;
+    assert_int_equal(found, 4); /* of the input, after relu, after pooling, after flatten */
+    assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &back), KD_ERR_UNSUPPORTED, "QuantizeLinear");
+    for (i = 1;; ++i) {
+        memory.refuse_at = (int)i;
+        if (kd_model_save_onnx(quant, "m", NULL) == KD_OK) break;
+        assert_int_equal(disk_count(), 1);
+    }
+    memory.refuse_at = 0;
+    assert_true(i > 10);
+    kd_model_destroy(quant);
+    kd_model_destroy(prepared);
+    kd_model_destroy(m);
+    free(x);
+}
+
 /* ---- reading what was written ---------------------------------------------------------------------------- */
 
 /* Numbers everywhere, so that a mistake shows. */
@@ -583,9 +614,9 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_writing_refused), TEST(test_writing_fails), TEST(test_round_trip), TEST(test_by_graph),
-        TEST(test_torch),           TEST(test_nodes_refused), TEST(test_nodes_read), TEST(test_input),
-        TEST(test_external),        TEST(test_damaged),
+        TEST(test_int8),     TEST(test_writing_refused), TEST(test_writing_fails), TEST(test_round_trip),
+        TEST(test_by_graph), TEST(test_torch),           TEST(test_nodes_refused), TEST(test_nodes_read),
+        TEST(test_input),    TEST(test_external),        TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
