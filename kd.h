@@ -24239,7 +24239,7 @@ KD__PRIVATE void kd__onnx_int8_weight(kd__onnx_writer *o, const kd__param *p, co
     kd__free(o->kd, bytes);
 }
 
-/* Weight (0) or bias (1) of a dense layer or convolution, in an int8 model as integers. Returns its name or NULL. */
+/* Weight (0) or bias (1) of a product, in an int8 model as integers. Returns its name, or NULL. */
 KD__PRIVATE const char *kd__onnx_weight(kd__onnx_writer *o, const kd__node *n, int which)
 {
     const kd_model *m = o->m;
