@@ -714,9 +714,11 @@ typedef struct kd_cost {
     /* Bytes of constants: 4 for every number, batch normalisations that are folded counting nothing but a bias. */
     int64_t flash_float;
     int64_t ram_float; /* bytes of the arena, 4 for every activation, with the input and the output in it */
-    /* The same in 8 bits: 1 byte a weight, 8 an output channel for its bias and its scale, 256 for each table of an
-       activation other than relu, relu6 and leakyrelu, and of pixels, one a channel of the input. A softtree stays
-       float. */
+    /* The same in 8 bits, no less than kd_model_save_c tells of the int8 model, and more where a maxpool becomes
+       part of the convolution before it: 1 byte a weight, outputs and inputs of a layer rounded up to multiples of
+       4, 8 an output for bias and scale, 92 to 100 a layer, 256 for each table of an activation other than relu,
+       relu6 and leakyrelu, and of pixels, one a channel of the input, and class names; in RAM, too, the inputs of
+       one output of the largest layer. A softtree stays float. */
     int64_t flash_int8, ram_int8;
 } kd_cost;
 /* Plans the arena: takes memory for that, and may fail with KD_ERR_MEMORY. */
@@ -12451,26 +12453,45 @@ KD__PRIVATE kd_result kd__arena_plan(const kd_model *m, int bytes, int *root, kd
     return KD_OK;
 }
 
+/* Rounded up to a multiple of 4. */
+KD__PRIVATE int64_t kd__fours(int64_t count) { return (count + 3) / 4 * 4; }
+
+enum {
+    KD__COST_LAYER = 92,
+    KD__COST_OUTPUT = 8
+}; /* bytes of what describes a layer; of an output's bias and scale */
+
+/* The numbers that one output of a layer with weights is a sum of, rounded up. */
+KD__PRIVATE int64_t kd__cost_inputs(const kd__param *p)
+{
+    return p->layout == KD__TAPS ? (int64_t)p->h * p->w : kd__fours((int64_t)p->c * p->h * p->w);
+}
+
 /* Constants of a node, in floats and in 8 bits. */
 KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
 {
     const kd__layer_type *t = &kd__layer_types[n->type];
-    int64_t numbers = 0, outputs;
+    int64_t numbers = 0;
     int j;
     for (j = 0; j < 4; ++j) numbers += n->param[j] >= 0 ? kd__param_count(&m->params[n->param[j]]) : 0;
     if (kd__is_linear(n) || (n->param[0] >= 0 && m->params[n->param[0]].layout == KD__PANELS)) {
-        outputs = m->params[n->param[0]].shape[0];
+        const kd__param *p = &m->params[n->param[0]];
+        const int64_t outputs = p->layout == KD__TAPS ? p->c : p->groups * kd__fours(p->outputs);
         c->flash_float += 4 * numbers;
-        c->flash_int8 += numbers - (n->param[1] >= 0 ? outputs : 0) + 8 * outputs;
+        c->flash_int8 += KD__COST_LAYER + outputs * (kd__cost_inputs(p) + KD__COST_OUTPUT);
     } else if (t->build == kd__norm_build) {
         const kd__node *before = m->values[n->in].producer >= 0 ? &m->nodes[m->values[n->in].producer] : NULL;
         const int folds = kd__norm_folds(m, n);
         const int64_t kept = folds ? (before->param[1] >= 0 ? 0 : numbers / 4) : numbers / 2;
         c->flash_float += 4 * kept;
-        if (!folds) c->flash_int8 += 4 * kept;
+        if (!folds) c->flash_int8 += KD__COST_LAYER + numbers / 4 * (1 + KD__COST_OUTPUT); /* depthwise 1 */
     } else if (t->build == kd__act_build) {
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) c->flash_int8 += 256;
-    } else {
+    } else if (t->build == kd__pool_build || t->build == kd__gap_build) {
+        c->flash_int8 += KD__COST_LAYER + (t->own ? 0 : 4);
+    } else if (t->build == kd__add_build) {
+        c->flash_int8 += KD__COST_LAYER + 8;
+    } else if (t->build != kd__quant_build) {
         c->flash_float += 4 * numbers;
         c->flash_int8 += 4 * numbers;
     }
@@ -12482,6 +12503,7 @@ KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out)
     kd__arena_item *items;
     kd_cost c;
     kd_result result;
+    int64_t patch = 4;
     int *root, i;
     if (!m) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_cost: out must not be NULL");
@@ -12491,10 +12513,15 @@ KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out)
     c.macs = kd_model_macs(m);
     for (i = 0; i < m->node_count; ++i) kd__cost_node(m, &m->nodes[i], &c);
     c.flash_int8 += 256 * (int64_t)(in->flat ? 1 : in->c);
+    for (i = 0; m->classes && i < kd_model_outputs(m); ++i) c.flash_int8 += (int64_t)strlen(m->classes[i]) + 1 + 4;
     root = KD__NEW(m->kd, int, m->value_count);
     items = KD__NEW(m->kd, kd__arena_item, m->value_count);
     result = root && items ? kd__arena_plan(m, 4, root, items, &c.ram_float) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__arena_plan(m, 1, root, items, &c.ram_int8);
+    for (i = 0; i < m->param_count; ++i) {
+        if (m->params[i].layout == KD__PANELS) patch = KD__MAX(patch, kd__cost_inputs(&m->params[i]));
+    }
+    c.ram_int8 += patch;
     kd__free(m->kd, root);
     kd__free(m->kd, items);
     if (result == KD_OK) *out = c;

@@ -533,7 +533,7 @@ refused '--fit-ram takes a number of bytes' $fashion --out "$work/out" --fit-ram
 refused '--fit-macs takes a number such as 500K or 5M, got "5MB"' $fashion --out "$work/out" --fit-macs 5MB
 refused '--fit chooses the student: leave out --student' $fashion --out "$work/out" --fit 64KB --student "$student"
 refused '--fit tries students whose layers' $fashion --out "$work/out" --fit 64KB --feature 'hint stage1=stage1'
-refused 'no student fits; the smallest of those that are tried needs 0.5 KB flash' $fashion --limit 12 --out "$work/out" --fit 300
+refused 'no student fits; the smallest of those that are tried needs' $fashion --limit 12 --out "$work/out" --fit 300
 refused 'none are held out' $fashion --limit 12 --validation 0 --out "$work/out" --fit 64KB
 refused 'give one of them' $fashion --limit 12 --out "$work/out" --fit 64KB --prune 0.5
 refused '--prune must be 0 to 0.95' $fashion --out "$work/out" --prune 1

@@ -19,7 +19,8 @@ static kd_cost cost_of(kd_ctx *kd, const char *line)
     return cost;
 }
 
-/* By hand: conv 36 + 4, whose bias takes the batchnorm; conv 288 and a bias from its batchnorm, 8; dense 24 + 3. */
+/* By hand: conv 36 + 4, whose bias takes the batchnorm; conv 288 and a bias from its batchnorm, 8; dense 24 + 3. In
+   8 bits outputs, and inputs of one, are multiples of 4. */
 static void test_a_small_net(void **state)
 {
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
@@ -28,9 +29,9 @@ static void test_a_small_net(void **state)
                     "relu, gap, dense 3");
     (void)state;
     assert_int_equal(c.flash_float, 4 * (36 + 4 + 288 + 8 + 24 + 3));
-    assert_int_equal(c.flash_int8, 36 + 288 + 24 + 8 * (4 + 8 + 3) + 256);
+    assert_int_equal(c.flash_int8, 4 * (12 + 8) + 8 * (36 + 8) + 4 * (8 + 8) + 5 * 92 + 4 + 256);
     assert_int_equal(c.ram_float, 4 * (64 + 256)); /* the first convolution, from its input into its output */
-    assert_int_equal(c.ram_int8, 64 + 256);
+    assert_int_equal(c.ram_int8, 64 + 256 + 36);   /* and what one output of the second reads */
     kd_close(kd);
 }
 
@@ -41,25 +42,25 @@ static void test_single_layers(void **state)
     (void)state;
     c = cost_of(kd, "10: dense 3"); /* the output's 3 bytes end at a multiple of 4 */
     assert_int_equal(c.flash_float, 4 * 33);
-    assert_int_equal(c.flash_int8, 30 + 24 + 256);
+    assert_int_equal(c.flash_int8, 4 * (12 + 8) + 92 + 256);
     assert_int_equal(c.ram_float, 4 * 13);
-    assert_int_equal(c.ram_int8, 12 + 4);
+    assert_int_equal(c.ram_int8, 12 + 4 + 12);
     c = cost_of(kd, "10: dense 3 bias=0");
     assert_int_equal(c.flash_float, 4 * 30);
-    assert_int_equal(c.flash_int8, 30 + 24 + 256); /* the zero point of what comes in needs a bias */
+    assert_int_equal(c.flash_int8, 4 * (12 + 8) + 92 + 256); /* the zero point of what comes in needs a bias */
     c = cost_of(kd, "10: dense 3, gelu, dense 3, sigmoid, dense 3, relu, dropout 0.5"); /* in place, two tables */
-    assert_int_equal(c.flash_int8, 30 + 9 + 9 + 3 * 24 + 2 * 256 + 256);
-    assert_int_equal(c.ram_int8, 16);
+    assert_int_equal(c.flash_int8, 4 * (12 + 4 + 4 + 3 * 8) + 3 * 92 + 2 * 256 + 256);
+    assert_int_equal(c.ram_int8, 16 + 12);
     c = cost_of(kd, "3x4x4: batchnorm, conv 2 1"); /* nothing before it to fold it into: a scale and a shift */
     assert_int_equal(c.flash_float, 4 * (6 + 6 + 2));
-    assert_int_equal(c.flash_int8, 24 + 6 + 16 + 3 * 256);
-    assert_int_equal(c.ram_int8, 48 + 32);
+    assert_int_equal(c.flash_int8, 3 * (1 + 8) + 4 * (4 + 8) + 2 * 92 + 3 * 256);
+    assert_int_equal(c.ram_int8, 48 + 32 + 4);
     c = cost_of(kd, "3x4x4: depthwise 3 pad=1 bias=0, batchnorm, relu6, gap, dense 2");
     assert_int_equal(c.flash_float, 4 * (27 + 3 + 6 + 2));
-    assert_int_equal(c.flash_int8, 27 + 24 + 6 + 16 + 3 * 256);
-    assert_int_equal(c.ram_int8, 96); /* depthwise is not in place */
+    assert_int_equal(c.flash_int8, 3 * (9 + 8) + 4 * (4 + 8) + 3 * 92 + 4 + 3 * 256);
+    assert_int_equal(c.ram_int8, 96 + 4); /* depthwise is not in place */
     c = cost_of(kd, "2x2x2: softtree 2 3");
-    assert_int_equal(c.flash_int8, 24 + 3 * 8 + 4 * (3 + 12) + 2 * 256);
+    assert_int_equal(c.flash_int8, 4 * (8 + 8) + 92 + 4 * (3 + 12) + 2 * 256);
     kd_close(kd);
 }
 
@@ -70,15 +71,15 @@ static void test_residuals_keep_their_input(void **state)
     kd_cost c;
     (void)state;
     c = cost_of(kd, "4x8x8: residual(conv 4 3 pad=1, batchnorm, relu), relu, gap, dense 2");
-    assert_int_equal(c.ram_int8, 2 * 256); /* the sum goes into the body's memory */
+    assert_int_equal(c.ram_int8, 2 * 256 + 36); /* the sum goes into the body's memory */
     c = cost_of(kd, "4x8x8: residual(conv 4 3 pad=1, relu, conv 4 3 pad=1), gap, dense 2");
-    assert_int_equal(c.ram_int8, 3 * 256);
+    assert_int_equal(c.ram_int8, 3 * 256 + 36);
     c = cost_of(kd, "4x8x8: residual(relu), gap, dense 2"); /* not in place: the input is added afterwards */
-    assert_int_equal(c.ram_int8, 2 * 256);
+    assert_int_equal(c.ram_int8, 2 * 256 + 4);
     c = cost_of(kd, "4x8x8: residual(dropout 0.5, relu), gap, dense 2"); /* nor through what does nothing */
-    assert_int_equal(c.ram_int8, 2 * 256);
+    assert_int_equal(c.ram_int8, 2 * 256 + 4);
     c = cost_of(kd, "4x8x8: residual(dropout 0.5), gap, dense 2");
-    assert_int_equal(c.ram_int8, 256 + 4);
+    assert_int_equal(c.ram_int8, 256 + 4 + 4);
     kd_close(kd);
 }
 
@@ -209,6 +210,61 @@ static void test_int8(void **state)
     kd_close(kd);
 }
 
+/* A number that the C source tells. */
+static long told(const char *path, const char *name)
+{
+    static char text[1 << 20];
+    FILE *f = fopen(path, "rb");
+    const char *at;
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    at = strstr(text, name);
+    assert_non_null(at);
+    return strtol(at + strlen(name), NULL, 10);
+}
+
+/* What is said beforehand is what the C source of the int8 model takes, or more where it pools in a convolution. */
+static void test_like_c_source(void **state)
+{
+    static const char *const lines[] = {
+        "1x8x8: conv 4 3 pad=1, batchnorm, relu, conv 8 3 pad=1, relu, gap, dense 3",
+        "1x8x8: conv 6 3 pad=1, batchnorm, relu, maxpool 2, depthwise 3 pad=1, batchnorm, relu, conv 5 1, relu, "
+        "avgpool 2, dense 3",
+        "1x8x8: conv 4 3 pad=1, batchnorm, relu, residual(conv 7 3 pad=1, batchnorm, relu, conv 4 3 pad=1, "
+        "batchnorm), relu, residual(conv 8 3 pad=1 stride=2, batchnorm), relu, gap, dense 3",
+        "1x8x8: conv 3 3, hardswish, maxpool 2, dense 9, gelu, dense 3",
+        "1x8x8: dense 10, relu, dense 3",
+    };
+    static const char *const names[] = {"one", "two", "three"};
+    static const float x[4 * 64] = {1, 2, 3, -1, -2};
+    const kd_data images = kd_data_f32(x, NULL, 4, 1, 8, 8, 3);
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    char path[] = "/tmp/kd-cost-XXXXXX";
+    const int file = mkstemp(path);
+    int i;
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    for (i = 0; i < KD__COUNT(lines); ++i) {
+        kd_model *m = create(kd, lines[i]), *integers;
+        kd_cost cost;
+        long flash, ram;
+        assert_ok(kd, kd_model_set_classes(m, names, 3));
+        assert_ok(kd, kd_model_cost(m, &cost));
+        assert_ok(kd, kd_model_quantize(m, &images, NULL, &integers));
+        assert_ok(kd, kd_model_save_c(integers, path, NULL));
+        flash = told(path, "STUDENT_FLASH "), ram = told(path, "STUDENT_RAM ");
+        if (cost.flash_int8 < flash || cost.flash_int8 > flash + 2 * 96 || cost.ram_int8 < ram ||
+            (!strstr(lines[i], "maxpool") && cost.ram_int8 > ram + 8))
+            fail_msg("%s: flash %ld, said %ld; RAM %ld, said %ld", lines[i], flash, (long)cost.flash_int8, ram,
+                     (long)cost.ram_int8);
+        kd_model_destroy(integers);
+        kd_model_destroy(m);
+    }
+    remove(path);
+    kd_close(kd);
+}
+
 static void test_refusals(void **state)
 {
     test_memory memory;
@@ -244,6 +300,7 @@ int main(void)
         cmocka_unit_test(test_nothing_overlaps),
         cmocka_unit_test(test_random_buffers),
         cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_like_c_source),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
