@@ -508,13 +508,13 @@ check 'more epochs than a cache has views' test $? = 124
 # ---- a budget in, a student out ------------------------------------------------------------------------------------
 small='--temperature 2 --alpha 0.9 --lr 0.004 --weight-decay 0 --augment none --validation 0.2 --limit 10 --epochs 2 --teacher-epochs 1 --seeds 1 --threads 1 --batch 16'
 # shellcheck disable=SC2086
-check 'a student that fits' "$distill" $fashion $small --teacher "$teacher" --fit 2KB --fit-ram 2KB --fit-macs 100K \
+check 'a student that fits' "$distill" $fashion $small --teacher "$teacher" --fit 4KB --fit-ram 2KB --fit-macs 100K \
     --search-minutes 0.01 --beside "$student" --out "$work/fit"
 chosen=$(sed -n 's/.*"student": {"spec": "\([^"]*\)".*/\1/p' "$work/fit/metrics.json")
-check 'is the first of its candidates' sh -c "grep -A1 '\"fit\": {\"flash\": 2048, \"ram\": 2048, \"macs\": 100000, \"candidates\"' '$work/fit/metrics.json' | grep -qF '\"spec\": \"$chosen\"'"
+check 'is the first of its candidates' sh -c "grep -A1 '\"fit\": {\"flash\": 4096, \"ram\": 2048, \"macs\": 100000, \"candidates\"' '$work/fit/metrics.json' | grep -qF '\"spec\": \"$chosen\"'"
 # most NAME LIMIT: no candidate has more
 most() { test "$(sed '/"beside"/,$d' "$work/fit/metrics.json" | grep -o "\"family\".*\"$1\": [0-9]*" | sed 's/.* //' | sort -n | tail -1)" -le "$2"; }
-check 'all fit in flash' most flash 2048
+check 'all fit in flash' most flash 4096
 check 'in RAM' most ram 2048
 check 'and in multiply-adds' most macs 100000
 check 'of several families' test "$(grep -o '"family": "[a-z]*"' "$work/fit/metrics.json" | sort -u | wc -l)" = 3
