@@ -1069,16 +1069,16 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
     X(KD_RANGE_MSE, "mse")
 /* From which numbers seen the ends of a grid follow: the smallest and the largest; those between which `percentile`
    of a hundred lie; or those whose steps have the least mean squared error. */
-typedef enum kd_range {
+typedef enum kd_quantize_range {
 #define KD__ITEM(name, word) name,
     KD_RANGES(KD__ITEM)
 #undef KD__ITEM
         KD_RANGE_COUNT
-} kd_range;
+} kd_quantize_range;
 
 typedef struct kd_quantize_desc {
     uint32_t cookie;  /* set by kd_quantize_defaults */
-    kd_range range;   /* KD_RANGE_MSE */
+    kd_quantize_range range;   /* KD_RANGE_MSE */
     float percentile; /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
     /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
        with saturation (ONNX Runtime on x86 without VNNI) need 64 */
@@ -1087,7 +1087,7 @@ typedef struct kd_quantize_desc {
     int batch;  /* 64; 1 to 256 */
 } kd_quantize_desc;
 KDDEF kd_quantize_desc kd_quantize_defaults(void);
-KDDEF const char *kd_range_name(kd_range range); /* "mse" */
+KDDEF const char *kd_quantize_range_name(kd_quantize_range range); /* "mse" */
 
 /* The model without batchnorm where that can be: what follows a dense, conv or depthwise layer becomes part of its
    weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for rounding. */
@@ -1550,8 +1550,8 @@ KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *dat
                                      uint64_t seed, int views, kd_progress_fn on_progress, void *user,
                                      kd_cache **out);
 /* Several teachers in one cache: each logit of c becomes (1 - share) of itself and `share`, 0 to 1, of other's, so
-   that softmax gives the geometric mean of both, as with KD_AVERAGE_LOGITS. Both are of the same data, augmentation,
-   seed and number of views (KD_ERR_DATA says what differs, and c stays as it is); other may be c. */
+   that softmax gives the geometric mean of both, as with KD_AVERAGE_LOGITS. Both are of the same data,
+   augmentation, seed and number of views (KD_ERR_DATA says what differs, and c stays as it is); other may be c. */
 KDDEF kd_result kd_cache_blend(kd_cache *c, const kd_cache *other, float share);
 KDDEF void kd_cache_destroy(kd_cache *c); /* NULL is allowed */
 KDDEF kd_result kd_cache_save(const kd_cache *c,
@@ -3705,7 +3705,8 @@ typedef struct kd__int8_store {
 
 /* C = A * B of bytes, exact in 32 bits: A unsigned, B signed. The reduction runs over `segs` segments of `run`
    groups of four bytes; what A has beyond the end of a segment meets zeros of B. B is in panels of KD__INT8_PANEL
-   columns: for every group of four rows those of each column side by side. Rows of C come in blocks, as in kd__gemm. */
+   columns: for every group of four rows those of each column side by side. Rows of C come in blocks, as in
+   kd__gemm. */
 enum { KD__INT8_PANEL = 16, KD__INT8_TAPS = 49 };
 typedef struct kd__int8_product {
     int rows, blocks, cols, segs, run;
@@ -15171,8 +15172,8 @@ KD__PRIVATE const kd__node *kd__last_companion(const kd_model *m, const kd__node
     return n;
 }
 
-/* An encoder, which stands as `text`. Where there are quant layers to add it is written out as the residuals that it
-   is made of, in which they have a place. *at: its first node, then the one behind its last. */
+/* An encoder, which stands as `text`. Where there are quant layers to add it is written out as the residuals that
+   it is made of, in which they have a place. *at: its first node, then the one behind its last. */
 KD__PRIVATE void kd__write_encoder(kd__relined *l, int *at, const char *text, int length_of_text, int first)
 {
     const kd_model *m = l->m;
@@ -15419,7 +15420,7 @@ KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out)
 
 /* ---- ranges ---------------------------------------------------------------------------------------------- */
 
-KDDEF const char *kd_range_name(kd_range range)
+KDDEF const char *kd_quantize_range_name(kd_quantize_range range)
 {
     static const char *const names[] = {
 #define KD__ITEM(name, word) word,
@@ -15624,7 +15625,7 @@ KD__PRIVATE kd_result kd__quantize_check(const kd_model *m, const kd_quantize_de
     if (desc->cookie != KD__COOKIE)
         return kd__fail(m->kd, KD_ERR_DEFAULTS, "%s: desc must start from kd_quantize_defaults()", where);
     if ((unsigned)desc->range >= (unsigned)KD_RANGE_COUNT)
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_range %d", where, (int)desc->range);
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_quantize_range %d", where, (int)desc->range);
     if (!(desc->percentile >= 50 && desc->percentile <= 100))
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: percentile must be 50 to 100, got %s", where,
                         kd__number((double)desc->percentile, 6).chars);

@@ -195,8 +195,8 @@ typedef struct report {
     report_reliability teacher_reliability;
     /* Before anything was distilled, on the held-out images, -1: not measured. */
     double teacher_validation, alone_validation;
-    /* Students without a teacher that taught beside it, 0: none; their share of the average, 0 to 1; and what is right
-       of the test images and of the held-out ones by that average. */
+    /* Students without a teacher that taught beside it, 0: none; their share of the average, 0 to 1; and what is
+       right of the test images and of the held-out ones by that average. */
     int ensemble_students;
     double ensemble_share, ensemble_accuracy, ensemble_validation;
     report_way ways[REPORT_WAYS];

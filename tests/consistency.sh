@@ -45,7 +45,7 @@ check "kd.h: no two names that an underscore alone tells apart" lookalikes
 # every configuration macro of the first comment is looked at below it
 known_switches()
 {
-    sed -n '/^CONFIGURATION/,/^THREADS/s/^ *\(KD_[A-Z_]*\).*/\1/p' kd.h >"$tmp/switches"
+    sed -n '/^CONFIGURATION/,/^THREADS/s/^ *\(KD_[A-Z0-9_]*\).*/\1/p' kd.h >"$tmp/switches"
     [ -s "$tmp/switches" ] || echo "CONFIGURATION lists nothing"
     while read -r name; do
         grep -q -E "^# *(if|elif|ifdef|ifndef).*\b$name\b" kd.h || echo "$name is listed in CONFIGURATION and never looked at"

@@ -2492,6 +2492,19 @@ static void test_softmax_errors(void **state)
     kd_close(kd);
 }
 
+/* ---- int8 ------------------------------------------------------------------------------------------------ */
+
+#include "int8_kernels.h"
+
+static void check_int8_product(const kd_ctx *kd) { int8_products(kd); }
+static void check_int8_depthwise(const kd_ctx *kd) { int8_windows(kd); }
+static void check_int8_maxpool(const kd_ctx *kd) { int8_windows(kd); }
+static void check_int8_mean(const kd_ctx *kd) { int8_windows(kd); }
+static void check_int8_add(const kd_ctx *kd) { int8_lines(kd); }
+static void check_to_steps(const kd_ctx *kd) { int8_lines(kd); }
+static void check_round_to_grid(const kd_ctx *kd) { int8_lines(kd); }
+static void check_round_to_grid_grad(const kd_ctx *kd) { int8_lines(kd); }
+
 /* ---- all of them ----------------------------------------------------------------------------------------- */
 
 #define KD__ITEM(type, name, parameters)                                                                           \

@@ -1,5 +1,5 @@
-/* ensemble.h - the students without a teacher as further teachers: what several networks say together is better than
-   what one of them says, and these are trained anyway. A part of distill.c. */
+/* ensemble.h - the students without a teacher as further teachers: what several networks say together is better
+   than what one of them says, and these are trained anyway. A part of distill.c. */
 
 /* ---- teacher and students, averaged ------------------------------------------------------------------------ */
 
