@@ -71,7 +71,7 @@ FIT_BY_HAND = --beside 'conv 11 3 pad=1, batchnorm, relu, maxpool 2, conv 22 3 p
 	--beside 'conv 16 3 pad=1, batchnorm, relu, maxpool 2, conv 28 3 pad=1, batchnorm, relu, maxpool 2, conv 36 3 pad=1, batchnorm, relu, gap, dense 10' \
 	--beside 'dense 19, batchnorm, relu, dense 10'
 fit: stb $(BUILD)/distill
-	$(BUILD)/distill examples/data/fashion --train-limit 50 --effort 0.4 --seeds 3 --int8 --fit 16KB --fit-macs 600K --search-minutes 1 $(FIT_BY_HAND) --out $(OUT)-fit $(DISTILL)
+	$(BUILD)/distill examples/data/fashion --train-limit 50 --effort 0.4 --seeds 3 --int8 --fit 16KB --fit-ram 16KB --search-minutes 1 $(FIT_BY_HAND) --out $(OUT)-fit $(DISTILL)
 
 hinton: stb $(BUILD)/hinton
 	@test -n "$(DATA)" || { echo 'say where MNIST is: make hinton DATA=<folder with its four IDX files>'; exit 1; }

@@ -170,6 +170,7 @@ typedef struct report_candidate {
     const char *family; /* "plain", "residual" ... */
     char shape[96];     /* what it is like, in words */
     kd_cost cost;
+    int place;            /* in its family, those that use most of the budget first */
     int epochs;           /* of its longest trial; 0: it was not tried */
     double accuracy, nll; /* then, on the held-out images */
 } report_candidate;

@@ -154,7 +154,34 @@ static int fit_known(const session *s, const report_candidate *c)
     return 0;
 }
 
-/* Every shape, each as wide as it may be, in an order of the seed's. */
+/* How much of flash and time a candidate uses: what it may learn goes with both. */
+static double fit_use(const report_candidate *c) { return (double)c->cost.flash_int8 * (double)c->cost.macs; }
+
+static int by_use(const void *a, const void *b)
+{
+    const report_candidate *x = (const report_candidate *)a, *y = (const report_candidate *)b;
+    if (fit_use(x) < fit_use(y) || fit_use(y) < fit_use(x)) return fit_use(x) > fit_use(y) ? -1 : 1;
+    return strcmp(x->spec, y->spec);
+}
+
+static int by_turn(const void *a, const void *b)
+{
+    const report_candidate *x = (const report_candidate *)a, *y = (const report_candidate *)b;
+    return x->place != y->place ? x->place - y->place : strcmp(x->family, y->family);
+}
+
+/* The families by turns, of each those first that make the most of the budget: there may be time for a few only. */
+static void fit_order(report *r)
+{
+    int i, j;
+    qsort(r->candidates, (size_t)r->candidate_count, sizeof *r->candidates, by_use);
+    for (i = 0; i < r->candidate_count; ++i) {
+        for (j = 0; j < i; ++j) r->candidates[i].place += r->candidates[j].family == r->candidates[i].family;
+    }
+    qsort(r->candidates, (size_t)r->candidate_count, sizeof *r->candidates, by_turn);
+}
+
+/* Every shape, each as wide as it may be. */
 static int fit_enumerate(session *s)
 {
     static const double growths[] = {1, 1.5, 2};
@@ -169,7 +196,7 @@ static int fit_enumerate(session *s)
     for (index = 0; index < SHAPES; ++index) {
         report_candidate c;
         fit_shape shape;
-        int rest = (int)(((int64_t)index * 59 + s->o.first_seed) % SHAPES); /* all of them: 59 is prime */
+        int rest = index;
         memset(&c, 0, sizeof c);
         shape.family = rest % FIT_FAMILIES, rest /= FIT_FAMILIES;
         shape.blocks = blocks[rest % 3], rest /= 3;
@@ -180,6 +207,7 @@ static int fit_enumerate(session *s)
         if (shape.stride > 1 && shorter_side(&s->images) < 12) continue;
         if (fit_widest(s, &shape, &c) && !fit_known(s, &c)) r->candidates[r->candidate_count++] = c;
     }
+    fit_order(r);
     if (r->candidate_count) return 1;
     return complain("no student fits; the smallest of those that are tried needs %s", cost_text(&f->least).chars);
 }
