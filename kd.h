@@ -718,7 +718,7 @@ typedef struct kd_cost {
        part of the convolution before it: 1 byte a weight, outputs and inputs of a layer rounded up to multiples of
        4, 8 an output for bias and scale, 92 to 100 a layer, 256 for each table of an activation other than relu,
        relu6 and leakyrelu, and of pixels, one a channel of the input, and class names; in RAM, too, the inputs of
-       one output of the largest layer. A softtree stays float. */
+       one output of the largest layer, and 4 bytes for each output of the widest. A softtree stays float. */
     int64_t flash_int8, ram_int8;
 } kd_cost;
 /* Plans the arena: takes memory for that, and may fail with KD_ERR_MEMORY. */
@@ -12504,7 +12504,7 @@ KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out)
     kd__arena_item *items;
     kd_cost c;
     kd_result result;
-    int64_t patch = 4;
+    int64_t patch = 4, sums = 0;
     int *root, i;
     if (!m) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_cost: out must not be NULL");
@@ -12520,9 +12520,12 @@ KDDEF kd_result kd_model_cost(const kd_model *m, kd_cost *out)
     result = root && items ? kd__arena_plan(m, 4, root, items, &c.ram_float) : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__arena_plan(m, 1, root, items, &c.ram_int8);
     for (i = 0; i < m->param_count; ++i) {
-        if (m->params[i].layout == KD__PANELS) patch = KD__MAX(patch, kd__cost_inputs(&m->params[i]));
+        const kd__param *p = &m->params[i];
+        if (p->layout == KD__PANELS) patch = KD__MAX(patch, kd__cost_inputs(p));
+        if (p->layout == KD__PANELS || p->layout == KD__TAPS)
+            sums = KD__MAX(sums, p->layout == KD__TAPS ? kd__fours(p->c) : p->groups * kd__fours(p->outputs));
     }
-    c.ram_int8 += patch;
+    c.ram_int8 += patch + 4 * sums;
     kd__free(m->kd, root);
     kd__free(m->kd, items);
     if (result == KD_OK) *out = c;
