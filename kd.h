@@ -1077,9 +1077,9 @@ typedef enum kd_quantize_range {
 } kd_quantize_range;
 
 typedef struct kd_quantize_desc {
-    uint32_t cookie;  /* set by kd_quantize_defaults */
-    kd_quantize_range range;   /* KD_RANGE_MSE */
-    float percentile; /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
+    uint32_t cookie;         /* set by kd_quantize_defaults */
+    kd_quantize_range range; /* KD_RANGE_MSE */
+    float percentile;        /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
     /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
        with saturation (ONNX Runtime on x86 without VNNI) need 64 */
     int weight_limit;
@@ -15463,7 +15463,7 @@ KD__PRIVATE kd__grid kd__grid_between(double low, double high)
 /* The squared error of all numbers seen, taken as the middle of their part. */
 KD__PRIVATE double kd__grid_error(const kd__range_watch *w, kd__grid g)
 {
-    const double width = ((double)w->high - (double)w->low) / KD__WATCH_BINS;
+    const double width = ((double)w->high - (double)w->low) / (double)KD__WATCH_BINS;
     double sum = 0;
     int i;
     for (i = 0; i < KD__WATCH_BINS; ++i) {
@@ -15494,7 +15494,7 @@ KD__PRIVATE kd__grid kd__grid_of_least_error(const kd__range_watch *w)
 /* Half of what is left out on either side; a side that ends at 0 keeps it, and leaves all to the other. */
 KD__PRIVATE kd__grid kd__grid_of_percentile(const kd__range_watch *w, double percentile)
 {
-    const double width = ((double)w->high - (double)w->low) / KD__WATCH_BINS;
+    const double width = ((double)w->high - (double)w->low) / (double)KD__WATCH_BINS;
     const int sides = (w->low < 0) + (w->high > 0);
     int64_t all = 0, left, seen;
     double low = (double)w->low, high = (double)w->high;
@@ -27504,7 +27504,7 @@ KD__PRIVATE kd__text kd__c_literal(float x)
 {
     kd__text text = kd__number((double)x, 9);
     const size_t length = strlen(text.chars);
-    kd__print(text.chars + length, sizeof text.chars - length, "%sf", strpbrk(text.chars, ".e") ? "" : ".0");
+    kd__print(text.chars + length, sizeof text.chars - length, "%sf", strchr(text.chars, '.') || strchr(text.chars, 'e') ? "" : ".0");
     return text;
 }
 
