@@ -10784,8 +10784,8 @@ KD__PRIVATE int kd__round_small(float x) { return (int)(kd__float_bits(x + 12582
 /* The same for what is not small. */
 KD__PRIVATE double kd__round_even(double x)
 {
-    const double down = floor(x), rest = x - down;
-    return rest < 0.5 || (rest == 0.5 && floor(down / 2) * 2 == down) ? down : down + 1;
+    const double down = -ceil(-x), rest = x - down;
+    return rest < 0.5 || (rest == 0.5 && ceil(down / 2) * 2 == down) ? down : down + 1;
 }
 
 KD__PRIVATE int kd__clamp_steps(float steps, int zero)
