@@ -27504,7 +27504,8 @@ KD__PRIVATE kd__text kd__c_literal(float x)
 {
     kd__text text = kd__number((double)x, 9);
     const size_t length = strlen(text.chars);
-    kd__print(text.chars + length, sizeof text.chars - length, "%sf", strchr(text.chars, '.') || strchr(text.chars, 'e') ? "" : ".0");
+    const int whole = !strchr(text.chars, '.') && !strchr(text.chars, 'e');
+    kd__print(text.chars + length, sizeof text.chars - length, "%sf", whole ? ".0" : "");
     return text;
 }
 
