@@ -285,7 +285,8 @@ typedef struct kd_ctx_desc {
     kd_io io; /* stdio, with fsync where the platform has it */
     /* 0: what the processor's caches ask for. Otherwise bytes that a thread's buffers for blocks of work should
        keep to, where memory is short; one block of the smallest size is always taken. 3x3 convolutions whose
-       smallest block by Winograd's way does not fit are computed directly, with other bits. */
+       smallest block by Winograd's way does not fit are computed directly, with other bits. Models with linear
+       layers over tokens take blocks of some 256 tokens all the same. */
     size_t scratch;
 } kd_ctx_desc;
 
@@ -638,10 +639,11 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
    as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, position and
    disttoken start normal with deviation 0.02 and classtoken with 1e-6, within 2 deviations, a softtree's beta at 1
    and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside
-   all residuals: 0 makes the first logits 0. `residual` multiplies those of the last layer that has some, batchnorm
-   included, in the LAYERS of each residual, and in both residuals of an encoder's blocks: with 0 every residual
-   passes its input on at first (Goyal et al. 2017, section 5.1; torchvision's zero_init_residual). 0 is refused
-   where a relu or relu6 follows that layer, whose gradient would be 0 for ever. */
+   all residuals, of disthead's two the second alone: 0 makes the first logits 0. `residual` multiplies those of
+   the last layer that has some, batchnorm included, in the LAYERS of each residual, and in both residuals of an
+   encoder's blocks: with 0 every residual passes its input on at first (Goyal et al. 2017, section 5.1;
+   torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose gradient would
+   be 0 for ever. */
 #define KD_INITS(X)                                                                                                \
     X(KD_INIT_AUTO, "auto")                                                                                        \
     X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
@@ -796,15 +798,16 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void);
    QuantizeLinear and DequantizeLinear, of which ONNX Runtime makes the same integers (kd_model_quantize). desc
    NULL: the defaults. The file appears when it is complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than
    2 GiB; interleaved pixels into a vector of several planes; a layer that is not there in ONNX yet (layers over
-   tokens). */
+   tokens, gelutanh); a model in float with quant layers. */
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
 /* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
    convolutions, batchnorm, pooling, activations, and branches that a sum joins again, as residual(...). Weights in
    a file beside it ("model.onnx.data") are read. What is done with the input before the first layer becomes the
    model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in the file.
-   input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Anything else is KD_ERR_UNSUPPORTED,
-   with the name of the node and its operator. */
+   input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is KD_ERR_UNSUPPORTED,
+   with its name and operator; a file with several inputs, an older opset or other types of elements KD_ERR_FORMAT;
+   a size that is left open KD_ERR_SHAPE. */
 KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
 
 /* ---- models for other programs --------------------------------------------------------------------------- */
@@ -827,7 +830,8 @@ KDDEF kd_c_desc kd_c_defaults(void);
    without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
    (STUDENT_PLAIN: not). In float they are the same to about 1e-5 of the largest: batchnorm is folded into weights,
    and compilers may fuse multiply-adds. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: a softtree or prompt layer,
-   or one of an int8 model that works in float. The file is replaced as by kd_model_save. */
+   layers over tokens, quant layers of a model in float, or a layer of an int8 model that works in float. The file
+   is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -1049,11 +1053,11 @@ KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const k
 
    The steps that values are rounded to stand in the model's line as `quant` layers: what comes out of one is
    scale (q - zero_point), q a whole number from 0 to 255, with one scale and zero point (tensors NAME.scale and
-   NAME.zero_point, not trained). What such a layer stands before, dense, conv or depthwise, has weights rounded to
-   -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers round just
-   as the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where it is
-   (Bengio et al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is quantisation-aware
-   training.
+   NAME.zero_point, not trained). What such a layer stands before, dense, conv, depthwise or linear, has weights
+   rounded to -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers
+   round just as the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where
+   it is (Bengio et al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is
+   quantisation-aware training.
 
    float model -> kd_model_quantize -> int8 model                                 after training
    float model -> kd_model_prepare_int8 -> kd_train -> kd_model_quantize -> int8 model             aware of it
@@ -1089,8 +1093,9 @@ typedef struct kd_quantize_desc {
 KDDEF kd_quantize_desc kd_quantize_defaults(void);
 KDDEF const char *kd_quantize_range_name(kd_quantize_range range); /* "mse" */
 
-/* The model without batchnorm where that can be: what follows a dense, conv or depthwise layer becomes part of its
-   weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for rounding. */
+/* The model without batchnorm where that can be: what follows a dense, conv, depthwise or linear layer becomes part
+   of its weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for
+   rounding. */
 KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out);
 /* kd_model_fold, with quant layers put in where int8 has a rule, and their scales set by running the model over
    `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model
@@ -1108,7 +1113,7 @@ KDDEF int kd_model_is_int8(const kd_model *m);
    in training: give kd_train_desc.features. Layers are named by their tags, or by their numbers as in the names of
    tensors; the tag of a residual stands for its sum, blocks.3 for
    what block 3 of an encoder of that name puts out. A layer that a relu, relu6 or leakyrelu directly follows is
-   read after it (conv, dense, depthwise, batchnorm and residual; other layers as they are).
+   read after it (conv, dense, depthwise, linear, batchnorm and residual; other layers as they are).
 
    Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w; of a vector
    (dense, flatten and what follows them) c is the length, h = w = 1. In the relations x_i, t_i are their samples,
@@ -1318,7 +1323,8 @@ typedef enum kd_teacher_average {
     KD_AVERAGE_LOGITS /* kd_average_logits */
 } kd_teacher_average;
 
-/* Weights that are kept at 0 in training, for research: of dense layers and convolutions, biases apart. The saved
+/* Weights that are kept at 0 in training, for research: of dense and linear layers, of convolutions but depthwise
+   ones, and of softtree's filters, biases apart. The saved
    model has all its numbers, some of which are zeros; what takes channels away is kd_model_prune.
 
    KD_SPARSITY_MAGNITUDE    of each layer a share, those of the least magnitude: sparsity_share * (1 - (1 - u)^3),
@@ -1599,7 +1605,8 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
    Channels that only go together make a layer here: what a dense layer or convolution makes, with all that batch
    normalisation, activations, pooling and depthwise filters make of it, and all that residuals add to it. Inputs
-   and outputs of the model, of convolutions with groups, of softtree and of prompt layers keep theirs.
+   and outputs of the model, of convolutions with groups, of softtree, of prompt layers and of those over tokens
+   keep theirs.
 
    name               how much a channel matters: the mean over the tensors of its layer of
    KD_PRUNE_SCALE     |g|, g the scale of batch normalisation; layers that have none keep their channels
@@ -6069,7 +6076,7 @@ typedef struct kd__arg {
 typedef struct kd__node {
     int type; /* index into kd__layer_types */
     kd__arg arg[KD__MAX_ARGS];
-    int in, in2, out; /* values; in2 is -1 but for add */
+    int in, in2, out; /* values; in2 is -1 but for sums and means of two */
     int param[4];     /* weight, bias, running mean, running variance; -1 where there is none */
     int act;          /* of an activation layer: which */
     int fused_act;    /* activation that this node applies to its own output, or KD__IDENTITY */
@@ -6707,7 +6714,7 @@ KD__PRIVATE kd_result kd__quant_build(kd__draft *d, kd__node *n)
 
 KD__PRIVATE void kd__watch_line(kd__range_watch *w, ptrdiff_t count, const float *x)
 {
-    const float width = w->high - w->low, per = width > 0 ? (float)KD__WATCH_BINS / width : 0;
+    const float width = w->high - w->low, per = width > 1e-30f ? (float)KD__WATCH_BINS / width : 0;
     ptrdiff_t i;
     for (i = 0; i < count; ++i) {
         if (!kd__is_finite((double)x[i]))
@@ -10694,8 +10701,8 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
    uses: spec
    A model with quant layers computes in float as an int8 model would: the numbers behind a quant layer are steps of
    its grid, x = scale (q - zero) with q from 0 to 255 (flatten, dropout and max pooling pass them on), and a dense
-   layer or a convolution that reads such numbers rounds its weights to int8, by output, and its bias to int32
-   (kd__param.rounded). That is what quantisation-aware training trains, layer by layer what ONNX calls a
+   or linear layer or a convolution that reads such numbers rounds its weights to int8, by output, and its bias to
+   int32 (kd__param.rounded). That is what quantisation-aware training trains, layer by layer what ONNX calls a
    QuantizeLinear followed by a DequantizeLinear.
 
    An int8 model has the same nodes and a kd__quant beside them, and computes with integers. For nodes[i], in order,
@@ -10704,8 +10711,8 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
    KD__QUANT_NOTHING  it is done already: an activation or a quant layer behind another node; flatten, dropout
    KD__QUANT_FLOAT    the layer in float, on numbers made from uint8 where its input is: no rule for integers
    KD__QUANT_STEPS    a quant layer whose input is in float: q = rne(clamp(x / scale)) + zero
-   KD__QUANT_PRODUCT  dense, conv, depthwise: sums[o] = bias[o] + sum_i (x[i] - zero_in) weight[o][i], exact in 32
-                      bits; t = (float)sums[o] * factor[o]; relu, relu6 or leakyrelu of t; then
+   KD__QUANT_PRODUCT  dense, conv, depthwise, linear: sums[o] = bias[o] + sum_i (x[i] - zero_in) weight[o][i],
+                      exact in 32 bits; t = (float)sums[o] * factor[o]; relu, relu6 or leakyrelu of t; then
                       q = rne(clamp(t)) + zero_out. Where no quant layer follows it writes t, in float
    KD__QUANT_MAXPOOL  the largest q of a window, on the grid of its input
    KD__QUANT_MEAN     avgpool, gap: q = rne(clamp((float)sum(x - zero_in) * factor[0])) + zero_out
@@ -10857,7 +10864,8 @@ KD__PRIVATE void kd__round_node(void *arg, int index, int worker)
         r->k->round_to_grid(depth, scale, 127, to, to);
         if (b) {
             const float step = in.scale * scale;
-            r->rounded[b->offset + (size_t)o] = (float)(kd__round_even((double)bias / (double)step) * (double)step);
+            r->rounded[b->offset + (size_t)o] =
+                step > 1e-37f ? (float)(kd__round_even((double)bias / (double)step) * (double)step) : bias;
         }
     }
     kd__param_copy(r->k, w, r->rounded + w->offset, plain, 0);
@@ -10872,6 +10880,8 @@ KD__PRIVATE void kd__round_weights(const kd__run *r, const kd__node *n, kd__span
 }
 
 /* ---- what an int8 model is made of ----------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
 
 KD__PRIVATE int kd__is_quant(const kd__node *n) { return kd__layer_types[n->type].build == kd__quant_build; }
 KD__PRIVATE int kd__is_product(const kd__node *n) { return (kd__layer_types[n->type].flags & KD__MULTIPLIES) != 0; }
@@ -11268,7 +11278,12 @@ KD__PRIVATE kd_result kd__quant_finish(kd_model *m, const char *where)
             result = kd__quant_finish_product(m, i, where);
             if (result == KD_OK) result = kd__quant_show(m, i);
         } else if (at->op == KD__QUANT_MEAN) {
-            at->factor[0] = in / (out * (float)(n->arg[KD__POOL_KERNEL].v[0] * n->arg[KD__POOL_KERNEL].v[1]));
+            const double pixels = n->arg[KD__POOL_KERNEL].v[0] * n->arg[KD__POOL_KERNEL].v[1];
+            at->factor[0] = in / (out * (float)pixels);
+            if (255 * pixels > INT32_MAX)
+                result =
+                    kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                             "%s: layer \"%.80s\": the sum of its window may not fit into 32 bits", where, n->name);
         } else if (at->op == KD__QUANT_ADD) {
             at->factor[0] = in / out, at->factor[1] = m->quant->values[n->in2].scale / out;
         } else if (at->op == KD__QUANT_TABLE) {
@@ -11300,7 +11315,8 @@ KD__PRIVATE kd_result kd__quant_take(kd_model *m, int index)
         const float bias = n->param[1] >= 0 ? m->weights[m->params[n->param[1]].offset + (size_t)o] : 0;
         const float scale = kd__quant_scale(kd__largest(row, at->depth), most, kd__quant_limit(m, n), bias, in);
         at->scale[o] = scale;
-        at->bias[o] = (int32_t)kd__round_even((double)bias / (double)(in * scale));
+        /* of a step that is none the layer is refused afterwards */
+        at->bias[o] = in * scale > 1e-37f ? (int32_t)kd__round_even((double)bias / (double)(in * scale)) : 0;
         for (i = 0; i < pixels; ++i) {
             for (j = 0; j < c; ++j)
                 at->weight[(ptrdiff_t)o * at->depth + i * c + j] =
@@ -11619,17 +11635,11 @@ KD__PRIVATE void kd__int8_depthwise(const kd__run *r, const kd__node *n, const k
 KD__PRIVATE void kd__int8_pool(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
 {
     const kd__quant_value *in = &r->model->quant->values[n->in], *out = &r->model->quant->values[at->out];
-    const kd__shape *from = &r->model->values[n->in].shape, *to = &r->model->values[n->out].shape;
-    kd__window w;
+    const kd__int8_store store = kd__quant_store(at, out);
+    kd__window w = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
     int i;
-    w.channels = from->c;
-    w.in_h = from->h, w.in_w = from->w, w.out_h = to->h, w.out_w = to->w;
-    w.kernel_h = (int)n->arg[KD__POOL_KERNEL].v[0], w.kernel_w = (int)n->arg[KD__POOL_KERNEL].v[1];
-    w.stride_h = (int)n->arg[KD__POOL_STRIDE].v[0], w.stride_w = (int)n->arg[KD__POOL_STRIDE].v[1];
-    w.pad_h = (int)n->arg[KD__POOL_PAD].v[0], w.pad_w = (int)n->arg[KD__POOL_PAD].v[1];
     w.in_row = (ptrdiff_t)in->line, w.out_row = (ptrdiff_t)out->line;
     for (i = s.first; i < s.first + s.count; ++i) {
-        const kd__int8_store store = kd__quant_store(at, out);
         if (at->op == KD__QUANT_MAXPOOL)
             r->k->int8_maxpool(&w, kd__bytes_at(r, in, s, i), kd__bytes_at(r, out, s, i));
         else
@@ -12002,6 +12012,17 @@ KD__PRIVATE void kd__model_copy_tensors(kd_model *to, const kd_model *from)
     }
 }
 
+/* What travels with a model beside its tensors. */
+KD__PRIVATE kd_result kd__model_copy_about(kd_model *to, const kd_model *from)
+{
+    to->batches_seen = from->batches_seen;
+    to->preprocessing_channels = from->preprocessing_channels;
+    memcpy(to->mean, from->mean, sizeof from->mean);
+    memcpy(to->std, from->std, sizeof from->std);
+    if (!from->classes) return KD_OK;
+    return kd_model_set_classes(to, (const char *const *)from->classes, kd_model_outputs(from));
+}
+
 KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **out)
 {
     kd_model *copy;
@@ -12009,11 +12030,7 @@ KD__PRIVATE kd_result kd__model_copy(kd_ctx *kd, const kd_model *m, kd_model **o
     if (result != KD_OK) return result;
     copy = *out;
     kd__model_copy_tensors(copy, m);
-    copy->batches_seen = m->batches_seen;
-    copy->preprocessing_channels = m->preprocessing_channels;
-    memcpy(copy->mean, m->mean, sizeof m->mean);
-    memcpy(copy->std, m->std, sizeof m->std);
-    if (m->classes) result = kd_model_set_classes(copy, (const char *const *)m->classes, kd_model_outputs(m));
+    result = kd__model_copy_about(copy, m);
     if (result == KD_OK && m->quant) result = kd__quant_clone(copy, m);
     if (result != KD_OK) {
         kd_model_destroy(copy);
@@ -12351,13 +12368,16 @@ KDDEF size_t kd_model_describe(const kd_model *m, char *text, size_t size)
    Which values share their memory, when each is in use, and where it lies in one arena.
    ============================================================================================================ */
 
+/* Rounded up to a multiple of 4. */
+KD__PRIVATE int64_t kd__fours(int64_t count) { return (count + 3) / 4 * 4; }
+
 /* A buffer in use from one node to another, both included. */
 typedef struct kd__arena_item {
     int64_t size, at; /* bytes; at: place in the arena, -1: not a buffer of its own */
     int from, until;
 } kd__arena_item;
 
-KD__PRIVATE int kd__is_linear(const kd__node *n)
+KD__PRIVATE int kd__takes_norm(const kd__node *n)
 {
     return n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE;
 }
@@ -12366,8 +12386,7 @@ KD__PRIVATE int kd__is_linear(const kd__node *n)
 KD__PRIVATE int kd__norm_folds(const kd_model *m, const kd__node *n)
 {
     const kd__value *in = &m->values[n->in];
-    return kd__layer_types[n->type].build == kd__norm_build && in->producer >= 0 && in->consumers == 1 &&
-           kd__is_linear(&m->nodes[in->producer]);
+    return kd__is_norm(n) && in->producer >= 0 && in->consumers == 1 && kd__takes_norm(&m->nodes[in->producer]);
 }
 
 /* Places buffers so that those in use at the same time do not overlap: the largest first, each as low as it fits
@@ -12437,7 +12456,7 @@ KD__PRIVATE void kd__arena_items(const kd_model *m, int bytes, int *root, int *l
     }
     for (i = 0; i < m->value_count; ++i) {
         if (root[i] != i) continue;
-        items[i].size = (kd__shape_count(&m->values[i].shape) * bytes + 3) / 4 * 4;
+        items[i].size = kd__fours(kd__shape_count(&m->values[i].shape) * bytes);
         items[i].until = KD__MAX(last[i], items[i].from);
     }
 }
@@ -12453,9 +12472,6 @@ KD__PRIVATE kd_result kd__arena_plan(const kd_model *m, int bytes, int *root, kd
     kd__free(m->kd, last);
     return KD_OK;
 }
-
-/* Rounded up to a multiple of 4. */
-KD__PRIVATE int64_t kd__fours(int64_t count) { return (count + 3) / 4 * 4; }
 
 enum {
     KD__COST_LAYER = 92,
@@ -12475,12 +12491,12 @@ KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
     int64_t numbers = 0;
     int j;
     for (j = 0; j < 4; ++j) numbers += n->param[j] >= 0 ? kd__param_count(&m->params[n->param[j]]) : 0;
-    if (kd__is_linear(n) || (n->param[0] >= 0 && m->params[n->param[0]].layout == KD__PANELS)) {
+    if (kd__is_product(n)) {
         const kd__param *p = &m->params[n->param[0]];
         const int64_t outputs = p->layout == KD__TAPS ? p->c : p->groups * kd__fours(p->outputs);
         c->flash_float += 4 * numbers;
         c->flash_int8 += KD__COST_LAYER + outputs * (kd__cost_inputs(p) + KD__COST_OUTPUT);
-    } else if (t->build == kd__norm_build) {
+    } else if (kd__is_norm(n)) {
         const kd__node *before = m->values[n->in].producer >= 0 ? &m->nodes[m->values[n->in].producer] : NULL;
         const int folds = kd__norm_folds(m, n);
         const int64_t kept = folds ? (before->param[1] >= 0 ? 0 : numbers / 4) : numbers / 2;
@@ -12922,8 +12938,9 @@ KD__PRIVATE int kd__plan_tokens(const kd__run *r)
     const kd_model *m = r->model;
     int i, block = 1;
     for (i = 0; i < m->node_count; ++i) {
-        if (kd__layer_types[m->nodes[i].type].build == kd__linear_build)
-            block = KD__MAX(block, kd__parts(256, kd__tokens_of(&m->values[m->nodes[i].in].shape).tokens));
+        const kd__shape *in = &m->values[m->nodes[i].in].shape;
+        if (kd__layer_types[m->nodes[i].type].build == kd__linear_build && kd__tokens_of(in).tokens > 1)
+            block = KD__MAX(block, kd__parts(256, kd__tokens_of(in).tokens));
     }
     return block;
 }
@@ -15005,8 +15022,6 @@ typedef struct kd__relined {
 
 enum { KD__FOLD_NOT, KD__FOLD_INTO, KD__FOLD_DEPTHWISE };
 
-KD__PRIVATE int kd__is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
-
 /* The residual that a node is the hidden shortcut of: its name's length up to ".shortcut", or 0. */
 KD__PRIVATE size_t kd__shortcut_of(const kd__node *n)
 {
@@ -15263,6 +15278,13 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
                 first = 0;
                 continue;
             }
+            if (end - c == 8 && memcmp(c, "disthead", 8) == 0) { /* its heads, which stay in float, are not shown */
+                while (*end && *end != ',' && *end != ')') ++end;
+                kd__write(&l->w, "%s%.*s", first ? "" : ", ", (int)(end - tag), tag);
+                c = end;
+                first = 0;
+                continue;
+            }
             n = kd__next_shown(m, &at);
             if (!n) return;
             first &= !kd__write_layer(l, n, tag, tag_length, first);
@@ -15373,13 +15395,7 @@ KD__PRIVATE kd_result kd__model_reline(const kd_model *m, int limit, kd_model **
     }
     if (result == KD_OK) result = kd__model_allocate(made);
     if (result == KD_OK) result = kd__move_tensors(made, m, folded);
-    if (result == KD_OK) {
-        made->batches_seen = m->batches_seen;
-        made->preprocessing_channels = m->preprocessing_channels;
-        memcpy(made->mean, m->mean, sizeof m->mean);
-        memcpy(made->std, m->std, sizeof m->std);
-        if (m->classes) result = kd_model_set_classes(made, (const char *const *)m->classes, kd_model_outputs(m));
-    }
+    if (result == KD_OK) result = kd__model_copy_about(made, m);
     kd__free(kd, folded);
     kd__free(kd, line);
     if (result != KD_OK) {
@@ -15582,7 +15598,7 @@ KD__PRIVATE kd_result kd__watch_run(kd_model *m, const kd_data *images, const kd
 {
     const int workers = m->kd->desc.threads, count = KD__MIN(desc->images, images->count);
     kd__feed feed;
-    int64_t *bins = NULL;
+    int64_t *bins = NULL, *next;
     kd_result result = kd__feed_open_images(&feed, m->kd, images, NULL, 0, desc->batch);
     int i;
     if (result != KD_OK) return result;
@@ -15592,11 +15608,13 @@ KD__PRIVATE kd_result kd__watch_run(kd_model *m, const kd_data *images, const kd
     for (i = 0; i < m->node_count; ++i) kd__watch_join(watch, m->node_count, workers, i);
     if (result == KD_OK) result = kd__watch_check(m, watch, where);
     if (result == KD_OK && desc->range != KD_RANGE_MINMAX) {
-        bins = KD__NEW(m->kd, int64_t, kd__times((size_t)(workers * m->node_count), KD__WATCH_BINS));
+        bins = KD__NEW(m->kd, int64_t, kd__times((size_t)(workers * KD__MAX(1, m->quants)), KD__WATCH_BINS));
         if (!bins) result = KD_ERR_MEMORY;
-        for (i = 0; i < workers * m->node_count && bins; ++i) {
+        for (i = 0, next = bins; i < workers * m->node_count && bins; ++i) {
             watch[i].low = watch[i % m->node_count].low, watch[i].high = watch[i % m->node_count].high;
-            watch[i].bins = bins + (ptrdiff_t)i * KD__WATCH_BINS;
+            if (!kd__is_quant(&m->nodes[i % m->node_count])) continue;
+            watch[i].bins = next;
+            next += KD__WATCH_BINS;
         }
         if (bins) result = kd__watch_images(run, &feed, count, desc->batch);
         for (i = 0; i < m->node_count && bins; ++i) kd__watch_join(watch, m->node_count, workers, i);
@@ -15910,7 +15928,8 @@ typedef struct kd__sparse {
     const kd_train_desc *desc;
     int64_t from, until; /* updates */
     char *zero;          /* by weight, of the update at hand */
-    float *plain, *size; /* of the largest tensor, in PyTorch's order, and sorted magnitudes */
+    float *plain;        /* of the largest tensor, in PyTorch's order */
+    int64_t *counts;     /* (65536), of magnitudes by half of their bits */
 } kd__sparse;
 
 KD__PRIVATE int kd__sparse_masks(const kd__param *p) { return p->trained && p->layout == KD__PANELS; }
@@ -15929,8 +15948,8 @@ KD__PRIVATE kd_result kd__sparse_open(kd__sparse *s, kd_model *m, const kd_train
     s->until = (int64_t)kd__meant((double)desc->sparsity_until * (double)updates);
     s->zero = KD__NEW(m->kd, char, m->weight_count + 1);
     s->plain = KD__NEW(m->kd, float, most + 1);
-    s->size = KD__NEW(m->kd, float, most + 1);
-    return s->zero && s->plain && s->size ? KD_OK : KD_ERR_MEMORY;
+    s->counts = KD__NEW(m->kd, int64_t, 1 << 16);
+    return s->zero && s->plain && s->counts ? KD_OK : KD_ERR_MEMORY;
 }
 
 KD__PRIVATE void kd__sparse_close(kd__sparse *s)
@@ -15938,28 +15957,37 @@ KD__PRIVATE void kd__sparse_close(kd__sparse *s)
     if (!s->m) return;
     kd__free(s->m->kd, s->zero);
     kd__free(s->m->kd, s->plain);
-    kd__free(s->m->kd, s->size);
+    kd__free(s->m->kd, s->counts);
 }
 
-KD__PRIVATE int kd__float_compare(const void *a, const void *b)
+/* Of the magnitudes whose bits begin with `first` (16 of them; -1: all): the next 16 bits of that which *left
+   smaller ones come before. *left becomes the number of those that begin alike. No sorting: that takes memory in
+   a step. */
+KD__PRIVATE uint32_t kd__sparse_rank(kd__sparse *s, int64_t all, int64_t first, int64_t *left)
 {
-    const float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? -1 : x > y;
+    uint32_t at = 0;
+    int64_t i;
+    memset(s->counts, 0, sizeof *s->counts << 16);
+    for (i = 0; i < all; ++i) {
+        const uint32_t bits = kd__float_bits(s->plain[i]) & 0x7fffffffu;
+        if (first < 0) ++s->counts[bits >> 16];
+        if (first >= 0 && bits >> 16 == (uint32_t)first) ++s->counts[bits & 0xffffu];
+    }
+    for (; *left >= s->counts[at]; ++at) *left -= s->counts[at];
+    return at;
 }
 
-/* The `count` smallest become 0, the first of equal ones. */
+/* The `count` smallest become 0, the first of equal ones. Magnitudes have the order of their bits. */
 KD__PRIVATE void kd__sparse_smallest(kd__sparse *s, int64_t all, int64_t count)
 {
-    float limit;
-    int64_t i, at_limit = 0;
+    int64_t left = count - 1, i;
+    uint32_t limit;
     if (count < 1) return;
-    for (i = 0; i < all; ++i) s->size[i] = (float)fabs((double)s->plain[i]);
-    qsort(s->size, (size_t)all, sizeof *s->size, kd__float_compare);
-    limit = s->size[count - 1];
-    for (i = 0; i < count; ++i) at_limit += s->size[i] >= limit;
-    for (i = 0; i < all; ++i) {
-        const float size = (float)fabs((double)s->plain[i]);
-        if (size < limit || (size <= limit && at_limit-- > 0)) s->plain[i] = 0;
+    limit = kd__sparse_rank(s, all, -1, &left) << 16;
+    limit |= kd__sparse_rank(s, all, limit >> 16, &left);
+    for (i = 0, ++left; i < all; ++i) { /* left: of those at the limit */
+        const uint32_t size = kd__float_bits(s->plain[i]) & 0x7fffffffu;
+        if (size < limit || (size == limit && left-- > 0)) s->plain[i] = 0;
     }
 }
 
@@ -16036,7 +16064,7 @@ KD__PRIVATE void kd__slim(const kd_model *m, float lambda, float *grads)
     for (i = 0; i < m->node_count && lambda > 0; ++i) {
         const kd__param *p;
         const float *g;
-        if (kd__layer_types[m->nodes[i].type].build != kd__norm_build) continue;
+        if (!kd__is_norm(&m->nodes[i])) continue;
         p = &m->params[m->nodes[i].param[0]];
         g = m->weights + p->offset;
         for (c = 0; c < (int)p->size; ++c)
@@ -17643,6 +17671,9 @@ KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag, size_t leng
         if (strncmp(n->name, tag, length) != 0) continue;
         if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0)
             continue;
+        if (strcmp(n->name + length, ".sum2") == 0 && i + 1 < m->node_count && n[1].in == n->out &&
+            strncmp(n[1].name, tag, length) == 0 && strcmp(n[1].name + length, ".norm2") == 0)
+            return n[1].out; /* norm=post: what the block puts out */
         for (j = i + 1; j < m->node_count; ++j) {
             if (m->nodes[j].fused && m->nodes[j].in == n->out) return m->nodes[j].out;
         }
@@ -20686,7 +20717,7 @@ KD__PRIVATE int kd__prune_passes(const kd__node *n)
    and dense layers and convolutions columns for those that they read. */
 KD__PRIVATE int kd__prune_fixed(const kd_model *m, const kd__node *n)
 {
-    return !kd__prune_passes(n) && (!kd__is_linear(n) || m->params[n->param[0]].groups > 1);
+    return !kd__prune_passes(n) && (!kd__takes_norm(n) || m->params[n->param[0]].groups > 1);
 }
 
 KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
@@ -20786,8 +20817,6 @@ KD__PRIVATE kd_result kd__prune_ask(kd__pruner *p, int node, int param, kd__prun
     return result;
 }
 
-KD__PRIVATE int kd__prune_is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
-
 /* Whether a node's channels are judged by its weights. Those of scale and taylor lie behind batch normalisation. */
 KD__PRIVATE int kd__prune_judges(const kd__pruner *p, int node)
 {
@@ -20795,14 +20824,14 @@ KD__PRIVATE int kd__prune_judges(const kd__pruner *p, int node)
     const kd__node *n = &m->nodes[node];
     int i;
     switch (p->d->criterion) {
-    case KD_PRUNE_SCALE: return kd__prune_is_norm(n);
+    case KD_PRUNE_SCALE: return kd__is_norm(n);
     case KD_PRUNE_TAYLOR:
-        if (kd__prune_is_norm(n)) return 1;
+        if (kd__is_norm(n)) return 1;
         for (i = node + 1; i < m->node_count; ++i) {
             if (m->nodes[i].in == n->out && kd__norm_folds(m, &m->nodes[i])) return 0;
         }
-        return kd__is_linear(n);
-    default: return kd__is_linear(n);
+        return kd__takes_norm(n);
+    default: return kd__takes_norm(n);
     }
 }
 
@@ -20815,7 +20844,7 @@ KD__PRIVATE void kd__prune_find(kd__pruner *p)
         const kd__node *n = &m->nodes[i];
         const int layer = p->layer[n->out];
         if (kd__prune_judges(p, i)) ++p->tensors[layer];
-        if (!p->of[layer] && kd__is_linear(n)) p->of[layer] = n->name;
+        if (!p->of[layer] && kd__takes_norm(n)) p->of[layer] = n->name;
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
@@ -20877,6 +20906,8 @@ KD__PRIVATE kd_result kd__prune_taylor(kd__pruner *p)
     d.warmup = d.validation = 0;
     d.schedule = KD_CONSTANT;
     d.uncertainty = d.patience = 0;
+    d.slimming = 0;
+    d.sparsity = KD_SPARSITY_NONE;
     d.validation_data = NULL;
     d.keep = KD_KEEP_LAST;
     d.on_step = NULL, d.on_epoch = NULL;
@@ -20943,11 +20974,11 @@ KD__PRIVATE void kd__prune_size(const kd__pruner *p, int64_t *parameters, int64_
                                : kd__param_count(q) / p->channels[to] / (reads ? p->channels[from] : 1) *
                                      p->left[to] * (reads ? p->left[from] : 1);
         }
-        if (!kd__is_linear(n))
+        if (!kd__takes_norm(n))
             *macs += n->macs;
         else
             *macs += n->macs / p->channels[to] * p->left[to];
-        if (kd__is_linear(n) && !kd__prune_passes(n))
+        if (kd__takes_norm(n) && !kd__prune_passes(n))
             *macs -=
                 n->macs / p->channels[to] * p->left[to] / p->channels[from] * (p->channels[from] - p->left[from]);
     }
@@ -20971,9 +21002,8 @@ KD__PRIVATE int kd__prune_enough(const kd__pruner *p, const kd__prune_place *nex
 KD__PRIVATE int kd__prune_projection(const kd_model *m, const kd__node *sum)
 {
     int at = sum->in2 >= 0 ? m->values[sum->in2].producer : -1;
-    if (at >= 0 && !m->nodes[at].shown && kd__prune_is_norm(&m->nodes[at]))
-        at = m->values[m->nodes[at].in].producer;
-    return at >= 0 && !m->nodes[at].shown && kd__is_linear(&m->nodes[at]) ? at : -1;
+    if (at >= 0 && !m->nodes[at].shown && kd__is_norm(&m->nodes[at])) at = m->values[m->nodes[at].in].producer;
+    return at >= 0 && !m->nodes[at].shown && kd__takes_norm(&m->nodes[at]) ? at : -1;
 }
 
 /* Brings a channel back, the most important of those that went; 0: none did. */
@@ -21010,35 +21040,47 @@ KD__PRIVATE void kd__prune_keep_projections(kd__pruner *p)
     }
 }
 
+/* Takes channels in their order from *at on, until that is enough. */
+KD__PRIVATE kd_result kd__prune_take(kd__pruner *p, const kd__prune_place *order, size_t count, size_t *at,
+                                     size_t *gone)
+{
+    const kd_prune_desc *d = p->d;
+    for (; *at < count && !kd__prune_enough(p, &order[*at], *gone, count); ++*at) {
+        const int layer = order[*at].layer;
+        if (p->left[layer] > d->minimum) {
+            p->keep[p->first[layer] + (size_t)order[*at].channel] = 0;
+            --p->left[layer];
+            ++*gone;
+        } else if (d->threshold >= 0 && p->left[layer] == 1) {
+            return kd__fail(p->kd, KD_ERR_ARGUMENT,
+                            "kd_model_prune: no channel of layer \"%s\" is above the threshold of %s", p->of[layer],
+                            kd__number((double)d->threshold, 6).chars);
+        }
+    }
+    kd__prune_keep_projections(p);
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__prune_choose(kd__pruner *p)
 {
-    static const char where[] = "kd_model_prune";
     const kd_prune_desc *d = p->d;
     const int target = d->parameters || d->macs;
-    size_t count, i, gone = 0;
+    size_t count, at = 0, gone = 0;
     int64_t parameters, macs;
+    int large;
     kd_result result = KD_OK;
     kd__prune_place *order = kd__prune_order(p, &count);
     if (!order) return KD_ERR_MEMORY;
-    for (i = 0; i < count && result == KD_OK && !kd__prune_enough(p, &order[i], gone, count); ++i) {
-        const int layer = order[i].layer;
-        if (p->left[layer] <= d->minimum) {
-            if (d->threshold >= 0 && p->left[layer] == 1)
-                result =
-                    kd__fail(p->kd, KD_ERR_ARGUMENT, "%s: no channel of layer \"%s\" is above the threshold of %s",
-                             where, p->of[layer], kd__number((double)d->threshold, 6).chars);
-            continue;
-        }
-        p->keep[p->first[layer] + (size_t)order[i].channel] = 0;
-        --p->left[layer];
-        ++gone;
-    }
-    if (result == KD_OK) kd__prune_keep_projections(p);
-    kd__prune_size(p, &parameters, &macs);
-    if (result == KD_OK && target && (d->parameters ? parameters > d->parameters : macs > d->macs))
+    do { /* a projection may get a channel back, and be over the target again */
+        result = kd__prune_take(p, order, count, &at, &gone);
+        kd__prune_size(p, &parameters, &macs);
+        large = target && (d->parameters ? parameters > d->parameters : macs > d->macs);
+    } while (result == KD_OK && large && at < count);
+    if (result == KD_OK && large)
         result = kd__fail(
             p->kd, KD_ERR_ARGUMENT,
-            "%s: with %d channel%s left of each layer the model still has %lld %s, more than %lld", where,
+            "kd_model_prune: with %d channel%s left of each layer the model still has %lld %s, more than "
+            "%lld",
             d->minimum, d->minimum == 1 ? "" : "s", (long long)(d->parameters ? parameters : macs),
             d->parameters ? "parameters" : "multiply-adds", (long long)(d->parameters ? d->parameters : d->macs));
     kd__free(p->kd, order);
@@ -21099,10 +21141,14 @@ KD__PRIVATE void kd__prune_line(const kd__pruner *p, kd__writer *w)
             c = kd__skip_space(end) + 1; /* its layers follow */
             continue;
         }
+        i = kd__layer_find(c, (size_t)(end - c));
+        if (i < 0) { /* it stands for several layers, none of which the line shows */
+            for (c = end; !kd__at_layer_end(c);) ++c;
+            continue;
+        }
         do ++node;
         while (!m->nodes[node].shown);
         n = &m->nodes[node];
-        i = kd__layer_find(c, (size_t)(end - c));
         if (i == KD__TYPE_DENSE) value[KD__DENSE_UNITS] = p->left[p->layer[n->out]];
         if (i == KD__TYPE_CONV) value[KD__CONV_CHANNELS] = p->left[p->layer[n->out]];
         if (i == KD__TYPE_CONV && n->type == KD__TYPE_DEPTHWISE)
@@ -21154,13 +21200,7 @@ KD__PRIVATE kd_result kd__prune_fill(const kd__pruner *p, kd_model *to)
             if (m->nodes[i].param[j] >= 0) result = kd__prune_tensor(p, &m->nodes[i], m->nodes[i].param[j], to);
         }
     }
-    to->batches_seen = m->batches_seen;
-    to->preprocessing_channels = m->preprocessing_channels;
-    memcpy(to->mean, m->mean, sizeof m->mean);
-    memcpy(to->std, m->std, sizeof m->std);
-    if (result == KD_OK && m->classes)
-        result = kd_model_set_classes(to, (const char *const *)m->classes, kd_model_outputs(m));
-    return result;
+    return result == KD_OK ? kd__model_copy_about(to, m) : result;
 }
 
 KD__PRIVATE kd_result kd__prune_make(const kd__pruner *p, kd_model **out)
@@ -24927,8 +24967,7 @@ typedef struct kd__onnx_unit {
     kd__shape shape;
     int tensor[4], turned; /* -1: none; turned: the weight is (in, out) */
     float alpha, beta;     /* what weight and bias are multiplied by */
-    int users;             /* values that are made of its output */
-    int owner, depth;      /* the last unit that all ways from the input to this one pass; how many there are */
+    int owner;             /* the last unit that all ways from the input to this one pass */
     int written;
 } kd__onnx_unit;
 
@@ -25617,7 +25656,8 @@ KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int 
     const kd__onnx_entry *e = kd__onnx_in(r, op, i);
     const kd__onnx_feed *feed;
     kd__shape *s = &r->units[0].shape;
-    if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS) {
+    if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS || e->kind == KD__IS_NOTHING) {
+        /* nothing: the second output of a node */
         r->fault = kd__onnx_refuse(r, op, "its input %d is a constant or missing", i);
         return -1;
     }
@@ -25712,6 +25752,8 @@ KD__PRIVATE kd_result kd__onnx_pad_of(const kd__onnx_reader *r, const kd__onnx_o
             return kd__onnx_refuse(r, op, "ceil_mode=1 makes its output larger here, which is not supported");
         sizes[i] = (int)(room / step) + 1;
     }
+    if ((double)u->shape.c * sizes[0] * sizes[1] > (double)KD__MAX_VALUE)
+        return kd__onnx_refuse(r, op, "its output is too large");
     u->shape.h = sizes[0], u->shape.w = sizes[1];
     return KD_OK;
 }
@@ -25746,8 +25788,8 @@ KD__PRIVATE kd_result kd__onnx_get_conv(kd__onnx_reader *r, const kd__onnx_op *o
     kernel->v[0] = (double)shape[2], kernel->v[1] = (double)shape[3];
     if (!is_depthwise)
         u->arg[KD__CONV_CHANNELS].v[0] = (double)shape[0], u->arg[KD__CONV_GROUPS].v[0] = (double)groups;
-    result = kd__onnx_pad_of(r, op, u, kernel);
     u->shape.c = (int)shape[0];
+    result = kd__onnx_pad_of(r, op, u, kernel);
     u->tensor[0] = (int)(w - r->arrays), u->tensor[1] = b ? (int)(b - r->arrays) : -1;
     return result;
 }
@@ -25787,7 +25829,7 @@ KD__PRIVATE kd_result kd__onnx_get_gemm(kd__onnx_reader *r, const kd__onnx_op *o
     result = kd__onnx_dense_of(r, op, !kd__onnx_get_int(op, "transB", 0), bias);
     if (result != KD_OK) return result;
     r->units[r->unit_count - 1].alpha = kd__onnx_get_float(op, "alpha", 1);
-    r->units[r->unit_count - 1].beta = kd__onnx_get_float(op, "beta", 1);
+    if (bias) r->units[r->unit_count - 1].beta = kd__onnx_get_float(op, "beta", 1);
     return KD_OK;
 }
 
@@ -25850,9 +25892,7 @@ KD__PRIVATE kd_result kd__onnx_get_hardswish(kd__onnx_reader *r, const kd__onnx_
 
 KD__PRIVATE kd_result kd__onnx_get_gelu(kd__onnx_reader *r, const kd__onnx_op *op)
 {
-    if (!kd__onnx_says(op, "approximate", "none"))
-        return kd__onnx_refuse(r, op, "approximate=tanh is not supported");
-    return kd__onnx_simple(r, op, "gelu");
+    return kd__onnx_simple(r, op, kd__onnx_says(op, "approximate", "none") ? "gelu" : "gelutanh");
 }
 
 KD__PRIVATE kd_result kd__onnx_get_leaky(kd__onnx_reader *r, const kd__onnx_op *op)
@@ -26192,7 +26232,7 @@ KD__PRIVATE kd_result kd__onnx_get_cast(kd__onnx_reader *r, const kd__onnx_op *o
 
 KD__PRIVATE kd_result kd__onnx_get_constant(kd__onnx_reader *r, const kd__onnx_op *op)
 {
-    static const char *const words[] = {"value_int", "value_ints", "value_float", "value_floats"};
+    static const char *const words[] = {"value_int", "value_ints"};
     kd__onnx_numbers n;
     kd__pb_view v;
     kd__pb_field f;
@@ -26218,7 +26258,7 @@ KD__PRIVATE kd_result kd__onnx_get_softmax(kd__onnx_reader *r, const kd__onnx_op
     if (!r->units[in].shape.flat || (axis != 1 && axis != -1))
         return kd__onnx_refuse(r, op, "a softmax over the classes at the end can be read, no other");
     kd__onnx_give(r, op, KD__IS_UNIT, in);
-    r->entries[r->refs[op->first_output]].last = 1;
+    if (r->refs[op->first_output] >= 0) r->entries[r->refs[op->first_output]].last = 1;
     kd__log(r->kd, "%s: the softmax at the end is left out; the model gives logits", r->path);
     return KD_OK;
 }
@@ -26376,6 +26416,7 @@ KD__PRIVATE int kd__onnx_is_bias(kd__onnx_reader *r, const kd__onnx_op *op, int 
     int axis;
     if (op->type.at[0] != 'A' || !a || !e || e->kind != KD__IS_UNIT || e->uses != 1 || e->last) return 0;
     u = &r->units[e->index];
+    if (e->op != u->op) return 0; /* another name of what others may read, too */
     if (u->type > KD__TYPE_DEPTHWISE || u->type < 0 || e->index == 0 || u->tensor[1] >= 0 || a->count != u->shape.c)
         return 0;
     axis = a->rank - (u->shape.flat ? 1 : 3);
@@ -27008,6 +27049,10 @@ KD__PRIVATE kd_result kd__onnx_own(kd__onnx_reader *r, kd_model **out)
         size_t at = 0, from = 0;
         int i, param = -1;
         desc.input = (kd_onnx_input)(kind % 3), desc.softmax = kind / 3;
+        /* normalising a vector takes numbers for each of its own, which then are in the file */
+        if (desc.input != KD_ONNX_FLOAT && m->values[m->input].shape.flat &&
+            (size_t)kd__shape_count(&m->values[m->input].shape) > r->graph.left)
+            continue;
         o = kd__onnx_open(m, &desc, r->where);
         result = kd__onnx_graph(&o);
         if (result != KD_OK && result != KD_ERR_MEMORY)
@@ -27054,7 +27099,7 @@ KD__PRIVATE kd_result kd__onnx_foreign(kd__onnx_reader *r, kd_model **out)
     if (result == KD_OK) result = kd__onnx_write_line(r, output);
     if (result == KD_OK) result = kd__model_plan(r->kd, r->line.text, &m);
     if (result == KD_OK) result = kd__onnx_load_layers(r, m);
-    if (result == KD_OK) (void)kd__model_read_pairs(&r->meta, m); /* class names, where they fit */
+    if (result == KD_OK && kd__model_read_pairs(&r->meta, m) == KD_ERR_MEMORY) result = KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__onnx_preprocessing(r, m);
     if (result == KD_OK)
         *out = m;
@@ -27073,10 +27118,10 @@ KD__PRIVATE kd_result kd__onnx_take_input(kd__onnx_reader *r, const char *input)
         if (size < 1 || size > (double)KD__MAX_VALUE || size != (double)(int)size) break;
         r->given[i] = (int64_t)size;
         c = end;
-        if (*c != 'x') break;
+        if (*c != 'x' || i == 2) break;
         ++c;
     }
-    if (!c || (*c == 0 && r->given[0] && (i == 0 || i == 2))) return KD_OK;
+    if (!c || (*c == 0 && (i == 0 || i == 2) && r->given[i])) return KD_OK;
     return kd__fail(r->kd, KD_ERR_ARGUMENT, "%s: input must be such as 3x224x224 or 784, got \"%.40s\"", r->where,
                     input);
 }
@@ -27345,7 +27390,7 @@ KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
 KD__PRIVATE int64_t kd__c_patch(const kd_model *m, const kd__node *n)
 {
     const kd__c_window w = kd__c_window_of(m, n);
-    return ((int64_t)w.kernel[0] * w.kernel[1] * (w.c / w.groups) + 3) / 4 * 4;
+    return kd__fours((int64_t)w.kernel[0] * w.kernel[1] * (w.c / w.groups));
 }
 
 /* Sums of a pixel: those of each group in whole panels. */
@@ -28256,6 +28301,7 @@ static const kd__c_act kd__c_acts[] = {
     {KD__HARDSWISH, 0, "hardswish", "x[i] * $_clip(x[i] + 3.0f, 0.0f, 6.0f) / 6.0f"},
     {KD__SIGMOID, 1, "sigmoid", "1.0f / (1.0f + expf(-x[i]))"},
     {KD__TANH, 1, "tanh", "tanhf(x[i])"},
+    {KD__GELU_TANH, 1, "gelutanh", "x[i] / (1.0f + expf(x[i] * -1.59576912f * (1.0f + 0.044715f * x[i] * x[i])))"},
 };
 
 /* The steps of one kind, of activations those of one act, that the plan has. */

@@ -94,7 +94,7 @@ static void print_help(FILE *out)
           out);
 }
 
-/* The option's place among those that the format takes; 0 if it takes none of that name. */
+/* Whether the format takes an option of that name. */
 static int takes(const format *f, const char *name)
 {
     const size_t length = strlen(name);

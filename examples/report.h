@@ -677,11 +677,11 @@ REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, siz
                  alone = held ? r->alone_validation : report_accuracy(r->ways[r->base].runs, r->seeds).mean;
     *text = 0;
     if (teacher > alone) return 0;
-    snprintf(
-        text, size,
-        "The teacher is not better than the student on the %s images: %.2f %% and %.2f %%. A stronger teacher, "
-        "trained longer or larger, is what distillation needs first.",
-        held ? "held-out" : "test", 100 * teacher, 100 * alone);
+    snprintf(text, size,
+             "%s better than the student on the %s images: %.2f %% and %.2f %%. A stronger teacher, "
+             "trained longer or larger, is what distillation needs first.",
+             r->ensemble_students ? "Teacher and students together are not" : "The teacher is not",
+             held ? "held-out" : "test", 100 * teacher, 100 * alone);
     return 1;
 }
 

@@ -64,8 +64,8 @@ static int pick(uint64_t *state, int count) { return (int)((next(state) + 1) * 0
 /* Layers that keep height and width. */
 static void append_body(char *line, uint64_t *state, int channels)
 {
-    static const char *const acts[] = {"relu",      "relu6",   "leakyrelu 0.3", "gelu", "silu",
-                                       "hardswish", "sigmoid", "tanh",          "relu", "batchnorm, relu"};
+    static const char *const acts[] = {"relu",      "relu6",   "leakyrelu 0.3", "gelu",     "silu",
+                                       "hardswish", "sigmoid", "tanh",          "gelutanh", "batchnorm, relu"};
     char *at = line + strlen(line);
     switch (pick(state, 5)) {
     case 0: sprintf(at, ", conv %d 3 pad=1", channels); break;

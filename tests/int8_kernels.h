@@ -1,18 +1,8 @@
 /* int8_kernels.h - the kernels of int8 models beside plain sums; a part of test_kernels.c */
 
-enum { INT8_SLACK = 128 };
-
-static uint8_t *int8_bytes_of(uint64_t seed, size_t count)
-{
-    uint8_t *x = (uint8_t *)calloc(count + INT8_SLACK, 1);
-    size_t i;
-    for (i = 0; i < count + INT8_SLACK; ++i) x[i] = (uint8_t)kd__rng_bits(seed, i);
-    return x;
-}
-
 static int8_t *int8_weights_of(uint64_t seed, size_t count)
 {
-    int8_t *x = (int8_t *)calloc(count + INT8_SLACK, 1);
+    int8_t *x = (int8_t *)calloc(count + TEST_SLACK, 1);
     size_t i;
     for (i = 0; i < count; ++i) x[i] = (int8_t)((int)(kd__rng_bits(seed, i) % 255) - 127);
     return x;
@@ -77,9 +67,9 @@ static void int8_product(const kd_ctx *kd, const int8_product_case *p, int kind,
     const size_t a_size =
         (size_t)(p->rows * a_row + p->blocks * a_block + across * a_seg + lines * a_line + p->length);
     const size_t outputs = (size_t)(p->rows * p->blocks) * (size_t)(p->cols + 5) + 64;
-    uint8_t *a = int8_bytes_of(1, a_size), *got = int8_bytes_of(2, outputs), *want = int8_bytes_of(2, outputs);
+    uint8_t *a = test_bytes(1, a_size), *got = test_bytes(2, outputs), *want = test_bytes(2, outputs);
     int8_t *w = int8_weights_of(3, (size_t)(p->cols * p->segs * p->length));
-    int8_t *panels = (int8_t *)calloc((size_t)(padded * p->segs * run * 4 + INT8_SLACK), 1);
+    int8_t *panels = (int8_t *)calloc((size_t)(padded * p->segs * run * 4 + TEST_SLACK), 1);
     int32_t *bias = (int32_t *)calloc((size_t)padded, 4), *starts = (int32_t *)calloc((size_t)padded, 4);
     float *factor = test_floats(4, (size_t)padded, 0.01f), *floats = test_floats(5, outputs, 1);
     float *want_floats = test_floats(5, outputs, 1);
@@ -87,7 +77,7 @@ static void int8_product(const kd_ctx *kd, const int8_product_case *p, int kind,
     kd__int8_store store = int8_store_of(kind);
     int b, r, o, s, i;
     if (p->extremes) { /* where products in 16 bits would saturate or wrap */
-        memset(a, 255, a_size + INT8_SLACK);
+        memset(a, 255, a_size + TEST_SLACK);
         for (i = 0; i < p->cols * p->segs * p->length; ++i) w[i] = (int8_t)(p->extremes * 127);
     }
     for (o = 0; o < p->cols; ++o) bias[o] = (int32_t)(kd__rng_bits(6, (uint64_t)o) % 20000) - 10000;
@@ -171,7 +161,7 @@ static void int8_window_case(const kd_ctx *kd, int channels, int size, int kerne
     const kd__window filtered = int8_window_of(channels, size, kernel, stride, 0);
     const int stored = (channels + 15) / 16 * 16, taps = filtered.kernel_h * filtered.kernel_w;
     const size_t outputs = (size_t)(pooled.out_h * pooled.out_row) + 64;
-    uint8_t *x = int8_bytes_of(7, (size_t)(pooled.in_h * pooled.in_row));
+    uint8_t *x = test_bytes(7, (size_t)(pooled.in_h * pooled.in_row));
     uint8_t *got[3], *want[3];
     int8_t *weight = int8_weights_of(8, (size_t)(taps * stored));
     int32_t *starts = (int32_t *)calloc((size_t)stored, 4);
@@ -179,7 +169,7 @@ static void int8_window_case(const kd_ctx *kd, int channels, int size, int kerne
     kd__int8_store store = int8_store_of(kind % 5);
     kd__int8_taps t;
     int i, y, j, c, row, col;
-    for (i = 0; i < 3; ++i) got[i] = int8_bytes_of(10, outputs), want[i] = int8_bytes_of(10, outputs);
+    for (i = 0; i < 3; ++i) got[i] = test_bytes(10, outputs), want[i] = test_bytes(10, outputs);
     for (c = 0; c < channels; ++c) starts[c] = 100 * c - 700;
     memset(&t, 0, sizeof t);
     t.w = filtered, t.x = x, t.weight = weight, t.starts = starts, t.factor = factor, t.store = store;
@@ -250,13 +240,13 @@ static void int8_lines(const kd_ctx *kd)
     enum { MOST = 70 };
     int n, i, kind;
     for (n = 1; n <= MOST; ++n) {
-        float x[MOST + INT8_SLACK], y[MOST + INT8_SLACK], dy[MOST + INT8_SLACK], dx[MOST + INT8_SLACK];
-        uint8_t steps[MOST + INT8_SLACK], a[MOST + INT8_SLACK], b[MOST + INT8_SLACK], sum[MOST + INT8_SLACK],
-            want[MOST + INT8_SLACK];
+        float x[MOST + TEST_SLACK], y[MOST + TEST_SLACK], dy[MOST + TEST_SLACK], dx[MOST + TEST_SLACK];
+        uint8_t steps[MOST + TEST_SLACK], a[MOST + TEST_SLACK], b[MOST + TEST_SLACK], sum[MOST + TEST_SLACK],
+            want[MOST + TEST_SLACK];
         const int zero = n * 5 % 256;
         const float scale = 0.013f + 0.001f * (float)n;
         memset(sum, 99, sizeof sum), memset(want, 99, sizeof want), memset(steps, 99, sizeof steps);
-        for (i = 0; i < MOST + INT8_SLACK; ++i) {
+        for (i = 0; i < MOST + TEST_SLACK; ++i) {
             x[i] = i % 7 == 0 ? scale * ((float)(i % 30) + 0.5f) : (float)(kd__rng_unit(11, (uint64_t)i) * 8 - 4);
             y[i] = dx[i] = 17, dy[i] = (float)i + 1;
             a[i] = (uint8_t)kd__rng_bits(12, (uint64_t)i), b[i] = (uint8_t)kd__rng_bits(13, (uint64_t)i);

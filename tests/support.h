@@ -25,6 +25,16 @@ KD__PRIVATE float *test_floats(uint64_t seed, size_t count, float scale)
     return x;
 }
 
+/* Random bytes, and as random ones behind them, which must stay what they are. */
+enum { TEST_SLACK = 128 };
+KD__PRIVATE uint8_t *test_bytes(uint64_t seed, size_t count)
+{
+    uint8_t *x = (uint8_t *)calloc(count + TEST_SLACK, 1);
+    size_t i;
+    for (i = 0; i < count + TEST_SLACK; ++i) x[i] = (uint8_t)kd__rng_bits(seed, i);
+    return x;
+}
+
 KD__PRIVATE kd_ctx *test_open(kd_isa isa, int threads)
 {
     kd_ctx_desc desc = kd_ctx_defaults();

@@ -239,7 +239,7 @@ static void test_like_c_source(void **state)
     static const float x[4 * 64] = {1, 2, 3, -1, -2};
     const kd_data images = kd_data_f32(x, NULL, 4, 1, 8, 8, 3);
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
-    char path[] = "/tmp/kd-cost-XXXXXX";
+    char path[] = P_tmpdir "/kd-cost-XXXXXX";
     const int file = mkstemp(path);
     int i;
     (void)state;

@@ -316,6 +316,15 @@ static void op_ints(const char *text, const char *name, int64_t a, int64_t b)
     kd__pb_end(g, node);
 }
 
+static void pads(const char *text, int64_t each)
+{
+    const size_t node = begin(text);
+    int64_t v[4];
+    v[0] = v[1] = v[2] = v[3] = each;
+    kd__onnx_ints(g, "pads", v, 4);
+    kd__pb_end(g, node);
+}
+
 /* A tensor of ones, with a size 0 left out. */
 static void tensor(const char *name, int64_t a, int64_t b, int64_t c, int64_t d)
 {
@@ -440,6 +449,12 @@ static void test_nodes_refused(void **state)
     refused("a softmax can be read at the end");
     op_ints("MaxPool x>y", "kernel_shape", 9, 9);
     refused("its window does not fit");
+    op("Flatten x>a"), op("Softmax a>,y");
+    refused("\"the node\", Softmax: the output is no layer's");
+    op_ints("MaxPool x>a,b", "kernel_shape", 2, 2), op("Relu b>y");
+    refused("its input 0 is a constant or missing");
+    tensor("w", 3, 2, 3, 3), pads("Conv x,w>y", 1 << 20);
+    refused("its output is too large");
     op_ints("MaxPool x>y", "kernel_shape", 1, -1);
     refused("a kernel of two sizes");
     op("Relu x>a"), op("Sigmoid a>b"), op("Tanh a>c"), op("Mul b,c>y");

@@ -395,6 +395,42 @@ static void test_projection_restores_either_side(void **state)
     kd_close(kd);
 }
 
+/* Words that stand for several layers stay, and those behind them are still met. */
+static void test_words_of_several_layers(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_prune_desc d = kd_prune_defaults(KD_PRUNE_L2);
+    kd_model *m = create(kd, "1x8x8: patch 4 8, blocks: encoder 1 2 mlp=2, meanpool, dense 8, relu, dense 3", 1),
+             *small;
+    (void)state;
+    assert_ok(kd, kd_model_prune(m, &d, &small));
+    assert_string_equal(kd_model_spec(small),
+                        "1x8x8: patch 4 8, blocks: encoder 1 2 mlp=2, meanpool, dense 4, relu, dense 3");
+    kd_model_destroy(small);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
+/* A target that a projection's channel, given back, would miss is reached with other channels. */
+static void test_target_beside_a_projection(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_prune_desc d = kd_prune_defaults(KD_PRUNE_L1);
+    kd_model *m = create(kd, "1x4x4: conv 6 1, relu, residual(conv 5 1), relu, gap, dense 2", 1), *small;
+    int target, reached = 0;
+    (void)state;
+    for (target = 30; target < 80; ++target) {
+        d.parameters = target;
+        if (kd_model_prune(m, &d, &small) != KD_OK) fail_msg("%d: %s", target, kd_error(kd));
+        assert_true(kd_model_parameters(small) <= target);
+        reached += kd_model_parameters(small) == target;
+        kd_model_destroy(small);
+    }
+    assert_true(reached > 0);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
 static void test_targets_and_minimum(void **state)
 {
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
@@ -465,7 +501,7 @@ static void check_taylor(kd_ctx *kd, const char *line, const char *const *names,
 {
     enum { COUNT = 40 };
     float *x = test_floats(3, COUNT * 72, 1);
-    int32_t labels[COUNT];
+    int32_t labels[COUNT] = {0};
     kd_data data = kd_data_f32(x, labels, COUNT, 2, 6, 6, 3);
     kd_train_desc train = kd_train_defaults();
     kd_prune_desc d = kd_prune_defaults(KD_PRUNE_TAYLOR);
@@ -626,15 +662,17 @@ static void test_gradual_magnitude(void **state)
 static void test_magnitude_takes_the_least(void **state)
 {
     kd__sparse s;
-    float plain[] = {3, -1, 2, -2, 0.5f, -4, 1, 0}, room[8];
+    float plain[] = {3, -1, 2, -2, 0.5f, -4, 1, 0};
+    int64_t *counts = (int64_t *)calloc(65536, sizeof *counts);
     static const float wanted[] = {3, 0, 0, -2, 0, -4, 0, 0};
     (void)state;
     memset(&s, 0, sizeof s);
-    s.plain = plain, s.size = room;
+    s.plain = plain, s.counts = counts;
     kd__sparse_smallest(&s, 8, 5); /* 0, 0.5, 1, 1 and the first of 2 and -2 */
     assert_memory_equal(plain, wanted, sizeof wanted);
     kd__sparse_smallest(&s, 8, 0);
     assert_memory_equal(plain, wanted, sizeof wanted);
+    free(counts);
 }
 
 static void test_two_of_four(void **state)
@@ -673,7 +711,7 @@ static void test_two_of_four(void **state)
 /* Stopped anywhere and resumed, on one thread or two: the same bits. */
 static void test_sparse_resumes(void **state)
 {
-    char path[] = "/tmp/kd-prune-XXXXXX";
+    char path[] = P_tmpdir "/kd-prune-XXXXXX";
     const int file = mkstemp(path);
     uint64_t hash[2] = {0, 0}, whole = 0;
     int stop;
@@ -900,6 +938,8 @@ int main(void)
         cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_residuals),
         cmocka_unit_test(test_projection_restores_either_side),
+        cmocka_unit_test(test_words_of_several_layers),
+        cmocka_unit_test(test_target_beside_a_projection),
         cmocka_unit_test(test_targets_and_minimum),
         cmocka_unit_test(test_taylor),
         cmocka_unit_test(test_taylor_repeats),

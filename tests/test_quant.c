@@ -3,16 +3,6 @@
 #include "support.h"
 #include <float.h>
 
-enum { SLACK = 128 };
-
-static uint8_t *bytes_of(uint64_t seed, size_t count)
-{
-    uint8_t *x = (uint8_t *)calloc(count + SLACK, 1);
-    size_t i;
-    for (i = 0; i < count + SLACK; ++i) x[i] = (uint8_t)kd__rng_bits(seed, i);
-    return x;
-}
-
 /* ---- models ------------------------------------------------------------------------------------------------ */
 
 enum { IMAGES = 48, CLASSES = 4 };
@@ -273,7 +263,7 @@ static void pixels(void **state)
 {
     fixture f = fixture_open(KD_ISA_AUTO, 2, lines_of_models[2], 1);
     const float mean[3] = {0.5f, 0.4f, 0.3f}, std[3] = {0.2f, 0.3f, 0.25f};
-    uint8_t *bytes = bytes_of(31, (size_t)(IMAGES * f.floats));
+    uint8_t *bytes = test_bytes(31, (size_t)(IMAGES * f.floats));
     float *x = (float *)calloc((size_t)(IMAGES * f.floats), sizeof *x), a[IMAGES * CLASSES], b[IMAGES * CLASSES];
     kd_data data = kd_data_u8(bytes, f.labels, IMAGES, 3, 12, 12, CLASSES);
     kd_evaluate_desc d = kd_evaluate_defaults();
@@ -309,6 +299,8 @@ static void folding(void **state)
         {"3x4x4: batchnorm, relu, batchnorm, conv 2 1 groups=1, gelu, batchnorm",
          "3x4x4: depthwise 1, relu, depthwise 1, conv 2 1 groups=1, gelu, depthwise 1"},
         {"4: dense 3 bias=0, batchnorm, batchnorm", "4: dense 3"},
+        {"2x6x6: patch 3 4, classtoken, disttoken, encoder 1 2 mlp=1, head: disthead 3",
+         "2x6x6: patch 3 4, classtoken, disttoken, encoder 1 2 mlp=1, head: disthead 3"},
         {"2x6x6: residual(depthwise 3 pad=1x1, batchnorm, conv 4 3 stride=2 pad=1, batchnorm), relu, gap",
          "2x6x6: residual(depthwise 3 stride=1 pad=1, conv 4 3 stride=2 pad=1), relu, gap"},
         {"4: residual(relu, batchnorm, dense 3), batchnorm, dense 2",
@@ -520,7 +512,7 @@ static void aware(void **state)
     kd_evaluate_desc e = kd_evaluate_defaults();
     kd_metrics first, second;
     kd_trainer *t;
-    char path[] = "/tmp/kd_test_quant_XXXXXX";
+    char path[] = P_tmpdir "/kd_test_quant_XXXXXX";
     const int file = mkstemp(path);
     (void)state;
     q.weight_limit = 3; /* two bits and a half, so that there is something to gain */

@@ -33,6 +33,7 @@
 #include "ensemble.h"
 #include "ways.h"
 #include "fit.h"
+#include "latency.h"
 #include "int8.h"
 #include "results.h"
 

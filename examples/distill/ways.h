@@ -549,7 +549,6 @@ static int validate_teacher(session *s, double *accuracy)
     const float *logits = held->teacher_logits;
     float *average = NULL;
     kd_metrics metrics;
-    int i, right = 0;
     *accuracy = -1;
     if (held->data.count < 1) return 1;
     if (s->more_count) {
@@ -561,10 +560,7 @@ static int validate_teacher(session *s, double *accuracy)
             return kd_complain(s, "evaluating the teacher");
         *accuracy = metrics.accuracy;
     } else if (logits) {
-        const int classes = held->data.classes;
-        for (i = 0; i < held->data.count; ++i)
-            right += report_argmax(logits + (size_t)i * (size_t)classes, classes) == held->labels[i];
-        *accuracy = (double)right / held->data.count;
+        *accuracy = logits_accuracy(logits, &held->data);
     }
     free(average);
     return 1;
@@ -611,10 +607,13 @@ static int compare_teacher(session *s)
     if (!choose_ensemble(s)) return 0;
     printf("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
            100 * r->teacher_validation, 100 * alone);
-    if (r->ensemble_students)
+    if (r->ensemble_students && r->ensemble_share < 1)
         printf("The %d student%s alone teach%s with it, with %.0f %% of the average: together %.2f %%\n",
                r->ensemble_students, plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "",
                100 * r->ensemble_share, 100 * r->ensemble_validation);
+    if (r->ensemble_students && !(r->ensemble_share < 1))
+        printf("The %d student%s alone teach%s instead of it: together %.2f %%\n", r->ensemble_students,
+               plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "", 100 * r->ensemble_validation);
     if (r->teacher_validation <= alone && !(r->ensemble_students && r->ensemble_validation > alone))
         puts("note: the teacher is not better than the student; what is learned from it may do harm. A larger one "
              "(--teacher), or\none that is trained longer (--teacher-epochs), may help");
@@ -786,6 +785,7 @@ static void announce_time(session *s)
     if (s->o.int8) epochs += 2.0 * s->o.seeds * s->plan.epochs * 0.6; /* a little slower, with rounding */
     if (way_runs(s, PRUNED))
         epochs += 3.0 * s->o.seeds * s->plan.epochs; /* the larger one, two to four times as slow */
+    if (ensemble_wanted(s)) epochs += s->o.seeds * s->plan.epochs / 3.0; /* asked once for every view */
     epoch *= epochs;
     teacher *= s->o.teachers;
     epoch += teacher * trained;

@@ -50,7 +50,8 @@ static int pack_class(packing *p, const char *name)
     memset(&sheet, 0, sizeof sheet);
     snprintf(path, sizeof path, "%s/%s.%dx%d.png", p->sheets, name, p->w, p->h);
     bytes = images_read(path, &size, &why);
-    good = bytes && tile && images_decode(bytes, size, p->c, &sheet, &why) && sheet.w >= EACH * p->w;
+    good = bytes && tile && images_decode(bytes, size, p->c, &sheet, &why) && sheet.w >= EACH * p->w &&
+           sheet.h >= p->h;
     line = (size_t)(p->w * p->c);
     for (i = 0; i < EACH && good; ++i) {
         for (y = 0; y < p->h; ++y)
