@@ -389,6 +389,8 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
                                   goes along l dL/du by the optimizer of the weights (no weight decay), l from 0 to
                                   1 as (1 - cos(pi k / warmup)) / 2 over epochs k = 0 to warmup. kd_loss takes T as
                                   given                                             Li et al. 2023
+   KD_LOSS_CUSTOM                 soft what kd_loss_desc.fn returns: a loss of one's own, with the teacher's logits
+                                  and labels where there are any
    From rkl on, 2 columns or more are needed, where nothing else is said.
    * the label of every row: KD_UNLABELLED is refused. Of soft labels (mixup, too), y is the largest, the first of
      several. The other losses give an unlabelled row its soft term alone.
@@ -437,7 +439,8 @@ typedef enum kd_loss_kind {
 #define KD__ITEM(name, word) name,
     KD_LOSSES(KD__ITEM)
 #undef KD__ITEM
-        KD_LOSS_COUNT
+        KD_LOSS_COUNT,
+    KD_LOSS_CUSTOM = 1000 /* not counted among those above */
 } kd_loss_kind;
 
 typedef enum kd_reduction {
@@ -486,6 +489,23 @@ typedef enum kd_inputs {
     KD_INPUTS_ADVERSARIAL /* as kd_train_desc.attack makes them */
 } kd_inputs;
 
+/* What a loss of one's own is given: logits (rows, cols), and grad, (rows, cols), to be filled with the gradient of
+   the value by the student's. Rows are those of a batch, in any order. */
+typedef struct kd_loss_batch {
+    const float *student;
+    const float *teacher;     /* NULL without a teacher */
+    const int32_t *labels;    /* (rows), KD_UNLABELLED where one has none; NULL without labels, or: */
+    const float *soft_labels; /* (rows, cols) instead, from mixup or kd_data.soft_labels */
+    int rows, cols;
+    float *grad;
+} kd_loss_batch;
+
+/* Returns the value, of which training takes the mean over batches: make it a mean over rows. A value or a gradient
+   that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch and, with
+   dot_delta, twice; it may not train, predict or close anything. Equal batches should get equal bits, or training
+   cannot be repeated. */
+typedef double (*kd_loss_fn)(void *user, const kd_loss_batch *batch);
+
 #define KD_MAX_TEMPERATURES 8
 
 /* A dash: the default is in the table above. */
@@ -527,6 +547,8 @@ typedef struct kd_loss_desc {
        this loss sees, as if there were no others, and whose labels it takes. */
     int first, columns; /* 0, 0: all */
     int task;           /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
+    kd_loss_fn fn;      /* NULL; of KD_LOSS_CUSTOM */
+    void *user;         /* what fn is called with */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
@@ -950,6 +972,13 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
 /* From pixels as cameras and image files have them, (n, h, w, c): the same bits as of those put in order first. */
 KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int n, float *logits);
 
+/* What a layer puts out on the way to the logits, with the activation that follows it where the two are computed
+   together: out (n, c, h, w), the shape being that of kd_layer_shape; of a sequence (n, D, tokens, 1). `layer` is its
+   tag or number, as in kd_feature_loss. x as kd_predict takes it. Thread-safe; takes memory for up to 64 samples and
+   gives it back. Not of int8 models (KD_ERR_UNSUPPORTED). */
+KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out);
+KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channels, int *height, int *width);
+
 /* kd_predict borrows buffers that are kept with the model. For a loop that must never allocate, plan them once:
    one workspace a thread, for at most `capacity` samples a call. Destroy it before the model. */
 KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out);
@@ -1344,6 +1373,13 @@ typedef enum kd_sparsity {
         KD_SPARSITY_COUNT
 } kd_sparsity;
 
+/* How fast a layer learns. */
+typedef struct kd_layer_rate {
+    /* As its tensors are called: "fc" has "fc.weight", and "blocks.0" all that begins with "blocks.0."; "*": all. */
+    const char *layer;
+    float factor; /* 0 to 1e6, times the learning rate of the training */
+} kd_layer_rate;
+
 typedef struct kd_train_desc {
     uint32_t cookie; /* set by kd_train_defaults */
 
@@ -1364,6 +1400,12 @@ typedef struct kd_train_desc {
     float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
     int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what
                                     classtoken, disttoken and position learn, and a softtree's beta */
+    /* Learning rates by layer, 0 to 256 of them; where several name a layer, the last one holds: {"*", 0} and then
+       {"fc", 1} train fc alone, {"*", 0.1f} and then {"fc", 1} all of it, but fc faster. A layer at 0 is frozen: its
+       weights stay, whatever weight_decay, max_norm and sparsity say, and batchnorm normalises with its running
+       statistics, which stay, too. Dropout goes on. Before the first layer that learns there is no backward pass. */
+    const kd_layer_rate *rates; /* NULL */
+    int rate_count;             /* 0 */
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
     float clip_norm; /* 0: off; upper bound on the L2 norm of the whole gradient */
     int accumulate;  /* 1; batches whose mean gradient makes one update */
@@ -1535,7 +1577,7 @@ typedef struct kd_cross_validation {
    it, as validation of kd_train would. m stays as it is. each: (folds), or NULL.
    Where kd_ctx_desc.threads is more than 1, that many folds are trained at the same time, each on one thread and in
    a context of its own, without log; the results are those of one thread. With callbacks of one's own (on_step,
-   on_epoch, teacher_fn, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
+   on_epoch, teacher_fn, KD_LOSS_CUSTOM, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
    desc has no validation, validation_data, KD_KEEP_BEST or patience; its teachers are models of m's context. */
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out);
@@ -5302,6 +5344,28 @@ KD__PRIVATE double kd__soft_cskd(kd__soft *p)
     return 0;
 }
 
+/* A loss of one's own. What it says of a mean over rows is brought to the sums that other terms are. */
+KD__PRIVATE double kd__soft_custom(kd__soft *p)
+{
+    const ptrdiff_t count = (ptrdiff_t)p->rows * p->cols;
+    kd_loss_batch b;
+    double value;
+    ptrdiff_t i;
+    b.student = p->student;
+    b.teacher = p->teacher;
+    b.labels = p->soft_labels ? NULL : p->labels;
+    b.soft_labels = p->soft_labels;
+    b.rows = p->rows;
+    b.cols = p->cols;
+    b.grad = (float *)(void *)p->dp;
+    memset(b.grad, 0, (size_t)count * sizeof *b.grad);
+    memset(p->values, 0, (size_t)p->rows * sizeof *p->values);
+    value = p->desc->fn(p->desc->user, &b);
+    if (!p->kd->k->all_finite(count, b.grad)) return (double)NAN;
+    for (i = 0; i < count; ++i) p->g[i] = (double)b.grad[i] * p->rows;
+    return value;
+}
+
 /* ---- what there is --------------------------------------------------------------------------------------- */
 
 enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
@@ -5346,6 +5410,7 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
         {KD_LOSS_MLLD,         KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
         {KD_LOSS_CSKD,         KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
         {KD_LOSS_CTKD,         KD__YES,   KD__NO, 2, 0, 0, 0, 15.6211716, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
+        {KD_LOSS_CUSTOM,       KD__MAYBE, KD__MAYBE, 1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, kd__soft_custom},
     };
     /* clang-format on */
     for (i = 0; i < KD__COUNT(table) && table[i].kind != kind; ++i) {}
@@ -5357,6 +5422,7 @@ KDDEF const char *kd_loss_name(kd_loss_kind kind)
 #define KD__ITEM(name, word) word,
     static const char *const words[] = {KD_LOSSES(KD__ITEM)};
 #undef KD__ITEM
+    if (kind == KD_LOSS_CUSTOM) return "custom";
     return (unsigned)kind < (unsigned)KD_LOSS_COUNT ? words[kind] : "unknown";
 }
 
@@ -5526,8 +5592,11 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
     kd_result result;
     if (!desc || desc->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the loss must start from kd_loss_defaults()", where);
-    if ((unsigned)desc->kind >= (unsigned)KD_LOSS_COUNT || desc->kind == KD_LOSS_AUTO)
+    if (((unsigned)desc->kind >= (unsigned)KD_LOSS_COUNT && desc->kind != KD_LOSS_CUSTOM) ||
+        desc->kind == KD_LOSS_AUTO)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: %d is no loss that can be computed", where, (int)desc->kind);
+    if ((desc->kind == KD_LOSS_CUSTOM) != (desc->fn != NULL))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: KD_LOSS_CUSTOM and fn of the loss belong together", where);
     info = kd__loss_look_up(desc->kind);
     name = kd_loss_name(desc->kind);
     if (info->teacher == KD__YES && !has_teacher)
@@ -5540,7 +5609,7 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s needs labels, got none", where, name);
     if (desc->adjust != KD_ADJUST_NONE && !has_labels)
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: knowledge adjustment needs labels, got none", where);
-    if (kd__loss_uses_labels(desc) && !has_labels)
+    if (desc->hard_weight != 0 && !has_labels)
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: loss %s needs labels for its hard term, got none; hard_weight = 0 does without", where,
                         name);
@@ -6178,6 +6247,7 @@ typedef struct kd__node_plan {
     int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
     int pooled_relu;             /* of a ReLU and the max pooling after it: see kd__plan_relus */
     double penalty;              /* what the layer adds to the loss of the batch */
+    int frozen;                  /* in training: no weight of it learns, and statistics stay */
 } kd__node_plan;
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
@@ -6192,7 +6262,8 @@ struct kd__run {
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
     int training;      /* statistics of the batch, dropout, gradients of the weights */
-    int sought;        /* in evaluation mode, the value whose gradient is wanted; -1: none */
+    int sought; /* in evaluation mode, the value whose gradient is wanted; in training, the first whose gradient
+                          some weight that learns needs; -1: none, and in training all */
     int has_backward;
     int capacity;
     int chunk, block;     /* samples */
@@ -6226,7 +6297,13 @@ struct kd__run {
 /* Whether the backward pass computes the gradient of a value. What a value has a part in comes after it. */
 KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
 {
-    return r->has_backward && (r->training ? r->model->values[value].needs_grad : value >= r->sought);
+    return r->has_backward && value >= r->sought && (!r->training || r->model->values[value].needs_grad);
+}
+
+/* Whether the backward pass computes the gradients of a node's weights. */
+KD__PRIVATE int kd__learns(const kd__run *r, const kd__node *n)
+{
+    return r->training && !r->plan[n - r->model->nodes].frozen;
 }
 
 KD__PRIVATE float *kd__slot_at(const kd__slot *slot, kd__span s, int sample)
@@ -7097,7 +7174,7 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
     const ptrdiff_t dy_row = (ptrdiff_t)r->grad[n->out].sample;
     kd__gemm g;
     if (kd__needs_grad(r, n->in)) kd__dense_input_grad(r, n, dy, s);
-    if (!r->training) return;
+    if (!kd__learns(r, n)) return;
     if (kd__dense_packs(r, w)) {
         kd__dense_weight_grad(r, n, dy, s);
     } else {
@@ -7882,7 +7959,7 @@ KD__PRIVATE void kd__conv_backward(const kd__run *r, const kd__node *n, kd__span
     const int winograd = kd__is_winograd(r->model, n), threes = w->groups == 1 && w->c * w->w == 3;
     int i;
     if (kd__needs_grad(r, n->in)) kd__conv_input_grad(r, n, s);
-    if (!r->training) return;
+    if (!kd__learns(r, n)) return;
     if (winograd) kd__winograd_weight_grad(r, n, s);
     for (i = s.first; i < s.first + s.count; ++i) {
         const int accumulate = i > s.chunk * r->chunk;
@@ -7972,7 +8049,7 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
             r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), kd__slot_at(&r->grad[n->in], s, i),
                                        r->plan[n - r->model->nodes].accumulate);
         }
-        if (!r->training) continue;
+        if (!kd__learns(r, n)) continue;
         dw = kd__partial(r, n->param[0], s);
         if (!accumulate) memset(dw, 0, p->size * sizeof *dw);
         r->k->depthwise_weight_grad(&w, x, dy, dw);
@@ -8433,7 +8510,7 @@ KD__PRIVATE void kd__tree_forward_prepare(const kd__run *r, const kd__node *n, k
 {
     const kd__soft_tree t = kd__tree_of(r, n, s.worker);
     kd__tree_leaves(r, n, &t, 1, t.log_q);
-    if (r->training) kd__tree_leaves(r, n, &t, 0, t.q);
+    if (kd__learns(r, n)) kd__tree_leaves(r, n, &t, 0, t.q);
 }
 
 /* The probability, or its logarithm, with which each node is chosen by its parent: 1 - p and p are the softmax of
@@ -8519,21 +8596,22 @@ KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__soft_tree 
         r->k->add(t->leaves, t->row, t->grad + t->inner, KD__IDENTITY, 0, t->grad + t->inner);
         if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__IDENTITY, 0, dphi + c * t->leaves);
     }
-    if (r->training && !r->bare) kd__tree_penalise(r, t, log_p);
+    if (dphi && !r->bare) kd__tree_penalise(r, t, log_p);
     for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
 }
 
-/* Only in training are there sums to add to. */
+/* Only where the tree learns are there sums to add to. */
 KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__soft_tree t = kd__tree_of(r, n, s.worker);
-    float *dbeta = r->training ? kd__partial(r, n->param[0], s) : NULL;
-    float *dphi = r->training ? kd__partial(r, n->param[1], s) : NULL;
+    const int learns = kd__learns(r, n);
+    float *dbeta = learns ? kd__partial(r, n->param[0], s) : NULL;
+    float *dphi = learns ? kd__partial(r, n->param[1], s) : NULL;
     int i, j;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *a = kd__slot_at(&r->act[n->in], s, i);
         float *da = kd__slot_at(&r->grad[n->in], s, i);
-        if (r->training && i == s.chunk * r->chunk) {
+        if (learns && i == s.chunk * r->chunk) {
             memset(dbeta, 0, r->model->params[n->param[0]].size * sizeof *dbeta);
             memset(dphi, 0, r->model->params[n->param[1]].size * sizeof *dphi);
         }
@@ -8730,7 +8808,7 @@ KD__PRIVATE void kd__classtoken_backward(const kd__run *r, const kd__node *n, kd
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(grad, s, i);
-        if (r->training)
+        if (kd__learns(r, n))
             kd__rows_pass(r, 1, t.width, dy + place * grad->row, 0, kd__partial(r, n->param[0], s), 0,
                           i > s.chunk * r->chunk);
         if (!kd__needs_grad(r, n->in)) continue;
@@ -8767,7 +8845,7 @@ KD__PRIVATE void kd__position_backward(const kd__run *r, const kd__node *n, kd__
     const kd__shape *shape = &r->model->values[n->in].shape;
     const kd__slot *grad = &r->grad[n->out];
     int i;
-    for (i = s.first; r->training && i < s.first + s.count; ++i)
+    for (i = s.first; kd__learns(r, n) && i < s.first + s.count; ++i)
         kd__rows_pass(r, shape->h, shape->c, kd__slot_at(grad, s, i), grad->row, kd__partial(r, n->param[0], s),
                       shape->c, i > s.chunk * r->chunk);
     if (kd__needs_grad(r, n->in) && r->grad[n->in].base != grad->base)
@@ -8912,7 +8990,7 @@ KD__PRIVATE void kd__layernorm_backward(const kd__run *r, const kd__node *n, kd_
         l.dx = kd__needs_grad(r, n->in) ? kd__slot_at(&r->grad[n->in], s, i) : NULL;
         l.dx_row = r->grad[n->in].row;
         l.accumulate = r->plan[n - r->model->nodes].accumulate;
-        if (r->training) {
+        if (kd__learns(r, n)) {
             l.dgamma = kd__partial(r, n->param[0], s), l.dbeta = kd__partial(r, n->param[1], s);
             if (i == s.chunk * r->chunk) {
                 memset(l.dgamma, 0, (size_t)l.cols * sizeof(float));
@@ -9018,7 +9096,7 @@ KD__PRIVATE void kd__linear_backward(const kd__run *r, const kd__node *n, kd__sp
         g.accumulate = r->plan[n - r->model->nodes].accumulate;
         r->k->gemm(&g);
     }
-    if (!r->training) return;
+    if (!kd__learns(r, n)) return;
     memset(&g, 0, sizeof g);
     g.rows = g.c_rows = w->c;
     g.blocks = 1;
@@ -12756,7 +12834,7 @@ KD__PRIVATE void kd__plan_step(kd__step *steps, int *count, const kd__phase *pha
 KD__PRIVATE void kd__plan_phases(const kd__run *r, kd__step *steps, int *count, const kd__phase *phases,
                                  const kd__node *n, int first_kind, int last_kind)
 {
-    const int mode = r->training ? KD__TRAINING : KD__EVALUATION;
+    const int mode = r->training && !r->plan[n - r->model->nodes].frozen ? KD__TRAINING : KD__EVALUATION;
     int i;
     for (i = 0; i < 4 && phases[i].fn; ++i) {
         if (phases[i].kind >= first_kind && phases[i].kind <= last_kind && (phases[i].mode & mode))
@@ -12803,7 +12881,8 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
     for (i = m->node_count - 1; i >= 0; --i) {
-        if (kd__is_tapped(r, n[i].out)) kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
+        if (kd__is_tapped(r, n[i].out) && kd__needs_grad(r, n[i].out))
+            kd__plan_step(r->backward, &r->backward_steps, &tap, &n[i]);
         if (kd__needs_grad(r, n[i].out))
             kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i],
                             KD__SPANS, KD__JOIN);
@@ -12959,7 +13038,7 @@ KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
     const kd_model *m = p->r->model;
     int i;
     for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
-    if (backward && p->r->sought >= 0) p->tapped[root[p->r->sought]] = 1;
+    if (backward && !p->r->training && p->r->sought >= 0) p->tapped[root[p->r->sought]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -13135,7 +13214,22 @@ typedef struct kd__run_desc {
     int sought;          /* see kd__run; -1 in training */
     const kd__tap *taps; /* stay the caller's */
     int tap_count;
+    const char *frozen; /* in training, by node: 1, it does not learn; NULL: all learn */
 } kd__run_desc;
+
+/* What does not learn, and from where on gradients are needed. */
+KD__PRIVATE void kd__run_freeze(kd__run *r, const char *frozen)
+{
+    const kd_model *m = r->model;
+    int i, j;
+    if (!frozen) return;
+    for (i = 0; i < m->node_count; ++i) {
+        r->plan[i].frozen = frozen[i];
+        for (j = 0; j < 4 && r->sought < 0 && !frozen[i]; ++j) {
+            if (m->nodes[i].param[j] >= 0 && m->params[m->nodes[i].param[j]].trained) r->sought = m->nodes[i].out;
+        }
+    }
+}
 
 KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *desc, int capacity, kd__run **out)
 {
@@ -13171,7 +13265,10 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->plan = KD__NEW(kd, kd__node_plan, m->node_count);
         r->input_aliases = KD__NEW(kd, int, values);
         r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 12);
-        if (r->act && r->grad && r->plan && r->input_aliases && r->owned) result = kd__plan(&p);
+        if (r->act && r->grad && r->plan && r->input_aliases && r->owned) {
+            kd__run_freeze(r, desc->frozen);
+            result = kd__plan(&p);
+        }
     }
     kd__free(kd, lists);
     if (result == KD_OK)
@@ -13184,7 +13281,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
 KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
                                           int tap_count, kd__run **out)
 {
-    kd__run_desc desc = {NULL, -1, NULL, 0};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL};
     desc.trained = trained;
     desc.taps = taps;
     desc.tap_count = tap_count;
@@ -13522,6 +13619,114 @@ KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int 
     return kd__predict_bytes(m, "kd_predict_u8_hwc", pixels, 1, n, logits);
 }
 
+/* ---- what layers put out --------------------------------------------------------------------------------- */
+
+/* The value of the layer with this tag or number, -1 if there is none; of a layer that does the work of the
+   activation after it, the value after both. */
+KD__PRIVATE int kd__layer_value(const kd_model *m, const char *tag, size_t length)
+{
+    int i, j;
+    for (i = 0; i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (strncmp(n->name, tag, length) != 0) continue;
+        if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0)
+            continue;
+        if (strcmp(n->name + length, ".sum2") == 0 && i + 1 < m->node_count && n[1].in == n->out &&
+            strncmp(n[1].name, tag, length) == 0 && strcmp(n[1].name + length, ".norm2") == 0)
+            return n[1].out; /* norm=post: what the block puts out */
+        for (j = i + 1; j < m->node_count; ++j) {
+            if (m->nodes[j].fused && m->nodes[j].in == n->out) return m->nodes[j].out;
+        }
+        return n->out;
+    }
+    return -1;
+}
+
+KD__PRIVATE kd_result kd__layer_missing(kd_ctx *kd, const char *where, const char *whose, const kd_model *m,
+                                        const char *tag, size_t length)
+{
+    const char *nearest = "";
+    int best = INT_MAX, i;
+    for (i = 0; i < m->node_count; ++i) {
+        const int distance = kd__edit_distance(tag, length, m->nodes[i].name);
+        if (m->nodes[i].shown && distance < best) best = distance, nearest = m->nodes[i].name;
+    }
+    return kd__fail(kd, KD_ERR_ARGUMENT, "%s: the %s has no layer \"%.*s\"%s%.*s%s", where, whose,
+                    (int)KD__MIN(length, (size_t)40), tag, *nearest ? "; did you mean \"" : "", KD__MAX_NAME,
+                    nearest, *nearest ? "\"?" : "");
+}
+
+KD__PRIVATE kd_result kd__layer_named(const kd_model *m, const char *where, const char *layer, int *value)
+{
+    if (!layer) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: needs the name of a layer", where);
+    *value = kd__layer_value(m, layer, strlen(layer));
+    return *value < 0 ? kd__layer_missing(m->kd, where, "model", m, layer, strlen(layer)) : KD_OK;
+}
+
+KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channels, int *height, int *width)
+{
+    const kd__shape *s;
+    kd_result result;
+    int value;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!channels || !height || !width)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_layer_shape: needs places for the shape");
+    result = kd__layer_named(m, "kd_layer_shape", layer, &value);
+    if (result != KD_OK) return result;
+    s = &m->values[value].shape;
+    *channels = s->flat ? (int)kd__shape_count(s) : s->c;
+    *height = s->flat ? 1 : s->h;
+    *width = s->flat ? 1 : s->w;
+    return KD_OK;
+}
+
+/* A sample of a value in the order (c, h, w). */
+KD__PRIVATE void kd__layer_read(const kd__run *r, int value, int sample, float *to)
+{
+    const kd__shape *s = &r->model->values[value].shape;
+    const kd__slot *slot = &r->act[value];
+    const kd__span all = {0, 0, 0, 0};
+    const float *from = kd__slot_at(slot, all, sample);
+    int c, y, x;
+    for (c = 0; c < s->c; ++c) {
+        for (y = 0; y < s->h; ++y) {
+            for (x = 0; x < s->w; ++x) *to++ = from[y * slot->row + (ptrdiff_t)x * s->c + c];
+        }
+    }
+}
+
+KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out)
+{
+    static const char where[] = "kd_predict_layer";
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL};
+    kd__run *run;
+    kd__tap tap;
+    ptrdiff_t input, size;
+    kd_result result;
+    int first, count, i;
+    if (!m) return KD_ERR_ARGUMENT;
+    memset(&tap, 0, sizeof tap);
+    result = kd__layer_named(m, where, layer, &tap.value);
+    if (result != KD_OK || n == 0) return result;
+    if (n < 0 || !x || !out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
+    if (m->quant)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "%s: an int8 model has no floats between its layers; ask the model that it was made of",
+                        where);
+    desc.taps = &tap, desc.tap_count = 1;
+    result = kd__run_open_for(m, &desc, KD__MIN(n, 64), &run);
+    if (result != KD_OK) return result;
+    input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    size = (ptrdiff_t)kd__shape_count(&m->values[tap.value].shape);
+    for (first = 0; first < n; first += count) {
+        count = KD__MIN(run->capacity, n - first);
+        kd__run_forward(run, x + first * input, count);
+        for (i = 0; i < count; ++i) kd__layer_read(run, tap.value, i, out + (first + i) * size);
+    }
+    kd__run_close(run);
+    return KD_OK;
+}
+
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
 
 /* The node of the first softtree; its filters are the node before it. */
@@ -13735,7 +13940,7 @@ KD__PRIVATE void kd__attack_close(kd__attacker *a)
 KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int value, const kd_attack_desc *desc,
                                       int channels, const float *mean, const float *std, int capacity)
 {
-    kd__run_desc run = {NULL, 0, NULL, 0};
+    kd__run_desc run = {NULL, 0, NULL, 0, NULL};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
     const kd__shape *out = &m->values[m->output].shape;
     kd_result result;
@@ -15797,16 +16002,76 @@ typedef struct kd__optim {
     int64_t updates;
     kd__update update, soft_update; /* soft_update: of what follows soft terms; the same but for momentum */
     const float *grads, *soft_grads;
-    char *grown; /* by piece of the weights: their norm has passed the limit */
+    char *grown;   /* by piece of the weights: their norm has passed the limit */
+    float *factor; /* of the learning rate, by parameter; NULL: 1 */
 } kd__optim;
 
 /* The square of the norm from which on a tensor counts as infinite. Below it no update, with the largest learning
    rate and weight decay that are allowed, can leave the range of a float: what is found is still finite. */
 static const double kd__norm_limit = 1e30;
 
+/* ---- learning rates by layer ----------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__rate_names(const kd_layer_rate *rate, const kd__param *p)
+{
+    const size_t length = strlen(rate->layer);
+    if (strcmp(rate->layer, "*") == 0) return 1;
+    return strncmp(p->name, rate->layer, length) == 0 && (!p->name[length] || p->name[length] == '.');
+}
+
+KD__PRIVATE float kd__rate_of(const kd_train_desc *d, const kd__param *p)
+{
+    float factor = 1;
+    int i;
+    for (i = 0; i < d->rate_count; ++i) {
+        if (kd__rate_names(&d->rates[i], p)) factor = d->rates[i].factor;
+    }
+    return factor;
+}
+
+/* Whether a node has weights that could learn, and none of them does. */
+KD__PRIVATE int kd__rate_freezes(const kd_train_desc *d, const kd_model *m, const kd__node *n)
+{
+    int i, frozen = 0, learns = 0;
+    for (i = 0; i < 4; ++i) {
+        const kd__param *p = n->param[i] >= 0 ? &m->params[n->param[i]] : NULL;
+        if (!p || !p->trained) continue;
+        learns |= kd__rate_of(d, p) != 0;
+        frozen = 1;
+    }
+    return frozen && !learns;
+}
+
+KD__PRIVATE kd_result kd__rates_check(const kd_model *m, const kd_train_desc *d)
+{
+    static const char where[] = "kd_train";
+    int i, j, learning = d->rate_count == 0;
+    if (d->rate_count < 0 || d->rate_count > 256 || (d->rate_count > 0) != (d->rates != NULL))
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "%s: rates and rate_count belong together; the count must be 0 to 256, got %d", where,
+                        d->rate_count);
+    for (i = 0; i < d->rate_count; ++i) {
+        const kd_layer_rate *rate = &d->rates[i];
+        if (!rate->layer) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: rate %d names no layer", where, i);
+        if (!(rate->factor >= 0 && rate->factor <= 1e6f))
+            return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the rate of \"%.60s\" must be 0 to 1000000, got %s", where,
+                            rate->layer, kd__number((double)rate->factor, 8).chars);
+        for (j = 0; j < m->param_count && !kd__rate_names(rate, &m->params[j]); ++j) {}
+        if (j == m->param_count)
+            return kd__fail(
+                m->kd, KD_ERR_ARGUMENT,
+                "%s: rate %d is of \"%.60s\", but no tensor of the model has that name, or begins with it "
+                "and a dot; the first is \"%.60s\"",
+                where, i, rate->layer, m->param_count ? m->params[0].name : "");
+    }
+    for (i = 0; i < m->param_count; ++i) learning |= m->params[i].trained && kd__rate_of(d, &m->params[i]) != 0;
+    return learning ? KD_OK : kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: rates freeze all layers", where);
+}
+
 KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_desc *desc)
 {
     const int sgd = desc->optimizer == KD_SGD;
+    int i;
     memset(o, 0, sizeof *o);
     o->m = m;
     o->desc = desc;
@@ -15815,7 +16080,10 @@ KD__PRIVATE kd_result kd__optim_open(kd__optim *o, kd_model *m, const kd_train_d
     o->grown = KD__NEW(m->kd, char, kd__pieces((ptrdiff_t)m->weight_count) + 1);
     if (!o->grown || (!o->second && (!sgd || desc->dot_delta > 0)) || (!o->first && (!sgd || desc->momentum != 0)))
         return KD_ERR_MEMORY;
-    return KD_OK;
+    if (desc->rate_count == 0) return KD_OK;
+    o->factor = KD__NEW(m->kd, float, m->param_count);
+    for (i = 0; o->factor && i < m->param_count; ++i) o->factor[i] = kd__rate_of(desc, &m->params[i]);
+    return o->factor ? KD_OK : KD_ERR_MEMORY;
 }
 
 KD__PRIVATE void kd__optim_close(kd__optim *o)
@@ -15824,6 +16092,7 @@ KD__PRIVATE void kd__optim_close(kd__optim *o)
     kd__free(o->m->kd, o->first);
     kd__free(o->m->kd, o->second);
     kd__free(o->m->kd, o->grown);
+    kd__free(o->m->kd, o->factor);
 }
 
 KD__PRIVATE void kd__optim_update(const kd__optim *o, const kd__update *u, ptrdiff_t at, ptrdiff_t length)
@@ -15832,7 +16101,16 @@ KD__PRIVATE void kd__optim_update(const kd__optim *o, const kd__update *u, ptrdi
                         o->second ? o->second + at : NULL);
 }
 
-/* The same tensor by tensor, where vectors do not decay. */
+/* What follows soft terms, whose velocity is `second`. */
+KD__PRIVATE void kd__optim_update_soft(const kd__optim *o, const kd__update *u, ptrdiff_t at, ptrdiff_t length)
+{
+    kd__update soft = o->soft_update;
+    soft.decay = 0; /* once is enough */
+    soft.lr = u->lr;
+    o->m->kd->k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
+}
+
+/* The same tensor by tensor, where some do not decay, or have a learning rate of their own. */
 KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrdiff_t length)
 {
     int i;
@@ -15841,8 +16119,11 @@ KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrd
         const ptrdiff_t first = KD__MAX((ptrdiff_t)p->offset, at);
         const ptrdiff_t end = KD__MIN((ptrdiff_t)(p->offset + p->size), at + length);
         kd__update u = o->update;
-        if (p->rank == 1 || p->rank == 3) u.decay = 0;
-        if (p->trained && first < end) kd__optim_update(o, &u, first, end - first);
+        if (!p->trained || first >= end || (o->factor && o->factor[i] == 0)) continue;
+        if (!o->desc->decay_norms_and_biases && (p->rank == 1 || p->rank == 3)) u.decay = 0;
+        if (o->factor) u.lr *= o->factor[i];
+        kd__optim_update(o, &u, first, end - first);
+        if (o->soft_grads) kd__optim_update_soft(o, &u, first, end - first);
     }
 }
 
@@ -15853,14 +16134,11 @@ KD__PRIVATE void kd__optim_piece(void *arg, int index, int worker)
     const ptrdiff_t at = (ptrdiff_t)index * KD__PIECE,
                     length = kd__piece_length((ptrdiff_t)o->m->weight_count, index);
     (void)worker;
-    if (o->desc->decay_norms_and_biases || o->update.decay == 0)
-        kd__optim_update(o, &o->update, at, length);
-    else
+    if (o->factor || (!o->desc->decay_norms_and_biases && o->update.decay != 0)) {
         kd__optim_update_tensors(o, at, length);
-    if (o->soft_grads) {
-        kd__update soft = o->soft_update;
-        soft.decay = 0; /* once is enough */
-        k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
+    } else {
+        kd__optim_update(o, &o->update, at, length);
+        if (o->soft_grads) kd__optim_update_soft(o, &o->update, at, length);
     }
     /* looked at while it is in the cache */
     o->grown[index] = (char)!(k->sum_squares(length, o->m->weights + at) <= kd__norm_limit);
@@ -15875,7 +16153,7 @@ KD__PRIVATE void kd__optim_limit(void *arg, int index, int worker)
     float *w = o->m->weights + p->offset;
     int g, col;
     (void)worker;
-    if (!p->trained || p->layout == KD__VECTOR) return;
+    if (!p->trained || p->layout == KD__VECTOR || (o->factor && o->factor[index] == 0)) return;
     if (p->layout == KD__TAPS) {
         k->limit_norms(w, p->c, p->h * p->w, p->c, o->desc->max_norm);
         return;
@@ -15932,7 +16210,10 @@ typedef struct kd__sparse {
     int64_t *counts;     /* (65536), of magnitudes by half of their bits */
 } kd__sparse;
 
-KD__PRIVATE int kd__sparse_masks(const kd__param *p) { return p->trained && p->layout == KD__PANELS; }
+KD__PRIVATE int kd__sparse_masks(const kd_train_desc *d, const kd__param *p)
+{
+    return p->trained && p->layout == KD__PANELS && kd__rate_of(d, p) != 0;
+}
 
 KD__PRIVATE kd_result kd__sparse_open(kd__sparse *s, kd_model *m, const kd_train_desc *desc, int64_t updates)
 {
@@ -15940,7 +16221,7 @@ KD__PRIVATE kd_result kd__sparse_open(kd__sparse *s, kd_model *m, const kd_train
     int i;
     if (desc->sparsity == KD_SPARSITY_NONE) return KD_OK;
     for (i = 0; i < m->param_count; ++i) {
-        if (kd__sparse_masks(&m->params[i])) most = KD__MAX(most, kd__param_count(&m->params[i]));
+        if (kd__sparse_masks(desc, &m->params[i])) most = KD__MAX(most, kd__param_count(&m->params[i]));
     }
     s->m = m;
     s->desc = desc;
@@ -16041,7 +16322,7 @@ KD__PRIVATE void kd__sparse_after(kd__sparse *s, int64_t step)
         float *w = s->m->weights + p->offset;
         const int64_t count = kd__param_count(p);
         size_t e;
-        if (!kd__sparse_masks(p)) continue;
+        if (!kd__sparse_masks(d, p)) continue;
         for (e = 0; e < p->size && step > s->from; ++e) {
             if (s->zero[p->offset + e]) w[e] = 0;
         }
@@ -16057,14 +16338,14 @@ KD__PRIVATE void kd__sparse_after(kd__sparse *s, int64_t step)
     }
 }
 
-/* What a penalty of lambda |g| on every scale of batch normalisation adds to a gradient. */
-KD__PRIVATE void kd__slim(const kd_model *m, float lambda, float *grads)
+/* What a penalty of lambda |g| on every scale of batch normalisation that learns adds to a gradient. */
+KD__PRIVATE void kd__slim(const kd_model *m, const kd_train_desc *d, float lambda, float *grads)
 {
     int i, c;
     for (i = 0; i < m->node_count && lambda > 0; ++i) {
         const kd__param *p;
         const float *g;
-        if (!kd__is_norm(&m->nodes[i])) continue;
+        if (!kd__is_norm(&m->nodes[i]) || kd__rate_freezes(d, m, &m->nodes[i])) continue;
         p = &m->params[m->nodes[i].param[0]];
         g = m->weights + p->offset;
         for (c = 0; c < (int)p->size; ++c)
@@ -17661,44 +17942,13 @@ KDDEF kd_feature_loss kd_feature_loss_defaults(kd_feature_kind kind)
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
-/* The value of the layer with this tag or number, -1 if there is none; of a layer that does the work of the
-   activation after it, the value after both. */
-KD__PRIVATE int kd__feature_find(const kd_model *m, const char *tag, size_t length)
-{
-    int i, j;
-    for (i = 0; i < m->node_count; ++i) {
-        const kd__node *n = &m->nodes[i];
-        if (strncmp(n->name, tag, length) != 0) continue;
-        if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0)
-            continue;
-        if (strcmp(n->name + length, ".sum2") == 0 && i + 1 < m->node_count && n[1].in == n->out &&
-            strncmp(n[1].name, tag, length) == 0 && strcmp(n[1].name + length, ".norm2") == 0)
-            return n[1].out; /* norm=post: what the block puts out */
-        for (j = i + 1; j < m->node_count; ++j) {
-            if (m->nodes[j].fused && m->nodes[j].in == n->out) return m->nodes[j].out;
-        }
-        return n->out;
-    }
-    return -1;
-}
-
 KD__PRIVATE kd_result kd__feature_tap(kd_ctx *kd, const kd_model *m, int side, int index, const char *tag,
                                       size_t length, kd__tap *tap)
 {
     const int shown = (int)KD__MIN(length, (size_t)40);
-    const char *nearest = "";
     kd__shape shape;
-    int best = INT_MAX, i;
-    tap->value = kd__feature_find(m, tag, length);
-    if (tap->value < 0) {
-        for (i = 0; i < m->node_count; ++i) {
-            const int distance = kd__edit_distance(tag, length, m->nodes[i].name);
-            if (m->nodes[i].shown && distance < best) best = distance, nearest = m->nodes[i].name;
-        }
-        return kd__fail(kd, KD_ERR_ARGUMENT, "kd_train: the %s has no layer \"%.*s\"%s%.*s%s", kd__sides[side],
-                        shown, tag, *nearest ? "; did you mean \"" : "", KD__MAX_NAME, nearest,
-                        *nearest ? "\"?" : "");
-    }
+    tap->value = kd__layer_value(m, tag, length);
+    if (tap->value < 0) return kd__layer_missing(kd, "kd_train", kd__sides[side], m, tag, length);
     if (side == KD__STUDENT && !m->values[tap->value].needs_grad)
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "kd_train: layer \"%.*s\" of the student depends on no weights; feature loss %d could not "
@@ -18274,6 +18524,7 @@ struct kd_trainer {
     const kd_model *teachers[KD__MAX_TEACHERS];
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
+    char *frozen;     /* by node; NULL where all learn */
     kd__run *teacher_runs[KD__MAX_TEACHERS];
     kd__attacker attack, prompt_attack;
     kd__feed feed, teacher_feed; /* the second where the teachers see something else */
@@ -18428,6 +18679,7 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__sparse_close(&t->sparse);
     kd__features_close(&t->features);
     kd__free(kd, t->tally);
+    kd__free(kd, t->frozen);
     kd__free(kd, t->order);
     kd__free(kd, t->pool);
     kd__free(kd, t->teacher_logits);
@@ -18560,7 +18812,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
                         "%s: the softmax of a single column is always 1; of several teachers average the logits, "
                         "KD_AVERAGE_LOGITS",
                         where);
-    if (kd__trainer_columns(t, loss) == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE)
+    if (kd__trainer_columns(t, loss) == 1 && loss->kind != KD_LOSS_MSE && loss->kind != KD_LOSS_BCE && !loss->fn)
         return kd__fail(
             t->kd, KD_ERR_ARGUMENT,
             "%s: the softmax of a single output is always 1, so that loss %s teaches nothing; bce and mse "
@@ -18599,10 +18851,10 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
     return result;
 }
 
-/* Whether a row without a label still has something to learn from. */
+/* Whether a row without a label still has something to learn from, or may have. */
 KD__PRIVATE int kd__trainer_has_soft(const kd_trainer *t, const kd_loss_desc *loss)
 {
-    return t->source != KD__TEACHER_NONE || (loss->kind == KD_LOSS_MSE && t->data->targets);
+    return t->source != KD__TEACHER_NONE || loss->fn || (loss->kind == KD_LOSS_MSE && t->data->targets);
 }
 
 /* The labels of `samples` (NULL: of all), as losses, attacks and mixup need them. */
@@ -18818,6 +19070,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     if (result == KD_OK && d->sparsity != KD_SPARSITY_NONE &&
         (d->ema > 0 || d->keep == KD_KEEP_BEST || d->patience))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: sparsity goes without ema, KD_KEEP_BEST and patience", where);
+    if (result == KD_OK) result = kd__rates_check(t->m, d);
     if (result == KD_OK) result = kd__data_check(t->kd, where, t->data, t->m, "model");
     t->has_heads = kd__train_has_heads(d);
     if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, t->data);
@@ -18935,10 +19188,15 @@ KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
     const kd_data *data = t->data;
     kd_result result = KD_OK;
     int i;
+    if (d->rate_count > 0) {
+        t->frozen = KD__NEW(t->kd, char, t->m->node_count);
+        if (!t->frozen) return KD_ERR_MEMORY;
+        for (i = 0; i < t->m->node_count; ++i) t->frozen[i] = (char)kd__rate_freezes(d, t->m, &t->m->nodes[i]);
+    }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         const int taps = i == KD_INPUTS_CLEAN ? t->features.tap_count : 0;
-        if (t->inputs[i])
-            result = kd__run_open_tapped(t->m, t->m, batch, t->features.taps[KD__STUDENT], taps, &t->runs[i]);
+        kd__run_desc run = {t->m, -1, t->features.taps[KD__STUDENT], taps, t->frozen};
+        if (t->inputs[i]) result = kd__run_open_for(t->m, &run, batch, &t->runs[i]);
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
         result = kd__attack_open(&t->attack, t->m, t->m->input, &d->attack, data->channels, data->mean, data->std,
@@ -19253,7 +19511,7 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         scale = 1.0 / batches;
         t->at.gathered_batches = 0;
     }
-    kd__slim(t->m, d->slimming * (float)batches, d->accumulate > 1 ? t->gathered[0] : t->grads[0]);
+    kd__slim(t->m, d, d->slimming * (float)batches, d->accumulate > 1 ? t->gathered[0] : t->grads[0]);
     kd__sparse_before(&t->sparse, t->at.step);
     if (d->clip_norm > 0) {
         info->gradient_norm = kd__gradient_norm(t, grads[0], feature_grads) * scale;
@@ -20161,6 +20419,16 @@ KD__PRIVATE kd_result kd__folds_check(kd_ctx *kd, const kd_data *data, const kd_
     return KD_OK;
 }
 
+/* Whether training calls functions of its user, who expects them from one thread. */
+KD__PRIVATE int kd__train_calls_back(const kd_train_desc *d, const kd_data *data)
+{
+    int i, losses = d->loss.fn || d->attack.loss.fn || d->prompt_attack.loss.fn;
+    for (i = 0; d->losses && i < KD__MIN(d->loss_count, (int)KD__MAX_LOSSES); ++i)
+        losses |= d->losses[i].fn != NULL;
+    return losses || d->on_step || d->on_epoch || d->teacher_fn || data->batch ||
+           (d->teacher_data && d->teacher_data->batch);
+}
+
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out)
 {
@@ -20181,10 +20449,7 @@ KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, c
     if (!desc) desc = &defaults;
     result = kd__folds_check(m->kd, data, desc, folds, out);
     if (result != KD_OK) return result;
-    most = desc->on_step || desc->on_epoch || desc->teacher_fn || data->batch ||
-                   (desc->teacher_data && desc->teacher_data->batch)
-               ? 1
-               : KD__MIN(m->kd->desc.threads, folds);
+    most = kd__train_calls_back(desc, data) ? 1 : KD__MIN(m->kd->desc.threads, folds);
     progress.all = (int64_t)data->count * (folds - 1) * desc->epochs;
     wave = KD__NEW(m->kd, kd__fold, most);
     metrics = KD__NEW(m->kd, kd_metrics, folds);
@@ -23601,6 +23866,8 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     int i;
     if (d->slimming > 0 || d->sparsity != KD_SPARSITY_NONE)
         hash = kd__hash_ranges(hash, ranges, kd__sparsity_ranges(d, ranges));
+    for (i = 0; i < d->rate_count; ++i)
+        hash = kd__hash_double(kd__hash_text(hash, d->rates[i].layer), (double)d->rates[i].factor);
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)

@@ -89,7 +89,7 @@ static void test_pooling(void **state)
     (void)state;
     for (i = 0; i < NUMBERS; ++i) x[i] = (float)i;
     assert_ok(kd, kd_model_create(kd, "3x7x5: a: relu, conv 2 3 pad=1, gap", 1, &m));
-    tap.value = kd__feature_find(m, "a", 1);
+    tap.value = kd__layer_value(m, "a", 1);
     tap.map = map;
     assert_ok(kd, kd__run_open_tapped(m, NULL, 2, &tap, 1, &run));
     kd__run_forward(run, x, 2);
