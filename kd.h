@@ -504,7 +504,7 @@ typedef struct kd_loss_batch {
    that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch and, with
    dot_delta, twice; it may not train, predict or close anything. Equal batches should get equal bits, or training
    cannot be repeated. */
-typedef double (*kd_loss_fn)(void *user, const kd_loss_batch *batch);
+typedef double (*kd_custom_loss_fn)(void *user, const kd_loss_batch *batch);
 
 #define KD_MAX_TEMPERATURES 8
 
@@ -545,10 +545,10 @@ typedef struct kd_loss_desc {
     int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
     /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
        this loss sees, as if there were no others, and whose labels it takes. */
-    int first, columns; /* 0, 0: all */
-    int task;           /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
-    kd_loss_fn fn;      /* NULL; of KD_LOSS_CUSTOM */
-    void *user;         /* what fn is called with */
+    int first, columns;   /* 0, 0: all */
+    int task;             /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
+    kd_custom_loss_fn fn; /* NULL; of KD_LOSS_CUSTOM */
+    void *user;           /* what fn is called with */
 } kd_loss_desc;
 
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
@@ -973,9 +973,9 @@ KDDEF kd_result kd_predict_u8(const kd_model *m, const uint8_t *pixels, int n, f
 KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int n, float *logits);
 
 /* What a layer puts out on the way to the logits, with the activation that follows it where the two are computed
-   together: out (n, c, h, w), the shape being that of kd_layer_shape; of a sequence (n, D, tokens, 1). `layer` is its
-   tag or number, as in kd_feature_loss. x as kd_predict takes it. Thread-safe; takes memory for up to 64 samples and
-   gives it back. Not of int8 models (KD_ERR_UNSUPPORTED). */
+   together: out (n, c, h, w), the shape being that of kd_layer_shape; of a sequence (n, D, tokens, 1). `layer` is
+   its tag or number, as in kd_feature_loss. x as kd_predict takes it. Thread-safe; takes memory for up to 64
+   samples and gives it back. Not of int8 models (KD_ERR_UNSUPPORTED). */
 KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out);
 KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channels, int *height, int *width);
 
@@ -1375,7 +1375,7 @@ typedef enum kd_sparsity {
 
 /* How fast a layer learns. */
 typedef struct kd_layer_rate {
-    /* As its tensors are called: "fc" has "fc.weight", and "blocks.0" all that begins with "blocks.0."; "*": all. */
+    /* As its tensors are called: "fc" has "fc.weight", and "blocks.0" all that begins with "blocks.0."; "*": all */
     const char *layer;
     float factor; /* 0 to 1e6, times the learning rate of the training */
 } kd_layer_rate;
@@ -1401,9 +1401,9 @@ typedef struct kd_train_desc {
     int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what
                                     classtoken, disttoken and position learn, and a softtree's beta */
     /* Learning rates by layer, 0 to 256 of them; where several name a layer, the last one holds: {"*", 0} and then
-       {"fc", 1} train fc alone, {"*", 0.1f} and then {"fc", 1} all of it, but fc faster. A layer at 0 is frozen: its
-       weights stay, whatever weight_decay, max_norm and sparsity say, and batchnorm normalises with its running
-       statistics, which stay, too. Dropout goes on. Before the first layer that learns there is no backward pass. */
+       {"fc", 1} train fc alone, {"*", 0.1f} and then {"fc", 1} all of it, but fc faster. A layer at 0 is frozen:
+       its weights stay, whatever weight_decay, max_norm and sparsity say, and batchnorm normalises with its running
+       statistics, which stay, too. Dropout goes on. Before the first layer that learns no gradient is computed. */
     const kd_layer_rate *rates; /* NULL */
     int rate_count;             /* 0 */
     float max_norm;  /* 0: off; upper bound on the L2 norm of each unit's incoming weights (Srivastava 2014) */
@@ -1577,7 +1577,7 @@ typedef struct kd_cross_validation {
    it, as validation of kd_train would. m stays as it is. each: (folds), or NULL.
    Where kd_ctx_desc.threads is more than 1, that many folds are trained at the same time, each on one thread and in
    a context of its own, without log; the results are those of one thread. With callbacks of one's own (on_step,
-   on_epoch, teacher_fn, KD_LOSS_CUSTOM, kd_data.batch) it is one fold after the other, and KD_STOPPED ends them all.
+   on_epoch, teacher_fn, KD_LOSS_CUSTOM, kd_data.batch) it is one fold after the other; KD_STOPPED ends them all.
    desc has no validation, validation_data, KD_KEEP_BEST or patience; its teachers are models of m's context. */
 KDDEF kd_result kd_cross_validate(const kd_model *m, const kd_data *data, const kd_train_desc *desc, int folds,
                                   kd_metrics *each, kd_cross_validation *out);
@@ -16356,7 +16356,7 @@ KD__PRIVATE void kd__slim(const kd_model *m, const kd_train_desc *d, float lambd
 
 /* ============================================================================================================
    >>features    losses on features and relations
-   uses: optim, run
+   uses: optim, run, predict
    Features are read into plain (n, c, h, w) arrays of doubles, where everything below works (kd__tap). Relations
    between samples are functions of the matrix of dot products, and so is their gradient. Work is dealt out by
    sample or by row and summed in their order: the same bits for any number of threads.

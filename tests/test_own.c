@@ -1,4 +1,4 @@
-/* test_own.c - what users bring themselves: learning rates by layer, losses of their own, and what layers put out */
+/* test_own.c - learning rates by layer, losses of one's own, and what layers put out */
 #include "support.h"
 
 enum { COUNT = 44, SIZE = 2 * 6 * 6, CLASSES = 3 };
@@ -192,7 +192,7 @@ static void test_gradient_through_frozen(void **state)
     kd_close(kd);
 }
 
-/* A step of SGD, or the first of Adam, is as long as the factor says; of soft terms with their own momentum, too. */
+/* A step of SGD, or the first of Adam, is as long as the factor says; so it is with two momenta. */
 static void test_factors(void **state)
 {
     static const kd_layer_rate rates[] = {{"d", 0.5f}, {"e", 3}, {"e.bias", 2}};
@@ -234,7 +234,7 @@ static void test_factors(void **state)
     kd_close(kd);
 }
 
-/* Of a Transformer whole blocks; of a soft tree its filters, or its leaves; masked weights of frozen layers stay. */
+/* Of a Transformer whole blocks, of a soft tree its filters or its leaves; and beside masked weights. */
 static void test_frozen_elsewhere(void **state)
 {
     static const char *const lines[] = {
