@@ -24,7 +24,7 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fit fashion compare evidence hinton mcu examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo fit fashion compare evidence hinton mcu web examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on images in examples/data; under 3 minutes on two cores'
@@ -34,6 +34,7 @@ help:
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
 	@echo 'make evidence   [DATA=<folder with mnist, cifar10>] [MINUTES=120]: what distilling brings; may be stopped'
 	@echo 'make mcu        a student as C source on emulated Cortex-M0, M3, M4 and M7: flash, RAM, instructions'
+	@echo 'make web        a student, and its teacher beside it, in one web page that needs no network: $(OUT)/web.html'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
 	@echo 'make fuzz       libFuzzer on every parser, SECONDS=60 each'
@@ -80,7 +81,7 @@ hinton: stb $(BUILD)/hinton
 compare: stb $(BUILD)/compare
 	$(BUILD)/compare examples/data/fashion --out $(OUT)-compare $(COMPARE)
 
-STUDENT ?= examples/mcu/fashion.safetensors
+SMALL_STUDENT = examples/mcu/fashion.safetensors
 SHEETS ?= examples/data/fashion/test
 
 mcu: stb | $(BUILD)
@@ -89,7 +90,21 @@ mcu: stb | $(BUILD)
 	$(call need,/usr/bin/qemu-system-arm,qemu-system-arm)
 	@mkdir -p $(BUILD)/mcu
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) examples/mcu/pack.c -o $(BUILD)/mcu/pack $(LDFLAGS) -lm
-	@examples/mcu/run.sh $(STUDENT) $(SHEETS) $(BUILD)/mcu
+	@examples/mcu/run.sh $(or $(STUDENT),$(SMALL_STUDENT)) $(SHEETS) $(BUILD)/mcu
+
+# the networks of the demo, if it has run
+WEB_STUDENT = $(or $(STUDENT),$(wildcard $(OUT)/student.safetensors),$(SMALL_STUDENT))
+WEB_TEACHER = $(or $(TEACHER),$(if $(STUDENT),,$(wildcard $(OUT)/teacher.safetensors)))
+SAMPLES ?= examples/data/fashion
+PAGE ?= $(OUT)/web.html
+
+web: stb | $(BUILD)
+	$(call need,/usr/bin/clang,clang)
+	$(call need,/usr/bin/wasm-ld,lld)
+	$(call need,/usr/lib/wasm32-wasi/libc.a,wasi-libc)
+	@mkdir -p $(BUILD)/web $(dir $(PAGE))
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) examples/web/pack.c -o $(BUILD)/web/pack $(LDFLAGS) -lm
+	@examples/web/run.sh '$(WEB_STUDENT)' '$(WEB_TEACHER)' '$(SAMPLES)' $(BUILD)/web '$(PAGE)'
 
 $(BUILD)/draw: examples/data/draw.c | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS)
@@ -149,7 +164,7 @@ uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/cmake/kd
 
 format:
-	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill examples/mcu tests tests/compile tests/fuzz bench bench/peers))
+	clang-format --style=file -i kd.h $(wildcard $(addsuffix /*.[ch],examples examples/data examples/distill examples/mcu examples/web tests tests/compile tests/fuzz bench bench/peers))
 
 clean:
 	rm -rf $(BUILD)

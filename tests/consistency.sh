@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.." || exit 1
 
 set -- kd.h
 # all but tests/golden and tests/images, which are generated
-for file in examples/*.[ch] examples/data/*.[ch] examples/distill/*.[ch] examples/mcu/*.[ch] tests/*.[ch] tests/compile/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/peers/*.[ch]; do
+for file in examples/*.[ch] examples/data/*.[ch] examples/distill/*.[ch] examples/mcu/*.[ch] examples/web/*.[ch] tests/*.[ch] tests/compile/*.[ch] tests/fuzz/*.[ch] bench/*.[ch] bench/peers/*.[ch]; do
     [ -e "$file" ] && set -- "$@" "$file"
 done
 texts="$*"
-for file in README.md Makefile bench/Makefile bench/*/*.sh examples/*.sh tests/*.sh tests/fuzz/*.sh; do
+for file in README.md Makefile bench/Makefile bench/*/*.sh examples/*.sh examples/*/*.sh examples/web/page.html tests/*.sh tests/fuzz/*.sh; do
     [ -e "$file" ] && texts="$texts $file"
 done
 
