@@ -66,5 +66,5 @@ one()
     printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$word"
 }
 
-for parser in ${PARSERS:-spec model cache checkpoint npy idx image}; do one "$parser"; done
+for parser in ${PARSERS:-spec model cache checkpoint onnx npy idx image}; do one "$parser"; done
 exit $failed

@@ -3,6 +3,7 @@
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 #include "training.h"
+#include "../golden/exported.h"
 
 static const char *folder;
 static kd_ctx *kd;
@@ -105,6 +106,42 @@ static void cache_seeds(void)
     kd_model_destroy(m);
 }
 
+/* ---- ONNX ------------------------------------------------------------------------------------------------ */
+
+/* What the library writes, with the metadata that make it its own and without, and what PyTorch writes. */
+static void onnx_seeds(void)
+{
+    static const char *const lines[] = {
+        "2x6x6: conv 2 3 pad=1, batchnorm, relu6, maxpool 2, dense 3",
+        "6: dense 4, gelu, residual(dense 4, silu), hardswish, dense 2",
+        "3x8x8: conv 4 3 stride=2 pad=1 bias=0, batchnorm, leakyrelu, depthwise 3, avgpool 2 stride=1, gap, dense "
+        "2",
+    };
+    char name[32];
+    size_t i, at;
+    for (i = 0; i < sizeof lines / sizeof *lines; ++i) {
+        static const char key[] = "kd.spec";
+        char *bytes;
+        size_t size;
+        kd_model *m;
+        snprintf(name, sizeof name, "own%zu.onnx", i);
+        must(!kd_model_create(kd, lines[i], 1, &m) && !kd_model_save_onnx(m, path_of("onnx", name), NULL),
+             lines[i]);
+        must(!kd__read_file(kd, "seeds", path_of("onnx", name), &bytes, &size), name);
+        for (at = 0; at + sizeof key <= size; ++at) {
+            if (memcmp(bytes + at, key, sizeof key - 1) == 0) bytes[at] = 'x';
+        }
+        snprintf(name, sizeof name, "foreign%zu.onnx", i);
+        put("onnx", name, bytes, size);
+        kd__free(kd, bytes);
+        kd_model_destroy(m);
+    }
+    for (i = 0; i < sizeof onnx_cases / sizeof *onnx_cases; ++i) {
+        snprintf(name, sizeof name, "%.6s-%.20s", onnx_cases[i].way, onnx_cases[i].name);
+        put("onnx", name, onnx_cases[i].file, onnx_cases[i].size);
+    }
+}
+
 /* ---- .npy ------------------------------------------------------------------------------------------------ */
 
 static void npy_seed(const char *name, int version, const char *header, size_t data)
@@ -203,6 +240,7 @@ int main(int argc, char **argv)
     spec_seeds();
     model_seeds();
     cache_seeds();
+    onnx_seeds();
     npy_seeds();
     idx_seeds();
     checkpoint_seeds();
