@@ -40,8 +40,8 @@ whole_clang()
 }
 have_clang() { whole_clang || { fetch clang libclang-rt-dev; whole_clang; }; }
 
-# the compilers and machines that tests/compile.sh, tests/emulated.sh, tests/installed.sh and
-# tests/mcu.sh look for
+# the compilers and machines that tests/compile.sh, tests/emulated.sh, tests/installed.sh, tests/mcu.sh and tests/web.sh
+# look for
 fetch_machines()
 {
     for machine in arm64:aarch64 s390x:s390x i386:i686; do
@@ -56,6 +56,10 @@ fetch_machines()
     have arm-none-eabi-gcc gcc-arm-none-eabi
     have /usr/lib/arm-none-eabi/newlib/nano.specs libnewlib-arm-none-eabi
     have qemu-system-arm qemu-system-arm
+    have wasm-ld lld
+    have /usr/lib/wasm32-wasi/libc.a wasi-libc
+    have node nodejs
+    have chromium chromium
     there wine64 || there wine || have /usr/lib/wine/wine64 wine64
 }
 

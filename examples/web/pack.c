@@ -170,7 +170,7 @@ static int pack_samples(packing *p, const char *folder)
     bytes *to = &p->parts[SAMPLES];
     int i, *taken, good = 1;
     if (!*folder || most == 0 || p->h != p->w) return 1;
-    options.size = p->w, options.channels = p->c;
+    options.size = p->w, options.channels = p->c, options.limit = 5 * SAMPLES_EACH; /* a fifth is for testing */
     if (!images_load(&p->set, folder, &options)) {
         snprintf(p->why, sizeof p->why, "%.200s", p->set.error);
         return 0;
@@ -236,6 +236,17 @@ static int pack(packing *p, char **args)
     return write_packed(p);
 }
 
+static void report(const packing *p, const char *folder)
+{
+    printf("student %lu bytes, ", (unsigned long)p->parts[STUDENT].size);
+    if (p->models[1]) printf("teacher %lu bytes, ", (unsigned long)p->parts[TEACHER].size);
+    if (p->models[1] && !kd_model_is_int8(p->models[1]))
+        printf("its weights rounded to %d binary digits, ", TEACHER_BITS);
+    printf("%d images to try\n", p->taken);
+    if (p->set.class_count && !p->taken)
+        printf("note: no class of %s has the name of one of the student's\n", folder);
+}
+
 int main(int argc, char **argv)
 {
     packing p;
@@ -249,7 +260,7 @@ int main(int argc, char **argv)
     desc.isa = KD_ISA_SCALAR; /* what a browser has, bit for bit */
     good = kd_open(&desc, &p.kd) == KD_OK && pack(&p, argv);
     if (!good) fprintf(stderr, "pack: %s\n", *p.why || !p.kd ? p.why : kd_error(p.kd));
-    if (good) printf("%d images to try\n", p.taken);
+    if (good) report(&p, argv[3]);
     if (p.wanted) fclose(p.wanted);
     for (i = 0; i < PARTS; ++i) free(p.parts[i].at);
     images_free(&p.set);
