@@ -89,42 +89,71 @@ LOSS CONVENTION
    with another library's convention: kd_loss_desc.convention.
 
 CONTENTS (search for the tag)
-   >>api        everything public
-   >>config     compilers, linkage, target regions
-   >>platform   atomics, byte order, files
-   >>text       formatting, numbers as text
-   >>cpu        what this processor can do
-   >>memory     allocation, error text
-   >>threads    processors, the threads of a context
-   >>random     counter-based random numbers
-   >>math       double-precision functions that are the same everywhere
-   >>dispatch   kernel table, one instance per instruction set
-   >>parallel   tasks over threads
-   >>gemm       matrix multiplication: packing, blocking
-   >>softmax    softmax, log-softmax
-   >>losses     losses and their gradients
-   >>graph      what a model is made of, and what it runs in
-   >>layers     what each layer computes, forward and backward
-   >>spec       the one-line language of models, and the builder
-   >>quant      int8 models: what they are, and the integer engine
-   >>model      models: creation, tensors, description
-   >>cost       what a model takes where it runs by itself
-   >>run        plans: which step writes which buffer, and when
-   >>predict    prediction
-   >>attack     adversarial inputs
-   >>data       batches, augmentation, evaluation
-   >>calibrate  from float to int8: folding, quant layers, their ranges
-   >>optim      optimizers, schedules
-   >>features   losses on features and relations
-   >>train      training and distillation, teacher caches
-   >>pate       labels from noisy votes, and what they give away
-   >>diagnose   what teacher and labels ask of a student
-   >>prune      fewer channels, the same layers
-   >>io         .npy, safetensors, checkpoints
-   >>onnx       ONNX, out and in
-   >>csource    models as C source
-   >>vector     a few vector operations per instruction set
-   >>kernels    everything that is compiled once per instruction set
+   >>api          everything public
+   >>config       compilers, linkage, target regions
+   >>platform     atomics, byte order, files
+   >>text         formatting, numbers as text
+   >>cpu          what this processor can do
+   >>memory       allocation, error text
+   >>threads      processors, the threads of a context
+   >>random       counter-based random numbers
+   >>math         double-precision functions that are the same everywhere
+   >>dispatch     kernel table, one instance per instruction set
+   >>parallel     tasks over threads
+   >>gemm         matrix multiplication: packing, blocking
+   >>softmax      softmax, log-softmax
+   >>terms        soft terms of losses, in double precision
+   >>losses       losses: the table, checks, values and gradients
+   >>graph        what a model is made of, and what it runs in
+   >>layers       what layers share; activations, flatten, prompt, quant, dropout
+   >>dense        dense layers
+   >>conv         convolutions, directly and by Winograd, depthwise ones
+   >>pool         pooling
+   >>batchnorm    batch normalisation
+   >>softtree     soft decision trees
+   >>tokens       layers over sequences of tokens
+   >>kinds        sums and means of two, and the table of layers
+   >>spec         the one-line language of models, and the builder
+   >>quant        int8 models: what they are
+   >>integer      int8 models: the engine that runs them
+   >>model        models: creation, tensors, description
+   >>cost         what a model takes where it runs by itself
+   >>run          plans: which step writes which buffer, and when
+   >>predict      prediction
+   >>attack       adversarial inputs
+   >>data         batches, augmentation
+   >>evaluate     evaluation
+   >>calibrate    from float to int8: folding, quant layers, their ranges
+   >>optim        optimizers, schedules
+   >>features     features and the learned parts of losses on them
+   >>relations    losses on features and on relations between samples
+   >>review       losses that join layers or contrast samples; those of Transformers
+   >>taught       the table of losses on features, their options, all of one training
+   >>cache        teacher caches
+   >>train        training: options, and what a trainer has
+   >>step         one step of training, from images to weights
+   >>epochs       epochs, and models that learn together
+   >>folds        cross-validation
+   >>pate         labels from noisy votes, and what they give away
+   >>diagnose     what teacher and labels ask of a student
+   >>prune        fewer channels, the same layers
+   >>npy          bytes, number types, .npy
+   >>safetensors  safetensors, in and out
+   >>saved        saved models
+   >>names        tensors under PyTorch's and other names
+   >>checkpoint   saved teacher caches and checkpoints of training
+   >>onnx         ONNX, out
+   >>onnxin       ONNX, in: the file, names, constants
+   >>onnxops      ONNX, in: one function an operator
+   >>onnxmodel    ONNX, in: the model line and its weights
+   >>csource      models as C source: the plan, the constants
+   >>ccode        models as C source: the code
+   >>vector       a few vector operations per instruction set
+   >>kernels      compiled once per instruction set: functions of a vector, matrix multiplication
+   >>elements     ... elementwise, and int8
+   >>windows      ... windows over images, Winograd's, pooling, batch normalisation
+   >>rows         ... rows of logits, layer normalisation, attention
+   >>updates      ... sums and updates over all weights, learned filters, and the table
    >>licence
 */
 #ifdef KD__PROBE /* asked by itself whether it is the file that it would include again */
@@ -4778,7 +4807,7 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
 }
 
 /* ============================================================================================================
-   >>losses    losses and their gradients
+   >>terms    soft terms of losses, in double precision
    uses: softmax
    ============================================================================================================ */
 
@@ -5366,7 +5395,10 @@ KD__PRIVATE double kd__soft_custom(kd__soft *p)
     return value;
 }
 
-/* ---- what there is --------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>losses    losses: the table, checks, values and gradients
+   uses: terms
+   ============================================================================================================ */
 
 enum { KD__NO, KD__MAYBE, KD__YES, KD__EACH }; /* EACH: of every row */
 enum { KD__T = 1, KD__ALPHA = 2 };
@@ -6443,7 +6475,7 @@ KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
 }
 
 /* ============================================================================================================
-   >>layers    what each layer computes, forward and backward
+   >>layers    what layers share; activations, flatten, prompt, quant, dropout
    uses: graph, losses, parallel, random
    A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
    of its two passes. Adding one means writing its functions here and its row at the end of the section.
@@ -6893,7 +6925,10 @@ KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__s
         kd__flatten_backward(r, n, s);
 }
 
-/* ---- dense ----------------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>dense    dense layers
+   uses: layers, gemm
+   ============================================================================================================ */
 
 enum { KD__DENSE_UNITS, KD__DENSE_BIAS };
 
@@ -7199,6 +7234,11 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
         r->k->column_sums(dy, dy_row, s.count, w->outputs, db);
     }
 }
+
+/* ============================================================================================================
+   >>conv    convolutions, directly and by Winograd, depthwise ones
+   uses: dense
+   ============================================================================================================ */
 
 /* ---- convolution ----------------------------------------------------------------------------------------- */
 
@@ -8058,7 +8098,10 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
     }
 }
 
-/* ---- pooling --------------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>pool    pooling
+   uses: conv
+   ============================================================================================================ */
 
 enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD };
 
@@ -8170,7 +8213,10 @@ KD__PRIVATE void kd__avgpool_backward(const kd__run *r, const kd__node *n, kd__s
     }
 }
 
-/* ---- batch normalisation --------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>batchnorm    batch normalisation
+   uses: pool
+   ============================================================================================================ */
 
 /* Ioffe and Szegedy 2015. Statistics are taken sample by sample, joined within a chunk and then over the chunks in
    order (Chan, Golub and LeVeque 1983), in double precision. */
@@ -8423,7 +8469,10 @@ KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span
                         r->plan[n - r->model->nodes].accumulate);
 }
 
-/* ---- soft decision tree ---------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>softtree    soft decision trees
+   uses: batchnorm
+   ============================================================================================================ */
 
 /* The node that follows the dense layer of the filters. Everything is kept as logarithms, so that no leaf is too
    improbable to learn. */
@@ -8642,7 +8691,10 @@ KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd_
     }
 }
 
-/* ---- sequences ------------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>tokens    layers over sequences of tokens
+   uses: softtree
+   ============================================================================================================ */
 
 /* A sequence of tokens is an image of their number times 1. What a layer over tokens sees of a sample: `tokens`
    rows of `width` numbers, a slot's `row` apart. A vector is one token. */
@@ -9340,6 +9392,11 @@ KD__PRIVATE void kd__droppath_backward(const kd__run *r, const kd__node *n, kd__
         kd__flatten_backward(r, n, s);
 }
 
+/* ============================================================================================================
+   >>kinds    sums and means of two, and the table of layers
+   uses: tokens
+   ============================================================================================================ */
+
 /* ---- the sum at the end of a residual -------------------------------------------------------------------- */
 
 KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
@@ -9718,7 +9775,7 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
 
 /* ============================================================================================================
    >>spec    the one-line language of models, and the builder
-   uses: layers
+   uses: kinds
    line:    input {NAME "=" value} ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
    layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value}
                                            |  [TAG ":"] "residual" "(" layers ")"
@@ -10775,7 +10832,7 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
 }
 
 /* ============================================================================================================
-   >>quant    int8 models: what they are, and the integer engine
+   >>quant    int8 models: what they are
    uses: spec
    A model with quant layers computes in float as an int8 model would: the numbers behind a quant layer are steps of
    its grid, x = scale (q - zero) with q from 0 to 255 (flatten, dropout and max pooling pass them on), and a dense
@@ -11483,7 +11540,10 @@ KD__PRIVATE kd_result kd__refuse_int8(const kd_model *m, const char *where)
                     where);
 }
 
-/* ---- the integer engine ---------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>integer    int8 models: the engine that runs them
+   uses: quant
+   ============================================================================================================ */
 
 #ifndef KD_NO_INT8
 
@@ -11785,7 +11845,7 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
 
 /* ============================================================================================================
    >>model    models: creation, tensors, description
-   uses: quant, losses
+   uses: integer, losses
    ============================================================================================================ */
 
 /* Activations that their producer can apply while its output is in registers; storage is then shared. */
@@ -14144,7 +14204,7 @@ KD__PRIVATE void kd__attack_close(kd__attacker *a) { a->kd = NULL; }
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
-   >>data    batches, augmentation, evaluation
+   >>data    batches, augmentation
    uses: attack, predict, math
    ============================================================================================================ */
 
@@ -14640,7 +14700,10 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
     return KD_OK;
 }
 
-/* ---- evaluation ------------------------------------------------------------------------------------------ */
+/* ============================================================================================================
+   >>evaluate    evaluation
+   uses: data
+   ============================================================================================================ */
 
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
 {
@@ -15213,7 +15276,7 @@ KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *
 
 /* ============================================================================================================
    >>calibrate    from float to int8: folding, quant layers, their ranges
-   uses: data
+   uses: evaluate
    A model becomes another by a new line, written layer by layer from the old one, and the old one's tensors.
    ============================================================================================================ */
 
@@ -16355,7 +16418,7 @@ KD__PRIVATE void kd__slim(const kd_model *m, const kd_train_desc *d, float lambd
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
-   >>features    losses on features and relations
+   >>features    features and the learned parts of losses on them
    uses: optim, run, predict
    Features are read into plain (n, c, h, w) arrays of doubles, where everything below works (kd__tap). Relations
    between samples are functions of the matrix of dot products, and so is their gradient. Work is dealt out by
@@ -16769,6 +16832,11 @@ KD__PRIVATE double kd__feature_at(kd__feature *f)
     kd__parallel(f->kd, f->n, kd__feature_at_sample, f);
     return kd__sum(f->values, f->n);
 }
+
+/* ============================================================================================================
+   >>relations    losses on features and on relations between samples
+   uses: features
+   ============================================================================================================ */
 
 /* ---- relations ------------------------------------------------------------------------------------------- */
 
@@ -17193,6 +17261,11 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
     }
     return value;
 }
+
+/* ============================================================================================================
+   >>review    losses that join layers or contrast samples; those of Transformers
+   uses: relations
+   ============================================================================================================ */
 
 /* ---- review ---------------------------------------------------------------------------------------------- */
 
@@ -17880,6 +17953,11 @@ KD__PRIVATE double kd__feature_deit(kd__feature *f)
     return kd__sum(f->values, f->n);
 }
 
+/* ============================================================================================================
+   >>taught    the table of losses on features, their options, all of one training
+   uses: review
+   ============================================================================================================ */
+
 /* ---- the table ------------------------------------------------------------------------------------------- */
 
 KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
@@ -18247,12 +18325,10 @@ KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
-   >>train    training and distillation, teacher caches
-   uses: features, optim, predict, data, losses
+   >>cache    teacher caches
+   uses: taught, optim, predict, evaluate, losses
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
-
-/* ---- teacher caches -------------------------------------------------------------------------------------- */
 
 struct kd_cache {
     kd_ctx *kd;
@@ -18396,6 +18472,11 @@ KD__PRIVATE kd_result kd__cache_check(kd_ctx *kd, const kd_cache *c, const kd_da
                         where);
     return KD_OK;
 }
+
+/* ============================================================================================================
+   >>train    training: options, and what a trainer has
+   uses: cache
+   ============================================================================================================ */
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
@@ -19321,7 +19402,10 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
     return kd__sparse_open(&t->sparse, t->m, d, t->steps_per_epoch * d->epochs);
 }
 
-/* ---- one step -------------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>step    one step of training, from images to weights
+   uses: train
+   ============================================================================================================ */
 
 KD__PRIVATE kd_result kd__trainer_mix(const kd_trainer *t, const float *const *each, float temperature, int rows,
                                       int cols, float *out)
@@ -19887,6 +19971,11 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
     return KD_OK;
 }
 
+/* ============================================================================================================
+   >>epochs    epochs, and models that learn together
+   uses: step
+   ============================================================================================================ */
+
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
 KD__PRIVATE kd_result kd__trainer_judge_epoch(kd_trainer *t, kd_epoch_info *info)
@@ -20271,7 +20360,10 @@ KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_dat
     return result;
 }
 
-/* ---- cross-validation ------------------------------------------------------------------------------------ */
+/* ============================================================================================================
+   >>folds    cross-validation
+   uses: epochs
+   ============================================================================================================ */
 
 enum { KD__FOLD_SLICE = 16 }; /* steps of each fold from one word about progress to the next */
 
@@ -20478,7 +20570,7 @@ KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, c
 
 /* ============================================================================================================
    >>pate    labels from noisy votes, and what they give away
-   uses: predict, data, math
+   uses: predict, evaluate, math
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
@@ -20651,7 +20743,7 @@ KDDEF kd_result kd_pate_label(kd_ctx *kd, const kd_pate_desc *desc, const int32_
 
 /* ============================================================================================================
    >>diagnose    what teacher and labels ask of a student
-   uses: train, predict, data, losses
+   uses: epochs, predict, evaluate, losses
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
@@ -20935,7 +21027,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
 /* ============================================================================================================
    >>prune    fewer channels, the same layers
-   uses: train, optim, cost, quant
+   uses: epochs, optim, cost, integer
    A layer of channels is a set of values (union-find over the graph); a channel goes from all of them at once, from
    the tensors that make it and from those that read it. The new model is made from its line, in which numbers of
    channels are other ones.
@@ -21593,8 +21685,8 @@ KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
-   >>io    .npy, safetensors, checkpoints
-   uses: model, train
+   >>npy    bytes, number types, .npy
+   uses: model, epochs
    Every number in a file is checked before it is used. Nothing here depends on the byte order of the machine or on
    the locale.
    ============================================================================================================ */
@@ -22033,6 +22125,11 @@ KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, 
     kd__save_floats(&s, values, count);
     return kd__save_close(&s);
 }
+
+/* ============================================================================================================
+   >>safetensors    safetensors, in and out
+   uses: npy
+   ============================================================================================================ */
 
 /* ---- safetensors: reading -------------------------------------------------------------------------------- */
 
@@ -22538,6 +22635,11 @@ KD__PRIVATE void kd__st_save_header(kd__save *s, kd__st_writer *w)
     kd__save_bytes(s, w->text, w->length);
 }
 
+/* ============================================================================================================
+   >>saved    saved models
+   uses: safetensors
+   ============================================================================================================ */
+
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
 /* Everything in the file that matters, so that a flipped bit is found. */
@@ -22978,7 +23080,10 @@ KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_
                     e->given, f->path);
 }
 
-/* ---- PyTorch's names ------------------------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>names    tensors under PyTorch's and other names
+   uses: saved
+   ============================================================================================================ */
 
 enum { KD__ST_TRACKED = 24 }; /* more than ".num_batches_tracked" and its end take */
 
@@ -23718,6 +23823,11 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
 
 #ifndef KD_NO_TRAIN
 
+/* ============================================================================================================
+   >>checkpoint    saved teacher caches and checkpoints of training
+   uses: names
+   ============================================================================================================ */
+
 /* ---- teacher caches -------------------------------------------------------------------------------------- */
 
 /* The settings of a cache as text, whole numbers and floats by their bits. */
@@ -24188,8 +24298,8 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
-   >>onnx    ONNX, out and in
-   uses: io
+   >>onnx    ONNX, out
+   uses: names
    An ONNX file is one protobuf message: fields, each a tag (number << 3 | type) and a number, or a length and that
    many bytes, which may be a message again. Field numbers: onnx.proto of https://github.com/onnx/onnx.
    ============================================================================================================ */
@@ -25098,6 +25208,11 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
     return result;
 }
 
+/* ============================================================================================================
+   >>onnxin    ONNX, in: the file, names, constants
+   uses: onnx
+   ============================================================================================================ */
+
 /* ---- protobuf: reading ----------------------------------------------------------------------------------- */
 
 /* Bytes that are left of a message, or a text. */
@@ -25987,7 +26102,10 @@ KD__PRIVATE kd__onnx_unit *kd__onnx_new(kd__onnx_reader *r, const kd__onnx_op *o
     return u;
 }
 
-/* ---- reading: one function an operator ------------------------------------------------------------------- */
+/* ============================================================================================================
+   >>onnxops    ONNX, in: one function an operator
+   uses: onnxin
+   ============================================================================================================ */
 
 KD__PRIVATE kd_result kd__onnx_pad_of(const kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_unit *u,
                                       kd__arg *kernel)
@@ -26853,6 +26971,11 @@ KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *o
                     (const char *)op->type.at, text);
 }
 
+/* ============================================================================================================
+   >>onnxmodel    ONNX, in: the model line and its weights
+   uses: onnxops
+   ============================================================================================================ */
+
 /* ---- reading: the model line ----------------------------------------------------------------------------- */
 
 /* What all ways from the input to a unit pass last: its input, or of a sum where both branches come from. */
@@ -27421,8 +27544,8 @@ KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *inp
 }
 
 /* ============================================================================================================
-   >>csource    models as C source
-   uses: cost, io
+   >>csource    models as C source: the plan, the constants
+   uses: cost, names
    A plan first: what is folded into what, which buffers there are, when each is alive, where it lies. Then the
    file: constants, the loops of the kinds of layers that occur, and a list of calls.
    ============================================================================================================ */
@@ -28144,7 +28267,10 @@ KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
     return p->m->quant ? p->memory + p->patch + 4 * p->sums : p->memory + 4 * (KD__C_PANEL - 1);
 }
 
-/* ---- code ------------------------------------------------------------------------------------------------ */
+/* ============================================================================================================
+   >>ccode    models as C source: the code
+   uses: csource
+   ============================================================================================================ */
 
 /* The loops of each kind of layer. */
 static const char kd__c_head[] =
@@ -29360,7 +29486,7 @@ KD__INLINE void KD__FN(put)(float *p, kd__v x, ptrdiff_t left)
 #define kd__v_put(p, x, left) KD__FN(put)(p, x, left)
 
 /* ============================================================================================================
-   >>kernels    everything that is compiled once per instruction set
+   >>kernels    compiled once per instruction set: functions of a vector, matrix multiplication
    uses: vector
    ============================================================================================================ */
 
@@ -30096,6 +30222,11 @@ static void KD__FN(dots)(const float *a, ptrdiff_t a_row, int rows, const float 
     }
 }
 
+/* ============================================================================================================
+   >>elements    ... elementwise, and int8
+   uses: kernels
+   ============================================================================================================ */
+
 /* ---- elementwise ----------------------------------------------------------------------------------------- */
 
 /* Those whose values or slopes get as small as one likes. */
@@ -30668,6 +30799,11 @@ static void KD__FN(int8_add)(ptrdiff_t n, const kd__int8_store *s, const uint8_t
     }
 }
 #endif /* KD_NO_INT8 */
+
+/* ============================================================================================================
+   >>windows    ... windows over images, Winograd's, pooling, batch normalisation
+   uses: elements
+   ============================================================================================================ */
 
 /* ---- windows over images --------------------------------------------------------------------------------- */
 
@@ -31442,6 +31578,11 @@ static void KD__FN(norm_grad)(const kd__image *i, const float *x, const float *d
         }
     }
 }
+
+/* ============================================================================================================
+   >>rows    ... rows of logits, layer normalisation, attention
+   uses: windows
+   ============================================================================================================ */
 
 /* ---- rows of logits -------------------------------------------------------------------------------------- */
 
@@ -32370,6 +32511,11 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
         l->value[r] = KD__FN(sum16)(sums);
     }
 }
+
+/* ============================================================================================================
+   >>updates    ... sums and updates over all weights, learned filters, and the table
+   uses: rows
+   ============================================================================================================ */
 
 /* ---- sums and updates over all weights ------------------------------------------------------------------- */
 
