@@ -34,6 +34,7 @@ help:
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
 	@echo 'make evidence   [DATA=<folder with mnist, cifar10>] [MINUTES=120]: what distilling brings; may be stopped'
 	@echo 'make mcu        a student as C source on emulated Cortex-M0, M3, M4 and M7: flash, RAM, instructions'
+	@echo 'make sizes      flash and RAM of the demo'\''s student, as C source and with kd.h on the board'
 	@echo 'make web        a student, and its teacher beside it, in one web page that needs no network: $(OUT)/web.html'
 	@echo 'make examples   build the examples into $(BUILD)/'
 	@echo 'make test       build and run the tests, with sanitizers'
@@ -105,6 +106,14 @@ web: stb | $(BUILD)
 	@mkdir -p $(BUILD)/web $(dir $(PAGE))
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) examples/web/pack.c -o $(BUILD)/web/pack $(LDFLAGS) -lm
 	@examples/web/run.sh '$(WEB_STUDENT)' '$(WEB_TEACHER)' '$(SAMPLES)' $(BUILD)/web '$(PAGE)'
+
+sizes: | $(BUILD)
+	$(call need,/usr/bin/arm-none-eabi-gcc,gcc-arm-none-eabi)
+	$(call need,/usr/lib/arm-none-eabi/include/stdio.h,libnewlib-arm-none-eabi)
+	$(call need,/usr/bin/qemu-system-arm,qemu-system-arm)
+	@mkdir -p $(BUILD)/sizes
+	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) -DKD_NO_SIMD examples/mcu/sizes.c -o $(BUILD)/sizes/sizes $(LDFLAGS) -lm
+	@examples/mcu/sizes.sh $(BUILD)/sizes
 
 $(BUILD)/draw: examples/data/draw.c | $(BUILD) stb
 	$(CC) -std=gnu99 $(CFLAGS) $(WARNINGS) $< -o $@ $(LDFLAGS)

@@ -6394,6 +6394,7 @@ typedef struct kd__walk {
     const kd__kernels *k;
     const kd__param *p;
     int output, channel, line; /* of the next run */
+    ptrdiff_t start, unit;     /* of its output: where the first number is, and how far one input is from the next */
     ptrdiff_t at, step;        /* where the next number of this run is, and how far the one after it */
     int left;                  /* numbers of this run */
 } kd__walk;
@@ -6407,26 +6408,32 @@ KD__PRIVATE kd__walk kd__walk_begin(const kd__kernels *k, const kd__param *p)
     return w;
 }
 
+KD__PRIVATE void kd__walk_output(kd__walk *w)
+{
+    const kd__param *p = w->p;
+    w->start = 0, w->unit = 1;
+    if (p->layout == KD__PANELS) {
+        const int column = w->output % p->outputs, first = column / w->k->panel * w->k->panel;
+        w->unit = kd__panel_width(w->k, p->outputs - first);
+        w->start = (ptrdiff_t)((size_t)(w->output / p->outputs) * p->group_size +
+                               (size_t)first * (size_t)(p->c * p->h * p->w)) +
+                   (column - first);
+    }
+}
+
 /* Enters the next run; not after the last one. */
 KD__PRIVATE void kd__walk_run(kd__walk *w)
 {
     const kd__param *p = w->p;
-    const int rows = p->c * p->h * p->w;
-    ptrdiff_t start = 0, step = 1;
-    if (p->layout == KD__PANELS) {
-        const int column = w->output % p->outputs, first = column / w->k->panel * w->k->panel;
-        step = kd__panel_width(w->k, p->outputs - first);
-        start = (ptrdiff_t)((size_t)(w->output / p->outputs) * p->group_size + (size_t)first * (size_t)rows) +
-                (column - first);
-    }
-    w->at = start + ((ptrdiff_t)w->line * p->w * p->c + w->channel) * step;
+    if (w->line == 0 && w->channel == 0) kd__walk_output(w);
+    w->at = w->start + ((ptrdiff_t)w->line * p->w * p->c + w->channel) * w->unit;
     if (p->h == 1 && p->w == 1) { /* all channels are one run */
-        w->step = step;
+        w->step = w->unit;
         w->left = p->c;
         ++w->output;
         return;
     }
-    w->step = p->c * step;
+    w->step = p->c * w->unit;
     w->left = p->w;
     if (++w->line < p->h) return;
     w->line = 0;
@@ -6439,13 +6446,15 @@ KD__PRIVATE void kd__walk_run(kd__walk *w)
 KD__PRIVATE void kd__walk_copy(kd__walk *w, float *stored, float *plain, int64_t count, int to_plain)
 {
     while (count > 0) {
+        float *at;
         int i, now;
         if (w->left == 0) kd__walk_run(w);
         now = (int)KD__MIN((int64_t)w->left, count);
+        at = stored + w->at;
         if (to_plain) {
-            for (i = 0; i < now; ++i) plain[i] = stored[w->at + i * w->step];
+            for (i = 0; i < now; ++i, at += w->step) plain[i] = *at;
         } else {
-            for (i = 0; i < now; ++i) stored[w->at + i * w->step] = plain[i];
+            for (i = 0; i < now; ++i, at += w->step) *at = plain[i];
         }
         w->at += now * w->step;
         w->left -= now;

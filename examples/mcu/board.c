@@ -31,12 +31,13 @@ static void leave(int failed)
     for (;;) debugger(0x20, reason);
 }
 
+static char *heap_end = board_heap;
+
 void *_sbrk(ptrdiff_t bytes)
 {
-    static char *end = board_heap;
-    char *start = end;
-    if (bytes > board_heap_end - end) return (void *)-1;
-    end += bytes;
+    char *start = heap_end;
+    if (bytes > board_heap_end - heap_end) return (void *)-1;
+    heap_end += bytes;
     return start;
 }
 
@@ -62,10 +63,12 @@ void board_paint_stack(void)
 
 uint32_t board_stack_used(void)
 {
-    const char *at = board_heap;
+    const char *at = heap_end;
     while (at < board_stack_end && *at == PAINT) ++at;
     return (uint32_t)(board_stack_end - at);
 }
+
+uint32_t board_heap_used(void) { return (uint32_t)(heap_end - board_heap); }
 
 /* The timer that every Cortex-M has. With -icount shift=0 it runs by instructions: how many to a tick, a loop tells
    whose length is known. */

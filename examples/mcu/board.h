@@ -9,7 +9,8 @@
 #define board_print(text) ((void)fputs(text, stdout))
 #define board_paint_stack() ((void)0)
 #define board_start_counting() ((void)0)
-#define board_stack_used() 0
+#define board_stack_used() 0u
+#define board_heap_used() 0u
 #define board_instructions() 0u
 #else
 void board_print(const char *text);
@@ -17,6 +18,19 @@ void board_paint_stack(void);      /* what is below the caller, for board_stack_
 uint32_t board_stack_used(void);   /* bytes, at most, since the start */
 void board_start_counting(void);   /* instructions, see board.c */
 uint32_t board_instructions(void); /* since then; fewer than half a billion */
+uint32_t board_heap_used(void);    /* bytes that malloc has taken, at most */
 #endif
+
+static inline void board_print_number(const char *name, uint32_t value)
+{
+    char digits[12];
+    int at = 11;
+    digits[at] = 0;
+    do digits[--at] = (char)('0' + value % 10);
+    while (value /= 10);
+    board_print(name);
+    board_print(digits + at);
+    board_print("\n");
+}
 
 #endif

@@ -21,18 +21,6 @@ static void print_hex(float x)
     board_print(text);
 }
 
-static void print_number(const char *name, uint32_t value)
-{
-    char digits[12];
-    int at = 11;
-    digits[at] = 0;
-    do digits[--at] = (char)('0' + value % 10);
-    while (value /= 10);
-    board_print(name);
-    board_print(digits + at);
-    board_print("\n");
-}
-
 int main(void)
 {
     uint32_t instructions = 0, right = 0;
@@ -51,10 +39,11 @@ int main(void)
         board_print("\n");
         right += best == i / PICTURES_EACH;
     }
-    print_number("# pictures: ", PICTURES);
-    print_number("# right: ", right);
-    print_number("# instructions: ", instructions);
-    print_number("# multiply-adds: ", STUDENT_MACS);
-    print_number("# stack: ", board_stack_used());
+    board_print_number("# pictures: ", PICTURES);
+    board_print_number("# right: ", right);
+    board_print_number("# instructions: ", instructions);
+    board_print_number("# multiply-adds: ", STUDENT_MACS);
+    board_print_number("# stack: ", board_stack_used());
+    board_print_number("# heap: ", board_heap_used());
     return 0;
 }

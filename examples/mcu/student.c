@@ -39,6 +39,7 @@ static int run(kd_ctx *kd)
 {
     kd_model *student = NULL;
     kd_workspace *workspace = NULL;
+    uint32_t instructions = 0;
     int channels, height, width, classes, i, j, failed;
     failed = kd_model_load_memory(kd, model, sizeof model, &student) || kd_workspace_create(student, 1, &workspace);
     if (!failed) {
@@ -48,7 +49,9 @@ static int run(kd_ctx *kd)
     }
     for (i = 0; i < IMAGES && !failed; ++i) { /* from here on, nothing is allocated */
         take_picture(i, channels * height * width);
+        board_start_counting();
         failed = kd_workspace_predict(workspace, x, 1, logits) != KD_OK;
+        instructions = board_instructions();
         for (j = 0; j < classes; ++j) {
             uint32_t bits;
             memcpy(&bits, &logits[j], sizeof bits);
@@ -56,6 +59,7 @@ static int run(kd_ctx *kd)
         }
         board_print("\n");
     }
+    board_print_number("# instructions: ", instructions); /* of the last image */
     kd_workspace_destroy(workspace);
     kd_model_destroy(student);
     return failed;
@@ -63,13 +67,19 @@ static int run(kd_ctx *kd)
 
 int main(void)
 {
+    kd_ctx_desc desc = kd_ctx_defaults();
     kd_ctx *kd = NULL;
-    int failed = kd_open(NULL, &kd) != KD_OK;
+    int failed;
+    board_paint_stack();
+    desc.scratch = 4096; /* there is no cache to fill */
+    failed = kd_open(&desc, &kd) != KD_OK;
     if (!failed) failed = run(kd);
     if (failed) {
         board_print(kd ? kd_error(kd) : "no context");
         board_print("\n");
     }
     kd_close(kd);
+    board_print_number("# stack: ", board_stack_used());
+    board_print_number("# heap: ", board_heap_used());
     return failed;
 }

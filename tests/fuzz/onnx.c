@@ -1,5 +1,5 @@
-/* ONNX files. What loads is a model: it can be saved as ONNX, loads again as the same one, and predicts; what does not
-   leaves nothing behind. A file of data beside it has the bytes of the file itself. */
+/* ONNX files. What loads is a model: it can be saved as ONNX, loads again as the same one, and predicts; what does
+   not leaves nothing behind. A file of data beside it has the bytes of the file itself. */
 #include "fuzz.h"
 
 static void use(kd_ctx *kd, const kd_model *m)
