@@ -1015,6 +1015,8 @@ KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, flo
 KDDEF kd_result kd_workspace_predict_u8(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
 KDDEF kd_result kd_workspace_predict_u8_hwc(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w); /* what it has from the allocator */
+/* The same before there is one. Planning it takes some KB, for lists, which are given back. */
+KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t *bytes);
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
 /* Adversarial inputs: x changed so that a loss grows, each number by no more than epsilon (the L-infinity norm).
@@ -2867,9 +2869,11 @@ typedef struct kd__block {
     size_t size;
 } kd__block;
 
+enum { KD__BLOCK_EXTRA = (int)sizeof(kd__block) + 63 };
+
 KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
 {
-    const size_t extra = sizeof(kd__block) + 63;
+    const size_t extra = KD__BLOCK_EXTRA;
     const size_t bytes = kd__times(count, item);
     kd__block block;
     char *data;
@@ -6313,6 +6317,8 @@ struct kd__run {
     size_t work_floats;  /* of one worker: memory of a step while it runs */
     float **owned;       /* every buffer, for kd__run_close */
     int owned_count;
+    size_t owned_bytes; /* what they take */
+    int measured;       /* 1: they are added up and not there */
     /* the batch at hand */
     const float *x; /* (count, c, h, w) */
     int count;
@@ -6394,7 +6400,7 @@ typedef struct kd__walk {
     const kd__kernels *k;
     const kd__param *p;
     int output, channel, line; /* of the next run */
-    ptrdiff_t start, unit;     /* of its output: where the first number is, and how far one input is from the next */
+    ptrdiff_t start, unit;     /* of its output: where its numbers begin, and how far one input is from the next */
     ptrdiff_t at, step;        /* where the next number of this run is, and how far the one after it */
     int left;                  /* numbers of this run */
 } kd__walk;
@@ -13096,7 +13102,10 @@ KD__PRIVATE int kd__plan_tokens(const kd__run *r)
 KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
 {
     const size_t with_slack = kd__plus(floats, KD__SLACK);
-    float *buffer = KD__NEW(r->kd, float, with_slack);
+    float *buffer;
+    r->owned_bytes = kd__plus(r->owned_bytes, kd__plus(kd__times(with_slack, sizeof *buffer), KD__BLOCK_EXTRA));
+    if (r->measured) return (float *)(void *)r->act; /* not NULL, and not looked at */
+    buffer = KD__NEW(r->kd, float, with_slack);
     if (buffer) r->owned[r->owned_count++] = buffer;
     return buffer;
 }
@@ -13164,6 +13173,7 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slot, const int *roo
         r->locals = kd__run_alloc(r, kd__times(r->local_floats, (size_t)r->kd->desc.threads));
         if (!r->locals) return KD_ERR_MEMORY;
     }
+    if (r->measured) return KD_OK;
     for (v = 0; v < r->model->value_count; ++v) {
         if (slot[v].worker) {
             slot[v].base = r->locals + (slot[v].worker - 1);
@@ -13270,7 +13280,7 @@ KD__PRIVATE void kd__run_close(kd__run *r)
     int i;
     if (!r) return;
     kd = r->kd;
-    if (KD__FENCE && r->locals)
+    if (KD__FENCE && r->locals && !r->measured)
         KD__FENCE_DOWN(r->locals, r->local_floats * (size_t)r->kd->desc.threads * sizeof(float));
     for (i = 0; i < r->owned_count; ++i) kd__free(r->kd, r->owned[i]);
     kd__run_lists(r, lists);
@@ -13284,6 +13294,7 @@ typedef struct kd__run_desc {
     const kd__tap *taps; /* stay the caller's */
     int tap_count;
     const char *frozen; /* in training, by node: 1, it does not learn; NULL: all learn */
+    int measured;       /* see kd__run */
 } kd__run_desc;
 
 /* What does not learn, and from where on gradients are needed. */
@@ -13327,6 +13338,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->trained = desc->trained;
         r->training = desc->trained != NULL;
         r->sought = desc->sought;
+        r->measured = desc->measured;
         r->has_backward = r->training || r->sought >= 0;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
@@ -13350,7 +13362,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
 KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
                                           int tap_count, kd__run **out)
 {
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
     desc.trained = trained;
     desc.taps = taps;
     desc.tap_count = tap_count;
@@ -13469,20 +13481,30 @@ struct kd_workspace {
 
 enum { KD__PREDICT_BATCH = 256 };
 
+KD__PRIVATE kd_result kd__capacity_check(const kd_model *m, const char *where, int capacity)
+{
+    if (capacity >= 1 && capacity <= 1 << 16) return KD_OK;
+    return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: capacity must be 1 to 65536, got %d", where, capacity);
+}
+
+/* Floats for the normalised pixels of a call. */
+KD__PRIVATE size_t kd__workspace_pixels(const kd_model *m, int capacity)
+{
+    return kd__plus(kd__times((size_t)capacity, (size_t)kd__shape_count(&m->values[m->input].shape)), KD__SLACK);
+}
+
 KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out)
 {
     kd_workspace *w;
-    kd_result result = KD_ERR_MEMORY;
-    int64_t input;
+    kd_result result;
     if (out) *out = NULL;
     if (!m) return KD_ERR_ARGUMENT;
     if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: out must not be NULL");
-    if (capacity < 1 || capacity > 1 << 16)
-        return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_workspace_create: capacity must be 1 to 65536, got %d",
-                        capacity);
-    input = kd__shape_count(&m->values[m->input].shape);
+    result = kd__capacity_check(m, "kd_workspace_create", capacity);
+    if (result != KD_OK) return result;
+    result = KD_ERR_MEMORY;
     w = KD__NEW(m->kd, kd_workspace, 1);
-    if (w) w->pixels = KD__NEW(m->kd, float, kd__plus(kd__times((size_t)capacity, (size_t)input), KD__SLACK));
+    if (w) w->pixels = KD__NEW(m->kd, float, kd__workspace_pixels(m, capacity));
     if (w && w->pixels) result = kd__run_open(m, NULL, capacity, &w->run);
     if (result != KD_OK && w) {
         kd__free(m->kd, w->pixels);
@@ -13503,15 +13525,36 @@ KDDEF void kd_workspace_destroy(kd_workspace *w)
     kd__free(kd, w);
 }
 
-KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
+KD__PRIVATE size_t kd__run_bytes(kd__run *r)
 {
     void *lists[KD__RUN_LISTS];
-    size_t bytes = kd__block_bytes((void *)w) + kd__block_bytes(w->pixels);
+    size_t bytes = r->owned_bytes;
     int i;
-    kd__run_lists(w->run, lists);
-    for (i = 0; i < KD__RUN_LISTS; ++i) bytes += kd__block_bytes(lists[i]);
-    for (i = 0; i < w->run->owned_count; ++i) bytes += kd__block_bytes(w->run->owned[i]);
+    kd__run_lists(r, lists);
+    for (i = 0; i < KD__RUN_LISTS; ++i) bytes = kd__plus(bytes, kd__block_bytes(lists[i]));
     return bytes;
+}
+
+KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
+{
+    return kd__block_bytes((void *)w) + kd__block_bytes(w->pixels) + kd__run_bytes(w->run);
+}
+
+KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t *bytes)
+{
+    static const char where[] = "kd_model_workspace_bytes";
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 1};
+    kd__run *run;
+    kd_result result;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!bytes) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: bytes must not be NULL", where);
+    result = kd__capacity_check(m, where, capacity);
+    if (result == KD_OK) result = kd__run_open_for(m, &desc, capacity, &run);
+    if (result != KD_OK) return result;
+    *bytes = kd__plus(kd__plus(kd__run_bytes(run), sizeof(kd_workspace) + KD__BLOCK_EXTRA),
+                      kd__plus(kd__times(kd__workspace_pixels(m, capacity), sizeof(float)), KD__BLOCK_EXTRA));
+    kd__run_close(run);
+    return KD_OK;
 }
 
 /* Logits as PyTorch orders them: (c, h, w), where a model ends in an image. */
@@ -13767,7 +13810,7 @@ KD__PRIVATE void kd__layer_read(const kd__run *r, int value, int sample, float *
 KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out)
 {
     static const char where[] = "kd_predict_layer";
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
     kd__run *run;
     kd__tap tap;
     ptrdiff_t input, size;
@@ -14009,7 +14052,7 @@ KD__PRIVATE void kd__attack_close(kd__attacker *a)
 KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int value, const kd_attack_desc *desc,
                                       int channels, const float *mean, const float *std, int capacity)
 {
-    kd__run_desc run = {NULL, 0, NULL, 0, NULL};
+    kd__run_desc run = {NULL, 0, NULL, 0, NULL, 0};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
     const kd__shape *out = &m->values[m->output].shape;
     kd_result result;
@@ -19285,7 +19328,7 @@ KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
     }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         const int taps = i == KD_INPUTS_CLEAN ? t->features.tap_count : 0;
-        kd__run_desc run = {t->m, -1, t->features.taps[KD__STUDENT], taps, t->frozen};
+        kd__run_desc run = {t->m, -1, t->features.taps[KD__STUDENT], taps, t->frozen, 0};
         if (t->inputs[i]) result = kd__run_open_for(t->m, &run, batch, &t->runs[i]);
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])

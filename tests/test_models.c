@@ -1629,6 +1629,69 @@ static void test_scratch(void **state)
     free(x);
 }
 
+/* A workspace is as large as was said before, which itself takes little. */
+static void test_workspace_planned(void **state)
+{
+    static const char *const lines[] = {
+        "3x32x32: conv 16 3 pad=1, batchnorm, relu, residual(conv 16 3 pad=1, batchnorm, relu, conv 16 3 pad=1, "
+        "batchnorm), relu, maxpool 2, conv 32 3, gap, dense 10",
+        "784: dense 300, relu, dense 10", "3x32x32: patch 8 24, classtoken, encoder 2 3, token 0, linear 10",
+        "1x8x8: depthwise 3, softtree 3 10"};
+    static const int capacities[] = {1, 7, 40, 300};
+    const int line_count = KD__COUNT(lines);
+    test_memory books;
+    uint8_t *pixels = test_bytes(3, 8 * 3 * 32 * 32);
+    kd_data data = kd_data_u8(pixels, NULL, 8, 3, 32, 32, 10);
+    int i, j, threads;
+    (void)state;
+    for (threads = 1; threads <= 3; threads += 2) {
+        for (i = 0; i <= line_count; ++i) { /* the last one is int8 */
+            kd_ctx_desc desc = test_memory_desc(&books);
+            kd_ctx *context;
+            kd_model *m, *small;
+            desc.threads = threads;
+            assert_int_equal(kd_open(&desc, &context), KD_OK);
+            assert_ok(context, kd_model_create(context, lines[i % line_count], 1, &m));
+            if (i == line_count) {
+                assert_ok(context, kd_model_quantize(m, &data, NULL, &small));
+                kd_model_destroy(m);
+                m = small;
+            }
+            for (j = 0; j < KD__COUNT(capacities); ++j) {
+                const size_t before = books.bytes;
+                size_t bytes = 0;
+                kd_workspace *w;
+                books.peak = before;
+                assert_ok(context, kd_model_workspace_bytes(m, capacities[j], &bytes));
+                assert_int_equal(books.bytes, before);
+                assert_true(books.peak - before < 32768);
+                assert_ok(context, kd_workspace_create(m, capacities[j], &w));
+                assert_int_equal(books.bytes - before, bytes);
+                assert_int_equal(kd_workspace_bytes(w), bytes);
+                kd_workspace_destroy(w);
+            }
+            kd_model_destroy(m);
+            test_memory_close(context, &books);
+        }
+    }
+    free(pixels);
+}
+
+static void test_workspace_planned_refused(void **state)
+{
+    kd_model *m = create(predict_spec, 3);
+    size_t bytes = 5;
+    (void)state;
+    assert_int_equal(kd_model_workspace_bytes(NULL, 1, &bytes), KD_ERR_ARGUMENT);
+    assert_fails(kd, kd_model_workspace_bytes(m, 1, NULL), KD_ERR_ARGUMENT, "bytes must not be NULL");
+    assert_fails(kd, kd_model_workspace_bytes(m, 0, &bytes), KD_ERR_ARGUMENT,
+                 "kd_model_workspace_bytes: capacity must be 1 to 65536, got 0");
+    memory.refuse_at = 2;
+    assert_fails(kd, kd_model_workspace_bytes(m, 1, &bytes), KD_ERR_MEMORY, "out of memory");
+    assert_int_equal(bytes, 5);
+    kd_model_destroy(m);
+}
+
 static void test_workspace(void **state)
 {
     kd_model *m = create(predict_spec, 3);
@@ -2133,6 +2196,8 @@ int main(void)
         TEST(test_clone),
         TEST(test_predict),
         TEST(test_predict_errors),
+        TEST(test_workspace_planned),
+        TEST(test_workspace_planned_refused),
         TEST(test_workspace),
         TEST(test_scratch),
 #if KD__THREADS

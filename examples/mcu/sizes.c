@@ -1,6 +1,6 @@
-/* sizes: the student of the demo in the four forms in which it can go to a microcontroller, for sizes.sh: as an array
-   for kd.h and as C source, in float and in int8. Its weights are first ones: sizes do not depend on them.
-   Usage: sizes FOLDER */
+/* sizes: the student of the demo in the four forms in which it can go to a microcontroller, for sizes.sh: as an
+   array for kd.h and as C source, each in float and in int8. Its weights are first ones: sizes do not depend on
+   them. Usage: sizes FOLDER */
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 
