@@ -94,6 +94,8 @@ typedef struct images_options {
     uint64_t seed;       /* of the split */
     int join_validation; /* 1: images of a folder to choose with are learned from like the others; 0: kept apart */
     int train_limit;     /* as limit, of the images to learn from alone: all others stay; 0: all */
+    const char *apart;   /* a folder that is no part of the set though it may lie in it, as that of results may; it
+                            is not looked into; NULL: none (on Windows it is not known again) */
 } images_options;
 
 /* Where an image came from. Sorted by it, images have the order in which they were read. */
@@ -136,13 +138,14 @@ typedef struct images {
     images_copies copies;
     char said[IMAGES_SAID][512]; /* sentences: what was taken for what, what was changed, what looks wrong */
     int said_count;
+    const char *apart;               /* of the options, while images are loaded */
     char listed[IMAGES_LISTED][512]; /* skipped files, and why */
     char error[1024];
 } images;
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0};
+    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0, NULL};
     return o;
 }
 
@@ -970,11 +973,31 @@ static int images_add_name(char ***names, int *count, int *capacity, const char 
     return 1;
 }
 
+/* Whether a name in a folder leads to that which is to be left alone. Names are compared first: that is
+   cheap. */
+static int images_is_apart(const images *s, const char *folder, const char *name)
+{
+    images_place here, apart;
+    const size_t length = strlen(name);
+    size_t end = s->apart ? strlen(s->apart) : 0;
+    char *path;
+    int same;
+    while (end > 0 && s->apart[end - 1] == '/') --end;
+    if (end < length || memcmp(s->apart + end - length, name, length) != 0 ||
+        (end > length && s->apart[end - length - 1] != '/'))
+        return 0;
+    path = images_join(folder, name);
+    same = path && images_look(path, &here) && images_look(s->apart, &apart) && here.folder &&
+           here.number == apart.number && here.device == apart.device && here.number != 0;
+    free(path);
+    return same;
+}
+
 /* What is in a folder, in byte order, without names that begin with a dot; those are counted in *hidden, unless
    that is NULL. */
 static int images_names(images *s, const char *folder, char ***names, int *count, int *hidden)
 {
-    int capacity = 0, ok = 1, dots = 0;
+    int capacity = 0, ok = 1, dots = 0, i;
 #if defined(_WIN32)
     struct _wfinddata64_t entry;
     char *pattern = images_join(folder, "*");
@@ -1011,6 +1034,11 @@ static int images_names(images *s, const char *folder, char ***names, int *count
     closedir(dir);
 #endif
     if (hidden) *hidden += dots;
+    for (i = 0; ok && i < *count; ++i) {
+        if (!images_is_apart(s, folder, (*names)[i])) continue;
+        free((*names)[i]);
+        (*names)[i--] = (*names)[--*count];
+    }
     if (*count) qsort(*names, (size_t)*count, sizeof **names, images_by_text);
     return ok || images_fail(s, "out of memory");
 }
@@ -1510,7 +1538,22 @@ static int images_find_splits(images *s, const char *folder, char **paths)
     return ok;
 }
 
-/* Classes that all hold the same folders are hardly classes: these are, and those are splits or sources. */
+/* Whether all names are those of splits, and not all of the same. */
+static int images_are_splits(char *const *names, int count)
+{
+    char rest[64];
+    int i, first = -1, differ = 0;
+    for (i = 0; i < count; ++i) {
+        const int split = images_split_of(names[i], rest, sizeof rest);
+        if (split < 0) return 0;
+        if (i == 0) first = split;
+        differ |= split != first;
+    }
+    return differ;
+}
+
+/* Classes that all hold the same folders are hardly classes: these are, and those are splits or sources; unless the
+   names inside are those of splits. */
 static int images_check_meaning(images *s, const char *folder)
 {
     char **first = NULL, **names = NULL;
@@ -1536,7 +1579,14 @@ static int images_check_meaning(images *s, const char *folder)
         names = NULL, count = 0;
         free(path);
     }
-    if (ok && alike)
+    if (ok && alike && images_are_splits(first, first_count))
+        ok = images_fail(
+            s,
+            "the folders of %s, such as \"%.100s\" and \"%.100s\", are probably the classes, but each holds "
+            "\"%.100s\" and \"%.100s\": the images are expected the other way round, as %.100s/%.100s/...",
+            images_shown(folder).chars, s->class_names[0], s->class_names[1], first[0], first[1], first[0],
+            s->class_names[0]);
+    else if (ok && alike)
         ok = images_fail(s,
                          "the folders of %s, such as \"%.100s\" and \"%.100s\", all hold the same folders, such as "
                          "\"%.100s\" and \"%.100s\", which are probably the classes: name the former train, val "
@@ -2373,23 +2423,30 @@ static int images_idx_search(images *s, const char *folder, images_idx *x, char 
 
 /* ---- what is to be said ---------------------------------------------------------------------------------- */
 
-static void images_say_count(images *s, int count, const char *what)
+/* What is said of one, and of several. */
+static void images_say_count(images *s, int count, const char *one, const char *several)
 {
-    if (count > 0) images_say(s, "%d %s", count, what);
+    if (count > 0) images_say(s, "%d %s", count, count == 1 ? one : several);
 }
 
 static void images_say_copies(images *s)
 {
     const images_copies *c = &s->copies;
-    images_say_count(s, c->train, "of the training images are exact copies of others among them");
-    images_say_count(s, c->validation, "of the images to choose with are exact copies of others among them");
-    images_say_count(s, c->test, "of the test images are exact copies of others among them");
-    images_say_count(s, c->validation_in_train,
+    images_say_count(s, c->train, "of the training images is an exact copy of another among them",
+                     "of the training images are exact copies of others among them");
+    images_say_count(s, c->validation, "of the images to choose with is an exact copy of another among them",
+                     "of the images to choose with are exact copies of others among them");
+    images_say_count(s, c->test, "of the test images is an exact copy of another among them",
+                     "of the test images are exact copies of others among them");
+    images_say_count(s, c->validation_in_train, "of the images to choose with is among the training images as well",
                      "of the images to choose with are among the training images as well");
     images_say_count(s, c->test_in_train,
+                     "of the test images is among the training images as well: the test accuracy flatters",
                      "of the test images are among the training images as well: the test accuracy flatters");
-    images_say_count(s, c->test_in_validation, "of the test images are among the images to choose with as well");
-    images_say_count(s, c->two_labels, "pictures stand under more than one label, each the very same");
+    images_say_count(s, c->test_in_validation, "of the test images is among the images to choose with as well",
+                     "of the test images are among the images to choose with as well");
+    images_say_count(s, c->two_labels, "picture stands under more than one label",
+                     "pictures stand under more than one label, each the very same");
 }
 
 /* One class that is most of the set: saying nothing else would look good. */
@@ -2414,19 +2471,27 @@ static void images_say_all(images *s)
     for (i = 0; i < IMAGES_REASONS && s->reasons[i].why; ++i)
         images_say(s, "%d file%s left out, %swhich %s", s->reasons[i].count, s->reasons[i].count == 1 ? "" : "s",
                    s->reasons[i].count == 1 ? "" : "each of ", s->reasons[i].why);
-    images_say_count(s, s->hidden, "names that begin with a dot were not looked at");
-    images_say_count(s, s->loose, "images beside the folders of the classes belong to none and were not looked at");
-    images_say_count(s, s->rotated, "photos say in EXIF that they are to be turned; they are taken as they lie");
-    images_say_count(s, s->transparent,
+    images_say_count(s, s->hidden, "name that begins with a dot was not looked at",
+                     "names that begin with a dot were not looked at");
+    images_say_count(s, s->loose, "image beside the folders of the classes belongs to none and was not looked at",
+                     "images beside the folders of the classes belong to none and were not looked at");
+    images_say_count(s, s->rotated, "photo says in EXIF that it is to be turned; it is taken as it lies",
+                     "photos say in EXIF that they are to be turned; they are taken as they lie");
+    images_say_count(s, s->transparent, "image is transparent in places; its colours are taken as if it were not",
                      "images are transparent in places; their colours are taken as if they were not");
     images_say_count(s, s->four_channel_jpeg,
+                     "photo is in four inks (CMYK); it is brought to red, green and blue without a profile",
                      "photos are in four inks (CMYK); they are brought to red, green and blue without a profile");
     if (s->sixteen_bit && s->bits < 16)
-        images_say(s, "%d images have 16 bits, but no number above %d: they are taken for images of %d bits",
+        images_say(s,
+                   s->sixteen_bit == 1
+                       ? "%d image has 16 bits, but no number above %d: it is taken for an image of %d bits"
+                       : "%d images have 16 bits, but no number above %d: they are taken for images of %d bits",
                    s->sixteen_bit, (1 << s->bits) - 1, s->bits);
     else
-        images_say_count(s, s->sixteen_bit, "images have 16 bits, of which the upper 8 are used");
-    images_say_count(s, s->resized,
+        images_say_count(s, s->sixteen_bit, "image has 16 bits, of which the upper 8 are used",
+                         "images have 16 bits, of which the upper 8 are used");
+    images_say_count(s, s->resized, "image was brought to this size, and its edges cut off where it is no square",
                      "images were brought to this size, and their edges cut off where they are no squares");
     images_say_dominance(s);
     images_say_copies(s);
@@ -2526,6 +2591,9 @@ static int images_load_folders(images *s, const char *folder, const images_optio
          images_check_split(s, paths[IMAGES_TRAIN], &s->train);
     if (ok && paths[IMAGES_TEST]) ok = images_check_split(s, paths[IMAGES_TEST], &s->test);
     if (ok && !paths[IMAGES_TEST])
+        images_say(s, "no folder is for testing: %.3g %% of each class is kept for that, drawn by the seed",
+                   100 * o->test_share);
+    if (ok && !paths[IMAGES_TEST])
         ok = images_split(s, o) &&
              images_check_split(s, "the test split; where no folder is for testing, a class needs two", &s->test);
     for (i = 0; i < IMAGES_SPLITS; ++i) {
@@ -2539,6 +2607,7 @@ static int images_load_folders(images *s, const char *folder, const images_optio
 static int images_load_any(images *s, const char *folder, const images_options *o)
 {
     images_idx x;
+    images_place place;
     char *where = NULL, *parent = NULL;
     int found = -1, ok = 0;
     if (images_is_folder(folder)) {
@@ -2552,7 +2621,11 @@ static int images_load_any(images *s, const char *folder, const images_options *
         } else {
             const char *name = slash ? slash + 1 : folder;
             found = *name ? images_idx_find(s, *parent ? parent : "/", name, &x) : 0;
-            if (!found) images_fail(s, "there is no folder %s", images_shown(folder).chars);
+            if (!found && images_look(folder, &place) && place.file)
+                images_fail(s, "%s is a file, and no folder: give the folder that holds the images",
+                            images_shown(folder).chars);
+            else if (!found)
+                images_fail(s, "there is no folder %s", images_shown(folder).chars);
             if (found == 1) where = parent, parent = NULL;
             if (!found) found = -1;
         }
@@ -2573,6 +2646,7 @@ IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images
 {
     const images_options defaults = images_defaults(), *o = options ? options : &defaults;
     memset(s, 0, sizeof *s);
+    s->apart = o->apart;
     if (o->size < 0 || o->size > 4096) return images_fail(s, "the size must be 1 to 4096 pixels, got %d", o->size);
     if (o->channels != 0 && o->channels != 1 && o->channels != 3)
         return images_fail(s, "there can be 1 or 3 channels, got %d", o->channels);
@@ -2612,8 +2686,10 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
                    "%d images of %s have another size and were brought to %dx%d, their edges cut off where they "
                    "are no squares",
                    s->resized - before.resized, images_shown(folder).chars, s->width, s->height);
-    images_say_count(s, s->copies.unlabelled, "of the images without labels are exact copies of others among them");
+    images_say_count(s, s->copies.unlabelled, "of the images without labels is an exact copy of another among them",
+                     "of the images without labels are exact copies of others among them");
     images_say_count(s, s->copies.test_in_unlabelled,
+                     "of the test images is among the images without labels as well",
                      "of the test images are among the images without labels as well");
     return 1;
 }

@@ -1177,6 +1177,85 @@ static void test_classes_that_hold_the_same(void **state)
     images_free(&s);
 }
 
+/* The other way round, <class>/<split>: what is inside are not the classes. */
+static void test_classes_that_hold_splits(void **state)
+{
+    (void)state;
+    put_class("cat/train", 3, 10);
+    put_class("cat/test", 2, 20);
+    put_class("dog/train", 3, 30);
+    put_class("dog/test", 2, 40);
+    load_fails(NULL,
+               "such as \"cat\" and \"dog\", are probably the classes, but each holds \"test\" and \"train\": the "
+               "images are expected the other way round, as test/cat/...");
+}
+
+/* Results may be written into the folder of the images, where they are no class. */
+static void test_a_folder_apart(void **state)
+{
+    static const char *const names[] = {"out", "out//", "cat/../out"};
+    images_options o = images_defaults();
+    char apart[1300];
+    images s;
+    int i;
+    (void)state;
+    put_class("cat", 5, 10);
+    put_class("dog", 5, 20);
+    put_folder("out");
+    load_fails(NULL, "class \"out\" has no readable image");
+    for (i = 0; i < 3; ++i) {
+        snprintf(apart, sizeof apart, "%s", under_root(names[i]));
+        o.apart = apart;
+        load(&s, &o);
+        assert_int_equal(s.class_count, 2);
+        images_free(&s);
+    }
+    put_class("dog/out", 3, 30); /* of the same name, but another one */
+    load(&s, &o);
+    assert_int_equal(s.train.count + s.test.count, 13);
+    images_free(&s);
+}
+
+static void test_no_folder_to_test_with(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    (void)state;
+    put_class("train/cat", 8, 10);
+    put_class("train/dog", 8, 20);
+    o.test_share = 0.25;
+    load(&s, &o);
+    says(&s, "no folder is for testing: 25 % of each class is kept for that, drawn by the seed");
+    assert_int_equal(s.test.count, 4);
+    images_free(&s);
+    put_class("test/cat", 1, 30);
+    put_class("test/dog", 1, 40);
+    load(&s, &o);
+    assert_int_equal(s.said_count, 0);
+    images_free(&s);
+}
+
+/* One file is spoken of as one. */
+static void test_one_and_several(void **state)
+{
+    images s;
+    (void)state;
+    put_class("train/cat", 4, 10);
+    put_class("train/dog", 4, 20);
+    put_class("test/cat", 1, 30);
+    put_class("test/dog", 1, 40);
+    put_pgm("train/cat/twin.pgm", 2, 2, 10);
+    put_pgm("test/dog/seen.pgm", 2, 2, 20);
+    put_pgm("train/loose.pgm", 2, 2, 20);
+    put_text("train/cat/.hidden", "x");
+    load(&s, NULL);
+    says(&s, "1 of the training images is an exact copy of another among them");
+    says(&s, "1 of the test images is among the training images as well");
+    says(&s, "1 image beside the folders of the classes belongs to none");
+    says(&s, "1 name that begins with a dot was not looked at");
+    images_free(&s);
+}
+
 static void test_test_may_be_called_val_or_valid(void **state)
 {
     static const int test[] = {30, 40}, test_labels[] = {0, 1};
@@ -1404,9 +1483,9 @@ static void test_what_else_lies_around(void **state)
     assert_int_equal(s.loose, 1);
     says(&s, "5 files left out, each of which is no image");
     says(&s, "1 file left out, which is a TIFF image, which is not read");
-    says(&s, "1 names that begin with a dot were not looked at");
-    says(&s, "1 images beside the folders of the classes belong to none");
-    says(&s, "1 images were brought to this size");
+    says(&s, "1 name that begins with a dot was not looked at");
+    says(&s, "1 image beside the folders of the classes belongs to none");
+    says(&s, "1 image was brought to this size");
     assert_int_equal(s.class_count, 2);
     assert_int_equal(s.files, 8);
     assert_int_equal(s.train.count, 6);
@@ -1603,8 +1682,8 @@ static void test_unlabelled(void **state)
     assert_true(s.said_count > count);
     says(&s, "2 images of ");
     says(&s, "/more have another size and were brought to 2x2");
-    says(&s, "1 of the images without labels are exact copies");
-    says(&s, "1 of the test images are among the images without labels as well");
+    says(&s, "1 of the images without labels is an exact copy");
+    says(&s, "1 of the test images is among the images without labels as well");
     assert_int_equal(s.copies.test_in_unlabelled, 1);
     images_free(&s);
     put_folder("none");
@@ -1669,7 +1748,7 @@ static void test_no_folder(void **state)
     images_free(&s);
     put_text("file", "x");
     assert_false(images_load(&s, under_root("file"), NULL));
-    assert_non_null(strstr(s.error, "there is no folder"));
+    assert_non_null(strstr(s.error, "file is a file, and no folder: give the folder that holds the images"));
     images_free(&s);
     assert_false(images_load(&s, "", NULL));
     images_free(&s);
@@ -2760,6 +2839,10 @@ int main(void)
         TEST(test_many_folders_are_not_used),
         TEST(test_test_images_without_labels),
         TEST(test_classes_that_hold_the_same),
+        TEST(test_classes_that_hold_splits),
+        TEST(test_a_folder_apart),
+        TEST(test_no_folder_to_test_with),
+        TEST(test_one_and_several),
         TEST(test_test_may_be_called_val_or_valid),
         TEST(test_a_class_may_be_called_val),
         TEST(test_test_without_train),
