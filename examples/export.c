@@ -16,6 +16,7 @@ typedef struct options {
     const char *from, *to;
     kd_dtype dtype;    /* --f16, --bf16 */
     kd_onnx_desc onnx; /* --u8, --u8-hwc, --softmax */
+    int force;
 } options;
 
 typedef kd_result (*export_fn)(const kd_model *m, const options *o);
@@ -45,20 +46,22 @@ static kd_result export_c(const kd_model *m, const options *o)
     return kd_model_save_c(m, o->to, &desc);
 }
 
-/* ending of the name, what it is, options that it takes, function */
+/* ending of the name, what it is, options that it takes, function, what a file of its making has near its
+   beginning: such a one may be replaced, others need --force (and a saved model always: it may be the only one) */
 #define FORMATS(X)                                                                                                 \
     X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16",                    \
-      export_safetensors)                                                                                          \
-    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx)                        \
-    X(".c", "C99 that needs nothing else, for microcontrollers and the like", "", export_c)
+      export_safetensors, NULL)                                                                                    \
+    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx, "kd.h")                \
+    X(".c", "C99 that needs nothing else, for microcontrollers and the like", "", export_c, "a network that kd.h ")
 
 typedef struct format {
     const char *ending, *what, *takes;
     export_fn export_as;
+    const char *mark;
 } format;
 
 static const format formats[] = {
-#define ITEM(ending, what, takes, function) {ending, what, takes, function},
+#define ITEM(ending, what, takes, function, mark) {ending, what, takes, function, mark},
     FORMATS(ITEM)
 #undef ITEM
 };
@@ -79,18 +82,18 @@ static void print_help(FILE *out)
 {
     int i;
     fputs("usage: export MODEL.safetensors FILE [options]\n"
-          "Writes a model saved by kd.h in the format that FILE ends in. A file of that name is replaced once the "
-          "new "
-          "one is complete.\n\n",
+          "Writes a model saved by kd.h in the format that FILE ends in:\n\n",
           out);
     for (i = 0; i < FORMAT_COUNT; ++i)
-        fprintf(out, "  %-14s %s  [%s]\n", formats[i].ending, formats[i].what, formats[i].takes);
+        fprintf(out, "  %-12s  %s\n%s%s%s", formats[i].ending, formats[i].what,
+                *formats[i].takes ? "                " : "", formats[i].takes, *formats[i].takes ? "\n" : "");
     fputs("\n  --f16, --bf16  round trained numbers to halves\n"
-          "  --u8           the input is pixels of 0 to 255 in planes, (N, channels, height, width), and the file "
-          "scales "
-          "and normalises them\n"
+          "  --u8           the input is pixels of 0 to 255 in planes, (N, channels,\n"
+          "                 height, width), and the file scales and normalises them\n"
           "  --u8-hwc       the same, (N, height, width, channels)\n"
-          "  --softmax      the output is probabilities\n",
+          "  --softmax      the output is probabilities\n"
+          "  --force        replace a file that is not of export's making, or a saved model\n"
+          "\nA file is replaced once the new one is complete.\n",
           out);
 }
 
@@ -115,6 +118,8 @@ static int set_option(options *o, const char *word)
         o->onnx.input = KD_ONNX_U8_HWC;
     else if (strcmp(word, "--softmax") == 0)
         o->onnx.softmax = 1;
+    else if (strcmp(word, "--force") == 0)
+        o->force = 1;
     else
         return 0;
     return 1;
@@ -150,8 +155,9 @@ static const format *parse(options *o, int argc, char **argv)
             fprintf(stderr, "export: there is no option \"%s\"; `export --help` says what there is\n", argv[i]);
             return NULL;
         }
-        if (!takes(f, argv[i])) {
-            fprintf(stderr, "export: %s is no option of %s, which takes %s\n", argv[i], f->ending, f->takes);
+        if (!takes(f, argv[i]) && strcmp(argv[i], "--force") != 0) {
+            fprintf(stderr, "export: %s is no option of %s, which takes %s\n", argv[i], f->ending,
+                    *f->takes ? f->takes : "none");
             return NULL;
         }
     }
@@ -166,6 +172,20 @@ static int same_file(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino != 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* Whether a file is not there, or begins as those do that export writes in this format. */
+static int may_replace(const char *path, const format *f)
+{
+    char first[256];
+    const size_t length = f->mark ? strlen(f->mark) : 0;
+    size_t size, i = 0;
+    FILE *file = fopen(path, "rb");
+    if (!file) return 1; /* if it cannot be written either, that is said when it is tried */
+    size = fread(first, 1, sizeof first, file);
+    fclose(file);
+    while (f->mark && i + length <= size && memcmp(first + i, f->mark, length) != 0) ++i;
+    return f->mark && i + length <= size;
+}
+
 static int run(kd_ctx *kd, const options *o, const format *f)
 {
     kd_model *m = NULL;
@@ -173,6 +193,11 @@ static int run(kd_ctx *kd, const options *o, const format *f)
     kd_result result;
     if (same_file(o->from, o->to)) {
         fprintf(stderr, "export: %s is read, and cannot be replaced by what is made of it\n", o->from);
+        return 0;
+    }
+    if (!o->force && !may_replace(o->to, f)) {
+        fprintf(stderr, "export: %s is there%s; give another name, or --force to replace it\n", o->to,
+                f->mark ? ", and not of export's making" : "");
         return 0;
     }
     result = kd_model_load(kd, o->from, &m);

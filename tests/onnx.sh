@@ -22,6 +22,13 @@ refused "export: another format's option" 'is no option of' "$tmp/export" "$tmp/
 refused "export: no such option" 'there is no option' "$tmp/export" "$tmp/student.safetensors" "$tmp/a.onnx" --fp16
 refused "export: three files" 'follows the two files' "$tmp/export" "$tmp/student.safetensors" "$tmp/a.onnx" "$tmp/b.onnx"
 refused "export: over its own input" 'is read, and cannot be replaced' "$tmp/export" "$tmp/student.safetensors" "$tmp/student.safetensors"
+echo 'int main(void) { return 0; }' >"$tmp/main.c"
+refused "export: over a source of somebody" "main.c is there, and not of export's making" "$tmp/export" "$tmp/student.safetensors" "$tmp/main.c"
+check "which stays" grep -q '^int main' "$tmp/main.c"
+refused "export: over another model" 'half.safetensors is there; give another name' "$tmp/export" "$tmp/student.safetensors" "$tmp/half.safetensors"
+check "export over its own, and with --force" sh -c "cd '$tmp' && { ./export student.safetensors student.onnx && ./export student.safetensors main.c --force &&
+    ./export student.safetensors main.c && ./export student.safetensors half.safetensors --f16 --force; } >/dev/null"
+refused "export: .c takes nothing" 'is no option of .c, which takes none' "$tmp/export" "$tmp/student.safetensors" "$tmp/a.c" --u8
 refused "export: no such model" 'cannot open' "$tmp/export" "$tmp/none.safetensors" "$tmp/a.onnx"
 refused "export: no such folder" 'cannot create' "$tmp/export" "$tmp/student.safetensors" "$tmp/none/a.onnx"
 refused "export: one name" 'usage' "$tmp/export" "$tmp/student.safetensors"
