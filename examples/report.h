@@ -743,6 +743,7 @@ static const char *const report_style[] = {
     "dl{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:2px 14px;margin:0;"
     "font-size:14px}dt{color:var(--soft)}"
     "dd{margin:0;text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}"
+    ".row.tried>:last-child:nth-child(odd){grid-column:1/-1}"
     ".row dl{grid-template-columns:1fr auto}.row dd{white-space:nowrap}"
     "code{font:13px ui-monospace,Consolas,monospace;overflow-wrap:anywhere}"
     "img{image-rendering:pixelated;display:block;border-radius:4px}svg{display:block;width:100%;height:auto}"
@@ -773,6 +774,7 @@ static const char *const report_style[] = {
     ".strip{display:grid;grid-template-columns:minmax(90px,auto) minmax(0,1fr);gap:8px 14px;align-items:center;"
     "font-size:14px}.strip>div{display:flex;flex-wrap:wrap;gap:4px 0}.strip img{height:44px;width:auto}"
     ".strip img+img.test{margin-left:14px}.strip small{color:var(--soft);display:block}"
+    ".said{margin:8px 0 0;padding-left:20px;overflow-wrap:anywhere}"
     ".soft{display:grid;grid-template-columns:88px minmax(0,1fr);gap:14px}"
     ".tree{position:relative}.tree svg{min-width:880px}.bar{display:flex;height:14px;border-radius:4px;"
     "overflow:hidden;margin:2px 0 12px}.bar i{display:block;min-width:1px}"
@@ -1522,7 +1524,7 @@ static void report_grids(FILE *f, const report *r)
     if (!grids) return;
     fputs(
         "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
-        "it.</p><div class=\"row wide\">",
+        "it.</p><div class=\"row wide tried\">",
         f);
     for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
     fputs("</div>", f);
@@ -2019,6 +2021,11 @@ static void report_disagreements(FILE *f, const report *r)
             which[k] = which[k - 1], sure[k] = sure[k - 1];
         which[k] = i, sure[k] = both;
     }
+    if (!all) {
+        fprintf(f, "<h2>Where teacher and student disagree</h2><p>On none of the %s test images.</p>",
+                report_count(r->test.count).chars);
+        return;
+    }
     fprintf(f,
             "<h2>Where teacher and student disagree</h2><p>On %d of %s test images; the teacher is right on %d of "
             "them, the "
@@ -2063,6 +2070,20 @@ static void report_strips(FILE *f, const report *r, const report_images *from, i
 }
 
 /* A contact sheet: what the loader made of the files, so that a wrong size, channel or class meets the eye. */
+/* What the loader had to say of them: what was left out or changed, and copies. */
+static void report_said(FILE *f, const images *loaded)
+{
+    int i;
+    if (!loaded || !loaded->said_count) return;
+    fputs("<div class=\"card\" style=\"margin-top:16px\"><h3>What was said of them</h3><ul class=\"said\">", f);
+    for (i = 0; i < loaded->said_count; ++i) {
+        fputs("<li>", f);
+        report_escape(f, loaded->said[i]);
+        fputs("</li>", f);
+    }
+    fputs("</ul></div>", f);
+}
+
 static void report_samples(FILE *f, const report *r)
 {
     const int shown = r->class_count < REPORT_CLASSES ? r->class_count : REPORT_CLASSES;
@@ -2084,6 +2105,7 @@ static void report_samples(FILE *f, const report *r)
         fputs("</div>", f);
     }
     fputs("</div>", f);
+    report_said(f, r->loaded);
 }
 
 static void report_seconds(FILE *f, double seconds)

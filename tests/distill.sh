@@ -290,9 +290,10 @@ echo 'no image' >"$named/Training/a/notes.txt"
 check 'folders under other names' sh -c "'$distill' '$named' --teacher 'dense 4, relu, dense 2' --student 'dense 2' --seeds 1 --epochs 1 --teacher-epochs 1 --trials 1 --threads 1 --batch 4 --out '$work/named-out' >'$work/said'"
 for text in '"Training" is taken for the images to learn from' '"valid" is taken for the images to choose with' \
     '"Testing" is taken for the images to test with' 'not used: "more"' '1 file left out, which is no image' \
-    '1 of the test images are among the training images' '12 to learn from, 12 held out, 13 to test'; do
+    '1 of the test images is among the training images' '12 to learn from, 12 held out, 13 to test'; do
     check "$text" grep -qF -- "$text" "$work/said"
 done
+check 'the report says it of its images, too' grep -q '<li>1 of the test images is among the training images' "$work/named-out/report.html"
 for key in '"test_in_train": 1, ' '"two_labels": 1}' '"left_out": \[{"count": 1, "why": "is no image"}\]' '"validation_images": 12'; do
     check "metrics.json has $key" grep -q -- "$key" "$work/named-out/metrics.json"
 done
@@ -300,7 +301,8 @@ if command -v python3 >/dev/null; then
     check 'metrics.json is JSON' python3 -m json.tool "$work/out/metrics.json"
     check 'metrics.json is JSON without temperature' python3 -m json.tool "$work/two/metrics.json"
 fi
-check 'help in two columns' sh -c "'$distill' --help | sed '1,/^Options/d; /^\$/,\$d' | awk '!/^  --/ && match(\$0, /[^ ]/) != 32 { print; bad = 1 } END { exit bad }'"
+check 'help in two columns' sh -c "'$distill' --help | sed '1,/^Options/d; /^\$/,\$d' | awk '!/^  --/ && match(\$0, /[^ ]/) != 28 { print; bad = 1 } END { exit bad }'"
+check 'help in 80 columns' sh -c "! '$distill' --help | grep -E '.{80}'"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
 check 'the student as ONNX' sh -c "'$build/export' '$work/out/student.safetensors' '$work/student.onnx' >/dev/null"
@@ -382,6 +384,9 @@ if command -v script >/dev/null && script -qec true /dev/null >/dev/null 2>&1; t
         --teacher-lr 0.3 --augment none --validation 0 --teacher 'dense 256, relu, dense 256, relu, dense 10' --out '$work/terminal'"
     check 'progress is drawn' grep -q '^  teacher .*\[[#.]*\]' "$work/typescript"
     check 'what went wrong has a line of its own' grep -q '^distill: training: ' "$work/typescript"
+    on_terminal "stty cols 80; '$distill' $fashion --limit 12 --effort 0.01 --seeds 2 --threads 1 --out '$work/terminal'"
+    check 'a terminal of 80 columns: lines are broken between words' sh -c "! grep -E '.{81}' '$work/typescript'"
+    check 'and go on below where they begin' grep -Eq '^             [a-z0-9]' "$work/typescript"
     on_terminal "'$distill' $fashion --limit 12 --teacher 'dense 7, relu, dense 10' --teacher-weights '$tensors' --out '$work/terminal'"
     check 'weights that do not fit, too' grep -q '^distill: ' "$work/typescript"
 else
@@ -463,6 +468,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'no instruction set "sse"' $fashion $out --isa sse
     refused 'did you mean "conv"' $fashion $out --student 'covn 8 3, dense 10'
     refused 'is read as "1x28x28: dens 10": model line, column 10' $fashion $out --student 'dens 10'
+    refused 'the student: there is no model "resnet18", nor a file of that name; there are mlp, cnn-small' $fashion $out --student resnet18
     refused 'let its last layer be dense 10' $fashion $out --student 'dense 9'
     refused 'but the images are 1x28x28' $fashion $out --teacher '3x32x32: dense 10'
     refused "the teacher's class 0 is \"Ankle-boot\", but that of the images is \"a\"" "$work/two_classes" $out --size 28 --student 'dense 2' $one_setting --teacher "$work/ours.safetensors"
@@ -630,13 +636,17 @@ npy "$work/probabilities.npy" 18 3 "$p0"
 npy_of "$work/logs.npy" 3 $l0 $l0 $l0 $l0 $l0 $l0 $l1 $l1 $l1 $l1 $l1 $l1 $l2 $l2 $l2 $l2 $l2 $l2
 check 'kept logits' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/good.npy' $one_setting --epochs 1 --seeds 1 \
     --threads 1 --out '$work/kept' >'$work/said'"
+check 'rows that nobody names have an order' grep -q "have the order of $work/kept/order.txt" "$work/said"
 check 'are compared with the labels' grep -q '^The teacher gets 100.00 % of 18 training images right' "$work/said"
 check 'and their order is written' test "$(cat "$work/kept/order.txt")" = "$(cd "$work/numbers" && ls train/*/*.png)"
 check 'that of the test images, too' test "$(cat "$work/kept/order-test.txt")" = "$(cd "$work/numbers" && ls test/*/*.png)"
 kept_refused 'look like the classes in the order 1, 2, 10 (natural order, 2 before 10); --teacher-columns 0,2,1' "$work/natural.npy"
 kept_refused 'look like the classes in the order 10, 1, 2 (two of them swapped); --teacher-columns 1,0,2' "$work/swap.npy"
 kept_refused 'is hardly more than chance, 33.33 %: are its rows in the order that --write-order writes' "$work/shuffled.npy"
+kept_refused '(two of them swapped); --teacher-columns 1,0,2 takes them so, --teacher-unchecked as they are; if it is the rows' "$work/swap.npy"
 kept_refused 'holds probabilities (every row sums to 1), not logits' "$work/probabilities.npy"
+npy "$work/percent.npy" 18 3 '\000\000\110\102\000\000\310\101\000\000\310\101' # 50, 25, 25
+kept_refused 'holds probabilities (every row sums to 100), not logits: save what comes before the softmax, or numpy.log(numpy.maximum(p / 100' "$work/percent.npy"
 check 'unless asked' kept "$work/shuffled.npy" --teacher-unchecked --out "$work/two"
 check 'columns by number' kept "$work/natural.npy" --teacher-columns 0,2,1 --out "$work/two"
 check 'the same student' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
@@ -666,12 +676,23 @@ done
 cp "$work/reversed.txt" "$work/rows.txt"
 check 'rows by the list beside them' kept "$work/rows.npy" --out "$work/two"
 check 'the same student by it' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+check 'no order is told of rows that are named' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/rows.npy' $one_setting --epochs 1 --seeds 1 \
+    --threads 1 --out '$work/two' >'$work/said' && grep -q '^teacher   logits in .*/rows.npy\$' '$work/said'"
+sed 's,.*/,,' "$work/reversed.txt" >"$work/rows.txt"
+kept_refused 'the names of the rows, such as "a.png", must be paths below the folder, or end in those' "$work/rows.npy"
 sed '1d' "$work/reversed.txt" >"$work/rows.txt"
 kept_refused 'names 17 images, but ' "$work/rows.npy"
 sed 's,2/e.png,2/f.png,' "$work/reversed.txt" >"$work/rows.txt"
 kept_refused 'rows 0 and 1 are both about' "$work/rows.npy"
 sed 's,2/e.png,2/x.png,' "$work/reversed.txt" >"$work/rows.txt"
 kept_refused 'has no row for 1 of the 18 training images, such as train/2/e.png' "$work/rows.npy"
+# rows in natural order, which no order of columns explains away: four classes, 1 10 2 3
+for part in train test; do mkdir -p "$work/four/$part"; cp -r "$work/numbers/$part/1" "$work/numbers/$part/10" "$work/numbers/$part/2" "$work/four/$part"; done
+for part in train test; do cp -r "$work/numbers/$part/1" "$work/four/$part/3"; done
+f0="$r0\\000\\000\\000\\000" f1="$r1\\000\\000\\000\\000" f2="$r2\\000\\000\\000\\000" f3='\000\000\000\000\000\000\000\000\000\000\000\000\000\000\200\100'
+npy_of "$work/four.npy" 4 $f0 $f0 $f0 $f0 $f0 $f0 $f2 $f2 $f2 $f2 $f2 $f2 $f3 $f3 $f3 $f3 $f3 $f3 $f1 $f1 $f1 $f1 $f1 $f1
+refused 'its rows look like the images in natural order, 2 before 10; name them' "$work/four" --student 'dense 4' --teacher "$work/four.npy" \
+    --temperature 2 --alpha 0.5 --validation 0 --epochs 1 --seeds 1 --threads 1 --out "$work/out"
 # one folder: a row for every image, split as they are
 npy_of "$work/flat.npy" 2 "${r0%????????????????}" "${r0%????????????????}" "${r0%????????????????}" "${r0%????????????????}" \
     "${r0%????????????????}" "${r0%????????????????}" "${r1%????????????????}" "${r1%????????????????}" "${r1%????????????????}" \
@@ -682,6 +703,9 @@ check 'logits of one folder' "$distill" "$work/two_classes" --student 'dense 2' 
 check 'go with the images' grep -q '"teacher": {"accuracy": 1.000000' "$work/flat/metrics.json"
 check 'in one order' test "$(cat "$work/flat/order.txt")" = "$(cd "$work/two_classes" && ls ./*/*.png | sed 's,^\./,,')"
 check 'alone' "$distill" "$work/two_classes" --write-order --out "$work/order"
+check 'a folder in folders that are not there yet' sh -c "'$distill' '$work/numbers' --write-order --out '$work/new/a/b' >'$work/said' && test -s '$work/new/a/b/order.txt'"
+check 'both files are spoken of' grep -q "a/b/order.txt says which image each row of --teacher is about, .*a/b/order-test.txt of --teacher-test" "$work/said"
+check 'nothing is left of folders for nothing' sh -c "! '$distill' '$work/numbers' --student 'dense 99' --out '$work/newer/a/b' 2>'$work/stderr' && ! test -e '$work/newer'"
 check 'it is the only file' test "$(ls "$work/order")" = order.txt
 check 'the same' cmp "$work/order/order.txt" "$work/flat/order.txt"
 
@@ -708,6 +732,7 @@ check 'a teacher for three' "$distill" "$work/numbers" --student 'dense 3' --tea
 check 'its logits' "$build/classify" "$work/three/teacher.safetensors" --logits "$work/three.npy" "$work/numbers"/test/*/*.png
 mv "$work/three.npy" "$work/blind.npy" # without its names: in the order of the test images, as before
 npy "$work/nobody.npy" 6 3 "$r0"
+check 'the same pixels, the same logits: decoders have no say' sh -c "! grep -q 'decoder of JPEG' '$work/said'"
 check 'they are its own' kept "$work/three/teacher.safetensors" --teacher-check "$work/blind.npy" --out "$work/two"
 kept_refused 'the teacher is not the network of' "$work/three/teacher.safetensors" --teacher-check "$work/nobody.npy"
 
@@ -726,6 +751,17 @@ check 'that is as it was' grep -qx mine "$work/mine/report.html"
 check 'unless forced' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 \
     --threads 1 --out "$work/mine" --force
 # shellcheck disable=SC2086
+cp "$work/reversed.txt" "$work/kept/order.txt" # a list of somebody's, where distill writes its own
+check 'a list that is read is not replaced' sh -c "! '$distill' '$work/numbers' --student 'dense 3' --teacher '$work/rows.npy' --teacher-names '$work/kept/order.txt' \
+    $one_setting --epochs 1 --seeds 1 --threads 1 --out '$work/kept' >'$work/said' 2>'$work/stderr'"
+check 'and that is said' grep -q 'order.txt is read, and .* would replace it' "$work/stderr"
+check 'it is as it was, too' cmp "$work/reversed.txt" "$work/kept/order.txt"
+check 'results beside the classes' sh -c "cp -r '$work/two_classes' '$work/beside' && cd '$work/beside' && for i in 1 2; do
+    '$distill' . --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 >'$work/said' || exit 1; done"
+check 'are no class' grep -q '2 classes' "$work/said"
+check 'the test images are said to be taken out' grep -q 'no folder is for testing: 20 % of each class is kept for that' "$work/said"
+check 'one seed is no mean' sh -c "'$distill' '$work/two_classes' --student 'dense 2' --teacher 'dense 2' --validation 0.3 --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 \
+    --out '$work/mine' >'$work/said' && grep -q '^  distilled  held-out accuracy [0-9.]* %, 1 seed ' '$work/said'"
 check 'what a run has written another replaces' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting \
     --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out "$work/mine"
 refused 'the images are in' "$work/two_classes" --out "$work/two_classes"

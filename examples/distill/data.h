@@ -14,13 +14,16 @@ static int load_images(session *s)
     io.limit = s->o.limit;
     io.train_limit = s->o.train_limit;
     io.seed = (uint64_t)s->o.first_seed;
-    if (!images_load(&s->images, s->o.folder, &io)) return complain("%s", s->images.error);
+    io.apart = s->o.out;
+    if (!images_load(&s->images, s->o.folder, &io))
+        return complain("%s%s", s->images.error,
+                        strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");
     io.limit = 0;
     if (*s->o.unlabelled && !images_load_unlabelled(&s->images, s->o.unlabelled, &io))
         return complain("%s", s->images.error);
-    for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) printf("  skipped: %s\n", s->images.listed[i]);
-    if (s->images.skipped > IMAGES_LISTED) printf("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
-    for (i = 0; i < s->images.said_count; ++i) printf("  note: %s\n", s->images.said[i]);
+    for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) say("  skipped: %s\n", s->images.listed[i]);
+    if (s->images.skipped > IMAGES_LISTED) say("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
+    for (i = 0; i < s->images.said_count; ++i) say("  note: %s\n", s->images.said[i]);
     if (s->images.class_count < 2)
         return complain("%s has one class, %s; a classifier needs at least two", s->o.folder,
                         s->images.class_names[0]);
@@ -122,8 +125,8 @@ static int split_images(session *s)
             all[first].lot = UINT64_MAX;
     }
     if (without && share > 0)
-        printf("  note: %d of %d classes have too few images to hold out %g %% of them: none of theirs is\n",
-               without, s->images.class_count, 100 * share);
+        say("  note: %d of %d classes have too few images to hold out %g %% of them: none of theirs is\n", without,
+            s->images.class_count, 100 * share);
     ok = part_open(s, &s->fit, count - held) && part_open(s, &s->held, held + apart->count);
     if (ok) {
         for (i = 0; i < count; ++i)

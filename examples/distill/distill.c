@@ -207,7 +207,7 @@ static int fastest_threads(kd_isa isa)
 
 static void print_note(void *user, const char *line)
 {
-    if (((const session *)user)->telling) printf("  note: %s\n", line);
+    if (((const session *)user)->telling) say("  note: %s\n", line);
 }
 
 static int open_session(session *s)
@@ -252,9 +252,8 @@ static void note_uneven(const session *s)
         if (counts[i] < counts[least]) least = i;
     }
     if (counts && counts[most] > uneven * counts[least])
-        printf(
-            "          note: classes are very uneven: \"%s\" has %d image%s to learn from, \"%s\" %d; accuracy by\n"
-            "          class is in the report and in metrics.json\n",
+        say("          note: classes are very uneven: \"%s\" has %d image%s to learn from, \"%s\" %d; accuracy by "
+            "class is in the report and in metrics.json\n",
             s->images.class_names[most], counts[most], plural(counts[most]), s->images.class_names[least],
             counts[least]);
     free(counts);
@@ -263,27 +262,28 @@ static void note_uneven(const session *s)
 static void print_plan(const session *s)
 {
     const report *r = &s->r;
-    printf("images    %s: %s to learn from, ", s->o.folder, report_count(s->fit.data.count).chars);
-    printf("%s held out, ", report_count(s->held.data.count).chars);
-    printf("%s to test; %dx%d %s, %d classes\n", report_count(s->images.test.count).chars, s->images.width,
-           s->images.height, s->images.channels == 1 ? "grey" : "colour", s->images.class_count);
+    const report_text fit = report_count(s->fit.data.count), held = report_count(s->held.data.count),
+                      test = report_count(s->images.test.count);
+    say("images    %s: %s to learn from, %s held out, %s to test; %dx%d %s, %d classes\n", s->o.folder, fit.chars,
+        held.chars, test.chars, s->images.width, s->images.height, s->images.channels == 1 ? "grey" : "colour",
+        s->images.class_count);
     note_uneven(s);
-    if (r->unlabelled_count) printf("          and %s without labels\n", report_count(r->unlabelled_count).chars);
+    if (r->unlabelled_count) say("          and %s without labels\n", report_count(r->unlabelled_count).chars);
     if (r->teacher.spec)
-        printf("teacher   %s\n          %s parameters\n", s->teacher_spec,
-               report_count(r->teacher.parameters).chars);
+        say("teacher   %s\n          %s parameters\n", s->teacher_spec, report_count(r->teacher.parameters).chars);
     else
-        printf("teacher   logits in %s\n", s->o.teacher);
+        say("teacher   logits in %s%s%s%s\n", s->o.teacher,
+            s->rows_train.names ? "" : ": no list names the images of its rows, so those have the order of ",
+            s->rows_train.names ? "" : s->o.out, s->rows_train.names ? "" : "/order.txt");
     if (r->teacher_guessed)
-        puts("          note: it does not say how its images were normalised, and is given them by mean and "
-             "deviation\n"
-             "          of the training images; --mean and --std are there to say otherwise");
+        say("          note: it does not say how its images were normalised, and is given them by mean and "
+            "deviation "
+            "of the training images; --mean and --std are there to say otherwise\n");
     if (r->candidate_count)
-        printf("student   one of %d that fit, of families of small networks: chosen by short trials\n",
-               r->candidate_count);
+        say("student   one of %d that fit, of families of small networks: chosen by short trials\n",
+            r->candidate_count);
     else
-        printf("student   %s\n          %s parameters\n", s->student_spec,
-               report_count(r->student.parameters).chars);
+        say("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
     fflush(stdout);
 }
 
@@ -329,11 +329,11 @@ static void print_known_teacher(const session *s)
 {
     const double accuracy = s->r.teacher_run.test.accuracy, chance = 1.0 / s->images.class_count;
     if (!s->teacher_test || s->r.teacher_trained) return;
-    printf("\nThe teacher gets %.2f %% of the test images right\n", 100 * accuracy);
+    say("\nThe teacher gets %.2f %% of the test images right\n", 100 * accuracy);
     if (accuracy < 2 * chance && s->images.class_count > 2)
-        puts("note: that is hardly more than chance; were its images normalised like these (--mean, --std), and "
-             "are its\n"
-             "classes those of the folders, in their order?");
+        say("note: that is hardly more than chance; were its images normalised like these (--mean, --std), and are "
+            "its "
+            "classes those of the folders, in their order?\n");
     fflush(stdout);
 }
 
@@ -457,10 +457,21 @@ static void choose_nothing(session *s)
     list *lists[4];
     int i;
     lists[0] = &s->o.lr, lists[1] = &s->o.weight_decay, lists[2] = &s->o.temperature, lists[3] = &s->o.alpha;
-    puts("note: no images are held out, so nothing is chosen by them: the first of each list of settings is taken, "
-         "and "
-         "images\nare not mirrored");
+    say("note: no images are held out, so nothing is chosen by them: the first of each list of settings is taken, "
+        "and "
+        "images are not mirrored\n");
     for (i = 0; i < 4; ++i) lists[i]->count = 1;
+}
+
+static int say_orders(const session *s)
+{
+    const char *out = s->o.out;
+    if (is_one_folder(&s->images))
+        say("%s/order.txt says which image each row is about: all of the folder, before it is split\n", out);
+    else
+        say("%s/order.txt says which image each row of --teacher is about, %s/order-test.txt of --teacher-test\n",
+            out, out);
+    return 1;
 }
 
 static int run(session *s)
@@ -470,8 +481,7 @@ static int run(session *s)
     if (!open_session(s) || (!s->o.write_order && !inspect_teacher(s)) || (!s->o.list_layers && !check_output(s)) ||
         !load_images(s))
         return 0;
-    if (s->o.write_order)
-        return write_orders(s) && printf("%s/order.txt says which image each row is about\n", s->o.out) > 0;
+    if (s->o.write_order) return write_orders(s) && say_orders(s);
     if (!split_images(s)) return 0;
     if (s->fit.data.count < 1) return complain("%s has no images to learn from", s->o.folder);
     if (s->held.data.count < 1 && !s->o.list_layers) choose_nothing(s);
@@ -565,5 +575,6 @@ int main(int argc, char **argv)
     keep_command(&s, argc, argv);
     done = run(&s);
     close_session(&s);
+    if (!done) drop_output(&s);
     return done ? EXIT_SUCCESS : interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE;
 }

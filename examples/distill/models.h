@@ -21,11 +21,27 @@ static int complete_spec(const session *s, const char *line, char *spec)
     return length < MAX_SPEC ? 1 : complain("a model line may have up to %d letters", (int)MAX_SPEC);
 }
 
+/* A single word that is no layer was meant to be a name, of a model or of a file. */
+static int complain_of_name(const char *who, const char *name)
+{
+    char known[256];
+    size_t at = 0;
+    int i;
+    for (i = 0; i < KD__COUNT(preset_table); ++i)
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", preset_table[i].name);
+    return complain("the %s: there is no model \"%s\", nor a file of that name; there are %s, or a model line", who,
+                    name, known);
+}
+
 static kd_model *create_any(session *s, const char *who, const char *spec, uint64_t seed)
 {
     kd_model *m;
     const kd_result result = kd_model_create(s->kd, spec, seed, &m);
-    if (result == KD_ERR_SPEC) /* its columns count from the size, which may not be what was typed */
+    const char *word = strchr(spec, ':');
+    word = word ? word + 1 + strspn(word + 1, " ") : spec;
+    if (result == KD_ERR_SPEC && *word && !strpbrk(word, " ,:(=") && strstr(kd_error(s->kd), "there is no layer"))
+        (void)complain_of_name(who, word);
+    else if (result == KD_ERR_SPEC) /* its columns count from the size, which may not be what was typed */
         (void)complain("the %s is read as \"%s\": %s", who, spec, kd_error(s->kd));
     else if (result != KD_OK)
         (void)kd_complain(s, who);
@@ -165,9 +181,10 @@ static int complain_of_weights(const session *s, const char *who, const char *pa
             who, kd_error(s->kd));
     if (found != FILE_SAFETENSORS && found != FILE_UNKNOWN) return complain_of_kind(who, path, 1);
     if (strstr(kd_error(s->kd), "no model line"))
-        return complain(
-            "%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights %s", who, path,
-            path);
+        return complain("%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights "
+                        "%s (kept logits "
+                        "are read from .npy files)",
+                        who, path, path);
     return kd_complain(s, who);
 }
 

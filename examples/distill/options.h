@@ -41,10 +41,11 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
       "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
     X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
-      "of each channel, subtracted from pixels of 0 to 1, and")                                                    \
+      "mean of each channel, subtracted from pixels of 0 to 1")                                                    \
     X("std", "D[,D...]", OPTION_LIST, std, 1e-6, 1e6, "",                                                          \
-      "deviation that they are then divided by, as in torchvision's Normalize: what a teacher from elsewhere "     \
-      "was trained with; if not given, as a .safetensors teacher says, or those of the training images")           \
+      "deviation of each channel, by which they are then divided, as in torchvision's Normalize: what a teacher "  \
+      "from elsewhere was trained with; if neither is given, as a .safetensors teacher says, or those of the "     \
+      "training images")                                                                                           \
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
       "with a .npy teacher: its logits for the test images, to compare with")                                      \
     X("teacher-names", "FILE", OPTION_TEXT, teacher_names, 0, 0, "",                                               \
@@ -183,6 +184,71 @@ static void progress_wipe(void)
     progress_drawn = 0;
 }
 
+/* Columns of a terminal that a stream goes to; 0: it goes to none. */
+static int columns_of(FILE *f)
+{
+    struct winsize size;
+    if (!isatty(fileno(f))) return 0;
+    return ioctl(fileno(f), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
+/* Where the lines go on that a line is broken into: behind its first word if that stands in a column of its own,
+   else where it begins. */
+static int hanging_indent(const char *line)
+{
+    enum { FIRST_COLUMN = 16 };
+    const int begin = (int)strspn(line, " ");
+    int at = begin + (int)strcspn(line + begin, " \n");
+    if (strncmp(line + at, "  ", 2) != 0) return begin;
+    at += (int)strspn(line + at, " ");
+    return at <= FIRST_COLUMN ? at : begin;
+}
+
+/* At a blank, but not inside a number or before its unit. */
+static int may_break(const char *text, int at)
+{
+    const int number = at > 0 && isdigit((unsigned char)text[at - 1]);
+    return text[at] == ' ' && !(number && (isdigit((unsigned char)text[at + 1]) || text[at + 1] == '%'));
+}
+
+/* Text whose lines are broken at blanks where a terminal is narrower. */
+static void print_text(FILE *f, const char *text)
+{
+    const int columns = columns_of(f);
+    while (*text) {
+        const int indent = hanging_indent(text);
+        int length = (int)strcspn(text, "\n"), room = columns, cut;
+        while (columns && length > room) {
+            for (cut = room; cut > 0 && !may_break(text, cut); --cut) {}
+            if (strspn(text, " ") >= (size_t)cut) break; /* one long word */
+            fprintf(f, "%.*s\n%*s", cut, text, indent, "");
+            text += cut + 1, length -= cut + 1;
+            room = columns - indent;
+        }
+        fprintf(f, "%.*s", length, text);
+        text += length;
+        if (*text) fputc(*text++, f);
+    }
+}
+
+/* printf for text, not for tables. */
+static int say(const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+
+static int say(const char *format, ...)
+{
+    char text[8192];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    print_text(stdout, text);
+    return 1;
+}
+
 /* One sentence on stderr. Returns 0, for `return complain(...)`. */
 static int complain(const char *format, ...)
 #if defined(__GNUC__)
@@ -192,30 +258,34 @@ static int complain(const char *format, ...)
 
 static int complain(const char *format, ...)
 {
+    char text[8192];
     va_list args;
     progress_wipe();
     fflush(stdout);
-    fputs("distill: ", stderr);
+    memcpy(text, "distill: ", 10);
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text + 9, sizeof text - 9, format, args);
     va_end(args);
+    print_text(stderr, text);
     fputc('\n', stderr);
     return 0;
 }
 
-/* A help text, broken into lines that start at a column. */
-static void print_wrapped(const char *text, int column)
+/* A help text, and what is taken if nothing is given, broken into lines that start at a column. */
+static void print_wrapped(const char *text, const char *standard, int column)
 {
-    const int width = 100 - column;
-    while (*text) {
-        int length = (int)strlen(text);
+    const int width = 79 - column;
+    char all[1024], *at = all;
+    snprintf(all, sizeof all, *standard ? "%s (%s)" : "%s", text, standard);
+    while (*at) {
+        int length = (int)strlen(at);
         if (length > width) {
-            for (length = width; length > 0 && text[length] != ' '; --length) {}
+            for (length = width; length > 0 && at[length] != ' '; --length) {}
         }
-        printf("%.*s\n", length, text);
-        text += length;
-        if (*text == ' ') ++text;
-        if (*text) printf("%*s", column, "");
+        printf("%.*s\n", length, at);
+        at += length;
+        if (*at == ' ') ++at;
+        if (*at) printf("%*s", column, "");
     }
 }
 
@@ -223,39 +293,38 @@ static void print_presets(void); /* presets.h */
 
 static void print_help(void)
 {
-    enum { HELP_COLUMN = 2 + 2 + 15 + 1 + 10 + 1 };
+    enum { HELP_COLUMN = 27 };
     int i;
     puts("usage: distill IMAGES [options]\n"
          "\n"
-         "Trains a large model, the teacher, on a folder of images, and then a small one, the student: alone, "
-         "with smoothed\n"
-         "labels, and distilled, which means that it also learns from the teacher's outputs. All are tested on "
-         "images that nobody\n"
-         "has seen before. Results: a table here, and in the output folder teacher.safetensors, "
-         "student.safetensors,\n"
-         "metrics.json and report.html, which you can open in a browser.\n"
+         "Trains a large model, the teacher, on a folder of images, and then a small one,\n"
+         "the student: alone, with smoothed labels, and distilled, which means that it\n"
+         "also learns from the teacher's outputs. All are tested on images that nobody\n"
+         "has seen before. Results: a table here, and in the output folder\n"
+         "teacher.safetensors, student.safetensors, metrics.json and report.html, which\n"
+         "you can open in a browser.\n"
          "\n"
-         "IMAGES is a folder with train/<class>/*.jpg and test/<class>/*.jpg, or only <class>/*.jpg, which are "
-         "then split;\n"
-         "JPEG, PNG, BMP and PNM are read. Or one with MNIST's IDX files, also as .gz.\n"
+         "IMAGES is a folder with train/<class>/*.jpg and test/<class>/*.jpg, or only\n"
+         "<class>/*.jpg, which are then split; JPEG, PNG, BMP and PNM are read. Or one\n"
+         "with MNIST's IDX files, also as .gz.\n"
          "\n"
          "A model line names layers in order, for example\n"
-         "    conv 8 3 pad=1, relu, maxpool 2, dense 10          8 filters of 3x3, ..., 10 outputs\n"
-         "    dense 64, relu, dropout 0.5, dense 10              a multilayer perceptron\n"
-         "    softtree 5 10                                      a soft decision tree, which the report draws\n"
-         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes all layers. Or a name "
-         "stands for one:");
+         "    conv 8 3 pad=1, relu, maxpool 2, dense 10  8 filters of 3x3, ... 10 outputs\n"
+         "    dense 64, relu, dropout 0.5, dense 10      a multilayer perceptron\n"
+         "    softtree 5 10                              a soft decision tree\n"
+         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes\n"
+         "all layers. Or a name stands for one:");
     print_presets();
     puts("\nOptions (and what they are if not given):");
     for (i = 0; i < OPTION_COUNT; ++i) {
         const option *o = &option_table[i];
-        printf("  --%-15s %-10s ", o->name, o->argument);
-        print_wrapped(o->help, HELP_COLUMN);
-        if (*o->standard) printf("%*s(%s)\n", HELP_COLUMN, "", o->standard);
+        const int length = printf("  --%s %s", o->name, o->argument);
+        if (length < HELP_COLUMN) printf("%*s", HELP_COLUMN - length, "");
+        if (length >= HELP_COLUMN) printf("\n%*s", HELP_COLUMN, "");
+        print_wrapped(o->help, o->standard, HELP_COLUMN);
     }
-    puts("\nCtrl-C stops; the model in training is then in the output folder as checkpoint.safetensors, and "
-         "--resume "
-         "goes\non from there, to the same results.");
+    puts("\nCtrl-C stops; the model in training is then in the output folder as\n"
+         "checkpoint.safetensors, and --resume goes on from there, to the same results.");
 }
 
 static const char *plural(int count) { return count == 1 ? "" : "s"; }

@@ -80,10 +80,10 @@ static void preset_vit(spec_line *l, const images *im, int width)
     X("mlp", preset_mlp, 0, "two hidden layers of 256")                                                            \
     X("cnn-small", preset_cnn, 8, "up to four convolutions, from 8 channels on")                                   \
     X("cnn", preset_cnn, 32, "the same from 32 channels on")                                                       \
-    X("resnet8", preset_resnet, 1, "residual networks of 8 and 20 layers, from 16 channels on")                    \
-    X("resnet20", preset_resnet, 3, "")                                                                            \
+    X("resnet8", preset_resnet, 1, "residual network of 8 layers, from 16 channels on")                            \
+    X("resnet20", preset_resnet, 3, "the same of 20 layers")                                                       \
     X("mobilenet", preset_mobilenet, 32, "six depthwise separable convolutions, from 32 channels on")              \
-    X("vit-micro", preset_vit, 64, "vision Transformers: width 64, 6 blocks, 4 heads; learn with --lr 0.001")      \
+    X("vit-micro", preset_vit, 64, "vision Transformers, for --lr 0.001: width 64, 6 blocks, 4 heads")             \
     X("vit-tiny", preset_vit, 192, "width 192, 12 blocks, 3 heads")                                                \
     X("vit-small", preset_vit, 384, "width 384, 12 blocks, 6 heads")
 

@@ -9,13 +9,13 @@ static void print_row(const char *name, const report_model *m, const report_run 
     const report_statistic a = report_accuracy(runs, count);
     printf("%-*s", NAME_COLUMN, name);
     if (m->spec)
-        printf("%12s%16s%11sB%9.1f us", report_count(m->parameters).chars, report_short((double)m->macs).chars,
-               report_short((double)m->bytes).chars, m->latency_us);
+        printf("%11s%10s%8sB%5.*f us", report_count(m->parameters).chars, report_short((double)m->macs).chars,
+               report_short((double)m->bytes).chars, m->latency_us < 99.95 ? 1 : 0, m->latency_us);
     else
-        printf("%12s%16s%12s%12s", "-", "-", "-", "-");
-    if (count == 0) printf("          -\n");
-    if (count == 1) printf("   %7.2f %%\n", 100 * a.mean);
-    if (count > 1) printf("   %7.2f %% +- %.2f\n", 100 * a.mean, 100 * a.sd);
+        printf("%11s%10s%9s%8s", "-", "-", "-", "-");
+    if (count == 0) printf("      -\n");
+    if (count == 1) printf(" %6.2f %%\n", 100 * a.mean);
+    if (count > 1) printf(" %6.2f %% +- %.2f\n", 100 * a.mean, 100 * a.sd);
 }
 
 /* Two students of one network: pruned from a larger one, and distilled from first weights. */
@@ -29,13 +29,15 @@ static void print_pruned(const session *s)
 {
     const report_statistic gain = pruned_gain(s);
     const int clear = s->r.seeds > 1 && fabs(gain.mean) > 2 * gain.error;
-    printf("Pruned from a larger student, then distilled, it gets %+.2f points", 100 * gain.mean);
-    if (s->r.seeds > 1) printf(" +- %.2f", 100 * gain.error);
-    printf(" beside the same network distilled from\nits first weights: %s (the larger one was trained as long "
-           "before)\n",
-           !clear          ? "no clear difference"
-           : gain.mean > 0 ? "pruning is better"
-                           : "pruning is worse");
+    char error[32] = "";
+    if (s->r.seeds > 1) snprintf(error, sizeof error, " +- %.2f", 100 * gain.error);
+    say("Pruned from a larger student, then distilled, it gets %+.2f points%s beside the same network distilled "
+        "from "
+        "its first weights: %s (the larger one was trained as long before)\n",
+        100 * gain.mean, error,
+        !clear          ? "no clear difference"
+        : gain.mean > 0 ? "pruning is better"
+                        : "pruning is worse");
 }
 
 /* What the student takes in 8 bits, and those beside it. */
@@ -44,14 +46,14 @@ static void print_fitting(const session *s)
     kd_cost cost;
     int i;
     if (!s->r.candidate_count && !s->o.beside.count) return;
-    printf("\n%-*s%10s%10s%16s   test accuracy%s\n", NAME_COLUMN, "in 8 bits", "flash", "RAM", "multiply-adds",
-           s->r.seeds > 1 ? ", mean +- sd" : "");
+    printf("\n%-*s%10s%10s%10s  %s\n", NAME_COLUMN, "in 8 bits", "flash", "RAM", "mult-adds",
+           s->r.seeds > 1 ? "test, mean +- sd" : "test accuracy");
     for (i = -1; i < s->o.beside.count; ++i) {
         const report_statistic a =
             report_accuracy(i < 0 ? s->r.ways[DISTILLED].runs : s->rivals[i].runs, s->r.seeds);
         if (i < 0 && kd_model_cost(s->kept, &cost) != KD_OK) continue;
         if (i >= 0) cost = s->rivals[i].cost;
-        printf("%-*s%7.1f KB%7.1f KB%16s   %7.2f %%", NAME_COLUMN,
+        printf("%-*s%7.1f KB%7.1f KB%10s %6.2f %%", NAME_COLUMN,
                i < 0 ? "student distilled" : "beside it, distilled", (double)cost.flash_int8 / 1024,
                (double)cost.ram_int8 / 1024, report_short((double)cost.macs).chars, 100 * a.mean);
         if (s->r.seeds > 1) printf(" +- %.2f", 100 * a.sd);
@@ -63,39 +65,38 @@ static void print_table(const session *s)
 {
     const report *r = &s->r;
     const report_run *alone = r->ways[r->base].runs, *soft = r->ways[r->headline].runs;
-    char text[1024];
+    char text[1024], agrees[128] = "";
     int i;
-    printf("\n%-*s%12s%16s%12s%12s   test accuracy%s\n", NAME_COLUMN, "", "parameters", "multiply-adds", "file",
-           "latency", r->seeds > 1 ? ", mean +- sd" : "");
+    printf("\n%-*s%11s%10s%9s%8s  %s\n", NAME_COLUMN, "", "parameters", "mult-adds", "file", "latency",
+           r->seeds > 1 ? "test, mean +- sd" : "test accuracy");
     print_row("teacher", &r->teacher, &r->teacher_run, r->teacher_known);
     if (r->ensemble_students)
-        printf("%-*s%12s%16s%12s%12s   %7.2f %%\n", NAME_COLUMN, report_ensemble(r).chars, "-", "-", "-", "-",
+        printf("%-*s%11s%10s%9s%8s %6.2f %%\n", NAME_COLUMN, report_ensemble(r).chars, "-", "-", "-", "-",
                100 * r->ensemble_accuracy);
     for (i = 0; i < r->way_count; ++i)
         print_row(r->ways[i].title, is_int8_way(s, i) ? &s->int8_model : &r->student, r->ways[i].runs, r->seeds);
     print_fitting(s);
     report_verdict(r, text, sizeof text);
-    printf("\n%s\n", text);
-    if (report_teacher_warning(r, text, sizeof text)) printf("note: %s\n", text);
+    say("\n%s\n", text);
+    if (report_teacher_warning(r, text, sizeof text)) say("note: %s\n", text);
     if (*s->larger_spec) print_pruned(s);
     report_kept(r, text, sizeof text);
-    printf("Kept: %s\nDistilled by %s", text,
-           loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars);
+    say("Kept: %s\n", text);
     if (r->teacher_known)
-        printf("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
-               100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
-    printf(
-        "\nPull of teacher and labels%s%s: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
+        snprintf(agrees, sizeof agrees, "; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
+                 100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
+    say("Distilled by %s%s\n", loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars, agrees);
+    say("Pull of teacher and labels%s%s: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "
         "%.2f)\n",
         s->objective.count > 1 ? ", of " : "",
         s->objective.count > 1 ? kd_loss_name(losses[s->objective.which[s->objective.first]].kind) : "",
         r->after.soft_weight, r->after.hard_weight, r->after.soft_norm, r->after.hard_norm,
         r->after.gradient_cosine, r->before.gradient_cosine);
     if (s->objective.temperature >= 0)
-        printf("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
-               r->after.target_entropy, log((double)r->class_count));
+        say("Targets at temperature %g: entropy %.2f nats of at most %.2f\n", r->temperature,
+            r->after.target_entropy, log((double)r->class_count));
     print_int8(s);
-    printf("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
+    say("The report: %s/report.html   (%s)\n", s->o.out, time_text(r->seconds).chars);
 }
 
 /* ---- metrics.json ---------------------------------------------------------------------------------------- */

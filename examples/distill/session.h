@@ -95,8 +95,9 @@ typedef struct session {
     char int8_how[INT8_COUNT][128];
     int int8_kept_kind, int8_kept_seed;
     report_model int8_model;
-    int own_output; /* what is in the output folder may be replaced */
-    int telling;    /* what the library logs is shown */
+    int own_output;  /* what is in the output folder may be replaced */
+    int made_output; /* folders of its path that were not there before */
+    int telling;     /* what the library logs is shown */
     int64_t *confusion;
     report_tree tree;
     report_setting settings[20 + MAX_LIST];
@@ -163,25 +164,20 @@ static report_text time_text(double seconds)
     return t;
 }
 
-/* "7 210 images/s, 21 s left". What an earlier run did has no speed. */
-static void stage_speed(const stage *g, char *text, size_t size)
+/* "7 210 images/s, 21 s left", or briefly the time alone. What an earlier run did has no speed. */
+static void stage_speed(const stage *g, int brief, char *text, size_t size)
 {
+    char pace[48] = "";
     const double taken = seconds_now() - g->started, done = (double)(g->done - g->resumed),
                  rate = done > 0 && taken > 0 ? done / taken : 0;
     const double left = rate > 0 ? (double)(g->total - g->done) / rate : 0;
+    if (!brief) snprintf(pace, sizeof pace, "%.32s images/s, ", report_count((int64_t)rate).chars);
     if (!(rate > 0))
         *text = 0;
     else if (g->done < g->total)
-        snprintf(text, size, "%s images/s, %s left", report_count((int64_t)rate).chars, time_text(left).chars);
+        snprintf(text, size, "%s%s left", pace, time_text(left).chars);
     else
-        snprintf(text, size, "%s images/s, took %s", report_count((int64_t)rate).chars, time_text(taken).chars);
-}
-
-/* The columns of the terminal: a longer line could not be wiped. */
-static int terminal_columns(void)
-{
-    struct winsize size;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+        snprintf(text, size, "%stook %s", pace, time_text(taken).chars);
 }
 
 static void stage_draw(stage *g)
@@ -196,15 +192,16 @@ static void stage_draw(stage *g)
     memset(bar, '.', WIDTH);
     memset(bar, '#', (size_t)full);
     bar[WIDTH] = 0;
-    stage_speed(g, speed, sizeof speed);
+    stage_speed(g, 0, speed, sizeof speed);
     progress_wipe();
     fflush(stdout);
     snprintf(line, sizeof line, "  %s %s [%s] %2.0f %%  %s", g->name, g->now, bar, 100 * share, speed);
-    progress_drawn = fprintf(stderr, "%.*s", terminal_columns() - 1, line);
+    progress_drawn = fprintf(stderr, "%.*s", columns_of(stderr) - 1, line); /* a longer one could not be wiped */
     fflush(stderr);
 }
 
-/* A line that stays, with the speed behind it, or where all that it tells of comes from. */
+/* A line that stays, with the speed behind it, or where all that it tells of comes from; as much of that as a
+   terminal has room for. */
 static void stage_line(stage *g, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
@@ -213,18 +210,22 @@ static void stage_line(stage *g, const char *format, ...)
 
 static void stage_line(stage *g, const char *format, ...)
 {
-    const int replayed = g->done > g->told && g->done - g->told == g->resumed - g->told_resumed;
-    char speed[128];
+    const int columns = columns_of(stdout),
+              replayed = g->done > g->told && g->done - g->told == g->resumed - g->told_resumed;
+    char speed[128], text[1024];
     va_list args;
     progress_wipe();
-    stage_speed(g, speed, sizeof speed);
+    stage_speed(g, 0, speed, sizeof speed);
     if (replayed) snprintf(speed, sizeof speed, "from the run before");
     g->told = g->done;
     g->told_resumed = g->resumed;
     va_start(args, format);
-    vprintf(format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    printf(*speed ? "   %s\n" : "%s\n", speed);
+    if (columns && (int)(strlen(text) + strlen(speed)) + 3 > columns && !replayed)
+        stage_speed(g, 1, speed, sizeof speed);
+    if (columns && (int)(strlen(text) + strlen(speed)) + 3 > columns) *speed = 0;
+    say(*speed ? "%s   %s\n" : "%s%s\n", text, speed);
     fflush(stdout);
 }
 
@@ -253,17 +254,30 @@ static int is_own_file(const session *s, const char *name, const char *first)
     return strncmp(text, first, strlen(first)) == 0;
 }
 
+/* No file that is read may be one that is written. */
+static int check_not_read(const session *s, const char *path)
+{
+    const char *const inputs[] = {s->o.teacher,       s->o.teacher_weights, s->o.teacher_test,
+                                  s->o.teacher_names, s->o.teacher_columns, s->o.teacher_check};
+    struct stat info;
+    int i;
+    if (stat(path, &info) != 0) return 1;
+    for (i = 0; i < KD__COUNT(inputs); ++i) {
+        if (*inputs[i] && is_same_file(inputs[i], &info))
+            return complain("%s is read, and %s would replace it; give another --out", inputs[i], path);
+    }
+    return 1;
+}
+
 /* No file that is read may be one that is written, and what others have put there is not replaced. */
 static int check_replaced(session *s)
 {
     static const char *const outputs[] = {
         "teacher.safetensors",    "student.safetensors", "student_int8.safetensors",
         "checkpoint.safetensors", "metrics.json",        "report.html"};
-    const char *const inputs[] = {s->o.teacher,       s->o.teacher_weights, s->o.teacher_test,
-                                  s->o.teacher_names, s->o.teacher_columns, s->o.teacher_check};
     char path[MAX_PATH];
     struct stat info;
-    int i, j;
+    int i;
     s->own_output = s->o.force || is_own_file(s, "metrics.json", "{\n  \"version\": \"") ||
                     is_own_file(s, "resume/options.txt", option_table[0].name);
     for (i = 0; i < KD__COUNT(outputs) + s->o.teachers - 1 && !s->o.write_order; ++i) {
@@ -271,16 +285,41 @@ static int check_replaced(session *s)
         snprintf(more, sizeof more, "teacher-%d.safetensors", i - KD__COUNT(outputs) + 2);
         output_path(s, i < KD__COUNT(outputs) ? outputs[i] : more, path);
         if (stat(path, &info) != 0) continue;
-        for (j = 0; j < KD__COUNT(inputs); ++j) {
-            if (*inputs[j] && is_same_file(inputs[j], &info))
-                return complain("%s is read, and %s would replace it; give another --out", inputs[j], path);
-        }
+        if (!check_not_read(s, path)) return 0;
         if (!s->own_output)
             return complain(
                 "%s is there, and not from a run of distill; give another --out, or --force to replace it", path);
     }
     return stat(s->o.out, &info) != 0 || !is_same_file(s->o.folder, &info) ||
            complain("the images are in %s; give another --out", s->o.out);
+}
+
+/* The folder, and those that it is to lie in. */
+static int make_output(session *s)
+{
+    char path[MAX_PATH];
+    char *slash;
+    snprintf(path, sizeof path, "%s", s->o.out);
+    for (slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        s->made_output += mkdir(path, 0777) == 0; /* what fails here fails below */
+        *slash = '/';
+    }
+    if (mkdir(path, 0777) != 0) return errno == EEXIST;
+    ++s->made_output;
+    return 1;
+}
+
+/* What was made and holds nothing goes again. */
+static void drop_output(const session *s)
+{
+    char path[MAX_PATH];
+    int i;
+    snprintf(path, sizeof path, "%s", s->o.out);
+    for (i = 0; i < s->made_output && rmdir(path) == 0; ++i) {
+        char *slash = strrchr(path, '/');
+        if (slash) *slash = 0;
+    }
 }
 
 /* Makes the folder and proves, before any work is done, that files can be written there. */
@@ -291,8 +330,7 @@ static int check_output(session *s)
     if (strlen(s->o.out) == 0 || strlen(s->o.out) > MAX_PATH - 64)
         return complain("--out needs the name of a folder");
     if (!check_replaced(s)) return 0;
-    if (mkdir(s->o.out, 0777) != 0 && errno != EEXIST)
-        return complain("the output folder %s cannot be made: %s", s->o.out, strerror(errno));
+    if (!make_output(s)) return complain("the output folder %s cannot be made: %s", s->o.out, strerror(errno));
     output_path(s, "distill.kd-tmp", path);
     f = fopen(path, "wb");
     if (!f) return complain("nothing can be written into the output folder %s: %s", s->o.out, strerror(errno));

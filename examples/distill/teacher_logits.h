@@ -69,14 +69,16 @@ static const advice advices[] = {
      {"write it with python3 -c \"import numpy, torch; numpy.save('logits.npy', torch.load('",
       "write it with safetensors.torch.save_file: python3 -c \"import torch; from safetensors.torch import "
       "save_file; save_file(torch.load('"},
-     {"', map_location='cpu').float().numpy())\"",
-      "', map_location='cpu'), 'teacher.safetensors')\"; of a whole module, its .state_dict()"}},
+     {"', map_location='cpu').float().numpy())\"", "', map_location='cpu'), 'teacher.safetensors')\"; of a whole "
+                                                   "module, its .state_dict(); kept logits are read "
+                                                   "from .npy files, as numpy.save writes them"}},
     {FILE_NPZ,
      "an .npz archive",
      {"write the array with python3 -c \"import numpy; z = numpy.load('",
       "write it with python3 -c \"import numpy; from safetensors.numpy import save_file; "
       "save_file(dict(numpy.load('"},
-     {"'); numpy.save('logits.npy', z[z.files[0]])\"", "')), 'teacher.safetensors')\""}},
+     {"'); numpy.save('logits.npy', z[z.files[0]])\"",
+      "')), 'teacher.safetensors')\"; kept logits are read from .npy files, as numpy.save writes them"}},
     {FILE_ONNX,
      "an ONNX model",
      {"run it over the images in the order of --write-order (onnxruntime.InferenceSession('", "give "},
@@ -154,25 +156,27 @@ static void rows_free(session *s, kept_rows *k)
 static int rows_check_scale(const session *s, const kept_rows *k)
 {
     int probabilities = 1, logarithms = 1, i, j;
+    double all = 1; /* what every row sums to: 1, or 100 where they are percent */
     for (i = 0; i < k->rows && (probabilities || logarithms); ++i) {
         const float *row = k->array.values + (size_t)i * (size_t)k->width;
         double sum = 0, powers = 0;
         for (j = 0; j < k->width; ++j) {
             sum += (double)row[j];
             powers += exp(fmin((double)row[j], 1));
-            probabilities = probabilities && row[j] >= -1e-6f && row[j] <= 1.001f;
+            probabilities = probabilities && row[j] >= -1e-6f * (float)all;
             logarithms = logarithms && row[j] <= 1e-3f;
         }
-        probabilities = probabilities && fabs(sum - 1) < 0.02;
+        if (i == 0 && fabs(sum - 100) < 2) all = 100;
+        probabilities = probabilities && fabs(sum - all) < 0.02 * all;
         logarithms = logarithms && fabs(powers - 1) < 0.02;
     }
     if (k->rows > 0 && probabilities && !s->o.teacher_unchecked)
         return complain(
-            "%s holds probabilities (every row sums to 1), not logits: save what comes before the softmax, "
-            "or numpy.log(numpy.maximum(p, 1e-7)); --teacher-unchecked takes them as they are",
-            k->path);
+            "%s holds probabilities (every row sums to %g), not logits: save what comes before the softmax, "
+            "or numpy.log(numpy.maximum(p%s, 1e-7)); --teacher-unchecked takes them as they are",
+            k->path, all, all > 1 ? " / 100" : "");
     if (k->rows > 0 && logarithms && !probabilities)
-        printf("  note: %s holds logarithms of probabilities, which do as logits\n", k->path);
+        say("  note: %s holds logarithms of probabilities, which do as logits\n", k->path);
     return 1;
 }
 
@@ -188,8 +192,7 @@ static int rows_read_names(kept_rows *k, const char *names)
     if (!*names) names = beside;
     k->names = read_lines("the names of the rows", names, &count);
     if (!k->names) return 0;
-    if (count == k->rows)
-        return printf("  the rows of %s are about the images that %s names\n", k->path, names) > 0;
+    if (count == k->rows) return say("  the rows of %s are about the images that %s names\n", k->path, names) > 0;
     return complain("%s names %d images, but %s has %d rows; it must have a line for each row", names, count,
                     k->path, k->rows);
 }
@@ -434,7 +437,7 @@ static int shorten_keys(const images *im, image_name *all, int test)
 static int rows_by_name(const images *im, const kept_rows *k, int test, int first, int count, int *row)
 {
     const int total = all_images(im);
-    const char *what = test ? "test" : "training";
+    const char *what = test ? "test" : "training", *lost = NULL; /* a name of no image */
     image_name *all = image_names(im);
     int i, known = total, found = 0, good = all != NULL;
     if (!all) return 0;
@@ -444,6 +447,7 @@ static int rows_by_name(const images *im, const kept_rows *k, int test, int firs
         known = shorten_keys(im, all, test);
     for (i = 0; i < k->rows && good; ++i) {
         const int of = find_image(all, known, k->names[i]) - first;
+        if (of + first < 0) lost = k->names[i];
         if (of < 0 || of >= count) continue;
         if (row[of] >= 0) good = complain("%s: rows %d and %d are both about %s", k->path, row[of], i, k->names[i]);
         row[of] = i;
@@ -454,11 +458,12 @@ static int rows_by_name(const images *im, const kept_rows *k, int test, int firs
     if (good && i < count) {
         char name[512];
         (void)name_of(im, first + i, name, sizeof name);
-        return complain("%s has no row for %d of the %d %s images, such as %s", k->path, count - found, count, what,
-                        name);
+        return complain("%s has no row for %d of the %d %s images, such as %s%s%.100s%s", k->path, count - found,
+                        count, what, name, lost ? "; the names of the rows, such as \"" : "", lost ? lost : "",
+                        lost ? "\", must be paths below the folder, or end in those" : "");
     }
     if (good && found < k->rows)
-        printf("  note: %d rows of %s are about no %s image\n", k->rows - found, k->path, what);
+        say("  note: %d rows of %s are about no %s image\n", k->rows - found, k->path, what);
     return good;
 }
 
@@ -522,6 +527,7 @@ static int write_text(const session *s, const char *name, const char *text)
     same = old && size == strlen(text) && memcmp(old, text, size) == 0;
     free(old);
     if (same) return 1;
+    if (!check_not_read(s, path)) return 0;
     if (old && !s->own_output)
         return complain(
             "%s is there with other contents and not from a run of distill; give another --out, or --force", path);
@@ -701,8 +707,9 @@ static int find_columns(const images *im, const confusion_table *f, int *column,
     return 1;
 }
 
-/* The classes as the columns seem to have them, and what to say so. */
-static int complain_of_columns(const session *s, const confusion_table *f, const int *column, const char *why)
+/* The classes as the columns seem to have them, and what to say so. nameless: it may be the rows as well. */
+static int complain_of_columns(const session *s, const confusion_table *f, const int *column, const char *why,
+                               int nameless)
 {
     enum { SHOWN = 24, LISTED = 256 };
     const images *im = &s->images;
@@ -721,20 +728,24 @@ static int complain_of_columns(const session *s, const confusion_table *f, const
     return complain(
         "the teacher gets %.2f %% of the training images right, but with other columns %.2f %%: its columns "
         "look like the classes in the order %s (%s); --teacher-columns %s takes them so, --teacher-unchecked "
-        "as they are",
+        "as they are%s",
         100.0 * (double)right_with(f, NULL) / (double)f->total,
-        100.0 * (double)right_with(f, column) / (double)f->total, order, why, *numbers ? numbers : "FILE");
+        100.0 * (double)right_with(f, column) / (double)f->total, order, why, *numbers ? numbers : "FILE",
+        nameless ? "; if it is the rows that are in another order than --write-order writes, name them "
+                   "(--teacher-names)"
+                 : "");
 }
 
-/* Whether rows in the natural order of the images' names would make sense of kept logits. */
-static int rows_look_natural(const session *s, const kept_rows *k)
+/* Whether rows in the natural order of the images' names would make sense of kept logits, and more than as they
+   are: of those the share `now` is right. */
+static int rows_look_natural(const session *s, const kept_rows *k, double now)
 {
     const images *im = &s->images;
     const int count = learned_from(im), classes = im->class_count;
     image_name *all = k && !k->names && !is_one_folder(im) && s->columns ? image_names(im) : NULL;
     numbered *sorted = all ? (numbered *)images_memory((size_t)count + 1, sizeof *sorted) : NULL;
     int *column = (int *)images_memory((size_t)classes, sizeof *column), i, c;
-    int64_t right[2] = {0, 0};
+    int64_t right[2] = {0, 0}, best_right;
     for (i = 0; i < count && sorted; ++i) sorted[i].name = all[i].text, sorted[i].index = i;
     if (sorted && count) qsort(sorted, (size_t)count, sizeof *sorted, by_nature);
     for (i = 0; i < count && sorted && column && natural_columns(im, column); ++i) {
@@ -750,7 +761,8 @@ static int rows_look_natural(const session *s, const kept_rows *k)
     free(sorted);
     free(column);
     if (all) image_names_free(all, all_images(im));
-    return 2 * (right[0] > right[1] ? right[0] : right[1]) > count;
+    best_right = right[0] > right[1] ? right[0] : right[1];
+    return 2 * best_right > count && (double)best_right > now * count;
 }
 
 /* How good the teacher's logits are by the labels of training images: always said, and refused where it is no
@@ -780,21 +792,28 @@ static int check_teacher(const session *s, const float *logits, const int32_t *l
         }
         accuracy = (double)right_with(&f, NULL) / count;
         spread = sqrt(chance * (1 - chance) / count);
-        printf("The teacher gets %.2f %% of %d training images right\n", 100 * accuracy, count);
+        say("The teacher gets %.2f %% of %d training images right\n", 100 * accuracy, count);
         if (s->o.teacher_unchecked)
             good = 1;
         else if (find_columns(&s->images, &f, column, &why))
-            good = complain_of_columns(s, &f, column, why);
+            good =
+                strstr(why, "natural") || !rows_look_natural(s, k, accuracy)
+                    ? complain_of_columns(s, &f, column, why, k && !k->names)
+                    : complain(
+                          "the teacher gets %.2f %% of %d training images right: its rows look like the images in "
+                          "natural order, 2 before 10; name them (--teacher-names); --teacher-unchecked goes on "
+                          "with it",
+                          100 * accuracy, count);
         else if (accuracy - chance < 0.1 * (1 - chance) || accuracy - chance < 2 * spread)
             good = complain(
                 "the teacher gets %.2f %% of %d training images right, which is hardly more than chance, "
-                "%.2f %%: %s; --teacher-unchecked goes on with it",
+                "%.2f %%: %s --teacher-unchecked goes on with it",
                 100 * accuracy, count, 100 * chance,
                 !k ? "were its images normalised like these (--mean, --std), and are its classes those of the "
                      "folders, in their order?"
-                : rows_look_natural(s, k)
+                : rows_look_natural(s, k, accuracy)
                     ? "its rows look like the images in natural order, 2 before 10; name them "
-                      "(--teacher-names)"
+                      "(--teacher-names), or"
                     : "are its rows in the order that --write-order writes, or named (--teacher-names)?");
     }
     free(f.count);
@@ -820,9 +839,11 @@ static int compare_reference(const session *s, const float *got, const float *wa
         agree += report_argmax(got + (size_t)i * (size_t)classes, classes) ==
                  report_argmax(wanted + (size_t)i * (size_t)classes, classes);
     (void)name_of(&s->images, learned_from(&s->images) + at / classes, name, sizeof name);
-    printf("The teacher's logits are at most %.3g from those of %s (for %s, class %s), whose largest is %.3g;\n"
-           "%d of %d choices are the same\n",
-           most, s->rows_check.path, name, s->images.class_names[at % classes], scale, agree, count);
+    say("The teacher's logits are at most %.3g from those of %s (for %s, class %s), whose largest is %.3g;\n"
+        "%d of %d choices are the same\n",
+        most, s->rows_check.path, name, s->images.class_names[at % classes], scale, agree, count);
+    if (most > 1e-4 * scale && most <= 0.05 * scale)
+        say("note: from one decoder of JPEG to another pixels differ a little, which may be all of it\n");
     if (most <= 0.05 * scale || s->o.teacher_unchecked) return 1;
     return complain(
         "the teacher is not the network of %s: for %s, class \"%s\", its logit is %.4g, but there %.4g; "

@@ -191,8 +191,7 @@ static int resume_begin(const session *s)
                         "--resume, all starts again",
                         s->o.out);
     if (s->o.resume)
-        printf(
-            "\nnote: there is nothing to resume in %s: no run was stopped there, or it came to its end; this one "
+        say("\nnote: there is nothing to resume in %s: no run was stopped there, or it came to its end; this one "
             "starts from the beginning\n",
             s->o.out);
     resume_clear(s);

@@ -375,8 +375,9 @@ static int train_way(session *s, int way)
         run->held_out = run->validation[run->epochs - 1];
     }
     if (s->held.data.count)
-        stage_line(&g, "  %-10s held-out accuracy %.2f %%, mean of %d seed%s", about->name,
-                   100 * held_out_mean(s, way_place(s, way)), s->o.seeds, plural(s->o.seeds));
+        stage_line(&g, "  %-10s held-out accuracy %.2f %%, %s%d seed%s", about->name,
+                   100 * held_out_mean(s, way_place(s, way)), s->o.seeds > 1 ? "mean of " : "", s->o.seeds,
+                   plural(s->o.seeds));
     else
         stage_line(&g, "  %-10s %d seed%s", about->name, s->o.seeds, plural(s->o.seeds));
     progress_wipe();
@@ -482,9 +483,9 @@ static int bound_teacher(session *s)
     epoch *= s->o.teachers;
     epochs = epoch > 0 ? floor(60 * s->o.teacher_minutes / epoch) : s->plan.teacher_epochs;
     if (epochs < 1) {
-        printf("note: an epoch of the teacher takes about %s, longer than --teacher-minutes %g; it is trained for "
-               "one\n",
-               time_text(epoch).chars, s->o.teacher_minutes);
+        say("note: an epoch of the teacher takes about %s, longer than --teacher-minutes %g; it is trained for "
+            "one\n",
+            time_text(epoch).chars, s->o.teacher_minutes);
         epochs = 1;
     }
     if (epochs > s->plan.teacher_epochs) epochs = s->plan.teacher_epochs;
@@ -574,7 +575,7 @@ static int second_teacher(session *s)
     kd_model *first = s->teacher;
     report_run run = s->r.teacher_run;
     int good;
-    puts("\nThe teacher is not better than the student: another one is trained, twice as long");
+    say("\nThe teacher is not better than the student: another one is trained, twice as long\n");
     s->teacher = create_model(s, "teacher", s->teacher_spec, (uint64_t)s->o.first_seed + 1);
     memset(&s->r.teacher_run, 0, sizeof s->r.teacher_run);
     good =
@@ -605,18 +606,18 @@ static int compare_teacher(session *s)
         s->o.teachers == 1 && !second_teacher(s))
         return 0;
     if (!choose_ensemble(s)) return 0;
-    printf("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
-           100 * r->teacher_validation, 100 * alone);
+    say("\nOn the held-out images the teacher gets %.2f %% right, the student alone %.2f %%\n",
+        100 * r->teacher_validation, 100 * alone);
     if (r->ensemble_students && r->ensemble_share < 1)
-        printf("The %d student%s alone teach%s with it, with %.0f %% of the average: together %.2f %%\n",
-               r->ensemble_students, plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "",
-               100 * r->ensemble_share, 100 * r->ensemble_validation);
+        say("The %d student%s alone teach%s with it, with %.0f %% of the average: together %.2f %%\n",
+            r->ensemble_students, plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "",
+            100 * r->ensemble_share, 100 * r->ensemble_validation);
     if (r->ensemble_students && !(r->ensemble_share < 1))
-        printf("The %d student%s alone teach%s instead of it: together %.2f %%\n", r->ensemble_students,
-               plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "", 100 * r->ensemble_validation);
+        say("The %d student%s alone teach%s instead of it: together %.2f %%\n", r->ensemble_students,
+            plural(r->ensemble_students), r->ensemble_students == 1 ? "es" : "", 100 * r->ensemble_validation);
     if (r->teacher_validation <= alone && !(r->ensemble_students && r->ensemble_validation > alone))
-        puts("note: the teacher is not better than the student; what is learned from it may do harm. A larger one "
-             "(--teacher), or\none that is trained longer (--teacher-epochs), may help");
+        say("note: the teacher is not better than the student; what is learned from it may do harm. A larger one "
+            "(--teacher), or one that is trained longer (--teacher-epochs), may help\n");
     fflush(stdout);
     return 1;
 }
@@ -737,9 +738,9 @@ static int choose_flip(session *s)
         return 1;
     }
     t.epochs = s->plan.trial_epochs;
-    puts("\nMay images be mirrored? A student that has seen none is asked about the held-out images and their "
-         "mirror "
-         "images");
+    say("\nMay images be mirrored? A student that has seen none is asked about the held-out images and their "
+        "mirror "
+        "images\n");
     g = stage_begin(s, "mirror", (int64_t)t.epochs * s->fit.data.count);
     if (!train_student(s, &g, ALONE, &t, (uint64_t)s->o.first_seed, NULL, &m)) return 0;
     if (!count_mirrored(s, m, &plain, &mirrored)) {
@@ -795,8 +796,7 @@ static void announce_time(session *s)
     if (s->o.patient) asked += 3.0 * s->plan.epochs; /* its outputs are kept, too */
     epoch += teacher / 3 * asked;
     if (s->r.candidate_count) epoch += 60 * s->o.search_minutes;
-    printf(
-        "time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
+    say("time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
         time_text(epoch).chars, trained, plural(trained), s->plan.epochs);
     fflush(stdout);
 }
@@ -812,9 +812,9 @@ static int prepare_teacher(session *s)
 static int train_ways(session *s, int teacher)
 {
     int way;
-    printf("\nThe student %s: settings are chosen on the held-out images, then %d seed%s %s trained\n",
-           teacher ? "with the teacher" : "without a teacher", s->o.seeds, plural(s->o.seeds),
-           s->o.seeds == 1 ? "is" : "are");
+    say("\nThe student %s: settings are chosen on the held-out images, then %d seed%s %s trained\n",
+        teacher ? "with the teacher" : "without a teacher", s->o.seeds, plural(s->o.seeds),
+        s->o.seeds == 1 ? "is" : "are");
     for (way = 0; way < WAY_COUNT; ++way) {
         if (way_table[way].teacher != teacher || !way_runs(s, way)) continue;
         if ((teacher && !run_teacher(s, way)) || !choose(s, way) || !train_way(s, way)) return 0;
