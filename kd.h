@@ -9496,7 +9496,8 @@ enum {
     KD__PASSES_IN_EVALUATION = 8, /* ... or in evaluation only */
     KD__PASSES_GRADIENT = 16,     /* the gradient of its output is that of its input */
     KD__MULTIPLIES = 32,          /* by a matrix or filters: what a rectifier behind it makes of their variance */
-    KD__NORMALISES = 64           /* its weight starts at 1, and is none that `last` multiplies */
+    KD__NORMALISES = 64,          /* its weight starts at 1, and is none that `last` multiplies */
+    KD__IN_PLACE = 128            /* may write its output over its input, where nobody else reads that */
 };
 
 /* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), z (from 0), p (pair from
@@ -9606,7 +9607,7 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
                   {kd__norm_backward_join, KD__JOIN, KD__TRAINING}, {kd__norm_backward, KD__SPANS, KD__ALWAYS},
                   {kd__norm_commit, KD__COMMIT, KD__TRAINING}),
-     KD__TAKES_ACT | KD__NORMALISES,
+     KD__TAKES_ACT | KD__NORMALISES | KD__IN_PLACE,
      0},
     {"dropout",
      "probability:u",
@@ -12864,6 +12865,19 @@ typedef struct kd__planner {
     int *from, *until, *group, *spread, *tapped; /* by value, for the pass being planned */
 } kd__planner;
 
+/* Whether nobody but one node reads what is in the buffer of this value: no other layer, no tap, and not the caller,
+   whose input it is. */
+KD__PRIVATE int kd__plan_is_private(const kd__planner *p, int value)
+{
+    const kd_model *m = p->r->model;
+    const int root = p->act_root[value];
+    int i, others = root == m->input;
+    for (i = 0; i < m->value_count; ++i) {
+        if (p->act_root[i] == root) others |= m->values[i].consumers > 1 || kd__is_tapped(p->r, i);
+    }
+    return !others;
+}
+
 /* Which values share one buffer in this run, forward ... */
 KD__PRIVATE void kd__plan_act_roots(kd__planner *p)
 {
@@ -12874,7 +12888,8 @@ KD__PRIVATE void kd__plan_act_roots(kd__planner *p)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int passes = t->flags & (p->r->training ? KD__PASSES : KD__PASSES | KD__PASSES_IN_EVALUATION);
-        if (n->fused || (passes && m->values[n->in].pad == m->values[n->out].pad))
+        const int in_place = (t->flags & KD__IN_PLACE) && !p->r->has_backward && kd__plan_is_private(p, n->in);
+        if (n->fused || ((passes || in_place) && m->values[n->in].pad == m->values[n->out].pad))
             p->act_root[n->out] = p->act_root[n->in];
     }
 }

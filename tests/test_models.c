@@ -1629,6 +1629,50 @@ static void test_scratch(void **state)
     free(x);
 }
 
+/* Batch normalisation works in the buffer of its input where nobody else reads that. */
+static void test_in_place(void **state)
+{
+    static const struct {
+        const char *line;
+        int node, shared; /* of the batchnorm */
+    } cases[] = {{"2x6x6: conv 4 3 pad=1, batchnorm, relu, conv 3 3", 1, 1},
+                 {"2x6x6: conv 4 3 pad=1, relu, batchnorm, dense 3", 2, 1},
+                 {"2x6x6: batchnorm, relu, conv 3 3", 0, 0},
+                 {"2x6x6: flatten, batchnorm, dense 3", 1, 0},
+                 {"2x6x6: conv 4 3 pad=1, residual(batchnorm, conv 4 3 pad=1), gap", 1, 0}};
+    float *x = test_floats(5, 3 * 72, 1), *before = test_floats(5, 3 * 72, 1), logits[3 * 64];
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        kd_model *m = create(cases[i].line, 3);
+        const kd__node *n = &m->nodes[cases[i].node];
+        kd__tap tap;
+        kd__run_desc tapped = {NULL, -1, NULL, 0, NULL, 0}, sought = {NULL, 0, NULL, 0, NULL, 0};
+        kd__run *run;
+        assert_true(kd__is_norm(n));
+        memset(&tap, 0, sizeof tap);
+        tap.value = n->in;
+        tapped.taps = &tap, tapped.tap_count = 1;
+        assert_ok(kd, kd__run_open(m, NULL, 3, &run));
+        assert_int_equal(run->act[n->in].base == run->act[n->out].base, cases[i].shared);
+        kd__run_close(run);
+        assert_ok(kd, kd__run_open(m, m, 3, &run));
+        assert_true(run->act[n->in].base != run->act[n->out].base);
+        kd__run_close(run);
+        assert_ok(kd, kd__run_open_for(m, &tapped, 3, &run));
+        assert_true(run->act[n->in].base != run->act[n->out].base);
+        kd__run_close(run);
+        assert_ok(kd, kd__run_open_for(m, &sought, 3, &run)); /* whose way back reads it */
+        assert_true(run->act[n->in].base != run->act[n->out].base);
+        kd__run_close(run);
+        assert_ok(kd, kd_predict(m, x, 3, logits));
+        assert_memory_equal(x, before, 3 * 72 * sizeof *x);
+        kd_model_destroy(m);
+    }
+    free(before);
+    free(x);
+}
+
 /* A workspace is as large as was said before, which itself takes little. */
 static void test_workspace_planned(void **state)
 {
@@ -2196,6 +2240,7 @@ int main(void)
         TEST(test_clone),
         TEST(test_predict),
         TEST(test_predict_errors),
+        TEST(test_in_place),
         TEST(test_workspace_planned),
         TEST(test_workspace_planned_refused),
         TEST(test_workspace),

@@ -223,7 +223,7 @@ static double reference_mean_ce(const double *logits, const int32_t *labels, int
 static void gradient_by(kd_ctx *ctx, const kd_model *m, int sought, const float *x, const float *prompt,
                         const int32_t *labels, int n, double *to)
 {
-    const kd__run_desc desc = {NULL, sought, NULL, 0};
+    const kd__run_desc desc = {NULL, sought, NULL, 0, NULL, 0};
     const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
     const kd__shape *s = &m->values[sought].shape;
     const kd__span all = {0, 0, 0, 0};
