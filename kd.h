@@ -79,7 +79,8 @@ ERRORS
 DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
    threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other; the portable
-   kernels, which have no fused multiply-add, give bits of their own. Reductions have a fixed shape and
+   kernels, which have no fused multiply-add, give bits of their own; built for WebAssembly with -msimd128 they
+   are vectors (clang 13 and later) and give the same bits. Reductions have a fixed shape and
    random numbers are a function of (seed, purpose, epoch, sample), never of a thread. The compiler must
    compute float as float (FLT_EVAL_METHOD 0; on 32-bit x86 that takes -msse2 -mfpmath=sse).
 
@@ -1936,6 +1937,12 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #include <arm_neon.h>
 #else
 #define KD__ARM64 0
+#endif
+#if !defined(KD_NO_SIMD) && defined(__wasm_simd128__)
+#define KD__WASM 1
+#include <wasm_simd128.h>
+#else
+#define KD__WASM 0
 #endif
 
 /* Function bodies between BEGIN and END may use instructions that the rest of the file may not. The region is the
@@ -4044,7 +4051,11 @@ extern const kd__kernels kd__table_neon;
 #undef KD__PROBED
 #define KD__TEMPLATE
 #define KD__ISA scalar
+#if KD__WASM
+#define KD__ISA_ID 5 /* KD_ISA_SCALAR by vectors: without fused multiply-add they give the same bits */
+#else
 #define KD__ISA_ID 1 /* KD_ISA_SCALAR: the preprocessor cannot see enumerators */
+#endif
 #include KD__HEADER_FILENAME
 #if KD__X86
 KD__TARGET_BEGIN("avx2,fma")
@@ -29341,6 +29352,79 @@ KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
 #define kd__d_set(s) vdupq_n_f64(s)
 #define kd__d_fma(a, b, c) vfmaq_f64(c, a, b)
 
+#elif KD__ISA_ID == 5 /* WebAssembly, SIMD128 */
+#define KD__W 4
+#define KD__PANEL_VECTORS 3
+#define KD__TILE_ROWS 4
+#define KD__TILE_ROWS_1 4
+#define kd__v v128_t
+#define kd__vi v128_t
+#define kd__vm v128_t
+KD__INLINE v128_t KD__FN(load_n)(const float *p, int n)
+{
+    float lanes[4] = {0, 0, 0, 0};
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return wasm_v128_load(lanes);
+}
+KD__INLINE void KD__FN(store_n)(float *p, v128_t x, int n)
+{
+    float lanes[4];
+    wasm_v128_store(lanes, x);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+#define kd__v_load(p) wasm_v128_load(p)
+#define kd__v_load_n(p, n) KD__FN(load_n)(p, n)
+#define kd__v_store(p, x) wasm_v128_store(p, x)
+#define kd__v_store_n(p, x, n) KD__FN(store_n)(p, x, n)
+#define kd__v_set(s) wasm_f32x4_splat(s)
+#define kd__v_add(a, b) wasm_f32x4_add(a, b)
+#define kd__v_sub(a, b) wasm_f32x4_sub(a, b)
+#define kd__v_mul(a, b) wasm_f32x4_mul(a, b)
+#define kd__v_div(a, b) wasm_f32x4_div(a, b)
+#define kd__v_fma(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#define kd__v_max(a, b) wasm_f32x4_pmax(b, a)
+#define kd__v_min(a, b) wasm_f32x4_pmin(b, a)
+#define kd__v_sqrt(a) wasm_f32x4_sqrt(a)
+#define kd__v_lt(a, b) wasm_f32x4_lt(a, b)
+#define kd__v_eq(a, b) wasm_f32x4_eq(a, b)
+#define kd__v_select(m, a, b) wasm_v128_bitselect(a, b, m)
+#define kd__v_any(m) wasm_v128_any_true(m)
+#define kd__v_bits(a) (a)
+#define kd__vi_float(a) (a)
+#define kd__v_to_int(a) wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(a))
+#define kd__vi_to_float(a) wasm_f32x4_convert_i32x4(a)
+#define kd__vi_set(s) wasm_i32x4_splat(s)
+#define kd__vi_add(a, b) wasm_i32x4_add(a, b)
+#define kd__vi_sub(a, b) wasm_i32x4_sub(a, b)
+#define kd__vi_mul(a, b) wasm_i32x4_mul(a, b)
+#define kd__vi_and(a, b) wasm_v128_and(a, b)
+#define kd__vi_or(a, b) wasm_v128_or(a, b)
+#define kd__vi_xor(a, b) wasm_v128_xor(a, b)
+#define kd__vi_shl(a, n) wasm_i32x4_shl(a, n)
+#define kd__vi_shr(a, n) wasm_u32x4_shr(a, n)
+#define kd__vi_sar(a, n) wasm_i32x4_shr(a, n)
+#define kd__vi_iota() wasm_i32x4_const(0, 1, 2, 3)
+#define kd__v_load_bytes(p) wasm_f32x4_convert_u32x4(wasm_u32x4_extend_low_u16x8(kd__bytes_128(p)))
+#define kd__bytes_128(p) wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p))
+
+KD__INLINE v128_t KD__FN(down)(v128_t x, int half)
+{
+    return half == 2 ? wasm_i32x4_shuffle(x, x, 2, 3, 0, 1) : wasm_i32x4_shuffle(x, x, 1, 2, 3, 0);
+}
+#define kd__v_first(x) wasm_f32x4_extract_lane(x, 0)
+
+#define KD__DW 2
+#define KD__PLANES_OUTS 4
+#define KD__PLANES_VECTORS 2
+#define KD__LEARN_COLUMNS 2
+#define kd__d v128_t
+#define kd__d_load(p) wasm_v128_load(p)
+#define kd__d_load_n(p, n) ((n) == 2 ? wasm_v128_load(p) : wasm_v128_load64_zero(p))
+#define kd__d_store(p, x) wasm_v128_store(p, x)
+#define kd__d_store_n(p, x, n) ((n) == 2 ? wasm_v128_store(p, x) : wasm_v128_store64_lane(p, x, 0))
+#define kd__d_set(s) wasm_f64x2_splat(s)
+#define kd__d_fma(a, b, c) wasm_f64x2_add(wasm_f64x2_mul(a, b), c)
+
 #else /* portable C: the reference, and what runs on any other machine */
 #define KD__W 1
 #define KD__PANEL_VECTORS 4
@@ -29541,6 +29625,13 @@ KD__INLINE void KD__FN(turn)(kd__v *r)
     r[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
     r[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
     r[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+#elif KD__ISA_ID == 5
+    const v128_t a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7);
+    const v128_t c = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
+    r[0] = wasm_i64x2_shuffle(a, c, 0, 2);
+    r[1] = wasm_i64x2_shuffle(a, c, 1, 3);
+    r[2] = wasm_i64x2_shuffle(b, d, 0, 2);
+    r[3] = wasm_i64x2_shuffle(b, d, 1, 3);
 #else
     (void)r;
 #endif
@@ -30507,6 +30598,17 @@ KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
     const uint32_t four = (uint32_t)bytes;
     memcpy(to, &four, (size_t)(n < 4 ? n : 4));
 }
+#elif KD__ISA_ID == 5
+#define kd__vi_bytes(p) wasm_u32x4_extend_low_u16x8(kd__bytes_128(p))
+#define kd__vi_signed_bytes(p) wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p)))
+#define kd__vi_load(p) wasm_v128_load(p)
+#define kd__vi_mul_short(a, b) wasm_i32x4_mul(a, b)
+KD__INLINE void KD__FN(put_bytes)(uint8_t *to, kd__vi q, int n)
+{
+    const v128_t bytes = wasm_i8x16_shuffle(q, q, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    const int32_t four = wasm_i32x4_extract_lane(bytes, 0);
+    memcpy(to, &four, (size_t)(n < 4 ? n : 4));
+}
 #else
 #define kd__vi_bytes(p) ((int32_t) * (const uint8_t *)(p))
 #define kd__vi_signed_bytes(p) ((int32_t) * (const int8_t *)(p))
@@ -30612,6 +30714,20 @@ KD__INLINE kd__vi KD__FN(dot)(kd__vi sums, kd__vi a, kd__vi b)
     (void)b;
     return sums; /* not called */
 #endif
+}
+#elif KD__ISA_ID == 5
+#define KD__INT8_VECTORS 4
+#define KD__INT8_ROWS(vectors, dots) 2
+#define kd__vi_four(p) wasm_i32x4_splat(p)
+#define kd__vi_madd(a, b) wasm_i32x4_dot_i16x8(a, b)
+#define kd__vi_odd(a) wasm_i16x8_shr(a, 8)
+#define kd__vi_even(a) wasm_i16x8_shr(wasm_i16x8_shl(a, 8), 8)
+#define kd__vi_odd_unsigned(a) wasm_u16x8_shr(a, 8)
+KD__INLINE kd__vi KD__FN(dot)(kd__vi sums, kd__vi a, kd__vi b)
+{
+    (void)a;
+    (void)b;
+    return sums; /* not called */
 }
 #else
 #define KD__INT8_VECTORS 4
@@ -32859,7 +32975,7 @@ static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_gr
     }
 }
 
-KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
+KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {KD__ISA_ID == 5 ? KD_ISA_SCALAR : (kd_isa)KD__ISA_ID,
                                                       KD__W,
                                                       KD__NARROW,
                                                       KD__PANEL,
@@ -32920,6 +33036,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {(kd_isa)KD__ISA_ID,
 #undef kd__vi_sar
 #undef kd__vi_iota
 #undef kd__v_load_bytes
+#undef kd__bytes_128
 #undef kd__v_first
 #undef KD__DW
 #undef KD__PLANES_OUTS

@@ -58,6 +58,7 @@ fetch_machines()
     have qemu-system-arm qemu-system-arm
     have wasm-ld lld
     have /usr/lib/wasm32-wasi/libc.a wasi-libc
+    have "$(clang --target=wasm32-wasi --rtlib=compiler-rt -print-libgcc-file-name)" libclang-rt-dev-wasm32
     have node nodejs
     have chromium chromium
     there wine64 || there wine || have /usr/lib/wine/wine64 wine64

@@ -84,6 +84,31 @@ emulated aarch64-linux-gnu qemu-aarch64 "neon scalar"
 emulated s390x-linux-gnu qemu-s390x scalar
 emulated i686-linux-gnu qemu-i386 scalar "-msse2 -mfpmath=sse"
 
+# WebAssembly, by node, with vectors and without
+wasi="${WASI:-/usr}" clang=${CLANG:-clang}
+if ! command -v "$clang" >"$log" || ! command -v wasm-ld >"$log" || ! [ -e "$wasi/lib/wasm32-wasi/libc.a" ] ||
+    ! [ -e "$("$clang" --target=wasm32-wasi --rtlib=compiler-rt -print-libgcc-file-name)" ] || ! command -v node >"$log"; then
+    skip "WebAssembly" "needs clang, lld, wasi-libc, libclang-rt-dev-wasm32 and node"
+else
+    cat >"$tmp/wasi.mjs" <<'END'
+import { WASI } from "node:wasi";
+import { readFileSync } from "node:fs";
+const args = process.argv.slice(2), folder = args[0].replace(/[^/]*$/, "");
+const wasi = new WASI({ version: "preview1", args, env: {}, preopens: { [folder]: folder }, returnOnExit: true });
+const program = await WebAssembly.compile(readFileSync(args[0]));
+process.exitCode = wasi.start(await WebAssembly.instantiate(program, wasi.getImportObject()));
+END
+    for options in '-O0 -msimd128' -O0; do
+        if "$clang" --target=wasm32-wasi -std=gnu99 $options -DKD_NO_THREADS $warnings hash.c -nostdlib \
+            -isystem "$wasi/include/wasm32-wasi" -L"$wasi/lib/wasm32-wasi" "$wasi/lib/wasm32-wasi/crt1.o" -lm -lc \
+            "$("$clang" --target=wasm32-wasi --rtlib=compiler-rt -print-libgcc-file-name)" -o "$tmp/hash" >"$log" 2>&1; then
+            same_weights "WebAssembly: $options" portable node --no-warnings "$tmp/wasi.mjs" "$tmp/hash" scalar
+        else
+            fail "WebAssembly: $options"
+        fi
+    done
+fi
+
 # Windows, by wine, which finds this machine's files under their own names
 wine=$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>"$log")
 if [ -n "$wine" ] && command -v x86_64-w64-mingw32-gcc >"$log"; then

@@ -257,7 +257,7 @@ int main(int argc, char **argv)
         fputs("usage: pack STUDENT TEACHER SAMPLES WASM OUT\n", stderr);
         return 1;
     }
-    desc.isa = KD_ISA_SCALAR; /* what a browser has, bit for bit */
+    desc.isa = KD_ISA_SCALAR; /* what WebAssembly gives, bit for bit */
     good = kd_open(&desc, &p.kd) == KD_OK && pack(&p, argv);
     if (!good) fprintf(stderr, "pack: %s\n", *p.why || !p.kd ? p.why : kd_error(p.kd));
     if (good) report(&p, argv[3]);

@@ -1,5 +1,5 @@
 /* web: what page.html calls, as WebAssembly. A student and its teacher, loaded from the bytes of their files, are
-   asked for the same image; the kernels are the portable ones of kd.h, and so are the bits. Built by run.sh. */
+   asked for the same image; the bits are those of kd.h's portable kernels. Built by run.sh. */
 #define KD_NO_TRAIN
 #define KD_NO_STDIO
 #define KD_NO_THREADS
