@@ -54,7 +54,9 @@ int main(int argc, char **argv)
     images = kd_data_u8(pixels, NULL, IMAGES, 1, 28, 28, 10);
     failed = kd_open(NULL, &kd) || kd_model_create(kd, line, 1, &m) || kd_model_quantize(m, &images, NULL, &small);
     failed = failed || write_array(m, KD_DTYPE_F16, "float.h") || write_array(small, KD_DTYPE_F32, "int8.h") ||
-             kd_model_save_c(m, path_of("float.c"), NULL) || kd_model_save_c(small, path_of("int8.c"), NULL);
+             kd_model_save_c(m, path_of("float.c"), NULL) || kd_model_save_c(small, path_of("int8.c"), NULL) ||
+             kd_model_save_onnx(m, path_of("float.onnx"), NULL) ||
+             kd_model_save_onnx(small, path_of("int8.onnx"), NULL);
     if (failed) fprintf(stderr, "sizes: %s: %s\n", folder, kd ? kd_error(kd) : "no context");
     kd_model_destroy(small);
     kd_model_destroy(m);

@@ -1,7 +1,8 @@
 #!/bin/sh
 # What the demo's student takes on a microcontroller, in each form: a table of bytes of flash and RAM, and instructions
 # for an image. Usage: examples/mcu/sizes.sh OUT       with $OUT/sizes from sizes.c
-# Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm.
+# Needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm. Where there is onnx2c (or $ONNX2C), its output
+# for the same student stands beside them.
 out=$1
 here=$(cd "$(dirname "$0")" && pwd)
 "$out/sizes" "$out" || exit 1
@@ -29,6 +30,12 @@ while read -r cpu machine float; do
         cp "$out/$type.c" "$out/net.c"
         $arm "$here/pictures.c" "$here/board.c" "$out/net.c" -o "$out/student.elf" -lm || exit 1
         row "C source, $type" "$cpu" "$machine"
+    done
+    for type in int8 float; do
+        command -v "${ONNX2C:-onnx2c}" >/dev/null || continue
+        "${ONNX2C:-onnx2c}" -d N:1 "$out/$type.onnx" >"$out/onnx2c.c" || exit 1
+        $arm -w "$here/onnx2c.c" "$here/board.c" "$out/onnx2c.c" -o "$out/student.elf" -lm || exit 1
+        row "onnx2c, $type" "$cpu" "$machine"
     done
     for type in int8 float; do
         cp "$out/$type.h" "$out/model.h"
