@@ -12876,8 +12876,8 @@ typedef struct kd__planner {
     int *from, *until, *group, *spread, *tapped; /* by value, for the pass being planned */
 } kd__planner;
 
-/* Whether nobody but one node reads what is in the buffer of this value: no other layer, no tap, and not the caller,
-   whose input it is. */
+/* Whether nobody but one node reads what is in the buffer of this value: no other layer, no tap, and not the
+   caller, whose input it is. */
 KD__PRIVATE int kd__plan_is_private(const kd__planner *p, int value)
 {
     const kd_model *m = p->r->model;
