@@ -750,7 +750,6 @@ check 'that is as it was' grep -qx mine "$work/mine/report.html"
 # shellcheck disable=SC2086
 check 'unless forced' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 \
     --threads 1 --out "$work/mine" --force
-# shellcheck disable=SC2086
 cp "$work/reversed.txt" "$work/kept/order.txt" # a list of somebody's, where distill writes its own
 check 'a list that is read is not replaced' sh -c "! '$distill' '$work/numbers' --student 'dense 3' --teacher '$work/rows.npy' --teacher-names '$work/kept/order.txt' \
     $one_setting --epochs 1 --seeds 1 --threads 1 --out '$work/kept' >'$work/said' 2>'$work/stderr'"
@@ -762,6 +761,7 @@ check 'are no class' grep -q '2 classes' "$work/said"
 check 'the test images are said to be taken out' grep -q 'no folder is for testing: 20 % of each class is kept for that' "$work/said"
 check 'one seed is no mean' sh -c "'$distill' '$work/two_classes' --student 'dense 2' --teacher 'dense 2' --validation 0.3 --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 \
     --out '$work/mine' >'$work/said' && grep -q '^  distilled  held-out accuracy [0-9.]* %, 1 seed ' '$work/said'"
+# shellcheck disable=SC2086
 check 'what a run has written another replaces' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting \
     --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out "$work/mine"
 refused 'the images are in' "$work/two_classes" --out "$work/two_classes"
