@@ -485,6 +485,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'write it with safetensors.torch.save_file' $fashion $out --teacher "$work/teacher.pt"
     # what a file is shows before any image is read
     refused 'is no safetensors file but of torch.save; write it with' "$work/missing" $out --teacher "$work/teacher.pt"
+    refused "of a checkpoint its ['model'] or ['state_dict'], of a whole module its .state_dict(); kept logits are" "$work/missing" $out --teacher "$work/teacher.pt"
     refused 'is no safetensors file but an .npz archive; write it with' "$work/missing" $out --teacher "$work/teacher.npz"
     refused "is no .npy file but an .npz archive; write the array with python3 -c" "$work/missing" $out --teacher "$work/npz.npy"
     refused 'is no valid ONNX file: it is cut off' "$work/missing" $out --teacher "$work/teacher.onnx"

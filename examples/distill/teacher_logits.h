@@ -69,9 +69,10 @@ static const advice advices[] = {
      {"write it with python3 -c \"import numpy, torch; numpy.save('logits.npy', torch.load('",
       "write it with safetensors.torch.save_file: python3 -c \"import torch; from safetensors.torch import "
       "save_file; save_file(torch.load('"},
-     {"', map_location='cpu').float().numpy())\"", "', map_location='cpu'), 'teacher.safetensors')\"; of a whole "
-                                                   "module, its .state_dict(); kept logits are read "
-                                                   "from .npy files, as numpy.save writes them"}},
+     {"', map_location='cpu').float().numpy())\"",
+      "', map_location='cpu'), 'teacher.safetensors')\"; of a checkpoint its ['model'] or ['state_dict'], of a "
+      "whole "
+      "module its .state_dict(); kept logits are read from .npy files, as numpy.save writes them"}},
     {FILE_NPZ,
      "an .npz archive",
      {"write the array with python3 -c \"import numpy; z = numpy.load('",
