@@ -443,6 +443,7 @@ KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int co
    mlld                 -     0.9          0.1          beta 1, gamma 1, temperatures 4 2 3 5 6
    cskd                 4     1            1
    ctkd                 15.6  0.9          0.1          warmup 10
+   custom               1     1            0            T: at which several teachers are averaged
    Logit standardisation was published with kl, standardise = 1, T = 2, soft_weight 9 and hard_weight 0.1. */
 #define KD_LOSSES(X)                                                                                               \
     X(KD_LOSS_AUTO, "auto")                                                                                        \
@@ -531,9 +532,10 @@ typedef struct kd_loss_batch {
 } kd_loss_batch;
 
 /* Returns the value, of which training takes the mean over batches: make it a mean over rows. A value or a gradient
-   that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch and, with
-   dot_delta, twice; it may not train, predict or close anything. Equal batches should get equal bits, or training
-   cannot be repeated. */
+   that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch, with
+   dot_delta twice, and for every step of an attack that has this loss; likewise by kd_loss, kd_attack and
+   kd_diagnose. It may call kd_loss, but not train, predict or close anything. Equal batches should get equal bits,
+   or training cannot be repeated. Labels are passed on as they are, whatever number they are. */
 typedef double (*kd_custom_loss_fn)(void *user, const kd_loss_batch *batch);
 
 #define KD_MAX_TEMPERATURES 8
@@ -1016,7 +1018,7 @@ KDDEF kd_result kd_workspace_predict(kd_workspace *w, const float *x, int n, flo
 KDDEF kd_result kd_workspace_predict_u8(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
 KDDEF kd_result kd_workspace_predict_u8_hwc(kd_workspace *w, const uint8_t *pixels, int n, float *logits);
 KDDEF size_t kd_workspace_bytes(const kd_workspace *w); /* what it has from the allocator */
-/* The same before there is one. Planning it takes some KB, for lists, which are given back. */
+/* The same before there is one. Planning it takes some KB, for lists, which are given back. Thread-safe. */
 KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t *bytes);
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
@@ -1407,7 +1409,8 @@ typedef enum kd_sparsity {
 
 /* How fast a layer learns. */
 typedef struct kd_layer_rate {
-    /* As its tensors are called: "fc" has "fc.weight", and "blocks.0" all that begins with "blocks.0."; "*": all */
+    /* As its tensors are called (kd_model_tensor_info): "fc" has "fc.weight" and "fc.bias", "blocks.0" all that
+       begins with "blocks.0.", and "fc.weight" is that alone; "*": all */
     const char *layer;
     float factor; /* 0 to 1e6, times the learning rate of the training */
 } kd_layer_rate;
@@ -5457,7 +5460,7 @@ KD__PRIVATE const kd__loss_info *kd__loss_look_up(kd_loss_kind kind)
         {KD_LOSS_MLLD,         KD__YES,   KD__NO,    2, 0, 0, 0,  4, 0.9, 0.9, 0.1, 1, 1, NULL, kd__soft_mlld},
         {KD_LOSS_CSKD,         KD__NO,    KD__EACH,  2, 0, 0, 1,  4, 0.9, 1, 1, 1, 1, NULL, kd__soft_cskd},
         {KD_LOSS_CTKD,         KD__YES,   KD__NO, 2, 0, 0, 0, 15.6211716, 0.9, 0.9, 0.1, 1, 1, kd__soft_ctkd, NULL},
-        {KD_LOSS_CUSTOM,       KD__MAYBE, KD__MAYBE, 1, 0, 0, 0,  4, 0.9, 1, 0, 1, 1, NULL, kd__soft_custom},
+        {KD_LOSS_CUSTOM,       KD__MAYBE, KD__MAYBE, 1, 0, 0, 0,  1, 0.9, 1, 0, 1, 1, NULL, kd__soft_custom},
     };
     /* clang-format on */
     for (i = 0; i < KD__COUNT(table) && table[i].kind != kind; ++i) {}
@@ -5685,6 +5688,7 @@ KD__PRIVATE kd_result kd__loss_check_labels(kd_ctx *kd, const char *where, const
     const int classes = desc->kind == KD_LOSS_BCE && cols == 1 ? 2 : cols;
     const int each = kd__loss_look_up(desc->kind)->labels == KD__EACH;
     int r;
+    if (desc->fn && desc->hard_weight == 0) return KD_OK; /* they may mean what they like */
     for (r = 0; r < rows; ++r) {
         if (labels[r] == KD_UNLABELLED && has_teacher && !each) continue;
         if (labels[r] == KD_UNLABELLED && each)
@@ -6083,6 +6087,7 @@ KD__PRIVATE kd_result kd__loss_of_rows(kd_ctx *kd, const kd_loss_desc *desc, con
     static const char where[] = "kd_loss";
     kd__loss_call call;
     kd_result result;
+    size_t room;
     double mean;
     if (!kd) return KD_ERR_ARGUMENT;
     result = kd__loss_check(kd, where, desc, teacher != NULL, labels || (desc && desc->soft_labels), cols);
@@ -6107,19 +6112,23 @@ KD__PRIVATE kd_result kd__loss_of_rows(kd_ctx *kd, const kd_loss_desc *desc, con
     call.cols = cols;
     call.soft_scale = call.hard_scale = 1;
     call.grad = grad;
-    call.room = kd__scratch(kd, kd__loss_room(kd, desc, rows, cols));
-    if (!call.room) return KD_ERR_MEMORY;
     if (grad == student) { /* a row is read before its gradient is written, but later there is no one to blame */
         result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result != KD_OK) return result;
     }
+    room = kd__loss_room(kd, desc, rows, cols);
+    call.room = desc->fn ? KD__NEW(kd, float, room) : kd__scratch(kd, room); /* fn may call kd_loss */
+    if (!call.room) return KD_ERR_MEMORY;
     mean = kd__loss_evaluate(kd, &call);
+    if (desc->fn) kd__free(kd, call.room);
     if (!kd__is_finite(mean)) {
         if (grad != student) result = kd__check_finite(kd, where, "the student", student, rows, cols);
         if (result == KD_OK && teacher) result = kd__check_finite(kd, where, "the teacher", teacher, rows, cols);
         if (result == KD_OK && desc->soft_labels)
             result = kd__check_finite(kd, where, "soft_labels", desc->soft_labels, rows, cols);
-        if (result == KD_OK) result = kd__fail(kd, KD_ERR_NOT_FINITE, "%s: the loss overflows", where);
+        if (result == KD_OK)
+            result = kd__fail(kd, KD_ERR_NOT_FINITE, "%s: the loss %s", where,
+                              desc->fn ? "that fn returns, or its gradient, is not finite" : "overflows");
         return result;
     }
     *value = mean;
@@ -6504,7 +6513,8 @@ KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
    >>layers    what layers share; activations, flatten, prompt, quant, dropout
    uses: graph, losses, parallel, random
    A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
-   of its two passes. Adding one means writing its functions here and its row at the end of the section.
+   of its two passes. Adding one means writing its functions, here or in a section that follows, and its row in
+   >>kinds.
    ============================================================================================================ */
 
 enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
@@ -7532,7 +7542,7 @@ KD__PRIVATE kd_result kd__conv_build(kd__draft *d, kd__node *n)
 /* ---- Winograd's convolution ------------------------------------------------------------------------------ */
 
 /* Convolutions of 3 x 3 taps and stride 1 can do with 36 multiplications for 16 outputs instead of 144: tiles of
-   4 x 4 outputs, and the 6 x 6 pixels under each, are turned into 36 planes (>>kernels), and those are multiplied
+   4 x 4 outputs, and the 6 x 6 pixels under each, are turned into 36 planes (>>windows), and those are multiplied
    with the planes of the weights, a matrix product each. As many tiles are worked on together as leave their
    planes in the second-level cache. The gradient of the weights is summed over a chunk as planes. */
 
@@ -8378,11 +8388,11 @@ KD__PRIVATE void kd__norm_forward_join(const kd__run *r, const kd__node *n, kd__
 }
 
 /* The first batchnorm that sees a single value a channel where a batch has a single sample: its output would be the
-   same whatever the input is, and the variance 0. NULL: none. */
-KD__PRIVATE const kd__node *kd__norm_lone(const kd_model *m)
+   same whatever the input is, and the variance 0. Looked for from node `first` on; NULL: none. */
+KD__PRIVATE const kd__node *kd__norm_lone(const kd_model *m, int first)
 {
     int i;
-    for (i = 0; i < m->node_count; ++i) {
+    for (i = first; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__shape *s = &m->values[n->in].shape;
         if (n->param[2] >= 0 && (s->flat || s->h * s->w == 1)) return n;
@@ -8585,7 +8595,7 @@ KD__PRIVATE void kd__tree_forward_prepare(const kd__run *r, const kd__node *n, k
 {
     const kd__soft_tree t = kd__tree_of(r, n, s.worker);
     kd__tree_leaves(r, n, &t, 1, t.log_q);
-    if (kd__learns(r, n)) kd__tree_leaves(r, n, &t, 0, t.q);
+    if (r->training) kd__tree_leaves(r, n, &t, 0, t.q);
 }
 
 /* The probability, or its logarithm, with which each node is chosen by its parent: 1 - p and p are the softmax of
@@ -8671,7 +8681,7 @@ KD__PRIVATE void kd__tree_backward_sample(const kd__run *r, const kd__soft_tree 
         r->k->add(t->leaves, t->row, t->grad + t->inner, KD__IDENTITY, 0, t->grad + t->inner);
         if (dphi) r->k->add(t->leaves, t->row, dphi + c * t->leaves, KD__IDENTITY, 0, dphi + c * t->leaves);
     }
-    if (dphi && !r->bare) kd__tree_penalise(r, t, log_p);
+    if (r->training && !r->bare) kd__tree_penalise(r, t, log_p);
     for (j = t->nodes - 1; j > 0; --j) t->grad[(j - 1) / 2] += t->grad[j];
 }
 
@@ -8685,7 +8695,7 @@ KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span
     int i, j;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *a = kd__slot_at(&r->act[n->in], s, i);
-        float *da = kd__slot_at(&r->grad[n->in], s, i);
+        float *da = kd__needs_grad(r, n->in) ? kd__slot_at(&r->grad[n->in], s, i) : NULL;
         if (learns && i == s.chunk * r->chunk) {
             memset(dbeta, 0, r->model->params[n->param[0]].size * sizeof *dbeta);
             memset(dphi, 0, r->model->params[n->param[1]].size * sizeof *dphi);
@@ -8696,7 +8706,7 @@ KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span
         for (j = 0; j < t.inner; ++j) {
             const float dz = t.grad[2 * j + 2] * t.branch[2 * j + 1] - t.grad[2 * j + 1] * t.branch[2 * j + 2];
             if (dbeta) dbeta[j] += dz * a[j];
-            da[j] = dz * t.beta[j]; /* nobody else reads the filters */
+            if (da) da[j] = dz * t.beta[j]; /* nobody else reads the filters */
         }
     }
 }
@@ -8705,7 +8715,7 @@ KD__PRIVATE void kd__tree_backward(const kd__run *r, const kd__node *n, kd__span
 KD__PRIVATE void kd__tree_backward_join(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__soft_tree t = kd__tree_of(r, n, 0);
-    const int chunks = (s.count + r->chunk - 1) / r->chunk;
+    const int chunks = kd__learns(r, n) ? (s.count + r->chunk - 1) / r->chunk : 0;
     int c, l;
     for (s.chunk = 0; s.chunk < chunks; ++s.chunk) {
         float *dphi = kd__partial(r, n->param[1], s);
@@ -12935,7 +12945,8 @@ KD__PRIVATE void kd__plan_step(kd__step *steps, int *count, const kd__phase *pha
 KD__PRIVATE void kd__plan_phases(const kd__run *r, kd__step *steps, int *count, const kd__phase *phases,
                                  const kd__node *n, int first_kind, int last_kind)
 {
-    const int mode = r->training && !r->plan[n - r->model->nodes].frozen ? KD__TRAINING : KD__EVALUATION;
+    const int still = r->plan[n - r->model->nodes].frozen && n->param[2] >= 0; /* statistics that stay */
+    const int mode = r->training && !still ? KD__TRAINING : KD__EVALUATION;
     int i;
     for (i = 0; i < 4 && phases[i].fn; ++i) {
         if (phases[i].kind >= first_kind && phases[i].kind <= last_kind && (phases[i].mode & mode))
@@ -13572,14 +13583,19 @@ KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t
     kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 1};
     kd__run *run;
     kd_result result;
+    size_t sum;
     if (!m) return KD_ERR_ARGUMENT;
     if (!bytes) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: bytes must not be NULL", where);
     result = kd__capacity_check(m, where, capacity);
     if (result == KD_OK) result = kd__run_open_for(m, &desc, capacity, &run);
     if (result != KD_OK) return result;
-    *bytes = kd__plus(kd__plus(kd__run_bytes(run), sizeof(kd_workspace) + KD__BLOCK_EXTRA),
-                      kd__plus(kd__times(kd__workspace_pixels(m, capacity), sizeof(float)), KD__BLOCK_EXTRA));
+    sum = kd__plus(kd__plus(kd__run_bytes(run), sizeof(kd_workspace) + KD__BLOCK_EXTRA),
+                   kd__plus(kd__times(kd__workspace_pixels(m, capacity), sizeof(float)), KD__BLOCK_EXTRA));
     kd__run_close(run);
+    if (sum == SIZE_MAX)
+        return kd__fail(m->kd, KD_ERR_MEMORY, "%s: a workspace for %d samples does not fit in memory", where,
+                        capacity);
+    *bytes = sum;
     return KD_OK;
 }
 
@@ -16183,6 +16199,14 @@ KD__PRIVATE int kd__rate_freezes(const kd_train_desc *d, const kd_model *m, cons
     return frozen && !learns;
 }
 
+/* The first batchnorm to which a sample left alone would teach that nothing varies; frozen ones learn nothing. */
+KD__PRIVATE const kd__node *kd__rates_lone(const kd_model *m, const kd_train_desc *d)
+{
+    const kd__node *lone = kd__norm_lone(m, 0);
+    while (lone && kd__rate_freezes(d, m, lone)) lone = kd__norm_lone(m, (int)(lone - m->nodes) + 1);
+    return lone;
+}
+
 KD__PRIVATE kd_result kd__rates_check(const kd_model *m, const kd_train_desc *d)
 {
     static const char where[] = "kd_train";
@@ -16486,8 +16510,9 @@ KD__PRIVATE void kd__slim(const kd_model *m, const kd_train_desc *d, float lambd
     for (i = 0; i < m->node_count && lambda > 0; ++i) {
         const kd__param *p;
         const float *g;
-        if (!kd__is_norm(&m->nodes[i]) || kd__rate_freezes(d, m, &m->nodes[i])) continue;
+        if (!kd__is_norm(&m->nodes[i])) continue;
         p = &m->params[m->nodes[i].param[0]];
+        if (kd__rate_of(d, p) == 0) continue;
         g = m->weights + p->offset;
         for (c = 0; c < (int)p->size; ++c)
             grads[p->offset + (size_t)c] += g[c] > 0 ? lambda : g[c] < 0 ? -lambda : 0;
@@ -18940,6 +18965,12 @@ KD__PRIVATE int kd__trainer_uses_teacher(const kd_loss_desc *loss)
     return kd__loss_look_up(loss->kind)->teacher != KD__NO && !loss->to_targets;
 }
 
+/* Whether a loss is given labels: one that has a use for them, where there are any. */
+KD__PRIVATE int kd__trainer_is_labelled(const kd_trainer *t, const kd_loss_desc *loss)
+{
+    return kd__loss_uses_labels(loss) && (!loss->fn || loss->task || t->has_labels);
+}
+
 /* One of the losses: what it is where that was left open, and whether it can be computed. */
 KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
 {
@@ -19069,7 +19100,8 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                                            kd__trainer_columns(t, &t->losses[i]));
     }
     for (i = 0; i < t->loss_count; ++i)
-        apart &= t->losses[i].kind == KD_LOSS_BCE || !kd__loss_uses_labels(&t->losses[i]);
+        apart &= t->losses[i].kind == KD_LOSS_BCE || (t->losses[i].fn && t->losses[i].hard_weight == 0) ||
+                 !kd__loss_uses_labels(&t->losses[i]);
     if (result == KD_OK && data->soft_labels)
         result = kd__check_soft_labels(t->kd, where, data->soft_labels, data->count, data->classes, apart);
     return result;
@@ -19121,7 +19153,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
         t->theta[i] = 1; /* of Li et al. */
         result = kd__trainer_loss(t, &t->losses[i]);
         if (result != KD_OK) return result;
-        t->uses_labels |= kd__loss_uses_labels(&t->losses[i]);
+        t->uses_labels |= kd__trainer_is_labelled(t, &t->losses[i]);
         uses_teacher |= kd__trainer_uses_teacher(&t->losses[i]);
         ++t->inputs[t->losses[i].inputs];
     }
@@ -19273,7 +19305,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     if (t->validation_count > 0 && d->cache && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: the cached images of mixup have held-out ones blended in; use validation_data", where);
-    lone = kd__norm_lone(t->m);
+    lone = kd__rates_lone(t->m, d);
     t->lone |= lone != NULL || kd__features_lone(&t->features);
     if (t->lone && KD__MIN(d->batch, t->train_count) == 1)
         return kd__fail(
@@ -19608,7 +19640,8 @@ KD__PRIVATE double kd__gradient_norm(const kd_trainer *t, const float *grads, co
     for (pass = 0; pass < 2; ++pass) {
         for (i = 0; i < t->m->param_count; ++i) {
             const kd__param *p = &t->m->params[i];
-            if (p->trained) sum += kd__count_squares(grads + p->offset, p->size, unit, &largest);
+            if (p->trained && !(t->optim.factor && t->optim.factor[i] == 0))
+                sum += kd__count_squares(grads + p->offset, p->size, unit, &largest);
         }
         sum += kd__count_squares(feature_grads, t->features.param_count, unit, &largest);
         if (!(largest > 0)) return 0;
@@ -19804,8 +19837,8 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
         kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         call.teacher = t->targets;
     }
-    call.labels = t->feed.soft ? NULL : t->feed.labels;
-    call.soft_labels = kd__loss_uses_labels(&desc) ? t->feed.soft : NULL;
+    call.labels = t->feed.soft || (desc.fn && !kd__trainer_is_labelled(t, &desc)) ? NULL : t->feed.labels;
+    call.soft_labels = kd__trainer_is_labelled(t, &desc) ? t->feed.soft : NULL;
     call.rows = b->n;
     call.cols = t->outputs;
     call.soft_scale = call.hard_scale = kd__trainer_weight(t, index);
@@ -20040,7 +20073,7 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
     for (i = 0; i < 2; ++i) {
         if (!t->runs[i]) continue;
         kd__run_steps(t->runs[i], t->runs[i]->commit, t->runs[i]->commit_steps);
-        ++t->m->batches_seen;
+        if (!t->frozen || t->runs[i]->commit_steps > 0) ++t->m->batches_seen;
     }
     if (t->ema_weights && t->at.step > updates) kd__trainer_ema(t);
     if (t->at.images == 0) kd__record_preprocessing(t->m, t->data->channels, t->data->mean, t->data->std);
@@ -20171,7 +20204,7 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         const double weight = t->loss_weights[i];
         double soft, hard, last_soft, last_hard;
         char ramp[64] = "", head[64] = "";
-        if (kd__loss_look_up(loss.kind)->teacher == KD__MAYBE && t->source == KD__TEACHER_NONE) continue;
+        if (loss.kind == KD_LOSS_BCE && t->source == KD__TEACHER_NONE) continue;
         if (loss.kind == KD_LOSS_CE) continue;
         kd__loss_effect(&loss, 1, kd__trainer_columns(t, &loss), &soft, &hard);
         kd__loss_effect(&last, 1, kd__trainer_columns(t, &last), &last_soft, &last_hard);
@@ -20382,7 +20415,7 @@ KD__PRIVATE kd_result kd__peer_open(kd__peer *p, kd_model *const *models, int co
     kd_train_desc d = *desc;
     kd_result result = KD_OK;
     int j, lone = 0; /* all have the same batches */
-    for (j = 0; j < count; ++j) lone |= kd__norm_lone(models[j]) != NULL;
+    for (j = 0; j < count; ++j) lone |= kd__rates_lone(models[j], desc) != NULL;
     for (j = 0; j < count - 1; ++j) p->others[j] = models[j < i ? j : j + 1];
     if (count == 2) {
         d.teacher = p->others[0];
@@ -20864,7 +20897,7 @@ KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
 
 KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_desc *desc)
 {
-    const int joined = kd__norm_joins(kd__norm_lone(d->m) != NULL, d->data->count, desc->batch);
+    const int joined = kd__norm_joins(kd__norm_lone(d->m, 0) != NULL, d->data->count, desc->batch);
     const int batch = KD__MIN(desc->batch, d->data->count) + joined;
     const size_t outputs = (size_t)d->outputs, weights = d->m->weight_count + 1;
     const kd_data *data = d->data;
@@ -21033,12 +21066,12 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
         result = kd__check_soft_labels(d->kd, where, d->data->soft_labels, d->data->count, d->outputs,
                                        d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE);
     if (result != KD_OK) return result;
-    if (kd__norm_lone(d->m) && KD__MIN(desc->batch, d->data->count) == 1)
+    if (kd__norm_lone(d->m, 0) && KD__MIN(desc->batch, d->data->count) == 1)
         return kd__fail(
             d->kd, KD_ERR_ARGUMENT,
             "%s: batch normalisation \"%.60s\" sees one value a channel, whose variance is 0, in a batch "
             "of one sample; it takes a batch and data of 2 or more",
-            where, kd__norm_lone(d->m)->name);
+            where, kd__norm_lone(d->m, 0)->name);
     *hard = kd_loss_defaults(to_targets                                          ? KD_LOSS_MSE
                              : d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE
                                                                                  : KD_LOSS_CE);
@@ -21343,6 +21376,7 @@ KD__PRIVATE kd_result kd__prune_taylor(kd__pruner *p)
     d.uncertainty = d.patience = 0;
     d.slimming = 0;
     d.sparsity = KD_SPARSITY_NONE;
+    d.rates = NULL, d.rate_count = 0;
     d.validation_data = NULL;
     d.keep = KD_KEEP_LAST;
     d.on_step = NULL, d.on_epoch = NULL;

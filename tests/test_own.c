@@ -272,6 +272,112 @@ static void test_frozen_elsewhere(void **state)
     kd_close(kd);
 }
 
+/* Of every model and way to train: where a single tensor learns, it learns what it does among all others. */
+static void check_single(kd_ctx *kd, school *s, const char *line, int how)
+{
+    const char *what = strstr(line, "tree") ? "low" : strstr(line, "patch") ? "b.0" : "0";
+    kd_model *full, *base = create(kd, line), *prepared, *teacher = create(kd, line);
+    kd_train_desc d = options();
+    kd_feature_loss f = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    kd_loss_desc losses[2];
+    int t, j;
+    d.epochs = 1, d.batch = COUNT / 2, d.accumulate = 2, d.shuffle = 0; /* one update */
+    s->data.teacher_logits = how == 1 ? s->teacher_logits : NULL;
+    if (how == 1) d.dot_delta = 0.05f;
+    losses[0] = losses[1] = kd_loss_defaults(KD_LOSS_CE);
+    losses[1].inputs = KD_INPUTS_ADVERSARIAL;
+    if (how == 2) d.losses = losses, d.loss_count = 2, d.attack.steps = 2, d.uncertainty = 1;
+    f.student = f.teacher = what;
+    if (how == 3) d.teacher = teacher, d.features = &f, d.feature_count = 1;
+    if (how == 4)
+        d.optimizer = KD_ADAMW, d.weight_decay = 0.1f, d.ema = 0.5f, d.max_norm = 0.3f, d.slimming = 1e-3f;
+    if (how == 5) {
+        assert_ok(kd, kd_model_prepare_int8(base, &s->data, NULL, &prepared));
+        kd_model_destroy(base);
+        base = prepared;
+    }
+    assert_ok(kd, kd_model_clone(base, &full));
+    assert_ok(kd, kd_train(full, &s->data, &d));
+    for (t = 0; t < base->param_count; ++t) {
+        kd_layer_rate rates[2] = {{"*", 0}, {NULL, 1}};
+        kd_model *m;
+        if (!base->params[t].trained || strstr(base->params[t].name, "norm")) continue;
+        rates[1].layer = base->params[t].name;
+        d.rates = rates, d.rate_count = 2;
+        assert_ok(kd, kd_model_clone(base, &m));
+        assert_ok(kd, kd_train(m, &s->data, &d));
+        for (j = 0; j < m->param_count; ++j) {
+            const kd_model *as = j == t ? full : base;
+            if (memcmp(kd__param_stored(m, &m->params[j]), kd__param_stored(as, &as->params[j]),
+                       m->params[j].size * sizeof(float)) != 0)
+                fail_msg("%s, way %d: where only %s learns, %s is not as %s", line, how, rates[1].layer,
+                         m->params[j].name, j == t ? "among all" : "it was");
+        }
+        kd_model_destroy(m);
+    }
+    kd_model_destroy(full);
+    kd_model_destroy(base);
+    kd_model_destroy(teacher);
+    s->data.teacher_logits = NULL;
+}
+
+static void test_single_tensors(void **state)
+{
+    static const char *const lines[] = {
+        "2x6x6: patch 3 8, classtoken, disttoken, position, droppath 0.2, b: encoder 1 2, head: disthead 3",
+        "2x6x6: low: dense 6, tanh, tree: softtree 2 3 penalty=2",
+        "2x6x6: conv 3 3 pad=1, gelu, residual(conv 5 3 pad=1, relu, depthwise 3 pad=1, conv 5 3 pad=1), relu6, "
+        "avgpool 2, dropout 0.3, dense 7, silu, dense 3",
+        "2x6x6: residual(conv 4 3 stride=2 pad=1, residual(conv 4 3 pad=1, hardswish)), leakyrelu, gap, dense 3"};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 2);
+    school s;
+    int line, how;
+    (void)state;
+    school_open(&s);
+    for (line = 0; line < KD__COUNT(lines); ++line) {
+        for (how = 0; how < 6; ++how) check_single(kd, &s, lines[line], how);
+    }
+    school_close(&s);
+    kd_close(kd);
+}
+
+/* What stays counts in nothing: not in the norm that clips, and a batchnorm that is frozen takes a lone sample. */
+static void test_frozen_counts_not(void **state)
+{
+    static const kd_layer_rate alone[] = {{"*", 0}, {"3.bias", 1}}, norm[] = {{"1", 0}};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_train_desc d = options();
+    kd_model *m = create(kd, "2x6x6: dense 4, relu, dense 3"), *start;
+    kd_step_info info;
+    kd_trainer *t;
+    double squares = 0;
+    school s;
+    int j;
+    (void)state;
+    school_open(&s);
+    assert_ok(kd, kd_model_clone(m, &start));
+    d.epochs = 1, d.batch = COUNT, d.lr = 1, d.momentum = 0, d.clip_norm = 100;
+    d.rates = alone, d.rate_count = 2;
+    assert_ok(kd, kd_trainer_open(m, &s.data, &d, &t));
+    assert_ok(kd, kd_trainer_step(t, &info));
+    kd_trainer_close(t);
+    for (j = 0; j < (int)m->weight_count; ++j)
+        squares += ((double)m->weights[j] - (double)start->weights[j]) *
+                   ((double)m->weights[j] - (double)start->weights[j]);
+    assert_near(info.gradient_norm, sqrt(squares), 1e-5);
+    kd_model_destroy(start);
+    kd_model_destroy(m);
+    m = create(kd, "2x6x6: flatten, batchnorm, relu, dense 3");
+    d = options(), d.batch = 1;
+    assert_fails(kd, kd_train(m, &s.data, &d), KD_ERR_ARGUMENT, "batch must be 2 or more");
+    d.rates = norm, d.rate_count = 1;
+    assert_ok(kd, kd_train(m, &s.data, &d));
+    assert_int_equal(m->batches_seen, 0);
+    kd_model_destroy(m);
+    school_close(&s);
+    kd_close(kd);
+}
+
 /* Losses on features of frozen layers teach what they still can; nobody else notices. */
 static void test_features_of_frozen(void **state)
 {
@@ -467,6 +573,94 @@ static void test_training_by_own(void **state)
     kd_close(kd);
 }
 
+/* Made of the library's losses; and what else may call one. */
+static double nested_loss(void *user, const kd_loss_batch *b)
+{
+    kd_loss_desc d = kd_loss_defaults(b->teacher ? KD_LOSS_MLLD : KD_LOSS_TFKD);
+    double value = 0;
+    if (kd_loss((kd_ctx *)user, &d, b->student, b->teacher, b->labels, b->rows, b->cols, b->grad, &value) != KD_OK)
+        return (double)NAN;
+    return value;
+}
+
+static void test_nested(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 2);
+    kd_loss_desc custom = kd_loss_defaults(KD_LOSS_CUSTOM), mlld = kd_loss_defaults(KD_LOSS_MLLD);
+    float grad[2][COUNT * CLASSES];
+    double value[2];
+    kd_train_desc d = options();
+    kd_model *m[2];
+    school s;
+    int i;
+    (void)state;
+    school_open(&s);
+    custom.fn = nested_loss, custom.user = kd;
+    assert_ok(kd, kd_loss(kd, &mlld, s.x, s.teacher_logits, s.labels, COUNT, CLASSES, grad[0], &value[0]));
+    assert_ok(kd, kd_loss(kd, &custom, s.x, s.teacher_logits, s.labels, COUNT, CLASSES, grad[1], &value[1]));
+    assert_near(value[1], value[0], 1e-12);
+    for (i = 0; i < COUNT * CLASSES; ++i) assert_near(grad[1][i], grad[0][i], 1e-6);
+    s.data.teacher_logits = s.teacher_logits;
+    for (i = 0; i < 2; ++i) {
+        m[i] = create(kd, net);
+        d.loss = i ? custom : mlld;
+        assert_ok(kd, kd_train(m[i], &s.data, &d));
+    }
+    for (i = 0; i < (int)m[0]->weight_count; ++i) assert_near(m[1]->weights[i], m[0]->weights[i], 1e-4);
+    for (i = 0; i < 2; ++i) kd_model_destroy(m[i]);
+    school_close(&s);
+    kd_close(kd);
+}
+
+/* The logit of a single output against labels 0 and 1, and labels that are no classes. */
+static double single_loss(void *user, const kd_loss_batch *b)
+{
+    double sum = 0;
+    int r;
+    (void)user;
+    for (r = 0; r < b->rows; ++r) {
+        const double far = (double)b->student[r] - b->labels[r];
+        sum += far * far / b->rows;
+        b->grad[r] = (float)(2 * far / b->rows);
+    }
+    return sum;
+}
+
+static void test_labels_of_own(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_train_desc d = options();
+    kd_model *m = create(kd, "2x6x6: dense 1"), *teacher = create(kd, net), *student = create(kd, net);
+    kd_loss_desc loss = kd_loss_defaults(KD_LOSS_CUSTOM);
+    float logits[3] = {1, 2, 3}, grad[3];
+    static const int32_t far[3] = {7, -4, 1000};
+    double value;
+    school s;
+    own o;
+    int i;
+    (void)state;
+    school_open(&s);
+    loss.fn = single_loss;
+    assert_ok(kd, kd_loss(kd, &loss, logits, NULL, far, 3, 1, grad, &value));
+    assert_near(value, (36 + 36 + 997.0 * 997) / 3, 1e-6);
+    for (i = 0; i < COUNT; ++i) s.labels[i] = i % 2;
+    s.data.classes = 2;
+    d.loss = loss, d.epochs = 20, d.lr = 0.005f;
+    assert_ok(kd, kd_train(m, &s.data, &d));
+    d = options(), d.loss = own_desc(&o), d.teacher = teacher, d.augment.mixup = 0.3f;
+    s.data.labels = NULL, s.data.classes = 0; /* and without any there are none */
+    assert_ok(kd, kd_train(student, &s.data, &d));
+    assert_true(o.calls > 0 && o.labels == 0 && o.soft == 0 && o.teachers == o.calls);
+    d.augment.mixup = 0, d.dot_delta = 0.05f, d.loss = own_desc(&o);
+    assert_ok(kd, kd_train(student, &s.data, &d));
+    assert_int_equal(o.calls, 2 * 2 * 5);
+    kd_model_destroy(student);
+    kd_model_destroy(teacher);
+    kd_model_destroy(m);
+    school_close(&s);
+    kd_close(kd);
+}
+
 static void test_own_refused(void **state)
 {
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
@@ -611,10 +805,14 @@ int main(void)
         cmocka_unit_test(test_gradient_through_frozen),
         cmocka_unit_test(test_factors),
         cmocka_unit_test(test_frozen_elsewhere),
+        cmocka_unit_test(test_single_tensors),
+        cmocka_unit_test(test_frozen_counts_not),
         cmocka_unit_test(test_features_of_frozen),
         cmocka_unit_test(test_rates_refused),
         cmocka_unit_test(test_own_as_the_librarys),
         cmocka_unit_test(test_training_by_own),
+        cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_labels_of_own),
         cmocka_unit_test(test_own_refused),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_layers_refused),

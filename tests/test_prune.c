@@ -550,6 +550,7 @@ static void test_taylor(void **state)
 static void test_taylor_repeats(void **state)
 {
     enum { COUNT = 50 };
+    const kd_layer_rate frozen = {"0", 0};
     uint64_t hashes[2];
     int threads, i;
     (void)state;
@@ -571,6 +572,10 @@ static void test_taylor_repeats(void **state)
         assert_true(kd_model_hash(m) == before);
         assert_int_equal(small->values[1].shape.c, 8);
         hashes[threads - 1] = kd_model_hash(small);
+        kd_model_destroy(small);
+        train.rates = &frozen, train.rate_count = 1; /* is no reason to lose channels */
+        assert_ok(kd, kd_model_prune(m, &d, &small));
+        assert_true(kd_model_hash(small) == hashes[threads - 1]);
         d.train = NULL;
         kd_model_destroy(small);
         assert_ok(kd, kd_model_prune(m, &d, &small));
