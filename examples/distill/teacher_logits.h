@@ -71,8 +71,7 @@ static const advice advices[] = {
       "save_file; save_file(torch.load('"},
      {"', map_location='cpu').float().numpy())\"",
       "', map_location='cpu'), 'teacher.safetensors')\"; of a checkpoint its ['model'] or ['state_dict'], of a "
-      "whole "
-      "module its .state_dict(); kept logits are read from .npy files, as numpy.save writes them"}},
+      "whole module its .state_dict(); kept logits are read from .npy files, as numpy.save writes them"}},
     {FILE_NPZ,
      "an .npz archive",
      {"write the array with python3 -c \"import numpy; z = numpy.load('",
