@@ -6318,8 +6318,9 @@ struct kd__run {
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
     int training;      /* statistics of the batch, dropout, gradients of the weights */
-    int sought; /* in evaluation mode, the value whose gradient is wanted; in training, the first whose gradient
-                          some weight that learns needs; -1: none, and in training all */
+    /* In evaluation mode, the value whose gradient is wanted; in training, the first whose gradient some weight that
+       learns needs; -1: none, and in training all. */
+    int sought;
     int has_backward;
     int capacity;
     int chunk, block;     /* samples */
@@ -6513,8 +6514,8 @@ KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
    >>layers    what layers share; activations, flatten, prompt, quant, dropout
    uses: graph, losses, parallel, random
    A layer is a row of kd__layer_types: its word, its arguments, how it is built (shapes, parameters) and the phases
-   of its two passes. Adding one means writing its functions, here or in a section that follows, and its row in
-   >>kinds.
+   of its two passes. Adding one means writing its functions, here or in a section that follows, and its row, in
+   the last of them (>>kinds).
    ============================================================================================================ */
 
 enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
