@@ -6318,8 +6318,8 @@ struct kd__run {
     const kd_model *model;
     kd_model *trained; /* the same model where it may be changed, else NULL */
     int training;      /* statistics of the batch, dropout, gradients of the weights */
-    /* In evaluation mode, the value whose gradient is wanted; in training, the first whose gradient some weight that
-       learns needs; -1: none, and in training all. */
+    /* In evaluation mode, the value whose gradient is wanted; in training, the first whose gradient some weight
+       that learns needs; -1: none, and in training all. */
     int sought;
     int has_backward;
     int capacity;
