@@ -6178,6 +6178,9 @@ enum { KD__PANELS, KD__TAPS, KD__VECTOR };
    with KD_INIT_PYTORCH (its bias, too), normal with deviation 0.02 within two of them, or with 1e-6. */
 enum { KD__START_LINE, KD__START_PYTORCH, KD__START_TRUNC, KD__START_TINY };
 
+/* Where a tensor's numbers are: among the model's weights or state, or the int8 weights of a product alone. */
+enum { KD__HERE, KD__INTEGERS };
+
 typedef struct kd__param {
     char *name; /* PyTorch's: "0.weight" */
     int rank;
@@ -6188,6 +6191,8 @@ typedef struct kd__param {
     int start;                       /* KD__START_...: first numbers */
     int summed;                      /* its gradient is summed chunk by chunk, at partial in kd__run.partials */
     int rounded;                     /* a weight or bias that runs use as int8 and int32 would have it */
+    int away;                        /* KD__HERE, or where its numbers are instead */
+    int node;                        /* KD__INTEGERS: of this node of kd_model.quant */
     size_t partial;
 } kd__param;
 
@@ -6505,9 +6510,76 @@ KD__PRIVATE void kd__param_copy(const kd__kernels *k, const kd__param *p, float 
     kd__walk_copy(&w, stored, plain, kd__param_count(p), to_plain);
 }
 
+/* Of a tensor that is here. */
 KD__PRIVATE float *kd__param_stored(const kd_model *m, const kd__param *p)
 {
     return (p->trained ? m->weights : m->state) + p->offset;
+}
+
+/* Gives each tensor that is here its place. */
+KD__PRIVATE void kd__model_place(kd_model *m)
+{
+    int i;
+    m->weight_count = m->state_count = 0;
+    for (i = 0; i < m->param_count; ++i) {
+        kd__param *p = &m->params[i];
+        size_t *total = p->trained ? &m->weight_count : &m->state_count;
+        if (p->away) continue;
+        p->offset = *total;
+        *total = kd__plus(*total, kd__times(kd__plus(p->size, 15) / 16, 16));
+    }
+}
+
+/* A tensor that is read in PyTorch's order, wherever its numbers are. */
+typedef struct kd__reading {
+    const kd_model *m;
+    kd__walk walk;
+    int64_t done;
+} kd__reading;
+
+KD__PRIVATE kd__reading kd__read_begin(const kd_model *m, const kd__param *p)
+{
+    kd__reading r;
+    r.m = m;
+    r.walk = kd__walk_begin(m->kd->k, p);
+    r.done = 0;
+    return r;
+}
+
+KD__PRIVATE void kd__quant_read(const kd_model *m, const kd__param *p, int64_t first, int64_t count, float *plain);
+
+/* The next `count` numbers. */
+KD__PRIVATE void kd__read_next(kd__reading *r, float *plain, int64_t count)
+{
+    const kd__param *p = r->walk.p;
+    if (p->away == KD__INTEGERS)
+        kd__quant_read(r->m, p, r->done, count, plain);
+    else
+        kd__walk_copy(&r->walk, kd__param_stored(r->m, p), plain, count, 1);
+    r->done += count;
+}
+
+/* A whole tensor. */
+KD__PRIVATE void kd__param_read(const kd_model *m, const kd__param *p, float *plain)
+{
+    kd__reading r = kd__read_begin(m, p);
+    kd__read_next(&r, plain, kd__param_count(p));
+}
+
+enum { KD__PLAIN = 256 }; /* numbers in PyTorch's order that are looked at in one go */
+
+KD__PRIVATE int kd__param_finite(const kd_model *m, const kd__param *p)
+{
+    kd__reading r = kd__read_begin(m, p);
+    float plain[KD__PLAIN];
+    int64_t left, now;
+    if (!p->away) return m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(m, p));
+    for (left = kd__param_count(p); left > 0; left -= now) {
+        now = KD__MIN(left, (int64_t)KD__PLAIN);
+        kd__read_next(&r, plain, now);
+        if (!m->kd->k->all_finite((ptrdiff_t)now, plain)) return 0;
+    }
+    return 1;
 }
 
 /* ============================================================================================================
@@ -6570,14 +6642,13 @@ KD__PRIVATE int kd__draft_value(kd__draft *d, int c, int h, int w, int flat, int
     return m->value_count++;
 }
 
-/* Fixes size and place of a parameter whose layout is set; n is the node it belongs to. Its name is the node's and,
+/* Fixes the size of a parameter whose layout is set; n is the node it belongs to. Its name is the node's and,
    behind a dot, the suffix; nothing follows if that is empty, and no dot stands before one that begins with "_". */
 KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suffix, kd__param p)
 {
     kd_model *m = d->m;
     const size_t rows = (size_t)p.c * (size_t)p.h * (size_t)p.w;
     const size_t length = strlen(n->name) + strlen(suffix) + 2;
-    size_t *total = p.trained ? &m->weight_count : &m->state_count;
     void *list = kd__grow(d->kd, m->params, m->param_count, &m->param_capacity, sizeof p);
     if (!list) return -1;
     m->params = (kd__param *)list;
@@ -6590,8 +6661,6 @@ KD__PRIVATE int kd__draft_param(kd__draft *d, const kd__node *n, const char *suf
     } else {
         p.size = rows;
     }
-    p.offset = *total;
-    *total = kd__plus(*total, kd__times(kd__plus(p.size, 15) / 16, 16));
     p.partial = m->summed_count;
     if (p.summed) m->summed_count = kd__plus(m->summed_count, kd__times(kd__plus(p.size, 15) / 16, 16));
     m->params[m->param_count] = p;
@@ -10929,19 +10998,19 @@ typedef struct kd__quant_node {
     int op;
     int out; /* the value that it writes, beyond the activation and the quant layer behind it */
     /* KD__QUANT_PRODUCT. The weights of an output in the order (h, w, c), where PyTorch has (c, h, w): of output o
-       the weight PyTorch calls [o, c, y, x] is at ((o * h + y) * w + x) * c_count + c, with h, w and c of kd__param
-       (depthwise: c_count 1; a dense layer behind a flattened image has that image's c, h, w) */
+       the weight PyTorch calls [o, c, y, x] is number (y * w + x) * c_count + c, with h, w and c of kd__param
+       (depthwise: c_count 1; a dense layer behind a flattened image has that image's c, h, w): kd__quant_weight */
     int outputs, depth;
-    int8_t *weight; /* (outputs, depth) */
-    int32_t *bias;  /* (outputs); 0 without one */
-    float *scale;   /* (outputs): of the weights */
-    float *factor;  /* (outputs), or see above */
-    int act;        /* KD__IDENTITY to KD__LEAKYRELU */
+    int32_t *bias; /* (outputs); 0 without one */
+    float *scale;  /* (outputs): of the weights */
+    float *factor; /* (outputs), or see above */
+    int act;       /* KD__IDENTITY to KD__LEAKYRELU */
     float act_arg;
     float low, high; /* of t, before the zero is added */
     uint8_t *table;  /* (256) */
     /* what the kernels read */
     int groups, segs, run; /* kd__int8_product */
+    int taps;              /* of a depthwise convolution: kd__int8_taps */
     size_t group_size;     /* bytes of panels */
     int8_t *panels;
     int32_t *starts;     /* bias less zero_in times the sum of the weights, as the kernels store outputs */
@@ -10955,6 +11024,36 @@ struct kd__quant {
     int float_input;         /* a layer in float reads the model's input */
     int serial;              /* a layer in float works on the whole batch at once */
 };
+
+/* Columns as the kernels store them. */
+KD__PRIVATE int kd__quant_stored(int columns) { return kd__parts(columns, KD__INT8_PANEL) * KD__INT8_PANEL; }
+
+/* Weight i of output o, in the order (h, w, c), where the kernels read it: nowhere else is it kept. */
+KD__PRIVATE int8_t *kd__quant_weight(const kd__quant_node *at, int o, int i)
+{
+    const int each = at->outputs / at->groups, col = o % each, length = at->depth / at->segs;
+    const int k = i / length * at->run * 4 + i % length;
+    int8_t *panels = at->panels + (size_t)(o / each) * at->group_size;
+    if (at->taps) return panels + (ptrdiff_t)i * kd__quant_stored(each) + col;
+    return panels + ((ptrdiff_t)(col / KD__INT8_PANEL) * at->segs * at->run + k / 4) * (4 * KD__INT8_PANEL) +
+           col % KD__INT8_PANEL * 4 + k % 4;
+}
+
+/* The one that PyTorch has at `place` of all weights of the layer. */
+KD__PRIVATE int8_t *kd__quant_plain(const kd__quant_node *at, const kd__param *w, int64_t place)
+{
+    const int pixels = w->h * w->w, rest = (int)(place % at->depth);
+    return kd__quant_weight(at, (int)(place / at->depth), rest % pixels * (at->depth / pixels) + rest / pixels);
+}
+
+/* Weights of a product as floats, `count` from number `first` on, in PyTorch's order. */
+KD__PRIVATE void kd__quant_read(const kd_model *m, const kd__param *p, int64_t first, int64_t count, float *plain)
+{
+    const kd__quant_node *at = &m->quant->nodes[p->node];
+    int64_t i;
+    for (i = first; i < first + count; ++i)
+        plain[i - first] = (float)*kd__quant_plain(at, p, i) * at->scale[i / at->depth];
+}
 
 /* ---- numbers --------------------------------------------------------------------------------------------- */
 
@@ -11123,7 +11222,6 @@ KD__PRIVATE void kd__quant_close(kd_ctx *kd, kd__quant *q, int node_count)
     if (!q) return;
     for (i = 0; i < node_count && q->nodes; ++i) {
         kd__quant_node *n = &q->nodes[i];
-        kd__free(kd, n->weight);
         kd__free(kd, n->bias);
         kd__free(kd, n->scale);
         kd__free(kd, n->factor);
@@ -11282,18 +11380,17 @@ KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, in
     at->run = alone ? w->h * row : row;
     if (w->groups > 1) at->segs = w->h * w->w, at->run = w->c; /* the taps of a line are not one run of memory */
     at->run = (at->run + 3) / 4;
-    stored = (size_t)(w->layout == KD__TAPS ? w->c : w->outputs);
-    stored = (stored + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    at->taps = w->layout == KD__TAPS;
+    stored = (size_t)kd__quant_stored(at->outputs / at->groups);
     at->group_size = kd__times(kd__times((size_t)at->segs, (size_t)at->run), stored * 4);
-    if (w->layout == KD__TAPS) at->group_size = kd__times(stored, (size_t)at->depth);
-    at->weight = KD__NEW(m->kd, int8_t, kd__param_count(w));
+    if (at->taps) at->group_size = kd__times(stored, (size_t)at->depth);
     at->bias = KD__NEW(m->kd, int32_t, at->outputs);
     at->scale = KD__NEW(m->kd, float, at->outputs);
     at->factor = KD__NEW(m->kd, float, at->outputs);
     at->panels = KD__NEW(m->kd, int8_t, kd__plus(kd__times(at->group_size, (size_t)at->groups), 64));
     at->starts = KD__NEW(m->kd, int32_t, kd__times(stored, (size_t)at->groups));
     at->start_factor = KD__NEW(m->kd, float, kd__times(stored, (size_t)at->groups));
-    return at->weight && at->bias && at->scale && at->factor && at->panels && at->starts && at->start_factor
+    return at->bias && at->scale && at->factor && at->panels && at->starts && at->start_factor
                ? KD_OK
                : KD_ERR_MEMORY;
 }
@@ -11359,42 +11456,35 @@ KD__PRIVATE kd_result kd__quant_factor_fail(const kd_model *m, const char *where
         where, m->nodes[index].name, kd__number((double)factor, 6).chars);
 }
 
-/* weight, bias and scale are there: everything that follows from them. An output whose sum may not fit into 32 bits
+/* Weights, bias and scale are there: everything that follows from them. An output whose sum may not fit into 32 bits
    is refused. */
 KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, const char *where)
 {
     const kd__node *n = &m->nodes[index];
-    const kd__param *w = &m->params[n->param[0]];
     kd__quant_node *at = &m->quant->nodes[index];
     const kd__quant_value *in = &m->quant->values[n->in], *out = &m->quant->values[at->out];
-    const int each = at->outputs / at->groups,
-              stored = (each + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    const int each = at->outputs / at->groups, stored = kd__quant_stored(each);
     int o, i;
     for (o = 0; o < at->outputs; ++o) {
-        const int8_t *row = at->weight + (ptrdiff_t)o * at->depth;
-        const int group = o / each, col = o % each;
-        int8_t *panels = at->panels + (size_t)group * at->group_size;
+        const int place = o / each * stored + o % each;
         int64_t sum, weights = 0, all = 0;
         const float step = in->scale * at->scale[o];
         at->factor[o] = out->scale > 0 ? step / out->scale : step;
         if (!(at->factor[o] > 1e-37f) || !(at->factor[o] < 1e30f) || !(step > 1e-37f))
             return kd__quant_factor_fail(m, where, index, at->factor[o]);
-        for (i = 0; i < at->depth; ++i) weights += row[i], all += row[i] < 0 ? -row[i] : row[i];
+        for (i = 0; i < at->depth; ++i) {
+            const int weight = *kd__quant_weight(at, o, i);
+            weights += weight, all += weight < 0 ? -weight : weight;
+        }
         sum = at->bias[o] - in->zero * weights;
         if ((sum < 0 ? -sum : sum) + 255 * all > INT32_MAX)
             return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                             "%s: layer \"%.80s\": the sum of output %d may not fit into 32 bits", where, n->name,
                             o);
-        if (m->kd->isa == KD_ISA_NEON && w->layout != KD__TAPS) /* which reads bytes of 128 less, modulo 2^32 */
+        if (m->kd->isa == KD_ISA_NEON && !at->taps) /* which reads bytes of 128 less, modulo 2^32 */
             sum += 128 * weights;
-        at->starts[group * stored + col] = (int32_t)(uint32_t)(uint64_t)sum;
-        at->start_factor[group * stored + col] = at->factor[o];
-        for (i = 0; i < at->depth && w->layout == KD__TAPS; ++i) panels[i * stored + col] = row[i];
-        for (i = 0; i < at->depth && w->layout != KD__TAPS; ++i) {
-            const int length = at->depth / at->segs, k = i / length * at->run * 4 + i % length;
-            panels[((ptrdiff_t)(col / KD__INT8_PANEL) * at->segs * at->run + k / 4) * (4 * KD__INT8_PANEL) +
-                   col % KD__INT8_PANEL * 4 + k % 4] = row[i];
-        }
+        at->starts[place] = (int32_t)(uint32_t)(uint64_t)sum;
+        at->start_factor[place] = at->factor[o];
     }
     return KD_OK;
 }
@@ -11412,29 +11502,16 @@ KD__PRIVATE void kd__quant_finish_table(const kd_model *m, int index)
     for (i = 0; i < 256; ++i) at->table[i] = (uint8_t)kd__clamp_steps(x[i] / out->scale, out->zero);
 }
 
-/* The model's tensors as the integers have them, for all that looks at tensors. */
-KD__PRIVATE kd_result kd__quant_show(kd_model *m, int index)
+/* The bias as the integers have it. */
+KD__PRIVATE void kd__quant_show_bias(kd_model *m, int index)
 {
     const kd__node *n = &m->nodes[index];
-    const kd__param *w = &m->params[n->param[0]];
     const kd__quant_node *at = &m->quant->nodes[index];
-    const int pixels = w->h * w->w, c = at->depth / pixels;
-    float *plain = KD__NEW(m->kd, float, kd__param_count(w));
-    int o, i, j;
-    if (!plain) return KD_ERR_MEMORY;
-    for (o = 0; o < at->outputs; ++o) {
-        const int8_t *row = at->weight + (ptrdiff_t)o * at->depth;
+    int o;
+    for (o = 0; o < at->outputs && n->param[1] >= 0; ++o) {
         const double step = (double)(m->quant->values[n->in].scale * at->scale[o]);
-        for (i = 0; i < pixels; ++i) {
-            for (j = 0; j < c; ++j)
-                plain[(ptrdiff_t)o * at->depth + j * pixels + i] = (float)row[i * c + j] * at->scale[o];
-        }
-        if (n->param[1] >= 0)
-            m->weights[m->params[n->param[1]].offset + (size_t)o] = (float)((double)at->bias[o] * step);
+        m->weights[m->params[n->param[1]].offset + (size_t)o] = (float)((double)at->bias[o] * step);
     }
-    kd__param_copy(m->kd->k, w, kd__param_stored(m, w), plain, 0);
-    kd__free(m->kd, plain);
-    return KD_OK;
 }
 
 /* All that follows from scales and integers. */
@@ -11449,7 +11526,7 @@ KD__PRIVATE kd_result kd__quant_finish(kd_model *m, const char *where)
         kd__quant_limits(m, i);
         if (at->op == KD__QUANT_PRODUCT) {
             result = kd__quant_finish_product(m, i, where);
-            if (result == KD_OK) result = kd__quant_show(m, i);
+            if (result == KD_OK) kd__quant_show_bias(m, i);
         } else if (at->op == KD__QUANT_MEAN) {
             const double pixels = n->arg[KD__POOL_KERNEL].v[0] * n->arg[KD__POOL_KERNEL].v[1];
             at->factor[0] = in / (out * (float)pixels);
@@ -11476,12 +11553,11 @@ KD__PRIVATE kd_result kd__quant_take(kd_model *m, int index)
     const kd__node *n = &m->nodes[index];
     const kd__param *w = &m->params[n->param[0]];
     kd__quant_node *at = &m->quant->nodes[index];
-    const int pixels = w->h * w->w, c = at->depth / pixels;
     const float in = m->quant->values[n->in].scale;
     float *plain = KD__NEW(m->kd, float, kd__param_count(w)), most;
-    int o, i, j;
+    int o, i;
     if (!plain) return KD_ERR_MEMORY;
-    kd__param_copy(m->kd->k, w, kd__param_stored(m, w), plain, 1);
+    kd__param_read(m, w, plain);
     most = kd__largest(plain, kd__param_count(w));
     for (o = 0; o < at->outputs; ++o) {
         const float *row = plain + (ptrdiff_t)o * at->depth;
@@ -11490,13 +11566,48 @@ KD__PRIVATE kd_result kd__quant_take(kd_model *m, int index)
         at->scale[o] = scale;
         /* of a step that is none the layer is refused afterwards */
         at->bias[o] = in * scale > 1e-37f ? (int32_t)kd__round_even((double)bias / (double)(in * scale)) : 0;
-        for (i = 0; i < pixels; ++i) {
-            for (j = 0; j < c; ++j)
-                at->weight[(ptrdiff_t)o * at->depth + i * c + j] =
-                    (int8_t)kd__round_small(row[j * pixels + i] / scale);
-        }
+        for (i = 0; i < at->depth; ++i)
+            *kd__quant_plain(at, w, (int64_t)o * at->depth + i) = (int8_t)kd__round_small(row[i] / scale);
     }
     kd__free(m->kd, plain);
+    return KD_OK;
+}
+
+/* The weights of products as integers alone: in an int8 model nothing reads them as floats. */
+KD__PRIVATE void kd__quant_send_away(kd_model *m)
+{
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        kd__param *w = m->nodes[i].param[0] < 0 ? NULL : &m->params[m->nodes[i].param[0]];
+        if (!w || !w->rounded) continue;
+        w->away = KD__INTEGERS;
+        w->node = i;
+    }
+    kd__model_place(m);
+}
+
+/* The same of a model that has all its weights in float, too. */
+KD__PRIVATE kd_result kd__quant_drop_floats(kd_model *m)
+{
+    float *all = m->weights, *kept = NULL;
+    size_t at = 0;
+    int i;
+    for (i = 0; i < m->param_count; ++i) m->params[i].node = -1;
+    for (i = 0; i < m->node_count; ++i) {
+        if (m->nodes[i].param[0] >= 0) m->params[m->nodes[i].param[0]].node = i;
+    }
+    for (i = 0; i < m->param_count; ++i) { /* those that stay move down */
+        const kd__param *p = &m->params[i];
+        if (!p->trained || (p->rounded && p->node >= 0)) continue;
+        memmove(all + at, all + p->offset, p->size * sizeof *all);
+        at += (p->size + 15) / 16 * 16;
+    }
+    kd__quant_send_away(m);
+    kept = KD__NEW(m->kd, float, m->weight_count + KD__SLACK);
+    if (!kept) return KD_ERR_MEMORY;
+    memcpy(kept, all, m->weight_count * sizeof *kept);
+    m->weights = kept;
+    kd__free(m->kd, all);
     return KD_OK;
 }
 
@@ -11508,43 +11619,42 @@ KD__PRIVATE kd_result kd__model_to_int8(kd_model *m, const char *where)
     for (i = 0; i < m->node_count && result == KD_OK; ++i) {
         if (m->quant->nodes[i].op == KD__QUANT_PRODUCT) result = kd__quant_take(m, i);
     }
-    return result == KD_OK ? kd__quant_finish(m, where) : result;
-}
-
-/* The same integers in another model of the same line, in which kd__quant_open has been. */
-KD__PRIVATE kd_result kd__quant_copy(kd_model *to, const kd_model *from, const char *where)
-{
-    int i;
-    for (i = 0; i < to->node_count; ++i) {
-        kd__quant_node *a = &to->quant->nodes[i];
-        const kd__quant_node *b = &from->quant->nodes[i];
-        if (a->op != KD__QUANT_PRODUCT) continue;
-        memcpy(a->weight, b->weight, (size_t)a->outputs * (size_t)a->depth);
-        memcpy(a->bias, b->bias, (size_t)a->outputs * sizeof *a->bias);
-        memcpy(a->scale, b->scale, (size_t)a->outputs * sizeof *a->scale);
-    }
-    return kd__quant_finish(to, where);
+    if (result == KD_OK) result = kd__quant_finish(m, where);
+    return result == KD_OK ? kd__quant_drop_floats(m) : result;
 }
 
 KDDEF int kd_model_is_int8(const kd_model *m) { return m->quant != NULL; }
 
+/* The same integers in another model of the same line, which has everything else. */
 KD__PRIVATE kd_result kd__quant_clone(kd_model *to, const kd_model *from)
 {
-    const kd_result result = kd__quant_open(to, "kd_model_clone");
-    return result == KD_OK ? kd__quant_copy(to, from, "kd_model_clone") : result;
+    static const char where[] = "kd_model_clone";
+    kd_result result = kd__quant_open(to, where);
+    int i;
+    for (i = 0; i < to->node_count && result == KD_OK; ++i) {
+        kd__quant_node *a = &to->quant->nodes[i];
+        const kd__quant_node *b = &from->quant->nodes[i];
+        if (a->op != KD__QUANT_PRODUCT) continue;
+        memcpy(a->panels, b->panels, a->group_size * (size_t)a->groups);
+        memcpy(a->bias, b->bias, (size_t)a->outputs * sizeof *a->bias);
+        memcpy(a->scale, b->scale, (size_t)a->outputs * sizeof *a->scale);
+    }
+    if (result == KD_OK) result = kd__quant_finish(to, where);
+    return result == KD_OK ? kd__quant_drop_floats(to) : result;
 }
 
 /* Goes on with the integers and their scales. */
 KD__PRIVATE uint64_t kd__quant_hash(const kd_model *m, uint64_t hash)
 {
-    int i, o;
-    ptrdiff_t j;
+    int i, o, j;
     hash = kd__mix(hash ^ 8);
     for (i = 0; i < m->node_count; ++i) {
         const kd__quant_node *at = &m->quant->nodes[i];
         for (o = 0; o < at->outputs; ++o)
             hash = kd__mix(hash ^ ((uint64_t)kd__float_bits(at->scale[o]) << 32 | (uint32_t)at->bias[o]));
-        for (j = 0; j < (ptrdiff_t)at->outputs * at->depth; ++j) hash = kd__mix(hash ^ (uint8_t)at->weight[j]);
+        for (o = 0; o < at->outputs; ++o) {
+            for (j = 0; j < at->depth; ++j) hash = kd__mix(hash ^ (uint8_t)*kd__quant_weight(at, o, j));
+        }
     }
     return hash;
 }
@@ -11744,7 +11854,7 @@ KD__PRIVATE void kd__int8_conv(const kd__run *r, const kd__node *n, const kd__qu
     const int filters = n->type == KD__TYPE_CONV; /* or a linear layer, which is one of a pixel a token */
     const kd__arg *stride = filters ? &n->arg[KD__CONV_STRIDE] : &one;
     const kd__arg *pad = filters ? &n->arg[KD__CONV_PAD] : &none;
-    const int stored = (w->outputs + KD__INT8_PANEL - 1) / KD__INT8_PANEL * KD__INT8_PANEL;
+    const int stored = kd__quant_stored(w->outputs);
     int i, group;
     for (i = s.first; i < s.first + s.count; ++i) {
         for (group = 0; group < w->groups; ++group) {
@@ -12085,6 +12195,7 @@ KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **ou
         kd_model_destroy(m);
         return result;
     }
+    kd__model_place(m);
     kd__model_fuse(m);
     kd__model_propagate(m);
     result = kd__model_grids(m);
@@ -12178,11 +12289,12 @@ KD__PRIVATE void kd__model_copy_tensors(kd_model *to, const kd_model *from)
     int i;
     for (i = 0; i < to->param_count; ++i) {
         const kd__param *p = &to->params[i], *q = &from->params[i];
-        kd__walk write = kd__walk_begin(to->kd->k, p), read = kd__walk_begin(from->kd->k, q);
+        kd__walk write = kd__walk_begin(to->kd->k, p);
+        kd__reading read = kd__read_begin(from, q);
         int64_t left = kd__param_count(p), now;
         for (; left > 0; left -= now) {
             now = KD__MIN(left, KD__COUNT(some));
-            kd__walk_copy(&read, kd__param_stored(from, q), some, now, 1);
+            kd__read_next(&read, some, now);
             kd__walk_copy(&write, kd__param_stored(to, p), some, now, 0);
         }
     }
@@ -12306,7 +12418,7 @@ KDDEF kd_result kd_model_get_tensor(const kd_model *m, const char *name, float *
 {
     int i;
     const kd_result result = kd__tensor_access(m, "kd_model_get_tensor", name, values, count, &i);
-    if (result == KD_OK) kd__param_copy(m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]), values, 1);
+    if (result == KD_OK) kd__param_read(m, &m->params[i], values);
     return result;
 }
 
@@ -12346,18 +12458,16 @@ KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
     return hash;
 }
 
-enum { KD__PLAIN = 256 }; /* numbers in PyTorch's order that are looked at in one go */
-
 /* Goes on with a tensor's numbers, in PyTorch's order: the panel width of an instruction set does not show. */
-KD__PRIVATE uint64_t kd__hash_tensor(uint64_t hash, const kd__kernels *k, const kd__param *p, float *stored)
+KD__PRIVATE uint64_t kd__hash_tensor(uint64_t hash, const kd_model *m, const kd__param *p)
 {
-    kd__walk w = kd__walk_begin(k, p);
+    kd__reading r = kd__read_begin(m, p);
     float plain[KD__PLAIN];
     int64_t left;
     int i, now;
     for (left = kd__param_count(p); left > 0; left -= now) {
         now = (int)KD__MIN(left, (int64_t)KD__PLAIN);
-        kd__walk_copy(&w, stored, plain, now, 1);
+        kd__read_next(&r, plain, now);
         for (i = 0; i < now; ++i) hash = kd__mix(hash ^ kd__float_bits(plain[i]));
     }
     return hash;
@@ -12367,8 +12477,7 @@ KDDEF uint64_t kd_model_hash(const kd_model *m)
 {
     uint64_t hash = kd__hash_architecture(m);
     int i;
-    for (i = 0; i < m->param_count; ++i)
-        hash = kd__hash_tensor(hash, m->kd->k, &m->params[i], kd__param_stored(m, &m->params[i]));
+    for (i = 0; i < m->param_count; ++i) hash = kd__hash_tensor(hash, m, &m->params[i]);
     return m->quant ? kd__quant_hash(m, hash) : hash;
 }
 
@@ -13926,12 +14035,12 @@ KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, f
     beta = kd__param_stored(m, &m->params[n->param[0]]);
     features = weight->shape[1];
     if (filters) {
-        kd__param_copy(m->kd->k, weight, kd__param_stored(m, weight), filters, 1);
+        kd__param_read(m, weight, filters);
         for (i = 0; i < weight->shape[0] * features; ++i) filters[i] *= beta[i / features];
     }
     for (i = 0; biases && i < weight->shape[0]; ++i) biases[i] = beta[i] * bias[i];
     if (leaves) {
-        kd__param_copy(m->kd->k, phi, kd__param_stored(m, phi), leaves, 1);
+        kd__param_read(m, phi, leaves);
         m->kd->k->softmax(leaves, (int)phi->shape[0], (int)phi->shape[1], 1, 0, leaves);
     }
     return KD_OK;
@@ -15672,7 +15781,7 @@ KD__PRIVATE kd_result kd__fold_tensors(kd_model *to, const kd__node *made, const
     float *plain = KD__NEW(to->kd, float, kd__param_count(w));
     int o, i;
     if (!plain) return KD_ERR_MEMORY;
-    if (old) kd__param_copy(m->kd->k, old, kd__param_stored(m, old), plain, 1);
+    if (old) kd__param_read(m, old, plain);
     for (o = 0; o < outputs; ++o) {
         const double mean = (double)kd__param_stored(m, &m->params[norm->param[2]])[o];
         const double var = (double)kd__param_stored(m, &m->params[norm->param[3]])[o];
@@ -15702,7 +15811,7 @@ KD__PRIVATE kd_result kd__carry_tensors(kd_model *to, const kd__node *made, cons
         p = &to->params[made->param[j]], q = &m->params[n->param[j]];
         plain = KD__NEW(to->kd, float, kd__param_count(p));
         if (!plain) return KD_ERR_MEMORY;
-        kd__param_copy(m->kd->k, q, kd__param_stored(m, q), plain, 1);
+        kd__param_read(m, q, plain);
         kd__param_copy(to->kd->k, p, kd__param_stored(to, p), plain, 0);
         kd__free(to->kd, plain);
     }
@@ -16038,7 +16147,7 @@ KD__PRIVATE kd_result kd__model_prepare(const kd_model *m, const kd_data *images
     int i;
     if (result == KD_OK) result = kd__grids_check(m, where);
     for (i = 0; i < m->param_count && result == KD_OK; ++i) {
-        if (!m->kd->k->all_finite((ptrdiff_t)m->params[i].size, kd__param_stored(m, &m->params[i])))
+        if (!kd__param_finite(m, &m->params[i]))
             result = kd__fail(m->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" holds a NaN or an infinity", where,
                               m->params[i].name);
     }
@@ -21275,7 +21384,7 @@ KD__PRIVATE kd_result kd__prune_ask(kd__pruner *p, int node, int param, kd__prun
     kd_result result = plain && (slopes || !grads) ? KD_OK : KD_ERR_MEMORY;
     int c;
     if (result == KD_OK) {
-        kd__param_copy(p->kd->k, q, kd__param_stored(p->m, q), plain, 1);
+        kd__param_read(p->m, q, plain);
         result = kd__check_finite(p->kd, "kd_model_prune", q->name, plain, 1, count);
     }
     if (result == KD_OK && grads) kd__param_copy(p->kd->k, q, (float *)(uintptr_t)(grads + q->offset), slopes, 1);
@@ -21646,7 +21755,7 @@ KD__PRIVATE kd_result kd__prune_tensor(const kd__pruner *p, const kd__node *n, i
     float *plain = KD__NEW(p->kd, float, count);
     int64_t at = 0, from = 0, i, j;
     if (!plain) return KD_ERR_MEMORY;
-    kd__param_copy(p->kd->k, q, kd__param_stored(p->m, q), plain, 1);
+    kd__param_read(p->m, q, plain);
     for (i = 0; i < rows; ++i) {
         for (j = 0; j < columns; ++j, from += run) {
             if (!whole && !p->keep[p->first[out] + (size_t)i]) continue;
@@ -22894,11 +23003,11 @@ KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s,
     }
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[order[i].index];
-        kd__walk walk = kd__walk_begin(m->kd->k, p);
+        kd__reading reading = kd__read_begin(m, p);
         int64_t left;
         for (left = kd__param_count(p); left > 0; left -= now) {
             now = (int)KD__MIN(left, (int64_t)KD__PLAIN);
-            kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 1);
+            kd__read_next(&reading, plain, now);
             if (order[i].wide)
                 kd__save_floats(s, plain, (size_t)now);
             else
@@ -22979,20 +23088,11 @@ KD__PRIVATE kd_result kd__int8_header(const kd_model *m, kd__st_writer *w, kd__i
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
 
-/* Where weight i in PyTorch's order, (outputs, c, h, w), is among those of an int8 layer. */
-KD__PRIVATE ptrdiff_t kd__int8_place(const kd_model *m, const kd__int8_tensor *t, int64_t i)
-{
-    const kd__param *w = &m->params[t->param];
-    const int depth = m->quant->nodes[t->node].depth, pixels = w->h * w->w, c = depth / pixels;
-    const int output = (int)(i / depth), rest = (int)(i % depth);
-    return (ptrdiff_t)output * depth + rest % pixels * c + rest / pixels;
-}
-
 KD__PRIVATE void kd__int8_write_tensor(const kd_model *m, kd__save *s, const kd__int8_tensor *t)
 {
     const kd__param *p = &m->params[t->param];
     const kd__quant_node *at = &m->quant->nodes[t->node];
-    kd__walk walk = kd__walk_begin(m->kd->k, p);
+    kd__reading reading = kd__read_begin(m, p);
     unsigned char bytes[KD__PLAIN];
     float plain[KD__PLAIN];
     int64_t done;
@@ -23000,10 +23100,10 @@ KD__PRIVATE void kd__int8_write_tensor(const kd_model *m, kd__save *s, const kd_
     for (done = 0; done < t->count; done += now) {
         now = (int)KD__MIN(t->count - done, (int64_t)(t->what == KD__INT8_BIAS ? KD__PLAIN / 4 : KD__PLAIN));
         for (i = 0; i < now && t->what == KD__INT8_WEIGHT; ++i)
-            bytes[i] = (unsigned char)at->weight[kd__int8_place(m, t, done + i)];
+            bytes[i] = (unsigned char)*kd__quant_plain(at, p, done + i);
         for (i = 0; i < now && t->what == KD__INT8_BIAS; ++i)
             kd__store_le(bytes + 4 * i, (uint32_t)at->bias[done + i], 4);
-        if (t->what == KD__INT8_FLOATS) kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 1);
+        if (t->what == KD__INT8_FLOATS) kd__read_next(&reading, plain, now);
         if (t->what == KD__INT8_FLOATS || t->what == KD__INT8_SCALE)
             kd__save_floats(s, t->what == KD__INT8_FLOATS ? plain : at->scale + done, (size_t)now);
         else
@@ -23069,10 +23169,10 @@ KD__PRIVATE kd_result kd__model_check_finite(const kd_model *m, const kd_model *
     int i;
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
-        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(m, p)))
+        if (!kd__param_finite(m, p))
             return kd__fail(m->kd, KD_ERR_NOT_FINITE,
                             "%s: tensor \"%.80s\" holds a NaN or an infinity; nothing was written", where, p->name);
-        if (!m->kd->k->all_finite((ptrdiff_t)p->size, kd__param_stored(rounded, p)))
+        if (!kd__param_finite(rounded, &rounded->params[i]))
             return kd__fail(m->kd, KD_ERR_NOT_FINITE,
                             "%s: tensor \"%.80s\" holds a number beyond 65504, the largest of F16; nothing was "
                             "written",
@@ -23764,7 +23864,7 @@ KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_
                     return kd__fail(f->kd, KD_ERR_FORMAT,
                                     "%s: tensor \"%.80s\" of \"%.200s\" holds -128; weights are -127 to 127",
                                     f->where, t->name, f->path);
-                m->quant->nodes[t->node].weight[kd__int8_place(m, t, done + i)] = w;
+                *kd__quant_plain(&m->quant->nodes[t->node], p, done + i) = w;
             }
             continue;
         }
@@ -23819,6 +23919,7 @@ KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_
 KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
 {
     const size_t size = f->size - f->data;
+    const unsigned char *bytes = f->whole ? (const unsigned char *)f->bytes + f->data : f->source.memory;
     kd__int8_tensor *tensors = NULL;
     unsigned char *own = NULL;
     kd_result result = KD_OK;
@@ -23830,13 +23931,14 @@ KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
         return kd__st_fail(f, "kd.int8 is \"%.20s\" in a model %s", kd__st_value(f, "kd.int8"),
                            m->quants ? "" : "without quant layers");
     tensors = KD__NEW(f->kd, kd__int8_tensor, m->param_count + m->node_count + 1);
-    if (!f->whole) own = KD__NEW(f->kd, unsigned char, size + 1);
-    if (!tensors || (!f->whole && !own)) result = KD_ERR_MEMORY;
+    if (!bytes) own = KD__NEW(f->kd, unsigned char, size + 1);
+    if (!tensors || (!bytes && !own)) result = KD_ERR_MEMORY;
     if (result == KD_OK && own) result = kd__source_read(&f->source, own, size);
+    kd__quant_send_away(m);
     if (result == KD_OK) result = kd__model_allocate(m);
     if (result == KD_OK) {
         count = kd__int8_tensors(m, tensors);
-        result = kd__int8_fill(f, m, tensors, count, own ? own : (const unsigned char *)f->bytes + f->data);
+        result = kd__int8_fill(f, m, tensors, count, own ? own : bytes);
     }
     kd__free(f->kd, tensors);
     kd__free(f->kd, own);
@@ -24784,18 +24886,13 @@ KD__PRIVATE void kd__onnx_dequantize(kd__onnx_writer *o, const kd__param *p, int
     kd__pb_end(&o->graph, start);
 }
 
-/* The weights of a product of integers, from the order (h, w, c) to PyTorch's. */
+/* The weights of a product of integers, in PyTorch's order. */
 KD__PRIVATE void kd__onnx_int8_weight(kd__onnx_writer *o, const kd__param *p, const kd__quant_node *at)
 {
     const int64_t count = kd__param_count(p);
-    const int channels = p->layout == KD__TAPS ? 1 : p->c, pixels = p->h * p->w;
     unsigned char *bytes = kd__onnx_room(o, (size_t)count, 1);
     int64_t i;
-    for (i = 0; bytes && i < count; ++i) {
-        const int64_t output = i / at->depth, inside = i % at->depth, channel = inside / pixels,
-                      pixel = inside % pixels;
-        bytes[i] = (unsigned char)at->weight[output * at->depth + pixel * channels + channel];
-    }
+    for (i = 0; bytes && i < count; ++i) bytes[i] = (unsigned char)*kd__quant_plain(at, p, i);
     if (bytes) kd__onnx_dequantize(o, p, KD__ONNX_INT8, bytes, at->scale, 1);
     kd__free(o->kd, bytes);
 }
@@ -25232,12 +25329,12 @@ KD__PRIVATE void kd__onnx_frame(const kd__onnx_writer *o, kd__pb *head, kd__pb *
 
 KD__PRIVATE void kd__onnx_fill(const kd__onnx_writer *o, const kd__param *p, kd__save *s)
 {
-    kd__walk walk = kd__walk_begin(o->m->kd->k, p);
+    kd__reading reading = kd__read_begin(o->m, p);
     float plain[KD__PLAIN];
     int64_t left, now;
     for (left = kd__param_count(p); left > 0; left -= now) {
         now = KD__MIN(left, (int64_t)KD__PLAIN);
-        kd__walk_copy(&walk, kd__param_stored(o->m, p), plain, now, 1);
+        kd__read_next(&reading, plain, now);
         kd__save_floats(s, plain, (size_t)now);
     }
 }
@@ -28131,7 +28228,7 @@ KD__PRIVATE void kd__c_norm(const kd_model *m, const kd__node *n, int channel, d
 KD__PRIVATE float *kd__c_plain(const kd_model *m, const kd__param *p)
 {
     float *plain = KD__NEW(m->kd, float, kd__param_count(p));
-    if (plain) kd__param_copy(m->kd->k, p, kd__param_stored(m, p), plain, 1);
+    if (plain) kd__param_read(m, p, plain);
     return plain;
 }
 
@@ -28183,7 +28280,7 @@ KD__PRIVATE void kd__c_quant_weights(kd__c_file *f, const kd__c_step *s)
                 for (j = 0; j < 4 * KD__C_PANEL; ++j) {
                     const int output = o + j / 4, k = i + j % 4;
                     const int there = output < each && k < at->depth;
-                    kd__c_whole(f, there ? at->weight[(ptrdiff_t)(g + output) * at->depth + k] : 0);
+                    kd__c_whole(f, there ? *kd__quant_weight(at, g + output, k) : 0);
                 }
             }
         }
@@ -28194,7 +28291,7 @@ KD__PRIVATE void kd__c_quant_weights(kd__c_file *f, const kd__c_step *s)
         for (g = 0; g < at->outputs; g += each) {
             for (o = 0; o < (each + KD__C_PANEL - 1) / KD__C_PANEL * KD__C_PANEL; ++o) {
                 int32_t sum = 0;
-                for (j = 0; j < at->depth && o < each; ++j) sum += at->weight[(ptrdiff_t)(g + o) * at->depth + j];
+                for (j = 0; j < at->depth && o < each; ++j) sum += *kd__quant_weight(at, g + o, j);
                 if (i)
                     kd__c_float(f, o < each ? (double)at->factor[g + o] : 0, m->nodes[s->node].name);
                 else
@@ -28212,7 +28309,7 @@ KD__PRIVATE void kd__c_quant_taps(kd__c_file *f, const kd__c_step *s)
     int i, o;
     kd__c_write(f, "static const int8_t $_p%d[] = { /* %.100s */", s->node, f->m->nodes[s->node].text);
     for (i = 0; i < at->depth; ++i) {
-        for (o = 0; o < at->outputs; ++o) kd__c_whole(f, at->weight[(ptrdiff_t)o * at->depth + i]);
+        for (o = 0; o < at->outputs; ++o) kd__c_whole(f, *kd__quant_weight(at, o, i));
     }
     kd__c_end_array(f);
     kd__c_write(f, "static const int32_t $_b%d[] = {", s->node);

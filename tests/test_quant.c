@@ -111,7 +111,7 @@ static void plain_product(const kd_model *m, const kd__node *n, const kd__quant_
                         const int col = dense ? j : x * (int)stride->v[1] - (int)pad->v[1] + j;
                         for (c = 0; c < channels; ++c)
                             sum += (pixel_of(from, values[n->in].q, row, col, first + c, in->zero) - in->zero) *
-                                   at->weight[((o * w->h + i) * w->w + j) * channels + c];
+                                   *kd__quant_weight(at, o, (i * w->w + j) * channels + c);
                     }
                 }
                 finish_plain(m, at, values, (y * to->w + x) * at->outputs + o, (float)sum * at->factor[o]);
@@ -799,6 +799,40 @@ static void starved(void **state)
     }
 }
 
+/* A weight of an int8 model is a byte, once: after quantizing, in a copy, and of a file, while it loads, too. */
+static void kept_once(void **state)
+{
+    fixture f = fixture_open(KD_ISA_AUTO, 1, "144: dense 256, relu, dense 256, relu, dense 4", 0);
+    const size_t most = 144 * 256 + 256 * 256 + 256 * 16 + 64 * 1024; /* and all else */
+    test_memory memory;
+    kd_ctx_desc desc = test_memory_desc(&memory);
+    kd_ctx *kd;
+    kd_model *copy, *int8, *cloned, *loaded;
+    unsigned char *bytes;
+    size_t before, size;
+    (void)state;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    assert_ok(kd, kd_model_clone_to(f.m, kd, &copy));
+    before = memory.bytes;
+    assert_ok(kd, kd_model_quantize(copy, &f.data, NULL, &int8));
+    assert_true(memory.bytes - before < most);
+    before = memory.bytes;
+    assert_ok(kd, kd_model_clone(int8, &cloned));
+    assert_true(memory.bytes - before < most);
+    bytes = save(int8, &size);
+    memory.peak = before = memory.bytes;
+    assert_ok(kd, kd_model_load_memory(kd, bytes, size, &loaded));
+    if (memory.peak - before >= most) fail_msg("%zu bytes while loading", memory.peak - before);
+    assert_true(kd_model_hash(loaded) == kd_model_hash(int8) && kd_model_hash(cloned) == kd_model_hash(int8));
+    free(bytes);
+    kd_model_destroy(copy);
+    kd_model_destroy(int8);
+    kd_model_destroy(cloned);
+    kd_model_destroy(loaded);
+    test_memory_close(kd, &memory);
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -806,7 +840,7 @@ int main(void)
         cmocka_unit_test(placing),         cmocka_unit_test(ranges),  cmocka_unit_test(weight_gradients),
         cmocka_unit_test(value_gradients), cmocka_unit_test(aware),   cmocka_unit_test(files),
         cmocka_unit_test(hostile),         cmocka_unit_test(refused), cmocka_unit_test(nothing_there),
-        cmocka_unit_test(starved),
+        cmocka_unit_test(starved),         cmocka_unit_test(kept_once),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     test_print_skips("test_quant");
