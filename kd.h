@@ -113,7 +113,7 @@ CONTENTS (search for the tag)
    >>batchnorm    batch normalisation
    >>softtree     soft decision trees
    >>tokens       layers over sequences of tokens
-   >>kinds        sums and means of two, and the table of layers
+   >>kinds        sums, means of two, concatenation, and the table of layers
    >>spec         the one-line language of models, and the builder
    >>quant        int8 models: what they are
    >>integer      int8 models: the engine that runs them
@@ -628,7 +628,9 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                                                                takes a number of its own
        conv CHANNELS P [stride=P] [pad=P] [groups=1] [bias=1]  pad=same keeps the size where stride is 1
        depthwise P [stride=P] [pad=P] [bias=1]                 one filter a channel
-       maxpool P [stride=P] [pad=P]     avgpool P [stride=P] [pad=P]     gap
+       maxpool P [stride=P] [pad=P] [ceil=0]                   ceil=1: a last window may reach over the edge, as
+                                                               PyTorch's ceil_mode
+       avgpool P [stride=P] [pad=P]     gap                    the mean over the window, over the whole image
        batchnorm [eps=1e-5] [momentum=0.1]                     dropout PROBABILITY
        quant [limit=127]                                       rounds to 256 steps, see kd_model_quantize
        relu  relu6  leakyrelu [slope=0.01]  gelu  gelutanh  silu  hardswish  sigmoid  tanh  flatten
@@ -638,6 +640,11 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                                                                kd_prompt; one in a model
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
+       concat(LAYERS | LAYERS ...)                             channels side by side, as torch.cat in dimension 1:
+                                                               of images of one height and width, of vectors, or
+                                                               number by number of tokens. Branches without layers
+                                                               give the input as it is, as in DenseNet:
+                                                               concat( | batchnorm, relu, conv 12 3 pad=1)
 
    Transformers. A sequence of N tokens of D numbers is an image of D channels, height N and width 1. patch and
    tokens make one of any image; token and meanpool a vector of it again. A line for images of 32 x 32, with timm's
@@ -745,7 +752,9 @@ KDDEF void kd_builder_avgpool(kd_builder *b, int kernel, int stride);
    locale. */
 KDDEF void kd_builder_layer(kd_builder *b, const char *format, ...) KD__PRINTF(2, 3);
 KDDEF void kd_builder_residual(kd_builder *b);                  /* opens residual( ... */
-KDDEF void kd_builder_end(kd_builder *b);                       /* ... and closes it ) */
+KDDEF void kd_builder_concat(kd_builder *b);                    /* opens concat( ... */
+KDDEF void kd_builder_branch(kd_builder *b);                    /* ... whose next branch begins | ... */
+KDDEF void kd_builder_end(kd_builder *b);                       /* ... and closes either ) */
 KDDEF void kd_builder_init(kd_builder *b, const kd_init *init); /* first weights; NULL: the defaults */
 KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out);
 KDDEF void kd_builder_abandon(kd_builder *b);
@@ -794,7 +803,8 @@ KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
 /* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
    "1.running_mean" ... A tagged layer has its tag for a number. What classtoken, disttoken and position learn is
    named as the layer itself, (1, tokens, D). A residual's layers have "4.body.0.weight" ..., its
-   projection "4.shortcut.weight" or, with batchnorm, "4.shortcut.0.weight" and "4.shortcut.1.weight" ... */
+   projection "4.shortcut.weight" or, with batchnorm, "4.shortcut.0.weight" and "4.shortcut.1.weight" ... The layers
+   in the branches of a concat have "4.branches.0.0.weight" ..., as in an nn.ModuleList of nn.Sequentials. */
 typedef struct kd_tensor_info {
     const char *name;
     int rank;
@@ -856,8 +866,9 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void);
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
 /* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
-   convolutions, batchnorm, pooling, activations, and branches that a sum joins again, as residual(...). Weights in
-   a file beside it ("model.onnx.data") are read. What is done with the input before the first layer becomes the
+   convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
+   lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet. Weights in a
+   file beside it ("model.onnx.data") are read. What is done with the input before the first layer becomes the
    model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in the file.
    input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is KD_ERR_UNSUPPORTED,
    with its name and operator; a file with several inputs, an older opset or other types of elements KD_ERR_FORMAT;
@@ -1731,7 +1742,8 @@ typedef struct kd_prune_desc {
 KDDEF kd_prune_desc kd_prune_defaults(kd_prune_criterion criterion);
 KDDEF const char *kd_prune_name(kd_prune_criterion criterion); /* "scale" */
 /* A smaller model in *out; m stays as it is. desc NULL: half of the channels by KD_PRUNE_L2. kd_ctx_desc.log gets a
-   line for every layer that loses some. A residual that adds its input through a projection would do so without
+   line for every layer that loses some. Layers whose channels a concat puts side by side keep them all, and so do
+   those of its output. A residual that adds its input through a projection would do so without
    one if both had as many channels: it then keeps one more. Equal numbers: the first channels go. */
 KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_model **out);
 
@@ -6206,14 +6218,15 @@ typedef struct kd__arg {
 typedef struct kd__node {
     int type; /* index into kd__layer_types */
     kd__arg arg[KD__MAX_ARGS];
-    int in, in2, out; /* values; in2 is -1 but for sums and means of two */
-    int param[4];     /* weight, bias, running mean, running variance; -1 where there is none */
+    int in, out;       /* values; in: the first that it reads, most read one */
+    int first, inputs; /* all that it reads: kd_model.inputs[first ...], in their order */
+    int param[4];      /* weight, bias, running mean, running variance; -1 where there is none */
     int act;          /* of an activation layer: which */
     int fused_act;    /* activation that this node applies to its own output, or KD__IDENTITY */
     float act_arg;
     int fused; /* an activation layer whose work its producer does */
     int shown; /* 0: made by the library, not written in the model line */
-    int depth; /* nesting in residual */
+    int depth; /* nesting in residual and concat */
     int grid;  /* the quant layer whose steps its input is on, or -1 */
     int64_t macs;
     char *name; /* PyTorch's module path: "0", "3.body.1" */
@@ -6239,7 +6252,9 @@ struct kd_model {
     kd__node *nodes;
     kd__value *values;
     kd__param *params;
-    int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity;
+    int *inputs; /* values that nodes read */
+    int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity, input_count,
+        input_capacity;
     int input, output; /* values */
     int node_dropout;  /* 1 if any layer is random in training */
     int prompt;        /* numbers that its prompt layer appends, 0 without one */
@@ -6266,6 +6281,8 @@ typedef struct kd__slot {
     size_t worker;        /* floats between workers; 0: not local, samples counted from 0 */
     int tight;            /* no padding: a sample is one run of memory */
     int pad;
+    const kd__shape *shape;        /* of a sample */
+    const struct kd__slot *others; /* the next that the same step writes first: kd__step.clear */
 } kd__slot;
 
 typedef struct kd__span {
@@ -6297,18 +6314,17 @@ typedef struct kd__step {
     const kd__node *node;
     int whole;                /* runs once for the whole batch, with threads of its own */
     int touches;              /* reads or writes values */
-    const kd__slot *clear[2]; /* local slots that this step writes first: their padding must be zeroed */
-    const kd__shape *clear_shape[2];
+    const kd__slot *clear;    /* the first local slot that this step writes first: its padding must be zeroed */
 } kd__step;
 
 /* What a node has in one run beside values. */
 typedef struct kd__node_plan {
     float *own; /* buffer of the size that its layer's `own` function asked for */
     size_t own_floats;
-    int accumulate, accumulate2; /* the gradient of in (in2) already holds another consumer's share */
-    int pooled_relu;             /* of a ReLU and the max pooling after it: see kd__plan_relus */
-    double penalty;              /* what the layer adds to the loss of the batch */
-    int frozen;                  /* in training: no weight of it learns, and statistics stay */
+    const int *accumulate; /* by input: its gradient already holds another consumer's share */
+    int pooled_relu;       /* of a ReLU and the max pooling after it: see kd__plan_relus */
+    double penalty;        /* what the layer adds to the loss of the batch */
+    int frozen;            /* in training: no weight of it learns, and statistics stay */
 } kd__node_plan;
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
@@ -6332,6 +6348,7 @@ struct kd__run {
     int chunks;           /* chunks of a full batch */
     kd__slot *act, *grad; /* by value */
     kd__node_plan *plan;  /* by node */
+    int *accumulate;      /* as kd_model.inputs */
     kd__step *forward, *backward, *commit;
     int forward_steps, backward_steps, commit_steps;
     int *input_aliases, input_alias_count; /* values that are the input itself */
@@ -6357,6 +6374,16 @@ struct kd__run {
     float *bytes;           /* values of an int8 model, of all workers */
     size_t byte_floats;     /* of one worker */
 };
+
+/* What a node reads as its input k, and whether it reads a value. */
+KD__PRIVATE int kd__input(const kd_model *m, const kd__node *n, int k) { return m->inputs[n->first + k]; }
+
+KD__PRIVATE int kd__reads(const kd_model *m, const kd__node *n, int value)
+{
+    int k;
+    for (k = 0; k < n->inputs && kd__input(m, n, k) != value; ++k) {}
+    return k < n->inputs;
+}
 
 /* Whether the backward pass computes the gradient of a value. What a value has a part in comes after it. */
 KD__PRIVATE int kd__needs_grad(const kd__run *r, int value)
@@ -6607,7 +6634,7 @@ typedef struct kd__draft {
 
 KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__spec_fail(const kd__draft *d, const char *format, ...)
 {
-    char text[400];
+    char text[480];
     va_list args;
     va_start(args, format);
     kd__print_list(text, sizeof text, format, args);
@@ -6822,7 +6849,7 @@ KD__PRIVATE void kd__act_backward(const kd__run *r, const kd__node *n, kd__span 
         const float *xy = kd__slot_at(kept, s, i), *from = kd__slot_at(dy, s, i);
         float *to = kd__slot_at(dx, s, i);
         for (j = 0; j < (tight ? 1 : shape->h); ++j, xy += kept->row, from += dy->row, to += dx->row)
-            r->k->act_grad(act, n->act_arg, length, xy, from, to, plan->accumulate);
+            r->k->act_grad(act, n->act_arg, length, xy, from, to, plan->accumulate[0]);
     }
 }
 
@@ -6841,7 +6868,7 @@ KD__PRIVATE void kd__flatten_backward(const kd__run *r, const kd__node *n, kd__s
 {
     if (r->grad[n->in].base != r->grad[n->out].base)
         kd__pass_on(r, &r->model->values[n->in].shape, &r->grad[n->out], &r->grad[n->in],
-                    r->plan[n - r->model->nodes].accumulate, s);
+                    r->plan[n - r->model->nodes].accumulate[0], s);
 }
 
 /* ---- prompt ---------------------------------------------------------------------------------------------- */
@@ -6881,7 +6908,7 @@ KD__PRIVATE void kd__prompt_forward(const kd__run *r, const kd__node *n, kd__spa
 KD__PRIVATE void kd__prompt_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__shape *in = &r->model->values[n->in].shape;
-    const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate;
+    const int pixels = in->h * in->w, accumulate = r->plan[n - r->model->nodes].accumulate[0];
     int i, c, p;
     if (!kd__needs_grad(r, n->in)) return;
     for (i = s.first; i < s.first + s.count; ++i) {
@@ -6969,7 +6996,7 @@ KD__PRIVATE void kd__quant_backward(const kd__run *r, const kd__node *n, kd__spa
     const kd__shape *shape = &r->model->values[n->in].shape;
     const kd__grid g = kd__grid_of(r->model, n);
     const int tight = in->tight && dy->tight && dx->tight;
-    const int accumulate = r->plan[n - r->model->nodes].accumulate;
+    const int accumulate = r->plan[n - r->model->nodes].accumulate[0];
     const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
     int i, j;
     if (!kd__needs_grad(r, n->in)) return;
@@ -7026,7 +7053,7 @@ KD__PRIVATE void kd__dropout_forward(const kd__run *r, const kd__node *n, kd__sp
 KD__PRIVATE void kd__dropout_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     if (r->training)
-        kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+        kd__dropout_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate[0], s);
     else
         kd__flatten_backward(r, n, s);
 }
@@ -7211,7 +7238,7 @@ KD__PRIVATE void kd__dense_input_grad(const kd__run *r, const kd__node *n, const
     g.c = kd__slot_at(&r->grad[n->in], s, s.first);
     g.c_row = (ptrdiff_t)r->grad[n->in].sample;
     g.c_transposed = 1;
-    g.accumulate = plan->accumulate;
+    g.accumulate = plan->accumulate[0];
     if (whole) {
         g.segs = whole;
         g.run = panel;
@@ -7795,7 +7822,7 @@ KD__PRIVATE void kd__winograd_input_grad(const kd__run *r, const kd__node *n, kd
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->in, block, &work);
     kd__winograd dx = kd__winograd_side(r, n->in, &r->grad[n->in], n->in, block, &work);
     dy.tiles.origin_h = (int)n->arg[KD__CONV_PAD].v[0] - 2, dy.tiles.origin_w = (int)n->arg[KD__CONV_PAD].v[1] - 2;
-    dx.tiles.accumulate = plan->accumulate;
+    dx.tiles.accumulate = plan->accumulate[0];
     kd__winograd_convolve(r, &dy, &dx, block, plan->own + kd__winograd_own(r, n).input_grad, s);
 }
 
@@ -7975,7 +8002,7 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     c.channels = w->outputs, c.cols = w->c;
     c.stride_h = c.stride_w = 1;
     c.y_row = sh * to->row, c.y_pixel = (ptrdiff_t)sw * in->c;
-    c.accumulate = r->plan[n - r->model->nodes].accumulate;
+    c.accumulate = r->plan[n - r->model->nodes].accumulate[0];
     c.y_far = !to->worker;
     if (!c.accumulate && (w->h < sh || w->w < sw)) kd__clear_sample(in, to, dx); /* pixels that no tap meets */
     c.soon_x = kd__slot_soon(r, from, s, i), c.soon_y = kd__slot_soon(r, to, s, i);
@@ -8193,7 +8220,7 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
         float *dw;
         if (kd__needs_grad(r, n->in)) {
             r->k->depthwise_input_grad(&g, dy, kd__weight(r, n->param[0]), kd__slot_at(&r->grad[n->in], s, i),
-                                       r->plan[n - r->model->nodes].accumulate);
+                                       r->plan[n - r->model->nodes].accumulate[0]);
         }
         if (!kd__learns(r, n)) continue;
         dw = kd__partial(r, n->param[0], s);
@@ -8209,7 +8236,15 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
    uses: conv
    ============================================================================================================ */
 
-enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD };
+enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD, KD__POOL_CEIL };
+
+/* Whether, of height (axis 0) or width (1), one more window than the `count` that fit begins in the image: of a
+   kernel, and the stride and padding behind it. */
+KD__PRIVATE int kd__pool_reaches_over(const kd__arg *kernel, int axis, int size, int count)
+{
+    const double k = kernel[0].v[axis], step = kernel[1].v[axis], pad = kernel[2].v[axis];
+    return (count - 1) * step + k < size + 2 * pad && count * step < size + pad;
+}
 
 KD__PRIVATE kd_result kd__pool_build(kd__draft *d, kd__node *n)
 {
@@ -8225,6 +8260,10 @@ KD__PRIVATE kd_result kd__pool_build(kd__draft *d, kd__node *n)
     result = kd__window_build(d, &in, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD],
                               in.c, out);
     if (result != KD_OK) return result;
+    for (i = 0; i < 2 && n->arg[KD__POOL_CEIL].v[0] != 0; ++i) /* one more that begins in the image */
+        out[i] += kd__pool_reaches_over(&n->arg[KD__POOL_KERNEL], i, i ? in.w : in.h, out[i]);
+    if ((double)in.c * out[0] * out[1] > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "the output of this layer, %dx%dx%d, is too large", in.c, out[0], out[1]);
     n->out = kd__draft_value(d, in.c, out[0], out[1], 0, d->m->node_count);
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
 }
@@ -8294,11 +8333,11 @@ KD__PRIVATE void kd__maxpool_backward(const kd__run *r, const kd__node *n, kd__s
     g.x = kd__pool_window(r, n, &r->act[n->in], &r->act[n->out]);
     g.dx_row = r->grad[n->in].row;
     g.dy_row = r->grad[n->out].row;
-    g.overwrite = plan->own && !plan->accumulate && g.x.in_h == 2 * g.x.out_h && g.x.in_w == 2 * g.x.out_w;
+    g.overwrite = plan->own && !plan->accumulate[0] && g.x.in_h == 2 * g.x.out_h && g.x.in_w == 2 * g.x.out_w;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(&r->grad[n->out], s, i);
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
-        if (!plan->accumulate && !g.overwrite)
+        if (!plan->accumulate[0] && !g.overwrite)
             kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
         if (plan->own)
             r->k->maxpool_places_grad(&g, plan->own + i * places, dy, dx);
@@ -8313,7 +8352,7 @@ KD__PRIVATE void kd__avgpool_backward(const kd__run *r, const kd__node *n, kd__s
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
         float *dx = kd__slot_at(&r->grad[n->in], s, i);
-        if (!r->plan[n - r->model->nodes].accumulate)
+        if (!r->plan[n - r->model->nodes].accumulate[0])
             kd__clear_sample(&r->model->values[n->in].shape, &r->grad[n->in], dx);
         r->k->avgpool_grad(&w, kd__slot_at(&r->grad[n->out], s, i), dx);
     }
@@ -8572,7 +8611,7 @@ KD__PRIVATE void kd__norm_backward(const kd__run *r, const kd__node *n, kd__span
                         kd__norm_array(r, n, KD__NORM_MEAN), kd__norm_array(r, n, KD__NORM_INV_STD),
                         kd__norm_array(r, n, KD__NORM_SCALE), kd__norm_array(r, n, KD__NORM_MEAN_DY),
                         kd__norm_array(r, n, KD__NORM_MEAN_DYX), kd__slot_at(dx, s, i), dx->row,
-                        r->plan[n - r->model->nodes].accumulate);
+                        r->plan[n - r->model->nodes].accumulate[0]);
 }
 
 /* ============================================================================================================
@@ -8879,7 +8918,7 @@ KD__PRIVATE void kd__tokens_backward(const kd__run *r, const kd__node *n, kd__sp
     for (i = s.first; i < s.first + s.count; ++i) {
         for (y = 0; y < in->h; ++y)
             kd__rows_pass(r, in->w, in->c, kd__slot_at(from, s, i) + y * in->w * from->row, from->row,
-                          kd__slot_at(to, s, i) + y * to->row, in->c, r->plan[n - r->model->nodes].accumulate);
+                          kd__slot_at(to, s, i) + y * to->row, in->c, r->plan[n - r->model->nodes].accumulate[0]);
     }
 }
 
@@ -8962,7 +9001,7 @@ KD__PRIVATE void kd__classtoken_backward(const kd__run *r, const kd__node *n, kd
 {
     const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
     const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
-    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], accumulate = r->plan[n - r->model->nodes].accumulate;
+    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], accumulate = r->plan[n - r->model->nodes].accumulate[0];
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(grad, s, i);
@@ -9007,7 +9046,7 @@ KD__PRIVATE void kd__position_backward(const kd__run *r, const kd__node *n, kd__
         kd__rows_pass(r, shape->h, shape->c, kd__slot_at(grad, s, i), grad->row, kd__partial(r, n->param[0], s),
                       shape->c, i > s.chunk * r->chunk);
     if (kd__needs_grad(r, n->in) && r->grad[n->in].base != grad->base)
-        kd__pass_on(r, shape, grad, &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+        kd__pass_on(r, shape, grad, &r->grad[n->in], r->plan[n - r->model->nodes].accumulate[0], s);
 }
 
 /* ---- token, meanpool ------------------------------------------------------------------------------------- */
@@ -9041,7 +9080,7 @@ KD__PRIVATE void kd__token_backward(const kd__run *r, const kd__node *n, kd__spa
     int i;
     for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
         float *dx = kd__slot_at(to, s, i);
-        if (!r->plan[n - r->model->nodes].accumulate) kd__clear_sample(in, to, dx);
+        if (!r->plan[n - r->model->nodes].accumulate[0]) kd__clear_sample(in, to, dx);
         kd__rows_pass(r, 1, in->c, kd__slot_at(&r->grad[n->out], s, i), 0,
                       dx + (ptrdiff_t)n->arg[KD__TOKEN_K].v[0] * to->row, 0, 1);
     }
@@ -9078,7 +9117,7 @@ KD__PRIVATE void kd__meanpool_backward(const kd__run *r, const kd__node *n, kd__
         memcpy(share, kd__slot_at(&r->grad[n->out], s, i), (size_t)t.width * sizeof *share);
         r->k->scale(t.width, 1 / (float)t.tokens, share);
         kd__rows_pass(r, t.tokens, t.width, share, 0, kd__slot_at(to, s, i), to->row,
-                      r->plan[n - r->model->nodes].accumulate);
+                      r->plan[n - r->model->nodes].accumulate[0]);
     }
 }
 
@@ -9147,7 +9186,7 @@ KD__PRIVATE void kd__layernorm_backward(const kd__run *r, const kd__node *n, kd_
         l.y_row = r->grad[n->out].row;
         l.dx = kd__needs_grad(r, n->in) ? kd__slot_at(&r->grad[n->in], s, i) : NULL;
         l.dx_row = r->grad[n->in].row;
-        l.accumulate = r->plan[n - r->model->nodes].accumulate;
+        l.accumulate = r->plan[n - r->model->nodes].accumulate[0];
         if (kd__learns(r, n)) {
             l.dgamma = kd__partial(r, n->param[0], s), l.dbeta = kd__partial(r, n->param[1], s);
             if (i == s.chunk * r->chunk) {
@@ -9251,7 +9290,7 @@ KD__PRIVATE void kd__linear_backward(const kd__run *r, const kd__node *n, kd__sp
         g.cols = w->c;
         g.run = g.b_rows = w->outputs;
         g.b = r->plan[n - r->model->nodes].own;
-        g.accumulate = r->plan[n - r->model->nodes].accumulate;
+        g.accumulate = r->plan[n - r->model->nodes].accumulate[0];
         r->k->gemm(&g);
     }
     if (!kd__learns(r, n)) return;
@@ -9428,7 +9467,8 @@ KD__PRIVATE void kd__attention_forward(const kd__run *r, const kd__node *n, kd__
 KD__PRIVATE void kd__attention_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
-    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0], accumulate = r->plan[n - r->model->nodes].accumulate;
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0];
+    const int accumulate = r->plan[n - r->model->nodes].accumulate[0];
     const ptrdiff_t width = r->model->values[n->out].shape.c;
     int i, head, first;
     for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
@@ -9493,13 +9533,13 @@ KD__PRIVATE void kd__droppath_backward(const kd__run *r, const kd__node *n, kd__
 {
     if (!kd__needs_grad(r, n->in)) return;
     if (r->training)
-        kd__droppath_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate, s);
+        kd__droppath_apply(r, n, &r->grad[n->out], &r->grad[n->in], r->plan[n - r->model->nodes].accumulate[0], s);
     else
         kd__flatten_backward(r, n, s);
 }
 
 /* ============================================================================================================
-   >>kinds    sums and means of two, and the table of layers
+   >>kinds    sums, means of two, concatenation, and the table of layers
    uses: tokens
    ============================================================================================================ */
 
@@ -9512,7 +9552,7 @@ KD__PRIVATE kd_result kd__add_build(kd__draft *d, kd__node *n)
 
 KD__PRIVATE void kd__add_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const kd__slot *a = &r->act[n->in], *b = &r->act[n->in2], *y = &r->act[n->out];
+    const kd__slot *a = &r->act[n->in], *b = &r->act[kd__input(r->model, n, 1)], *y = &r->act[n->out];
     const kd__shape *shape = &r->model->values[n->out].shape;
     const int tight = a->tight && b->tight && y->tight;
     const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c * (tight ? shape->h : 1);
@@ -9529,9 +9569,10 @@ KD__PRIVATE void kd__add_backward(const kd__run *r, const kd__node *n, kd__span 
 {
     const kd__shape *shape = &r->model->values[n->out].shape;
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    if (kd__needs_grad(r, n->in2)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
+    const int other = kd__input(r->model, n, 1);
+    if (kd__needs_grad(r, other)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[other], plan->accumulate[1], s);
     if (kd__needs_grad(r, n->in) && r->grad[n->in].base != r->grad[n->out].base)
-        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
+        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate[0], s);
 }
 
 /* ---- the mean of two heads ------------------------------------------------------------------------------- */
@@ -9555,16 +9596,115 @@ KD__PRIVATE void kd__mean_backward(const kd__run *r, const kd__node *n, kd__span
     const kd__shape *shape = &r->model->values[n->out].shape;
     const ptrdiff_t length = (ptrdiff_t)kd__shape_count(shape);
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
+    const int other = kd__input(r->model, n, 1);
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
-        float *dy = kd__slot_at(&r->grad[n->out], s, i), *dx = kd__slot_at(&r->grad[n->in2], s, i);
+        float *dy = kd__slot_at(&r->grad[n->out], s, i), *dx = kd__slot_at(&r->grad[other], s, i);
         if (!r->training) r->k->scale(length, 0.5f, dy);
-        if (r->training && !plan->accumulate2 && kd__needs_grad(r, n->in2))
+        if (r->training && !plan->accumulate[1] && kd__needs_grad(r, other))
             memset(dx, 0, (size_t)length * sizeof *dx);
     }
-    if (!r->training && kd__needs_grad(r, n->in2))
-        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in2], plan->accumulate2, s);
-    if (kd__needs_grad(r, n->in)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate, s);
+    if (!r->training && kd__needs_grad(r, other))
+        kd__pass_on(r, shape, &r->grad[n->out], &r->grad[other], plan->accumulate[1], s);
+    if (kd__needs_grad(r, n->in)) kd__pass_on(r, shape, &r->grad[n->out], &r->grad[n->in], plan->accumulate[0], s);
+}
+
+/* ---- concatenation --------------------------------------------------------------------------------------- */
+
+/* Vectors that were images of one height and width make such a vector again: PyTorch's order of both is (c, h, w).
+   Of others the numbers are put in that order. */
+KD__PRIVATE kd_result kd__concat_build(kd__draft *d, kd__node *n)
+{
+    const kd_model *m = d->m;
+    const kd__shape first = m->values[n->in].shape;
+    kd__shape out = first;
+    int64_t channels = 0, count = 0;
+    int k, alike = 1;
+    for (k = 0; k < n->inputs; ++k) {
+        const kd__shape *in = &m->values[kd__input(m, n, k)].shape;
+        const int same = in->h == first.h && in->w == first.w;
+        if (in->flat != first.flat || (!in->flat && !same))
+            return kd__spec_fail(
+                d,
+                "branches 1 and %d of this concat make %s%s and %s%s, which cannot lie side by side: all must be "
+                "vectors, or images of one height and width",
+                k + 1, first.flat ? "a vector of " : "", kd__shape_text(&first).chars,
+                in->flat ? "a vector of " : "", kd__shape_text(in).chars);
+        alike &= same;
+        channels += in->c;
+        count += kd__shape_count(in);
+    }
+    if (count > KD__MAX_VALUE)
+        return kd__spec_fail(d, "the output of this concat, %lld numbers, is too large", (long long)count);
+    if (!alike) out.h = out.w = 1, channels = count;
+    n->out = kd__draft_value(d, (int)channels, out.h, out.w, out.flat, m->node_count);
+    return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
+}
+
+/* Where a sample's output has what comes from an input: channel c of pixel p at first + p * pixel + c * channel. */
+typedef struct kd__beside {
+    ptrdiff_t first, pixel, channel;
+} kd__beside;
+
+KD__PRIVATE kd__beside kd__concat_part(const kd_model *m, const kd__node *n, int input)
+{
+    const kd__shape *in = &m->values[kd__input(m, n, input)].shape, *out = &m->values[n->out].shape;
+    kd__beside part = {0, 0, 0};
+    const int alike = in->h == out->h && in->w == out->w;
+    int k;
+    for (k = 0; k < input; ++k) {
+        const kd__shape *before = &m->values[kd__input(m, n, k)].shape;
+        part.first += before->c * (before->h == out->h && before->w == out->w ? 1 : before->h * before->w);
+    }
+    part.pixel = alike ? out->c : 1;
+    part.channel = alike ? 1 : in->h * in->w;
+    return part;
+}
+
+KD__PRIVATE void kd__concat_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *out = &r->act[n->out];
+    int i, j, k;
+    for (k = 0; k < n->inputs; ++k) {
+        const kd__slot *in = &r->act[kd__input(r->model, n, k)];
+        const kd__beside part = kd__concat_part(r->model, n, k);
+        const int channels = in->shape->c, whole = in->tight && out->tight;
+        const int lines = whole ? 1 : in->shape->h, pixels = in->shape->w * (whole ? in->shape->h : 1);
+        for (i = s.first; i < s.first + s.count; ++i) {
+            const float *from = kd__slot_at(in, s, i);
+            float *to = kd__slot_at(out, s, i) + part.first;
+            if (part.channel > 1) { /* of a vector, which has no lines */
+                r->k->transpose(from, channels, pixels, channels, to, pixels);
+                continue;
+            }
+            for (j = 0; j < lines; ++j, from += in->row, to += out->row)
+                r->k->copy(from, channels, pixels, channels, to, part.pixel);
+        }
+    }
+}
+
+KD__PRIVATE void kd__concat_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__slot *out = &r->grad[n->out];
+    const int *accumulate = r->plan[n - r->model->nodes].accumulate;
+    int i, j, k, c;
+    for (k = n->inputs - 1; k >= 0; --k) { /* kd__plan_accumulation counts on this order */
+        const int value = kd__input(r->model, n, k);
+        const kd__slot *in = &r->grad[value];
+        const kd__beside part = kd__concat_part(r->model, n, k);
+        const int channels = in->shape->c, whole = in->tight && out->tight;
+        const int lines = whole ? 1 : in->shape->h, pixels = in->shape->w * (whole ? in->shape->h : 1);
+        if (!kd__needs_grad(r, value)) continue;
+        for (i = s.first; i < s.first + s.count; ++i) {
+            const float *from = kd__slot_at(out, s, i) + part.first;
+            float *to = kd__slot_at(in, s, i);
+            for (j = 0; j < pixels && part.channel > 1; ++j, to += channels) {
+                for (c = 0; c < channels; ++c) to[c] = (accumulate[k] ? to[c] : 0) + from[j + c * part.channel];
+            }
+            for (j = 0; j < lines && part.channel == 1; ++j, from += out->row, to += in->row)
+                kd__rows_pass(r, pixels, channels, from, part.pixel, to, channels, accumulate[k]);
+        }
+    }
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
@@ -9660,7 +9800,7 @@ static const kd__layer_type kd__layer_types[] = {
      KD__TAKES_ACT | KD__MULTIPLIES,
      0},
     {"maxpool",
-     KD__POOL_ARGS,
+     KD__POOL_ARGS " ceil:b=0",
      kd__pool_build,
      kd__maxpool_own,
      NULL,
@@ -9847,6 +9987,16 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({kd__droppath_backward, KD__SPANS, KD__ALWAYS}),
      KD__PASSES_IN_EVALUATION,
      0},
+    /* made of concat(...), which gives it what it reads */
+    {"concat",
+     "",
+     kd__concat_build,
+     NULL,
+     NULL,
+     {{kd__concat_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__concat_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
     KD__ACTIVATIONS(KD__ACT_ROW)
     /* made by disthead, no word of its own */
     {"+/2",
@@ -9886,6 +10036,7 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
    line:    input {NAME "=" value} ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
    layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value}
                                            |  [TAG ":"] "residual" "(" layers ")"
+                                           |  [TAG ":"] "concat" "(" [layers] {"|" [layers]} ")"
    ============================================================================================================ */
 
 enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120, KD__MAX_LAYERS = 10000 }; /* tags are looked up one by one */
@@ -9967,9 +10118,9 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
     return kd__spec_fail(
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
-        "dropout, flatten, quant, residual, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, "
-        "sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, encoder, "
-        "layernorm, attention, linear, droppath, token, meanpool and disthead",
+        "dropout, flatten, quant, residual, concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, "
+        "hardswish, sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, "
+        "encoder, layernorm, attention, linear, droppath, token, meanpool and disthead",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -10074,7 +10225,10 @@ KD__PRIVATE int kd__arg_value(const char **at, char kind, kd__arg *arg)
 }
 
 /* The colon ends the options of the whole model. */
-KD__PRIVATE int kd__at_layer_end(const char *c) { return *c == 0 || *c == ',' || *c == ')' || *c == ':'; }
+KD__PRIVATE int kd__at_layer_end(const char *c)
+{
+    return *c == 0 || *c == ',' || *c == ')' || *c == '|' || *c == ':';
+}
 
 /* Positional values in the order of the list, then or among them name=value. */
 KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char **at, const char *args,
@@ -10142,9 +10296,20 @@ KD__PRIVATE kd_result kd__parse_args(kd__draft *d, const char *word, const char 
     return KD_OK;
 }
 
-/* Adds a layer that reads d->current. */
-KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args, const char *name,
-                                     const char *text, size_t text_length, int shown, int in2)
+/* Adds a value to those that the next node reads. */
+KD__PRIVATE kd_result kd__draft_read(kd__draft *d, int value)
+{
+    kd_model *m = d->m;
+    void *list = kd__grow(d->kd, m->inputs, m->input_count, &m->input_capacity, sizeof *m->inputs);
+    if (!list) return KD_ERR_MEMORY;
+    m->inputs = (int *)list;
+    m->inputs[m->input_count++] = value;
+    return KD_OK;
+}
+
+/* Adds a layer that reads the values that have been added since `first`. */
+KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args, const char *name,
+                                     const char *text, size_t text_length, int shown, int first)
 {
     kd_model *m = d->m;
     const kd__layer_type *t = &kd__layer_types[type];
@@ -10165,8 +10330,8 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
     memset(n, 0, sizeof *n);
     n->type = type;
     if (args) memcpy(n->arg, args, sizeof n->arg);
-    n->in = d->current;
-    n->in2 = in2;
+    n->in = m->inputs[first];
+    n->first = first, n->inputs = m->input_count - first;
     n->act = t->act;
     d->word = t->word;
     n->shown = shown;
@@ -10181,11 +10346,20 @@ KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args
         kd__free(d->kd, n->text);
         return result;
     }
-    ++m->values[n->in].consumers;
-    if (in2 >= 0) ++m->values[in2].consumers;
+    for (i = 0; i < n->inputs; ++i) ++m->values[kd__input(m, n, i)].consumers;
     d->current = n->out;
     ++m->node_count;
     return KD_OK;
+}
+
+/* Adds a layer that reads d->current and, unless it is -1, another value. */
+KD__PRIVATE kd_result kd__draft_node(kd__draft *d, int type, const kd__arg *args, const char *name,
+                                     const char *text, size_t text_length, int shown, int other)
+{
+    const int first = d->m->input_count;
+    kd_result result = kd__draft_read(d, d->current);
+    if (result == KD_OK && other >= 0) result = kd__draft_read(d, other);
+    return result == KD_OK ? kd__draft_join(d, type, args, name, text, text_length, shown, first) : result;
 }
 
 /* Whether a layer, or a residual around one, has this name. */
@@ -10342,6 +10516,65 @@ KD__PRIVATE kd_result kd__parse_residual(kd__draft *d, const char **at, const ch
     if (result != KD_OK) return result;
     name = kd__path_join(path, "sum", 3);
     result = kd__draft_node(d, KD__COUNT(kd__layer_types) - 1, NULL, name.chars, "+", 1, 0, shortcut);
+    *at = c + 1;
+    return result;
+}
+
+/* The branches of a concat and what each ends in, from the opening parenthesis on; *at is then the closing one. */
+KD__PRIVATE kd_result kd__parse_branches(kd__draft *d, const char **at, const char *path, int **ends, int *count)
+{
+    const char *c = *at;
+    const int entry = d->current;
+    int capacity = 0;
+    for (;;) {
+        const kd__path name = kd__path_index(path, *count);
+        kd_result result = KD_OK;
+        void *list;
+        d->current = entry;
+        c = kd__skip_space(c + 1);
+        ++d->depth;
+        if (*c != '|' && *c != ')') result = kd__parse_layers(d, &c, name.chars);
+        --d->depth;
+        if (result != KD_OK) return result;
+        list = kd__grow(d->kd, *ends, *count, &capacity, sizeof **ends);
+        if (!list) return KD_ERR_MEMORY;
+        *ends = (int *)list;
+        (*ends)[(*count)++] = d->current;
+        c = kd__skip_space(c);
+        if (*c != '|') break;
+    }
+    *at = c;
+    return KD_OK;
+}
+
+/* concat( ... | ... ), at the opening parenthesis */
+KD__PRIVATE kd_result kd__parse_concat(kd__draft *d, const char **at, const char *path)
+{
+    const char *c = *at;
+    const kd__path inner = kd__path_join(path, "branches", 8), name = kd__path_join(path, "cat", 3);
+    int *ends = NULL, count = 0, first, i;
+    kd_result result;
+    if (*c != '(')
+        return kd__spec_fail(d, "concat needs its branches in parentheses: concat(conv 16 1 | conv 16 3 pad=1)");
+    if (d->depth >= KD__MAX_DEPTH)
+        return kd__spec_fail(d, "residuals and concats are nested more than %d deep", (int)KD__MAX_DEPTH);
+    if (strlen(path) + 15 > KD__MAX_NAME)
+        return kd__spec_fail(d, "the tags around this concat have more than %d letters together",
+                             (int)KD__MAX_NAME - 15);
+    result = kd__parse_branches(d, &c, inner.chars, &ends, &count);
+    if (result == KD_OK) {
+        d->at = c;
+        if (*c && *c != ')') result = kd__spec_fail(d, "expected a comma, a bar or a parenthesis, got \"%c\"", *c);
+        d->at = *at;
+        if (*c == 0) result = kd__spec_fail(d, "this parenthesis is never closed");
+        if (*c == ')' && count < 2)
+            result = kd__spec_fail(d, "concat needs two branches or more, with a bar | between them");
+    }
+    first = d->m->input_count;
+    for (i = 0; i < count && result == KD_OK; ++i) result = kd__draft_read(d, ends[i]);
+    kd__free(d->kd, ends);
+    if (result == KD_OK)
+        result = kd__draft_join(d, kd__layer_find("concat", 6), NULL, name.chars, "concat", 6, 0, first);
     *at = c + 1;
     return result;
 }
@@ -10603,7 +10836,7 @@ KD__PRIVATE kd_result kd__parse_name(kd__draft *d, const char *c, const char *pa
         d->at = c = kd__skip_space(kd__skip_space(end) + 1);
         if (!kd__is_letter(*c)) return kd__spec_fail(d, "a layer is missing after the tag");
     } else if (!kd__is_letter(*c)) {
-        return *c == 0 || *c == ')' ? kd__spec_fail(d, "a layer is missing here")
+        return *c == 0 || *c == ')' || *c == '|' ? kd__spec_fail(d, "a layer is missing here")
                                     : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
     }
     n->text = c;
@@ -10639,6 +10872,12 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     if (n.length == 8 && memcmp(n.text, "residual", 8) == 0) {
         *index = n.next;
         result = kd__parse_residual(d, &c, n.name.chars);
+        *at = kd__skip_space(c);
+        return result;
+    }
+    if (n.length == 6 && memcmp(n.text, "concat", 6) == 0) {
+        *index = n.next;
+        result = kd__parse_concat(d, &c, n.name.chars);
         *at = kd__skip_space(c);
         return result;
     }
@@ -10707,26 +10946,44 @@ KD__PRIVATE int kd__has_weights(const kd_model *m, const kd__node *n)
     return n->param[0] >= 0 && m->params[n->param[0]].trained;
 }
 
-/* The last layer with weights in the branch that ends in a sum, or -1; *dead: a rectifier follows it, of whose
-   gradient at 0 nothing is left. Of a residual that the branch itself ends in, what the sum adds counts. */
-KD__PRIVATE int kd__branch_end(const kd_model *m, const kd__node *sum, int *dead)
+KD__PRIVATE int kd__is_sum(const kd__node *n) { return kd__layer_types[n->type].build == kd__add_build; }
+
+/* The last layer with weights on the way to a value, deeper than `depth`, or -1; *dead becomes 1 where a rectifier
+   follows it, of whose gradient at 0 nothing is left. Of a residual on this way, what the sum adds counts. A concat
+   has several ways: *skip such layers are passed over, and counted down. */
+KD__PRIVATE int kd__way_end(const kd_model *m, int value, int depth, int *skip, int *dead)
 {
-    int at = m->values[sum->in].producer;
-    *dead = 0;
-    while (at >= 0 && m->nodes[at].depth > sum->depth) {
+    int at = m->values[value].producer, k;
+    while (at >= 0 && m->nodes[at].depth > depth) {
         const kd__node *n = &m->nodes[at];
-        if (kd__has_weights(m, n)) return at;
+        if (kd__has_weights(m, n)) return (*skip)-- == 0 ? at : -1;
         if (n->act == KD__RELU || n->act == KD__RELU6) *dead = 1;
-        at = m->values[n->in2 >= 0 ? n->in2 : n->in].producer;
+        for (k = 0; k < n->inputs && n->inputs > 1 && !kd__is_sum(n); ++k) {
+            int own = *dead;
+            const int end = kd__way_end(m, kd__input(m, n, k), depth, skip, &own);
+            if (end < 0) continue;
+            *dead = own;
+            return end;
+        }
+        if (n->inputs > 1 && !kd__is_sum(n)) return -1;
+        at = m->values[kd__input(m, n, n->inputs - 1)].producer;
     }
     return -1;
+}
+
+/* The same of the branch that ends in a sum: the first such layer, the second, and so on; -1: there are no more, or
+   the node is no sum. */
+KD__PRIVATE int kd__branch_end(const kd_model *m, const kd__node *sum, int which, int *dead)
+{
+    *dead = 0;
+    return kd__is_sum(sum) ? kd__way_end(m, sum->in, sum->depth, &which, dead) : -1;
 }
 
 /* What is wrong with first weights, or NULL. */
 KD__PRIVATE const char *kd__init_fault(const kd_model *m, const kd_init *init)
 {
     const float limit = 1e6f;
-    int i, dead;
+    int i, j, dead;
     if ((unsigned)init->kind >= (unsigned)KD_INIT_COUNT) return "there is no such kind of first weights";
     if (init->fan_out != 0 && init->fan_out != 1) return "fan_out must be 0 or 1";
     if (init->fan_out && init->kind != KD_INIT_HE) return "fan_out goes with init=he";
@@ -10735,9 +10992,11 @@ KD__PRIVATE const char *kd__init_fault(const kd_model *m, const kd_init *init)
     if (!(init->last >= 0 && init->last <= limit)) return "last must be 0 to 1e6";
     if (!(init->residual >= 0 && init->residual <= limit)) return "residual must be 0 to 1e6";
     for (i = 0; init->residual == 0 && i < m->node_count; ++i) {
-        if (m->nodes[i].in2 >= 0 && kd__branch_end(m, &m->nodes[i], &dead) >= 0 && dead)
-            return "residual=0 would leave a residual without gradients for ever, whose last layer with weights is "
-                   "followed by a relu or relu6";
+        for (j = 0; kd__branch_end(m, &m->nodes[i], j, &dead) >= 0; ++j) {
+            if (dead)
+                return "residual=0 would leave a residual without gradients for ever, whose last layer with "
+                       "weights is followed by a relu or relu6";
+        }
     }
     return NULL;
 }
@@ -10903,6 +11162,20 @@ KDDEF void kd_builder_residual(kd_builder *b)
     b->first = 1;
 }
 
+KDDEF void kd_builder_concat(kd_builder *b)
+{
+    if (!b) return;
+    kd_builder_layer(b, "concat(");
+    b->first = 1;
+}
+
+KDDEF void kd_builder_branch(kd_builder *b)
+{
+    if (!b) return;
+    kd__builder_append(b, " | ");
+    b->first = 1;
+}
+
 KDDEF void kd_builder_end(kd_builder *b)
 {
     if (!b) return;
@@ -10960,6 +11233,8 @@ KDDEF kd_result kd_builder_finish(kd_builder *b, uint64_t seed, kd_model **out)
    KD__QUANT_MEAN     avgpool, gap: q = rne(clamp((float)sum(x - zero_in) * factor[0])) + zero_out
    KD__QUANT_ADD      t = (float)(a - zero_a) * factor[0] + (float)(b - zero_b) * factor[1]; as a product goes on
    KD__QUANT_TABLE    q = table[x]: any other activation, or a quant layer on numbers of another grid
+   KD__QUANT_CONCAT   the same of each input of a concat, with a table of its own: what is on its grid, on the
+                      output's
 
    rne rounds to the nearest, halves to even; clamp leaves 0 to 255 once the zero is added. All in float, one
    rounding an operation, with
@@ -10980,7 +11255,8 @@ enum {
     KD__QUANT_MAXPOOL,
     KD__QUANT_MEAN,
     KD__QUANT_ADD,
-    KD__QUANT_TABLE
+    KD__QUANT_TABLE,
+    KD__QUANT_CONCAT
 };
 
 typedef struct kd__quant_value {
@@ -11171,7 +11447,7 @@ KD__PRIVATE const kd__node *kd__reader(const kd_model *m, int value)
 {
     int i;
     if (m->values[value].consumers != 1) return NULL;
-    for (i = 0; i < m->node_count && m->nodes[i].in != value && m->nodes[i].in2 != value; ++i) {}
+    for (i = 0; i < m->node_count && !kd__reads(m, &m->nodes[i], value); ++i) {}
     return i < m->node_count ? &m->nodes[i] : NULL;
 }
 
@@ -11243,6 +11519,14 @@ KD__PRIVATE int kd__quant_target(const kd_model *m, const kd__node *n)
     return next && kd__is_quant(next) ? next->out : -1;
 }
 
+/* Whether all that a node reads is on a grid. */
+KD__PRIVATE int kd__on_grids(const kd_model *m, const kd__quant *q, const kd__node *n)
+{
+    int k;
+    for (k = 0; k < n->inputs && q->values[kd__input(m, n, k)].scale > 0; ++k) {}
+    return k == n->inputs;
+}
+
 /* How a node is computed, and what it writes. */
 KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
 {
@@ -11268,7 +11552,8 @@ KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
         }
     } else if (on_grid && target >= 0) {
         if (t->forward[0].fn == kd__avgpool_forward) at->op = KD__QUANT_MEAN;
-        if (t->build == kd__add_build && q->values[n->in2].scale > 0) at->op = KD__QUANT_ADD;
+        if (t->build == kd__add_build && kd__on_grids(m, q, n)) at->op = KD__QUANT_ADD;
+        if (t->build == kd__concat_build && kd__on_grids(m, q, n)) at->op = KD__QUANT_CONCAT;
         if (n->act) at->op = KD__QUANT_TABLE;
         if (at->op != KD__QUANT_FLOAT) at->out = target;
     }
@@ -11302,7 +11587,7 @@ KD__PRIVATE kd_result kd__quant_choose_all(const kd_model *m, kd__quant *q, cons
         }
         for (j = 0; j < 4 && q->nodes[i].op == KD__QUANT_FLOAT && kd__layer_types[n->type].forward[j].fn; ++j)
             q->serial |= kd__layer_types[n->type].forward[j].kind == KD__WHOLE;
-        if (q->nodes[i].op == KD__QUANT_FLOAT && (n->in == m->input || n->in2 == m->input)) q->float_input = 1;
+        if (q->nodes[i].op == KD__QUANT_FLOAT && kd__reads(m, n, m->input)) q->float_input = 1;
     }
     return KD_OK;
 }
@@ -11314,17 +11599,16 @@ KD__PRIVATE kd_result kd__quant_place(const kd_model *m, kd__quant *q)
     for (i = 0; i < m->value_count; ++i) q->values[i].from = q->values[i].until = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        int used[3];
-        used[0] = n->in, used[1] = n->in2, used[2] = q->nodes[i].out;
         if (n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE) {
             const kd__arg *pad = &n->arg[n->type == KD__TYPE_CONV ? (int)KD__CONV_PAD : (int)KD__DEPTHWISE_PAD];
             kd__quant_value *v = &q->values[q->values[n->in].root];
             v->pad_h = KD__MAX(v->pad_h, (int)pad->v[0]);
             v->pad_w = KD__MAX(v->pad_w, (int)pad->v[1]);
         }
-        for (j = 0; j < 3 && q->nodes[i].op != KD__QUANT_NOTHING; ++j) {
-            kd__quant_value *v = used[j] >= 0 ? &q->values[q->values[used[j]].root] : NULL;
-            if (!v || !(v->scale > 0)) continue;
+        for (j = 0; j <= n->inputs && q->nodes[i].op != KD__QUANT_NOTHING; ++j) {
+            const int used = j < n->inputs ? kd__input(m, n, j) : q->nodes[i].out;
+            kd__quant_value *v = &q->values[q->values[used].root];
+            if (!(v->scale > 0)) continue;
             if (v->from < 0) v->from = i;
             v->until = i;
         }
@@ -11419,8 +11703,8 @@ KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
             at->factor = KD__NEW(m->kd, float, 2);
             if (!at->factor) result = KD_ERR_MEMORY;
         }
-        if (at->op == KD__QUANT_TABLE) {
-            at->table = KD__NEW(m->kd, uint8_t, 256);
+        if (at->op == KD__QUANT_TABLE || at->op == KD__QUANT_CONCAT) {
+            at->table = KD__NEW(m->kd, uint8_t, 256 * m->nodes[i].inputs);
             if (!at->table) result = KD_ERR_MEMORY;
         }
     }
@@ -11494,12 +11778,16 @@ KD__PRIVATE void kd__quant_finish_table(const kd_model *m, int index)
 {
     const kd__node *n = &m->nodes[index];
     const kd__quant_node *at = &m->quant->nodes[index];
-    const kd__quant_value *in = &m->quant->values[n->in], *out = &m->quant->values[at->out];
+    const kd__quant_value *out = &m->quant->values[at->out];
     float x[256 + KD__SLACK];
-    int i;
-    for (i = 0; i < 256; ++i) x[i] = (float)(i - in->zero) * in->scale;
-    if (n->act) kd__table_scalar.act(n->act, n->act_arg, 256, x, x);
-    for (i = 0; i < 256; ++i) at->table[i] = (uint8_t)kd__clamp_steps(x[i] / out->scale, out->zero);
+    int i, k;
+    for (k = 0; k < n->inputs; ++k) {
+        const kd__quant_value *in = &m->quant->values[kd__input(m, n, k)];
+        uint8_t *table = at->table + 256 * k;
+        for (i = 0; i < 256; ++i) x[i] = (float)(i - in->zero) * in->scale;
+        if (n->act) kd__table_scalar.act(n->act, n->act_arg, 256, x, x);
+        for (i = 0; i < 256; ++i) table[i] = (uint8_t)kd__clamp_steps(x[i] / out->scale, out->zero);
+    }
 }
 
 /* The bias as the integers have it. */
@@ -11535,8 +11823,8 @@ KD__PRIVATE kd_result kd__quant_finish(kd_model *m, const char *where)
                     kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                              "%s: layer \"%.80s\": the sum of its window may not fit into 32 bits", where, n->name);
         } else if (at->op == KD__QUANT_ADD) {
-            at->factor[0] = in / out, at->factor[1] = m->quant->values[n->in2].scale / out;
-        } else if (at->op == KD__QUANT_TABLE) {
+            at->factor[0] = in / out, at->factor[1] = m->quant->values[kd__input(m, n, 1)].scale / out;
+        } else if (at->op == KD__QUANT_TABLE || at->op == KD__QUANT_CONCAT) {
             kd__quant_finish_table(m, i);
         }
         for (j = 0; j < 2 && result == KD_OK && (at->op == KD__QUANT_MEAN || at->op == KD__QUANT_ADD); ++j) {
@@ -11671,7 +11959,7 @@ KD__PRIVATE int kd__has_floats(const kd_model *m, int value)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__quant_node *at = &m->quant->nodes[i];
-        if (at->op == KD__QUANT_FLOAT && (n->in == value || n->in2 == value || n->out == value)) return 1;
+        if (at->op == KD__QUANT_FLOAT && (kd__reads(m, n, value) || n->out == value)) return 1;
         if (at->op == KD__QUANT_STEPS && n->in == value && value != m->input) return 1;
         if (at->op == KD__QUANT_PRODUCT && at->out == value && !(m->quant->values[value].scale > 0)) return 1;
     }
@@ -11792,8 +12080,10 @@ KD__PRIVATE void kd__int8_float_layer(const kd__run *r, const kd__node *n, kd__s
 {
     const kd__phase *phases = kd__layer_types[n->type].forward;
     int i;
-    if (r->model->quant->values[n->in].scale > 0) kd__int8_to_float(r, n->in, s);
-    if (n->in2 >= 0 && r->model->quant->values[n->in2].scale > 0) kd__int8_to_float(r, n->in2, s);
+    for (i = 0; i < n->inputs; ++i) {
+        const int value = kd__input(r->model, n, i);
+        if (r->model->quant->values[value].scale > 0) kd__int8_to_float(r, value, s);
+    }
     for (i = 0; i < 4 && phases[i].fn; ++i) {
         if (phases[i].kind != KD__PREPARE && phases[i].kind != KD__COMMIT && (phases[i].mode & KD__EVALUATION))
             phases[i].fn(r, n, s);
@@ -11938,22 +12228,44 @@ KD__PRIVATE void kd__int8_pool(const kd__run *r, const kd__node *n, const kd__qu
 KD__PRIVATE void kd__int8_lines(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
 {
     const kd__quant_value *values = r->model->quant->values, *a = &values[n->in], *out = &values[at->out];
+    const kd__quant_value *b = at->op == KD__QUANT_ADD ? &values[kd__input(r->model, n, 1)] : NULL;
     const kd__shape *shape = &r->model->values[n->in].shape;
     const ptrdiff_t length = (ptrdiff_t)shape->w * shape->c;
     const kd__int8_store store = kd__quant_store(at, out);
     int i, y;
     for (i = s.first; i < s.first + s.count; ++i) {
         const uint8_t *from = kd__bytes_at(r, a, s, i);
-        const uint8_t *from2 = at->op == KD__QUANT_ADD ? kd__bytes_at(r, &values[n->in2], s, i) : NULL;
+        const uint8_t *from2 = b ? kd__bytes_at(r, b, s, i) : NULL;
         uint8_t *to = kd__bytes_at(r, out, s, i);
         for (y = 0; y < shape->h; ++y, from += a->line, to += out->line) {
-            if (from2) {
-                r->k->int8_add(length, &store, from, a->zero, at->factor[0], from2, values[n->in2].zero,
-                               at->factor[1], to);
-                from2 += values[n->in2].line;
+            if (b) {
+                r->k->int8_add(length, &store, from, a->zero, at->factor[0], from2, b->zero, at->factor[1], to);
+                from2 += b->line;
             } else {
                 ptrdiff_t j;
                 for (j = 0; j < length; ++j) to[j] = at->table[from[j]];
+            }
+        }
+    }
+}
+
+KD__PRIVATE void kd__int8_concat(const kd__run *r, const kd__node *n, const kd__quant_node *at, kd__span s)
+{
+    const kd__quant_value *values = r->model->quant->values, *out = &values[at->out];
+    int i, k, y, x, c;
+    for (k = 0; k < n->inputs; ++k) {
+        const int value = kd__input(r->model, n, k);
+        const kd__shape *shape = &r->model->values[value].shape;
+        const kd__beside part = kd__concat_part(r->model, n, k);
+        const uint8_t *table = at->table + 256 * k;
+        for (i = s.first; i < s.first + s.count; ++i) {
+            const uint8_t *from = kd__bytes_at(r, &values[value], s, i);
+            uint8_t *line = kd__bytes_at(r, out, s, i) + part.first;
+            for (y = 0; y < shape->h; ++y, from += values[value].line) {
+                uint8_t *to = line + (part.channel > 1 ? y * shape->w : y * (ptrdiff_t)out->line);
+                for (x = 0; x < shape->w; ++x, to += part.pixel) {
+                    for (c = 0; c < shape->c; ++c) to[c * part.channel] = table[from[x * shape->c + c]];
+                }
             }
         }
     }
@@ -11984,6 +12296,7 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
         case KD__QUANT_MEAN: kd__int8_pool(r, n, at, s); break;
         case KD__QUANT_ADD:
         case KD__QUANT_TABLE: kd__int8_lines(r, n, at, s); break;
+        case KD__QUANT_CONCAT: kd__int8_concat(r, n, at, s); break;
         default: break;
         }
     }
@@ -12030,7 +12343,8 @@ KD__PRIVATE void kd__model_propagate(kd_model *m)
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        int needs = m->values[n->in].needs_grad || (n->in2 >= 0 && m->values[n->in2].needs_grad);
+        int needs = 0;
+        for (j = 0; j < n->inputs; ++j) needs |= m->values[kd__input(m, n, j)].needs_grad;
         for (j = 0; j < 4; ++j) needs |= n->param[j] >= 0 && m->params[n->param[j]].trained;
         m->values[n->out].needs_grad = needs;
     }
@@ -12053,7 +12367,7 @@ KD__PRIVATE int kd__before_rectifier(const kd_model *m, int node)
     int value = m->nodes[node].out, i;
     for (i = node + 1; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (n->in != value) continue;
+        if (kd__is_sum(n) ? n->in != value : !kd__reads(m, n, value)) continue;
         if (n->act) return n->act != KD__SIGMOID && n->act != KD__TANH;
         if (kd__layer_types[n->type].flags & KD__MULTIPLIES) return 0;
         value = n->out;
@@ -12138,7 +12452,7 @@ KD__PRIVATE void kd__init_scale(kd_model *m, int node, float factor)
 
 KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
 {
-    int i, j, dead, last = -1;
+    int i, j, k, dead, last = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
@@ -12161,8 +12475,11 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
     }
     if (last >= 0) kd__init_scale(m, last, m->init.last);
     for (i = 0; i < m->node_count; ++i) {
-        const int end = m->nodes[i].in2 >= 0 ? kd__branch_end(m, &m->nodes[i], &dead) : -1;
-        if (end >= 0) kd__init_scale(m, end, m->init.residual);
+        int end;
+        for (j = 0; (end = kd__branch_end(m, &m->nodes[i], j, &dead)) >= 0; ++j) {
+            for (k = 0; k < j && kd__branch_end(m, &m->nodes[i], k, &dead) != end; ++k) {}
+            if (k == j) kd__init_scale(m, end, m->init.residual); /* once, however many branches it ends */
+        }
     }
     return KD_OK;
 }
@@ -12275,6 +12592,7 @@ KDDEF void kd_model_destroy(kd_model *m)
     for (i = 0; i < m->param_count; ++i) kd__free(kd, m->params[i].name);
     kd__free(kd, m->nodes);
     kd__free(kd, m->values);
+    kd__free(kd, m->inputs);
     kd__free(kd, m->params);
     kd__free(kd, m->weights);
     kd__free(kd, m->state);
@@ -12450,7 +12768,8 @@ KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         hash = kd__hash_text(kd__hash_text(hash, kd__layer_types[n->type].word), n->name);
-        hash = kd__mix(hash ^ ((uint64_t)n->in << 32 | (uint32_t)n->in2));
+        hash = kd__mix(hash ^ ((uint64_t)n->in << 32 | (uint32_t)(n->inputs > 1 ? kd__input(m, n, 1) : -1)));
+        for (j = 2; j < n->inputs; ++j) hash = kd__mix(hash ^ (uint32_t)kd__input(m, n, j));
         for (j = 0; j < KD__MAX_ARGS; ++j)
             hash = kd__mix(hash ^ ((uint64_t)kd__float_bits((float)n->arg[j].v[0]) << 32 |
                                    kd__float_bits((float)n->arg[j].v[1])));
@@ -12713,14 +13032,14 @@ KD__PRIVATE int kd__arena_root(const kd_model *m, int i, const int *root, const 
         t->build != kd__quant_build)
         return n->out;
     if (last[in] <= i) return in;
-    return n->in2 >= 0 && last[root[n->in2]] <= i ? root[n->in2] : n->out;
+    return n->inputs > 1 && last[root[kd__input(m, n, 1)]] <= i ? root[kd__input(m, n, 1)] : n->out;
 }
 
 /* root and items: by value. Activations have `bytes` bytes each, and buffers begin at multiples of 4. */
 KD__PRIVATE void kd__arena_items(const kd_model *m, int bytes, int *root, int *last, int *reads,
                                  kd__arena_item *items)
 {
-    int i;
+    int i, k;
     for (i = 0; i < m->value_count; ++i) {
         root[i] = i;
         reads[i] = -1;
@@ -12729,8 +13048,7 @@ KD__PRIVATE void kd__arena_items(const kd_model *m, int bytes, int *root, int *l
     }
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        reads[n->in] = i;
-        if (n->in2 >= 0) reads[n->in2] = i;
+        for (k = 0; k < n->inputs; ++k) reads[kd__input(m, n, k)] = i;
     }
     reads[m->output] = m->node_count;
     memcpy(last, reads, (size_t)m->value_count * sizeof *last);
@@ -12791,6 +13109,8 @@ KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) c->flash_int8 += 256;
     } else if (t->build == kd__pool_build || t->build == kd__gap_build) {
         c->flash_int8 += KD__COST_LAYER + (t->own ? 0 : 4);
+    } else if (t->build == kd__concat_build) {
+        c->flash_int8 += 256 * n->inputs;
     } else if (t->build == kd__add_build) {
         c->flash_int8 += KD__COST_LAYER + 8;
     } else if (t->build != kd__quant_build) {
@@ -12848,6 +13168,7 @@ enum { KD__SAMPLE_CLASH = 1024, KD__SAMPLE_GAP = 16 };
 KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad, int close)
 {
     const size_t line = (size_t)(s->w + pad) * (size_t)s->c;
+    slot->shape = s;
     slot->pad = pad;
     slot->tight = pad == 0;
     slot->row = (ptrdiff_t)line;
@@ -12857,8 +13178,9 @@ KD__PRIVATE void kd__slot_layout(kd__slot *slot, const kd__shape *s, int pad, in
     if (!close && slot->sample % KD__SAMPLE_CLASH == 0) slot->sample += KD__SAMPLE_GAP;
 }
 
-KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, const kd__shape *s, kd__span span)
+KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, kd__span span)
 {
+    const kd__shape *s = slot->shape;
     const size_t edge = slot->first * sizeof(float);
     int i, y;
     for (i = span.first; i < span.first + span.count; ++i) {
@@ -13118,12 +13440,13 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
 KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
 {
     const kd_model *m = p->r->model;
-    int i;
+    int i, k;
     for (i = 0; i < m->value_count; ++i) p->from[i] = 0;
     for (i = m->node_count - 1; i >= 0; --i) {
         const kd__node *n = &m->nodes[i];
-        if (n->in2 >= 0) p->r->plan[i].accumulate2 = p->from[n->in2]++ > 0;
-        p->r->plan[i].accumulate = p->from[n->in]++ > 0;
+        for (k = n->inputs - 1; k >= 0; --k)
+            p->r->accumulate[n->first + k] = p->from[kd__input(m, n, k)]++ > 0;
+        p->r->plan[i].accumulate = p->r->accumulate + n->first;
     }
 }
 
@@ -13176,17 +13499,11 @@ KD__PRIVATE void kd__plan_lifetimes(kd__planner *p, const kd__step *steps, int c
     for (i = 0; i < m->value_count; ++i) p->from[i] = p->until[i] = p->group[i] = -1, p->spread[i] = 0;
     for (i = 0; i < count; ++i) {
         const kd__node *n = steps[i].node;
-        int values[3] = {-1, -1, -1};
         if (i && (steps[i].whole || steps[i - 1].whole)) ++group;
         if (!steps[i].touches) continue;
-        if (!n) {
-            values[0] = m->input;
-        } else {
-            values[0] = n->in, values[1] = n->in2, values[2] = n->out;
-        }
-        for (j = 0; j < 3; ++j) {
-            const int v = values[j] >= 0 ? root[values[j]] : -1;
-            if (v < 0 || (backward && !kd__needs_grad(p->r, v))) continue;
+        for (j = 0; j <= (n ? n->inputs : 0); ++j) {
+            const int v = root[!n ? m->input : j < n->inputs ? kd__input(m, n, j) : n->out];
+            if (backward && !kd__needs_grad(p->r, v)) continue;
             if (p->from[v] < 0) p->from[v] = i, p->group[v] = group;
             p->until[v] = i;
             p->spread[v] |= steps[i].whole || p->group[v] != group;
@@ -13279,7 +13596,7 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
     const kd_model *m = r->model;
     kd__step *steps = backward ? r->backward : r->forward;
     size_t *offset = KD__NEW(r->kd, size_t, m->value_count), *floats = KD__NEW(r->kd, size_t, m->value_count);
-    int *placed = KD__NEW(r->kd, int, m->value_count), placed_count = 0, v, i,
+    int *placed = KD__NEW(r->kd, int, m->value_count), placed_count = 0, v,
         failed = !offset || !floats || !placed;
     kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
@@ -13299,10 +13616,8 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
             r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
             slot[v].worker = 1 + offset[v]; /* made final by kd__plan_locals */
             if (slot[v].pad) {
-                kd__step *first = &steps[p->from[v]];
-                i = first->clear[0] != NULL;
-                first->clear[i] = &slot[v];
-                first->clear_shape[i] = &value->shape;
+                slot[v].others = steps[p->from[v]].clear;
+                steps[p->from[v]].clear = &slot[v];
             }
         }
     }
@@ -13409,14 +13724,15 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     return result;
 }
 
-enum { KD__RUN_LISTS = 9 };
+enum { KD__RUN_LISTS = 10 };
 
 /* All that a run has allocated but its buffers, itself last. */
 KD__PRIVATE void kd__run_lists(kd__run *r, void **lists)
 {
     void *all[KD__RUN_LISTS] = {0};
     all[0] = r->owned, all[1] = r->forward, all[2] = r->backward, all[3] = r->commit, all[4] = r->plan;
-    all[5] = r->act, all[6] = r->grad, all[7] = r->input_aliases, all[8] = r;
+    all[5] = r->act, all[6] = r->grad, all[7] = r->input_aliases, all[8] = r->accumulate,
+    all[9] = r;
     memcpy(lists, all, sizeof all);
 }
 
@@ -13491,9 +13807,10 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->act = KD__NEW(kd, kd__slot, values);
         r->grad = KD__NEW(kd, kd__slot, values);
         r->plan = KD__NEW(kd, kd__node_plan, m->node_count);
+        r->accumulate = KD__NEW(kd, int, m->input_count);
         r->input_aliases = KD__NEW(kd, int, values);
         r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 12);
-        if (r->act && r->grad && r->plan && r->input_aliases && r->owned) {
+        if (r->act && r->grad && r->plan && r->accumulate && r->input_aliases && r->owned) {
             kd__run_freeze(r, desc->frozen);
             result = kd__plan(&p);
         }
@@ -13536,15 +13853,15 @@ KD__PRIVATE void kd__run_chunk(void *arg, int index, int worker)
     const kd__run *r = t->r;
     const int end = KD__MIN(r->count, (index + 1) * r->chunk);
     kd__span s;
-    int i, j;
+    int i;
     s.chunk = index;
     s.worker = worker;
     for (s.first = index * r->chunk; s.first < end; s.first += s.count) {
         s.count = KD__MIN(r->block, end - s.first);
         for (i = 0; i < t->count; ++i) {
             const kd__step *step = &t->steps[i];
-            for (j = 0; j < 2 && step->clear[j]; ++j)
-                kd__slot_clear_padding(step->clear[j], step->clear_shape[j], s);
+            const kd__slot *slot;
+            for (slot = step->clear; slot; slot = slot->others) kd__slot_clear_padding(slot, s);
             step->fn(r, step->node, s);
         }
     }
@@ -13893,7 +14210,8 @@ KD__PRIVATE int kd__layer_value(const kd_model *m, const char *tag, size_t lengt
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         if (strncmp(n->name, tag, length) != 0) continue;
-        if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0)
+        if (n->name[length] && strcmp(n->name + length, ".sum") != 0 && strcmp(n->name + length, ".sum2") != 0 &&
+            strcmp(n->name + length, ".cat") != 0)
             continue;
         if (strcmp(n->name + length, ".sum2") == 0 && i + 1 < m->node_count && n[1].in == n->out &&
             strncmp(n[1].name, tag, length) == 0 && strcmp(n[1].name + length, ".norm2") == 0)
@@ -15546,7 +15864,7 @@ KD__PRIVATE int kd__value_readers(const kd_model *m, const char *folded, int val
     int i, seen = 0;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (n->in != value && n->in2 != value) continue;
+        if (!kd__reads(m, n, value)) continue;
         if (n->fused || kd__stays_on_grid(n) || kd__is_quant(n) || folded[i] == KD__FOLD_INTO)
             seen |= kd__value_readers(m, folded, n->out);
         else
@@ -15560,7 +15878,8 @@ KD__PRIVATE int kd__wants_grid(const kd_model *m, const char *folded, const kd__
     const kd__layer_type *t = &kd__layer_types[n->type];
     if (kd__is_product(n) || n->act || t->forward[0].fn == kd__avgpool_forward) return 1;
     if (folded[n - m->nodes] == KD__FOLD_DEPTHWISE) return 1;
-    return t->build == kd__add_build && !(kd__value_readers(m, folded, n->out) & 2);
+    return (t->build == kd__add_build || t->build == kd__concat_build) &&
+           !(kd__value_readers(m, folded, n->out) & 2);
 }
 
 /* Whether a quant layer has to follow this node in the new line. */
@@ -15638,6 +15957,13 @@ KD__PRIVATE int kd__write_layer(kd__relined *l, const kd__node *n, const char *t
     return 1;
 }
 
+/* Whether a word of the line has layers in parentheses behind it. */
+KD__PRIVATE int kd__opens(const char *word, const char *end)
+{
+    return (end - word == 8 && memcmp(word, "residual", 8) == 0) ||
+           (end - word == 6 && memcmp(word, "concat", 6) == 0);
+}
+
 /* The next node of the line itself, from *at on. */
 KD__PRIVATE const kd__node *kd__next_shown(const kd_model *m, int *at)
 {
@@ -15645,10 +15971,11 @@ KD__PRIVATE const kd__node *kd__next_shown(const kd_model *m, int *at)
     return *at < m->node_count ? &m->nodes[(*at)++] : NULL;
 }
 
-/* The sum that closes a residual: the next one behind the last layer of its body, on the level that is left. */
-KD__PRIVATE const kd__node *kd__next_sum(const kd_model *m, int *at)
+/* What closes a residual or a concat: the next that reads several values behind the last layer in it, on the level
+   that is left. */
+KD__PRIVATE const kd__node *kd__next_join(const kd_model *m, int *at)
 {
-    while (*at < m->node_count && kd__layer_types[m->nodes[*at].type].build != kd__add_build) ++*at;
+    while (*at < m->node_count && m->nodes[*at].inputs < 2) ++*at;
     return *at < m->node_count ? &m->nodes[(*at)++] : NULL;
 }
 
@@ -15681,12 +16008,12 @@ KD__PRIVATE void kd__write_encoder(kd__relined *l, int *at, const char *text, in
         const kd__node *n = &m->nodes[(*at)++];
         const char *word = kd__layer_types[n->type].word;
         if (!l->limit) continue;
-        for (i = *at; !open && i < m->node_count && m->nodes[i].in2 < 0; ++i) {}
-        if (!open && i < m->node_count && m->nodes[i].in2 == n->in) {
+        for (i = *at; !open && i < m->node_count && m->nodes[i].inputs < 2; ++i) {}
+        if (!open && i < m->node_count && kd__input(m, &m->nodes[i], 1) == n->in) {
             kd__write(&l->w, "%sresidual(", first ? "" : ", ");
             open = first = 1;
         }
-        if (n->in2 >= 0) {
+        if (n->inputs > 1) {
             kd__write(&l->w, ")");
             open = 0;
         } else if (strcmp(word, "linear") != 0 || strstr(n->name + length, ".mlp.")) { /* not qkv, not proj */
@@ -15719,10 +16046,15 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
         if (*c == ')') {
             c = kd__skip_space(c + 1);
             kd__write(&l->w, ")");
-            n = kd__next_sum(m, &at);
+            n = kd__next_join(m, &at);
             first = 0;
         } else if (*c == ',') {
             c = kd__skip_space(c + 1);
+            continue;
+        } else if (*c == '|') {
+            c = kd__skip_space(c + 1);
+            kd__write(&l->w, " | ");
+            first = 1;
             continue;
         } else {
             if (*kd__skip_space(end) == ':') {
@@ -15730,20 +16062,20 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
                 c = kd__skip_space(kd__skip_space(end) + 1);
             }
             end = kd__skip_word(c);
-            if (end - c == 8 && memcmp(c, "residual", 8) == 0) {
+            if (kd__opens(c, end)) {
                 int numbered = 1;
                 size_t i;
                 for (i = 0; i < tag_length; ++i) numbered &= kd__is_digit(tag[i]);
                 kd__write(&l->w, "%s", first ? "" : ", ");
                 if (!numbered) kd__write(&l->w, "%.*s: ", (int)tag_length, tag);
-                kd__write(&l->w, "residual(");
+                kd__write(&l->w, "%.*s(", (int)(end - c), c);
                 c = kd__skip_space(kd__skip_space(end) + 1);
                 first = 1;
                 continue;
             }
             if (end - c == 7 && memcmp(c, "encoder", 7) == 0) {
                 while (at < m->node_count && strcmp(kd__layer_types[m->nodes[at].type].word, "flatten") == 0) ++at;
-                for (end = c; *end && *end != ',' && *end != ')';) ++end;
+                for (end = c; !kd__at_layer_end(end);) ++end;
                 if (at < m->node_count)
                     kd__write_encoder(l, &at, l->limit ? c : tag, (int)(end - (l->limit ? c : tag)), first);
                 c = end;
@@ -15751,7 +16083,7 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
                 continue;
             }
             if (end - c == 8 && memcmp(c, "disthead", 8) == 0) { /* its heads, which stay in float, are not shown */
-                while (*end && *end != ',' && *end != ')') ++end;
+                while (!kd__at_layer_end(end)) ++end;
                 kd__write(&l->w, "%s%.*s", first ? "" : ", ", (int)(end - tag), tag);
                 c = end;
                 first = 0;
@@ -15761,7 +16093,7 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
             if (!n) return;
             first &= !kd__write_layer(l, n, tag, tag_length, first);
             n = kd__last_companion(m, n, &at);
-            while (*c && *c != ',' && *c != ')') ++c;
+            while (!kd__at_layer_end(c)) ++c;
         }
         if (!n) return;
         if (kd__needs_quant(l, n)) {
@@ -21302,7 +21634,7 @@ KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
 {
     const kd_model *m = p->m;
     const size_t values = (size_t)m->value_count;
-    int i;
+    int i, k;
     p->layer = KD__NEW(p->kd, int, values);
     p->channels = KD__NEW(p->kd, int, values);
     p->left = KD__NEW(p->kd, int, values);
@@ -21313,8 +21645,7 @@ KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
     for (i = 0; i < m->value_count; ++i) p->layer[i] = i;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (kd__prune_passes(n)) kd__prune_join(p, n->in, n->out);
-        if (kd__prune_passes(n) && n->in2 >= 0) kd__prune_join(p, n->in2, n->out);
+        for (k = 0; k < n->inputs && kd__prune_passes(n); ++k) kd__prune_join(p, kd__input(m, n, k), n->out);
     }
     for (i = 0; i < m->value_count; ++i) {
         p->layer[i] = kd__prune_layer(p, i);
@@ -21417,7 +21748,7 @@ KD__PRIVATE int kd__prune_judges(const kd__pruner *p, int node)
 KD__PRIVATE void kd__prune_find(kd__pruner *p)
 {
     const kd_model *m = p->m;
-    int i;
+    int i, k;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const int layer = p->layer[n->out];
@@ -21427,8 +21758,8 @@ KD__PRIVATE void kd__prune_find(kd__pruner *p)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         if (!kd__prune_fixed(m, n)) continue;
-        p->tensors[p->layer[n->in]] = p->tensors[p->layer[n->out]] = 0;
-        if (n->in2 >= 0) p->tensors[p->layer[n->in2]] = 0;
+        p->tensors[p->layer[n->out]] = 0;
+        for (k = 0; k < n->inputs; ++k) p->tensors[p->layer[kd__input(m, n, k)]] = 0;
     }
     p->tensors[p->layer[m->input]] = p->tensors[p->layer[m->output]] = 0;
 }
@@ -21580,7 +21911,7 @@ KD__PRIVATE int kd__prune_enough(const kd__pruner *p, const kd__prune_place *nex
 /* The convolution (or dense layer) through which a residual's input comes to the sum, or -1. */
 KD__PRIVATE int kd__prune_projection(const kd_model *m, const kd__node *sum)
 {
-    int at = sum->in2 >= 0 ? m->values[sum->in2].producer : -1;
+    int at = sum->inputs > 1 ? m->values[kd__input(m, sum, 1)].producer : -1;
     if (at >= 0 && !m->nodes[at].shown && kd__is_norm(&m->nodes[at])) at = m->values[m->nodes[at].in].producer;
     return at >= 0 && !m->nodes[at].shown && kd__takes_norm(&m->nodes[at]) ? at : -1;
 }
@@ -21711,12 +22042,12 @@ KD__PRIVATE void kd__prune_line(const kd__pruner *p, kd__writer *w)
         const char *end;
         const kd__node *n;
         int value[KD__MAX_ARGS] = {0};
-        while (kd__is_space(*c) || *c == ',' || *c == ')') ++c;
+        while (kd__is_space(*c) || *c == ',' || *c == ')' || *c == '|') ++c;
         if (!*c) break;
         end = kd__skip_tag(c);
         if (*kd__skip_space(end) == ':') c = kd__skip_space(kd__skip_space(end) + 1);
         end = kd__skip_word(c);
-        if (end - c == 8 && memcmp(c, "residual", 8) == 0) {
+        if (kd__opens(c, end)) {
             c = kd__skip_space(end) + 1; /* its layers follow */
             continue;
         }
@@ -24982,6 +25313,7 @@ KD__PRIVATE void kd__onnx_conv(kd__onnx_writer *o, const kd__node *n, const char
 KD__PRIVATE void kd__onnx_maxpool(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
     const size_t start = kd__onnx_node(o, "MaxPool", in, NULL, NULL, out);
+    if (n->arg[KD__POOL_CEIL].v[0] != 0) kd__onnx_int(&o->graph, "ceil_mode", 1);
     kd__onnx_window(&o->graph, &n->arg[KD__POOL_KERNEL], &n->arg[KD__POOL_STRIDE], &n->arg[KD__POOL_PAD]);
     kd__pb_end(&o->graph, start);
 }
@@ -25078,8 +25410,25 @@ KD__PRIVATE void kd__onnx_gap(kd__onnx_writer *o, const kd__node *n, const char 
 
 KD__PRIVATE void kd__onnx_add(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
-    const kd__onnx_name other = kd__onnx_value(o, n->in2);
+    const kd__onnx_name other = kd__onnx_value(o, kd__input(o->m, n, 1));
     kd__onnx_plain(o, "Add", in, other.chars, out);
+}
+
+KD__PRIVATE void kd__onnx_concat(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    kd__pb *w = &o->graph;
+    const size_t start = kd__pb_begin(w, KD__GRAPH_NODE);
+    int k;
+    (void)in;
+    for (k = 0; k < n->inputs; ++k) {
+        const kd__onnx_name name = kd__onnx_value(o, kd__input(o->m, n, k));
+        kd__pb_text(w, KD__OP_INPUT, name.chars);
+    }
+    kd__pb_text(w, KD__OP_OUTPUT, out);
+    kd__pb_text(w, KD__OP_NAME, out);
+    kd__pb_text(w, KD__OP_TYPE, "Concat");
+    kd__onnx_int(w, "axis", 1);
+    kd__pb_end(w, start);
 }
 
 /* Which of the branches, those to the left and then those to the right, are on the way to each leaf. */
@@ -25162,6 +25511,7 @@ static const kd__onnx_row kd__onnx_rows[] = {
     {"hardswish", kd__onnx_activation},
     {"sigmoid", kd__onnx_activation},
     {"tanh", kd__onnx_activation},
+    {"concat", kd__onnx_concat},
     {"+", kd__onnx_add},
 };
 
@@ -25555,7 +25905,9 @@ typedef struct kd__onnx_feed {
 typedef struct kd__onnx_unit {
     int type, op; /* row of kd__layer_types; node of the file, for errors */
     kd__arg arg[KD__MAX_ARGS];
-    int in, in2; /* units; in2 -1 but for sums */
+    int in;            /* unit */
+    int first, inputs; /* of a sum or a concat: the units joins[first ...]; 0: not one of them */
+    int whole, parts;  /* of a concat: the same as the file has it */
     kd__shape shape;
     int tensor[4], turned; /* -1: none; turned: the weight is (in, out) */
     float alpha, beta;     /* what weight and bias are multiplied by */
@@ -25604,10 +25956,11 @@ typedef struct kd__onnx_reader {
     kd__onnx_unit *units;
     kd__onnx_part_of *parts;
     int *order; /* units of the chains being written */
+    int *joins; /* what sums and concats read */
     int array_count, array_capacity, op_count, op_capacity, entry_count, entry_capacity, name_count, name_capacity;
     int number_count, number_capacity, form_count, form_capacity, feed_count, feed_capacity, unit_count,
         unit_capacity;
-    int part_count, part_capacity, order_count, sorted_count;
+    int part_count, part_capacity, order_count, sorted_count, join_count, join_capacity;
     int input, output, input_type; /* entries; element type */
     int rank;                      /* of the input */
     int64_t sizes[KD__ONNX_RANK];  /* of the input in the file, -1: free */
@@ -26303,13 +26656,23 @@ KD__PRIVATE kd__onnx_unit *kd__onnx_new(kd__onnx_reader *r, const kd__onnx_op *o
     memset(u, 0, sizeof *u);
     u->type = kd__layer_find(word, strlen(word));
     u->op = op ? (int)(op - r->ops) : -1;
-    u->in = in, u->in2 = -1;
+    u->in = in;
     if (in >= 0) u->shape = r->units[in].shape;
     for (i = 0; i < 4; ++i) u->tensor[i] = -1;
     u->alpha = u->beta = 1;
     if (op) kd__onnx_give(r, op, KD__IS_UNIT, r->unit_count);
     ++r->unit_count;
     return u;
+}
+
+/* Another unit that a sum or a concat reads; 0: no memory. */
+KD__PRIVATE int kd__onnx_join(kd__onnx_reader *r, int unit)
+{
+    void *list = kd__grow(r->kd, r->joins, r->join_count, &r->join_capacity, sizeof *r->joins);
+    if (!list) return 0;
+    r->joins = (int *)list;
+    r->joins[r->join_count++] = unit;
+    return 1;
 }
 
 /* ============================================================================================================
@@ -26343,9 +26706,12 @@ KD__PRIVATE kd_result kd__onnx_pad_of(const kd__onnx_reader *r, const kd__onnx_o
         const int64_t size = i ? u->shape.w : u->shape.h, k = (int64_t)kernel->v[i];
         const int64_t room = size + 2 * v[i] - k, step = (int64_t)stride->v[i];
         if (room < 0) return kd__onnx_refuse(r, op, "its window does not fit the input");
-        if (is_ceil && room % step)
-            return kd__onnx_refuse(r, op, "ceil_mode=1 makes its output larger here, which is not supported");
         sizes[i] = (int)(room / step) + 1;
+        if (!is_ceil || !kd__pool_reaches_over(kernel, i, (int)size, sizes[i])) continue;
+        if (!kd__pb_is(op->type, "MaxPool"))
+            return kd__onnx_refuse(r, op, "ceil_mode=1 makes its output larger here, which is not supported");
+        u->arg[KD__POOL_CEIL].v[0] = 1;
+        ++sizes[i];
     }
     if ((double)u->shape.c * sizes[0] * sizes[1] > (double)KD__MAX_VALUE)
         return kd__onnx_refuse(r, op, "its output is too large");
@@ -26798,15 +27164,78 @@ KD__PRIVATE kd_result kd__onnx_get_slice(kd__onnx_reader *r, const kd__onnx_op *
     return kd__onnx_give_numbers(r, op, &n);
 }
 
+/* The concat whose inputs are the first ones of this, as of each layer of DenseNet those of the layer before; the
+   longest, or -1. joins[first ...] are this one's inputs. */
+KD__PRIVATE int kd__onnx_begun(const kd__onnx_reader *r, int first, int count)
+{
+    int i, best = -1;
+    for (i = 1; i < r->unit_count; ++i) {
+        const kd__onnx_unit *u = &r->units[i];
+        if (u->parts < 2 || u->parts > count || (best >= 0 && u->parts <= r->units[best].parts)) continue;
+        if (memcmp(r->joins + u->whole, r->joins + first, (size_t)u->parts * sizeof *r->joins) == 0) best = i;
+    }
+    return best;
+}
+
+/* Branches of a network side by side. */
+KD__PRIVATE kd_result kd__onnx_beside(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int whole = r->join_count;
+    const int64_t axis = kd__onnx_get_int(op, "axis", 0);
+    kd__onnx_unit *u;
+    kd__shape first, out;
+    int64_t count = 0, channels = 0;
+    int i, begun, alike = 1, inputs;
+    memset(&first, 0, sizeof first);
+    for (i = 0; i < op->inputs; ++i) {
+        const int in = kd__onnx_unit_in(r, op, i);
+        const kd__shape *s;
+        if (in < 0) return r->fault;
+        if (!kd__onnx_join(r, in)) return KD_ERR_MEMORY;
+        s = &r->units[in].shape;
+        if (i == 0) first = *s;
+        if (s->flat != first.flat || (!s->flat && (s->h != first.h || s->w != first.w)))
+            return kd__onnx_refuse(r, op, "what it joins, %s and %s, does not fit", kd__shape_text(&first).chars,
+                                   kd__shape_text(s).chars);
+        alike &= s->h == first.h && s->w == first.w;
+        channels += s->c;
+        count += kd__shape_count(s);
+    }
+    if (axis != 1 && axis != (first.flat ? -1 : -3))
+        return kd__onnx_refuse(r, op, "channels can be joined, and the numbers of vectors: axis 1, not %lld",
+                               (long long)axis);
+    if (count > KD__MAX_VALUE) return kd__onnx_refuse(r, op, "its output is too large");
+    out = first;
+    out.c = (int)(alike ? channels : count);
+    if (!alike) out.h = out.w = 1;
+    begun = kd__onnx_begun(r, whole, op->inputs);
+    if (op->inputs == 1 || (begun >= 0 && r->units[begun].parts == op->inputs)) { /* it is there already */
+        kd__onnx_give(r, op, KD__IS_UNIT, begun < 0 ? r->joins[whole] : begun);
+        return KD_OK;
+    }
+    inputs = r->join_count;
+    if (begun >= 0 && !kd__onnx_join(r, begun)) return KD_ERR_MEMORY;
+    for (i = begun < 0 ? 0 : r->units[begun].parts; i < op->inputs; ++i) {
+        if (!kd__onnx_join(r, r->joins[whole + i])) return KD_ERR_MEMORY;
+    }
+    u = kd__onnx_new(r, op, "concat", r->joins[inputs]);
+    if (!u) return KD_ERR_MEMORY;
+    u->first = inputs, u->inputs = r->join_count - inputs;
+    u->whole = whole, u->parts = op->inputs;
+    u->shape = out;
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__onnx_get_concat(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     kd__onnx_numbers n, part;
     int i, j;
+    if (op->inputs < 1) return kd__onnx_refuse(r, op, "it has no input");
     memset(&n, 0, sizeof n);
     for (i = 0; i < op->inputs; ++i) {
+        if (i == 0 && !kd__onnx_numbers_in(r, op, i, &part)) return kd__onnx_beside(r, op);
         if (!kd__onnx_numbers_in(r, op, i, &part) || part.scalar || n.count + part.count > KD__ONNX_RANK)
-            return kd__onnx_refuse(r, op,
-                                   "what it joins are no shapes; branches of a network can be added, not joined");
+            return kd__onnx_refuse(r, op, "what it joins are neither shapes nor branches of a network");
         for (j = 0; j < part.count; ++j) n.v[n.count++] = part.v[j];
     }
     return kd__onnx_give_numbers(r, op, &n);
@@ -27039,7 +27468,7 @@ KD__PRIVATE kd_result kd__onnx_count(kd__onnx_reader *r, const kd__onnx_op *op, 
 }
 
 /* Two branches: their sum, x * sigmoid(x), or x times what else activations are made of. */
-KD__PRIVATE kd_result kd__onnx_join(kd__onnx_reader *r, const kd__onnx_op *op)
+KD__PRIVATE kd_result kd__onnx_two(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     const kd__onnx_entry *a = kd__onnx_in(r, op, 0), *b = kd__onnx_in(r, op, 1);
     const char what = (char)op->type.at[0];
@@ -27074,9 +27503,10 @@ KD__PRIVATE kd_result kd__onnx_join(kd__onnx_reader *r, const kd__onnx_op *op)
         return kd__onnx_refuse(r, op, "what it adds has different shapes, %s and %s",
                                kd__shape_text(&r->units[in].shape).chars,
                                kd__shape_text(&r->units[in2].shape).chars);
+    if (!kd__onnx_join(r, in) || !kd__onnx_join(r, in2)) return KD_ERR_MEMORY;
     u = kd__onnx_new(r, op, "+", in);
     if (!u) return KD_ERR_MEMORY;
-    u->in2 = in2;
+    u->first = r->join_count - 2, u->inputs = 2;
     return KD_OK;
 }
 
@@ -27109,7 +27539,7 @@ KD__PRIVATE kd_result kd__onnx_get_arithmetic(kd__onnx_reader *r, const kd__onnx
         if (what == 'S') form.b -= value;
         return kd__onnx_give_form(r, op, &form);
     }
-    return kd__onnx_join(r, op);
+    return kd__onnx_two(r, op);
 }
 
 typedef kd_result (*kd__onnx_read_fn)(kd__onnx_reader *r, const kd__onnx_op *op);
@@ -27188,20 +27618,26 @@ KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *o
 
 /* ---- reading: the model line ----------------------------------------------------------------------------- */
 
-/* What all ways from the input to a unit pass last: its input, or of a sum where both branches come from. */
+/* What all ways from the input to both units pass last. */
+KD__PRIVATE int kd__onnx_common(const kd__onnx_reader *r, int a, int b)
+{
+    while (a != b) {
+        if (a > b)
+            a = r->units[a].owner;
+        else
+            b = r->units[b].owner;
+    }
+    return a;
+}
+
+/* What all ways to a unit pass last: its input, or of a sum or a concat where all branches come from. */
 KD__PRIVATE void kd__onnx_owners(kd__onnx_reader *r)
 {
-    int i;
+    int i, k;
     for (i = 1; i < r->unit_count; ++i) {
         kd__onnx_unit *u = &r->units[i];
-        int a = u->in, b = u->in2 < 0 ? u->in : u->in2;
-        while (a != b) {
-            if (a > b)
-                a = r->units[a].owner;
-            else
-                b = r->units[b].owner;
-        }
-        u->owner = a;
+        u->owner = u->in;
+        for (k = 1; k < u->inputs; ++k) u->owner = kd__onnx_common(r, u->owner, r->joins[u->first + k]);
     }
 }
 
@@ -27252,6 +27688,7 @@ KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u
     if (u->type == KD__TYPE_CONV) kd__onnx_write_window(r, &u->arg[KD__CONV_KERNEL], &one);
     if (u->type == KD__TYPE_DEPTHWISE) kd__onnx_write_window(r, &u->arg[KD__DEPTHWISE_KERNEL], &one);
     if (t->build == kd__pool_build) kd__onnx_write_window(r, &u->arg[KD__POOL_KERNEL], &u->arg[KD__POOL_KERNEL]);
+    if (t->build == kd__pool_build && u->arg[KD__POOL_CEIL].v[0] != 0) kd__st_text(w, " ceil=1");
     if (u->type == KD__TYPE_CONV && u->arg[KD__CONV_GROUPS].v[0] != 1) {
         kd__print(text, sizeof text, " groups=%.0f", u->arg[KD__CONV_GROUPS].v[0]);
         kd__st_text(w, text);
@@ -27304,10 +27741,11 @@ KD__PRIVATE kd_result kd__onnx_write_residual(kd__onnx_reader *r, int sum, int d
 {
     const kd__onnx_unit *u = &r->units[sum];
     const int from = u->owner, outer = r->has_norm;
-    int body = u->in, other = u->in2, norm = -1, projection = -1;
+    const int in = r->joins[u->first], in2 = r->joins[u->first + 1];
+    int body = in, other = in2, norm = -1, projection = -1;
     kd_result result;
     if (body == from || (other != from && kd__onnx_projection(r, from, other, &norm) < 0))
-        body = u->in2, other = u->in;
+        body = in2, other = in;
     if (other != from) projection = kd__onnx_projection(r, from, other, &norm);
     if (body == from || (other != from && projection < 0))
         return kd__onnx_refuse(r, kd__onnx_op_of(r, sum),
@@ -27334,6 +27772,38 @@ KD__PRIVATE kd_result kd__onnx_write_residual(kd__onnx_reader *r, int sum, int d
     return result;
 }
 
+/* The first unit behind `from` that all ways to `unit` pass. */
+KD__PRIVATE int kd__onnx_head(const kd__onnx_reader *r, int from, int unit)
+{
+    while (unit > from && r->units[unit].owner != from) unit = r->units[unit].owner;
+    return unit;
+}
+
+/* concat(...) of what joins[first ...] are, all of which come from unit `from`. Neighbours that pass other layers
+   together become a concat inside this one, behind those layers. */
+KD__PRIVATE kd_result kd__onnx_write_concat(kd__onnx_reader *r, int from, int first, int count, int depth)
+{
+    kd_result result = KD_OK;
+    int i, j, k;
+    if (depth >= KD__MAX_DEPTH)
+        return kd__onnx_refuse(r, kd__onnx_op_of(r, r->joins[first]), "branches are nested more than %d deep",
+                               (int)KD__MAX_DEPTH);
+    kd__st_text(&r->line, "concat(");
+    for (i = 0; i < count && result == KD_OK; i = j) {
+        int last = r->joins[first + i];
+        const int head = kd__onnx_head(r, from, last);
+        for (j = i + 1; j < count && head != from && kd__onnx_head(r, from, r->joins[first + j]) == head; ++j) {}
+        for (k = i + 1; k < j; ++k) last = kd__onnx_common(r, last, r->joins[first + k]);
+        if (i) kd__st_text(&r->line, " | ");
+        result = kd__onnx_write_chain(r, from, last, depth + 1);
+        if (j == i + 1 || result != KD_OK) continue;
+        kd__st_text(&r->line, ", ");
+        result = kd__onnx_write_concat(r, last, first + i, j - i, depth + 1);
+    }
+    kd__st_text(&r->line, ")");
+    return result;
+}
+
 /* The layers after unit `from` up to `to`. */
 KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to, int depth)
 {
@@ -27344,10 +27814,13 @@ KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to,
     for (i = r->order_count - 1; i >= start && result == KD_OK; --i) {
         kd__onnx_unit *u = &r->units[r->order[i]];
         if (u->written++)
-            return kd__onnx_refuse(r, kd__onnx_op_of(r, r->order[i]),
-                                   "its output goes to several places, which only a sum can join again");
+            return kd__onnx_refuse(
+                r, kd__onnx_op_of(r, r->order[i]),
+                "its output goes to several places, which only a sum or a concat can join again");
         if (i < r->order_count - 1) kd__st_text(&r->line, ", ");
-        if (u->in2 >= 0) {
+        if (u->parts > 0) {
+            result = kd__onnx_write_concat(r, u->owner, u->first, u->inputs, depth);
+        } else if (u->inputs > 0) {
             result = kd__onnx_write_residual(r, r->order[i], depth);
         } else {
             kd__onnx_write_layer(r, u);
@@ -27730,7 +28203,8 @@ KD__PRIVATE void kd__onnx_release(kd__onnx_reader *r)
 {
     void *const lists[] = {r->bytes,          r->texts, r->meta.pairs, r->arrays,    r->ops,     r->entries,
                            (void *)r->sorted, r->names, r->refs,       r->numbers,   r->forms,   r->feeds,
-                           r->units,          r->parts, r->order,      r->line.text, r->external};
+                           r->units,          r->parts, r->order,      r->joins,     r->line.text,
+                           r->external};
     int i;
     for (i = 0; i < KD__COUNT(lists); ++i) kd__free(r->kd, lists[i]);
 }
@@ -27771,7 +28245,17 @@ KDDEF kd_c_desc kd_c_defaults(void)
 
 /* ---- the plan -------------------------------------------------------------------------------------------- */
 
-enum { KD__C_CONV, KD__C_DEPTHWISE, KD__C_MAXPOOL, KD__C_AVGPOOL, KD__C_ADD, KD__C_SCALE, KD__C_ACT, KD__C_KINDS };
+enum {
+    KD__C_CONV,
+    KD__C_DEPTHWISE,
+    KD__C_MAXPOOL,
+    KD__C_AVGPOOL,
+    KD__C_CONCAT, /* one branch of it */
+    KD__C_ADD,
+    KD__C_SCALE,
+    KD__C_ACT,
+    KD__C_KINDS
+};
 
 enum { KD__C_PREFIX = 40, KD__C_PANEL = 4 }; /* letters; outputs whose weights lie together */
 
@@ -27783,6 +28267,7 @@ typedef struct kd__c_step {
     int act;          /* relu or relu6 that its result is clipped to, or the activation that it is */
     int onto;         /* a convolution that is added to what is at `out` */
     int in, in2, out; /* buffers; in2 -1 but of a sum */
+    int branch;       /* of a concat */
 } kd__c_step;
 
 /* What is known of a value: where it is, the step that made it (-1: none), and whether nobody else reads it. */
@@ -27853,6 +28338,7 @@ KD__PRIVATE int kd__c_kind(const kd__node *n)
     if (t->build == kd__pool_build || t->build == kd__gap_build) return KD__C_AVGPOOL;
     if (t->build == kd__norm_build) return KD__C_SCALE;
     if (t->build == kd__act_build) return KD__C_ACT;
+    if (t->build == kd__concat_build) return KD__C_CONCAT;
     return t->build == kd__add_build ? KD__C_ADD : KD__C_KINDS;
 }
 
@@ -27898,7 +28384,7 @@ KD__PRIVATE int kd__c_pools(const kd_model *m, const kd__node *n)
 {
     const kd__c_window w = kd__c_window_of(m, n);
     return kd__c_kind(n) == KD__C_MAXPOOL && w.pad[0] == 0 && w.pad[1] == 0 && w.kernel[0] == w.stride[0] &&
-           w.kernel[1] == w.stride[1];
+           w.kernel[1] == w.stride[1] && n->arg[KD__POOL_CEIL].v[0] == 0;
 }
 
 /* Whether the step that made what this layer reads can do its work, too. */
@@ -27915,7 +28401,7 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
     } else if (s->act) {
         return 0;
     } else if (kd__c_clips(n->act) && s->kind != KD__C_ACT && s->kind != KD__C_MAXPOOL &&
-               s->kind != KD__C_AVGPOOL) {
+               s->kind != KD__C_AVGPOOL && s->kind != KD__C_CONCAT) {
         s->act = n->act;
     } else if (kd__c_kind(n) == KD__C_SCALE && s->kind <= KD__C_DEPTHWISE && s->norm < 0 && s->pool < 0 &&
                !s->onto && (int)m->params[n->param[0]].size == m->values[m->nodes[s->node].out].shape.c) {
@@ -27932,8 +28418,9 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
 KD__PRIVATE int kd__c_fold_sum(kd__c_plan *p, const kd__node *n)
 {
     int side;
-    for (side = 0; side < 2 && n->in2 >= 0; ++side) {
-        const kd__c_value *made = &p->values[side ? n->in2 : n->in], *other = &p->values[side ? n->in : n->in2];
+    for (side = 0; side < 2 && kd__c_kind(n) == KD__C_ADD; ++side) {
+        const kd__c_value *made = &p->values[kd__input(p->m, n, side)],
+                          *other = &p->values[kd__input(p->m, n, !side)];
         kd__c_step *s = &p->steps[p->step_count - 1];
         if (made->step < 0 || made->step != p->step_count - 1 || s->kind > KD__C_DEPTHWISE) continue;
         if (s->act || s->onto || s->pool >= 0 || !made->alone || s->in == other->buffer ||
@@ -27960,10 +28447,34 @@ KD__PRIVATE int kd__c_read(kd__c_plan *p, int value)
     return buffer;
 }
 
+/* A step for each branch of a concat, all of which write to one buffer. */
+KD__PRIVATE void kd__c_add_concat(kd__c_plan *p, int node)
+{
+    const kd__node *n = &p->m->nodes[node];
+    const int out = kd__c_buffer_new(p, n->out, p->step_count);
+    int k;
+    for (k = 0; k < n->inputs; ++k, ++p->step_count) {
+        kd__c_step *s = &p->steps[p->step_count];
+        memset(s, 0, sizeof *s);
+        s->kind = KD__C_CONCAT;
+        s->node = node;
+        s->norm = s->pool = s->in2 = -1;
+        s->in = kd__c_read(p, kd__input(p->m, n, k));
+        s->out = out;
+        s->branch = k;
+    }
+    p->values[n->out].step = p->step_count - 1;
+}
+
 KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
 {
     const kd__node *n = &p->m->nodes[node];
     kd__c_step *s = &p->steps[p->step_count];
+    if (kind == KD__C_CONCAT) {
+        kd__c_add_concat(p, node);
+        return;
+    }
+    s->branch = 0;
     s->kind = kind;
     s->node = node;
     s->norm = kind == KD__C_SCALE ? node : -1;
@@ -27971,7 +28482,7 @@ KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
     s->onto = 0;
     s->pool = -1;
     s->in = kd__c_read(p, n->in);
-    s->in2 = n->in2 >= 0 ? kd__c_read(p, n->in2) : -1;
+    s->in2 = n->inputs > 1 ? kd__c_read(p, kd__input(p->m, n, 1)) : -1;
     s->out = -1;
     if (kind >= KD__C_ADD) { /* number by number: in place */
         if (p->reads[s->in] == 0)
@@ -28055,7 +28566,7 @@ KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
         } else if (kind == KD__C_KINDS) {
             return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                             "%s: layer %.80s (%s) cannot be written; what can is dense, conv, depthwise, maxpool, "
-                            "avgpool, gap, batchnorm, dropout, flatten, residual and activations",
+                            "avgpool, gap, batchnorm, dropout, flatten, residual, concat and activations",
                             where, n->name, t->word);
         } else if (!kd__c_fold(p, i) && !kd__c_fold_sum(p, n)) {
             kd__c_add_step(p, i, kind);
@@ -28080,7 +28591,7 @@ KD__PRIVATE kd_result kd__c_plan_open(const kd_model *m, const char *where, kd__
     kd_result result = KD_ERR_MEMORY;
     memset(p, 0, sizeof *p);
     p->m = m;
-    p->steps = KD__NEW(m->kd, kd__c_step, m->node_count + 1);
+    p->steps = KD__NEW(m->kd, kd__c_step, m->input_count + 1);
     p->buffers = KD__NEW(m->kd, kd__arena_item, m->node_count + 1);
     p->reads = KD__NEW(m->kd, int, m->node_count + 1);
     p->values = KD__NEW(m->kd, kd__c_value, m->value_count);
@@ -28331,9 +28842,11 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
     int i;
     if (s->kind == KD__C_CONV) kd__c_quant_weights(f, s);
     if (s->kind == KD__C_DEPTHWISE) kd__c_quant_taps(f, s);
-    if (s->kind == KD__C_ACT) {
-        kd__c_write(f, "static const uint8_t $_p%d[] = { /* %.100s */", s->node, n->text);
-        for (i = 0; i < 256; ++i) kd__c_whole(f, at->table[i]);
+    if (s->kind == KD__C_ACT || s->kind == KD__C_CONCAT) {
+        kd__c_write(f, "static const uint8_t $_p%d", s->node);
+        if (s->kind == KD__C_CONCAT) kd__c_write(f, "_%d", s->branch);
+        kd__c_write(f, "[] = { /* %.100s */", n->text);
+        for (i = 0; i < 256; ++i) kd__c_whole(f, at->table[256 * s->branch + i]);
         kd__c_end_array(f);
     }
     if (s->kind == KD__C_AVGPOOL || s->kind == KD__C_ADD) {
@@ -28341,7 +28854,7 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
         for (i = 0; i < (s->kind == KD__C_ADD ? 2 : 1); ++i) kd__c_float(f, (double)at->factor[i], n->name);
         kd__c_end_array(f);
     }
-    if (s->kind == KD__C_ACT) return;
+    if (s->kind == KD__C_ACT || s->kind == KD__C_CONCAT) return;
     kd__c_write(
         f,
         "static const $_layer $_w%d = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d,\n    %d, %d, ",
@@ -28435,7 +28948,7 @@ KD__PRIVATE void kd__c_pixels(kd__c_file *f)
 KD__PRIVATE int64_t kd__c_quant_flash(const kd_model *m, const kd__c_step *s, int64_t panels)
 {
     const kd__node *n = &m->nodes[s->node];
-    int64_t bytes = s->kind == KD__C_ACT ? 256 : 4 * 23;
+    int64_t bytes = s->kind == KD__C_ACT || s->kind == KD__C_CONCAT ? 256 : 4 * 23;
     if (s->kind == KD__C_CONV) bytes += KD__C_PANEL * panels * (kd__c_patch(m, n) + 8);
     if (s->kind == KD__C_DEPTHWISE)
         bytes += (int64_t)m->quant->nodes[s->node].outputs * (m->quant->nodes[s->node].depth + 8);
@@ -28633,6 +29146,13 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "                *y++ = sum / (float)(l->kh * l->kw);\n"
     "            }\n"
     "        }\n"
+    "    }\n"
+    "}\n\n",
+    "static void $_concat(const float *x, int pixels, int c, int pixel, int channel, float *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (i = 0; i < pixels; ++i, y += pixel) {\n"
+    "        for (k = 0; k < c; ++k) y[k * channel] = *x++;\n"
     "    }\n"
     "}\n\n",
     "static void $_add(const float *a, const float *b, int n, float low, float high, float *y)\n"
@@ -28880,6 +29400,15 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "        }\n"
     "    }\n"
     "}\n\n",
+    "/* Steps of a branch as steps of the whole. */\n"
+    "static void $_concat(const uint8_t *table, const uint8_t *x, int pixels, int c, int pixel, int channel, "
+    "uint8_t *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (i = 0; i < pixels; ++i, y += pixel) {\n"
+    "        for (k = 0; k < c; ++k) y[k * channel] = table[*x++];\n"
+    "    }\n"
+    "}\n\n",
     "/* One product must be rounded before it is added to the other: no fused multiply-add. */\n"
     "static void $_add(const $_layer *l, const uint8_t *a, const uint8_t *b, int zero_b, int n, uint8_t *y)\n"
     "{\n"
@@ -28962,7 +29491,7 @@ KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
     }
     for (i = 0; i < p->step_count; ++i) {
         windows |= p->steps[i].kind <= KD__C_AVGPOOL;
-        clips |= p->steps[i].kind != KD__C_MAXPOOL && p->steps[i].kind != KD__C_AVGPOOL;
+        clips |= p->steps[i].kind <= KD__C_DEPTHWISE || p->steps[i].kind >= KD__C_ADD;
     }
     if (windows) {
         kd__c_text(f, kd__c_head);
@@ -28989,9 +29518,22 @@ KD__PRIVATE const char *kd__c_range(const kd__c_step *s)
     return s->act == KD__RELU ? "0.0f, @_MAX" : s->act == KD__RELU6 ? "0.0f, 6.0f" : "-@_MAX, @_MAX";
 }
 
+/* in, out: where branch and whole are in memory. */
+KD__PRIVATE void kd__c_concat_call(kd__c_file *f, const kd__c_step *s, long long in, long long out)
+{
+    const kd__node *n = &f->m->nodes[s->node];
+    const kd__shape *from = &f->m->values[kd__input(f->m, n, s->branch)].shape;
+    const kd__beside part = kd__concat_part(f->m, n, s->branch);
+    kd__c_text(f, "    $_concat(");
+    if (f->m->quant) kd__c_write(f, "$_p%d_%d, ", s->node, s->branch);
+    kd__c_write(f, "m + %lld, %d, %d, %lld, %lld, m + %lld);", in, from->h * from->w, from->c,
+                (long long)part.pixel, (long long)part.channel, out + (long long)part.first);
+}
+
 KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
-    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "add", NULL, "table"};
+    static const char *const names[KD__C_KINDS] = {"conv",   "depthwise", "maxpool", "avgpool",
+                                                   "concat", "add",       NULL,      "table"};
     const kd_model *m = f->m;
     const kd__node *n = &m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at, out = (long long)p->buffers[s->out].at;
@@ -29003,9 +29545,11 @@ KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__
         kd__c_write(f, "    $_each(&$_w%d, $_%s, m + %lld, m + %lld, 0);", s->node, names[s->kind], in, out);
     else if (s->kind <= KD__C_AVGPOOL)
         kd__c_write(f, "    $_%s(&$_w%d, m + %lld, m + %lld);", names[s->kind], s->node, in, out);
+    else if (s->kind == KD__C_CONCAT)
+        kd__c_concat_call(f, s, in, out);
     else if (s->kind == KD__C_ADD)
         kd__c_write(f, "    $_add(&$_w%d, m + %lld, m + %lld, %d, %lld, m + %lld);", s->node, in,
-                    (long long)p->buffers[s->in2].at, m->quant->values[n->in2].zero, size, out);
+                    (long long)p->buffers[s->in2].at, m->quant->values[kd__input(m, n, 1)].zero, size, out);
     else
         kd__c_write(f, "    $_table($_p%d, m + %lld, %lld, m + %lld);", s->node, in, size, out);
     kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
@@ -29051,10 +29595,16 @@ KD__PRIVATE void kd__c_quant_functions(kd__c_file *f, const kd__c_plan *p, const
 
 KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
-    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "add", "scale", NULL};
+    static const char *const names[KD__C_KINDS] = {"conv",   "depthwise", "maxpool", "avgpool",
+                                                   "concat", "add",       "scale",   NULL};
     const kd__node *n = &f->m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at / 4, out = (long long)p->buffers[s->out].at / 4;
     const long long size = (long long)kd__shape_count(&f->m->values[n->out].shape);
+    if (s->kind == KD__C_CONCAT) {
+        kd__c_concat_call(f, s, in, out);
+        kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
+        return;
+    }
     kd__c_write(f, "    $_%s",
                 s->kind == KD__C_ACT         ? kd__layer_types[n->type].word
                 : s->kind <= KD__C_DEPTHWISE ? "each"

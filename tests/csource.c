@@ -29,6 +29,9 @@ static const char *const lines[] = {
     "3x4x4: flatten, dense 3",
     "2x3x3: dropout 0.5, flatten, relu, residual(dropout 0.1), dense 2",
     "16x8x8: conv 16 3 pad=1, relu, conv 16 3 pad=1 groups=16, batchnorm, relu, avgpool 8, dense 4",
+    "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1, conv 2 1), relu6, "
+    "concat(batchnorm, relu, conv 3 3 pad=1 | ), concat(gap, flatten | maxpool 4, flatten), relu, dense 3",
+    "9: concat(dense 4, relu | | dense 3), dense 5",
 };
 
 /* Uniform in [-1, 1). */

@@ -2,8 +2,9 @@
      onnx_peer write FOLDER COUNT   random models of all layers: N.onnx, N.safetensors, N.x.npy, N.y.npy, and a line
                                     each: N, the line of the model
      onnx_peer int8 FOLDER COUNT    the same of int8 models, int8-N.onnx ...; those with odd N add and average
-     onnx_peer read FILE X Y        what the model in an ONNX file makes of the array X, as the array Y; prints its
-                                    line */
+     onnx_peer read FILE X Y AGAIN  what the model in an ONNX file makes of the array X, as the array Y; prints its
+                                    line. It then learns for a step, and is written to the ONNX file AGAIN with what
+                                    that makes of X as AGAIN.npy */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 #include <stdio.h>
@@ -62,10 +63,21 @@ static void residual(line *l, int depth)
     l->c = inner.c, l->h = inner.h, l->w = inner.w;
 }
 
+/* Two or three branches, one of them without layers. */
+static void concat(line *l)
+{
+    const int c = 2 + draw(6), more = draw(2);
+    add(l, l->flat ? ", concat( | dense %d" : ", concat( | conv %d 3 pad=1", c);
+    activation(l);
+    if (more && !l->flat) add(l, " | maxpool 3 stride=1 pad=1");
+    add(l, ")");
+    l->c += c + (more && !l->flat ? l->c : 0);
+}
+
 /* One layer, or a few, that keep the shape when they are within a residual. */
 static void body(line *l, int depth)
 {
-    const int kind = draw(l->flat ? 5 : 9);
+    const int kind = draw(l->flat ? 6 : 10);
     if (kind == 0)
         add(l, ", batchnorm eps=%s", draw(2) ? "1e-3" : "1e-5");
     else if (kind == 1)
@@ -78,6 +90,8 @@ static void body(line *l, int depth)
         add(l, ", dense %d bias=%d", l->c = 3 + draw(20), draw(2));
     else if (kind == 4 && !l->flat)
         add(l, ", depthwise 3 pad=1 bias=%d", draw(2));
+    else if (kind == (l->flat ? 5 : 9) && depth == 0)
+        concat(l);
     else if (kind == 5 && !l->flat && depth == 0) {
         const int groups = l->c % 2 == 0 ? 2 : 1, most = 1 + draw(3), side = KD__MIN(l->h, l->w);
         const int k = KD__MIN(most, side), pad = draw(k / 2 + 1);
@@ -188,15 +202,20 @@ static void make_int8_line(line *l, int sums)
     l->c = 1 + draw(3), l->h = l->w = 9 + draw(8);
     add(l, "%dx%dx%d: conv 4 3 pad=1, relu", l->c, l->h, l->w), l->c = 4;
     while (layers-- > 0) {
-        const int kind = draw(sums ? 6 : 4);
+        const int kind = draw(sums ? 7 : 5);
         if (kind == 0) add(l, ", conv %d 3 pad=1%s", l->c = 2 * (1 + draw(5)), draw(2) ? ", relu" : "");
         if (kind == 1) add(l, ", depthwise 3 pad=1, batchnorm, relu");
         if (kind == 2 && l->h > 5) add(l, ", maxpool 2"), l->h /= 2, l->w /= 2;
         if (kind == 3 && l->h > 5)
             add(l, ", conv %d 3 stride=2 pad=1 bias=0, batchnorm, relu", l->c = 3 + draw(9)), l->h = (l->h + 1) / 2,
                                                                                               l->w = l->h;
-        if (kind == 4) add(l, ", residual(conv %d 3 pad=1, relu, conv %d 3 pad=1), relu", l->c, l->c);
-        if (kind == 5 && l->h > 5) add(l, ", avgpool 2"), l->h /= 2, l->w /= 2;
+        if (kind == 4) {
+            const int c = 1 + draw(5);
+            add(l, ", concat( | conv %d 3 pad=1, relu | conv 3 1), concat(batchnorm, relu | )", c);
+            l->c = 2 * (l->c + c + 3);
+        }
+        if (kind == 5) add(l, ", residual(conv %d 3 pad=1, relu, conv %d 3 pad=1), relu", l->c, l->c);
+        if (kind == 6 && l->h > 5) add(l, ", avgpool 2"), l->h /= 2, l->w /= 2;
     }
     if (sums) add(l, ", gap");
     add(l, ", dense %d, relu, dense 6", 5 + draw(20));
@@ -237,6 +256,36 @@ static int int8_one(kd_ctx *kd, const char *folder, int index)
     return result == KD_OK ? 0 : fail(kd, l.text);
 }
 
+/* A step of training, and the model as another ONNX file. */
+static kd_result learn(kd_ctx *kd, kd_model *m, const kd_array *x, const char *name)
+{
+    kd_train_desc desc = kd_train_defaults();
+    int32_t labels[ROWS] = {0};
+    int c, h, w, i;
+    char path[512];
+    int64_t shape[2];
+    float *y;
+    kd_data data;
+    kd_result result;
+    const uint64_t before = kd_model_hash(m);
+    kd_model_input(m, &c, &h, &w);
+    shape[0] = KD__MIN(x->shape[0], ROWS), shape[1] = kd_model_outputs(m);
+    for (i = 0; i < ROWS; ++i) labels[i] = i % (int)shape[1];
+    data = kd_data_f32(x->values, labels, (int)shape[0], c, h, w, (int)shape[1]);
+    desc.epochs = 1, desc.batch = ROWS, desc.lr = 1e-3f;
+    result = kd_train(m, &data, &desc);
+    if (result != KD_OK) return result;
+    if (kd_model_hash(m) == before) return KD_ERR_DATA;
+    y = (float *)calloc((size_t)(shape[0] * shape[1]), sizeof *y);
+    kd__print(path, sizeof path, "%s.npy", name);
+    result = kd_model_set_preprocessing(m, NULL, NULL);
+    if (result == KD_OK) result = kd_predict(m, x->values, (int)shape[0], y);
+    if (result == KD_OK) result = kd_npy_write(kd, path, y, 2, shape);
+    if (result == KD_OK) result = kd_model_save_onnx(m, name, NULL);
+    free(y);
+    return result;
+}
+
 static int read_one(kd_ctx *kd, char **names)
 {
     kd_array x;
@@ -253,6 +302,7 @@ static int read_one(kd_ctx *kd, char **names)
         result = kd_predict(m, x.values, (int)x.shape[0], y);
         if (result == KD_OK) result = kd_npy_write(kd, names[2], y, 2, shape);
     }
+    if (result == KD_OK) result = learn(kd, m, &x, names[3]);
     free(y);
     kd_array_free(kd, &x);
     kd_model_destroy(m);
@@ -268,7 +318,7 @@ int main(int argc, char **argv)
         failed = write_one(kd, argv[2], i);
     for (i = 0; strcmp(argv[1], "int8") == 0 && i < atoi(argv[3]) && !failed; ++i)
         failed = int8_one(kd, argv[2], i);
-    if (strcmp(argv[1], "read") == 0 && argc == 5) failed = read_one(kd, argv + 2);
+    if (strcmp(argv[1], "read") == 0 && argc == 6) failed = read_one(kd, argv + 2);
     kd_close(kd);
     return failed;
 }

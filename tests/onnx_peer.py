@@ -1,8 +1,12 @@
 """What other programs make of the header's ONNX files, and the header of theirs. usage: onnx_peer.py PROGRAM FOLDER
 PROGRAM is tests/onnx_peer.c; prints a line a check, "N passed, M failed" at the end."""
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import onnx
@@ -88,8 +92,124 @@ def quantised(count):
         report(f"ONNX Runtime runs int8 {spec}", attempt(run_int8, int(index)))
 
 
+class Blocks(dict):
+    """Networks of torchvision, most of them smaller than they are published, each for an image of one size."""
+
+    def __init__(self):
+        from torchvision import models
+        from torchvision.models import densenet, resnet, vgg
+        from torchvision.models.googlenet import BasicConv2d, Inception as Block
+
+        class Vgg(torch.nn.Module):
+            """As torchvision's, but for the sizes of its dense layers."""
+
+            def __init__(self, features):
+                super().__init__()
+                self.features, self.avgpool = features, torch.nn.AdaptiveAvgPool2d((7, 7))
+                self.classifier = torch.nn.Sequential(
+                    torch.nn.Linear(32 * 7 * 7, 64), torch.nn.ReLU(True), torch.nn.Dropout(0.5), torch.nn.Linear(64, 64),
+                    torch.nn.ReLU(True), torch.nn.Dropout(0.5), torch.nn.Linear(64, 9))
+
+            def forward(self, x):
+                return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+        class Inception(torch.nn.Module):
+            """GoogLeNet's start and two of its blocks."""
+
+            def __init__(self):
+                super().__init__()
+                self.conv1 = BasicConv2d(3, 16, kernel_size=7, stride=2, padding=3)
+                self.maxpool1 = torch.nn.MaxPool2d(3, stride=2, ceil_mode=True)
+                self.inception3a = Block(16, 8, 6, 12, 4, 6, 5)
+                self.inception3b = Block(31, 12, 8, 16, 4, 10, 8)
+                self.maxpool3 = torch.nn.MaxPool2d(3, stride=2, ceil_mode=True)
+                self.avgpool, self.dropout, self.fc = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Dropout(0.2), torch.nn.Linear(46, 9)
+
+            def forward(self, x):
+                x = self.maxpool3(self.inception3b(self.inception3a(self.maxpool1(self.conv1(x)))))
+                return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
+
+        self["SqueezeNet 1.1"] = lambda: models.squeezenet1_1(weights=None, num_classes=9), 64
+        self["DenseNet"] = lambda: densenet.DenseNet(8, (3, 4, 3, 2), 16, bn_size=4, num_classes=9), 64
+        self["GoogLeNet's blocks"] = Inception, 64
+        self["Inception v3's blocks"] = inception_v3, 35
+        self["VGG 11"] = lambda: Vgg(vgg.make_layers([8, "M", 16, "M", 24, 24, "M", 32, 32, "M", 32, 32, "M"])), 224
+        self["ResNet 50"] = lambda: resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], num_classes=9), 64
+        self["MobileNet v2"] = lambda: models.mobilenet_v2(weights=None, num_classes=9, width_mult=0.35), 64
+
+
+def inception_v3():
+    """One block of each kind of Inception v3, some of whose branches share their first layers."""
+    from torchvision.models import inception
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = inception.InceptionA(3, pool_features=6)
+            self.b = inception.InceptionB(16)
+            self.c = inception.InceptionC(16, channels_7x7=8)
+            self.d = inception.InceptionD(16)
+            self.e = inception.InceptionE(16)
+            self.narrow = torch.nn.ModuleList([torch.nn.Conv2d(c, 16, 1) for c in (230, 496, 768, 528)])
+            self.fc = torch.nn.Linear(2048, 9)
+
+        def forward(self, x):
+            for block, narrow in zip((self.a, self.b, self.c, self.d), self.narrow):
+                x = narrow(block(x))
+            x = self.e(x)
+            return self.fc(torch.flatten(torch.nn.functional.adaptive_avg_pool2d(x, (1, 1)), 1))
+    return Net()
+
+
+def run_torch(net, size, dynamo):
+    """A file of one of PyTorch's exporters, in the header and in ONNX Runtime; then what the header has learnt of it."""
+    path, x, y, again = (f"{folder}/torch{end}" for end in (".onnx", ".x.npy", ".y.npy", "-again.onnx"))
+    example = torch.randn(7, 3, size, size)
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        torch.onnx.export(net, (example[:1],), path, dynamo=dynamo)
+    np.save(x, example.numpy())
+    runs = session(path)
+    wanted = np.concatenate([runs.run(None, {runs.get_inputs()[0].name: row[None]})[0] for row in example.numpy()])
+    done = subprocess.run([program, "read", path, x, y, again], capture_output=True, text=True)
+    if done.returncode:
+        return done.stderr.strip() or f"status {done.returncode}"
+    apart = difference(np.load(y), wanted)
+    if not apart < 1e-4:
+        return f"apart by {apart:.2e}; {done.stdout[:300]}"
+    onnx.checker.check_model(onnx.load(again), full_check=True)
+    apart = difference(session(again).run(None, {"input": example.numpy()})[0], np.load(again + ".npy"))
+    return None if apart < 1e-4 else f"after training apart by {apart:.2e}"
+
+
+def exported():
+    for name, (make, size) in Blocks().items():
+        torch.manual_seed(1)
+        net = make()
+        for module in net.modules():  # as after some training
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.data.uniform_(0.7, 1.3)
+                module.bias.data.uniform_(-0.2, 0.2)
+        net.eval()
+        for dynamo in (False, True):
+            report(f"{name} by torch.onnx.export(dynamo={dynamo})", attempt(run_torch, net, size, dynamo))
+
+
 os.makedirs(folder, exist_ok=True)
 written(40)
 quantised(60)
+try:
+    import torch
+    import torchvision
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        raise ImportError
+    import onnxscript  # noqa: F401  (the newer exporter's)
+except ImportError:
+    print("skip  torchvision's networks by PyTorch's exporters: need torch 2.9 or later, torchvision and onnxscript (pip)")
+else:
+    exported()
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed > 0)

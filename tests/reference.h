@@ -303,8 +303,14 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
         reference_attention(in, (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0, x,
                             y);
     } else if (reference_tokens(n, in, x, w, y)) {
+    } else if (t->build == kd__concat_build) { /* one after the other, as PyTorch has them in memory */
+        for (o = 0; o < n->inputs; ++o) {
+            const int value = kd__input(r->m, n, (int)o);
+            const int64_t count = kd__shape_count(&r->m->values[value].shape);
+            for (c = 0; c < count; ++c) *y++ = r->values[value][i * count + c];
+        }
     } else if (t->build == kd__add_build) {
-        for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[n->in2][i * out_count + o];
+        for (o = 0; o < out_count; ++o) y[o] = x[o] + r->values[kd__input(r->m, n, 1)][i * out_count + o];
     } else {
         for (o = 0; o < out_count; ++o)
             y[o] = o < in_count ? x[o]

@@ -130,6 +130,45 @@ static void test_goes_on(void **state)
     }
 }
 
+/* Branches that are put side by side, on one thread and on three: the same end, stopped or not. */
+static void test_branches_go_on(void **state)
+{
+    static const char line[] =
+        "3x6x6: conv 5 3 pad=1, batchnorm, mid: relu, concat( | batchnorm, relu, conv 3 3 pad=1 | "
+        "maxpool 3 stride=1 pad=1), dropout 0.2, concat(gap, flatten | dense 3), dense 4";
+    kd_ctx *const own = kd;
+    uint64_t wanted = 0;
+    int threads, stop;
+    (void)state;
+    for (threads = 1; threads <= 3; threads += 2) {
+        kd_ctx_desc desc = own->desc;
+        desc.threads = threads;
+        assert_int_equal(kd_open(&desc, &kd), KD_OK);
+        for (stop = STEPS; stop > 0; stop /= 3) {
+            training r;
+            kd_trainer *t;
+            open_training(&r, KD_ADAMW);
+            kd_model_destroy(r.student);
+            r.student = create(line, 2);
+            t = start(&r);
+            steps(t, stop);
+            assert_ok(kd, kd_trainer_save(t, "checkpoint"));
+            kd_trainer_close(t);
+            kd_model_destroy(r.student);
+            r.student = create(line, 77);
+            t = start(&r);
+            assert_ok(kd, kd_trainer_load(t, "checkpoint"));
+            steps(t, STEPS - stop);
+            if (!wanted) wanted = hash_of(t);
+            assert_true(hash_of(t) == wanted);
+            kd_trainer_close(t);
+            close_training(&r);
+        }
+        kd_close(kd);
+        kd = own;
+    }
+}
+
 /* Saved by one instruction set, loaded by another: the same numbers. */
 static void test_other_instruction_set(void **state)
 {
@@ -778,6 +817,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
         TEST(test_goes_on),
+        TEST(test_branches_go_on),
         TEST(test_other_instruction_set),
         TEST(test_stopped_by_callback),
         TEST(test_saved_by_callback),

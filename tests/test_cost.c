@@ -70,6 +70,9 @@ static void test_residuals_keep_their_input(void **state)
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
     kd_cost c;
     (void)state;
+    c = cost_of(kd, "4x8x8: concat( | conv 4 3 pad=1), relu"); /* the input, the branch, and both together */
+    assert_int_equal(c.ram_int8, 4 * 256 + 36 + 4 * 4);
+    assert_int_equal(c.flash_int8, 4 * (36 + 8) + 92 + 2 * 256 + 4 * 256);
     c = cost_of(kd, "4x8x8: residual(conv 4 3 pad=1, batchnorm, relu), relu, gap, dense 2");
     assert_int_equal(c.ram_int8, 2 * 256 + 36 + 4 * 4); /* the sum goes into the body's memory */
     c = cost_of(kd, "4x8x8: residual(conv 4 3 pad=1, relu, conv 4 3 pad=1), gap, dense 2");
@@ -97,17 +100,16 @@ static void check_arena(kd_ctx *kd, const kd_model *m, int bytes)
         const int out = n ? n->out : m->input;
         const kd__arena_item *to = &items[root[out]];
         int64_t alive = 0;
-        for (v = 0; n && v < 2; ++v) { /* what it reads is still there */
-            const int in = v ? n->in2 : n->in;
-            const int64_t size = in < 0 ? 0 : kd__shape_count(&m->values[in].shape) * bytes;
+        for (v = 0; n && v < n->inputs; ++v) { /* what it reads is still there */
+            const int in = kd__input(m, n, v);
+            const int64_t size = kd__shape_count(&m->values[in].shape) * bytes;
             for (at = 0; at < size; ++at) assert_int_equal(owner[items[root[in]].at + at], in);
         }
         if (n && root[out] != out) /* in place: each element where it was; others have to go elsewhere */
             assert_true(kd__shape_count(&m->values[out].shape) == kd__shape_count(&m->values[n->in].shape));
         if (n && root[out] == out) {
-            for (v = 0; v < 2; ++v) {
-                const int in = v ? n->in2 : n->in;
-                if (in < 0) continue;
+            for (v = 0; v < n->inputs; ++v) {
+                const int in = kd__input(m, n, v);
                 assert_true(items[root[in]].at + items[root[in]].size <= to->at ||
                             to->at + to->size <= items[root[in]].at);
             }
@@ -140,6 +142,8 @@ static void test_nothing_overlaps(void **state)
         "6x8x8: residual(conv 36 1, batchnorm, relu6, depthwise 3 pad=1, batchnorm, relu6, conv 6 1, batchnorm), "
         "conv 9 1, depthwise 3 stride=2 pad=1, relu, gap, dense 3",
         "2x6x6: conv 3 3, relu, dense 20, relu, residual(dense 20, relu, dense 20), relu, prompt 4, dense 3",
+        "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1), concat(relu | | "
+        "batchnorm), residual(concat(relu | conv 3 3 pad=1)), concat(gap, flatten | maxpool 4, flatten), dense 3",
     };
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
     int i;

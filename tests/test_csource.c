@@ -36,6 +36,9 @@ static const char *const lines[] = {
     "3x5x5: residual(residual(conv 3 3 pad=1, relu), batchnorm), leakyrelu, maxpool 2, flatten, batchnorm, dense 3",
     "2x6x6: relu, residual(depthwise 3 pad=1, residual(maxpool 3 stride=1 pad=1, gelu), conv 2 1), residual(relu)",
     "4x6x6: residual(conv 4 1), residual(conv 4 1, sigmoid), residual(dropout 0.5, conv 4 1), flatten",
+    "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1), concat(relu | | "
+    "batchnorm), "
+    "residual(concat(relu | conv 3 3 pad=1)), concat(gap, flatten | maxpool 4, flatten), relu, dense 3",
 };
 
 /* Plays the plan: every step reads what the steps before have left for it, whoever wrote there since. */

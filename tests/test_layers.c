@@ -360,6 +360,9 @@ static void test_pooling(void **state)
           "3x5x4: conv 6 3 pad=1, tanh, gap, dense 2",
           "2x6x6: conv 4 3 pad=1, maxpool 3 stride=1, avgpool 2x1 stride=1x2, gap",
           "2x6x7: conv 4 3 pad=1, maxpool 2x3 stride=3x2, dense 3",
+          "2x6x7: conv 4 3 pad=1, maxpool 3 stride=2 ceil=1, conv 3 1, relu, maxpool 2 ceil=1, dense 3",
+          "2x7x7: conv 18 3 pad=1, maxpool 3 stride=2 pad=1 ceil=1, conv 4 3 pad=1, maxpool 2 stride=3 ceil=1, "
+          "dense 2",
           /* the derivative of a ReLU in the pooling after it, and where it must not be there */
           "2x6x6: conv 5 3 pad=1, relu, maxpool 2, conv 18 3 pad=1, relu, maxpool 2, dense 2",
           "2x7x7: conv 18 3 pad=1, relu, maxpool 3 stride=2 pad=1, conv 4 3 pad=1, dense 2",
@@ -422,6 +425,26 @@ static void test_residual(void **state)
           "2x6x6: residual(residual(conv 3 3 pad=1, relu), depthwise 3 pad=1), residual(relu), maxpool 2, dense 2",
           "2x5x5: conv 3 3 pad=1, residual(relu, conv 3 3 pad=1), residual(conv 3 3 pad=1, relu), dense 2",
           "2x5x5: conv 3 3 pad=1, residual(residual(conv 3 3 pad=1, tanh), conv 3 3 pad=1), dense 2");
+}
+
+static void test_concat(void **state)
+{
+    (void)state;
+    CHECK("3x6x6: concat(conv 2 1 | conv 5 3 pad=1, tanh), dense 2",
+          "3x6x6: conv 4 3 pad=1, relu, concat(conv 3 1, relu | conv 5 3 pad=1, relu | maxpool 3 stride=1 pad=1, "
+          "conv 2 1), batchnorm, relu, gap, dense 2",
+          "2x5x5: conv 4 3 pad=1, concat( | batchnorm, relu, conv 3 3 pad=1), concat(|batchnorm, relu, conv 3 3 "
+          "pad=1), concat(batchnorm, relu, conv 3 3 pad=1|), batchnorm, relu, dense 2",
+          "3x6x6: concat(|), concat(| | ), conv 4 3 pad=1, concat(relu | | leakyrelu), dense 2",
+          "2x6x6: concat(residual(conv 4 3 pad=1, relu) | conv 3 1, concat(tanh | conv 2 3 pad=1)), "
+          "residual(concat(conv 4 3 pad=1, tanh | conv 5 1)), conv 3 3 pad=1, dense 2",
+          "3x8x8: concat(conv 4 3 stride=2 pad=1 | maxpool 2 | avgpool 2), conv 5 3 pad=1, relu, dense 2",
+          "9: concat(dense 6, tanh | dense 40, relu | ), dense 5, concat( | dense 2), dense 3",
+          "2x4x4: conv 3 3 pad=1, tanh, concat(flatten | conv 5 3, flatten | gap, flatten), tanh, dense 3",
+          "2x4x4: concat(flatten | conv 5 3 pad=1, flatten), batchnorm, dense 3",
+          "3x5x1: concat(linear 4 | layernorm, attention 3 | ), linear 6, concat(token 1 | meanpool), dense 2");
+    check_spec("5x12x31: concat(conv 40 3 pad=1, tanh | conv 36 5 pad=2 | ), concat( | conv 16 1), conv 3 3, gap",
+               3, 2);
 }
 
 static void test_softtree(void **state)
@@ -768,6 +791,7 @@ int main(void)
         cmocka_unit_test(test_relu_after_each),
         cmocka_unit_test(test_nothing_stays),
         cmocka_unit_test(test_residual),
+        cmocka_unit_test(test_concat),
         cmocka_unit_test(test_softtree),
         cmocka_unit_test(test_prompt),
         cmocka_unit_test(test_wide),

@@ -71,6 +71,10 @@ static kd_result building(void)
     kd_builder_residual(b);
     kd_builder_layer(b, "batchnorm, relu, conv 4 1");
     kd_builder_end(b);
+    kd_builder_concat(b);
+    kd_builder_branch(b);
+    kd_builder_layer(b, "conv 2 3 pad=1, relu");
+    kd_builder_end(b);
     kd_builder_maxpool(b, 2, 2);
     kd_builder_avgpool(b, 2, 2);
     kd_builder_dense(b, 2);

@@ -173,6 +173,10 @@ static void test_layers_and_options(void **state)
         {"3x9x9: maxpool 3 stride=2 pad=1", "3x5x5", 0, 0},
         {"3x9x8: maxpool 3x2", "3x3x4", 0, 0},
         {"3x9x8: maxpool 3x2 1", "3x7x7", 0, 0},
+        {"3x9x8: maxpool 2 ceil=1", "3x5x4", 0, 0},
+        {"3x9x8: maxpool 3 2 ceil=1", "3x4x4", 0, 0},
+        {"3x6x4: maxpool 2x3 3 pad=1 ceil=1", "3x3x2", 0, 0}, /* the next one would begin outside the image */
+        {"3x6x5: maxpool 2 stride=3 ceil=1", "3x2x2", 0, 0},
         {"3x9x9: avgpool 2", "3x4x4", 0, 0},
         {"3x9x9: avgpool 3 stride=1x2 pad=1x0", "3x9x4", 0, 0},
         {"3x9x9: gap", "3x1x1", 0, 0},
@@ -201,6 +205,15 @@ static void test_layers_and_options(void **state)
         /* a batchnorm in an inner residual does not count for the outer one's body before it, but for its whole */
         {"3x6x6: residual(residual(conv 3 1, batchnorm), conv 4 1)", "4x6x6", 12 + 6 + 16 + 12 + 8,
          36 * 9 + 36 * 12 + 36 * 12},
+        {"3x6x6: concat(conv 4 1 | conv 5 3 pad=1)", "9x6x6", 16 + 140, 36 * (12 + 135)},
+        {"3x6x6: concat( | conv 5 1), concat(relu||)", "24x6x6", 20, 36 * 15},
+        {"3x2x2: concat(flatten|gap, flatten)", "15", 0, 0},
+        {"3x2x2: concat(flatten | conv 2 1, flatten)", "20", 8, 24},
+        {"7: concat(dense 2|dense 3|)", "12", 40, 35},
+        {"3x4x1: concat( | linear 2)", "5x4x1", 8, 24},
+        {"4x8x8: concat(conv 8 3 stride=2 pad=1 | maxpool 2 ), residual(concat(conv 4 3 stride=2 pad=1 | conv 8 3 "
+         "stride=2 pad=1, batchnorm))",
+         "12x2x2", 296 + 436 + 872 + 16 + 144 + 24, 16 * 288 + 4 * (432 + 864 + 144)},
     };
     size_t i;
     (void)state;
@@ -316,9 +329,9 @@ static void check_spec_error(const char *spec, const char *message)
 
 #define ALL_LAYERS                                                                                                 \
     "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, quant, residual, "      \
-    "softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid, tanh, gelutanh, and for tokens "    \
-    "patch, tokens, classtoken, disttoken, position, encoder, layernorm, attention, linear, droppath, token, "     \
-    "meanpool and disthead"
+    "concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid, tanh, gelutanh, and for "   \
+    "tokens patch, tokens, classtoken, disttoken, position, encoder, layernorm, attention, linear, droppath, "     \
+    "token, meanpool and disthead"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"
 #define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
 #define TREE "abcdefghijabcdefghijabcdefgh"
@@ -360,6 +373,9 @@ static void test_spec_errors(void **state)
         {"7 residual=0: residual(dense 7, dropout 0.1, relu)", "3: " DEAD},
         {"7 residual=0: residual(dense 7, residual(dense 7), relu6)", "3: " DEAD},
         {"7 residual=0: residual(dense 7, residual(dense 7), gelu), residual(relu)", NULL},
+        {"7 residual=0: residual(concat(dense 3 | dense 4, relu))", "3: " DEAD},
+        {"7 residual=0: residual(concat(dense 3 | dense 4), relu)", "3: " DEAD},
+        {"7 residual=0: residual(concat(dense 3 | dense 4), gelu), concat(relu | dense 2, relu)", NULL},
         {"7 residual=0.5: residual(dense 7, relu)", NULL},
         {"1x100000001x1: gap",
          "3: a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"},
@@ -475,6 +491,29 @@ static void test_spec_errors(void **state)
          "its layers, 4x2, makes that 2x2x4; does one of them need a pad?"},
         {"1x4x4: residual(dense 3)",
          "16: the residual's input is an image and its output a vector; they cannot be added"},
+        /* concats */
+        {"1x4x4: concat conv 3 3",
+         "8: concat needs its branches in parentheses: concat(conv 16 1 | conv 16 3 pad=1)"},
+        {"1x4x4: concat()", "14: concat needs two branches or more, with a bar | between them"},
+        {"1x4x4: concat(relu)", "14: concat needs two branches or more, with a bar | between them"},
+        {"1x4x4: concat(relu | ", "14: this parenthesis is never closed"},
+        {"1x4x4: concat(relu |, relu)", "21: expected a layer, got \",\""},
+        {"1x4x4: concat(relu, | relu)", "21: a layer is missing here"},
+        {"1x4x4: concat(relu relu | relu)",
+         "20: relu takes nothing more, but \"relu\" follows; layers are separated by commas"},
+        {"1x4x4: concat(concat(relu|) relu | relu)", "29: expected a comma, a bar or a parenthesis, got \"r\""},
+        {"1x4x4: relu | relu", "13: expected a comma or the end, got \"|\""},
+        {"1x4x4: residual(relu | relu)", "22: expected a comma or a parenthesis, got \"|\""},
+        {"1x8x8: concat(conv 2 3 pad=1 | relu | conv 5 3 stride=2)",
+         "14: branches 1 and 3 of this concat make 2x8x8 and 5x3x3, which cannot lie side by side: all must be "
+         "vectors, or images of one height and width"},
+        {"1x8x8: concat( | flatten)",
+         "14: branches 1 and 2 of this concat make 1x8x8 and a vector of 64, which cannot lie side by side: all "
+         "must be vectors, or images of one height and width"},
+        {"60000000x1x1: concat( | | | |)", "20: the output of this concat, 300000000 numbers, is too large"},
+        {"7: conct(relu | relu)", "4: there is no layer \"conct\"; did you mean \"concat\"?"},
+        {"7: 1.cat: relu, concat(relu | )",
+         "24: the name \"1.cat\" is taken, by a tag before; give this layer one, too"},
         /* tags */
         {"7: a: dense 3, a: relu", "16: the tag \"a\" is taken"},
         {"7: a: residual(relu), a: residual(relu)", "23: the tag \"a\" is taken"},
@@ -495,6 +534,9 @@ static void test_spec_errors(void **state)
         {"7: abcdefghijabcdefghijabcdefghijabcdefghijx: relu", "4: a tag may have up to 40 letters"},
         {"7: " LONG "a: residual(" LONG "b: residual(" LONG "c: residual(relu)))",
          "148: the tags around this residual have more than 115 letters together"},
+        {"7: " LONG "a: concat(" LONG "b: concat(" LONG "c: relu|)|)", NULL},
+        {"7: " LONG "a: concat(" LONG "b: concat(" LONG "c: concat(relu|)|)|)",
+         "144: the tags around this concat have more than 105 letters together"},
         {"7: " LONG "a: residual(" LONG "b: residual(" TREE "b: softtree 2 3))",
          "137: this softtree's tag and those around it have more than 120 letters together"},
     };
@@ -540,13 +582,53 @@ static void test_spec_errors(void **state)
 /* Lines made of pieces of the language and of noise: a model, or a spec error inside the line, nothing else. */
 static void test_garbage_lines(void **state)
 {
-    static const char *const pieces[] = {
-        "7",      "1x8x8",   "3x5x4",    ":",         ": ",      ",",        " ",        "(",
-        ")",      "=",       "x",        "dense ",    "conv ",   "relu",     "gap",      "3",
-        "1",      "2x2",     "0.5",      "-1",        "pad=",    "stride=",  "groups=",  "bias=0",
-        "same",   "\t",      "tag: ",    "residual(", "flatten", "99999999", "maxpool ", "depthwise",
-        "batchn", "dropout", "\xc3\xa4", "1e30",      "\x01",    "\xff\xfe", "%s%n",     "1x8x8: conv 2 3",
-        " init=", "he",      "last=0",   "residual=0"};
+    static const char *const pieces[] = {"7",
+                                         "1x8x8",
+                                         "3x5x4",
+                                         ":",
+                                         ": ",
+                                         ",",
+                                         " ",
+                                         "(",
+                                         ")",
+                                         "=",
+                                         "x",
+                                         "dense ",
+                                         "conv ",
+                                         "relu",
+                                         "gap",
+                                         "3",
+                                         "1",
+                                         "2x2",
+                                         "0.5",
+                                         "-1",
+                                         "pad=",
+                                         "stride=",
+                                         "groups=",
+                                         "bias=0",
+                                         "same",
+                                         "\t",
+                                         "tag: ",
+                                         "residual(",
+                                         "flatten",
+                                         "99999999",
+                                         "maxpool ",
+                                         "depthwise",
+                                         "|",
+                                         "concat(",
+                                         "concat(relu | )",
+                                         "batchn",
+                                         "dropout",
+                                         "\xc3\xa4",
+                                         "1e30",
+                                         "\x01",
+                                         "\xff\xfe",
+                                         "%s%n",
+                                         "1x8x8: conv 2 3",
+                                         " init=",
+                                         "he",
+                                         "last=0",
+                                         "residual=0"};
     uint64_t state_of = 5;
     int round, models = 0;
     char *line = (char *)malloc(1 << 20);
@@ -635,6 +717,21 @@ static void test_builder(void **state)
                 hash_of("3x16x12: conv 8 3 2 1, batchnorm, leakyrelu slope=0.25, residual(depthwise 3 pad=same, "
                         "residual(relu)), maxpool 2 1, avgpool 3 2, head: dense 20 0, tanh, dense 5"));
     kd_model_destroy(m);
+    b = builder(3, 8, 8);
+    kd_builder_concat(b);
+    kd_builder_branch(b);
+    kd_builder_conv(b, 4, 3, 1, 1);
+    kd_builder_layer(b, "relu");
+    kd_builder_branch(b);
+    kd_builder_maxpool(b, 1, 1);
+    kd_builder_end(b);
+    kd_builder_dense(b, 2);
+    kd_builder_concat(NULL);
+    kd_builder_branch(NULL);
+    assert_ok(kd, kd_builder_finish(b, 1, &m));
+    assert_string_equal(kd_model_spec(m),
+                        "3x8x8: concat( | conv 4 3 stride=1 pad=1, relu | maxpool 1 stride=1), dense 2");
+    kd_model_destroy(m);
     b = builder(40, 1, 1);
     kd_builder_dense(b, 2);
     assert_ok(kd, kd_builder_finish(b, 1, &m));
@@ -659,6 +756,10 @@ static void test_tags(void **state)
         {"1x4x4: 1: dense 3 bias=0, dense 2 bias=0", "1.weight 2.weight "},
         {"1x4x4: conv 1 1, 2: residual(1: conv 1 1, relu, conv 1 1 bias=0), gap, dense 2 bias=0",
          "0.weight 0.bias 2.body.1.weight 2.body.1.bias 2.body.3.weight 5.weight "},
+        {"1x4x4: conv 1 1, concat( | relu, conv 2 1 | a: conv 1 1 bias=0), b: concat(conv 2 1 bias=0 |), conv 2 1 "
+         "bias=0",
+         "0.weight 0.bias 1.branches.1.1.weight 1.branches.1.1.bias 1.branches.2.a.weight b.branches.0.0.weight "
+         "3.weight "},
         {"7: a . b : dense 2", NULL},
     };
     size_t i;
@@ -1170,6 +1271,9 @@ static void test_small_starts(void **state)
         "residual(conv 4 3 pad=1, relu, conv 4 1, dropout 0.1), residual(batchnorm, relu, conv 4 "
         "1), residual(conv 4 1, residual(conv 4 1)), residual(maxpool 1), gap";
     static const char nested[] = "conv 4 1, residual(residual(conv 4 1), residual(conv 5 1)), batchnorm, gap";
+    static const char beside[] =
+        "conv 9 1, residual(conv 4 1, relu, concat(conv 3 1 | conv 2 1, concat( | conv 2 1 | "
+        "relu, conv 2 1))), concat(gap, flatten | dense 2), dense 3";
     float values[24];
     kd_model *m;
     kd_isa isa;
@@ -1197,6 +1301,14 @@ static void test_small_starts(void **state)
     check_factor("residual=0.5", bare, "2.body.1.body.0.weight", 0.5f);
     check_factor("residual=0.5", bare, "2.body.0.weight", 0.5f);
     check_factor("residual=0.5", nested, "0.weight", 1);
+    check_factor("residual=0.5", beside, "0.weight", 1); /* all that a branch's concat ends in */
+    check_factor("residual=0.5", beside, "1.body.0.weight", 1);
+    check_factor("residual=0.5", beside, "1.body.2.branches.0.0.weight", 0.5f);
+    check_factor("residual=0.5", beside, "1.body.2.branches.1.0.weight", 0.5f);
+    check_factor("residual=0.5", beside, "1.body.2.branches.1.1.branches.1.0.bias", 0.5f);
+    check_factor("residual=0.5", beside, "1.body.2.branches.1.1.branches.2.1.weight", 0.5f);
+    check_factor("last=0.5", beside, "2.branches.1.0.weight", 1);
+    check_factor("last=0.5", beside, "3.weight", 0.5f);
     check_factor("residual=0.5", nested, "1.body.0.body.0.weight", 0.5f);
     check_factor("residual=0.5", nested, "1.body.1.body.0.weight", 0.5f);
     check_factor("residual=0.5", nested, "1.body.1.shortcut.weight", 0.5f); /* ends the outer branch */

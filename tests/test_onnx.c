@@ -131,6 +131,9 @@ static const char *const lines[] = {
     "prompt 3, relu, dense 5, softtree 2 3",
     "2x3x3: flatten",
     "5: dropout 0.5",
+    "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1, conv 2 1), concat(gap, "
+    "flatten | "
+    "maxpool 4, flatten), dense 3",
 };
 
 /* Every kind of file comes back as the same model, on other instruction sets, too. */
@@ -435,8 +438,18 @@ static void test_nodes_refused(void **state)
     refused("dilations other than 1");
     tensor("w", 3, 2, 3, 3), tensor("b", 2, 0, 0, 0), op("Conv x,w,b>y");
     refused("its bias is no constant with a number");
-    tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op("Concat a,a>y");
-    refused("branches of a network can be added, not joined");
+    tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op_int("Concat a,a>y", "axis", 2);
+    refused("channels can be joined, and the numbers of vectors: axis 1, not 2");
+    tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op_int("Concat a,x>y", "axis", 1);
+    refused("what it joins, 3x2x2 and 2x4x4, does not fit");
+    op("Relu x>a"), op("Flatten x>b"), op_int("Concat a,b>y", "axis", 1);
+    refused("what it joins, 2x4x4 and 32, does not fit");
+    op("Relu x>a"), op("Shape x>s"), op_int("Concat a,s>y", "axis", 1);
+    refused("its input 1 is a constant or missing");
+    op("Shape x>s"), op_int("Concat s,x>y", "axis", 1);
+    refused("what it joins are neither shapes nor branches");
+    op("Relu x>a"), op("Tanh a>b"), op("Sigmoid a>c"), op("Add a,b>d"), op_int("Concat c,b,d>y", "axis", 1);
+    refused("its output goes to several places, which only a sum or a concat can join again");
     op("Elu x>y");
     refused("\"the node\" is a Elu, which no layer here says; what can be read: Conv Gemm");
     tensor("w", 3, 32, 0, 0), op("Gemm x,w>y");
@@ -512,6 +525,38 @@ static void test_nodes_read(void **state)
     }
     op("Add a,c>y");
     reads("2x4x4: residual(relu, conv 4 3 stride=2 pad=1 bias=0)");
+    op_int("Concat x>y", "axis", 1); /* of one input: nothing, as in DenseNet's first layers */
+    refused("the output is no layer's");
+    op("Relu x>a"), op_int("Concat a>b", "axis", 1), op("Tanh b>c"), op_int("Concat a,c>d", "axis", 1);
+    op("Sigmoid d>e"), op_int("Concat a,c,e>f", "axis", -3), op("Gelu f>g"), op_int("Concat a,c,e,g>y", "axis", 1);
+    reads("2x4x4: relu, concat( | tanh), concat( | sigmoid), concat( | gelu)");
+    op("Relu x>a"), op("Tanh a>b"), op_int("Concat a,b>c", "axis", 1), op_int("Concat a,b>d", "axis", 1);
+    op("Add c,d>y"); /* twice the same */
+    refused("one of its branches must be the input of the other");
+    op("Relu x>a"), op("Tanh a>b"), op("Sigmoid b>c"), op("Relu b>d"), op("Tanh x>e");
+    op_int("Concat a,c,d,b,e>y", "axis", 1); /* neighbours that have layers in common */
+    reads("2x4x4: concat(relu, concat( | tanh, concat(sigmoid | relu | )) | tanh)");
+    op("Relu x>a"), op("GlobalAveragePool x>b"), op("Flatten a>c"), op("Flatten b>d");
+    op_int("Concat c,d,c>y", "axis", -1);
+    refused("goes to several places");
+    {
+        const size_t node = begin("MaxPool x>y");
+        const int64_t three[2] = {3, 3}, two[2] = {2, 2};
+        kd__onnx_ints(g, "kernel_shape", three, 2);
+        kd__onnx_ints(g, "strides", two, 2);
+        kd__onnx_int(g, "ceil_mode", 1);
+        kd__pb_end(g, node);
+    }
+    reads("2x4x4: maxpool 3 stride=2 ceil=1");
+    {
+        const size_t node = begin("AveragePool x>y");
+        const int64_t three[2] = {3, 3}, two[2] = {2, 2};
+        kd__onnx_ints(g, "kernel_shape", three, 2);
+        kd__onnx_ints(g, "strides", two, 2);
+        kd__onnx_int(g, "ceil_mode", 1);
+        kd__pb_end(g, node);
+    }
+    refused("ceil_mode=1 makes its output larger here");
     kd__free(kd, g->bytes);
 }
 

@@ -395,6 +395,30 @@ static void test_projection_restores_either_side(void **state)
     kd_close(kd);
 }
 
+/* What a concat puts side by side stays, and so do the layers that read it; the others go. */
+static void test_concats(void **state)
+{
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_prune_desc d = kd_prune_defaults(KD_PRUNE_L2);
+    kd_model *m =
+                 create(kd,
+                        "1x8x8: conv 4 3 pad=1, relu, conv 4 3, a: concat( | batchnorm, relu, conv 8 1, batchnorm, "
+                        "relu, conv 2 3 pad=1|conv 6 1, relu,conv 3 1), conv 8 1, gap, dense 3",
+                        1),
+             *small;
+    (void)state;
+    assert_ok(kd, kd_model_prune(m, &d, &small));
+    assert_string_equal(kd_model_spec(small),
+                        "1x8x8: conv 2 3 pad=1, relu, conv 4 3, a: concat( | batchnorm, relu, conv 4 1, batchnorm, "
+                        "relu, conv 2 3 pad=1|conv 3 1, relu,conv 3 1), conv 4 1, gap, dense 3");
+    kd_model_destroy(small);
+    kd_model_destroy(m);
+    m = create(kd, "1x8x8: concat(conv 4 1 | conv 6 1), flatten", 1);
+    assert_fails(kd, kd_model_prune(m, &d, &small), KD_ERR_ARGUMENT, "no layer has channels that may go");
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
 /* Words that stand for several layers stay, and those behind them are still met. */
 static void test_words_of_several_layers(void **state)
 {
@@ -943,6 +967,7 @@ int main(void)
         cmocka_unit_test(test_by_hand),
         cmocka_unit_test(test_residuals),
         cmocka_unit_test(test_projection_restores_either_side),
+        cmocka_unit_test(test_concats),
         cmocka_unit_test(test_words_of_several_layers),
         cmocka_unit_test(test_target_beside_a_projection),
         cmocka_unit_test(test_targets_and_minimum),

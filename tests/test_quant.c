@@ -25,7 +25,14 @@ static const char *const lines_of_models[] = {
     "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 4",
     "2x6x6: patch 2 12, residual(layernorm, attention 3), residual(encoder 1 2 norm=post act=relu mlp=2), "
     "meanpool, "
-    "linear 7, relu, linear 4"};
+    "linear 7, relu, linear 4",
+    "3x8x8: conv 6 3 pad=1, relu, concat( | conv 4 1, batchnorm, relu | maxpool 3 stride=1 pad=1, conv 3 1), "
+    "conv 8 3 pad=1, relu, concat(gap, flatten | maxpool 2, flatten), dense 4",
+    "2x8x8: concat(conv 3 3 stride=2 pad=1, relu | depthwise 3 stride=2 pad=1), concat( | batchnorm, relu, conv 4 "
+    "3 "
+    "pad=1), concat( | batchnorm, relu, conv 4 3 pad=1), residual(concat(conv 5 1 | conv 8 3 pad=1, gelu)), gap, "
+    "dense 4",
+    "6: concat(dense 9, tanh | softtree 2 3), dense 4"};
 
 typedef struct fixture {
     kd_ctx *kd;
@@ -147,6 +154,29 @@ static void plain_pool(const kd_model *m, const kd__node *n, const kd__quant_nod
     }
 }
 
+/* In PyTorch's order, (c, h, w), one after the other. */
+static void plain_concat(const kd_model *m, const kd__node *n, const kd__quant_node *at, plain_value *values)
+{
+    const kd__shape *out = &m->values[n->out].shape;
+    int input, c, p, k = 0;
+    for (input = 0; input < n->inputs; ++input) {
+        const int value = kd__input(m, n, input);
+        const kd__shape *s = &m->values[value].shape;
+        const kd__quant_value *from = &m->quant->values[value], *to = &m->quant->values[at->out];
+        for (c = 0; c < s->c; ++c) {
+            for (p = 0; p < s->h * s->w; ++p, ++k) {
+                const float x = (float)(values[value].q[p * s->c + c] - from->zero) * from->scale;
+                const float low = (float)-to->zero, high = (float)(255 - to->zero), t = x / to->scale;
+                values[at->out].q[k % (out->h * out->w) * out->c + k / (out->h * out->w)] =
+                    (int)nearbyintf(t < low    ? low
+                                    : t > high ? high
+                                               : t) +
+                    to->zero;
+            }
+        }
+    }
+}
+
 /* Logits of one image, of a model without layers in float. */
 static void plain_predict(const kd_model *m, const float *image, float *logits)
 {
@@ -176,14 +206,15 @@ static void plain_predict(const kd_model *m, const float *image, float *logits)
             } else if (at->op == KD__QUANT_TABLE) {
                 values[at->out].q[k] = at->table[values[n->in].q[k]];
             } else if (at->op == KD__QUANT_ADD) {
-                const kd__quant_value *in2 = &m->quant->values[n->in2];
+                const kd__quant_value *in2 = &m->quant->values[kd__input(m, n, 1)];
                 finish_plain(m, at, values, k,
                              (float)(values[n->in].q[k] - in->zero) * at->factor[0] +
-                                 (float)(values[n->in2].q[k] - in2->zero) * at->factor[1]);
+                                 (float)(values[kd__input(m, n, 1)].q[k] - in2->zero) * at->factor[1]);
             } else if (at->op == KD__QUANT_NOTHING && kd__stays_on_grid(n)) {
                 values[n->out].q[k] = values[n->in].q[k];
             }
         }
+        if (at->op == KD__QUANT_CONCAT) plain_concat(m, n, at, values);
         if (at->op == KD__QUANT_PRODUCT) plain_product(m, n, at, values);
         if (at->op == KD__QUANT_MAXPOOL || at->op == KD__QUANT_MEAN) plain_pool(m, n, at, values);
     }
@@ -304,7 +335,11 @@ static void folding(void **state)
         {"2x6x6: residual(depthwise 3 pad=1x1, batchnorm, conv 4 3 stride=2 pad=1, batchnorm), relu, gap",
          "2x6x6: residual(depthwise 3 stride=1 pad=1, conv 4 3 stride=2 pad=1), relu, gap"},
         {"4: residual(relu, batchnorm, dense 3), batchnorm, dense 2",
-         "4: residual(relu, batchnorm, dense 3), batchnorm, dense 2"}};
+         "4: residual(relu, batchnorm, dense 3), batchnorm, dense 2"},
+        {"2x6x6: a: concat( | batchnorm, relu,conv 3 1 |b:conv 2 1, batchnorm, residual(conv 3 1, batchnorm)), "
+         "relu",
+         "2x6x6: a: concat( | depthwise 1, relu, conv 3 1 | b: conv 2 1 stride=1 pad=0, residual(conv 3 1 stride=1 "
+         "pad=0)), relu"}};
     size_t line;
     (void)state;
     for (line = 0; line < sizeof wanted / sizeof *wanted; ++line) {
@@ -342,6 +377,12 @@ static void placing(void **state)
          "2x6x6: quant, patch 3 8, residual(layernorm eps=1e-06, quant, attention 2 causal=0 quant=1), "
          "residual(layernorm eps=1e-06, quant, linear 32, quant, gelu, quant, linear 8), norm: layernorm, token 0, "
          "quant, linear 2"},
+        {"3x8x8: conv 4 3, relu, concat(|conv 5 1, relu | maxpool 3 stride=1 pad=1, conv 2 1), conv 3 3, gap",
+         "3x8x8: quant, conv 4 3, relu, quant, concat( | conv 5 1, relu, quant | maxpool 3 stride=1 pad=1, conv 2 "
+         "1, "
+         "quant), quant, conv 3 3, quant, gap"},
+        {"3x4x1: linear 4, concat(linear 3 | gelu), layernorm, token 0",
+         "3x4x1: quant, linear 4, quant, concat(linear 3 | gelu), layernorm, token 0"},
         {"6: dense 4, batchnorm, relu, batchnorm, dense 4, softtree 1 2",
          "6: quant, dense 4, relu, batchnorm, quant, dense 4, quant, softtree 1 2"}};
     size_t line;

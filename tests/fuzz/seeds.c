@@ -48,6 +48,8 @@ static void spec_seeds(void)
         "5: residual(residual(residual(residual(relu))))",
         "5: dense 2 bias=, dense",
         "1x4x4: tree: softtree 3 4 penalty=0.5, softtree 12 100000000",
+        "2x4x4: concat( | batchnorm, relu, conv 3 3 pad=1|maxpool 3 stride=1 pad=1, a: concat(relu | gelu)), "
+        "concat(flatten | gap, flatten | dense 2)",
     };
     size_t i;
     for (i = 0; i < sizeof lines / sizeof *lines; ++i) {
@@ -116,6 +118,8 @@ static void onnx_seeds(void)
         "6: dense 4, gelu, residual(dense 4, silu), hardswish, dense 2",
         "3x8x8: conv 4 3 stride=2 pad=1 bias=0, batchnorm, leakyrelu, depthwise 3, avgpool 2 stride=1, gap, dense "
         "2",
+        "2x6x6: conv 2 1, concat( | relu, conv 3 1), concat( | relu, conv 2 3 pad=1 | maxpool 3 stride=1 pad=1), "
+        "dense 2",
     };
     char name[32];
     size_t i, at;

@@ -39,6 +39,15 @@ class Residual(nn.Module):
         return self.body(x) + self.shortcut(x)
 
 
+class Concat(nn.Module):
+    def __init__(self, *branches):
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Sequential(*branch) for branch in branches])
+
+    def forward(self, x):
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
 class SoftTree(nn.Module):
     """Frosst and Hinton 2017, path by path; the tensors in the order of kd.h."""
 
@@ -215,6 +224,14 @@ CASES = [
     ('2x7x1: encoder 1 1 mlp=2', 2, [Tokens(), Block(2, 1, 4), Images()]),
     ('2x4x1: encoder 1 2 mlp=1 norm=post act=relu eps=1e-5', 2,
      [Tokens(), Block(2, 2, 2, True, nn.ReLU, 1e-5), Images()]),
+    ('2x3x3: concat(conv 1 1 | maxpool 3 stride=1 pad=1 | conv 3 3 pad=1, tanh)', 1,
+     [Concat([conv(2, 1, 1)], [nn.MaxPool2d(3, 1, 1)], [conv(2, 3, 3, padding=1), nn.Tanh()])]),
+    ('2x2x3: concat( | batchnorm, relu, conv 2 3 pad=1), concat( | conv 1 1)', 2,
+     [Concat([], [nn.BatchNorm2d(2), nn.ReLU(), conv(2, 2, 3, padding=1)]), Concat([], [conv(4, 1, 1)])]),
+    ('2x4x5: maxpool 3 stride=2 ceil=1', 2, [nn.MaxPool2d(3, 2, ceil_mode=True)]),
+    ('2x4x4: maxpool 2 stride=3 pad=1 ceil=1', 2, [nn.MaxPool2d(2, 3, 1, ceil_mode=True)]),
+    ('2x2x2: concat(flatten | gap, flatten), tanh', 2,
+     [Concat([nn.Flatten()], [nn.AdaptiveAvgPool2d(1), nn.Flatten()]), nn.Tanh()]),
 ]
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
 
