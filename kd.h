@@ -10533,7 +10533,7 @@ KD__PRIVATE kd_result kd__parse_branches(kd__draft *d, const char **at, const ch
         d->current = entry;
         c = kd__skip_space(c + 1);
         ++d->depth;
-        if (*c != '|' && *c != ')') result = kd__parse_layers(d, &c, name.chars);
+        if (*c && *c != '|' && *c != ')') result = kd__parse_layers(d, &c, name.chars);
         --d->depth;
         if (result != KD_OK) return result;
         list = kd__grow(d->kd, *ends, *count, &capacity, sizeof **ends);

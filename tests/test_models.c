@@ -510,10 +510,10 @@ static void test_spec_errors(void **state)
         {"1x8x8: concat( | flatten)",
          "14: branches 1 and 2 of this concat make 1x8x8 and a vector of 64, which cannot lie side by side: all "
          "must be vectors, or images of one height and width"},
-        {"60000000x1x1: concat( | | | |)", "20: the output of this concat, 300000000 numbers, is too large"},
+        {"60000000x1x1: concat( | | | |)", "21: the output of this concat, 300000000 numbers, is too large"},
         {"7: conct(relu | relu)", "4: there is no layer \"conct\"; did you mean \"concat\"?"},
         {"7: 1.cat: relu, concat(relu | )",
-         "24: the name \"1.cat\" is taken, by a tag before; give this layer one, too"},
+         "23: the name \"1.cat\" is taken, by a tag before; give this layer one, too"},
         /* tags */
         {"7: a: dense 3, a: relu", "16: the tag \"a\" is taken"},
         {"7: a: residual(relu), a: residual(relu)", "23: the tag \"a\" is taken"},
@@ -1307,7 +1307,7 @@ static void test_small_starts(void **state)
     check_factor("residual=0.5", beside, "1.body.2.branches.1.0.weight", 0.5f);
     check_factor("residual=0.5", beside, "1.body.2.branches.1.1.branches.1.0.bias", 0.5f);
     check_factor("residual=0.5", beside, "1.body.2.branches.1.1.branches.2.1.weight", 0.5f);
-    check_factor("last=0.5", beside, "2.branches.1.0.weight", 1);
+    check_factor("last=0.5", beside, "2.branches.1.1.weight", 1);
     check_factor("last=0.5", beside, "3.weight", 0.5f);
     check_factor("residual=0.5", nested, "1.body.0.body.0.weight", 0.5f);
     check_factor("residual=0.5", nested, "1.body.1.body.0.weight", 0.5f);

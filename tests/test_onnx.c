@@ -526,7 +526,7 @@ static void test_nodes_read(void **state)
     op("Add a,c>y");
     reads("2x4x4: residual(relu, conv 4 3 stride=2 pad=1 bias=0)");
     op_int("Concat x>y", "axis", 1); /* of one input: nothing, as in DenseNet's first layers */
-    refused("the output is no layer's");
+    refused("its output is its input");
     op("Relu x>a"), op_int("Concat a>b", "axis", 1), op("Tanh b>c"), op_int("Concat a,c>d", "axis", 1);
     op("Sigmoid d>e"), op_int("Concat a,c,e>f", "axis", -3), op("Gelu f>g"), op_int("Concat a,c,e,g>y", "axis", 1);
     reads("2x4x4: relu, concat( | tanh), concat( | sigmoid), concat( | gelu)");
