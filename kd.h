@@ -655,6 +655,8 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
 
        patch P D [bias=1]           conv D P stride=P, whose weight it has, then tokens; P divides the image
        tokens                       the pixels, line by line, become tokens
+       embed VOCABULARY D           of an input of ids the learned vector of each, PyTorch's nn.Embedding;
+                                    VOCABULARY up to 2^24
        classtoken  disttoken        one more token, learned: in front of all; behind the first
        position                     adds a learned vector to each token
        linear UNITS [bias=1]        PyTorch's nn.Linear on each token, or on what token or meanpool makes
@@ -673,7 +675,21 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
                                     put its own: named as the layer, and with _dist behind that. In training they
                                     put out the first one's logits, otherwise the mean of both (Touvron et al. 2021)
        token K                      token K, counted from 0
-       meanpool                     the mean of all tokens
+       meanpool                     the mean of all tokens that are no padding
+
+   Text. An input `tokens L` is a sequence of L ids, whole numbers from 0 on, which the first layer, embed, reads:
+   the bytes of a text (kd_data_text), or tokens (kd_data_tokens). A line for texts of up to 96 bytes:
+
+       tokens 96: embed 256 128, position, encoder 4 4, layernorm, meanpool, dense 77
+
+   Texts may be shorter: zeros behind the last other id are padding. As with PyTorch's padding_idx the vector of id
+   0 is 0, whatever a file says of it, and learns nothing. attention gives padded tokens no weight and zeros for an
+   answer; meanpool leaves them out, and is 0 of a text without any id. Layers in front of those pass on which
+   tokens are padding if they work token by token, put a learned token in front, or slide along the sequence and
+   keep a token for every STRIDE ids (conv, depthwise, maxpool, avgpool).
+   What follows a text changes no bit of its logits: models of embed, a conv behind it, and layers over tokens, that
+   differ in L and in rows of `position` behind the text alone, put out the same. A number that is no id below
+   VOCABULARY makes a NaN.
 
    Layers inside others have names, too, as timm's: "blocks.0.norm1", "blocks.0.attn", "blocks.0.attn.qkv",
    "blocks.0.attn.proj", "blocks.0.norm2", "blocks.0.mlp.fc1", "blocks.0.mlp.act", "blocks.0.mlp.fc2", and the sums
@@ -697,14 +713,14 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
                          Devlin et al. 2019 (BERT), as in their code
 
    Biases are 0 but for KD_INIT_PYTORCH, weights of batchnorm and layernorm 1. With KD_INIT_AUTO linear layers start
-   as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, position and
-   disttoken start normal with deviation 0.02 and classtoken with 1e-6, within 2 deviations, a softtree's beta at 1
-   and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some outside
-   all residuals, of disthead's two the second alone: 0 makes the first logits 0. `residual` multiplies those of
-   the last layer that has some, batchnorm included, in the LAYERS of each residual, and in both residuals of an
-   encoder's blocks: with 0 every residual passes its input on at first (Goyal et al. 2017, section 5.1;
-   torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose gradient would
-   be 0 for ever. */
+   as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, embed, position
+   and disttoken start normal with deviation 0.02 and classtoken with 1e-6, within 2 deviations, a softtree's beta
+   at 1 and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some
+   outside all residuals, of disthead's two the second alone: 0 makes the first logits 0. `residual` multiplies
+   those of the last layer that has some, batchnorm included, in the LAYERS of each residual, and in both residuals
+   of an encoder's blocks: with 0 every residual passes its input on at first (Goyal et al. 2017, section 5.1;
+   torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose gradient would be
+   0 for ever. */
 #define KD_INITS(X)                                                                                                \
     X(KD_INIT_AUTO, "auto")                                                                                        \
     X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
@@ -936,7 +952,8 @@ KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *p
 
 #define KD_MAX_CHANNELS 16 /* images with more channels are taken, but not normalised by channel */
 
-typedef enum kd_pixels { KD_PIXELS_U8, KD_PIXELS_F32 } kd_pixels;
+/* Pixels, or the ids of tokens, which are passed on as they are */
+typedef enum kd_pixels { KD_PIXELS_U8, KD_PIXELS_F32, KD_PIXELS_IDS_U8, KD_PIXELS_IDS_I32 } kd_pixels;
 
 /* Fills x (n, channels, height, width), pixels in [0, 1], and labels (n), for the n samples whose numbers are
    given. Returns 0, or anything else to end training with KD_ERR_DATA. Called from the calling thread. The same
@@ -945,7 +962,7 @@ typedef int (*kd_batch_fn)(void *user, const int32_t *samples, int n, float *x, 
 
 /* Images and what is known about them. Pointers are borrowed: they must live as long as the struct is used. */
 typedef struct kd_data {
-    uint32_t cookie; /* set by kd_data_u8, kd_data_f32 and kd_data_stream */
+    uint32_t cookie; /* set by kd_data_u8, kd_data_f32, kd_data_text, kd_data_tokens and kd_data_stream */
     kd_pixels type;
     const void *pixels;    /* (count, channels, height, width) */
     const int32_t *labels; /* (count), 0 to classes - 1 or KD_UNLABELLED; NULL: none */
@@ -970,6 +987,13 @@ KDDEF kd_data kd_data_u8(const uint8_t *pixels, const int32_t *labels, int count
                          int width, int classes);
 KDDEF kd_data kd_data_f32(const float *x, const int32_t *labels, int count, int channels, int height, int width,
                           int classes);
+/* Texts for a model whose input is `tokens LENGTH`: bytes (count, length), each text filled up with zeros, or ids
+   of tokens (count, length), int32, below the vocabulary of the model's embed. mean stays 0 and std 1, and nothing
+   is augmented. */
+KDDEF kd_data kd_data_text(const uint8_t *bytes, const int32_t *labels, int count, int length, int classes);
+KDDEF kd_data kd_data_tokens(const int32_t *ids, const int32_t *labels, int count, int length, int classes);
+/* What `batch` delivers are pixels; of ids, as floats, set type to KD_PIXELS_IDS_I32 afterwards (channels is their
+   number, height and width 1). */
 KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int channels, int height, int width,
                              int classes);
 /* A fingerprint of images (not of labels), used to tie cached teacher outputs to them. Streams are not hashed
@@ -1444,7 +1468,7 @@ typedef struct kd_train_desc {
     int nesterov;                /* 0; SGD */
     float beta1, beta2, epsilon; /* 0.9, 0.999, 1e-8; Adam, AdamW */
     float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
-    int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what
+    int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what embed,
                                     classtoken, disttoken and position learn, and a softtree's beta */
     /* Learning rates by layer, 0 to 256 of them; where several name a layer, the last one holds: {"*", 0} and then
        {"fc", 1} train fc alone, {"*", 0.1f} and then {"fc", 1} all of it, but fc faster. A layer at 0 is frozen:
@@ -6241,6 +6265,8 @@ typedef struct kd__value {
     int grad_pad; /* and of its gradient */
     int same_as;  /* the value whose storage this one shares in both directions (fused activations), or itself */
     int needs_grad;
+    int stride; /* of tokens that stand for ids of the input: ids a token; 0: they do not */
+    int lead;   /* such tokens in front of them that stand for none */
 } kd__value;
 
 typedef struct kd__quant kd__quant;
@@ -6256,6 +6282,7 @@ struct kd_model {
     int node_count, node_capacity, value_count, value_capacity, param_count, param_capacity, input_count,
         input_capacity;
     int input, output; /* values */
+    int ids;           /* 1: the input is ids of tokens */
     int node_dropout;  /* 1 if any layer is random in training */
     int prompt;        /* numbers that its prompt layer appends, 0 without one */
     int prompted;      /* value that ends in them */
@@ -8884,6 +8911,118 @@ KD__PRIVATE void kd__rows_pass(const kd__run *r, int rows, int width, const floa
     for (i = 0; i < rows; ++i, from += from_row, to += to_row) r->k->add(width, to, from, KD__IDENTITY, 0, to);
 }
 
+/* The tokens of a value that are no padding, for a sample of the batch at hand; all of them are in front. */
+KD__PRIVATE int kd__tokens_real(const kd__run *r, int value, int sample)
+{
+    const kd__value *v = &r->model->values[value];
+    int length = r->model->values[r->model->input].shape.c;
+    const float *ids = r->x + (ptrdiff_t)sample * length;
+    if (v->stride == 0) return v->shape.h;
+    while (length > 0 && ids[length - 1] == 0) --length;
+    return KD__MIN(v->shape.h, v->lead + (length > 0 ? kd__parts(length, v->stride) : 0));
+}
+
+/* Sets rows from `first` on to zero. */
+KD__PRIVATE void kd__rows_clear(int first, int rows, int width, float *to, ptrdiff_t to_row)
+{
+    for (; first < rows; ++first) memset(to + first * to_row, 0, (size_t)width * sizeof *to);
+}
+
+/* ---- embed ----------------------------------------------------------------------------------------------- */
+
+enum { KD__EMBED_VOCABULARY, KD__EMBED_WIDTH };
+enum { KD__EMBED_MOST = 1 << 24 /* ids are floats */, KD__EMBED_COLUMNS = 32 /* for a thread */ };
+
+KD__PRIVATE kd_result kd__embed_build(kd__draft *d, kd__node *n)
+{
+    const int vocabulary = (int)n->arg[KD__EMBED_VOCABULARY].v[0], width = (int)n->arg[KD__EMBED_WIDTH].v[0];
+    const kd_model *m = d->m;
+    kd__param p;
+    kd_result result;
+    if (!m->ids || n->in != m->input)
+        return kd__spec_fail(d, "embed reads ids: it must be the first layer behind an input such as tokens 96:");
+    if (vocabulary > (int)KD__EMBED_MOST || (double)vocabulary * width > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "a vocabulary of %d, with %d numbers each, is too large", vocabulary, width);
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = vocabulary, p.shape[1] = width;
+    p.layout = KD__VECTOR;
+    p.trained = 1;
+    p.start = KD__START_TRUNC;
+    p.c = vocabulary * width, p.h = p.w = 1;
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    if (n->param[0] < 0) return KD_ERR_MEMORY;
+    result = kd__draft_tokens_value(d, n, width, m->values[m->input].shape.c);
+    if (result == KD_OK) d->m->values[n->out].stride = 1;
+    return result;
+}
+
+/* An id, or -1 for what is none of the vocabulary. */
+KD__PRIVATE int kd__embed_id(float x, int vocabulary)
+{
+    return x >= 0 && x < (float)vocabulary && x == (float)(int)x ? (int)x : -1;
+}
+
+KD__PRIVATE void kd__embed_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const int vocabulary = (int)n->arg[KD__EMBED_VOCABULARY].v[0], width = (int)n->arg[KD__EMBED_WIDTH].v[0];
+    const int length = r->model->values[n->out].shape.h;
+    const kd__slot *out = &r->act[n->out];
+    const float *table = kd__weight(r, n->param[0]);
+    int i, j, c;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const float *ids = r->x + (ptrdiff_t)i * length;
+        float *y = kd__slot_at(out, s, i);
+        for (j = 0; j < length; ++j, y += out->row) {
+            const int id = kd__embed_id(ids[j], vocabulary);
+            if (id > 0)
+                memcpy(y, table + (ptrdiff_t)id * width, (size_t)width * sizeof *y);
+            else
+                for (c = 0; c < width; ++c) y[c] = id ? NAN : 0.0f;
+        }
+    }
+}
+
+typedef struct kd__embed_task {
+    const kd__run *r;
+    const kd__node *n;
+    float *grad; /* (vocabulary, width) */
+} kd__embed_task;
+
+/* Some columns of the table: token by token in their order, whoever does it. */
+KD__PRIVATE void kd__embed_columns(void *arg, int index, int worker)
+{
+    const kd__embed_task *t = (const kd__embed_task *)arg;
+    const kd__run *r = t->r;
+    const kd__slot *slot = &r->grad[t->n->out];
+    const kd__shape *shape = &r->model->values[t->n->out].shape;
+    const int vocabulary = (int)t->n->arg[KD__EMBED_VOCABULARY].v[0], first = index * KD__EMBED_COLUMNS;
+    const int columns = KD__MIN((int)KD__EMBED_COLUMNS, shape->c - first);
+    const kd__span all = {0, 0, 0, 0};
+    int i, j;
+    (void)worker;
+    kd__rows_clear(0, vocabulary, columns, t->grad + first, shape->c);
+    for (i = 0; i < r->count; ++i) {
+        const float *ids = r->x + (ptrdiff_t)i * shape->h, *dy = kd__slot_at(slot, all, i) + first;
+        for (j = 0; j < shape->h; ++j, dy += slot->row) {
+            const int id = kd__embed_id(ids[j], vocabulary);
+            float *to = t->grad + (ptrdiff_t)KD__MAX(id, 0) * shape->c + first;
+            if (id > 0) r->k->add(columns, to, dy, KD__IDENTITY, 0, to);
+        }
+    }
+}
+
+KD__PRIVATE void kd__embed_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    kd__embed_task t;
+    (void)s;
+    if (!kd__learns(r, n)) return;
+    t.r = r;
+    t.n = n;
+    t.grad = kd__weight_grad(r, n->param[0]);
+    kd__parallel(r->kd, kd__parts(r->model->values[n->out].shape.c, KD__EMBED_COLUMNS), kd__embed_columns, &t);
+}
+
 /* ---- tokens, patch --------------------------------------------------------------------------------------- */
 
 /* The pixels of an image, line by line, as tokens: what both are in memory, unless lines have padding. */
@@ -9100,10 +9239,11 @@ KD__PRIVATE void kd__meanpool_forward(const kd__run *r, const kd__node *n, kd__s
     const kd__slot *in = &r->act[n->in];
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
+        const int real = kd__tokens_real(r, n->in, i);
         float *y = kd__slot_at(&r->act[n->out], s, i);
         memset(y, 0, (size_t)t.width * sizeof *y);
-        r->k->column_sums(kd__slot_at(in, s, i), in->row, t.tokens, t.width, y);
-        r->k->scale(t.width, 1 / (float)t.tokens, y);
+        r->k->column_sums(kd__slot_at(in, s, i), in->row, real, t.width, y);
+        r->k->scale(t.width, 1 / (float)KD__MAX(real, 1), y);
     }
 }
 
@@ -9114,10 +9254,11 @@ KD__PRIVATE void kd__meanpool_backward(const kd__run *r, const kd__node *n, kd__
     float *share = kd__worker_memory(r, s.worker);
     int i;
     for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
+        const int real = kd__tokens_real(r, n->in, i), accumulate = r->plan[n - r->model->nodes].accumulate[0];
         memcpy(share, kd__slot_at(&r->grad[n->out], s, i), (size_t)t.width * sizeof *share);
-        r->k->scale(t.width, 1 / (float)t.tokens, share);
-        kd__rows_pass(r, t.tokens, t.width, share, 0, kd__slot_at(to, s, i), to->row,
-                      r->plan[n - r->model->nodes].accumulate[0]);
+        r->k->scale(t.width, 1 / (float)KD__MAX(real, 1), share);
+        kd__rows_pass(r, real, t.width, share, 0, kd__slot_at(to, s, i), to->row, accumulate);
+        if (!accumulate) kd__rows_clear(real, t.tokens, t.width, kd__slot_at(to, s, i), to->row);
     }
 }
 
@@ -9364,7 +9505,7 @@ KD__PRIVATE kd__head kd__head_of(const kd__run *r, const kd__node *n, kd__span s
     kd__head h;
     memset(&h, 0, sizeof h);
     h.k = r->k;
-    h.tokens = in->h;
+    h.tokens = kd__tokens_real(r, n->in, sample);
     h.size = width / (int)n->arg[KD__ATTENTION_HEADS].v[0];
     h.causal = n->arg[KD__ATTENTION_CAUSAL].v[0] != 0;
     h.q = kd__slot_at(&r->act[n->in], s, sample) + (ptrdiff_t)head * h.size;
@@ -9447,7 +9588,7 @@ KD__PRIVATE void kd__head_product(const kd__head *h, const float *p, int turned,
 KD__PRIVATE void kd__attention_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__slot *out = &r->act[n->out];
-    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0];
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0], tokens = r->model->values[n->out].shape.h;
     int i, head, first;
     for (i = s.first; i < s.first + s.count; ++i) {
         for (head = 0; head < heads; ++head) {
@@ -9459,6 +9600,7 @@ KD__PRIVATE void kd__attention_forward(const kd__run *r, const kd__node *n, kd__
                 kd__head_product(&h, h.p, 0, h.v, h.row,
                                  kd__slot_at(out, s, i) + first * out->row + (ptrdiff_t)head * h.size, out->row, 0);
             }
+            kd__rows_clear(h.tokens, tokens, h.size, kd__slot_at(out, s, i) + (ptrdiff_t)head * h.size, out->row);
         }
     }
 }
@@ -9469,9 +9611,12 @@ KD__PRIVATE void kd__attention_backward(const kd__run *r, const kd__node *n, kd_
     const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
     const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0];
     const int accumulate = r->plan[n - r->model->nodes].accumulate[0];
-    const ptrdiff_t width = r->model->values[n->out].shape.c;
+    const kd__shape *shape = &r->model->values[n->out].shape;
+    const ptrdiff_t width = shape->c;
     int i, head, first;
     for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
+        if (!accumulate)
+            kd__rows_clear(kd__tokens_real(r, n->in, i), shape->h, 3 * shape->c, kd__slot_at(to, s, i), to->row);
         for (head = 0; head < heads; ++head) {
             kd__head h = kd__head_of(r, n, s, i, head);
             float *dq = kd__slot_at(to, s, i) + (ptrdiff_t)head * h.size;
@@ -9896,6 +10041,15 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({NULL, 0, 0}),
      0,
      0},
+    {"embed",
+     "vocabulary:i width:i",
+     kd__embed_build,
+     NULL,
+     NULL,
+     {{kd__embed_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__embed_backward, KD__WHOLE, KD__ALWAYS}),
+     0,
+     0},
     {"tokens",
      "",
      kd__tokens_build,
@@ -10033,7 +10187,8 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
 /* ============================================================================================================
    >>spec    the one-line language of models, and the builder
    uses: kinds
-   line:    input {NAME "=" value} ":" layers          input: NUMBER | NUMBER "x" NUMBER "x" NUMBER
+   line:    input {NAME "=" value} ":" layers
+   input:   NUMBER | NUMBER "x" NUMBER "x" NUMBER | "tokens" NUMBER
    layers:  layer {"," layer}         layer: [TAG ":"] WORD {value | NAME "=" value}
                                            |  [TAG ":"] "residual" "(" layers ")"
                                            |  [TAG ":"] "concat" "(" [layers] {"|" [layers]} ")"
@@ -10119,8 +10274,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         d,
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
         "dropout, flatten, quant, residual, concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, "
-        "hardswish, sigmoid, tanh, gelutanh, and for tokens patch, tokens, classtoken, disttoken, position, "
-        "encoder, layernorm, attention, linear, droppath, token, meanpool and disthead",
+        "hardswish, sigmoid, tanh, gelutanh, and for tokens embed, patch, tokens, classtoken, disttoken, "
+        "position, encoder, layernorm, attention, linear, droppath, token, meanpool and disthead",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -10307,6 +10462,38 @@ KD__PRIVATE kd_result kd__draft_read(kd__draft *d, int value)
     return KD_OK;
 }
 
+/* The stride of a node, or NULL of one that keeps height and width, or has none. */
+KD__PRIVATE const kd__arg *kd__node_stride(const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    if (n->type == KD__TYPE_CONV) return &n->arg[KD__CONV_STRIDE];
+    if (n->type == KD__TYPE_DEPTHWISE) return &n->arg[KD__DEPTHWISE_STRIDE];
+    return t->build == kd__pool_build || t->build == kd__gap_build ? &n->arg[KD__POOL_STRIDE] : NULL;
+}
+
+/* Which tokens are padding: those behind the last id that is not 0. The node that is being built passes on what its
+   input knows of that, if its tokens are the input's, or one for so many of them. */
+KD__PRIVATE void kd__draft_padding(kd__draft *d, const kd__node *n)
+{
+    const kd__value *in = &d->m->values[n->in];
+    kd__value *out = &d->m->values[n->out];
+    const kd__arg *window = kd__node_stride(n);
+    const int stride = window ? (int)window->v[0] : 1;
+    int i;
+    for (i = 1; i < n->inputs; ++i) {
+        const kd__value *other = &d->m->values[kd__input(d->m, n, i)];
+        if (other->stride != in->stride || other->lead != in->lead) return;
+    }
+    if (in->stride == 0 || out->shape.flat || out->shape.w != 1) return;
+    if (out->shape.h == in->shape.h + 1) { /* a learned token */
+        out->stride = in->stride;
+        out->lead = in->lead + 1;
+    } else if (out->shape.h == kd__parts(in->shape.h, stride) && (stride == 1 || in->lead == 0)) {
+        out->stride = in->stride * stride;
+        out->lead = in->lead;
+    }
+}
+
 /* Adds a layer that reads the values that have been added since `first`. */
 KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args, const char *name,
                                      const char *text, size_t text_length, int shown, int first)
@@ -10340,7 +10527,11 @@ KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args
     n->name = kd__copy_text(d->kd, name, strlen(name));
     n->text = kd__copy_text(d->kd, text, text_length);
     if (n->text) kd__tidy(n->text);
-    result = n->name && n->text ? t->build(d, n) : KD_ERR_MEMORY;
+    result = n->name && n->text ? KD_OK : KD_ERR_MEMORY;
+    if (result == KD_OK && m->ids && kd__reads(m, n, m->input) && t->build != kd__embed_build)
+        result = kd__spec_fail(d, "the input is ids, which embed has to read first, as in embed 256 128");
+    if (result == KD_OK) result = t->build(d, n);
+    if (result == KD_OK) kd__draft_padding(d, n);
     if (result != KD_OK) {
         kd__free(d->kd, n->name);
         kd__free(d->kd, n->text);
@@ -10372,15 +10563,6 @@ KD__PRIVATE int kd__draft_named(const kd__draft *d, const char *name)
         if (strncmp(other, name, length) == 0 && (other[length] == 0 || other[length] == '.')) return 1;
     }
     return 0;
-}
-
-/* The stride of a node, or NULL of one that keeps height and width, or has none. */
-KD__PRIVATE const kd__arg *kd__node_stride(const kd__node *n)
-{
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    if (n->type == KD__TYPE_CONV) return &n->arg[KD__CONV_STRIDE];
-    if (n->type == KD__TYPE_DEPTHWISE) return &n->arg[KD__DEPTHWISE_STRIDE];
-    return t->build == kd__pool_build || t->build == kd__gap_build ? &n->arg[KD__POOL_STRIDE] : NULL;
 }
 
 /* The strides of all layers between a value and the current one together, of height (0) or width (1). */
@@ -11026,7 +11208,9 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
     double size[3] = {0, 1, 1};
     int count = 0;
     kd_result result;
-    while (count < 3) {
+    d->m->ids = strncmp(c, "tokens ", 7) == 0;
+    if (d->m->ids) c = kd__skip_space(c + 6);
+    while (count < (d->m->ids ? 1 : 3)) {
         d->at = c;
         size[count] = kd__is_digit(*c) ? kd__parse_number(c, &end) : -1;
         if (!kd__is_digit(*c) || size[count] < 1 || size[count] > 1e8 || size[count] != (double)(int)size[count])
@@ -11034,7 +11218,7 @@ KD__PRIVATE kd_result kd__parse_model(kd__draft *d)
                 d, "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8");
         c = end;
         ++count;
-        if (*c != 'x') break;
+        if (*c != 'x' || d->m->ids) break;
         ++c;
     }
     c = kd__skip_space(c);
@@ -12471,6 +12655,9 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
                 if (result != KD_OK) return result;
             }
         }
+        if (t->build == kd__embed_build) /* padding */
+            memset(kd__param_stored(m, &m->params[n->param[0]]), 0,
+                   (size_t)m->params[n->param[0]].shape[1] * sizeof(float));
         if (n->depth == 0 && kd__has_weights(m, n) && !is_norm) last = i;
     }
     if (last >= 0) kd__init_scale(m, last, m->init.last);
@@ -12884,7 +13071,7 @@ KD__PRIVATE kd_result kd__check_preprocessing(kd_ctx *kd, const char *where, int
 
 KD__PRIVATE void kd__record_preprocessing(kd_model *m, int channels, const float *mean, const float *std)
 {
-    if (channels > KD_MAX_CHANNELS) return;
+    if (channels > KD_MAX_CHANNELS || m->ids) return;
     memcpy(m->mean, mean, (size_t)channels * sizeof *mean);
     memcpy(m->std, std, (size_t)channels * sizeof *std);
     m->preprocessing_channels = channels;
@@ -12902,6 +13089,9 @@ KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const
         m->preprocessing_channels = 0;
         return KD_OK;
     }
+    if (m->ids)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT,
+                        "kd_model_set_preprocessing: the model reads ids, which stay as they are");
     channels = m->values[m->input].shape.flat ? 1 : m->values[m->input].shape.c;
     if (channels > KD_MAX_CHANNELS)
         return kd__fail(m->kd, KD_ERR_ARGUMENT,
@@ -14105,6 +14295,11 @@ KD__PRIVATE void kd__workspace_run_u8(kd_workspace *w, const uint8_t *pixels, in
     int i;
     for (i = 0; i < n; ++i) {
         float *to = w->pixels + i * count;
+        ptrdiff_t j;
+        if (m->ids) { /* are no pixels */
+            for (j = 0; j < count; ++j) to[j] = (float)pixels[i * count + j];
+            continue;
+        }
         if (interleaved)
             kd__from_interleaved(w->run->k, s->c, s->h * s->w, pixels + i * count, to);
         else
@@ -14528,6 +14723,9 @@ KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int va
     kd_result result;
     int c;
     memset(a, 0, sizeof *a);
+    if (m->ids && value == m->input)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "an attack: ids of tokens have no gradient by which they could be changed a little");
     if (out->h * out->w > 1 && out->c > 1)
         return kd__fail(m->kd, KD_ERR_SHAPE,
                         "an attack: the model ends in an image of %dx%dx%d; end it with gap or dense", out->c,
@@ -14761,6 +14959,27 @@ KDDEF kd_data kd_data_f32(const float *x, const int32_t *labels, int count, int 
     return kd__data_of(KD_PIXELS_F32, x, labels, count, channels, height, width, classes);
 }
 
+KDDEF kd_data kd_data_text(const uint8_t *bytes, const int32_t *labels, int count, int length, int classes)
+{
+    return kd__data_of(KD_PIXELS_IDS_U8, bytes, labels, count, length, 1, 1, classes);
+}
+
+KDDEF kd_data kd_data_tokens(const int32_t *ids, const int32_t *labels, int count, int length, int classes)
+{
+    return kd__data_of(KD_PIXELS_IDS_I32, ids, labels, count, length, 1, 1, classes);
+}
+
+KD__PRIVATE int kd__is_ids(const kd_data *data)
+{
+    return data->type == KD_PIXELS_IDS_U8 || data->type == KD_PIXELS_IDS_I32;
+}
+
+/* Bytes of a number. */
+KD__PRIVATE size_t kd__data_item(const kd_data *data)
+{
+    return data->type == KD_PIXELS_U8 || data->type == KD_PIXELS_IDS_U8 ? 1 : 4;
+}
+
 KDDEF kd_data kd_data_stream(kd_batch_fn batch, void *user, int count, int channels, int height, int width,
                              int classes)
 {
@@ -14778,7 +14997,7 @@ KD__PRIVATE int64_t kd__data_floats(const kd_data *data)
 
 KDDEF uint64_t kd_data_hash(const kd_data *data)
 {
-    const size_t item = data->type == KD_PIXELS_U8 ? 1 : 4;
+    const size_t item = kd__data_item(data);
     const size_t bytes = data->batch ? 0 : (size_t)data->count * (size_t)kd__data_floats(data) * item;
     const unsigned char *from = (const unsigned char *)data->pixels;
     uint64_t hash = kd__rng_key((uint64_t)data->count, (int)data->type, (uint64_t)data->channels,
@@ -14833,6 +15052,39 @@ KD__PRIVATE int kd__finite_data(const kd_ctx *kd, const float *x, int64_t count)
     return 1;
 }
 
+/* The ids that all embeds of a model know; those of any model, if it is NULL. */
+KD__PRIVATE int kd__vocabulary(const kd_model *m)
+{
+    int i, known = (int)KD__EMBED_MOST;
+    for (i = 0; m && i < m->node_count; ++i) {
+        const kd__node *n = &m->nodes[i];
+        if (kd__layer_types[n->type].build == kd__embed_build)
+            known = KD__MIN(known, (int)n->arg[KD__EMBED_VOCABULARY].v[0]);
+    }
+    return known;
+}
+
+/* Of ids that stay as they are: that they are some of the model's, in memory. */
+KD__PRIVATE kd_result kd__data_check_ids(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m)
+{
+    const int vocabulary = kd__vocabulary(m);
+    const int64_t length = kd__data_floats(data), total = data->batch ? 0 : data->count * length;
+    int64_t i;
+    int c;
+    for (c = 0; c < KD_MAX_CHANNELS; ++c) {
+        if (data->mean[c] != 0 || data->std[c] != 1)
+            return kd__fail(kd, KD_ERR_DATA, "%s: ids are not normalised: mean must be 0 and std 1", where);
+    }
+    for (i = 0; i < total; ++i) {
+        const int id = data->type == KD_PIXELS_IDS_U8 ? ((const uint8_t *)data->pixels)[i]
+                                                      : ((const int32_t *)data->pixels)[i];
+        if (id < 0 || id >= vocabulary)
+            return kd__fail(kd, KD_ERR_DATA, "%s: id %d in sample %lld, place %lld, but ids are 0 to %d", where, id,
+                            (long long)(i / length), (long long)(i % length), vocabulary - 1);
+    }
+    return KD_OK;
+}
+
 /* m: what is to read them, or NULL, and who that is. */
 KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_data *data, const kd_model *m,
                                      const char *who)
@@ -14843,9 +15095,10 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
     if (!data || data->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS,
                         "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
-    if (data->type != KD_PIXELS_U8 && data->type != KD_PIXELS_F32)
-        return kd__fail(kd, KD_ERR_DATA, "%s: the type of pixels must be KD_PIXELS_U8 or KD_PIXELS_F32, got %d",
-                        where, (int)data->type);
+    if (data->type != KD_PIXELS_U8 && data->type != KD_PIXELS_F32 && !kd__is_ids(data))
+        return kd__fail(kd, KD_ERR_DATA,
+                        "%s: the type of pixels must be KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got %d", where,
+                        (int)data->type);
     if (data->count < 1) return kd__fail(kd, KD_ERR_DATA, "%s: there are no samples", where);
     if (data->classes < 0)
         return kd__fail(kd, KD_ERR_DATA, "%s: classes must be 0 or more, got %d", where, data->classes);
@@ -14857,6 +15110,11 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
             return kd__fail(kd, KD_ERR_SHAPE, "%s: the %s reads %s, but the images are %dx%dx%d", where, who,
                             kd__shape_text(in).chars, data->channels, data->height, data->width);
     }
+    if (m && m->ids != kd__is_ids(data))
+        return kd__fail(kd, KD_ERR_DATA, "%s: the %s reads %s", where, who,
+                        m->ids ? "ids, which kd_data_text and kd_data_tokens give, but these are pixels"
+                               : "pixels, but the data are ids of tokens");
+    if (kd__is_ids(data)) return kd__data_check_ids(kd, where, data, m);
     result = kd__check_preprocessing(kd, where, data->channels, data->mean, data->std);
     if (result != KD_OK) return result;
     if (m && m->preprocessing_channels == data->channels) {
@@ -14898,6 +15156,10 @@ KD__PRIVATE int kd__augment_any(const kd_augment *a)
 KD__PRIVATE kd_result kd__augment_check(kd_ctx *kd, const char *where, const kd_augment *a, const kd_data *data)
 {
     const int size = KD__MAX(data->height, data->width);
+    if (kd__is_ids(data) && kd__augment_any(a))
+        return kd__fail(kd, KD_ERR_ARGUMENT,
+                        "%s: changes to images, such as shift, flip or mixup, make no sense of ids of tokens",
+                        where);
     if (a->shift < 0 || a->shift > size || a->cutout < 0 || a->cutout > 2 * size)
         return kd__fail(kd, KD_ERR_ARGUMENT,
                         "%s: shift must be 0 to the size of the image, %d, and cutout to twice that, got %d and %d",
@@ -15107,6 +15369,14 @@ KD__PRIVATE kd_result kd__feed_open_images(kd__feed *f, kd_ctx *kd, const kd_dat
     return KD_OK;
 }
 
+KD__PRIVATE void kd__ids_as_floats(const kd_data *d, ptrdiff_t first, ptrdiff_t count, float *to)
+{
+    ptrdiff_t i;
+    for (i = 0; i < count; ++i)
+        to[i] = d->type == KD_PIXELS_IDS_U8 ? (float)((const uint8_t *)d->pixels)[first + i]
+                                            : (float)((const int32_t *)d->pixels)[first + i];
+}
+
 /* One view of one sample, normalised, into `to`. `slot` is its place among what a stream delivered. */
 KD__PRIVATE void kd__feed_view(const kd__feed *f, int sample, int slot, float *scratch, float *to)
 {
@@ -15117,6 +15387,9 @@ KD__PRIVATE void kd__feed_view(const kd__feed *f, int sample, int slot, float *s
     const float *from;
     if (d->batch) {
         from = f->stream + slot * f->floats;
+    } else if (kd__is_ids(d)) {
+        kd__ids_as_floats(d, sample * f->floats, f->floats, to);
+        return;
     } else if (d->type == KD_PIXELS_U8) {
         float *bytes = f->augmented ? scratch : to;
         k->from_bytes(f->floats, (const uint8_t *)d->pixels + sample * f->floats, bytes);
@@ -16717,6 +16990,12 @@ KD__PRIVATE void kd__optim_update_soft(const kd__optim *o, const kd__update *u, 
     o->m->kd->k->update(&soft, length, o->m->weights + at, o->soft_grads + at, o->second + at, NULL);
 }
 
+/* What multiplies: no bias, norm, or vectors of tokens, and no beta of a softtree. */
+KD__PRIVATE int kd__is_matrix(const kd__param *p)
+{
+    return p->layout != KD__VECTOR || (p->rank == 2 && p->start == KD__START_LINE);
+}
+
 /* The same tensor by tensor, where some do not decay, or have a learning rate of their own. */
 KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrdiff_t length)
 {
@@ -16727,7 +17006,7 @@ KD__PRIVATE void kd__optim_update_tensors(const kd__optim *o, ptrdiff_t at, ptrd
         const ptrdiff_t end = KD__MIN((ptrdiff_t)(p->offset + p->size), at + length);
         kd__update u = o->update;
         if (!p->trained || first >= end || (o->factor && o->factor[i] == 0)) continue;
-        if (!o->desc->decay_norms_and_biases && (p->rank == 1 || p->rank == 3)) u.decay = 0;
+        if (!o->desc->decay_norms_and_biases && !kd__is_matrix(p)) u.decay = 0;
         if (o->factor) u.lr *= o->factor[i];
         kd__optim_update(o, &u, first, end - first);
         if (o->soft_grads) kd__optim_update_soft(o, &u, first, end - first);

@@ -220,7 +220,23 @@ KD__PRIVATE void reference_layernorm(const kd__shape *in, double eps, const doub
 }
 
 /* softmax(q k^T / sqrt(size)) v, head by head and token by token */
-KD__PRIVATE void reference_attention(const kd__shape *in, int heads, int causal, const double *x, double *y)
+/* How many tokens of a value of sample i are no padding: all, of a value that no ids stand behind. */
+KD__PRIVATE int reference_real(const reference *r, int value, int i)
+{
+    const kd__value *v = &r->m->values[value];
+    const int length = (int)kd__shape_count(&r->m->values[r->m->input].shape);
+    const double *ids = r->values[r->m->input] + (ptrdiff_t)i * length;
+    int last = -1, t;
+    if (!v->stride) return v->shape.h;
+    for (t = 0; t < length; ++t) {
+        if (ids[t] != 0) last = t;
+    }
+    return last < 0 ? v->lead : v->lead + last / v->stride + 1;
+}
+
+/* Of padding, from `real` on, nobody sees anything, and it sees nothing. */
+KD__PRIVATE void reference_attention(const kd__shape *in, int heads, int causal, int real, const double *x,
+                                     double *y)
 {
     const int tokens = in->h, width = in->c / 3, size = width / heads;
     double *p = (double *)malloc((size_t)tokens * sizeof *p);
@@ -228,7 +244,7 @@ KD__PRIVATE void reference_attention(const kd__shape *in, int heads, int causal,
     for (head = 0; head < heads; ++head) {
         const double *q = x + head * size * tokens, *k = q + width * tokens, *v = k + width * tokens;
         for (i = 0; i < tokens; ++i) {
-            const int seen = causal ? i + 1 : tokens;
+            const int seen = i >= real ? 0 : causal ? i + 1 : real;
             double largest = -1e300, sum = 0;
             for (j = 0; j < seen; ++j) {
                 for (c = 0, p[j] = 0; c < size; ++c)
@@ -246,7 +262,7 @@ KD__PRIVATE void reference_attention(const kd__shape *in, int heads, int causal,
 }
 
 /* Layers over tokens that only move numbers, and position. Returns 0 for others. */
-KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, const double *x, const double *w,
+KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, int real, const double *x, const double *w,
                                  double *y)
 {
     const kd__layer_type *type = &kd__layer_types[n->type];
@@ -260,7 +276,7 @@ KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, const d
         } else if (type->build == kd__token_build) {
             *y++ = x[(int)n->arg[KD__TOKEN_K].v[0]];
         } else if (type->build == kd__meanpool_build) {
-            for (t = 0, *y = 0; t < tokens; ++t) *y += x[t] / tokens;
+            for (t = 0, *y = 0; t < real; ++t) *y += x[t] / real;
             ++y;
         } else {
             return 0;
@@ -300,9 +316,12 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
     } else if (t->build == kd__layernorm_build) {
         reference_layernorm(in, n->arg[KD__LAYERNORM_EPS].v[0], x, w, b, y);
     } else if (t->build == kd__attention_build) {
-        reference_attention(in, (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0, x,
-                            y);
-    } else if (reference_tokens(n, in, x, w, y)) {
+        reference_attention(in, (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0,
+                            reference_real(r, n->in, i), x, y);
+    } else if (t->build == kd__embed_build) {
+        for (o = 0; o < out_count; ++o) /* (c, h) of (vocabulary, c) */
+            y[o] = w[(int64_t)x[o % out->h] * out->c + o / out->h] * (x[o % out->h] != 0);
+    } else if (reference_tokens(n, in, reference_real(r, n->in, i), x, w, y)) {
     } else if (t->build == kd__concat_build) { /* one after the other, as PyTorch has them in memory */
         for (o = 0; o < n->inputs; ++o) {
             const int value = kd__input(r->m, n, (int)o);

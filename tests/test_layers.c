@@ -76,6 +76,20 @@ static double difference(reference *r, const expectation *e, int tensor, int64_t
     return (loss[0] - loss[1]) / (2 * h);
 }
 
+/* Ids of texts of every length, the first of which is full and the second empty; some have a 0 in between. */
+static float *some_texts(const kd_model *m, int batch)
+{
+    const int length = m->values[m->input].shape.c, vocabulary = kd__vocabulary(m);
+    float *x = (float *)calloc((size_t)(batch * length), sizeof *x);
+    int i, t;
+    for (i = 0; i < batch; ++i) {
+        const int end = i == 0 ? length : i == 1 ? 0 : kd__rng_index(7, (uint64_t)i, length + 1);
+        for (t = 0; t < end; ++t)
+            x[i * length + t] = (float)kd__rng_index(8, (uint64_t)(i * length + t), vocabulary);
+    }
+    return x;
+}
+
 static void expect(expectation *e, const char *spec, int batch)
 {
     kd_ctx *kd = test_open(KD_ISA_SCALAR, 1);
@@ -85,7 +99,8 @@ static void expect(expectation *e, const char *spec, int batch)
     e->spec = spec;
     e->batch = batch;
     e->outputs = (int64_t)batch * kd_model_outputs(m);
-    e->x = test_floats(1, (size_t)(batch * kd__shape_count(&m->values[m->input].shape)), 1);
+    e->x = m->ids ? some_texts(m, batch)
+                  : test_floats(1, (size_t)(batch * kd__shape_count(&m->values[m->input].shape)), 1);
     e->direction = test_floats(2, (size_t)e->outputs, 1);
     e->prompt = test_floats(3, (size_t)(batch * m->prompt), 1);
     e->slopes = next = (slope *)malloc((size_t)m->param_count * (PROBES + 2) * sizeof *next);
@@ -402,6 +417,20 @@ static void test_sequences(void **state)
     check_spec("6x35x1: attention 2 causal=1, token 34, dense 2", 3, 2);
     check_spec("3x103x1: linear 12, attention 2 causal=1, linear 2, token 101", 1, 1);
     check_spec("17x40x1: encoder 1 1 mlp=1, layernorm, meanpool, dense 2", 2, 2);
+}
+
+/* Texts: padding at their end, behind convolutions that keep a token for several ids, and learned tokens. */
+static void test_texts(void **state)
+{
+    (void)state;
+    CHECK("tokens 7: embed 5 6, attention 2, meanpool, dense 2", "tokens 1: embed 2 1, meanpool",
+          "tokens 9: embed 7 35, position, encoder 2 5 mlp=2, layernorm, meanpool, dense 3",
+          "tokens 6: embed 4 6, classtoken, position, encoder 1 3 mlp=1 causal=1, token 0, linear 2",
+          "tokens 10: embed 9 4, conv 6 3x1 pad=1x0 stride=2x1, tanh, position, encoder 1 2 mlp=1 norm=post, "
+          "meanpool",
+          "tokens 8: embed 4 5, maxpool 2x1, disttoken, classtoken, residual(layernorm, attention 1), meanpool",
+          "tokens 6: embed 4 5, conv 4 3x1, relu, gap, dense 2", "tokens 5: embed 3 4, linear 3, tanh, dense 2");
+    check_spec("tokens 70: embed 30 64, position, attention 2, attention 4 causal=1, meanpool, dense 3", 3, 2);
 }
 
 static void test_batchnorm(void **state)
@@ -787,6 +816,7 @@ int main(void)
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_activations),
         cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_texts),
         cmocka_unit_test(test_batchnorm),
         cmocka_unit_test(test_relu_after_each),
         cmocka_unit_test(test_nothing_stays),

@@ -330,8 +330,8 @@ static void check_spec_error(const char *spec, const char *message)
 #define ALL_LAYERS                                                                                                 \
     "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, quant, residual, "      \
     "concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid, tanh, gelutanh, and for "   \
-    "tokens patch, tokens, classtoken, disttoken, position, encoder, layernorm, attention, linear, droppath, "     \
-    "token, meanpool and disthead"
+    "tokens embed, patch, tokens, classtoken, disttoken, position, encoder, layernorm, attention, linear, "        \
+    "droppath, token, meanpool and disthead"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"
 #define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
 #define TREE "abcdefghijabcdefghijabcdefgh"
@@ -628,7 +628,10 @@ static void test_garbage_lines(void **state)
                                          " init=",
                                          "he",
                                          "last=0",
-                                         "residual=0"};
+                                         "residual=0",
+                                         "tokens 6: ",
+                                         "embed 3 4",
+                                         "attention 2"};
     uint64_t state_of = 5;
     int round, models = 0;
     char *line = (char *)malloc(1 << 20);
