@@ -848,6 +848,15 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out);
 /* The same from the bytes of such a file, in memory of any alignment (flash, a resource of the program). They are
    read once and may go afterwards. Either way loading takes memory for the weights and the file's header alone. */
 KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out);
+
+/* The same for devices that have more flash than RAM, and for files that are mapped into memory: weights of dense
+   and linear layers and of convolutions (but depthwise ones) stay in `bytes`, at any alignment, which must not
+   change or go away before the model. When such a layer runs, it unpacks its weights into the workspace, a few
+   outputs at a time: the same bits come out, later where a weight is used only once or twice, as dense layers use
+   it, which then run on one thread. All else, and all of models with quant layers (int8 ones, too), is copied. The
+   model predicts, and can be evaluated, saved, described and cloned; what trains or changes it wants a clone
+   (KD_ERR_UNSUPPORTED). */
+KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t size, kd_model **out);
 /* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
    tensor of the model must be there with its shape; tensors that the model does not have are an error. A file with
    a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used.
@@ -2160,6 +2169,45 @@ KD__PRIVATE int kd__is_finite(double value)
     return ((bits >> 52) & 2047u) != 2047u;
 }
 
+enum { KD__FLOAT, KD__BFLOAT, KD__SIGNED, KD__UNSIGNED };
+
+/* Numbers of any type to floats. `size` in bytes. */
+KD__PRIVATE void kd__convert(const unsigned char *from, int kind, int size, int big_endian, int64_t count,
+                             float *to)
+{
+    int64_t i;
+    if (kind == KD__FLOAT && size == 4 && big_endian == kd__big_endian()) { /* as they are */
+        memcpy(to, from, (size_t)count * sizeof *to);
+        return;
+    }
+    if (kind == KD__FLOAT && size == 2 && !big_endian) {
+        for (i = 0; i < count; ++i, from += 2)
+            to[i] = kd__half_to_float((uint32_t)from[0] | (uint32_t)from[1] << 8);
+        return;
+    }
+    for (i = 0; i < count; ++i, from += size) {
+        unsigned char bytes[8];
+        uint64_t bits;
+        int j;
+        for (j = 0; j < size; ++j) bytes[j] = from[big_endian ? size - 1 - j : j];
+        bits = kd__load_le(bytes, size);
+        if (kind == KD__BFLOAT) {
+            to[i] = kd__bits_float((uint32_t)bits << 16);
+        } else if (kind == KD__FLOAT && size == 8) {
+            double value;
+            memcpy(&value, &bits, sizeof value);
+            to[i] = (float)value;
+        } else if (kind == KD__FLOAT) {
+            to[i] = size == 4 ? kd__bits_float((uint32_t)bits) : kd__half_to_float((uint32_t)bits);
+        } else if (kind == KD__SIGNED) {
+            const uint64_t sign = (uint64_t)1 << (8 * size - 1);
+            to[i] = (float)((bits & sign) ? -(double)(sign - (bits & (sign - 1))) : (double)bits);
+        } else {
+            to[i] = (float)bits;
+        }
+    }
+}
+
 #ifndef KD_NO_STDIO
 #if defined(_WIN32)
 #include <io.h>
@@ -2908,14 +2956,21 @@ KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
 /* After the use of what was taken, so that others may. */
 KD__PRIVATE void kd__give_back(double *room, size_t used) { KD__FENCE_DOWN(room, used * sizeof *room); }
 
-/* Memory aligned to 64 bytes and zeroed. In front of it stand the size and the start of the allocation. Both, and
-   what is left over, are behind fences. */
+/* One core and no vectors: no lines of a cache that threads share, and bytes count. */
+#if KD__THREADS || KD__X86 || KD__ARM64 || KD__WASM || defined(__ARM_NEON)
+#define KD__SMALL 0
+#else
+#define KD__SMALL 1
+#endif
+
+/* Memory aligned to 64 bytes, in small builds to 8, and zeroed. In front of it stand the size and the start of the
+   allocation. Both, and what is left over, are behind fences. */
 typedef struct kd__block {
     void *start;
     size_t size;
 } kd__block;
 
-enum { KD__BLOCK_EXTRA = (int)sizeof(kd__block) + 63 };
+enum { KD__ALIGN = KD__SMALL ? 8 : 64, KD__BLOCK_EXTRA = (int)sizeof(kd__block) + KD__ALIGN - 1 };
 
 KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
 {
@@ -2936,7 +2991,7 @@ KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
         return NULL;
     }
     data = (char *)block.start + sizeof(kd__block);
-    data += (64 - ((uintptr_t)data & 63u)) & 63u;
+    data += (KD__ALIGN - ((uintptr_t)data & (KD__ALIGN - 1u))) & (KD__ALIGN - 1u);
     memcpy(data - sizeof block, &block, sizeof block);
     memset(data, 0, bytes);
     KD__FENCE_UP(block.start, (size_t)(data - (char *)block.start));
@@ -2989,6 +3044,17 @@ KD__PRIVATE void *kd__grow(kd_ctx *kd, void *list, int count, int *capacity, siz
     kd__free(kd, list);
     *capacity = wanted;
     return bigger;
+}
+
+/* A list that grows no more, in as much memory as it takes; NULL: there is none for that. */
+KD__PRIVATE void *kd__shrink(kd_ctx *kd, void *list, int count, int *capacity, size_t item)
+{
+    void *smaller = count < *capacity ? kd__alloc(kd, (size_t)count, item) : list;
+    if (!smaller || smaller == list) return smaller;
+    memcpy(smaller, list, (size_t)count * item);
+    kd__free(kd, list);
+    *capacity = count;
+    return smaller;
 }
 
 KD__PRIVATE char *kd__copy_text(kd_ctx *kd, const char *text, size_t length)
@@ -6193,8 +6259,8 @@ KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *stude
    sideways; lines above and below are skipped instead.
    ============================================================================================================ */
 
-enum { KD__SLACK = 64 };              /* floats after every buffer that kernels read in whole vectors */
-enum { KD__MAX_VALUE = INT_MAX / 8 }; /* numbers in one sample of a value, and weights of one output */
+enum { KD__SLACK = KD__SMALL ? 8 : 64 }; /* floats after every buffer that kernels read in whole vectors */
+enum { KD__MAX_VALUE = INT_MAX / 8 };    /* numbers in one sample of a value, and weights of one output */
 
 typedef struct kd__shape {
     int c, h, w;
@@ -6214,8 +6280,9 @@ enum { KD__PANELS, KD__TAPS, KD__VECTOR };
    with KD_INIT_PYTORCH (its bias, too), normal with deviation 0.02 within two of them, or with 1e-6. */
 enum { KD__START_LINE, KD__START_PYTORCH, KD__START_TRUNC, KD__START_TINY };
 
-/* Where a tensor's numbers are: among the model's weights or state, or the int8 weights of a product alone. */
-enum { KD__HERE, KD__INTEGERS };
+/* Where a tensor's numbers are: among the model's weights or state; the int8 weights of a product alone; in the
+   file that the model was made of, which stays in memory. */
+enum { KD__HERE, KD__INTEGERS, KD__IN_FILE };
 
 typedef struct kd__param {
     char *name; /* PyTorch's: "0.weight" */
@@ -6229,6 +6296,8 @@ typedef struct kd__param {
     int rounded;                     /* a weight or bias that runs use as int8 and int32 would have it */
     int away;                        /* KD__HERE, or where its numbers are instead */
     int node;                        /* KD__INTEGERS: of this node of kd_model.quant */
+    int kind, bytes;                 /* KD__IN_FILE: of a number, see kd__convert */
+    const unsigned char *file;       /* in PyTorch's order */
     size_t partial;
 } kd__param;
 
@@ -6352,6 +6421,7 @@ typedef struct kd__node_plan {
     int pooled_relu;       /* of a ReLU and the max pooling after it: see kd__plan_relus */
     double penalty;        /* what the layer adds to the loss of the batch */
     int frozen;            /* in training: no weight of it learns, and statistics stay */
+    size_t work; /* where in kd__run.locals its steps have what they take while they run, if not in kd__run.work */
 } kd__node_plan;
 
 /* Everything one call or one training needs to run a model: buffers, and the order of work.
@@ -6384,7 +6454,7 @@ struct kd__run {
     int tap_count;
     float *locals, *work, *weight_grads, *partials;
     size_t local_floats; /* of one worker */
-    size_t work_floats;  /* of one worker: memory of a step while it runs */
+    size_t work_floats;  /* of one worker: memory of a step while it runs, where `locals` do not have it */
     float **owned;       /* every buffer, for kd__run_close */
     int owned_count;
     size_t owned_bytes; /* what they take */
@@ -6441,10 +6511,11 @@ KD__PRIVATE kd__soon kd__slot_soon(const kd__run *r, const kd__slot *slot, kd__s
     return soon;
 }
 
-/* What kd__layer_type.work asked for, while a step runs. */
-KD__PRIVATE float *kd__worker_memory(const kd__run *r, int worker)
+/* What kd__layer_type.work asked for, while a step of a node runs. */
+KD__PRIVATE float *kd__worker_memory(const kd__run *r, const kd__node *n, int worker)
 {
-    return r->work + (size_t)worker * r->work_floats;
+    if (r->work) return r->work + (size_t)worker * r->work_floats;
+    return r->locals + (size_t)worker * r->local_floats + r->plan[n - r->model->nodes].work;
 }
 
 KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
@@ -6452,6 +6523,7 @@ KD__PRIVATE const float *kd__weight(const kd__run *r, int param)
     const kd__param *p;
     if (param < 0) return NULL;
     p = &r->model->params[param];
+    if (p->away) return NULL;
     if (p->rounded && r->rounded) return r->rounded + p->offset;
     return (p->trained ? r->model->weights : r->model->state) + p->offset;
 }
@@ -6608,6 +6680,8 @@ KD__PRIVATE void kd__read_next(kd__reading *r, float *plain, int64_t count)
     const kd__param *p = r->walk.p;
     if (p->away == KD__INTEGERS)
         kd__quant_read(r->m, p, r->done, count, plain);
+    else if (p->away)
+        kd__convert(p->file + (size_t)r->done * (size_t)p->bytes, p->kind, p->bytes, 0, count, plain);
     else
         kd__walk_copy(&r->walk, kd__param_stored(r->m, p), plain, count, 1);
     r->done += count;
@@ -6621,6 +6695,53 @@ KD__PRIVATE void kd__param_read(const kd_model *m, const kd__param *p, float *pl
 }
 
 enum { KD__PLAIN = 256 }; /* numbers in PyTorch's order that are looked at in one go */
+
+/* ---- weights that stay in a file --------------------------------------------------------------------------- */
+
+/* Floats that a layer takes for one panel of its weights. */
+KD__PRIVATE size_t kd__unpacked_floats(const kd__run *r, const kd__param *p)
+{
+    const int columns = KD__MIN(p->outputs, r->k->panel);
+    if (p->away != KD__IN_FILE) return 0;
+    return kd__plus(kd__times((size_t)kd__panel_width(r->k, columns), (size_t)p->c * (size_t)p->h * (size_t)p->w),
+                    KD__SLACK);
+}
+
+/* The panel that begins with an output of a group. */
+KD__PRIVATE const float *kd__unpack(const kd__run *r, const kd__param *p, int group, int first, float *panel)
+{
+    const int64_t depth = (int64_t)p->c * p->h * p->w;
+    const int64_t before = ((int64_t)group * p->outputs + first) * depth;
+    const unsigned char *from = p->file + (size_t)before * (size_t)p->bytes;
+    kd__param some = *p;
+    kd__walk w = kd__walk_begin(r->k, &some);
+    float plain[64];
+    int64_t left, now;
+    some.outputs = KD__MIN(r->k->panel, p->outputs - first);
+    some.groups = 1;
+    memset(panel, 0, (size_t)(kd__panel_width(r->k, some.outputs) * depth) * sizeof *panel);
+    for (left = some.outputs * depth; left > 0; left -= now) {
+        now = KD__MIN(left, KD__COUNT(plain));
+        kd__convert(from, p->kind, p->bytes, 0, now, plain);
+        kd__walk_copy(&w, panel, plain, now, 0);
+        from += (size_t)now * (size_t)p->bytes;
+    }
+    return panel;
+}
+
+/* A product with all outputs of such a matrix, a panel after the other. */
+KD__PRIVATE void kd__unpacked_gemm(const kd__run *r, const kd__param *p, const kd__gemm *whole, float *memory)
+{
+    kd__gemm g = *whole;
+    int col;
+    for (col = 0; col < whole->cols; col += r->k->panel) {
+        g.b = kd__unpack(r, p, 0, col, memory);
+        g.cols = KD__MIN(r->k->panel, whole->cols - col);
+        g.c = whole->c + col;
+        if (g.bias) g.bias = whole->bias + col;
+        r->k->gemm(&g);
+    }
+}
 
 KD__PRIVATE int kd__param_finite(const kd_model *m, const kd__param *p)
 {
@@ -7189,7 +7310,16 @@ KD__PRIVATE void kd__dense_forward(const kd__run *r, const kd__node *n, kd__span
     g.bias = kd__weight(r, n->param[1]);
     g.act = n->fused_act;
     g.act_arg = n->act_arg;
-    kd__gemm_run(r->kd, &g);
+    if (w->away)
+        kd__unpacked_gemm(r, w, &g, kd__worker_memory(r, n, 0));
+    else
+        kd__gemm_run(r->kd, &g);
+}
+
+/* Of dense and linear layers. */
+KD__PRIVATE size_t kd__dense_work(const kd__run *r, const kd__node *n)
+{
+    return kd__unpacked_floats(r, &r->model->params[n->param[0]]);
 }
 
 /* Whether the gradient of the weights is worth packing what it is made of. */
@@ -7704,14 +7834,29 @@ KD__PRIVATE void kd__winograd_weights(const kd__run *r, void (*turn)(ptrdiff_t n
     }
 }
 
+/* The planes of weights that stay in a file. */
+KD__PRIVATE void kd__winograd_unpack(const kd__run *r, const kd__param *w, float *memory, float *planes)
+{
+    int col;
+    for (col = 0; col < w->outputs; col += r->k->panel) {
+        (void)kd__unpack(r, w, 0, col, memory);
+        r->k->winograd_weight((ptrdiff_t)w->c * kd__panel_width(r->k, w->outputs - col), memory,
+                              planes + KD__WINO_PLANES * (ptrdiff_t)col * w->c);
+    }
+}
+
 KD__PRIVATE void kd__conv_forward_prepare(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__param *w = &r->model->params[n->param[0]];
+    float *planes = r->plan[n - r->model->nodes].own;
     (void)s;
-    if (kd__is_winograd(r->model, n))
+    if (!kd__is_winograd(r->model, n)) return;
+    if (w->away)
+        kd__winograd_unpack(r, w, kd__worker_memory(r, n, 0), planes);
+    else
         kd__winograd_weights(r, r->k->winograd_weight, w->c, w->outputs,
                              (float *)(uintptr_t)kd__weight(r, n->param[0]), /* only read */
-                             r->plan[n - r->model->nodes].own);
+                             planes);
 }
 
 /* A value in a run on one side of the planes' products, and the planes of one block of its tiles. */
@@ -7733,9 +7878,27 @@ KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const int block = kd__winograd_block(r, w);
-    if (!kd__is_winograd(r->model, n)) return kd__conv_pairs_work(r, n);
-    return kd__plus(kd__winograd_floats(kd__winograd_stored(r->k, w->c), block),
-                    kd__winograd_floats(kd__winograd_stored(r->k, w->outputs), block));
+    const size_t unpacked = kd__unpacked_floats(r, w);
+    size_t planes;
+    if (!kd__is_winograd(r->model, n)) return kd__plus(unpacked, kd__conv_pairs_work(r, n));
+    planes = kd__plus(kd__winograd_floats(kd__winograd_stored(r->k, w->c), block),
+                      kd__winograd_floats(kd__winograd_stored(r->k, w->outputs), block));
+    return KD__MAX(planes, unpacked);
+}
+
+/* One group of a sample whose weights stay in a file, a panel after the other. */
+KD__PRIVATE void kd__conv_unpacked(const kd__run *r, const kd__param *w, int group, const kd__conv *whole,
+                                   float *memory)
+{
+    kd__conv c = *whole;
+    int col;
+    for (col = 0; col < w->outputs; col += r->k->panel) {
+        c.panels = kd__unpack(r, w, group, col, memory);
+        c.cols = KD__MIN(r->k->panel, w->outputs - col);
+        c.y = whole->y + col;
+        if (c.bias) c.bias = whole->bias + col;
+        kd__conv_run(r->k, &c);
+    }
 }
 
 /* The value whose slot is given, in tiles for outputs that cover the image `covered`. Takes memory from *work. */
@@ -7831,7 +7994,7 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
 KD__PRIVATE void kd__winograd_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = kd__worker_memory(r, s.worker);
+    float *work = kd__worker_memory(r, n, s.worker);
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd y = kd__winograd_side(r, n->out, &r->act[n->out], n->out, block, &work);
     x.tiles.origin_h = -(int)n->arg[KD__CONV_PAD].v[0], x.tiles.origin_w = -(int)n->arg[KD__CONV_PAD].v[1];
@@ -7845,7 +8008,7 @@ KD__PRIVATE void kd__winograd_input_grad(const kd__run *r, const kd__node *n, kd
 {
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
     const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
-    float *work = kd__worker_memory(r, s.worker);
+    float *work = kd__worker_memory(r, n, s.worker);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->in, block, &work);
     kd__winograd dx = kd__winograd_side(r, n->in, &r->grad[n->in], n->in, block, &work);
     dy.tiles.origin_h = (int)n->arg[KD__CONV_PAD].v[0] - 2, dy.tiles.origin_w = (int)n->arg[KD__CONV_PAD].v[1] - 2;
@@ -7858,7 +8021,7 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__winograd_place place = kd__winograd_own(r, n);
     const int block = kd__winograd_block(r, w);
-    float *work = kd__worker_memory(r, s.worker);
+    float *work = kd__worker_memory(r, n, s.worker);
     float *sums = r->plan[n - r->model->nodes].own + place.weight_grad + (size_t)s.worker * place.worker;
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->out, block, &work);
@@ -7898,9 +8061,10 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
     const kd__shape *a = &r->model->values[n->in].shape, *b = &r->model->values[n->out].shape;
-    const float *bias = kd__weight(r, n->param[1]);
+    const float *bias = kd__weight(r, n->param[1]), *weight = kd__weight(r, n->param[0]);
     const int pairs =
         b->w % 2 == 0 && kd__conv_in_pairs(r, w->outputs, &n->arg[KD__CONV_KERNEL], &n->arg[KD__CONV_STRIDE]);
+    float *memory = w->away || pairs ? kd__worker_memory(r, n, s.worker) : NULL;
     kd__conv c;
     int i, g;
     if (kd__is_winograd(r->model, n)) {
@@ -7918,15 +8082,19 @@ KD__PRIVATE void kd__conv_forward(const kd__run *r, const kd__node *n, kd__span 
     c.y_far = !out->worker;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *x = kd__slot_at(in, s, i);
-        c.in = pairs
-                   ? kd__conv_read_pairs(r, x, in, a, (ptrdiff_t)c.stride_w * a->c, kd__worker_memory(r, s.worker))
-                   : kd__conv_read(x, in, a);
+        c.in = pairs ? kd__conv_read_pairs(r, x, in, a, (ptrdiff_t)c.stride_w * a->c,
+                                           memory + kd__unpacked_floats(r, w))
+                     : kd__conv_read(x, in, a);
         c.soon_x = kd__slot_soon(r, in, s, i), c.soon_y = kd__slot_soon(r, out, s, i);
         for (g = 0; g < w->groups; ++g, c.soon_x.lines = c.soon_y.lines = 0) {
             c.y = kd__slot_at(out, s, i) + (ptrdiff_t)g * w->outputs;
-            c.panels = kd__weight(r, n->param[0]) + (size_t)g * w->group_size;
             c.bias = bias ? bias + (ptrdiff_t)g * w->outputs : NULL;
-            kd__conv_run(r->k, &c);
+            if (w->away) {
+                kd__conv_unpacked(r, w, g, &c, memory);
+            } else {
+                c.panels = weight + (size_t)g * w->group_size;
+                kd__conv_run(r->k, &c);
+            }
             c.in.x += w->c * c.in.k;
         }
     }
@@ -8021,7 +8189,7 @@ KD__PRIVATE void kd__conv_sample_grad(const kd__run *r, const kd__node *n, kd__s
     float *dx = kd__slot_at(to, s, i);
     const kd__conv_input plain = kd__conv_read(dy, from, out);
     const kd__conv_input paired =
-        in_pairs ? kd__conv_read_pairs(r, dy, from, out, out->c, kd__worker_memory(r, s.worker)) : plain;
+        in_pairs ? kd__conv_read_pairs(r, dy, from, out, out->c, kd__worker_memory(r, n, s.worker)) : plain;
     kd__conv c;
     int y, x, g;
     memset(&c, 0, sizeof c);
@@ -8679,7 +8847,7 @@ KD__PRIVATE kd__soft_tree kd__tree_of(const kd__run *r, const kd__node *n, int w
     t.turned = t.q + table;
     t.log_mass = t.turned + table;
     t.log_p = t.log_mass + t.nodes;
-    t.row = kd__worker_memory(r, worker);
+    t.row = kd__worker_memory(r, n, worker);
     t.branch = t.row + t.nodes;
     t.grad = t.branch + t.nodes;
     return t;
@@ -9251,7 +9419,7 @@ KD__PRIVATE void kd__meanpool_backward(const kd__run *r, const kd__node *n, kd__
 {
     const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
     const kd__slot *to = &r->grad[n->in];
-    float *share = kd__worker_memory(r, s.worker);
+    float *share = kd__worker_memory(r, n, s.worker);
     int i;
     for (i = s.first; kd__needs_grad(r, n->in) && i < s.first + s.count; ++i) {
         const int real = kd__tokens_real(r, n->in, i), accumulate = r->plan[n - r->model->nodes].accumulate[0];
@@ -9398,7 +9566,10 @@ KD__PRIVATE void kd__linear_forward(const kd__run *r, const kd__node *n, kd__spa
     g.bias = kd__weight(r, n->param[1]);
     g.act = n->fused_act;
     g.act_arg = n->act_arg;
-    r->k->gemm(&g);
+    if (w->away)
+        kd__unpacked_gemm(r, w, &g, kd__worker_memory(r, n, s.worker));
+    else
+        r->k->gemm(&g);
 }
 
 /* The weights turned, for the gradient of the input. */
@@ -9512,7 +9683,7 @@ KD__PRIVATE kd__head kd__head_of(const kd__run *r, const kd__node *n, kd__span s
     h.key = h.q + width, h.v = h.key + width;
     h.row = r->act[n->in].row;
     h.temperature = (float)sqrt((double)h.size);
-    h.keys = kd__worker_memory(r, s.worker);
+    h.keys = kd__worker_memory(r, n, s.worker);
     h.p = h.keys + kd__attention_panels(r, n);
     h.values = h.p + kd__attention_tile(r, n);
     h.dp = h.values + kd__attention_panels(r, n);
@@ -9921,7 +10092,7 @@ static const kd__layer_type kd__layer_types[] = {
      "units:i bias:b=1",
      kd__dense_build,
      kd__dense_own,
-     NULL,
+     kd__dense_work,
      {{kd__dense_forward, KD__WHOLE, KD__ALWAYS}},
      KD__BACKWARD({kd__dense_backward, KD__WHOLE, KD__ALWAYS}),
      KD__TAKES_ACT | KD__TAKES_VECTOR | KD__MULTIPLIES,
@@ -10117,7 +10288,7 @@ static const kd__layer_type kd__layer_types[] = {
      "units:i bias:b=1",
      kd__linear_build,
      kd__linear_own,
-     NULL,
+     kd__dense_work,
      {{kd__linear_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__linear_backward_prepare, KD__PREPARE, KD__ALWAYS},
                   {kd__linear_backward, KD__SPANS, KD__ALWAYS}),
@@ -11924,8 +12095,8 @@ KD__PRIVATE kd_result kd__quant_factor_fail(const kd_model *m, const char *where
         where, m->nodes[index].name, kd__number((double)factor, 6).chars);
 }
 
-/* Weights, bias and scale are there: everything that follows from them. An output whose sum may not fit into 32 bits
-   is refused. */
+/* Weights, bias and scale are there: everything that follows from them. An output whose sum may not fit into 32
+   bits is refused. */
 KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, const char *where)
 {
     const kd__node *n = &m->nodes[index];
@@ -12157,6 +12328,18 @@ KD__PRIVATE kd_result kd__refuse_int8(const kd_model *m, const char *where)
     return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                     "%s: this is an int8 model, which only predicts; train the model in float, with quant layers "
                     "(kd_model_prepare_int8), and quantize it again",
+                    where);
+}
+
+/* What only works on weights that are here. */
+KD__PRIVATE kd_result kd__refuse_away(const kd_model *m, const char *where)
+{
+    int i;
+    for (i = 0; i < m->param_count && m->params[i].away != KD__IN_FILE; ++i) {}
+    if (i == m->param_count) return kd__refuse_int8(m, where);
+    return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                    "%s: the weights of this model stay in the memory that it was loaded from "
+                    "(kd_model_load_in_place), and so it only predicts; a clone of it has its own",
                     where);
 }
 
@@ -12678,6 +12861,22 @@ KD__PRIVATE char *kd__tidy_line(kd_ctx *kd, const char *line)
     return tidy;
 }
 
+/* A model whose line is read grows no more. */
+KD__PRIVATE kd_result kd__model_shrink(kd_model *m)
+{
+    void *params, *values, *nodes;
+    params = kd__shrink(m->kd, m->params, m->param_count, &m->param_capacity, sizeof *m->params);
+    if (!params && m->params) return KD_ERR_MEMORY;
+    m->params = (kd__param *)params;
+    values = kd__shrink(m->kd, m->values, m->value_count, &m->value_capacity, sizeof *m->values);
+    if (!values) return KD_ERR_MEMORY;
+    m->values = (kd__value *)values;
+    nodes = kd__shrink(m->kd, m->nodes, m->node_count, &m->node_capacity, sizeof *m->nodes);
+    if (!nodes) return KD_ERR_MEMORY;
+    m->nodes = (kd__node *)nodes;
+    return KD_OK;
+}
+
 /* A model without weights: a line of a few letters must not claim gigabytes before a file has shown that it has
    them. */
 KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **out)
@@ -12698,6 +12897,10 @@ KD__PRIVATE kd_result kd__model_plan(kd_ctx *kd, const char *spec, kd_model **ou
     if (result != KD_OK) {
         kd_model_destroy(m);
         return result;
+    }
+    if (kd__model_shrink(m) != KD_OK) {
+        kd_model_destroy(m);
+        return KD_ERR_MEMORY;
     }
     kd__model_place(m);
     kd__model_fuse(m);
@@ -12931,7 +13134,7 @@ KDDEF kd_result kd_model_set_tensor(kd_model *m, const char *name, const float *
 {
     int i;
     kd_result result = kd__tensor_access(m, "kd_model_set_tensor", name, values, count, &i);
-    if (result == KD_OK) result = kd__refuse_int8(m, "kd_model_set_tensor");
+    if (result == KD_OK) result = kd__refuse_away(m, "kd_model_set_tensor");
     if (result == KD_OK) result = kd__check_finite(m->kd, "kd_model_set_tensor", name, values, 1, count);
     if (result == KD_OK && kd__param_negative(&m->params[i], values, (size_t)count))
         result = kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_set_tensor: %s has a negative variance", name);
@@ -13555,7 +13758,9 @@ KD__PRIVATE void kd__plan_grad_roots(kd__planner *p)
 
 KD__PRIVATE void kd__plan_step(kd__step *steps, int *count, const kd__phase *phase, const kd__node *node)
 {
-    kd__step *step = &steps[(*count)++];
+    kd__step *step = steps ? &steps[*count] : NULL;
+    ++*count;
+    if (!step) return; /* they are counted first */
     memset(step, 0, sizeof *step);
     step->fn = phase->fn;
     step->node = node;
@@ -13576,21 +13781,16 @@ KD__PRIVATE void kd__plan_phases(const kd__run *r, kd__step *steps, int *count, 
     }
 }
 
-KD__PRIVATE int kd__plan_steps(kd__run *r)
+/* The lists of steps, where there are any yet, and how many there are. */
+KD__PRIVATE void kd__plan_lists(kd__run *r)
 {
     static const kd__phase import = {kd__import, KD__SPANS, KD__ALWAYS};
     static const kd__phase tap = {kd__tap_add, KD__SPANS, KD__TRAINING};
     static const kd__phase rounding = {kd__round_weights, KD__PREPARE, KD__ALWAYS};
-#ifndef KD_NO_INT8
-    static const kd__phase integers = {kd__int8_forward, KD__SPANS, KD__ALWAYS};
-#endif
     const kd_model *m = r->model;
     const kd__node *n = m->nodes;
     int i;
-    r->forward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 3);
-    r->backward = KD__NEW(r->kd, kd__step, 4 * m->node_count + 1 + r->tap_count);
-    r->commit = KD__NEW(r->kd, kd__step, m->node_count + 1);
-    if (!r->forward || !r->backward || !r->commit) return 0;
+    r->forward_steps = r->backward_steps = r->commit_steps = 0;
     if (r->rounded) kd__plan_step(r->forward, &r->forward_steps, &rounding, NULL);
     for (i = 0; i < m->node_count; ++i) {
         if (!kd__is_integer(m, i))
@@ -13600,9 +13800,10 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
     if (r->import) kd__plan_step(r->forward, &r->forward_steps, &import, NULL);
 #ifndef KD_NO_INT8
     if (m->quant) {
+        static const kd__phase integers = {kd__int8_forward, KD__SPANS, KD__ALWAYS};
         kd__plan_step(r->forward, &r->forward_steps, &integers, NULL);
-        r->forward[r->forward_steps - 1].touches = 0;
-        return 1;
+        if (r->forward) r->forward[r->forward_steps - 1].touches = 0;
+        return;
     }
 #endif
     for (i = 0; i < m->node_count; ++i) {
@@ -13610,7 +13811,7 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
             kd__plan_phases(r, r->forward, &r->forward_steps, kd__layer_types[n[i].type].forward, &n[i], KD__SPANS,
                             KD__JOIN);
     }
-    if (!r->has_backward) return 1;
+    if (!r->has_backward) return;
     for (i = 0; i < m->node_count; ++i)
         kd__plan_phases(r, r->backward, &r->backward_steps, kd__layer_types[n[i].type].backward, &n[i], KD__PREPARE,
                         KD__PREPARE);
@@ -13623,6 +13824,16 @@ KD__PRIVATE int kd__plan_steps(kd__run *r)
         kd__plan_phases(r, r->commit, &r->commit_steps, kd__layer_types[n[i].type].backward, &n[i], KD__COMMIT,
                         KD__COMMIT);
     }
+}
+
+KD__PRIVATE int kd__plan_steps(kd__run *r)
+{
+    kd__plan_lists(r);
+    r->forward = KD__NEW(r->kd, kd__step, r->forward_steps + 1);
+    r->backward = r->has_backward ? KD__NEW(r->kd, kd__step, r->backward_steps + 1) : NULL;
+    r->commit = r->has_backward ? KD__NEW(r->kd, kd__step, r->commit_steps + 1) : NULL;
+    if (!r->forward || (r->has_backward && (!r->backward || !r->commit))) return 0;
+    kd__plan_lists(r);
     return 1;
 }
 
@@ -13779,15 +13990,64 @@ KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
     return (kd__times(slot->sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
 }
 
+/* Floats of one worker that the steps of a node take while they run. */
+KD__PRIVATE size_t kd__plan_work_floats(const kd__run *r, const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    const size_t floats = t->work && !kd__is_integer(r->model, (int)(n - r->model->nodes)) ? t->work(r, n) : 0;
+    return floats ? kd__plus(floats, KD__SLACK + 15) / 16 * 16 : 0;
+}
+
+/* Without a way back they take it from the local buffers, for as long as they touch values. Lists them behind the
+   values, as value_count and the number of their node. */
+KD__PRIVATE int kd__plan_work(kd__planner *p, size_t *floats, int *list)
+{
+    const kd__run *r = p->r;
+    const kd_model *m = r->model;
+    int count = 0, i, j;
+    for (i = 0; i < m->node_count; ++i) {
+        const int v = m->value_count + i;
+        floats[v] = kd__plan_work_floats(r, &m->nodes[i]);
+        p->from[v] = p->until[v] = -1;
+        for (j = 0; j < r->forward_steps; ++j) {
+            if (r->forward[j].node != &m->nodes[i] || !r->forward[j].touches) continue;
+            if (p->from[v] < 0) p->from[v] = j;
+            p->until[v] = j;
+        }
+        if (!floats[v] || p->from[v] < 0) continue;
+        floats[v] += KD__FENCE;
+        list[count++] = v;
+    }
+    return count;
+}
+
+/* A place for each local buffer on the list, the largest first. */
+KD__PRIVATE void kd__plan_places(kd__planner *p, size_t *offset, const size_t *floats, int *list, int count)
+{
+    kd__run *r = p->r;
+    int i, j;
+    for (i = 1; i < count; ++i) {
+        const int v = list[i];
+        for (j = i; j > 0 && floats[list[j - 1]] < floats[v]; --j) list[j] = list[j - 1];
+        list[j] = v;
+    }
+    for (i = 0; i < count; ++i) {
+        const int v = list[i];
+        offset[v] = kd__plan_place(p, offset, floats, list, i, v);
+        r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
+        if (v >= r->model->value_count) r->plan[v - r->model->value_count].work = offset[v];
+    }
+}
+
 /* Lays out and allocates the buffers of one pass. `keep`: every value that it reads stays for the backward pass. */
 KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int *root, int backward, int keep)
 {
     kd__run *r = p->r;
     const kd_model *m = r->model;
+    const int all = m->value_count + m->node_count;
     kd__step *steps = backward ? r->backward : r->forward;
-    size_t *offset = KD__NEW(r->kd, size_t, m->value_count), *floats = KD__NEW(r->kd, size_t, m->value_count);
-    int *placed = KD__NEW(r->kd, int, m->value_count), placed_count = 0, v,
-        failed = !offset || !floats || !placed;
+    size_t *offset = KD__NEW(r->kd, size_t, all), *floats = KD__NEW(r->kd, size_t, all);
+    int *local = KD__NEW(r->kd, int, all), locals = 0, v, failed = !offset || !floats || !local;
     kd__plan_taps(p, root, backward);
     for (v = 0; v < m->value_count && !failed; ++v) {
         const kd__value *value = &m->values[v];
@@ -13801,19 +14061,23 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
             failed |= !slot[v].base;
         } else {
             floats[v] = kd__plan_local_floats(r, &slot[v]) + KD__FENCE;
-            offset[v] = kd__plan_place(p, offset, floats, placed, placed_count, v);
-            placed[placed_count++] = v;
-            r->local_floats = KD__MAX(r->local_floats, kd__plus(offset[v], floats[v]));
-            slot[v].worker = 1 + offset[v]; /* made final by kd__plan_locals */
+            local[locals++] = v;
             if (slot[v].pad) {
                 slot[v].others = steps[p->from[v]].clear;
                 steps[p->from[v]].clear = &slot[v];
             }
         }
     }
+    if (!failed) {
+        if (!backward && !keep && !m->quant) locals += kd__plan_work(p, floats, local + locals);
+        kd__plan_places(p, offset, floats, local, locals);
+        for (v = 0; v < locals; ++v) { /* made final by kd__plan_locals */
+            if (local[v] < m->value_count) slot[local[v]].worker = 1 + offset[local[v]];
+        }
+    }
     kd__free(r->kd, offset);
     kd__free(r->kd, floats);
-    kd__free(r->kd, placed);
+    kd__free(r->kd, local);
     return failed ? KD_ERR_MEMORY : KD_OK;
 }
 
@@ -13826,6 +14090,12 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slot, const int *roo
         if (!r->locals) return KD_ERR_MEMORY;
     }
     if (r->measured) return KD_OK;
+    for (v = 0; v < r->model->node_count && !r->has_backward && !r->model->quant; ++v) {
+        const size_t floats = kd__plan_work_floats(r, &r->model->nodes[v]);
+        for (i = 0; i < r->kd->desc.threads && floats; ++i)
+            KD__FENCE_UP(r->locals + (size_t)i * r->local_floats + r->plan[v].work + floats,
+                         KD__FENCE * sizeof(float));
+    }
     for (v = 0; v < r->model->value_count; ++v) {
         if (slot[v].worker) {
             slot[v].base = r->locals + (slot[v].worker - 1);
@@ -13905,7 +14175,8 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
         r->plan[i].own_floats = t->own ? t->own(r, &m->nodes[i]) : 0;
         if (r->plan[i].own_floats) r->plan[i].own = kd__run_alloc(r, r->plan[i].own_floats);
         if (r->plan[i].own_floats && !r->plan[i].own) result = KD_ERR_MEMORY;
-        if (t->work) r->work_floats = KD__MAX(r->work_floats, t->work(r, &m->nodes[i]));
+        if (r->has_backward || m->quant)
+            r->work_floats = KD__MAX(r->work_floats, kd__plan_work_floats(r, &m->nodes[i]));
     }
     if (result == KD_OK && r->work_floats) {
         r->work = kd__run_alloc(r, kd__times(r->work_floats, (size_t)r->kd->desc.threads));
@@ -13969,21 +14240,26 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
     kd_ctx *kd = m->kd;
     const int values = m->value_count;
     kd__run *r = KD__NEW(kd, kd__run, 1);
-    int *lists = KD__NEW(kd, int, 8 * values);
-    kd_result result = KD_ERR_MEMORY;
+    const int all = values + m->node_count;
+    int *lists = KD__NEW(kd, int, 8 * all);
+    kd_result result = KD_ERR_MEMORY, refused = KD_OK;
     *out = NULL;
-    if (m->quant && (desc->trained || desc->sought >= 0 || desc->tap_count > 0)) {
+    if (desc->trained || desc->sought >= 0)
+        refused = kd__refuse_away(m, "gradients");
+    else if (desc->tap_count > 0)
+        refused = kd__refuse_int8(m, "gradients and features");
+    if (refused != KD_OK) {
         kd__free(kd, r);
         kd__free(kd, lists);
-        return kd__refuse_int8(m, "gradients and features");
+        return refused;
     }
     if (r) r->kd = kd; /* kd__run_close needs it, however far this gets */
     if (r && lists) {
         kd__planner p;
         p.r = r;
-        p.act_root = lists, p.grad_root = lists + values, p.from = lists + 2 * values;
-        p.until = lists + 3 * values, p.group = lists + 4 * values, p.spread = lists + 5 * values;
-        p.tapped = lists + 6 * values, p.unread = lists + 7 * values;
+        p.act_root = lists, p.grad_root = lists + all, p.from = lists + 2 * all;
+        p.until = lists + 3 * all, p.group = lists + 4 * all, p.spread = lists + 5 * all;
+        p.tapped = lists + 6 * all, p.unread = lists + 7 * all;
         r->taps = desc->taps;
         r->tap_count = desc->tap_count;
         r->k = kd->k;
@@ -22713,42 +22989,6 @@ KD__PRIVATE kd_result kd__save_close(kd__save *s)
     return s->result;
 }
 
-/* ---- number types ---------------------------------------------------------------------------------------- */
-
-enum { KD__FLOAT, KD__BFLOAT, KD__SIGNED, KD__UNSIGNED };
-
-/* Numbers of any type to floats. `size` in bytes. */
-KD__PRIVATE void kd__convert(const unsigned char *from, int kind, int size, int big_endian, int64_t count,
-                             float *to)
-{
-    int64_t i;
-    if (kind == KD__FLOAT && size == 4 && big_endian == kd__big_endian()) { /* as they are */
-        memcpy(to, from, (size_t)count * sizeof *to);
-        return;
-    }
-    for (i = 0; i < count; ++i, from += size) {
-        unsigned char bytes[8];
-        uint64_t bits;
-        int j;
-        for (j = 0; j < size; ++j) bytes[j] = from[big_endian ? size - 1 - j : j];
-        bits = kd__load_le(bytes, size);
-        if (kind == KD__BFLOAT) {
-            to[i] = kd__bits_float((uint32_t)bits << 16);
-        } else if (kind == KD__FLOAT && size == 8) {
-            double value;
-            memcpy(&value, &bits, sizeof value);
-            to[i] = (float)value;
-        } else if (kind == KD__FLOAT) {
-            to[i] = size == 4 ? kd__bits_float((uint32_t)bits) : kd__half_to_float((uint32_t)bits);
-        } else if (kind == KD__SIGNED) {
-            const uint64_t sign = (uint64_t)1 << (8 * size - 1);
-            to[i] = (float)((bits & sign) ? -(double)(sign - (bits & (sign - 1))) : (double)bits);
-        } else {
-            to[i] = (float)bits;
-        }
-    }
-}
-
 /* ---- .npy ------------------------------------------------------------------------------------------------ */
 
 KDDEF void kd_array_free(kd_ctx *kd, kd_array *array)
@@ -22984,7 +23224,7 @@ typedef struct kd__st_file {
     kd_ctx *kd;
     const char *where, *path;
     kd__source source;
-    int whole;
+    int whole, in_place; /* in_place: its bytes are in memory that stays */
     char *bytes;
     size_t size, data; /* of the file; where its data begin */
     kd__st_entry *entries;
@@ -23769,8 +24009,8 @@ KD__PRIVATE kd_result kd__model_rounded(const kd_model *m, kd_dtype dtype, kd_mo
 {
     kd_result result = kd_model_clone(m, out);
     size_t i;
-    for (i = 0; result == KD_OK && i < m->weight_count; ++i)
-        (*out)->weights[i] = kd__round_to(dtype, m->weights[i]);
+    for (i = 0; result == KD_OK && i < (*out)->weight_count; ++i)
+        (*out)->weights[i] = kd__round_to(dtype, (*out)->weights[i]);
     return result;
 }
 
@@ -24362,9 +24602,24 @@ KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const k
         if (kd__param_negative(p, plain, (size_t)now))
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
                             f->where, e->given, f->path);
-        kd__walk_copy(&w, kd__param_stored(m, p), plain, now, 0);
+        if (!p->away) kd__walk_copy(&w, kd__param_stored(m, p), plain, now, 0);
     }
     return KD_OK;
+}
+
+/* Weights that stay in the file: kd_model_load_in_place. */
+KD__PRIVATE void kd__model_leave_tensors(const kd__st_file *f, kd_model *m)
+{
+    int i;
+    for (i = 0; i < f->entry_count && f->in_place && !m->quants; ++i) {
+        const kd__st_entry *e = &f->entries[i];
+        kd__param *p = e->param < 0 ? NULL : &m->params[e->param];
+        if (!p || p->layout != KD__PANELS) continue;
+        p->away = KD__IN_FILE;
+        p->file = f->source.memory + e->begin;
+        p->kind = e->kind, p->bytes = e->size;
+    }
+    kd__model_place(m);
 }
 
 /* Reads the tensors of a file that matches, in the order of its data. */
@@ -24573,6 +24828,7 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
         result = kd__int8_read(f, m);
     } else {
         if (result == KD_OK) result = kd__model_match_tensors(f, m);
+        if (result == KD_OK) kd__model_leave_tensors(f, m);
         if (result == KD_OK) result = kd__model_allocate(m);
         if (result == KD_OK) result = kd__model_read_tensors(f, m);
         if (result == KD_OK) result = kd__grids_check(m, f->where);
@@ -24600,9 +24856,9 @@ KDDEF kd_result kd_model_load(kd_ctx *kd, const char *path, kd_model **out)
     return result;
 }
 
-KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out)
+KD__PRIVATE kd_result kd__model_from_memory(kd_ctx *kd, const char *where, const void *bytes, size_t size,
+                                            int in_place, kd_model **out)
 {
-    static const char where[] = "kd_model_load_memory";
     kd__st_file f;
     kd_result result;
     if (out) *out = NULL;
@@ -24612,9 +24868,20 @@ KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size,
     result = kd__source_memory(&f.source, kd, where, bytes, size);
     if (result != KD_OK) return result;
     result = kd__st_read(&f, 0);
+    f.in_place = in_place;
     if (result == KD_OK) result = kd__model_read(&f, out);
     kd__st_close(&f);
     return result;
+}
+
+KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size, kd_model **out)
+{
+    return kd__model_from_memory(kd, "kd_model_load_memory", bytes, size, 0, out);
+}
+
+KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t size, kd_model **out)
+{
+    return kd__model_from_memory(kd, "kd_model_load_in_place", bytes, size, 1, out);
 }
 
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
@@ -24623,7 +24890,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     kd_model *copy = NULL;
     kd_result result;
     if (!m) return KD_ERR_ARGUMENT;
-    result = kd__refuse_int8(m, "kd_model_load_weights");
+    result = kd__refuse_away(m, "kd_model_load_weights");
     if (result != KD_OK) return result;
     result = kd__st_open(&f, m->kd, "kd_model_load_weights", path, 1);
     if (result != KD_OK) return result;

@@ -16,7 +16,7 @@ check "and prints four lines of bits" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' 
 if ! command -v arm-none-eabi-gcc >/dev/null || ! echo '#include <stdio.h>' | arm-none-eabi-gcc -fsyntax-only -x c - 2>/dev/null; then
     skip "student.c on a Cortex-M4" "needs gcc-arm-none-eabi and libnewlib-arm-none-eabi"
 else
-    sed "s/BOARD_RAM/${BOARD_RAM:-128K}/" board.ld >"$tmp/board.ld"
+    sed "s/BOARD_RAM/${BOARD_RAM:-64K}/" board.ld >"$tmp/board.ld"
     check "student.c for a Cortex-M4" $arm -std=c99 -Os $warnings -I"$tmp" -T "$tmp/board.ld" -nostartfiles -ffunction-sections \
         -fdata-sections -Wl,--gc-sections \
         student.c board.c -o "$tmp/student.elf" -lm
@@ -25,9 +25,35 @@ else
     else
         timeout 120 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial none \
             -semihosting-config enable=on,target=native -kernel "$tmp/student.elf" 2>&1 | grep -v '^#' >"$tmp/arm.bits"
-        check "it runs in ${BOARD_RAM:-128K} of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
+        check "it runs in ${BOARD_RAM:-64K} of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
         check "there are four lines of them" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' "$tmp/arm.bits")" = 4
     fi
+fi
+
+# fits NAME RAM OPTION...: the student in model.h, on a board with that much RAM and on a desk machine
+fits()
+{
+    name=$1 ram=$2
+    shift 2
+    sed "s/BOARD_RAM/$ram/" board.ld >"$tmp/board.ld"
+    check "$name on a desk machine" ${CC:-cc} -std=c99 -O0 -DDESK "$@" $warnings -I"$tmp" student.c -o "$tmp/desk" -lm
+    "$tmp/desk" | grep -v '^#' >"$tmp/desk.bits"
+    check "$name for a Cortex-M4" $arm -std=c99 -Os $warnings "$@" -I"$tmp" -T "$tmp/board.ld" -nostartfiles \
+        -ffunction-sections -fdata-sections -Wl,--gc-sections student.c board.c -o "$tmp/student.elf" -lm
+    timeout 120 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial none \
+        -semihosting-config enable=on,target=native -kernel "$tmp/student.elf" 2>&1 | grep -v '^#' >"$tmp/arm.bits"
+    check "$name runs in $ram of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
+    check "$name prints four lines of them" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' "$tmp/arm.bits")" = 4
+}
+if ! command -v qemu-system-arm >/dev/null || ! compiles arm-none-eabi-gcc; then
+    skip "the demo's student" "needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
+else
+    check "sizes.c" ${CC:-cc} -std=gnu99 -O0 -DKD_NO_SIMD $warnings sizes.c -o "$tmp/sizes" -lm
+    check "it runs" "$tmp/sizes" "$tmp"
+    cp "$tmp/float.h" "$tmp/model.h"
+    fits "the demo's student" 64K -DKD_NO_INT8
+    cp "$tmp/int8.h" "$tmp/model.h"
+    fits "the demo's student in int8" 64K
 fi
 
 if ! command -v qemu-system-arm >/dev/null || ! compiles arm-none-eabi-gcc || ! [ -e /usr/include/stb/stb_image_write.h ]; then

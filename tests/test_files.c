@@ -682,6 +682,113 @@ static void test_memory_while_loading(void **state)
     kd_model_destroy(back);
 }
 
+/* Every way in which weights are used, and some that are copied whatever is asked. */
+static const char *const left_lines[] = {
+    "1x12x12: conv 8 3 pad=1, batchnorm, relu, maxpool 2, conv 16 3 pad=1, batchnorm, relu, conv 37 3, relu, "
+    "dense 5",
+    "3x9x10: conv 12 3x5 stride=2 pad=1 bias=0, relu, depthwise 3 pad=1, conv 24 3 groups=3 pad=1, leakyrelu 0.1, "
+    "conv 20 1, gap, dense 3",
+    "70: dense 67, batchnorm, relu, dense 10, softtree 2 4",
+    "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 4",
+    "2x6x6: quant, conv 6 3 pad=1, relu, quant, dense 3",
+    "5: batchnorm, prompt 2"};
+
+/* Weights that stay where they are give the same bits as those that are copied, and models that are the same in all
+   that can be asked of them; what would change them is refused. */
+static void test_in_place(void **state)
+{
+    enum { SAMPLES = 9, MOST = 300, ROOM = 8192 }; /* ROOM: for any tensor */
+    const kd_dtype types[] = {KD_DTYPE_F32, KD_DTYPE_F16, KD_DTYPE_BF16};
+    static float logits[ROOM], want[ROOM];
+    float *x = test_floats(4, SAMPLES * MOST, 1);
+    kd_attack_desc attack = kd_attack_defaults(KD_ATTACK_FGSM);
+    kd_train_desc d = kd_train_defaults();
+    int32_t labels[SAMPLES] = {0};
+    int i, type, isa, runs = 0;
+    (void)state;
+    for (isa = KD_ISA_SCALAR; isa < KD_ISA_COUNT; ++isa) {
+        if (!kd_isa_available((kd_isa)isa)) continue;
+        for (i = 0; i < KD__COUNT(left_lines); ++i) {
+            kd_ctx *c = test_open((kd_isa)isa, 1 + i % 2);
+            kd_model *m, *copied, *left, *clone, *damaged;
+            const char *first;
+            assert_ok(c, kd_model_create(c, left_lines[i], 7, &m));
+            first = m->params[0].name;
+            for (type = 0; type < 3; ++type) {
+                const size_t outputs = (size_t)kd_model_outputs(m);
+                unsigned char *bytes, *whole;
+                size_t size, n;
+                assert_ok(c, kd_model_save_memory(m, types[type], NULL, 0, &size));
+                bytes = (unsigned char *)malloc(size + 1);
+                whole = (unsigned char *)malloc(size);
+                assert_ok(c, kd_model_save_memory(m, types[type], bytes + 1, size, NULL));
+                assert_ok(c, kd_model_load_memory(c, bytes + 1, size, &copied));
+                assert_ok(c, kd_model_load_in_place(c, bytes + 1, size, &left));
+                assert_int_equal(left->weight_count < copied->weight_count, i < 4);
+                for (n = 1; n <= SAMPLES; n += 4) {
+                    assert_ok(c, kd_predict(copied, x, (int)n, want));
+                    assert_ok(c, kd_predict(left, x, (int)n, logits));
+                    assert_memory_equal(logits, want, n * outputs * sizeof *want);
+                }
+                assert_true(kd_model_hash(left) == kd_model_hash(copied));
+                assert_ok(c, kd_model_save_memory(left, types[type], whole, size, NULL));
+                assert_memory_equal(whole, bytes + 1, size);
+                assert_ok(c, kd_model_get_tensor(left, first, logits, kd__param_count(&left->params[0])));
+                assert_ok(c, kd_model_get_tensor(copied, first, want, kd__param_count(&left->params[0])));
+                assert_memory_equal(logits, want, (size_t)kd__param_count(&left->params[0]) * sizeof *want);
+                assert_ok(c, kd_model_clone(left, &clone));
+                if (i < 4) {
+                    kd_data data = kd_data_f32(x, labels, SAMPLES, left->values[0].shape.c, left->values[0].shape.h,
+                                               left->values[0].shape.w, (int)outputs);
+                    d.epochs = 1;
+                    assert_fails(c, kd_train(left, &data, &d), KD_ERR_UNSUPPORTED, "a clone of it");
+                    assert_fails(c, kd_attack(left, NULL, x, labels, 1, &attack, logits), KD_ERR_UNSUPPORTED,
+                                 "kd_model_load_in_place");
+                    assert_fails(c, kd_model_set_tensor(left, first, want, kd__param_count(&left->params[0])),
+                                 KD_ERR_UNSUPPORTED, "kd_model_set_tensor");
+                    assert_fails(c, kd_model_load_weights(left, "m"), KD_ERR_UNSUPPORTED, "kd_model_load_weights");
+                    assert_ok(c, kd_train(clone, &data, &d));
+                }
+                bytes[size] ^= 1;
+                assert_int_not_equal(kd_model_load_in_place(c, bytes + 1, size, &damaged), KD_OK);
+                assert_null(damaged);
+                kd_model_destroy(clone);
+                kd_model_destroy(left);
+                kd_model_destroy(copied);
+                free(bytes);
+                free(whole);
+                ++runs;
+            }
+            kd_model_destroy(m);
+            kd_close(c);
+        }
+    }
+    assert_true(runs > 0);
+    free(x);
+}
+
+/* What stays in the file takes no memory: not while it loads, and afterwards a panel at a time in the workspace. */
+static void test_memory_in_place(void **state)
+{
+    kd_model *m = create("784: dense 100, relu, dense 100, relu, dense 10", 1), *back;
+    kd_workspace *w;
+    size_t copied, before = memory.bytes;
+    const char *path = "m";
+    (void)state;
+    assert_ok(kd, kd_model_workspace_bytes(m, 1, &copied));
+    assert_ok(kd, kd_model_save(m, path));
+    before = memory.peak = memory.bytes;
+    assert_ok(kd, kd_model_load_in_place(kd, disk_find(path)->bytes, disk_find(path)->size, &back));
+    if (memory.peak - before > 16384) fail_msg("%zu bytes while loading", memory.peak - before);
+    before = memory.bytes;
+    assert_ok(kd, kd_workspace_create(back, 1, &w));
+    if (memory.bytes - before > copied + (KD__FENCE ? 2 : 1) * 784 * (size_t)kd->k->panel * 4 + 1024)
+        fail_msg("a workspace of %zu bytes, %zu with copied weights", memory.bytes - before, copied);
+    kd_workspace_destroy(w);
+    kd_model_destroy(back);
+    kd_model_destroy(m);
+}
+
 /* Every half there is comes through, and what is between two goes to the nearer, halves to the even one. */
 static void test_halves(void **state)
 {
@@ -2062,6 +2169,8 @@ int main(void)
         TEST(test_damaged_files),
         TEST(test_memory_round_trip),
         TEST(test_memory_while_loading),
+        TEST(test_in_place),
+        TEST(test_memory_in_place),
         TEST(test_halves),
         TEST(test_save_as),
         TEST(test_load_weights),

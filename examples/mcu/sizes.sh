@@ -37,12 +37,15 @@ while read -r cpu machine float; do
         $arm -w "$here/onnx2c.c" "$here/board.c" "$out/onnx2c.c" -o "$out/student.elf" -lm || exit 1
         row "onnx2c, $type" "$cpu" "$machine"
     done
-    for type in int8 float; do
+    while read -r type name options; do
         cp "$out/$type.h" "$out/model.h"
-        [ $type = float ] && without=-DKD_NO_INT8 || without=
-        $arm $without "$here/student.c" "$here/board.c" -o "$out/student.elf" -lm || exit 1
-        row "kd.h, $type${without:+, KD_NO_INT8}" "$cpu" "$machine"
-    done
+        $arm $options "$here/student.c" "$here/board.c" -o "$out/student.elf" -lm || exit 1
+        row "kd.h, $(echo "$name" | tr _ ' ')" "$cpu" "$machine"
+    done <<KINDS
+int8 int8
+float float,_weights_in_flash -DKD_NO_INT8
+float float,_weights_copied -DKD_NO_INT8 -DCOPY
+KINDS
 done <<END
 cortex-m0 mps2-an385 -mfloat-abi=soft
 cortex-m4 mps2-an386 -mfloat-abi=hard,-mfpu=fpv4-sp-d16

@@ -1,6 +1,6 @@
-/* student: a distilled model in the flash of a microcontroller. Loads it from an array, plans all memory, and
-   prints the bits of the logits for a few images. The same file runs on a desk machine, to the same bits: see
-   README.md. */
+/* student: a distilled model in the flash of a microcontroller, where its weights stay (with COPY they go to RAM, to
+   be read faster). Plans all memory, and prints the bits of the logits for a few images. The same file runs on a
+   desk machine, to the same bits: see README.md. */
 #define KD_NO_TRAIN
 #define KD_NO_STDIO
 #define KD_NO_THREADS
@@ -13,7 +13,14 @@
 
 enum { IMAGES = 4, MOST_PIXELS = 3 * 32 * 32, MOST_CLASSES = 16 };
 
-static float x[MOST_PIXELS], logits[MOST_CLASSES];
+#ifdef COPY
+#define load kd_model_load_memory
+#else
+#define load kd_model_load_in_place
+#endif
+
+static uint8_t picture[MOST_PIXELS];
+static float logits[MOST_CLASSES];
 
 /* Stands for a camera: the same pattern everywhere. */
 static void take_picture(int number, int pixels)
@@ -22,7 +29,7 @@ static void take_picture(int number, int pixels)
     int i;
     for (i = 0; i < pixels; ++i) {
         state = state * 1664525u + 1013904223u;
-        x[i] = (float)(state >> 24) * (1.0f / 256);
+        picture[i] = (uint8_t)(state >> 24);
     }
 }
 
@@ -41,7 +48,7 @@ static int run(kd_ctx *kd)
     kd_workspace *workspace = NULL;
     uint32_t instructions = 0;
     int channels, height, width, classes, i, j, failed;
-    failed = kd_model_load_memory(kd, model, sizeof model, &student) || kd_workspace_create(student, 1, &workspace);
+    failed = load(kd, model, sizeof model, &student) || kd_workspace_create(student, 1, &workspace);
     if (!failed) {
         kd_model_input(student, &channels, &height, &width);
         classes = kd_model_outputs(student);
@@ -50,7 +57,7 @@ static int run(kd_ctx *kd)
     for (i = 0; i < IMAGES && !failed; ++i) { /* from here on, nothing is allocated */
         take_picture(i, channels * height * width);
         board_start_counting();
-        failed = kd_workspace_predict(workspace, x, 1, logits) != KD_OK;
+        failed = kd_workspace_predict_u8(workspace, picture, 1, logits) != KD_OK;
         instructions = board_instructions();
         for (j = 0; j < classes; ++j) {
             uint32_t bits;
