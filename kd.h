@@ -552,6 +552,12 @@ typedef struct kd_loss_desc {
        all 0 where it has no label; with bce each by itself. KD_ERR_DATA otherwise. */
     const float *soft_labels;
 
+    /* NULL; (cols), 0 to 1e6 each: what a class counts in the hard term, sum_c w_c q_c (-log p_s[c]) with q as in
+       the table. The mean over rows stays one over rows: weights whose mean over the labels is 1 leave the balance
+       of the terms as it is (PyTorch's weight= divides by the sum of the labels' weights instead). Of a loss with
+       columns of its own, a weight for each of these. Not with bce, nor mse without hard_weight. */
+    const float *class_weights;
+
     float soft_weight; /* -; 0 to 1e6 */
     float hard_weight; /* -; 0 to 1e6; 0 with ce, hinton, bce and tfkd, whose hard term has a weight of its own */
     float beta;        /* -; 0 to 1e6; of jsd 1e-6 to 0.999999 */
@@ -595,8 +601,8 @@ KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, 
    student, teacher, grad: (rows, cols) row-major; labels: (rows). teacher, labels and grad may be NULL where
    the loss needs none. grad is overwritten and may be the same pointer as student, but not as teacher.
    NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified.
-   Losses after bce, and those with standardise or adjust, are computed in double precision: the same bits on every
-   instruction set. */
+   Losses after bce, and those with standardise, adjust or class_weights, are computed in double precision: the same
+   bits on every instruction set. */
 KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
                         const int32_t *labels, int rows, int cols, float *grad, double *value);
 
@@ -1634,12 +1640,11 @@ KDDEF void kd_trainer_close(kd_trainer *t);
    It has no source of soft targets: the others are the teachers; of two models each is the other's desc.teacher.
    Where its loss is left open, that is cross-entropy and KL at T = 1, as published (bce likewise, where there is
    one output), or, with kd_data.targets, the squared error to the targets and that to the others' outputs. With one
-   output or targets the others' average is KD_AVERAGE_LOGITS. Of a loss left open label_smoothing, inputs, first,
-   columns and task apply; others of its options are refused (KD_ERR_ARGUMENT).
+   output or targets the others' average is KD_AVERAGE_LOGITS. Of a loss left open label_smoothing, class_weights,
+   inputs, first, columns and task apply; others of its options are refused (KD_ERR_ARGUMENT).
    Seed, order, batches and augmentation are the same for all, dropout is each model's own. Callbacks come for one
-   model
-   after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes on
-   teaching. Errors are those of kd_train. */
+   model after the other; one that asks to stop ends training for all. With patience, a model that has stopped goes
+   on teaching. Errors are those of kd_train. */
 KDDEF kd_result kd_train_mutual(kd_model *const *models, int count, const kd_data *data, const kd_train_desc *desc);
 
 typedef struct kd_statistic {
@@ -5656,6 +5661,7 @@ KD__PRIVATE const char *kd__loss_difference(const kd_loss_desc *a, const kd_loss
     if (!(a->temperature == b->temperature)) return "temperature";
     if (!(a->alpha == b->alpha)) return "alpha";
     if (!(a->label_smoothing == b->label_smoothing)) return "label_smoothing";
+    if (a->class_weights != b->class_weights) return "class_weights";
     for (i = 0; i < count; ++i) {
         if (!(ranges[0][i].value == ranges[1][i].value)) return ranges[0][i].name;
     }
@@ -5673,6 +5679,23 @@ KD__PRIVATE kd_result kd__loss_check_numbers(kd_ctx *kd, const char *where, cons
                             kd__number((double)desc->temperatures[i], 6).chars);
     }
     return result;
+}
+
+KD__PRIVATE kd_result kd__loss_check_class_weights(kd_ctx *kd, const char *where, const kd_loss_desc *desc,
+                                                   int cols)
+{
+    const int own_hard = kd__loss_look_up(desc->kind)->own_hard && desc->kind != KD_LOSS_BCE;
+    int c;
+    if (!desc->class_weights) return KD_OK;
+    if (!own_hard && !(desc->hard_weight > 0 && desc->kind != KD_LOSS_BCE))
+        return kd__fail(kd, KD_ERR_ARGUMENT, "%s: loss %s has no hard term that class_weights could weigh", where,
+                        kd_loss_name(desc->kind));
+    for (c = 0; c < cols; ++c) {
+        if (!(desc->class_weights[c] >= 0 && desc->class_weights[c] <= 1e6f))
+            return kd__fail(kd, KD_ERR_ARGUMENT, "%s: class_weights must be 0 to 1e6, that of class %d is %s",
+                            where, c, kd__number((double)desc->class_weights[c], 6).chars);
+    }
+    return KD_OK;
 }
 
 /* What cannot change in training. */
@@ -5778,6 +5801,7 @@ KD__PRIVATE kd_result kd__loss_check(kd_ctx *kd, const char *where, const kd_los
         return kd__fail(kd, KD_ERR_ARGUMENT, "%s: logits must have 1 to %d columns, got %d", where, 1 << 24, cols);
     result = kd__loss_check_numbers(kd, where, desc);
     if (result == KD_OK) result = kd__loss_check_moves(kd, where, desc, has_teacher);
+    if (result == KD_OK) result = kd__loss_check_class_weights(kd, where, desc, cols);
     return result == KD_OK ? kd__loss_check_options(kd, where, desc, cols) : result;
 }
 
@@ -5858,7 +5882,7 @@ typedef void (*kd__loss_fn)(const kd__row_loss *l);
 
 KD__PRIVATE int kd__loss_has_kernel(const kd_loss_desc *desc)
 {
-    if (desc->standardise || desc->adjust != KD_ADJUST_NONE) return 0;
+    if (desc->standardise || desc->adjust != KD_ADJUST_NONE || desc->class_weights) return 0;
     return desc->kind == KD_LOSS_CE || desc->kind == KD_LOSS_KL || desc->kind == KD_LOSS_HINTON ||
            (desc->kind == KD_LOSS_MSE && desc->hard_weight == 0) || desc->kind == KD_LOSS_BCE;
 }
@@ -6009,6 +6033,7 @@ KD__PRIVATE void kd__soft_finish(kd__soft *p, int r, int worker)
         for (c = 0; c < p->cols; ++c) {
             const double hot = p->soft_labels ? (double)p->soft_labels[at + c] : c == row.label;
             x[c] = (1 - e) * hot + e / p->cols;
+            if (p->desc->class_weights) x[c] *= (double)p->desc->class_weights[c];
             total += x[c];
             value -= x[c] * row.log_ps[c];
         }
@@ -21375,6 +21400,7 @@ KD__PRIVATE kd_result kd__peer_losses(kd__peer *p, const kd_model *m, const kd_d
     int i;
     open.first = given.first, open.columns = given.columns, open.task = given.task;
     open.inputs = given.inputs, open.label_smoothing = given.label_smoothing;
+    open.class_weights = given.class_weights;
     if (kd__loss_difference(&given, &open))
         return kd__fail(m->kd, KD_ERR_ARGUMENT,
                         "kd_train_mutual: a loss left open has no use for %s; name its kind, or give losses",
@@ -21401,6 +21427,7 @@ KD__PRIVATE kd_result kd__peer_losses(kd__peer *p, const kd_model *m, const kd_d
     for (i = 0; i < d->loss_count; ++i) {
         p->losses[i].first = given.first, p->losses[i].columns = given.columns, p->losses[i].task = given.task;
         p->losses[i].inputs = given.inputs, p->losses[i].label_smoothing = given.label_smoothing;
+        p->losses[i].class_weights = given.class_weights;
     }
     return KD_OK;
 }
@@ -22073,9 +22100,11 @@ KD__PRIVATE kd_result kd__diagnose_check(kd__diagnoser *d, const kd_diagnose_des
                              : d->outputs == 1 || desc->loss.kind == KD_LOSS_BCE ? KD_LOSS_BCE
                                                                                  : KD_LOSS_CE);
     hard->label_smoothing = desc->loss.label_smoothing;
+    if (hard->kind == KD_LOSS_CE) hard->class_weights = desc->loss.class_weights;
     *soft = desc->loss;
     if (kd__loss_look_up(soft->kind)->own_hard) soft->alpha = 1;
     soft->soft_weight = 1, soft->hard_weight = 0;
+    soft->class_weights = NULL;
     soft->reduction = KD_REDUCTION_ROWS, soft->convention = KD_CONVENTION_DEFAULT;
     return kd__loss_check(d->kd, where, hard, to_targets, has_labels, d->outputs);
 }
@@ -25040,8 +25069,9 @@ KD__PRIVATE uint64_t kd__hash_ranges(uint64_t hash, const kd__range *ranges, int
     return hash;
 }
 
-KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
+KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss, int outputs)
 {
+    const int columns = loss->columns ? loss->columns : outputs;
     kd__range ranges[KD__MAX_RANGES];
     int i;
     hash = kd__hash_ranges(hash, ranges, kd__loss_ranges(loss, ranges));
@@ -25050,6 +25080,8 @@ KD__PRIVATE uint64_t kd__hash_loss(uint64_t hash, const kd_loss_desc *loss)
     hash = kd__hash_double(hash, (double)loss->alpha);
     hash = kd__hash_double(hash, (double)loss->label_smoothing);
     for (i = 0; i < loss->temperature_count; ++i) hash = kd__hash_double(hash, (double)loss->temperatures[i]);
+    for (i = 0; loss->class_weights && i < columns; ++i)
+        hash = kd__hash_double(hash, (double)loss->class_weights[i]);
     return hash;
 }
 
@@ -25073,11 +25105,11 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < KD__COUNT(others); ++i) hash = kd__hash_double(hash, others[i]);
     for (i = 0; i < t->loss_count; ++i)
-        hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i]), t->loss_weights[i]);
+        hash = kd__hash_double(kd__hash_loss(hash, &t->losses[i], t->outputs), t->loss_weights[i]);
     for (i = 0; i < 2; ++i) {
         if (attacks[i])
             hash = kd__hash_loss(kd__hash_ranges(hash, ranges, kd__attack_ranges(attacks[i], ranges)),
-                                 &attacks[i]->loss);
+                                 &attacks[i]->loss, t->outputs);
     }
     for (i = 0; i < t->features.count; ++i) {
         const kd_feature_loss *f = &d->features[i];

@@ -94,6 +94,7 @@ typedef struct images_options {
     uint64_t seed;       /* of the split */
     int join_validation; /* 1: images of a folder to choose with are learned from like the others; 0: kept apart */
     int train_limit;     /* as limit, of the images to learn from alone: all others stay; 0: all */
+    int folds, fold;     /* 0: off; else the test images are part `fold`, from 0, of that many as equal as can be */
     const char *apart;   /* a folder that is no part of the set though it may lie in it, as that of results may; it
                             is not looked into; NULL: none (on Windows it is not known again) */
 } images_options;
@@ -145,7 +146,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0, NULL};
+    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL};
     return o;
 }
 
@@ -1880,7 +1881,7 @@ static int images_split(images *s, const images_options *o)
         return images_fail(s, "out of memory");
     }
     for (c = 0; c < s->class_count; ++c) {
-        int count = 0, wanted;
+        int count = 0, first = 0, wanted;
         for (i = 0; i < all.count; ++i) {
             if (all.labels[i] == c) rank[count++] = i;
         }
@@ -1892,11 +1893,16 @@ static int images_split(images *s, const images_options *o)
             rank[k] = swap;
         }
         wanted = (int)(o->test_share * count + 0.5);
+        if (o->folds) {
+            first = (int)((int64_t)count * o->fold / o->folds);
+            wanted = (int)((int64_t)count * (o->fold + 1) / o->folds) - first;
+        }
         if (wanted < 1) wanted = 1;
         if (wanted >= count) wanted = count - 1;
         if (wanted < 0) wanted = 0;
-        for (i = 0; i < wanted; ++i) goes[rank[i]] = TEST;
-        for (; i < count && (!o->train_limit || i < wanted + o->train_limit); ++i) goes[rank[i]] = TRAIN;
+        for (i = 0; i < wanted; ++i) goes[rank[(first + i) % count]] = TEST;
+        for (; i < count && (!o->train_limit || i < wanted + o->train_limit); ++i)
+            goes[rank[(first + i) % count]] = TRAIN;
         tests += wanted;
         trains += i - wanted;
     }
@@ -2590,7 +2596,13 @@ static int images_load_folders(images *s, const char *folder, const images_optio
     ok = ok && images_check_skipped(s, files - s->others - s->unsupported, 0, o) &&
          images_check_split(s, paths[IMAGES_TRAIN], &s->train);
     if (ok && paths[IMAGES_TEST]) ok = images_check_split(s, paths[IMAGES_TEST], &s->test);
-    if (ok && !paths[IMAGES_TEST])
+    if (ok && paths[IMAGES_TEST] && o->folds)
+        ok = images_fail(s, "%s is for testing; folds take their test images out of one folder",
+                         images_shown(paths[IMAGES_TEST]).chars);
+    if (ok && !paths[IMAGES_TEST] && o->folds)
+        images_say(s, "no folder is for testing: part %d of %d of each class is kept for that", o->fold + 1,
+                   o->folds);
+    if (ok && !paths[IMAGES_TEST] && !o->folds)
         images_say(s, "no folder is for testing: %.3g %% of each class is kept for that, drawn by the seed",
                    100 * o->test_share);
     if (ok && !paths[IMAGES_TEST])

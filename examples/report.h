@@ -204,12 +204,13 @@ typedef struct report {
     int way_count, base,
         headline; /* numbers of the ways that the verdict compares: the student alone, and distilled */
     int seeds, first_seed;
-    int kept_way, kept_seed;        /* which student was kept: way, and number of the seed from 0 */
-    const char *kept_why;           /* "best on the held-out images of all ways and seeds", or NULL */
-    int unlabelled_count;           /* images without labels that students learned from as well */
-    kd_diagnosis before, after;     /* of the kept one: before training and after, on the images it learned from */
-    double temperature, alpha;      /* of the headline */
-    int has_temperature, has_alpha; /* its loss */
+    int kept_way, kept_seed;    /* which student was kept: way, and number of the seed from 0 */
+    const char *kept_why;       /* "best on the held-out images of all ways and seeds", or NULL */
+    double attacked;            /* how far each pixel of 0 to 1 was moved for kd_metrics.robust_accuracy; 0: not */
+    int unlabelled_count;       /* images without labels that students learned from as well */
+    kd_diagnosis before, after; /* of the kept one: before training and after, on the images it learned from */
+    double temperature, alpha;  /* of the headline */
+    int has_temperature, has_alpha;               /* its loss */
     const float *teacher_logits, *student_logits; /* (test.count, class_count); teacher's may be NULL */
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
     const report_setting *settings;
@@ -961,6 +962,18 @@ static void report_percent_cell(FILE *f, double value)
     if (value >= 0) fprintf(f, "<td>%.2f&nbsp;%%</td>", 100 * value);
 }
 
+/* Of attacked test images, the mean of some runs; -1: not known. */
+REPORT_PUBLIC static double report_robust(const report_run *runs, int count)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) {
+        if (runs[i].test.robust_accuracy < 0) return -1;
+        sum += runs[i].test.robust_accuracy / count;
+    }
+    return sum;
+}
+
 /* A line of the table; way -1: the teacher. */
 static void report_line(FILE *f, const report *r, int way)
 {
@@ -997,6 +1010,7 @@ static void report_line(FILE *f, const report *r, int way)
     report_percent_cell(f, way < 0 ? r->teacher_validation : report_mean_held_out(runs, count));
     fprintf(f, "<td>%.3f</td><td>%.3f</td>", nll, ece);
     report_percent_cell(f, way < 0 || runs[0].test.agreement < 0 ? -1 : report_agreement(runs, count));
+    if (r->attacked > 0) report_percent_cell(f, report_robust(runs, count));
     fputs("</tr>", f);
 }
 
@@ -1012,7 +1026,8 @@ static void report_ensemble_line(FILE *f, const report *r)
     fprintf(f, "%s<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "",
             r->seeds > 1 ? "<td>&ndash;</td>" : "");
     report_percent_cell(f, r->ensemble_validation);
-    fputs("<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td></tr>", f);
+    fprintf(f, "<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td>%s</tr>",
+            r->attacked > 0 ? "<td>&ndash;</td>" : "");
 }
 
 static void report_table(FILE *f, const report *r)
@@ -1032,8 +1047,10 @@ static void report_table(FILE *f, const report *r)
     fprintf(f,
             "<table class=\"sort full\"><thead><tr><th>model</th><th>test accuracy</th>%s<th>gain over "
             "alone</th>%s<th>held-out</th><th>neg. log-likelihood</th><th>calibration error</th><th>agrees with "
-            "teacher</th></tr></thead><tbody>",
+            "teacher</th>",
             r->seeds > 1 ? "<th>deviation</th>" : "", r->seeds > 1 ? "<th>standard error</th>" : "");
+    if (r->attacked > 0) fprintf(f, "<th>attacked by up to %g a pixel</th>", r->attacked);
+    fputs("</tr></thead><tbody>", f);
     if (r->teacher_known) report_line(f, r, -1);
     if (r->ensemble_students) report_ensemble_line(f, r);
     for (i = 0; i < r->way_count; ++i) report_line(f, r, i);

@@ -221,6 +221,27 @@ check 'with all their parameters' grep -q '^teacher  *38 180 ' "$work/said"
 check 'and teach something else' sh -c "! cmp '$work/teachers/student.safetensors' '$work/out/student.safetensors'"
 check 'the report says so' grep -q '<dt>teachers</dt><dd><code>2, averaged<' "$work/teachers/report.html"
 check 'the average is tested' sh -c "! test \"\$(grep '\"teacher\": {' '$work/teachers/metrics.json' | sed 's/.*accuracy//')\" = \"\$(grep '\"teacher\": {' '$work/out/metrics.json' | sed 's/.*accuracy//')\""
+# several teachers that are files: the same two, so the same students
+both="--teacher $work/teachers/teacher.safetensors --teacher $work/teachers/teacher-2.safetensors"
+check 'two files' sh -c "'$distill' $fashion $quick $both --student '$student' --out '$work/files' >'$work/said'"
+check 'teach what the two taught that were trained here' cmp "$work/files/student.safetensors" "$work/teachers/student.safetensors"
+check 'both are checked' test "$(grep -c '^The teacher gets .* of 220 training images right' "$work/said")" = 2
+check 'and listed' grep -q 'teacher-2.safetensors' "$work/files/report.html"
+# ways with more models than teacher and student
+check 'ways with more models' several --assistant 'dense 9, relu, dense 10' --assistant 'dense 6, relu, dense 10' \
+    --born-again 2 --mutual --adversarial 0.05 --out "$work/several"
+for way in mutual assisted reborn robust; do
+    check "$way: in metrics.json" grep -q "\"student_$way\": {\"accuracy_mean\": .*\"robust_accuracy\": [01]\.[0-9]" "$work/several/metrics.json"
+done
+check 'attacks in the report' grep -q '<th>attacked by up to 0.05 a pixel</th>' "$work/several/report.html"
+check 'in the report' grep -q 'from 1x28x28: dense 6, relu, dense 10, learning rate' "$work/several/report.html"
+check 'attacks on the teacher, too' grep -q '"teacher": {.*"robust_accuracy"' "$work/several/metrics.json"
+for model in assistant assistant-2 student_robust; do
+    check "$model is saved" "$distill" $fashion --teacher "$work/several/$model.safetensors" --list-layers
+done
+check 'without them' several --out "$work/two"
+distilled() { grep -o '"student_distilled": {"accuracy_mean": [0-9.]*, "accuracy_sd": [0-9.]*, "accuracies": [^]]*' "$1/metrics.json"; }
+check 'the distilled are the same' test "$(distilled "$work/two")" = "$(distilled "$work/several")"
 # students in int8: chosen and tested by their integers
 # shellcheck disable=SC2086
 check 'int8' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student '$student' --int8 --out '$work/int8' >'$work/said'"
@@ -453,6 +474,18 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused 'where --feature is given' $fashion $out --ensemble yes --feature 'hint stage1'
     refused 'a teacher that is there already is one' $fashion $out --teachers 2 --teacher "$work/teachers/teacher.safetensors"
     refused 'the layers of several are not averaged' $fashion $out --teachers 2 --feature 'hint stage1'
+    # shellcheck disable=SC2154
+    refused 'the layers of several are not averaged' $fashion $out $both --feature 'hint stage1'
+    refused '--teacher is given 2 times' $fashion $out $both --teachers 2
+    refused 'several teachers are files of trained models, .safetensors or .onnx, but --teacher is "cnn"' $fashion $out --teacher cnn --teacher "$work/teachers/teacher.safetensors"
+    refused 'several teachers are files of trained models, .safetensors or .onnx, but --teacher is "cnn"' $fashion $out --teacher "$work/teachers/teacher.safetensors" --teacher cnn
+    refused 'the assistant is read as' $fashion $out --assistant 'dense ten'
+    refused 'the assistant has 9 outputs, but the images have 10 classes' $fashion $out --assistant 'dense 9'
+    refused '--adversarial must be 0 to 1' $fashion $out --adversarial 8
+    refused '--born-again must be 0 to 16' $fashion $out --born-again 17
+    refused '--class-weights can be auto or none, got "some"' $fashion $out --class-weights some
+    refused '--folds needs 2 or more' $fashion $out --folds 1
+    refused 'is for testing; folds take their test images out of one folder' $fashion $out --folds 2
     refused '--feature begins with one of hint' $fashion $out --feature 'hunt stage1'
     refused '--feature hint takes one pair of layers' $fashion $out --feature hint
     refused '--feature hint takes one pair of layers' $fashion $out --feature 'hint stage1 stage2'
@@ -592,7 +625,23 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do cp examples/data/samples/Bag.pn
 for i in 1 2; do cp examples/data/samples/Coat.png "$work/uneven/b/$i.png"; done
 # shellcheck disable=SC2086
 check 'uneven classes' sh -c "'$distill' '$work/uneven' --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out '$work/logits' >'$work/said'"
-check 'are noted' grep -q 'very uneven: "a" has 12 images to learn from, "b" [12];' "$work/said"
+check 'are noted' grep -q 'very uneven: "a" has 12 images to learn from, "b" [12];.* With --class-weights auto they count alike' "$work/said"
+check 'weighed' sh -c "'$distill' '$work/uneven' --student 'dense 2' --teacher 'dense 2' $one_setting --class-weights auto --teacher-epochs 1 --epochs 1 --seeds 1 --threads 1 --out '$work/weighed' >'$work/said'"
+check 'it says so' grep -q '^Mean of the accuracies by class, which counts classes alike: alone [0-9.]* %, distilled [0-9.]* %$' "$work/said"
+check 'and there are other students' sh -c "! cmp '$work/weighed/student.safetensors' '$work/logits/student.safetensors'"
+check 'the report says so' grep -q '<dt>class weights</dt>' "$work/weighed/report.html"
+check 'metrics.json counts classes alike' grep -q '"student_alone": .*"balanced_accuracy": [01]\.[0-9]*' "$work/weighed/metrics.json"
+# folds: all of it several times, whose results are joined
+folded() { "$distill" examples/data/fashion/train $one_setting --limit 10 --student 'dense 10' --teacher 'dense 10' --teacher-epochs 2 --epochs 2 --seeds 1 --threads 1 --folds 3 --out "$work/folds" "$@"; }
+folded >"$work/said"
+check 'folds are joined' grep -q '^Over 3 folds, in which every image was tested once, distilling changed the accuracy by [+-]' "$work/said"
+check 'each has a report' test -s "$work/folds/fold-3/report.html"
+check 'folds.json has every fold' grep -q '^  "student_distilled": {"accuracy_mean": [01]\.[0-9]*, "accuracy_sd": [01]\.[0-9]*, "accuracies": \[[01]\.[0-9]*, [01]\.[0-9]*, [01]\.[0-9]*\], "gain": -*[01]\.[0-9]*, "gain_error": [01]\.[0-9]*}$' "$work/folds/folds.json"
+cp "$work/folds/folds.json" "$work/folds.json"
+rm -r "$work/folds/fold-2"
+folded --resume >"$work/said"
+check 'what is finished is not repeated' test "$(grep -c '^---- fold' "$work/said")" = 1
+check 'and the rest is the same' cmp "$work/folds.json" "$work/folds/folds.json"
 # everybody right on every image: a narrow axis
 # shellcheck disable=SC2086
 check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \
@@ -852,6 +901,8 @@ stopped_at()
 stopped_at '^  distilled' --epochs 40 --loss kl+0.5*dist --feature 'hint low weight=1'
 stopped_at '^  distilled' --epochs 40 --ensemble yes
 stopped_at 'epoch 40 of 40' --epochs 2 --teachers 2 --teacher-epochs 40
+stopped_at '^  smoothed .*1 seed' --epochs 60 --mutual
+stopped_at '^  distilled .*1 seed' --epochs 60 --born-again 2 --assistant 'dense 9, relu, dense 10'
 "$distill" $long --out "$work/parts" >"$work/stdout" 2>"$work/stderr" &
 pid=$!
 sleep 1

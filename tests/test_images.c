@@ -978,6 +978,37 @@ static void test_train_and_test(void **state)
 }
 
 /* Every name that speaks of a split, in any case, and names that only look like it. */
+/* Every image is in the test part of one fold; the others of that fold are learned from. */
+static void test_folds(void **state)
+{
+    enum { FOLDS = 7, MOST = 3000 };
+    static char seen[MOST];
+    images_options o = images_defaults();
+    images s;
+    int fold, i, images_in_all = 0, tested = 0;
+    (void)state;
+    o.folds = FOLDS;
+    memset(seen, 0, sizeof seen);
+    for (fold = 0; fold < FOLDS; ++fold) {
+        o.fold = fold;
+        assert_true(images_load(&s, beside_this_file("../examples/data/fashion/train"), &o));
+        if (fold) assert_int_equal(s.train.count + s.test.count, images_in_all);
+        images_in_all = s.train.count + s.test.count;
+        assert_true(s.test.count >= images_in_all / FOLDS - 10 && s.test.count <= images_in_all / FOLDS + 10);
+        tested += s.test.count;
+        for (i = 0; i < s.test.count; ++i) {
+            const int number = 300 * s.test.origin[i].file + s.test.origin[i].place;
+            assert_true(number >= 0 && number < MOST);
+            assert_int_equal(seen[number]++, 0);
+        }
+        images_free(&s);
+    }
+    assert_int_equal(tested, images_in_all);
+    assert_false(images_load(&s, beside_this_file("../examples/data/fashion"), &o));
+    assert_non_null(strstr(s.error, "is for testing; folds take their test images out of one folder"));
+    images_free(&s);
+}
+
 static void test_names_of_splits(void **state)
 {
     static const struct {

@@ -759,6 +759,87 @@ static void refused(kd_ctx *kd, const problem *p, kd_result wanted, const char *
     for (i = 0; i < 64; ++i) assert_true(grad[i] == 7);
 }
 
+/* F.cross_entropy(s, y or q, weight=w, label_smoothing=0.125, reduction='none').mean() of torch 2.15 in double */
+static const float weighed_student[12] = {1.5f,  -0.25f, 0.5f, 0.75f, 2.0f, -1.25f,
+                                          -0.5f, 0.25f,  3.0f, 2.5f,  1.0f, -2.0f};
+static const float weighed_soft[12] = {0.5f, 0.25f, 0.25f, 0, 1, 0, 0.25f, 0.75f, 0, 1, 0, 0};
+static const int32_t weighed_labels[4] = {0, 2, 1, 0};
+static const float class_weights[3] = {0.5f, 2.0f, 1.25f};
+static const double weighed_values[2] = {2.5818365602133815, 1.8399383363877881};
+static const double weighed_grads[2][12] = {
+    {-0.01829872002, -0.004101576384, 0.02240029641, 0.06234932713, 0.2149660711, -0.2773153982, 0.007944585501,
+     -0.4304886039, 0.4225440184, 0.005683066575, 0.006001727739, -0.01168479431},
+    {0.1162036568, -0.09960683049, -0.01659682631, 0.09781709887, -0.09873924159, 0.000922142715, -0.02166319151,
+     -0.3259065492, 0.3475697407, 0.005683066575, 0.006001727739, -0.01168479431}};
+
+static void test_class_weights(void **state)
+{
+    static const float ones[3] = {1, 1, 1}, teacher[12] = {1, 0, -1, 0, 2, 0, 3, -1, 0, 0.5f, 0.25f, 0};
+    static const kd_loss_kind kinds[] = {KD_LOSS_CE, KD_LOSS_HINTON, KD_LOSS_DKD, KD_LOSS_KL};
+    int soft, i, k;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 1);
+        float grad[12], hard[12], plain[12], weighed[12];
+        double value, hard_value, plain_value, weighed_value, soft_weight, hard_weight;
+        for (soft = 0; soft < 2; ++soft) {
+            kd_loss_desc d = kd_loss_defaults(KD_LOSS_CE);
+            d.class_weights = class_weights;
+            d.label_smoothing = 0.125f;
+            if (soft) d.soft_labels = weighed_soft;
+            assert_ok(kd, kd_loss(kd, &d, weighed_student, NULL, weighed_labels, 4, 3, grad, &value));
+            assert_near(value, weighed_values[soft], 1e-12);
+            for (k = 0; k < 12; ++k) assert_near((double)grad[k], weighed_grads[soft][k], 1e-7);
+        }
+        for (i = 0; i < KD__COUNT(kinds); ++i) { /* the hard term alone is weighed; weights of 1 change nothing */
+            kd_loss_desc d = kd_loss_defaults(kinds[i]), ce = kd_loss_defaults(KD_LOSS_CE);
+            const float *t = i ? teacher : NULL;
+            if (kinds[i] == KD_LOSS_KL) d.hard_weight = 0.75f;
+            assert_ok(kd, kd_loss(kd, &ce, weighed_student, NULL, weighed_labels, 4, 3, hard, &hard_value));
+            assert_ok(kd, kd_loss(kd, &d, weighed_student, t, weighed_labels, 4, 3, plain, &plain_value));
+            assert_ok(kd, kd_loss_weights(kd, &d, 3, &soft_weight, &hard_weight));
+            if (kinds[i] == KD_LOSS_CE) hard_weight = 1;
+            d.class_weights = ones;
+            assert_ok(kd, kd_loss(kd, &d, weighed_student, t, weighed_labels, 4, 3, weighed, &weighed_value));
+            assert_near(weighed_value, plain_value, 1e-6);
+            for (k = 0; k < 12; ++k) assert_near((double)weighed[k], (double)plain[k], 1e-6);
+            d.class_weights = ce.class_weights = class_weights;
+            assert_ok(kd, kd_loss(kd, &ce, weighed_student, NULL, weighed_labels, 4, 3, grad, &value));
+            assert_ok(kd, kd_loss(kd, &d, weighed_student, t, weighed_labels, 4, 3, weighed, &weighed_value));
+            assert_near(weighed_value, plain_value + hard_weight * (value - hard_value), 1e-6);
+            for (k = 0; k < 12; ++k)
+                assert_near((double)weighed[k], (double)plain[k] + hard_weight * (double)(grad[k] - hard[k]), 1e-6);
+        }
+        kd_close(kd);
+    }
+}
+
+static void test_class_weights_refused(void **state)
+{
+    static const float wrong[3] = {1, 2, -1}, nan[3] = {NAN, 1, 1};
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_loss_desc d = kd_loss_defaults(KD_LOSS_CE);
+    double value;
+    (void)state;
+    d.class_weights = wrong;
+    assert_fails(kd, kd_loss(kd, &d, weighed_student, NULL, weighed_labels, 4, 3, NULL, &value), KD_ERR_ARGUMENT,
+                 "kd_loss: class_weights must be 0 to 1e6, that of class 2 is -1");
+    d.class_weights = nan;
+    assert_fails(kd, kd_loss(kd, &d, weighed_student, NULL, weighed_labels, 4, 3, NULL, &value), KD_ERR_ARGUMENT,
+                 "kd_loss: class_weights must be 0 to 1e6, that of class 0 is nan");
+    d = kd_loss_defaults(KD_LOSS_BCE);
+    d.class_weights = class_weights;
+    assert_fails(kd, kd_loss(kd, &d, weighed_student, NULL, weighed_labels, 4, 3, NULL, &value), KD_ERR_ARGUMENT,
+                 "kd_loss: loss bce has no hard term that class_weights could weigh");
+    d = kd_loss_defaults(KD_LOSS_KL);
+    d.class_weights = class_weights;
+    assert_fails(kd, kd_loss(kd, &d, weighed_student, weighed_soft, weighed_labels, 4, 3, NULL, &value),
+                 KD_ERR_ARGUMENT, "kd_loss: loss kl has no hard term that class_weights could weigh");
+    kd_close(kd);
+}
+
 static void test_arguments(void **state)
 {
     kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
@@ -1128,6 +1209,8 @@ int main(void)
         cmocka_unit_test(test_unlabelled),
         cmocka_unit_test(test_labels_not_needed),
         cmocka_unit_test(test_defaults_and_names),
+        cmocka_unit_test(test_class_weights),
+        cmocka_unit_test(test_class_weights_refused),
         cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_bad_labels),
         cmocka_unit_test(test_not_finite),

@@ -10,6 +10,8 @@ static int load_images(session *s)
     io.size = s->o.size;
     io.channels = s->o.channels;
     io.test_share = s->o.test_share;
+    io.folds = s->o.folds;
+    io.fold = s->o.fold;
     io.max_skipped = s->o.max_skipped;
     io.limit = s->o.limit;
     io.train_limit = s->o.train_limit;
@@ -193,6 +195,27 @@ static int take_preprocessing(session *s, const kd_model *teacher)
     for (c = 0; c < s->fit.data.channels && known; ++c) {
         s->fit.data.mean[c] = mean[c < known ? c : 0];
         s->fit.data.std[c] = std[c < known ? c : 0];
+    }
+    return 1;
+}
+
+/* With --class-weights auto, the inverse of each class's share of the labels to learn from, so that they are 1 on
+   average over the images. */
+static int weights_of_classes(session *s)
+{
+    const int classes = s->images.class_count;
+    const part *fit = &s->fit;
+    int i, seen = 0;
+    if (strcmp(s->o.class_weights, "none") == 0) return 1;
+    if (strcmp(s->o.class_weights, "auto") != 0)
+        return complain("--class-weights can be auto or none, got \"%s\"", s->o.class_weights);
+    s->class_weights = (float *)calloc((size_t)classes, sizeof *s->class_weights);
+    if (!s->class_weights) return complain("there is not enough memory for the weights of the classes");
+    for (i = 0; i < fit->data.count; ++i) s->class_weights[fit->labels[i]] += 1;
+    for (i = 0; i < classes; ++i) seen += s->class_weights[i] > 0;
+    for (i = 0; i < classes; ++i) {
+        if (s->class_weights[i] > 0)
+            s->class_weights[i] = (float)fit->data.count / ((float)seen * s->class_weights[i]);
     }
     return 1;
 }

@@ -14,6 +14,7 @@
 #include "../report.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -31,11 +32,14 @@
 #include "train.h"
 #include "teachers.h"
 #include "ensemble.h"
+#include "tasks.h"
+#include "further.h"
 #include "ways.h"
 #include "fit.h"
 #include "latency.h"
 #include "int8.h"
 #include "results.h"
+#include "folds.h"
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
@@ -75,12 +79,14 @@ static int open_report(session *s)
     r->loaded = &s->images;
     r->seeds = o->seeds;
     r->first_seed = o->first_seed;
+    r->attacked = o->adversarial;
     r->base = ALONE;
     r->headline = DISTILLED;
     r->teacher_validation = r->alone_validation = -1;
     for (i = 0; i < WAY_COUNT; ++i) {
         if (way_runs(s, i) && report_way_add(r, way_names[i][0], way_names[i][1]) < 0) return 0;
     }
+    if (way_runs(s, ROBUST)) r->ways[way_place(s, ROBUST)].apart = 1;
     return add_int8_ways(s);
 }
 
@@ -117,6 +123,7 @@ static void fill_report(session *s)
     for (i = 0; i < r->way_count; ++i) add_setting(s, r->ways[i].title, "%s", r->ways[i].how);
     add_setting(s, "all", "%s, cosine schedule with a warm-up of a twentieth, batch %d",
                 kd_optimizer_name(s->optimizer), o->batch);
+    if (s->class_weights) add_setting(s, "class weights", "by the inverse of their images");
     if (r->teacher_trained) add_setting(s, "teacher's augmentation", "%s", augment_text(s->plan.teacher_augment));
     add_setting(s, "students' augmentation", "%s", augment_text(s->plan.augment));
     if (o->seeds == 1)
@@ -128,19 +135,24 @@ static void fill_report(session *s)
     r->command = s->command;
 }
 
+static void list_input(session *s, const char *path)
+{
+    const char *name = strrchr(path, '/');
+    if (ends_with(path, ".npy") || ends_with(path, ".safetensors") || ends_with(path, ".onnx"))
+        report_file_add(&s->r, name ? name + 1 : path, path);
+}
+
 /* What went in and what came out, with hashes that anybody can check. */
 static void list_files(session *s)
 {
     static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "metrics.json",
                                           "student_int8.safetensors"};
-    const char *const inputs[] = {s->o.teacher, s->o.teacher_weights, s->o.teacher_test};
+    const texts *teachers = &s->o.teachers_given;
     char path[MAX_PATH];
     int i;
-    for (i = 0; i < KD__COUNT(inputs); ++i) {
-        const char *name = strrchr(inputs[i], '/');
-        if (ends_with(inputs[i], ".npy") || ends_with(inputs[i], ".safetensors") || ends_with(inputs[i], ".onnx"))
-            report_file_add(&s->r, name ? name + 1 : inputs[i], inputs[i]);
-    }
+    for (i = 0; i < teachers->count; ++i) list_input(s, teachers->values[i]);
+    list_input(s, s->o.teacher_weights);
+    list_input(s, s->o.teacher_test);
     for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs) - !s->o.int8; ++i) {
         output_path(s, outputs[i], path);
         report_file_add(&s->r, outputs[i], path);
@@ -253,9 +265,9 @@ static void note_uneven(const session *s)
     }
     if (counts && counts[most] > uneven * counts[least])
         say("          note: classes are very uneven: \"%s\" has %d image%s to learn from, \"%s\" %d; accuracy by "
-            "class is in the report and in metrics.json\n",
+            "class is in the report and in metrics.json%s\n",
             s->images.class_names[most], counts[most], plural(counts[most]), s->images.class_names[least],
-            counts[least]);
+            counts[least], s->class_weights ? "" : ". With --class-weights auto they count alike");
     free(counts);
 }
 
@@ -320,6 +332,7 @@ static int test_logits(session *s)
     report_reliability_add(&s->r.teacher_reliability, s->teacher_test, s->test.labels, s->test.count, classes);
     m->ece = report_ece(&s->r.teacher_reliability);
     m->agreement = 1;
+    m->robust_accuracy = -1;
     return 1;
 }
 
@@ -342,13 +355,8 @@ static int save_more_teachers(const session *s)
     char name[64];
     int i;
     for (i = 0; i < s->more_count; ++i) {
-        kd_model *m = s->more[i];
         teacher_file(i + 1, name, sizeof name);
-        if (kd_model_set_classes(m, (const char *const *)s->images.class_names, s->images.class_count) != KD_OK ||
-            (!kd_model_preprocessing(m, NULL, NULL) &&
-             kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK))
-            return kd_complain(s, "a teacher");
-        if (!save_model(s, m, name)) return 0;
+        if (!save_known(s, s->more[i], name)) return 0;
     }
     return 1;
 }
@@ -356,14 +364,7 @@ static int save_more_teachers(const session *s)
 /* The teacher is as it will be: it is saved, tested, and asked about the images that the students will see. */
 static int finish_teacher(session *s)
 {
-    if (s->teacher) {
-        if ((!kd_model_preprocessing(s->teacher, NULL, NULL) &&
-             kd_model_set_preprocessing(s->teacher, s->fit.data.mean, s->fit.data.std) != KD_OK) ||
-            kd_model_set_classes(s->teacher, (const char *const *)s->images.class_names, s->images.class_count) !=
-                KD_OK)
-            return kd_complain(s, "the teacher");
-        if (!save_model(s, s->teacher, "teacher.safetensors")) return 0;
-    }
+    if (s->teacher && !save_known(s, s->teacher, "teacher.safetensors")) return 0;
     if (s->more_count) {
         if (!save_more_teachers(s) || !average_teachers(s, &s->test, 1, s->teacher_test) || !test_logits(s))
             return 0;
@@ -426,11 +427,23 @@ static void note_choice(session *s)
     s->r.alpha = t->alpha >= 0 ? t->alpha : (double)loss.alpha;
 }
 
+/* Of the students of attacked images, that which knows most of the held-out ones. */
+static int save_robust(const session *s)
+{
+    const int place = way_place(s, ROBUST);
+    int i, best = 0;
+    if (!way_runs(s, ROBUST)) return 1;
+    for (i = 1; i < s->o.seeds; ++i) {
+        if (s->r.ways[place].runs[i].held_out > s->r.ways[place].runs[best].held_out) best = i;
+    }
+    return save_known(s, s->students[place * s->o.seeds + best], "student_robust.safetensors");
+}
+
 static int finish(session *s)
 {
     report_run again; /* the kept student once more, for its logits */
     int i;
-    if (!save_model(s, s->kept, "student.safetensors")) return 0;
+    if (!save_model(s, s->kept, "student.safetensors") || !save_robust(s)) return 0;
     if (!test_model(s, s->kept, &again, s->student_test, s->confusion)) return 0;
     if (!measure_latency(s, "student.safetensors", &s->r.student.latency_us)) return 0;
     if (s->teacher && !measure_latency(s, "teacher.safetensors", &s->r.teacher.latency_us)) return 0;
@@ -489,7 +502,8 @@ static int run(session *s)
     if (!plan_augmentation(s, 0)) return 0; /* now that the size of the images is known */
     if (*s->o.show_model) return show_model(s);
     measure_preprocessing(s);
-    if (!given_preprocessing(s) || !fit_open(s) || !open_models(s) || !rivals_open(s)) return 0;
+    if (!weights_of_classes(s) || !given_preprocessing(s) || !fit_open(s) || !open_models(s) || !rivals_open(s))
+        return 0;
     if (s->o.list_layers) return list_models(s);
     if (!allocate_results(s)) return 0;
     share_preprocessing(s);
@@ -519,11 +533,13 @@ static void close_session(session *s)
     if (s->training != s->teacher) kd_model_destroy(s->training);
     kd_model_destroy(s->teacher);
     for (i = 0; i < s->more_count; ++i) kd_model_destroy(s->more[i]);
+    for (i = 0; i < s->assistant_count; ++i) kd_model_destroy(s->assistants[i]);
     for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);
     free(s->students);
     for (i = 0; s->int8_students && i < INT8_COUNT * s->o.seeds; ++i) kd_model_destroy(s->int8_students[i]);
     free(s->int8_students);
     rivals_close(s);
+    free(s->class_weights);
     for (i = 0; i < WAY_COUNT; ++i) kd_cache_destroy(s->cache[i]);
     report_close(&s->r);
     free(s->teacher_test);
@@ -560,11 +576,49 @@ static void keep_command(session *s, int argc, char **argv)
     }
 }
 
+/* One session from its options to its end. */
+static int run_session(session *s, const options *o, int argc, char **argv)
+{
+    int done;
+    memset(s, 0, sizeof *s);
+    s->o = *o;
+    keep_command(s, argc, argv);
+    done = run(s);
+    if (done && o->folds) done = fold_note(s);
+    close_session(s);
+    if (!done) drop_output(s);
+    return done;
+}
+
+/* Each of the folds, and what they say together. */
+static int run_folds(session *s, const options *all, int argc, char **argv)
+{
+    static fold_results results[MAX_LIST];
+    char out[MAX_PATH], path[MAX_PATH];
+    int i;
+    if (all->folds == 1) return complain("--folds needs 2 or more; one is what there is without it");
+    for (i = 0; i < all->folds; ++i) {
+        options o = *all;
+        snprintf(out, sizeof out, "%.*s/fold-%d", MAX_PATH - 128, all->out, i + 1);
+        o.out = out;
+        o.fold = i;
+        o.words = folds_words(argc, argv);
+        if (o.resume && fold_read(&o, &results[i])) continue;
+        fold_path(&o, path);
+        (void)remove(path);
+        printf("%s---- fold %d of %d ----\n", i ? "\n" : "", i + 1, all->folds);
+        if (!run_session(s, &o, argc, argv)) return 0;
+        if (!fold_read(&o, &results[i])) return complain("%s cannot be read", path);
+    }
+    return folds_tell(all, results);
+}
+
 int main(int argc, char **argv)
 {
-    static session s; /* zeroed, and too large for some stacks */
+    static session s; /* too large for some stacks */
+    static options o;
     struct sigaction action;
-    const int parsed = parse_options(&s.o, argc, argv);
+    const int parsed = parse_options(&o, argc, argv);
     int done;
     if (parsed < 0) return EXIT_SUCCESS;
     if (parsed == 0) return EXIT_FAILURE;
@@ -572,9 +626,6 @@ int main(int argc, char **argv)
     action.sa_handler = on_interrupt;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    keep_command(&s, argc, argv);
-    done = run(&s);
-    close_session(&s);
-    if (!done) drop_output(&s);
+    done = o.folds ? run_folds(&s, &o, argc, argv) : run_session(&s, &o, argc, argv);
     return done ? EXIT_SUCCESS : interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE;
 }

@@ -26,7 +26,7 @@ static int check_ensemble(const session *s)
     if (strcmp(word, "yes") != 0) return complain("--ensemble can be auto, yes or no, got \"%s\"", word);
     if (s->held.data.count < 1) lack = "held-out images, to weigh teacher and students with (--validation)";
     if (s->objective.feature_count) lack = "one teacher where --feature is given: layers are not averaged";
-    if (s->o.teachers > 1) lack = "one teacher besides the students, not several (--teachers)";
+    if (s->o.teachers > 1 || s->more_count) lack = "one teacher besides the students, not several";
     if (!s->teacher) lack = "a teacher that can be run, not a file of logits";
     return lack ? complain("--ensemble yes needs %s", lack) : 1;
 }

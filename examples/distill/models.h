@@ -218,6 +218,28 @@ static int teacher_is_file(const session *s)
     return *s->o.teacher && (i < KD__COUNT(ends) || kind_of_file(s->o.teacher) != FILE_NONE);
 }
 
+/* The files behind the first: all are of models that can be run. */
+static int load_more_teachers(session *s)
+{
+    const texts *given = &s->o.teachers_given;
+    int i;
+    if (given->count < 2) return 1;
+    if (s->o.teachers > 1)
+        return complain("--teachers trains several of one model line; --teacher is given %d times", given->count);
+    for (i = 0; i < given->count; ++i) {
+        const char *path = given->values[i];
+        const int type = kind_of_file(path);
+        if (type == FILE_NONE || type == FILE_NPY)
+            return complain("several teachers are files of trained models, .safetensors or .onnx, but --teacher is "
+                            "\"%s\"",
+                            path);
+        if (i == 0) continue;
+        if (load_known(s, path, &s->more[s->more_count]) != KD_OK) return complain_of_weights(s, "a teacher", path);
+        ++s->more_count;
+    }
+    return 1;
+}
+
 /* All that can be known of the teacher's files before an image is read. */
 static int inspect_teacher(session *s)
 {
@@ -255,6 +277,7 @@ static int inspect_teacher(session *s)
     } else if (is_file && load_known(s, o->teacher, &s->teacher) != KD_OK) {
         return complain_of_weights(s, "the teacher", o->teacher);
     }
+    if (!load_more_teachers(s)) return 0;
     if (*o->teacher_weights && !check_weights(s)) return 0;
     return !*o->teacher_check || rows_load(s, "--teacher-check", o->teacher_check, "", &s->rows_check);
 }
@@ -329,11 +352,66 @@ static int check_by_labels(session *s)
     return good;
 }
 
+/* Whether one of several teachers fits the images; asked with it as s->teacher. */
+static int check_teacher_fits(session *s)
+{
+    const int outputs = kd_model_outputs(s->teacher), classes = s->images.class_count;
+    if (!check_input(s, "teacher", s->teacher) || !check_classes(s)) return 0;
+    return outputs == classes ||
+           complain("one of the teachers has %d outputs, but there are %d classes; of several, all must have these",
+                    outputs, classes);
+}
+
+/* Asks about each of the teachers that come behind the first, as if it were the only one. */
+static int check_each(session *s, int (*check)(session *s))
+{
+    kd_model *first = s->teacher;
+    int i, good = 1;
+    for (i = 0; good && i < s->more_count; ++i) {
+        s->teacher = s->more[i];
+        good = check(s);
+    }
+    s->teacher = first;
+    return good;
+}
+
+/* All see the same images, so these must be normalised alike for all. */
+static int check_preprocessing(session *s)
+{
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    const int known = kd_model_preprocessing(s->teacher, mean, std);
+    int c;
+    for (c = 0; c < s->fit.data.channels && known; ++c) {
+        const int from = c < known ? c : 0;
+        if (fabs((double)(mean[from] - s->fit.data.mean[c])) > 1e-4 ||
+            fabs((double)(std[from] - s->fit.data.std[c])) > 1e-4)
+            return complain("the teachers' images were normalised in different ways: channel %d by mean %g and "
+                            "deviation %g, and for another one by %g and %g",
+                            c, (double)s->fit.data.mean[c], (double)s->fit.data.std[c], (double)mean[from],
+                            (double)std[from]);
+    }
+    return 1;
+}
+
+/* Several teachers, as they are when everything is read. */
+static int open_more_teachers(session *s)
+{
+    int i;
+    if (!check_each(s, check_teacher_fits) || !check_each(s, check_preprocessing)) return 0;
+    s->averaged[0] = s->teacher;
+    for (i = 0; i < s->more_count; ++i) {
+        s->averaged[i + 1] = s->more[i];
+        s->r.teacher.parameters += kd_model_parameters(s->more[i]);
+        s->r.teacher.macs += kd_model_macs(s->more[i]);
+    }
+    return 1;
+}
+
 /* A teacher from elsewhere, before anything is trained. */
 static int check_known_teacher(session *s)
 {
     if (!s->teacher || s->r.teacher_trained) return 1;
-    return check_by_labels(s) && (!s->rows_check.path || check_reference(s));
+    return check_by_labels(s) && check_each(s, check_by_labels) && (!s->rows_check.path || check_reference(s));
 }
 
 /* What a share of the channels is taken from: by their scales where there is batch normalisation, else by weights;
@@ -410,7 +488,7 @@ static int open_models(session *s)
     s->r.teacher.parameters = s->o.teachers * kd_model_parameters(s->teacher); /* of all of them together */
     s->r.teacher.macs = s->o.teachers * kd_model_macs(s->teacher);
     s->r.teacher.spec = s->teacher_spec;
-    return 1;
+    return open_more_teachers(s);
 }
 
 static int list_layers(const char *who, const kd_model *m)

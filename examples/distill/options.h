@@ -18,26 +18,29 @@ typedef struct texts {
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
         *teacher_check, *student, *show_model, *fit, *fit_ram, *fit_macs, *augment, *teacher_augment, *loss,
-        *optimizer, *ensemble, *out, *isa;
+        *optimizer, *ensemble, *out, *isa, *class_weights;
     list temperature, alpha, lr, weight_decay, mean, std;
-    texts feature, beside;
+    texts teachers_given, feature, beside, assistant;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
-        patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers;
-    double teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes, trial_share,
-        validation, test_share, max_skipped;
+        patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers, mutual, born_again,
+        folds, fold;
+    uint64_t words; /* of the command line, for --folds */
+    double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
+        trial_share, validation, test_share, max_skipped;
 } options;
 
 typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
 
 /* name, argument, kind, field, least, most, default, what --help says */
 #define OPTIONS(X)                                                                                                 \
-    X("teacher", "SPEC|FILE", OPTION_TEXT, teacher, 0, 0, "",                                                      \
+    X("teacher", "SPEC|FILE", OPTION_TEXTS, teachers_given, 0, 0, "",                                              \
       "what to train as teacher, as a model line or by name (above); or a .safetensors file of a trained one, or " \
       "an .onnx file (PyTorch's torch.onnx.export: MLPs, VGG, ResNet, MobileNetV2); or a .npy "                    \
       "file with "                                                                                                 \
       "its logits, shape (images, classes), for the training images in the order that --write-order writes; all "  \
       "of the folder where test images are taken out of it; or in any order, beside a .txt of the same name with " \
-      "the image of each row, one a line")                                                                         \
+      "the image of each row, one a line. Several files of trained ones, each with a --teacher of its own, teach " \
+      "together: the average of what they say")                                                                    \
     X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
       "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
     X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
@@ -91,6 +94,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "such pairs, review and tinybert one to eight; weight, as published if not given, warmup, distance, angle, " \
       "gamma, order, temperature, width and heads may follow. May be given several times. --list-layers shows "    \
       "the names; kd.h describes the losses")                                                                      \
+    X("class-weights", "WORD", OPTION_TEXT, class_weights, 0, 0, "none",                                           \
+      "auto: where classes are uneven, what labels teach is weighed so that all classes count alike; none")        \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.15",                                              \
       "share of the training images held out to choose settings with")                                             \
     X("trials", "N", OPTION_INT, trials, 1, 100, "1", "students trained for each setting to choose from")          \
@@ -140,6 +145,10 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "learn from at most N images of each class, and test with all")                                              \
     X("test-share", "SHARE", OPTION_REAL, test_share, 0.001, 0.999, "0.2",                                         \
       "share of each class to test with, where there is no folder for that")                                       \
+    X("folds", "N", OPTION_INT, folds, 0, MAX_LIST, "0",                                                           \
+      "all of it N times, each time testing on another part of the images and learning from the others, so that "  \
+      "every image is tested once: for small sets without a folder to test with; results in the output folder's "  \
+      "fold-1, fold-2 ..., and folds.json; 0: off")                                                                \
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
       "share of files that may be unreadable before that is an error")                                             \
     X("unlabelled", "FOLDER", OPTION_TEXT, unlabelled, 0, 0, "",                                                   \
@@ -149,6 +158,19 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \
+    X("assistant", "SPEC", OPTION_TEXTS, assistant, 0, 0, "",                                                      \
+      "one more way: a network between teacher and student, which learns from the teacher and teaches the "        \
+      "student; "                                                                                                  \
+      "may be given several times, the largest first (Mirzadeh et al. 2020)")                                      \
+    X("born-again", "N", OPTION_INT, born_again, 0, 16, "0",                                                       \
+      "one more way: the distilled student teaches another one like it, that one the next, for N generations "     \
+      "(Furlanello et al. 2018); 0: off")                                                                          \
+    X("mutual", "", OPTION_FLAG, mutual, 0, 1, "",                                                                 \
+      "one more way: two students without a teacher learn from each other, too (Zhang et al. 2018)")               \
+    X("adversarial", "EPS", OPTION_REAL, adversarial, 0, 1, "0",                                                   \
+      "one more way: students that withstand attacks, each pixel of 0 to 1 moved by up to EPS, as in 0.03: they "  \
+      "learn to say of attacked images what the teacher says of the images as they are (Zi et al. 2021); all "     \
+      "models are then tested with such images, too, and the best of these is student_robust.safetensors; 0: off") \
     X("int8", "", OPTION_FLAG, int8, 0, 1, "",                                                                     \
       "the student in int8 as well, a quarter of the size: as it is after distilling, and trained further with "   \
       "rounded weights and values, alone and from the teacher; the best is student_int8.safetensors")              \
@@ -401,6 +423,7 @@ static int parse_options(options *o, int argc, char **argv)
         if (!value && ++i == argc) return complain("--%s needs a value", option_table[k].name);
         if (!parse_option(&option_table[k], o, value ? value + 1 : argv[i])) return 0;
     }
+    o->teacher = o->teachers_given.count ? o->teachers_given.values[0] : "";
     if (!o->folder) return complain("which images? Try: distill examples/data/fashion, or distill --help");
     return 1;
 }

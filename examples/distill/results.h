@@ -40,6 +40,35 @@ static void print_pruned(const session *s)
                         : "pruning is worse");
 }
 
+/* The mean of the classes' accuracies, over the classes that have test images and over the seeds. */
+static double balanced_mean(const report_run *runs, int count)
+{
+    double sum = 0;
+    int i, c, seen = 0;
+    for (i = 0; i < count; ++i) {
+        for (c = 0; c < runs[i].test.classes; ++c) {
+            seen += runs[i].test.class_count[c] > 0;
+            sum += runs[i].test.class_count[c] > 0 ? runs[i].test.class_accuracy[c] : 0;
+        }
+    }
+    return seen ? sum / seen : 0;
+}
+
+static void print_robust(const session *s)
+{
+    const report *r = &s->r;
+    int i;
+    if (!way_runs(s, ROBUST)) return;
+    say("\nTest images that are attacked, each pixel of 0 to 1 moved by up to %g:\n", s->o.adversarial);
+    if (r->teacher_known && s->teacher && !s->more_count)
+        printf("%-*s%6.2f %%\n", NAME_COLUMN, "teacher", 100 * report_robust(&r->teacher_run, 1));
+    for (i = 0; i < r->way_count; ++i) {
+        if (!is_int8_way(s, i))
+            printf("%-*s%6.2f %%\n", NAME_COLUMN, r->ways[i].title, 100 * report_robust(r->ways[i].runs, r->seeds));
+    }
+    say("Kept for that: %s/student_robust.safetensors\n", s->o.out);
+}
+
 /* What the student takes in 8 bits, and those beside it. */
 static void print_fitting(const session *s)
 {
@@ -76,6 +105,10 @@ static void print_table(const session *s)
     for (i = 0; i < r->way_count; ++i)
         print_row(r->ways[i].title, is_int8_way(s, i) ? &s->int8_model : &r->student, r->ways[i].runs, r->seeds);
     print_fitting(s);
+    if (s->class_weights)
+        say("\nMean of the accuracies by class, which counts classes alike: alone %.2f %%, distilled %.2f %%\n",
+            100 * balanced_mean(alone, r->seeds), 100 * balanced_mean(soft, r->seeds));
+    print_robust(s);
     report_verdict(r, text, sizeof text);
     say("\n%s\n", text);
     if (report_teacher_warning(r, text, sizeof text)) say("note: %s\n", text);
@@ -127,6 +160,7 @@ static void json_model(FILE *f, const report_model *m)
 static void json_metrics(FILE *f, const kd_metrics *m)
 {
     fprintf(f, "\"accuracy\": %.6f, \"nll\": %.6f, \"ece\": %.6f", m->accuracy, m->nll, m->ece);
+    if (m->robust_accuracy >= 0) fprintf(f, ", \"robust_accuracy\": %.6f", m->robust_accuracy);
 }
 
 /* Accuracy of each class, mean of some runs; null where no test image is of it. Nothing where there are more
@@ -168,6 +202,9 @@ static void json_way(FILE *f, const session *s, int way)
     for (i = 0; i < count; ++i) fprintf(f, "%s%.6f", i ? ", " : "", runs[i].test.accuracy);
     fprintf(f, "], \"nll\": %.6f, \"ece\": %.6f", nll, ece);
     if (runs[0].test.agreement >= 0) fprintf(f, ", \"agreement\": %.6f", report_agreement(runs, count));
+    if (runs[0].test.robust_accuracy >= 0) fprintf(f, ", \"robust_accuracy\": %.6f", report_robust(runs, count));
+    if (runs[0].test.classes == r->class_count)
+        fprintf(f, ", \"balanced_accuracy\": %.6f", balanced_mean(runs, count));
     json_classes(f, runs, count);
     if (way != r->base) fprintf(f, ", \"gain\": %.6f, \"gain_error\": %.6f", gain.mean, gain.error);
     fputs(", ", f);

@@ -26,12 +26,16 @@ typedef struct objective {
 
 /* The ways of training the student, in the order in which they run; report_way.name and title. Those without a
    teacher come first: what they reach says whether the teacher is worth learning from. */
-enum { ALONE, SMOOTHED, DISTILLED, PATIENT, PRUNED, WAY_COUNT };
+enum { ALONE, SMOOTHED, DISTILLED, PATIENT, PRUNED, MUTUAL, ASSISTED, REBORN, ROBUST, WAY_COUNT };
 static const char *const way_names[WAY_COUNT][2] = {{"alone", "student alone"},
                                                     {"smoothed", "student, labels smoothed"},
                                                     {"distilled", "student distilled"},
                                                     {"patient", "student distilled, patient"},
-                                                    {"pruned", "student pruned and distilled"}};
+                                                    {"pruned", "student pruned and distilled"},
+                                                    {"mutual", "student, one of two"},
+                                                    {"assisted", "student of an assistant"},
+                                                    {"reborn", "student born again"},
+                                                    {"robust", "student under attack"}};
 
 /* Students in int8, with --int8. */
 enum { INT8_PTQ, INT8_ALONE, INT8_DISTILLED, INT8_COUNT };
@@ -69,6 +73,7 @@ typedef struct session {
     kd_augment augment, teacher_augment;
     objective objective;
     fitting fitting;
+    float *class_weights; /* (classes); NULL: all count as many images as they have */
     rival rivals[MAX_LIST];
     kd_optimizer optimizer;
     kd_ctx *kd;
@@ -81,8 +86,11 @@ typedef struct session {
     const kd_model *averaged[MAX_LIST]; /* all of them, where there are several, or teacher and students */
     float average_weights[MAX_LIST];
     int averaged_count;
-    kd_model **students;      /* (WAY_COUNT, seeds): the final ones, until they are tested */
-    char how[WAY_COUNT][800]; /* what each way was trained with, in words */
+    kd_model *assistants[MAX_LIST]; /* each learned from the one before, the first from the teacher */
+    int assistant_count;
+    const kd_model *elder;     /* what a student of a student learns from now */
+    kd_model **students;       /* (WAY_COUNT, seeds): the final ones, until they are tested */
+    char how[WAY_COUNT][1100]; /* what each way was trained with, in words */
     kd_cache
         *cache[WAY_COUNT]; /* what the teacher says of each view of the images; NULL: it is asked in training */
     float *teacher_test, *student_test; /* logits of the test images */
@@ -257,11 +265,16 @@ static int is_own_file(const session *s, const char *name, const char *first)
 /* No file that is read may be one that is written. */
 static int check_not_read(const session *s, const char *path)
 {
-    const char *const inputs[] = {s->o.teacher,       s->o.teacher_weights, s->o.teacher_test,
-                                  s->o.teacher_names, s->o.teacher_columns, s->o.teacher_check};
+    const char *const inputs[] = {s->o.teacher_weights, s->o.teacher_test, s->o.teacher_names, s->o.teacher_columns,
+                                  s->o.teacher_check};
+    const texts *teachers = &s->o.teachers_given;
     struct stat info;
     int i;
     if (stat(path, &info) != 0) return 1;
+    for (i = 0; i < teachers->count; ++i) {
+        if (is_same_file(teachers->values[i], &info))
+            return complain("%s is read, and %s would replace it; give another --out", teachers->values[i], path);
+    }
     for (i = 0; i < KD__COUNT(inputs); ++i) {
         if (*inputs[i] && is_same_file(inputs[i], &info))
             return complain("%s is read, and %s would replace it; give another --out", inputs[i], path);
@@ -272,15 +285,21 @@ static int check_not_read(const session *s, const char *path)
 /* No file that is read may be one that is written, and what others have put there is not replaced. */
 static int check_replaced(session *s)
 {
-    static const char *const outputs[] = {
-        "teacher.safetensors",    "student.safetensors", "student_int8.safetensors",
-        "checkpoint.safetensors", "metrics.json",        "report.html"};
+    static const char *const outputs[] = {"teacher.safetensors",
+                                          "student.safetensors",
+                                          "student_int8.safetensors",
+                                          "student_robust.safetensors",
+                                          "checkpoint.safetensors",
+                                          "assistant.safetensors",
+                                          "metrics.json",
+                                          "report.html"};
+    const int teachers = s->o.teachers > s->o.teachers_given.count ? s->o.teachers : s->o.teachers_given.count;
     char path[MAX_PATH];
     struct stat info;
     int i;
     s->own_output = s->o.force || is_own_file(s, "metrics.json", "{\n  \"version\": \"") ||
                     is_own_file(s, "resume/options.txt", option_table[0].name);
-    for (i = 0; i < KD__COUNT(outputs) + s->o.teachers - 1 && !s->o.write_order; ++i) {
+    for (i = 0; i < KD__COUNT(outputs) + teachers - 1 && !s->o.write_order; ++i) {
         char more[64]; /* as teacher_file has it */
         snprintf(more, sizeof more, "teacher-%d.safetensors", i - KD__COUNT(outputs) + 2);
         output_path(s, i < KD__COUNT(outputs) ? outputs[i] : more, path);
@@ -362,11 +381,24 @@ static int output_close(const session *s, const char *name, FILE *f, int good)
     return complain("%s cannot be written: %s", to, strerror(errno));
 }
 
+/* Seeds of models beside those of the ways, which have one for each seed and trial. */
+enum { MORE_SEEDS = 1000003 };
+
 static int save_model(const session *s, const kd_model *m, const char *name)
 {
     char path[MAX_PATH];
     output_path(s, name, path);
     return kd_model_save(m, path) == KD_OK ? 1 : kd_complain(s, "saving a model");
+}
+
+/* With the names of the classes, and the preprocessing of the images unless it has one of its own. */
+static int save_known(const session *s, kd_model *m, const char *name)
+{
+    if (kd_model_set_classes(m, (const char *const *)s->images.class_names, s->images.class_count) != KD_OK ||
+        (!kd_model_preprocessing(m, NULL, NULL) &&
+         kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK))
+        return kd_complain(s, name);
+    return save_model(s, m, name);
 }
 
 static int64_t file_bytes(const session *s, const char *name)

@@ -50,6 +50,8 @@ static kd_train_desc training_options(const session *s, watch *w, int epochs, do
     return d;
 }
 
+enum { SECONDS_BETWEEN_CHECKPOINTS = 10 };
+
 /* ---- trainings that can be resumed ----------------------------------------------------------------------- */
 
 /* Where a training keeps its checkpoint, and what the report will show of the epochs behind it. */
@@ -116,8 +118,8 @@ static void option_text(const session *s, const option *o, char *text, size_t si
     if (o->field == offsetof(options, isa))
         snprintf(text, size, "%s", kd_ctx_isa(s->kd) == KD_ISA_SCALAR ? "scalar" : "avx2, avx512 or neon");
     for (i = 0; o->type == OPTION_TEXTS && i < ((const texts *)field)->count; ++i)
-        at += (size_t)snprintf(text + at, size - at, "%s%.*s", i ? ";" : "", (int)(size / MAX_LIST) - 2,
-                               ((const texts *)field)->values[i]);
+        at += (size_t)snprintf(text + at, size - at, "%s%.*s", i ? ";" : "",
+                               (int)size / ((const texts *)field)->count - 2, ((const texts *)field)->values[i]);
     if (o->type == OPTION_INT) snprintf(text, size, "%d", *(const int *)field);
     if (o->type == OPTION_REAL) (void)number_text(*(const double *)field, text, size);
     for (i = 0; o->type == OPTION_LIST && i < l->count; ++i) {
@@ -282,7 +284,6 @@ static int stop_here(const session *s)
    run NULL: nothing is kept of its course. */
 static int train(session *s, stage *g, const kd_data *data, const kd_train_desc *d, report_run *run)
 {
-    enum { SECONDS_BETWEEN_CHECKPOINTS = 10 };
     const int training = s->trainings++;
     double saved = seconds_now();
     kd_result result = KD_OK;

@@ -1,134 +1,7 @@
 /* ways.h - distill's trainings one after the other: the teacher, and the student in every way, each with settings
    of its own that are chosen on the held-out images. A part of distill.c. */
 
-/* ---- what each way trains with --------------------------------------------------------------------------- */
-
-/* How the ways differ. */
-static const struct {
-    int teacher;      /* has one */
-    double smoothing; /* of the labels */
-    int epochs;       /* times those of the plan */
-    double mixup;     /* added to the augmentation */
-} way_table[WAY_COUNT] = {{0, 0, 1, 0}, {0, REPORT_SMOOTHING, 1, 0}, {1, 0, 1, 0}, {1, 0, 3, 1}, {1, 0, 1, 0}};
-
-static int way_runs(const session *s, int way)
-{
-    return way == PATIENT ? s->o.patient : way == PRUNED ? *s->larger_spec != 0 : 1;
-}
-
-/* The number of a way among those that run, which the report has. */
-static int way_place(const session *s, int way) { return way == PRUNED && !s->o.patient ? PATIENT : way; }
-
-/* Mixed images without labels have nothing but the teacher's outputs to be learned from. */
-static int way_has_no_labels(const session *s, int way)
-{
-    return way_table[way].teacher && way_table[way].mixup > 0 && s->all.data.count > 0;
-}
-
-/* Of a way with a teacher, a term of the sum. */
-static kd_loss_desc loss_options(const session *s, int way, int term, const report_trial *t)
-{
-    const objective *sum = &s->objective;
-    const int kl = way_has_no_labels(s, way);
-    kd_loss_desc loss = kd_loss_defaults(kl                       ? KD_LOSS_KL
-                                         : way_table[way].teacher ? losses[sum->which[term]].kind
-                                                                  : KD_LOSS_CE);
-    loss.label_smoothing = (float)way_table[way].smoothing;
-    if (t->temperature > 0 && (kl || term == sum->temperature)) loss.temperature = (float)t->temperature;
-    if (t->alpha >= 0 && (kl || term == sum->alpha)) loss.alpha = (float)t->alpha;
-    return loss;
-}
-
-/* Of the images without labels only a teacher can say something: whoever has one sees them, too, in as many
-   steps. */
-static const kd_data *way_data(const session *s, int way)
-{
-    return way_table[way].teacher && s->all.data.count ? &s->all.data : &s->fit.data;
-}
-
-static int way_epochs(const session *s, int way, int epochs)
-{
-    const double share = (double)s->fit.data.count / way_data(s, way)->count;
-    const int scaled = (int)(epochs * way_table[way].epochs * share + 0.5);
-    return scaled < 1 ? 1 : scaled;
-}
-
-static kd_augment way_augment(const session *s, int way)
-{
-    kd_augment augment = s->augment;
-    if (way_table[way].mixup > 0) augment.mixup = (float)way_table[way].mixup;
-    return augment;
-}
-
-static int changes_images(const kd_augment *augment)
-{
-    static const kd_augment none;
-    return memcmp(augment, &none, sizeof none) != 0;
-}
-
-/* What a student's training points to. */
-typedef struct task {
-    kd_data data;
-    kd_loss_desc losses[MAX_LIST];
-} task;
-
-/* The sum of losses of a way with a teacher. */
-static void sum_options(const session *s, int way, const report_trial *t, task *to, kd_train_desc *d)
-{
-    const objective *sum = &s->objective;
-    int i;
-    d->features = sum->feature_count ? sum->features : NULL;
-    d->feature_count = sum->feature_count;
-    d->loss = loss_options(s, way, 0, t);
-    if (way_has_no_labels(s, way) || (sum->count == 1 && !(sum->weights[0] < 1 || sum->weights[0] > 1))) return;
-    d->loss = kd_train_defaults().loss;
-    for (i = 0; i < sum->count; ++i) to->losses[i] = loss_options(s, way, i, t);
-    d->losses = to->losses;
-    d->loss_weights = sum->weights;
-    d->loss_count = sum->count;
-}
-
-static kd_train_desc student_options(const session *s, watch *w, int way, const report_trial *t, uint64_t seed,
-                                     task *to)
-{
-    kd_train_desc d = training_options(s, w, t->epochs, t->lr, t->weight_decay);
-    d.seed = seed;
-    d.augment = way_augment(s, way);
-    if (t->mixup > 0) d.augment.mixup = (float)t->mixup;
-    to->data = *way_data(s, way);
-    if (!way_table[way].teacher) d.loss = loss_options(s, way, 0, t);
-    if (way_table[way].teacher) {
-        sum_options(s, way, t, to, &d);
-        to->data.teacher_logits = s->fit.teacher_logits;
-        d.cache = s->cache[way == PRUNED ? DISTILLED : way];
-        if (!d.cache && s->more_count == 0) d.teacher = s->teacher;
-        if (s->more_count) d.teachers = s->averaged, d.teacher_count = teacher_count(s);
-        if (s->r.ensemble_students && !d.cache) {
-            d.teacher = NULL;
-            d.teachers = s->averaged, d.teacher_count = s->averaged_count;
-            d.teacher_weights = s->average_weights;
-            d.teacher_average = KD_AVERAGE_LOGITS;
-        }
-    }
-    return d;
-}
-
-/* The larger student, distilled, without the channels that matter least. NULL after a complaint. */
-static kd_model *pruned_student(session *s, stage *g, const report_trial *t, uint64_t seed)
-{
-    task to;
-    watch w;
-    kd_train_desc d;
-    kd_model *small = NULL;
-    w.g = g, w.run = NULL, w.lines = 0;
-    d = student_options(s, &w, PRUNED, t, seed, &to);
-    s->training = create_model(s, "larger student", s->larger_spec, seed);
-    if (!s->training || !train(s, g, &to.data, &d, NULL)) return NULL;
-    if (!prune_student(s, s->training, &small)) return NULL;
-    kd_model_destroy(s->training);
-    s->training = NULL;
-    return small;
-}
+/* ---- one student ----------------------------------------------------------------------------------------- */
 
 /* Trains one student. The model goes to *out. */
 static int train_student(session *s, stage *g, int way, const report_trial *t, uint64_t seed, report_run *run,
@@ -139,6 +12,8 @@ static int train_student(session *s, stage *g, int way, const report_trial *t, u
     kd_train_desc d;
     w.g = g, w.run = run, w.lines = 0;
     if (run && !run_open(run, t->epochs)) return 0;
+    if (way == MUTUAL) return train_peers(s, g, t, seed, run, out);
+    if (way == REBORN) return train_generations(s, g, t, seed, run, out);
     d = student_options(s, &w, way, t, seed, &to);
     s->training = way == PRUNED ? pruned_student(s, g, t, seed) : create_model(s, "student", s->student_spec, seed);
     if (!s->training) return 0;
@@ -305,11 +180,21 @@ static int try_settings(session *s, stage *g, int way, int first, int count)
     return 1;
 }
 
+/* What a setting that was chosen for another way becomes, where the loss is another one. */
+static void adopt_setting(const session *s, int way, report_trial *t)
+{
+    if (!way_has_no_labels(s, way) && way != ROBUST && way != MUTUAL) return;
+    t->loss = kd_loss_name(KD_LOSS_KL);
+    t->alpha = -1;
+    if (way == ROBUST || way == MUTUAL) t->temperature = 1;
+}
+
 /* What a way is trained with, in grid[chosen]. With one setting there is nothing to try. */
 static int choose(session *s, int way)
 {
     report_way *about = &s->r.ways[way_place(s, way)];
-    const int tried = way < PATIENT; /* others take over what was chosen for the distilled */
+    const report_way *like = &s->r.ways[way_table[way].like];
+    const int tried = way_table[way].like == way; /* others take over what was chosen for that way */
     int second, first = setting_rounds(s, &second), count = tried ? first + second : 1;
     const double started = seconds_now();
     stage g = stage_begin(s, "choosing",
@@ -318,11 +203,8 @@ static int choose(session *s, int way)
     about->grid = (report_trial *)calloc((size_t)count, sizeof *about->grid);
     if (!about->grid) return complain("there is not enough memory");
     about->grid_count = count;
-    about->grid[0] = tried ? first_setting(s, way, 0) : s->r.ways[DISTILLED].grid[s->r.ways[DISTILLED].chosen];
-    if (way_has_no_labels(s, way)) {
-        about->grid[0].loss = kd_loss_name(KD_LOSS_KL);
-        about->grid[0].alpha = -1;
-    }
+    about->grid[0] = tried ? first_setting(s, way, 0) : like->grid[like->chosen];
+    adopt_setting(s, way, &about->grid[0]);
     if (count > 1 && !try_settings(s, &g, way, first, count)) return 0;
     progress_wipe();
     report_time(&s->r, "choosing", seconds_now() - started);
@@ -336,8 +218,10 @@ static int test_model(session *s, const kd_model *m, report_run *run, float *log
 {
     kd_evaluate_desc d = kd_evaluate_defaults();
     kd_data data = s->test;
+    const kd_attack_desc attack = attack_options(s);
     d.logits = logits;
     d.confusion = confusion;
+    if (s->o.adversarial > 0) d.attack = &attack;
     if (m != s->teacher) data.teacher_logits = s->teacher_test;
     return kd_evaluate_with(m, &data, &d, &run->test) == KD_OK ? 1 : kd_complain(s, "testing");
 }
@@ -351,6 +235,23 @@ static double held_out_mean(const session *s, int way)
     return sum;
 }
 
+/* What else there is to say of how a way trains, with a comma behind it. */
+static setting_line way_text(const session *s, int way)
+{
+    setting_line line;
+    *line.chars = 0;
+    if (way == MUTUAL) snprintf(line.chars, sizeof line.chars, "two students, each other's teachers, ");
+    if (way == ASSISTED)
+        snprintf(line.chars, sizeof line.chars, "from %.200s, ",
+                 kd_model_spec(s->assistants[s->assistant_count - 1]));
+    if (way == REBORN)
+        snprintf(line.chars, sizeof line.chars, "%d generation%s after the distilled, ", s->o.born_again,
+                 plural(s->o.born_again));
+    if (way == ROBUST)
+        snprintf(line.chars, sizeof line.chars, "images attacked by up to %g a pixel, ", s->o.adversarial);
+    return line;
+}
+
 /* The final students of a way, one for each seed. */
 static int train_way(session *s, int way)
 {
@@ -360,12 +261,14 @@ static int train_way(session *s, int way)
     stage g;
     int i;
     setting.epochs = way_epochs(s, way, s->plan.epochs);
-    snprintf(s->how[way], sizeof s->how[way], "%s%s%s%s, %d epoch%s", setting.loss ? loss_text(&setting).chars : "",
-             setting.loss && s->objective.feature_count ? ", features" : "", setting.loss ? ", " : "",
-             rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
+    snprintf(
+        s->how[way], sizeof s->how[way], "%s%s%s%s%s, %d epoch%s", setting.loss ? loss_text(&setting).chars : "",
+        way_has_teacher_itself(way) && s->objective.feature_count ? ", features" : "", setting.loss ? ", " : "",
+        way_text(s, way).chars, rates_text(&setting).chars, setting.epochs, plural(setting.epochs));
     about->how = s->how[way];
     g = stage_begin(s, about->name,
-                    (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count * (way == PRUNED ? 2 : 1));
+                    (int64_t)s->o.seeds * setting.epochs * way_data(s, way)->count *
+                        (way == MUTUAL ? 1 : way_trainings(s, way)));
     for (i = 0; i < s->o.seeds; ++i) {
         report_run *run = &about->runs[i];
         snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);
@@ -398,7 +301,9 @@ static void choose_kept(session *s)
         r->kept_why = "the best way of training on the held-out images, and the best of its seeds";
         for (way = 0; way < WAY_COUNT; ++way) {
             const int place = way_place(s, way);
-            if (way_runs(s, way) && held_out_mean(s, place) > held_out_mean(s, r->kept_way)) r->kept_way = place;
+            if (way_runs(s, way) && !r->ways[place].apart &&
+                held_out_mean(s, place) > held_out_mean(s, r->kept_way))
+                r->kept_way = place;
         }
         for (i = 1; i < seeds; ++i) {
             if (r->ways[r->kept_way].runs[i].held_out > r->ways[r->kept_way].runs[r->kept_seed].held_out)
@@ -466,6 +371,8 @@ static kd_train_desc teacher_options(const session *s, watch *w, int epochs)
     kd_train_desc d = training_options(s, w, epochs, s->o.teacher_lr, s->o.teacher_weight_decay);
     d.augment = s->teacher_augment;
     d.seed = (uint64_t)s->o.first_seed;
+    d.loss = kd_loss_defaults(KD_LOSS_CE);
+    weigh_classes(s, &d.loss);
     return d;
 }
 
@@ -632,19 +539,32 @@ static int run_teacher(session *s, int way)
     const kd_data *data = way_data(s, way);
     const kd_augment augment = way_augment(s, way);
     const int64_t budget = 512 << 20, view = (int64_t)data->count * s->images.class_count * (int64_t)sizeof(float);
-    const int changes = changes_images(&augment);
+    const int changes = changes_images(&augment), itself = way_has_teacher_itself(way);
     const int views = changes ? way_epochs(s, way, s->plan.epochs) : 1;
     const double started = seconds_now();
-    if (s->cache[way] || way == PRUNED || !s->teacher || s->more_count || s->objective.feature_count ||
+    const kd_model *teacher = !itself                   ? s->assistants[s->assistant_count - 1]
+                              : s->r.ensemble_share < 1 ? s->teacher
+                                                        : ensemble_student(s, 0);
+    if (s->cache[way] || !teacher || (itself && (s->more_count || s->objective.feature_count)) ||
         (changes && (views > budget / view || views > MOST_VIEWS)))
         return 1;
-    if (kd_cache_create(s->r.ensemble_share < 1 ? s->teacher : ensemble_student(s, 0), data,
-                        changes ? &augment : NULL, (uint64_t)s->o.first_seed, views, &s->cache[way]) != KD_OK)
+    if (kd_cache_create(teacher, data, changes ? &augment : NULL, (uint64_t)s->o.first_seed, views,
+                        &s->cache[way]) != KD_OK)
         return kd_complain(s, "running the teacher");
-    if (s->r.ensemble_students && !blend_students(s, data, changes ? &augment : NULL, views, s->cache[way]))
+    if (itself && s->r.ensemble_students &&
+        !blend_students(s, data, changes ? &augment : NULL, views, s->cache[way]))
         return 0;
     report_time(&s->r, "teacher's outputs", seconds_now() - started);
     return 1;
+}
+
+/* What must be there before a way's students are trained. */
+static int prepare_way(session *s, int way)
+{
+    const report_way *like = &s->r.ways[way_table[way].like];
+    if (!way_table[way].teacher || way == PRUNED || way == ROBUST || way == REBORN) return 1;
+    if (way == ASSISTED && !train_assistants(s, &like->grid[like->chosen])) return 0;
+    return run_teacher(s, way);
 }
 
 /* ---- the order of the work -------------------------------------------------------------------------------- */
@@ -658,6 +578,20 @@ static int check_training(const session *s, const char *whose, kd_model *m, cons
     return 1;
 }
 
+/* Those have all that the students have, but for other layers. */
+static int check_assistants(session *s, const kd_data *data, const kd_train_desc *d)
+{
+    int i, good = 1;
+    for (i = 0; good && i < s->o.assistant.count; ++i) {
+        char spec[MAX_SPEC];
+        kd_model *m =
+            complete_spec(s, s->o.assistant.values[i], spec) ? create_model(s, "assistant", spec, 1) : NULL;
+        good = m && check_training(s, "the assistant's training", m, data, d);
+        kd_model_destroy(m);
+    }
+    return good;
+}
+
 /* Everything that can be wrong with the trainings is found here, before the first of them and before an earlier run
    is given up: the student's come long after the teacher's. */
 static int check_trainings(session *s)
@@ -667,25 +601,30 @@ static int check_trainings(session *s)
     kd_train_desc d;
     kd_model *student;
     watch w;
-    int good;
+    int good, way;
     memset(&w, 0, sizeof w);
     if (s->objective.feature_count && !s->teacher)
         return complain("--feature needs a teacher that can be run: a file of logits has no layers");
     if (s->o.teachers > 1 && !s->r.teacher_trained)
         return complain("--teachers trains several of one model line; a teacher that is there already is one");
-    if (s->o.teachers > 1 && s->objective.feature_count)
+    if ((s->o.teachers > 1 || s->more_count) && s->objective.feature_count)
         return complain("--feature needs one teacher: the layers of several are not averaged");
     w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
     d = teacher_options(s, &w, s->plan.teacher_epochs);
     if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
         return 0;
-    student = create_model(s, "student", s->student_spec, 1);
-    if (!student) return 0;
     setting.epochs = s->plan.epochs;
+    for (way = DISTILLED; way < WAY_COUNT; ++way) {
+        if (way != DISTILLED && !(way == ROBUST && way_runs(s, way))) continue;
+        student = create_model(s, "student", s->student_spec, 1);
+        if (!student) return 0;
+        d = student_options(s, &w, way, &setting, 1, &to);
+        good = check_training(s, "the student's training", student, &to.data, &d);
+        kd_model_destroy(student);
+        if (!good) return 0;
+    }
     d = student_options(s, &w, DISTILLED, &setting, 1, &to);
-    good = check_training(s, "the student's training", student, &to.data, &d);
-    kd_model_destroy(student);
-    return good;
+    return check_assistants(s, &to.data, &d);
 }
 
 /* How many held-out images a model gets right only as they are, and only mirrored. */
@@ -766,7 +705,8 @@ static void announce_time(session *s)
     watch w;
     double teacher = 0, epoch = 0, epochs = 0,
            asked = s->plan.epochs; /* how often the teacher is, for all images */
-    const int trained = s->r.teacher_trained ? s->plan.teacher_epochs : 0;
+    const int trained = s->r.teacher_trained ? s->plan.teacher_epochs : 0,
+              several = s->more_count ? teacher_count(s) : s->o.teachers;
     int way, second, first = setting_rounds(s, &second);
     memset(&w, 0, sizeof w);
     d = teacher_options(s, &w, s->plan.teacher_epochs);
@@ -779,18 +719,19 @@ static void announce_time(session *s)
     kd_model_destroy(student);
     for (way = 0; way < WAY_COUNT; ++way) {
         if (!way_runs(s, way)) continue;
-        epochs += way_table[way].epochs * ((double)s->o.seeds * s->plan.epochs +
-                                           (way >= PATIENT || first + second == 1 ? 0 : first + second) *
-                                               (double)s->o.trials * s->plan.trial_epochs);
+        epochs += way_table[way].epochs *
+                  ((double)s->o.seeds * s->plan.epochs * way_trainings(s, way) * (way == ROBUST ? 12 : 1) +
+                   (way_table[way].like != way || first + second == 1 ? 0 : first + second) * (double)s->o.trials *
+                       s->plan.trial_epochs);
     }
     if (s->o.int8) epochs += 2.0 * s->o.seeds * s->plan.epochs * 0.6; /* a little slower, with rounding */
     if (way_runs(s, PRUNED))
-        epochs += 3.0 * s->o.seeds * s->plan.epochs; /* the larger one, two to four times as slow */
+        epochs += 2.0 * s->o.seeds * s->plan.epochs; /* the larger one, two to four times as slow */
     if (ensemble_wanted(s)) epochs += s->o.seeds * s->plan.epochs / 3.0; /* asked once for every view */
     epoch *= epochs;
-    teacher *= s->o.teachers;
+    teacher *= several;
     epoch += teacher * trained;
-    if (s->objective.feature_count || s->o.teachers > 1) /* beside every student, not once */
+    if (s->objective.feature_count || several > 1) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
                 (first + second == 1 ? 0 : first + second) * (double)s->o.trials * s->plan.trial_epochs;
     if (s->o.patient) asked += 3.0 * s->plan.epochs; /* its outputs are kept, too */
@@ -817,7 +758,7 @@ static int train_ways(session *s, int teacher)
         s->o.seeds == 1 ? "is" : "are");
     for (way = 0; way < WAY_COUNT; ++way) {
         if (way_table[way].teacher != teacher || !way_runs(s, way)) continue;
-        if ((teacher && !run_teacher(s, way)) || !choose(s, way) || !train_way(s, way)) return 0;
+        if (!prepare_way(s, way) || !choose(s, way) || !train_way(s, way)) return 0;
     }
     return 1;
 }
