@@ -3954,6 +3954,11 @@ typedef struct kd__image {
     ptrdiff_t row;
 } kd__image;
 
+/* What batch normalisation has for each channel: norm_apply the first three, norm_grad all but scale and shift. */
+typedef struct kd__norm_terms {
+    const float *mean, *scale, *shift, *inv_std, *factor, *mean_dy, *mean_dy_xhat;
+} kd__norm_terms;
+
 /* Rows of `cols` numbers, each normalised by itself. stats: of each row, its mean and 1 / its deviation. */
 typedef struct kd__layernorm {
     int rows, cols;
@@ -32932,78 +32937,197 @@ static void KD__FN(avgpool_grad)(const kd__window *w, const float *dy, float *dx
 
 /* ---- batch normalisation --------------------------------------------------------------------------------- */
 
+/* Adds to the sums of `blocks` vectors of channels, line by line, what `lines` lines of an image have in them: the
+   sum, or with `squares` that of the squared deviations from the averages. All go abreast, as a sum waits for its own
+   additions, and channels beside each other are read together. */
+KD__INLINE void KD__FN(norm_lines)(const kd__image *i, const float *x, ptrdiff_t left, const int squares,
+                                   const kd__v *average, const int lines, const int blocks, kd__v *sum)
+{
+    kd__v line[4];
+    int l, w;
+    KD__UNROLL
+    for (l = 0; l < lines * blocks; ++l) line[l] = kd__v_set(0.0f);
+    for (w = 0; w < i->w; ++w, x += i->channels) {
+        KD__UNROLL
+        for (l = 0; l < lines * blocks; ++l) {
+            const kd__v at = kd__v_get(x + l / blocks * i->row + l % blocks * KD__W, left);
+            const kd__v d = kd__v_sub(at, average[l % blocks]);
+            line[l] = squares ? kd__v_fma(d, d, line[l]) : kd__v_add(line[l], at);
+        }
+    }
+    KD__UNROLL
+    for (l = 0; l < lines * blocks; ++l) sum[l % blocks] = kd__v_add(sum[l % blocks], line[l]);
+}
+
+KD__INLINE void KD__FN(norm_sums)(const kd__image *i, const float *x, ptrdiff_t left, const int squares,
+                                  const kd__v *average, const int blocks, kd__v *sum)
+{
+    int h = 0, b;
+    KD__UNROLL
+    for (b = 0; b < blocks; ++b) sum[b] = kd__v_set(0.0f);
+    for (; h + 4 / blocks <= i->h; h += 4 / blocks)
+        KD__FN(norm_lines)(i, x + h * i->row, left, squares, average, 4 / blocks, blocks, sum);
+    for (; h < i->h; ++h) KD__FN(norm_lines)(i, x + h * i->row, left, squares, average, 1, blocks, sum);
+}
+
+KD__INLINE void KD__FN(norm_stats_of)(const kd__image *i, const float *x, ptrdiff_t left, const int blocks,
+                                      float *mean, float *m2)
+{
+    const kd__v count = kd__v_set((float)(i->h * i->w));
+    kd__v average[4], sum[4];
+    int b;
+    KD__UNROLL
+    for (b = 0; b < blocks; ++b) average[b] = count; /* not looked at yet */
+    KD__FN(norm_sums)(i, x, left, 0, average, blocks, sum);
+    KD__UNROLL
+    for (b = 0; b < blocks; ++b) {
+        average[b] = kd__v_div(sum[b], count);
+        kd__v_put(mean + b * KD__W, average[b], left);
+    }
+    KD__FN(norm_sums)(i, x, left, 1, average, blocks, sum);
+    KD__UNROLL
+    for (b = 0; b < blocks; ++b) kd__v_put(m2 + b * KD__W, sum[b], left);
+}
+
 /* Mean and sum of squared deviations by channel over one sample: two passes, so that nothing cancels. */
 static void KD__FN(norm_stats)(const kd__image *i, const float *x, float *mean, float *m2)
 {
-    const kd__v count = kd__v_set((float)(i->h * i->w));
-    int c, h, w;
-    for (c = 0; c < i->channels; c += KD__W) {
-        const int left = i->channels - c;
-        kd__v sum = kd__v_set(0.0f), average;
-        for (h = 0; h < i->h; ++h) {
-            kd__v line = kd__v_set(0.0f);
-            for (w = 0; w < i->w; ++w)
-                line = kd__v_add(line, kd__v_get(x + h * i->row + (ptrdiff_t)w * i->channels + c, left));
-            sum = kd__v_add(sum, line);
-        }
-        average = kd__v_div(sum, count);
-        sum = kd__v_set(0.0f);
-        for (h = 0; h < i->h; ++h) {
-            kd__v line = kd__v_set(0.0f);
-            for (w = 0; w < i->w; ++w) {
-                const kd__v d =
-                    kd__v_sub(kd__v_get(x + h * i->row + (ptrdiff_t)w * i->channels + c, left), average);
-                line = kd__v_fma(d, d, line);
-            }
-            sum = kd__v_add(sum, line);
-        }
-        kd__v_put(mean + c, average, left);
-        kd__v_put(m2 + c, sum, left);
+    int c = 0;
+    for (; c + 4 * KD__W <= i->channels; c += 4 * KD__W)
+        KD__FN(norm_stats_of)(i, x + c, KD__W, 4, mean + c, m2 + c);
+    for (; c + 2 * KD__W <= i->channels; c += 2 * KD__W)
+        KD__FN(norm_stats_of)(i, x + c, KD__W, 2, mean + c, m2 + c);
+    for (; c + KD__W <= i->channels; c += KD__W) KD__FN(norm_stats_of)(i, x + c, KD__W, 1, mean + c, m2 + c);
+    if (c < i->channels) KD__FN(norm_stats_of)(i, x + c, i->channels - c, 1, mean + c, m2 + c);
+}
+
+/* So many pixels of a line that what belongs to their channels is loaded seldom, and memory is read in its order. */
+KD__INLINE int KD__FN(norm_pixels)(const kd__image *i, int w)
+{
+    return i->channels <= KD__W ? i->w : KD__MIN(8, i->w - w);
+}
+
+/* A vector of the channels from c on, of some pixels. */
+KD__INLINE void KD__FN(norm_apply_pixels)(const kd__norm_terms *t, int c, ptrdiff_t left, const int relu,
+                                          int pixels, int channels, const float *x, float *y)
+{
+    const kd__v m = kd__v_get(t->mean + c, left), s = kd__v_get(t->scale + c, left),
+                b = kd__v_get(t->shift + c, left), zero = kd__v_set(0.0f);
+    int w;
+    for (w = 0; w < pixels; ++w, x += channels, y += channels) {
+        const kd__v out = kd__v_fma(kd__v_sub(kd__v_get(x, left), m), s, b);
+        kd__v_put(y, relu ? kd__v_max(zero, out) : out, left);
+    }
+}
+
+KD__INLINE void KD__FN(norm_apply_line)(const kd__image *i, const kd__norm_terms *t, const int relu, const float *x,
+                                        float *y)
+{
+    int c, w, pixels;
+    for (w = 0; w < i->w; w += pixels, x += pixels * i->channels, y += pixels * i->channels) {
+        pixels = KD__FN(norm_pixels)(i, w);
+        for (c = 0; c + KD__W <= i->channels; c += KD__W)
+            KD__FN(norm_apply_pixels)(t, c, KD__W, relu, pixels, i->channels, x + c, y + c);
+        if (c < i->channels)
+            KD__FN(norm_apply_pixels)(t, c, i->channels - c, relu, pixels, i->channels, x + c, y + c);
     }
 }
 
 static void KD__FN(norm_apply)(const kd__image *i, const float *x, const float *mean, const float *scale,
                                const float *shift, int act, float arg, float *y, ptrdiff_t y_row)
 {
-    int c, h, w;
-    for (h = 0; h < i->h; ++h) {
-        for (c = 0; c < i->channels; c += KD__W) {
-            const int left = i->channels - c;
-            const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(scale + c, left),
-                        b = kd__v_get(shift + c, left);
-            for (w = 0; w < i->w; ++w) {
-                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
-                const kd__v d = kd__v_sub(kd__v_get(x + h * i->row + at, left), m);
-                kd__v_put(y + h * y_row + at, kd__v_fma(d, s, b), left);
-            }
-        }
-        if (act) KD__FN(act)(act, arg, (ptrdiff_t)i->w * i->channels, y + h * y_row, y + h * y_row);
+    kd__norm_terms t = {0};
+    int h;
+    t.mean = mean, t.scale = scale, t.shift = shift;
+    for (h = 0; h < i->h; ++h, x += i->row, y += y_row) {
+        if (act == KD__RELU)
+            KD__FN(norm_apply_line)(i, &t, 1, x, y);
+        else
+            KD__FN(norm_apply_line)(i, &t, 0, x, y);
+        if (act && act != KD__RELU) KD__FN(act)(act, arg, (ptrdiff_t)i->w * i->channels, y, y);
     }
+}
+
+/* Adds what `lines` lines have in a vector of channels to the sums of dy and of dy times the normalised input. */
+KD__INLINE void KD__FN(norm_grad_lines)(const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row,
+                                        ptrdiff_t left, kd__v mean, kd__v inv_std, const int lines, kd__v *sum,
+                                        kd__v *weighted)
+{
+    kd__v line[4], line_weighted[4];
+    int l, w;
+    KD__UNROLL
+    for (l = 0; l < lines; ++l) line[l] = line_weighted[l] = kd__v_set(0.0f);
+    for (w = 0; w < i->w; ++w, x += i->channels, dy += i->channels) {
+        KD__UNROLL
+        for (l = 0; l < lines; ++l) {
+            const kd__v d = kd__v_get(dy + l * dy_row, left);
+            const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + l * i->row, left), mean), inv_std);
+            line[l] = kd__v_add(line[l], d);
+            line_weighted[l] = kd__v_fma(d, xhat, line_weighted[l]);
+        }
+    }
+    KD__UNROLL
+    for (l = 0; l < lines; ++l) {
+        *sum = kd__v_add(*sum, line[l]);
+        *weighted = kd__v_add(*weighted, line_weighted[l]);
+    }
+}
+
+KD__INLINE void KD__FN(norm_grad_stats_of)(const kd__image *i, const kd__norm_terms *t, int c, ptrdiff_t left,
+                                           const float *x, const float *dy, ptrdiff_t dy_row, float *sum_dy,
+                                           float *sum_dy_xhat)
+{
+    const kd__v m = kd__v_get(t->mean + c, left), s = kd__v_get(t->inv_std + c, left);
+    kd__v sum = kd__v_set(0.0f), weighted = kd__v_set(0.0f);
+    int h = 0;
+    x += c, dy += c;
+    for (; h + 4 <= i->h; h += 4)
+        KD__FN(norm_grad_lines)(i, x + h * i->row, dy + h * dy_row, dy_row, left, m, s, 4, &sum, &weighted);
+    for (; h < i->h; ++h)
+        KD__FN(norm_grad_lines)(i, x + h * i->row, dy + h * dy_row, dy_row, left, m, s, 1, &sum, &weighted);
+    kd__v_put(sum_dy + c, sum, left);
+    kd__v_put(sum_dy_xhat + c, weighted, left);
 }
 
 /* Sums by channel over one sample of dy and of dy times the normalised input; overwrites both. */
 static void KD__FN(norm_grad_stats)(const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row,
                                     const float *mean, const float *inv_std, float *sum_dy, float *sum_dy_xhat)
 {
-    int c, h, w;
-    for (c = 0; c < i->channels; c += KD__W) {
-        const int left = i->channels - c;
-        const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(inv_std + c, left);
-        kd__v sum = kd__v_set(0.0f), weighted = kd__v_set(0.0f);
-        for (h = 0; h < i->h; ++h) {
-            kd__v line = kd__v_set(0.0f), line_weighted = kd__v_set(0.0f);
-            for (w = 0; w < i->w; ++w) {
-                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
-                const kd__v d = kd__v_get(dy + h * dy_row + at, left);
-                const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + h * i->row + at, left), m), s);
-                line = kd__v_add(line, d);
-                line_weighted = kd__v_fma(d, xhat, line_weighted);
-            }
-            sum = kd__v_add(sum, line);
-            weighted = kd__v_add(weighted, line_weighted);
-        }
-        kd__v_put(sum_dy + c, sum, left);
-        kd__v_put(sum_dy_xhat + c, weighted, left);
+    kd__norm_terms t = {0};
+    int c = 0;
+    t.mean = mean, t.inv_std = inv_std;
+    for (; c + KD__W <= i->channels; c += KD__W)
+        KD__FN(norm_grad_stats_of)(i, &t, c, KD__W, x, dy, dy_row, sum_dy, sum_dy_xhat);
+    if (c < i->channels) KD__FN(norm_grad_stats_of)(i, &t, c, i->channels - c, x, dy, dy_row, sum_dy, sum_dy_xhat);
+}
+
+KD__INLINE void KD__FN(norm_grad_pixels)(const kd__norm_terms *t, int c, ptrdiff_t left, const int accumulate,
+                                         int pixels, int channels, const float *x, const float *dy, float *dx)
+{
+    const kd__v m = kd__v_get(t->mean + c, left), s = kd__v_get(t->inv_std + c, left),
+                f = kd__v_get(t->factor + c, left);
+    const kd__v a = kd__v_get(t->mean_dy + c, left), b = kd__v_get(t->mean_dy_xhat + c, left);
+    int w;
+    for (w = 0; w < pixels; ++w, x += channels, dy += channels, dx += channels) {
+        const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x, left), m), s);
+        kd__v d = kd__v_sub(kd__v_sub(kd__v_get(dy, left), a), kd__v_mul(xhat, b));
+        d = kd__v_mul(d, f);
+        if (accumulate) d = kd__v_add(kd__v_get(dx, left), d);
+        kd__v_put(dx, d, left);
+    }
+}
+
+KD__INLINE void KD__FN(norm_grad_line)(const kd__image *i, const kd__norm_terms *t, const int accumulate,
+                                       const float *x, const float *dy, float *dx)
+{
+    int c, w, pixels, step;
+    for (w = 0; w < i->w; w += pixels, x += step, dy += step, dx += step) {
+        pixels = KD__FN(norm_pixels)(i, w);
+        step = pixels * i->channels;
+        for (c = 0; c + KD__W <= i->channels; c += KD__W)
+            KD__FN(norm_grad_pixels)(t, c, KD__W, accumulate, pixels, i->channels, x + c, dy + c, dx + c);
+        if (c < i->channels)
+            KD__FN(norm_grad_pixels)(t, c, i->channels - c, accumulate, pixels, i->channels, x + c, dy + c, dx + c);
     }
 }
 
@@ -33012,22 +33136,15 @@ static void KD__FN(norm_grad)(const kd__image *i, const float *x, const float *d
                               const float *mean, const float *inv_std, const float *factor, const float *mean_dy,
                               const float *mean_dy_xhat, float *dx, ptrdiff_t dx_row, int accumulate)
 {
-    int c, h, w;
-    for (h = 0; h < i->h; ++h) {
-        for (c = 0; c < i->channels; c += KD__W) {
-            const int left = i->channels - c;
-            const kd__v m = kd__v_get(mean + c, left), s = kd__v_get(inv_std + c, left),
-                        f = kd__v_get(factor + c, left);
-            const kd__v a = kd__v_get(mean_dy + c, left), b = kd__v_get(mean_dy_xhat + c, left);
-            for (w = 0; w < i->w; ++w) {
-                const ptrdiff_t at = (ptrdiff_t)w * i->channels + c;
-                const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + h * i->row + at, left), m), s);
-                kd__v d = kd__v_sub(kd__v_sub(kd__v_get(dy + h * dy_row + at, left), a), kd__v_mul(xhat, b));
-                d = kd__v_mul(d, f);
-                if (accumulate) d = kd__v_add(kd__v_get(dx + h * dx_row + at, left), d);
-                kd__v_put(dx + h * dx_row + at, d, left);
-            }
-        }
+    kd__norm_terms t = {0};
+    int h;
+    t.mean = mean, t.inv_std = inv_std, t.factor = factor;
+    t.mean_dy = mean_dy, t.mean_dy_xhat = mean_dy_xhat;
+    for (h = 0; h < i->h; ++h, x += i->row, dy += dy_row, dx += dx_row) {
+        if (accumulate)
+            KD__FN(norm_grad_line)(i, &t, 1, x, dy, dx);
+        else
+            KD__FN(norm_grad_line)(i, &t, 0, x, dy, dx);
     }
 }
 

@@ -95,7 +95,8 @@ class Kd:
             sys.exit(f"{name}: {Kd.library.bench_error(self.handle).decode()}")
 
     def copy_weights(self, module, of_teacher=0):
-        tensors = [p.detach().contiguous() for p in module.parameters()]
+        tensors = [t.detach().contiguous() for name, t in module.state_dict().items()
+                   if not name.endswith("num_batches_tracked")]
         if Kd.library.bench_tensors(self.handle, of_teacher) != len(tensors):
             sys.exit("kd and PyTorch have different models")
         for i, p in enumerate(tensors):
@@ -211,8 +212,69 @@ def cnn(a, b):
     return spec, lambda: torch.nn.Sequential(*[copy.deepcopy(layer) for layer in layers]), (1, 28, 28)
 
 
+class Residual(torch.nn.Module):
+    """The sum of some layers and of their input, through a 1x1 convolution where the shapes differ."""
+
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(a, b, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(b), torch.nn.ReLU(),
+            torch.nn.Conv2d(b, b, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(b))
+        self.shortcut = torch.nn.Sequential(
+            torch.nn.Conv2d(a, b, 1, stride, bias=False), torch.nn.BatchNorm2d(b)) if stride > 1 else torch.nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.layers(x) + self.shortcut(x))
+
+
+def normed(conv, **how):
+    """Layers and their words: a convolution, batch normalisation, ReLU."""
+    layer = torch.nn.Conv2d(*conv, bias=False, **how)
+    pad, groups = layer.padding[0], layer.groups
+    word = (f"depthwise {conv[2]} stride={layer.stride[0]} pad={pad}" if groups > 1 else
+            f"conv {conv[1]} {conv[2]} stride={layer.stride[0]} pad={pad}")
+    return [layer, torch.nn.BatchNorm2d(conv[1]), torch.nn.ReLU()], f"{word} bias=0, batchnorm, relu, "
+
+
+def joined(parts, end, end_word):
+    layers = [layer for part, _ in parts for layer in part] + end
+    spec = "3x32x32: " + "".join(word for _, word in parts) + end_word
+    return spec, lambda: copy.deepcopy(torch.nn.Sequential(*layers)), (3, 32, 32)
+
+
+def resnet(blocks):
+    """He et al. 2016, section 4.2, with projections."""
+    parts = [normed((3, 16, 3), padding=1)]
+    for level in range(3):
+        for block in range(blocks):
+            b, stride = 16 << level, 2 if level and not block else 1
+            parts.append(([Residual(b // stride, b, stride)],
+                          f"residual(conv {b} 3 stride={stride} pad=1 bias=0, batchnorm, relu, "
+                          f"conv {b} 3 pad=1 bias=0, batchnorm), relu, "))
+    return joined(parts, [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10)], "gap, dense 10")
+
+
+def mobilenet():
+    parts, a = [normed((3, 32, 3), padding=1)], 32
+    for i in range(6):
+        b = a * (1 + i % 2)
+        parts += [normed((a, a, 3), padding=1, stride=1 + i % 2, groups=a), normed((a, b, 1))]
+        a = b
+    return joined(parts, [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(a, 10)], "gap, dense 10")
+
+
+def vgg():
+    parts, a = [], 3
+    for b in (32, 64, 128):
+        parts += [normed((a, b, 3), padding=1), normed((b, b, 3), padding=1), ([torch.nn.MaxPool2d(2)], "maxpool 2, ")]
+        a = b
+    return joined(parts, [torch.nn.Flatten(), torch.nn.Linear(a * 16, 10)], "flatten, dense 10")
+
+
 MODELS = {"mlp": {"large": mlp(784, 1200, 1200, 10), "small": mlp(784, 64, 10)},
           "cnn": {"large": cnn(32, 64), "small": cnn(8, 16)}}
+# with batch normalisation, as on 32x32 photos
+NORMED = {"resnet8": resnet(1), "resnet20": resnet(3), "mobilenet": mobilenet(), "vgg": vgg()}
 
 
 # ---- training ------------------------------------------------------------------------------------------------
@@ -261,14 +323,21 @@ class Trainer:
         return loss.item()
 
 
-def bench_training():
+def trainings():
+    """Name, student, teacher, images, whether they are images, and whether --quick has it."""
+    few = 512 if options.quick else 2048
     for kind, models in MODELS.items():
-        for role in ("large", "small", "distil"):
-            if not wanted("training", f"{kind} {role}", role != "small"):
-                continue
-            spec, make, shape = models["small" if role == "distil" else role]
-            teacher = models["large"] if role == "distil" else None
-            images = (512 if options.quick else 2048) * (1 if role == "large" else 4)
+        yield f"{kind} large", models["large"], None, few, kind == "cnn", True
+        yield f"{kind} small", models["small"], None, 4 * few, kind == "cnn", False
+        yield f"{kind} distil", models["small"], models["large"], 4 * few, kind == "cnn", True
+    for name, model in NORMED.items():
+        yield name, model, None, few, True, name == "resnet8"
+    yield "resnet8 from resnet20", NORMED["resnet8"], NORMED["resnet20"], few, True, False
+
+
+def bench_training():
+    for what, (spec, make, shape), teacher, images, is_image, quick in trainings():
+        if wanted("training", what, quick):
             x, labels = torch.rand(images, *shape), torch.randint(CLASSES, (images,))
             labels32 = labels.to(torch.int32)
             kd = Kd(spec, teacher and teacher[0])
@@ -285,18 +354,18 @@ def bench_training():
                 check = start(x=x[:BATCH], labels=labels[:BATCH])
                 loss = [check.epoch(False) for _ in range(steps)][-1]
                 mine = kd.train(x[:BATCH], labels32[:BATCH], steps)
-                agree(f"the loss of {kind} {role} at step {steps}", loss, mine, 2e-4)
+                agree(f"the loss of {what} at step {steps}", loss, mine, 2e-4)
             contestants = {"kd": lambda: kd.train(x, labels32), PYTORCH: start().epoch}
-            if kind == "cnn":
+            if is_image:
                 contestants[PYTORCH + " nhwc"] = start(channels_last=True).epoch
             if hasattr(torch, "compile") and not options.quick:
                 try:
-                    compiled = start(compiled=True, channels_last=kind == "cnn")
+                    compiled = start(compiled=True, channels_last=is_image)
                     compiled.epoch()
                     contestants[PYTORCH + " compiled"] = compiled.epoch
                 except Exception as error:  # no compiler, no support for this Python ...
                     print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
-            measure("training", f"{kind} {role}", "images/s", kd.isa, contestants, images)
+            measure("training", what, "images/s", kd.isa, contestants, images)
             kd.close()
 
 
