@@ -32938,8 +32938,8 @@ static void KD__FN(avgpool_grad)(const kd__window *w, const float *dy, float *dx
 /* ---- batch normalisation --------------------------------------------------------------------------------- */
 
 /* Adds to the sums of `blocks` vectors of channels, line by line, what `lines` lines of an image have in them: the
-   sum, or with `squares` that of the squared deviations from the averages. All go abreast, as a sum waits for its own
-   additions, and channels beside each other are read together. */
+   sum, or with `squares` that of the squared deviations from the averages. All go abreast, as a sum waits for its
+   own additions, and channels beside each other are read together. */
 KD__INLINE void KD__FN(norm_lines)(const kd__image *i, const float *x, ptrdiff_t left, const int squares,
                                    const kd__v *average, const int lines, const int blocks, kd__v *sum)
 {
@@ -33001,7 +33001,7 @@ static void KD__FN(norm_stats)(const kd__image *i, const float *x, float *mean, 
     if (c < i->channels) KD__FN(norm_stats_of)(i, x + c, i->channels - c, 1, mean + c, m2 + c);
 }
 
-/* So many pixels of a line that what belongs to their channels is loaded seldom, and memory is read in its order. */
+/* So many pixels of a line that what belongs to channels is loaded seldom, and memory is read in its order. */
 KD__INLINE int KD__FN(norm_pixels)(const kd__image *i, int w)
 {
     return i->channels <= KD__W ? i->w : KD__MIN(8, i->w - w);
@@ -33036,8 +33036,9 @@ KD__INLINE void KD__FN(norm_apply_line)(const kd__image *i, const kd__norm_terms
 static void KD__FN(norm_apply)(const kd__image *i, const float *x, const float *mean, const float *scale,
                                const float *shift, int act, float arg, float *y, ptrdiff_t y_row)
 {
-    kd__norm_terms t = {0};
+    kd__norm_terms t;
     int h;
+    memset(&t, 0, sizeof t);
     t.mean = mean, t.scale = scale, t.shift = shift;
     for (h = 0; h < i->h; ++h, x += i->row, y += y_row) {
         if (act == KD__RELU)
@@ -33093,8 +33094,9 @@ KD__INLINE void KD__FN(norm_grad_stats_of)(const kd__image *i, const kd__norm_te
 static void KD__FN(norm_grad_stats)(const kd__image *i, const float *x, const float *dy, ptrdiff_t dy_row,
                                     const float *mean, const float *inv_std, float *sum_dy, float *sum_dy_xhat)
 {
-    kd__norm_terms t = {0};
+    kd__norm_terms t;
     int c = 0;
+    memset(&t, 0, sizeof t);
     t.mean = mean, t.inv_std = inv_std;
     for (; c + KD__W <= i->channels; c += KD__W)
         KD__FN(norm_grad_stats_of)(i, &t, c, KD__W, x, dy, dy_row, sum_dy, sum_dy_xhat);
@@ -33136,8 +33138,9 @@ static void KD__FN(norm_grad)(const kd__image *i, const float *x, const float *d
                               const float *mean, const float *inv_std, const float *factor, const float *mean_dy,
                               const float *mean_dy_xhat, float *dx, ptrdiff_t dx_row, int accumulate)
 {
-    kd__norm_terms t = {0};
+    kd__norm_terms t;
     int h;
+    memset(&t, 0, sizeof t);
     t.mean = mean, t.inv_std = inv_std, t.factor = factor;
     t.mean_dy = mean_dy, t.mean_dy_xhat = mean_dy_xhat;
     for (h = 0; h < i->h; ++h, x += i->row, dy += dy_row, dx += dx_row) {
