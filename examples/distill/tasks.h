@@ -138,7 +138,7 @@ static void robust_options(const session *s, task *to, kd_train_desc *d)
     d->attack.loss = to->losses[1];
 }
 
-/* What one of two that learn together minimises: its labels and, as much, what the other says (Zhang et al. 2018). */
+/* What one of two that learn together minimises: labels and, as much, what the other says (Zhang et al. 2018). */
 static void mutual_options(const session *s, kd_train_desc *d)
 {
     d->loss = kd_loss_defaults(KD_LOSS_KL);
