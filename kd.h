@@ -1,4 +1,4 @@
-/* kd.h - v0.1.0 - knowledge distillation in one C99 header - MIT licence (text at the end of this file)
+/* kd.h - v0.2.0 - knowledge distillation in one C99 header - MIT licence (text at the end of this file)
 
    Train a large teacher, distil it into a small student, ship the student. No dependency but the C
    library and libm. C99; C++11 and later compile the same file.
@@ -159,7 +159,7 @@ CONTENTS (search for the tag)
 */
 #ifdef KD__PROBE /* asked by itself whether it is the file that it would include again */
 #undef KD__PROBE
-#define KD__PROBED 0x000100  /* KD_VERSION, two digits a part */
+#define KD__PROBED 0x000200  /* KD_VERSION, two digits a part */
 #elif !defined(KD__TEMPLATE) /* the kernels at the end of the file include it again, once per instruction set */
 
 /* ============================================================================================================
@@ -179,9 +179,9 @@ CONTENTS (search for the tag)
 #include <stdint.h>
 
 #define KD_VERSION_MAJOR 0
-#define KD_VERSION_MINOR 1
+#define KD_VERSION_MINOR 2
 #define KD_VERSION_PATCH 0
-#define KD_VERSION "0.1.0"
+#define KD_VERSION "0.2.0"
 
 /* How this file declares functions: 1 as its own, 2 plainly, 3 of a shared library, 4 of the one it is part of */
 #if defined(KD_STATIC) && (defined(KD_SHARED) || defined(KD_BUILD))
@@ -11014,6 +11014,10 @@ KD__PRIVATE kd_result kd__draft_filters(kd__draft *d, const char *path, const kd
         return kd__spec_fail(d, "this softtree's tag and those around it have more than %d letters together",
                              (int)KD__MAX_NAME);
     KD__MADE_INSIDE(result, (d, path, "filters", "dense %d", (1 << (int)depth) - 1));
+    if (result == KD_OK) { /* checksums of files know these as they were in 0.1.0, not in pairs */
+        kd__arg *dense = d->m->nodes[d->m->node_count - 1].arg;
+        dense[KD__DENSE_UNITS].v[1] = dense[KD__DENSE_BIAS].v[1] = 0;
+    }
     return result;
 }
 

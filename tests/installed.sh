@@ -60,7 +60,7 @@ if compiles x86_64-w64-mingw32-gcc; then
 else
     skip "CMake: DLL" "x86_64-w64-mingw32-gcc is not installed, or without a C library"
 fi
-for wanted in 0.1 0.1.0; do
+for wanted in 0.2 0.2.0; do
     echo "set(PACKAGE_FIND_VERSION $wanted)
 include($prefix/lib/cmake/kd/kdConfigVersion.cmake)
 if(NOT PACKAGE_VERSION_COMPATIBLE)
@@ -68,7 +68,7 @@ message(FATAL_ERROR no)
 endif()" >"$tmp/ask.cmake"
     check "CMake: version $wanted is there" cmake -P "$tmp/ask.cmake"
 done
-for wanted in 0.0.9 0.2 0.1.1 1.0; do
+for wanted in 0.1.9 0.3 0.2.1 1.0; do
     sed -e "s/_VERSION [0-9.]*)/_VERSION $wanted)/" -e 's/if(NOT/if(/' "$tmp/ask.cmake" >"$tmp/refuse.cmake"
     check "CMake: version $wanted is not" cmake -P "$tmp/refuse.cmake"
 done

@@ -1551,6 +1551,76 @@ static void test_failing_reads(void **state)
     free(x);
 }
 
+/* kd_model_hash of 0.1.0, which is in the checksum of every file: of the layers, their names and first weights. */
+static void test_hashes_of_an_earlier_version(void **state)
+{
+    static const struct {
+        uint64_t hash;
+        const char *spec;
+    } lines[] = {
+        {UINT64_C(0x1d15772043f73173), "4: dense 2"},
+        {UINT64_C(0xc6914aba736dba87), "1x6x6: conv 2 3 pad=1, dense 2"},
+        {UINT64_C(0xc0dd5e2e7b1c30af),
+         "1x6x6: conv 2 3x1 stride=2x1 pad=1x0 groups=1 bias=0, batchnorm, relu, dense 2"},
+        {UINT64_C(0x636ced6c1b9b35f3), "1x6x6: maxpool 2, dense 2"},
+        {UINT64_C(0x88d70c1b842eb1c4), "1x6x6: avgpool 3 stride=1 pad=1, dense 2 bias=0"},
+        {UINT64_C(0xf46a43244c060df4), "1x6x6: residual(conv 1 3 pad=1), dense 3"},
+        {UINT64_C(0xc9ae3f3096630db0), "1x6x6: residual(conv 4 3 pad=1, batchnorm), dense 3"},
+        {UINT64_C(0x1aefe2b269617edf), "1x6x6: residual(conv 4 3 stride=2 pad=1), relu, dense 3"},
+        {UINT64_C(0xafa0f6b0ecd97647), "8: residual(dense 4), dense 3"},
+        {UINT64_C(0x9f58cf73fdc3f882), "8: residual(dense 4, batchnorm), dense 3"},
+        {UINT64_C(0x79cad516aa1c5653), "1x6x6: depthwise 3 pad=1, leakyrelu, dense 2"},
+        {UINT64_C(0x501fffd9bfb2f218), "4: softtree 2 3"},
+        {UINT64_C(0x79b3bf0f96c739b0),
+         "1x8x8: a: conv 4 3, b: relu, dropout 0.25, gap, t: softtree 3 4 penalty=0.5"},
+        {UINT64_C(0xef81b55ebcaac442), "4: dense 8, prompt 3, dense 2"},
+        {UINT64_C(0x4558c8c4ab5d5968), "4: dense 3, gelu, dense 4, silu, dense 4, tanh, dense 4, sigmoid, dense 4, "
+                                       "hardswish, dense 4, relu6, dense 2"},
+        {UINT64_C(0xd1177594ef191209),
+         "2x6x6: conv 4 3 pad=same groups=2, batchnorm eps=1e-3 momentum=0.2, flatten, dense 2"},
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(lines); ++i) {
+        kd_model *m = create(lines[i].spec, 7);
+        if (kd_model_hash(m) != lines[i].hash) fail_msg("%s has another hash than in 0.1.0", lines[i].spec);
+        kd_model_destroy(m);
+    }
+}
+
+/* Trained and saved by kd.h 0.1.0 (a batchnorm, a residual, a soft tree, preprocessing, classes), and what it said. */
+static void test_of_an_earlier_version(void **state)
+{
+    static const float expected[6] = {-0.659541905f, -1.36874712f, -1.47627914f,
+                                      -0.739181638f, -1.26842737f, -1.42203856f};
+    static const char *const names[] = {"ant", "bee", "cat"};
+    const char *slash = strrchr(__FILE__, '/');
+    char path[1024];
+    float x[72], logits[6], mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    kd_isa isa;
+    int i;
+    (void)state;
+    snprintf(path, sizeof path, "%.*s/golden/saved_by_0.1.0.safetensors", slash ? (int)(slash - __FILE__) : 1,
+             slash ? __FILE__ : ".");
+    for (i = 0; i < 72; ++i) x[i] = (float)(i * 29 % 64) / 32 - 1;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 1);
+        kd_model *m;
+        assert_ok(ctx, kd_model_load(ctx, path, &m));
+        assert_string_equal(kd_model_spec(m),
+                            "1x6x6: first: conv 2 3 pad=1, batchnorm, relu, maxpool 2, "
+                            "residual(depthwise 3 pad=1, leakyrelu), dense 4, relu, softtree 2 3");
+        assert_ok(ctx, kd_predict(m, x, 2, logits));
+        for (i = 0; i < 6; ++i) assert_near(logits[i], expected[i], 1e-6);
+        assert_int_equal(kd_model_preprocessing(m, mean, std), 1);
+        assert_true(mean[0] == 0.5f && std[0] == 0.25f);
+        for (i = 0; i < 3; ++i) assert_string_equal(kd_model_class(m, i), names[i]);
+        kd_model_destroy(m);
+        kd_close(ctx);
+    }
+}
+
 static void test_refused_memory_while_saving(void **state)
 {
     kd_model *m = create_full();
@@ -2156,6 +2226,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_of_an_earlier_version),
+        TEST(test_hashes_of_an_earlier_version),
         TEST(test_round_trip),
         TEST(test_bytes_of_a_model),
         TEST(test_order_of_tensors),
