@@ -43,7 +43,7 @@ report()
 run() { if wanted "$1"; then start "$@"; report "$1"; fi; }
 
 # beside everything else: scripts that mostly wait for compilers
-scripts='compile consistency emulated mcu csource onnx web'
+scripts='consistency emulated mcu csource onnx web'
 {
     for script in $scripts; do
         if wanted $script; then start $script "tests/$script.sh" quick; fi
@@ -56,6 +56,7 @@ done
 run distill tests/distill.sh "$build"
 run hinton tests/hinton.sh "$build"
 run evidence tests/evidence.sh "$build"
+run compile tests/compile.sh quick
 wait
 for script in $scripts; do
     if wanted $script; then report $script; fi
