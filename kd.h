@@ -7662,11 +7662,11 @@ KD__PRIVATE size_t kd__conv_pairs_work(const kd__run *r, const kd__node *n)
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__arg *kernel = &n->arg[KD__CONV_KERNEL], *stride = &n->arg[KD__CONV_STRIDE];
-    const kd__slot *in = &r->act[n->in], *grad = &r->grad[n->out];
+    const kd__slot *in = &r->act[n->in], *grad = r->has_backward ? &r->grad[n->out] : NULL;
     size_t floats = 0;
     if (kd__conv_in_pairs(r, w->outputs, kernel, stride))
         floats = kd__times(2, in->first + (size_t)in->row * (size_t)r->model->values[n->in].shape.h);
-    if (r->has_backward && kd__conv_in_pairs(r, w->c, kernel, stride))
+    if (grad && kd__conv_in_pairs(r, w->c, kernel, stride))
         floats = KD__MAX(floats,
                          kd__times(2, grad->first + (size_t)grad->row * (size_t)r->model->values[n->out].shape.h));
     return floats;
@@ -7896,18 +7896,26 @@ typedef struct kd__winograd {
     float *planes;
 } kd__winograd;
 
-/* Tiles in a block. */
-KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__param *w)
+KD__PRIVATE ptrdiff_t kd__winograd_tiles(const kd__shape *s)
 {
+    return (ptrdiff_t)kd__tiles_over(s->h) * kd__tiles_over(s->w);
+}
+
+/* Tiles in a block: as many as there is room for, or as a span has, of its output or, on the way back, input. */
+KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__node *n)
+{
+    const kd__param *w = &r->model->params[n->param[0]];
     const ptrdiff_t stored = kd__winograd_stored(r->k, w->c) + kd__winograd_stored(r->k, w->outputs);
     const ptrdiff_t most = kd__block_room(r->kd) / (ptrdiff_t)sizeof(float) / KD__WINO_PLANES / stored;
-    return KD__MAX((int)most / r->k->rows, 1) * r->k->rows;
+    const ptrdiff_t out = kd__winograd_tiles(&r->model->values[n->out].shape);
+    const ptrdiff_t tiles = KD__MAX(out, kd__winograd_tiles(&r->model->values[n->in].shape)) * r->block;
+    return KD__MAX((int)KD__MIN(most / r->k->rows, (tiles + r->k->rows - 1) / r->k->rows), 1) * r->k->rows;
 }
 
 KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
 {
     const kd__param *w = &r->model->params[n->param[0]];
-    const int block = kd__winograd_block(r, w);
+    const int block = kd__winograd_block(r, n);
     const size_t unpacked = kd__unpacked_floats(r, w);
     size_t planes;
     if (!kd__is_winograd(r->model, n)) return kd__plus(unpacked, kd__conv_pairs_work(r, n));
@@ -8023,7 +8031,7 @@ KD__PRIVATE void kd__winograd_convolve(const kd__run *r, const kd__winograd *x, 
 
 KD__PRIVATE void kd__winograd_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
-    const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
+    const int block = kd__winograd_block(r, n);
     float *work = kd__worker_memory(r, n, s.worker);
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
     kd__winograd y = kd__winograd_side(r, n->out, &r->act[n->out], n->out, block, &work);
@@ -8037,7 +8045,7 @@ KD__PRIVATE void kd__winograd_forward(const kd__run *r, const kd__node *n, kd__s
 KD__PRIVATE void kd__winograd_input_grad(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__node_plan *plan = &r->plan[n - r->model->nodes];
-    const int block = kd__winograd_block(r, &r->model->params[n->param[0]]);
+    const int block = kd__winograd_block(r, n);
     float *work = kd__worker_memory(r, n, s.worker);
     kd__winograd dy = kd__winograd_side(r, n->out, &r->grad[n->out], n->in, block, &work);
     kd__winograd dx = kd__winograd_side(r, n->in, &r->grad[n->in], n->in, block, &work);
@@ -8050,7 +8058,7 @@ KD__PRIVATE void kd__winograd_weight_grad(const kd__run *r, const kd__node *n, k
 {
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__winograd_place place = kd__winograd_own(r, n);
-    const int block = kd__winograd_block(r, w);
+    const int block = kd__winograd_block(r, n);
     float *work = kd__worker_memory(r, n, s.worker);
     float *sums = r->plan[n - r->model->nodes].own + place.weight_grad + (size_t)s.worker * place.worker;
     kd__winograd x = kd__winograd_side(r, n->in, &r->act[n->in], n->out, block, &work);
@@ -14305,12 +14313,12 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->has_backward = r->training || r->sought >= 0;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
-        r->grad = KD__NEW(kd, kd__slot, values);
+        r->grad = r->has_backward ? KD__NEW(kd, kd__slot, values) : NULL;
         r->plan = KD__NEW(kd, kd__node_plan, m->node_count);
         r->accumulate = KD__NEW(kd, int, m->input_count);
         r->input_aliases = KD__NEW(kd, int, values);
         r->owned = KD__NEW(kd, float *, 2 * values + m->node_count + 12);
-        if (r->act && r->grad && r->plan && r->accumulate && r->input_aliases && r->owned) {
+        if (r->act && (r->grad || !r->has_backward) && r->plan && r->accumulate && r->input_aliases && r->owned) {
             kd__run_freeze(r, desc->frozen);
             result = kd__plan(&p);
         }
@@ -14754,7 +14762,7 @@ KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channe
 {
     const kd__shape *s;
     kd_result result;
-    int value;
+    int value = 0;
     if (!m) return KD_ERR_ARGUMENT;
     if (!channels || !height || !width)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_layer_shape: needs places for the shape");
