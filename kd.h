@@ -11267,13 +11267,13 @@ KD__PRIVATE kd_result kd__parse_layer(kd__draft *d, const char **at, const char 
     if (n.length == 8 && memcmp(n.text, "residual", 8) == 0) {
         *index = n.next;
         result = kd__parse_residual(d, &c, n.name.chars);
-        *at = kd__skip_space(c);
+        if (result == KD_OK) *at = kd__skip_space(c); /* else it may be beyond the end */
         return result;
     }
     if (n.length == 6 && memcmp(n.text, "concat", 6) == 0) {
         *index = n.next;
         result = kd__parse_concat(d, &c, n.name.chars);
-        *at = kd__skip_space(c);
+        if (result == KD_OK) *at = kd__skip_space(c); /* else it may be beyond the end */
         return result;
     }
     if (n.length == 7 && memcmp(n.text, "encoder", 7) == 0) {
