@@ -24,10 +24,11 @@ need = @test -e $(1) || { \
 		echo "$(2) is missing: run  sudo apt-get install $(2)"; exit 1; \
 	fi; }
 
-.PHONY: help demo fit fashion compare evidence hinton mcu web examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
+.PHONY: help demo text fit fashion compare evidence hinton mcu web examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
 	@echo 'make demo       distil a small image classifier on images in examples/data; under 3 minutes on two cores'
+	@echo 'make text       distil a classifier of bank customers'\'' questions, in examples/data; under 10 minutes on two cores'
 	@echo 'make fit        a student that fits in 16 KB in 8 bits, chosen among many, beside some made by hand; under 6 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
@@ -63,6 +64,9 @@ $(BUILD)/distill: examples/distill/distill.c kd.h $(wildcard examples/*.h exampl
 
 demo: stb $(BUILD)/distill $(BUILD)/classify
 	$(BUILD)/distill examples/data/fashion --train-limit 50 --effort 0.5 --seeds 8 --out $(OUT) $(DISTILL)
+
+text: stb $(BUILD)/distill $(BUILD)/classify
+	$(BUILD)/distill examples/data/banking77 --effort 0.2 --teacher-epochs 12 --seeds 5 --out $(OUT)-text $(DISTILL)
 
 fashion: stb $(BUILD)/distill | $(BUILD)
 	$(call need,/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz,dataset-fashion-mnist)

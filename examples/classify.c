@@ -1,14 +1,17 @@
-/* classify.c - what does a saved student see in an image?
+/* classify.c - what does a saved student see in an image, or make of a text?
 
        cc -O2 -o classify examples/classify.c -lm                (needs stb: apt-get install libstb-dev)
        ./classify out/student.safetensors examples/data/samples/Bag.png ...
        ./classify teacher.safetensors --logits kept.npy images/train/cat/1.png ...
+       ./classify out-text/student.safetensors --text "my card has not come yet" questions.csv ...
 
+   A file of texts is a .csv or .tsv table with a column text, or a .txt file with a text a line.
    --logits keeps the logits, (images, outputs), and beside them kept.txt, a line with the name of each image, which
    `distill --teacher kept.npy` reads. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 #include "images.h"
+#include "texts.h"
 
 enum { SHOWN = 3 };
 
@@ -118,6 +121,50 @@ static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scor
     return 1;
 }
 
+/* ---- texts ----------------------------------------------------------------------------------------------- */
+
+/* A model of texts: how many bytes it reads, else 0. */
+static int text_length(const kd_model *m)
+{
+    int c, h, w;
+    if (strncmp(kd_model_spec(m), "tokens ", 7) != 0) return 0;
+    kd_model_input(m, &c, &h, &w);
+    return c;
+}
+
+/* The likeliest classes of a text, of which the beginning is read. Returns 0 if there was a problem. */
+static int classify_text(kd_ctx *kd, const kd_model *m, const char *text, float *scores)
+{
+    const size_t length = (size_t)text_length(m);
+    uint8_t *bytes = (uint8_t *)images_memory(length, 1);
+    kd_result result = KD_ERR_MEMORY;
+    if (bytes) memcpy(bytes, text, texts_cut(text, length));
+    if (bytes) result = kd_predict_u8(m, bytes, 1, scores);
+    free(bytes);
+    if (result == KD_OK) result = kd_softmax(kd, scores, 1, kd_model_outputs(m), 1, scores);
+    if (result != KD_OK) {
+        fprintf(stderr, "classify: %s\n", result == KD_ERR_MEMORY ? "there is not enough memory" : kd_error(kd));
+        return 0;
+    }
+    print_best(m, text, scores);
+    return 1;
+}
+
+/* All texts of a file. */
+static int classify_texts(kd_ctx *kd, const kd_model *m, const char *path, float *scores)
+{
+    images s;
+    texts_file f;
+    int done = texts_open(&s, &f, path), i;
+    if (!done) fprintf(stderr, "classify: %s\n", s.error);
+    for (i = 0; i < s.skipped && i < IMAGES_LISTED; ++i) fprintf(stderr, "classify: %s\n", s.listed[i]);
+    for (i = 0; i < f.count && done; ++i) done = classify_text(kd, m, f.rows[i].text, scores);
+    done = done && !s.skipped;
+    texts_file_free(&f);
+    images_free(&s);
+    return done;
+}
+
 /* ---- kept logits ----------------------------------------------------------------------------------------- */
 
 typedef struct keeping {
@@ -126,6 +173,8 @@ typedef struct keeping {
     float *logits;
     const char **images;
     int count, force;
+    const char **texts; /* given with --text */
+    int text_count;
 } keeping;
 
 /* Neither file may be one that is read, or one that is there. */
@@ -184,7 +233,15 @@ static int keep_write(const keeping *k, kd_ctx *kd, int outputs)
     return good;
 }
 
-/* Options may stand anywhere; what is left are the model and the images. -1: the usage is wanted. */
+static int is_text(const keeping *k, const char *word)
+{
+    int i;
+    for (i = 0; i < k->text_count && k->texts[i] != word; ++i) {}
+    return i < k->text_count;
+}
+
+/* Options may stand anywhere; what is left are the model and the images, and texts, which k->texts has as well. -1:
+   the usage is wanted. */
 static int parse(keeping *k, int argc, char **argv)
 {
     int i, count = 0;
@@ -193,6 +250,8 @@ static int parse(keeping *k, int argc, char **argv)
             k->force = 1;
         else if (strcmp(argv[i], "--logits") == 0 && i + 1 < argc)
             k->path = argv[++i];
+        else if (strcmp(argv[i], "--text") == 0 && i + 1 < argc)
+            ++i, k->texts[k->text_count++] = argv[count++] = argv[i];
         else if (strncmp(argv[i], "--", 2) == 0)
             return -1;
         else
@@ -219,6 +278,13 @@ static int run(kd_ctx *kd, keeping *k, char **files, int count)
         return 0;
     }
     outputs = kd_model_outputs(m);
+    if (text_length(m) ? k->path != NULL : k->text_count > 0) {
+        fprintf(stderr, "classify: %s\n",
+                text_length(m) ? "--logits keeps those of images, and the model reads texts"
+                               : "--text is for models that read texts, and this one sees images");
+        kd_model_destroy(m);
+        return 0;
+    }
     scores = (float *)images_memory((size_t)outputs, sizeof *scores);
     if (!scores) fputs("classify: there is not enough memory\n", stderr);
     if (!scores || (k->path && !keep_open(k, files, count, outputs))) {
@@ -228,7 +294,9 @@ static int run(kd_ctx *kd, keeping *k, char **files, int count)
     }
     for (i = 1; i < count; ++i) {
         float *logits = k->path ? k->logits + (size_t)k->count * (size_t)outputs : NULL;
-        const int done = classify(kd, m, files[i], scores, logits);
+        const int done = is_text(k, files[i]) ? classify_text(kd, m, files[i], scores)
+                         : text_length(m)     ? classify_texts(kd, m, files[i], scores)
+                                              : classify(kd, m, files[i], scores, logits);
         failed |= !done;
         if (done && logits) k->images[k->count++] = files[i];
     }
@@ -244,11 +312,15 @@ int main(int argc, char **argv)
     keeping k;
     int done, count;
     memset(&k, 0, sizeof k);
-    count = parse(&k, argc, argv);
+    k.texts = (const char **)images_memory((size_t)argc, sizeof *k.texts);
+    count = k.texts ? parse(&k, argc, argv) : -1;
     if (count < 0) {
         fputs(
             "usage: classify MODEL.safetensors|MODEL.onnx [--logits KEPT.npy] [--force] IMAGE...\n"
-            "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it.\n"
+            "       classify MODEL.safetensors [--text TEXT]... [TEXTS.csv|TEXTS.tsv|TEXTS.txt]...\n"
+            "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it, "
+            "or of "
+            "each text: given itself, in the column text of a table, or a line of a .txt file.\n"
             "--logits keeps what it computes, (images, outputs), and the names of the images in KEPT.txt; --force "
             "replaces files.\n",
             stderr);
@@ -262,6 +334,7 @@ int main(int argc, char **argv)
     free(k.names);
     free(k.logits);
     free((void *)k.images);
+    free((void *)k.texts);
     kd_close(kd);
     return done ? EXIT_SUCCESS : EXIT_FAILURE;
 }

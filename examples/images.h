@@ -105,7 +105,7 @@ typedef struct images_origin {
 } images_origin;
 
 typedef struct images_set {
-    uint8_t *pixels; /* (count, channels, height, width) */
+    uint8_t *pixels; /* (count, channels, height, width); of texts the bytes, filled up with zeros */
     int32_t *labels; /* -1 where nobody knows */
     images_origin *origin;
     int count;
@@ -126,6 +126,7 @@ typedef struct images_copies {
 typedef struct images {
     images_set train, validation, test, unlabelled; /* validation: empty where no folder is for that */
     int channels, height, width, class_count;
+    int are_texts; /* 1: texts.h has loaded them, of up to `channels` bytes each */
     char **class_names;
     char **paths; /* of the files, below the folder that was loaded */
     int path_count;
@@ -150,7 +151,39 @@ static images_options images_defaults(void)
     return o;
 }
 
-/* ---- bytes ----------------------------------------------------------------------------------------------- */
+/* ---- sentences ------------------------------------------------------------------------------------------- */
+
+static int images_of_texts; /* what is said, here and by who uses this file, is about texts */
+
+/* All sentences are written about images. This makes one about texts of such a format, if that is what there is. */
+IMAGES_PUBLIC static const char *images_reword(const char *format, char *to, size_t size)
+{
+    static const char *const words[][2] = {
+        {"image", "text"}, {"Image", "Text"}, {"picture", "text"}, {"IMAGES", "DATA"}};
+    size_t at = 0, i;
+    const char *c = format;
+    if (!images_of_texts || strlen(format) >= size) return format; /* what becomes of it is no longer */
+    while (*c) {
+        for (i = 0; i < sizeof words / sizeof *words; ++i) {
+            const size_t length = strlen(words[i][0]), more = c[length] == 's';
+            if (strncmp(c, words[i][0], length) == 0 && !isalpha((unsigned char)c[length + more]) &&
+                c[length + more] != '-' &&
+                (c == format || (!isalpha((unsigned char)c[-1]) && !strchr(":<", c[-1]))))
+                break;
+        }
+        if (i == sizeof words / sizeof *words) {
+            to[at++] = *c++;
+            continue;
+        }
+        if (at >= 3 && memcmp(to + at - 3, "an ", 3) == 0 && (at == 3 || !isalpha((unsigned char)to[at - 4])))
+            to[at - 2] = ' ', --at;
+        memcpy(to + at, words[i][1], 4);
+        at += 4;
+        c += strlen(words[i][0]);
+    }
+    to[at] = 0;
+    return to;
+}
 
 static int images_fail(images *s, const char *format, ...)
 #if defined(__GNUC__)
@@ -160,9 +193,10 @@ static int images_fail(images *s, const char *format, ...)
 
 static int images_fail(images *s, const char *format, ...)
 {
+    char words[1024];
     va_list args;
     va_start(args, format);
-    vsnprintf(s->error, sizeof s->error, format, args);
+    vsnprintf(s->error, sizeof s->error, images_reword(format, words, sizeof words), args);
     va_end(args);
     return 0;
 }
@@ -176,12 +210,15 @@ static void images_say(images *s, const char *format, ...)
 
 static void images_say(images *s, const char *format, ...)
 {
+    char words[1024];
     va_list args;
     if (s->said_count == IMAGES_SAID) return;
     va_start(args, format);
-    vsnprintf(s->said[s->said_count++], sizeof s->said[0], format, args);
+    vsnprintf(s->said[s->said_count++], sizeof s->said[0], images_reword(format, words, sizeof words), args);
     va_end(args);
 }
+
+/* ---- bytes ----------------------------------------------------------------------------------------------- */
 
 static void images_count_reason(images *s, const char *why)
 {
@@ -2432,7 +2469,8 @@ static int images_idx_search(images *s, const char *folder, images_idx *x, char 
 /* What is said of one, and of several. */
 static void images_say_count(images *s, int count, const char *one, const char *several)
 {
-    if (count > 0) images_say(s, "%d %s", count, count == 1 ? one : several);
+    char words[256];
+    if (count > 0) images_say(s, "%d %s", count, images_reword(count == 1 ? one : several, words, sizeof words));
 }
 
 static void images_say_copies(images *s)

@@ -1,4 +1,5 @@
-/* report.h - the page that distill writes: one HTML file with everything in it, images as PNG by stb_image_write
+/* report.h - the page that distill writes: one HTML file with everything in it, texts, or images as PNG by
+   stb_image_write
    Not part of kd.h. Include it in one source file, after kd.h and images.h. */
 #ifndef REPORT_H
 #define REPORT_H
@@ -186,6 +187,7 @@ typedef struct report {
     const char *folder;
     char *const *classes;
     int class_count, channels, height, width, train_count, validation_count;
+    int texts; /* 1: of up to `channels` bytes, in place of pixels */
     report_images train, test;
     const images *loaded; /* whose test images those are, for the names of their files; or NULL */
     report_model teacher, student;
@@ -488,6 +490,32 @@ REPORT_PUBLIC static void report_file_add(report *r, const char *name, const cha
     fclose(f);
 }
 
+/* ---- writing --------------------------------------------------------------------------------------------- */
+
+enum { REPORT_SENTENCE = 2048 }; /* longer ones are no sentences */
+
+/* fputs and fprintf of what is written about images, or, if that is what there is, texts. */
+static void report_puts(const char *sentence, FILE *f)
+{
+    char words[REPORT_SENTENCE];
+    fputs(images_reword(sentence, words, sizeof words), f);
+}
+
+static void report_print(FILE *f, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+static void report_print(FILE *f, const char *format, ...)
+{
+    char words[REPORT_SENTENCE];
+    va_list args;
+    va_start(args, format);
+    vfprintf(f, images_reword(format, words, sizeof words), args);
+    va_end(args);
+}
+
 /* ---- text and pictures in HTML --------------------------------------------------------------------------- */
 
 /* Writes one letter of a text and returns its bytes; a byte that belongs to none becomes U+FFFD. */
@@ -495,7 +523,7 @@ static int report_letter(FILE *f, const char *text)
 {
     const int length = images_utf8(text);
     if (length) fwrite(text, 1, (size_t)length, f);
-    if (!length) fputs("\xef\xbf\xbd", f);
+    if (!length) report_puts("\xef\xbf\xbd", f);
     return length ? length : 1;
 }
 
@@ -504,10 +532,10 @@ static void report_escape(FILE *f, const char *text)
 {
     for (; *text; ++text) {
         switch (*text) {
-        case '<': fputs("&lt;", f); break;
-        case '>': fputs("&gt;", f); break;
-        case '&': fputs("&amp;", f); break;
-        case '"': fputs("&quot;", f); break;
+        case '<': report_puts("&lt;", f); break;
+        case '>': report_puts("&gt;", f); break;
+        case '&': report_puts("&amp;", f); break;
+        case '"': report_puts("&quot;", f); break;
         default: text += report_letter(f, text) - 1;
         }
     }
@@ -519,7 +547,7 @@ static void report_grouped(FILE *f, int64_t value)
     const report_text t = report_count(value);
     const char *c;
     for (c = t.chars; *c; ++c) {
-        if (*c == ' ') fputs("&#8239;", f);
+        if (*c == ' ') report_puts("&#8239;", f);
         if (*c != ' ') fputc(*c, f);
     }
 }
@@ -548,7 +576,7 @@ static int report_png(FILE *f, const uint8_t *pixels, int width, int height, int
     const int line = width * channels;
     int done;
     if (!report_reserve(((size_t)line + 1) * (size_t)height)) return ++report_left_out, 0;
-    fputs("data:image/png;base64,", f);
+    report_puts("data:image/png;base64,", f);
     done = stbi_write_png_to_func(report_base64, f, width, height, channels, pixels, line);
     free(report_memory.start);
     report_left_out += !done;
@@ -564,6 +592,35 @@ static uint8_t report_pixel(const report *r, const uint8_t *plane, int y, int x,
     return (uint8_t)((sum + n / 2) / n);
 }
 
+/* "28x28 grey", "up to 96 bytes" */
+REPORT_PUBLIC static report_text report_shape(const report *r)
+{
+    report_text t;
+    if (r->texts)
+        snprintf(t.chars, sizeof t.chars, "up to %d bytes", r->channels);
+    else
+        snprintf(t.chars, sizeof t.chars, "%dx%d %s", r->width, r->height, r->channels == 1 ? "grey" : "colour");
+    return t;
+}
+
+/* Texts as they were read, which end where zeros begin. Returns 0 without memory. */
+static int report_quotes(FILE *f, const report *r, const report_images *from, const int *which, int count,
+                         const char *style)
+{
+    char *text = (char *)malloc((size_t)r->channels + 1);
+    int i;
+    for (i = 0; text && i < count; ++i) {
+        memcpy(text, from->pixels + (size_t)which[i] * (size_t)r->channels, (size_t)r->channels);
+        text[r->channels] = 0;
+        report_print(f, "<q style=\"%s\">", style);
+        report_escape(f, text);
+        report_puts("</q>", f);
+    }
+    free(text);
+    report_left_out += !text;
+    return text != NULL;
+}
+
 /* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Large images are shrunk by a
    whole number to at most `most` pixels a side. Returns 0 without memory. */
 static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count, int most,
@@ -573,8 +630,9 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     const int height = (r->height + step - 1) / step, width = (r->width + step - 1) / step;
     const size_t plane = (size_t)r->height * (size_t)r->width, line = (size_t)width * (size_t)count;
     const int channels = r->channels == 1 ? 1 : 3;
-    uint8_t *sheet = (uint8_t *)calloc(line * (size_t)height, (size_t)channels);
+    uint8_t *sheet = r->texts ? NULL : (uint8_t *)calloc(line * (size_t)height, (size_t)channels);
     int i, c, y, x, done;
+    if (r->texts) return report_quotes(f, r, from, which, count, style);
     if (!sheet) return ++report_left_out, 0;
     for (i = 0; i < count; ++i) {
         const uint8_t *pixels = from->pixels + (size_t)which[i] * plane * (size_t)r->channels;
@@ -584,11 +642,11 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
                     sheet[((size_t)y * line + (size_t)(i * width + x)) * (size_t)channels + (size_t)c] =
                         report_pixel(r, pixels + (size_t)(c % r->channels) * plane, y, x, step);
     }
-    fprintf(f, "<img width=\"%d\" height=\"%d\" style=\"%s\" alt=\"", (int)line, height, style);
+    report_print(f, "<img width=\"%d\" height=\"%d\" style=\"%s\" alt=\"", (int)line, height, style);
     report_escape(f, r->classes[from->labels[which[0]]]);
-    fputs("\" src=\"", f);
+    report_puts("\" src=\"", f);
     done = report_png(f, sheet, (int)line, height, channels);
-    fputs("\">", f);
+    report_puts("\">", f);
     free(sheet);
     return done;
 }
@@ -605,29 +663,29 @@ static const char *report_colour(const report *r, int way)
 
 static void report_key(FILE *f, const char *colour)
 {
-    fprintf(f, "<span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
+    report_print(f, "<span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
 }
 
 /* Which colour is whose. */
 static void report_legend(FILE *f, const report *r, int teacher)
 {
     int i;
-    fputs("<p class=\"legend\">", f);
+    report_puts("<p class=\"legend\">", f);
     for (i = teacher ? -1 : 0; i < r->way_count; ++i) {
-        fputs("<span>", f);
+        report_puts("<span>", f);
         report_key(f, i < 0 ? "t" : report_colour(r, i));
         report_escape(f, i < 0 ? "teacher" : r->ways[i].title);
-        fputs("</span> ", f);
+        report_puts("</span> ", f);
     }
-    fputs("</p>", f);
+    report_puts("</p>", f);
 }
 
 /* A card around a table that may be wider than the page: it scrolls, by keyboard as well. */
 static void report_scroll(FILE *f, const char *what)
 {
-    fputs("<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"", f);
+    report_puts("<div class=\"card scroll\" tabindex=\"0\" role=\"region\" aria-label=\"", f);
     report_escape(f, what);
-    fputs("\">", f);
+    report_puts("\">", f);
 }
 
 /* ---- the verdict ----------------------------------------------------------------------------------------- */
@@ -670,6 +728,7 @@ REPORT_PUBLIC static void report_verdict(const report *r, char *text, size_t siz
    images where those are not known. Returns 0 and an empty text where it is better, or not known. */
 REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, size_t size)
 {
+    char words[REPORT_SENTENCE];
     const int held = r->teacher_validation >= 0 && r->alone_validation >= 0;
     const double teacher = r->ensemble_students ? r->ensemble_validation
                            : held               ? r->teacher_validation
@@ -679,8 +738,9 @@ REPORT_PUBLIC static int report_teacher_warning(const report *r, char *text, siz
     *text = 0;
     if (teacher > alone) return 0;
     snprintf(text, size,
-             "%s better than the student on the %s images: %.2f %% and %.2f %%. A stronger teacher, "
-             "trained longer or larger, is what distillation needs first.",
+             images_reword("%s better than the student on the %s images: %.2f %% and %.2f %%. A stronger teacher, "
+                           "trained longer or larger, is what distillation needs first.",
+                           words, sizeof words),
              r->ensemble_students ? "Teacher and students together are not" : "The teacher is not",
              held ? "held-out" : "test", 100 * teacher, 100 * alone);
     return 1;
@@ -702,12 +762,15 @@ REPORT_PUBLIC static report_name report_ensemble(const report *r)
 /* "distilled, seed 3; best on the held-out images" */
 REPORT_PUBLIC static void report_kept(const report *r, char *text, size_t size)
 {
+    char words[REPORT_SENTENCE];
     const report_way *w = &r->ways[r->kept_way];
     const double held = w->runs[r->kept_seed].held_out;
     const size_t at = (size_t)snprintf(text, size, "%s, seed %d", w->title, r->first_seed + r->kept_seed);
-    if (at < size && r->kept_why) snprintf(text + at, size - at, "; %s", r->kept_why);
+    if (at < size && r->kept_why)
+        snprintf(text + at, size - at, "; %s", images_reword(r->kept_why, words, sizeof words));
     if (at < size && !r->kept_why && held >= 0)
-        snprintf(text + at, size - at, "; %.2f %% of the held-out images", 100 * held);
+        snprintf(text + at, size - at, images_reword("; %.2f %% of the held-out images", words, sizeof words),
+                 100 * held);
 }
 
 /* ---- the head of the page -------------------------------------------------------------------------------- */
@@ -776,6 +839,8 @@ static const char *const report_style[] = {
     "font-size:14px}.strip>div{display:flex;flex-wrap:wrap;gap:4px 0}.strip img{height:44px;width:auto}"
     ".strip img+img.test{margin-left:14px}.strip small{color:var(--soft);display:block}"
     ".said{margin:8px 0 0;padding-left:20px;overflow-wrap:anywhere}"
+    "q{display:block;quotes:none;overflow-wrap:anywhere;padding:4px 10px;margin:2px 0;border-left:3px solid "
+    "var(--soft);font-size:14px}.strip>div>q{flex-basis:100%}"
     ".soft{display:grid;grid-template-columns:88px minmax(0,1fr);gap:14px}"
     ".tree{position:relative}.tree svg{min-width:880px}.bar{display:flex;height:14px;border-radius:4px;"
     "overflow:hidden;margin:2px 0 12px}.bar i{display:block;min-width:1px}"
@@ -836,19 +901,19 @@ static const char report_script[] =
 
 static void report_open_page(FILE *f, const char *title)
 {
-    fputs(
+    report_puts(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
         "content=\"width=device-width,initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>",
         f);
-    fprintf(f, "%s</title><style>%s%s</style></head><body><main>", title, report_style[0], report_style[1]);
+    report_print(f, "%s</title><style>%s%s</style></head><body><main>", title, report_style[0], report_style[1]);
 }
 
 static void report_close_page(FILE *f, const char *program)
 {
-    fprintf(f,
-            "<p style=\"margin-top:40px\">Made by %s, an example of kd.h " KD_VERSION
-            ".</p></main><script>%s</script></body></html>\n",
-            program, report_script);
+    report_print(f,
+                 "<p style=\"margin-top:40px\">Made by %s, an example of kd.h " KD_VERSION
+                 ".</p></main><script>%s</script></body></html>\n",
+                 program, report_script);
 }
 
 /* "The student keeps 97 % of the teacher's accuracy ..." */
@@ -859,88 +924,90 @@ static void report_size(FILE *f, const report *r)
     if (!r->teacher_known || !r->teacher.spec) return;
     smaller = (double)r->teacher.parameters / (double)r->student.parameters;
     faster = r->teacher.latency_us / r->student.latency_us;
-    fprintf(f, "<p>The distilled student has %.1f&nbsp;%% of the teacher's accuracy with ",
-            100 * soft.mean / r->teacher_run.test.accuracy);
-    if (smaller >= 1.5) fprintf(f, "%.0f&nbsp;times fewer parameters, and ", smaller);
-    if (smaller < 1.5) fprintf(f, "%.2f&nbsp;times its parameters, and ", 1 / smaller);
-    if (faster >= 1.05) fprintf(f, "answers %.1f&nbsp;times faster.", faster);
-    if (faster < 1.05) fprintf(f, "takes %.2f&nbsp;times as long to answer.", 1 / faster);
-    fputs("</p>", f);
+    report_print(f, "<p>The distilled student has %.1f&nbsp;%% of the teacher's accuracy with ",
+                 100 * soft.mean / r->teacher_run.test.accuracy);
+    if (smaller >= 1.5) report_print(f, "%.0f&nbsp;times fewer parameters, and ", smaller);
+    if (smaller < 1.5) report_print(f, "%.2f&nbsp;times its parameters, and ", 1 / smaller);
+    if (faster >= 1.05) report_print(f, "answers %.1f&nbsp;times faster.", faster);
+    if (faster < 1.05) report_print(f, "takes %.2f&nbsp;times as long to answer.", 1 / faster);
+    report_puts("</p>", f);
 }
 
 static void report_notes(FILE *f, const report *r)
 {
     char text[1024];
-    if (report_teacher_warning(r, text, sizeof text)) fprintf(f, "<p class=\"note\">%s</p>", text);
+    if (report_teacher_warning(r, text, sizeof text)) report_print(f, "<p class=\"note\">%s</p>", text);
     if (r->teacher_guessed)
-        fputs("<p class=\"note\">The teacher does not say how its images were normalised. It was given them by "
-              "mean and "
-              "deviation of the training images, which may not be what it learned from.</p>",
-              f);
+        report_puts(
+            "<p class=\"note\">The teacher does not say how its images were normalised. It was given them by "
+            "mean and "
+            "deviation of the training images, which may not be what it learned from.</p>",
+            f);
     report_size(f, r);
     report_kept(r, text, sizeof text);
-    fputs("<p>Kept as <code>student.safetensors</code>: ", f);
+    report_puts("<p>Kept as <code>student.safetensors</code>: ", f);
     report_escape(f, text);
-    fputs(".</p>", f);
+    report_puts(".</p>", f);
 }
 
 static void report_card(FILE *f, const char *title, const char *colour, const report_model *m,
                         const report_run *runs, int count)
 {
     const report_statistic accuracy = report_accuracy(runs, count);
-    fprintf(f, "<div class=\"card\"><h3><span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
+    report_print(f, "<div class=\"card\"><h3><span class=\"key\" style=\"background:var(--%s)\"></span>", colour);
     report_escape(f, title);
-    fputs("</h3>", f);
-    if (count == 0) fputs("<div class=\"big\">&ndash;</div><p class=\"sub\">known on training images only</p>", f);
-    if (count > 0) fprintf(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
-    if (count == 1) fputs("<p class=\"sub\">of the test images, one training</p>", f);
+    report_puts("</h3>", f);
+    if (count == 0)
+        report_puts("<div class=\"big\">&ndash;</div><p class=\"sub\">known on training images only</p>", f);
+    if (count > 0) report_print(f, "<div class=\"big\">%.2f&nbsp;%%</div>", 100 * accuracy.mean);
+    if (count == 1) report_puts("<p class=\"sub\">of the test images, one training</p>", f);
     if (count > 1)
-        fprintf(f, "<p class=\"sub\">of the test images, &plusmn;&nbsp;%.2f over %d&nbsp;seeds</p>",
-                100 * accuracy.sd, count);
+        report_print(f, "<p class=\"sub\">of the test images, &plusmn;&nbsp;%.2f over %d&nbsp;seeds</p>",
+                     100 * accuracy.sd, count);
     if (!m->spec) {
-        fputs("<p class=\"sub\">Its logits are all that is known of it.</p></div>", f);
+        report_puts("<p class=\"sub\">Its logits are all that is known of it.</p></div>", f);
         return;
     }
-    fputs("<dl><dt>parameters</dt><dd>", f);
+    report_puts("<dl><dt>parameters</dt><dd>", f);
     report_grouped(f, m->parameters);
-    fprintf(f,
-            "</dd><dt>multiply-adds an image</dt><dd>%s</dd><dt>file</dt><dd>%sB</dd><dt>latency, one "
-            "thread</dt><dd>%.1f&nbsp;&micro;s</dd></dl></div>",
-            report_short((double)m->macs).chars, report_short((double)m->bytes).chars, m->latency_us);
+    report_print(f,
+                 "</dd><dt>multiply-adds an image</dt><dd>%s</dd><dt>file</dt><dd>%sB</dd><dt>latency, one "
+                 "thread</dt><dd>%.1f&nbsp;&micro;s</dd></dl></div>",
+                 report_short((double)m->macs).chars, report_short((double)m->bytes).chars, m->latency_us);
 }
 
 static void report_head(FILE *f, const report *r)
 {
     char text[1024];
     report_open_page(f, "Distillation report");
-    fputs("<h1>Distillation report</h1><p class=\"lead\">", f);
+    report_puts("<h1>Distillation report</h1><p class=\"lead\">", f);
     report_verdict(r, text, sizeof text);
     report_escape(f, text);
-    fputs("</p>", f);
+    report_puts("</p>", f);
     report_notes(f, r);
-    fputs("<p>Images in <code>", f);
+    report_puts("<p>Images in <code>", f);
     report_escape(f, r->folder);
-    fputs("</code>: ", f);
+    report_puts("</code>: ", f);
     report_grouped(f, r->train_count);
-    fputs(" to train on, ", f);
+    report_puts(" to train on, ", f);
     report_grouped(f, r->validation_count);
-    fputs(" held out to choose with, ", f);
+    report_puts(" held out to choose with, ", f);
     report_grouped(f, r->test.count);
-    fputs(" to test on once", f);
+    report_puts(" to test on once", f);
     if (r->unlabelled_count > 0) {
-        fputs(", and ", f);
+        report_puts(", and ", f);
         report_grouped(f, r->unlabelled_count);
-        fputs(" without labels, on which the teacher was asked", f);
+        report_puts(" without labels, on which the teacher was asked", f);
     }
-    fprintf(f, "; %dx%d %s, %d classes.</p>", r->width, r->height, r->channels == 1 ? "grey" : "colour",
-            r->class_count);
-    fputs("<nav aria-label=\"Parts of this page\"><a href=\"#results\">Results</a><a href=\"#errors\">Errors</a><a "
-          "href=\"#images\">Images</a><a href=\"#settings\">How it was made</a></nav><div class=\"row\">",
-          f);
+    report_print(f, "; %s, %d classes.</p>", report_shape(r).chars, r->class_count);
+    report_puts(
+        "<nav aria-label=\"Parts of this page\"><a href=\"#results\">Results</a><a href=\"#errors\">Errors</a><a "
+        "href=\"#images\">Images</a><a href=\"#settings\">How it was made</a></nav><div class=\"row\">",
+        f);
     report_card(f, "teacher", "t", &r->teacher, &r->teacher_run, r->teacher_known);
     report_card(f, r->ways[r->base].title, "a", &r->student, r->ways[r->base].runs, r->seeds);
     report_card(f, r->ways[r->headline].title, "d", &r->student, r->ways[r->headline].runs, r->seeds);
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* ---- the table of results -------------------------------------------------------------------------------- */
@@ -958,8 +1025,8 @@ static double report_mean_held_out(const report_run *runs, int count)
 
 static void report_percent_cell(FILE *f, double value)
 {
-    if (value < 0) fputs("<td>&ndash;</td>", f);
-    if (value >= 0) fprintf(f, "<td>%.2f&nbsp;%%</td>", 100 * value);
+    if (value < 0) report_puts("<td>&ndash;</td>", f);
+    if (value >= 0) report_print(f, "<td>%.2f&nbsp;%%</td>", 100 * value);
 }
 
 /* Of attacked test images, the mean of some runs; -1: not known. */
@@ -983,78 +1050,79 @@ static void report_line(FILE *f, const report *r, int way)
     double ece = 0, nll = 0;
     int i;
     for (i = 0; i < count; ++i) ece += runs[i].test.ece / count, nll += runs[i].test.nll / count;
-    fputs("<tr><th scope=\"row\" class=\"first\">", f);
+    report_puts("<tr><th scope=\"row\" class=\"first\">", f);
     report_key(f, way < 0 ? "t" : report_colour(r, way));
     report_escape(f, way < 0 ? "teacher" : r->ways[way].title);
     if (way >= 0 && way == r->kept_way)
-        fprintf(f, "<span class=\"badge\">seed&nbsp;%d kept</span>", r->first_seed + r->kept_seed);
+        report_print(f, "<span class=\"badge\">seed&nbsp;%d kept</span>", r->first_seed + r->kept_seed);
     if (way >= 0 && r->ways[way].how) {
-        fputs("<small>", f);
+        report_puts("<small>", f);
         report_escape(f, r->ways[way].how);
-        fputs("</small>", f);
+        report_puts("</small>", f);
     }
-    fprintf(f, "</th><td>%.2f&nbsp;%%</td>", 100 * accuracy.mean);
-    if (r->seeds > 1 && way < 0) fputs("<td>&ndash;</td>", f);
-    if (r->seeds > 1 && way >= 0) fprintf(f, "<td>%.2f</td>", 100 * accuracy.sd);
+    report_print(f, "</th><td>%.2f&nbsp;%%</td>", 100 * accuracy.mean);
+    if (r->seeds > 1 && way < 0) report_puts("<td>&ndash;</td>", f);
+    if (r->seeds > 1 && way >= 0) report_print(f, "<td>%.2f</td>", 100 * accuracy.sd);
     if (way < 0 || way == r->base) {
-        fprintf(f, "<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "");
+        report_print(f, "<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "");
     } else {
         const report_statistic gain = report_gain(r, way);
-        fprintf(f, "<td class=\"%s\">%+.2f</td>",
-                r->seeds < 2 || fabs(gain.mean) <= 2 * gain.error ? ""
-                : gain.mean > 0                                   ? "right"
-                                                                  : "wrong",
-                100 * gain.mean);
-        if (r->seeds > 1) fprintf(f, "<td>%.2f</td>", 100 * gain.error);
+        report_print(f, "<td class=\"%s\">%+.2f</td>",
+                     r->seeds < 2 || fabs(gain.mean) <= 2 * gain.error ? ""
+                     : gain.mean > 0                                   ? "right"
+                                                                       : "wrong",
+                     100 * gain.mean);
+        if (r->seeds > 1) report_print(f, "<td>%.2f</td>", 100 * gain.error);
     }
     report_percent_cell(f, way < 0 ? r->teacher_validation : report_mean_held_out(runs, count));
-    fprintf(f, "<td>%.3f</td><td>%.3f</td>", nll, ece);
+    report_print(f, "<td>%.3f</td><td>%.3f</td>", nll, ece);
     report_percent_cell(f, way < 0 || runs[0].test.agreement < 0 ? -1 : report_agreement(runs, count));
     if (r->attacked > 0) report_percent_cell(f, report_robust(runs, count));
-    fputs("</tr>", f);
+    report_puts("</tr>", f);
 }
 
 /* A line for those that taught the distilled together. */
 static void report_ensemble_line(FILE *f, const report *r)
 {
-    fputs("<tr><th scope=\"row\" class=\"first\">", f);
+    report_puts("<tr><th scope=\"row\" class=\"first\">", f);
     report_key(f, "t");
     report_escape(f, report_ensemble(r).chars);
-    fprintf(f, "<small>averaged, the students with %.0f&nbsp;%%: what the distilled learned from</small></th>",
-            100 * r->ensemble_share);
+    report_print(f, "<small>averaged, the students with %.0f&nbsp;%%: what the distilled learned from</small></th>",
+                 100 * r->ensemble_share);
     report_percent_cell(f, r->ensemble_accuracy);
-    fprintf(f, "%s<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "",
-            r->seeds > 1 ? "<td>&ndash;</td>" : "");
+    report_print(f, "%s<td>&ndash;</td>%s", r->seeds > 1 ? "<td>&ndash;</td>" : "",
+                 r->seeds > 1 ? "<td>&ndash;</td>" : "");
     report_percent_cell(f, r->ensemble_validation);
-    fprintf(f, "<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td>%s</tr>",
-            r->attacked > 0 ? "<td>&ndash;</td>" : "");
+    report_print(f, "<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td>%s</tr>",
+                 r->attacked > 0 ? "<td>&ndash;</td>" : "");
 }
 
 static void report_table(FILE *f, const report *r)
 {
     int i;
-    fputs("<h2 id=\"results\">Results</h2><p>", f);
+    report_puts("<h2 id=\"results\">Results</h2><p>", f);
     if (r->seeds > 1)
-        fprintf(
+        report_print(
             f,
             "Means over %d seeds. All students have the same model and, seed by seed, the same first weights and "
             "order of images, so gains are differences of pairs; a gain is clear beyond two standard errors.",
             r->seeds);
     else
-        fputs("All students have the same model, first weights and order of images.", f);
-    fputs("</p>", f);
+        report_puts("All students have the same model, first weights and order of images.", f);
+    report_puts("</p>", f);
     report_scroll(f, "Results, a line for each way of training");
-    fprintf(f,
-            "<table class=\"sort full\"><thead><tr><th>model</th><th>test accuracy</th>%s<th>gain over "
-            "alone</th>%s<th>held-out</th><th>neg. log-likelihood</th><th>calibration error</th><th>agrees with "
-            "teacher</th>",
-            r->seeds > 1 ? "<th>deviation</th>" : "", r->seeds > 1 ? "<th>standard error</th>" : "");
-    if (r->attacked > 0) fprintf(f, "<th>attacked by up to %g a pixel</th>", r->attacked);
-    fputs("</tr></thead><tbody>", f);
+    report_print(
+        f,
+        "<table class=\"sort full\"><thead><tr><th>model</th><th>test accuracy</th>%s<th>gain over "
+        "alone</th>%s<th>held-out</th><th>neg. log-likelihood</th><th>calibration error</th><th>agrees with "
+        "teacher</th>",
+        r->seeds > 1 ? "<th>deviation</th>" : "", r->seeds > 1 ? "<th>standard error</th>" : "");
+    if (r->attacked > 0) report_print(f, "<th>attacked by up to %g a pixel</th>", r->attacked);
+    report_puts("</tr></thead><tbody>", f);
     if (r->teacher_known) report_line(f, r, -1);
     if (r->ensemble_students) report_ensemble_line(f, r);
     for (i = 0; i < r->way_count; ++i) report_line(f, r, i);
-    fputs("</tbody></table></div>", f);
+    report_puts("</tbody></table></div>", f);
 }
 
 /* ---- charts ---------------------------------------------------------------------------------------------- */
@@ -1094,24 +1162,24 @@ static void report_axes_open(const report_axes *a, const char *across)
     int tick, digits;
     while (s + 1 < sizeof steps / sizeof *steps && (a->high - a->low) / steps[s] > 6) ++s;
     digits = steps[s] < 0.001 ? 2 : steps[s] < 0.01 ? 1 : 0;
-    fprintf(a->f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"accuracy by %s\">",
-            REPORT_WIDTH, REPORT_HEIGHT, across);
+    report_print(a->f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"accuracy by %s\">",
+                 REPORT_WIDTH, REPORT_HEIGHT, across);
     for (tick = (int)ceil(a->low / steps[s]); tick * steps[s] <= a->high + 1e-9; ++tick) {
         const double y = report_y(a, tick * steps[s]);
-        fprintf(
+        report_print(
             a->f,
             "<line x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--line)\"/><text x=\"%d\" y=\"%.1f\" "
             "text-anchor=\"end\">%.*f&#8239;%%</text>",
             REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y, REPORT_LEFT - 6, y + 4, digits, 100 * tick * steps[s]);
     }
-    fprintf(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
-            REPORT_HEIGHT - 5, across);
+    report_print(a->f, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>", (REPORT_LEFT + REPORT_WIDTH) / 2,
+                 REPORT_HEIGHT - 5, across);
 }
 
 static void report_across(const report_axes *a, double x, int number)
 {
-    fprintf(a->f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", report_x(a, x),
-            REPORT_HEIGHT - REPORT_BOTTOM + 17, number);
+    report_print(a->f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>", report_x(a, x),
+                 REPORT_HEIGHT - REPORT_BOTTOM + 17, number);
 }
 
 static void report_widen(report_axes *a, double value)
@@ -1132,11 +1200,11 @@ static void report_margin(report_axes *a, double margin)
    keys lead to the others. */
 static void report_point_open(FILE *f, int *first)
 {
-    fprintf(f, "<g class=\"p\" tabindex=\"%d\" role=\"img\"><title>", *first ? 0 : -1);
+    report_print(f, "<g class=\"p\" tabindex=\"%d\" role=\"img\"><title>", *first ? 0 : -1);
     *first = 0;
 }
 
-static void report_point_mark(FILE *f) { fputs("</title>", f); }
+static void report_point_mark(FILE *f) { report_puts("</title>", f); }
 
 /* A disc, diamond, square or triangle, by colour: not all readers tell colours apart. */
 static void report_mark(FILE *f, double x, double y, double size, const char *colour)
@@ -1144,22 +1212,24 @@ static void report_mark(FILE *f, double x, double y, double size, const char *co
     const double s = size;
     switch (colour[0]) {
     case 'd':
-        fprintf(f, "<path class=\"m\" fill=\"var(--d)\" d=\"M%.1f %.1fl%.1f %.1fl%.1f %.1fl%.1f %.1fz\"/>", x,
-                y - 1.3 * s, 1.3 * s, 1.3 * s, -1.3 * s, 1.3 * s, -1.3 * s, -1.3 * s);
+        report_print(f, "<path class=\"m\" fill=\"var(--d)\" d=\"M%.1f %.1fl%.1f %.1fl%.1f %.1fl%.1f %.1fz\"/>", x,
+                     y - 1.3 * s, 1.3 * s, 1.3 * s, -1.3 * s, 1.3 * s, -1.3 * s, -1.3 * s);
         break;
     case 's':
     case 'q':
     case 'v':
-        fprintf(f, "<rect class=\"m\" fill=\"var(--%s)\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
-                colour, x - 0.85 * s, y - 0.85 * s, 1.7 * s, 1.7 * s);
+        report_print(f,
+                     "<rect class=\"m\" fill=\"var(--%s)\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
+                     colour, x - 0.85 * s, y - 0.85 * s, 1.7 * s, 1.7 * s);
         break;
     case 'p':
     case 'u':
-        fprintf(f, "<path class=\"m\" fill=\"var(--%s)\" d=\"M%.1f %.1fl%.1f %.1fh%.1fz\"/>", colour, x,
-                y - 1.2 * s, 1.15 * s, 2 * s, -2.3 * s);
+        report_print(f, "<path class=\"m\" fill=\"var(--%s)\" d=\"M%.1f %.1fl%.1f %.1fh%.1fz\"/>", colour, x,
+                     y - 1.2 * s, 1.15 * s, 2 * s, -2.3 * s);
         break;
     default:
-        fprintf(f, "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"var(--%s)\"/>", x, y, s, colour);
+        report_print(f, "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\" fill=\"var(--%s)\"/>", x, y, s,
+                     colour);
     }
 }
 
@@ -1178,29 +1248,29 @@ static void report_curve(const report_axes *a, const report_run *runs, int count
     enum { MOST_POINTS = 40 };
     const int epochs = runs[0].epochs, step = (epochs + MOST_POINTS - 1) / MOST_POINTS;
     int e, i;
-    fprintf(a->f, "<path fill=\"var(--%s)\" fill-opacity=\".16\" d=\"", colour);
+    report_print(a->f, "<path fill=\"var(--%s)\" fill-opacity=\".16\" d=\"", colour);
     for (e = 0; e < 2 * epochs && count > 1; ++e) {
         const int at = e < epochs ? e : 2 * epochs - 1 - e;
         double edge = runs[0].validation[at];
         for (i = 1; i < count; ++i)
             edge = e < epochs ? fmax(edge, runs[i].validation[at]) : fmin(edge, runs[i].validation[at]);
-        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, at + 1), report_y(a, fmax(edge, a->low)));
+        report_print(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, at + 1), report_y(a, fmax(edge, a->low)));
     }
-    fprintf(a->f, "\"/><path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
-            colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
+    report_print(a->f, "\"/><path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
+                 colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
     for (e = 0; e < epochs; ++e)
-        fprintf(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, e + 1),
-                report_y(a, fmax(report_mean_at(runs, count, e), a->low)));
-    fputs("\"/>", a->f);
+        report_print(a->f, "%c%.1f %.1f", e ? 'L' : 'M', report_x(a, e + 1),
+                     report_y(a, fmax(report_mean_at(runs, count, e), a->low)));
+    report_puts("\"/>", a->f);
     for (e = epochs - 1; e >= 0; e -= step) {
         const double mean = report_mean_at(runs, count, e);
         report_point_open(a->f, first);
         report_escape(a->f, title);
-        fprintf(a->f, ", epoch %d: %.2f %%", e + 1, 100 * mean);
+        report_print(a->f, ", epoch %d: %.2f %%", e + 1, 100 * mean);
         report_point_mark(a->f);
-        fprintf(a->f,
-                "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"var(--%s)\" fill-opacity=\"0\"/></g>",
-                report_x(a, e + 1), report_y(a, fmax(mean, a->low)), colour);
+        report_print(
+            a->f, "<circle class=\"m\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"var(--%s)\" fill-opacity=\"0\"/></g>",
+            report_x(a, e + 1), report_y(a, fmax(mean, a->low)), colour);
     }
 }
 
@@ -1224,7 +1294,7 @@ static void report_curves(FILE *f, const report *r)
     }
     for (e = teacher / 5; e < teacher; ++e) report_widen(&a, r->teacher_run.validation[e]);
     report_margin(&a, fmax(0.001, (a.high - a.low) * 0.05));
-    fputs("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
+    report_puts("<div class=\"card\"><h3>Accuracy on the held-out images, epoch by epoch</h3>", f);
     report_legend(f, r, teacher > 0);
     report_axes_open(&a, "epoch");
     for (e = 1; e <= (int)a.right; ++e) {
@@ -1233,7 +1303,7 @@ static void report_curves(FILE *f, const report *r)
     if (teacher) report_curve(&a, &r->teacher_run, 1, "teacher", "t", &first);
     for (w = 0; w < r->way_count; ++w)
         report_curve(&a, r->ways[w].runs, r->seeds, r->ways[w].title, report_colour(r, w), &first);
-    fputs("</svg></div>", f);
+    report_puts("</svg></div>", f);
 }
 
 static void report_seed_point(const report_axes *a, const report *r, int way, int i, int *first)
@@ -1242,16 +1312,17 @@ static void report_seed_point(const report_axes *a, const report *r, int way, in
     const double accuracy = runs[i].test.accuracy, x = report_x(a, i + 1), y = report_y(a, accuracy);
     report_point_open(a->f, first);
     report_escape(a->f, r->ways[way].title);
-    fprintf(a->f, ", seed %d: %.2f %%", r->first_seed + i, 100 * accuracy);
-    if (way != r->base) fprintf(a->f, ", %+.2f points", 100 * (accuracy - r->ways[r->base].runs[i].test.accuracy));
-    if (r->student.spec && way == r->kept_way && i == r->kept_seed) fputs("; this one was kept", a->f);
+    report_print(a->f, ", seed %d: %.2f %%", r->first_seed + i, 100 * accuracy);
+    if (way != r->base)
+        report_print(a->f, ", %+.2f points", 100 * (accuracy - r->ways[r->base].runs[i].test.accuracy));
+    if (r->student.spec && way == r->kept_way && i == r->kept_seed) report_puts("; this one was kept", a->f);
     report_point_mark(a->f);
     if (r->student.spec && way == r->kept_way && i == r->kept_seed)
-        fprintf(a->f,
-                "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
-                x - 11, y);
+        report_print(
+            a->f, "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
+            x - 11, y);
     report_mark(a->f, x, y, 6, report_colour(r, way));
-    fputs("</g>", a->f);
+    report_puts("</g>", a->f);
 }
 
 /* A mark a seed and way on the test images, alone and distilled joined by a line; the teacher as a dashed line. */
@@ -1264,28 +1335,29 @@ static void report_seeds(FILE *f, const report *r)
         for (i = 0; i < r->seeds; ++i) report_widen(&a, r->ways[w].runs[i].test.accuracy);
     if (r->teacher_known) report_widen(&a, r->teacher_run.test.accuracy);
     report_margin(&a, 0.002);
-    fputs("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
+    report_puts("<div class=\"card\"><h3>Accuracy on the test images, seed by seed</h3>", f);
     report_legend(f, r, r->teacher_known);
     report_axes_open(&a, "seed");
     if (r->teacher_known) {
         const double y = report_y(&a, r->teacher_run.test.accuracy);
         report_point_open(f, &first);
-        fprintf(f, "teacher: %.2f %%", 100 * r->teacher_run.test.accuracy);
+        report_print(f, "teacher: %.2f %%", 100 * r->teacher_run.test.accuracy);
         report_point_mark(f);
-        fprintf(f,
-                "<line class=\"m\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--t)\" "
-                "stroke-width=\"2\" stroke-dasharray=\"6 4\"/></g>",
-                REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y);
+        report_print(f,
+                     "<line class=\"m\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--t)\" "
+                     "stroke-width=\"2\" stroke-dasharray=\"6 4\"/></g>",
+                     REPORT_LEFT, REPORT_WIDTH - REPORT_RIGHT, y, y);
     }
     for (i = 0; i < r->seeds; ++i) {
         const double x = report_x(&a, i + 1), alone = report_y(&a, r->ways[r->base].runs[i].test.accuracy),
                      soft = report_y(&a, r->ways[r->headline].runs[i].test.accuracy);
-        fprintf(f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>",
-                x, x, alone, soft);
+        report_print(
+            f, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"var(--a)\" stroke-width=\"2\"/>", x,
+            x, alone, soft);
         if (r->seeds <= 12 || i % ((r->seeds + 11) / 12) == 0) report_across(&a, i + 1, r->first_seed + i);
         for (w = 0; w < r->way_count; ++w) report_seed_point(&a, r, w, i, &first);
     }
-    fputs("</svg></div>", f);
+    report_puts("</svg></div>", f);
 }
 
 /* ---- students within a budget ----------------------------------------------------------------------------- */
@@ -1301,17 +1373,17 @@ static void report_candidate_point(const report_axes *a, const report_candidate 
     int i = 0;
     while (i < 3 && strcmp(marks[i].family, c->family) != 0) ++i;
     report_point_open(a->f, first);
-    fprintf(a->f, "%s, %.1f KB flash, %.1f KB RAM, %s multiply-adds: %.2f %% after %d epochs%s; ", c->family,
-            report_kilobytes(c->cost.flash_int8), report_kilobytes(c->cost.ram_int8),
-            report_short((double)c->cost.macs).chars, 100 * c->accuracy, c->epochs, chosen ? "; chosen" : "");
+    report_print(a->f, "%s, %.1f KB flash, %.1f KB RAM, %s multiply-adds: %.2f %% after %d epochs%s; ", c->family,
+                 report_kilobytes(c->cost.flash_int8), report_kilobytes(c->cost.ram_int8),
+                 report_short((double)c->cost.macs).chars, 100 * c->accuracy, c->epochs, chosen ? "; chosen" : "");
     report_escape(a->f, c->spec);
     report_point_mark(a->f);
     if (chosen)
-        fprintf(a->f,
-                "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
-                x - 11, y);
+        report_print(
+            a->f, "<path fill=\"none\" stroke=\"var(--ink)\" d=\"M%.1f %.1fa11 11 0 1 0 22 0a11 11 0 1 0 -22 0\"/>",
+            x - 11, y);
     report_mark(a->f, x, y, 5, marks[i].colour);
-    fputs("</g>", a->f);
+    report_puts("</g>", a->f);
 }
 
 /* Held-out accuracy of all that were tried, by their flash in 8 bits; that which was chosen in a ring. */
@@ -1327,17 +1399,18 @@ static void report_candidates(FILE *f, const report *r)
     }
     report_margin(&a, 0.01);
     while (a.right / step > 8) step *= step % 5 == 0 || step == 1 ? 2 : 5;
-    fputs("<div class=\"card\"><h3>Students that fit: accuracy by size</h3><p>Short trials on the held-out images; "
-          "those that did best were tried again, longer. In a ring the one that was chosen. Discs are plain "
-          "networks, "
-          "squares residual, diamonds depthwise separable ones.</p>",
-          f);
+    report_puts(
+        "<div class=\"card\"><h3>Students that fit: accuracy by size</h3><p>Short trials on the held-out images; "
+        "those that did best were tried again, longer. In a ring the one that was chosen. Discs are plain "
+        "networks, "
+        "squares residual, diamonds depthwise separable ones.</p>",
+        f);
     report_axes_open(&a, "flash in 8 bits, KB");
     for (tick = 0; tick <= a.right; tick += step) report_across(&a, tick, tick);
     for (i = r->candidate_count - 1; i >= 0; --i) {
         if (r->candidates[i].epochs) report_candidate_point(&a, &r->candidates[i], i == 0, &first);
     }
-    fputs("</svg></div>", f);
+    report_puts("</svg></div>", f);
 }
 
 /* The largest difference of a seed from the student alone, in points, or where the error bars end. */
@@ -1362,24 +1435,26 @@ static void report_gain_row(FILE *f, const report *r, int way, double y, double 
     const char *colour = report_colour(r, way);
     const double mean = zero + 100 * gain.mean * scale, error = 100 * gain.error * scale;
     int i;
-    fprintf(f, "<text x=\"%d\" y=\"%.1f\">", REPORT_RIGHT, y - 14);
+    report_print(f, "<text x=\"%d\" y=\"%.1f\">", REPORT_RIGHT, y - 14);
     report_escape(f, r->ways[way].title);
-    fputs("</text>", f);
+    report_puts("</text>", f);
     for (i = 0; i < r->seeds && r->seeds > 1; ++i)
-        fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"var(--%s)\" fill-opacity=\".45\"/>",
-                zero + 100 * scale * (r->ways[way].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy),
-                y + 9, colour);
+        report_print(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"var(--%s)\" fill-opacity=\".45\"/>",
+                     zero + 100 * scale *
+                                (r->ways[way].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy),
+                     y + 9, colour);
     report_point_open(f, first);
     report_escape(f, r->ways[way].title);
-    fprintf(f, ": %+.2f points", 100 * gain.mean);
-    if (r->seeds > 1) fprintf(f, ", standard error %.2f", 100 * gain.error);
+    report_print(f, ": %+.2f points", 100 * gain.mean);
+    if (r->seeds > 1) report_print(f, ", standard error %.2f", 100 * gain.error);
     report_point_mark(f);
-    fprintf(f,
-            "<path stroke=\"var(--%s)\" stroke-width=\"1.5\" d=\"M%.1f %.1fH%.1f\"/><path stroke=\"var(--%s)\" "
-            "stroke-width=\"4\" d=\"M%.1f %.1fH%.1f\"/>",
-            colour, mean - 2 * error, y, mean + 2 * error, colour, mean - error, y, mean + error);
+    report_print(
+        f,
+        "<path stroke=\"var(--%s)\" stroke-width=\"1.5\" d=\"M%.1f %.1fH%.1f\"/><path stroke=\"var(--%s)\" "
+        "stroke-width=\"4\" d=\"M%.1f %.1fH%.1f\"/>",
+        colour, mean - 2 * error, y, mean + 2 * error, colour, mean - error, y, mean + error);
     report_mark(f, mean, y, 6, colour);
-    fputs("</g>", f);
+    report_puts("</g>", f);
 }
 
 /* What each way adds to the student alone. */
@@ -1393,25 +1468,26 @@ static void report_gains(FILE *f, const report *r)
     int w, tick, row = 0, first = 1;
     size_t s = 0;
     while (s + 1 < sizeof steps / sizeof *steps && most / steps[s] > 4) ++s;
-    fputs("<div class=\"card\"><h3>Gain over the student alone, in points on the test images</h3>", f);
+    report_puts("<div class=\"card\"><h3>Gain over the student alone, in points on the test images</h3>", f);
     if (r->seeds > 1)
-        fputs("<p class=\"sub\">Mean, one standard error (thick) and two (thin); below it each seed's own "
-              "difference.</p>",
-              f);
-    fprintf(f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"gain of each way\">",
-            REPORT_WIDTH, height);
+        report_puts("<p class=\"sub\">Mean, one standard error (thick) and two (thin); below it each seed's own "
+                    "difference.</p>",
+                    f);
+    report_print(f, "<svg class=\"chart\" viewBox=\"0 0 %d %d\" role=\"group\" aria-label=\"gain of each way\">",
+                 REPORT_WIDTH, height);
     for (tick = -(int)(most / steps[s]); tick <= (int)(most / steps[s]); ++tick) {
         const double x = zero + tick * steps[s] * scale;
-        fprintf(f,
-                "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"var(--%s)\"/><text x=\"%.1f\" y=\"%d\" "
-                "text-anchor=\"middle\">",
-                x, x, TOP, height - 26, tick ? "line" : "soft", x, height - 8);
-        fprintf(f, tick ? "%+g</text>" : "%g</text>", tick * steps[s]);
+        report_print(
+            f,
+            "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"var(--%s)\"/><text x=\"%.1f\" y=\"%d\" "
+            "text-anchor=\"middle\">",
+            x, x, TOP, height - 26, tick ? "line" : "soft", x, height - 8);
+        report_print(f, tick ? "%+g</text>" : "%g</text>", tick * steps[s]);
     }
     for (w = 0; w < r->way_count; ++w) {
         if (w != r->base) report_gain_row(f, r, w, TOP + ROW * row++ + 24, zero, scale, &first);
     }
-    fputs("</svg></div>", f);
+    report_puts("</svg></div>", f);
 }
 
 /* How often those are right that are so and so sure. */
@@ -1421,26 +1497,26 @@ static void report_reliable(const report_axes *a, const report_reliability *b, c
     int64_t all = 0;
     int i, drawn = 0;
     for (i = 0; i < REPORT_BINS; ++i) all += b->count[i];
-    fprintf(a->f, "<path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
-            colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
+    report_print(a->f, "<path fill=\"none\" stroke-width=\"2\" stroke=\"var(--%s)\"%s d=\"", colour,
+                 colour[0] == 't' ? " stroke-dasharray=\"6 4\"" : "");
     for (i = 0; i < REPORT_BINS; ++i) {
         const double n = (double)b->count[i];
         if (n > 0)
-            fprintf(a->f, "%c%.1f %.1f", drawn++ ? 'L' : 'M', report_x(a, b->sure[i] / n),
-                    report_y(a, b->right[i] / n));
+            report_print(a->f, "%c%.1f %.1f", drawn++ ? 'L' : 'M', report_x(a, b->sure[i] / n),
+                         report_y(a, b->right[i] / n));
     }
-    fputs("\"/>", a->f);
+    report_puts("\"/>", a->f);
     for (i = 0; i < REPORT_BINS; ++i) {
         const double n = (double)b->count[i];
         if (n <= 0) continue;
         report_point_open(a->f, first);
         report_escape(a->f, title);
-        fprintf(a->f, ", %.1f %% of its answers: %.1f %% sure, %.1f %% right", 100 * n / (double)all,
-                100 * b->sure[i] / n, 100 * b->right[i] / n);
+        report_print(a->f, ", %.1f %% of its answers: %.1f %% sure, %.1f %% right", 100 * n / (double)all,
+                     100 * b->sure[i] / n, 100 * b->right[i] / n);
         report_point_mark(a->f);
         report_mark(a->f, report_x(a, b->sure[i] / n), report_y(a, b->right[i] / n),
                     2.5 + 6 * sqrt(n / (double)all), colour);
-        fputs("</g>", a->f);
+        report_puts("</g>", a->f);
     }
 }
 
@@ -1451,48 +1527,50 @@ static void report_calibration(FILE *f, const report *r)
     report_axes a;
     int i, first = 1;
     a.f = f, a.low = 0, a.high = 1, a.left = 0, a.right = 1;
-    fputs(
+    report_puts(
         "<div class=\"card\"><h3>Reliability: how sure, and how often right</h3><p class=\"sub\">On the diagonal "
         "confidence is accuracy; below it a model is too sure. Marks are larger where there are more answers.</p>",
         f);
     report_axes_open(&a, "confidence, %");
     for (i = 0; i <= 5; ++i) report_across(&a, 0.2 * i, 20 * i);
-    fprintf(f, "<path stroke=\"var(--soft)\" stroke-dasharray=\"2 4\" d=\"M%.1f %.1fL%.1f %.1f\"/>",
-            report_x(&a, 0), report_y(&a, 0), report_x(&a, 1), report_y(&a, 1));
+    report_print(f, "<path stroke=\"var(--soft)\" stroke-dasharray=\"2 4\" d=\"M%.1f %.1fL%.1f %.1f\"/>",
+                 report_x(&a, 0), report_y(&a, 0), report_x(&a, 1), report_y(&a, 1));
     if (teacher) report_reliable(&a, &r->teacher_reliability, "teacher", "t", &first);
     report_reliable(&a, alone, r->ways[r->base].title, "a", &first);
     report_reliable(&a, soft, r->ways[r->headline].title, "d", &first);
-    fputs("</svg><p class=\"legend\">", f);
+    report_puts("</svg><p class=\"legend\">", f);
     if (teacher)
-        fprintf(f, "<span><span class=\"key\" style=\"background:var(--t)\"></span>teacher, error %.3f</span> ",
-                report_ece(&r->teacher_reliability));
-    fprintf(f,
-            "<span><span class=\"key\" style=\"background:var(--a)\"></span>alone, %.3f</span> <span><span "
-            "class=\"key\" style=\"background:var(--d)\"></span>distilled, %.3f</span></p></div>",
-            report_ece(alone), report_ece(soft));
+        report_print(f,
+                     "<span><span class=\"key\" style=\"background:var(--t)\"></span>teacher, error %.3f</span> ",
+                     report_ece(&r->teacher_reliability));
+    report_print(f,
+                 "<span><span class=\"key\" style=\"background:var(--a)\"></span>alone, %.3f</span> <span><span "
+                 "class=\"key\" style=\"background:var(--d)\"></span>distilled, %.3f</span></p></div>",
+                 report_ece(alone), report_ece(soft));
 }
 
 /* Every seed's accuracy, as numbers. */
 static void report_seed_table(FILE *f, const report *r)
 {
     int i, w;
-    fputs("<details class=\"card\" style=\"margin-top:16px\"><summary>Every seed in numbers</summary><div "
-          "class=\"scroll\" tabindex=\"0\" "
-          "role=\"region\" aria-label=\"Accuracy of every seed\"><table class=\"sort\"><thead><tr><th>seed</th>",
-          f);
+    report_puts(
+        "<details class=\"card\" style=\"margin-top:16px\"><summary>Every seed in numbers</summary><div "
+        "class=\"scroll\" tabindex=\"0\" "
+        "role=\"region\" aria-label=\"Accuracy of every seed\"><table class=\"sort\"><thead><tr><th>seed</th>",
+        f);
     for (w = 0; w < r->way_count; ++w) {
-        fputs("<th>", f);
+        report_puts("<th>", f);
         report_escape(f, r->ways[w].title);
-        fputs("</th>", f);
+        report_puts("</th>", f);
     }
-    fputs("<th>distilled less alone</th></tr></thead><tbody>", f);
+    report_puts("<th>distilled less alone</th></tr></thead><tbody>", f);
     for (i = 0; i < r->seeds; ++i) {
-        fprintf(f, "<tr><th scope=\"row\">%d</th>", r->first_seed + i);
+        report_print(f, "<tr><th scope=\"row\">%d</th>", r->first_seed + i);
         for (w = 0; w < r->way_count; ++w) report_percent_cell(f, r->ways[w].runs[i].test.accuracy);
-        fprintf(f, "<td>%+.2f</td></tr>",
-                100 * (r->ways[r->headline].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy));
+        report_print(f, "<td>%+.2f</td></tr>",
+                     100 * (r->ways[r->headline].runs[i].test.accuracy - r->ways[r->base].runs[i].test.accuracy));
     }
-    fputs("</tbody></table></div></details>", f);
+    report_puts("</tbody></table></div></details>", f);
 }
 
 /* ---- what was tried -------------------------------------------------------------------------------------- */
@@ -1509,29 +1587,29 @@ static void report_grid(FILE *f, const report *r, int way)
     if (w->grid_count < 2) return;
     for (i = 1; i < w->grid_count; ++i) epochs |= w->grid[i].epochs != first->epochs;
     report_scroll(f, w->title);
-    fputs("<h3>", f);
+    report_puts("<h3>", f);
     report_key(f, report_colour(r, way));
     report_escape(f, w->title);
-    fprintf(f, "</h3><table class=\"sort full\"><thead><tr>%s", first->loss ? "<th>loss</th>" : "");
+    report_print(f, "</h3><table class=\"sort full\"><thead><tr>%s", first->loss ? "<th>loss</th>" : "");
     for (k = 0; k < 5; ++k) {
-        if (used[k] >= 0) fprintf(f, "<th>%s</th>", heads[k]);
+        if (used[k] >= 0) report_print(f, "<th>%s</th>", heads[k]);
     }
-    fprintf(f, "%s<th>held-out accuracy</th><th></th></tr></thead><tbody>", epochs ? "<th>epochs</th>" : "");
+    report_print(f, "%s<th>held-out accuracy</th><th></th></tr></thead><tbody>", epochs ? "<th>epochs</th>" : "");
     for (i = 0; i < w->grid_count; ++i) {
         const report_trial *t = &w->grid[i];
         const double values[] = {t->lr, t->weight_decay, t->mixup, t->temperature, t->alpha};
-        fputs(i == w->chosen ? "<tr class=\"chosen\">" : "<tr>", f);
-        if (first->loss) fprintf(f, "<td>%s</td>", t->loss ? t->loss : "&ndash;");
+        report_puts(i == w->chosen ? "<tr class=\"chosen\">" : "<tr>", f);
+        if (first->loss) report_print(f, "<td>%s</td>", t->loss ? t->loss : "&ndash;");
         for (k = 0; k < 5; ++k) {
-            if (used[k] >= 0 && values[k] >= 0) fprintf(f, "<td>%g</td>", values[k]);
-            if (used[k] >= 0 && values[k] < 0) fputs("<td>&ndash;</td>", f);
+            if (used[k] >= 0 && values[k] >= 0) report_print(f, "<td>%g</td>", values[k]);
+            if (used[k] >= 0 && values[k] < 0) report_puts("<td>&ndash;</td>", f);
         }
-        if (epochs) fprintf(f, "<td>%d</td>", t->epochs);
-        fprintf(f, "<td>%.2f&nbsp;%%", 100 * t->validation);
-        if (t->students > 1) fprintf(f, " &plusmn;&nbsp;%.2f", 100 * t->sd);
-        fprintf(f, "</td><td>%s</td></tr>", i == w->chosen ? "chosen" : "");
+        if (epochs) report_print(f, "<td>%d</td>", t->epochs);
+        report_print(f, "<td>%.2f&nbsp;%%", 100 * t->validation);
+        if (t->students > 1) report_print(f, " &plusmn;&nbsp;%.2f", 100 * t->sd);
+        report_print(f, "</td><td>%s</td></tr>", i == w->chosen ? "chosen" : "");
     }
-    fputs("</tbody></table></div>", f);
+    report_puts("</tbody></table></div>", f);
 }
 
 static void report_grids(FILE *f, const report *r)
@@ -1539,12 +1617,12 @@ static void report_grids(FILE *f, const report *r)
     int i, grids = 0;
     for (i = 0; i < r->way_count; ++i) grids += r->ways[i].grid_count > 1;
     if (!grids) return;
-    fputs(
+    report_puts(
         "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
         "it.</p><div class=\"row wide tried\">",
         f);
     for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* ---- what the teacher knows ------------------------------------------------------------------------------ */
@@ -1592,31 +1670,32 @@ static void report_soft_card(FILE *f, const report *r, int image, const double *
     const int bars = r->class_count < REPORT_BARS ? r->class_count : REPORT_BARS;
     int order[REPORT_BARS], i, t, first = 1;
     report_order(row, r->class_count, order, bars);
-    fputs("<div class=\"card soft\"><div>", f);
-    (void)report_tiles(f, r, &r->test, &image, 1, REPORT_LARGE, "width:100%;height:auto");
-    fputs("<p style=\"margin:6px 0 0;overflow-wrap:anywhere\">", f);
+    report_print(f, "<div class=\"card soft\"%s><div>", r->texts ? " style=\"grid-template-columns:1fr\"" : "");
+    (void)report_tiles(f, r, &r->test, &image, 1, REPORT_LARGE, r->texts ? "" : "width:100%;height:auto");
+    report_puts("<p style=\"margin:6px 0 0;overflow-wrap:anywhere\">", f);
     report_escape(f, r->classes[r->test.labels[image]]);
-    fprintf(f, "</p></div><svg viewBox=\"0 0 260 %d\" role=\"group\" aria-label=\"the teacher's probabilities\">",
-            bars * STEP);
+    report_print(f,
+                 "</p></div><svg viewBox=\"0 0 260 %d\" role=\"group\" aria-label=\"the teacher's probabilities\">",
+                 bars * STEP);
     for (i = 0; i < bars; ++i) {
         double p[3];
         for (t = 0; t < 3; ++t) p[t] = report_probability(row, r->class_count, order[i], temperatures[t]);
-        fprintf(f, "<text x=\"0\" y=\"%d\">", i * STEP + 12);
+        report_print(f, "<text x=\"0\" y=\"%d\">", i * STEP + 12);
         report_escape(f, r->classes[order[i]]);
-        fprintf(f, "</text><text x=\"258\" y=\"%d\" text-anchor=\"end\">%.1f, %.1f, %.1f&#8239;%%</text>",
-                i * STEP + 12, 100 * p[0], 100 * p[1], 100 * p[2]);
+        report_print(f, "</text><text x=\"258\" y=\"%d\" text-anchor=\"end\">%.1f, %.1f, %.1f&#8239;%%</text>",
+                     i * STEP + 12, 100 * p[0], 100 * p[1], 100 * p[2]);
         for (t = 0; t < 3; ++t) {
             report_point_open(f, &first);
             report_escape(f, r->classes[order[i]]);
-            fprintf(f, " at T = %g: %.2f %%", temperatures[t], 100 * p[t]);
+            report_print(f, " at T = %g: %.2f %%", temperatures[t], 100 * p[t]);
             report_point_mark(f);
-            fprintf(
+            report_print(
                 f,
                 "<rect class=\"m\" x=\"0\" y=\"%d\" width=\"%.1f\" height=\"6\" rx=\"2\" fill=\"var(--%d)\"/></g>",
                 i * STEP + 17 + 8 * t, fmax(258 * p[t], 1.5), t + 1);
         }
     }
-    fputs("</svg></div>", f);
+    report_puts("</svg></div>", f);
 }
 
 static void report_soft_targets(FILE *f, const report *r)
@@ -1629,17 +1708,17 @@ static void report_soft_targets(FILE *f, const report *r)
     temperatures[2] = temperatures[1] < 10 ? 10 : 4 * temperatures[1];
     picked = report_pick(r, which);
     if (!picked) return;
-    fputs("<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
-          "temperatures: "
-          "the student learns from the small ones as well.</p><p class=\"legend\">",
-          f);
+    report_puts("<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
+                "temperatures: "
+                "the student learns from the small ones as well.</p><p class=\"legend\">",
+                f);
     for (i = 0; i < 3; ++i)
-        fprintf(f, "<span><span class=\"key\" style=\"background:var(--%d)\"></span>T = %g</span> ", i + 1,
-                temperatures[i]);
-    fputs("</p><div class=\"row\" style=\"grid-template-columns:repeat(auto-fit,minmax(min(310px,100%),1fr))\">",
-          f);
+        report_print(f, "<span><span class=\"key\" style=\"background:var(--%d)\"></span>T = %g</span> ", i + 1,
+                     temperatures[i]);
+    report_puts(
+        "</p><div class=\"row\" style=\"grid-template-columns:repeat(auto-fit,minmax(min(310px,100%),1fr))\">", f);
     for (i = 0; i < picked; ++i) report_soft_card(f, r, which[i], temperatures);
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* ---- a soft decision tree -------------------------------------------------------------------------------- */
@@ -1726,10 +1805,10 @@ static void report_filter(FILE *f, const report *r, int node, double x, double y
         for (i = 0; i < plane; ++i)
             for (c = 0; c < 3; ++c)
                 rgb[3 * i + c] = (uint8_t)(255 - fabs(sum[i]) / largest * (255 - full[sum[i] < 0][c]));
-        fprintf(f, "<image x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" href=\"", x - size / 2,
-                y - size / 2, size, size);
+        report_print(f, "<image x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" href=\"", x - size / 2,
+                     y - size / 2, size, size);
         (void)report_png(f, rgb, r->width, r->height, 3);
-        fputs("\"/>", f);
+        report_puts("\"/>", f);
     }
     free(rgb);
     free(sum);
@@ -1786,15 +1865,16 @@ static void report_tree_leaf(FILE *f, const report *r, int node)
     double sure = 0;
     const int says = report_below(r->tree, node, &sure);
     const double x = report_node_x(node), y = report_node_y(node);
-    fprintf(f, "<g class=\"p\"><title>%.2f %% of the images; %.0f %% ", 100 * r->tree->share[node], 100 * sure);
+    report_print(f, "<g class=\"p\"><title>%.2f %% of the images; %.0f %% ", 100 * r->tree->share[node],
+                 100 * sure);
     report_escape(f, r->classes[says]);
-    fprintf(
+    report_print(
         f,
         "</title><rect class=\"m\" x=\"%.1f\" y=\"%.1f\" width=\"16\" height=\"16\" rx=\"4\" fill=\"var(--%s)\" "
         "fill-opacity=\"%.2f\" stroke=\"var(--line)\"/><text transform=\"translate(%.1f %.1f) rotate(90)\">",
         x - 8, y - 8, report_on_path(r->tree, node) ? "d" : "t", 0.1 + 0.9 * sure, x - 4, y + 14);
     report_escape(f, r->classes[says]);
-    fprintf(f, " %.0f&#8239;%%</text></g>", 100 * sure);
+    report_print(f, " %.0f&#8239;%%</text></g>", 100 * sure);
 }
 
 static void report_decisions(FILE *f, const report *r)
@@ -1804,47 +1884,49 @@ static void report_decisions(FILE *f, const report *r)
     if (!t) return;
     levels = t->about.depth < REPORT_LEVELS ? t->about.depth : REPORT_LEVELS;
     leaves = 1 << levels;
-    fputs("<h2>How the student decides</h2><p>It is a soft decision tree. ", f);
+    report_puts("<h2>How the student decides</h2><p>It is a soft decision tree. ", f);
     if (t->filters)
-        fputs("Each inner node weighs the pixels: orange ones that are bright send an image to the right, blue "
-              "ones to "
-              "the left. ",
-              f);
-    fputs(
+        report_puts(
+            "Each inner node weighs the pixels: orange ones that are bright send an image to the right, blue "
+            "ones to "
+            "the left. ",
+            f);
+    report_puts(
         "Lines are as thick as the share of the test images that takes them; a square is a leaf, with the class it "
         "names. ",
         f);
-    if (t->about.depth > levels) fprintf(f, "The first %d of %d levels are drawn. ", levels, t->about.depth);
-    fprintf(f, "Asked for the most probable leaf alone, the tree is right on %.2f&nbsp;%% of the test images. ",
-            100 * t->path_accuracy);
-    if (t->example >= 0) fputs("The green way is that of the image in the corner.", f);
-    fprintf(f,
-            "</p><div class=\"card scroll tree\" tabindex=\"0\" role=\"region\" aria-label=\"the tree\"><svg "
-            "viewBox=\"0 0 %d %d\" role=\"group\">",
-            REPORT_TREE_WIDTH, REPORT_TREE_TOP + levels * REPORT_TREE_STEP + 120);
+    if (t->about.depth > levels) report_print(f, "The first %d of %d levels are drawn. ", levels, t->about.depth);
+    report_print(f,
+                 "Asked for the most probable leaf alone, the tree is right on %.2f&nbsp;%% of the test images. ",
+                 100 * t->path_accuracy);
+    if (t->example >= 0) report_puts("The green way is that of the image in the corner.", f);
+    report_print(f,
+                 "</p><div class=\"card scroll tree\" tabindex=\"0\" role=\"region\" aria-label=\"the tree\"><svg "
+                 "viewBox=\"0 0 %d %d\" role=\"group\">",
+                 REPORT_TREE_WIDTH, REPORT_TREE_TOP + levels * REPORT_TREE_STEP + 120);
     for (j = 1; j < 2 * leaves - 1; ++j)
-        fprintf(f,
-                "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"var(--%s)\" "
-                "stroke-width=\"%.1f\"><title>%.2f %% of the images</title></line>",
-                report_node_x((j - 1) / 2), report_node_y((j - 1) / 2), report_node_x(j), report_node_y(j),
-                report_on_path(t, j) ? "d" : "a", 1 + 13 * t->share[j], 100 * t->share[j]);
+        report_print(f,
+                     "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"var(--%s)\" "
+                     "stroke-width=\"%.1f\"><title>%.2f %% of the images</title></line>",
+                     report_node_x((j - 1) / 2), report_node_y((j - 1) / 2), report_node_x(j), report_node_y(j),
+                     report_on_path(t, j) ? "d" : "a", 1 + 13 * t->share[j], 100 * t->share[j]);
     for (j = 0; j < leaves - 1; ++j) {
         const double room = 0.8 * REPORT_TREE_WIDTH / (1 << report_level(j));
         if (t->filters)
             report_filter(f, r, j, report_node_x(j), report_node_y(j), room < 76 ? room : 76);
         else
-            fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/>", report_node_x(j),
-                    report_node_y(j));
+            report_print(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"var(--a)\"/>", report_node_x(j),
+                         report_node_y(j));
     }
     for (j = leaves - 1; j < 2 * leaves - 1; ++j) report_tree_leaf(f, r, j);
-    fputs("</svg>", f);
+    report_puts("</svg>", f);
     if (t->example >= 0) {
-        fputs("<div style=\"position:absolute;left:20px;top:18px;font-size:13px\">", f);
+        report_puts("<div style=\"position:absolute;left:20px;top:18px;font-size:13px\">", f);
         (void)report_tiles(f, r, &r->test, &t->example, 1, REPORT_LARGE, "width:72px;height:auto");
         report_escape(f, r->classes[r->test.labels[t->example]]);
-        fputs("</div>", f);
+        report_puts("</div>", f);
     }
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* ---- what pulls at the student --------------------------------------------------------------------------- */
@@ -1852,26 +1934,28 @@ static void report_decisions(FILE *f, const report *r)
 static void report_diagnosis(FILE *f, const report *r)
 {
     const kd_diagnosis *b = &r->before, *a = &r->after;
-    fputs("<h2>What pulls at the student</h2><p>On the images it learned from, the student that was kept, before "
-          "training and after. The cosine says whether teacher and labels ask for the same: 1 the same, 0 nothing "
-          "in common, below 0 the opposite.",
-          f);
+    report_puts(
+        "<h2>What pulls at the student</h2><p>On the images it learned from, the student that was kept, before "
+        "training and after. The cosine says whether teacher and labels ask for the same: 1 the same, 0 nothing "
+        "in common, below 0 the opposite.",
+        f);
     if (r->has_temperature)
-        fprintf(f,
-                " A soft target's entropy lies between 0, a bare label, and %.2f nats, every class alike; here, at "
-                "temperature %g, it is %.2f.",
-                log((double)r->class_count), r->temperature, a->target_entropy);
-    fputs("</p>", f);
+        report_print(
+            f,
+            " A soft target's entropy lies between 0, a bare label, and %.2f nats, every class alike; here, at "
+            "temperature %g, it is %.2f.",
+            log((double)r->class_count), r->temperature, a->target_entropy);
+    report_puts("</p>", f);
     report_scroll(f, "Pull of teacher and labels");
-    fputs(
+    report_puts(
         "<table><thead><tr><th></th><th>weight in the loss</th><th>gradient before</th><th>after</th></tr></thead>",
         f);
-    fprintf(f, "<tr><th>teacher</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->soft_weight, b->soft_norm,
-            a->soft_norm);
-    fprintf(f, "<tr><th>labels</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->hard_weight, b->hard_norm,
-            a->hard_norm);
-    fprintf(f, "<tr><th>cosine of the two</th><td></td><td>%.2f</td><td>%.2f</td></tr></table></div>",
-            b->gradient_cosine, a->gradient_cosine);
+    report_print(f, "<tr><th>teacher</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->soft_weight,
+                 b->soft_norm, a->soft_norm);
+    report_print(f, "<tr><th>labels</th><td>%.3g</td><td>%.3g</td><td>%.3g</td></tr>", a->hard_weight, b->hard_norm,
+                 a->hard_norm);
+    report_print(f, "<tr><th>cosine of the two</th><td></td><td>%.2f</td><td>%.2f</td></tr></table></div>",
+                 b->gradient_cosine, a->gradient_cosine);
 }
 
 /* ---- where the student errs ------------------------------------------------------------------------------ */
@@ -1881,21 +1965,21 @@ static void report_cell(FILE *f, const report *r, int row, int column, int64_t n
                         int *first)
 {
     const double share = total ? (double)n / (double)total : 0;
-    fprintf(f, "<td class=\"%s p\" tabindex=\"%d\"", row == column ? "hit" : "miss", *first ? 0 : -1);
+    report_print(f, "<td class=\"%s p\" tabindex=\"%d\"", row == column ? "hit" : "miss", *first ? 0 : -1);
     *first = 0;
     if (n) {
-        fprintf(f, " style=\"--v:%.0f%%\" title=\"%.1f %% of ", row == column ? 60 * share : fmin(85, 280 * share),
-                100 * share);
+        report_print(f, " style=\"--v:%.0f%%\" title=\"%.1f %% of ",
+                     row == column ? 60 * share : fmin(85, 280 * share), 100 * share);
         report_escape(f, r->classes[row]);
-        fputs(row == column ? " recognised (" : " taken for ", f);
+        report_puts(row == column ? " recognised (" : " taken for ", f);
         if (row != column) report_escape(f, r->classes[column]);
-        fprintf(f, per > 1 ? "%s%.1f of %.0f images, mean over seeds)\"" : "%s%.0f of %.0f images)\"",
-                row == column ? "" : " (", (double)n / per, (double)total / per);
+        report_print(f, per > 1 ? "%s%.1f of %.0f images, mean over seeds)\"" : "%s%.0f of %.0f images)\"",
+                     row == column ? "" : " (", (double)n / per, (double)total / per);
     }
     fputc('>', f);
-    if (n && share < 0.005) fputs("&middot;", f);
-    if (share >= 0.005) fprintf(f, "%.0f", 100 * share);
-    fputs("</td>", f);
+    if (n && share < 0.005) report_puts("&middot;", f);
+    if (share >= 0.005) report_print(f, "%.0f", 100 * share);
+    report_puts("</td>", f);
 }
 
 /* Rows are true classes; counted over `per` students. */
@@ -1904,28 +1988,28 @@ static void report_matrix(FILE *f, const report *r, const int64_t *counts, int p
 {
     int i, j, first = 1;
     report_scroll(f, title);
-    fputs("<h3>", f);
+    report_puts("<h3>", f);
     report_key(f, colour);
     report_escape(f, title);
-    fprintf(f, "</h3><table class=\"matrix full\" style=\"min-width:%dpx\"><thead><tr><th></th>",
-            62 + 23 * r->class_count);
+    report_print(f, "</h3><table class=\"matrix full\" style=\"min-width:%dpx\"><thead><tr><th></th>",
+                 62 + 23 * r->class_count);
     for (j = 0; j < r->class_count; ++j) {
-        fputs("<th scope=\"col\"><span>", f);
+        report_puts("<th scope=\"col\"><span>", f);
         report_escape(f, r->classes[j]);
-        fputs("</span></th>", f);
+        report_puts("</span></th>", f);
     }
-    fputs("</tr></thead><tbody>", f);
+    report_puts("</tr></thead><tbody>", f);
     for (i = 0; i < r->class_count; ++i) {
         const int64_t *row = counts + (size_t)i * (size_t)r->class_count;
         int64_t total = 0;
         for (j = 0; j < r->class_count; ++j) total += row[j];
-        fputs("<tr><th scope=\"row\">", f);
+        report_puts("<tr><th scope=\"row\">", f);
         report_escape(f, r->classes[i]);
-        fputs("</th>", f);
+        report_puts("</th>", f);
         for (j = 0; j < r->class_count; ++j) report_cell(f, r, i, j, row[j], total, per, &first);
-        fputs("</tr>", f);
+        report_puts("</tr>", f);
     }
-    fputs("</tbody></table></div>", f);
+    report_puts("</tbody></table></div>", f);
 }
 
 /* The student alone beside the one that was kept. */
@@ -1934,13 +2018,13 @@ static void report_matrices(FILE *f, const report *r)
     const report_way *alone = &r->ways[r->base];
     char title[256];
     if (r->class_count > REPORT_CLASSES) return;
-    fprintf(f, "<div class=\"%s\">", r->class_count > 12 ? "stack" : "row wide");
+    report_print(f, "<div class=\"%s\">", r->class_count > 12 ? "stack" : "row wide");
     snprintf(title, sizeof title, r->seeds > 1 ? "%s, mean of %d seeds" : "%s", alone->title, r->seeds);
     report_matrix(f, r, alone->confusion, r->seeds, title, "a");
     snprintf(title, sizeof title, "the one that was kept: %s, seed %d", r->ways[r->kept_way].title,
              r->first_seed + r->kept_seed);
     report_matrix(f, r, r->confusion, 1, title, report_colour(r, r->kept_way));
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 static int report_class_size(const report_images *from, int c)
@@ -1964,26 +2048,27 @@ static void report_classes(FILE *f, const report *r)
     int c, w;
     if (r->class_count > KD_METRICS_CLASSES) return;
     report_scroll(f, "Errors in each class");
-    fputs("<h3>Errors in each class, percent of its test images</h3><table class=\"sort full\"><thead><tr><th>class"
-          "</th><th>test images</th>",
-          f);
-    if (r->teacher_known) fputs("<th>teacher</th>", f);
+    report_puts(
+        "<h3>Errors in each class, percent of its test images</h3><table class=\"sort full\"><thead><tr><th>class"
+        "</th><th>test images</th>",
+        f);
+    if (r->teacher_known) report_puts("<th>teacher</th>", f);
     for (w = 0; w < r->way_count; ++w) {
-        fputs("<th>", f);
+        report_puts("<th>", f);
         report_escape(f, r->ways[w].title);
-        fputs("</th>", f);
+        report_puts("</th>", f);
     }
-    fputs("</tr></thead><tbody>", f);
+    report_puts("</tr></thead><tbody>", f);
     for (c = 0; c < r->class_count; ++c) {
-        fputs("<tr><th scope=\"row\">", f);
+        report_puts("<tr><th scope=\"row\">", f);
         report_escape(f, r->classes[c]);
-        fprintf(f, "</th><td>%d</td>", report_class_size(&r->test, c));
-        if (r->teacher_known) fprintf(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
+        report_print(f, "</th><td>%d</td>", report_class_size(&r->test, c));
+        if (r->teacher_known) report_print(f, "<td>%.1f</td>", 100 * report_class_error(&r->teacher_run, 1, c));
         for (w = 0; w < r->way_count; ++w)
-            fprintf(f, "<td>%.1f</td>", 100 * report_class_error(r->ways[w].runs, r->seeds, c));
-        fputs("</tr>", f);
+            report_print(f, "<td>%.1f</td>", 100 * report_class_error(r->ways[w].runs, r->seeds, c));
+        report_puts("</tr>", f);
     }
-    fputs("</tbody></table></div>", f);
+    report_puts("</tbody></table></div>", f);
 }
 
 static void report_pairs(FILE *f, const report *r)
@@ -1992,7 +2077,8 @@ static void report_pairs(FILE *f, const report *r)
     int64_t below = INT64_MAX;
     size_t last = 0, best, i;
     int shown;
-    fputs("<div class=\"card\"><h3>Most frequent confusions of the one that was kept, in test images</h3><dl>", f);
+    report_puts(
+        "<div class=\"card\"><h3>Most frequent confusions of the one that was kept, in test images</h3><dl>", f);
     for (shown = 0; shown < REPORT_PAIRS; ++shown) {
         for (best = cells, i = 0; i < cells; ++i) { /* the next one down: fewer, or as many but later */
             const int64_t n = r->confusion[i];
@@ -2001,21 +2087,21 @@ static void report_pairs(FILE *f, const report *r)
             if (best == cells || n > r->confusion[best]) best = i;
         }
         if (best == cells) break;
-        fputs("<dt>", f);
+        report_puts("<dt>", f);
         report_escape(f, r->classes[best / (size_t)r->class_count]);
-        fputs(" taken for ", f);
+        report_puts(" taken for ", f);
         report_escape(f, r->classes[best % (size_t)r->class_count]);
-        fprintf(f, "</dt><dd>%lld</dd>", (long long)r->confusion[best]);
+        report_print(f, "</dt><dd>%lld</dd>", (long long)r->confusion[best]);
         below = r->confusion[best], last = best;
     }
-    fputs("</dl></div>", f);
+    report_puts("</dl></div>", f);
 }
 
 static void report_says(FILE *f, const report *r, const char *who, int class_index, double probability, int label)
 {
-    fprintf(f, "<br>%s: <span class=\"%s\">", who, class_index == label ? "right" : "wrong");
+    report_print(f, "<br>%s: <span class=\"%s\">", who, class_index == label ? "right" : "wrong");
     report_escape(f, r->classes[class_index]);
-    fprintf(f, "</span> %.0f&#8239;%%", 100 * probability);
+    report_print(f, "</span> %.0f&#8239;%%", 100 * probability);
 }
 
 static void report_disagreements(FILE *f, const report *r)
@@ -2039,37 +2125,38 @@ static void report_disagreements(FILE *f, const report *r)
         which[k] = i, sure[k] = both;
     }
     if (!all) {
-        fprintf(f, "<h2>Where teacher and student disagree</h2><p>On none of the %s test images.</p>",
-                report_count(r->test.count).chars);
+        report_print(f, "<h2>Where teacher and student disagree</h2><p>On none of the %s test images.</p>",
+                     report_count(r->test.count).chars);
         return;
     }
-    fprintf(f,
-            "<h2>Where teacher and student disagree</h2><p>On %d of %s test images; the teacher is right on %d of "
-            "them, the "
-            "student on %d. Shown are those on which both are surest.</p><div class=\"grid\">",
-            all, report_count(r->test.count).chars, teacher_right, student_right);
+    report_print(
+        f,
+        "<h2>Where teacher and student disagree</h2><p>On %d of %s test images; the teacher is right on %d of "
+        "them, the "
+        "student on %d. Shown are those on which both are surest.</p><div class=\"grid\">",
+        all, report_count(r->test.count).chars, teacher_right, student_right);
     for (i = 0; i < count; ++i) {
         const float *t = r->teacher_logits + (size_t)which[i] * (size_t)r->class_count;
         const float *s = r->student_logits + (size_t)which[i] * (size_t)r->class_count;
         const int label = r->test.labels[which[i]], tc = report_argmax(t, r->class_count),
                   sc = report_argmax(s, r->class_count);
-        fputs("<div class=\"tile\">", f);
-        (void)report_tiles(f, r, &r->test, &which[i], 1, REPORT_LARGE, "width:100%;height:auto");
-        fputs("<b>", f);
+        report_puts("<div class=\"tile\">", f);
+        (void)report_tiles(f, r, &r->test, &which[i], 1, REPORT_LARGE, r->texts ? "" : "width:100%;height:auto");
+        report_puts("<b>", f);
         report_escape(f, r->classes[label]);
-        fputs("</b>", f);
+        report_puts("</b>", f);
         report_says(f, r, "teacher", tc, report_probability(t, r->class_count, tc, 1), label);
         report_says(f, r, "student", sc, report_probability(s, r->class_count, sc, 1), label);
         if (r->loaded && r->loaded->test.origin) {
             char name[512];
             (void)images_name(r->loaded, &r->loaded->test, which[i], name, sizeof name);
-            fputs("<small>", f);
+            report_puts("<small>", f);
             report_escape(f, name);
-            fputs("</small>", f);
+            report_puts("</small>", f);
         }
-        fputs("</div>", f);
+        report_puts("</div>", f);
     }
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* ---- what it was trained on, and how --------------------------------------------------------------------- */
@@ -2079,6 +2166,7 @@ static void report_strips(FILE *f, const report *r, const report_images *from, i
 {
     enum { STRIP = 6 };
     int which[REPORT_SAMPLES], found = 0, i;
+    if (r->texts) count /= 4; /* each takes a line */
     for (i = 0; i < from->count && found < count; ++i) {
         if (from->labels[i] == c) which[found++] = i;
     }
@@ -2092,46 +2180,48 @@ static void report_said(FILE *f, const images *loaded)
 {
     int i;
     if (!loaded || !loaded->said_count) return;
-    fputs("<div class=\"card\" style=\"margin-top:16px\"><h3>What was said of them</h3><ul class=\"said\">", f);
+    report_puts("<div class=\"card\" style=\"margin-top:16px\"><h3>What was said of them</h3><ul class=\"said\">",
+                f);
     for (i = 0; i < loaded->said_count; ++i) {
-        fputs("<li>", f);
+        report_puts("<li>", f);
         report_escape(f, loaded->said[i]);
-        fputs("</li>", f);
+        report_puts("</li>", f);
     }
-    fputs("</ul></div>", f);
+    report_puts("</ul></div>", f);
 }
 
 static void report_samples(FILE *f, const report *r)
 {
     const int shown = r->class_count < REPORT_CLASSES ? r->class_count : REPORT_CLASSES;
     int c;
-    fprintf(
+    report_print(
         f,
         "<h2 id=\"images\">The images</h2><p>The first of each class, as the models see them: %d to train on, and "
         "then %d to test.",
-        REPORT_SAMPLES, REPORT_SAMPLES / 2);
-    if (shown < r->class_count) fprintf(f, " The first %d of %d classes are shown.", shown, r->class_count);
-    fputs("</p><div class=\"card strip\">", f);
+        REPORT_SAMPLES / (r->texts ? 4 : 1), REPORT_SAMPLES / (r->texts ? 8 : 2));
+    if (shown < r->class_count) report_print(f, " The first %d of %d classes are shown.", shown, r->class_count);
+    report_puts("</p><div class=\"card strip\">", f);
     for (c = 0; c < shown; ++c) {
-        fputs("<span>", f);
+        report_puts("<span>", f);
         report_escape(f, r->classes[c]);
-        fprintf(f, "<small>%d train, %d&nbsp;test</small></span><div>", report_class_size(&r->train, c),
-                report_class_size(&r->test, c));
+        report_print(f, "<small>%d train, %d&nbsp;test</small></span><div>", report_class_size(&r->train, c),
+                     report_class_size(&r->test, c));
         report_strips(f, r, &r->train, c, REPORT_SAMPLES, "");
-        report_strips(f, r, &r->test, c, REPORT_SAMPLES / 2, "outline:2px solid var(--t);outline-offset:-2px");
-        fputs("</div>", f);
+        report_strips(f, r, &r->test, c, REPORT_SAMPLES / 2,
+                      r->texts ? "border-color:var(--t)" : "outline:2px solid var(--t);outline-offset:-2px");
+        report_puts("</div>", f);
     }
-    fputs("</div>", f);
+    report_puts("</div>", f);
     report_said(f, r->loaded);
 }
 
 static void report_seconds(FILE *f, double seconds)
 {
-    fprintf(f,
-            seconds < 9.95  ? "%.1f&nbsp;s"
-            : seconds < 600 ? "%.0f&nbsp;s"
-                            : "%.1f&nbsp;min",
-            seconds < 600 ? seconds : seconds / 60);
+    report_print(f,
+                 seconds < 9.95  ? "%.1f&nbsp;s"
+                 : seconds < 600 ? "%.0f&nbsp;s"
+                                 : "%.1f&nbsp;min",
+                 seconds < 600 ? seconds : seconds / 60);
 }
 
 static void report_stages(FILE *f, const report *r)
@@ -2141,56 +2231,56 @@ static void report_stages(FILE *f, const report *r)
     int i;
     for (i = 0; i < r->stage_count; ++i) all += r->stages[i].seconds;
     if (!(all > 0)) return;
-    fputs("<div class=\"card\"><h3>Where the time went</h3><div class=\"bar\" aria-hidden=\"true\">", f);
+    report_puts("<div class=\"card\"><h3>Where the time went</h3><div class=\"bar\" aria-hidden=\"true\">", f);
     for (i = 0; i < r->stage_count; ++i)
-        fprintf(f, "<i style=\"width:%.2f%%;background:var(--%s)\"></i>", 100 * r->stages[i].seconds / all,
-                colours[i % 8]);
-    fputs("</div><dl>", f);
+        report_print(f, "<i style=\"width:%.2f%%;background:var(--%s)\"></i>", 100 * r->stages[i].seconds / all,
+                     colours[i % 8]);
+    report_puts("</div><dl>", f);
     for (i = 0; i < r->stage_count; ++i) {
-        fputs("<dt>", f);
+        report_puts("<dt>", f);
         report_key(f, colours[i % 8]);
         report_escape(f, r->stages[i].name);
-        fputs("</dt><dd>", f);
+        report_puts("</dt><dd>", f);
         report_seconds(f, r->stages[i].seconds);
-        fputs("</dd>", f);
+        report_puts("</dd>", f);
     }
-    fputs("<dt>all</dt><dd>", f);
+    report_puts("<dt>all</dt><dd>", f);
     report_seconds(f, r->seconds);
-    fputs("</dd></dl></div>", f);
+    report_puts("</dd></dl></div>", f);
 }
 
 static void report_files(FILE *f, const report *r)
 {
     int i;
     if (!r->file_count) return;
-    fputs("<div class=\"card\"><h3>Files, and their SHA-256</h3><dl>", f);
+    report_puts("<div class=\"card\"><h3>Files, and their SHA-256</h3><dl>", f);
     for (i = 0; i < r->file_count; ++i) {
-        fputs("<dt>", f);
+        report_puts("<dt>", f);
         report_escape(f, r->files[i].name);
-        fprintf(f, "</dt><dd><code>%s</code></dd>", r->files[i].sha256);
+        report_print(f, "</dt><dd><code>%s</code></dd>", r->files[i].sha256);
     }
-    fputs("</dl></div>", f);
+    report_puts("</dl></div>", f);
 }
 
 static void report_settings(FILE *f, const report *r)
 {
     int i;
-    fputs("<h2 id=\"settings\">How it was made</h2><div class=\"stack\"><div class=\"card\">", f);
+    report_puts("<h2 id=\"settings\">How it was made</h2><div class=\"stack\"><div class=\"card\">", f);
     if (r->command) {
-        fputs("<h3>Command</h3><p><code>", f);
+        report_puts("<h3>Command</h3><p><code>", f);
         report_escape(f, r->command);
-        fputs("</code></p>", f);
+        report_puts("</code></p>", f);
     }
-    fputs("<h3>Settings</h3><dl>", f);
+    report_puts("<h3>Settings</h3><dl>", f);
     for (i = 0; i < r->setting_count; ++i) {
-        fprintf(f, "<dt>%s</dt><dd><code>", r->settings[i].name);
+        report_print(f, "<dt>%s</dt><dd><code>", r->settings[i].name);
         report_escape(f, r->settings[i].value);
-        fputs("</code></dd>", f);
+        report_puts("</code></dd>", f);
     }
-    fputs("</dl></div>", f);
+    report_puts("</dl></div>", f);
     report_stages(f, r);
     report_files(f, r);
-    fputs("</div>", f);
+    report_puts("</div>", f);
 }
 
 /* Writes the page. Returns 0 if that failed. */
@@ -2198,27 +2288,27 @@ REPORT_PUBLIC static int report_write(FILE *f, const report *r)
 {
     report_head(f, r);
     report_table(f, r);
-    fputs("<div class=\"row wide\" style=\"margin-top:16px\">", f);
+    report_puts("<div class=\"row wide\" style=\"margin-top:16px\">", f);
     report_seeds(f, r);
     if (r->way_count > 1) report_gains(f, r);
     if (report_has_curves(r)) report_curves(f, r);
     report_calibration(f, r);
     report_candidates(f, r);
-    fputs("</div>", f);
+    report_puts("</div>", f);
     report_seed_table(f, r);
     report_grids(f, r);
     report_soft_targets(f, r);
     report_diagnosis(f, r);
     report_decisions(f, r);
-    fputs(
+    report_puts(
         "<h2 id=\"errors\">Where the students err</h2><p>Rows are true classes, columns what the student says, in "
         "percent of the row.</p>",
         f);
     report_matrices(f, r);
-    fputs("<div class=\"stack\" style=\"margin-top:16px\">", f);
+    report_puts("<div class=\"stack\" style=\"margin-top:16px\">", f);
     report_classes(f, r);
     report_pairs(f, r);
-    fputs("</div>", f);
+    report_puts("</div>", f);
     report_disagreements(f, r);
     report_samples(f, r);
     report_settings(f, r);

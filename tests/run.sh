@@ -54,6 +54,7 @@ for program in "$build"/test_*; do
     run "$(basename "$program")" "$program"
 done
 run distill tests/distill.sh "$build"
+run texts tests/texts.sh "$build"
 run hinton tests/hinton.sh "$build"
 run evidence tests/evidence.sh "$build"
 run compile tests/compile.sh quick

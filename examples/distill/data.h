@@ -1,12 +1,56 @@
-/* data.h - distill's images: loaded, split into those to learn from and those held out, normalised. A part of
-   distill.c. */
+/* data.h - distill's images or texts: loaded, split into those to learn from and those held out, normalised. A
+   part of distill.c. */
 
 /* ---- the images ------------------------------------------------------------------------------------------ */
 
-static int load_images(session *s)
+/* Texts have bytes, and nothing that is done to pixels can be done to them. */
+static int check_text_options(const session *s)
+{
+    static const char no[] = "--%s is about pixels, which texts do not have";
+    const options *o = &s->o;
+    if (o->size) return complain(no, "size");
+    if (o->channels) return complain(no, "channels");
+    if (o->mean.count || o->std.count) return complain(no, o->mean.count ? "mean" : "std");
+    if (strcmp(o->augment, "none") != 0 && strcmp(o->augment, "auto") != 0) return complain(no, "augment");
+    if (strcmp(o->teacher_augment, "none") != 0 && strcmp(o->teacher_augment, "auto") != 0)
+        return complain(no, "teacher-augment");
+    if (o->adversarial > 0) return complain(no, "adversarial");
+    if (o->patient) return complain("--patient mixes pixels, and texts cannot be mixed like that");
+    if (*o->fit || *o->fit_ram || *o->fit_macs)
+        return complain("--fit looks among convolutional networks of images; give a student of texts by --student");
+    return !*o->unlabelled ||
+           complain("--unlabelled is a folder with images; texts without labels are not read yet");
+}
+
+/* A teacher that is a file knows how much of a text it reads. */
+static int text_length(const session *s)
+{
+    int c = 0, h, w;
+    if (s->o.length) return s->o.length;
+    if (s->teacher && strncmp(kd_model_spec(s->teacher), "tokens ", 7) == 0) kd_model_input(s->teacher, &c, &h, &w);
+    return c;
+}
+
+static int load_texts(session *s)
+{
+    texts_options io = texts_defaults();
+    if (!check_text_options(s)) return 0;
+    io.length = text_length(s);
+    io.test_share = s->o.test_share;
+    io.max_skipped = s->o.max_skipped;
+    io.limit = s->o.limit;
+    io.train_limit = s->o.train_limit;
+    io.seed = (uint64_t)s->o.first_seed;
+    s->o.augment = s->o.teacher_augment = "none";
+    return texts_load(&s->images, s->o.folder, &io) ||
+           complain("%s%s", s->images.error,
+                    strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");
+}
+
+static int load_pictures(session *s)
 {
     images_options io = images_defaults();
-    int i;
+    if (s->o.length) return complain("--length is for texts, and %s has images", s->o.folder);
     io.size = s->o.size;
     io.channels = s->o.channels;
     io.test_share = s->o.test_share;
@@ -23,6 +67,14 @@ static int load_images(session *s)
     io.limit = 0;
     if (*s->o.unlabelled && !images_load_unlabelled(&s->images, s->o.unlabelled, &io))
         return complain("%s", s->images.error);
+    return 1;
+}
+
+static int load_images(session *s)
+{
+    int i;
+    if (!(texts_are(s->o.folder) ? load_texts(s) : load_pictures(s))) return 0;
+    if (!(s->o.teacher_lr > 0)) s->o.teacher_lr = s->images.are_texts ? 0.002 : 0.004;
     for (i = 0; i < s->images.skipped && i < IMAGES_LISTED; ++i) say("  skipped: %s\n", s->images.listed[i]);
     if (s->images.skipped > IMAGES_LISTED) say("  ... and %d more\n", s->images.skipped - IMAGES_LISTED);
     for (i = 0; i < s->images.said_count; ++i) say("  note: %s\n", s->images.said[i]);
@@ -50,15 +102,20 @@ static size_t part_image(const session *s)
     return (size_t)s->images.channels * (size_t)s->images.height * (size_t)s->images.width;
 }
 
+static kd_data data_of(const images *im, const uint8_t *pixels, const int32_t *labels, int count)
+{
+    if (im->are_texts) return kd_data_text(pixels, labels, count, im->channels, im->class_count);
+    return kd_data_u8(pixels, labels, count, im->channels, im->height, im->width, im->class_count);
+}
+
 static int part_open(session *s, part *p, int capacity)
 {
-    const images *im = &s->images;
     p->pixels = (uint8_t *)images_memory((size_t)capacity + 1, part_image(s));
     p->labels = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->labels);
     p->origin = (int32_t *)images_memory((size_t)capacity + 1, sizeof *p->origin);
     if (!p->pixels || !p->labels || !p->origin)
         return complain("there is not enough memory for %d images", capacity);
-    p->data = kd_data_u8(p->pixels, p->labels, 0, im->channels, im->height, im->width, im->class_count);
+    p->data = data_of(&s->images, p->pixels, p->labels, 0);
     return 1;
 }
 
@@ -137,8 +194,7 @@ static int split_images(session *s)
     }
     free(all);
     if (!ok) return 0;
-    s->test = kd_data_u8(s->images.test.pixels, s->images.test.labels, s->images.test.count, s->images.channels,
-                         s->images.height, s->images.width, s->images.class_count);
+    s->test = data_of(&s->images, s->images.test.pixels, s->images.test.labels, s->images.test.count);
     free(s->images.train.pixels);
     free(apart->pixels);
     s->images.train.pixels = apart->pixels = NULL;
@@ -170,7 +226,7 @@ static void measure_preprocessing(session *s)
     const size_t plane = (size_t)d->height * (size_t)d->width;
     int c, i;
     size_t p;
-    for (c = 0; c < d->channels; ++c) {
+    for (c = 0; c < d->channels && !s->images.are_texts; ++c) {
         double sum = 0, squares = 0, n = (double)d->count * (double)plane, mean, variance;
         for (i = 0; i < d->count; ++i) {
             const uint8_t *pixels = s->fit.pixels + ((size_t)i * (size_t)d->channels + (size_t)c) * plane;
@@ -191,7 +247,7 @@ static int take_preprocessing(session *s, const kd_model *teacher)
     int c;
     if (known && s->o.mean.count > 0)
         return complain("%s says how its images were normalised; leave out --mean and --std", s->o.teacher);
-    s->r.teacher_guessed = !known && s->o.mean.count == 0;
+    s->r.teacher_guessed = !known && s->o.mean.count == 0 && !s->images.are_texts;
     for (c = 0; c < s->fit.data.channels && known; ++c) {
         s->fit.data.mean[c] = mean[c < known ? c : 0];
         s->fit.data.std[c] = std[c < known ? c : 0];

@@ -1,7 +1,8 @@
-/* distill.c - distil an image classifier: train a teacher, distil it into a student, report what that brought
+/* distill.c - distil a classifier of images or texts: train a teacher, distil it into a student, report on it
 
        cc -O2 -o distill examples/distill/distill.c -lm         (needs stb: apt-get install libstb-dev)
        ./distill examples/data/fashion
+       ./distill examples/data/banking77
 
    Everything is trained on the same images: a share of the training images is held out to choose the settings of
    every way of training with, and the test images are looked at once, at the end. */
@@ -11,6 +12,7 @@
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 #include "../images.h"
+#include "../texts.h"
 #include "../report.h"
 
 #include <errno.h>
@@ -71,6 +73,7 @@ static int open_report(session *s)
     r->channels = s->images.channels;
     r->height = s->images.height;
     r->width = s->images.width;
+    r->texts = s->images.are_texts;
     r->train_count = s->fit.data.count;
     r->validation_count = s->held.data.count;
     r->train.pixels = s->fit.pixels, r->train.labels = s->fit.labels, r->train.count = s->fit.data.count;
@@ -276,9 +279,9 @@ static void print_plan(const session *s)
     const report *r = &s->r;
     const report_text fit = report_count(s->fit.data.count), held = report_count(s->held.data.count),
                       test = report_count(s->images.test.count);
-    say("images    %s: %s to learn from, %s held out, %s to test; %dx%d %s, %d classes\n", s->o.folder, fit.chars,
-        held.chars, test.chars, s->images.width, s->images.height, s->images.channels == 1 ? "grey" : "colour",
-        s->images.class_count);
+    say("%-10s%s: %s to learn from, %s held out, %s to test; %s, %d classes\n",
+        s->images.are_texts ? "texts" : "images", s->o.folder, fit.chars, held.chars, test.chars,
+        report_shape(r).chars, s->images.class_count);
     note_uneven(s);
     if (r->unlabelled_count) say("          and %s without labels\n", report_count(r->unlabelled_count).chars);
     if (r->teacher.spec)

@@ -95,6 +95,7 @@ static void choose_int8(session *s)
 static int make_int8_students(session *s)
 {
     const double started = seconds_now();
+    char words[64];
     int which, i;
     if (!s->o.int8) return 1;
     s->int8_students = (kd_model **)calloc((size_t)(INT8_COUNT * s->o.seeds), sizeof(kd_model *));
@@ -109,8 +110,8 @@ static int make_int8_students(session *s)
             snprintf(s->int8_how[which], sizeof s->int8_how[which],
                      "%d more epoch%s with rounding, learning rate %g", t.epochs, plural(t.epochs), t.lr);
         else
-            snprintf(s->int8_how[which], sizeof s->int8_how[which],
-                     "ranges of least squared error on training images");
+            snprintf(s->int8_how[which], sizeof s->int8_how[which], "%s",
+                     images_reword("ranges of least squared error on training images", words, sizeof words));
         s->r.ways[s->int8_way[which]].how = s->int8_how[which];
         for (i = 0; i < s->o.seeds; ++i) {
             snprintf(g.now, sizeof g.now, "%d of %d", i + 1, s->o.seeds);

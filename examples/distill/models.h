@@ -12,12 +12,13 @@ static int ends_with(const char *text, const char *end)
 static int complete_spec(const session *s, const char *line, char *spec)
 {
     const images *im = &s->images;
-    const int has_size = line[0] >= '0' && line[0] <= '9';
+    const int has_size = (line[0] >= '0' && line[0] <= '9') || strncmp(line, "tokens ", 7) == 0;
     char named[MAX_SPEC];
     int length;
     if (preset_line(im, line, named)) line = named;
-    length = has_size ? snprintf(spec, MAX_SPEC, "%s", line)
-                      : snprintf(spec, MAX_SPEC, "%dx%dx%d: %s", im->channels, im->height, im->width, line);
+    length = has_size        ? snprintf(spec, MAX_SPEC, "%s", line)
+             : im->are_texts ? snprintf(spec, MAX_SPEC, "tokens %d: %s", im->channels, line)
+                             : snprintf(spec, MAX_SPEC, "%dx%dx%d: %s", im->channels, im->height, im->width, line);
     return length < MAX_SPEC ? 1 : complain("a model line may have up to %d letters", (int)MAX_SPEC);
 }
 
@@ -53,7 +54,13 @@ static int check_input(const session *s, const char *who, const kd_model *m)
     const images *im = &s->images;
     int c, h, w;
     kd_model_input(m, &c, &h, &w);
+    if (im->are_texts != (strncmp(kd_model_spec(m), "tokens ", 7) == 0))
+        return complain("the %s is for %s", who,
+                        im->are_texts ? "pixels, and these are texts" : "texts, as tokens");
     if (c * h * w == im->channels * im->height * im->width) return 1;
+    if (im->are_texts)
+        return complain("the %s reads %d bytes of a text, but %d are kept here; --length %d may help", who, c,
+                        im->channels, c);
     return complain("the %s takes %dx%dx%d, but the images are %dx%dx%d; --size or --channels may help", who, c, h,
                     w, im->channels, im->height, im->width);
 }

@@ -21,9 +21,9 @@ typedef struct options {
         *optimizer, *ensemble, *out, *isa, *class_weights;
     list temperature, alpha, lr, weight_decay, mean, std;
     texts teachers_given, feature, beside, assistant;
-    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, limit, train_limit,
-        patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers, mutual, born_again,
-        folds, fold;
+    int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, length, limit,
+        train_limit, patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers, mutual,
+        born_again, folds, fold;
     uint64_t words; /* of the command line, for --folds */
     double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
         trial_share, validation, test_share, max_skipped;
@@ -120,7 +120,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "whether the students without a teacher teach, too: the distilled learn from the average of the teacher "    \
       "and "                                                                                                       \
       "them, weighted by what the held-out images say; auto: yes with a teacher that is trained here; yes; no")    \
-    X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 1e-9, 100, "0.004", "learning rate of the teacher, likewise") \
+    X("teacher-lr", "RATE", OPTION_REAL, teacher_lr, 0, 100, "0",                                                  \
+      "learning rate of the teacher, likewise; 0: 0.004, of texts 0.002")                                          \
     X("weight-decay", "W[,W...]", OPTION_LIST, weight_decay, 0, 10, "0.01,0.1",                                    \
       "weight decays of the students to choose from, likewise")                                                    \
     X("teacher-weight-decay", "W", OPTION_REAL, teacher_weight_decay, 0, 10, "0.03", "that of the teacher")        \
@@ -139,6 +140,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("isa", "NAME", OPTION_TEXT, isa, 0, 0, "auto", "instruction set: auto, scalar, avx2, avx512 or neon")        \
     X("size", "N", OPTION_INT, size, 0, 4096, "0", "resize images to NxN; 0: as they are")                         \
     X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
+    X("length", "N", OPTION_INT, length, 0, 4096, "0",                                                             \
+      "of texts: bytes that are read of each; 0: as many as nine of ten have, up to 512")                          \
     X("limit", "N", OPTION_INT, limit, 0, 1000000000, "0",                                                         \
       "use at most N training and N test images of each class")                                                    \
     X("train-limit", "N", OPTION_INT, train_limit, 0, 1000000000, "0",                                             \
@@ -262,10 +265,10 @@ static int say(const char *format, ...)
 
 static int say(const char *format, ...)
 {
-    char text[8192];
+    char text[8192], words[2048];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    vsnprintf(text, sizeof text, images_reword(format, words, sizeof words), args);
     va_end(args);
     print_text(stdout, text);
     return 1;
@@ -280,13 +283,13 @@ static int complain(const char *format, ...)
 
 static int complain(const char *format, ...)
 {
-    char text[8192];
+    char text[8192], words[2048];
     va_list args;
     progress_wipe();
     fflush(stdout);
     memcpy(text, "distill: ", 10);
     va_start(args, format);
-    vsnprintf(text + 9, sizeof text - 9, format, args);
+    vsnprintf(text + 9, sizeof text - 9, images_reword(format, words, sizeof words), args);
     va_end(args);
     print_text(stderr, text);
     fputc('\n', stderr);
@@ -328,14 +331,16 @@ static void print_help(void)
          "\n"
          "IMAGES is a folder with train/<class>/*.jpg and test/<class>/*.jpg, or only\n"
          "<class>/*.jpg, which are then split; JPEG, PNG, BMP and PNM are read. Or one\n"
-         "with MNIST's IDX files, also as .gz.\n"
+         "with MNIST's IDX files, also as .gz. Or texts: a .csv or .tsv file with the\n"
+         "columns text and label (or category), or a folder with train.csv and test.csv.\n"
          "\n"
          "A model line names layers in order, for example\n"
          "    conv 8 3 pad=1, relu, maxpool 2, dense 10  8 filters of 3x3, ... 10 outputs\n"
          "    dense 64, relu, dropout 0.5, dense 10      a multilayer perceptron\n"
          "    softtree 5 10                              a soft decision tree\n"
-         "It may begin with the size of the images: \"1x28x28: dense 10\". kd.h describes\n"
-         "all layers. Or a name stands for one:");
+         "It may begin with the size of the images: \"1x28x28: dense 10\", or, of texts,\n"
+         "with the bytes that are read: \"tokens 96: embed 256 64, meanpool, dense 5\".\n"
+         "kd.h describes all layers. Or a name stands for one:");
     print_presets();
     puts("\nOptions (and what they are if not given):");
     for (i = 0; i < OPTION_COUNT; ++i) {

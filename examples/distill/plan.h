@@ -40,12 +40,28 @@ static int line_add_stem(spec_line *l, int side, int channels)
 /* Images of a few pixels get a multilayer perceptron. */
 static int too_small_to_pool(const images *im) { return shorter_side(im) < 6; }
 
+/* Bytes as vectors, of which convolutions make a token for every four, and a Transformer over those: without them
+   it would first have to learn which letters make a word. */
+static void line_add_text(spec_line *l, int width, int channels, int tokens, int drops)
+{
+    line_add(l, "embeddings: embed 256 %d, %sstem1: conv %d 5x1 stride=2x1 pad=2x0, batchnorm, relu, ", width,
+             drops ? "dropout 0.1, " : "", channels);
+    line_add(l, "stem2: conv %d 5x1 pad=2x0, batchnorm, relu, maxpool 2x1, %spos_embed: position, ", tokens,
+             drops ? "dropout 0.2, " : "");
+    line_add(l, "blocks: encoder 1 4 mlp=%d%s, norm: layernorm, meanpool, %shead: ", drops ? 2 : 1,
+             drops ? " droppath=0.1" : "", drops ? "dropout 0.3, " : "");
+}
+
 /* Three convolutions, a third of a million to three million multiply-adds; wider where there are many classes. */
 static void student_line(const images *im, char *text)
 {
     spec_line l;
     int channels = im->class_count > 20 ? 16 : 8, steps = 0, side;
     l.text = text, l.length = 0;
+    if (im->are_texts) {
+        snprintf(text, MAX_SPEC, "text-tiny");
+        return;
+    }
     if (too_small_to_pool(im)) line_add(&l, "dense %d, batchnorm, relu, ", 4 * channels);
     side = line_add_stem(&l, shorter_side(im), channels);
     for (; side >= 6; side /= 2, channels *= 2)
@@ -59,6 +75,10 @@ static void teacher_line(const images *im, char *text)
     spec_line l;
     int channels = 32, steps = 1, side;
     l.text = text, l.length = 0;
+    if (im->are_texts) {
+        snprintf(text, MAX_SPEC, "text-small");
+        return;
+    }
     if (too_small_to_pool(im)) {
         line_add(&l, "dense 256, batchnorm, relu, dropout 0.3, dense 256, batchnorm, relu, dropout 0.3, dense %d",
                  im->class_count);

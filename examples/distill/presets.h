@@ -73,6 +73,12 @@ static void preset_vit(spec_line *l, const images *im, int width)
     add_vit(l, im, width, width < 192 ? 6 : 12, width < 192 ? 4 : width / 64);
 }
 
+static void preset_text(spec_line *l, const images *im, int large)
+{
+    (void)im;
+    line_add_text(l, large ? 64 : 16, large ? 128 : 32, large ? 192 : 48, large);
+}
+
 /* ---- names ----------------------------------------------------------------------------------------------- */
 
 /* name, its line's writer and the number that this takes, what --help says */
@@ -85,7 +91,9 @@ static void preset_vit(spec_line *l, const images *im, int width)
     X("mobilenet", preset_mobilenet, 32, "six depthwise separable convolutions, from 32 channels on")              \
     X("vit-micro", preset_vit, 64, "vision Transformers, for --lr 0.001: width 64, 6 blocks, 4 heads")             \
     X("vit-tiny", preset_vit, 192, "width 192, 12 blocks, 3 heads")                                                \
-    X("vit-small", preset_vit, 384, "width 384, 12 blocks, 6 heads")
+    X("vit-small", preset_vit, 384, "width 384, 12 blocks, 6 heads")                                               \
+    X("text-tiny", preset_text, 0, "of texts: bytes, two convolutions, a Transformer block, width 48")             \
+    X("text-small", preset_text, 1, "the same from 128 channels on, of width 192, with dropout")
 
 typedef struct preset {
     const char *name;

@@ -94,7 +94,7 @@ static void print_table(const session *s)
 {
     const report *r = &s->r;
     const report_run *alone = r->ways[r->base].runs, *soft = r->ways[r->headline].runs;
-    char text[1024], agrees[128] = "";
+    char text[1024], agrees[128] = "", words[128];
     int i;
     printf("\n%-*s%11s%10s%9s%8s  %s\n", NAME_COLUMN, "", "parameters", "mult-adds", "file", "latency",
            r->seeds > 1 ? "test, mean +- sd" : "test accuracy");
@@ -116,7 +116,9 @@ static void print_table(const session *s)
     report_kept(r, text, sizeof text);
     say("Kept: %s\n", text);
     if (r->teacher_known)
-        snprintf(agrees, sizeof agrees, "; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)",
+        snprintf(agrees, sizeof agrees,
+                 images_reword("; agrees with the teacher on %.1f %% of the test images (alone: %.1f %%)", words,
+                               sizeof words),
                  100 * report_agreement(soft, r->seeds), 100 * report_agreement(alone, r->seeds));
     say("Distilled by %s%s\n", loss_text(&r->ways[r->headline].grid[r->ways[r->headline].chosen]).chars, agrees);
     say("Pull of teacher and labels%s%s: weights %.3g and %.3g, gradients %.3g and %.3g, cosine %.2f (untrained: "

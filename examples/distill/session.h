@@ -175,11 +175,13 @@ static report_text time_text(double seconds)
 /* "7 210 images/s, 21 s left", or briefly the time alone. What an earlier run did has no speed. */
 static void stage_speed(const stage *g, int brief, char *text, size_t size)
 {
-    char pace[48] = "";
+    char pace[48] = "", words[32];
     const double taken = seconds_now() - g->started, done = (double)(g->done - g->resumed),
                  rate = done > 0 && taken > 0 ? done / taken : 0;
     const double left = rate > 0 ? (double)(g->total - g->done) / rate : 0;
-    if (!brief) snprintf(pace, sizeof pace, "%.32s images/s, ", report_count((int64_t)rate).chars);
+    if (!brief)
+        snprintf(pace, sizeof pace, images_reword("%.32s images/s, ", words, sizeof words),
+                 report_count((int64_t)rate).chars);
     if (!(rate > 0))
         *text = 0;
     else if (g->done < g->total)
@@ -395,7 +397,7 @@ static int save_model(const session *s, const kd_model *m, const char *name)
 static int save_known(const session *s, kd_model *m, const char *name)
 {
     if (kd_model_set_classes(m, (const char *const *)s->images.class_names, s->images.class_count) != KD_OK ||
-        (!kd_model_preprocessing(m, NULL, NULL) &&
+        (!s->images.are_texts && !kd_model_preprocessing(m, NULL, NULL) &&
          kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK))
         return kd_complain(s, name);
     return save_model(s, m, name);
