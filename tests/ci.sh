@@ -56,6 +56,9 @@ fetch_machines()
     have arm-none-eabi-gcc gcc-arm-none-eabi
     have /usr/lib/arm-none-eabi/newlib/nano.specs libnewlib-arm-none-eabi
     have qemu-system-arm qemu-system-arm
+    have riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
+    have /usr/lib/picolibc/riscv64-unknown-elf/picolibc.specs picolibc-riscv64-unknown-elf
+    have qemu-system-riscv32 qemu-system-misc
     have wasm-ld lld
     have /usr/lib/wasm32-wasi/libc.a wasi-libc
     have "$(clang --target=wasm32-wasi --rtlib=compiler-rt -print-libgcc-file-name)" libclang-rt-dev-wasm32

@@ -45,6 +45,23 @@ fits()
     check "$name runs in $ram of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
     check "$name prints four lines of them" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' "$tmp/arm.bits")" = 4
 }
+
+# riscv NAME: the last of them on a 32-bit RISC-V with picolibc and 64 KB of RAM; its own <float.h> is no student
+riscv()
+{
+    if ! command -v riscv64-unknown-elf-gcc >/dev/null || ! command -v qemu-system-riscv32 >/dev/null ||
+        ! echo '#include <stdio.h>' | riscv64-unknown-elf-gcc --specs=picolibc.specs -fsyntax-only -x c - 2>/dev/null; then
+        skip "$1 on a RISC-V" "needs gcc-riscv64-unknown-elf, picolibc-riscv64-unknown-elf and qemu-system-misc"
+        return
+    fi
+    check "$1 for a RISC-V" riscv64-unknown-elf-gcc -march=rv32imafc -mabi=ilp32f --specs=picolibc.specs --crt0=semihost \
+        --oslib=semihost -std=c99 -Os -DDESK -DKD_NO_INT8 $warnings -ffunction-sections -fdata-sections -Wl,--gc-sections \
+        -Wl,--defsym=__flash=0x80000000,--defsym=__flash_size=0x200000,--defsym=__ram=0x80200000 \
+        -Wl,--defsym=__ram_size=64K,--defsym=__stack_size=6K -iquote "$tmp" student.c -o "$tmp/riscv.elf" -lm
+    timeout 120 qemu-system-riscv32 -M virt -bios none -nographic -monitor none -serial none \
+        -semihosting-config enable=on,target=native -kernel "$tmp/riscv.elf" 2>&1 | grep -v '^#' >"$tmp/riscv.bits"
+    check "$1 runs on a RISC-V in 64K of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/riscv.bits"
+}
 if ! command -v qemu-system-arm >/dev/null || ! compiles arm-none-eabi-gcc; then
     skip "the demo's student" "needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
 else
@@ -52,6 +69,7 @@ else
     check "it runs" "$tmp/sizes" "$tmp"
     cp "$tmp/float.h" "$tmp/model.h"
     fits "the demo's student" 64K -DKD_NO_INT8
+    riscv "the demo's student"
     cp "$tmp/int8.h" "$tmp/model.h"
     fits "the demo's student in int8" 64K
 fi

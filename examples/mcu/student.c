@@ -1,5 +1,5 @@
-/* student: a distilled model in the flash of a microcontroller, where its weights stay (with COPY they go to RAM, to
-   be read faster). Plans all memory, and prints the bits of the logits for a few images. The same file runs on a
+/* student: a distilled model in the flash of a microcontroller, where its weights stay (with COPY they go to RAM,
+   to be read faster). Plans all memory, and prints the bits of the logits for a few images. The same file runs on a
    desk machine, to the same bits: see README.md. */
 #define KD_NO_TRAIN
 #define KD_NO_STDIO
