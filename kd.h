@@ -892,8 +892,7 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void);
    are metadata under the keys that kd_model_save writes. An int8 model has int8 weights and uint8 steps between
    QuantizeLinear and DequantizeLinear, of which ONNX Runtime makes the same integers (kd_model_quantize). desc
    NULL: the defaults. The file appears when it is complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than
-   2 GiB; interleaved pixels into a vector of several planes; a layer that is not there in ONNX yet (layers over
-   tokens, gelutanh); a model in float with quant layers. */
+   2 GiB; interleaved pixels into a vector of several planes; a model in float with quant layers. */
 KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
 /* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
@@ -25610,7 +25609,12 @@ typedef struct kd__onnx_writer {
     kd__onnx_hole *holes;
     int hole_count, hole_capacity;
     uint64_t in_holes; /* bytes */
+    char *form;        /* by value: KD__ONNX_... it is in, and from 4 on: the other one is there, too */
 } kd__onnx_writer;
+
+/* How a value lies in the file: images are (N, c, h, w), vectors (N, numbers), sequences (N, tokens, numbers). What
+   a layer reads as it comes it also gives so. */
+enum { KD__ONNX_IMAGE, KD__ONNX_TOKENS, KD__ONNX_EITHER };
 
 enum { KD__ONNX_NAME = KD__MAX_NAME + 96 };
 
@@ -25844,9 +25848,10 @@ KD__PRIVATE const char *kd__onnx_weight(kd__onnx_writer *o, const kd__node *n, i
 }
 
 /* To the steps of a value's grid and back: ONNX Runtime makes integers of an operator with both around it. */
-KD__PRIVATE void kd__onnx_steps(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+KD__PRIVATE void kd__onnx_steps_of(kd__onnx_writer *o, const kd__node *n, int value, const char *in,
+                                   const char *out)
 {
-    const kd__quant_value *v = &o->m->quant->values[n->out];
+    const kd__quant_value *v = &o->m->quant->values[value];
     const kd__onnx_name scale = kd__onnx_scalar(o, n, "scale", v->scale), zero = kd__onnx_part(n, "zero"),
                         steps = kd__onnx_part(n, "steps");
     const unsigned char byte = (unsigned char)v->zero;
@@ -25858,12 +25863,69 @@ KD__PRIVATE void kd__onnx_steps(kd__onnx_writer *o, const kd__node *n, const cha
     kd__pb_end(&o->graph, start);
 }
 
+KD__PRIVATE void kd__onnx_steps(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    kd__onnx_steps_of(o, n, n->out, in, out);
+}
+
 /* Whether a layer passes the steps of its input on; they are said again behind it. */
 KD__PRIVATE int kd__onnx_keeps_steps(const kd__onnx_writer *o, const kd__node *n)
 {
     const char *word = kd__layer_types[n->type].word;
     return o->m->quant && o->m->quant->values[n->out].scale > 0 && o->m->quant->values[n->in].scale > 0 &&
            (strcmp(word, "maxpool") == 0 || strcmp(word, "flatten") == 0);
+}
+
+/* ---- writing: forms -------------------------------------------------------------------------------------- */
+
+KD__PRIVATE int kd__onnx_form_of(const kd__onnx_writer *o, int value)
+{
+    value = kd__onnx_source(o->m, value);
+    return o->m->values[value].shape.flat ? (int)KD__ONNX_IMAGE : o->form[value] & 1;
+}
+
+/* A node whose second input are whole numbers, of shapes or axes. */
+KD__PRIVATE void kd__onnx_shaped(kd__onnx_writer *o, const kd__node *n, const char *op, const char *in,
+                                 const char *part, const int64_t *values, int count, const char *out)
+{
+    const kd__onnx_name name = kd__onnx_int64s(o, n, part, values, count);
+    kd__onnx_plain(o, op, in, name.chars, out);
+}
+
+KD__PRIVATE void kd__onnx_transpose(kd__onnx_writer *o, const char *in, const int64_t *order, int rank,
+                                    const char *out)
+{
+    const size_t start = kd__onnx_node(o, "Transpose", in, NULL, NULL, out);
+    kd__onnx_ints(&o->graph, "perm", order, rank);
+    kd__pb_end(&o->graph, start);
+}
+
+/* The name of a value in the form that a layer takes. Where it is in the other one, nodes turn it, once. */
+KD__PRIVATE kd__onnx_name kd__onnx_as(kd__onnx_writer *o, int value, int form)
+{
+    static const int64_t order[3] = {0, 2, 1}, axis = 3;
+    static const char *const words[2] = {"image", "tokens"};
+    const kd__onnx_name own = kd__onnx_value(o, value);
+    const int has = kd__onnx_form_of(o, value), source = kd__onnx_source(o->m, value);
+    unsigned char bytes[8];
+    const int64_t one = 1;
+    kd__onnx_name name, axes, rows;
+    if (form == KD__ONNX_EITHER || has == form || o->m->values[value].shape.flat) return own;
+    kd__print(name.chars, sizeof name.chars, "%.*s:%s", (int)sizeof name.chars - 10, own.chars, words[form]);
+    if (o->form[source] >= 4) return name;
+    o->form[source] = (char)(o->form[source] + 4);
+    kd__print(axes.chars, sizeof axes.chars, "%.*s:axis", (int)sizeof name.chars - 10, own.chars);
+    kd__print(rows.chars, sizeof rows.chars, "%.*s:rows", (int)sizeof name.chars - 10, own.chars);
+    kd__store_le(bytes, (uint64_t)axis, 8);
+    kd__onnx_tensor(o, axes.chars, KD__ONNX_INT64, 1, &one, bytes, sizeof bytes);
+    if (form == KD__ONNX_TOKENS) {
+        kd__onnx_plain(o, "Squeeze", own.chars, axes.chars, rows.chars);
+        kd__onnx_transpose(o, rows.chars, order, 3, name.chars);
+    } else {
+        kd__onnx_transpose(o, own.chars, order, 3, rows.chars);
+        kd__onnx_plain(o, "Unsqueeze", rows.chars, axes.chars, name.chars);
+    }
+    return name;
 }
 
 /* ---- writing: one function a layer ----------------------------------------------------------------------- */
@@ -25997,6 +26059,27 @@ KD__PRIVATE void kd__onnx_gelu(kd__onnx_writer *o, const kd__node *n, const char
     kd__onnx_plain(o, "Mul", product.chars, half.chars, out);
 }
 
+/* x * 0.5 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+KD__PRIVATE void kd__onnx_gelutanh(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    static const char *const ops[8] = {"Mul", "Mul", "Mul", "Add", "Mul", "Tanh", "Add", "Mul"};
+    static const float with[8] = {0, 0, 0.044715f, 0, 0.797884561f, 0, 1, 0.5f}; /* 0: the input */
+    const char *at = in;
+    kd__onnx_name names[8];
+    int i;
+    for (i = 0; i < 8; ++i) {
+        kd__onnx_name number;
+        char part[16];
+        kd__print(part, sizeof part, "step%d", i);
+        names[i] = kd__onnx_part(n, part);
+        kd__print(part, sizeof part, "number%d", i);
+        if (with[i] != 0) number = kd__onnx_scalar(o, n, part, with[i]);
+        kd__onnx_plain(o, ops[i], at, i == 5 ? NULL : with[i] != 0 ? number.chars : in, names[i].chars);
+        at = names[i].chars;
+    }
+    kd__onnx_plain(o, "Mul", in, at, out);
+}
+
 KD__PRIVATE void kd__onnx_gap(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
     (void)n;
@@ -26005,24 +26088,34 @@ KD__PRIVATE void kd__onnx_gap(kd__onnx_writer *o, const kd__node *n, const char 
 
 KD__PRIVATE void kd__onnx_add(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
-    const kd__onnx_name other = kd__onnx_value(o, kd__input(o->m, n, 1));
+    const kd__onnx_name other = kd__onnx_as(o, kd__input(o->m, n, 1), kd__onnx_form_of(o, n->in));
     kd__onnx_plain(o, "Add", in, other.chars, out);
+}
+
+KD__PRIVATE void kd__onnx_mean(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__onnx_name half = kd__onnx_scalar(o, n, "half", 0.5f), sum = kd__onnx_part(n, "sum");
+    kd__onnx_add(o, n, in, sum.chars);
+    kd__onnx_plain(o, "Mul", sum.chars, half.chars, out);
 }
 
 KD__PRIVATE void kd__onnx_concat(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
     kd__pb *w = &o->graph;
-    const size_t start = kd__pb_begin(w, KD__GRAPH_NODE);
+    const int form = kd__onnx_form_of(o, n->in);
+    size_t start;
     int k;
     (void)in;
+    for (k = 0; k < n->inputs; ++k) (void)kd__onnx_as(o, kd__input(o->m, n, k), form); /* nodes before this one */
+    start = kd__pb_begin(w, KD__GRAPH_NODE);
     for (k = 0; k < n->inputs; ++k) {
-        const kd__onnx_name name = kd__onnx_value(o, kd__input(o->m, n, k));
+        const kd__onnx_name name = kd__onnx_as(o, kd__input(o->m, n, k), form);
         kd__pb_text(w, KD__OP_INPUT, name.chars);
     }
     kd__pb_text(w, KD__OP_OUTPUT, out);
     kd__pb_text(w, KD__OP_NAME, out);
     kd__pb_text(w, KD__OP_TYPE, "Concat");
-    kd__onnx_int(w, "axis", 1);
+    kd__onnx_int(w, "axis", form == KD__ONNX_TOKENS ? 2 : 1);
     kd__pb_end(w, start);
 }
 
@@ -26081,33 +26174,223 @@ KD__PRIVATE void kd__onnx_tree(kd__onnx_writer *o, const kd__node *n, const char
     kd__pb_end(w, start);
 }
 
+/* ---- writing: layers over tokens, (N, tokens, numbers) ---------------------------------------------------- */
+
+/* Pixels, line by line. */
+KD__PRIVATE void kd__onnx_tokens(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    static const int64_t order[3] = {0, 2, 1};
+    const kd__shape *s = &o->m->values[n->in].shape;
+    const kd__onnx_name rows = kd__onnx_part(n, "rows");
+    int64_t shape[3] = {0, 0, 0}; /* 0: as it is */
+    shape[1] = s->c, shape[2] = (int64_t)s->h * s->w;
+    kd__onnx_shaped(o, n, "Reshape", in, "shape", shape, 3, rows.chars);
+    kd__onnx_transpose(o, rows.chars, order, 3, out);
+}
+
+/* One learned token for each sample, in front of all others or behind the first. */
+KD__PRIVATE void kd__onnx_classtoken(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__shape *s = &o->m->values[n->in].shape;
+    const int behind = n->arg[KD__TOKEN_PLACE].v[0] != 0;
+    const char *token = kd__onnx_param(o, n->param[0]);
+    const kd__onnx_name batch = kd__onnx_part(n, "batch"), shape = kd__onnx_part(n, "shape"),
+                        each = kd__onnx_part(n, "each"), first = kd__onnx_part(n, "first"),
+                        rest = kd__onnx_part(n, "rest");
+    kd__onnx_name numbers;
+    int64_t sizes[2];
+    kd__pb *w = &o->graph;
+    size_t start;
+    sizes[0] = 1, sizes[1] = s->c;
+    numbers = kd__onnx_int64s(o, n, "sizes", sizes, 2);
+    start = kd__onnx_node(o, "Shape", in, NULL, NULL, batch.chars);
+    kd__onnx_int(w, "start", 0);
+    kd__onnx_int(w, "end", 1);
+    kd__pb_end(w, start);
+    start = kd__onnx_node(o, "Concat", batch.chars, numbers.chars, NULL, shape.chars);
+    kd__onnx_int(w, "axis", 0);
+    kd__pb_end(w, start);
+    kd__onnx_plain(o, "Expand", token, shape.chars, each.chars);
+    if (behind) {
+        sizes[1] = s->h - 1;
+        numbers = kd__onnx_int64s(o, n, "split", sizes, 2);
+        start = kd__pb_begin(w, KD__GRAPH_NODE);
+        kd__pb_text(w, KD__OP_INPUT, in);
+        kd__pb_text(w, KD__OP_INPUT, numbers.chars);
+        kd__pb_text(w, KD__OP_OUTPUT, first.chars);
+        kd__pb_text(w, KD__OP_OUTPUT, rest.chars);
+        kd__pb_text(w, KD__OP_NAME, first.chars);
+        kd__pb_text(w, KD__OP_TYPE, "Split");
+        kd__onnx_int(w, "axis", 1);
+        kd__pb_end(w, start);
+    }
+    start = kd__onnx_node(o, "Concat", behind ? first.chars : each.chars, behind ? each.chars : in,
+                          behind ? rest.chars : NULL, out);
+    kd__onnx_int(w, "axis", 1);
+    kd__pb_end(w, start);
+}
+
+KD__PRIVATE void kd__onnx_position(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    kd__onnx_plain(o, "Add", in, kd__onnx_param(o, n->param[0]), out);
+}
+
+KD__PRIVATE void kd__onnx_one_token(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__onnx_name index = kd__onnx_part(n, "index");
+    unsigned char bytes[8];
+    size_t start;
+    kd__store_le(bytes, (uint64_t)n->arg[KD__TOKEN_K].v[0], 8);
+    kd__onnx_tensor(o, index.chars, KD__ONNX_INT64, 0, NULL, bytes, sizeof bytes);
+    start = kd__onnx_node(o, "Gather", in, index.chars, NULL, out);
+    kd__onnx_int(&o->graph, "axis", 1);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_meanpool(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const int64_t axis = 1;
+    const size_t start = kd__onnx_node(o, "ReduceMean", in, NULL, NULL, out);
+    (void)n;
+    kd__onnx_ints(&o->graph, "axes", &axis, 1);
+    kd__onnx_int(&o->graph, "keepdims", 0);
+    kd__pb_end(&o->graph, start);
+}
+
+KD__PRIVATE void kd__onnx_layernorm(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const char *weight = kd__onnx_param(o, n->param[0]), *bias = kd__onnx_param(o, n->param[1]);
+    const size_t start = kd__onnx_node(o, "LayerNormalization", in, weight, bias, out);
+    kd__onnx_int(&o->graph, "axis", -1);
+    kd__onnx_float(&o->graph, "epsilon", (float)n->arg[KD__LAYERNORM_EPS].v[0]);
+    kd__pb_end(&o->graph, start);
+}
+
+/* A dense layer over the tokens of all samples. In an int8 model it reads the same steps under their new shape. */
+KD__PRIVATE void kd__onnx_linear(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const kd__shape *from = &o->m->values[n->in].shape, *to = &o->m->values[n->out].shape;
+    const kd__onnx_name rows = kd__onnx_part(n, "rows"), steps = kd__onnx_part(n, "rows_as_steps"),
+                        products = kd__onnx_part(n, "products");
+    const int is_int8 = kd__is_integer(o->m, (int)(n - o->m->nodes));
+    int64_t shape[3] = {-1, 0, 0};
+    if (from->flat) {
+        kd__onnx_dense(o, n, in, out);
+        return;
+    }
+    shape[1] = from->c;
+    kd__onnx_shaped(o, n, "Reshape", in, "shape_in", shape, 2, rows.chars);
+    if (is_int8) kd__onnx_steps_of(o, n, n->in, rows.chars, steps.chars);
+    kd__onnx_dense(o, n, is_int8 ? steps.chars : rows.chars, products.chars);
+    shape[1] = to->h, shape[2] = to->c;
+    kd__onnx_shaped(o, n, "Reshape", products.chars, "shape_out", shape, 3, out);
+}
+
+/* Numbers 0 above the diagonal and to its left, what no softmax sees right of it. Returns its name. */
+KD__PRIVATE kd__onnx_name kd__onnx_causal(kd__onnx_writer *o, const kd__node *n, int tokens)
+{
+    const kd__onnx_name name = kd__onnx_part(n, "mask");
+    const size_t size = kd__times(4, kd__times((size_t)tokens, (size_t)tokens));
+    unsigned char *bytes = kd__onnx_room(o, (size_t)tokens * (size_t)tokens, 4);
+    int64_t shape[2];
+    int i, j;
+    shape[0] = shape[1] = tokens;
+    for (i = 0; bytes && i < tokens; ++i) {
+        for (j = 0; j < tokens; ++j)
+            kd__store_le(bytes + 4 * ((size_t)i * (size_t)tokens + (size_t)j),
+                         kd__float_bits(j > i ? -KD__FLOAT_MOST : 0.0f), 4);
+    }
+    if (bytes) kd__onnx_tensor(o, name.chars, KD__ONNX_F32, 2, shape, bytes, size);
+    kd__free(o->kd, bytes);
+    return name;
+}
+
+/* Queries, keys and values are (N, tokens, 3, heads, size). */
+KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    static const int64_t apart[5] = {2, 0, 3, 1, 4}, turned[4] = {0, 1, 3, 2}, together[4] = {0, 2, 1, 3};
+    static const char *const words[3] = {"query", "key", "value"}, *const indices[3] = {"0", "1", "2"};
+    const kd__shape *s = &o->m->values[n->out].shape;
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0], size = s->c / heads;
+    const kd__onnx_name split = kd__onnx_part(n, "split"), parts = kd__onnx_part(n, "parts"),
+                        keys = kd__onnx_part(n, "keys"), scores = kd__onnx_part(n, "scores"),
+                        scaled = kd__onnx_part(n, "scaled"), masked = kd__onnx_part(n, "masked"),
+                        weights = kd__onnx_part(n, "attention"), mixed = kd__onnx_part(n, "mixed"),
+                        rows = kd__onnx_part(n, "heads");
+    const kd__onnx_name factor = kd__onnx_scalar(o, n, "factor", (float)(1 / sqrt((double)size)));
+    const int causal = n->arg[KD__ATTENTION_CAUSAL].v[0] != 0;
+    kd__onnx_name three[3], mask;
+    int64_t shape[5] = {0, 0, 3, 0, 0};
+    unsigned char bytes[8];
+    size_t start;
+    int i;
+    shape[1] = s->h, shape[3] = heads, shape[4] = size;
+    kd__onnx_shaped(o, n, "Reshape", in, "shape_in", shape, 5, split.chars);
+    kd__onnx_transpose(o, split.chars, apart, 5, parts.chars);
+    for (i = 0; i < 3; ++i) {
+        const kd__onnx_name index = kd__onnx_part(n, indices[i]);
+        three[i] = kd__onnx_part(n, words[i]);
+        kd__store_le(bytes, (uint64_t)i, 8);
+        kd__onnx_tensor(o, index.chars, KD__ONNX_INT64, 0, NULL, bytes, sizeof bytes);
+        start = kd__onnx_node(o, "Gather", parts.chars, index.chars, NULL, three[i].chars);
+        kd__onnx_int(&o->graph, "axis", 0);
+        kd__pb_end(&o->graph, start);
+    }
+    kd__onnx_transpose(o, three[1].chars, turned, 4, keys.chars);
+    kd__onnx_plain(o, "MatMul", three[0].chars, keys.chars, scores.chars);
+    kd__onnx_plain(o, "Mul", scores.chars, factor.chars, scaled.chars);
+    if (causal) {
+        mask = kd__onnx_causal(o, n, s->h);
+        kd__onnx_plain(o, "Add", scaled.chars, mask.chars, masked.chars);
+    }
+    start = kd__onnx_node(o, "Softmax", causal ? masked.chars : scaled.chars, NULL, NULL, weights.chars);
+    kd__onnx_int(&o->graph, "axis", -1);
+    kd__pb_end(&o->graph, start);
+    kd__onnx_plain(o, "MatMul", weights.chars, three[2].chars, mixed.chars);
+    kd__onnx_transpose(o, mixed.chars, together, 4, rows.chars);
+    shape[2] = s->c;
+    kd__onnx_shaped(o, n, "Reshape", rows.chars, "shape_out", shape, 3, out);
+}
+
 typedef struct kd__onnx_row {
     const char *word; /* of the layer */
     kd__onnx_fn write;
+    int takes, gives; /* KD__ONNX_IMAGE, _TOKENS, _EITHER; a vector is as it is */
 } kd__onnx_row;
 
 static const kd__onnx_row kd__onnx_rows[] = {
-    {"dense", kd__onnx_dense},
-    {"conv", kd__onnx_conv},
-    {"depthwise", kd__onnx_conv},
-    {"maxpool", kd__onnx_maxpool},
-    {"avgpool", kd__onnx_avgpool},
-    {"gap", kd__onnx_gap},
-    {"batchnorm", kd__onnx_batchnorm},
-    {"flatten", kd__onnx_flatten},
-    {"quant", kd__onnx_steps},
-    {"softtree", kd__onnx_tree},
-    {"prompt", kd__onnx_prompt},
-    {"relu", kd__onnx_activation},
-    {"relu6", kd__onnx_activation},
-    {"leakyrelu", kd__onnx_activation},
-    {"gelu", kd__onnx_gelu},
-    {"silu", kd__onnx_silu},
-    {"hardswish", kd__onnx_activation},
-    {"sigmoid", kd__onnx_activation},
-    {"tanh", kd__onnx_activation},
-    {"concat", kd__onnx_concat},
-    {"+", kd__onnx_add},
+    {"dense", kd__onnx_dense, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"conv", kd__onnx_conv, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"depthwise", kd__onnx_conv, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"maxpool", kd__onnx_maxpool, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"avgpool", kd__onnx_avgpool, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"gap", kd__onnx_gap, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"batchnorm", kd__onnx_batchnorm, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"flatten", kd__onnx_flatten, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"softtree", kd__onnx_tree, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"prompt", kd__onnx_prompt, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"tokens", kd__onnx_tokens, KD__ONNX_IMAGE, KD__ONNX_TOKENS},
+    {"classtoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"disttoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"position", kd__onnx_position, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"token", kd__onnx_one_token, KD__ONNX_TOKENS, KD__ONNX_IMAGE},
+    {"meanpool", kd__onnx_meanpool, KD__ONNX_TOKENS, KD__ONNX_IMAGE},
+    {"layernorm", kd__onnx_layernorm, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"linear", kd__onnx_linear, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"attention", kd__onnx_attention, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"quant", kd__onnx_steps, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"relu", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"relu6", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"leakyrelu", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"gelu", kd__onnx_gelu, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"gelutanh", kd__onnx_gelutanh, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"silu", kd__onnx_silu, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"hardswish", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"sigmoid", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"tanh", kd__onnx_activation, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"concat", kd__onnx_concat, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"+/2", kd__onnx_mean, KD__ONNX_EITHER, KD__ONNX_EITHER},
+    {"+", kd__onnx_add, KD__ONNX_EITHER, KD__ONNX_EITHER},
 };
 
 /* ---- writing: the file ----------------------------------------------------------------------------------- */
@@ -26190,15 +26473,18 @@ KD__PRIVATE void kd__onnx_pixels(kd__onnx_writer *o)
 KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
 {
     const char *word = kd__layer_types[n->type].word;
-    const kd__onnx_name in = kd__onnx_value(o, n->in), out = kd__onnx_value(o, n->out),
-                        before = kd__onnx_part(n, "float");
+    const kd__onnx_name out = kd__onnx_value(o, n->out), before = kd__onnx_part(n, "float");
     const int keeps = kd__onnx_keeps_steps(o, n);
     int i;
     if (kd__layer_types[n->type].build == kd__dropout_build) return KD_OK;
     for (i = 0; i < KD__COUNT(kd__onnx_rows); ++i) {
-        if (strcmp(kd__onnx_rows[i].word, word) != 0 || (kd__onnx_rows[i].write == kd__onnx_steps && !o->m->quant))
-            continue;
-        kd__onnx_rows[i].write(o, n, in.chars, keeps ? before.chars : out.chars);
+        const kd__onnx_row *row = &kd__onnx_rows[i];
+        kd__onnx_name in;
+        if (strcmp(row->word, word) != 0 || (row->write == kd__onnx_steps && !o->m->quant)) continue;
+        in = kd__onnx_as(o, n->in, row->takes);
+        o->form[n->out] =
+            (char)(row->gives == KD__ONNX_EITHER ? kd__onnx_form_of(o, n->in) : row->gives);
+        row->write(o, n, in.chars, keeps ? before.chars : out.chars);
         if (keeps) kd__onnx_steps(o, n, before.chars, out.chars);
         return KD_OK;
     }
@@ -26216,6 +26502,7 @@ KD__PRIVATE kd_result kd__onnx_layers(kd__onnx_writer *o)
     const kd_model *m = o->m;
     kd_result result = KD_OK;
     int i;
+    if (!o->form) return KD_ERR_MEMORY;
     if (o->desc.input != KD_ONNX_FLOAT) kd__onnx_pixels(o);
     for (i = 0; i < m->node_count && result == KD_OK; ++i) result = kd__onnx_layer(o, &m->nodes[i]);
     if (kd__onnx_source(m, m->output) == m->input) {
@@ -26337,6 +26624,7 @@ KD__PRIVATE void kd__onnx_close(kd__onnx_writer *o)
 {
     kd__free(o->kd, o->graph.bytes);
     kd__free(o->kd, o->holes);
+    kd__free(o->kd, o->form);
 }
 
 KD__PRIVATE kd__onnx_writer kd__onnx_open(const kd_model *m, const kd_onnx_desc *desc, const char *where)
@@ -26347,6 +26635,7 @@ KD__PRIVATE kd__onnx_writer kd__onnx_open(const kd_model *m, const kd_onnx_desc 
     o.m = m;
     o.desc = desc ? *desc : kd_onnx_defaults();
     o.where = where;
+    o.form = KD__NEW(m->kd, char, m->value_count);
     return o;
 }
 

@@ -149,6 +149,19 @@ static int fail(const kd_ctx *kd, const char *what)
     return 1;
 }
 
+/* Layers over tokens, and those around them. */
+static const char *const sequences[] = {
+    "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, blocks: encoder 2 3, norm: "
+    "layernorm, token 0, head: linear 5",
+    "1x6x9: patch 3 8, classtoken, disttoken, position, encoder 1 2 norm=post act=relu eps=1e-5, head: disthead 4",
+    "2x6x6: conv 6 3 pad=1, relu, tokens, dropout 0.1, attention 2 causal=1, gelutanh, linear 4 bias=0, meanpool, "
+    "dense 3",
+    "2x6x6: tokens, concat( | linear 3 | gelu), residual(layernorm, linear 7, silu, droppath 0.1), maxpool 2x1, "
+    "batchnorm, layernorm, flatten, layernorm, dense 3",
+    "4x5x1: linear 6, residual(encoder 1 2 act=gelutanh), concat(conv 3 1 | ), conv 4 1, gap",
+    "12: layernorm, dense 5, linear 4, concat(tanh | layernorm), dense 3",
+};
+
 static int write_one(kd_ctx *kd, const char *folder, int index)
 {
     static float x[1 << 16], y[1 << 14], mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
@@ -160,7 +173,11 @@ static int write_one(kd_ctx *kd, const char *folder, int index)
     kd_result result;
     line l;
     int c, h, w, i, count, bytes = index % 3;
-    make_line(&l);
+    memset(&l, 0, sizeof l);
+    if (index < KD__COUNT(sequences))
+        add(&l, "%s", sequences[index]);
+    else
+        make_line(&l);
     if (kd_model_create(kd, l.text, (uint64_t)index, &m) != KD_OK) return fail(kd, l.text);
     kd_model_input(m, &c, &h, &w);
     fill(m);
@@ -221,6 +238,12 @@ static void make_int8_line(line *l, int sums)
     add(l, ", dense %d, relu, dense 6", 5 + draw(20));
 }
 
+/* What ONNX Runtime has no rule for, as layer normalisation, is in float between the integers. */
+static const char *const int8_sequences[] = {
+    "2x8x8: patch 2 16, classtoken, position, encoder 2 4, layernorm, token 0, linear 6",
+    "3x7x1: linear 8, relu, concat( | linear 5), linear 4, meanpool, dense 6",
+};
+
 static int int8_one(kd_ctx *kd, const char *folder, int index)
 {
     static float x[1 << 16], y[1 << 14];
@@ -232,7 +255,12 @@ static int int8_one(kd_ctx *kd, const char *folder, int index)
     kd_result result;
     line l;
     int c, h, w, i, count;
-    make_int8_line(&l, index % 2);
+    if (index % 2 && index / 2 < KD__COUNT(int8_sequences)) {
+        memset(&l, 0, sizeof l);
+        add(&l, "%s", int8_sequences[index / 2]);
+    } else {
+        make_int8_line(&l, index % 2);
+    }
     if (kd_model_create(kd, l.text, (uint64_t)index, &m) != KD_OK) return fail(kd, l.text);
     kd_model_input(m, &c, &h, &w);
     fill(m);

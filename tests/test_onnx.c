@@ -131,6 +131,11 @@ static const char *const lines[] = {
     "prompt 3, relu, dense 5, softtree 2 3",
     "2x3x3: flatten",
     "5: dropout 0.5",
+    "3x8x8: patch_embed.proj: patch 4 12, classtoken, disttoken, position, encoder 2 3, layernorm, head: disthead "
+    "3",
+    "2x6x6: tokens, attention 2 causal=1, concat( | linear 3 | gelutanh), residual(layernorm, linear 7, silu), "
+    "maxpool "
+    "2x1, layernorm, meanpool, dense 3",
     "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1, conv 2 1), concat(gap, "
     "flatten | "
     "maxpool 4, flatten), dense 3",
