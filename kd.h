@@ -145,6 +145,7 @@ CONTENTS (search for the tag)
    >>checkpoint   saved teacher caches and checkpoints of training
    >>onnx         ONNX, out
    >>onnxin       ONNX, in: the file, names, constants
+   >>onnxview     ONNX, in: sequences of tokens, turned and split; attention
    >>onnxops      ONNX, in: one function an operator
    >>onnxmodel    ONNX, in: the model line and its weights
    >>csource      models as C source: the plan, the constants
@@ -897,12 +898,13 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
 /* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
    convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
-   lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet. Weights in a
-   file beside it ("model.onnx.data") are read. What is done with the input before the first layer becomes the
-   model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in the file.
-   input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is KD_ERR_UNSUPPORTED,
-   with its name and operator; a file with several inputs, an older opset or other types of elements KD_ERR_FORMAT;
-   a size that is left open KD_ERR_SHAPE. */
+   lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet; layers over
+   tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT.
+   Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
+   becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
+   the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
+   KD_ERR_UNSUPPORTED, with its name and operator; a file with several inputs, an older opset or other types of
+   elements KD_ERR_FORMAT; a size that is left open KD_ERR_SHAPE. */
 KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
 
 /* ---- models for other programs --------------------------------------------------------------------------- */
@@ -6350,6 +6352,7 @@ typedef struct kd__node {
     int shown; /* 0: made by the library, not written in the model line */
     int depth; /* nesting in residual and concat */
     int grid;  /* the quant layer whose steps its input is on, or -1 */
+    int way;   /* while first weights are looked at: KD__WAY_... */
     int64_t macs;
     char *name; /* PyTorch's module path: "0", "3.body.1" */
     char *text; /* as written */
@@ -11342,42 +11345,41 @@ KD__PRIVATE int kd__has_weights(const kd_model *m, const kd__node *n)
 
 KD__PRIVATE int kd__is_sum(const kd__node *n) { return kd__layer_types[n->type].build == kd__add_build; }
 
-/* The last layer with weights on the way to a value, deeper than `depth`, or -1; *dead becomes 1 where a rectifier
-   follows it, of whose gradient at 0 nothing is left. Of a residual on this way, what the sum adds counts. A concat
-   has several ways: *skip such layers are passed over, and counted down. */
-KD__PRIVATE int kd__way_end(const kd_model *m, int value, int depth, int *skip, int *dead)
-{
-    int at = m->values[value].producer, k;
-    while (at >= 0 && m->nodes[at].depth > depth) {
-        const kd__node *n = &m->nodes[at];
-        if (kd__has_weights(m, n)) return (*skip)-- == 0 ? at : -1;
-        if (n->act == KD__RELU || n->act == KD__RELU6) *dead = 1;
-        for (k = 0; k < n->inputs && n->inputs > 1 && !kd__is_sum(n); ++k) {
-            int own = *dead;
-            const int end = kd__way_end(m, kd__input(m, n, k), depth, skip, &own);
-            if (end < 0) continue;
-            *dead = own;
-            return end;
-        }
-        if (n->inputs > 1 && !kd__is_sum(n)) return -1;
-        at = m->values[kd__input(m, n, n->inputs - 1)].producer;
-    }
-    return -1;
-}
+/* On the way back from a sum (kd__node.way): met; a rectifier is behind it, of whose gradient at 0 nothing is left;
+   the last layer with weights. */
+enum { KD__WAY_MET = 1, KD__WAY_DEAD = 2, KD__WAY_END = 4 };
 
-/* The same of the branch that ends in a sum: the first such layer, the second, and so on; -1: there are no more, or
-   the node is no sum. */
-KD__PRIVATE int kd__branch_end(const kd_model *m, const kd__node *sum, int which, int *dead)
+/* Marks the last layers with weights in the branch that ends in a sum, those of all branches of a concat there. Of
+   a residual that the branch itself ends in, what the sum adds counts. */
+KD__PRIVATE void kd__mark_ends(kd_model *m, int sum)
 {
-    *dead = 0;
-    return kd__is_sum(sum) ? kd__way_end(m, sum->in, sum->depth, &which, dead) : -1;
+    const kd__node *from = &m->nodes[sum];
+    int i, k;
+    for (i = 0; i < m->node_count; ++i) m->nodes[i].way = 0;
+    if (!kd__is_sum(from) || m->values[from->in].producer < 0) return;
+    m->nodes[m->values[from->in].producer].way = KD__WAY_MET;
+    for (i = sum - 1; i >= 0; --i) {
+        kd__node *n = &m->nodes[i];
+        int way = n->way;
+        n->way = 0;
+        if (!way || n->depth <= from->depth) continue;
+        if (kd__has_weights(m, n)) {
+            n->way = way | KD__WAY_END;
+            continue;
+        }
+        if (n->act == KD__RELU || n->act == KD__RELU6) way |= KD__WAY_DEAD;
+        for (k = kd__is_sum(n) ? n->inputs - 1 : 0; k < n->inputs; ++k) {
+            const int producer = m->values[kd__input(m, n, k)].producer;
+            if (producer >= 0) m->nodes[producer].way |= way;
+        }
+    }
 }
 
 /* What is wrong with first weights, or NULL. */
-KD__PRIVATE const char *kd__init_fault(const kd_model *m, const kd_init *init)
+KD__PRIVATE const char *kd__init_fault(kd_model *m, const kd_init *init)
 {
     const float limit = 1e6f;
-    int i, j, dead;
+    int i, j;
     if ((unsigned)init->kind >= (unsigned)KD_INIT_COUNT) return "there is no such kind of first weights";
     if (init->fan_out != 0 && init->fan_out != 1) return "fan_out must be 0 or 1";
     if (init->fan_out && init->kind != KD_INIT_HE) return "fan_out goes with init=he";
@@ -11386,8 +11388,9 @@ KD__PRIVATE const char *kd__init_fault(const kd_model *m, const kd_init *init)
     if (!(init->last >= 0 && init->last <= limit)) return "last must be 0 to 1e6";
     if (!(init->residual >= 0 && init->residual <= limit)) return "residual must be 0 to 1e6";
     for (i = 0; init->residual == 0 && i < m->node_count; ++i) {
-        for (j = 0; kd__branch_end(m, &m->nodes[i], j, &dead) >= 0; ++j) {
-            if (dead)
+        kd__mark_ends(m, i);
+        for (j = 0; j < i; ++j) {
+            if ((m->nodes[j].way & KD__WAY_END) && (m->nodes[j].way & KD__WAY_DEAD))
                 return "residual=0 would leave a residual without gradients for ever, whose last layer with "
                        "weights is followed by a relu or relu6";
         }
@@ -12860,7 +12863,7 @@ KD__PRIVATE void kd__init_scale(kd_model *m, int node, float factor)
 
 KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
 {
-    int i, j, k, dead, last = -1;
+    int i, j, last = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
@@ -12886,10 +12889,9 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
     }
     if (last >= 0) kd__init_scale(m, last, m->init.last);
     for (i = 0; i < m->node_count; ++i) {
-        int end;
-        for (j = 0; (end = kd__branch_end(m, &m->nodes[i], j, &dead)) >= 0; ++j) {
-            for (k = 0; k < j && kd__branch_end(m, &m->nodes[i], k, &dead) != end; ++k) {}
-            if (k == j) kd__init_scale(m, end, m->init.residual); /* once, however many branches it ends */
+        kd__mark_ends(m, i);
+        for (j = 0; j < i; ++j) {
+            if (m->nodes[j].way & KD__WAY_END) kd__init_scale(m, j, m->init.residual);
         }
     }
     return KD_OK;
@@ -16396,6 +16398,7 @@ KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *
 typedef struct kd__relined {
     const kd_model *m;
     const char *folded; /* by node: KD__FOLD_* */
+    char *readers;      /* by value: bit 1, a reader has a rule for int8; bit 2, one has not */
     int limit;          /* of the weights behind quant layers; 0: none are added */
     kd__writer w;
 } kd__relined;
@@ -16444,32 +16447,30 @@ KD__PRIVATE void kd__choose_folds(const kd_model *m, char *folded)
     }
 }
 
-/* Whether int8 has a rule for a node, so that its input should be on a grid. A sum that a layer without one reads
-   stays in float, too: rounding it would cost more than it saves. */
-KD__PRIVATE int kd__wants_grid(const kd_model *m, const char *folded, const kd__node *n);
-
-/* What becomes of a value: bit 1, a reader has a rule; bit 2, one has not. */
-KD__PRIVATE int kd__value_readers(const kd_model *m, const char *folded, int value)
-{
-    int i, seen = 0;
-    for (i = 0; i < m->node_count; ++i) {
-        const kd__node *n = &m->nodes[i];
-        if (!kd__reads(m, n, value)) continue;
-        if (n->fused || kd__stays_on_grid(n) || kd__is_quant(n) || folded[i] == KD__FOLD_INTO)
-            seen |= kd__value_readers(m, folded, n->out);
-        else
-            seen |= kd__wants_grid(m, folded, n) ? 1 : 2;
-    }
-    return seen;
-}
-
-KD__PRIVATE int kd__wants_grid(const kd_model *m, const char *folded, const kd__node *n)
+/* Whether int8 has a rule for a node, so that its input should be on a grid. A sum or a concat that a layer without
+   one reads stays in float, too: rounding it would cost more than it saves. */
+KD__PRIVATE int kd__wants_grid(const kd__relined *l, const kd__node *n)
 {
     const kd__layer_type *t = &kd__layer_types[n->type];
     if (kd__is_product(n) || n->act || t->forward[0].fn == kd__avgpool_forward) return 1;
-    if (folded[n - m->nodes] == KD__FOLD_DEPTHWISE) return 1;
-    return (t->build == kd__add_build || t->build == kd__concat_build) &&
-           !(kd__value_readers(m, folded, n->out) & 2);
+    if (l->folded[n - l->m->nodes] == KD__FOLD_DEPTHWISE) return 1;
+    return (t->build == kd__add_build || t->build == kd__concat_build) && !(l->readers[n->out] & 2);
+}
+
+/* What becomes of every value: from the last layer back, so that what its readers make of theirs is known. */
+KD__PRIVATE void kd__find_readers(kd__relined *l)
+{
+    const kd_model *m = l->m;
+    int i, k;
+    for (i = m->node_count - 1; i >= 0; --i) {
+        const kd__node *n = &m->nodes[i];
+        const int passes = n->fused || kd__stays_on_grid(n) || kd__is_quant(n) || l->folded[i] == KD__FOLD_INTO;
+        const int seen = passes ? l->readers[n->out] : kd__wants_grid(l, n) ? 1 : 2;
+        for (k = 0; k < n->inputs; ++k) {
+            char *reader = &l->readers[kd__input(m, n, k)];
+            *reader = (char)(*reader | seen);
+        }
+    }
 }
 
 /* Whether a quant layer has to follow this node in the new line. */
@@ -16482,7 +16483,7 @@ KD__PRIVATE int kd__needs_quant(const kd__relined *l, const kd__node *n)
     while (reader && !reader->fused && l->folded[reader - m->nodes] == KD__FOLD_INTO) /* what is left of it is n */
         reader = kd__reader(m, reader->out);
     if (reader && (reader->fused || kd__is_quant(reader))) return 0;
-    return kd__value_readers(m, l->folded, n->out) & 1;
+    return l->readers[n->out] & 1;
 }
 
 KD__PRIVATE kd__text kd__pair_text(const kd__arg *arg)
@@ -16624,7 +16625,7 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
     int first = 1, at = 0;
     while (*c && *c != ':') ++c;
     kd__write(&l->w, "%.*s: ", (int)(c - m->spec), m->spec);
-    if (l->limit && (kd__value_readers(m, l->folded, m->input) & 1) &&
+    if (l->limit && (l->readers[m->input] & 1) &&
         !(kd__reader(m, m->input) && kd__is_quant(kd__reader(m, m->input)))) {
         kd__write_quant(l, 1);
         first = 0;
@@ -16776,9 +16777,11 @@ KD__PRIVATE kd_result kd__model_reline(const kd_model *m, int limit, kd_model **
     memset(&l, 0, sizeof l);
     l.m = m;
     l.folded = folded;
+    l.readers = KD__NEW(kd, char, m->value_count);
     l.limit = limit;
-    if (folded) {
+    if (folded && l.readers) {
         kd__choose_folds(m, folded);
+        kd__find_readers(&l);
         kd__write_line(&l);
         line = KD__NEW(kd, char, l.w.length + 1);
     }
@@ -16791,6 +16794,7 @@ KD__PRIVATE kd_result kd__model_reline(const kd_model *m, int limit, kd_model **
     if (result == KD_OK) result = kd__move_tensors(made, m, folded);
     if (result == KD_OK) result = kd__model_copy_about(made, m);
     kd__free(kd, folded);
+    kd__free(kd, l.readers);
     kd__free(kd, line);
     if (result != KD_OK) {
         kd_model_destroy(made);
@@ -26793,13 +26797,41 @@ typedef struct kd__onnx_unit {
     int first, inputs; /* of a sum or a concat: the units joins[first ...]; 0: not one of them */
     int whole, parts;  /* of a concat: the same as the file has it */
     kd__shape shape;
+    int tokens;            /* it gives (N, tokens, numbers): h tokens of c numbers */
     int tensor[4], turned; /* -1: none; turned: the weight is (in, out) */
     float alpha, beta;     /* what weight and bias are multiplied by */
     int owner;             /* the last unit that all ways from the input to this one pass */
     int written;
 } kd__onnx_unit;
 
-enum { KD__IS_NOTHING, KD__IS_ARRAY, KD__IS_NUMBERS, KD__IS_FEED, KD__IS_UNIT, KD__IS_FORM };
+/* A tensor as another shape of what a unit gives: axis by axis, parts of its samples, of its tokens (or pixels) and
+   of its numbers (or channels), which begin at `first`. Axes of length 1 have no part. */
+enum { KD__DIM_BATCH, KD__DIM_TOKENS, KD__DIM_NUMBERS };
+typedef struct kd__onnx_dim {
+    int source, size, step; /* size 0: as many samples as there are */
+} kd__onnx_dim;
+
+enum { KD__ONNX_DIMS = 12 };
+typedef struct kd__onnx_view {
+    int unit, rank, count;
+    kd__onnx_dim dims[KD__ONNX_DIMS];
+    int ends[KD__ONNX_RANK]; /* of axis i: dims[ends[i - 1] ...] up to here */
+    int first;
+    double scale;
+    int causal; /* of scores: later keys are masked */
+    int scores; /* 1: this is a view of queries, and what is shown are they times keys; 2: the softmax of that */
+} kd__onnx_view;
+
+enum {
+    KD__IS_NOTHING,
+    KD__IS_ARRAY,
+    KD__IS_NUMBERS,
+    KD__IS_FEED,
+    KD__IS_UNIT,
+    KD__IS_FORM,
+    KD__IS_VIEW,
+    KD__IS_REAL /* one float that the file computes */
+};
 typedef struct kd__onnx_entry {
     kd__pb_view name;
     int op; /* that makes it, -1: tensor of the file or input */
@@ -26841,10 +26873,13 @@ typedef struct kd__onnx_reader {
     kd__onnx_part_of *parts;
     int *order; /* units of the chains being written */
     int *joins; /* what sums and concats read */
+    kd__onnx_view *views;
+    double *reals;
     int array_count, array_capacity, op_count, op_capacity, entry_count, entry_capacity, name_count, name_capacity;
     int number_count, number_capacity, form_count, form_capacity, feed_count, feed_capacity, unit_count,
         unit_capacity;
     int part_count, part_capacity, order_count, sorted_count, join_count, join_capacity;
+    int view_count, view_capacity, real_count, real_capacity;
     int input, output, input_type; /* entries; element type */
     int rank;                      /* of the input */
     int64_t sizes[KD__ONNX_RANK];  /* of the input in the file, -1: free */
@@ -27480,12 +27515,13 @@ KD__PRIVATE void kd__onnx_input_shape(const kd__onnx_reader *r, int hwc, kd__sha
 }
 
 /* The unit whose output a node reads, -1 and r->fault if there is none. */
-KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int i)
+KD__PRIVATE int kd__onnx_any_in(kd__onnx_reader *r, const kd__onnx_op *op, int i)
 {
     const kd__onnx_entry *e = kd__onnx_in(r, op, i);
     const kd__onnx_feed *feed;
     kd__shape *s = &r->units[0].shape;
-    if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS || e->kind == KD__IS_NOTHING) {
+    if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS || e->kind == KD__IS_NOTHING ||
+        e->kind == KD__IS_REAL) {
         /* nothing: the second output of a node */
         r->fault = kd__onnx_refuse(r, op, "its input %d is a constant or missing", i);
         return -1;
@@ -27495,6 +27531,10 @@ KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int 
         return -1;
     }
     if (e->kind == KD__IS_UNIT) return e->index;
+    if (e->kind == KD__IS_VIEW) {
+        r->fault = kd__onnx_refuse(r, op, "its input is turned or split as no layer here reads it");
+        return -1;
+    }
     if (e->kind == KD__IS_FORM) {
         r->fault =
             kd__onnx_refuse(r, op, "its input is a sum or product with constants that is no activation of kd.h");
@@ -27528,6 +27568,16 @@ KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int 
     return -1;
 }
 
+/* The same of an image or a vector. */
+KD__PRIVATE int kd__onnx_unit_in(kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const int unit = kd__onnx_any_in(r, op, i);
+    if (unit < 0 || !r->units[unit].tokens) return unit;
+    r->fault = kd__onnx_refuse(r, op, "its input are tokens, (N, %d, %d), and it reads images or vectors",
+                               r->units[unit].shape.h, r->units[unit].shape.c);
+    return -1;
+}
+
 /* A new unit that reads `in`, with its input's shape. */
 KD__PRIVATE kd__onnx_unit *kd__onnx_new(kd__onnx_reader *r, const kd__onnx_op *op, const char *word, int in)
 {
@@ -27541,7 +27591,7 @@ KD__PRIVATE kd__onnx_unit *kd__onnx_new(kd__onnx_reader *r, const kd__onnx_op *o
     u->type = kd__layer_find(word, strlen(word));
     u->op = op ? (int)(op - r->ops) : -1;
     u->in = in;
-    if (in >= 0) u->shape = r->units[in].shape;
+    if (in >= 0) u->shape = r->units[in].shape, u->tokens = r->units[in].tokens;
     for (i = 0; i < 4; ++i) u->tensor[i] = -1;
     u->alpha = u->beta = 1;
     if (op) kd__onnx_give(r, op, KD__IS_UNIT, r->unit_count);
@@ -27560,8 +27610,644 @@ KD__PRIVATE int kd__onnx_join(kd__onnx_reader *r, int unit)
 }
 
 /* ============================================================================================================
-   >>onnxops    ONNX, in: one function an operator
+   >>onnxview    ONNX, in: sequences of tokens, turned and split; attention
    uses: onnxin
+   Exporters write a Transformer as products, turns and new shapes. What each tensor shows of which layer is
+   followed through them (kd__onnx_view) until a layer can read it as it is, or two of them are multiplied: then
+   queries, keys and values are where a layer of attention has them, or the file is refused.
+   ============================================================================================================ */
+
+/* Another part at the end of the axis that is being made; of more than there is room for the view becomes none. */
+KD__PRIVATE void kd__onnx_push(kd__onnx_view *v, int source, int size, int step)
+{
+    if (size == 1 || v->rank < 0) return;
+    if (v->count == KD__ONNX_DIMS) {
+        v->rank = -1;
+        return;
+    }
+    v->dims[v->count].source = source, v->dims[v->count].size = size, v->dims[v->count].step = step;
+    ++v->count;
+}
+
+KD__PRIVATE void kd__onnx_axis(kd__onnx_view *v)
+{
+    if (v->rank >= 0 && v->rank < KD__ONNX_RANK)
+        v->ends[v->rank++] = v->count;
+    else
+        v->rank = -1;
+}
+
+KD__PRIVATE int kd__onnx_begin_of(const kd__onnx_view *v, int axis) { return axis ? v->ends[axis - 1] : 0; }
+
+/* What a unit gives, as it is. */
+KD__PRIVATE kd__onnx_view kd__onnx_view_of(const kd__onnx_reader *r, int unit)
+{
+    const kd__onnx_unit *u = &r->units[unit];
+    const kd__shape *s = &u->shape;
+    kd__onnx_view v;
+    memset(&v, 0, sizeof v);
+    v.unit = unit;
+    v.scale = 1;
+    kd__onnx_push(&v, KD__DIM_BATCH, (int)KD__MIN(r->batch, (int64_t)INT_MAX), 1);
+    kd__onnx_axis(&v);
+    if (s->flat || !u->tokens) {
+        kd__onnx_push(&v, KD__DIM_NUMBERS, s->flat ? (int)kd__shape_count(s) : s->c, 1);
+        kd__onnx_axis(&v);
+    }
+    if (s->flat) return v;
+    kd__onnx_push(&v, KD__DIM_TOKENS, s->h, u->tokens ? 1 : s->w);
+    kd__onnx_axis(&v);
+    kd__onnx_push(&v, u->tokens ? (int)KD__DIM_NUMBERS : (int)KD__DIM_TOKENS, u->tokens ? s->c : s->w, 1);
+    kd__onnx_axis(&v);
+    return v;
+}
+
+/* The same parts, whatever they are of. */
+KD__PRIVATE int kd__onnx_alike(const kd__onnx_view *a, const kd__onnx_view *b)
+{
+    return a->rank == b->rank && a->count == b->count && a->first == b->first &&
+           memcmp(a->ends, b->ends, sizeof a->ends) == 0 && memcmp(a->dims, b->dims, sizeof a->dims) == 0;
+}
+
+/* Parts of an axis that are one run of their source become one. What is behind the last part is 0. */
+KD__PRIVATE void kd__onnx_merge(kd__onnx_view *v)
+{
+    kd__onnx_view out = *v;
+    int axis, i;
+    out.count = out.rank = 0;
+    memset(out.dims, 0, sizeof out.dims);
+    memset(out.ends, 0, sizeof out.ends);
+    for (axis = 0; axis < v->rank; ++axis) {
+        const int start = out.count;
+        for (i = kd__onnx_begin_of(v, axis); i < v->ends[axis]; ++i) {
+            kd__onnx_dim *last = &out.dims[KD__MAX(out.count, 1) - 1];
+            const kd__onnx_dim *d = &v->dims[i];
+            if (out.count > start && d->size && last->size && last->source == d->source &&
+                last->step == (int64_t)d->step * d->size && (int64_t)last->size * d->size < KD__MAX_VALUE)
+                last->size *= d->size, last->step = d->step;
+            else
+                kd__onnx_push(&out, d->source, d->size, d->step);
+        }
+        kd__onnx_axis(&out);
+    }
+    *v = out;
+}
+
+/* A node's output j is a view; where that is what a unit gives as it is, it is the unit's. Pixels in a row become
+   tokens. */
+KD__PRIVATE kd_result kd__onnx_give_view(kd__onnx_reader *r, const kd__onnx_op *op, int j, kd__onnx_view v)
+{
+    const int at = j < op->outputs ? r->refs[op->first_output + j] : -1;
+    const kd__shape *s = &r->units[v.unit].shape;
+    kd__onnx_view plain = kd__onnx_view_of(r, v.unit);
+    void *list;
+    if (at < 0) return KD_OK;
+    kd__onnx_merge(&v);
+    if (v.rank < 0) return kd__onnx_refuse(r, op, "it has too many dimensions");
+    r->entries[at].kind = KD__IS_UNIT;
+    r->entries[at].index = v.unit;
+    if (!v.scores && v.scale == 1 && kd__onnx_alike(&v, &plain)) return KD_OK;
+    if (!v.scores && v.scale == 1 && j == 0 && !s->flat && !r->units[v.unit].tokens) {
+        kd__onnx_view rows = plain;
+        rows.rank = 1, rows.count = rows.ends[0];
+        kd__onnx_push(&rows, KD__DIM_TOKENS, s->h * s->w, 1);
+        kd__onnx_axis(&rows);
+        kd__onnx_push(&rows, KD__DIM_NUMBERS, s->c, 1);
+        kd__onnx_axis(&rows);
+        kd__onnx_merge(&rows);
+        if (kd__onnx_alike(&v, &rows)) {
+            kd__onnx_unit *u = kd__onnx_new(r, op, "tokens", v.unit);
+            if (!u) return KD_ERR_MEMORY;
+            u->tokens = 1;
+            u->shape.h *= u->shape.w, u->shape.w = 1;
+            return KD_OK;
+        }
+    }
+    list = kd__grow(r->kd, r->views, r->view_count, &r->view_capacity, sizeof *r->views);
+    if (!list) return KD_ERR_MEMORY;
+    r->views = (kd__onnx_view *)list;
+    r->views[r->view_count] = v;
+    r->entries[at].kind = KD__IS_VIEW;
+    r->entries[at].index = r->view_count++;
+    return KD_OK;
+}
+
+/* Input i as a view: 1, or 0 if it is none. */
+KD__PRIVATE int kd__onnx_view_in(const kd__onnx_reader *r, const kd__onnx_op *op, int i, kd__onnx_view *v)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    if (!e || e->last || (e->kind != KD__IS_VIEW && (e->kind != KD__IS_UNIT || e->index == 0))) return 0;
+    *v = e->kind == KD__IS_VIEW ? r->views[e->index] : kd__onnx_view_of(r, e->index);
+    return 1;
+}
+
+/* The same of numbers that are there, not of products yet to be made. */
+KD__PRIVATE int kd__onnx_shown_in(const kd__onnx_reader *r, const kd__onnx_op *op, int i, kd__onnx_view *v)
+{
+    return kd__onnx_view_in(r, op, i, v) && !v->scores;
+}
+
+/* Whether input i is a view that is no image and no vector: tokens, or something turned. */
+KD__PRIVATE int kd__onnx_is_sequence(const kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    return e && (e->kind == KD__IS_VIEW || (e->kind == KD__IS_UNIT && r->units[e->index].tokens));
+}
+
+/* Whether a view has all numbers of its unit, in whatever order. */
+KD__PRIVATE int kd__onnx_is_whole(const kd__onnx_reader *r, const kd__onnx_view *v)
+{
+    int64_t count = 1;
+    int i;
+    for (i = 0; i < v->count; ++i) count *= v->dims[i].source == KD__DIM_BATCH ? 1 : v->dims[i].size;
+    return v->first == 0 && v->scale == 1 && !v->scores && count == kd__shape_count(&r->units[v->unit].shape);
+}
+
+/* Whether its last axis are the numbers of one token. */
+KD__PRIVATE int kd__onnx_is_rows(const kd__onnx_reader *r, const kd__onnx_view *v)
+{
+    const int c = r->units[v->unit].shape.c, start = v->rank > 0 ? kd__onnx_begin_of(v, v->rank - 1) : 0;
+    if (v->rank < 1 || !r->units[v->unit].tokens || !kd__onnx_is_whole(r, v)) return 0;
+    if (c == 1) return start == v->count;
+    return start + 1 == v->count && v->dims[start].source == KD__DIM_NUMBERS && v->dims[start].size == c;
+}
+
+/* What a layer makes of the rows of a view, in the same places. */
+KD__PRIVATE kd_result kd__onnx_give_rows(kd__onnx_reader *r, const kd__onnx_op *op, int unit, kd__onnx_view v)
+{
+    v.unit = unit;
+    v.count = kd__onnx_begin_of(&v, v.rank - 1);
+    --v.rank;
+    kd__onnx_push(&v, KD__DIM_NUMBERS, r->units[unit].shape.c, 1);
+    kd__onnx_axis(&v);
+    return kd__onnx_give_view(r, op, 0, v);
+}
+
+/* ---- new shapes ------------------------------------------------------------------------------------------ */
+
+/* The first or last parts of from[*begin ... *end) that have `size` numbers (KD__ONNX_BATCH: the samples), as the
+   next parts of `axis`, which is in the order asked for. */
+KD__PRIVATE int kd__onnx_take_dims(kd__onnx_dim *from, int *begin, int *end, int64_t size, int at_end,
+                                   kd__onnx_dim *axis, int *count)
+{
+    while (size != 1) {
+        kd__onnx_dim *d, part;
+        if (*begin == *end || *count == KD__ONNX_DIMS) return 0;
+        d = &from[at_end ? *end - 1 : *begin];
+        part = *d;
+        if (size == KD__ONNX_BATCH || d->size == 0) {
+            if (size != KD__ONNX_BATCH || d->size != 0) return 0;
+            size = 1;
+        } else if (size % d->size == 0) {
+            size /= d->size;
+        } else if (size > 0 && d->size % size == 0) { /* a part of it */
+            const int rest = d->size / (int)size;
+            part.size = (int)size;
+            if (!at_end) part.step = d->step * rest;
+            if (at_end) d->step *= (int)size;
+            d->size = rest;
+            axis[(*count)++] = part;
+            return 1;
+        } else {
+            return 0;
+        }
+        axis[(*count)++] = part;
+        if (at_end)
+            --*end;
+        else
+            ++*begin;
+    }
+    return 1;
+}
+
+/* A view under another shape, in which one size may be -1. */
+KD__PRIVATE kd_result kd__onnx_reshape_view(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_view v,
+                                            const kd__onnx_numbers *shape)
+{
+    kd__onnx_dim left[KD__ONNX_DIMS], axes[KD__ONNX_RANK][KD__ONNX_DIMS];
+    int counts[KD__ONNX_RANK] = {0}, begin = 0, end = v.count, gap = -1, i, j, fits = shape->count <= KD__ONNX_RANK;
+    kd__onnx_view out = v;
+    memcpy(left, v.dims, sizeof left);
+    for (i = 0; i < shape->count && fits && gap < 0; ++i) {
+        int64_t size = shape->v[i];
+        if (size == -1) {
+            gap = i;
+            continue;
+        }
+        if (size == 0) { /* as it is */
+            fits = i < v.rank;
+            size = 1;
+            for (j = fits ? kd__onnx_begin_of(&v, i) : 0; fits && j < v.ends[i]; ++j)
+                size = v.dims[j].size == 0 ? KD__ONNX_BATCH : size * v.dims[j].size;
+        }
+        fits = fits && kd__onnx_take_dims(left, &begin, &end, size, 0, axes[i], &counts[i]);
+    }
+    for (i = shape->count - 1; i > gap && gap >= 0 && fits; --i)
+        fits = shape->v[i] != -1 && shape->v[i] != 0 &&
+               kd__onnx_take_dims(left, &begin, &end, shape->v[i], 1, axes[i], &counts[i]);
+    for (i = begin; i < end && gap >= 0 && fits; ++i) axes[gap][counts[gap]++] = left[i];
+    if (!fits || (gap < 0 && begin != end)) return kd__onnx_refuse(r, op, "its shape does not fit its input");
+    out.rank = out.count = 0;
+    for (i = 0; i < shape->count; ++i) {
+        for (j = 0; j < counts[i]; ++j) {
+            const kd__onnx_dim *d = &axes[i][i > gap && gap >= 0 ? counts[i] - 1 - j : j];
+            kd__onnx_push(&out, d->source, d->size, d->step);
+        }
+        kd__onnx_axis(&out);
+    }
+    return kd__onnx_give_view(r, op, 0, out);
+}
+
+/* Its axes in another order. */
+KD__PRIVATE kd_result kd__onnx_transpose_view(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_view v)
+{
+    int64_t perm[KD__ONNX_RANK];
+    int count = kd__onnx_get_ints(op, "perm", perm, KD__ONNX_RANK), i, j, seen = 0;
+    kd__onnx_view out = v;
+    out.rank = out.count = 0;
+    for (i = 0; count < 0 && i < v.rank; ++i) perm[i] = v.rank - 1 - i;
+    if (count < 0) count = v.rank;
+    for (i = 0; i < count && count == v.rank; ++i) {
+        if (perm[i] < 0 || perm[i] >= v.rank) break;
+        seen |= 1 << perm[i];
+        for (j = kd__onnx_begin_of(&v, (int)perm[i]); j < v.ends[perm[i]]; ++j)
+            kd__onnx_push(&out, v.dims[j].source, v.dims[j].size, v.dims[j].step);
+        kd__onnx_axis(&out);
+    }
+    if (count != v.rank || seen != (1 << count) - 1)
+        return kd__onnx_refuse(r, op, "its perm is no order of %d axes", v.rank);
+    return kd__onnx_give_view(r, op, 0, out);
+}
+
+/* Axes of length 1 go, or come. */
+KD__PRIVATE kd_result kd__onnx_squeeze_view(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_view v,
+                                            const kd__onnx_numbers *axes, int unsqueeze)
+{
+    const int rank = v.rank + (unsqueeze ? axes->count : -axes->count), all = unsqueeze ? rank : v.rank;
+    int drop[2 * KD__ONNX_RANK] = {0}, i, j, from = 0;
+    kd__onnx_view out = v;
+    out.rank = out.count = 0;
+    for (i = 0; i < axes->count; ++i) {
+        const int64_t axis = axes->v[i] < 0 ? axes->v[i] + all : axes->v[i];
+        if (axes->count < 1 || rank < 1 || rank > KD__ONNX_RANK || axis < 0 || axis >= all || drop[axis] ||
+            (!unsqueeze && kd__onnx_begin_of(&v, (int)axis) != v.ends[axis]))
+            return kd__onnx_refuse(r, op, "its axes do not fit its input");
+        drop[axis] = 1;
+    }
+    for (i = 0; i < all; ++i) {
+        if (drop[i]) {
+            if (unsqueeze)
+                kd__onnx_axis(&out);
+            else
+                ++from;
+            continue;
+        }
+        for (j = kd__onnx_begin_of(&v, from); j < v.ends[from]; ++j)
+            kd__onnx_push(&out, v.dims[j].source, v.dims[j].size, v.dims[j].step);
+        kd__onnx_axis(&out);
+        ++from;
+    }
+    return kd__onnx_give_view(r, op, 0, out);
+}
+
+/* Its shape as numbers. */
+KD__PRIVATE kd__onnx_numbers kd__onnx_shape_of(const kd__onnx_view *v)
+{
+    kd__onnx_numbers n;
+    int i, j;
+    memset(&n, 0, sizeof n);
+    for (i = 0; i < v->rank; ++i) {
+        const int start = kd__onnx_begin_of(v, i);
+        int64_t size = 1, free_size = 0;
+        for (j = start; j < v->ends[i]; ++j) {
+            if (v->dims[j].size == 0)
+                free_size = 1;
+            else
+                size *= v->dims[j].size;
+        }
+        /* of a free number of samples times another nothing is known */
+        n.v[n.count++] = !free_size ? size : size == 1 ? KD__ONNX_BATCH : KD__ONNX_BATCH + 1;
+    }
+    return n;
+}
+
+/* One of the equal parts of an axis, which goes unless `keep`: of the numbers of each token, or a token of all. */
+KD__PRIVATE kd_result kd__onnx_pick(kd__onnx_reader *r, const kd__onnx_op *op, int j, kd__onnx_view v, int64_t axis,
+                                    int64_t index, int keep)
+{
+    const kd__onnx_view plain = kd__onnx_view_of(r, v.unit);
+    const kd__onnx_dim *d;
+    kd__onnx_view out = v;
+    int i, k, start;
+    if (axis < 0) axis += v.rank;
+    if (axis < 0 || axis >= v.rank) return kd__onnx_refuse(r, op, "its axis does not fit its input");
+    start = kd__onnx_begin_of(&v, (int)axis);
+    d = &v.dims[start];
+    if (start + 1 != v.ends[axis] || d->size == 0 || d->source == KD__DIM_BATCH)
+        return kd__onnx_refuse(r, op, "of tokens one can be taken, or a part of their numbers, nothing else");
+    if (index < 0) index += d->size;
+    if (index < 0 || index >= d->size) return kd__onnx_refuse(r, op, "its index is out of range");
+    if (d->source == KD__DIM_TOKENS) {
+        kd__onnx_unit *u;
+        if (!kd__onnx_alike(&v, &plain) || v.scale != 1 || v.scores || !r->units[v.unit].tokens || keep || j)
+            return kd__onnx_refuse(r, op, "a token can be taken of (N, tokens, numbers), of nothing else");
+        u = kd__onnx_new(r, op, "token", v.unit);
+        if (!u) return KD_ERR_MEMORY;
+        u->arg[KD__TOKEN_K].v[0] = (double)index;
+        u->shape.h = u->shape.w = u->shape.flat = 1;
+        u->tokens = 0;
+        return KD_OK;
+    }
+    out.rank = out.count = 0;
+    out.first += (int)index * d->step;
+    for (i = 0; i < v.rank; ++i) {
+        for (k = kd__onnx_begin_of(&v, i); k < v.ends[i] && i != axis; ++k)
+            kd__onnx_push(&out, v.dims[k].source, v.dims[k].size, v.dims[k].step);
+        if (i != axis || keep) kd__onnx_axis(&out);
+    }
+    return kd__onnx_give_view(r, op, j, out);
+}
+
+/* ---- layers over tokens ---------------------------------------------------------------------------------- */
+
+/* The same numbers by a function of each, in the same places. */
+KD__PRIVATE kd_result kd__onnx_simple_view(kd__onnx_reader *r, const kd__onnx_op *op, const char *word,
+                                           kd__onnx_view v)
+{
+    if (!kd__onnx_is_whole(r, &v)) return kd__onnx_refuse(r, op, "its input is a part of what a layer gives");
+    if (!kd__onnx_new(r, op, word, v.unit)) return KD_ERR_MEMORY;
+    v.unit = r->unit_count - 1;
+    return kd__onnx_give_view(r, op, 0, v);
+}
+
+/* A layer on each token: the weight is (out, in), or (in, out) where it is turned. */
+KD__PRIVATE kd_result kd__onnx_linear_of(kd__onnx_reader *r, const kd__onnx_op *op, int turned,
+                                         const kd__onnx_array *bias)
+{
+    const kd__onnx_array *w = kd__onnx_constant(r, op, 1);
+    kd__onnx_view v;
+    kd__onnx_unit *u;
+    if (!kd__onnx_view_in(r, op, 0, &v) || !w || w->rank != 2 || !kd__onnx_is_rows(r, &v))
+        return kd__onnx_refuse(r, op, "tokens, their numbers last, and a constant weight of two dimensions are "
+                                      "needed");
+    if (w->shape[!turned] != r->units[v.unit].shape.c || w->shape[turned] < 1 || w->shape[turned] > KD__MAX_VALUE)
+        return kd__onnx_refuse(r, op, "its weight takes %lld numbers, and tokens of %d come",
+                               (long long)w->shape[!turned], r->units[v.unit].shape.c);
+    if (bias && (bias->count != w->shape[turned] || bias->rank < 1 || bias->shape[bias->rank - 1] != bias->count))
+        return kd__onnx_refuse(r, op, "its bias has not a number for each of %lld outputs",
+                               (long long)w->shape[turned]);
+    u = kd__onnx_new(r, op, "linear", v.unit);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__LINEAR_UNITS].v[0] = (double)w->shape[turned];
+    u->turned = turned ^ w->turned;
+    u->tensor[0] = (int)(w - r->arrays), u->tensor[1] = bias ? (int)(bias - r->arrays) : -1;
+    u->shape.c = (int)w->shape[turned];
+    return kd__onnx_give_rows(r, op, r->unit_count - 1, v);
+}
+
+KD__PRIVATE kd_result kd__onnx_get_layernorm(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const int64_t axis = kd__onnx_get_int(op, "axis", -1);
+    kd__onnx_view v;
+    kd__onnx_unit *u;
+    int i, numbers, is_vector;
+    if (!kd__onnx_view_in(r, op, 0, &v))
+        return kd__onnx_refuse(r, op, "tokens or a vector are needed, which some layer has made");
+    is_vector = r->units[v.unit].shape.flat;
+    if ((!is_vector && !kd__onnx_is_rows(r, &v)) || v.rank < 2 || (axis != -1 && axis != v.rank - 1))
+        return kd__onnx_refuse(r, op, "the numbers of tokens, the last axis, can be normalised, or those of a "
+                                      "vector");
+    numbers = is_vector ? (int)kd__shape_count(&r->units[v.unit].shape) : r->units[v.unit].shape.c;
+    for (i = 1; i < 3; ++i) {
+        const kd__onnx_array *a = kd__onnx_constant(r, op, i);
+        if ((i == 1 || kd__onnx_in(r, op, i)) && (!a || a->count != numbers))
+            return kd__onnx_refuse(r, op, "its input %d is no constant with %d numbers", i, numbers);
+    }
+    u = kd__onnx_new(r, op, "layernorm", v.unit);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__LAYERNORM_EPS].v[0] = (double)kd__onnx_get_float(op, "epsilon", 1e-5f);
+    for (i = 0; i < 2; ++i) {
+        const kd__onnx_array *a = kd__onnx_constant(r, op, i + 1);
+        u->tensor[i] = a ? (int)(a - r->arrays) : -1;
+    }
+    if (!(u->arg[KD__LAYERNORM_EPS].v[0] >= 0 && u->arg[KD__LAYERNORM_EPS].v[0] <= 1e6))
+        return kd__onnx_refuse(r, op, "its epsilon is out of range");
+    return is_vector ? KD_OK : kd__onnx_give_rows(r, op, r->unit_count - 1, v);
+}
+
+/* Learned tokens before others: 1, or 0 where a node joins something else. */
+KD__PRIVATE int kd__onnx_class_tokens(kd__onnx_reader *r, const kd__onnx_op *op, kd_result *result)
+{
+    const kd__onnx_entry *last = kd__onnx_in(r, op, op->inputs - 1);
+    const kd__onnx_array *a = NULL;
+    int i, unit;
+    if (op->inputs < 2 || op->inputs > 3 || !kd__onnx_is_sequence(r, op, op->inputs - 1) ||
+        last->kind != KD__IS_UNIT || kd__onnx_get_int(op, "axis", 0) != 1)
+        return 0;
+    for (i = 0; i < op->inputs - 1; ++i) {
+        a = kd__onnx_constant(r, op, i);
+        if (!a || a->rank != 3 || a->count != r->units[last->index].shape.c || a->shape[1] != 1) return 0;
+    }
+    *result = KD_OK;
+    for (i = 0, unit = last->index; i < op->inputs - 1; ++i, unit = r->unit_count - 1) {
+        kd__onnx_unit *u = kd__onnx_new(r, op, i ? "disttoken" : "classtoken", unit);
+        if (!u) {
+            *result = KD_ERR_MEMORY;
+            return 1;
+        }
+        u->tensor[0] = (int)(kd__onnx_constant(r, op, i) - r->arrays);
+        ++u->shape.h;
+    }
+    return 1;
+}
+
+/* A constant added to tokens, a row for each: 1, or 0 if it is something else. */
+KD__PRIVATE int kd__onnx_positions(kd__onnx_reader *r, const kd__onnx_op *op, int constant, kd_result *result)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, !constant);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, constant);
+    const kd__shape *s;
+    kd__onnx_unit *u;
+    if (op->type.at[0] != 'A' || !a || !e || e->kind != KD__IS_UNIT || !r->units[e->index].tokens) return 0;
+    s = &r->units[e->index].shape;
+    if (a->rank < 2 || a->count != kd__shape_count(s) || a->shape[a->rank - 1] != s->c ||
+        a->shape[a->rank - 2] != s->h)
+        return 0;
+    u = kd__onnx_new(r, op, "position", e->index);
+    if (u) u->tensor[0] = (int)(a - r->arrays);
+    *result = u ? KD_OK : KD_ERR_MEMORY;
+    return 1;
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------- */
+
+/* Numbers of one head, or 0: of a view whose last two axes are (tokens, numbers), or the other way round, and all
+   before them samples and heads. `part`: 0 queries, 1 keys, 2 values of a layer three times as wide. */
+KD__PRIVATE int kd__onnx_head_size(const kd__onnx_reader *r, const kd__onnx_view *v, int turned, int part)
+{
+    const kd__onnx_unit *u = &r->units[v->unit];
+    const int width = u->shape.c / 3, last = v->rank - (turned ? 2 : 1), rows = v->rank - (turned ? 1 : 2);
+    const int outer = v->rank > 2 ? v->ends[v->rank - 3] : 0;
+    int i, heads = 1, size;
+    kd__onnx_dim d;
+    if (v->rank < 3 || v->scores || !u->tokens || u->shape.c % 3 || v->first != part * width) return 0;
+    if (kd__onnx_begin_of(v, last) + 1 != v->ends[last]) return 0;
+    d = v->dims[kd__onnx_begin_of(v, last)];
+    size = d.size;
+    if (d.source != KD__DIM_NUMBERS || d.step != 1 || size < 1 || width % size) return 0;
+    if (u->shape.h > 1) {
+        const kd__onnx_dim *t = &v->dims[kd__onnx_begin_of(v, rows)];
+        if (kd__onnx_begin_of(v, rows) + 1 != v->ends[rows] || t->source != KD__DIM_TOKENS || t->size != u->shape.h)
+            return 0;
+    } else if (kd__onnx_begin_of(v, rows) != v->ends[rows]) {
+        return 0;
+    }
+    for (i = 0; i < outer; ++i) {
+        if (v->dims[i].source == KD__DIM_BATCH) continue;
+        if (v->dims[i].source != KD__DIM_NUMBERS || v->dims[i].step != size) return 0;
+        heads *= v->dims[i].size;
+    }
+    return heads * size == width ? size : 0;
+}
+
+/* The same samples and heads in the same axes. */
+KD__PRIVATE int kd__onnx_same_heads(const kd__onnx_view *a, const kd__onnx_view *b)
+{
+    const int outer = a->rank > 2 ? a->ends[a->rank - 3] : 0;
+    int i;
+    if (a->unit != b->unit || a->rank != b->rank || a->rank < 3 || b->ends[b->rank - 3] != outer) return 0;
+    for (i = 0; i + 2 < a->rank; ++i) {
+        if (a->ends[i] != b->ends[i]) return 0;
+    }
+    return memcmp(a->dims, b->dims, (size_t)outer * sizeof *a->dims) == 0;
+}
+
+/* Queries times keys, or what their softmax makes of values. */
+KD__PRIVATE kd_result kd__onnx_product(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_view a, b;
+    kd__onnx_unit *u;
+    int size;
+    if (!kd__onnx_view_in(r, op, 0, &a) || !kd__onnx_view_in(r, op, 1, &b))
+        return kd__onnx_refuse(r, op, "a constant weight is needed, or queries and keys of attention");
+    if (!a.scores) {
+        size = kd__onnx_head_size(r, &a, 0, 0);
+        if (!size || kd__onnx_head_size(r, &b, 1, 1) != size || !kd__onnx_same_heads(&a, &b))
+            return kd__onnx_refuse(r, op, "what it multiplies are not the queries and keys of one layer's tokens, "
+                                          "three times as wide, head by head");
+        a.scale *= b.scale;
+        a.scores = 1;
+        return kd__onnx_give_view(r, op, 0, a);
+    }
+    b.scores = 0;
+    a.first = 0;
+    size = kd__onnx_head_size(r, &b, 0, 2);
+    if (a.scores != 2 || b.scale != 1 || !size || !kd__onnx_same_heads(&a, &b))
+        return kd__onnx_refuse(r, op, "what it multiplies are not a softmax and the values that belong to it");
+    u = kd__onnx_new(r, op, "attention", a.unit);
+    if (!u) return KD_ERR_MEMORY;
+    u->shape.c /= 3;
+    u->arg[KD__ATTENTION_HEADS].v[0] = (double)(u->shape.c / size);
+    u->arg[KD__ATTENTION_CAUSAL].v[0] = a.causal;
+    b.unit = r->unit_count - 1;
+    b.first = 0;
+    return kd__onnx_give_view(r, op, 0, b);
+}
+
+/* Over the keys of each query. */
+KD__PRIVATE kd_result kd__onnx_soften(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_view v)
+{
+    const int64_t axis = kd__onnx_get_int(op, "axis", r->opset < 13 ? 1 : -1);
+    const int size = v.scores == 1 ? v.dims[kd__onnx_begin_of(&v, v.rank - 1)].size : 0;
+    if (size < 1 || (axis != -1 && axis != v.rank - 1) || !kd__pb_is(op->type, "Softmax"))
+        return kd__onnx_refuse(r, op, "a softmax over classes at the end, or over the keys of attention, can be "
+                                      "read");
+    if (!(fabs(v.scale * sqrt((double)size) - 1) <= 1e-4))
+        return kd__onnx_refuse(r, op, "attention whose scores are multiplied by %s and not by 1 / sqrt(%d)",
+                               kd__number(v.scale, 6).chars, size);
+    v.scale = 1;
+    v.scores = 2;
+    return kd__onnx_give_view(r, op, 0, v);
+}
+
+/* A constant added to scores that leaves no later key anything: 1, or 0 if it is something else. */
+KD__PRIVATE int kd__onnx_masked(kd__onnx_reader *r, const kd__onnx_op *op, int constant, kd_result *result)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, !constant);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, constant);
+    const int tokens = e && e->kind == KD__IS_VIEW ? r->units[r->views[e->index].unit].shape.h : 0;
+    kd__onnx_view v;
+    float *x;
+    int i, j, fits = 1;
+    if (op->type.at[0] != 'A' || !a || !tokens || r->views[e->index].scores != 1) return 0;
+    if (a->rank < 2 || a->count != (int64_t)tokens * tokens || a->shape[a->rank - 1] != tokens ||
+        a->shape[a->rank - 2] != tokens)
+        return 0;
+    *result = kd__onnx_floats(r, a, &x);
+    if (*result != KD_OK) return 1;
+    for (i = 0; i < tokens; ++i) {
+        for (j = 0; j < tokens; ++j) fits &= j > i ? x[i * tokens + j] < -1e9f : x[i * tokens + j] == 0;
+    }
+    kd__free(r->kd, x);
+    if (!fits) return 0;
+    v = r->views[e->index];
+    v.causal = 1;
+    *result = kd__onnx_give_view(r, op, 0, v);
+    return 1;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------------------- */
+
+KD__PRIVATE kd_result kd__onnx_give_real(kd__onnx_reader *r, const kd__onnx_op *op, double x)
+{
+    void *list = kd__grow(r->kd, r->reals, r->real_count, &r->real_capacity, sizeof *r->reals);
+    if (!list) return KD_ERR_MEMORY;
+    r->reals = (double *)list;
+    r->reals[r->real_count] = x;
+    kd__onnx_give(r, op, KD__IS_REAL, r->real_count++);
+    return KD_OK;
+}
+
+/* One float, computed or a tensor. */
+KD__PRIVATE int kd__onnx_real_in(kd__onnx_reader *r, const kd__onnx_op *op, int i, double *x)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    if (!e || e->kind != KD__IS_REAL) return kd__onnx_single(r, op, i, x);
+    *x = r->reals[e->index];
+    return 1;
+}
+
+KD__PRIVATE kd_result kd__onnx_get_sqrt(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    double x;
+    if (!kd__onnx_real_in(r, op, 0, &x) || !(x >= 0))
+        return kd__onnx_refuse(r, op, "one number, from 0, is needed");
+    return kd__onnx_give_real(r, op, sqrt(x));
+}
+
+/* Queries, keys or scores times a number: 1, or 0 if it is something else. */
+KD__PRIVATE int kd__onnx_scaled(kd__onnx_reader *r, const kd__onnx_op *op, kd_result *result)
+{
+    const char what = (char)op->type.at[0];
+    kd__onnx_view v;
+    double x;
+    int i;
+    if (what != 'M' && what != 'D') return 0;
+    for (i = 0; i < 2; ++i) {
+        const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+        if (!e || e->kind != KD__IS_VIEW || !kd__onnx_real_in(r, op, !i, &x) || (what == 'D' && i)) continue;
+        v = r->views[e->index];
+        if (v.scores == 2 || !(fabs(x) > 1e-30)) return 0;
+        v.scale = what == 'M' ? v.scale * x : v.scale / x;
+        *result = kd__onnx_give_view(r, op, 0, v);
+        return 1;
+    }
+    return 0;
+}
+
+/* ============================================================================================================
+   >>onnxops    ONNX, in: one function an operator
+   uses: onnxview
    ============================================================================================================ */
 
 KD__PRIVATE kd_result kd__onnx_pad_of(const kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_unit *u,
@@ -27668,10 +28354,11 @@ KD__PRIVATE kd_result kd__onnx_dense_of(kd__onnx_reader *r, const kd__onnx_op *o
 KD__PRIVATE kd_result kd__onnx_get_gemm(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     const kd__onnx_array *bias = kd__onnx_constant(r, op, 2);
+    const int turned = !kd__onnx_get_int(op, "transB", 0);
     kd_result result;
     if (kd__onnx_get_int(op, "transA", 0)) return kd__onnx_refuse(r, op, "transA=1 is not supported");
     if (kd__onnx_in(r, op, 2) && !bias) return kd__onnx_refuse(r, op, "its bias is no constant");
-    result = kd__onnx_dense_of(r, op, !kd__onnx_get_int(op, "transB", 0), bias);
+    result = (kd__onnx_is_sequence(r, op, 0) ? kd__onnx_linear_of : kd__onnx_dense_of)(r, op, turned, bias);
     if (result != KD_OK) return result;
     r->units[r->unit_count - 1].alpha = kd__onnx_get_float(op, "alpha", 1);
     if (bias) r->units[r->unit_count - 1].beta = kd__onnx_get_float(op, "beta", 1);
@@ -27680,7 +28367,8 @@ KD__PRIVATE kd_result kd__onnx_get_gemm(kd__onnx_reader *r, const kd__onnx_op *o
 
 KD__PRIVATE kd_result kd__onnx_get_matmul(kd__onnx_reader *r, const kd__onnx_op *op)
 {
-    return kd__onnx_dense_of(r, op, 1, NULL);
+    if (!kd__onnx_is_sequence(r, op, 0)) return kd__onnx_dense_of(r, op, 1, NULL);
+    return kd__onnx_constant(r, op, 1) ? kd__onnx_linear_of(r, op, 1, NULL) : kd__onnx_product(r, op);
 }
 
 KD__PRIVATE kd_result kd__onnx_get_norm(kd__onnx_reader *r, const kd__onnx_op *op)
@@ -27713,7 +28401,11 @@ KD__PRIVATE kd_result kd__onnx_get_norm(kd__onnx_reader *r, const kd__onnx_op *o
 
 KD__PRIVATE kd_result kd__onnx_simple(kd__onnx_reader *r, const kd__onnx_op *op, const char *word)
 {
-    const int in = kd__onnx_unit_in(r, op, 0);
+    kd__onnx_view v;
+    int in;
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_view_in(r, op, 0, &v))
+        return kd__onnx_simple_view(r, op, word, v);
+    in = kd__onnx_unit_in(r, op, 0);
     if (in < 0) return r->fault;
     return kd__onnx_new(r, op, word, in) ? KD_OK : KD_ERR_MEMORY;
 }
@@ -27827,8 +28519,29 @@ KD__PRIVATE int kd__onnx_over_pixels(kd__onnx_reader *r, const kd__onnx_op *op)
     return seen == 3 && n.count == 2;
 }
 
+/* Of all tokens. */
+KD__PRIVATE kd_result kd__onnx_mean_of_tokens(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
+    kd__onnx_numbers n;
+    kd__onnx_unit *u;
+    memset(&n, 0, sizeof n);
+    n.count = kd__onnx_get_ints(op, "axes", n.v, KD__ONNX_RANK);
+    if (n.count < 0 && !kd__onnx_numbers_in(r, op, 1, &n)) n.count = 0;
+    if (e->kind != KD__IS_UNIT || n.count != 1 || (n.v[0] != 1 && n.v[0] != -2) ||
+        kd__onnx_get_int(op, "keepdims", 1) != 0)
+        return kd__onnx_refuse(r, op,
+                               "of tokens, (N, tokens, numbers), the mean over axis 1 can be read, no other");
+    u = kd__onnx_new(r, op, "meanpool", e->index);
+    if (!u) return KD_ERR_MEMORY;
+    u->shape.h = u->shape.w = u->shape.flat = 1;
+    u->tokens = 0;
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__onnx_get_mean(kd__onnx_reader *r, const kd__onnx_op *op)
 {
+    if (kd__onnx_is_sequence(r, op, 0)) return kd__onnx_mean_of_tokens(r, op);
     if (!kd__onnx_over_pixels(r, op))
         return kd__onnx_refuse(r, op, "a mean over height and width can be read, no other");
     return kd__onnx_global(r, op, 0, kd__onnx_get_int(op, "keepdims", 1) != 0);
@@ -27878,11 +28591,20 @@ KD__PRIVATE int kd__onnx_is_batch(const kd__onnx_reader *r, int64_t size)
 KD__PRIVATE kd_result kd__onnx_get_reshape(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
     const kd__shape *s;
-    kd__onnx_numbers n;
+    kd__onnx_numbers n, same;
+    kd__onnx_view v;
     int64_t count = 1;
     int in, i, gap = -1;
     if (!kd__onnx_numbers_in(r, op, 1, &n)) return kd__onnx_refuse(r, op, "its shape is no constant");
+    if (e && e->kind == KD__IS_NUMBERS && kd__onnx_numbers_in(r, op, 0, &same) && n.count < 2 &&
+        (n.count ? n.v[0] == same.count || n.v[0] == -1 : same.count == 1)) {
+        same.scalar = n.count == 0;
+        return kd__onnx_give_numbers(r, op, &same);
+    }
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v))
+        return kd__onnx_reshape_view(r, op, v, &n);
     if (a) {
         for (i = 0; i < n.count; ++i) {
             if (n.v[i] == 0 && i < a->rank) n.v[i] = a->shape[i];
@@ -27907,7 +28629,8 @@ KD__PRIVATE kd_result kd__onnx_get_reshape(kd__onnx_reader *r, const kd__onnx_op
     if (n.count == 4 && !s->flat && kd__onnx_is_batch(r, n.v[0]) && (n.v[1] == s->c || n.v[1] == 0) &&
         n.v[2] == s->h && (n.v[3] == s->w || n.v[3] == -1))
         return kd__onnx_pass(r, op);
-    return kd__onnx_refuse(r, op, "an image can become a vector (N, all numbers), nothing else");
+    if (n.count == 3 && !s->flat) return kd__onnx_reshape_view(r, op, kd__onnx_view_of(r, in), &n);
+    return kd__onnx_refuse(r, op, "an image can become a vector (N, all numbers) or a row of pixels, nothing else");
 }
 
 /* Axes of length 1 go, or come: of a constant, of a shape, or of an image of one pixel, which becomes a vector. */
@@ -27917,6 +28640,7 @@ KD__PRIVATE kd_result kd__onnx_get_squeeze(kd__onnx_reader *r, const kd__onnx_op
     const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
     const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
     kd__onnx_numbers n, axes;
+    kd__onnx_view v;
     int in, i, j, k, rank;
     if (!e) return kd__onnx_refuse(r, op, "it has no input");
     if (e->kind == KD__IS_NUMBERS && kd__onnx_numbers_in(r, op, 0, &n) && n.count == 1) {
@@ -27945,6 +28669,8 @@ KD__PRIVATE kd_result kd__onnx_get_squeeze(kd__onnx_reader *r, const kd__onnx_op
         }
         return kd__onnx_reshaped(r, op, 0, n.v, k);
     }
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v))
+        return kd__onnx_squeeze_view(r, op, v, &axes, unsqueeze);
     in = kd__onnx_unit_in(r, op, 0);
     if (in < 0) return r->fault;
     if (unsqueeze || !kd__onnx_over_pixels(r, op) || r->units[in].shape.h != 1 || r->units[in].shape.w != 1)
@@ -27957,7 +28683,9 @@ KD__PRIVATE kd_result kd__onnx_get_transpose(kd__onnx_reader *r, const kd__onnx_
     const kd__onnx_entry *e = kd__onnx_in(r, op, 0);
     const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
     int64_t perm[4] = {1, 0, 0, 0};
+    kd__onnx_view v;
     const int count = kd__onnx_get_ints(op, "perm", perm, 4);
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v)) return kd__onnx_transpose_view(r, op, v);
     if (a && a->rank == 2 && (count < 0 || (count == 2 && perm[0] == 1 && perm[1] == 0))) {
         int64_t shape[2];
         shape[0] = a->shape[1], shape[1] = a->shape[0];
@@ -27983,11 +28711,14 @@ KD__PRIVATE kd_result kd__onnx_get_shape(kd__onnx_reader *r, const kd__onnx_op *
     const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
     kd__onnx_numbers n;
     int64_t first = kd__onnx_get_int(op, "start", 0), end;
+    kd__onnx_view v;
     kd__shape s;
     int i, in;
     memset(&n, 0, sizeof n);
     if (a) {
         for (i = 0; i < a->rank; ++i) n.v[n.count++] = a->shape[i];
+    } else if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v)) {
+        n = kd__onnx_shape_of(&v);
     } else {
         if (e && e->kind == KD__IS_FEED && !r->feeds[e->index].hwc) {
             kd__onnx_input_shape(r, 0, &s);
@@ -28011,10 +28742,14 @@ KD__PRIVATE kd_result kd__onnx_get_shape(kd__onnx_reader *r, const kd__onnx_op *
 KD__PRIVATE kd_result kd__onnx_get_gather(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     kd__onnx_numbers n, at, out;
+    kd__onnx_view v;
     int i;
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v) && kd__onnx_numbers_in(r, op, 1, &at) &&
+        at.count == 1)
+        return kd__onnx_pick(r, op, 0, v, kd__onnx_get_int(op, "axis", 0), at.v[0], !at.scalar);
     if (!kd__onnx_numbers_in(r, op, 0, &n) || !kd__onnx_numbers_in(r, op, 1, &at) ||
         kd__onnx_get_int(op, "axis", 0) != 0)
-        return kd__onnx_refuse(r, op, "numbers of a shape can be gathered, nothing else");
+        return kd__onnx_refuse(r, op, "numbers of a shape can be gathered, and one token, nothing else");
     out = at;
     for (i = 0; i < at.count; ++i) {
         const int64_t index = at.v[i] < 0 ? at.v[i] + n.count : at.v[i];
@@ -28030,6 +28765,10 @@ KD__PRIVATE kd_result kd__onnx_get_slice(kd__onnx_reader *r, const kd__onnx_op *
     int64_t first, end;
     int i;
     memset(part, 0, sizeof part);
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_numbers_in(r, op, 1, &part[0]) &&
+        kd__onnx_numbers_in(r, op, 2, &part[1]) && part[0].count == 1 && part[0].v[0] == 0 && part[1].count == 1 &&
+        part[1].v[0] > KD__MAX_VALUE) /* all of an axis */
+        return kd__onnx_pass(r, op);
     if (!kd__onnx_numbers_in(r, op, 0, &n)) return kd__onnx_refuse(r, op, "a shape can be sliced, nothing else");
     part[0].count = kd__onnx_get_ints(op, "starts", part[0].v, 1);
     part[1].count = kd__onnx_get_ints(op, "ends", part[1].v, 1);
@@ -28069,24 +28808,25 @@ KD__PRIVATE kd_result kd__onnx_beside(kd__onnx_reader *r, const kd__onnx_op *op)
     kd__onnx_unit *u;
     kd__shape first, out;
     int64_t count = 0, channels = 0;
-    int i, begun, alike = 1, inputs;
+    int i, begun, alike = 1, inputs, tokens = 0;
     memset(&first, 0, sizeof first);
     for (i = 0; i < op->inputs; ++i) {
-        const int in = kd__onnx_unit_in(r, op, i);
+        const int in = kd__onnx_any_in(r, op, i);
         const kd__shape *s;
         if (in < 0) return r->fault;
         if (!kd__onnx_join(r, in)) return KD_ERR_MEMORY;
         s = &r->units[in].shape;
-        if (i == 0) first = *s;
-        if (s->flat != first.flat || (!s->flat && (s->h != first.h || s->w != first.w)))
+        if (i == 0) first = *s, tokens = r->units[in].tokens;
+        if (r->units[in].tokens != tokens || s->flat != first.flat ||
+            (!s->flat && (s->h != first.h || s->w != first.w)))
             return kd__onnx_refuse(r, op, "what it joins, %s and %s, does not fit", kd__shape_text(&first).chars,
                                    kd__shape_text(s).chars);
         alike &= s->h == first.h && s->w == first.w;
         channels += s->c;
         count += kd__shape_count(s);
     }
-    if (axis != 1 && axis != (first.flat ? -1 : -3))
-        return kd__onnx_refuse(r, op, "channels can be joined, and the numbers of vectors: axis 1, not %lld",
+    if (tokens ? axis != 2 && axis != -1 : axis != 1 && axis != (first.flat ? -1 : -3))
+        return kd__onnx_refuse(r, op, "channels can be joined, and the numbers of vectors or tokens: not axis %lld",
                                (long long)axis);
     if (count > KD__MAX_VALUE) return kd__onnx_refuse(r, op, "its output is too large");
     out = first;
@@ -28114,7 +28854,9 @@ KD__PRIVATE kd_result kd__onnx_get_concat(kd__onnx_reader *r, const kd__onnx_op 
 {
     kd__onnx_numbers n, part;
     int i, j;
+    kd_result result;
     if (op->inputs < 1) return kd__onnx_refuse(r, op, "it has no input");
+    if (kd__onnx_class_tokens(r, op, &result)) return result;
     memset(&n, 0, sizeof n);
     for (i = 0; i < op->inputs; ++i) {
         if (i == 0 && !kd__onnx_numbers_in(r, op, i, &part)) return kd__onnx_beside(r, op);
@@ -28133,6 +28875,8 @@ KD__PRIVATE kd_result kd__onnx_get_cast(kd__onnx_reader *r, const kd__onnx_op *o
     const int is_whole = to == KD__ONNX_INT64 || to == KD__ONNX_INT32;
     kd__onnx_numbers n;
     if (e && is_whole && kd__onnx_numbers_in(r, op, 0, &n)) return kd__onnx_pass(r, op);
+    if (is_float && kd__onnx_numbers_in(r, op, 0, &n) && n.count == 1 && n.v[0] > -INT_MAX && n.v[0] < INT_MAX)
+        return kd__onnx_give_real(r, op, (double)n.v[0]);
     if (!is_float || !e || e->kind == KD__IS_NUMBERS)
         return kd__onnx_refuse(r, op, "to floats can be cast, and shapes to integers, nothing else");
     return kd__onnx_pass(r, op);
@@ -28160,8 +28904,11 @@ KD__PRIVATE kd_result kd__onnx_get_constant(kd__onnx_reader *r, const kd__onnx_o
 
 KD__PRIVATE kd_result kd__onnx_get_softmax(kd__onnx_reader *r, const kd__onnx_op *op)
 {
-    const int in = kd__onnx_unit_in(r, op, 0);
     const int64_t axis = kd__onnx_get_int(op, "axis", r->opset < 13 ? 1 : -1);
+    kd__onnx_view v;
+    int in;
+    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_view_in(r, op, 0, &v)) return kd__onnx_soften(r, op, v);
+    in = kd__onnx_unit_in(r, op, 0);
     if (in < 0) return r->fault;
     if (!r->units[in].shape.flat || (axis != 1 && axis != -1))
         return kd__onnx_refuse(r, op, "a softmax over the classes at the end can be read, no other");
@@ -28321,13 +29068,14 @@ KD__PRIVATE int kd__onnx_is_bias(kd__onnx_reader *r, const kd__onnx_op *op, int 
     const kd__onnx_entry *e = kd__onnx_in(r, op, !constant);
     const kd__onnx_array *a = kd__onnx_constant(r, op, constant);
     kd__onnx_unit *u;
+    kd__onnx_view v;
     int axis;
-    if (op->type.at[0] != 'A' || !a || !e || e->kind != KD__IS_UNIT || e->uses != 1 || e->last) return 0;
-    u = &r->units[e->index];
+    if (op->type.at[0] != 'A' || !a || !e || e->uses != 1 || !kd__onnx_view_in(r, op, !constant, &v)) return 0;
+    u = &r->units[v.unit];
     if (e->op != u->op) return 0; /* another name of what others may read, too */
-    if (u->type > KD__TYPE_DEPTHWISE || u->type < 0 || e->index == 0 || u->tensor[1] >= 0 || a->count != u->shape.c)
-        return 0;
-    axis = a->rank - (u->shape.flat ? 1 : 3);
+    if (!(kd__layer_types[u->type].flags & KD__MULTIPLIES) || u->tensor[1] >= 0 || a->count != u->shape.c) return 0;
+    if (u->tokens && !kd__onnx_is_rows(r, &v)) return 0;
+    axis = a->rank - (u->shape.flat || u->tokens ? 1 : 3);
     if (axis < 0 || a->shape[axis] != a->count) return 0;
     u->tensor[1] = (int)(a - r->arrays);
     return 1;
@@ -28349,6 +29097,23 @@ KD__PRIVATE kd_result kd__onnx_count(kd__onnx_reader *r, const kd__onnx_op *op, 
         out.v[i] = what == 'A' ? x + y : what == 'S' ? x - y : what == 'M' ? x * y : x / y;
     }
     return kd__onnx_give_numbers(r, op, &out);
+}
+
+/* The sum of two that are turned in the same way. */
+KD__PRIVATE kd_result kd__onnx_add_views(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_view a, b;
+    kd__onnx_unit *u;
+    if (!kd__onnx_view_in(r, op, 0, &a) || !kd__onnx_view_in(r, op, 1, &b) || !kd__onnx_alike(&a, &b) ||
+        !kd__onnx_is_whole(r, &a) || !kd__onnx_is_whole(r, &b) ||
+        memcmp(&r->units[a.unit].shape, &r->units[b.unit].shape, sizeof(kd__shape)) != 0)
+        return kd__onnx_refuse(r, op, "what it adds are not the same tokens in the same order");
+    if (!kd__onnx_join(r, a.unit) || !kd__onnx_join(r, b.unit)) return KD_ERR_MEMORY;
+    u = kd__onnx_new(r, op, "+", a.unit);
+    if (!u) return KD_ERR_MEMORY;
+    u->first = r->join_count - 2, u->inputs = 2;
+    a.unit = r->unit_count - 1;
+    return kd__onnx_give_view(r, op, 0, a);
 }
 
 /* Two branches: their sum, x * sigmoid(x), or x times what else activations are made of. */
@@ -28380,10 +29145,12 @@ KD__PRIVATE kd_result kd__onnx_two(kd__onnx_reader *r, const kd__onnx_op *op)
     if (what != 'A')
         return kd__onnx_refuse(
             r, op, "of two branches the sum can be read; their product as x * sigmoid(x), gelu or hardswish");
-    in = kd__onnx_unit_in(r, op, 0);
-    in2 = in < 0 ? -1 : kd__onnx_unit_in(r, op, 1);
+    if (a->kind == KD__IS_VIEW || b->kind == KD__IS_VIEW) return kd__onnx_add_views(r, op);
+    in = kd__onnx_any_in(r, op, 0);
+    in2 = in < 0 ? -1 : kd__onnx_any_in(r, op, 1);
     if (in2 < 0) return r->fault;
-    if (memcmp(&r->units[in].shape, &r->units[in2].shape, sizeof(kd__shape)) != 0)
+    if (memcmp(&r->units[in].shape, &r->units[in2].shape, sizeof(kd__shape)) != 0 ||
+        r->units[in].tokens != r->units[in2].tokens)
         return kd__onnx_refuse(r, op, "what it adds has different shapes, %s and %s",
                                kd__shape_text(&r->units[in].shape).chars,
                                kd__shape_text(&r->units[in2].shape).chars);
@@ -28400,18 +29167,28 @@ KD__PRIVATE kd_result kd__onnx_get_arithmetic(kd__onnx_reader *r, const kd__onnx
     const char what = (char)op->type.at[0];
     kd__onnx_numbers m, n;
     kd__onnx_form form;
-    double value;
+    kd_result result;
+    double value, other;
     int i;
     for (i = 0; i < 2; ++i) e[i] = kd__onnx_in(r, op, i);
     if (!e[0] || !e[1]) return kd__onnx_refuse(r, op, "two inputs are needed");
     if (kd__onnx_numbers_in(r, op, 0, &m) && kd__onnx_numbers_in(r, op, 1, &n)) return kd__onnx_count(r, op, m, n);
+    if ((e[0]->kind == KD__IS_REAL || e[1]->kind == KD__IS_REAL) && kd__onnx_real_in(r, op, 0, &value) &&
+        kd__onnx_real_in(r, op, 1, &other))
+        return kd__onnx_give_real(r, op,
+                                  what == 'A'   ? value + other
+                                  : what == 'S' ? value - other
+                                  : what == 'M' ? value * other
+                                                : value / other);
+    if (kd__onnx_scaled(r, op, &result)) return result;
     for (i = 0; i < 2; ++i) {
         if (e[i]->kind != KD__IS_ARRAY) continue;
         if (e[!i]->kind == KD__IS_FEED) return kd__onnx_normalise(r, op, i);
         if (kd__onnx_is_bias(r, op, i)) {
-            kd__onnx_give(r, op, KD__IS_UNIT, e[!i]->index);
+            kd__onnx_give(r, op, e[!i]->kind, e[!i]->index);
             return KD_OK;
         }
+        if (kd__onnx_positions(r, op, i, &result) || kd__onnx_masked(r, op, i, &result)) return result;
         if (!kd__onnx_single(r, op, i, &value) || !kd__onnx_form_in(r, op, !i, &form) ||
             (i == 0 && (what == 'S' || what == 'D')) || ((what == 'A' || what == 'S') && form.times))
             return kd__onnx_refuse(r, op,
@@ -28424,6 +29201,99 @@ KD__PRIVATE kd_result kd__onnx_get_arithmetic(kd__onnx_reader *r, const kd__onnx
         return kd__onnx_give_form(r, op, &form);
     }
     return kd__onnx_two(r, op);
+}
+
+/* ---- reading: numbers of shapes -------------------------------------------------------------------------- */
+
+/* As many numbers as it says, all the same. */
+KD__PRIVATE kd_result kd__onnx_get_filled(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers n, out;
+    kd__onnx_array a;
+    kd__pb_view v;
+    kd__pb_field f;
+    int i;
+    memset(&out, 0, sizeof out);
+    if (!kd__onnx_numbers_in(r, op, 0, &n) || n.count != 1 || n.v[0] < 0 || n.v[0] > KD__ONNX_RANK)
+        return kd__onnx_refuse(r, op, "numbers of a shape can be made, nothing else");
+    if (kd__onnx_attribute(op, "value", &v) && kd__pb_find(&v, KD__ATTR_T, &f)) {
+        const kd_result result = kd__onnx_read_array(r, f.bytes);
+        if (result != KD_OK) return result;
+        a = r->arrays[r->array_count - 1];
+        if (!kd__onnx_whole(r, &a, &out) || out.count != 1)
+            return kd__onnx_refuse(r, op, "whole numbers can be its value, no others");
+    }
+    for (i = 1; i < (int)n.v[0]; ++i) out.v[i] = out.v[0];
+    out.count = (int)n.v[0], out.scalar = 0;
+    return kd__onnx_give_numbers(r, op, &out);
+}
+
+/* Whether numbers are equal, 1 or 0; where that is so the second, elsewhere the third; the rest of a division. */
+KD__PRIVATE kd_result kd__onnx_get_choice(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const char what = (char)op->type.at[0]; /* E, W, M */
+    kd__onnx_numbers n[3], out;
+    int i, k, inputs = what == 'W' ? 3 : 2;
+    memset(n, 0, sizeof n);
+    for (k = 0; k < inputs; ++k) {
+        if (!kd__onnx_numbers_in(r, op, k, &n[k]))
+            return kd__onnx_refuse(r, op, "it can read shapes, nothing else");
+        if (k == 0 || n[k].count > out.count) out = n[k];
+    }
+    for (i = 0; i < out.count; ++i) {
+        int64_t x[3] = {0, 0, 0};
+        for (k = 0; k < inputs; ++k) {
+            if (n[k].count != 1 && n[k].count != out.count) return kd__onnx_refuse(r, op, "its shapes do not fit");
+            x[k] = n[k].v[n[k].count == 1 ? 0 : i];
+        }
+        if (what == 'M' && (x[0] < 0 || x[1] <= 0)) return kd__onnx_refuse(r, op, "numbers from 0 are needed");
+        out.v[i] = what == 'E' ? x[0] == x[1] : what == 'W' ? (x[0] ? x[1] : x[2]) : x[0] % x[1];
+    }
+    return kd__onnx_give_numbers(r, op, &out);
+}
+
+/* A constant for every sample stays the constant. */
+KD__PRIVATE kd_result kd__onnx_get_expand(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    kd__onnx_numbers n;
+    int i;
+    if (!a || !kd__onnx_numbers_in(r, op, 1, &n) || n.count != a->rank || a->rank < 1 || a->shape[0] != 1)
+        return kd__onnx_refuse(r, op, "a constant (1, ...) can be expanded to all samples, nothing else");
+    for (i = 0; i < n.count; ++i) {
+        if (n.v[i] != a->shape[i] && n.v[i] != 1 && (i || !kd__onnx_is_batch(r, n.v[i])))
+            return kd__onnx_refuse(r, op, "a constant (1, ...) can be expanded to all samples, nothing else");
+    }
+    return kd__onnx_pass(r, op);
+}
+
+/* Queries, keys and values, which lie side by side. */
+KD__PRIVATE kd_result kd__onnx_get_split(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    int64_t axis = kd__onnx_get_int(op, "axis", 0);
+    kd__onnx_numbers sizes;
+    kd__onnx_view v;
+    kd_result result = KD_OK;
+    int j, start;
+    if (!kd__onnx_shown_in(r, op, 0, &v))
+        return kd__onnx_refuse(r, op, "what a layer gives can be split, nothing else");
+    if (axis < 0) axis += v.rank;
+    if (axis < 0 || axis >= v.rank || op->outputs < 2)
+        return kd__onnx_refuse(r, op, "its axis does not fit its input");
+    start = kd__onnx_begin_of(&v, (int)axis);
+    if (kd__onnx_numbers_in(r, op, 1, &sizes)) {
+        for (j = 1; j < sizes.count && sizes.v[j] == sizes.v[0]; ++j) {}
+        if (j < sizes.count) return kd__onnx_refuse(r, op, "equal parts can be read, no others");
+    }
+    if (v.ends[axis] != start + 1 || v.dims[start].source != KD__DIM_NUMBERS || v.dims[start].size % op->outputs)
+        return kd__onnx_refuse(r, op, "numbers of tokens in equal parts can be read, nothing else");
+    for (j = 0; j < op->outputs && result == KD_OK; ++j) {
+        kd__onnx_view part = v;
+        part.dims[start].size /= op->outputs;
+        part.first += j * part.dims[start].size * part.dims[start].step;
+        result = kd__onnx_give_view(r, op, j, part);
+    }
+    return result;
 }
 
 typedef kd_result (*kd__onnx_read_fn)(kd__onnx_reader *r, const kd__onnx_op *op);
@@ -28471,6 +29341,14 @@ static const kd__onnx_reading kd__onnx_readings[] = {
     {"Pad", kd__onnx_get_pad},
     {"Softmax", kd__onnx_get_softmax},
     {"LogSoftmax", kd__onnx_get_softmax},
+    {"LayerNormalization", kd__onnx_get_layernorm},
+    {"Split", kd__onnx_get_split},
+    {"Expand", kd__onnx_get_expand},
+    {"ConstantOfShape", kd__onnx_get_filled},
+    {"Equal", kd__onnx_get_choice},
+    {"Where", kd__onnx_get_choice},
+    {"Mod", kd__onnx_get_choice},
+    {"Sqrt", kd__onnx_get_sqrt},
 };
 
 KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *op)
@@ -28565,7 +29443,8 @@ KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u
     kd__st_writer *w = &r->line;
     char text[48];
     kd__st_text(w, t->word);
-    if (u->type == KD__TYPE_DENSE || u->type == KD__TYPE_CONV || t->build == kd__prompt_build) {
+    if (u->type == KD__TYPE_DENSE || u->type == KD__TYPE_CONV || t->build == kd__prompt_build ||
+        t->build == kd__linear_build || t->build == kd__attention_build || t->build == kd__token_build) {
         kd__print(text, sizeof text, " %.0f", u->arg[0].v[0]);
         kd__st_text(w, text);
     }
@@ -28577,9 +29456,12 @@ KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u
         kd__print(text, sizeof text, " groups=%.0f", u->arg[KD__CONV_GROUPS].v[0]);
         kd__st_text(w, text);
     }
-    if (u->type <= KD__TYPE_DEPTHWISE && u->tensor[1] < 0) kd__st_text(w, " bias=0");
+    if ((t->flags & KD__MULTIPLIES) && u->tensor[1] < 0) kd__st_text(w, " bias=0");
     if (t->act == KD__LEAKYRELU && (float)u->arg[KD__ACT_SLOPE].v[0] != 0.01f)
         kd__onnx_write_number(r, "slope", u->arg[KD__ACT_SLOPE].v[0], 0);
+    if (t->build == kd__attention_build && u->arg[KD__ATTENTION_CAUSAL].v[0] != 0) kd__st_text(w, " causal=1");
+    if (t->build == kd__layernorm_build && (float)u->arg[KD__LAYERNORM_EPS].v[0] != 1e-6f)
+        kd__onnx_write_number(r, "eps", u->arg[KD__LAYERNORM_EPS].v[0], 0);
     if (t->build != kd__norm_build) return;
     r->has_norm = 1;
     if ((float)u->arg[KD__NORM_EPS].v[0] != 1e-5f) kd__onnx_write_number(r, "eps", u->arg[KD__NORM_EPS].v[0], 0);
@@ -28688,20 +29570,44 @@ KD__PRIVATE kd_result kd__onnx_write_concat(kd__onnx_reader *r, int from, int fi
     return result;
 }
 
+KD__PRIVATE int kd__onnx_is(const kd__onnx_unit *u, kd_result (*build)(kd__draft *d, kd__node *n))
+{
+    return u->type >= 0 && kd__layer_types[u->type].build == build;
+}
+
+/* Whether a unit is a linear layer that attention brings along: the one before it, or the one behind. `before`: the
+   unit before this one, `next` the one behind, NULL where there is none. */
+KD__PRIVATE int kd__onnx_belongs(const kd__onnx_unit *u, const kd__onnx_unit *before, const kd__onnx_unit *next)
+{
+    if (!kd__onnx_is(u, kd__linear_build)) return 0;
+    return (next && kd__onnx_is(next, kd__attention_build)) || (before && kd__onnx_is(before, kd__attention_build));
+}
+
 /* The layers after unit `from` up to `to`. */
 KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to, int depth)
 {
     const int start = r->order_count;
     kd_result result = KD_OK;
-    int i;
+    int i, some = 0;
     for (i = to; i > from && r->order_count < r->unit_count; i = r->units[i].owner) r->order[r->order_count++] = i;
     for (i = r->order_count - 1; i >= start && result == KD_OK; --i) {
         kd__onnx_unit *u = &r->units[r->order[i]];
+        const kd__onnx_unit *before = i + 1 < r->order_count ? &r->units[r->order[i + 1]] : NULL;
+        const kd__onnx_unit *next = i > start ? &r->units[r->order[i - 1]] : NULL;
+        if (kd__onnx_is(u, kd__attention_build) &&
+            (!before || !kd__onnx_belongs(before, NULL, u) || !next || !kd__onnx_belongs(next, u, NULL) ||
+             next->shape.c != u->shape.c))
+            return kd__onnx_refuse(r, kd__onnx_op_of(r, r->order[i]),
+                                   "its heads must come from one linear layer, and go to one as wide as they are");
         if (u->written++)
             return kd__onnx_refuse(
                 r, kd__onnx_op_of(r, r->order[i]),
                 "its output goes to several places, which only a sum or a concat can join again");
-        if (i < r->order_count - 1) kd__st_text(&r->line, ", ");
+        if (kd__onnx_belongs(u, before, next)) {
+            result = kd__onnx_add_part(r, r->order[i], KD__ROLE_PLAIN, -1);
+            continue;
+        }
+        if (some++) kd__st_text(&r->line, ", ");
         if (u->parts > 0) {
             result = kd__onnx_write_concat(r, u->owner, u->first, u->inputs, depth);
         } else if (u->inputs > 0) {
@@ -28981,6 +29887,8 @@ KD__PRIVATE kd_result kd__onnx_follow(kd__onnx_reader *r, int *output)
         const kd__onnx_op *op = &r->ops[e->op];
         return kd__onnx_refuse(r, op, "the output is no layer's");
     }
+    if (r->units[e->index].tokens)
+        return kd__onnx_refuse(r, &r->ops[e->op], "the output are tokens, and a vector is needed");
     *output = e->index;
     return KD_OK;
 }
@@ -29088,7 +29996,7 @@ KD__PRIVATE void kd__onnx_release(kd__onnx_reader *r)
     void *const lists[] = {r->bytes,          r->texts, r->meta.pairs, r->arrays,    r->ops,     r->entries,
                            (void *)r->sorted, r->names, r->refs,       r->numbers,   r->forms,   r->feeds,
                            r->units,          r->parts, r->order,      r->joins,     r->line.text,
-                           r->external};
+                           r->external,       r->views, r->reals};
     int i;
     for (i = 0; i < KD__COUNT(lists); ++i) kd__free(r->kd, lists[i]);
 }

@@ -227,6 +227,44 @@ static void test_by_graph(void **state)
     }
 }
 
+/* Layers over tokens, from products, turns and new shapes. */
+static void test_sequences_by_graph(void **state)
+{
+    static const char *const cases[][2] = {
+        {"3x8x8: patch 4 12, classtoken, position, encoder 2 3, layernorm, token 1, linear 5",
+         "3x8x8: conv 12 4 stride=4, tokens, classtoken, position, residual(layernorm, attention 3), "
+         "residual(layernorm, linear 48, gelu, linear 12), residual(layernorm, attention 3), residual(layernorm, "
+         "linear 48, gelu, linear 12), layernorm, token 1, dense 5"},
+        {"2x6x6: conv 4 3, tokens, encoder 1 2 norm=post act=relu eps=1e-3 mlp=0.5, meanpool, layernorm, dense 3",
+         "2x6x6: conv 4 3, tokens, residual(attention 2), layernorm eps=0.001, residual(linear 2, relu, linear 4), "
+         "layernorm eps=0.001, meanpool, layernorm, dense 3"},
+        {"2x4x4: tokens, dropout 0.1, linear 6 bias=0, attention 2 causal=1, silu, concat( | linear 3), attention "
+         "1, "
+         "token 15, flatten",
+         "2x4x4: tokens, linear 6 bias=0, attention 2 causal=1, silu, concat( | linear 3), attention 1, token 15"},
+        {"1x3x3: patch 3 2, classtoken, position, attention 1, token 0",
+         "1x3x3: conv 2 3 stride=3, tokens, classtoken, position, attention 1, token 0"},
+    };
+    size_t i;
+    int j;
+    (void)state;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        kd_model *m = create(cases[i][0], 3), *back = NULL;
+        float *x = test_floats(8, 2 * (size_t)kd__shape_count(&m->values[m->input].shape), 2), y[2][64];
+        fill(m);
+        assert_ok(kd, kd_model_save_onnx(m, "m", NULL));
+        forget_line("m");
+        if (kd_model_load_onnx(kd, "m", NULL, &back) != KD_OK) fail_msg("%s: %s", cases[i][0], kd_error(kd));
+        assert_string_equal(kd_model_spec(back), cases[i][1]);
+        assert_ok(kd, kd_predict(m, x, 2, y[0]));
+        assert_ok(kd, kd_predict(back, x, 2, y[1]));
+        for (j = 0; j < 2 * kd_model_outputs(m); ++j) assert_near(y[1][j], y[0][j], 1e-6);
+        free(x);
+        kd_model_destroy(back);
+        kd_model_destroy(m);
+    }
+}
+
 /* ---- files that others write ----------------------------------------------------------------------------- */
 
 static void test_torch(void **state)
@@ -444,7 +482,7 @@ static void test_nodes_refused(void **state)
     tensor("w", 3, 2, 3, 3), tensor("b", 2, 0, 0, 0), op("Conv x,w,b>y");
     refused("its bias is no constant with a number");
     tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op_int("Concat a,a>y", "axis", 2);
-    refused("channels can be joined, and the numbers of vectors: axis 1, not 2");
+    refused("channels can be joined, and the numbers of vectors or tokens: not axis 2");
     tensor("w", 3, 2, 3, 3), op("Conv x,w>a"), op_int("Concat a,x>y", "axis", 1);
     refused("what it joins, 3x2x2 and 2x4x4, does not fit");
     op("Relu x>a"), op("Flatten x>b"), op_int("Concat a,b>y", "axis", 1);
@@ -679,9 +717,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_int8),     TEST(test_writing_refused), TEST(test_writing_fails), TEST(test_round_trip),
-        TEST(test_by_graph), TEST(test_torch),           TEST(test_nodes_refused), TEST(test_nodes_read),
-        TEST(test_input),    TEST(test_external),        TEST(test_damaged),
+        TEST(test_int8),       TEST(test_writing_refused), TEST(test_writing_fails),
+        TEST(test_round_trip), TEST(test_by_graph),        TEST(test_sequences_by_graph),
+        TEST(test_torch),      TEST(test_nodes_refused),   TEST(test_nodes_read),
+        TEST(test_input),      TEST(test_external),        TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
