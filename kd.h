@@ -22184,7 +22184,7 @@ KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const 
 
 /* ============================================================================================================
    >>prune    fewer channels, the same layers
-   uses: epochs, optim, cost, integer
+   uses: epochs, optim, calibrate, cost, integer
    A layer of channels is a set of values (union-find over the graph); a channel goes from all of them at once, from
    the tensors that make it and from those that read it. The new model is made from its line, in which numbers of
    channels are other ones.
@@ -28089,12 +28089,13 @@ KD__PRIVATE int kd__onnx_head_size(const kd__onnx_reader *r, const kd__onnx_view
     const int width = u->shape.c / 3, last = v->rank - (turned ? 2 : 1), rows = v->rank - (turned ? 1 : 2);
     const int outer = v->rank > 2 ? v->ends[v->rank - 3] : 0;
     int i, heads = 1, size;
-    kd__onnx_dim d;
     if (v->rank < 3 || v->scores || !u->tokens || u->shape.c % 3 || v->first != part * width) return 0;
-    if (kd__onnx_begin_of(v, last) + 1 != v->ends[last]) return 0;
-    d = v->dims[kd__onnx_begin_of(v, last)];
-    size = d.size;
-    if (d.source != KD__DIM_NUMBERS || d.step != 1 || size < 1 || width % size) return 0;
+    size = kd__onnx_begin_of(v, last) == v->ends[last] ? 1 : v->dims[kd__onnx_begin_of(v, last)].size;
+    if (size > 1) {
+        const kd__onnx_dim *d = &v->dims[kd__onnx_begin_of(v, last)];
+        if (kd__onnx_begin_of(v, last) + 1 != v->ends[last] || d->source != KD__DIM_NUMBERS || d->step != 1) return 0;
+    }
+    if (size < 1 || width % size) return 0;
     if (u->shape.h > 1) {
         const kd__onnx_dim *t = &v->dims[kd__onnx_begin_of(v, rows)];
         if (kd__onnx_begin_of(v, rows) + 1 != v->ends[rows] || t->source != KD__DIM_TOKENS || t->size != u->shape.h)
@@ -28108,6 +28109,13 @@ KD__PRIVATE int kd__onnx_head_size(const kd__onnx_reader *r, const kd__onnx_view
         heads *= v->dims[i].size;
     }
     return heads * size == width ? size : 0;
+}
+
+/* What is in its last axis. */
+KD__PRIVATE int kd__onnx_head_size_of(const kd__onnx_view *v)
+{
+    const int start = kd__onnx_begin_of(v, v->rank - 1);
+    return start == v->ends[v->rank - 1] ? 1 : v->dims[start].size;
 }
 
 /* The same samples and heads in the same axes. */
@@ -28158,7 +28166,7 @@ KD__PRIVATE kd_result kd__onnx_product(kd__onnx_reader *r, const kd__onnx_op *op
 KD__PRIVATE kd_result kd__onnx_soften(kd__onnx_reader *r, const kd__onnx_op *op, kd__onnx_view v)
 {
     const int64_t axis = kd__onnx_get_int(op, "axis", r->opset < 13 ? 1 : -1);
-    const int size = v.scores == 1 ? v.dims[kd__onnx_begin_of(&v, v.rank - 1)].size : 0;
+    const int size = v.scores == 1 ? kd__onnx_head_size_of(&v) : 0;
     if (size < 1 || (axis != -1 && axis != v.rank - 1) || !kd__pb_is(op->type, "Softmax"))
         return kd__onnx_refuse(r, op, "a softmax over classes at the end, or over the keys of attention, can be "
                                       "read");
@@ -28759,16 +28767,32 @@ KD__PRIVATE kd_result kd__onnx_get_gather(kd__onnx_reader *r, const kd__onnx_op 
     return kd__onnx_give_numbers(r, op, &out);
 }
 
+/* All of an axis, or one part of it. */
+KD__PRIVATE kd_result kd__onnx_slice_tokens(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_numbers part[4];
+    kd__onnx_view v;
+    int i, fits = kd__onnx_shown_in(r, op, 0, &v);
+    memset(part, 0, sizeof part);
+    for (i = 0; i < 4; ++i) { /* starts, ends, axes, steps */
+        if (!kd__onnx_in(r, op, i + 1) && i >= 2) continue;
+        fits = fits && kd__onnx_numbers_in(r, op, i + 1, &part[i]) && part[i].count == 1;
+    }
+    if (fits && (part[3].count == 0 || part[3].v[0] == 1)) {
+        if (part[0].v[0] == 0 && part[1].v[0] > KD__MAX_VALUE) return kd__onnx_pass(r, op);
+        if (part[0].v[0] >= 0 && part[1].v[0] == part[0].v[0] + 1 && part[2].count == 1)
+            return kd__onnx_pick(r, op, 0, v, part[2].v[0], part[0].v[0], 1);
+    }
+    return kd__onnx_refuse(r, op, "of tokens all or a part of their numbers can be sliced, nothing else");
+}
+
 KD__PRIVATE kd_result kd__onnx_get_slice(kd__onnx_reader *r, const kd__onnx_op *op)
 {
     kd__onnx_numbers n, part[4];
     int64_t first, end;
     int i;
     memset(part, 0, sizeof part);
-    if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_numbers_in(r, op, 1, &part[0]) &&
-        kd__onnx_numbers_in(r, op, 2, &part[1]) && part[0].count == 1 && part[0].v[0] == 0 && part[1].count == 1 &&
-        part[1].v[0] > KD__MAX_VALUE) /* all of an axis */
-        return kd__onnx_pass(r, op);
+    if (kd__onnx_is_sequence(r, op, 0)) return kd__onnx_slice_tokens(r, op);
     if (!kd__onnx_numbers_in(r, op, 0, &n)) return kd__onnx_refuse(r, op, "a shape can be sliced, nothing else");
     part[0].count = kd__onnx_get_ints(op, "starts", part[0].v, 1);
     part[1].count = kd__onnx_get_ints(op, "ends", part[1].v, 1);

@@ -536,6 +536,109 @@ static void test_nodes_refused(void **state)
     kd__free(kd, g->bytes);
 }
 
+static void sizes(const char *name, const int64_t *v, int count)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    int i;
+    kd__pb_int(g, KD__TENSOR_DIMS, count);
+    kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_INT64);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    for (i = 0; i < count; ++i) kd__pb_int(g, KD__TENSOR_INT64S, v[i]);
+    kd__pb_end(g, start_of);
+}
+
+static void transpose(const char *text, const int64_t *order, int count)
+{
+    const size_t node = begin(text);
+    kd__onnx_ints(g, "perm", order, count);
+    kd__pb_end(g, node);
+}
+
+/* The image (2, 4, 4) as 16 tokens t of 6 numbers, and these as 3 x 1 head x 2 numbers, s, whose parts are q, k, v. */
+static void attention(int heads)
+{
+    static const int64_t row[3] = {0, 2, 16}, turn[3] = {0, 2, 1}, apart[5] = {2, 0, 3, 1, 4};
+    int64_t five[5] = {0, 16, 3, 1, 2};
+    static const char *const parts[3] = {"Gather s,i0>q", "Gather s,i1>k", "Gather s,i2>v"};
+    int i;
+    five[3] = heads, five[4] = 2 / heads;
+    sizes("row", row, 3), op("Reshape x,row>r"), transpose("Transpose r>u", turn, 3);
+    tensor("w", 2, 6, 0, 0), op("MatMul u,w>t");
+    sizes("five", five, 5), op("Reshape t,five>p"), transpose("Transpose p>s", apart, 5);
+    for (i = 0; i < 3; ++i) {
+        char name[4] = "i0";
+        const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+        name[1] = (char)('0' + i);
+        kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_INT64);
+        kd__pb_text(g, KD__TENSOR_NAME, name);
+        kd__pb_int(g, KD__TENSOR_INT64S, i);
+        kd__pb_end(g, start_of);
+        op_int(parts[i], "axis", 0);
+    }
+}
+
+/* Sequences that are no layers'. */
+static void test_sequences_refused(void **state)
+{
+    static const int64_t keys[4] = {0, 1, 3, 2}, wrong[4] = {0, 1, 1, 2}, flat[2] = {0, 32}, odd[3] = {0, 5, 7},
+                         huge[3] = {0, INT64_MIN + 1, -1}, two[3] = {-1, -1, 2};
+    (void)state;
+    start();
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+    attention(1), transpose("Transpose k>kt", wrong, 4), op("MatMul q,kt>y");
+    refused("its perm is no order of 4 axes");
+    attention(1), op("MatMul q,k>y");
+    refused("what it multiplies are not the queries and keys of one layer's tokens");
+    attention(1), transpose("Transpose v>kt", keys, 4), op("MatMul q,kt>y");
+    refused("what it multiplies are not the queries and keys");
+    attention(1), transpose("Transpose k>kt", keys, 4), op("MatMul q,kt>a"), op("Softmax a>y");
+    refused("attention whose scores are multiplied by 1 and not by 1 / sqrt(2)");
+    attention(2), transpose("Transpose k>kt", keys, 4), op("MatMul q,kt>a"), op("Softmax a>b"), op("MatMul b,k>y");
+    refused("what it multiplies are not a softmax and the values that belong to it");
+    attention(2), transpose("Transpose k>kt", keys, 4), op("MatMul q,kt>a"), op("Softmax a>b"), op("MatMul b,v>y");
+    refused("the output is no layer's");
+    attention(2), transpose("Transpose k>kt", keys, 4), op("MatMul q,kt>a"), sizes("f", flat, 2),
+        op("Reshape a,f>y");
+    refused("its input is turned or split as no layer here reads it");
+    attention(1), op("Relu q>y");
+    refused("its input is a part of what a layer gives");
+    attention(1), op("Add q,k>y");
+    refused("what it adds are not the same tokens in the same order");
+    attention(1), tensor("w2", 2, 3, 0, 0), op("MatMul q,w2>y");
+    refused("tokens, their numbers last, and a constant weight");
+    attention(1), tensor("w2", 5, 3, 0, 0), op("MatMul t,w2>y");
+    refused("its weight takes 5 numbers, and tokens of 6 come");
+    attention(1), sizes("f", odd, 3), op("Reshape t,f>y");
+    refused("its shape does not fit its input");
+    attention(1), sizes("f", huge, 3), op("Reshape t,f>y");
+    refused("its shape does not fit its input");
+    attention(1), sizes("f", two, 3), op("Reshape t,f>y");
+    refused("its shape does not fit its input");
+    attention(1), op_int("Gather s,i2>y", "axis", 1);
+    refused("of tokens one can be taken");
+    attention(1), tensor("w2", 3, 6, 3, 3), op("Conv t,w2>y");
+    refused("its input are tokens, (N, 16, 6), and it reads images or vectors");
+    attention(1), op("Relu t>y");
+    refused("the output are tokens, and a vector is needed");
+    attention(1), tensor("g", 5, 0, 0, 0), op("LayerNormalization t,g>y");
+    refused("its input 1 is no constant with 6 numbers");
+    attention(1), tensor("g", 2, 0, 0, 0), op("LayerNormalization q,g>y");
+    refused("the numbers of tokens, the last axis, can be normalised");
+    attention(1), op("Split t>a,b,c,d"), op("Relu a>y");
+    refused("numbers of tokens in equal parts can be read");
+    attention(1), op_ints("ReduceMean t>y", "axes", 1, 2);
+    refused("the mean over axis 1 can be read");
+    attention(1), op("Slice t,five,five>y");
+    refused("of tokens all or a part of their numbers can be sliced");
+    attention(1), op("Sqrt t>y");
+    refused("one number, from 0, is needed");
+    attention(1), op("Expand t,five>y");
+    refused("can be expanded to all samples");
+    attention(1), op("Equal t,five>y");
+    refused("it can read shapes, nothing else");
+    kd__free(kd, g->bytes);
+}
+
 static void test_nodes_read(void **state)
 {
     (void)state;
@@ -719,8 +822,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_int8),       TEST(test_writing_refused), TEST(test_writing_fails),
         TEST(test_round_trip), TEST(test_by_graph),        TEST(test_sequences_by_graph),
-        TEST(test_torch),      TEST(test_nodes_refused),   TEST(test_nodes_read),
-        TEST(test_input),      TEST(test_external),        TEST(test_damaged),
+        TEST(test_torch),      TEST(test_nodes_refused),   TEST(test_sequences_refused),
+        TEST(test_nodes_read), TEST(test_input),           TEST(test_external),
+        TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
