@@ -6345,8 +6345,8 @@ typedef struct kd__node {
     int in, out;       /* values; in: the first that it reads, most read one */
     int first, inputs; /* all that it reads: kd_model.inputs[first ...], in their order */
     int param[4];      /* weight, bias, running mean, running variance; -1 where there is none */
-    int act;          /* of an activation layer: which */
-    int fused_act;    /* activation that this node applies to its own output, or KD__IDENTITY */
+    int act;           /* of an activation layer: which */
+    int fused_act;     /* activation that this node applies to its own output, or KD__IDENTITY */
     float act_arg;
     int fused; /* an activation layer whose work its producer does */
     int shown; /* 0: made by the library, not written in the model line */
@@ -6440,9 +6440,9 @@ typedef void (*kd__step_fn)(const kd__run *r, const kd__node *n, kd__span s);
 typedef struct kd__step {
     kd__step_fn fn;
     const kd__node *node;
-    int whole;                /* runs once for the whole batch, with threads of its own */
-    int touches;              /* reads or writes values */
-    const kd__slot *clear;    /* the first local slot that this step writes first: its padding must be zeroed */
+    int whole;             /* runs once for the whole batch, with threads of its own */
+    int touches;           /* reads or writes values */
+    const kd__slot *clear; /* the first local slot that this step writes first: its padding must be zeroed */
 } kd__step;
 
 /* What a node has in one run beside values. */
@@ -13888,8 +13888,7 @@ KD__PRIVATE void kd__plan_accumulation(kd__planner *p)
     for (i = 0; i < m->value_count; ++i) p->from[i] = 0;
     for (i = m->node_count - 1; i >= 0; --i) {
         const kd__node *n = &m->nodes[i];
-        for (k = n->inputs - 1; k >= 0; --k)
-            p->r->accumulate[n->first + k] = p->from[kd__input(m, n, k)]++ > 0;
+        for (k = n->inputs - 1; k >= 0; --k) p->r->accumulate[n->first + k] = p->from[kd__input(m, n, k)]++ > 0;
         p->r->plan[i].accumulate = p->r->accumulate + n->first;
     }
 }
@@ -14235,8 +14234,7 @@ KD__PRIVATE void kd__run_lists(kd__run *r, void **lists)
 {
     void *all[KD__RUN_LISTS] = {0};
     all[0] = r->owned, all[1] = r->forward, all[2] = r->backward, all[3] = r->commit, all[4] = r->plan;
-    all[5] = r->act, all[6] = r->grad, all[7] = r->input_aliases, all[8] = r->accumulate,
-    all[9] = r;
+    all[5] = r->act, all[6] = r->grad, all[7] = r->input_aliases, all[8] = r->accumulate, all[9] = r;
     memcpy(lists, all, sizeof all);
 }
 
@@ -26486,8 +26484,7 @@ KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
         kd__onnx_name in;
         if (strcmp(row->word, word) != 0 || (row->write == kd__onnx_steps && !o->m->quant)) continue;
         in = kd__onnx_as(o, n->in, row->takes);
-        o->form[n->out] =
-            (char)(row->gives == KD__ONNX_EITHER ? kd__onnx_form_of(o, n->in) : row->gives);
+        o->form[n->out] = (char)(row->gives == KD__ONNX_EITHER ? kd__onnx_form_of(o, n->in) : row->gives);
         row->write(o, n, in.chars, keeps ? before.chars : out.chars);
         if (keeps) kd__onnx_steps(o, n, before.chars, out.chars);
         return KD_OK;
@@ -27988,8 +27985,9 @@ KD__PRIVATE kd_result kd__onnx_linear_of(kd__onnx_reader *r, const kd__onnx_op *
     kd__onnx_view v;
     kd__onnx_unit *u;
     if (!kd__onnx_view_in(r, op, 0, &v) || !w || w->rank != 2 || !kd__onnx_is_rows(r, &v))
-        return kd__onnx_refuse(r, op, "tokens, their numbers last, and a constant weight of two dimensions are "
-                                      "needed");
+        return kd__onnx_refuse(r, op,
+                               "tokens, their numbers last, and a constant weight of two dimensions are "
+                               "needed");
     if (w->shape[!turned] != r->units[v.unit].shape.c || w->shape[turned] < 1 || w->shape[turned] > KD__MAX_VALUE)
         return kd__onnx_refuse(r, op, "its weight takes %lld numbers, and tokens of %d come",
                                (long long)w->shape[!turned], r->units[v.unit].shape.c);
@@ -28015,8 +28013,9 @@ KD__PRIVATE kd_result kd__onnx_get_layernorm(kd__onnx_reader *r, const kd__onnx_
         return kd__onnx_refuse(r, op, "tokens or a vector are needed, which some layer has made");
     is_vector = r->units[v.unit].shape.flat;
     if ((!is_vector && !kd__onnx_is_rows(r, &v)) || v.rank < 2 || (axis != -1 && axis != v.rank - 1))
-        return kd__onnx_refuse(r, op, "the numbers of tokens, the last axis, can be normalised, or those of a "
-                                      "vector");
+        return kd__onnx_refuse(r, op,
+                               "the numbers of tokens, the last axis, can be normalised, or those of a "
+                               "vector");
     numbers = is_vector ? (int)kd__shape_count(&r->units[v.unit].shape) : r->units[v.unit].shape.c;
     for (i = 1; i < 3; ++i) {
         const kd__onnx_array *a = kd__onnx_constant(r, op, i);
@@ -28093,7 +28092,8 @@ KD__PRIVATE int kd__onnx_head_size(const kd__onnx_reader *r, const kd__onnx_view
     size = kd__onnx_begin_of(v, last) == v->ends[last] ? 1 : v->dims[kd__onnx_begin_of(v, last)].size;
     if (size > 1) {
         const kd__onnx_dim *d = &v->dims[kd__onnx_begin_of(v, last)];
-        if (kd__onnx_begin_of(v, last) + 1 != v->ends[last] || d->source != KD__DIM_NUMBERS || d->step != 1) return 0;
+        if (kd__onnx_begin_of(v, last) + 1 != v->ends[last] || d->source != KD__DIM_NUMBERS || d->step != 1)
+            return 0;
     }
     if (size < 1 || width % size) return 0;
     if (u->shape.h > 1) {
@@ -28141,8 +28141,9 @@ KD__PRIVATE kd_result kd__onnx_product(kd__onnx_reader *r, const kd__onnx_op *op
     if (!a.scores) {
         size = kd__onnx_head_size(r, &a, 0, 0);
         if (!size || kd__onnx_head_size(r, &b, 1, 1) != size || !kd__onnx_same_heads(&a, &b))
-            return kd__onnx_refuse(r, op, "what it multiplies are not the queries and keys of one layer's tokens, "
-                                          "three times as wide, head by head");
+            return kd__onnx_refuse(r, op,
+                                   "what it multiplies are not the queries and keys of one layer's tokens, "
+                                   "three times as wide, head by head");
         a.scale *= b.scale;
         a.scores = 1;
         return kd__onnx_give_view(r, op, 0, a);
@@ -28168,8 +28169,9 @@ KD__PRIVATE kd_result kd__onnx_soften(kd__onnx_reader *r, const kd__onnx_op *op,
     const int64_t axis = kd__onnx_get_int(op, "axis", r->opset < 13 ? 1 : -1);
     const int size = v.scores == 1 ? kd__onnx_head_size_of(&v) : 0;
     if (size < 1 || (axis != -1 && axis != v.rank - 1) || !kd__pb_is(op->type, "Softmax"))
-        return kd__onnx_refuse(r, op, "a softmax over classes at the end, or over the keys of attention, can be "
-                                      "read");
+        return kd__onnx_refuse(r, op,
+                               "a softmax over classes at the end, or over the keys of attention, can be "
+                               "read");
     if (!(fabs(v.scale * sqrt((double)size) - 1) <= 1e-4))
         return kd__onnx_refuse(r, op, "attention whose scores are multiplied by %s and not by 1 / sqrt(%d)",
                                kd__number(v.scale, 6).chars, size);
@@ -30017,10 +30019,9 @@ KD__PRIVATE kd_result kd__onnx_take_input(kd__onnx_reader *r, const char *input)
 
 KD__PRIVATE void kd__onnx_release(kd__onnx_reader *r)
 {
-    void *const lists[] = {r->bytes,          r->texts, r->meta.pairs, r->arrays,    r->ops,     r->entries,
-                           (void *)r->sorted, r->names, r->refs,       r->numbers,   r->forms,   r->feeds,
-                           r->units,          r->parts, r->order,      r->joins,     r->line.text,
-                           r->external,       r->views, r->reals};
+    void *const lists[] = {r->bytes, r->texts, r->meta.pairs, r->arrays,   r->ops,   r->entries, (void *)r->sorted,
+                           r->names, r->refs,  r->numbers,    r->forms,    r->feeds, r->units,   r->parts,
+                           r->order, r->joins, r->line.text,  r->external, r->views, r->reals};
     int i;
     for (i = 0; i < KD__COUNT(lists); ++i) kd__free(r->kd, lists[i]);
 }
