@@ -165,9 +165,11 @@ IMAGES_PUBLIC static const char *images_reword(const char *format, char *to, siz
     if (!images_of_texts || strlen(format) >= size) return format; /* what becomes of it is no longer */
     while (*c) {
         for (i = 0; i < sizeof words / sizeof *words; ++i) {
-            const size_t length = strlen(words[i][0]), more = c[length] == 's';
-            if (strncmp(c, words[i][0], length) == 0 && !isalpha((unsigned char)c[length + more]) &&
-                c[length + more] != '-' &&
+            const size_t length = strlen(words[i][0]);
+            const char *end = c + length;
+            if (strncmp(c, words[i][0], length) != 0) continue;
+            end += *end == 's';
+            if (!isalpha((unsigned char)*end) && *end != '-' &&
                 (c == format || (!isalpha((unsigned char)c[-1]) && !strchr(":<", c[-1]))))
                 break;
         }

@@ -258,11 +258,10 @@ static int texts_read(images *s, texts_file *f, size_t above)
     f->name = f->path + above;
     bytes = images_read(f->path, &size, &why);
     if (!bytes) return images_fail(s, "%s %s", images_shown(f->path).chars, why);
-    f->bytes = (char *)realloc(bytes, size + 1);
-    if (!f->bytes) {
-        free(bytes);
-        return images_fail(s, "out of memory");
-    }
+    f->bytes = (char *)images_memory(size + 1, 1); /* a byte more, for the 0 behind the last field */
+    if (f->bytes) memcpy(f->bytes, bytes, size);
+    free(bytes);
+    if (!f->bytes) return images_fail(s, "out of memory");
     f->at = f->bytes, f->end = f->bytes + size;
     *f->end = 0;
     f->line = 1;
@@ -416,7 +415,9 @@ static size_t texts_cut(const char *text, size_t most)
 /* The rows of a file as a set, of each class as many as the limit allows, 0: all. */
 static int texts_fill(images *s, const texts_file *f, int limit, images_set *set, int *cut)
 {
-    int *taken = (int *)images_memory((size_t)s->class_count, sizeof *taken), i;
+    int *taken, i;
+    if (!f->path) return 1;
+    taken = (int *)images_memory((size_t)s->class_count, sizeof *taken);
     set->pixels = (uint8_t *)images_memory((size_t)f->count, (size_t)s->channels);
     set->labels = (int32_t *)images_memory((size_t)f->count, sizeof *set->labels);
     set->origin = (images_origin *)images_memory((size_t)f->count, sizeof *set->origin);

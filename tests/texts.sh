@@ -30,7 +30,7 @@ refused()
     wanted=$1
     shift
     checks=$((checks + 1))
-    if "$distill" "$@" --out "$work/refused" >"$work/stdout" 2>"$work/stderr"; then
+    if "$distill" "$@" --threads 1 --out "$work/refused" >"$work/stdout" 2>"$work/stderr"; then
         fail "distill $* was accepted"
         return
     fi
