@@ -1588,7 +1588,7 @@ static void test_hashes_of_an_earlier_version(void **state)
     }
 }
 
-/* Trained and saved by kd.h 0.1.0 (a batchnorm, a residual, a soft tree, preprocessing, classes), and what it said. */
+/* Trained and saved by kd.h 0.1.0 (batchnorm, residual, soft tree, preprocessing, classes), and what it said. */
 static void test_of_an_earlier_version(void **state)
 {
     static const float expected[6] = {-0.659541905f, -1.36874712f, -1.47627914f,
