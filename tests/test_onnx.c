@@ -554,7 +554,7 @@ static void transpose(const char *text, const int64_t *order, int count)
     kd__pb_end(g, node);
 }
 
-/* The image (2, 4, 4) as 16 tokens t of 6 numbers, these as 3 x 1 head x 2 numbers, s, whose parts are q, k and v. */
+/* The image (2, 4, 4) as 16 tokens t of 6 numbers, these as 3 x 1 head x 2 numbers, s, whose parts are q, k, v. */
 static void attention(int heads)
 {
     static const int64_t row[3] = {0, 2, 16}, turn[3] = {0, 2, 1}, apart[5] = {2, 0, 3, 1, 4};
