@@ -235,7 +235,7 @@ static int load_more_teachers(session *s)
         return complain("--teachers trains several of one model line; --teacher is given %d times", given->count);
     for (i = 0; i < given->count; ++i) {
         const char *path = given->values[i];
-        const int type = kind_of_file(path);
+        const file_kind type = kind_of_file(path);
         if (type == FILE_NONE || type == FILE_NPY)
             return complain("several teachers are files of trained models, .safetensors or .onnx, but --teacher is "
                             "\"%s\"",
