@@ -1911,7 +1911,7 @@ static int images_split(images *s, const images_options *o)
 {
     const size_t floats = (size_t)s->height * (size_t)s->width * (size_t)s->channels;
     images_set all = s->train, train = {0}, test = {0};
-    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0, trains = 0, ok;
+    int *rank = (int *)images_memory((size_t)all.count, sizeof(int)), i, j, c, tests = 0, trains = 0, few = -1, ok;
     enum { LEFT_OUT, TRAIN, TEST };
     uint8_t *goes = (uint8_t *)images_memory((size_t)all.count, 1);
     if (!rank || !goes) {
@@ -1932,9 +1932,11 @@ static int images_split(images *s, const images_options *o)
             rank[k] = swap;
         }
         wanted = (int)(o->test_share * count + 0.5);
-        if (o->folds) {
-            first = (int)((int64_t)count * o->fold / o->folds);
-            wanted = (int)((int64_t)count * (o->fold + 1) / o->folds) - first;
+        if (o->folds) { /* classes begin with different parts: what is left over does not meet in one of them */
+            const int part = (o->fold + c) % o->folds;
+            first = (int)((int64_t)count * part / o->folds);
+            wanted = (int)((int64_t)count * (part + 1) / o->folds) - first;
+            few = count < o->folds ? c : few;
         }
         if (wanted < 1) wanted = 1;
         if (wanted >= count) wanted = count - 1;
@@ -1965,6 +1967,9 @@ static int images_split(images *s, const images_options *o)
     images_set_free(&all);
     s->train = train;
     s->test = test;
+    if (few >= 0)
+        return images_fail(s, "class \"%.200s\" has fewer images than the %d folds, each of which tests some",
+                           s->class_names[few], o->folds);
     return (test.count == tests && train.count == trains) || images_fail(s, "out of memory");
 }
 
@@ -2409,6 +2414,9 @@ static int images_check_labels(images *s, const char *folder)
 static int images_load_idx(images *s, const char *folder, const images_idx *x, const images_options *o)
 {
     int trained, shift;
+    if (o->folds)
+        return images_fail(s, "%s has a file of images to test with; folds take theirs out of one folder",
+                           images_shown(folder).chars);
     if (!images_load_idx_split(s, x, IMAGES_TRAIN, o, &s->train)) return 0;
     trained = s->class_count;
     if (trained == 1)

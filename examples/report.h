@@ -115,7 +115,7 @@ typedef struct report_trial {
     double score;          /* what is chosen by: that accuracy, and between equal ones the likelihood */
 } report_trial;
 
-enum { REPORT_WAYS = 12, REPORT_BINS = 15, REPORT_STAGES = 16, REPORT_FILES = 8 };
+enum { REPORT_WAYS = 12, REPORT_BINS = 15, REPORT_STAGES = 16, REPORT_FILES = 56 };
 
 /* How sure a model is of its answers, and how often it is right: test images by confidence, in even bins, as
    kd_metrics.ece has them. Added up over seeds. */

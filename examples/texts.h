@@ -22,13 +22,14 @@ typedef struct texts_options {
     int limit;          /* texts a class and split; 0: all */
     int train_limit;    /* as limit, of the texts to learn from alone */
     uint64_t seed;      /* of the split */
+    int folds, fold;    /* as in images_options */
 } texts_options;
 
 enum { TEXTS_LEAST = 16, TEXTS_MOST = 4096, TEXTS_AUTO = 512 };
 
 IMAGES_PUBLIC static texts_options texts_defaults(void)
 {
-    texts_options o = {0, 0.2, 0.01, 0, 0, 1};
+    texts_options o = {0, 0.2, 0.01, 0, 0, 1, 0, 0};
     return o;
 }
 
@@ -464,6 +465,8 @@ static int texts_make(images *s, texts_file *files, const texts_options *o)
         return 0;
     s->files = tried;
     if (test->path && !texts_check_split(s, test->name, &s->test)) return 0;
+    if (test->path && o->folds)
+        return images_fail(s, "%s is for testing; folds take their test texts out of one file", test->name);
     if (cut)
         images_say(s, "%d of %d texts have more than %d bytes and are cut there; --length keeps more", cut,
                    s->train.count + s->validation.count + s->test.count, s->channels);
@@ -472,8 +475,13 @@ static int texts_make(images *s, texts_file *files, const texts_options *o)
         split.test_share = o->test_share;
         split.train_limit = limit;
         split.seed = o->seed;
-        images_say(s, "no file is for testing: %.3g %% of each class is kept for that, drawn by the seed",
-                   100 * o->test_share);
+        split.folds = o->folds, split.fold = o->fold;
+        if (o->folds)
+            images_say(s, "no file is for testing: part %d of %d of each class is kept for that", o->fold + 1,
+                       o->folds);
+        else
+            images_say(s, "no file is for testing: %.3g %% of each class is kept for that, drawn by the seed",
+                       100 * o->test_share);
         return images_split(s, &split) &&
                texts_check_split(s, "the test split; where no file is for testing, a class needs two", &s->test);
     }

@@ -239,6 +239,7 @@ check 'attacks on the teacher, too' grep -q '"teacher": {.*"robust_accuracy"' "$
 for model in assistant assistant-2 student_robust; do
     check "$model is saved" "$distill" $fashion --teacher "$work/several/$model.safetensors" --list-layers
 done
+check 'an attack beside int8, and features' several --int8 --adversarial 0.05 --feature 'hint low weight=1' --out "$work/two"
 check 'without them' several --out "$work/two"
 distilled() { grep -o '"student_distilled": {"accuracy_mean": [0-9.]*, "accuracy_sd": [0-9.]*, "accuracies": [^]]*' "$1/metrics.json"; }
 check 'the distilled are the same' test "$(distilled "$work/two")" = "$(distilled "$work/several")"
@@ -642,6 +643,13 @@ rm -r "$work/folds/fold-2"
 folded --resume >"$work/said"
 check 'what is finished is not repeated' test "$(grep -c '^---- fold' "$work/said")" = 1
 check 'and the rest is the same' cmp "$work/folds.json" "$work/folds/folds.json"
+if folded --resume --epochs 3 >"$work/said" 2>"$work/stderr"; then fail 'folds of other options go on'; fi
+check 'folds of other options: said' grep -q 'fold-1 is of a run with other options, images or version; without --resume' "$work/stderr"
+check 'they stay' cmp "$work/folds.json" "$work/folds/folds.json"
+check 'the number of threads is no such option' sh -c "! grep -q '^---- fold' \"\$1\"" - "$(folded --resume --threads 2 >"$work/said"; echo "$work/said")"
+check 'layers of one fold' folded --list-layers
+if folded --folds 12 >"$work/said" 2>"$work/stderr"; then fail 'more folds than images'; fi
+check 'more folds than images: said' grep -q 'class "[A-Za-z-]*" has fewer images than the 12 folds' "$work/stderr"
 # everybody right on every image: a narrow axis
 # shellcheck disable=SC2086
 check 'an easy task' "$distill" "$work/two_classes" --student 'dense 2' --teacher 'dense 2' $one_setting --teacher-epochs 9 \

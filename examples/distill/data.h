@@ -37,6 +37,8 @@ static int load_texts(session *s)
     if (!check_text_options(s)) return 0;
     io.length = text_length(s);
     io.test_share = s->o.test_share;
+    io.folds = s->o.folds;
+    io.fold = s->o.fold;
     io.max_skipped = s->o.max_skipped;
     io.limit = s->o.limit;
     io.train_limit = s->o.train_limit;
@@ -60,7 +62,7 @@ static int load_pictures(session *s)
     io.limit = s->o.limit;
     io.train_limit = s->o.train_limit;
     io.seed = (uint64_t)s->o.first_seed;
-    io.apart = s->o.out;
+    io.apart = s->o.whole_out ? s->o.whole_out : s->o.out;
     if (!images_load(&s->images, s->o.folder, &io))
         return complain("%s%s", s->images.error,
                         strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");

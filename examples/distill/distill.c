@@ -53,8 +53,10 @@ static void add_setting(session *s, const char *name, const char *format, ...)
 
 static void add_setting(session *s, const char *name, const char *format, ...)
 {
-    report_setting *setting = &s->settings[s->r.setting_count++];
+    report_setting *setting = &s->settings[s->r.setting_count];
     va_list args;
+    if (s->r.setting_count == KD__COUNT(s->settings)) return;
+    ++s->r.setting_count;
     setting->name = name;
     va_start(args, format);
     vsnprintf(setting->value, sizeof setting->value, format, args);
@@ -109,6 +111,8 @@ static void fill_report(session *s)
                     "the teacher (%.0f %%) and the %d students alone (%.0f %%), logits averaged",
                     100 - 100 * r->ensemble_share, r->ensemble_students, 100 * r->ensemble_share);
     add_setting(s, "teacher", "%s", r->teacher.spec ? r->teacher.spec : o->teacher);
+    for (i = 0; i < s->more_count && !r->teacher_trained; ++i)
+        add_setting(s, "another teacher", "%s", kd_model_spec(s->more[i]));
     add_setting(s, "student", "%s", r->student.spec);
     if (*s->larger_spec) add_setting(s, "pruned from", "%s", s->larger_spec);
     add_setting(s, "loss",
@@ -145,21 +149,34 @@ static void list_input(session *s, const char *path)
         report_file_add(&s->r, name ? name + 1 : path, path);
 }
 
-/* What went in and what came out, with hashes that anybody can check. */
+static void list_output(session *s, const char *name)
+{
+    char path[MAX_PATH];
+    output_path(s, name, path);
+    report_file_add(&s->r, name, path);
+}
+
+/* What came out and what went in, with hashes that anybody can check. */
 static void list_files(session *s)
 {
-    static const char *const outputs[] = {"teacher.safetensors", "student.safetensors", "metrics.json",
-                                          "student_int8.safetensors"};
     const texts *teachers = &s->o.teachers_given;
-    char path[MAX_PATH];
+    char name[64];
     int i;
+    for (i = 0; s->teacher && i < teacher_count(s); ++i) {
+        numbered_file("teacher", i, name, sizeof name);
+        list_output(s, name);
+    }
+    for (i = 0; i < s->assistant_count; ++i) {
+        numbered_file("assistant", i, name, sizeof name);
+        list_output(s, name);
+    }
+    list_output(s, "student.safetensors");
+    if (s->o.int8) list_output(s, "student_int8.safetensors");
+    if (way_runs(s, ROBUST)) list_output(s, "student_robust.safetensors");
+    list_output(s, "metrics.json");
     for (i = 0; i < teachers->count; ++i) list_input(s, teachers->values[i]);
     list_input(s, s->o.teacher_weights);
     list_input(s, s->o.teacher_test);
-    for (i = s->teacher ? 0 : 1; i < KD__COUNT(outputs) - !s->o.int8; ++i) {
-        output_path(s, outputs[i], path);
-        report_file_add(&s->r, outputs[i], path);
-    }
 }
 
 static int write_report(session *s)
@@ -167,6 +184,7 @@ static int write_report(session *s)
     char path[MAX_PATH];
     FILE *f;
     list_files(s);
+    report_left_out = 0;
     f = output_open(s, "report.html", path);
     if (!f || !output_close(s, "report.html", f, report_write(f, &s->r))) return 0;
     if (report_left_out)
@@ -358,7 +376,7 @@ static int save_more_teachers(const session *s)
     char name[64];
     int i;
     for (i = 0; i < s->more_count; ++i) {
-        teacher_file(i + 1, name, sizeof name);
+        numbered_file("teacher", i + 1, name, sizeof name);
         if (!save_known(s, s->more[i], name)) return 0;
     }
     return 1;
@@ -449,14 +467,14 @@ static int finish(session *s)
     if (!save_model(s, s->kept, "student.safetensors") || !save_robust(s)) return 0;
     if (!test_model(s, s->kept, &again, s->student_test, s->confusion)) return 0;
     if (!measure_latency(s, "student.safetensors", &s->r.student.latency_us)) return 0;
-    if (s->teacher && !measure_latency(s, "teacher.safetensors", &s->r.teacher.latency_us)) return 0;
     s->r.student.bytes = file_bytes(s, "student.safetensors");
     if (!save_int8(s)) return 0;
-    s->r.teacher.latency_us *= teacher_count(s); /* one after the other */
-    s->r.teacher.bytes = s->teacher ? file_bytes(s, "teacher.safetensors") : 0;
-    for (i = 1; i < teacher_count(s); ++i) {
+    for (i = 0; s->teacher && i < teacher_count(s); ++i) { /* one after the other */
         char name[64];
-        teacher_file(i, name, sizeof name);
+        double latency;
+        numbered_file("teacher", i, name, sizeof name);
+        if (!measure_latency(s, name, &latency)) return 0;
+        s->r.teacher.latency_us += latency;
         s->r.teacher.bytes += file_bytes(s, name);
     }
     s->r.seconds = seconds_now() - s->started;
@@ -593,25 +611,43 @@ static int run_session(session *s, const options *o, int argc, char **argv)
     return done;
 }
 
+/* Where a fold's results go; its file that says that it is finished is of this run, or removed. */
+static int open_fold(const options *all, int fold, options *o, char *out, fold_results *to)
+{
+    char path[MAX_PATH];
+    int known;
+    snprintf(out, MAX_PATH, "%.*s/fold-%d", MAX_PATH - 128, all->out, fold + 1);
+    *o = *all;
+    o->out = out;
+    o->whole_out = all->out;
+    o->fold = fold;
+    known = fold_read(o, to);
+    if (known < 0 && o->resume)
+        return complain(
+            "%s is of a run with other options, images or version; without --resume, all folds start again", out);
+    fold_path(o, path);
+    if (!o->resume) (void)remove(path);
+    return 1;
+}
+
 /* Each of the folds, and what they say together. */
-static int run_folds(session *s, const options *all, int argc, char **argv)
+static int run_folds(session *s, options *all, int argc, char **argv)
 {
     static fold_results results[MAX_LIST];
-    char out[MAX_PATH], path[MAX_PATH];
+    static options each[MAX_LIST];
+    static char out[MAX_LIST][MAX_PATH];
     int i;
     if (all->folds == 1) return complain("--folds needs 2 or more; one is what there is without it");
+    if (!*all->out) return complain("--out needs the name of a folder");
+    all->words = folds_words(s, all);
     for (i = 0; i < all->folds; ++i) {
-        options o = *all;
-        snprintf(out, sizeof out, "%.*s/fold-%d", MAX_PATH - 128, all->out, i + 1);
-        o.out = out;
-        o.fold = i;
-        o.words = folds_words(argc, argv);
-        if (o.resume && fold_read(&o, &results[i])) continue;
-        fold_path(&o, path);
-        (void)remove(path);
+        if (!open_fold(all, i, &each[i], out[i], &results[i])) return 0;
+    }
+    for (i = 0; i < all->folds; ++i) {
+        if (all->resume && results[i].count) continue;
         printf("%s---- fold %d of %d ----\n", i ? "\n" : "", i + 1, all->folds);
-        if (!run_session(s, &o, argc, argv)) return 0;
-        if (!fold_read(&o, &results[i])) return complain("%s cannot be read", path);
+        if (!run_session(s, &each[i], argc, argv)) return 0;
+        if (fold_read(&each[i], &results[i]) != 1) return complain("%s/%s cannot be read", out[i], fold_file);
     }
     return folds_tell(all, results);
 }
@@ -629,6 +665,7 @@ int main(int argc, char **argv)
     action.sa_handler = on_interrupt;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (o.list_layers || o.write_order || *o.show_model) o.folds = 0; /* nothing is trained */
     done = o.folds ? run_folds(&s, &o, argc, argv) : run_session(&s, &o, argc, argv);
     return done ? EXIT_SUCCESS : interrupted ? EXIT_INTERRUPTED : EXIT_FAILURE;
 }

@@ -30,15 +30,22 @@ static int fold_note(const session *s)
     return output_close(s, fold_file, f, !ferror(f));
 }
 
-/* A hash of the command line but for --resume: a fold of other options is none of this run's. */
-static uint64_t folds_words(int argc, char **argv)
+/* A hash of the options that have a say, of the images' folder and of the version: a fold of others is none of this
+   run's. */
+static uint64_t folds_words(session *s, const options *o)
 {
+    char text[MAX_PATH];
     uint64_t hash = 0;
     const char *c;
     int i;
-    for (i = 1; i < argc; ++i) {
-        if (strcmp(argv[i], "--resume") == 0) continue;
-        for (c = argv[i]; *c; ++c) hash = images_hash(hash ^ (unsigned char)*c);
+    memset(s, 0, sizeof *s);
+    s->o = *o;
+    for (i = -2; i < OPTION_COUNT; ++i) {
+        if (i == -2) snprintf(text, sizeof text, "%s", kd_version());
+        if (i == -1) snprintf(text, sizeof text, "%s", o->folder);
+        if (i >= 0 && !option_counts(&option_table[i])) continue;
+        if (i >= 0) option_text(s, &option_table[i], text, sizeof text);
+        for (c = text; *c; ++c) hash = images_hash(hash ^ (unsigned char)*c);
         hash = images_hash(hash ^ 256);
     }
     return hash;
@@ -49,11 +56,11 @@ static void fold_path(const options *o, char *path)
     snprintf(path, MAX_PATH, "%.*s/%s", MAX_PATH - 32, o->out, fold_file);
 }
 
-/* Returns 0 where there is no such file, or it is not complete or of other options. */
+/* Returns 0 where there is no such file, or it is not complete; -1 where it is of other options. */
 static int fold_read(const options *o, fold_results *to)
 {
     char path[MAX_PATH], line[256];
-    uint64_t words;
+    uint64_t words = o->words;
     FILE *f;
     memset(to, 0, sizeof *to);
     fold_path(o, path);
@@ -68,7 +75,7 @@ static int fold_read(const options *o, fold_results *to)
         }
     }
     fclose(f);
-    return to->count > DISTILLED;
+    return words != o->words ? -1 : to->count > DISTILLED;
 }
 
 /* Over the folds; way -1: the teacher. With `base`, of the difference to that way in the same fold. */

@@ -22,13 +22,6 @@ static kd_model *pruned_student(session *s, stage *g, const report_trial *t, uin
 
 /* ---- assistants ------------------------------------------------------------------------------------------ */
 
-/* "assistant.safetensors", "assistant-2.safetensors" ... */
-static void assistant_file(int index, char *name, size_t size)
-{
-    if (index == 0) snprintf(name, size, "assistant.safetensors");
-    if (index > 0) snprintf(name, size, "assistant-%d.safetensors", index + 1);
-}
-
 /* Where teacher and student are far apart, networks between them may help (Mirzadeh et al. 2020): each is distilled
    from the one before, the first from those that teach the distilled. */
 static int train_assistants(session *s, const report_trial *chosen)
@@ -53,7 +46,7 @@ static int train_assistants(session *s, const report_trial *chosen)
         if (!s->training || !train(s, &g, &to.data, &d, NULL)) return 0;
         s->assistants[s->assistant_count++] = s->training;
         s->training = NULL;
-        assistant_file(now, name, sizeof name);
+        numbered_file("assistant", now, name, sizeof name);
         if (!save_known(s, s->assistants[now], name)) return 0;
         if (s->held.data.count < 1) continue;
         if (kd_evaluate(s->assistants[now], &s->held.data, &metrics) != KD_OK)
@@ -143,8 +136,9 @@ static int64_t peers_apart(const peer *p)
    then both begin again. */
 static int peers_resume(session *s, watch *w, const report_trial *t, uint64_t seed, task *to, peer *p)
 {
+    const int most = s->o.batch < s->fit.data.count ? s->o.batch + 1 : s->fit.data.count; /* images of a step */
     if (!resume_load(s, p[0].t, p[0].training, w->run) || !resume_load(s, p[1].t, p[1].training, NULL)) return 0;
-    if (peers_apart(p) >= 0 && peers_apart(p) <= s->o.batch + 1) return 1;
+    if (peers_apart(p) >= 0 && peers_apart(p) <= most) return 1;
     peers_close(p);
     return peers_open(s, w, t, seed, to, p);
 }

@@ -24,7 +24,8 @@ typedef struct options {
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, length, limit,
         train_limit, patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers, mutual,
         born_again, folds, fold;
-    uint64_t words; /* of the command line, for --folds */
+    uint64_t words;        /* of all options that count, for --folds */
+    const char *whole_out; /* the folder that --out gave, where `out` is one in it; NULL: it is `out` */
     double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
         trial_share, validation, test_share, max_skipped;
 } options;
@@ -173,7 +174,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("adversarial", "EPS", OPTION_REAL, adversarial, 0, 1, "0",                                                   \
       "one more way: students that withstand attacks, each pixel of 0 to 1 moved by up to EPS, as in 0.03: they "  \
       "learn to say of attacked images what the teacher says of the images as they are (Zi et al. 2021); all "     \
-      "models are then tested with such images, too, and the best of these is student_robust.safetensors; 0: off") \
+      "models in float are then tested with such images, too, and the best of these is "                           \
+      "student_robust.safetensors; 0: off")                                                                        \
     X("int8", "", OPTION_FLAG, int8, 0, 1, "",                                                                     \
       "the student in int8 as well, a quarter of the size: as it is after distilling, and trained further with "   \
       "rounded weights and values, alone and from the teacher; the best is student_int8.safetensors")              \

@@ -61,10 +61,11 @@ static void print_robust(const session *s)
     if (!way_runs(s, ROBUST)) return;
     say("\nTest images that are attacked, each pixel of 0 to 1 moved by up to %g:\n", s->o.adversarial);
     if (r->teacher_known && s->teacher && !s->more_count)
-        printf("%-*s%6.2f %%\n", NAME_COLUMN, "teacher", 100 * report_robust(&r->teacher_run, 1));
+        printf("%-*s %6.2f %%\n", NAME_COLUMN, "teacher", 100 * report_robust(&r->teacher_run, 1));
     for (i = 0; i < r->way_count; ++i) {
         if (!is_int8_way(s, i))
-            printf("%-*s%6.2f %%\n", NAME_COLUMN, r->ways[i].title, 100 * report_robust(r->ways[i].runs, r->seeds));
+            printf("%-*s %6.2f %%\n", NAME_COLUMN, r->ways[i].title,
+                   100 * report_robust(r->ways[i].runs, r->seeds));
     }
     say("Kept for that: %s/student_robust.safetensors\n", s->o.out);
 }
@@ -105,7 +106,7 @@ static void print_table(const session *s)
     for (i = 0; i < r->way_count; ++i)
         print_row(r->ways[i].title, is_int8_way(s, i) ? &s->int8_model : &r->student, r->ways[i].runs, r->seeds);
     print_fitting(s);
-    if (s->class_weights)
+    if (s->class_weights && alone[0].test.classes == r->class_count)
         say("\nMean of the accuracies by class, which counts classes alike: alone %.2f %%, distilled %.2f %%\n",
             100 * balanced_mean(alone, r->seeds), 100 * balanced_mean(soft, r->seeds));
     print_robust(s);
@@ -280,7 +281,18 @@ static void json_settings(FILE *f, const session *s)
     json_words(f, "augment", augment_text(s->plan.augment), 1);
     fputs(", ", f);
     json_words(f, "teacher_augment", augment_text(s->plan.teacher_augment), trained);
-    fputs(",\n  \"seed_numbers\": [", f);
+    fputs(",\n  ", f);
+    json_number(f, "adversarial", o->adversarial, o->adversarial > 0);
+    fputs(", ", f);
+    json_number(f, "born_again", o->born_again, o->born_again > 0);
+    fputs(", ", f);
+    json_words(f, "class_weights", o->class_weights, 1);
+    fputs(", \"assistants\": [", f);
+    for (i = 0; i < s->assistant_count; ++i) {
+        if (i) fputs(", ", f);
+        json_text(f, kd_model_spec(s->assistants[i]));
+    }
+    fputs("],\n  \"seed_numbers\": [", f);
     for (i = 0; i < r->seeds; ++i) fprintf(f, "%s%d", i ? ", " : "", o->first_seed + i);
     fputs("],\n", f);
 }

@@ -108,7 +108,7 @@ typedef struct session {
     int telling;     /* what the library logs is shown */
     int64_t *confusion;
     report_tree tree;
-    report_setting settings[20 + MAX_LIST];
+    report_setting settings[24 + REPORT_WAYS + 2 * MAX_LIST];
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
     char larger_spec[MAX_SPEC]; /* what the student is pruned from; empty: nothing */
@@ -284,32 +284,50 @@ static int check_not_read(const session *s, const char *path)
     return 1;
 }
 
-/* No file that is read may be one that is written, and what others have put there is not replaced. */
+/* "teacher.safetensors", "teacher-2.safetensors" ... */
+static void numbered_file(const char *what, int index, char *name, size_t size)
+{
+    if (index == 0) snprintf(name, size, "%s.safetensors", what);
+    if (index > 0) snprintf(name, size, "%s-%d.safetensors", what, index + 1);
+}
+
+/* A file that is read is not written, and what others have put there is not replaced. */
+static int check_output_file(const session *s, const char *name)
+{
+    char path[MAX_PATH];
+    struct stat info;
+    output_path(s, name, path);
+    if (stat(path, &info) != 0) return 1;
+    if (!check_not_read(s, path)) return 0;
+    return s->own_output ||
+           complain("%s is there, and not from a run of distill; give another --out, or --force to replace it",
+                    path);
+}
+
 static int check_replaced(session *s)
 {
-    static const char *const outputs[] = {"teacher.safetensors",
-                                          "student.safetensors",
+    static const char *const outputs[] = {"student.safetensors",
                                           "student_int8.safetensors",
                                           "student_robust.safetensors",
                                           "checkpoint.safetensors",
-                                          "assistant.safetensors",
                                           "metrics.json",
                                           "report.html"};
-    const int teachers = s->o.teachers > s->o.teachers_given.count ? s->o.teachers : s->o.teachers_given.count;
-    char path[MAX_PATH];
+    const int given = s->o.teachers_given.count, trained = s->o.teachers;
     struct stat info;
+    char name[64];
     int i;
     s->own_output = s->o.force || is_own_file(s, "metrics.json", "{\n  \"version\": \"") ||
                     is_own_file(s, "resume/options.txt", option_table[0].name);
-    for (i = 0; i < KD__COUNT(outputs) + teachers - 1 && !s->o.write_order; ++i) {
-        char more[64]; /* as teacher_file has it */
-        snprintf(more, sizeof more, "teacher-%d.safetensors", i - KD__COUNT(outputs) + 2);
-        output_path(s, i < KD__COUNT(outputs) ? outputs[i] : more, path);
-        if (stat(path, &info) != 0) continue;
-        if (!check_not_read(s, path)) return 0;
-        if (!s->own_output)
-            return complain(
-                "%s is there, and not from a run of distill; give another --out, or --force to replace it", path);
+    for (i = 0; i < KD__COUNT(outputs) && !s->o.write_order; ++i) {
+        if (!check_output_file(s, outputs[i])) return 0;
+    }
+    for (i = 0; i < (given > trained ? given : trained) && !s->o.write_order; ++i) {
+        numbered_file("teacher", i, name, sizeof name);
+        if (!check_output_file(s, name)) return 0;
+    }
+    for (i = 0; i < s->o.assistant.count && !s->o.write_order; ++i) {
+        numbered_file("assistant", i, name, sizeof name);
+        if (!check_output_file(s, name)) return 0;
     }
     return stat(s->o.out, &info) != 0 || !is_same_file(s->o.folder, &info) ||
            complain("the images are in %s; give another --out", s->o.out);

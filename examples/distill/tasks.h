@@ -130,6 +130,7 @@ static void robust_options(const session *s, task *to, kd_train_desc *d)
     }
     to->losses[0].inputs = KD_INPUTS_ADVERSARIAL;
     d->loss = kd_train_defaults().loss;
+    d->features = NULL;
     d->feature_count = 0;
     d->losses = to->losses;
     d->loss_weights = weights;

@@ -7,13 +7,6 @@ static int teacher_count(const session *s) { return 1 + s->more_count; }
 
 static const kd_model *teacher_at(const session *s, int index) { return index ? s->more[index - 1] : s->teacher; }
 
-/* "teacher.safetensors", "teacher-2.safetensors" ... */
-static void teacher_file(int index, char *name, size_t size)
-{
-    if (index == 0) snprintf(name, size, "teacher.safetensors");
-    if (index > 0) snprintf(name, size, "teacher-%d.safetensors", index + 1);
-}
-
 /* Their average at a temperature, as logits (data->count, classes), in `out`. */
 static int average_teachers(const session *s, const kd_data *data, float temperature, float *out)
 {

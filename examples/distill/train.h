@@ -115,7 +115,7 @@ static void option_text(const session *s, const option *o, char *text, size_t si
     int i;
     *text = 0;
     if (o->type == OPTION_TEXT) snprintf(text, size, "%s", *(const char *const *)field);
-    if (o->field == offsetof(options, isa))
+    if (o->field == offsetof(options, isa) && s->kd)
         snprintf(text, size, "%s", kd_ctx_isa(s->kd) == KD_ISA_SCALAR ? "scalar" : "avx2, avx512 or neon");
     for (i = 0; o->type == OPTION_TEXTS && i < ((const texts *)field)->count; ++i)
         at += (size_t)snprintf(text + at, size - at, "%s%.*s", i ? ";" : "",
@@ -192,7 +192,7 @@ static int resume_begin(const session *s)
         return complain("%s/resume/options.txt, with the options of the run to be resumed, cannot be read; without "
                         "--resume, all starts again",
                         s->o.out);
-    if (s->o.resume)
+    if (s->o.resume && !s->o.folds)
         say("\nnote: there is nothing to resume in %s: no run was stopped there, or it came to its end; this one "
             "starts from the beginning\n",
             s->o.out);

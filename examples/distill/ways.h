@@ -214,16 +214,22 @@ static int choose(session *s, int way)
 /* ---- the students ----------------------------------------------------------------------------------------- */
 
 /* Metrics on the test images, agreement with the teacher among them. */
-static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
+static int test_model_as(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion,
+                         int attacked)
 {
     kd_evaluate_desc d = kd_evaluate_defaults();
     kd_data data = s->test;
     const kd_attack_desc attack = attack_options(s);
     d.logits = logits;
     d.confusion = confusion;
-    if (s->o.adversarial > 0) d.attack = &attack;
+    if (attacked && s->o.adversarial > 0) d.attack = &attack;
     if (m != s->teacher) data.teacher_logits = s->teacher_test;
     return kd_evaluate_with(m, &data, &d, &run->test) == KD_OK ? 1 : kd_complain(s, "testing");
+}
+
+static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
+{
+    return test_model_as(s, m, run, logits, confusion, 1);
 }
 
 static double held_out_mean(const session *s, int way)
@@ -695,6 +701,21 @@ static int choose_flip(session *s)
     return plan_augmentation(s, flip);
 }
 
+/* An epoch of each of the assistants, trained like a student. */
+static double seconds_for_assistants(session *s, const kd_train_desc *like)
+{
+    double seconds = 0;
+    int i;
+    for (i = 0; i < s->o.assistant.count; ++i) {
+        char spec[MAX_SPEC];
+        kd_model *m =
+            complete_spec(s, s->o.assistant.values[i], spec) ? create_model(s, "assistant", spec, 1) : NULL;
+        if (m) seconds += seconds_for_epoch(s, m, &s->fit.data, like);
+        kd_model_destroy(m);
+    }
+    return seconds;
+}
+
 /* What all of it will take, measured with a few steps of each kind. */
 static void announce_time(session *s)
 {
@@ -703,14 +724,15 @@ static void announce_time(session *s)
     kd_model *student;
     kd_train_desc d;
     watch w;
-    double teacher = 0, epoch = 0, epochs = 0,
+    double teacher = 0, epoch = 0, epochs = 0, assisting,
            asked = s->plan.epochs; /* how often the teacher is, for all images */
     const int trained = s->r.teacher_trained ? s->plan.teacher_epochs : 0,
               several = s->more_count ? teacher_count(s) : s->o.teachers;
     int way, second, first = setting_rounds(s, &second);
     memset(&w, 0, sizeof w);
     d = teacher_options(s, &w, s->plan.teacher_epochs);
-    if (s->teacher) teacher = seconds_for_epoch(s, s->teacher, &s->fit.data, &d);
+    for (way = 0; s->teacher && way < teacher_count(s); ++way)
+        teacher += seconds_for_epoch(s, teacher_at(s, way), &s->fit.data, &d);
     student = create_model(s, "student", s->student_spec, 1);
     if (!student) return;
     t.epochs = s->plan.epochs;
@@ -720,7 +742,7 @@ static void announce_time(session *s)
     for (way = 0; way < WAY_COUNT; ++way) {
         if (!way_runs(s, way)) continue;
         epochs += way_table[way].epochs *
-                  ((double)s->o.seeds * s->plan.epochs * way_trainings(s, way) * (way == ROBUST ? 12 : 1) +
+                  ((double)s->o.seeds * s->plan.epochs * way_trainings(s, way) * (way == ROBUST ? 16 : 1) +
                    (way_table[way].like != way || first + second == 1 ? 0 : first + second) * (double)s->o.trials *
                        s->plan.trial_epochs);
     }
@@ -728,8 +750,11 @@ static void announce_time(session *s)
     if (way_runs(s, PRUNED))
         epochs += 2.0 * s->o.seeds * s->plan.epochs; /* the larger one, two to four times as slow */
     if (ensemble_wanted(s)) epochs += s->o.seeds * s->plan.epochs / 3.0; /* asked once for every view */
-    epoch *= epochs;
-    teacher *= several;
+    assisting = seconds_for_assistants(s, &d) * s->plan.epochs;
+    if (s->o.adversarial > 0) /* tests are attacked, 10 steps each */
+        epochs += 11.0 * s->test.count / s->fit.data.count * s->r.way_count * s->o.seeds;
+    epoch = epoch * epochs + assisting;
+    if (!s->more_count) teacher *= s->o.teachers;
     epoch += teacher * trained;
     if (s->objective.feature_count || several > 1) /* beside every student, not once */
         asked = s->o.seeds * s->plan.epochs +
@@ -737,8 +762,10 @@ static void announce_time(session *s)
     if (s->o.patient) asked += 3.0 * s->plan.epochs; /* its outputs are kept, too */
     epoch += teacher / 3 * asked;
     if (s->r.candidate_count) epoch += 60 * s->o.search_minutes;
-    say("time      about %s here: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
-        time_text(epoch).chars, trained, plural(trained), s->plan.epochs);
+    if (s->o.folds) epoch *= s->o.folds - s->o.fold;
+    say("time      about %s here%s: %d epoch%s for the teacher, %d for each student (--effort 0.3 takes a third)\n",
+        time_text(epoch).chars, s->o.folds ? ", for this fold and those behind it" : "", trained, plural(trained),
+        s->plan.epochs);
     fflush(stdout);
 }
 
