@@ -1255,10 +1255,14 @@ static void test_single_output(void **state)
     s.data.classes = 2;
     assert_ok(kd, kd_train(m, &s.data, &desc));
     assert_ok(kd, kd_evaluate(m, &s.data, &metrics));
-    s.data.type = (kd_pixels)2;
-    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "KD_PIXELS_U8 or KD_PIXELS_F32, got 2");
+    s.data.type = KD_PIXELS_IDS_U8;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "reads pixels, but the data are ids of tokens");
+    s.data.type = (kd_pixels)4;
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA,
+                 "KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got 4");
     s.data.type = (kd_pixels)-1;
-    assert_fails(kd, kd_evaluate(m, &s.data, &metrics), KD_ERR_DATA, "KD_PIXELS_U8 or KD_PIXELS_F32, got ");
+    assert_fails(kd, kd_evaluate(m, &s.data, &metrics), KD_ERR_DATA,
+                 "KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got ");
     kd_model_destroy(m);
 }
 
