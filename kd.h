@@ -11234,7 +11234,7 @@ KD__PRIVATE kd_result kd__parse_name(kd__draft *d, const char *c, const char *pa
         if (!kd__is_letter(*c)) return kd__spec_fail(d, "a layer is missing after the tag");
     } else if (!kd__is_letter(*c)) {
         return *c == 0 || *c == ')' || *c == '|' ? kd__spec_fail(d, "a layer is missing here")
-                                    : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
+                                                 : kd__spec_fail(d, "expected a layer, got \"%c\"", *c);
     }
     n->text = c;
     n->length = (size_t)(kd__skip_word(c) - c);
@@ -12073,9 +12073,8 @@ KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, in
     at->panels = KD__NEW(m->kd, int8_t, kd__plus(kd__times(at->group_size, (size_t)at->groups), 64));
     at->starts = KD__NEW(m->kd, int32_t, kd__times(stored, (size_t)at->groups));
     at->start_factor = KD__NEW(m->kd, float, kd__times(stored, (size_t)at->groups));
-    return at->bias && at->scale && at->factor && at->panels && at->starts && at->start_factor
-               ? KD_OK
-               : KD_ERR_MEMORY;
+    return at->bias && at->scale && at->factor && at->panels && at->starts && at->start_factor ? KD_OK
+                                                                                               : KD_ERR_MEMORY;
 }
 
 /* The structure, still without weights. m has its scales. */
@@ -29536,8 +29535,7 @@ KD__PRIVATE kd_result kd__onnx_write_residual(kd__onnx_reader *r, int sum, int d
     const int in = r->joins[u->first], in2 = r->joins[u->first + 1];
     int body = in, other = in2, norm = -1, projection = -1;
     kd_result result;
-    if (body == from || (other != from && kd__onnx_projection(r, from, other, &norm) < 0))
-        body = in2, other = in;
+    if (body == from || (other != from && kd__onnx_projection(r, from, other, &norm) < 0)) body = in2, other = in;
     if (other != from) projection = kd__onnx_projection(r, from, other, &norm);
     if (body == from || (other != from && projection < 0))
         return kd__onnx_refuse(r, kd__onnx_op_of(r, sum),
