@@ -1258,8 +1258,7 @@ static void test_single_output(void **state)
     s.data.type = KD_PIXELS_IDS_U8;
     assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "reads pixels, but the data are ids of tokens");
     s.data.type = (kd_pixels)4;
-    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA,
-                 "KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got 4");
+    assert_fails(kd, kd_train(m, &s.data, &desc), KD_ERR_DATA, "KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got 4");
     s.data.type = (kd_pixels)-1;
     assert_fails(kd, kd_evaluate(m, &s.data, &metrics), KD_ERR_DATA,
                  "KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got ");
