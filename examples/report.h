@@ -1663,6 +1663,22 @@ static void report_order(const float *row, int classes, int *order, int count)
     }
 }
 
+/* A class name where there is room for so many letters; the marks below it have all of it. */
+static void report_short_name(FILE *f, const char *name, int room)
+{
+    char text[128];
+    size_t at = 0;
+    int letters = 0;
+    for (; name[at] && at + 8 < sizeof text; ++at) {
+        letters += ((unsigned char)name[at] & 0xc0) != 0x80; /* where a letter of UTF-8 begins */
+        if (letters > room) break;
+        text[at] = name[at];
+    }
+    text[at] = 0;
+    if (name[at]) memcpy(text + at, "\xe2\x80\xa6", 4);
+    report_escape(f, text);
+}
+
 static void report_soft_card(FILE *f, const report *r, int image, const double *temperatures)
 {
     enum { STEP = 46 };
@@ -1681,7 +1697,7 @@ static void report_soft_card(FILE *f, const report *r, int image, const double *
         double p[3];
         for (t = 0; t < 3; ++t) p[t] = report_probability(row, r->class_count, order[i], temperatures[t]);
         report_print(f, "<text x=\"0\" y=\"%d\">", i * STEP + 12);
-        report_escape(f, r->classes[order[i]]);
+        report_short_name(f, r->classes[order[i]], 20);
         report_print(f, "</text><text x=\"258\" y=\"%d\" text-anchor=\"end\">%.1f, %.1f, %.1f&#8239;%%</text>",
                      i * STEP + 12, 100 * p[0], 100 * p[1], 100 * p[2]);
         for (t = 0; t < 3; ++t) {
