@@ -137,8 +137,8 @@ static int test_int8_students(session *s)
     int which, i;
     for (which = 0; which < INT8_COUNT && s->o.int8; ++which) {
         for (i = 0; i < s->o.seeds; ++i) {
-            if (!test_model_as(s, s->int8_students[which * s->o.seeds + i], &s->r.ways[s->int8_way[which]].runs[i],
-                               s->student_test, NULL, 0)) /* integers have no gradient to be attacked by */
+            if (!test_model(s, s->int8_students[which * s->o.seeds + i], &s->r.ways[s->int8_way[which]].runs[i],
+                            s->student_test, NULL))
                 return 0;
             report_answers(&s->r, s->int8_way[which], s->student_test);
         }

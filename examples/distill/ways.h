@@ -214,22 +214,16 @@ static int choose(session *s, int way)
 /* ---- the students ----------------------------------------------------------------------------------------- */
 
 /* Metrics on the test images, agreement with the teacher among them. */
-static int test_model_as(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion,
-                         int attacked)
+static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
 {
     kd_evaluate_desc d = kd_evaluate_defaults();
     kd_data data = s->test;
     const kd_attack_desc attack = attack_options(s);
     d.logits = logits;
     d.confusion = confusion;
-    if (attacked && s->o.adversarial > 0) d.attack = &attack;
+    if (s->o.adversarial > 0 && !kd_model_is_int8(m)) d.attack = &attack; /* integers have no gradient for it */
     if (m != s->teacher) data.teacher_logits = s->teacher_test;
     return kd_evaluate_with(m, &data, &d, &run->test) == KD_OK ? 1 : kd_complain(s, "testing");
-}
-
-static int test_model(session *s, const kd_model *m, report_run *run, float *logits, int64_t *confusion)
-{
-    return test_model_as(s, m, run, logits, confusion, 1);
 }
 
 static double held_out_mean(const session *s, int way)
