@@ -87,6 +87,8 @@ enum {
 
 typedef struct images_options {
     int size;            /* side in pixels; 0: as the images are, if all are alike */
+    int usual_size;      /* with size 0, the side of images that are not all alike, or longer than 3/2 of this; half
+                            of it where most of them are smaller; 0: no two may differ */
     int channels;        /* 1, 3, or 0: 1 if every image is grey, else 3 */
     double test_share;   /* of each class, where there is no test folder; 0.2 */
     double max_skipped;  /* share of files that may be unreadable; 0.01 */
@@ -147,7 +149,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL};
+    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL};
     return o;
 }
 
@@ -1755,40 +1757,80 @@ static int images_may_be_deep(const uint8_t *bytes, size_t size)
            (size > 1 && bytes[0] == 'P');
 }
 
-/* Size, channels and depth of the whole set, from the headers of all files to learn from. */
-static int images_survey(images *s, const images_list *list, const images_options *o)
+/* What the headers of all files to learn from say. */
+typedef struct images_sizes {
+    int w, h, alike;  /* of the first; whether all others are of that size */
+    int w_to, h_to;   /* the longest sides */
+    int count, small; /* files that can be read; of those, with a shorter side below 3/4 of the usual one */
+    int all_grey;
+    unsigned largest; /* number in files of 16 bits */
+} images_sizes;
+
+static void images_note_size(images_sizes *z, const images_file *f, const images_picture *p, int usual)
+{
+    const int w = f->tile_w ? f->tile_w : p->w, h = f->tile_w ? f->tile_h : p->h;
+    if (!z->count++) z->w = w, z->h = h;
+    z->alike &= w == z->w && h == z->h;
+    z->all_grey &= p->channels < 3;
+    z->w_to = w > z->w_to ? w : z->w_to;
+    z->h_to = h > z->h_to ? h : z->h_to;
+    z->small += 4 * (w < h ? w : h) < 3 * usual;
+}
+
+/* Reads headers, and whole files where one of 16 bits a number may be. */
+static images_sizes images_measure(const images_list *list, const images_options *o)
 {
     const int known = o->size && o->channels;
-    int i, w = 0, h = 0, all_grey = 1, alike = 1;
-    unsigned most = 0, largest;
+    images_sizes z = {0, 0, 1, 0, 0, 0, 0, 1, 0};
+    int i;
     for (i = 0; i < list->count; ++i) {
         const images_file *f = &list->files[i];
         const char *why;
         size_t size;
         uint8_t *bytes = known ? images_read_part(f->path, 32, &size, &why) : images_read(f->path, &size, &why);
         images_picture p;
-        int found;
+        unsigned largest;
         if (known && bytes && images_may_be_deep(bytes, size)) {
             free(bytes);
             bytes = images_read(f->path, &size, &why);
         }
         largest = bytes && images_may_be_deep(bytes, size) ? images_depth(bytes, size) : 0;
-        most = largest > most ? largest : most;
-        found = !known && bytes && images_header(bytes, size, &p, &why);
+        z.largest = largest > z.largest ? largest : z.largest;
+        if (!known && bytes && images_header(bytes, size, &p, &why)) images_note_size(&z, f, &p, o->usual_size);
         free(bytes);
-        if (!found) continue;
-        if (f->tile_w) p.w = f->tile_w, p.h = f->tile_h;
-        all_grey &= p.channels < 3;
-        if (!w) w = p.w, h = p.h;
-        alike &= w == p.w && h == p.h;
     }
-    s->bits = most ? images_bits_of(most) : 16;
-    s->channels = o->channels ? o->channels : all_grey ? 1 : 3;
-    s->height = o->size ? o->size : h;
-    s->width = o->size ? o->size : w;
-    if (!o->size && !alike)
-        return images_fail(s, "the images have different sizes; say which to bring them to (--size 32)");
-    if (!o->size && !w) return 1; /* nothing readable: reported by the caller */
+    return z;
+}
+
+/* The side that images are brought to where nobody says one: 0 where they stay as they are. */
+static int images_side(images *s, const images_sizes *z, const images_options *o)
+{
+    const int most = 3 * o->usual_size / 2;
+    int side;
+    if (z->alike && (!o->usual_size || (z->w <= most && z->h <= most))) return 0;
+    if (!o->usual_size) return -1;
+    side = 2 * z->small > z->count ? o->usual_size / 2 : o->usual_size;
+    if (z->alike)
+        images_say(s, "images of %dx%d take long to train on: all are brought to %dx%d; --size %d keeps them", z->w,
+                   z->h, side, side, z->w < z->h ? z->w : z->h);
+    else
+        images_say(s,
+                   "the images have different sizes, up to %dx%d: all are brought to %dx%d; --size says otherwise",
+                   z->w_to, z->h_to, side, side);
+    return side;
+}
+
+/* Size, channels and depth of the whole set, from the headers of all files to learn from. */
+static int images_survey(images *s, const images_list *list, const images_options *o)
+{
+    const images_sizes z = images_measure(list, o);
+    const int side = o->size ? o->size : images_side(s, &z, o);
+    s->bits = z.largest ? images_bits_of(z.largest) : 16;
+    s->channels = o->channels ? o->channels : z.all_grey ? 1 : 3;
+    s->height = side ? side : z.h;
+    s->width = side ? side : z.w;
+    if (side < 0) return images_fail(s, "the images have different sizes; say which to bring them to (--size 32)");
+    if (!o->size && !z.count) return 1; /* nothing readable: reported by the caller */
     if (s->height > 4096 || s->width > 4096)
         return images_fail(s, "images of %dx%d are too large to train on; use --size", s->width, s->height);
     return 1;

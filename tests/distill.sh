@@ -427,6 +427,18 @@ for i in 1 2 3 4 5 6; do
     cp examples/data/samples/Bag.png "$work/two_classes/a/$i.png"
     cp examples/data/samples/Coat.png "$work/two_classes/b/$i.png"
 done
+# Photos come in all sizes. A model that says its own is not given others.
+for i in 1 2 3 4 5 6; do
+    for class in a b; do
+        mkdir -p "$work/photos/$class"
+        { printf 'P5 %d 90 255\n' $((80 + i)); head -c $(((80 + i) * 90)) /dev/zero; } >"$work/photos/$class/$i.pgm"
+    done
+done
+check 'photos of all sizes' sh -c "'$distill' '$work/photos' --teacher 'dense 2' --student 'dense 2' --list-layers >'$work/photos.txt'"
+check 'their size' grep -q 'different sizes, up to 86x90: all are brought to 64x64; --size says otherwise' "$work/photos.txt"
+check 'is theirs' grep -q 'input  *1x64x64' "$work/photos.txt"
+refused 'the images have different sizes; say which to bring them to' "$work/photos" --student '1x28x28: dense 2'
+refused 'the images have different sizes; say which to bring them to' "$work/photos" --teacher "$work/out/teacher.safetensors"
 mkdir -p "$work/latin/a" "$work/latin/$(printf 'caf\351')" "$work/bad_labels"
 cp examples/data/samples/Bag.png "$work/latin/a"
 cp examples/data/samples/Coat.png "$work/latin/$(printf 'caf\351')"

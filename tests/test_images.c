@@ -2082,6 +2082,16 @@ static void test_sizes(void **state)
     put_class("test/a", 1, 10);
     put_class("test/b", 1, 20);
     load_fails(NULL, "the images have different sizes; say which to bring them to");
+    o.usual_size = 4; /* they are below 3 pixels */
+    load(&s, &o);
+    assert_int_equal(s.width, 2);
+    assert_int_equal(s.height, 2);
+    says(&s, "the images have different sizes, up to 3x2: all are brought to 2x2; --size says otherwise");
+    images_free(&s);
+    o.usual_size = 2;
+    load(&s, &o);
+    assert_int_equal(s.width, 2);
+    images_free(&s);
     o.size = 5;
     load(&s, &o);
     assert_int_equal(s.width, 5);
@@ -2097,6 +2107,19 @@ static void test_sizes(void **state)
     load(&s, NULL);
     assert_int_equal(s.resized, 1);
     images_free(&s);
+    o = images_defaults();
+    put_class("large/train/a", 2, 10);
+    put_class("large/train/b", 2, 20);
+    put_class("large/test/a", 1, 10);
+    put_class("large/test/b", 1, 20);
+    for (o.usual_size = 1; o.usual_size < 3; ++o.usual_size) { /* 2x2 is larger than 3/2 of 1 */
+        assert_true(images_load(&s, under_root("large"), &o));
+        assert_int_equal(s.width, o.usual_size);
+        assert_int_equal(s.resized, o.usual_size == 1 ? 6 : 0);
+        if (o.usual_size == 1)
+            says(&s, "images of 2x2 take long to train on: all are brought to 1x1; --size 2 keeps them");
+        images_free(&s);
+    }
 }
 
 /* What is not square has no square to be brought to. */

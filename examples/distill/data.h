@@ -49,11 +49,18 @@ static int load_texts(session *s)
                     strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");
 }
 
+/* Whether a model is given that says itself how large its images are, or a file that may. */
+static int model_says_size(const char *model)
+{
+    return *model && (isdigit((unsigned char)*model) || access(model, F_OK) == 0);
+}
+
 static int load_pictures(session *s)
 {
     images_options io = images_defaults();
     if (s->o.length) return complain("--length is for texts, and %s has images", s->o.folder);
     io.size = s->o.size;
+    io.usual_size = model_says_size(s->o.teacher) || model_says_size(s->o.student) ? 0 : 64;
     io.channels = s->o.channels;
     io.test_share = s->o.test_share;
     io.folds = s->o.folds;
