@@ -34,7 +34,7 @@ help:
 	@echo 'make hinton     DATA=<folder with MNIST>: the experiments of Hinton, Vinyals and Dean 2015; under an hour'
 	@echo 'make compare    one student in every way, 5 seeds each: a table and a picture; hours, may be stopped'
 	@echo 'make evidence   [DATA=<folder with mnist, cifar10>] [MINUTES=120]: what distilling brings; may be stopped'
-	@echo 'make mcu        a student as C source on emulated Cortex-M0, M3, M4 and M7: flash, RAM, instructions'
+	@echo 'make mcu        a student as C source on emulated Cortex-M0, M3, M4, M7 and an AVR: flash, RAM, instructions'
 	@echo 'make sizes      flash and RAM of the demo'\''s student, as C source and with kd.h on the board'
 	@echo 'make web        a student, and its teacher beside it, in one web page that needs no network: $(OUT)/web.html'
 	@echo 'make examples   build the examples into $(BUILD)/'

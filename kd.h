@@ -925,10 +925,10 @@ KDDEF kd_c_desc kd_c_defaults(void);
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
    student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
    without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
-   (STUDENT_PLAIN: not). In float they are the same to about 1e-5 of the largest: batchnorm is folded into weights,
-   and compilers may fuse multiply-adds. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: a softtree or prompt layer,
-   layers over tokens, quant layers of a model in float, or a layer of an int8 model that works in float. The file
-   is replaced as by kd_model_save. */
+   (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float they are the same to about 1e-5 of the
+   largest: batchnorm is folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults().
+   KD_ERR_UNSUPPORTED: a softtree or prompt layer, layers over tokens, quant layers of a model in float, or a layer
+   of an int8 model that works in float. The file is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -30599,7 +30599,7 @@ KD__PRIVATE void kd__c_quant_weights(kd__c_file *f, const kd__c_step *s)
     const kd__quant_node *at = &m->quant->nodes[s->node];
     const int zero = m->quant->values[m->nodes[s->node].in].zero, each = at->outputs / at->groups;
     int o, g, i, j;
-    kd__c_write(f, "static const int8_t $_p%d[] = { /* %.100s */", s->node, m->nodes[s->node].text);
+    kd__c_write(f, "static const int8_t $_p%d[] @_CONST = { /* %.100s */", s->node, m->nodes[s->node].text);
     for (g = 0; g < at->outputs; g += each) {
         for (o = 0; o < each; o += KD__C_PANEL) {
             for (i = 0; i < at->depth; i += 4) {
@@ -30613,7 +30613,8 @@ KD__PRIVATE void kd__c_quant_weights(kd__c_file *f, const kd__c_step *s)
     }
     kd__c_end_array(f);
     for (i = 0; i < 2; ++i) {
-        kd__c_write(f, i ? "static const float $_f%d[] = {" : "static const int32_t $_b%d[] = {", s->node);
+        kd__c_write(f, i ? "static const float $_f%d[] @_CONST = {" : "static const int32_t $_b%d[] @_CONST = {",
+                    s->node);
         for (g = 0; g < at->outputs; g += each) {
             for (o = 0; o < (each + KD__C_PANEL - 1) / KD__C_PANEL * KD__C_PANEL; ++o) {
                 int32_t sum = 0;
@@ -30633,15 +30634,15 @@ KD__PRIVATE void kd__c_quant_taps(kd__c_file *f, const kd__c_step *s)
 {
     const kd__quant_node *at = &f->m->quant->nodes[s->node];
     int i, o;
-    kd__c_write(f, "static const int8_t $_p%d[] = { /* %.100s */", s->node, f->m->nodes[s->node].text);
+    kd__c_write(f, "static const int8_t $_p%d[] @_CONST = { /* %.100s */", s->node, f->m->nodes[s->node].text);
     for (i = 0; i < at->depth; ++i) {
         for (o = 0; o < at->outputs; ++o) kd__c_whole(f, *kd__quant_weight(at, o, i));
     }
     kd__c_end_array(f);
-    kd__c_write(f, "static const int32_t $_b%d[] = {", s->node);
+    kd__c_write(f, "static const int32_t $_b%d[] @_CONST = {", s->node);
     for (o = 0; o < at->outputs; ++o) kd__c_whole(f, at->bias[o]);
     kd__c_end_array(f);
-    kd__c_write(f, "static const float $_f%d[] = {", s->node);
+    kd__c_write(f, "static const float $_f%d[] @_CONST = {", s->node);
     for (o = 0; o < at->outputs; ++o) kd__c_float(f, (double)at->factor[o], f->m->nodes[s->node].name);
     kd__c_end_array(f);
 }
@@ -30660,22 +30661,22 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
     if (s->kind == KD__C_ACT || s->kind == KD__C_CONCAT) {
         kd__c_write(f, "static const uint8_t $_p%d", s->node);
         if (s->kind == KD__C_CONCAT) kd__c_write(f, "_%d", s->branch);
-        kd__c_write(f, "[] = { /* %.100s */", n->text);
+        kd__c_write(f, "[] @_CONST = { /* %.100s */", n->text);
         for (i = 0; i < 256; ++i) kd__c_whole(f, at->table[256 * s->branch + i]);
         kd__c_end_array(f);
     }
     if (s->kind == KD__C_AVGPOOL || s->kind == KD__C_ADD) {
-        kd__c_write(f, "static const float $_f%d[] = {", s->node);
+        kd__c_write(f, "static const float $_f%d[] @_CONST = {", s->node);
         for (i = 0; i < (s->kind == KD__C_ADD ? 2 : 1); ++i) kd__c_float(f, (double)at->factor[i], n->name);
         kd__c_end_array(f);
     }
     if (s->kind == KD__C_ACT || s->kind == KD__C_CONCAT) return;
-    kd__c_write(
-        f,
-        "static const $_layer $_w%d = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d,\n    %d, %d, ",
-        s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0], w.stride[1],
-        w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1], m->quant->values[n->in].zero,
-        m->quant->values[at->out].zero);
+    kd__c_write(f,
+                "static const $_layer $_w%d @_CONST = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, "
+                "%d,\n    %d, %d, ",
+                s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0],
+                w.stride[1], w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1], m->quant->values[n->in].zero,
+                m->quant->values[at->out].zero);
     kd__c_write(f, "%s, ", kd__c_literal(at->act == KD__LEAKYRELU ? at->act_arg : 1.0f).chars);
     kd__c_write(f, "%s, ", kd__c_literal(at->low).chars);
     kd__c_write(f, "%s, ", kd__c_literal(at->high).chars);
@@ -30700,13 +30701,13 @@ KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
             f->save.result = KD_ERR_MEMORY;
             return;
         }
-        kd__c_write(f, "static const float $_p%d[] = { /* %.100s */", s->node, n->text);
+        kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s */", s->node, n->text);
         kd__c_weights(f, s, plain);
         kd__c_end_array(f);
         kd__free(m->kd, plain);
     } else if (s->kind == KD__C_SCALE) {
-        kd__c_write(f, "static const float $_p%d[] = { /* %.100s: factor and what is added, by channel */", s->node,
-                    n->text);
+        kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s: factor and what is added, by channel */",
+                    s->node, n->text);
         for (i = 0; i < (int)m->params[n->param[0]].size; ++i) {
             double factor, add;
             kd__c_norm(m, n, i, &factor, &add);
@@ -30716,9 +30717,10 @@ KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
         kd__c_end_array(f);
     }
     if (s->kind > KD__C_AVGPOOL) return;
-    kd__c_write(f, "static const $_window $_w%d = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d};\n",
-                s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0],
-                w.stride[1], w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1]);
+    kd__c_write(
+        f, "static const $_window $_w%d @_CONST = {%d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d, %d};\n",
+        s->node, w.h, w.w, w.c, w.out_h, w.out_w, w.out_c, w.kernel[0], w.kernel[1], w.stride[0], w.stride[1],
+        w.pad[0], w.pad[1], w.groups, w.pool[0], w.pool[1]);
 }
 
 /* Channels whose pixels mean different numbers: 1 where all are alike. */
@@ -30744,7 +30746,7 @@ KD__PRIVATE void kd__c_pixels(kd__c_file *f)
     float x[256];
     int c, i;
     for (i = 0; i < 256; ++i) bytes[i] = (uint8_t)i;
-    kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const %s $_pixel[%d] = {",
+    kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const %s $_pixel[%d] @_CONST = {",
                 tables > 1 ? ", by channel" : "", f->m->quant ? "uint8_t" : "float", tables * 256);
     for (c = 0; c < tables; ++c) {
         k->from_bytes(256, bytes, x);
@@ -30809,6 +30811,43 @@ KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
    >>ccode    models as C source: the code
    uses: csource
    ============================================================================================================ */
+
+/* How constants are declared and read. */
+static const char kd__c_stored[] =
+    "/* Constants are read through these. On an AVR that would copy plain ones to RAM they lie in program memory "
+    "alone,\n"
+    "   within its first 64 KB. */\n"
+    "#if defined(__AVR__) && !defined(__AVR_PM_BASE_ADDRESS__) && \\\n"
+    "    (!defined(__AVR_RODATA_IN_RAM__) || __AVR_RODATA_IN_RAM__)\n"
+    "#if @_FLASH > 65000\n"
+    "#error \"the constants of $ do not fit into the first 64 KB of an AVR's program memory\"\n"
+    "#endif\n"
+    "#include <avr/pgmspace.h>\n"
+    "#define @_CONST PROGMEM\n"
+    "#define @_UINT8(x) pgm_read_byte(&(x))\n"
+    "#define @_INT8(x) ((int8_t)pgm_read_byte(&(x)))\n"
+    "#define @_INT32(x) ((int32_t)pgm_read_dword(&(x)))\n"
+    "#define @_FLOAT(x) pgm_read_float(&(x))\n"
+    "#define @_LAYER(x) $_fetch(x)\n"
+    "#define @_FETCHES\n"
+    "#else\n"
+    "#define @_CONST\n"
+    "#define @_UINT8(x) (x)\n"
+    "#define @_INT8(x) (x)\n"
+    "#define @_INT32(x) (x)\n"
+    "#define @_FLOAT(x) (x)\n"
+    "#define @_LAYER(x) (x)\n"
+    "#endif\n\n";
+
+/* Behind the type of a layer's description: one of them, in memory while its layer runs. */
+static const char kd__c_fetch[] = "#ifdef @_FETCHES\n"
+                                  "static const $_%s *$_fetch(const $_%s *from)\n"
+                                  "{\n"
+                                  "    static $_%s layer;\n"
+                                  "    memcpy_P(&layer, from, sizeof layer);\n"
+                                  "    return &layer;\n"
+                                  "}\n"
+                                  "#endif\n\n";
 
 /* The loops of each kind of layer. */
 static const char kd__c_head[] =
@@ -30880,16 +30919,16 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
     "    for (g = 0; g < l->groups; ++g, y += oc) {\n"
     "        for (o = 0; o < oc; o += 4, panel += 4 + 4 * taps * c) {\n"
-    "            float s[4] = {panel[0], panel[1], panel[2], panel[3]};\n"
+    "            float s[4] = {@_FLOAT(panel[0]), @_FLOAT(panel[1]), @_FLOAT(panel[2]), @_FLOAT(panel[3])};\n"
     "            for (i = i0; i < i1; ++i) {\n"
     "                for (j = j0; j < j1; ++j) {\n"
     "                    const float *from = x + ((top + i) * l->w + left + j) * l->c + g * c;\n"
     "                    const float *w = panel + 4 + 4 * (i * l->kw + j) * c;\n"
     "                    for (k = 0; k < c; ++k, w += 4) {\n"
-    "                        s[0] += from[k] * w[0];\n"
-    "                        s[1] += from[k] * w[1];\n"
-    "                        s[2] += from[k] * w[2];\n"
-    "                        s[3] += from[k] * w[3];\n"
+    "                        s[0] += from[k] * @_FLOAT(w[0]);\n"
+    "                        s[1] += from[k] * @_FLOAT(w[1]);\n"
+    "                        s[2] += from[k] * @_FLOAT(w[2]);\n"
+    "                        s[3] += from[k] * @_FLOAT(w[3]);\n"
     "                    }\n"
     "                }\n"
     "            }\n"
@@ -30907,15 +30946,15 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
     "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
     "    for (o = 0; o < l->c; o += 4, panel += 4 + 4 * taps) {\n"
-    "        float s[4] = {panel[0], panel[1], panel[2], panel[3]};\n"
+    "        float s[4] = {@_FLOAT(panel[0]), @_FLOAT(panel[1]), @_FLOAT(panel[2]), @_FLOAT(panel[3])};\n"
     "        for (i = i0; i < i1; ++i) {\n"
     "            for (j = j0; j < j1; ++j) {\n"
     "                const float *from = x + ((top + i) * l->w + left + j) * l->c + o;\n"
     "                const float *w = panel + 4 + 4 * (i * l->kw + j);\n"
-    "                s[0] += from[0] * w[0]; /* past the last channel times 0 */\n"
-    "                s[1] += from[1] * w[1];\n"
-    "                s[2] += from[2] * w[2];\n"
-    "                s[3] += from[3] * w[3];\n"
+    "                s[0] += from[0] * @_FLOAT(w[0]); /* past the last channel times 0 */\n"
+    "                s[1] += from[1] * @_FLOAT(w[1]);\n"
+    "                s[2] += from[2] * @_FLOAT(w[2]);\n"
+    "                s[3] += from[3] * @_FLOAT(w[3]);\n"
     "            }\n"
     "        }\n"
     "        $_put(s, l->c - o, onto, pooling, low, high, y + o);\n"
@@ -30981,7 +31020,8 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    int i, k;\n"
     "    for (i = 0; i < n; i += c) {\n"
     "        for (k = 0; k < c; ++k)\n"
-    "            y[i + k] = $_clip(x[i + k] * factor_add[2 * k] + factor_add[2 * k + 1], low, high);\n"
+    "            y[i + k] = $_clip(x[i + k] * @_FLOAT(factor_add[2 * k]) + @_FLOAT(factor_add[2 * k + 1]), low, "
+    "high);\n"
     "    }\n"
     "}\n\n",
     NULL, /* kd__c_acts */
@@ -31025,7 +31065,8 @@ static const char kd__c_quant_products[] =
     "    int g, o;\n"
     "    for (g = 0; g < l->groups; ++g, sums += spare, factor += spare) {\n"
     "        for (o = 0; o < oc; ++o) {\n"
-    "            const float t = (float)*sums++ * *factor++;\n"
+    "            const float t = (float)*sums++ * @_FLOAT(*factor);\n"
+    "            ++factor;\n"
     "            if (y) {\n"
     "                *y++ = $_step(l, t);\n"
     "            } else {\n"
@@ -31101,10 +31142,10 @@ static const char kd__c_quant_dot[] =
     "    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];\n"
     "    for (; words > 0; --words, x += 4, w += 16) {\n"
     "        const int x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];\n"
-    "        s0 += x0 * w[0] + x1 * w[1] + x2 * w[2] + x3 * w[3];\n"
-    "        s1 += x0 * w[4] + x1 * w[5] + x2 * w[6] + x3 * w[7];\n"
-    "        s2 += x0 * w[8] + x1 * w[9] + x2 * w[10] + x3 * w[11];\n"
-    "        s3 += x0 * w[12] + x1 * w[13] + x2 * w[14] + x3 * w[15];\n"
+    "        s0 += (int32_t)(x0 * @_INT8(w[0])) + x1 * @_INT8(w[1]) + x2 * @_INT8(w[2]) + x3 * @_INT8(w[3]);\n"
+    "        s1 += (int32_t)(x0 * @_INT8(w[4])) + x1 * @_INT8(w[5]) + x2 * @_INT8(w[6]) + x3 * @_INT8(w[7]);\n"
+    "        s2 += (int32_t)(x0 * @_INT8(w[8])) + x1 * @_INT8(w[9]) + x2 * @_INT8(w[10]) + x3 * @_INT8(w[11]);\n"
+    "        s3 += (int32_t)(x0 * @_INT8(w[12])) + x1 * @_INT8(w[13]) + x2 * @_INT8(w[14]) + x3 * @_INT8(w[15]);\n"
     "    }\n"
     "    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;\n"
     "}\n"
@@ -31151,7 +31192,7 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "    for (g = 0; g < l->groups; ++g) {\n"
     "        const uint8_t *patch = $_gather(l, x, top, left, g * c, c);\n"
     "        for (o = 0; o < oc; o += 4, b += 4, sums += 4, w += 16 * words) {\n"
-    "            int32_t s[4] = {b[0], b[1], b[2], b[3]};\n"
+    "            int32_t s[4] = {@_INT32(b[0]), @_INT32(b[1]), @_INT32(b[2]), @_INT32(b[3])};\n"
     "            $_dot(patch, w, words, s);\n"
     "            for (i = 0; i < 4; ++i) sums[i] = pooling && s[i] < sums[i] ? sums[i] : s[i];\n"
     "        }\n"
@@ -31164,11 +31205,11 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "    $_taps(top, l->kh, l->h, &i0, &i1);\n"
     "    $_taps(left, l->kw, l->w, &j0, &j1);\n"
     "    for (o = 0; o < l->c; ++o) {\n"
-    "        int32_t sum = l->bias[o];\n"
+    "        int32_t sum = @_INT32(l->bias[o]);\n"
     "        for (i = i0; i < i1; ++i) {\n"
     "            for (j = j0; j < j1; ++j)\n"
     "                sum += (x[((top + i) * l->w + left + j) * l->c + o] - l->zero) *\n"
-    "                       l->weights[(i * l->kw + j) * l->c + o];\n"
+    "                       @_INT8(l->weights[(i * l->kw + j) * l->c + o]);\n"
     "        }\n"
     "        if (!pooling || sum > $_sums[o]) $_sums[o] = sum;\n"
     "    }\n"
@@ -31210,7 +31251,7 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "                for (i = i0; i < i1; ++i) {\n"
     "                    for (j = j0; j < j1; ++j) sum += x[((top + i) * l->w + left + j) * l->c + k] - l->zero;\n"
     "                }\n"
-    "                *y++ = $_step(l, (float)sum * l->factor[0]);\n"
+    "                *y++ = $_step(l, (float)sum * @_FLOAT(l->factor[0]));\n"
     "            }\n"
     "        }\n"
     "    }\n"
@@ -31221,7 +31262,7 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "{\n"
     "    int i, k;\n"
     "    for (i = 0; i < pixels; ++i, y += pixel) {\n"
-    "        for (k = 0; k < c; ++k) y[k * channel] = table[*x++];\n"
+    "        for (k = 0; k < c; ++k) y[k * channel] = @_UINT8(table[*x]), ++x;\n"
     "    }\n"
     "}\n\n",
     "/* One product must be rounded before it is added to the other: no fused multiply-add. */\n"
@@ -31229,8 +31270,8 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "{\n"
     "    int i;\n"
     "    for (i = 0; i < n; ++i) {\n"
-    "        volatile float p = (float)(a[i] - l->zero) * l->factor[0], q = (float)(b[i] - zero_b) * "
-    "l->factor[1];\n"
+    "        volatile float p = (float)(a[i] - l->zero) * @_FLOAT(l->factor[0]), q = (float)(b[i] - zero_b) * "
+    "@_FLOAT(l->factor[1]);\n"
     "        y[i] = $_step(l, p + q);\n"
     "    }\n"
     "}\n\n",
@@ -31238,7 +31279,7 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "static void $_table(const uint8_t *table, const uint8_t *x, int n, uint8_t *y)\n"
     "{\n"
     "    int i;\n"
-    "    for (i = 0; i < n; ++i) y[i] = table[x[i]];\n"
+    "    for (i = 0; i < n; ++i) y[i] = @_UINT8(table[x[i]]);\n"
     "}\n\n",
 };
 
@@ -31282,6 +31323,7 @@ KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
     int i, used[KD__C_KINDS] = {0};
     for (i = 0; i < p->step_count; ++i) used[p->steps[i].kind] = 1;
     kd__c_text(f, kd__c_quant_head);
+    kd__c_write(f, kd__c_fetch, "layer", "layer", "layer");
     if (used[KD__C_CONV] || used[KD__C_DEPTHWISE] || used[KD__C_MAXPOOL] || used[KD__C_AVGPOOL])
         kd__c_text(f, kd__c_taps);
     if (used[KD__C_CONV] || used[KD__C_DEPTHWISE]) {
@@ -31310,6 +31352,7 @@ KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
     }
     if (windows) {
         kd__c_text(f, kd__c_head);
+        kd__c_write(f, kd__c_fetch, "window", "window", "window");
         kd__c_text(f, kd__c_taps);
     }
     if (clips) kd__c_text(f, kd__c_clip);
@@ -31355,15 +31398,16 @@ KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__
     const long long size = (long long)kd__shape_count(&m->values[n->out].shape);
     const int floats = !(m->quant->values[m->quant->nodes[s->node].out].scale > 0);
     if (s->kind <= KD__C_DEPTHWISE && floats)
-        kd__c_write(f, "    $_each(&$_w%d, $_%s, m + %lld, 0, logits);", s->node, names[s->kind], in);
+        kd__c_write(f, "    $_each(@_LAYER(&$_w%d), $_%s, m + %lld, 0, logits);", s->node, names[s->kind], in);
     else if (s->kind <= KD__C_DEPTHWISE)
-        kd__c_write(f, "    $_each(&$_w%d, $_%s, m + %lld, m + %lld, 0);", s->node, names[s->kind], in, out);
+        kd__c_write(f, "    $_each(@_LAYER(&$_w%d), $_%s, m + %lld, m + %lld, 0);", s->node, names[s->kind], in,
+                    out);
     else if (s->kind <= KD__C_AVGPOOL)
-        kd__c_write(f, "    $_%s(&$_w%d, m + %lld, m + %lld);", names[s->kind], s->node, in, out);
+        kd__c_write(f, "    $_%s(@_LAYER(&$_w%d), m + %lld, m + %lld);", names[s->kind], s->node, in, out);
     else if (s->kind == KD__C_CONCAT)
         kd__c_concat_call(f, s, in, out);
     else if (s->kind == KD__C_ADD)
-        kd__c_write(f, "    $_add(&$_w%d, m + %lld, m + %lld, %d, %lld, m + %lld);", s->node, in,
+        kd__c_write(f, "    $_add(@_LAYER(&$_w%d), m + %lld, m + %lld, %d, %lld, m + %lld);", s->node, in,
                     (long long)p->buffers[s->in2].at, m->quant->values[kd__input(m, n, 1)].zero, size, out);
     else
         kd__c_write(f, "    $_table($_p%d, m + %lld, %lld, m + %lld);", s->node, in, size, out);
@@ -31390,11 +31434,11 @@ KD__PRIVATE void kd__c_quant_functions(kd__c_file *f, const kd__c_plan *p, const
                     "    for (i = 0; i < @_CLASSES; ++i)\n        logits[i] = (float)(m[%lld + i %% %d * %d + i / "
                     "%d] - %d) * %s;\n",
                     from, out->h * out->w, out->c, out->h * out->w, end->zero, kd__c_literal(end->scale).chars);
-    kd__c_write(
-        f,
-        "}\n\nvoid $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
-        "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = $_pixel[%spixels[i]];\n    $_run(logits);\n}\n\n",
-        count, at, table);
+    kd__c_write(f,
+                "}\n\nvoid $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
+                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_UINT8($_pixel[%spixels[i]]);\n    "
+                "$_run(logits);\n}\n\n",
+                count, at, table);
     kd__c_write(f,
                 "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
                 "    for (i = 0; i < %lld; ++i) {\n        const float t = x[i] / %s;\n",
@@ -31425,10 +31469,10 @@ KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step
                 : s->kind <= KD__C_DEPTHWISE ? "each"
                                              : names[s->kind]);
     if (s->kind <= KD__C_DEPTHWISE)
-        kd__c_write(f, "(&$_w%d, $_%s, m + %lld, $_p%d, %d, %s, m + %lld);", s->node, names[s->kind], in, s->node,
-                    s->onto, kd__c_range(s), out);
+        kd__c_write(f, "(@_LAYER(&$_w%d), $_%s, m + %lld, $_p%d, %d, %s, m + %lld);", s->node, names[s->kind], in,
+                    s->node, s->onto, kd__c_range(s), out);
     else if (s->kind <= KD__C_AVGPOOL)
-        kd__c_write(f, "(&$_w%d, m + %lld, m + %lld);", s->node, in, out);
+        kd__c_write(f, "(@_LAYER(&$_w%d), m + %lld, m + %lld);", s->node, in, out);
     else if (s->kind == KD__C_ADD)
         kd__c_write(f, "(m + %lld, m + %lld, %lld, %s, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
                     kd__c_range(s), out);
@@ -31462,11 +31506,11 @@ KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const
         kd__c_write(f, "i %% %d * %d + i / %d];\n}\n\n", pixels, out->c, pixels);
     else
         kd__c_text(f, "i];\n}\n\n");
-    kd__c_write(
-        f,
-        "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
-        "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = $_pixel[%spixels[i]];\n    $_run(logits);\n}\n\n",
-        count, at, table);
+    kd__c_write(f,
+                "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
+                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_FLOAT($_pixel[%spixels[i]]);\n    "
+                "$_run(logits);\n}\n\n",
+                count, at, table);
     kd__c_write(f,
                 "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
                 "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = x[i];\n    $_run(logits);\n}\n\n",
@@ -31557,6 +31601,7 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
         }
         kd__c_text(f, "};\n\n");
     }
+    kd__c_text(f, kd__c_stored);
     kd__c_pixels(f);
     kd__c_text(f, "\n");
     kd__c_code(f, p);

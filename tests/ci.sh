@@ -56,6 +56,9 @@ fetch_machines()
     have arm-none-eabi-gcc gcc-arm-none-eabi
     have /usr/lib/arm-none-eabi/newlib/nano.specs libnewlib-arm-none-eabi
     have qemu-system-arm qemu-system-arm
+    have avr-gcc gcc-avr
+    have /usr/lib/avr/include/avr/pgmspace.h avr-libc
+    have simavr simavr
     have riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
     have /usr/lib/picolibc/riscv64-unknown-elf/picolibc.specs picolibc-riscv64-unknown-elf
     have qemu-system-riscv32 qemu-system-misc

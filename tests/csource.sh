@@ -40,4 +40,26 @@ if compiles arm-none-eabi-gcc; then
 else
     skip "arm-none-eabi-gcc" "not installed"
 fi
+
+# The ways of both kinds of models on an AVR, whose constants are not in memory and whose int has 16 bits: those that
+# need no libm (avr-libc lacks erfcf), and fit. The bits are those of a desk machine, in float, too.
+if ! compiles avr-gcc; then
+    skip "an AVR" "needs gcc-avr and avr-libc"
+    finish
+fi
+avr() # MODEL: m05
+{
+    define="-std=c99 -I$tmp -DMODEL_C=\"$1.c\" -Dmodel=$1 -DMODEL=M${1#m}"
+    check "$1 on a desk machine" ${CC:-cc} -O1 -DDESK $warnings $define csource_avr.c -o "$tmp/desk"
+    check "$1 for an AVR" avr-gcc -mmcu=atmega1284p -Os $warnings $define csource_avr.c ../examples/mcu/avr.c -o "$tmp/avr.elf"
+    command -v simavr >/dev/null || return
+    "$tmp/desk" >"$tmp/desk.bits"
+    timeout 60 simavr -m atmega1284p -f 16000000 "$tmp/avr.elf" 2>&1 | tr -d '\r' | sed -n 's/.*\[32m\(.*\)\.$/\1/p' >"$tmp/avr.bits"
+    check "$1 on an AVR: the same bits" diff "$tmp/desk.bits" "$tmp/avr.bits"
+}
+for model in 00 01 03 05 06 07 11 12 13 14 15 16 17 18 19 21 23 25 27; do avr m$model; done
+command -v simavr >/dev/null || skip "models on an AVR" "needs simavr; they were compiled"
+sed 's/_FLASH [0-9]*$/_FLASH 65001/' "$tmp/m01.c" >"$tmp/large.c"
+refused "an AVR: more constants than are reached" "do not fit into the first 64 KB" \
+    avr-gcc -mmcu=atmega1284p -std=c99 -c "$tmp/large.c" -o "$tmp/large.o"
 finish

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A student in the flash of an emulated Cortex-M4, with the C library for small devices: the bits of its logits must be
-# those of a desk machine. Then one that is C source, on four processors. Usage: tests/mcu.sh
+# those of a desk machine. Then one that is C source, on five processors. Usage: tests/mcu.sh
 cd "$(dirname "$0")/../examples/mcu" || exit 1
 . ../../tests/checks.sh
 
@@ -80,6 +80,12 @@ else
     check "pack.c" ${CC:-cc} -std=gnu99 -O0 -DKD_NO_SIMD $warnings pack.c -o "$tmp/pack" -lm
     ./run.sh fashion.safetensors ../data/fashion/test "$tmp" >"$tmp/table" 2>&1
     check "pictures.c on M0, M3, M4 and M7: the bits of kd_predict" test "$(grep -c '^cortex-m.*17/20$' "$tmp/table")" = 4
+    if grep -q '^atmega2560: skipped' "$tmp/table"; then
+        skip "pictures.c on an ATmega2560" "needs gcc-avr, avr-libc and simavr"
+    else
+        check "on an ATmega2560, in 4 KB of RAM" \
+            test "$(awk '/^atmega2560 .*17\/20$/ && $2 <= 40960 && $3 <= 4096' "$tmp/table" | wc -l)" = 1
+    fi
     check "in 40 KB of flash and 16 KB of RAM" \
         test "$(awk '/^cortex/ && $2 <= 40960 && $3 <= 16384' "$tmp/table" | wc -l)" = 4
     [ "$failed" = 0 ] || cat "$tmp/table"

@@ -3,6 +3,16 @@
 #define BOARD_H
 
 #include <stdint.h>
+#include <string.h>
+
+#ifdef __AVR__ /* where constants are in program memory, not in memory */
+#include <avr/pgmspace.h>
+#define BOARD_CONST PROGMEM
+#define board_fetch memcpy_P
+#else
+#define BOARD_CONST
+#define board_fetch memcpy
+#endif
 
 #ifdef DESK
 #include <stdio.h>
@@ -16,7 +26,7 @@
 void board_print(const char *text);
 void board_paint_stack(void);      /* what is below the caller, for board_stack_used */
 uint32_t board_stack_used(void);   /* bytes, at most, since the start */
-void board_start_counting(void);   /* instructions, see board.c */
+void board_start_counting(void);   /* instructions, on an AVR cycles: see board.c and avr.c */
 uint32_t board_instructions(void); /* since then; fewer than half a billion */
 uint32_t board_heap_used(void);    /* bytes that malloc has taken, at most */
 #endif

@@ -76,7 +76,7 @@ static int pack(packing *p)
     p->pictures = create(p, "pictures.h");
     p->wanted = create(p, "wanted");
     if (!p->pictures || !p->wanted) return 0;
-    fprintf(p->pictures, "static const unsigned char pictures[][%d] = {\n", p->c * p->h * p->w);
+    fprintf(p->pictures, "static const unsigned char pictures[][%d] BOARD_CONST = {\n", p->c * p->h * p->w);
     for (i = 0; i < kd_model_outputs(p->m) && good; ++i) {
         const char *name = kd_model_class(p->m, i);
         good = name && pack_class(p, name);

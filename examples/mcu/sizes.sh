@@ -6,7 +6,7 @@
 out=$1
 here=$(cd "$(dirname "$0")" && pwd)
 "$out/sizes" "$out" || exit 1
-printf '#define PICTURES 1\n#define PICTURES_EACH 1\nstatic const unsigned char pictures[1][784] = {{9}};\n' >"$out/pictures.h"
+printf '#define PICTURES 1\n#define PICTURES_EACH 1\nstatic const unsigned char pictures[1][784] BOARD_CONST = {{9}};\n' >"$out/pictures.h"
 sed 's/BOARD_RAM/512K/' "$here/board.ld" >"$out/board.ld"
 
 of() { sed -n "s/^# $1: //p" "$out/said"; }
