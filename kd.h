@@ -4022,6 +4022,15 @@ typedef struct kd__planes {
 } kd__planes;
 enum { KD__LEARN_OUTS = 3 };
 
+/* Products of matrices of doubles. What lies beside each other in memory is the last dimension, but for a, whose
+   columns are a_col apart in doubles_add. */
+typedef struct kd__doubles {
+    int m, n, k;
+    const double *a, *b;
+    ptrdiff_t a_row, a_col, b_row, c_row;
+    double *c; /* (m, n) */
+} kd__doubles;
+
 /* return type, name, parameters */
 /* Those that prediction calls, and those that only training does. */
 /* Those of int8 models, which a build may leave out. */
@@ -4103,7 +4112,9 @@ enum { KD__LEARN_OUTS = 3 };
     X(double, sum_squares, (ptrdiff_t n, const float *x))                                                          \
     X(void, update, (const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v))              \
     X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
-    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))
+    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))                                     \
+    X(void, doubles_dots, (const kd__doubles *p))                                                                  \
+    X(void, doubles_add, (const kd__doubles *p))
 
 #define KD__KERNELS(X) KD__PREDICTION_KERNELS(X) KD__INT8_KERNELS(X) KD__TRAINING_KERNELS(X)
 
@@ -13677,6 +13688,18 @@ typedef struct kd__tap_task {
     const kd__tap *tap;
 } kd__tap_task;
 
+/* An image read pixel by pixel. */
+KD__PRIVATE void kd__tap_read_whole(const kd__slot *slot, const kd__shape *shape, const float *from, double *to)
+{
+    int c, y, x;
+    for (c = 0; c < shape->c; ++c, ++from) {
+        for (y = 0; y < shape->h; ++y) {
+            const float *line = from + y * slot->row;
+            for (x = 0; x < shape->w; ++x, line += shape->c) *to++ = (double)*line;
+        }
+    }
+}
+
 KD__PRIVATE void kd__tap_read_sample(void *arg, int sample, int worker)
 {
     const kd__tap_task *task = (const kd__tap_task *)arg;
@@ -13689,17 +13712,22 @@ KD__PRIVATE void kd__tap_read_sample(void *arg, int sample, int worker)
     double *to = t->map + (ptrdiff_t)sample * t->c * t->h * t->w;
     int c, i, j, y, x;
     (void)worker;
-    for (c = 0; c < shape->c; ++c) {
-        for (i = 0; i < h; ++i) {
-            const kd__cell rows = kd__cell_of(i, h, shape->h);
-            for (j = 0; j < w; ++j) {
-                const kd__cell cols = kd__cell_of(j, w, shape->w);
+    if (h == shape->h && w == shape->w) {
+        kd__tap_read_whole(slot, shape, from, to);
+        return;
+    }
+    for (i = 0; i < h; ++i) {
+        const kd__cell rows = kd__cell_of(i, h, shape->h);
+        for (j = 0; j < w; ++j, ++to) {
+            const kd__cell cols = kd__cell_of(j, w, shape->w);
+            const double count = (rows.end - rows.first) * (cols.end - cols.first);
+            for (c = 0; c < shape->c; ++c) {
                 double sum = 0;
                 for (y = rows.first; y < rows.end; ++y) {
                     for (x = cols.first; x < cols.end; ++x)
                         sum += (double)from[y * slot->row + (ptrdiff_t)x * shape->c + c];
                 }
-                *to++ = sum / ((rows.end - rows.first) * (cols.end - cols.first));
+                to[(ptrdiff_t)c * h * w] = sum / count;
             }
         }
     }
@@ -13714,32 +13742,54 @@ KD__PRIVATE void kd__tap_read(const kd__run *r, const kd__tap *tap)
     kd__parallel(r->kd, r->count, kd__tap_read_sample, &task);
 }
 
+KD__PRIVATE void kd__tap_add_whole(const kd__slot *slot, const kd__shape *shape, const double *from, float *to)
+{
+    int c, y, x;
+    for (c = 0; c < shape->c; ++c, ++to) {
+        for (y = 0; y < shape->h; ++y) {
+            float *line = to + y * slot->row;
+            for (x = 0; x < shape->w; ++x, line += shape->c) *line += (float)*from++;
+        }
+    }
+}
+
+/* The gradient by a mean goes to all pixels of its cell. */
+KD__PRIVATE void kd__tap_add_cells(const kd__slot *slot, const kd__shape *shape, int h, int w, const double *from,
+                                   float *to)
+{
+    int c, i, j, y, x;
+    for (i = 0; i < h; ++i) {
+        const kd__cell rows = kd__cell_of(i, h, shape->h);
+        for (j = 0; j < w; ++j, ++from) {
+            const kd__cell cols = kd__cell_of(j, w, shape->w);
+            const double count = (rows.end - rows.first) * (cols.end - cols.first);
+            for (c = 0; c < shape->c; ++c) {
+                const float g = (float)(from[(ptrdiff_t)c * h * w] / count);
+                for (y = rows.first; y < rows.end; ++y) {
+                    for (x = cols.first; x < cols.end; ++x) to[y * slot->row + (ptrdiff_t)x * shape->c + c] += g;
+                }
+            }
+        }
+    }
+}
+
 /* Before a node's own backward pass: what the losses on its output add to the gradient. */
 KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__shape *shape = &r->model->values[n->out].shape;
     const kd__slot *slot = &r->grad[n->out];
-    int k, sample, c, i, j, y, x;
+    int k, sample;
     for (k = 0; k < r->tap_count; ++k) {
         const kd__tap *t = &r->taps[k];
-        const double *from = t->grad + (ptrdiff_t)s.first * t->c * t->h * t->w;
+        const ptrdiff_t count = (ptrdiff_t)t->c * t->h * t->w;
         const int h = kd__tap_height(t, shape), w = kd__tap_width(t, shape);
         if (t->value != n->out) continue;
         for (sample = s.first; sample < s.first + s.count; ++sample) {
             float *to = kd__slot_at(slot, s, sample);
-            for (c = 0; c < shape->c; ++c) {
-                for (i = 0; i < h; ++i) {
-                    const kd__cell rows = kd__cell_of(i, h, shape->h);
-                    for (j = 0; j < w; ++j) {
-                        const kd__cell cols = kd__cell_of(j, w, shape->w);
-                        const float g = (float)(*from++ / ((rows.end - rows.first) * (cols.end - cols.first)));
-                        for (y = rows.first; y < rows.end; ++y) {
-                            for (x = cols.first; x < cols.end; ++x)
-                                to[y * slot->row + (ptrdiff_t)x * shape->c + c] += g;
-                        }
-                    }
-                }
-            }
+            if (h == shape->h && w == shape->w)
+                kd__tap_add_whole(slot, shape, t->grad + sample * count, to);
+            else
+                kd__tap_add_cells(slot, shape, h, w, t->grad + sample * count, to);
         }
     }
 }
@@ -17632,6 +17682,19 @@ KD__PRIVATE void kd__unit_backward(const double *u, double norm, double *g, size
     for (i = 0; i < n; ++i) g[i] = norm > 0 ? (g[i] - u[i] * along) / norm : 0;
 }
 
+/* By fours, in their order. */
+KD__PRIVATE double kd__sum_fast(const double *x, size_t n)
+{
+    double sums[4] = {0, 0, 0, 0};
+    size_t i;
+    for (i = 0; i + 4 <= n; i += 4) {
+        sums[0] += x[i], sums[1] += x[i + 1];
+        sums[2] += x[i + 2], sums[3] += x[i + 3];
+    }
+    for (; i < n; ++i) sums[0] += x[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 KD__PRIVATE double kd__sum(const double *x, int n)
 {
     double sum = 0;
@@ -17985,30 +18048,57 @@ KD__PRIVATE double kd__feature_at(kd__feature *f)
 typedef struct kd__gram {
     const kd__feature *f;
     const kd__tap *tap;
-    double *g; /* (n, n): dot products; or their gradient */
+    double *g; /* (n, n): dot products; or their gradient, symmetric */
 } kd__gram;
+enum { KD__GRAM_ROWS = 12, KD__GRAM_COLUMNS = 960 }; /* of a task */
 
-KD__PRIVATE void kd__gram_row(void *arg, int i, int worker)
+KD__PRIVATE int kd__gram_tasks(size_t all, int each) { return (int)((all + (size_t)each - 1) / (size_t)each); }
+
+/* Some rows up to the diagonal, and their mirror image. */
+KD__PRIVATE void kd__gram_rows(void *arg, int task, int worker)
 {
     const kd__gram *m = (const kd__gram *)arg;
-    const size_t n = (size_t)m->f->n, count = kd__tap_count(m->tap), row = (size_t)i;
-    size_t j;
+    const int n = m->f->n, first = task * KD__GRAM_ROWS, rows = KD__MIN(KD__GRAM_ROWS, n - first);
+    kd__doubles p;
+    int i, j;
     (void)worker;
-    for (j = 0; j <= row; ++j)
-        m->g[row * n + j] = m->g[j * n + row] =
-            kd__dot(m->tap->map + row * count, m->tap->map + j * count, (int)count);
+    memset(&p, 0, sizeof p);
+    p.m = rows, p.n = first + rows, p.k = (int)kd__tap_count(m->tap);
+    p.a_row = p.b_row = p.k, p.c_row = n;
+    p.a = m->tap->map + first * p.a_row, p.b = m->tap->map;
+    p.c = m->g + first * p.c_row;
+    m->f->kd->k->doubles_dots(&p);
+    for (i = first; i < first + rows; ++i) {
+        for (j = 0; j < first; ++j) m->g[j * p.c_row + i] = m->g[i * p.c_row + j];
+    }
 }
 
-KD__PRIVATE void kd__gram_backward(void *arg, int i, int worker)
+/* Some columns of the gradient by the features. */
+KD__PRIVATE void kd__gram_columns(void *arg, int task, int worker)
 {
     const kd__gram *m = (const kd__gram *)arg;
-    const size_t n = (size_t)m->f->n, count = kd__tap_count(m->tap), row = (size_t)i;
-    size_t j;
+    const int first = task * KD__GRAM_COLUMNS;
+    kd__doubles p;
+    int i;
     (void)worker;
-    memset(m->tap->grad + row * count, 0, count * sizeof(double));
-    for (j = 0; j < n; ++j)
-        kd__add_times(m->tap->grad + row * count, m->g[row * n + j] + m->g[j * n + row], m->tap->map + j * count,
-                      count);
+    memset(&p, 0, sizeof p);
+    p.m = p.k = m->f->n;
+    p.n = KD__MIN(KD__GRAM_COLUMNS, (int)kd__tap_count(m->tap) - first);
+    p.a = m->g, p.a_row = m->f->n, p.a_col = 1;
+    p.b_row = p.c_row = (ptrdiff_t)kd__tap_count(m->tap);
+    p.b = m->tap->map + first, p.c = m->tap->grad + first;
+    for (i = 0; i < p.m; ++i) memset(p.c + i * p.c_row, 0, (size_t)p.n * sizeof *p.c);
+    m->f->kd->k->doubles_add(&p);
+}
+
+KD__PRIVATE void kd__gram_backward(const kd__gram *m)
+{
+    const int n = m->f->n;
+    int i, j;
+    for (i = 0; i < n; ++i) {
+        for (j = 0; j <= i; ++j) m->g[i * n + j] = m->g[j * n + i] = m->g[i * n + j] + m->g[j * n + i];
+    }
+    kd__parallel(m->f->kd, kd__gram_tasks(kd__tap_count(m->tap), KD__GRAM_COLUMNS), kd__gram_columns, (void *)m);
 }
 
 /* The most that a relation takes, with the three squares that all have. */
@@ -18033,13 +18123,13 @@ KD__PRIVATE double kd__feature_relation(kd__feature *f)
     s.f = t.f = f;
     s.tap = f->tap[KD__STUDENT][0], t.tap = f->tap[KD__TEACHER][0];
     s.g = kd__take(f->more, &used, squares), t.g = kd__take(f->more, &used, squares);
-    kd__parallel(f->kd, f->n, kd__gram_row, &s);
-    kd__parallel(f->kd, f->n, kd__gram_row, &t);
+    kd__parallel(f->kd, kd__gram_tasks((size_t)f->n, KD__GRAM_ROWS), kd__gram_rows, &s);
+    kd__parallel(f->kd, kd__gram_tasks((size_t)f->n, KD__GRAM_ROWS), kd__gram_rows, &t);
     back = s;
     back.g = kd__take(f->more, &used, squares);
     memset(back.g, 0, squares * sizeof(double));
     value = f->info->relation(f, s.g, t.g, back.g, used);
-    kd__parallel(f->kd, f->n, kd__gram_backward, &back);
+    kd__gram_backward(&back);
     return value;
 }
 
@@ -18255,17 +18345,57 @@ KD__PRIVATE size_t kd__feature_nst_more(const kd__feature *f, size_t n)
     return n * (size_t)f->tap[KD__STUDENT][0]->c;
 }
 
-/* The sum over pairs of squared dot products; grad += factor * its gradient by a, where b is a constant. */
-KD__PRIVATE double kd__nst_kernel(const double *a, int a_count, const double *b, int b_count, size_t pixels,
-                                  double factor, double *grad)
+/* Dot products of channels are worked on in blocks of so many. */
+enum { KD__BLOCK_ROWS = 12, KD__BLOCK_COLS = 126 };
+
+/* The dot products of some channels of a with some of b, pixels apart, from row and col on; the block's size is in
+   m and n, and c is its room. */
+KD__PRIVATE kd__doubles kd__channel_block(const kd__kernels *k, const double *a, int a_count, int row,
+                                          const double *b, int b_count, int col, size_t pixels, double *c)
 {
-    double sum = 0;
-    int i, j;
-    for (i = 0; i < a_count; ++i) {
-        for (j = 0; j < b_count; ++j) {
-            const double dot = kd__dot(a + (size_t)i * pixels, b + (size_t)j * pixels, (int)pixels);
-            sum += dot * dot;
-            if (grad) kd__add_times(grad + (size_t)i * pixels, 2 * factor * dot, b + (size_t)j * pixels, pixels);
+    kd__doubles p;
+    memset(&p, 0, sizeof p);
+    p.m = KD__MIN(KD__BLOCK_ROWS, a_count - row);
+    p.n = KD__MIN(KD__BLOCK_COLS, b_count - col);
+    p.k = (int)pixels;
+    p.a = a + (size_t)row * pixels, p.b = b + (size_t)col * pixels;
+    p.a_row = p.b_row = (ptrdiff_t)pixels;
+    p.c = c, p.c_row = KD__BLOCK_COLS;
+    k->doubles_dots(&p);
+    return p;
+}
+
+/* grad (a's channels, pixels), from the block's first on, += block times those channels of b; with `turned` not 0,
+   grad has b's channels, and a is multiplied. */
+KD__PRIVATE void kd__channel_block_add(const kd__kernels *k, const kd__doubles *block, int turned, double *grad)
+{
+    kd__doubles p = *block;
+    p.m = turned ? block->n : block->m, p.k = turned ? block->m : block->n;
+    p.n = block->k;
+    p.a = block->c;
+    p.a_row = turned ? 1 : block->c_row, p.a_col = turned ? block->c_row : 1;
+    p.b = turned ? block->a : block->b;
+    p.c = grad, p.c_row = block->a_row;
+    k->doubles_add(&p);
+}
+
+/* The sum over pairs of squared dot products; grad += factor * its gradient by a, where b is a constant. */
+KD__PRIVATE double kd__nst_kernel(const kd__kernels *k, const double *a, int a_count, const double *b, int b_count,
+                                  size_t pixels, double factor, double *grad)
+{
+    double c[KD__BLOCK_ROWS * KD__BLOCK_COLS], sum = 0;
+    int row, col, i, j;
+    for (row = 0; row < a_count; row += KD__BLOCK_ROWS) {
+        for (col = 0; col < b_count; col += KD__BLOCK_COLS) {
+            const kd__doubles block = kd__channel_block(k, a, a_count, row, b, b_count, col, pixels, c);
+            for (i = 0; i < block.m; ++i) {
+                for (j = 0; j < block.n; ++j) {
+                    const double dot = c[i * KD__BLOCK_COLS + j];
+                    sum += dot * dot;
+                    c[i * KD__BLOCK_COLS + j] = 2 * factor * dot;
+                }
+            }
+            if (grad) kd__channel_block_add(k, &block, 0, grad + (size_t)row * pixels);
         }
     }
     return sum;
@@ -18285,9 +18415,9 @@ KD__PRIVATE void kd__feature_nst_sample(void *arg, int i, int worker)
     for (c = 0; c < s->c; ++c) norms[c] = kd__unit(a + (size_t)c * pixels, pixels);
     for (c = 0; c < t->c; ++c) kd__unit(b + (size_t)c * pixels, pixels);
     memset(grad, 0, kd__tap_count(s) * sizeof *grad);
-    f->values[i] = same * kd__nst_kernel(a, s->c, a, s->c, pixels, 2 * same, grad);
-    f->values[i] += cross * kd__nst_kernel(a, s->c, b, t->c, pixels, cross, grad);
-    f->values[i] += constant * kd__nst_kernel(b, t->c, b, t->c, pixels, 0, NULL);
+    f->values[i] = same * kd__nst_kernel(f->kd->k, a, s->c, a, s->c, pixels, 2 * same, grad);
+    f->values[i] += cross * kd__nst_kernel(f->kd->k, a, s->c, b, t->c, pixels, cross, grad);
+    f->values[i] += constant * kd__nst_kernel(f->kd->k, b, t->c, b, t->c, pixels, 0, NULL);
     for (c = 0; c < s->c; ++c)
         kd__unit_backward(a + (size_t)c * pixels, norms[c], grad + (size_t)c * pixels, pixels);
 }
@@ -18301,6 +18431,7 @@ KD__PRIVATE double kd__feature_nst(kd__feature *f)
 KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
 {
     const kd__feature *f = (const kd__feature *)arg;
+    const kd__kernels *k = f->kd->k;
     const size_t sample = (size_t)i;
     const kd__tap *s1 = f->tap[KD__STUDENT][0], *s2 = f->tap[KD__STUDENT][1];
     const kd__tap *t1 = f->tap[KD__TEACHER][0], *t2 = f->tap[KD__TEACHER][1];
@@ -18308,20 +18439,27 @@ KD__PRIVATE void kd__feature_fsp_sample(void *arg, int i, int worker)
     const double *a = s1->map + sample * kd__tap_count(s1), *b = s2->map + sample * kd__tap_count(s2);
     const double *u = t1->map + sample * kd__tap_count(t1), *v = t2->map + sample * kd__tap_count(t2);
     double *ga = s1->grad + sample * kd__tap_count(s1), *gb = s2->grad + sample * kd__tap_count(s2);
+    double flow[KD__BLOCK_ROWS * KD__BLOCK_COLS], wanted[KD__BLOCK_ROWS * KD__BLOCK_COLS];
     const double count = (double)f->n * s1->c * s2->c;
-    int c1, c2;
+    int c1, c2, x, y;
     (void)worker;
     memset(ga, 0, kd__tap_count(s1) * sizeof *ga);
     memset(gb, 0, kd__tap_count(s2) * sizeof *gb);
     f->values[i] = 0;
-    for (c1 = 0; c1 < s1->c; ++c1) {
-        for (c2 = 0; c2 < s2->c; ++c2) {
-            const size_t at1 = (size_t)c1 * ps, at2 = (size_t)c2 * ps;
-            const double d = kd__dot(a + at1, b + at2, (int)ps) / (double)ps -
-                             kd__dot(u + (size_t)c1 * pt, v + (size_t)c2 * pt, (int)pt) / (double)pt;
-            f->values[i] += d * d / count;
-            kd__add_times(ga + at1, 2 * d / (count * (double)ps), b + at2, ps);
-            kd__add_times(gb + at2, 2 * d / (count * (double)ps), a + at1, ps);
+    for (c1 = 0; c1 < s1->c; c1 += KD__BLOCK_ROWS) {
+        for (c2 = 0; c2 < s2->c; c2 += KD__BLOCK_COLS) {
+            const kd__doubles block = kd__channel_block(k, a, s1->c, c1, b, s2->c, c2, ps, flow);
+            (void)kd__channel_block(k, u, s1->c, c1, v, s2->c, c2, pt, wanted);
+            for (y = 0; y < block.m; ++y) {
+                for (x = 0; x < block.n; ++x) {
+                    double *at = flow + y * KD__BLOCK_COLS + x;
+                    const double d = *at / (double)ps - wanted[y * KD__BLOCK_COLS + x] / (double)pt;
+                    f->values[i] += d * d / count;
+                    *at = 2 * d / (count * (double)ps);
+                }
+            }
+            kd__channel_block_add(k, &block, 0, ga + (size_t)c1 * ps);
+            kd__channel_block_add(k, &block, 1, gb + (size_t)c2 * ps);
         }
     }
 }
@@ -18439,7 +18577,7 @@ KD__PRIVATE void kd__standard_forward(void *arg, int c, int worker)
     (void)worker;
     for (i = 0; i < p->n; ++i) {
         const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        for (j = 0; j < p->pixels; ++j) mean += x[j];
+        mean += kd__sum_fast(x, p->pixels);
     }
     mean /= count;
     for (i = 0; i < p->n; ++i) {
@@ -18469,7 +18607,7 @@ KD__PRIVATE void kd__standard_backward(void *arg, int c, int worker)
     for (i = 0; i < p->n; ++i) {
         const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
         const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
-        for (j = 0; j < p->pixels; ++j) sum += dy[j];
+        sum += kd__sum_fast(dy, p->pixels);
         along += kd__dot(x, dy, (int)p->pixels);
     }
     p->weight_grad[c] = (float)along;
@@ -18496,7 +18634,14 @@ struct kd__review {
     double *blend, *blend_grad; /* (n, width, size of t) */
     /* levels share this room, and that of out_norm: like both; like the teacher's features */
     double *both_grad, *by_gate, *out_grad;
+    int32_t *nearest_above, *nearest_own; /* of pixels of s, in the level above; of pixels of t, in s */
 };
+
+/* Room for the numbers of so many pixels. */
+KD__PRIVATE int32_t *kd__review_take(double *room, size_t *used, size_t pixels)
+{
+    return (int32_t *)(void *)kd__take(room, used, (pixels + 1) / 2);
+}
 
 /* Lays out all levels; returns how many numbers of room they take. */
 KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd__review *levels)
@@ -18526,6 +18671,8 @@ KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd
         v->gates = kd__take(room, &used, 2 * pixels);
         v->blend = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
         v->blend_grad = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
+        v->nearest_above = kd__review_take(room, &used, v->in_norm.pixels);
+        v->nearest_own = kd__review_take(room, &used, v->out_norm.pixels);
         both = KD__MAX(both, 2 * (size_t)width * pixels);
         outs = KD__MAX(outs, (size_t)n * kd__tap_count(v->t));
         channels = KD__MAX(channels, (size_t)v->t->c);
@@ -18578,13 +18725,14 @@ KD__PRIVATE void kd__review_params(kd__review *v, size_t *at)
     kd__standard_params(&v->out_norm, v->f, at);
 }
 
-/* The number of the nearest pixel, in an image of the size of `from`, of pixel i of one of the size of `to`. */
-KD__PRIVATE size_t kd__nearest(const kd__tap *from, const kd__tap *to, size_t i)
+/* Of each pixel of an image of the size of `to`, the nearest one's number in one of the size of `from`. */
+KD__PRIVATE void kd__review_nearest(const kd__tap *from, const kd__tap *to, int32_t *at)
 {
-    size_t y;
-    if (from->h == to->h && from->w == to->w) return i;
-    y = i / (size_t)to->w * (size_t)from->h / (size_t)to->h;
-    return y * (size_t)from->w + i % (size_t)to->w * (size_t)from->w / (size_t)to->w;
+    int y, x;
+    for (y = 0; y < to->h; ++y) {
+        for (x = 0; x < to->w; ++x)
+            *at++ = (int32_t)((int64_t)y * from->h / to->h * from->w + (int64_t)x * from->w / to->w);
+    }
 }
 
 KD__PRIVATE void kd__review_bring(void *arg, int sample, int worker)
@@ -18596,7 +18744,7 @@ KD__PRIVATE void kd__review_bring(void *arg, int sample, int worker)
     size_t c, i;
     (void)worker;
     for (c = 0; c < width; ++c, blend += from) {
-        for (i = 0; i < pixels; ++i) *to++ = blend[kd__nearest(above->t, v->s, i)];
+        for (i = 0; i < pixels; ++i) *to++ = blend[v->nearest_above[i]];
     }
 }
 
@@ -18611,8 +18759,8 @@ KD__PRIVATE void kd__review_blend(void *arg, int sample, int worker)
     for (i = 0; v->above && i < 2 * pixels; ++i) gates[i] = 1 / (1 + kd__exp(-gates[i]));
     for (c = 0; c < width; ++c, own += pixels, other += pixels) {
         for (i = 0; i < count; ++i) {
-            const size_t at = kd__nearest(v->s, v->t, i);
-            *to++ = v->above ? gates[at] * own[at] + gates[pixels + at] * other[at] : own[at];
+            const int32_t at = v->nearest_own[i];
+            *to++ = v->above ? gates[at] * own[at] + gates[pixels + (size_t)at] * other[at] : own[at];
         }
     }
 }
@@ -18709,25 +18857,24 @@ KD__PRIVATE void kd__review_split(void *arg, int sample, int worker)
     const double *own = v->both + (size_t)sample * 2 * width * pixels, *other = own + width * pixels;
     const double *from = v->blend_grad + (size_t)sample * width * count;
     double *own_grad = v->both_grad + (size_t)sample * 2 * width * pixels, *other_grad = own_grad + width * pixels;
-    double *gates = v->gates + (size_t)sample * 2 * pixels;
+    double *gates = v->gates + (size_t)sample * 2 * pixels, *by = v->by_gate + (size_t)sample * 2 * width * pixels;
     size_t c, i;
     (void)worker;
     memset(own_grad, 0, width * pixels * sizeof *own_grad);
     for (c = 0; c < width; ++c) {
-        for (i = 0; i < count; ++i) own_grad[c * pixels + kd__nearest(v->s, v->t, i)] += *from++;
+        for (i = 0; i < count; ++i) own_grad[c * pixels + (size_t)v->nearest_own[i]] += *from++;
     }
-    for (i = 0; v->above && i < pixels; ++i) {
-        const double a = gates[i], b = gates[pixels + i];
-        double by_a = 0, by_b = 0;
-        for (c = i; c < width * pixels; c += pixels) {
-            by_a += own_grad[c] * own[c];
-            by_b += own_grad[c] * other[c];
-            other_grad[c] = own_grad[c] * b;
-            own_grad[c] *= a;
+    if (!v->above) return;
+    memset(by, 0, 2 * pixels * sizeof *by); /* what is to come there is not yet */
+    for (c = 0; c < width; ++c, own += pixels, other += pixels, own_grad += pixels, other_grad += pixels) {
+        for (i = 0; i < pixels; ++i) {
+            by[i] += own_grad[i] * own[i];
+            by[pixels + i] += own_grad[i] * other[i];
+            other_grad[i] = own_grad[i] * gates[pixels + i];
+            own_grad[i] *= gates[i];
         }
-        gates[i] = by_a * a * (1 - a);
-        gates[pixels + i] = by_b * b * (1 - b);
     }
+    for (i = 0; i < 2 * pixels; ++i) gates[i] = by[i] * gates[i] * (1 - gates[i]);
 }
 
 /* Adds what came by way of the gates, and passes the other part on to the level above. */
@@ -18741,7 +18888,7 @@ KD__PRIVATE void kd__review_pass_on(void *arg, int sample, int worker)
     (void)worker;
     kd__add_times(grad, 1, v->by_gate + (size_t)sample * 2 * width * pixels, 2 * width * pixels);
     for (c = 0, grad += width * pixels; c < width; ++c, to += count) {
-        for (i = 0; i < pixels; ++i) to[kd__nearest(v->above->t, v->s, i)] += *grad++;
+        for (i = 0; i < pixels; ++i) to[v->nearest_above[i]] += *grad++;
     }
 }
 
@@ -18769,7 +18916,10 @@ KD__PRIVATE double kd__feature_review(kd__feature *f)
     (void)kd__review_open(f, f->n, f->more, levels);
     for (l = 0; l < f->layers; ++l) kd__review_params(&levels[l], &at);
     for (l = f->layers - 1; l >= 0; --l) {
-        kd__review_forward(&levels[l]);
+        kd__review *v = &levels[l];
+        kd__review_nearest(v->s, v->t, v->nearest_own);
+        if (v->above) kd__review_nearest(v->above->t, v->s, v->nearest_above);
+        kd__review_forward(v);
         value += kd__review_value(&levels[l]);
     }
     for (l = 0; l < f->layers; ++l) kd__review_backward(&levels[l]);
@@ -35628,6 +35778,116 @@ static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_gr
                 for (j = 0; j < 8; ++j) sum += lanes[j];
                 weight_grad[(ptrdiff_t)o * all + first + k] = (float)sum;
             }
+        }
+    }
+}
+
+/* ---- products of doubles --------------------------------------------------------------------------------- */
+
+/* A block of c, of which there are up to KD__LEARN_OUTS rows and KD__LEARN_COLUMNS columns: their dot products over
+   the columns of a and b from `from` on, added to c unless those are the first. */
+KD__INLINE void KD__FN(doubles_dots_block)(const kd__doubles *p, int row, int col, int from, int count)
+{
+    const int rows = KD__MIN(KD__LEARN_OUTS, p->m - row), cols = KD__MIN(KD__LEARN_COLUMNS, p->n - col);
+    kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW];
+    const double *a[KD__LEARN_OUTS], *b = p->b + from;
+    ptrdiff_t at[KD__LEARN_COLUMNS];
+    int i, j, lane;
+    for (i = 0; i < KD__LEARN_OUTS; ++i) a[i] = p->a + (row + KD__MIN(i, rows - 1)) * p->a_row + from;
+    for (j = 0; j < KD__LEARN_COLUMNS; ++j) at[j] = (col + KD__MIN(j, cols - 1)) * p->b_row;
+    KD__UNROLL
+    for (i = 0; i < KD__LEARN_OUTS; ++i) {
+        KD__UNROLL
+        for (j = 0; j < KD__LEARN_COLUMNS; ++j) {
+            KD__UNROLL
+            for (lane = 0; lane < 8 / KD__DW; ++lane) sums[i][j][lane] = kd__d_set(0.0);
+        }
+    }
+    for (i = 0; i + 8 <= count; i += 8) KD__FN(planes_products)(sums, a, b, at, i, 0);
+    if (i < count) KD__FN(planes_products)(sums, a, b, at, i, count - i);
+    for (i = 0; i < rows; ++i) {
+        for (j = 0; j < cols; ++j) {
+            double lanes[8], *c = p->c + (row + i) * p->c_row + col + j, sum = from ? *c : 0;
+            for (lane = 0; lane < 8 / KD__DW; ++lane) kd__d_store(lanes + lane * KD__DW, sums[i][j][lane]);
+            for (lane = 0; lane < 8; ++lane) sum += lanes[lane];
+            *c = sum;
+        }
+    }
+}
+
+/* c = a b^T, with b (n, k): sums in 8 lanes on every instruction set, over as many columns as stay in a cache. */
+static void KD__FN(doubles_dots)(const kd__doubles *p)
+{
+    enum { COLUMNS = 1024 };
+    int from, row, col;
+    for (from = 0; from < p->k; from += COLUMNS) {
+        for (col = 0; col < p->n; col += KD__LEARN_COLUMNS) {
+            for (row = 0; row < p->m; row += KD__LEARN_OUTS)
+                KD__FN(doubles_dots_block)(p, row, col, from, KD__MIN(COLUMNS, p->k - from));
+        }
+    }
+}
+
+/* Up to KD__PLANES_OUTS rows of c += a times a panel of `depth` rows of b; `width` of its columns are in c. */
+KD__INLINE void KD__FN(doubles_add_tile)(const kd__doubles *p, const double *panel, int row, int col, int first,
+                                         int depth, int width)
+{
+    const int rows = KD__MIN(KD__PLANES_OUTS, p->m - row);
+    kd__d acc[KD__PLANES_OUTS][KD__PLANES_VECTORS], b[KD__PLANES_VECTORS];
+    const double *a[KD__PLANES_OUTS];
+    int i, j, k;
+    KD__UNROLL
+    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+        const double *c = p->c + (row + KD__MIN(i, rows - 1)) * p->c_row + col;
+        a[i] = p->a + (row + KD__MIN(i, rows - 1)) * p->a_row + first * p->a_col;
+        KD__UNROLL
+        for (j = 0; j < KD__PLANES_VECTORS; ++j) {
+            const int left = width - j * KD__DW;
+            acc[i][j] = left >= KD__DW ? kd__d_load(c + j * KD__DW)
+                        : left > 0     ? kd__d_load_n(c + j * KD__DW, left)
+                                       : kd__d_set(0.0);
+        }
+    }
+    for (k = 0; k < depth; ++k, panel += KD__PLANES_VECTORS * KD__DW) {
+        KD__UNROLL
+        for (j = 0; j < KD__PLANES_VECTORS; ++j) b[j] = kd__d_load(panel + j * KD__DW);
+        KD__UNROLL
+        for (i = 0; i < KD__PLANES_OUTS; ++i) {
+            const kd__d factor = kd__d_set(a[i][k * p->a_col]);
+            KD__UNROLL
+            for (j = 0; j < KD__PLANES_VECTORS; ++j) acc[i][j] = kd__d_fma(factor, b[j], acc[i][j]);
+        }
+    }
+    KD__UNROLL
+    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+        double *c = p->c + (row + i) * p->c_row + col;
+        if (i >= rows) break;
+        KD__UNROLL
+        for (j = 0; j < KD__PLANES_VECTORS; ++j) {
+            const int left = width - j * KD__DW;
+            if (left >= KD__DW)
+                kd__d_store(c + j * KD__DW, acc[i][j]);
+            else if (left > 0)
+                kd__d_store_n(c + j * KD__DW, acc[i][j], left);
+        }
+    }
+}
+
+/* c += a b, with b (k, n). Each number of c is one chain in the order of k. */
+static void KD__FN(doubles_add)(const kd__doubles *p)
+{
+    enum { DEPTH = 128, WIDTH = KD__PLANES_VECTORS * KD__DW };
+    double panel[DEPTH * WIDTH];
+    int first, col, row, k;
+    for (first = 0; first < p->k; first += DEPTH) {
+        const int depth = KD__MIN(DEPTH, p->k - first);
+        for (col = 0; col < p->n; col += WIDTH) {
+            const int width = KD__MIN(WIDTH, p->n - col);
+            memset(panel, 0, (size_t)(depth * WIDTH) * sizeof *panel);
+            for (k = 0; k < depth; ++k)
+                memcpy(panel + k * WIDTH, p->b + (first + k) * p->b_row + col, (size_t)width * sizeof *panel);
+            for (row = 0; row < p->m; row += KD__PLANES_OUTS)
+                KD__FN(doubles_add_tile)(p, panel, row, col, first, depth, width);
         }
     }
 }

@@ -1897,6 +1897,91 @@ static void check_planes_learn(const kd_ctx *kd)
     }
 }
 
+/* ---- products of doubles --------------------------------------------------------------------------------- */
+
+/* c = a b^T with rows further apart than they are long; what lies between them stays. */
+static void expect_doubles_dots(const kd_ctx *kd, int m, int n, int k)
+{
+    const int a_row = k + 1, b_row = k + 3, c_row = n + 1;
+    double *a = double_numbers((size_t)((m - 1) * a_row + k)), *b = double_numbers((size_t)((n - 1) * b_row + k));
+    double *got = double_numbers((size_t)((m - 1) * c_row + n)), beyond = m > 1 ? got[n] : 0;
+    kd__doubles p;
+    int i, j, x, lane;
+    memset(&p, 0, sizeof p);
+    p.m = m, p.n = n, p.k = k;
+    p.a = a, p.a_row = a_row, p.b = b, p.b_row = b_row, p.c = got, p.c_row = c_row;
+    snprintf(where, sizeof where, "doubles_dots, %d x %d of %d", m, n, k);
+    kd->k->doubles_dots(&p);
+    for (i = 0; i < m; ++i) {
+        for (j = 0; j < n; ++j) {
+            double lanes[8] = {0, 0, 0, 0, 0, 0, 0, 0}, want = 0;
+            for (x = 0; x <= k; ++x) {
+                if (x && (x == k || x % 1024 == 0)) {
+                    for (lane = 0; lane < 8; ++lane) want += lanes[lane], lanes[lane] = 0;
+                }
+                if (x < k) lanes[x % 8] = multiply_add(a[i * a_row + x], b[j * b_row + x], lanes[x % 8]);
+            }
+            if (got[i * c_row + j] != want)
+                fail_msg("%s on %s: (%d, %d) is %.17g, expected %.17g", where, isa_name, i, j, got[i * c_row + j],
+                         want);
+        }
+    }
+    if (m > 1 && got[n] != beyond) fail_msg("%s on %s: writes beyond a row", where, isa_name);
+    fences_done();
+}
+
+/* c += a b; turned, a lies as (k, m). */
+static void expect_doubles_add(const kd_ctx *kd, int m, int n, int k, int turned)
+{
+    const int a_row = turned ? 1 : k + 1, a_col = turned ? m + 1 : 1, b_row = n + 3, c_row = n + 1;
+    double *a = double_numbers((size_t)((m - 1) * a_row + (k - 1) * a_col + 1));
+    double *b = double_numbers((size_t)((k - 1) * b_row + n)), *got = double_numbers((size_t)((m - 1) * c_row + n));
+    double *before = (double *)(void *)fence(2 * (size_t)((m - 1) * c_row + n));
+    kd__doubles p;
+    int i, j, x;
+    memcpy(before, got, (size_t)((m - 1) * c_row + n) * sizeof *got);
+    memset(&p, 0, sizeof p);
+    p.m = m, p.n = n, p.k = k;
+    p.a = a, p.a_row = a_row, p.a_col = a_col, p.b = b, p.b_row = b_row, p.c = got, p.c_row = c_row;
+    snprintf(where, sizeof where, "doubles_add, %d x %d over %d%s", m, n, k, turned ? ", turned" : "");
+    kd->k->doubles_add(&p);
+    for (i = 0; i < m; ++i) {
+        for (j = 0; j < (i + 1 < m ? c_row : n); ++j) {
+            double want = before[i * c_row + j];
+            for (x = 0; x < k && j < n; ++x) want = multiply_add(a[i * a_row + x * a_col], b[x * b_row + j], want);
+            if (got[i * c_row + j] != want)
+                fail_msg("%s on %s: (%d, %d) is %.17g, expected %.17g", where, isa_name, i, j, got[i * c_row + j],
+                         want);
+        }
+    }
+    fences_done();
+}
+
+/* Around the columns that stay in a cache. */
+static const int deep_sizes[] = {127, 128, 129, 1023, 1024, 1025, 2060};
+
+static void check_doubles_dots(const kd_ctx *kd)
+{
+    int n, i;
+    for (n = 1; n <= SIZES; ++n) {
+        expect_doubles_dots(kd, 1 + n % 7, 1 + n % 20, n);
+        expect_doubles_dots(kd, 1 + n % 5, n, 1 + n % 17);
+    }
+    for (i = 0; i < KD__COUNT(deep_sizes); ++i) expect_doubles_dots(kd, 4, 10, deep_sizes[i]);
+}
+
+static void check_doubles_add(const kd_ctx *kd)
+{
+    int n, i;
+    for (n = 1; n <= SIZES; ++n) {
+        for (i = 0; i < 2; ++i) {
+            expect_doubles_add(kd, 1 + n % 17, n, 1 + n % 9, i);
+            expect_doubles_add(kd, n, 1 + n % 33, 1 + n % 4, i);
+        }
+    }
+    for (i = 0; i < KD__COUNT(deep_sizes); ++i) expect_doubles_add(kd, 9, 25, deep_sizes[i], i % 2);
+}
+
 /* ---- functions of one number, over the whole range ------------------------------------------------------- */
 
 typedef void (*vector_fn)(ptrdiff_t n, const float *x, float *y);
