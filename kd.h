@@ -2187,8 +2187,18 @@ KD__PRIVATE void kd__convert(const unsigned char *from, int kind, int size, int 
         return;
     }
     if (kind == KD__FLOAT && size == 2 && !big_endian) {
+        for (i = 0; i < count; ++i, from += 2) {
+            const uint32_t h = (uint32_t)from[0] | (uint32_t)from[1] << 8, bits = (h & 0x7fffu) << 13;
+            if (bits - (1u << 23) < 30u << 23) /* neither subnormal nor infinite, as most are */
+                to[i] = kd__bits_float((h & 0x8000u) << 16 | (bits + (112u << 23)));
+            else
+                to[i] = kd__half_to_float(h);
+        }
+        return;
+    }
+    if (kind == KD__BFLOAT && size == 2 && !big_endian) {
         for (i = 0; i < count; ++i, from += 2)
-            to[i] = kd__half_to_float((uint32_t)from[0] | (uint32_t)from[1] << 8);
+            to[i] = kd__bits_float((uint32_t)from[0] << 16 | (uint32_t)from[1] << 24);
         return;
     }
     for (i = 0; i < count; ++i, from += size) {
@@ -11969,9 +11979,27 @@ KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
     }
 }
 
-/* Grids of values, and an operation for each node. Of the values `from` says while this runs that their quant layer
-   is done by another node. */
-KD__PRIVATE kd_result kd__quant_choose_all(const kd_model *m, kd__quant *q, const char *where)
+/* The grids of quant layers, as the values on them have them. */
+KD__PRIVATE kd_result kd__quant_scales(const kd_model *m, kd__quant *q, const char *where)
+{
+    int i;
+    for (i = 0; i < m->value_count; ++i) {
+        const kd__node *n = q->values[i].grid < 0 ? NULL : &m->nodes[q->values[i].grid];
+        kd__grid g;
+        if (!n) continue;
+        g = kd__grid_of(m, n);
+        if (!(g.scale > 0))
+            return kd__fail(m->kd, KD_ERR_DATA,
+                            "%s: quant layer \"%.80s\" has no scale yet: it has to see images first", where,
+                            n->name);
+        q->values[i].scale = g.scale, q->values[i].zero = (int)g.zero;
+    }
+    return KD_OK;
+}
+
+/* An operation for each node, and which values are on a grid: scale is 1 until it is known. Of the values `from`
+   says while this runs that their quant layer is done by another node. */
+KD__PRIVATE void kd__quant_choose_all(const kd_model *m, kd__quant *q)
 {
     int i, j;
     for (i = 0; i < m->value_count; ++i) q->values[i].root = i, q->values[i].grid = q->values[i].from = -1;
@@ -11979,15 +12007,9 @@ KD__PRIVATE kd_result kd__quant_choose_all(const kd_model *m, kd__quant *q, cons
         const kd__node *n = &m->nodes[i];
         kd__quant_value *out = &q->values[n->out];
         if (kd__is_quant(n)) {
-            const kd__grid g = kd__grid_of(m, n);
-            if (!(g.scale > 0))
-                return kd__fail(m->kd, KD_ERR_DATA,
-                                "%s: quant layer \"%.80s\" has no scale yet: it has to see images first", where,
-                                n->name);
-            out->scale = g.scale, out->zero = (int)g.zero, out->grid = i;
+            out->scale = 1, out->grid = i;
         } else if (kd__stays_on_grid(n) && q->values[n->in].scale > 0) {
-            out->scale = q->values[n->in].scale, out->zero = q->values[n->in].zero;
-            out->grid = q->values[n->in].grid;
+            out->scale = 1, out->grid = q->values[n->in].grid;
             if (kd__layer_types[n->type].forward[0].fn != kd__maxpool_forward) out->root = q->values[n->in].root;
         }
         kd__quant_choose(m, q, i);
@@ -11999,7 +12021,6 @@ KD__PRIVATE kd_result kd__quant_choose_all(const kd_model *m, kd__quant *q, cons
             q->serial |= kd__layer_types[n->type].forward[j].kind == KD__WHOLE;
         if (q->nodes[i].op == KD__QUANT_FLOAT && kd__reads(m, n, m->input)) q->float_input = 1;
     }
-    return KD_OK;
 }
 
 /* Borders, sizes and lifetimes of the values in bytes, and a place for each. */
@@ -12088,7 +12109,7 @@ KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, in
                                                                                                : KD_ERR_MEMORY;
 }
 
-/* The structure, still without weights. m has its scales. */
+/* The structure, still without scales and weights. */
 KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
 {
 #ifdef KD_NO_INT8
@@ -12097,13 +12118,14 @@ KD__PRIVATE kd_result kd__quant_open(kd_model *m, const char *where)
     kd__quant *q = KD__NEW(m->kd, kd__quant, 1);
     kd_result result = KD_ERR_MEMORY;
     int i;
+    (void)where;
     if (q) {
         q->nodes = KD__NEW(m->kd, kd__quant_node, m->node_count + 1);
         q->values = KD__NEW(m->kd, kd__quant_value, m->value_count);
     }
     if (q && q->nodes && q->values) {
-        result = kd__quant_choose_all(m, q, where);
-        if (result == KD_OK) result = kd__quant_place(m, q);
+        kd__quant_choose_all(m, q);
+        result = kd__quant_place(m, q);
     }
     for (i = 0; i < m->node_count && result == KD_OK; ++i) {
         kd__quant_node *at = &q->nodes[i];
@@ -12313,6 +12335,7 @@ KD__PRIVATE kd_result kd__model_to_int8(kd_model *m, const char *where)
 {
     kd_result result = kd__quant_open(m, where);
     int i;
+    if (result == KD_OK) result = kd__quant_scales(m, m->quant, where);
     for (i = 0; i < m->node_count && result == KD_OK; ++i) {
         if (m->quant->nodes[i].op == KD__QUANT_PRODUCT) result = kd__quant_take(m, i);
     }
@@ -12328,6 +12351,7 @@ KD__PRIVATE kd_result kd__quant_clone(kd_model *to, const kd_model *from)
     static const char where[] = "kd_model_clone";
     kd_result result = kd__quant_open(to, where);
     int i;
+    if (result == KD_OK) result = kd__quant_scales(to, to->quant, where);
     for (i = 0; i < to->node_count && result == KD_OK; ++i) {
         kd__quant_node *a = &to->quant->nodes[i];
         const kd__quant_node *b = &from->quant->nodes[i];
@@ -23003,6 +23027,62 @@ KD__PRIVATE kd_result kd__io_check(kd_ctx *kd, const char *where)
     return kd__fail(kd, KD_ERR_UNSUPPORTED, "%s: kd_ctx_desc.io has no functions, which files need", where);
 }
 
+/* A checksum of bytes as words in eight lanes: none waits for another, and reading waits for none. A word that
+   changes always changes its lane, and a lane the checksum. */
+enum { KD__SUM_LANES = 8, KD__SUM_BLOCK = 8 * KD__SUM_LANES };
+typedef struct kd__checksum {
+    uint64_t lanes[KD__SUM_LANES];
+    unsigned char rest[KD__SUM_BLOCK]; /* of a block that is not whole */
+    uint64_t size;
+} kd__checksum;
+
+KD__PRIVATE void kd__checksum_blocks(kd__checksum *s, const unsigned char *bytes, size_t blocks)
+{
+    const int as_they_are = !kd__big_endian();
+    uint64_t lanes[KD__SUM_LANES], word;
+    int i;
+    memcpy(lanes, s->lanes, sizeof lanes);
+    for (; blocks > 0; --blocks, bytes += KD__SUM_BLOCK) {
+        KD__UNROLL
+        for (i = 0; i < KD__SUM_LANES; ++i) {
+            if (as_they_are)
+                memcpy(&word, bytes + 8 * i, sizeof word);
+            else
+                word = kd__load_le(bytes + 8 * i, 8);
+            lanes[i] = (lanes[i] ^ word) * 0x9e3779b97f4a7c15u; /* odd: every step can be undone */
+            lanes[i] ^= lanes[i] >> 32;
+        }
+    }
+    memcpy(s->lanes, lanes, sizeof lanes);
+}
+
+KD__PRIVATE void kd__checksum_add(kd__checksum *s, const unsigned char *bytes, size_t size)
+{
+    const size_t held = (size_t)(s->size % KD__SUM_BLOCK);
+    const size_t fits = held ? KD__MIN(size, KD__SUM_BLOCK - held) : 0;
+    s->size += size;
+    if (fits) {
+        memcpy(s->rest + held, bytes, fits);
+        if (held + fits < KD__SUM_BLOCK) return;
+        kd__checksum_blocks(s, s->rest, 1);
+        bytes += fits, size -= fits;
+    }
+    kd__checksum_blocks(s, bytes, size / KD__SUM_BLOCK);
+    memcpy(s->rest, bytes + size / KD__SUM_BLOCK * KD__SUM_BLOCK, size % KD__SUM_BLOCK);
+}
+
+/* Of all that was added. */
+KD__PRIVATE uint64_t kd__checksum_value(const kd__checksum *s)
+{
+    kd__checksum last = *s;
+    uint64_t hash = kd__mix(s->size);
+    int i;
+    memset(last.rest + s->size % KD__SUM_BLOCK, 0, KD__SUM_BLOCK - (size_t)(s->size % KD__SUM_BLOCK));
+    kd__checksum_blocks(&last, last.rest, 1);
+    for (i = 0; i < KD__SUM_LANES; ++i) hash = kd__mix(hash ^ last.lanes[i]);
+    return hash;
+}
+
 /* Bytes that are read once, from the first to the last: of a file, or of memory. */
 typedef struct kd__source {
     kd_ctx *kd;
@@ -23066,6 +23146,16 @@ KD__PRIVATE kd_result kd__source_read(kd__source *s, void *to, size_t count)
                     (unsigned long long)s->size);
 }
 
+/* The next `count` bytes: where they are, or read to `room`. NULL if they are not there. */
+KD__PRIVATE const unsigned char *kd__source_next(kd__source *s, void *room, size_t count)
+{
+    const unsigned char *at = s->memory;
+    if (s->file || count > s->left) return kd__source_read(s, room, count) == KD_OK ? (unsigned char *)room : NULL;
+    s->memory += count;
+    s->left -= count;
+    return at;
+}
+
 KD__PRIVATE void kd__source_close(kd__source *s)
 {
     if (s->file) s->kd->desc.io.close(s->kd->desc.io.user, s->file);
@@ -23098,6 +23188,7 @@ typedef struct kd__save {
     const char *where, *path;
     char *temporary;
     void *file;
+    kd__checksum *sum;  /* nothing is written, only its checksum taken */
     int to_memory; /* instead of a file */
     unsigned char *memory;
     size_t size, length; /* of the memory; of what was written, whether it fits or not */
@@ -23131,6 +23222,10 @@ KD__PRIVATE kd_result kd__save_open(kd__save *s, kd_ctx *kd, const char *where, 
 KD__PRIVATE void kd__save_bytes(kd__save *s, const void *bytes, size_t size)
 {
     const kd_io *io = &s->kd->desc.io;
+    if (s->sum) {
+        kd__checksum_add(s->sum, (const unsigned char *)bytes, size);
+        return;
+    }
     if (s->to_memory) {
         if (size && size <= s->size && s->length <= s->size - size) memcpy(s->memory + s->length, bytes, size);
         s->length = kd__plus(s->length, size);
@@ -23161,11 +23256,16 @@ KD__PRIVATE void kd__save_floats(kd__save *s, const float *x, size_t count)
 /* Numbers that are exact in the type: the upper halves of floats, or halves. */
 KD__PRIVATE void kd__save_halves(kd__save *s, const float *x, size_t count, kd_dtype dtype)
 {
-    unsigned char bytes[2];
-    size_t i;
-    for (i = 0; i < count; ++i) {
-        kd__store_le(bytes, dtype == KD_DTYPE_F16 ? kd__float_to_half(x[i]) : kd__float_bits(x[i]) >> 16, 2);
-        kd__save_bytes(s, bytes, sizeof bytes);
+    unsigned char bytes[512];
+    size_t done, now, i;
+    for (done = 0; done < count; done += now) {
+        now = KD__MIN(sizeof bytes / 2, count - done);
+        for (i = 0; i < now; ++i) {
+            const float number = x[done + i];
+            kd__store_le(bytes + 2 * i,
+                         dtype == KD_DTYPE_F16 ? kd__float_to_half(number) : kd__float_bits(number) >> 16, 2);
+        }
+        kd__save_bytes(s, bytes, 2 * now);
     }
 }
 
@@ -23415,12 +23515,14 @@ typedef struct kd__st_pair {
     char *key, *value;
 } kd__st_pair;
 
-/* A file of which all bytes are in memory, or only the header: its data are then read from first to last. */
+/* A file of which all bytes are in memory, or only the header. Its data are read from the first byte on. */
 typedef struct kd__st_file {
     kd_ctx *kd;
     const char *where, *path;
     kd__source source;
-    int whole, in_place; /* in_place: its bytes are in memory that stays */
+    int in_place; /* its bytes are in memory that stays */
+    int summed;   /* `sum` is wanted, of the data that were read */
+    kd__checksum sum;
     char *bytes;
     size_t size, data; /* of the file; where its data begin */
     kd__st_entry *entries;
@@ -23752,7 +23854,6 @@ KD__PRIVATE kd_result kd__st_read(kd__st_file *f, int whole)
     f->where = f->source.where;
     f->path = f->source.path;
     f->size = f->source.size;
-    f->whole = whole;
     if (f->size < 8) return kd__st_fail(f, "it has only %llu bytes", (unsigned long long)f->size);
     result = kd__source_read(&f->source, head, sizeof head);
     if (result != KD_OK) return result;
@@ -23769,6 +23870,13 @@ KD__PRIVATE kd_result kd__st_read(kd__st_file *f, int whole)
     return result == KD_OK ? kd__st_header(f) : result;
 }
 
+/* Of a file that is whole: its data are read from the first byte again. */
+KD__PRIVATE void kd__st_rewind(kd__st_file *f)
+{
+    f->source.memory = (const unsigned char *)f->bytes + f->data;
+    f->source.left = f->size - f->data;
+}
+
 KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path, int whole)
 {
     kd_result result;
@@ -23776,7 +23884,10 @@ KD__PRIVATE kd_result kd__st_open(kd__st_file *f, kd_ctx *kd, const char *where,
     f->kd = kd;
     result = kd__source_open(&f->source, kd, where, path);
     if (result == KD_OK) result = kd__st_read(f, whole);
-    if (result == KD_OK && whole) kd__source_close(&f->source);
+    if (result == KD_OK && whole) {
+        kd__source_close(&f->source);
+        kd__st_rewind(f);
+    }
     if (result != KD_OK) kd__st_close(f);
     return result;
 }
@@ -23806,7 +23917,7 @@ KD__PRIVATE kd__st_entry *kd__st_find(const kd__st_file *f, const char *name)
     return NULL;
 }
 
-/* Of a file that is whole. */
+/* Of a file that is whole, in any order. */
 KD__PRIVATE void kd__st_floats(const kd__st_file *f, const kd__st_entry *e, float *to)
 {
     kd__convert((const unsigned char *)f->bytes + f->data + e->begin, e->kind, e->size, 0, e->count, to);
@@ -23971,6 +24082,22 @@ KD__PRIVATE void kd__model_pairs(const kd_model *m, kd__pair_fn put, void *to)
     }
 }
 
+/* Models have two checksums: of the numbers, whatever their type and order in the file (kd_model_hash), and of the
+   bytes, which is taken while they are read: of the data and of all pairs but itself. */
+static const char kd__bytes_checksum[] = "kd.checksum.bytes";
+
+/* Pairs come in any order. */
+KD__PRIVATE void kd__hash_pair(void *to, const char *key, const char *value)
+{
+    if (strncmp(key, "kd.", 3) != 0 || strcmp(key, kd__bytes_checksum) == 0) return;
+    *(uint64_t *)to += kd__hash_text(kd__hash_text(0, key), value);
+}
+
+KD__PRIVATE uint64_t kd__model_bytes_checksum(const kd__checksum *data, uint64_t pairs)
+{
+    return kd__mix(kd__checksum_value(data) ^ kd__mix(pairs));
+}
+
 /* After another pair. */
 KD__PRIVATE void kd__st_pair_more(void *to, const char *key, const char *value)
 {
@@ -23978,15 +24105,20 @@ KD__PRIVATE void kd__st_pair_more(void *to, const char *key, const char *value)
     kd__st_pair_put((kd__st_writer *)to, &first, key, value);
 }
 
-KD__PRIVATE void kd__model_metadata(const kd_model *m, kd__st_writer *w)
+KD__PRIVATE void kd__model_metadata(const kd_model *m, const kd__checksum *data, kd__st_writer *w)
 {
     char text[24];
+    uint64_t pairs = 0;
     int first = 1;
     kd__st_text(w, "{\"__metadata__\":{");
     kd__st_pair_put(w, &first, "format", "pt");
     kd__model_pairs(m, kd__st_pair_more, w);
+    kd__model_pairs(m, kd__hash_pair, &pairs);
     kd__print(text, sizeof text, "%016llx", (unsigned long long)kd__model_checksum(m));
     kd__st_pair_put(w, &first, "kd.checksum", text);
+    kd__hash_pair(&pairs, "kd.checksum", text);
+    kd__print(text, sizeof text, "%016llx", (unsigned long long)kd__model_bytes_checksum(data, pairs));
+    kd__st_pair_put(w, &first, kd__bytes_checksum, text);
     kd__st_text(w, "}");
 }
 
@@ -24009,17 +24141,23 @@ KD__PRIVATE int kd__sorted_by_name(const void *a, const void *b)
     return x->wide != y->wide ? y->wide - x->wide : strcmp(x->name, y->name);
 }
 
-/* The header, and the tensors in their order. */
-KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, kd__st_writer *w, kd__sorted *order)
+/* Tensors in the order of the file. */
+KD__PRIVATE void kd__model_order(const kd_model *m, kd_dtype dtype, kd__sorted *order)
 {
-    char name[KD__MAX_NAME + 64];
     int i;
     for (i = 0; i < m->param_count; ++i) {
         order[i].name = m->params[i].name, order[i].index = i;
         order[i].wide = dtype == KD_DTYPE_F32 || !m->params[i].trained;
     }
     if (m->param_count) qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
-    kd__model_metadata(m, w);
+}
+
+KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, const kd__checksum *data,
+                                       kd__st_writer *w, const kd__sorted *order)
+{
+    char name[KD__MAX_NAME + 64];
+    int i;
+    kd__model_metadata(m, data, w);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
@@ -24035,14 +24173,12 @@ KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, kd__st
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
 
-KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s, kd__st_writer *w,
-                                 const kd__sorted *order)
+KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s, const kd__sorted *order)
 {
     char name[KD__MAX_NAME + 64];
     unsigned char bytes[8];
     float plain[KD__PLAIN];
     int i, now;
-    kd__st_save_header(s, w);
     kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__save_bytes(s, bytes, sizeof bytes);
@@ -24118,16 +24254,16 @@ KD__PRIVATE int kd__int8_tensors(const kd_model *m, kd__int8_tensor *to)
     return count;
 }
 
-KD__PRIVATE kd_result kd__int8_header(const kd_model *m, kd__st_writer *w, kd__int8_tensor *tensors, int *count)
+KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *data, kd__st_writer *w,
+                                      const kd__int8_tensor *tensors, int count)
 {
     char name[KD__MAX_NAME + 64];
     int i;
-    *count = kd__int8_tensors(m, tensors);
-    kd__model_metadata(m, w);
+    kd__model_metadata(m, data, w);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
-    for (i = 0; i < *count; ++i)
+    for (i = 0; i < count; ++i)
         kd__st_tensor_put(w, tensors[i].name, kd__int8_dtype(tensors[i].what), tensors[i].rank, tensors[i].shape,
                           (uint64_t)tensors[i].count * (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
     kd__st_text(w, "}");
@@ -24157,13 +24293,11 @@ KD__PRIVATE void kd__int8_write_tensor(const kd_model *m, kd__save *s, const kd_
     }
 }
 
-KD__PRIVATE void kd__int8_write(const kd_model *m, kd__save *s, kd__st_writer *w, const kd__int8_tensor *tensors,
-                                int count)
+KD__PRIVATE void kd__int8_write(const kd_model *m, kd__save *s, const kd__int8_tensor *tensors, int count)
 {
     char name[KD__MAX_NAME + 64];
     unsigned char bytes[8];
     int i;
-    kd__st_save_header(s, w);
     kd__store_le(bytes, (uint64_t)m->batches_seen, 8);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__save_bytes(s, bytes, sizeof bytes);
@@ -24171,27 +24305,39 @@ KD__PRIVATE void kd__int8_write(const kd_model *m, kd__save *s, kd__st_writer *w
     for (i = 0; i < count; ++i) kd__int8_write_tensor(m, s, &tensors[i]);
 }
 
-/* Into a file where there is a path, else into the memory that `s` has. */
+/* Into a file where there is a path, else into the memory that `s` has. The data are gone through twice: their
+   checksum stands in front of them. */
 KD__PRIVATE kd_result kd__model_save_to(const kd_model *m, const char *path, kd_dtype dtype, const char *where,
                                         kd__save *s)
 {
     kd__st_writer w;
     kd__sorted *order = KD__NEW(m->kd, kd__sorted, m->param_count + 1);
     kd__int8_tensor *tensors = m->quant ? KD__NEW(m->kd, kd__int8_tensor, m->param_count + m->node_count) : NULL;
-    kd_result result = KD_ERR_MEMORY;
+    kd_result result = order && (tensors || !m->quant) ? KD_OK : KD_ERR_MEMORY;
+    kd__checksum data;
+    kd__save summing;
     int count = 0;
     memset(&w, 0, sizeof w);
-    w.kd = m->kd;
-    if (tensors)
-        result = kd__int8_header(m, &w, tensors, &count);
-    else if (order && !m->quant)
-        result = kd__model_header(m, dtype, &w, order);
+    memset(&data, 0, sizeof data);
+    memset(&summing, 0, sizeof summing);
+    w.kd = summing.kd = m->kd;
+    summing.sum = &data;
+    if (result == KD_OK && tensors) {
+        count = kd__int8_tensors(m, tensors);
+        kd__int8_write(m, &summing, tensors, count);
+        result = kd__int8_header(m, &data, &w, tensors, count);
+    } else if (result == KD_OK) {
+        kd__model_order(m, dtype, order);
+        kd__model_write(m, dtype, &summing, order);
+        result = kd__model_header(m, dtype, &data, &w, order);
+    }
     if (result == KD_OK && !s->to_memory) result = kd__save_open(s, m->kd, where, path);
     if (result == KD_OK) {
+        kd__st_save_header(s, &w);
         if (tensors)
-            kd__int8_write(m, s, &w, tensors, count);
+            kd__int8_write(m, s, tensors, count);
         else
-            kd__model_write(m, dtype, s, &w, order);
+            kd__model_write(m, dtype, s, order);
         result = s->to_memory ? s->result : kd__save_close(s);
     }
     kd__free(m->kd, w.text);
@@ -24304,16 +24450,14 @@ KD__PRIVATE kd__st_dims kd__st_shape(const int64_t *shape, int rank)
     return text;
 }
 
-/* The next `count` numbers of a tensor, from number `first` on. A file that is not whole is read in the order of
-   its data. */
-KD__PRIVATE kd_result kd__st_next(kd__st_file *f, const kd__st_entry *e, int64_t first, int count,
-                                  unsigned char *bytes)
+enum { KD__READ_BYTES = KD__SMALL ? 1024 : 8192 }; /* of a file, in one go */
+
+/* The next bytes of the data: where they are, or read to `room`. NULL if the file ends before. */
+KD__PRIVATE const unsigned char *kd__st_next(kd__st_file *f, void *room, size_t size)
 {
-    const size_t from = (size_t)e->begin + (size_t)first * (size_t)e->size;
-    const size_t size = (size_t)count * (size_t)e->size;
-    if (!f->whole) return kd__source_read(&f->source, bytes, size);
-    memcpy(bytes, f->bytes + f->data + from, size);
-    return KD_OK;
+    const unsigned char *at = kd__source_next(&f->source, room, size);
+    if (at && f->summed) kd__checksum_add(&f->sum, at, size);
+    return at;
 }
 
 #define KD__MOST_BATCHES 1000000000000000000u
@@ -24321,10 +24465,10 @@ KD__PRIVATE kd_result kd__st_next(kd__st_file *f, const kd__st_entry *e, int64_t
 /* A count of batches, which PyTorch keeps as I64, and .float() makes F32; below 1e18, to go on counting from. */
 KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_t *steps)
 {
-    unsigned char bytes[8] = {0};
+    unsigned char room[8];
+    const unsigned char *bytes = kd__st_next(f, room, (size_t)e->size);
     float number;
-    kd_result result = kd__st_next(f, e, 0, 1, bytes);
-    if (result != KD_OK) return result;
+    if (!bytes) return KD_ERR_IO;
     if (e->kind == KD__SIGNED) {
         const uint64_t count = kd__load_le(bytes, 8);
         *steps = (int64_t)KD__MIN(count, (uint64_t)KD__MOST_BATCHES);
@@ -24776,31 +24920,109 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
                     f->where, f->path, f->entries[i].given);
 }
 
-/* A few numbers at a time, so that loading takes no memory but the weights'. */
-KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_entry *e)
+/* The next `count` numbers of a tensor, checked. */
+KD__PRIVATE kd_result kd__model_read_numbers(kd__st_file *f, const kd_model *m, const kd__st_entry *e, float *plain,
+                                             int64_t count)
 {
-    const kd__param *p = &m->params[e->param];
-    kd__walk w = kd__walk_begin(m->kd->k, p);
-    unsigned char bytes[4 * KD__PLAIN];
-    float plain[KD__PLAIN];
-    int64_t done;
+    unsigned char room[KD__READ_BYTES];
+    const int as_they_are = e->kind == KD__FLOAT && e->size == 4 && !kd__big_endian();
+    int64_t left;
     int now;
-    for (done = 0; done < e->count; done += now) {
-        kd_result result;
-        now = (int)KD__MIN(e->count - done, (int64_t)(sizeof bytes / (size_t)KD__MAX(e->size, 4)));
-        result = kd__st_next(f, e, done, now, bytes);
-        if (result != KD_OK) return result;
-        kd__convert(bytes, e->kind, e->size, 0, now, plain);
+    for (left = count; left > 0; left -= now, plain += now) {
+        const unsigned char *bytes;
+        now = (int)KD__MIN(left, (int64_t)KD__READ_BYTES / e->size);
+        bytes = kd__st_next(f, as_they_are ? (void *)plain : (void *)room, (size_t)now * (size_t)e->size);
+        if (!bytes) return KD_ERR_IO;
+        if (bytes != (const unsigned char *)plain) kd__convert(bytes, e->kind, e->size, 0, now, plain);
         if (!m->kd->k->all_finite(now, plain))
             return kd__fail(f->kd, KD_ERR_NOT_FINITE,
                             "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity%s", f->where, e->given,
                             f->path, e->size == 8 ? ", or what is one as a float" : "");
-        if (kd__param_negative(p, plain, (size_t)now))
+        if (kd__param_negative(&m->params[e->param], plain, (size_t)now))
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of \"%.200s\" holds a negative variance",
                             f->where, e->given, f->path);
-        if (!p->away) kd__walk_copy(&w, kd__param_stored(m, p), plain, now, 0);
     }
     return KD_OK;
+}
+
+/* A few numbers at a time, from where a tensor's walk is, so that loading takes no memory but the weights'. */
+KD__PRIVATE kd_result kd__model_read_some(kd__st_file *f, kd_model *m, const kd__st_entry *e, kd__walk *w,
+                                          int64_t count)
+{
+    const kd__param *p = w->p;
+    float plain[KD__READ_BYTES / 4];
+    int now;
+    for (; count > 0; count -= now) {
+        kd_result result;
+        now = (int)KD__MIN(count, (int64_t)KD__COUNT(plain));
+        result = kd__model_read_numbers(f, m, e, plain, now);
+        if (result != KD_OK) return result;
+        if (!p->away) kd__walk_copy(w, kd__param_stored(m, p), plain, now, 0);
+    }
+    return KD_OK;
+}
+
+/* Outputs of one panel, `count` from the one at `to` on, in PyTorch's order one after the other. */
+KD__PRIVATE void kd__panel_fill(const kd__kernels *k, const kd__param *p, const float *plain, int count, float *to,
+                                int width)
+{
+    const int pixels = p->h * p->w, depth = p->c * pixels;
+    float turned[1024]; /* lines of the panel before they are where they belong */
+    int first, now, i;
+    if (pixels == 1) {
+        k->transpose(plain, depth, count, depth, to, width);
+        return;
+    }
+    for (first = 0; first < depth; first += now) {
+        now = KD__MIN(KD__COUNT(turned) / width, depth - first);
+        k->transpose(plain + first, depth, count, now, turned, width);
+        for (i = 0; i < now; ++i) {
+            const int c = (first + i) / pixels, pixel = (first + i) % pixels;
+            memcpy(to + ((ptrdiff_t)pixel * p->c + c) * width, turned + i * width, (size_t)count * sizeof *to);
+        }
+    }
+}
+
+/* A panel is read to where the next one will be, if that is as large, else some outputs at a time. */
+KD__PRIVATE kd_result kd__model_read_panel(kd__st_file *f, kd_model *m, const kd__st_entry *e, int group, int first)
+{
+    const kd__kernels *k = m->kd->k;
+    const kd__param *p = &m->params[e->param];
+    const int depth = p->c * p->h * p->w, left = p->outputs - first, columns = KD__MIN(left, k->panel);
+    float *panel = kd__param_stored(m, p) + (size_t)group * p->group_size + (size_t)first * (size_t)depth;
+    float some[KD__READ_BYTES / 4];
+    float *plain = left >= 2 * k->panel ? panel + (ptrdiff_t)k->panel * depth : some;
+    const int most = plain == some ? KD__COUNT(some) / depth : columns;
+    kd_result result = KD_OK;
+    int i, now;
+    for (i = 0; i < columns && result == KD_OK; i += now) {
+        now = KD__MIN(KD__MAX(most, 1), columns - i);
+        if (most < 1) { /* one is longer than what there is */
+            kd__walk w = kd__walk_begin(k, p);
+            w.output = group * p->outputs + first + i;
+            result = kd__model_read_some(f, m, e, &w, depth);
+        } else {
+            result = kd__model_read_numbers(f, m, e, plain, (int64_t)now * depth);
+            if (result == KD_OK) kd__panel_fill(k, p, plain, now, panel + i, kd__panel_width(k, left));
+        }
+    }
+    return result;
+}
+
+KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_entry *e)
+{
+    const kd__param *p = &m->params[e->param];
+    kd__walk w = kd__walk_begin(m->kd->k, p);
+    kd_result result = KD_OK;
+    int group, first;
+    if (!p->away && p->layout == KD__VECTOR && p->h == 1 && p->w == 1) /* stored as it is */
+        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p), e->count);
+    if (KD__SMALL || p->away || p->layout != KD__PANELS) return kd__model_read_some(f, m, e, &w, e->count);
+    for (group = 0; group < p->groups; ++group) {
+        for (first = 0; first < p->outputs && result == KD_OK; first += m->kd->k->panel)
+            result = kd__model_read_panel(f, m, e, group, first);
+    }
+    return result;
 }
 
 /* Weights that stay in the file: kd_model_load_in_place. */
@@ -24871,20 +25093,24 @@ KD__PRIVATE kd_result kd__model_read_pairs(kd__st_file *f, kd_model *m)
     return KD_OK;
 }
 
-KD__PRIVATE kd_result kd__model_read_metadata(kd__st_file *f, kd_model *m)
+/* That of the bytes if the file has it: the other one takes longer. */
+KD__PRIVATE kd_result kd__model_check(const kd__st_file *f, const kd_model *m)
 {
-    const char *checksum = kd__st_value(f, "kd.checksum");
-    const kd_result result = kd__model_read_pairs(f, m);
+    const char *older = kd__st_value(f, "kd.checksum"), *bytes = kd__st_value(f, kd__bytes_checksum);
+    const char *checksum = bytes ? bytes : older;
+    uint64_t pairs = 0;
     char wanted[24];
-    if (result != KD_OK) return result;
-    kd__print(wanted, sizeof wanted, "%016llx", (unsigned long long)kd__model_checksum(m));
-    if (checksum && strcmp(checksum, wanted) != 0)
-        return kd__fail(
-            f->kd, KD_ERR_FORMAT,
-            "%s: \"%.200s\" is damaged: its contents do not match its checksum; if it was edited on purpose, "
-            "remove kd.checksum from the metadata",
-            f->where, f->path);
-    return KD_OK;
+    int i;
+    for (i = 0; i < f->pair_count && bytes; ++i) kd__hash_pair(&pairs, f->pairs[i].key, f->pairs[i].value);
+    if (checksum)
+        kd__print(wanted, sizeof wanted, "%016llx",
+                  (unsigned long long)(bytes ? kd__model_bytes_checksum(&f->sum, pairs) : kd__model_checksum(m)));
+    if (!checksum || strcmp(checksum, wanted) == 0) return KD_OK;
+    return kd__fail(f->kd, KD_ERR_FORMAT,
+                    "%s: \"%.200s\" is damaged: its contents do not match its checksum; if it was edited on "
+                    "purpose, remove %s%s%s from the metadata",
+                    f->where, f->path, older ? "kd.checksum" : "", older && bytes ? " and " : "",
+                    bytes ? kd__bytes_checksum : "");
 }
 
 /* The entry of a tensor, if it is what the model needs. */
@@ -24907,102 +25133,112 @@ KD__PRIVATE kd_result kd__int8_find(kd__st_file *f, const kd__int8_tensor *t, kd
     return KD_OK;
 }
 
-/* One tensor from its bytes. */
-KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_tensor *t,
+/* The next `count` numbers of a tensor, from number `first` on. */
+KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_tensor *t, int64_t first, int count,
                                     const unsigned char *bytes)
 {
-    const kd__param *p = &m->params[t->param];
-    kd__walk walk = kd__walk_begin(m->kd->k, p);
-    float plain[KD__PLAIN];
-    int64_t done;
-    int i, now;
-    for (done = 0; done < t->count; done += now) {
-        now = (int)KD__MIN(t->count - done, (int64_t)KD__PLAIN);
-        if (t->what == KD__INT8_WEIGHT) {
-            for (i = 0; i < now; ++i) {
-                const int8_t w = (int8_t)bytes[done + i];
-                if (w == -128)
-                    return kd__fail(f->kd, KD_ERR_FORMAT,
-                                    "%s: tensor \"%.80s\" of \"%.200s\" holds -128; weights are -127 to 127",
-                                    f->where, t->name, f->path);
-                *kd__quant_plain(&m->quant->nodes[t->node], p, done + i) = w;
-            }
-            continue;
-        }
-        for (i = 0; i < now && t->what == KD__INT8_BIAS; ++i)
-            m->quant->nodes[t->node].bias[done + i] = (int32_t)(uint32_t)kd__load_le(bytes + 4 * (done + i), 4);
-        if (t->what == KD__INT8_BIAS) continue;
-        kd__convert(bytes + 4 * done, KD__FLOAT, 4, 0, now, plain);
-        if (!m->kd->k->all_finite(now, plain) || kd__param_negative(p, plain, (size_t)now))
-            return kd__fail(f->kd, KD_ERR_NOT_FINITE,
-                            "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN, an infinity or a negative variance",
-                            f->where, t->name, f->path);
-        if (t->what == KD__INT8_SCALE)
-            memcpy(m->quant->nodes[t->node].scale + done, plain, (size_t)now * sizeof *plain);
-        else
-            kd__walk_copy(&walk, kd__param_stored(m, p), plain, now, 0);
+    kd__quant_node *at = &m->quant->nodes[t->node];
+    int i;
+    for (i = 0; i < count && t->what == KD__INT8_WEIGHT; ++i) {
+        const int8_t w = (int8_t)bytes[i];
+        if (w == -128)
+            return kd__fail(f->kd, KD_ERR_FORMAT,
+                            "%s: tensor \"%.80s\" of \"%.200s\" holds -128; weights are -127 to 127", f->where,
+                            t->name, f->path);
+        *kd__quant_plain(at, &m->params[t->param], first + i) = w;
     }
-    return KD_OK;
+    for (i = 0; i < count && t->what == KD__INT8_BIAS; ++i)
+        at->bias[first + i] = (int32_t)(uint32_t)kd__load_le(bytes + 4 * i, 4);
+    if (t->what != KD__INT8_SCALE) return KD_OK;
+    kd__convert(bytes, KD__FLOAT, 4, 0, count, at->scale + first);
+    if (m->kd->k->all_finite(count, at->scale + first)) return KD_OK;
+    return kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
+                    f->where, t->name, f->path);
 }
 
-/* From the bytes of all data: first what is in float, scales of quant layers among it, then the integers. */
-KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_tensor *tensors, int count,
-                                    const unsigned char *bytes)
+KD__PRIVATE kd_result kd__int8_read_tensor(kd__st_file *f, kd_model *m, const kd__int8_tensor *t, kd__st_entry *e)
 {
+    unsigned char room[KD__READ_BYTES];
+    kd_result result = KD_OK;
+    int64_t done;
+    int now;
+    if (t->what == KD__INT8_FLOATS) {
+        e->param = t->param;
+        return kd__model_read_tensor(f, m, e);
+    }
+    for (done = 0; done < t->count && result == KD_OK; done += now) {
+        const unsigned char *bytes;
+        now = (int)KD__MIN(t->count - done, (int64_t)KD__READ_BYTES / e->size);
+        bytes = kd__st_next(f, room, (size_t)now * (size_t)e->size);
+        result = bytes ? kd__int8_take(f, m, t, done, now, bytes) : KD_ERR_IO;
+    }
+    return result;
+}
+
+/* Which tensor of the model each of the file is. */
+KD__PRIVATE kd_result kd__int8_match(kd__st_file *f, const kd_model *m, const kd__int8_tensor *tensors, int count)
+{
+    char name[KD__MAX_NAME + 64];
     kd_result result = KD_OK;
     kd__st_entry *e;
-    int i, pass, tracked = 0;
-    char name[KD__MAX_NAME + 64];
-    for (pass = 0; pass < 2; ++pass) {
-        for (i = 0; i < count && result == KD_OK; ++i) {
-            if ((tensors[i].what == KD__INT8_FLOATS) != (pass == 0)) continue;
-            result = kd__int8_find(f, &tensors[i], &e);
-            if (result == KD_OK) result = kd__int8_take(f, m, &tensors[i], bytes + e->begin);
-        }
-        if (result == KD_OK && pass == 0) result = kd__grids_check(m, f->where);
-        if (result == KD_OK && pass == 0) result = kd__quant_open(m, f->where);
+    int i, tracked = 0;
+    for (i = 0; i < count && result == KD_OK; ++i) {
+        result = kd__int8_find(f, &tensors[i], &e);
+        if (result == KD_OK) e->param = i;
     }
     for (i = 0; i < m->node_count && result == KD_OK; ++i) {
         e = kd__tracked_name(&m->nodes[i], name, sizeof name) ? kd__st_find(f, name) : NULL;
         if (!e) continue;
         ++tracked;
-        if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8 ||
-            kd__load_le(bytes + e->begin, 8) > KD__MOST_BATCHES)
+        e->param = -1;
+        if (e->count != 1 || e->kind != KD__SIGNED || e->size != 8)
             return kd__st_fail(f, "tensor \"%.80s\" must be a count of batches", name);
-        m->batches_seen = (int64_t)kd__load_le(bytes + e->begin, 8);
     }
     if (result == KD_OK && count + tracked != f->entry_count)
         return kd__st_fail(f, "it has %d tensors, but the int8 model has %d", f->entry_count, count + tracked);
+    return result;
+}
+
+/* In the order of the file. Room for the integers does not depend on the scales of quant layers, which may come
+   after them. */
+KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_tensor *tensors)
+{
+    kd_result result = kd__quant_open(m, f->where);
+    int i;
+    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
+    for (i = 0; i < f->entry_count && result == KD_OK; ++i) {
+        kd__st_entry *e = &f->entries[i];
+        result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen)
+                              : kd__int8_read_tensor(f, m, &tensors[e->param], e);
+    }
+    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    if (result == KD_OK) result = kd__grids_check(m, f->where);
+    if (result == KD_OK) result = kd__quant_scales(m, m->quant, f->where);
     return result == KD_OK ? kd__quant_finish(m, f->where) : result;
 }
 
 /* An int8 model from the file it was saved in; m has its line alone. */
 KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
 {
-    const size_t size = f->size - f->data;
-    const unsigned char *bytes = f->whole ? (const unsigned char *)f->bytes + f->data : f->source.memory;
     kd__int8_tensor *tensors = NULL;
-    unsigned char *own = NULL;
-    kd_result result = KD_OK;
+    kd_result result = KD_ERR_MEMORY;
     int count = 0;
     uint64_t weights = 0;
     for (; count < m->param_count; ++count) weights += (uint64_t)kd__param_count(&m->params[count]);
-    if (weights > size) return kd__st_fail(f, "it has fewer bytes of data than its model has weights");
+    if (weights > f->size - f->data)
+        return kd__st_fail(f, "it has fewer bytes of data than its model has weights");
     if (!m->quants || strcmp(kd__st_value(f, "kd.int8"), "1") != 0)
         return kd__st_fail(f, "kd.int8 is \"%.20s\" in a model %s", kd__st_value(f, "kd.int8"),
                            m->quants ? "" : "without quant layers");
     tensors = KD__NEW(f->kd, kd__int8_tensor, m->param_count + m->node_count + 1);
-    if (!bytes) own = KD__NEW(f->kd, unsigned char, size + 1);
-    if (!tensors || (!bytes && !own)) result = KD_ERR_MEMORY;
-    if (result == KD_OK && own) result = kd__source_read(&f->source, own, size);
-    kd__quant_send_away(m);
-    if (result == KD_OK) result = kd__model_allocate(m);
-    if (result == KD_OK) {
+    if (tensors) {
+        kd__quant_send_away(m);
         count = kd__int8_tensors(m, tensors);
-        result = kd__int8_fill(f, m, tensors, count, own ? own : bytes);
+        result = kd__int8_match(f, m, tensors, count);
+        if (result == KD_OK) result = kd__model_allocate(m);
+        if (result == KD_OK) result = kd__int8_fill(f, m, tensors);
     }
     kd__free(f->kd, tensors);
-    kd__free(f->kd, own);
     return result;
 }
 
@@ -25019,6 +25255,8 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
     if (!version || strcmp(version, "1") != 0)
         return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has format version \"%.20s\", this library reads 1",
                         f->where, f->path, version ? version : "none");
+    memset(&f->sum, 0, sizeof f->sum);
+    f->summed = kd__st_value(f, kd__bytes_checksum) != NULL;
     result = kd__model_plan(f->kd, spec, &m);
     if (result == KD_OK && kd__st_value(f, "kd.int8")) {
         result = kd__int8_read(f, m);
@@ -25029,7 +25267,8 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
         if (result == KD_OK) result = kd__model_read_tensors(f, m);
         if (result == KD_OK) result = kd__grids_check(m, f->where);
     }
-    if (result == KD_OK) result = kd__model_read_metadata(f, m);
+    if (result == KD_OK) result = kd__model_read_pairs(f, m);
+    if (result == KD_OK) result = kd__model_check(f, m);
     if (result == KD_OK)
         *out = m;
     else
@@ -25092,6 +25331,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (result != KD_OK) return result;
     if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
     kd_model_destroy(copy);
+    kd__st_rewind(&f);
     if (result == KD_OK && !kd__st_value(&f, "kd.spec")) result = kd__st_adopt(&f, m);
     if (result == KD_OK) result = kd__model_match_tensors(&f, m);
     if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */

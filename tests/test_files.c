@@ -96,6 +96,18 @@ static void test_round_trip(void **state)
     kd_model_destroy(m);
 }
 
+/* That of a file, as it says; 0 if it does not. */
+static uint64_t checksum_of_bytes(const disk_file *f)
+{
+    static const char key[] = "\"kd.checksum.bytes\":\"";
+    size_t i;
+    for (i = 0; i + sizeof key + 16 < f->size; ++i) {
+        if (memcmp(f->bytes + i, key, sizeof key - 1) == 0)
+            return strtoull((const char *)f->bytes + i + sizeof key - 1, NULL, 16);
+    }
+    return 0;
+}
+
 /* Byte by byte: what another reader of safetensors, and PyTorch, will find. */
 static void test_bytes_of_a_model(void **state)
 {
@@ -120,7 +132,7 @@ static void test_bytes_of_a_model(void **state)
              "{\"__metadata__\":{\"format\":\"pt\",\"kd.version\":\"1\","
              "\"kd.spec\":\"1x2x2: conv 1 2 bias=0, batchnorm, head: dense 2 bias=0\",\"kd.mean\":\"0.5\","
              "\"kd.std\":\"0.25\",\"kd.class.0\":\"no\\u0009\",\"kd.class.1\":\"\\u0022yes\\u0022\","
-             "\"kd.checksum\":\"%016llx\"},"
+             "\"kd.checksum\":\"%016llx\",\"kd.checksum.bytes\":\"%016llx\"},"
              "\"1.num_batches_tracked\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},"
              "\"0.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,2,2],\"data_offsets\":[8,24]},"
              "\"1.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[24,28]},"
@@ -128,7 +140,7 @@ static void test_bytes_of_a_model(void **state)
              "\"1.running_var\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[32,36]},"
              "\"1.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[36,40]},"
              "\"head.weight\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[40,48]}}",
-             (unsigned long long)kd__model_checksum(m));
+             (unsigned long long)kd__model_checksum(m), (unsigned long long)checksum_of_bytes(f));
     length = (size_t)f->bytes[0] | (size_t)f->bytes[1] << 8;
     assert_memory_equal(f->bytes + 2, "\0\0\0\0\0\0", 6);
     assert_int_equal(length % 8, 0);
@@ -584,6 +596,133 @@ static void test_hostile_lines(void **state)
     strcpy(header, "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"1: dense 2000000000\"}}");
     put_file(header, strlen(header), NULL, 0);
     check_load(header, KD_ERR_SPEC, "units of dense must be a whole number from 1 to 1e8, got \"2000000000\"");
+}
+
+/* The checksum of bytes is a number that is written into files: it does not change, however bytes come and whatever
+   machine reads them. Every bit counts, and so do zeros at the end. */
+static void test_checksum(void **state)
+{
+    unsigned char bytes[300];
+    kd__checksum all, parts;
+    uint64_t value;
+    size_t i, j, at;
+    (void)state;
+    for (i = 0; i < sizeof bytes; ++i) bytes[i] = (unsigned char)(i * 89 + i / 7);
+    memset(&all, 0, sizeof all);
+    assert_true(kd__checksum_value(&all) == UINT64_C(0xd49ab4f66b5a577c));
+    kd__checksum_add(&all, bytes, sizeof bytes);
+    value = kd__checksum_value(&all);
+    assert_true(value == UINT64_C(0x50d0a1da30155328));
+    for (i = 1; i < 150; ++i) {
+        memset(&parts, 0, sizeof parts);
+        for (at = 0; at < sizeof bytes; at += j) {
+            j = KD__MIN(1 + (at * 31 + i * 7) % i, sizeof bytes - at);
+            kd__checksum_add(&parts, bytes + at, j);
+        }
+        assert_true(kd__checksum_value(&parts) == value);
+    }
+    for (i = 0; i < 8 * sizeof bytes; ++i) {
+        bytes[i / 8] ^= (unsigned char)(1 << i % 8);
+        memset(&parts, 0, sizeof parts);
+        kd__checksum_add(&parts, bytes, sizeof bytes);
+        assert_true(kd__checksum_value(&parts) != value);
+        bytes[i / 8] ^= (unsigned char)(1 << i % 8);
+    }
+    memset(bytes, 0, sizeof bytes);
+    memset(&all, 0, sizeof all);
+    value = kd__checksum_value(&all);
+    for (i = 1; i < sizeof bytes; ++i) {
+        kd__checksum_add(&all, bytes, 1);
+        assert_true(kd__checksum_value(&all) != value);
+        value = kd__checksum_value(&all);
+    }
+}
+
+/* Of every layout and type of numbers, by either checksum: a flipped bit anywhere in the data is found. */
+static void test_flipped_bits(void **state)
+{
+    static const char *const lines[] = {
+        "2x5x5: conv 6 3 groups=2, batchnorm, relu, depthwise 2, conv 4 1, dense 3, softtree 1 2",
+        "2x4x4: patch 2 4, classtoken, position, encoder 1 2, layernorm, token 0, linear 2"};
+    const kd_dtype types[] = {KD_DTYPE_F32, KD_DTYPE_F16, KD_DTYPE_BF16};
+    int line, type, way;
+    (void)state;
+    for (line = 0; line < KD__COUNT(lines); ++line) {
+        kd_model *m = create(lines[line], 5), *back;
+        for (type = 0; type < KD__COUNT(types); ++type) {
+            unsigned char *bytes;
+            size_t i, data;
+            assert_ok(kd, kd_model_save_as(m, "f", types[type]));
+            bytes = disk_find("f")->bytes;
+            data = 8 + (size_t)kd__load_le(bytes, 8);
+            for (way = 0; way < 2; ++way) {
+                for (i = data; i < disk_find("f")->size; ++i) {
+                    const unsigned char bit = (unsigned char)(1 << (i + (size_t)way) % 8);
+                    bytes[i] ^= bit;
+                    if (kd_model_load(kd, "f", &back) == KD_OK)
+                        fail_msg("line %d, type %d, way %d: byte %d", line, type, way, (int)(i - data));
+                    assert_null(back);
+                    bytes[i] ^= bit;
+                }
+                assert_ok(kd, kd_model_load(kd, "f", &back));
+                kd_model_destroy(back);
+                /* as files were before they had that of their bytes */
+                for (i = 0; i + 17 < data && memcmp(bytes + i, "kd.checksum.bytes", 17) != 0; ++i) {}
+                if (way == 0) memcpy(bytes + i, "kd.checksum.other", 17);
+            }
+        }
+        kd_model_destroy(m);
+    }
+}
+
+/* Tensors of all sizes come to where they belong, and nothing else does: as they were before they were saved, on
+   every instruction set, from files and from memory that is nowhere aligned. */
+static void test_places(void **state)
+{
+    static const char *const lines[] = {
+        "5: dense 1, dense 7, dense 16, dense 33, dense 64, dense 70, dense 128, dense 150, dense 3",
+        "2100: dense 40, dense 100, dense 2", /* longer than what is read in one go */
+        "9000: dense 3",
+        "4x5x6: conv 70 3 pad=1, conv 96 3x2 groups=2, conv 65 1, conv 6 2, depthwise 2",
+        "40x3x3: conv 50 3 pad=1, conv 260 3 groups=2 bias=0, flatten, dense 65, dense 1",
+        "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 100"};
+    const kd_dtype types[] = {KD_DTYPE_F32, KD_DTYPE_F16, KD_DTYPE_BF16};
+    int line, type, isa;
+    (void)state;
+    for (isa = KD_ISA_SCALAR; isa < KD_ISA_COUNT; ++isa) {
+        if (!kd_isa_available((kd_isa)isa)) continue;
+        for (line = 0; line < KD__COUNT(lines); ++line) {
+            kd_ctx_desc desc = kd->desc;
+            kd_model *m, *rounded, *back;
+            kd_ctx *c;
+            desc.isa = (kd_isa)isa;
+            assert_int_equal(kd_open(&desc, &c), KD_OK);
+            assert_ok(c, kd_model_create(c, lines[line], 7, &m));
+            for (type = 0; type < 3; ++type) {
+                unsigned char *bytes;
+                size_t size;
+                int way;
+                assert_ok(c, kd__model_rounded(m, types[type], &rounded));
+                assert_ok(c, kd_model_save_memory(m, types[type], NULL, 0, &size));
+                bytes = (unsigned char *)malloc(size + 1);
+                assert_ok(c, kd_model_save_memory(m, types[type], bytes + 1, size, NULL));
+                disk_put("f", bytes + 1, size);
+                for (way = 0; way < 2; ++way) {
+                    if (way)
+                        assert_ok(c, kd_model_load_memory(c, bytes + 1, size, &back));
+                    else
+                        assert_ok(c, kd_model_load(c, "f", &back));
+                    assert_memory_equal(back->weights, rounded->weights, rounded->weight_count * sizeof(float));
+                    assert_memory_equal(back->state, rounded->state, rounded->state_count * sizeof(float));
+                    kd_model_destroy(back);
+                }
+                kd_model_destroy(rounded);
+                free(bytes);
+            }
+            kd_model_destroy(m);
+            kd_close(c);
+        }
+    }
 }
 
 /* No flipped bit and no missing end goes unnoticed. */
@@ -2238,6 +2377,9 @@ int main(void)
         TEST(test_broken_metadata),
         TEST(test_batches_tracked),
         TEST(test_hostile_lines),
+        TEST(test_checksum),
+        TEST(test_flipped_bits),
+        TEST(test_places),
         TEST(test_damaged_files),
         TEST(test_memory_round_trip),
         TEST(test_memory_while_loading),
