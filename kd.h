@@ -878,7 +878,9 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* What an ONNX file takes as its input: x (N, channels, height, width), or (N, length) of a vector, as kd_predict;
    or pixels of 0 to 255 in planes, as kd_predict_u8, or (N, height, width, channels), as kd_predict_u8_hwc, which
-   the file itself scales by 1/255 and normalises with the model's mean and std. N is free. */
+   the file itself scales by 1/255 and normalises with the model's mean and std. Of a text it is "ids", int64
+   (N, length) below the vocabulary, zeros behind the last one, or, for both of the others, "text", its bytes. N is
+   free. */
 typedef enum kd_onnx_input { KD_ONNX_FLOAT, KD_ONNX_U8, KD_ONNX_U8_HWC } kd_onnx_input;
 
 typedef struct kd_onnx_desc {
@@ -919,16 +921,17 @@ KDDEF kd_c_desc kd_c_defaults(void);
        int  student_classify(const uint8_t *pixels);                     the likeliest class
        void student_logits(const uint8_t *pixels, float *logits);        (classes)
        void student_logits_of_floats(const float *x, float *logits);     from normalised numbers
-   for one image (h, w, c), the channels of a pixel together; a vector in its own order. Preprocessing that the
-   model knows is built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
+   for one image (h, w, c), the channels of a pixel together; a vector in its own order. The first two of a model of
+   texts take a string, const char *text, the last one ids, zeros behind them. Preprocessing that the model knows is
+   built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
    time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
    student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
    without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
    (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float they are the same to about 1e-5 of the
    largest: batchnorm is folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults().
-   KD_ERR_UNSUPPORTED: a softtree or prompt layer, layers over tokens, quant layers of a model in float, or a layer
-   of an int8 model that works in float. The file is replaced as by kd_model_save. */
+   KD_ERR_UNSUPPORTED: a softtree or prompt layer, quant layers of a model in float, or a layer of an int8 model that
+   works in float, as embed, layernorm and attention do. The file is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -25989,6 +25992,7 @@ KDDEF kd_onnx_desc kd_onnx_defaults(void)
 typedef struct kd__onnx_hole {
     size_t at;
     const kd__param *param;
+    int zeros; /* so many of the first numbers are written as 0 */
 } kd__onnx_hole;
 
 typedef struct kd__onnx_writer {
@@ -26039,6 +26043,7 @@ KD__PRIVATE kd__onnx_name kd__onnx_value(const kd__onnx_writer *o, int value)
         return kd__onnx_part(&m->nodes[m->values[value].producer], "out");
     kd__print(name.chars, sizeof name.chars, "%s",
               value != m->input                ? "logits"
+              : m->ids                         ? "ids"
               : o->desc.input == KD_ONNX_FLOAT ? "input"
                                                : "input:normalised");
     return name;
@@ -26120,6 +26125,14 @@ KD__PRIVATE kd__onnx_name kd__onnx_scalar(kd__onnx_writer *o, const kd__node *n,
     return name;
 }
 
+/* One whole number, a tensor of rank 0. */
+KD__PRIVATE void kd__onnx_int64(kd__onnx_writer *o, const char *name, int64_t value)
+{
+    unsigned char bytes[8];
+    kd__store_le(bytes, (uint64_t)value, 8);
+    kd__onnx_tensor(o, name, KD__ONNX_INT64, 0, NULL, bytes, sizeof bytes);
+}
+
 KD__PRIVATE kd__onnx_name kd__onnx_int64s(kd__onnx_writer *o, const kd__node *n, const char *part,
                                           const int64_t *values, int count)
 {
@@ -26161,6 +26174,7 @@ KD__PRIVATE const char *kd__onnx_param(kd__onnx_writer *o, int param)
     if (head.failed || !list) w->failed = 1;
     if (!list) return p->name;
     o->holes = (kd__onnx_hole *)list;
+    o->holes[o->hole_count].zeros = 0;
     o->holes[o->hole_count].at = w->length;
     o->holes[o->hole_count++].param = p;
     o->in_holes += bytes;
@@ -26629,23 +26643,120 @@ KD__PRIVATE void kd__onnx_position(kd__onnx_writer *o, const kd__node *n, const 
 KD__PRIVATE void kd__onnx_one_token(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
     const kd__onnx_name index = kd__onnx_part(n, "index");
-    unsigned char bytes[8];
     size_t start;
-    kd__store_le(bytes, (uint64_t)n->arg[KD__TOKEN_K].v[0], 8);
-    kd__onnx_tensor(o, index.chars, KD__ONNX_INT64, 0, NULL, bytes, sizeof bytes);
+    kd__onnx_int64(o, index.chars, (int64_t)n->arg[KD__TOKEN_K].v[0]);
     start = kd__onnx_node(o, "Gather", in, index.chars, NULL, out);
     kd__onnx_int(&o->graph, "axis", 1);
     kd__pb_end(&o->graph, start);
 }
 
+/* The learned vector of each id; that of id 0 is 0. */
+KD__PRIVATE void kd__onnx_embed(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    const char *table = kd__onnx_param(o, n->param[0]);
+    const size_t start = kd__onnx_node(o, "Gather", table, in, NULL, out);
+    kd__onnx_int(&o->graph, "axis", 0);
+    kd__pb_end(&o->graph, start);
+    if (o->hole_count > 0) o->holes[o->hole_count - 1].zeros = (int)n->arg[KD__EMBED_WIDTH].v[0];
+}
+
+/* "text:length" (N, 1): ids up to the last one that is not 0. */
+KD__PRIVATE void kd__onnx_length(kd__onnx_writer *o)
+{
+    const int length = o->m->values[o->m->input].shape.c;
+    unsigned char *bytes = kd__onnx_room(o, (size_t)length, 8);
+    const int64_t size = length, axis = 1;
+    size_t start;
+    int i;
+    for (i = 0; bytes && i < length; ++i) kd__store_le(bytes + 8 * i, (uint64_t)i + 1, 8);
+    if (bytes) kd__onnx_tensor(o, "text:places", KD__ONNX_INT64, 1, &size, bytes, 8 * (size_t)length);
+    kd__free(o->kd, bytes);
+    kd__onnx_int64(o, "text:none", 0);
+    kd__onnx_plain(o, "Equal", "ids", "text:none", "text:empty");
+    start = kd__onnx_node(o, "Where", "text:empty", "text:none", "text:places", "text:taken");
+    kd__pb_end(&o->graph, start);
+    start = kd__onnx_node(o, "ReduceMax", "text:taken", NULL, NULL, "text:length");
+    kd__onnx_ints(&o->graph, "axes", &axis, 1);
+    kd__onnx_int(&o->graph, "keepdims", 1);
+    kd__pb_end(&o->graph, start);
+}
+
+/* The value that tells which tokens of `value` are padding, as that of an earlier node may do, too. */
+KD__PRIVATE int kd__onnx_pads_alike(const kd_model *m, int value, const kd__node *earlier)
+{
+    const kd__value *a = &m->values[value], *b = &m->values[earlier->in];
+    const char *word = kd__layer_types[earlier->type].word;
+    return (strcmp(word, "attention") == 0 || strcmp(word, "meanpool") == 0) && a->stride == b->stride &&
+           a->lead == b->lead && a->shape.h == b->shape.h;
+}
+
+/* Floats (N, tokens) that are 1 of a token and 0 of padding; "" where no token is. Written for the first node that
+   asks, whose name they have. */
+KD__PRIVATE kd__onnx_name kd__onnx_padding(kd__onnx_writer *o, const kd__node *n)
+{
+    const kd_model *m = o->m;
+    const kd__value *v = &m->values[n->in];
+    const kd__node *first = m->nodes;
+    kd__onnx_name name, up, whole, tokens, places, real;
+    unsigned char *bytes;
+    const int64_t size = v->shape.h;
+    int64_t i;
+    size_t start;
+    name.chars[0] = 0;
+    if (v->stride == 0) return name;
+    while (!kd__onnx_pads_alike(m, n->in, first)) ++first;
+    name = kd__onnx_part(first, "real");
+    if (first != n) return name;
+    for (first = m->nodes; first < n && !(m->values[first->in].stride && kd__onnx_pads_alike(m, first->in, first));)
+        ++first;
+    if (first == n) kd__onnx_length(o);
+    up = kd__onnx_part(n, "up"), whole = kd__onnx_part(n, "whole"), tokens = kd__onnx_part(n, "tokens");
+    places = kd__onnx_part(n, "places"), real = kd__onnx_part(n, "is_real");
+    /* (length + stride - 1 + stride * lead) / stride tokens, a lead of which are learned */
+    kd__onnx_int64(o, up.chars, (int64_t)v->stride * (v->lead + 1) - 1);
+    kd__onnx_int64(o, whole.chars, v->stride);
+    bytes = kd__onnx_room(o, (size_t)size, 8);
+    for (i = 0; bytes && i < size; ++i) kd__store_le(bytes + 8 * i, (uint64_t)i, 8);
+    if (bytes) kd__onnx_tensor(o, places.chars, KD__ONNX_INT64, 1, &size, bytes, 8 * (size_t)size);
+    kd__free(o->kd, bytes);
+    kd__onnx_plain(o, "Add", "text:length", up.chars, kd__onnx_part(n, "sum").chars);
+    kd__onnx_plain(o, "Div", kd__onnx_part(n, "sum").chars, whole.chars, tokens.chars);
+    kd__onnx_plain(o, "Less", places.chars, tokens.chars, real.chars);
+    start = kd__onnx_node(o, "Cast", real.chars, NULL, NULL, name.chars);
+    kd__onnx_int(&o->graph, "to", KD__ONNX_F32);
+    kd__pb_end(&o->graph, start);
+    return name;
+}
+
+/* The mean of all tokens, or the sum of those that are no padding by their number. */
 KD__PRIVATE void kd__onnx_meanpool(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
-    const int64_t axis = 1;
-    const size_t start = kd__onnx_node(o, "ReduceMean", in, NULL, NULL, out);
-    (void)n;
-    kd__onnx_ints(&o->graph, "axes", &axis, 1);
+    const int64_t axes[2] = {1, 2};
+    const kd__onnx_name real = kd__onnx_padding(o, n);
+    const kd__onnx_name rows = kd__onnx_part(n, "rows"), kept = kd__onnx_part(n, "kept"),
+                        sums = kd__onnx_part(n, "sums"), number = kd__onnx_part(n, "number"),
+                        most = kd__onnx_part(n, "divisor"), axis = kd__onnx_part(n, "axis");
+    kd__onnx_name one;
+    size_t start;
+    if (!real.chars[0]) {
+        start = kd__onnx_node(o, "ReduceMean", in, NULL, NULL, out);
+        kd__onnx_ints(&o->graph, "axes", axes, 1);
+        kd__onnx_int(&o->graph, "keepdims", 0);
+        kd__pb_end(&o->graph, start);
+        return;
+    }
+    one = kd__onnx_scalar(o, n, "one", 1);
+    kd__onnx_shaped(o, n, "Unsqueeze", real.chars, "last", axes + 1, 1, rows.chars);
+    kd__onnx_plain(o, "Mul", in, rows.chars, kept.chars);
+    (void)kd__onnx_int64s(o, n, "axis", axes, 1);
+    start = kd__onnx_node(o, "ReduceSum", kept.chars, axis.chars, NULL, sums.chars);
     kd__onnx_int(&o->graph, "keepdims", 0);
     kd__pb_end(&o->graph, start);
+    start = kd__onnx_node(o, "ReduceSum", real.chars, axis.chars, NULL, number.chars);
+    kd__onnx_int(&o->graph, "keepdims", 1);
+    kd__pb_end(&o->graph, start);
+    kd__onnx_plain(o, "Max", number.chars, one.chars, most.chars);
+    kd__onnx_plain(o, "Div", sums.chars, most.chars, out);
 }
 
 KD__PRIVATE void kd__onnx_layernorm(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
@@ -26696,6 +26807,20 @@ KD__PRIVATE kd__onnx_name kd__onnx_causal(kd__onnx_writer *o, const kd__node *n,
     return name;
 }
 
+/* What is added to scores (N, heads, tokens, keys): 0 for a key that is a token, for padding what no softmax sees.
+   Returns its name. */
+KD__PRIVATE kd__onnx_name kd__onnx_unseen(kd__onnx_writer *o, const kd__node *n, const char *real)
+{
+    static const int64_t axes[2] = {1, 2};
+    const kd__onnx_name one = kd__onnx_scalar(o, n, "one", 1), most = kd__onnx_scalar(o, n, "most", KD__FLOAT_MOST);
+    const kd__onnx_name padding = kd__onnx_part(n, "padding"), far = kd__onnx_part(n, "far"),
+                        keys = kd__onnx_part(n, "unseen");
+    kd__onnx_plain(o, "Sub", real, one.chars, padding.chars);
+    kd__onnx_plain(o, "Mul", padding.chars, most.chars, far.chars);
+    kd__onnx_shaped(o, n, "Unsqueeze", far.chars, "axes", axes, 2, keys.chars);
+    return keys;
+}
+
 /* Queries, keys and values are (N, tokens, 3, heads, size). */
 KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
@@ -26707,12 +26832,14 @@ KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const
                         keys = kd__onnx_part(n, "keys"), scores = kd__onnx_part(n, "scores"),
                         scaled = kd__onnx_part(n, "scaled"), masked = kd__onnx_part(n, "masked"),
                         weights = kd__onnx_part(n, "attention"), mixed = kd__onnx_part(n, "mixed"),
-                        rows = kd__onnx_part(n, "heads");
+                        rows = kd__onnx_part(n, "heads"), hidden = kd__onnx_part(n, "hidden"),
+                        kept = kd__onnx_part(n, "kept");
     const kd__onnx_name factor = kd__onnx_scalar(o, n, "factor", (float)(1 / sqrt((double)size)));
     const int causal = n->arg[KD__ATTENTION_CAUSAL].v[0] != 0;
     kd__onnx_name three[3], mask;
+    const kd__onnx_name real = kd__onnx_padding(o, n), answers = kd__onnx_part(n, "answers");
+    const char *seen = scaled.chars;
     int64_t shape[5] = {0, 0, 3, 0, 0};
-    unsigned char bytes[8];
     size_t start;
     int i;
     shape[1] = s->h, shape[3] = heads, shape[4] = size;
@@ -26721,8 +26848,7 @@ KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const
     for (i = 0; i < 3; ++i) {
         const kd__onnx_name index = kd__onnx_part(n, indices[i]);
         three[i] = kd__onnx_part(n, words[i]);
-        kd__store_le(bytes, (uint64_t)i, 8);
-        kd__onnx_tensor(o, index.chars, KD__ONNX_INT64, 0, NULL, bytes, sizeof bytes);
+        kd__onnx_int64(o, index.chars, i);
         start = kd__onnx_node(o, "Gather", parts.chars, index.chars, NULL, three[i].chars);
         kd__onnx_int(&o->graph, "axis", 0);
         kd__pb_end(&o->graph, start);
@@ -26732,15 +26858,24 @@ KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const
     kd__onnx_plain(o, "Mul", scores.chars, factor.chars, scaled.chars);
     if (causal) {
         mask = kd__onnx_causal(o, n, s->h);
-        kd__onnx_plain(o, "Add", scaled.chars, mask.chars, masked.chars);
+        kd__onnx_plain(o, "Add", seen, mask.chars, masked.chars);
+        seen = masked.chars;
     }
-    start = kd__onnx_node(o, "Softmax", causal ? masked.chars : scaled.chars, NULL, NULL, weights.chars);
+    if (real.chars[0]) {
+        kd__onnx_plain(o, "Add", seen, kd__onnx_unseen(o, n, real.chars).chars, hidden.chars);
+        seen = hidden.chars;
+    }
+    start = kd__onnx_node(o, "Softmax", seen, NULL, NULL, weights.chars);
     kd__onnx_int(&o->graph, "axis", -1);
     kd__pb_end(&o->graph, start);
     kd__onnx_plain(o, "MatMul", weights.chars, three[2].chars, mixed.chars);
     kd__onnx_transpose(o, mixed.chars, together, 4, rows.chars);
     shape[2] = s->c;
-    kd__onnx_shaped(o, n, "Reshape", rows.chars, "shape_out", shape, 3, out);
+    kd__onnx_shaped(o, n, "Reshape", rows.chars, "shape_out", shape, 3, real.chars[0] ? answers.chars : out);
+    if (!real.chars[0]) return;
+    shape[0] = 2;
+    kd__onnx_shaped(o, n, "Unsqueeze", real.chars, "last", shape, 1, kept.chars);
+    kd__onnx_plain(o, "Mul", answers.chars, kept.chars, out);
 }
 
 typedef struct kd__onnx_row {
@@ -26760,6 +26895,7 @@ static const kd__onnx_row kd__onnx_rows[] = {
     {"flatten", kd__onnx_flatten, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
     {"softtree", kd__onnx_tree, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
     {"prompt", kd__onnx_prompt, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
+    {"embed", kd__onnx_embed, KD__ONNX_IMAGE, KD__ONNX_TOKENS},
     {"tokens", kd__onnx_tokens, KD__ONNX_IMAGE, KD__ONNX_TOKENS},
     {"classtoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
     {"disttoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
@@ -26832,13 +26968,19 @@ KD__PRIVATE void kd__onnx_channels(kd__onnx_writer *o, const char *name, const f
     kd__free(o->kd, bytes);
 }
 
-/* From bytes to what the model takes. */
+/* From bytes to what the model takes, which of a text are its ids. */
 KD__PRIVATE void kd__onnx_pixels(kd__onnx_writer *o)
 {
     static const int64_t order[4] = {0, 3, 1, 2};
     const char *at = "image";
     unsigned char bytes[4];
     size_t start;
+    if (o->m->ids) {
+        start = kd__onnx_node(o, "Cast", "text", NULL, NULL, "ids");
+        kd__onnx_int(&o->graph, "to", KD__ONNX_INT64);
+        kd__pb_end(&o->graph, start);
+        return;
+    }
     if (o->desc.input == KD_ONNX_U8_HWC && !o->m->values[o->m->input].shape.flat) {
         start = kd__onnx_node(o, "Transpose", at, NULL, NULL, "image:planes");
         kd__onnx_ints(&o->graph, "perm", order, 4);
@@ -26911,6 +27053,7 @@ KD__PRIVATE kd_result kd__onnx_graph(kd__onnx_writer *o)
 {
     const kd__shape *s = &o->m->values[o->m->input].shape;
     const int is_hwc = o->desc.input == KD_ONNX_U8_HWC, is_float = o->desc.input == KD_ONNX_FLOAT;
+    const char *name = o->m->ids ? is_float ? "ids" : "text" : is_float ? "input" : "image";
     const int64_t outputs = kd_model_outputs(o->m);
     int64_t shape[3];
     kd_result result;
@@ -26919,8 +27062,11 @@ KD__PRIVATE kd_result kd__onnx_graph(kd__onnx_writer *o)
     if (is_hwc && !s->flat) shape[0] = s->h, shape[1] = s->w, shape[2] = s->c;
     result = kd__onnx_layers(o);
     kd__pb_text(&o->graph, KD__GRAPH_NAME, "kd");
-    kd__onnx_edge(o, KD__GRAPH_INPUT, is_float ? "input" : "image", is_float ? KD__ONNX_F32 : KD__ONNX_UINT8, shape,
-                  s->flat ? 1 : 3);
+    kd__onnx_edge(o, KD__GRAPH_INPUT, name,
+                  !is_float   ? KD__ONNX_UINT8
+                  : o->m->ids ? KD__ONNX_INT64
+                              : KD__ONNX_F32,
+                  shape, s->flat ? 1 : 3);
     kd__onnx_edge(o, KD__GRAPH_OUTPUT, o->desc.softmax ? "probabilities" : "logits", KD__ONNX_F32, &outputs, 1);
     return result == KD_OK && o->graph.failed ? KD_ERR_MEMORY : result;
 }
@@ -26949,14 +27095,16 @@ KD__PRIVATE void kd__onnx_frame(const kd__onnx_writer *o, kd__pb *head, kd__pb *
     kd__model_pairs(o->m, kd__onnx_pair, tail);
 }
 
-KD__PRIVATE void kd__onnx_fill(const kd__onnx_writer *o, const kd__param *p, kd__save *s)
+KD__PRIVATE void kd__onnx_fill(const kd__onnx_writer *o, const kd__onnx_hole *hole, kd__save *s)
 {
-    kd__reading reading = kd__read_begin(o->m, p);
+    kd__reading reading = kd__read_begin(o->m, hole->param);
     float plain[KD__PLAIN];
-    int64_t left, now;
-    for (left = kd__param_count(p); left > 0; left -= now) {
+    int64_t left, now, zeros = hole->zeros;
+    for (left = kd__param_count(hole->param); left > 0; left -= now) {
         now = KD__MIN(left, (int64_t)KD__PLAIN);
         kd__read_next(&reading, plain, now);
+        if (zeros > 0) memset(plain, 0, (size_t)KD__MIN(now, zeros) * sizeof *plain);
+        zeros -= now;
         kd__save_floats(s, plain, (size_t)now);
     }
 }
@@ -26983,7 +27131,7 @@ KD__PRIVATE kd_result kd__onnx_write(const kd__onnx_writer *o, const char *path)
         for (i = 0; i < o->hole_count; ++i) {
             kd__save_bytes(&s, o->graph.bytes + at, o->holes[i].at - at);
             at = o->holes[i].at;
-            kd__onnx_fill(o, o->holes[i].param, &s);
+            kd__onnx_fill(o, &o->holes[i], &s);
         }
         kd__save_bytes(&s, o->graph.bytes + at, o->graph.length - at);
         kd__save_bytes(&s, tail.bytes, tail.length);
@@ -30456,8 +30604,16 @@ enum {
     KD__C_MAXPOOL,
     KD__C_AVGPOOL,
     KD__C_CONCAT, /* one branch of it */
-    KD__C_ADD,
+    KD__C_EMBED,
+    KD__C_CLASSTOKEN,
+    KD__C_TOKEN,
+    KD__C_MEANPOOL,
+    KD__C_ATTENTION,
+    KD__C_ADD,  /* this and those behind it: number by number or token by token, in place */
+    KD__C_MEAN, /* of two */
     KD__C_SCALE,
+    KD__C_POSITION,
+    KD__C_LAYERNORM,
     KD__C_ACT,
     KD__C_KINDS
 };
@@ -30490,9 +30646,11 @@ typedef struct kd__c_plan {
     int64_t memory; /* bytes */
     int64_t patch;  /* bytes of the window of an int8 convolution */
     int sums;       /* of all outputs of one pixel */
+    int scores;     /* of one token's attention */
 } kd__c_plan;
 
-/* A layer with a window as the file describes it; dense is one over an image of a single pixel. */
+/* A layer with a window as the file describes it; dense is one over an image of a single pixel, linear one over
+   tokens with a window of one. */
 typedef struct kd__c_window {
     int h, w, c, out_h, out_w, out_c;
     int kernel[2], stride[2], pad[2], groups, pool[2];
@@ -30515,10 +30673,12 @@ KD__PRIVATE kd__c_window kd__c_window_of(const kd_model *m, const kd__node *n)
         w.pad[i] = (int)n->arg[first + 2].v[i];
         w.pool[i] = 1;
     }
+    if (n->type != KD__TYPE_DENSE && kd__layer_types[n->type].build != kd__linear_build) return w;
+    w.kernel[0] = w.kernel[1] = w.stride[0] = w.stride[1] = 1;
+    w.pad[0] = w.pad[1] = 0;
     if (n->type != KD__TYPE_DENSE) return w;
     w.c = (int)kd__shape_count(in);
-    w.h = w.w = w.kernel[0] = w.kernel[1] = w.stride[0] = w.stride[1] = 1;
-    w.pad[0] = w.pad[1] = 0;
+    w.h = w.w = 1;
     return w;
 }
 
@@ -30544,6 +30704,15 @@ KD__PRIVATE int kd__c_kind(const kd__node *n)
     if (t->build == kd__norm_build) return KD__C_SCALE;
     if (t->build == kd__act_build) return KD__C_ACT;
     if (t->build == kd__concat_build) return KD__C_CONCAT;
+    if (t->build == kd__linear_build) return KD__C_CONV;
+    if (t->build == kd__embed_build) return KD__C_EMBED;
+    if (t->build == kd__classtoken_build || t->build == kd__disttoken_build) return KD__C_CLASSTOKEN;
+    if (t->build == kd__position_build) return KD__C_POSITION;
+    if (t->build == kd__token_build) return KD__C_TOKEN;
+    if (t->build == kd__meanpool_build) return KD__C_MEANPOOL;
+    if (t->build == kd__layernorm_build) return KD__C_LAYERNORM;
+    if (t->build == kd__attention_build) return KD__C_ATTENTION;
+    if (t->forward[0].fn == kd__mean_forward) return KD__C_MEAN;
     return t->build == kd__add_build ? KD__C_ADD : KD__C_KINDS;
 }
 
@@ -30605,8 +30774,8 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
         p->buffers[s->out].size = kd__c_bytes(m, n->out);
     } else if (s->act) {
         return 0;
-    } else if (kd__c_clips(n->act) && s->kind != KD__C_ACT && s->kind != KD__C_MAXPOOL &&
-               s->kind != KD__C_AVGPOOL && s->kind != KD__C_CONCAT) {
+    } else if (kd__c_clips(n->act) &&
+               (s->kind <= KD__C_DEPTHWISE || s->kind == KD__C_ADD || s->kind == KD__C_SCALE)) {
         s->act = n->act;
     } else if (kd__c_kind(n) == KD__C_SCALE && s->kind <= KD__C_DEPTHWISE && s->norm < 0 && s->pool < 0 &&
                !s->onto && (int)m->params[n->param[0]].size == m->values[m->nodes[s->node].out].shape.c) {
@@ -30766,14 +30935,16 @@ KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int kind = kd__c_kind(n);
-        if (t->build == kd__flatten_build || t->build == kd__dropout_build) {
+        if (t->build == kd__flatten_build || t->build == kd__dropout_build || t->build == kd__tokens_build) {
             kd__c_pass(p, n);
         } else if (kind == KD__C_KINDS) {
-            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
-                            "%s: layer %.80s (%s) cannot be written; what can is dense, conv, depthwise, maxpool, "
-                            "avgpool, gap, batchnorm, dropout, flatten, residual, concat and activations",
-                            where, n->name, t->word);
+            return kd__fail(
+                m->kd, KD_ERR_UNSUPPORTED,
+                "%s: layer %.80s (%s) cannot be written; what can is all but softtree, prompt and, of a "
+                "model in float, quant",
+                where, n->name, t->word);
         } else if (!kd__c_fold(p, i) && !kd__c_fold_sum(p, n)) {
+            if (kind == KD__C_ATTENTION) p->scores = KD__MAX(p->scores, m->values[n->in].shape.h);
             kd__c_add_step(p, i, kind);
         }
     }
@@ -31078,6 +31249,24 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
         kd__c_write(f, "0, 0, $_f%d};\n", s->node);
 }
 
+/* Learned vectors, as they are; that of id 0 is 0. */
+KD__PRIVATE void kd__c_vectors(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const kd__param *p = &m->params[n->param[0]];
+    const float *x = kd__param_stored(m, p);
+    const int64_t zeros = s->kind == KD__C_EMBED ? (int64_t)n->arg[KD__EMBED_WIDTH].v[0] : 0;
+    int64_t i;
+    kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s */", s->node, n->text);
+    for (i = 0; i < kd__param_count(p); ++i) {
+        kd__c_float(f, i < zeros ? 0 : (double)x[i], n->name);
+        if (s->kind == KD__C_LAYERNORM)
+            kd__c_float(f, (double)kd__param_stored(m, &m->params[n->param[1]])[i], n->name);
+    }
+    kd__c_end_array(f);
+}
+
 /* The constants of a step: $_p and $_w with the number of its node. */
 KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
 {
@@ -31105,6 +31294,8 @@ KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
             kd__c_float(f, add, n->name);
         }
         kd__c_end_array(f);
+    } else if (s->kind > KD__C_AVGPOOL && s->kind != KD__C_ACT && n->param[0] >= 0) {
+        kd__c_vectors(f, s);
     }
     if (s->kind > KD__C_AVGPOOL) return;
     kd__c_write(
@@ -31168,7 +31359,7 @@ KD__PRIVATE int64_t kd__c_quant_flash(const kd_model *m, const kd__c_step *s, in
 KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 {
     const kd_model *m = p->m;
-    int64_t bytes = (m->quant ? 1 : 4) * 256 * (int64_t)kd__c_tables(m);
+    int64_t bytes = m->ids ? 0 : (m->quant ? 1 : 4) * 256 * (int64_t)kd__c_tables(m);
     int i;
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) bytes += (int64_t)strlen(m->classes[i]) + 1 + 4;
     for (i = 0; i < p->step_count; ++i) {
@@ -31184,7 +31375,9 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
             continue;
         }
         if (s->kind <= KD__C_AVGPOOL) bytes += 4 * 15;
-        if (s->kind == KD__C_SCALE) bytes += 4 * 2 * (int64_t)w->size;
+        if (s->kind == KD__C_SCALE || s->kind == KD__C_LAYERNORM) bytes += 4 * 2 * (int64_t)w->size;
+        if (s->kind == KD__C_EMBED || s->kind == KD__C_CLASSTOKEN || s->kind == KD__C_POSITION)
+            bytes += 4 * kd__param_count(w);
         if (s->kind == KD__C_CONV) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->c * w->h * w->w);
         if (s->kind == KD__C_DEPTHWISE) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->h * w->w);
     }
@@ -31194,7 +31387,8 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 /* Bytes of memory. */
 KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
 {
-    return p->m->quant ? p->memory + p->patch + 4 * p->sums : p->memory + 4 * (KD__C_PANEL - 1);
+    if (p->m->quant) return p->memory + p->patch + 4 * p->sums;
+    return p->memory + 4 * (KD__C_PANEL - 1) + 4 * (int64_t)p->scores;
 }
 
 /* ============================================================================================================
@@ -31399,10 +31593,83 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "        for (k = 0; k < c; ++k) y[k * channel] = *x++;\n"
     "    }\n"
     "}\n\n",
+    "/* The learned vector of each id: 0 for id 0, and not a number for what is no id. */\n"
+    "static void $_embed(const float *ids, int length, int vocabulary, int width, const float *table, float *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (i = 0; i < length; ++i) {\n"
+    "        const int is_id = ids[i] >= 0.0f && ids[i] < (float)vocabulary && ids[i] == (float)(int32_t)ids[i];\n"
+    "        const float *from = table + (is_id ? (int32_t)ids[i] : 0) * (int32_t)width;\n"
+    "        for (k = 0; k < width; ++k) *y++ = is_id ? @_FLOAT(from[k]) : NAN;\n"
+    "    }\n"
+    "}\n\n",
+    "/* A learned token behind the first `place`. */\n"
+    "static void $_classtoken(const float *x, int tokens, int c, int place, const float *token, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < place * c; ++i) *y++ = *x++;\n"
+    "    for (i = 0; i < c; ++i) *y++ = @_FLOAT(token[i]);\n"
+    "    for (i = 0; i < (tokens - place) * c; ++i) *y++ = *x++;\n"
+    "}\n\n",
+    "static void $_token(const float *x, int c, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < c; ++i) y[i] = x[i];\n"
+    "}\n\n",
+    "/* The mean of the tokens that are no padding, which lie in front. */\n"
+    "static void $_meanpool(const float *x, int real, int c, float *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (k = 0; k < c; ++k) {\n"
+    "        float sum = 0.0f;\n"
+    "        for (i = 0; i < real; ++i) sum += x[i * c + k];\n"
+    "        y[k] = real > 0 ? sum / (float)real : 0.0f;\n"
+    "    }\n"
+    "}\n\n",
+    "/* A token is `width` each of a query, a key and a value, in heads. Padding, behind `real` tokens, is no key, "
+    "and "
+    "gets\n"
+    "   zeros for an answer. */\n"
+    "static void $_attention(const float *x, int tokens, int real, int width, int heads, int causal, float *y)\n"
+    "{\n"
+    "    const int size = width / heads, row = 3 * width;\n"
+    "    const float factor = 1.0f / sqrtf((float)size);\n"
+    "    float *const scores = $_scores;\n"
+    "    int i, j, k, h;\n"
+    "    for (i = 0; i < real; ++i) {\n"
+    "        const int seen = causal ? i + 1 : real;\n"
+    "        for (h = 0; h < heads; ++h) {\n"
+    "            const float *query = x + i * row + h * size, *values = x + 2 * width + h * size;\n"
+    "            float largest = -@_MAX, sum = 0.0f;\n"
+    "            for (j = 0; j < seen; ++j) {\n"
+    "                const float *key = x + j * row + width + h * size;\n"
+    "                float score = 0.0f;\n"
+    "                for (k = 0; k < size; ++k) score += query[k] * key[k];\n"
+    "                scores[j] = score * factor;\n"
+    "                if (scores[j] > largest) largest = scores[j];\n"
+    "            }\n"
+    "            for (j = 0; j < seen; ++j) {\n"
+    "                scores[j] = expf(scores[j] - largest);\n"
+    "                sum += scores[j];\n"
+    "            }\n"
+    "            for (k = 0; k < size; ++k) {\n"
+    "                float mean = 0.0f;\n"
+    "                for (j = 0; j < seen; ++j) mean += scores[j] * values[j * row + k];\n"
+    "                y[i * width + h * size + k] = mean / sum;\n"
+    "            }\n"
+    "        }\n"
+    "    }\n"
+    "    for (i = real * width; i < tokens * width; ++i) y[i] = 0.0f;\n"
+    "}\n\n",
     "static void $_add(const float *a, const float *b, int n, float low, float high, float *y)\n"
     "{\n"
     "    int i;\n"
     "    for (i = 0; i < n; ++i) y[i] = $_clip(a[i] + b[i], low, high);\n"
+    "}\n\n",
+    "static void $_mean(const float *a, const float *b, int n, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = (a[i] + b[i]) * 0.5f;\n"
     "}\n\n",
     "static void $_scale(const float *x, int n, int c, const float *factor_add, float low, float high, float "
     "*y)\n"
@@ -31414,8 +31681,32 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "high);\n"
     "    }\n"
     "}\n\n",
+    "static void $_position(const float *x, int n, const float *add, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = x[i] + @_FLOAT(add[i]);\n"
+    "}\n\n",
+    "/* Every token less its mean by its deviation, then a factor and what is added for each number. */\n"
+    "static void $_layernorm(const float *x, int n, int c, const float *factor_add, float eps, float *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (i = 0; i < n; i += c) {\n"
+    "        float mean = 0.0f, square = 0.0f, by;\n"
+    "        for (k = 0; k < c; ++k) mean += x[i + k];\n"
+    "        mean /= (float)c;\n"
+    "        for (k = 0; k < c; ++k) square += (x[i + k] - mean) * (x[i + k] - mean);\n"
+    "        by = 1.0f / sqrtf(square / (float)c + eps);\n"
+    "        for (k = 0; k < c; ++k)\n"
+    "            y[i + k] = (x[i + k] - mean) * by * @_FLOAT(factor_add[2 * k]) + @_FLOAT(factor_add[2 * k + 1]);\n"
+    "    }\n"
+    "}\n\n",
     NULL, /* kd__c_acts */
 };
+
+/* In front of them, of a text. */
+static const char kd__c_real[] =
+    "/* Tokens that are no padding: a number of learned ones in front, then one for every `stride` ids. */\n"
+    "static int $_real(int length, int lead, int stride) { return lead + (length + stride - 1) / stride; }\n\n";
 
 /* The same for int8. */
 static const char kd__c_quant_head[] =
@@ -31655,6 +31946,11 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "        for (k = 0; k < c; ++k) y[k * channel] = @_UINT8(table[*x]), ++x;\n"
     "    }\n"
     "}\n\n",
+    NULL, /* layers over tokens */
+    NULL,
+    NULL,
+    NULL,
+    NULL,
     "/* One product must be rounded before it is added to the other: no fused multiply-add. */\n"
     "static void $_add(const $_layer *l, const uint8_t *a, const uint8_t *b, int zero_b, int n, uint8_t *y)\n"
     "{\n"
@@ -31665,6 +31961,9 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "        y[i] = $_step(l, p + q);\n"
     "    }\n"
     "}\n\n",
+    NULL,
+    NULL,
+    NULL,
     NULL,
     "static void $_table(const uint8_t *table, const uint8_t *x, int n, uint8_t *y)\n"
     "{\n"
@@ -31700,9 +31999,16 @@ KD__PRIVATE int kd__c_uses(const kd__c_plan *p, int kind, int act)
     return count;
 }
 
+/* Whether a step has to know which of its tokens are padding. */
+KD__PRIVATE int kd__c_pads(const kd_model *m, const kd__c_step *s)
+{
+    return (s->kind == KD__C_MEANPOOL || s->kind == KD__C_ATTENTION) && m->values[m->nodes[s->node].in].stride > 0;
+}
+
 KD__PRIVATE int kd__c_uses_libm(const kd__c_plan *p)
 {
-    int i, uses = 0;
+    int i, uses = kd__c_uses(p, KD__C_EMBED, 0) | kd__c_uses(p, KD__C_ATTENTION, 0) |
+                  kd__c_uses(p, KD__C_LAYERNORM, 0);
     for (i = 0; i < KD__COUNT(kd__c_acts); ++i)
         uses |= kd__c_acts[i].libm && kd__c_uses(p, KD__C_ACT, kd__c_acts[i].act);
     return uses;
@@ -31731,14 +32037,16 @@ KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
 
 KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
 {
-    int i, windows = 0, clips = 0;
+    int i, windows = 0, clips = 0, reals = 0;
     if (p->m->quant) {
         kd__c_quant_code(f, p);
         return;
     }
     for (i = 0; i < p->step_count; ++i) {
         windows |= p->steps[i].kind <= KD__C_AVGPOOL;
-        clips |= p->steps[i].kind <= KD__C_DEPTHWISE || p->steps[i].kind >= KD__C_ADD;
+        clips |= p->steps[i].kind <= KD__C_DEPTHWISE || p->steps[i].kind == KD__C_ADD ||
+                 p->steps[i].kind == KD__C_SCALE || p->steps[i].kind == KD__C_ACT;
+        reals |= kd__c_pads(p->m, &p->steps[i]);
     }
     if (windows) {
         kd__c_text(f, kd__c_head);
@@ -31746,6 +32054,8 @@ KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
         kd__c_text(f, kd__c_taps);
     }
     if (clips) kd__c_text(f, kd__c_clip);
+    if (reals) kd__c_text(f, kd__c_real);
+    if (p->scores) kd__c_write(f, "static float $_scores[%d];\n\n", p->scores);
     if (kd__c_uses(p, KD__C_CONV, 0) + kd__c_uses(p, KD__C_DEPTHWISE, 0)) kd__c_text(f, kd__c_put_results);
     for (i = 0; i < KD__C_ACT; ++i) {
         if (kd__c_uses(p, i, 0)) kd__c_text(f, kd__c_loops[i]);
@@ -31780,8 +32090,9 @@ KD__PRIVATE void kd__c_concat_call(kd__c_file *f, const kd__c_step *s, long long
 
 KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
-    static const char *const names[KD__C_KINDS] = {"conv",   "depthwise", "maxpool", "avgpool",
-                                                   "concat", "add",       NULL,      "table"};
+    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "concat", NULL,
+                                                   NULL,   NULL,        NULL,      NULL,      "add",    NULL,
+                                                   NULL,   NULL,        NULL,      "table"};
     const kd_model *m = f->m;
     const kd__node *n = &m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at, out = (long long)p->buffers[s->out].at;
@@ -31842,10 +32153,42 @@ KD__PRIVATE void kd__c_quant_functions(kd__c_file *f, const kd__c_plan *p, const
                 at, in->zero);
 }
 
+/* The arguments of a layer over tokens. */
+KD__PRIVATE void kd__c_tokens_call(kd__c_file *f, const kd__c_step *s, long long in, long long out)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const kd__value *v = &m->values[n->in];
+    const kd__tokens t = kd__tokens_of(&v->shape);
+    char real[64];
+    kd__print(real, sizeof real, "%d", t.tokens);
+    if (kd__c_pads(m, s)) kd__print(real, sizeof real, "$_real(length, %d, %d)", v->lead, v->stride);
+    if (s->kind == KD__C_EMBED)
+        kd__c_write(f, "(m + %lld, %d, %d, %d, $_p%d, m + %lld);", in, v->shape.c,
+                    (int)n->arg[KD__EMBED_VOCABULARY].v[0], (int)n->arg[KD__EMBED_WIDTH].v[0], s->node, out);
+    else if (s->kind == KD__C_CLASSTOKEN)
+        kd__c_write(f, "(m + %lld, %d, %d, %d, $_p%d, m + %lld);", in, t.tokens, t.width,
+                    (int)n->arg[KD__TOKEN_PLACE].v[0], s->node, out);
+    else if (s->kind == KD__C_TOKEN)
+        kd__c_write(f, "(m + %lld, %d, m + %lld);", in + (long long)n->arg[KD__TOKEN_K].v[0] * t.width, t.width,
+                    out);
+    else if (s->kind == KD__C_MEANPOOL)
+        kd__c_write(f, "(m + %lld, %s, %d, m + %lld);", in, real, t.width, out);
+    else if (s->kind == KD__C_ATTENTION)
+        kd__c_write(f, "(m + %lld, %d, %s, %d, %d, %d, m + %lld);", in, t.tokens, real, t.width / 3,
+                    (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0, out);
+    else if (s->kind == KD__C_POSITION)
+        kd__c_write(f, "(m + %lld, %d, $_p%d, m + %lld);", in, t.tokens * t.width, s->node, out);
+    else
+        kd__c_write(f, "(m + %lld, %d, %d, $_p%d, %s, m + %lld);", in, t.tokens * t.width, t.width, s->node,
+                    kd__c_literal((float)n->arg[KD__LAYERNORM_EPS].v[0]).chars, out);
+}
+
 KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
-    static const char *const names[KD__C_KINDS] = {"conv",   "depthwise", "maxpool", "avgpool",
-                                                   "concat", "add",       "scale",   NULL};
+    static const char *const names[KD__C_KINDS] = {
+        "conv",     "depthwise", "maxpool", "avgpool", "concat", "embed",    "classtoken", "token",
+        "meanpool", "attention", "add",     "mean",    "scale",  "position", "layernorm",  NULL};
     const kd__node *n = &f->m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at / 4, out = (long long)p->buffers[s->out].at / 4;
     const long long size = (long long)kd__shape_count(&f->m->values[n->out].shape);
@@ -31866,6 +32209,11 @@ KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step
     else if (s->kind == KD__C_ADD)
         kd__c_write(f, "(m + %lld, m + %lld, %lld, %s, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
                     kd__c_range(s), out);
+    else if (s->kind == KD__C_MEAN)
+        kd__c_write(f, "(m + %lld, m + %lld, %lld, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
+                    out);
+    else if (s->kind != KD__C_SCALE && s->kind != KD__C_ACT)
+        kd__c_tokens_call(f, s, in, out);
     else if (s->kind == KD__C_SCALE)
         kd__c_write(f, "(m + %lld, %lld, %d, $_p%d, %s, m + %lld);", in, size, (int)f->m->params[n->param[0]].size,
                     s->node, kd__c_range(s), out);
@@ -31883,12 +32231,16 @@ KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const
     const kd__shape *in = &m->values[m->input].shape, *out = &m->values[m->output].shape;
     const long long count = (long long)kd__shape_count(in), at = (long long)p->buffers[0].at / 4;
     const int pixels = out->h * out->w;
-    int i;
+    int i, reals = 0;
     kd__c_write(
         f,
         "static float $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    float *const m = $_memory;\n"
         "    int i;\n",
-        (long long)kd__c_ram(p) / 4);
+        (long long)kd__c_ram(p) / 4 - p->scores);
+    for (i = 0; i < p->step_count; ++i) reals |= kd__c_pads(m, &p->steps[i]);
+    if (reals)
+        kd__c_write(f, "    int length = %lld;\n    while (length > 0 && m[%lld + length] == 0.0f) --length;\n",
+                    count, at - 1);
     for (i = 0; i < p->step_count; ++i) kd__c_call(f, p, &p->steps[i]);
     kd__c_write(f, "    for (i = 0; i < @_CLASSES; ++i) logits[i] = m[%lld + ",
                 (long long)p->buffers[p->values[m->output].buffer].at / 4);
@@ -31896,11 +32248,19 @@ KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const
         kd__c_write(f, "i %% %d * %d + i / %d];\n}\n\n", pixels, out->c, pixels);
     else
         kd__c_text(f, "i];\n}\n\n");
-    kd__c_write(f,
-                "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
-                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_FLOAT($_pixel[%spixels[i]]);\n    "
-                "$_run(logits);\n}\n\n",
-                count, at, table);
+    if (m->ids)
+        kd__c_write(f,
+                    "void $_logits(const char *text, float *logits)\n{\n    int i, more = 1;\n"
+                    "    for (i = 0; i < %lld; ++i) {\n        more = more && text[i];\n"
+                    "        $_memory[%lld + i] = more ? (float)(unsigned char)text[i] : 0.0f;\n    }\n"
+                    "    $_run(logits);\n}\n\n",
+                    count, at);
+    else
+        kd__c_write(f,
+                    "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
+                    "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_FLOAT($_pixel[%spixels[i]]);\n    "
+                    "$_run(logits);\n}\n\n",
+                    count, at, table);
     kd__c_write(f,
                 "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
                 "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = x[i];\n    $_run(logits);\n}\n\n",
@@ -31918,8 +32278,11 @@ KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
     else if (kd__c_tables(m) > 1)
         kd__print(table, sizeof table, "i %% %d * 256 + ", in->c);
     (m->quant ? kd__c_quant_functions : kd__c_float_functions)(f, p, table);
-    kd__c_text(f, "int $_classify(const uint8_t *pixels)\n{\n    float logits[@_CLASSES];\n    int i, best = 0;\n"
-                  "    $_logits(pixels, logits);\n    for (i = 1; i < @_CLASSES; ++i) {\n"
+    kd__c_write(f,
+                "int $_classify(const %s)\n{\n    float logits[@_CLASSES];\n    int i, best = 0;\n"
+                "    $_logits(%s, logits);\n",
+                m->ids ? "char *text" : "uint8_t *pixels", m->ids ? "text" : "pixels");
+    kd__c_text(f, "    for (i = 1; i < @_CLASSES; ++i) {\n"
                   "        if (logits[i] > logits[best]) best = i;\n    }\n    return best;\n}\n");
 }
 
@@ -31960,15 +32323,23 @@ KD__PRIVATE void kd__c_declarations(kd__c_file *f, const kd__c_plan *p)
 
 KD__PRIVATE void kd__c_prototypes(kd__c_file *f)
 {
-    kd__c_text(f, "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
-                  "/* The likeliest class of an image of bytes (h, w, c): the channels of a pixel lie "
-                  "together. A model of\n"
-                  "   a vector takes its numbers in their own order. */\n"
-                  "int $_classify(const uint8_t *pixels);\n"
-                  "/* The logits of all classes. */\n"
-                  "void $_logits(const uint8_t *pixels, float *logits);\n"
-                  "/* The same from floats that are normalised already. */\n"
-                  "void $_logits_of_floats(const float *x, float *logits);\n");
+    static const char of_text[] =
+        "/* The likeliest class of a text: its bytes up to the 0 behind them, @_CHANNELS of them at most. */\n"
+        "int $_classify(const char *text);\n"
+        "/* The logits of all classes. */\n"
+        "void $_logits(const char *text, float *logits);\n"
+        "/* The same from @_CHANNELS ids of tokens, with zeros behind the last one. */\n"
+        "void $_logits_of_floats(const float *x, float *logits);\n";
+    static const char of_pixels[] =
+        "/* The likeliest class of an image of bytes (h, w, c): the channels of a pixel lie together. A model of\n"
+        "   a vector takes its numbers in their own order. */\n"
+        "int $_classify(const uint8_t *pixels);\n"
+        "/* The logits of all classes. */\n"
+        "void $_logits(const uint8_t *pixels, float *logits);\n"
+        "/* The same from floats that are normalised already. */\n"
+        "void $_logits_of_floats(const float *x, float *logits);\n";
+    kd__c_text(f, "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n");
+    kd__c_text(f, f->m->ids ? of_text : of_pixels);
     if (f->m->classes) kd__c_text(f, "extern const char *const $_classes[@_CLASSES]; /* UTF-8 */\n");
     kd__c_text(f, "\n#ifdef __cplusplus\n}\n#endif\n#endif\n\n#if !defined(@_DECLARATIONS) && "
                   "!defined(@_DEFINED)\n#define @_DEFINED\n");
@@ -31992,7 +32363,7 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
         kd__c_text(f, "};\n\n");
     }
     kd__c_text(f, kd__c_stored);
-    kd__c_pixels(f);
+    if (!m->ids) kd__c_pixels(f);
     kd__c_text(f, "\n");
     kd__c_code(f, p);
     for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i)
@@ -32042,7 +32413,6 @@ KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_
     kd__c_plan_close(&p);
     return result;
 }
-
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
 #ifdef KD__FLOAT_CONTROL

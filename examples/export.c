@@ -90,7 +90,8 @@ static void print_help(FILE *out)
     fputs("\n  --f16, --bf16  round trained numbers to halves\n"
           "  --u8           the input is pixels of 0 to 255 in planes, (N, channels,\n"
           "                 height, width), and the file scales and normalises them\n"
-          "  --u8-hwc       the same, (N, height, width, channels)\n"
+          "  --u8-hwc       the same, (N, height, width, channels); of a text both mean\n"
+          "                 its bytes instead of ids\n"
           "  --softmax      the output is probabilities\n"
           "  --force        replace a file that is not of export's making, or a saved model\n"
           "\nA file is replaced once the new one is complete.\n",

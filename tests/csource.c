@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { SAMPLES = 2, RANDOM = 12 };
+enum { SAMPLES = 3, RANDOM = 12 };
 
 /* What is between these: see random_line. */
 static const char *const lines[] = {
@@ -32,6 +32,18 @@ static const char *const lines[] = {
     "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1, conv 2 1), relu6, "
     "concat(batchnorm, relu, conv 3 3 pad=1 | ), concat(gap, flatten | maxpool 4, flatten), relu, dense 3",
     "9: concat(dense 4, relu | | dense 3), dense 5",
+    "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, blocks: encoder 2 3, norm: "
+    "layernorm, token 0, head: linear 5",
+    "2x6x6: patch 3 8, classtoken, disttoken, position, encoder 1 2 norm=post act=relu eps=1e-5, meanpool, linear "
+    "3",
+    "2x6x6: tokens, concat( | linear 3 | gelu), residual(layernorm, linear 7, silu, droppath 0.1), maxpool 2x1, "
+    "batchnorm, layernorm, flatten, layernorm, dense 3",
+    "tokens 11: embed 256 12, position, encoder 2 3, layernorm, meanpool, dense 5",
+    "tokens 13: embed 256 8, conv 12 5x1 stride=2x1 pad=2x0, batchnorm, relu, conv 12 5x1 pad=2x0, maxpool 2x1, "
+    "position, classtoken, encoder 2 2 causal=1, token 0, dense 5",
+    "tokens 9: concat(embed 256 4 | embed 256 5), classtoken, residual(linear 27, attention 3), concat(meanpool | "
+    "maxpool 10x1, flatten), linear 6",
+    "tokens 8: embed 20 6, meanpool",
 };
 
 /* Uniform in [-1, 1). */
@@ -52,6 +64,7 @@ static kd_model *quantised(kd_ctx *kd, const kd_model *m, const char *line)
     uint64_t state = 5;
     if (strrchr(line, ',') && strncmp(strrchr(line, ','), ", dense", 7) != 0) return NULL;
     if (strstr(line, "flatten, ")) return NULL; /* and a batchnorm of a vector is in float */
+    if (m->ids) return NULL;                    /* as is what layers over tokens compute */
     kd_model_input(m, &c, &h, &w);
     x = (float *)calloc((size_t)(IMAGES * c * h * w), sizeof *x);
     for (i = 0; i < IMAGES * c * h * w; ++i) x[i] = 2 * next(&state);
@@ -113,8 +126,38 @@ static kd_model *make(kd_ctx *kd, const char *line, uint64_t seed)
         for (j = 0; p->layout == KD__VECTOR && j < p->size; ++j) kd__param_stored(m, p)[j] += 0.5f * next(&state);
     }
     for (i = 0; i < KD_MAX_CHANNELS; ++i) mean[i] = 0.1f * (float)i + 0.3f, std[i] = 0.2f + 0.05f * (float)i;
-    if (seed % 3) kd_model_set_preprocessing(m, mean, std);
+    if (seed % 3 && !m->ids) kd_model_set_preprocessing(m, mean, std);
     return m;
+}
+
+/* Texts: a whole one, half of one, and one of no bytes, if there are logits then. Ids may be 0 between others. */
+static void make_texts(const kd_model *m, int length, uint8_t *bytes, float *ids)
+{
+    const int vocabulary = (int)m->nodes[0].arg[KD__EMBED_VOCABULARY].v[0];
+    const int lengths[SAMPLES] = {length, length / 2, strstr(m->spec, "20 6, meanpool") ? 1 : 0};
+    int i, j;
+    for (i = 0; i < SAMPLES; ++i) {
+        for (j = 0; j < length; ++j, ++bytes, ++ids) {
+            *bytes = (uint8_t)(j < lengths[i] ? 1 + (i * 91 + j * 37) % (vocabulary - 1) : 0);
+            *ids = *bytes % 5 == 4 && j + 1 < lengths[i] ? 0.0f : (float)*bytes;
+        }
+    }
+}
+
+/* kd_predict of bytes. */
+static kd_result predict_bytes(const kd_model *m, const uint8_t *bytes, int length, float *logits)
+{
+    float *ids = (float *)calloc((size_t)(SAMPLES * length), sizeof *ids);
+    kd_result result;
+    int i;
+    if (!m->ids) {
+        free(ids);
+        return kd_predict_u8_hwc(m, bytes, SAMPLES, logits);
+    }
+    for (i = 0; i < SAMPLES * length; ++i) ids[i] = (float)bytes[i];
+    result = kd_predict(m, ids, SAMPLES, logits);
+    free(ids);
+    return result;
 }
 
 /* One model: its file, and its part of cases.h. */
@@ -131,15 +174,18 @@ static void write_case(kd_ctx *kd, FILE *cases, const char *folder, int index, c
     x = (float *)calloc((size_t)(SAMPLES * count), sizeof *x);
     for (i = 0; i < SAMPLES * count; ++i) x[i] = 2 * next(&state);
     for (i = 0; i < SAMPLES * count; ++i) pixels[i] = (uint8_t)(i * 37 + i * i % 91 + index);
+    if (m->ids) make_texts(m, count, pixels, x);
     snprintf(path, sizeof path, "%s/m%02d.safetensors", folder, index);
-    if (kd_model_save(m, path) != KD_OK || kd_predict_u8_hwc(m, pixels, SAMPLES, logits) != KD_OK ||
+    if (kd_model_save(m, path) != KD_OK || predict_bytes(m, pixels, count, logits) != KD_OK ||
         kd_predict(m, x, SAMPLES, logits + SAMPLES * outputs) != KD_OK)
         fprintf(stderr, "%s\n", kd_error(kd)), exit(1);
-    fprintf(cases, "/* %s */\n#include \"m%02d.c\"\nstatic const uint8_t m%02d_pixels[] = {", line, index, index);
-    for (i = 0; i < SAMPLES * count; ++i) fprintf(cases, "%d,%s", pixels[i], i % 30 == 29 ? "\n" : "");
+    fprintf(cases, "/* %s */\n#include \"m%02d.c\"\nstatic const %s m%02d_pixels[] = {", line, index,
+            m->ids ? "char" : "uint8_t", index);
+    for (i = 0; i < SAMPLES * count; ++i)
+        fprintf(cases, "%s%d,%s", m->ids ? "(char)" : "", pixels[i], i % 30 == 29 ? "\n" : "");
     fprintf(cases, "};\nstatic const float m%02d_x[] = {", index);
     for (i = 0; i < SAMPLES * count; ++i) { /* as the file takes it: (h, w, c), but for vectors */
-        const int sample = i / count, in = i % count, from = sample * count + in % c * h * w + in / c;
+        const int sample = i / count, in = i % count, from = m->ids ? i : sample * count + in % c * h * w + in / c;
         fprintf(cases, "%.9ff,%s", (double)x[from], i % 8 == 7 ? "\n" : "");
     }
     fprintf(cases, "};\nstatic const float m%02d_logits_wanted[] = {", index);

@@ -160,6 +160,13 @@ static const char *const sequences[] = {
     "batchnorm, layernorm, flatten, layernorm, dense 3",
     "4x5x1: linear 6, residual(encoder 1 2 act=gelutanh), concat(conv 3 1 | ), conv 4 1, gap",
     "12: layernorm, dense 5, linear 4, concat(tanh | layernorm), dense 3",
+    "tokens 11: embed 256 12, position, encoder 2 3, layernorm, meanpool, dense 5",
+    "tokens 13: embed 256 8, conv 12 5x1 stride=2x1 pad=2x0, batchnorm, relu, conv 12 5x1 pad=2x0, maxpool 2x1, "
+    "position, classtoken, encoder 2 2 causal=1, token 0, dense 5",
+    "tokens 9: concat(embed 256 4 | embed 256 5), classtoken, residual(attention_in: linear 27, attention 3), "
+    "concat(meanpool | maxpool 10x1, flatten), dense 6",
+    "tokens 7: embed 256 6, gap, dense 3",
+    "tokens 8: embed 256 6, conv 6 3x1 pad=1x0, relu, meanpool",
 };
 
 static int write_one(kd_ctx *kd, const char *folder, int index)
@@ -183,18 +190,22 @@ static int write_one(kd_ctx *kd, const char *folder, int index)
     fill(m);
     for (i = 0; i < c && i < KD_MAX_CHANNELS; ++i)
         mean[i] = 0.5f + 0.1f * number(), std[i] = 0.3f + 0.1f * number();
-    if (index % 2) (void)kd_model_set_preprocessing(m, mean, std);
+    if (index % 2 && !m->ids) (void)kd_model_set_preprocessing(m, mean, std);
     desc.input = (kd_onnx_input)bytes, desc.softmax = index % 5 == 4;
     count = c * h * w * ROWS;
     for (i = 0; i < count; ++i) pixels[i] = (uint8_t)draw(256), x[i] = bytes ? (float)pixels[i] : number() * 2;
+    for (i = 0; i < count && m->ids; ++i) { /* of rows from none to all of L, some with a 0 between others */
+        pixels[i] = i % c < (i / c * c + ROWS - 2) / (ROWS - 1) && draw(9) ? pixels[i] : 0;
+        x[i] = (float)pixels[i];
+    }
     shape[0] = ROWS, shape[1] = c, shape[2] = h, shape[3] = w;
     if (bytes == 2) shape[1] = h, shape[2] = w, shape[3] = c;
     kd__print(path[0], sizeof path[0], "%s/%d.onnx", folder, index);
     kd__print(path[1], sizeof path[1], "%s/%d.x.npy", folder, index);
     kd__print(path[2], sizeof path[2], "%s/%d.y.npy", folder, index);
-    result = bytes == 0   ? kd_predict(m, x, ROWS, y)
-             : bytes == 1 ? kd_predict_u8(m, pixels, ROWS, y)
-                          : kd_predict_u8_hwc(m, pixels, ROWS, y);
+    result = bytes == 0 || m->ids ? kd_predict(m, x, ROWS, y)
+             : bytes == 1         ? kd_predict_u8(m, pixels, ROWS, y)
+                                  : kd_predict_u8_hwc(m, pixels, ROWS, y);
     if (result == KD_OK && desc.softmax) result = kd_softmax(kd, y, ROWS, kd_model_outputs(m), 1, y);
     if (result == KD_OK) result = kd_model_save_onnx(m, path[0], &desc);
     kd__print(path[0], sizeof path[0], "%s/%d.safetensors", folder, index);

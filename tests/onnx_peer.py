@@ -47,8 +47,7 @@ def run_written(index):
     s = session(path)
     x, wanted = np.load(f"{folder}/{index}.x.npy"), np.load(f"{folder}/{index}.y.npy")
     name = s.get_inputs()[0].name
-    if name == "image":
-        x = x.astype(np.uint8)
+    x = x.astype({"input": np.float32, "ids": np.int64, "image": np.uint8, "text": np.uint8}[name])
     for rows in (len(x), 1):
         y = s.run(None, {name: x[:rows]})[0]
         if y.shape != wanted[:rows].shape:

@@ -39,6 +39,9 @@ static const char *const lines[] = {
     "3x8x8: conv 4 3 pad=1, relu, concat( | conv 5 1, relu | maxpool 3 stride=1 pad=1), concat(relu | | "
     "batchnorm), "
     "residual(concat(relu | conv 3 3 pad=1)), concat(gap, flatten | maxpool 4, flatten), relu, dense 3",
+    "3x8x8: patch 4 12, classtoken, position, encoder 2 3, layernorm, token 0, dense 5",
+    "tokens 13: embed 256 8, conv 12 5x1 stride=2x1 pad=2x0, batchnorm, relu, conv 12 5x1 pad=2x0, maxpool 2x1, "
+    "position, encoder 2 2, layernorm, meanpool, dense 5",
 };
 
 /* Plays the plan: every step reads what the steps before have left for it, whoever wrote there since. */
@@ -55,7 +58,7 @@ static void play(const kd__c_plan *p)
             const kd__arena_item *from = reads[side] < 0 ? NULL : &p->buffers[reads[side]];
             for (b = 0; from && b < from->size; ++b) assert_int_equal(owner[from->at + b], reads[side] + 1);
         }
-        if (s && s->out == s->in) assert_true(s->kind > KD__C_DEPTHWISE);
+        if (s && s->out == s->in) assert_true(s->kind >= KD__C_ADD);
         for (b = 0; b < p->buffers[out].size; ++b) owner[p->buffers[out].at + b] = out + 1;
     }
     step = p->values[p->m->output].buffer;
@@ -209,6 +212,30 @@ static void test_what_it_says(void **state)
     kd_model_destroy(m);
 }
 
+static void test_texts(void **state)
+{
+    kd_model *m = create("tokens 6: embed 9 4, linear 12, attention 2, meanpool");
+    const char *text;
+    (void)state;
+    m->weights[m->params[m->nodes[0].param[0]].offset] = 3; /* of the vector of id 0 */
+    assert_ok(kd, kd_model_save_c(m, "m.c", NULL));
+    text = text_of("m.c");
+    assert_non_null(strstr(text, "int student_classify(const char *text);\n"));
+    assert_non_null(strstr(text, "student_p0[] STUDENT_CONST = { /* embed 9 4 */\n    0.0f, 0.0f, 0.0f, 0.0f, "));
+    assert_int_equal(count_of(text, "student_real(length, 0, 1)"), 2);
+    assert_int_equal(count_of(text, "_pixel[") + count_of(text, "uint8_t *"), 0);
+    /* embed's 36 numbers; 3, 9 and 3 panels of linear layers, each with its window */
+    assert_non_null(strstr(text, "#define STUDENT_FLASH 3060\n"));
+    /* what 6 tokens are in and behind the linear layer of queries, keys and values; three numbers to spare, scores */
+    assert_non_null(strstr(text, "#define STUDENT_RAM 1188\n"));
+    kd_model_destroy(m);
+    m = create("2x4x4: patch 2 4, classtoken, meanpool"); /* of which no token is padding */
+    assert_ok(kd, kd_model_save_c(m, "m.c", NULL));
+    assert_non_null(strstr(text_of("m.c"), "student_meanpool(m + "));
+    assert_int_equal(count_of(text_of("m.c"), "_real") + count_of(text_of("m.c"), "length"), 0);
+    kd_model_destroy(m);
+}
+
 static kd_result save(void *model) { return kd_model_save_c((const kd_model *)model, "target", NULL); }
 
 static void test_failing_disk(void **state)
@@ -245,8 +272,8 @@ static void test_refused_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_nothing_is_overwritten), TEST(test_what_is_folded), TEST(test_refused),
-        TEST(test_what_it_says),           TEST(test_failing_disk),   TEST(test_refused_memory),
+        TEST(test_nothing_is_overwritten), TEST(test_what_is_folded), TEST(test_refused), TEST(test_what_it_says),
+        TEST(test_failing_disk),           TEST(test_refused_memory), TEST(test_texts),
     };
     return cmocka_run_group_tests_name("csource", tests, NULL, NULL);
 }
