@@ -644,7 +644,7 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        softtree DEPTH CLASSES [penalty=0.1]                    flattens what it gets; a soft decision tree, see
                                                                kd_tree
        prompt N                                                flattens what it gets, and appends N numbers, see
-                                                               kd_prompt; one in a model
+                                                               kd_prompt; one in a model, or one sidetokens
        residual(LAYERS)                                        adds its input; where the shapes differ, through
                                                                conv 1x1 (and batchnorm, if LAYERS has one)
        concat(LAYERS | LAYERS ...)                             channels side by side, as torch.cat in dimension 1:
@@ -665,6 +665,12 @@ KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const 
        embed VOCABULARY D           of an input of ids the learned vector of each, PyTorch's nn.Embedding;
                                     VOCABULARY up to 2^24
        classtoken  disttoken        one more token, learned: in front of all; behind the first
+       prompttokens P               P more, learned, behind the first (Jia et al. 2022, VPT-shallow): a trained
+                                    model may learn a task by them and its head alone (kd_train_desc.rates)
+       sidetokens P N               P more, which a linear layer makes of the N numbers of a prompt, see kd_prompt;
+                                    behind all that are no padding. Where a sample has no prompt, as in prediction,
+                                    they are padding: the others' numbers are, to the bit, those without this layer.
+                                    What follows works token by token, until token or meanpool
        position                     adds a learned vector to each token
        linear UNITS [bias=1]        PyTorch's nn.Linear on each token, or on what token or meanpool makes
        layernorm [eps=1e-6]         over the numbers of each token, or over a vector (Ba, Kiros and Hinton 2016)
@@ -720,14 +726,14 @@ KDDEF kd_result kd_model_create(kd_ctx *kd, const char *spec, uint64_t seed, kd_
                          Devlin et al. 2019 (BERT), as in their code
 
    Biases are 0 but for KD_INIT_PYTORCH, weights of batchnorm and layernorm 1. With KD_INIT_AUTO linear layers start
-   as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, embed, position
-   and disttoken start normal with deviation 0.02 and classtoken with 1e-6, within 2 deviations, a softtree's beta
-   at 1 and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of the last layer that has some
-   outside all residuals, of disthead's two the second alone: 0 makes the first logits 0. `residual` multiplies
-   those of the last layer that has some, batchnorm included, in the LAYERS of each residual, and in both residuals
-   of an encoder's blocks: with 0 every residual passes its input on at first (Goyal et al. 2017, section 5.1;
-   torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that layer, whose gradient would be
-   0 for ever. */
+   as with KD_INIT_TRUNC_NORMAL and patch as with KD_INIT_PYTORCH, as in timm. Whatever the kind, embed, position,
+   disttoken, prompttokens and sidetokens start normal with deviation 0.02 and classtoken with 1e-6, within 2
+   deviations, a softtree's beta at 1 and its leaves uniform in +-sqrt(3). `last` multiplies weights and biases of
+   the last layer that has some outside all residuals, of disthead's two the second alone: 0 makes the first logits
+   0. `residual` multiplies those of the last layer that has some, batchnorm included, in the LAYERS of each
+   residual, and in both residuals of an encoder's blocks: with 0 every residual passes its input on at first (Goyal
+   et al. 2017, section 5.1; torchvision's zero_init_residual). 0 is refused where a relu or relu6 follows that
+   layer, whose gradient would be 0 for ever. */
 #define KD_INITS(X)                                                                                                \
     X(KD_INIT_AUTO, "auto")                                                                                        \
     X(KD_INIT_PYTORCH, "pytorch")                                                                                  \
@@ -824,8 +830,8 @@ KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
 
 /* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
-   "1.running_mean" ... A tagged layer has its tag for a number. What classtoken, disttoken and position learn is
-   named as the layer itself, (1, tokens, D). A residual's layers have "4.body.0.weight" ..., its
+   "1.running_mean" ... A tagged layer has its tag for a number. What classtoken, disttoken, prompttokens and
+   position learn is named as the layer itself, (1, tokens, D). A residual's layers have "4.body.0.weight" ..., its
    projection "4.shortcut.weight" or, with batchnorm, "4.shortcut.0.weight" and "4.shortcut.1.weight" ... The layers
    in the branches of a concat have "4.branches.0.0.weight" ..., as in an nn.ModuleList of nn.Sequentials. */
 typedef struct kd_tensor_info {
@@ -1032,11 +1038,12 @@ typedef struct kd_augment {
     float mixup;      /* a, to 4: blended with another sample of the set by Beta(a, a); so are labels */
 } kd_augment;
 
-/* What the layer `prompt N` appends to the features of a sample in training: knowledge that will be missing later
-   (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et al. 2016), or an adversarial version
-   of it (kd_train_desc.prompt_attack). It is withdrawn by and by (prompt_drop), so that the student works without
-   it. In prediction, in a teacher and where a prompt is dropped the N numbers are 0. The layer stays in the saved
-   student, whose next layer still has weights for them: it can be trained with prompts again. */
+/* What the layer `prompt N` appends to the features of a sample in training, or `sidetokens P N` makes tokens of:
+   knowledge that will be missing later (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et
+   al. 2016), or an adversarial version of it (kd_train_desc.prompt_attack). It is withdrawn by and by
+   (prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt is dropped
+   the N numbers are 0, and no token attends to those made of them. The layer stays in the saved student, whose next
+   layer still has weights for them: it can be trained with prompts again. */
 typedef enum kd_prompt {
     KD_PROMPT_NONE,
     /* softmax(t / prompt_temperature) of the teacher's N logits t; where N is 1, sigmoid(t / prompt_temperature) */
@@ -1488,7 +1495,8 @@ typedef struct kd_train_desc {
     float beta1, beta2, epsilon; /* 0.9, 0.999, 1e-8; Adam, AdamW */
     float weight_decay;          /* 0; on every trained tensor, as PyTorch does */
     int decay_norms_and_biases;  /* 1; 0: weight_decay leaves out biases, batchnorm, layernorm, what embed,
-                                    classtoken, disttoken and position learn, and a softtree's beta */
+                                    classtoken, disttoken, prompttokens, sidetokens and position learn, and a
+                                    softtree's beta */
     /* Learning rates by layer, 0 to 256 of them; where several name a layer, the last one holds: {"*", 0} and then
        {"fc", 1} train fc alone, {"*", 0.1f} and then {"fc", 1} all of it, but fc faster. A layer at 0 is frozen:
        its weights stay, whatever weight_decay, max_norm and sparsity say, and batchnorm normalises with its running
@@ -6392,6 +6400,7 @@ typedef struct kd__value {
     int needs_grad;
     int stride; /* of tokens that stand for ids of the input: ids a token; 0: they do not */
     int lead;   /* such tokens in front of them that stand for none */
+    int side;   /* of its tokens made of a prompt (sidetokens): where a sample has none, that many are padding */
 } kd__value;
 
 typedef struct kd__quant kd__quant;
@@ -6409,8 +6418,8 @@ struct kd_model {
     int input, output; /* values */
     int ids;           /* 1: the input is ids of tokens */
     int node_dropout;  /* 1 if any layer is random in training */
-    int prompt;        /* numbers that its prompt layer appends, 0 without one */
-    int prompted;      /* value that ends in them */
+    int prompt;        /* numbers that its prompt or sidetokens takes, 0 without one */
+    int prompted;      /* what that layer puts out; of prompt it ends in the numbers */
     float *weights;    /* trained parameters, each at its offset */
     float *state;      /* running statistics */
     size_t weight_count, state_count;
@@ -7083,7 +7092,7 @@ KD__PRIVATE kd_result kd__prompt_build(kd__draft *d, kd__node *n)
 {
     const int64_t features = kd__shape_count(&d->m->values[n->in].shape);
     const int count = (int)n->arg[KD__PROMPT_N].v[0];
-    if (d->m->prompt) return kd__spec_fail(d, "a model may have one prompt layer");
+    if (d->m->prompt) return kd__spec_fail(d, "a model may have one layer that takes prompts");
     if (features + count > KD__MAX_VALUE)
         return kd__spec_fail(d, "the output of this layer, %lld, is too large", (long long)features + count);
     d->m->prompt = count;
@@ -9143,15 +9152,27 @@ KD__PRIVATE void kd__rows_pass(const kd__run *r, int rows, int width, const floa
     for (i = 0; i < rows; ++i, from += from_row, to += to_row) r->k->add(width, to, from, KD__IDENTITY, 0, to);
 }
 
+/* Whether a sample has a prompt: one of zeros is none. */
+KD__PRIVATE int kd__prompt_given(const kd__run *r, int sample)
+{
+    const float *prompt = r->prompt ? r->prompt + (ptrdiff_t)sample * r->model->prompt : NULL;
+    int i;
+    for (i = 0; prompt && i < r->model->prompt; ++i) {
+        if (prompt[i] != 0) return 1;
+    }
+    return 0;
+}
+
 /* The tokens of a value that are no padding, for a sample of the batch at hand; all of them are in front. */
 KD__PRIVATE int kd__tokens_real(const kd__run *r, int value, int sample)
 {
     const kd__value *v = &r->model->values[value];
+    const int side = v->side && kd__prompt_given(r, sample) ? v->side : 0, all = v->shape.h - v->side;
     int length = r->model->values[r->model->input].shape.c;
     const float *ids = r->x + (ptrdiff_t)sample * length;
-    if (v->stride == 0) return v->shape.h;
+    if (v->stride == 0) return all + side;
     while (length > 0 && ids[length - 1] == 0) --length;
-    return KD__MIN(v->shape.h, v->lead + (length > 0 ? kd__parts(length, v->stride) : 0));
+    return KD__MIN(all, v->lead + (length > 0 ? kd__parts(length, v->stride) : 0)) + side;
 }
 
 /* Sets rows from `first` on to zero. */
@@ -9319,7 +9340,7 @@ KD__PRIVATE kd_result kd__patch_build(kd__draft *d, kd__node *n)
     return result;
 }
 
-/* ---- classtoken, disttoken, position --------------------------------------------------------------------- */
+/* ---- classtoken, disttoken, prompttokens, position --------------------------------------------------------- */
 
 /* A learned tensor (1, tokens, width) that is named as the layer itself. */
 KD__PRIVATE int kd__draft_embedding(kd__draft *d, const kd__node *n, int tokens, int width, int start)
@@ -9335,53 +9356,68 @@ KD__PRIVATE int kd__draft_embedding(kd__draft *d, const kd__node *n, int tokens,
     return kd__draft_param(d, n, "", p);
 }
 
-enum { KD__TOKEN_PLACE }; /* not written in the line: 0, before all tokens; of disttoken 1, behind the first */
+/* `place` is not written in the line: 0, before all tokens; of disttoken and prompttokens 1, behind the first. */
+enum { KD__TOKEN_COUNT, KD__TOKEN_PLACE };
 
-KD__PRIVATE kd_result kd__classtoken_build(kd__draft *d, kd__node *n)
+KD__PRIVATE kd_result kd__learned_tokens_build(kd__draft *d, kd__node *n, int count, int place, int start)
 {
     const kd__shape in = d->m->values[n->in].shape;
     const kd_result result = kd__needs_tokens(d, n, 0);
     if (result != KD_OK) return result;
-    n->param[0] =
-        kd__draft_embedding(d, n, 1, in.c, n->arg[KD__TOKEN_PLACE].v[0] != 0 ? KD__START_TRUNC : KD__START_TINY);
-    return n->param[0] < 0 ? KD_ERR_MEMORY : kd__draft_tokens_value(d, n, in.c, in.h + 1);
+    n->arg[KD__TOKEN_COUNT].v[0] = count;
+    n->arg[KD__TOKEN_PLACE].v[0] = place;
+    if ((double)count * in.c > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "%d tokens of %d numbers are too many", count, in.c);
+    n->param[0] = kd__draft_embedding(d, n, count, in.c, start);
+    return n->param[0] < 0 ? KD_ERR_MEMORY : kd__draft_tokens_value(d, n, in.c, in.h + count);
+}
+
+KD__PRIVATE kd_result kd__classtoken_build(kd__draft *d, kd__node *n)
+{
+    return kd__learned_tokens_build(d, n, 1, 0, KD__START_TINY);
 }
 
 KD__PRIVATE kd_result kd__disttoken_build(kd__draft *d, kd__node *n)
 {
-    n->arg[KD__TOKEN_PLACE].v[0] = 1;
-    return kd__classtoken_build(d, n);
+    return kd__learned_tokens_build(d, n, 1, 1, KD__START_TRUNC);
 }
 
-KD__PRIVATE void kd__classtoken_forward(const kd__run *r, const kd__node *n, kd__span s)
+KD__PRIVATE kd_result kd__prompttokens_build(kd__draft *d, kd__node *n)
+{
+    return kd__learned_tokens_build(d, n, (int)n->arg[KD__TOKEN_COUNT].v[0], 1, KD__START_TRUNC);
+}
+
+KD__PRIVATE void kd__learned_tokens_forward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
     const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
-    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0];
+    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], count = (int)n->arg[KD__TOKEN_COUNT].v[0];
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *x = kd__slot_at(in, s, i);
         float *y = kd__slot_at(out, s, i);
         r->k->copy(x, in->row, place, t.width, y, out->row);
-        memcpy(y + place * out->row, kd__weight(r, n->param[0]), (size_t)t.width * sizeof *y);
-        r->k->copy(x + place * in->row, in->row, t.tokens - place, t.width, y + (place + 1) * out->row, out->row);
+        r->k->copy(kd__weight(r, n->param[0]), t.width, count, t.width, y + place * out->row, out->row);
+        r->k->copy(x + place * in->row, in->row, t.tokens - place, t.width, y + (place + count) * out->row,
+                   out->row);
     }
 }
 
-KD__PRIVATE void kd__classtoken_backward(const kd__run *r, const kd__node *n, kd__span s)
+KD__PRIVATE void kd__learned_tokens_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
     const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
-    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], accumulate = r->plan[n - r->model->nodes].accumulate[0];
+    const int place = (int)n->arg[KD__TOKEN_PLACE].v[0], count = (int)n->arg[KD__TOKEN_COUNT].v[0];
+    const int accumulate = r->plan[n - r->model->nodes].accumulate[0];
     int i;
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *dy = kd__slot_at(grad, s, i);
         if (kd__learns(r, n))
-            kd__rows_pass(r, 1, t.width, dy + place * grad->row, 0, kd__partial(r, n->param[0], s), 0,
-                          i > s.chunk * r->chunk);
+            kd__rows_pass(r, count, t.width, dy + place * grad->row, grad->row, kd__partial(r, n->param[0], s),
+                          t.width, i > s.chunk * r->chunk);
         if (!kd__needs_grad(r, n->in)) continue;
         kd__rows_pass(r, place, t.width, dy, grad->row, kd__slot_at(to, s, i), to->row, accumulate);
-        kd__rows_pass(r, t.tokens - place, t.width, dy + (place + 1) * grad->row, grad->row,
+        kd__rows_pass(r, t.tokens - place, t.width, dy + (place + count) * grad->row, grad->row,
                       kd__slot_at(to, s, i) + place * to->row, to->row, accumulate);
     }
 }
@@ -9391,6 +9427,7 @@ KD__PRIVATE kd_result kd__position_build(kd__draft *d, kd__node *n)
     const kd__shape in = d->m->values[n->in].shape;
     const kd_result result = kd__needs_tokens(d, n, 0);
     if (result != KD_OK) return result;
+    if (d->m->values[n->in].side) return kd__spec_fail(d, "position must stand in front of sidetokens");
     n->param[0] = kd__draft_embedding(d, n, in.h, in.c, KD__START_TRUNC);
     return n->param[0] < 0 ? KD_ERR_MEMORY : kd__same_shape(d, n, 0);
 }
@@ -9418,6 +9455,122 @@ KD__PRIVATE void kd__position_backward(const kd__run *r, const kd__node *n, kd__
                       shape->c, i > s.chunk * r->chunk);
     if (kd__needs_grad(r, n->in) && r->grad[n->in].base != grad->base)
         kd__pass_on(r, shape, grad, &r->grad[n->in], r->plan[n - r->model->nodes].accumulate[0], s);
+}
+
+/* ---- sidetokens ------------------------------------------------------------------------------------------ */
+
+enum { KD__SIDE_TOKENS, KD__SIDE_NUMBERS };
+
+KD__PRIVATE kd_result kd__sidetokens_build(kd__draft *d, kd__node *n)
+{
+    const kd__shape in = d->m->values[n->in].shape;
+    const int tokens = (int)n->arg[KD__SIDE_TOKENS].v[0], numbers = (int)n->arg[KD__SIDE_NUMBERS].v[0];
+    kd_result result = kd__needs_tokens(d, n, 0);
+    kd__param p;
+    if (result != KD_OK) return result;
+    if (d->m->prompt) return kd__spec_fail(d, "a model may have one layer that takes prompts");
+    if ((double)tokens * in.c * numbers > (double)KD__MAX_VALUE)
+        return kd__spec_fail(d, "%d tokens of %d numbers, each of %d, are too many", tokens, in.c, numbers);
+    memset(&p, 0, sizeof p);
+    p.rank = 2;
+    p.shape[0] = tokens * in.c, p.shape[1] = numbers;
+    p.layout = KD__VECTOR;
+    p.trained = p.summed = 1;
+    p.start = KD__START_TRUNC;
+    p.c = tokens * in.c * numbers, p.h = p.w = 1;
+    n->param[0] = kd__draft_param(d, n, "weight", p);
+    n->param[1] = n->param[0] < 0 ? -1 : kd__draft_vector(d, n, "bias", kd__channels(tokens * in.c), 1, 1);
+    result = n->param[1] < 0 ? KD_ERR_MEMORY : kd__draft_tokens_value(d, n, in.c, in.h + tokens);
+    if (result != KD_OK) return result;
+    d->m->prompt = numbers;
+    d->m->prompted = n->out;
+    d->m->values[n->out].side = tokens;
+    return KD_OK;
+}
+
+/* Behind how many of a sample's tokens those of its prompt are; where it has none, their places are the last. */
+KD__PRIVATE int kd__sidetokens_place(const kd__run *r, const kd__node *n, int sample)
+{
+    return kd__prompt_given(r, sample) ? kd__tokens_real(r, n->in, sample) : r->model->values[n->in].shape.h;
+}
+
+KD__PRIVATE void kd__sidetokens_forward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const int tokens = (int)n->arg[KD__SIDE_TOKENS].v[0], numbers = (int)n->arg[KD__SIDE_NUMBERS].v[0];
+    const float *weight = kd__weight(r, n->param[0]), *bias = kd__weight(r, n->param[1]);
+    const kd__slot *in = &r->act[n->in], *out = &r->act[n->out];
+    int i, j;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const int place = kd__sidetokens_place(r, n, i);
+        const float *x = kd__slot_at(in, s, i);
+        float *y = kd__slot_at(out, s, i), *made = y + place * out->row;
+        r->k->copy(x, in->row, place, t.width, y, out->row);
+        for (j = 0; j < tokens && kd__prompt_given(r, i); ++j) {
+            float *to = made + j * out->row;
+            r->k->dots(weight + (ptrdiff_t)j * t.width * numbers, numbers, t.width,
+                       r->prompt + (ptrdiff_t)i * numbers, numbers, to);
+            r->k->add(t.width, to, bias + (ptrdiff_t)j * t.width, KD__IDENTITY, 0, to);
+        }
+        if (!kd__prompt_given(r, i)) kd__rows_clear(0, tokens, t.width, made, out->row);
+        r->k->copy(x + place * in->row, in->row, t.tokens - place, t.width, made + tokens * out->row, out->row);
+    }
+}
+
+/* Adds a sample's share to the gradients of weight and bias. */
+KD__PRIVATE void kd__sidetokens_learn(const kd__run *r, const kd__node *n, const float *prompt, const float *dy,
+                                      ptrdiff_t dy_row, float *by_weight, float *by_bias)
+{
+    const int width = r->model->values[n->out].shape.c, numbers = (int)n->arg[KD__SIDE_NUMBERS].v[0];
+    int j, c, k;
+    for (j = 0; j < (int)n->arg[KD__SIDE_TOKENS].v[0]; ++j, dy += dy_row, by_bias += width) {
+        r->k->add(width, by_bias, dy, KD__IDENTITY, 0, by_bias);
+        for (c = 0; c < width; ++c, by_weight += numbers) {
+            for (k = 0; k < numbers; ++k) by_weight[k] += dy[c] * prompt[k];
+        }
+    }
+}
+
+KD__PRIVATE void kd__sidetokens_backward(const kd__run *r, const kd__node *n, kd__span s)
+{
+    const kd__tokens t = kd__tokens_of(&r->model->values[n->in].shape);
+    const int tokens = (int)n->arg[KD__SIDE_TOKENS].v[0], accumulate = r->plan[n - r->model->nodes].accumulate[0];
+    const kd__slot *grad = &r->grad[n->out], *to = &r->grad[n->in];
+    float *by_weight = kd__learns(r, n) ? kd__partial(r, n->param[0], s) : NULL;
+    float *by_bias = kd__learns(r, n) ? kd__partial(r, n->param[1], s) : NULL;
+    int i;
+    for (i = s.first; i < s.first + s.count; ++i) {
+        const int place = kd__sidetokens_place(r, n, i);
+        const float *dy = kd__slot_at(grad, s, i);
+        float *dx = kd__needs_grad(r, n->in) ? kd__slot_at(to, s, i) : NULL;
+        if (by_weight && i == s.chunk * r->chunk) {
+            memset(by_weight, 0, r->model->params[n->param[0]].size * sizeof *by_weight);
+            memset(by_bias, 0, r->model->params[n->param[1]].size * sizeof *by_bias);
+        }
+        if (by_weight && kd__prompt_given(r, i))
+            kd__sidetokens_learn(r, n, r->prompt + (ptrdiff_t)i * r->model->prompt, dy + place * grad->row,
+                                 grad->row, by_weight, by_bias);
+        if (!dx) continue;
+        kd__rows_pass(r, place, t.width, dy, grad->row, dx, to->row, accumulate);
+        kd__rows_pass(r, t.tokens - place, t.width, dy + (place + tokens) * grad->row, grad->row,
+                      dx + place * to->row, to->row, accumulate);
+    }
+}
+
+/* The gradient by number k of a sample's prompt. */
+KD__PRIVATE float kd__sidetokens_by_number(const kd__run *r, const kd__node *n, int sample, int k)
+{
+    const int width = r->model->values[n->out].shape.c, numbers = (int)n->arg[KD__SIDE_NUMBERS].v[0];
+    const kd__span all = {0, 0, 0, 0};
+    const kd__slot *slot = &r->grad[n->out];
+    const float *dy = kd__slot_at(slot, all, sample) + kd__sidetokens_place(r, n, sample) * slot->row;
+    const float *weight = kd__weight(r, n->param[0]) + k;
+    double sum = 0;
+    int j, c;
+    for (j = 0; j < (int)n->arg[KD__SIDE_TOKENS].v[0]; ++j, dy += slot->row) {
+        for (c = 0; c < width; ++c, weight += numbers) sum += (double)*weight * (double)dy[c];
+    }
+    return (float)sum;
 }
 
 /* ---- token, meanpool ------------------------------------------------------------------------------------- */
@@ -10299,8 +10452,8 @@ static const kd__layer_type kd__layer_types[] = {
      kd__classtoken_build,
      NULL,
      NULL,
-     {{kd__classtoken_forward, KD__SPANS, KD__ALWAYS}},
-     KD__BACKWARD({kd__classtoken_backward, KD__SPANS, KD__ALWAYS}),
+     {{kd__learned_tokens_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__learned_tokens_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"disttoken",
@@ -10308,8 +10461,26 @@ static const kd__layer_type kd__layer_types[] = {
      kd__disttoken_build,
      NULL,
      NULL,
-     {{kd__classtoken_forward, KD__SPANS, KD__ALWAYS}},
-     KD__BACKWARD({kd__classtoken_backward, KD__SPANS, KD__ALWAYS}),
+     {{kd__learned_tokens_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__learned_tokens_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"prompttokens",
+     "count:i",
+     kd__prompttokens_build,
+     NULL,
+     NULL,
+     {{kd__learned_tokens_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__learned_tokens_backward, KD__SPANS, KD__ALWAYS}),
+     0,
+     0},
+    {"sidetokens",
+     "count:i numbers:i",
+     kd__sidetokens_build,
+     NULL,
+     NULL,
+     {{kd__sidetokens_forward, KD__SPANS, KD__ALWAYS}},
+     KD__BACKWARD({kd__sidetokens_backward, KD__SPANS, KD__ALWAYS}),
      0,
      0},
     {"position",
@@ -10510,7 +10681,8 @@ KD__PRIVATE kd_result kd__unknown_layer(kd__draft *d, const char *word, size_t l
         "there is no layer \"%.*s\"; there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, "
         "dropout, flatten, quant, residual, concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, "
         "hardswish, sigmoid, tanh, gelutanh, and for tokens embed, patch, tokens, classtoken, disttoken, "
-        "position, encoder, layernorm, attention, linear, droppath, token, meanpool and disthead",
+        "prompttokens, sidetokens, position, encoder, layernorm, attention, linear, droppath, token, meanpool and "
+        "disthead",
         (int)KD__MIN(length, 40), word);
 }
 
@@ -10706,27 +10878,43 @@ KD__PRIVATE const kd__arg *kd__node_stride(const kd__node *n)
     return t->build == kd__pool_build || t->build == kd__gap_build ? &n->arg[KD__POOL_STRIDE] : NULL;
 }
 
-/* Which tokens are padding: those behind the last id that is not 0. The node that is being built passes on what its
-   input knows of that, if its tokens are the input's, or one for so many of them. */
-KD__PRIVATE void kd__draft_padding(kd__draft *d, const kd__node *n)
+/* Whether a node makes a vector of a sequence, of whatever length. */
+KD__PRIVATE int kd__takes_tokens(const kd__node *n)
+{
+    const kd__layer_type *t = &kd__layer_types[n->type];
+    return t->build == kd__token_build || t->build == kd__meanpool_build;
+}
+
+/* Which tokens are padding: those behind the last id that is not 0, and those of a prompt that is missing. The node
+   that is being built passes on what its input knows of that, if its tokens are the input's, or one for so many of
+   them. */
+KD__PRIVATE kd_result kd__draft_padding(kd__draft *d, const kd__node *n)
 {
     const kd__value *in = &d->m->values[n->in];
     kd__value *out = &d->m->values[n->out];
     const kd__arg *window = kd__node_stride(n);
-    const int stride = window ? (int)window->v[0] : 1;
-    int i;
+    const int stride = window ? (int)window->v[0] : 1, sides = out->side;
+    int i, same = 1, side = in->side;
     for (i = 1; i < n->inputs; ++i) {
         const kd__value *other = &d->m->values[kd__input(d->m, n, i)];
-        if (other->stride != in->stride || other->lead != in->lead) return;
+        same &= other->stride == in->stride && other->lead == in->lead && other->side == in->side;
+        side |= other->side;
     }
-    if (in->stride == 0 || out->shape.flat || out->shape.w != 1) return;
-    if (out->shape.h == in->shape.h + 1) { /* a learned token */
+    if (side && (window || !same || (out->shape.flat && !kd__takes_tokens(n))))
+        return kd__spec_fail(d, "the tokens that sidetokens adds may be missing, which \"%s\" cannot pass on",
+                             kd__layer_types[n->type].word);
+    if (out->shape.flat) return KD_OK;
+    if (!same || out->shape.w != 1) return KD_OK;
+    out->side = sides + in->side;
+    if (in->stride == 0) return KD_OK;
+    if (out->shape.h > in->shape.h && !window) { /* learned tokens, or of a prompt */
         out->stride = in->stride;
-        out->lead = in->lead + 1;
+        out->lead = in->lead + (sides ? 0 : out->shape.h - in->shape.h);
     } else if (out->shape.h == kd__parts(in->shape.h, stride) && (stride == 1 || in->lead == 0)) {
         out->stride = in->stride * stride;
         out->lead = in->lead;
     }
+    return KD_OK;
 }
 
 /* Adds a layer that reads the values that have been added since `first`. */
@@ -10766,7 +10954,7 @@ KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args
     if (result == KD_OK && m->ids && kd__reads(m, n, m->input) && t->build != kd__embed_build)
         result = kd__spec_fail(d, "the input is ids, which embed has to read first, as in embed 256 128");
     if (result == KD_OK) result = t->build(d, n);
-    if (result == KD_OK) kd__draft_padding(d, n);
+    if (result == KD_OK) result = kd__draft_padding(d, n);
     if (result != KD_OK) {
         kd__free(d->kd, n->name);
         kd__free(d->kd, n->text);
@@ -15035,9 +15223,10 @@ typedef struct kd__attacker {
     kd_ctx *kd;
     kd_attack_desc desc; /* with the kind of its loss resolved */
     kd__run *run;
-    float *x, *loss_room;                                  /* x: (capacity, floats), what it makes */
-    ptrdiff_t floats;                                      /* of a sample's image or prompt */
-    ptrdiff_t plane;                                       /* of those, consecutive ones with the same limits */
+    float *x, *loss_room; /* x: (capacity, floats), what it makes */
+    ptrdiff_t floats;     /* of a sample's image or prompt */
+    ptrdiff_t plane;      /* of those, consecutive ones with the same limits */
+    const kd__node *made; /* the sidetokens that makes tokens of the prompt; NULL: they stand at a value's end */
     float epsilon[KD_MAX_CHANNELS], step[KD_MAX_CHANNELS]; /* normalised, by plane */
     float low[KD_MAX_CHANNELS], high[KD_MAX_CHANNELS];
     /* the batch at hand */
@@ -15127,6 +15316,7 @@ KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int va
     a->desc = *desc;
     a->floats = value == m->input ? (ptrdiff_t)kd__shape_count(&m->values[value].shape) : m->prompt;
     a->plane = a->floats / planes;
+    a->made = m->values[value].side ? &m->nodes[m->values[value].producer] : NULL;
     for (c = 0; c < planes; ++c) {
         const float centre = mean && planes == channels ? mean[c] : 0,
                     unit = std && planes == channels ? std[c] : 1;
@@ -15168,7 +15358,14 @@ KD__PRIVATE void kd__attack_start(void *arg, int index, int worker)
     }
 }
 
-/* One step along the sign of the gradient, which is stored (h, w, c). A prompt stands at the end of a vector. */
+KD__PRIVATE float kd__attack_moved(const kd__attacker *a, ptrdiff_t i, float from, float to, float gradient)
+{
+    const float shift = gradient > 0 ? a->step[i / a->plane] : gradient < 0 ? -a->step[i / a->plane] : 0;
+    return kd__attack_limit(a, i / a->plane, from, to + shift);
+}
+
+/* One step along the sign of the gradient, which is stored (h, w, c). A prompt stands at the end of a vector, or
+   tokens were made of it. */
 KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
 {
     const kd__attacker *a = (const kd__attacker *)arg;
@@ -15181,13 +15378,12 @@ KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
     ptrdiff_t i = 0;
     int c, y, x;
     (void)worker;
-    for (c = (int)others; c < s->c; ++c) {
+    for (; a->made && i < a->floats; ++i)
+        to[i] = kd__attack_moved(a, i, from[i], to[i], kd__sidetokens_by_number(a->run, a->made, index, (int)i));
+    for (c = (int)others; !a->made && c < s->c; ++c) {
         for (y = 0; y < s->h; ++y) {
-            for (x = 0; x < s->w; ++x, ++i) {
-                const float g = grad[y * slot->row + (ptrdiff_t)x * s->c + c];
-                const float shift = g > 0 ? a->step[i / a->plane] : g < 0 ? -a->step[i / a->plane] : 0;
-                to[i] = kd__attack_limit(a, i / a->plane, from[i], to[i] + shift);
-            }
+            for (x = 0; x < s->w; ++x, ++i)
+                to[i] = kd__attack_moved(a, i, from[i], to[i], grad[y * slot->row + (ptrdiff_t)x * s->c + c]);
         }
     }
 }
@@ -26593,8 +26789,20 @@ KD__PRIVATE void kd__onnx_tokens(kd__onnx_writer *o, const kd__node *n, const ch
     kd__onnx_transpose(o, rows.chars, order, 3, out);
 }
 
-/* One learned token for each sample, in front of all others or behind the first. */
-KD__PRIVATE void kd__onnx_classtoken(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+/* Those of a prompt are missing in prediction. */
+KD__PRIVATE int64_t kd__onnx_token_count(const kd__onnx_writer *o, int value)
+{
+    return o->m->values[value].shape.h - o->m->values[value].side;
+}
+
+KD__PRIVATE void kd__onnx_sidetokens(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
+{
+    (void)n;
+    kd__onnx_plain(o, "Identity", in, NULL, out);
+}
+
+/* Learned tokens for each sample, in front of all others or behind the first. */
+KD__PRIVATE void kd__onnx_learned_tokens(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
     const kd__shape *s = &o->m->values[n->in].shape;
     const int behind = n->arg[KD__TOKEN_PLACE].v[0] != 0;
@@ -26606,7 +26814,7 @@ KD__PRIVATE void kd__onnx_classtoken(kd__onnx_writer *o, const kd__node *n, cons
     int64_t sizes[2];
     kd__pb *w = &o->graph;
     size_t start;
-    sizes[0] = 1, sizes[1] = s->c;
+    sizes[0] = (int64_t)n->arg[KD__TOKEN_COUNT].v[0], sizes[1] = s->c;
     numbers = kd__onnx_int64s(o, n, "sizes", sizes, 2);
     start = kd__onnx_node(o, "Shape", in, NULL, NULL, batch.chars);
     kd__onnx_int(w, "start", 0);
@@ -26617,7 +26825,7 @@ KD__PRIVATE void kd__onnx_classtoken(kd__onnx_writer *o, const kd__node *n, cons
     kd__pb_end(w, start);
     kd__onnx_plain(o, "Expand", token, shape.chars, each.chars);
     if (behind) {
-        sizes[1] = s->h - 1;
+        sizes[0] = 1, sizes[1] = kd__onnx_token_count(o, n->in) - 1;
         numbers = kd__onnx_int64s(o, n, "split", sizes, 2);
         start = kd__pb_begin(w, KD__GRAPH_NODE);
         kd__pb_text(w, KD__OP_INPUT, in);
@@ -26687,7 +26895,7 @@ KD__PRIVATE int kd__onnx_pads_alike(const kd_model *m, int value, const kd__node
     const kd__value *a = &m->values[value], *b = &m->values[earlier->in];
     const char *word = kd__layer_types[earlier->type].word;
     return (strcmp(word, "attention") == 0 || strcmp(word, "meanpool") == 0) && a->stride == b->stride &&
-           a->lead == b->lead && a->shape.h == b->shape.h;
+           a->lead == b->lead && a->shape.h - a->side == b->shape.h - b->side;
 }
 
 /* Floats (N, tokens) that are 1 of a token and 0 of padding; "" where no token is. Written for the first node that
@@ -26699,7 +26907,7 @@ KD__PRIVATE kd__onnx_name kd__onnx_padding(kd__onnx_writer *o, const kd__node *n
     const kd__node *first = m->nodes;
     kd__onnx_name name, up, whole, tokens, places, real;
     unsigned char *bytes;
-    const int64_t size = v->shape.h;
+    const int64_t size = kd__onnx_token_count(o, n->in);
     int64_t i;
     size_t start;
     name.chars[0] = 0;
@@ -26784,7 +26992,7 @@ KD__PRIVATE void kd__onnx_linear(kd__onnx_writer *o, const kd__node *n, const ch
     kd__onnx_shaped(o, n, "Reshape", in, "shape_in", shape, 2, rows.chars);
     if (is_int8) kd__onnx_steps_of(o, n, n->in, rows.chars, steps.chars);
     kd__onnx_dense(o, n, is_int8 ? steps.chars : rows.chars, products.chars);
-    shape[1] = to->h, shape[2] = to->c;
+    shape[1] = kd__onnx_token_count(o, n->out), shape[2] = to->c;
     kd__onnx_shaped(o, n, "Reshape", products.chars, "shape_out", shape, 3, out);
 }
 
@@ -26842,7 +27050,7 @@ KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const
     int64_t shape[5] = {0, 0, 3, 0, 0};
     size_t start;
     int i;
-    shape[1] = s->h, shape[3] = heads, shape[4] = size;
+    shape[1] = kd__onnx_token_count(o, n->out), shape[3] = heads, shape[4] = size;
     kd__onnx_shaped(o, n, "Reshape", in, "shape_in", shape, 5, split.chars);
     kd__onnx_transpose(o, split.chars, apart, 5, parts.chars);
     for (i = 0; i < 3; ++i) {
@@ -26857,7 +27065,7 @@ KD__PRIVATE void kd__onnx_attention(kd__onnx_writer *o, const kd__node *n, const
     kd__onnx_plain(o, "MatMul", three[0].chars, keys.chars, scores.chars);
     kd__onnx_plain(o, "Mul", scores.chars, factor.chars, scaled.chars);
     if (causal) {
-        mask = kd__onnx_causal(o, n, s->h);
+        mask = kd__onnx_causal(o, n, (int)shape[1]);
         kd__onnx_plain(o, "Add", seen, mask.chars, masked.chars);
         seen = masked.chars;
     }
@@ -26897,8 +27105,10 @@ static const kd__onnx_row kd__onnx_rows[] = {
     {"prompt", kd__onnx_prompt, KD__ONNX_IMAGE, KD__ONNX_IMAGE},
     {"embed", kd__onnx_embed, KD__ONNX_IMAGE, KD__ONNX_TOKENS},
     {"tokens", kd__onnx_tokens, KD__ONNX_IMAGE, KD__ONNX_TOKENS},
-    {"classtoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
-    {"disttoken", kd__onnx_classtoken, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"classtoken", kd__onnx_learned_tokens, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"disttoken", kd__onnx_learned_tokens, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"prompttokens", kd__onnx_learned_tokens, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
+    {"sidetokens", kd__onnx_sidetokens, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
     {"position", kd__onnx_position, KD__ONNX_TOKENS, KD__ONNX_TOKENS},
     {"token", kd__onnx_one_token, KD__ONNX_TOKENS, KD__ONNX_IMAGE},
     {"meanpool", kd__onnx_meanpool, KD__ONNX_TOKENS, KD__ONNX_IMAGE},
@@ -30706,7 +30916,7 @@ KD__PRIVATE int kd__c_kind(const kd__node *n)
     if (t->build == kd__concat_build) return KD__C_CONCAT;
     if (t->build == kd__linear_build) return KD__C_CONV;
     if (t->build == kd__embed_build) return KD__C_EMBED;
-    if (t->build == kd__classtoken_build || t->build == kd__disttoken_build) return KD__C_CLASSTOKEN;
+    if (t->forward[0].fn == kd__learned_tokens_forward) return KD__C_CLASSTOKEN;
     if (t->build == kd__position_build) return KD__C_POSITION;
     if (t->build == kd__token_build) return KD__C_TOKEN;
     if (t->build == kd__meanpool_build) return KD__C_MEANPOOL;
@@ -31603,12 +31813,12 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "        for (k = 0; k < width; ++k) *y++ = is_id ? @_FLOAT(from[k]) : NAN;\n"
     "    }\n"
     "}\n\n",
-    "/* A learned token behind the first `place`. */\n"
-    "static void $_classtoken(const float *x, int tokens, int c, int place, const float *token, float *y)\n"
+    "/* Learned tokens behind the first `place`. */\n"
+    "static void $_classtoken(const float *x, int tokens, int c, int place, int n, const float *learned, float *y)\n"
     "{\n"
     "    int i;\n"
     "    for (i = 0; i < place * c; ++i) *y++ = *x++;\n"
-    "    for (i = 0; i < c; ++i) *y++ = @_FLOAT(token[i]);\n"
+    "    for (i = 0; i < n * c; ++i) *y++ = @_FLOAT(learned[i]);\n"
     "    for (i = 0; i < (tokens - place) * c; ++i) *y++ = *x++;\n"
     "}\n\n",
     "static void $_token(const float *x, int c, float *y)\n"
@@ -32167,8 +32377,8 @@ KD__PRIVATE void kd__c_tokens_call(kd__c_file *f, const kd__c_step *s, long long
         kd__c_write(f, "(m + %lld, %d, %d, %d, $_p%d, m + %lld);", in, v->shape.c,
                     (int)n->arg[KD__EMBED_VOCABULARY].v[0], (int)n->arg[KD__EMBED_WIDTH].v[0], s->node, out);
     else if (s->kind == KD__C_CLASSTOKEN)
-        kd__c_write(f, "(m + %lld, %d, %d, %d, $_p%d, m + %lld);", in, t.tokens, t.width,
-                    (int)n->arg[KD__TOKEN_PLACE].v[0], s->node, out);
+        kd__c_write(f, "(m + %lld, %d, %d, %d, %d, $_p%d, m + %lld);", in, t.tokens, t.width,
+                    (int)n->arg[KD__TOKEN_PLACE].v[0], (int)n->arg[KD__TOKEN_COUNT].v[0], s->node, out);
     else if (s->kind == KD__C_TOKEN)
         kd__c_write(f, "(m + %lld, %d, m + %lld);", in + (long long)n->arg[KD__TOKEN_K].v[0] * t.width, t.width,
                     out);

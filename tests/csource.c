@@ -34,7 +34,8 @@ static const char *const lines[] = {
     "9: concat(dense 4, relu | | dense 3), dense 5",
     "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, blocks: encoder 2 3, norm: "
     "layernorm, token 0, head: linear 5",
-    "2x6x6: patch 3 8, classtoken, disttoken, position, encoder 1 2 norm=post act=relu eps=1e-5, meanpool, linear "
+    "2x6x6: patch 3 8, classtoken, disttoken, prompttokens 3, position, encoder 1 2 norm=post act=relu eps=1e-5, "
+    "meanpool, linear "
     "3",
     "2x6x6: tokens, concat( | linear 3 | gelu), residual(layernorm, linear 7, silu, droppath 0.1), maxpool 2x1, "
     "batchnorm, layernorm, flatten, layernorm, dense 3",

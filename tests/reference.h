@@ -220,18 +220,28 @@ KD__PRIVATE void reference_layernorm(const kd__shape *in, double eps, const doub
 }
 
 /* softmax(q k^T / sqrt(size)) v, head by head and token by token */
-/* How many tokens of a value of sample i are no padding: all, of a value that no ids stand behind. */
+/* Whether sample i has a prompt. */
+KD__PRIVATE int reference_prompted(const reference *r, int i)
+{
+    int k, given = 0;
+    for (k = 0; r->prompt && k < r->m->prompt; ++k) given |= r->prompt[i * r->m->prompt + k] != 0;
+    return given;
+}
+
+/* How many tokens of a value of sample i are no padding: all, of a value that no ids stand behind, but for those of
+   a prompt that is missing. */
 KD__PRIVATE int reference_real(const reference *r, int value, int i)
 {
     const kd__value *v = &r->m->values[value];
+    const int side = reference_prompted(r, i) ? v->side : 0;
     const int length = (int)kd__shape_count(&r->m->values[r->m->input].shape);
     const double *ids = r->values[r->m->input] + (ptrdiff_t)i * length;
     int last = -1, t;
-    if (!v->stride) return v->shape.h;
+    if (!v->stride) return v->shape.h - v->side + side;
     for (t = 0; t < length; ++t) {
         if (ids[t] != 0) last = t;
     }
-    return last < 0 ? v->lead : v->lead + last / v->stride + 1;
+    return (last < 0 ? v->lead : v->lead + last / v->stride + 1) + side;
 }
 
 /* Of padding, from `real` on, nobody sees anything, and it sees nothing. */
@@ -266,11 +276,13 @@ KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, int rea
                                  double *y)
 {
     const kd__layer_type *type = &kd__layer_types[n->type];
-    const int tokens = in->h, place = (int)n->arg[KD__TOKEN_PLACE].v[0];
+    const int tokens = in->h, place = (int)n->arg[KD__TOKEN_PLACE].v[0], count = (int)n->arg[KD__TOKEN_COUNT].v[0];
     int t, c;
     for (c = 0; c < in->c; ++c, x += tokens) {
-        if (type->build == kd__classtoken_build || type->build == kd__disttoken_build) {
-            for (t = 0; t <= tokens; ++t) *y++ = t == place ? w[c] : x[t < place ? t : t - 1];
+        if (type->build == kd__classtoken_build || type->build == kd__disttoken_build ||
+            type->build == kd__prompttokens_build) {
+            for (t = 0; t < tokens + count; ++t)
+                *y++ = t < place ? x[t] : t < place + count ? w[(t - place) * in->c + c] : x[t - count];
         } else if (type->build == kd__position_build) {
             for (t = 0; t < tokens; ++t) *y++ = x[t] + w[t * in->c + c];
         } else if (type->build == kd__token_build) {
@@ -283,6 +295,24 @@ KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, int rea
         }
     }
     return 1;
+}
+
+/* Tokens made of a prompt, behind those of sample i that are no padding. */
+KD__PRIVATE void reference_sidetokens(const reference *r, const kd__node *n, int i, const double *x,
+                                      const double *w, const double *b, double *y)
+{
+    const kd__shape *in = &r->m->values[n->in].shape;
+    const int tokens = (int)n->arg[KD__SIDE_TOKENS].v[0], numbers = r->m->prompt, given = reference_prompted(r, i);
+    const int place = given ? reference_real(r, n->in, i) : in->h;
+    int t, c, k;
+    for (c = 0; c < in->c; ++c, x += in->h) {
+        for (t = 0; t < in->h + tokens; ++t, ++y) {
+            const int row = (t - place) * in->c + c, made = t >= place && t < place + tokens;
+            *y = !made ? x[t < place ? t : t - tokens] : given ? b[row] : 0;
+            for (k = 0; made && given && k < numbers; ++k)
+                *y += w[row * numbers + k] * (double)r->prompt[i * numbers + k];
+        }
+    }
 }
 
 /* Dropout is left out: its mask is random by design and has tests of its own. */
@@ -318,6 +348,8 @@ KD__PRIVATE void reference_sample(reference *r, int node, int i)
     } else if (t->build == kd__attention_build) {
         reference_attention(in, (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0,
                             reference_real(r, n->in, i), x, y);
+    } else if (t->build == kd__sidetokens_build) {
+        reference_sidetokens(r, n, i, x, w, b, y);
     } else if (t->build == kd__embed_build) {
         for (o = 0; o < out_count; ++o) /* (c, h) of (vocabulary, c) */
             y[o] = w[(int64_t)x[o % out->h] * out->c + o / out->h] * (x[o % out->h] != 0);

@@ -229,6 +229,9 @@ static void test_who_passes_padding_on(void **state)
         {"residual(layernorm, attention 2)", 1, 0},
         {"classtoken", 1, 1},
         {"classtoken, disttoken, encoder 1 2", 1, 2},
+        {"prompttokens 3, linear 4", 1, 3},
+        {"classtoken, sidetokens 2 5, linear 4, prompttokens 2, meanpool", 1, 3},
+        {"conv 4 2x1 pad=1x0", 0, 0}, /* a token more, which is not learned */
         {"conv 4 3x1 pad=1x0", 1, 0},
         {"conv 4 3x1 pad=1x0 stride=2x1, depthwise 3x1 pad=1x0, maxpool 2x1", 4, 0},
         {"avgpool 2x1, classtoken", 2, 1},

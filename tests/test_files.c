@@ -828,7 +828,8 @@ static const char *const left_lines[] = {
     "3x9x10: conv 12 3x5 stride=2 pad=1 bias=0, relu, depthwise 3 pad=1, conv 24 3 groups=3 pad=1, leakyrelu 0.1, "
     "conv 20 1, gap, dense 3",
     "70: dense 67, batchnorm, relu, dense 10, softtree 2 4",
-    "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 4",
+    "3x8x8: patch 4 16, classtoken, position, prompttokens 3, sidetokens 2 3, encoder 2 2, layernorm, token 0, "
+    "linear 4",
     "2x6x6: quant, conv 6 3 pad=1, relu, quant, dense 3",
     "5: batchnorm, prompt 2"};
 

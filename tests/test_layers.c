@@ -95,7 +95,7 @@ static void expect(expectation *e, const char *spec, int batch)
     kd_ctx *kd = test_open(KD_ISA_SCALAR, 1);
     kd_model *m = create(kd, spec);
     slope *next;
-    int training, tensor;
+    int training, tensor, sample;
     e->spec = spec;
     e->batch = batch;
     e->outputs = (int64_t)batch * kd_model_outputs(m);
@@ -103,6 +103,8 @@ static void expect(expectation *e, const char *spec, int batch)
                   : test_floats(1, (size_t)(batch * kd__shape_count(&m->values[m->input].shape)), 1);
     e->direction = test_floats(2, (size_t)e->outputs, 1);
     e->prompt = test_floats(3, (size_t)(batch * m->prompt), 1);
+    for (sample = 1; sample < batch; sample += 3) /* have none */
+        memset(e->prompt + sample * m->prompt, 0, (size_t)m->prompt * sizeof(float));
     e->slopes = next = (slope *)malloc((size_t)m->param_count * (PROBES + 2) * sizeof *next);
     for (training = 0; training < 2; ++training) {
         const size_t bytes = (size_t)e->outputs * sizeof(double);
@@ -417,6 +419,26 @@ static void test_sequences(void **state)
     check_spec("6x35x1: attention 2 causal=1, token 34, dense 2", 3, 2);
     check_spec("3x103x1: linear 12, attention 2 causal=1, linear 2, token 101", 1, 1);
     check_spec("17x40x1: encoder 1 1 mlp=1, layernorm, meanpool, dense 2", 2, 2);
+}
+
+/* Tokens that are learned, and those of prompts, of which a sample may have none. */
+static void test_prompt_tokens(void **state)
+{
+    (void)state;
+    CHECK("2x4x4: patch 2 6, prompttokens 3, encoder 1 2 mlp=1, token 0, linear 3",
+          "2x4x4: patch 2 6, classtoken, position, prompttokens 1, disttoken, encoder 1 3 mlp=1, token 1",
+          "3x1x1: tokens, prompttokens 20, meanpool, dense 2",
+          "tokens 5: embed 4 6, prompttokens 2, attention 2, meanpool, dense 2",
+          "2x4x4: patch 2 6, sidetokens 2 3, encoder 1 2 mlp=1, token 0, linear 3",
+          "2x4x4: patch 2 5, sidetokens 1 1, residual(layernorm, attention 1), linear 4, gelu, meanpool, dense 2",
+          "3x4x4: conv 5 3 pad=1, tokens, classtoken, position, sidetokens 3 7, disttoken, encoder 1 1 causal=1 "
+          "mlp=1, "
+          "token 2",
+          "tokens 7: embed 5 6, sidetokens 2 4, attention 2, meanpool, dense 2",
+          "tokens 8: embed 4 5, maxpool 2x1, disttoken, sidetokens 1 2, classtoken, residual(layernorm, attention "
+          "1), "
+          "meanpool");
+    check_spec("3x103x1: linear 12, sidetokens 5 33, attention 2 causal=1, linear 2, token 101", 3, 2);
 }
 
 /* Texts: padding at their end, behind convolutions that keep a token for several ids, and learned tokens. */
@@ -824,6 +846,7 @@ int main(void)
         cmocka_unit_test(test_concat),
         cmocka_unit_test(test_softtree),
         cmocka_unit_test(test_prompt),
+        cmocka_unit_test(test_prompt_tokens),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_like_pytorch),
         cmocka_unit_test(test_dropout),

@@ -330,8 +330,8 @@ static void check_spec_error(const char *spec, const char *message)
 #define ALL_LAYERS                                                                                                 \
     "there are dense, conv, depthwise, maxpool, avgpool, gap, batchnorm, dropout, flatten, quant, residual, "      \
     "concat, softtree, prompt, relu, relu6, leakyrelu, gelu, silu, hardswish, sigmoid, tanh, gelutanh, and for "   \
-    "tokens embed, patch, tokens, classtoken, disttoken, position, encoder, layernorm, attention, linear, "        \
-    "droppath, token, meanpool and disthead"
+    "tokens embed, patch, tokens, classtoken, disttoken, prompttokens, sidetokens, position, encoder, layernorm, " \
+    "attention, linear, droppath, token, meanpool and disthead"
 #define INPUT_WANTED "a model starts with its input, such as 1x28x28: or 784:, of numbers from 1 to 1e8"
 #define LONG "abcdefghijabcdefghijabcdefghijabcdefghi" /* a letter more is the longest tag */
 #define TREE "abcdefghijabcdefghijabcdefgh"

@@ -23,6 +23,7 @@ static const char *const lines_of_models[] = {
     "3x8x8: residual(conv 3 3 pad=1, batchnorm, hardswish), depthwise 3 stride=2 pad=1, avgpool 3 stride=1 pad=1, "
     "dense 4 bias=0",
     "3x8x8: patch 4 16, classtoken, position, encoder 2 2, layernorm, token 0, linear 4",
+    "3x8x8: patch 4 16, classtoken, prompttokens 3, sidetokens 2 4, encoder 1 2, layernorm, meanpool, linear 4",
     "2x6x6: patch 2 12, residual(layernorm, attention 3), residual(encoder 1 2 norm=post act=relu mlp=2), "
     "meanpool, "
     "linear 7, relu, linear 4",

@@ -121,6 +121,21 @@ static void test_lines_refused(void **state)
         {"3x8x8: classtoken", "classtoken needs tokens"},
         {"3x8x8: disttoken", "disttoken needs tokens"},
         {"3x8x8: position", "position needs tokens"},
+        {"3x8x8: prompttokens 2", "prompttokens needs tokens"},
+        {"3x8x8: sidetokens 2 3", "sidetokens needs tokens"},
+        {"3x8x8: patch 4 12, prompttokens", "prompttokens needs count: a whole number"},
+        {"3x8x8: patch 4 12, sidetokens 2", "sidetokens needs numbers: a whole number"},
+        {"3x8x8: patch 4 12, prompttokens 100000000", "100000000 tokens of 12 numbers are too many"},
+        {"3x8x8: patch 4 12, sidetokens 10000 10000", "10000 tokens of 12 numbers, each of 10000, are too many"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, sidetokens 1 3",
+         "column 36: a model may have one layer that takes pro"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, token 0, prompt 3", "a model may have one layer that takes prompts"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, position", "position must stand in front of sidetokens"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, conv 4 3x1", "may be missing, which \"conv\" cannot pass on"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, gap", "may be missing, which \"gap\" cannot pass on"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, dense 4", "may be missing, which \"flatten\" cannot pass on"},
+        {"3x8x8: patch 4 12, sidetokens 1 3, linear 4", "may be missing, which \"flatten\" cannot pass on"},
+        {"3x8x8: patch 4 12, concat(sidetokens 2 3 | prompttokens 2), token 0", "which \"concat\" cannot pass on"},
         {"3x8x8: meanpool", "meanpool needs tokens"},
         {"3x8x8: encoder 1 1", "encoder needs tokens"},
         {"192: tokens", "tokens needs an image, but its input is a vector of 192"},
@@ -147,6 +162,81 @@ static void test_lines_refused(void **state)
         kd_model *m = NULL;
         assert_fails(kd, kd_model_create(kd, cases[i].line, 1, &m), KD_ERR_SPEC, cases[i].text);
         assert_null(m);
+    }
+}
+
+/* The weights of a model, under the names that another has for them. */
+static void take_weights(kd_model *to, const kd_model *from)
+{
+    int i, j;
+    for (i = 0; i < to->param_count; ++i) {
+        for (j = 0; j < from->param_count && strcmp(from->params[j].name, to->params[i].name) != 0; ++j) {}
+        assert_true(j < from->param_count);
+        assert_int_equal(to->params[i].size, from->params[j].size);
+        memcpy(to->weights + to->params[i].offset, from->weights + from->params[j].offset,
+               to->params[i].size * sizeof(float));
+    }
+}
+
+/* Without prompts, a model puts out to the bit what it does without the layer that takes them; with the same prompt
+   for all, what it does with the tokens it makes as learned ones, but for the order of sums. */
+static void test_side_tokens(void **state)
+{
+    enum { N = 5, NUMBERS = 3, OUT = 4 };
+    static const char *const lines[] = {
+        "2x8x8: p: patch 4 8, c: classtoken, q: position, s: sidetokens 2 3, e: encoder 2 2, n: layernorm, %s, h: "
+        "linear 4",
+        "2x8x8: p: patch 4 8, c: classtoken, q: position, e: encoder 2 2, n: layernorm, %s, h: linear 4",
+        "2x8x8: p: patch 4 8, c: classtoken, q: position, t: prompttokens 2, e: encoder 2 2, n: layernorm, %s, h: "
+        "linear 4"};
+    static const char *const ends[] = {"token 0", "meanpool"};
+    float x[N * 128], prompt[N * NUMBERS], got[N * OUT], wanted[N * OUT];
+    uint64_t seed = 9;
+    kd_isa isa;
+    int i, j, c, end, line;
+    (void)state;
+    for (i = 0; i < N * 128; ++i) x[i] = test_random(&seed);
+    for (i = 0; i < N * NUMBERS; ++i) prompt[i] = (float)(1 + i % NUMBERS);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 2);
+        for (end = 0; end < 2; ++end) {
+            kd_model *m[3];
+            kd__run *run;
+            for (line = 0; line < 3; ++line) {
+                char text[160];
+                snprintf(text, sizeof text, lines[line], ends[end]);
+                m[line] = create_in(ctx, text, 4);
+            }
+            for (i = 0; i < (int)m[0]->weight_count; ++i) m[0]->weights[i] += test_random(&seed) / 4;
+            assert_int_equal(kd_model_prompt(m[0]), NUMBERS);
+            take_weights(m[1], m[0]);
+            assert_ok(ctx, kd_predict(m[0], x, N, got));
+            assert_ok(ctx, kd_predict(m[1], x, N, wanted));
+            assert_memory_equal(got, wanted, sizeof got);
+            for (i = 0; i < m[2]->param_count; ++i) { /* t = s.weight prompt + s.bias, and the rest */
+                kd__param *p = &m[2]->params[i];
+                for (j = 0; j < m[0]->param_count && strcmp(m[0]->params[j].name, p->name) != 0; ++j) {}
+                if (strcmp(p->name, "t") == 0) {
+                    const float *w = m[0]->weights + m[0]->params[kd__param_find(m[0], "s.weight")].offset;
+                    const float *b = m[0]->weights + m[0]->params[kd__param_find(m[0], "s.bias")].offset;
+                    for (c = 0; c < 16; ++c)
+                        m[2]->weights[p->offset + (size_t)c] =
+                            b[c] + w[c * 3] + 2 * w[c * 3 + 1] + 3 * w[c * 3 + 2];
+                } else {
+                    memcpy(m[2]->weights + p->offset, m[0]->weights + m[0]->params[j].offset,
+                           p->size * sizeof(float));
+                }
+            }
+            assert_ok(ctx, kd_predict(m[2], x, N, wanted));
+            assert_ok(ctx, kd__run_open(m[0], NULL, N, &run));
+            run->prompt = prompt;
+            kd__run_forward(run, x, N);
+            for (i = 0; i < N * OUT; ++i) assert_near(kd__run_logits(run)[i], wanted[i], 2e-5);
+            kd__run_close(run);
+            for (line = 0; line < 3; ++line) kd_model_destroy(m[line]);
+        }
+        kd_close(ctx);
     }
 }
 
@@ -612,6 +702,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_state_dicts),
         TEST(test_lines_refused),
+        TEST(test_side_tokens),
         TEST(test_encoder_is_its_layers),
         TEST(test_start),
         TEST(test_causal),

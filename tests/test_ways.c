@@ -321,6 +321,71 @@ static void test_input_gradient(void **state)
     }
 }
 
+/* The gradient by a prompt that tokens are made of, by which it is attacked, number by number; 0 where a sample has
+   none. */
+static void test_prompt_gradient(void **state)
+{
+    enum { N = 4, NUMBERS = 3 };
+    const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
+    const float h = 1 / 128.0f;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *ctx = test_open(isa, 2);
+        kd_model *m = create_in(ctx, "2x4x4: patch 2 6, sidetokens 2 3, encoder 1 2 mlp=1, meanpool, linear 3", 1);
+        const kd__run_desc desc = {NULL, m->prompted, NULL, 0, NULL, 0};
+        const kd__node *node = &m->nodes[m->values[m->prompted].producer];
+        float *x = test_floats(3, N * 32, 1), *prompt = test_floats(4, N * NUMBERS, 1);
+        int32_t labels[N] = {0, 2, 1, 2};
+        float got[N * NUMBERS];
+        kd__run *run;
+        double value;
+        int i;
+        for (i = 0; i < (int)m->weight_count; ++i) m->weights[i] *= 8; /* from 0.02 to where it matters */
+        memset(prompt + NUMBERS, 0, NUMBERS * sizeof *prompt);
+        assert_ok(ctx, kd__run_open_for(m, &desc, N, &run));
+        run->prompt = prompt;
+        kd__run_forward(run, x, N);
+        assert_ok(ctx,
+                  kd_loss(ctx, &ce, kd__run_logits(run), NULL, labels, N, 3, kd__run_logits_grad(run), &value));
+        kd__run_backward(run);
+        for (i = 0; i < N * NUMBERS; ++i)
+            got[i] = kd__prompt_given(run, i / NUMBERS)
+                         ? kd__sidetokens_by_number(run, node, i / NUMBERS, i % NUMBERS)
+                         : 0;
+        kd__run_close(run);
+        for (i = 0; i < N * NUMBERS; ++i) {
+            reference r;
+            double losses[2];
+            const float kept = prompt[i];
+            int down, j, c;
+            for (down = 0; down < 2; ++down) {
+                const double *y;
+                prompt[i] = kept + (down ? -h : h);
+                reference_open(&r, m, N, 0);
+                r.prompt = prompt;
+                y = reference_run(&r, x);
+                for (j = 0, losses[down] = 0; j < N; ++j) {
+                    double sum = 0;
+                    for (c = 0; c < 3; ++c) sum += exp(y[j * 3 + c]);
+                    losses[down] += (log(sum) - y[j * 3 + labels[j]]) / N;
+                }
+                reference_close(&r);
+            }
+            prompt[i] = kept;
+            if (i / NUMBERS == 1)
+                assert_true(got[i] == 0);
+            else
+                assert_near(got[i], (losses[0] - losses[1]) / (2 * (double)h), 2e-4);
+        }
+        free(x);
+        free(prompt);
+        kd_model_destroy(m);
+        kd_close(ctx);
+    }
+}
+
 /* ---- attacks --------------------------------------------------------------------------------------------- */
 
 enum { PIXELS = 32, IMAGES = 300 };
@@ -1717,6 +1782,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_like_pytorch),
         TEST(test_input_gradient),
+        TEST(test_prompt_gradient),
         TEST(test_attacks_raise_the_loss),
         TEST(test_fgsm_by_hand),
         TEST(test_attack_of_each_sample),
