@@ -936,8 +936,8 @@ KDDEF kd_c_desc kd_c_defaults(void);
    without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
    (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float they are the same to about 1e-5 of the
    largest: batchnorm is folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults().
-   KD_ERR_UNSUPPORTED: a softtree or prompt layer, quant layers of a model in float, or a layer of an int8 model that
-   works in float, as embed, layernorm and attention do. The file is replaced as by kd_model_save. */
+   KD_ERR_UNSUPPORTED: a softtree, prompt or sidetokens, quant layers of a model in float, or a layer of an int8
+   model that works in float, as embed, layernorm and attention do. The file is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -31814,11 +31814,11 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    }\n"
     "}\n\n",
     "/* Learned tokens behind the first `place`. */\n"
-    "static void $_classtoken(const float *x, int tokens, int c, int place, int n, const float *learned, float *y)\n"
+    "static void $_classtoken(const float *x, int tokens, int c, int place, int n, const float *token, float *y)\n"
     "{\n"
     "    int i;\n"
     "    for (i = 0; i < place * c; ++i) *y++ = *x++;\n"
-    "    for (i = 0; i < n * c; ++i) *y++ = @_FLOAT(learned[i]);\n"
+    "    for (i = 0; i < n * c; ++i) *y++ = @_FLOAT(token[i]);\n"
     "    for (i = 0; i < (tokens - place) * c; ++i) *y++ = *x++;\n"
     "}\n\n",
     "static void $_token(const float *x, int c, float *y)\n"
