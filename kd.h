@@ -1310,6 +1310,9 @@ KDDEF int kd_model_is_int8(const kd_model *m);
    KD_FEATURE_DEIT_HARD mean over images of -log softmax(S)[the largest of T], the first of several
                         the same, hard-label distillation
 
+   In sequences whose end is padding, hint, minilm and tinybert leave it out: their means are over the tokens that
+   are none, minilm's over those of each text by itself.
+
    Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
    clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions, but for its
    gates, sqrt(3) times that) and are forgotten when training ends.
@@ -17855,6 +17858,7 @@ struct kd__feature {
     const kd__feature_info *info;
     kd__tap *tap[2][KD__MAX_TAPS]; /* of student, teacher */
     int layers;                    /* of each */
+    const kd__run *run[2];         /* whose values they are; NULL: none of which a part is padding */
     double *room;
     double *values, *more;       /* in the room: (n), and what else the loss wants */
     float *params, *param_grads; /* of its learned part */
@@ -18156,17 +18160,43 @@ KD__PRIVATE void kd__feature_start(kd__feature *f, uint64_t key)
 
 /* ---- features -------------------------------------------------------------------------------------------- */
 
-/* Value and gradient of the mean of squares, from prediction to gradient in place. */
-KD__PRIVATE double kd__feature_squares(double *predicted, const double *wanted, size_t count)
+/* Pixels of a sample in a layer of both models; of a sequence the tokens that are no padding on either side. */
+KD__PRIVATE size_t kd__feature_real(const kd__feature *f, int layer, int sample)
 {
-    double sum = 0;
-    size_t i;
-    for (i = 0; i < count; ++i) {
-        const double d = predicted[i] - wanted[i];
-        sum += d * d;
-        predicted[i] = 2 * d / (double)count;
+    size_t real = kd__tap_pixels(f->tap[KD__TEACHER][layer]);
+    int side;
+    for (side = 0; side < 2; ++side) {
+        const kd__tap *t = f->tap[side][layer];
+        const kd__value *v = f->run[side] ? &f->run[side]->model->values[t->value] : NULL;
+        if (v && (v->stride || v->side) && t->h == v->shape.h)
+            real = KD__MIN(real, (size_t)kd__tokens_real(f->run[side], t->value, sample));
     }
-    return sum / (double)count;
+    return real;
+}
+
+/* Value and gradient of the mean of squares over what is no padding, from the prediction of a layer of the teacher
+   to its gradient in place. */
+KD__PRIVATE double kd__feature_squares(const kd__feature *f, int layer, double *predicted)
+{
+    const kd__tap *t = f->tap[KD__TEACHER][layer];
+    const size_t pixels = kd__tap_pixels(t);
+    const double *wanted = t->map;
+    double sum = 0, count = 0;
+    size_t i;
+    int n, c;
+    for (n = 0; n < f->n; ++n) count += (double)t->c * (double)kd__feature_real(f, layer, n);
+    for (n = 0; n < f->n; ++n) {
+        const size_t real = kd__feature_real(f, layer, n);
+        for (c = 0; c < t->c; ++c, predicted += pixels, wanted += pixels) {
+            for (i = 0; i < real; ++i) {
+                const double d = predicted[i] - wanted[i];
+                sum += d * d;
+                predicted[i] = 2 * d / count;
+            }
+            memset(predicted + real, 0, (pixels - real) * sizeof *predicted);
+        }
+    }
+    return count > 0 ? sum / count : 0;
 }
 
 KD__PRIVATE int kd__feature_regresses(const kd__feature *f)
@@ -18194,13 +18224,13 @@ KD__PRIVATE double kd__feature_hint(kd__feature *f)
     double value;
     if (!kd__feature_regresses(f)) {
         memcpy(s->grad, s->map, count * sizeof *s->grad);
-        return kd__feature_squares(s->grad, t->map, count);
+        return kd__feature_squares(f, 0, s->grad);
     }
     kd__filter_params(&p, f, 1, &at);
     p.x = s->map, p.dx = s->grad;
     p.y = f->more, p.dy = p.y;
     kd__parallel(f->kd, f->n, kd__filter_forward, &p);
-    value = kd__feature_squares(p.y, t->map, count);
+    value = kd__feature_squares(f, 0, p.y);
     kd__filter_gradients(f->kd, &p);
     return value;
 }
@@ -19324,17 +19354,17 @@ KD__PRIVATE size_t kd__minilm_more(const kd__feature *f, size_t n)
     return n * 2 * tokens * tokens;
 }
 
-/* Rows of log softmax(x^T x / sqrt(size)), x (size, tokens). */
-KD__PRIVATE void kd__minilm_relations(const double *x, size_t size, size_t tokens, double *relations)
+/* Rows of log softmax(x^T x / sqrt(size)), (real, real), of the first `real` tokens in x (size, tokens). */
+KD__PRIVATE void kd__minilm_relations(const double *x, size_t size, size_t tokens, size_t real, double *relations)
 {
     size_t i, j, c;
-    memset(relations, 0, tokens * tokens * sizeof *relations);
+    memset(relations, 0, real * real * sizeof *relations);
     for (c = 0; c < size; ++c, x += tokens) {
-        for (i = 0; i < tokens; ++i) kd__add_times(relations + i * tokens, x[i] / sqrt((double)size), x, tokens);
+        for (i = 0; i < real; ++i) kd__add_times(relations + i * real, x[i] / sqrt((double)size), x, real);
     }
-    for (i = 0; i < tokens; ++i, relations += tokens) {
-        const double log_sum = kd__log_sum(relations, tokens, 1);
-        for (j = 0; j < tokens; ++j) relations[j] -= log_sum;
+    for (i = 0; i < real; ++i, relations += real) {
+        const double log_sum = kd__log_sum(relations, real, 1);
+        for (j = 0; j < real; ++j) relations[j] -= log_sum;
     }
 }
 
@@ -19343,28 +19373,29 @@ KD__PRIVATE void kd__minilm_sample(void *arg, int sample, int worker)
     const kd__feature *f = (const kd__feature *)arg;
     const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
     const size_t heads = (size_t)kd__minilm_heads(f), tokens = kd__tap_pixels(s);
+    const size_t real = kd__feature_real(f, 0, sample);
     const size_t size_s = (size_t)s->c / 3 / heads, size_of_t = (size_t)t->c / 3 / heads;
-    const double share = 1 / ((double)f->n * (double)heads * (double)tokens);
+    const double share = real ? 1 / ((double)f->n * (double)heads * (double)real) : 0;
     const double *x = s->map + (size_t)sample * kd__tap_count(s), *y = t->map + (size_t)sample * kd__tap_count(t);
     double *dx = s->grad + (size_t)sample * kd__tap_count(s), sum = 0;
     double *rs = f->more + (size_t)sample * 2 * tokens * tokens, *rt = rs + tokens * tokens;
     size_t part, i, j, c;
     (void)worker;
     for (part = 0; part < 3 * heads; ++part, x += size_s * tokens, dx += size_s * tokens, y += size_of_t * tokens) {
-        kd__minilm_relations(x, size_s, tokens, rs);
-        kd__minilm_relations(y, size_of_t, tokens, rt);
-        for (i = 0; i < tokens * tokens; ++i) {
+        kd__minilm_relations(x, size_s, tokens, real, rs);
+        kd__minilm_relations(y, size_of_t, tokens, real, rt);
+        for (i = 0; i < real * real; ++i) {
             const double wanted = kd__exp_below(rt[i]);
             sum += wanted * (rt[i] - rs[i]) * share;
             rs[i] = (kd__exp_below(rs[i]) - wanted) * share / sqrt((double)size_s);
         }
-        for (i = 0; i < tokens; ++i) { /* x is on both sides of the product */
-            for (j = 0; j < i; ++j) rs[i * tokens + j] = rs[j * tokens + i] += rs[i * tokens + j];
-            rs[i * tokens + i] *= 2;
+        for (i = 0; i < real; ++i) { /* x is on both sides of the product */
+            for (j = 0; j < i; ++j) rs[i * real + j] = rs[j * real + i] += rs[i * real + j];
+            rs[i * real + i] *= 2;
         }
         memset(dx, 0, size_s * tokens * sizeof *dx);
         for (c = 0; c < size_s; ++c) {
-            for (i = 0; i < tokens; ++i) kd__add_times(dx + c * tokens, x[c * tokens + i], rs + i * tokens, tokens);
+            for (i = 0; i < real; ++i) kd__add_times(dx + c * tokens, x[c * tokens + i], rs + i * real, real);
         }
     }
     f->values[sample] = sum;
@@ -19422,7 +19453,7 @@ KD__PRIVATE double kd__feature_tinybert(kd__feature *f)
         p.x = s->map, p.dx = s->grad;
         p.y = predicted, p.dy = p.y;
         kd__parallel(f->kd, f->n, kd__filter_forward, &p);
-        value += kd__feature_squares(p.y, t->map, (size_t)f->n * kd__tap_count(t));
+        value += kd__feature_squares(f, l, p.y);
         kd__filter_gradients(f->kd, &p);
         for (j = 0; j < params; ++j) sums[j] += (double)f->param_grads[j];
     }
@@ -19801,6 +19832,7 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
         double value;
         size_t j;
         f->n = student->count;
+        f->run[KD__STUDENT] = student, f->run[KD__TEACHER] = teacher;
         value = kd__feature_value(f);
         if (!kd__is_finite(value))
             return kd__fail(fs->kd, KD_ERR_NOT_FINITE,

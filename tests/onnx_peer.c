@@ -154,8 +154,8 @@ static const char *const sequences[] = {
     "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, blocks: encoder 2 3, norm: "
     "layernorm, token 0, head: linear 5",
     "1x6x9: patch 3 8, classtoken, disttoken, position, encoder 1 2 norm=post act=relu eps=1e-5, head: disthead 4",
-    "2x6x6: patch 3 8, classtoken, position, prompttokens 3, sidetokens 2 5, encoder 1 2 causal=1, disttoken, linear 6, "
-    "meanpool, dense 3",
+    "2x6x6: patch 3 8, classtoken, position, prompttokens 3, sidetokens 2 5, encoder 1 2 causal=1, disttoken, "
+    "linear 6, meanpool, dense 3",
     "2x6x6: conv 6 3 pad=1, relu, tokens, dropout 0.1, attention 2 causal=1, gelutanh, linear 4 bias=0, meanpool, "
     "dense 3",
     "2x6x6: tokens, concat( | linear 3 | gelu), residual(layernorm, linear 7, silu, droppath 0.1), maxpool 2x1, "
