@@ -907,7 +907,8 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
    and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
    convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
    lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet; layers over
-   tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT.
+   tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT, or
+   from three, as in Hugging Face's, which become one.
    Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
    becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
    the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
@@ -27575,6 +27576,7 @@ typedef struct kd__onnx_unit {
     kd__shape shape;
     int tokens;            /* it gives (N, tokens, numbers): h tokens of c numbers */
     int tensor[4], turned; /* -1: none; turned: the weight is (in, out) */
+    int joint[3];          /* of one linear layer made of three: those of queries, keys and values; else 0 */
     float alpha, beta;     /* what weight and bias are multiplied by */
     int owner;             /* the last unit that all ways from the input to this one pass */
     int written;
@@ -27595,7 +27597,9 @@ typedef struct kd__onnx_view {
     int first;
     double scale;
     int causal; /* of scores: later keys are masked */
-    int scores; /* 1: this is a view of queries, and what is shown are they times keys; 2: the softmax of that */
+    int scores; /* 1: this is a view of queries, and what is shown are they times keys; 2: the softmax of that;
+                   3: whether that is no number */
+    int keys;   /* of scores: the unit of the keys, if it is another; else 0 */
 } kd__onnx_view;
 
 enum {
@@ -28860,14 +28864,18 @@ KD__PRIVATE int kd__onnx_positions(kd__onnx_reader *r, const kd__onnx_op *op, in
 /* ---- attention ------------------------------------------------------------------------------------------- */
 
 /* Numbers of one head, or 0: of a view whose last two axes are (tokens, numbers), or the other way round, and all
-   before them samples and heads. `part`: 0 queries, 1 keys, 2 values of a layer three times as wide. */
+   before them samples and heads. `part`: 0 queries, 1 keys, 2 values of a layer three times as wide; -1: one of
+   these from a layer of its own. */
 KD__PRIVATE int kd__onnx_head_size(const kd__onnx_reader *r, const kd__onnx_view *v, int turned, int part)
 {
     const kd__onnx_unit *u = &r->units[v->unit];
-    const int width = u->shape.c / 3, last = v->rank - (turned ? 2 : 1), rows = v->rank - (turned ? 1 : 2);
+    const int width = part < 0 ? u->shape.c : u->shape.c / 3, last = v->rank - (turned ? 2 : 1),
+              rows = v->rank - (turned ? 1 : 2);
     const int outer = v->rank > 2 ? v->ends[v->rank - 3] : 0;
     int i, heads = 1, size;
-    if (v->rank < 3 || v->scores || !u->tokens || u->shape.c % 3 || v->first != part * width) return 0;
+    if (v->rank < 3 || v->scores || !u->tokens || (part >= 0 && u->shape.c % 3) ||
+        v->first != KD__MAX(part, 0) * width)
+        return 0;
     size = kd__onnx_begin_of(v, last) == v->ends[last] ? 1 : v->dims[kd__onnx_begin_of(v, last)].size;
     if (size > 1) {
         const kd__onnx_dim *d = &v->dims[kd__onnx_begin_of(v, last)];
@@ -28897,16 +28905,41 @@ KD__PRIVATE int kd__onnx_head_size_of(const kd__onnx_view *v)
     return start == v->ends[v->rank - 1] ? 1 : v->dims[start].size;
 }
 
+/* One layer's tokens, or those of two linear layers that read the same and are as wide. */
+KD__PRIVATE int kd__onnx_siblings(const kd__onnx_reader *r, int a, int b)
+{
+    const kd__onnx_unit *u = &r->units[a], *v = &r->units[b];
+    const int type = kd__layer_find("linear", 6);
+    return a == b || (u->type == type && v->type == type && u->in == v->in && u->shape.c == v->shape.c);
+}
+
 /* The same samples and heads in the same axes. */
 KD__PRIVATE int kd__onnx_same_heads(const kd__onnx_view *a, const kd__onnx_view *b)
 {
     const int outer = a->rank > 2 ? a->ends[a->rank - 3] : 0;
     int i;
-    if (a->unit != b->unit || a->rank != b->rank || a->rank < 3 || b->ends[b->rank - 3] != outer) return 0;
+    if (a->rank != b->rank || a->rank < 3 || b->ends[b->rank - 3] != outer) return 0;
     for (i = 0; i + 2 < a->rank; ++i) {
         if (a->ends[i] != b->ends[i]) return 0;
     }
     return memcmp(a->dims, b->dims, (size_t)outer * sizeof *a->dims) == 0;
+}
+
+/* A linear layer of queries, keys and values in the place of three of them; -1: no memory. */
+KD__PRIVATE int kd__onnx_joint(kd__onnx_reader *r, const kd__onnx_op *op, int queries, int keys, int values)
+{
+    kd__onnx_unit *u = kd__onnx_new(r, op, "linear", r->units[queries].in);
+    const int of[3] = {queries, keys, values};
+    int i;
+    if (!u) return -1;
+    u->shape.c = 3 * r->units[queries].shape.c;
+    u->arg[KD__LINEAR_UNITS].v[0] = (double)u->shape.c;
+    u->tensor[0] = r->units[queries].tensor[0];
+    for (i = 0; i < 3; ++i) {
+        u->joint[i] = of[i];
+        if (u->tensor[1] < 0) u->tensor[1] = r->units[of[i]].tensor[1];
+    }
+    return r->unit_count - 1;
 }
 
 /* Queries times keys, or what their softmax makes of values. */
@@ -28914,25 +28947,30 @@ KD__PRIVATE kd_result kd__onnx_product(kd__onnx_reader *r, const kd__onnx_op *op
 {
     kd__onnx_view a, b;
     kd__onnx_unit *u;
-    int size;
+    int size, from;
     if (!kd__onnx_view_in(r, op, 0, &a) || !kd__onnx_view_in(r, op, 1, &b))
         return kd__onnx_refuse(r, op, "a constant weight is needed, or queries and keys of attention");
     if (!a.scores) {
-        size = kd__onnx_head_size(r, &a, 0, 0);
-        if (!size || kd__onnx_head_size(r, &b, 1, 1) != size || !kd__onnx_same_heads(&a, &b))
+        const int apart = a.unit != b.unit;
+        size = kd__onnx_head_size(r, &a, 0, apart ? -1 : 0);
+        if (!size || kd__onnx_head_size(r, &b, 1, apart ? -1 : 1) != size || !kd__onnx_same_heads(&a, &b) ||
+            !kd__onnx_siblings(r, a.unit, b.unit))
             return kd__onnx_refuse(r, op,
-                                   "what it multiplies are not the queries and keys of one layer's tokens, "
-                                   "three times as wide, head by head");
+                                   "what it multiplies are not the queries and keys of one layer's tokens, three "
+                                   "times as wide, or of two linear layers that read the same, head by head");
         a.scale *= b.scale;
         a.scores = 1;
+        a.keys = apart ? b.unit : 0;
         return kd__onnx_give_view(r, op, 0, a);
     }
     b.scores = 0;
     a.first = 0;
-    size = kd__onnx_head_size(r, &b, 0, 2);
-    if (a.scores != 2 || b.scale != 1 || !size || !kd__onnx_same_heads(&a, &b))
+    size = kd__onnx_head_size(r, &b, 0, a.keys ? -1 : 2);
+    if (a.scores != 2 || b.scale != 1 || !size || !kd__onnx_same_heads(&a, &b) ||
+        !(a.keys ? kd__onnx_siblings(r, a.unit, b.unit) : a.unit == b.unit))
         return kd__onnx_refuse(r, op, "what it multiplies are not a softmax and the values that belong to it");
-    u = kd__onnx_new(r, op, "attention", a.unit);
+    from = a.keys ? kd__onnx_joint(r, op, a.unit, a.keys, b.unit) : a.unit;
+    u = from < 0 ? NULL : kd__onnx_new(r, op, "attention", from);
     if (!u) return KD_ERR_MEMORY;
     u->shape.c /= 3;
     u->arg[KD__ATTENTION_HEADS].v[0] = (double)(u->shape.c / size);
@@ -28959,7 +28997,27 @@ KD__PRIVATE kd_result kd__onnx_soften(kd__onnx_reader *r, const kd__onnx_op *op,
     return kd__onnx_give_view(r, op, 0, v);
 }
 
-/* A constant added to scores that leaves no later key anything: 1, or 0 if it is something else. */
+/* Where a softmax is no number, as of keys that are all masked. Of masks that can be read none is such. */
+KD__PRIVATE kd_result kd__onnx_get_isnan(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_view v;
+    if (!kd__onnx_view_in(r, op, 0, &v) || v.scores != 2) return kd__onnx_refuse(r, op, "its input is no softmax");
+    v.scores = 3;
+    return kd__onnx_give_view(r, op, 0, v);
+}
+
+/* A softmax, or 0 where it is no number. */
+KD__PRIVATE kd_result kd__onnx_number_or_0(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    kd__onnx_view what, v;
+    double x;
+    if (!kd__onnx_view_in(r, op, 0, &what) || !kd__onnx_view_in(r, op, 2, &v) || what.scores != 3 ||
+        v.scores != 2 || what.unit != v.unit || what.keys != v.keys || !kd__onnx_single(r, op, 1, &x) || x != 0)
+        return kd__onnx_refuse(r, op, "a softmax can be 0 where it is no number, nothing else");
+    return kd__onnx_give_view(r, op, 0, v);
+}
+
+/* A constant added to scores that leaves no later key anything, or is 0: 1, or 0 if it is something else. */
 KD__PRIVATE int kd__onnx_masked(kd__onnx_reader *r, const kd__onnx_op *op, int constant, kd_result *result)
 {
     const kd__onnx_entry *e = kd__onnx_in(r, op, !constant);
@@ -28967,7 +29025,7 @@ KD__PRIVATE int kd__onnx_masked(kd__onnx_reader *r, const kd__onnx_op *op, int c
     const int tokens = e && e->kind == KD__IS_VIEW ? r->units[r->views[e->index].unit].shape.h : 0;
     kd__onnx_view v;
     float *x;
-    int i, j, fits = 1;
+    int i, j, causal = 1, nothing = 1;
     if (op->type.at[0] != 'A' || !a || !tokens || r->views[e->index].scores != 1) return 0;
     if (a->rank < 2 || a->count != (int64_t)tokens * tokens || a->shape[a->rank - 1] != tokens ||
         a->shape[a->rank - 2] != tokens)
@@ -28975,12 +29033,15 @@ KD__PRIVATE int kd__onnx_masked(kd__onnx_reader *r, const kd__onnx_op *op, int c
     *result = kd__onnx_floats(r, a, &x);
     if (*result != KD_OK) return 1;
     for (i = 0; i < tokens; ++i) {
-        for (j = 0; j < tokens; ++j) fits &= j > i ? x[i * tokens + j] < -1e9f : x[i * tokens + j] == 0;
+        for (j = 0; j < tokens; ++j) {
+            causal &= j > i ? x[i * tokens + j] < -1e9f : x[i * tokens + j] == 0;
+            nothing &= x[i * tokens + j] == 0;
+        }
     }
     kd__free(r->kd, x);
-    if (!fits) return 0;
+    if (!causal && !nothing) return 0;
     v = r->views[e->index];
-    v.causal = 1;
+    v.causal |= !nothing;
     *result = kd__onnx_give_view(r, op, 0, v);
     return 1;
 }
@@ -29026,7 +29087,7 @@ KD__PRIVATE int kd__onnx_scaled(kd__onnx_reader *r, const kd__onnx_op *op, kd_re
         const kd__onnx_entry *e = kd__onnx_in(r, op, i);
         if (!e || e->kind != KD__IS_VIEW || !kd__onnx_real_in(r, op, !i, &x) || (what == 'D' && i)) continue;
         v = r->views[e->index];
-        if (v.scores == 2 || !(fabs(x) > 1e-30)) return 0;
+        if (v.scores >= 2 || !(fabs(x) > 1e-30)) return 0;
         v.scale = what == 'M' ? v.scale * x : v.scale / x;
         *result = kd__onnx_give_view(r, op, 0, v);
         return 1;
@@ -30039,6 +30100,7 @@ KD__PRIVATE kd_result kd__onnx_get_choice(kd__onnx_reader *r, const kd__onnx_op 
     const char what = (char)op->type.at[0]; /* E, W, M */
     kd__onnx_numbers n[3], out;
     int i, k, inputs = what == 'W' ? 3 : 2;
+    if (what == 'W' && kd__onnx_is_sequence(r, op, 0)) return kd__onnx_number_or_0(r, op);
     memset(n, 0, sizeof n);
     for (k = 0; k < inputs; ++k) {
         if (!kd__onnx_numbers_in(r, op, k, &n[k]))
@@ -30154,6 +30216,7 @@ static const kd__onnx_reading kd__onnx_readings[] = {
     {"Where", kd__onnx_get_choice},
     {"Mod", kd__onnx_get_choice},
     {"Sqrt", kd__onnx_get_sqrt},
+    {"IsNaN", kd__onnx_get_isnan},
 };
 
 KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *op)
@@ -30475,6 +30538,30 @@ KD__PRIVATE void kd__onnx_turn(float *x, const float *from, int64_t rows, int64_
     }
 }
 
+KD__PRIVATE kd_result kd__onnx_load(kd__onnx_reader *r, const kd__onnx_unit *u, int which, float **out);
+
+/* Weights or biases of queries, keys and values one behind the other; a bias that is not there is 0. */
+KD__PRIVATE kd_result kd__onnx_load_joint(kd__onnx_reader *r, const kd__onnx_unit *u, int which, float **out)
+{
+    const int64_t count = which ? u->shape.c / 3 : r->arrays[u->tensor[0]].count;
+    kd_result result = KD_OK;
+    float *x = NULL;
+    int i;
+    *out = KD__NEW(r->kd, float, 3 * (uint64_t)count);
+    if (!*out) return KD_ERR_MEMORY;
+    memset(*out, 0, 3 * (size_t)count * sizeof **out);
+    for (i = 0; i < 3 && result == KD_OK; ++i) {
+        result = kd__onnx_load(r, &r->units[u->joint[i]], which, &x);
+        if (x) memcpy(*out + i * count, x, (size_t)count * sizeof *x);
+        kd__free(r->kd, x);
+        x = NULL;
+    }
+    if (result == KD_OK) return KD_OK;
+    kd__free(r->kd, *out);
+    *out = NULL;
+    return result;
+}
+
 /* Tensor `which` of a unit, in PyTorch's order; *out NULL if it has none. */
 KD__PRIVATE kd_result kd__onnx_load(kd__onnx_reader *r, const kd__onnx_unit *u, int which, float **out)
 {
@@ -30485,6 +30572,7 @@ KD__PRIVATE kd_result kd__onnx_load(kd__onnx_reader *r, const kd__onnx_unit *u, 
     kd_result result;
     *out = NULL;
     if (u->tensor[which] < 0) return KD_OK;
+    if (u->joint[0]) return kd__onnx_load_joint(r, u, which, out);
     a = &r->arrays[u->tensor[which]];
     result = kd__onnx_floats(r, a, out);
     if (result != KD_OK || which > 1) return result;
@@ -30525,7 +30613,7 @@ KD__PRIVATE int kd__onnx_fits(const kd__onnx_reader *r, const kd_model *m, const
     int i, same = 1;
     if (part->role == KD__ROLE_IDENTITY)
         return kd__layer_types[n->type].build == kd__norm_build && p->shape[0] == u->shape.c;
-    if (n->type != u->type || r->arrays[u->tensor[0]].count != kd__param_count(p)) return 0;
+    if (n->type != u->type || r->arrays[u->tensor[0]].count * (u->joint[0] ? 3 : 1) != kd__param_count(p)) return 0;
     for (i = 0; i < 2 && n->type == KD__TYPE_CONV; ++i)
         same &=
             n->arg[KD__CONV_STRIDE].v[i] == KD__MIN(u->arg[KD__CONV_STRIDE].v[i], n->arg[KD__CONV_STRIDE].v[i]) &&
@@ -30592,9 +30680,10 @@ KD__PRIVATE kd_result kd__onnx_load_layers(kd__onnx_reader *r, kd_model *m)
     kd__pb_view raw;
     int i, j, part = 0;
     for (i = 0; i < r->part_count; ++i) { /* before memory is asked for */
-        const int *tensors = r->units[r->parts[i].unit].tensor;
-        for (j = 0; j < 4 && result == KD_OK; ++j) {
-            if (tensors[j] >= 0) result = kd__onnx_present(r, &r->arrays[tensors[j]], &raw);
+        const kd__onnx_unit *u = &r->units[r->parts[i].unit];
+        for (j = 0; j < (u->joint[0] ? 12 : 4) && result == KD_OK; ++j) {
+            const int tensor = u->joint[0] ? r->units[u->joint[j / 4]].tensor[j % 4] : u->tensor[j];
+            if (tensor >= 0) result = kd__onnx_present(r, &r->arrays[tensor], &raw);
         }
     }
     if (result == KD_OK) result = kd__model_allocate(m);

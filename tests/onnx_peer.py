@@ -142,6 +142,23 @@ class Blocks(dict):
             self["timm's ViT, mean of tokens"] = lambda: TimmViT(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=9, class_token=False, global_pool="avg"), 32
         except ImportError:
             print("skip  timm's ViT by PyTorch's exporters: needs timm (pip)")
+        try:
+            from transformers import DeiTConfig, DeiTForImageClassification, ViTConfig, ViTForImageClassification
+
+            class Logits(torch.nn.Module):
+                def __init__(self, net):
+                    super().__init__()
+                    self.net = net
+
+                def forward(self, x):
+                    return self.net(pixel_values=x).logits
+
+            small = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=32, patch_size=8, num_labels=9)
+            for kind in "eager", "sdpa":
+                self[f"Hugging Face's ViT, {kind}"] = lambda kind=kind: Logits(ViTForImageClassification(ViTConfig(attn_implementation=kind, qkv_bias=kind == "sdpa", **small))), 32
+            self["Hugging Face's DeiT"] = lambda: Logits(DeiTForImageClassification(DeiTConfig(**small))), 32
+        except ImportError:
+            print("skip  Hugging Face's ViT by PyTorch's exporters: needs transformers (pip)")
         self["MobileNet v2"] = lambda: models.mobilenet_v2(weights=None, num_classes=9, width_mult=0.35), 64
 
 

@@ -226,7 +226,7 @@ static void test_texts(void **state)
     assert_int_equal(count_of(text, "_pixel[") + count_of(text, "uint8_t *"), 0);
     /* embed's 36 numbers; 3, 9 and 3 panels of linear layers, each with its window */
     assert_non_null(strstr(text, "#define STUDENT_FLASH 3060\n"));
-    /* what 6 tokens are in and behind the linear layer of queries, keys and values; three numbers to spare, scores */
+    /* what 6 tokens are in and behind the linear layer of queries, keys and values; three to spare, scores */
     assert_non_null(strstr(text, "#define STUDENT_RAM 1188\n"));
     kd_model_destroy(m);
     m = create("2x4x4: patch 2 4, classtoken, meanpool"); /* of which no token is padding */

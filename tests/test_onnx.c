@@ -580,6 +580,102 @@ static void attention(int heads)
     }
 }
 
+/* A tensor of these numbers, (rows, columns), or where rows is 0 (columns). */
+static void numbers(const char *name, int rows, int columns, const float *x)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    int i;
+    if (rows) kd__pb_int(g, KD__TENSOR_DIMS, rows);
+    kd__pb_int(g, KD__TENSOR_DIMS, columns);
+    kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_F32);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    for (i = 0; i < KD__MAX(rows, 1) * columns; ++i) kd__pb_float(g, KD__TENSOR_FLOATS, x[i]);
+    kd__pb_end(g, start_of);
+}
+
+/* The same image as 16 tokens u of 2 numbers, of which three layers make q, k (turned) and v; `from`: what the second
+   one reads, `width` of it. */
+static void apart(const char *from, int width)
+{
+    static const int64_t row[3] = {0, 2, 16}, turn[3] = {0, 2, 1}, back[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1};
+    static const float q[4] = {1, 2, 3, 4}, k[4] = {5, 6, 7, 8}, v[4] = {9, 10, 11, 12}, bias[2] = {13, 14};
+    int64_t heads[4] = {0, 16, 1, 2};
+    sizes("row", row, 3), op("Reshape x,row>r"), transpose("Transpose r>u", turn, 3), op("Relu u>w");
+    numbers("wq", 2, 2, q), numbers("wk", 2, width, k), numbers("wv", 2, 2, v), numbers("bv", 0, 2, bias);
+    op("MatMul u,wq>q1"), op(from), op("MatMul u,wv>v0"), op("Add v0,bv>v1");
+    sizes("split", heads, 4), heads[3] = width, sizes("split_k", heads, 4);
+    op("Reshape q1,split>q2"), op("Reshape k1,split_k>k2"), op("Reshape v1,split>v2");
+    transpose("Transpose q2>q", back, 4), transpose("Transpose k2>k", keys, 4),
+        transpose("Transpose v2>v", back, 4);
+}
+
+/* The rest: the softmax is `weights`, the answers go through one layer more, and the mean of that is y. */
+static void answers(const char *product)
+{
+    static const int64_t back[4] = {0, 2, 1, 3}, together[3] = {0, 16, 2};
+    const int64_t axis = 1;
+    size_t node;
+    op(product), transpose("Transpose z>z1", back, 4), sizes("together", together, 3), op("Reshape z1,together>z2");
+    tensor("wo", 2, 2, 0, 0), op("MatMul z2,wo>o");
+    node = begin("ReduceMean o>y");
+    kd__onnx_ints(g, "axes", &axis, 1);
+    kd__onnx_int(g, "keepdims", 0);
+    kd__pb_end(g, node);
+}
+
+/* Queries, keys and values of three layers become those of one. */
+static void test_three_layers(void **state)
+{
+    static const float wanted[12] = {1, 3, 2, 4, 5, 7, 6, 8, 9, 11, 10, 12}, scale = 0.70710678f, zero = 0;
+    static float mask[16 * 16];
+    float got[12];
+    kd_model *m = NULL;
+    int i;
+    (void)state;
+    start();
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("MatMul q,k>a"), op("Mul a,scale>b");
+    op("Softmax b>s"), answers("MatMul s,v>z");
+    edge(KD__GRAPH_OUTPUT, "y", 2, 0, 0);
+    finish(17);
+    assert_ok(kd, kd_model_load_onnx(kd, "m", NULL, &m));
+    assert_string_equal(kd_model_spec(m), "2x4x4: tokens, attention 1, meanpool");
+    assert_ok(kd, kd_model_get_tensor(m, "1.qkv.weight", got, 12));
+    assert_memory_equal(got, wanted, sizeof got); /* (out, in), where MatMul has (in, out) */
+    assert_ok(kd, kd_model_get_tensor(m, "1.qkv.bias", got, 6));
+    for (i = 0; i < 6; ++i) assert_true(got[i] == (float)(i < 4 ? 0 : 13 + i - 4));
+    kd_model_destroy(m);
+    edge(KD__GRAPH_INPUT, "x", 2, 4, 4);
+    /* a mask that masks nothing, and a softmax that is 0 where it is no number */
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("Mul q,scale>p"), op("MatMul p,k>a");
+    numbers("mask", 16, 16, mask), numbers("zero", 0, 1, &zero), op("Add a,mask>b"), op("Softmax b>s");
+    op("IsNaN s>none"), op("Where none,zero,s>n"), answers("MatMul n,v>z");
+    reads("2x4x4: tokens, attention 1, meanpool");
+    for (i = 0; i < 16 * 16; ++i) mask[i] = i % 16 > i / 16 ? -1e30f : 0;
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("Mul q,scale>p"), op("MatMul p,k>a");
+    numbers("mask", 16, 16, mask), op("Add a,mask>b"), op("Softmax b>s"), answers("MatMul s,v>z");
+    reads("2x4x4: tokens, attention 1 causal=1, meanpool");
+    apart("MatMul w,wk>k1", 2), op("MatMul q,k>y"); /* keys of something else */
+    refused("or of two linear layers that read the same");
+    apart("MatMul u,wk>k1", 1), op("MatMul q,k>y");
+    refused("or of two linear layers that read the same");
+    apart("Relu u>k1", 2), op("MatMul q,k>y");
+    refused("or of two linear layers that read the same");
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("MatMul q,k>a"), op("Mul a,scale>b");
+    op("Softmax b>s"), op("Relu v>e"), op("MatMul s,e>y");
+    refused("what it multiplies are not a softmax and the values that belong to it");
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("MatMul q,k>a"), op("Mul a,scale>b");
+    op("Softmax b>s"), op("IsNaN b>n"), op("Relu n>y");
+    refused("its input is no softmax");
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("MatMul q,k>a"), op("Mul a,scale>b");
+    op("Softmax b>s"), op("IsNaN s>n"), op("Where n,scale,s>y");
+    refused("a softmax can be 0 where it is no number");
+    apart("MatMul u,wk>k1", 2), numbers("scale", 0, 1, &scale), op("MatMul q,k>a"), op("Mul a,scale>b");
+    op("Softmax b>s"), op("IsNaN s>n"), op("Mul n,scale>y");
+    refused("the node");
+    kd__free(kd, g->bytes);
+}
+
 /* Sequences that are no layers'. */
 static void test_sequences_refused(void **state)
 {
@@ -823,11 +919,13 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_int8),       TEST(test_writing_refused), TEST(test_writing_fails),
-        TEST(test_round_trip), TEST(test_by_graph),        TEST(test_sequences_by_graph),
-        TEST(test_torch),      TEST(test_nodes_refused),   TEST(test_sequences_refused),
-        TEST(test_nodes_read), TEST(test_input),           TEST(test_external),
-        TEST(test_damaged),
+        TEST(test_int8),          TEST(test_writing_refused),
+        TEST(test_writing_fails), TEST(test_round_trip),
+        TEST(test_by_graph),      TEST(test_sequences_by_graph),
+        TEST(test_three_layers),  TEST(test_torch),
+        TEST(test_nodes_refused), TEST(test_sequences_refused),
+        TEST(test_nodes_read),    TEST(test_input),
+        TEST(test_external),      TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
