@@ -876,8 +876,10 @@ KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t siz
    Where names differ from the model's, a prefix that all of them share is dropped ("module.", "_orig_mod."), and if
    that does not make them the same, layers are taken in the order that names of PyTorch's networks stand for, as
    conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc: convolutions, normalisations and dense layers each among
-   themselves, a residual's shortcut only from one (downsample, shortcut, skip). kd_ctx_desc.log gets a line of
-   either; names of which none can say the order are refused. */
+   themselves, a residual's shortcut only from one (downsample, shortcut, skip). Where the model has the names of
+   timm's Transformers, as the line above has them, those of torchvision's VisionTransformer, of
+   torch.nn.TransformerEncoder and of Hugging Face's ViT and DeiT are known, too, whose queries, keys and values are
+   three tensors. kd_ctx_desc.log gets a line of each; names of which none can say the order are refused. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* ---- ONNX ------------------------------------------------------------------------------------------------ */
@@ -23741,6 +23743,7 @@ typedef struct kd__st_entry {
     int64_t shape[8], count;
     uint64_t begin, end;
     int param; /* of the model that the file was matched with; -1: a count of batches */
+    int part;  /* 1, 2, 3: that third of the parameter's outputs; 0: all of it */
 } kd__st_entry;
 
 typedef struct kd__st_pair {
@@ -24735,10 +24738,22 @@ KD__PRIVATE kd__st_label kd__st_own_name(const kd__st_entry *e)
     return label;
 }
 
+/* One of the three tensors that a parameter is in, where it is not in one: queries, keys, values. */
+KD__PRIVATE kd__st_entry *kd__st_find_part(const kd__st_file *f, const char *name, int part)
+{
+    char text[KD__MAX_NAME + 64];
+    kd__print(text, sizeof text, "%s#%d", name, part);
+    return kd__st_find(f, text);
+}
+
 KD__PRIVATE int kd__st_names_fit(const kd__st_file *f, const kd_model *m)
 {
-    int i;
-    for (i = 0; i < m->param_count && kd__st_find(f, m->params[i].name); ++i) {}
+    int i, part;
+    for (i = 0; i < m->param_count; ++i) {
+        if (kd__st_find(f, m->params[i].name)) continue;
+        for (part = 1; part <= 3 && kd__st_find_part(f, m->params[i].name, part); ++part) {}
+        if (part <= 3) break;
+    }
     return i == m->param_count;
 }
 
@@ -25064,6 +25079,137 @@ KD__PRIVATE kd_result kd__st_deal_all(kd__st_match *t)
     return KD_OK;
 }
 
+/* ---- Transformers of other libraries --------------------------------------------------------------------- */
+
+/* What parts of a Transformer are called there, and in timm, whose names a model line can give. * is a number. What
+   ends in a dot goes on with weight or bias. A part of 1, 2, 3 is that third of the outputs. */
+typedef struct kd__st_alias {
+    const char *theirs, *ours;
+    int part;
+} kd__st_alias;
+static const kd__st_alias kd__st_aliases[] = {
+    /* torchvision's VisionTransformer */
+    {"class_token", "cls_token", 0},
+    {"conv_proj.", "patch_embed.proj.", 0},
+    {"encoder.pos_embedding", "pos_embed", 0},
+    {"encoder.layers.encoder_layer_*.ln_1.", "blocks.*.norm1.", 0},
+    {"encoder.layers.encoder_layer_*.self_attention.in_proj_weight", "blocks.*.attn.qkv.weight", 0},
+    {"encoder.layers.encoder_layer_*.self_attention.in_proj_bias", "blocks.*.attn.qkv.bias", 0},
+    {"encoder.layers.encoder_layer_*.self_attention.out_proj.", "blocks.*.attn.proj.", 0},
+    {"encoder.layers.encoder_layer_*.ln_2.", "blocks.*.norm2.", 0},
+    {"encoder.layers.encoder_layer_*.mlp.0.", "blocks.*.mlp.fc1.", 0},
+    {"encoder.layers.encoder_layer_*.mlp.3.", "blocks.*.mlp.fc2.", 0},
+    {"encoder.layers.encoder_layer_*.mlp.linear_1.", "blocks.*.mlp.fc1.", 0}, /* before 0.13 */
+    {"encoder.layers.encoder_layer_*.mlp.linear_2.", "blocks.*.mlp.fc2.", 0},
+    {"encoder.ln.", "norm.", 0},
+    {"heads.head.", "head.", 0},
+    /* torch.nn.TransformerEncoder */
+    {"layers.*.self_attn.in_proj_weight", "blocks.*.attn.qkv.weight", 0},
+    {"layers.*.self_attn.in_proj_bias", "blocks.*.attn.qkv.bias", 0},
+    {"layers.*.self_attn.out_proj.", "blocks.*.attn.proj.", 0},
+    {"layers.*.linear1.", "blocks.*.mlp.fc1.", 0},
+    {"layers.*.linear2.", "blocks.*.mlp.fc2.", 0},
+    {"layers.*.norm1.", "blocks.*.norm1.", 0},
+    {"layers.*.norm2.", "blocks.*.norm2.", 0},
+    /* Hugging Face's ViT and DeiT */
+    {"embeddings.cls_token", "cls_token", 0},
+    {"embeddings.distillation_token", "dist_token", 0},
+    {"embeddings.position_embeddings", "pos_embed", 0},
+    {"embeddings.patch_embeddings.projection.", "patch_embed.proj.", 0},
+    {"encoder.layer.*.layernorm_before.", "blocks.*.norm1.", 0},
+    {"encoder.layer.*.attention.attention.query.", "blocks.*.attn.qkv.", 1},
+    {"encoder.layer.*.attention.attention.key.", "blocks.*.attn.qkv.", 2},
+    {"encoder.layer.*.attention.attention.value.", "blocks.*.attn.qkv.", 3},
+    {"encoder.layer.*.attention.output.dense.", "blocks.*.attn.proj.", 0},
+    {"encoder.layer.*.layernorm_after.", "blocks.*.norm2.", 0},
+    {"encoder.layer.*.intermediate.dense.", "blocks.*.mlp.fc1.", 0},
+    {"encoder.layer.*.output.dense.", "blocks.*.mlp.fc2.", 0},
+    {"layers.*.layernorm_before.", "blocks.*.norm1.", 0}, /* from version 5 on */
+    {"layers.*.attention.q_proj.", "blocks.*.attn.qkv.", 1},
+    {"layers.*.attention.k_proj.", "blocks.*.attn.qkv.", 2},
+    {"layers.*.attention.v_proj.", "blocks.*.attn.qkv.", 3},
+    {"layers.*.attention.o_proj.", "blocks.*.attn.proj.", 0},
+    {"layers.*.layernorm_after.", "blocks.*.norm2.", 0},
+    {"layers.*.mlp.fc1.", "blocks.*.mlp.fc1.", 0},
+    {"layers.*.mlp.fc2.", "blocks.*.mlp.fc2.", 0},
+    {"layernorm.", "norm.", 0},
+    {"cls_classifier.", "head.", 0},
+    {"distillation_classifier.", "head_dist.", 0},
+    {"classifier.", "head.", 0},
+};
+enum { KD__ST_LONGER = 24 }; /* more letters than one of ours has beyond theirs */
+
+/* Where a name goes on behind what an alias says, NULL where it says something else. *number: what stands for *. */
+KD__PRIVATE const char *kd__st_alias_end(const char *theirs, const char *name, const char **number)
+{
+    const char *end = strchr(theirs, 0) - 1;
+    for (; *theirs; ++theirs) {
+        if (*theirs == '*') {
+            *number = name;
+            if (!kd__is_digit(*name)) return NULL;
+            while (kd__is_digit(*name)) ++name;
+        } else if (*name++ != *theirs) {
+            return NULL;
+        }
+    }
+    return *end == '.' || !*name ? name : NULL;
+}
+
+/* Writes our name for a tensor, 0 if no alias fits what stands behind any of its dots. */
+KD__PRIVATE int kd__st_alias_write(const char *name, char *to, size_t size)
+{
+    const char *from = name, *end = NULL, *number = "", *c;
+    const kd__st_alias *a = NULL;
+    size_t used = 0;
+    int i;
+    while (from && !end) {
+        for (i = 0; i < KD__COUNT(kd__st_aliases) && !end; ++i) {
+            a = &kd__st_aliases[i];
+            end = kd__st_alias_end(a->theirs, from, &number);
+        }
+        from = strchr(from, '.');
+        if (from) ++from;
+    }
+    if (!end) return 0;
+    for (c = a->ours; *c; ++c) {
+        if (*c != '*') to[used++] = *c;
+        while (*c == '*' && kd__is_digit(*number)) to[used++] = *number++;
+    }
+    kd__print(to + used, size - used, a->part ? "%s#%d" : "%s", end, a->part);
+    return 1;
+}
+
+/* Gives all tensors the names of timm, without the prefix that all share. 0, and nothing has changed, if the model's
+   are others. */
+KD__PRIVATE int kd__st_rename(kd__st_file *f, const kd_model *m)
+{
+    const int prefix = kd__st_prefix(f);
+    size_t room = 1;
+    char *to;
+    int i, fit;
+    for (i = 0; i < f->entry_count; ++i) room += strlen(f->entries[i].given) + KD__ST_LONGER;
+    to = f->adopted = KD__NEW(f->kd, char, room);
+    for (i = 0; i < f->entry_count && to; ++i) {
+        kd__st_entry *e = &f->entries[i];
+        e->name = (char *)(uintptr_t)e->given + prefix;
+        if (!kd__st_alias_write(e->given, to, strlen(e->given) + KD__ST_LONGER)) continue;
+        e->name = to;
+        to += strlen(to) + 1;
+    }
+    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    fit = to && kd__st_names_fit(f, m);
+    for (i = 0; i < f->entry_count && !fit; ++i) f->entries[i].name = (char *)(uintptr_t)f->entries[i].given;
+    if (fit) {
+        kd__log(f->kd, "%s: \"%.200s\" has the names of another library's Transformer, as \"%.80s\" for \"%.80s\"",
+                f->where, f->path, f->entries[0].given, f->entries[0].name);
+        return 1;
+    }
+    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    kd__free(f->kd, f->adopted);
+    f->adopted = NULL;
+    return 0;
+}
+
 /* Weights that are not named as the model's are, but as networks in PyTorch name theirs: without a prefix that all
    share (module. of DataParallel, _orig_mod. of compile), or in the order that their names stand for. Where neither
    does, names are left as they are. */
@@ -25087,6 +25233,7 @@ KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
         }
         for (i = 0; i < f->entry_count; ++i) f->entries[i].name -= at;
     }
+    if (kd__st_rename(f, m)) return KD_OK;
     for (i = 0; i < m->node_count; ++i)
         room += m->nodes[i].param[2] < 0 ? 0 : strlen(m->nodes[i].name) + KD__ST_TRACKED;
     memset(&t, 0, sizeof t);
@@ -25107,35 +25254,58 @@ KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
     return result;
 }
 
+/* A tensor, or one of `parts`, that becomes a parameter. */
+KD__PRIVATE kd_result kd__model_match_tensor(const kd__st_file *f, const kd_model *m, int param, kd__st_entry *e,
+                                             int parts)
+{
+    const kd__param *p = &m->params[param];
+    int same = e->rank == p->rank && p->shape[0] % parts == 0 && e->shape[0] == p->shape[0] / parts, j;
+    for (j = 1; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
+    if (!same)
+        return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's%s is %s%s",
+                        f->where, e->given, f->path, kd__st_shape(e->shape, e->rank).chars,
+                        kd__st_own_name(e).chars, kd__st_shape(p->shape, p->rank).chars,
+                        parts > 1 ? ", of queries, keys and values" : "");
+    if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
+        return kd__fail(
+            f->kd, KD_ERR_FORMAT,
+            "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
+            f->where, e->given, f->path);
+    e->param = param;
+    return KD_OK;
+}
+
+/* The three tensors of a parameter, if the file has them. */
+KD__PRIVATE kd_result kd__model_match_parts(const kd__st_file *f, const kd_model *m, int param, int *found)
+{
+    kd_result result = KD_OK;
+    for (*found = 0; *found < 3 && result == KD_OK; ++*found) {
+        kd__st_entry *e = kd__st_find_part(f, m->params[param].name, *found + 1);
+        if (!e) break;
+        result = kd__model_match_tensor(f, m, param, e, 3);
+        e->part = *found + 1;
+    }
+    return result;
+}
+
 /* Whether file and model agree tensor by tensor. The model need not have its weights yet. */
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
     char tracked[KD__MAX_NAME + 64];
-    int i, j, used = m->param_count;
+    int i, j, used = m->param_count, parts = 0;
     for (i = 0; i < m->param_count; ++i) {
         const kd__param *p = &m->params[i];
         kd__st_entry *e = kd__st_find(f, p->name);
-        int same;
-        if (!e) {
+        kd_result result = e ? kd__model_match_tensor(f, m, i, e, 1) : kd__model_match_parts(f, m, i, &parts);
+        if (result != KD_OK) return result;
+        if (!e && parts < 3) {
             for (j = 0; j < f->entry_count && kd__model_has_tensor(m, f->entries[j].name); ++j) {}
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"%s%.80s%s", f->where,
                             f->path, p->name, j < f->entry_count ? ", but a \"" : "",
                             j < f->entry_count ? f->entries[j].given : "",
                             j < f->entry_count ? "\" that the model does not have" : "");
         }
-        same = e->rank == p->rank;
-        for (j = 0; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
-        if (!same)
-            return kd__fail(f->kd, KD_ERR_SHAPE,
-                            "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's%s is %s", f->where, e->given,
-                            f->path, kd__st_shape(e->shape, e->rank).chars, kd__st_own_name(e).chars,
-                            kd__st_shape(p->shape, p->rank).chars);
-        if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
-            return kd__fail(
-                f->kd, KD_ERR_FORMAT,
-                "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
-                f->where, e->given, f->path);
-        e->param = i;
+        used += e ? 0 : 2;
     }
     for (i = 0; i < m->node_count; ++i) {
         kd__st_entry *e = kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
@@ -25247,6 +25417,12 @@ KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const k
     kd__walk w = kd__walk_begin(m->kd->k, p);
     kd_result result = KD_OK;
     int group, first;
+    if (e->part && p->layout == KD__VECTOR)
+        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p) + (e->part - 1) * e->count, e->count);
+    if (e->part) {
+        w.output = (e->part - 1) * (p->outputs / 3);
+        return kd__model_read_some(f, m, e, &w, e->count);
+    }
     if (!p->away && p->layout == KD__VECTOR && p->h == 1 && p->w == 1) /* stored as it is */
         return kd__model_read_numbers(f, m, e, kd__param_stored(m, p), e->count);
     if (KD__SMALL || p->away || p->layout != KD__PANELS) return kd__model_read_some(f, m, e, &w, e->count);

@@ -98,6 +98,181 @@ static void check_state_dict(const char *line, const golden_tensor *tensors, int
     disk_delete(disk_find("f"));
 }
 
+/* The same under the names of other libraries, which `under` says; where queries, keys and values have three, each
+   has a slice of the one tensor. */
+static void put_renamed(const char *prefix, const char *(*under)(const char *name, int part, char *text))
+{
+    static unsigned char bytes[1 << 17];
+    char header[8192] = "{", text[128];
+    unsigned char *data = bytes + 8 + sizeof header, *at = data;
+    size_t length = 1;
+    int k, j, part;
+    for (k = 0; k < KD__COUNT(golden_vit); ++k) {
+        const golden_tensor *t = &golden_vit[k];
+        const char *name = under(t->name, 1, text);
+        const int parts = strstr(t->name, "qkv") && strcmp(name, under(t->name, 2, text + 64)) != 0 ? 3 : 1;
+        int64_t size = 1, i;
+        float *x;
+        for (j = 0; j < t->rank; ++j) size *= t->shape[j];
+        x = golden_numbers(k, size, t->scale, t->offset);
+        for (part = 0; part < parts; ++part) {
+            length += (size_t)sprintf(header + length, "%s\"%s%s\":{\"dtype\":\"F32\",\"shape\":[",
+                                      length > 1 ? "," : "", prefix, under(t->name, part + 1, text));
+            for (j = 0; j < t->rank; ++j)
+                length += (size_t)sprintf(header + length, "%s%d", j ? "," : "", t->shape[j] / (j ? 1 : parts));
+            length += (size_t)sprintf(header + length, "],\"data_offsets\":[%d,%d]}", (int)(at - data),
+                                      (int)(at - data + 4 * size / parts));
+            for (i = part * size / parts; i < (part + 1) * size / parts; ++i, at += 4)
+                kd__store_le(at, kd__float_bits(x[i]), 4);
+        }
+        free(x);
+    }
+    assert_true(length < sizeof header - 1);
+    header[length] = '}';
+    memset(header + length + 1, ' ', sizeof header - length - 1);
+    kd__store_le(bytes, sizeof header, 8);
+    memcpy(bytes + 8, header, sizeof header);
+    disk_put("f", bytes, (size_t)(at - bytes));
+}
+
+/* A name, of which each pair stands for one that begins so: ours, theirs. */
+static const char *replace(const char *const pairs[][2], const char *name, int block, char *text)
+{
+    for (; (*pairs)[0]; ++pairs) {
+        const size_t length = strlen((*pairs)[0]);
+        if (strncmp(name, (*pairs)[0], length) != 0) continue;
+        sprintf(text, (*pairs)[1], block, name + length);
+        return text;
+    }
+    fail_msg("no name for %s", name);
+    return NULL;
+}
+
+static const char *named(const char *const outer[][2], const char *const inner[][2], const char *name, char *text)
+{
+    int block = 0, read = 0;
+    if (sscanf(name, "blocks.%d.%n", &block, &read) == 1) return replace(inner, name + read, block, text);
+    return replace(outer, name, 0, text);
+}
+
+static const char *in_torchvision(const char *name, int part, char *text)
+{
+    static const char *const outer[][2] = {{"cls_token", "class_token%2$s"},
+                                           {"pos_embed", "encoder.pos_embedding%2$s"},
+                                           {"patch_embed.proj.", "conv_proj.%2$s"},
+                                           {"norm.", "encoder.ln.%2$s"},
+                                           {"head.", "heads.head.%2$s"},
+                                           {NULL, NULL}};
+    static const char *const inner[][2] = {
+        {"norm1.", "encoder.layers.encoder_layer_%d.ln_1.%s"},
+        {"norm2.", "encoder.layers.encoder_layer_%d.ln_2.%s"},
+        {"attn.qkv.", "encoder.layers.encoder_layer_%d.self_attention.in_proj_%s"},
+        {"attn.proj.", "encoder.layers.encoder_layer_%d.self_attention.out_proj.%s"},
+        {"mlp.fc1.", "encoder.layers.encoder_layer_%d.mlp.0.%s"},
+        {"mlp.fc2.", "encoder.layers.encoder_layer_%d.mlp.3.%s"},
+        {NULL, NULL}};
+    (void)part;
+    return named(outer, inner, name, text);
+}
+
+static const char *in_hugging_face(const char *name, int part, char *text)
+{
+    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%2$s"},
+                                           {"pos_embed", "vit.embeddings.position_embeddings%2$s"},
+                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%2$s"},
+                                           {"norm.", "vit.layernorm.%2$s"},
+                                           {"head.", "classifier.%2$s"},
+                                           {NULL, NULL}};
+    static const char *const inner[][2] = {{"norm1.", "vit.encoder.layer.%d.layernorm_before.%s"},
+                                           {"norm2.", "vit.encoder.layer.%d.layernorm_after.%s"},
+                                           {"attn.proj.", "vit.encoder.layer.%d.attention.output.dense.%s"},
+                                           {"mlp.fc1.", "vit.encoder.layer.%d.intermediate.dense.%s"},
+                                           {"mlp.fc2.", "vit.encoder.layer.%d.output.dense.%s"},
+                                           {NULL, NULL}};
+    static const char *const thirds[] = {"query", "key", "value"};
+    int block = 0, read = 0;
+    if (strstr(name, "qkv")) {
+        assert_int_equal(sscanf(name, "blocks.%d.attn.qkv.%n", &block, &read), 1);
+        sprintf(text, "vit.encoder.layer.%d.attention.attention.%s.%s", block, thirds[part - 1], name + read);
+        return text;
+    }
+    return named(outer, inner, name, text);
+}
+
+static const char *in_hugging_face_5(const char *name, int part, char *text)
+{
+    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%2$s"},
+                                           {"pos_embed", "vit.embeddings.position_embeddings%2$s"},
+                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%2$s"},
+                                           {"norm.", "vit.layernorm.%2$s"},
+                                           {"head.", "classifier.%2$s"},
+                                           {NULL, NULL}};
+    static const char *const inner[][2] = {{"norm1.", "vit.layers.%d.layernorm_before.%s"},
+                                           {"norm2.", "vit.layers.%d.layernorm_after.%s"},
+                                           {"attn.proj.", "vit.layers.%d.attention.o_proj.%s"},
+                                           {"mlp.", "vit.layers.%d.mlp.%s"},
+                                           {NULL, NULL}};
+    int block = 0, read = 0;
+    if (!strstr(name, "qkv")) return named(outer, inner, name, text);
+    assert_int_equal(sscanf(name, "blocks.%d.attn.qkv.%n", &block, &read), 1);
+    sprintf(text, "vit.layers.%d.attention.%c_proj.%s", block, "qkv"[part - 1], name + read);
+    return text;
+}
+
+static const char *in_encoder(const char *name, int part, char *text)
+{
+    static const char *const outer[][2] = {{"", "%2$s"}, {NULL, NULL}};
+    static const char *const inner[][2] = {{"norm", "encoder.layers.%d.norm%s"},
+                                           {"attn.qkv.", "encoder.layers.%d.self_attn.in_proj_%s"},
+                                           {"attn.proj.", "encoder.layers.%d.self_attn.out_proj.%s"},
+                                           {"mlp.fc1.", "encoder.layers.%d.linear1.%s"},
+                                           {"mlp.fc2.", "encoder.layers.%d.linear2.%s"},
+                                           {NULL, NULL}};
+    (void)part;
+    return named(outer, inner, name, text);
+}
+
+static void test_other_names(void **state)
+{
+    const char *(*const libraries[])(const char *, int, char *) = {in_torchvision, in_hugging_face,
+                                                                   in_hugging_face_5, in_encoder};
+    kd_isa isa;
+    int i, j;
+    (void)state;
+    for (i = 0; i < 8; ++i) {
+        put_renamed(i / 4 ? "module." : "", libraries[i % 4]);
+        FOR_EACH_ISA(isa)
+        {
+            kd_ctx_desc desc = kd->desc;
+            kd_ctx *ctx;
+            kd_model *m;
+            float logits[16], *x = golden_numbers(100, 2 * 192, 1, 0);
+            desc.isa = isa;
+            assert_int_equal(kd_open(&desc, &ctx), KD_OK);
+            m = create_in(ctx, vit_line, 1);
+            assert_ok(ctx, kd_model_load_weights(m, "f"));
+            assert_ok(ctx, kd_predict(m, x, 2, logits));
+            for (j = 0; j < 10; ++j) assert_near(logits[j], golden_vit_logits[j], 5e-6);
+            kd_model_destroy(m);
+            m = create_in(ctx,
+                          "3x8x8: patch_embed.proj: patch 4 15, cls_token: classtoken, pos_embed: position, "
+                          "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5",
+                          1);
+            assert_fails(ctx, kd_model_load_weights(m, "f"), KD_ERR_SHAPE, "but the model's");
+            kd_model_destroy(m);
+            m = create_in(ctx,
+                          "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
+                          "blocks: encoder 1 3, norm: layernorm, token 0, head: linear 5",
+                          1);
+            assert_fails(ctx, kd_model_load_weights(m, "f"), KD_ERR_FORMAT, "that the model does not have");
+            kd_model_destroy(m);
+            kd_close(ctx);
+            free(x);
+        }
+        disk_delete(disk_find("f"));
+    }
+}
+
 static void test_state_dicts(void **state)
 {
     (void)state;
@@ -701,6 +876,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
         TEST(test_state_dicts),
+        TEST(test_other_names),
         TEST(test_lines_refused),
         TEST(test_side_tokens),
         TEST(test_encoder_is_its_layers),
