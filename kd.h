@@ -1609,7 +1609,7 @@ KDDEF const char *kd_sparsity_name(kd_sparsity sparsity); /* "2:4" */
 /* The learning rate that kd_train will use at a step, counted from 0 over all epochs. */
 KDDEF double kd_learning_rate(const kd_train_desc *desc, int64_t step, int64_t steps_per_epoch);
 
-/* Trains a model in place. With a source of soft targets this is distillation.
+/* Trains a model in place; desc NULL: kd_train_defaults(). With a source of soft targets this is distillation.
    Everything is checked before the first step: on KD_ERR_ARGUMENT, _SHAPE, _DATA or a NaN in the data the model is
    as it was. What kd_data.batch and teacher_fn bring is checked batch by batch: the model is then that of the step
    before. A NaN or infinity that appears in training, or a tensor whose norm passes 1e15 on the way there, is
@@ -25179,8 +25179,8 @@ KD__PRIVATE int kd__st_alias_write(const char *name, char *to, size_t size)
     return 1;
 }
 
-/* Gives all tensors the names of timm, without the prefix that all share. 0, and nothing has changed, if the model's
-   are others. */
+/* Gives all tensors the names of timm, without the prefix that all share. 0, and nothing has changed, if the
+   model's are others. */
 KD__PRIVATE int kd__st_rename(kd__st_file *f, const kd_model *m)
 {
     const int prefix = kd__st_prefix(f);
