@@ -317,6 +317,9 @@ static void print_plan(const session *s)
             r->candidate_count);
     else
         say("student   %s\n          %s parameters\n", s->student_spec, report_count(r->student.parameters).chars);
+    if (s->prompts)
+        say("          in training the distilled are given what the teacher says as prompts, more and more "
+            "rarely\n");
     fflush(stdout);
 }
 

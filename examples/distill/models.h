@@ -466,7 +466,12 @@ static int open_models(session *s)
     s->r.student.parameters = kd_model_parameters(m);
     s->r.student.macs = kd_model_macs(m);
     s->r.student.spec = s->student_spec;
+    s->prompts = kd_model_prompt(m);
     kd_model_destroy(m);
+    if (s->prompts && s->prompts != s->images.class_count)
+        return complain(
+            "the student takes a prompt of %d numbers, but is given what the teacher says of %d classes",
+            s->prompts, s->images.class_count);
     if (s->rows_train.path) return take_teacher_logits(s);
     if (s->teacher) {
         if (!check_input(s, "teacher", s->teacher) || !check_classes(s) || !take_columns(s)) return 0;

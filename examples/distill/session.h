@@ -112,6 +112,7 @@ typedef struct session {
     report r;
     char teacher_spec[MAX_SPEC], student_spec[MAX_SPEC];
     char larger_spec[MAX_SPEC]; /* what the student is pruned from; empty: nothing */
+    int prompts;                /* numbers that its layer prompt or sidetokens takes */
     int trainings;              /* begun so far: each has a checkpoint of its own */
     char command[MAX_PATH];     /* as it was typed */
     double started;

@@ -202,5 +202,9 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
     }
     if (way == ROBUST) robust_options(s, to, &d);
     if (way == MUTUAL) mutual_options(s, &d);
+    if (s->prompts && way_table[way].teacher && way != ROBUST && way != MUTUAL) {
+        d.prompt = KD_PROMPT_TEACHER;
+        if (t->temperature > 0) d.prompt_temperature = (float)t->temperature;
+    }
     return d;
 }
