@@ -41,8 +41,9 @@ fi
 # one <parser>
 one()
 {
-    cases=0 edges= name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1
+    cases=0 edges= name=$1 needs=$build/kd-$mode.o dictionary=$1 inputs=corpus/$1 longest=4096
     case $name in
+        onnx) longest=8192 ;; # a Transformer takes more bytes
         cache | checkpoint) dictionary=model ;;
         image) needs= inputs="../images $(ls -d corpus/image 2>/dev/null)" ;;
         idx) needs= ;;
@@ -53,7 +54,7 @@ one()
         end=FAILED
     elif [ "$mode" = fuzz ]; then
         mkdir -p "$build/found-$name"
-        "$build/$name-$mode" $limit -timeout=20 -rss_limit_mb=3000 -max_len=4096 -print_final_stats=1 \
+        "$build/$name-$mode" $limit -timeout=20 -rss_limit_mb=3000 -max_len=$longest -print_final_stats=1 \
             -artifact_prefix="$build/$name-" -dict=$dictionary.dict "$build/found-$name" $inputs >>"$log" 2>&1 &&
             end=passed || end=FAILED
         cases=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

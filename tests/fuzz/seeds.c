@@ -120,6 +120,9 @@ static void onnx_seeds(void)
         "2",
         "2x6x6: conv 2 1, concat( | relu, conv 3 1), concat( | relu, conv 2 3 pad=1 | maxpool 3 stride=1 pad=1), "
         "dense 2",
+        "1x4x4: patch 2 4, classtoken, position, encoder 1 2 mlp=1, layernorm, token 0, linear 2",
+        "2x4x4: tokens, disttoken, prompttokens 2, attention 2 causal=1, concat( | linear 1), gelutanh, meanpool",
+        "tokens 5: embed 9 4, attention 2, meanpool",
     };
     char name[32];
     size_t i, at;
