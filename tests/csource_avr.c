@@ -1,5 +1,6 @@
 /* csource_avr: one model as C source on an AVR, and on a desk machine (-DDESK): the bits of its logits for an image
-   and for floats. Compile with -DMODEL_C='"m00.c"' -Dmodel=m00 -DMODEL=M00, with avr.c of examples/mcu; see csource.sh. */
+   and for floats. Compile with -DMODEL_C='"m00.c"' -Dmodel=m00 -DMODEL=M00, and on an AVR with avr.c of
+   examples/mcu; see csource.sh. */
 #include "../examples/mcu/board.h"
 
 #include MODEL_C

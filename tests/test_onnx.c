@@ -593,8 +593,8 @@ static void numbers(const char *name, int rows, int columns, const float *x)
     kd__pb_end(g, start_of);
 }
 
-/* The same image as 16 tokens u of 2 numbers, of which three layers make q, k (turned) and v; `from`: what the second
-   one reads, `width` of it. */
+/* The same image as 16 tokens u of 2 numbers, of which three layers make q, k (turned) and v; `from`: what the
+   second one reads, `width` of it. */
 static void apart(const char *from, int width)
 {
     static const int64_t row[3] = {0, 2, 16}, turn[3] = {0, 2, 1}, back[4] = {0, 2, 1, 3}, keys[4] = {0, 2, 3, 1};

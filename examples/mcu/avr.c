@@ -1,5 +1,5 @@
-/* avr: board.c for an AVR (ATmega2560, ATmega1284P) as simavr emulates it: its first serial line as a console, and a
-   count of cycles, of which an instruction takes one to five. */
+/* avr: board.c for an AVR (ATmega2560, ATmega1284P) as simavr emulates it: its first serial line as a console, and
+   a count of cycles, of which an instruction takes one to five. */
 #include "board.h"
 
 #include <avr/interrupt.h>

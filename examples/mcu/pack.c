@@ -1,6 +1,7 @@
 /* pack: a saved student as C source, a few test images, and what the student says of them.
    Usage: pack STUDENT.safetensors SHEETS OUT        SHEETS: a folder of contact sheets, CLASS.WxH.png
-   Writes OUT/net.c, OUT/pictures.h and OUT/wanted, the bits of the logits as pictures.c prints them. */
+   Writes OUT/net.c, OUT/net.onnx, OUT/pictures.h and OUT/wanted, the bits of the logits as pictures.c prints
+   them. */
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
 #include "../images.h"
@@ -73,6 +74,8 @@ static int pack(packing *p)
     kd_model_input(p->m, &p->c, &p->h, &p->w);
     snprintf(path, sizeof path, "%s/net.c", p->out);
     if (kd_model_save_c(p->m, path, NULL) != KD_OK) return 0;
+    snprintf(path, sizeof path, "%s/net.onnx", p->out);
+    if (kd_model_save_onnx(p->m, path, NULL) != KD_OK) return 0;
     p->pictures = create(p, "pictures.h");
     p->wanted = create(p, "wanted");
     if (!p->pictures || !p->wanted) return 0;
