@@ -40,6 +40,13 @@ if compiles arm-none-eabi-gcc; then
 else
     skip "arm-none-eabi-gcc" "not installed"
 fi
+riscv="riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 --specs=picolibc.specs"
+if command -v riscv64-unknown-elf-gcc >/dev/null && echo '#include <math.h>' | $riscv -fsyntax-only -x c - 2>/dev/null; then
+    for model in "$tmp"/m*.c; do cat "$model"; done >"$tmp/all.c"
+    check "riscv64-unknown-elf-gcc -march=rv32imac" $riscv -std=c99 -Os $warnings -c "$tmp/all.c" -o "$tmp/all.o"
+else
+    skip "a 32-bit RISC-V" "needs gcc-riscv64-unknown-elf and picolibc-riscv64-unknown-elf"
+fi
 
 # The ways of both kinds of models on an AVR, whose constants are not in memory and whose int has 16 bits: those that
 # need no libm (avr-libc lacks erfcf), and fit. The bits are those of a desk machine, in float, too.
