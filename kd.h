@@ -2933,10 +2933,11 @@ struct kd_ctx {
     char error[512];
 };
 
+/* Zeroed, as the system's pages are: what nobody writes to is not touched. */
 KD__PRIVATE void *kd__malloc_alloc(void *user, size_t size)
 {
     (void)user;
-    return malloc(size);
+    return calloc(1, size);
 }
 
 KD__PRIVATE void kd__malloc_free(void *user, void *ptr, size_t size)
@@ -3026,7 +3027,7 @@ KD__PRIVATE void *kd__alloc(kd_ctx *kd, size_t count, size_t item)
     data = (char *)block.start + sizeof(kd__block);
     data += (KD__ALIGN - ((uintptr_t)data & (KD__ALIGN - 1u))) & (KD__ALIGN - 1u);
     memcpy(data - sizeof block, &block, sizeof block);
-    memset(data, 0, bytes);
+    if (kd->desc.allocator.alloc != kd__malloc_alloc) memset(data, 0, bytes);
     KD__FENCE_UP(block.start, (size_t)(data - (char *)block.start));
     KD__FENCE_UP(data + bytes, block.size - bytes - (size_t)(data - (char *)block.start));
     return data;
@@ -12385,7 +12386,7 @@ KD__PRIVATE kd_result kd__quant_finish_product(const kd_model *m, int index, con
         if (!(at->factor[o] > 1e-37f) || !(at->factor[o] < 1e30f) || !(step > 1e-37f))
             return kd__quant_factor_fail(m, where, index, at->factor[o]);
         for (i = 0; i < at->depth; ++i) {
-            const int weight = *kd__quant_weight(at, o, i);
+            const int weight = (int)*kd__quant_weight(at, o, i);
             weights += weight, all += weight < 0 ? -weight : weight;
         }
         sum = at->bias[o] - in->zero * weights;
@@ -14539,7 +14540,7 @@ KD__PRIVATE void kd__run_freeze(kd__run *r, const char *frozen)
     int i, j;
     if (!frozen) return;
     for (i = 0; i < m->node_count; ++i) {
-        r->plan[i].frozen = frozen[i];
+        r->plan[i].frozen = (int)frozen[i];
         for (j = 0; j < 4 && r->sought < 0 && !frozen[i]; ++j) {
             if (m->nodes[i].param[j] >= 0 && m->params[m->nodes[i].param[j]].trained) r->sought = m->nodes[i].out;
         }
@@ -16804,7 +16805,7 @@ KD__PRIVATE void kd__write_quant(kd__relined *l, int first)
 KD__PRIVATE int kd__write_layer(kd__relined *l, const kd__node *n, const char *tag, size_t tag_length, int first)
 {
     const kd_model *m = l->m;
-    const int fold = l->folded[n - m->nodes];
+    const int fold = (int)l->folded[n - m->nodes];
     const kd__node *reader = kd__reader(m, n->out);
     int numbered = 1;
     size_t i;
@@ -23746,6 +23747,13 @@ typedef struct kd__st_entry {
     int part;  /* 1, 2, 3: that third of the parameter's outputs; 0: all of it */
 } kd__st_entry;
 
+/* What is left of an entry when its data are read. */
+typedef struct kd__st_item {
+    const char *given;
+    int param, node;               /* of the model; node: in an int8 model */
+    unsigned char kind, size, what; /* what: KD__INT8_... */
+} kd__st_item;
+
 typedef struct kd__st_pair {
     char *key, *value;
 } kd__st_pair;
@@ -23755,7 +23763,7 @@ typedef struct kd__st_file {
     kd_ctx *kd;
     const char *where, *path;
     kd__source source;
-    int in_place; /* its bytes are in memory that stays */
+    int whole, in_place; /* in_place: its bytes are in memory that stays */
     int summed;   /* `sum` is wanted, of the data that were read */
     kd__checksum sum;
     char *bytes;
@@ -24089,6 +24097,7 @@ KD__PRIVATE kd_result kd__st_read(kd__st_file *f, int whole)
     f->where = f->source.where;
     f->path = f->source.path;
     f->size = f->source.size;
+    f->whole = whole;
     if (f->size < 8) return kd__st_fail(f, "it has only %llu bytes", (unsigned long long)f->size);
     result = kd__source_read(&f->source, head, sizeof head);
     if (result != KD_OK) return result;
@@ -24440,10 +24449,25 @@ KD__PRIVATE void kd__model_write(const kd_model *m, kd_dtype dtype, kd__save *s,
    of what is computed in float, in F32. */
 enum { KD__INT8_FLOATS, KD__INT8_WEIGHT, KD__INT8_SCALE, KD__INT8_BIAS };
 typedef struct kd__int8_tensor {
-    char name[KD__MAX_NAME + 96];
-    int what, param, node, rank;
-    int64_t shape[4], count;
+    const kd__param *p;
+    int what, node, rank;
 } kd__int8_tensor;
+
+typedef struct kd__int8_label {
+    char chars[KD__MAX_NAME + 96];
+} kd__int8_label;
+
+KD__PRIVATE kd__int8_label kd__int8_name(const kd__int8_tensor *t)
+{
+    kd__int8_label name;
+    kd__print(name.chars, sizeof name.chars, "%s%s", t->p->name, t->what == KD__INT8_SCALE ? "_scale" : "");
+    return name;
+}
+
+KD__PRIVATE int64_t kd__int8_count(const kd__param *p, int what)
+{
+    return what == KD__INT8_SCALE ? p->shape[0] : kd__param_count(p);
+}
 
 KD__PRIVATE const char *kd__int8_dtype(int what)
 {
@@ -24455,7 +24479,7 @@ KD__PRIVATE int kd__int8_by_name(const void *a, const void *b)
 {
     const kd__int8_tensor *x = (const kd__int8_tensor *)a, *y = (const kd__int8_tensor *)b;
     const int narrow = (x->what == KD__INT8_WEIGHT) - (y->what == KD__INT8_WEIGHT);
-    return narrow ? narrow : strcmp(x->name, y->name);
+    return narrow ? narrow : strcmp(kd__int8_name(x).chars, kd__int8_name(y).chars);
 }
 
 /* The tensors of a model, which has its quant; `to` has room for all its parameters and nodes. */
@@ -24465,24 +24489,16 @@ KD__PRIVATE int kd__int8_tensors(const kd_model *m, kd__int8_tensor *to)
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
         for (j = 0; j < 4; ++j) {
-            kd__int8_tensor *t = &to[count];
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
             if (!p) continue;
-            kd__print(t->name, sizeof t->name, "%s", p->name);
-            t->what = !p->rounded ? KD__INT8_FLOATS : j == 0 ? KD__INT8_WEIGHT : KD__INT8_BIAS;
-            t->param = n->param[j];
-            t->node = i;
-            t->rank = p->rank;
-            memcpy(t->shape, p->shape, sizeof t->shape);
-            t->count = kd__param_count(p);
-            ++count;
-            if (t->what != KD__INT8_WEIGHT) continue;
-            t = &to[count++];
-            *t = to[count - 2];
-            kd__print(t->name, sizeof t->name, "%s_scale", p->name);
-            t->what = KD__INT8_SCALE;
-            t->rank = 1;
-            t->count = t->shape[0];
+            to[count].p = p;
+            to[count].what = !p->rounded ? KD__INT8_FLOATS : j == 0 ? KD__INT8_WEIGHT : KD__INT8_BIAS;
+            to[count].node = i;
+            to[count].rank = p->rank;
+            if (to[count++].what != KD__INT8_WEIGHT) continue;
+            to[count] = to[count - 1];
+            to[count].what = KD__INT8_SCALE;
+            to[count++].rank = 1;
         }
     }
     qsort(to, (size_t)count, sizeof *to, kd__int8_by_name);
@@ -24499,23 +24515,26 @@ KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *dat
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
     for (i = 0; i < count; ++i)
-        kd__st_tensor_put(w, tensors[i].name, kd__int8_dtype(tensors[i].what), tensors[i].rank, tensors[i].shape,
-                          (uint64_t)tensors[i].count * (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
+        kd__st_tensor_put(
+            w, kd__int8_name(&tensors[i]).chars, kd__int8_dtype(tensors[i].what), tensors[i].rank,
+            tensors[i].p->shape,
+            (uint64_t)kd__int8_count(tensors[i].p, tensors[i].what) * (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
     kd__st_text(w, "}");
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
 
 KD__PRIVATE void kd__int8_write_tensor(const kd_model *m, kd__save *s, const kd__int8_tensor *t)
 {
-    const kd__param *p = &m->params[t->param];
+    const kd__param *p = t->p;
+    const int64_t count = kd__int8_count(p, t->what);
     const kd__quant_node *at = &m->quant->nodes[t->node];
     kd__reading reading = kd__read_begin(m, p);
     unsigned char bytes[KD__PLAIN];
     float plain[KD__PLAIN];
     int64_t done;
     int i, now;
-    for (done = 0; done < t->count; done += now) {
-        now = (int)KD__MIN(t->count - done, (int64_t)(t->what == KD__INT8_BIAS ? KD__PLAIN / 4 : KD__PLAIN));
+    for (done = 0; done < count; done += now) {
+        now = (int)KD__MIN(count - done, (int64_t)(t->what == KD__INT8_BIAS ? KD__PLAIN / 4 : KD__PLAIN));
         for (i = 0; i < now && t->what == KD__INT8_WEIGHT; ++i)
             bytes[i] = (unsigned char)*kd__quant_plain(at, p, done + i);
         for (i = 0; i < now && t->what == KD__INT8_BIAS; ++i)
@@ -24698,7 +24717,7 @@ KD__PRIVATE const unsigned char *kd__st_next(kd__st_file *f, void *room, size_t 
 #define KD__MOST_BATCHES 1000000000000000000u
 
 /* A count of batches, which PyTorch keeps as I64, and .float() makes F32; below 1e18, to go on counting from. */
-KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_entry *e, int64_t *steps)
+KD__PRIVATE kd_result kd__st_steps(kd__st_file *f, const kd__st_item *e, int64_t *steps)
 {
     unsigned char room[8];
     const unsigned char *bytes = kd__st_next(f, room, (size_t)e->size);
@@ -25323,7 +25342,7 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 }
 
 /* The next `count` numbers of a tensor, checked. */
-KD__PRIVATE kd_result kd__model_read_numbers(kd__st_file *f, const kd_model *m, const kd__st_entry *e, float *plain,
+KD__PRIVATE kd_result kd__model_read_numbers(kd__st_file *f, const kd_model *m, const kd__st_item *e, float *plain,
                                              int64_t count)
 {
     unsigned char room[KD__READ_BYTES];
@@ -25348,7 +25367,7 @@ KD__PRIVATE kd_result kd__model_read_numbers(kd__st_file *f, const kd_model *m, 
 }
 
 /* A few numbers at a time, from where a tensor's walk is, so that loading takes no memory but the weights'. */
-KD__PRIVATE kd_result kd__model_read_some(kd__st_file *f, kd_model *m, const kd__st_entry *e, kd__walk *w,
+KD__PRIVATE kd_result kd__model_read_some(kd__st_file *f, kd_model *m, const kd__st_item *e, kd__walk *w,
                                           int64_t count)
 {
     const kd__param *p = w->p;
@@ -25386,7 +25405,7 @@ KD__PRIVATE void kd__panel_fill(const kd__kernels *k, const kd__param *p, const 
 }
 
 /* A panel is read to where the next one will be, if that is as large, else some outputs at a time. */
-KD__PRIVATE kd_result kd__model_read_panel(kd__st_file *f, kd_model *m, const kd__st_entry *e, int group, int first)
+KD__PRIVATE kd_result kd__model_read_panel(kd__st_file *f, kd_model *m, const kd__st_item *e, int group, int first)
 {
     const kd__kernels *k = m->kd->k;
     const kd__param *p = &m->params[e->param];
@@ -25411,9 +25430,10 @@ KD__PRIVATE kd_result kd__model_read_panel(kd__st_file *f, kd_model *m, const kd
     return result;
 }
 
-KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_entry *e)
+KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_item *e)
 {
     const kd__param *p = &m->params[e->param];
+    const int64_t count = kd__param_count(p);
     kd__walk w = kd__walk_begin(m->kd->k, p);
     kd_result result = KD_OK;
     int group, first;
@@ -25424,8 +25444,8 @@ KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const k
         return kd__model_read_some(f, m, e, &w, e->count);
     }
     if (!p->away && p->layout == KD__VECTOR && p->h == 1 && p->w == 1) /* stored as it is */
-        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p), e->count);
-    if (KD__SMALL || p->away || p->layout != KD__PANELS) return kd__model_read_some(f, m, e, &w, e->count);
+        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p), count);
+    if (KD__SMALL || p->away || p->layout != KD__PANELS) return kd__model_read_some(f, m, e, &w, count);
     for (group = 0; group < p->groups; ++group) {
         for (first = 0; first < p->outputs && result == KD_OK; first += m->kd->k->panel)
             result = kd__model_read_panel(f, m, e, group, first);
@@ -25448,18 +25468,56 @@ KD__PRIVATE void kd__model_leave_tensors(const kd__st_file *f, kd_model *m)
     kd__model_place(m);
 }
 
-/* Reads the tensors of a file that matches, in the order of its data. */
-KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m)
+/* The entries of a file that matches, in the order of its data. One that is not whole is looked at no more: what it
+   takes is given back before the weights have theirs. */
+KD__PRIVATE kd__st_item *kd__st_settle(kd__st_file *f, const kd_model *m, const kd__int8_tensor *tensors,
+                                       int *count)
+{
+    kd__st_item *items = KD__NEW(f->kd, kd__st_item, f->entry_count + 1);
+    int i;
+    *count = f->entry_count;
+    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
+    for (i = 0; i < f->entry_count && items; ++i) {
+        const kd__st_entry *e = &f->entries[i];
+        const kd__int8_tensor *t = tensors && e->param >= 0 ? &tensors[e->param] : NULL;
+        items[i].given = e->given;
+        items[i].param = t ? (int)(t->p - m->params) : e->param;
+        items[i].node = t ? t->node : -1;
+        items[i].what = (unsigned char)(t ? t->what : KD__INT8_FLOATS);
+        items[i].kind = (unsigned char)e->kind, items[i].size = (unsigned char)e->size;
+    }
+    if (f->whole && f->entry_count) {
+        qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    } else if (!f->whole) {
+        kd__free(f->kd, f->entries);
+        f->entries = NULL;
+        f->entry_count = 0;
+    }
+    return items;
+}
+
+/* Reads the tensors of a float model. */
+KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m, const kd__st_item *items, int count)
 {
     kd_result result = KD_OK;
     int i;
-    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
-    for (i = 0; i < f->entry_count && result == KD_OK; ++i) {
-        const kd__st_entry *e = &f->entries[i];
+    for (i = 0; i < count && result == KD_OK; ++i) {
+        const kd__st_item *e = &items[i];
         result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen) : kd__model_read_tensor(f, m, e);
     }
-    if (f->entry_count) qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
     return result;
+}
+
+/* Into a model that agrees with the file and has no memory for its weights yet, or has. */
+KD__PRIVATE kd_result kd__model_take_tensors(kd__st_file *f, kd_model *m)
+{
+    int count;
+    kd__st_item *items = kd__st_settle(f, m, NULL, &count);
+    kd_result result = items ? KD_OK : KD_ERR_MEMORY;
+    if (result == KD_OK && !m->weights) result = kd__model_allocate(m);
+    if (result == KD_OK) result = kd__model_read_tensors(f, m, items, count);
+    kd__free(f->kd, items);
+    return result == KD_OK ? kd__grids_check(m, f->where) : result;
 }
 
 KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
@@ -25525,24 +25583,26 @@ KD__PRIVATE kd_result kd__model_check(const kd__st_file *f, const kd_model *m)
 KD__PRIVATE kd_result kd__int8_find(kd__st_file *f, const kd__int8_tensor *t, kd__st_entry **out)
 {
     const int floats = t->what == KD__INT8_FLOATS || t->what == KD__INT8_SCALE;
-    kd__st_entry *e = *out = kd__st_find(f, t->name);
+    const kd__int8_label name = kd__int8_name(t);
+    kd__st_entry *e = *out = kd__st_find(f, name.chars);
     int same, j;
     if (!e)
-        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path, t->name);
+        return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"", f->where, f->path,
+                        name.chars);
     same = e->rank == t->rank;
-    for (j = 0; same && j < t->rank; ++j) same = e->shape[j] == t->shape[j];
+    for (j = 0; same && j < t->rank; ++j) same = e->shape[j] == t->p->shape[j];
     if (!same)
         return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's is %s",
-                        f->where, t->name, f->path, kd__st_shape(e->shape, e->rank).chars,
-                        kd__st_shape(t->shape, t->rank).chars);
+                        f->where, name.chars, f->path, kd__st_shape(e->shape, e->rank).chars,
+                        kd__st_shape(t->p->shape, t->rank).chars);
     if (e->kind != (floats ? KD__FLOAT : KD__SIGNED) || e->size != (t->what == KD__INT8_WEIGHT ? 1 : 4))
         return kd__fail(f->kd, KD_ERR_FORMAT, "%s: tensor \"%.80s\" of the int8 model \"%.200s\" must be %s",
-                        f->where, t->name, f->path, kd__int8_dtype(t->what));
+                        f->where, name.chars, f->path, kd__int8_dtype(t->what));
     return KD_OK;
 }
 
 /* The next `count` numbers of a tensor, from number `first` on. */
-KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_tensor *t, int64_t first, int count,
+KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__st_item *t, int64_t first, int count,
                                     const unsigned char *bytes)
 {
     kd__quant_node *at = &m->quant->nodes[t->node];
@@ -25552,7 +25612,7 @@ KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_
         if (w == -128)
             return kd__fail(f->kd, KD_ERR_FORMAT,
                             "%s: tensor \"%.80s\" of \"%.200s\" holds -128; weights are -127 to 127", f->where,
-                            t->name, f->path);
+                            t->given, f->path);
         *kd__quant_plain(at, &m->params[t->param], first + i) = w;
     }
     for (i = 0; i < count && t->what == KD__INT8_BIAS; ++i)
@@ -25561,23 +25621,21 @@ KD__PRIVATE kd_result kd__int8_take(kd__st_file *f, kd_model *m, const kd__int8_
     kd__convert(bytes, KD__FLOAT, 4, 0, count, at->scale + first);
     if (m->kd->k->all_finite(count, at->scale + first)) return KD_OK;
     return kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
-                    f->where, t->name, f->path);
+                    f->where, t->given, f->path);
 }
 
-KD__PRIVATE kd_result kd__int8_read_tensor(kd__st_file *f, kd_model *m, const kd__int8_tensor *t, kd__st_entry *e)
+KD__PRIVATE kd_result kd__int8_read_tensor(kd__st_file *f, kd_model *m, const kd__st_item *t)
 {
+    const int64_t count = kd__int8_count(&m->params[t->param], t->what);
     unsigned char room[KD__READ_BYTES];
     kd_result result = KD_OK;
     int64_t done;
     int now;
-    if (t->what == KD__INT8_FLOATS) {
-        e->param = t->param;
-        return kd__model_read_tensor(f, m, e);
-    }
-    for (done = 0; done < t->count && result == KD_OK; done += now) {
+    if (t->what == KD__INT8_FLOATS) return kd__model_read_tensor(f, m, t);
+    for (done = 0; done < count && result == KD_OK; done += now) {
         const unsigned char *bytes;
-        now = (int)KD__MIN(t->count - done, (int64_t)KD__READ_BYTES / e->size);
-        bytes = kd__st_next(f, room, (size_t)now * (size_t)e->size);
+        now = (int)KD__MIN(count - done, (int64_t)KD__READ_BYTES / t->size);
+        bytes = kd__st_next(f, room, (size_t)now * t->size);
         result = bytes ? kd__int8_take(f, m, t, done, now, bytes) : KD_ERR_IO;
     }
     return result;
@@ -25609,17 +25667,14 @@ KD__PRIVATE kd_result kd__int8_match(kd__st_file *f, const kd_model *m, const kd
 
 /* In the order of the file. Room for the integers does not depend on the scales of quant layers, which may come
    after them. */
-KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_tensor *tensors)
+KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__st_item *items, int count)
 {
     kd_result result = kd__quant_open(m, f->where);
     int i;
-    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_offset);
-    for (i = 0; i < f->entry_count && result == KD_OK; ++i) {
-        kd__st_entry *e = &f->entries[i];
-        result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen)
-                              : kd__int8_read_tensor(f, m, &tensors[e->param], e);
+    for (i = 0; i < count && result == KD_OK; ++i) {
+        const kd__st_item *e = &items[i];
+        result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen) : kd__int8_read_tensor(f, m, e);
     }
-    qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
     if (result == KD_OK) result = kd__grids_check(m, f->where);
     if (result == KD_OK) result = kd__quant_scales(m, m->quant, f->where);
     return result == KD_OK ? kd__quant_finish(m, f->where) : result;
@@ -25629,12 +25684,12 @@ KD__PRIVATE kd_result kd__int8_fill(kd__st_file *f, kd_model *m, const kd__int8_
 KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
 {
     kd__int8_tensor *tensors = NULL;
+    kd__st_item *items = NULL;
     kd_result result = KD_ERR_MEMORY;
     int count = 0;
     uint64_t weights = 0;
     for (; count < m->param_count; ++count) weights += (uint64_t)kd__param_count(&m->params[count]);
-    if (weights > f->size - f->data)
-        return kd__st_fail(f, "it has fewer bytes of data than its model has weights");
+    if (weights > f->size - f->data) return kd__st_fail(f, "it has fewer bytes of data than its model has weights");
     if (!m->quants || strcmp(kd__st_value(f, "kd.int8"), "1") != 0)
         return kd__st_fail(f, "kd.int8 is \"%.20s\" in a model %s", kd__st_value(f, "kd.int8"),
                            m->quants ? "" : "without quant layers");
@@ -25643,10 +25698,13 @@ KD__PRIVATE kd_result kd__int8_read(kd__st_file *f, kd_model *m)
         kd__quant_send_away(m);
         count = kd__int8_tensors(m, tensors);
         result = kd__int8_match(f, m, tensors, count);
-        if (result == KD_OK) result = kd__model_allocate(m);
-        if (result == KD_OK) result = kd__int8_fill(f, m, tensors);
+        if (result == KD_OK) items = kd__st_settle(f, m, tensors, &count);
+        if (result == KD_OK && !items) result = KD_ERR_MEMORY;
     }
     kd__free(f->kd, tensors);
+    if (result == KD_OK) result = kd__model_allocate(m);
+    if (result == KD_OK) result = kd__int8_fill(f, m, items, count);
+    kd__free(f->kd, items);
     return result;
 }
 
@@ -25671,9 +25729,7 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
     } else {
         if (result == KD_OK) result = kd__model_match_tensors(f, m);
         if (result == KD_OK) kd__model_leave_tensors(f, m);
-        if (result == KD_OK) result = kd__model_allocate(m);
-        if (result == KD_OK) result = kd__model_read_tensors(f, m);
-        if (result == KD_OK) result = kd__grids_check(m, f->where);
+        if (result == KD_OK) result = kd__model_take_tensors(f, m);
     }
     if (result == KD_OK) result = kd__model_read_pairs(f, m);
     if (result == KD_OK) result = kd__model_check(f, m);
@@ -25744,8 +25800,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (result == KD_OK) result = kd__model_match_tensors(&f, m);
     if (result == KD_OK) result = kd_model_clone(m, &copy); /* a bad file must leave the model as it was */
     if (result == KD_OK) {
-        result = kd__model_read_tensors(&f, copy);
-        if (result == KD_OK) result = kd__grids_check(copy, f.where);
+        result = kd__model_take_tensors(&f, copy);
         if (result == KD_OK) {
             memcpy(m->weights, copy->weights, m->weight_count * sizeof(float));
             memcpy(m->state, copy->state, m->state_count * sizeof(float));
@@ -28113,7 +28168,7 @@ KD__PRIVATE kd_result kd__onnx_index(kd__onnx_reader *r)
     r->sorted = KD__NEW(r->kd, kd__onnx_entry *, r->entry_count + 1);
     if (result != KD_OK || !r->sorted) return KD_ERR_MEMORY;
     for (i = 0; i < r->entry_count; ++i) r->sorted[i] = &r->entries[i];
-    if (r->entry_count) qsort(r->sorted, (size_t)r->entry_count, sizeof *r->sorted, kd__onnx_by_name);
+    if (r->entry_count) qsort(r->sorted, (size_t)r->entry_count, sizeof(kd__onnx_entry *), kd__onnx_by_name);
     for (i = j = 0; i < r->entry_count; ++i) {
         kd__onnx_entry *e = r->sorted[i], *last = j ? r->sorted[j - 1] : NULL;
         if (last && kd__pb_order(last->name, e->name) == 0) {

@@ -866,7 +866,10 @@ static void kept_once(void **state)
     kd_model *copy, *int8, *cloned, *loaded;
     unsigned char *bytes;
     size_t before, size;
+    char path[] = P_tmpdir "/kd_test_quant_XXXXXX";
+    const int file = mkstemp(path);
     (void)state;
+    close(file);
     assert_int_equal(kd_open(&desc, &kd), KD_OK);
     assert_ok(kd, kd_model_clone_to(f.m, kd, &copy));
     before = memory.bytes;
@@ -879,6 +882,13 @@ static void kept_once(void **state)
     memory.peak = before = memory.bytes;
     assert_ok(kd, kd_model_load_memory(kd, bytes, size, &loaded));
     if (memory.peak - before >= most) fail_msg("%zu bytes while loading", memory.peak - before);
+    kd_model_destroy(loaded);
+    assert_ok(kd, kd_model_save(int8, path));
+    memory.peak = memory.bytes;
+    assert_ok(kd, kd_model_load(kd, path, &loaded));
+    if (memory.peak > memory.bytes + 4096)
+        fail_msg("from a file %zu bytes at most, %zu stay", memory.peak, memory.bytes);
+    remove(path);
     assert_true(kd_model_hash(loaded) == kd_model_hash(int8) && kd_model_hash(cloned) == kd_model_hash(int8));
     free(bytes);
     kd_model_destroy(copy);
