@@ -23750,8 +23750,8 @@ typedef struct kd__st_entry {
 /* What is left of an entry when its data are read. */
 typedef struct kd__st_item {
     const char *given;
-    int param, node;               /* of the model; node: in an int8 model */
-    unsigned char kind, size, what; /* what: KD__INT8_... */
+    int param, node; /* of the model; node: in an int8 model */
+    unsigned char kind, size, part, what; /* what: KD__INT8_... */
 } kd__st_item;
 
 typedef struct kd__st_pair {
@@ -25433,15 +25433,15 @@ KD__PRIVATE kd_result kd__model_read_panel(kd__st_file *f, kd_model *m, const kd
 KD__PRIVATE kd_result kd__model_read_tensor(kd__st_file *f, kd_model *m, const kd__st_item *e)
 {
     const kd__param *p = &m->params[e->param];
-    const int64_t count = kd__param_count(p);
+    const int64_t count = kd__param_count(p) / (e->part ? 3 : 1);
     kd__walk w = kd__walk_begin(m->kd->k, p);
     kd_result result = KD_OK;
     int group, first;
     if (e->part && p->layout == KD__VECTOR)
-        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p) + (e->part - 1) * e->count, e->count);
+        return kd__model_read_numbers(f, m, e, kd__param_stored(m, p) + (e->part - 1) * count, count);
     if (e->part) {
         w.output = (e->part - 1) * (p->outputs / 3);
-        return kd__model_read_some(f, m, e, &w, e->count);
+        return kd__model_read_some(f, m, e, &w, count);
     }
     if (!p->away && p->layout == KD__VECTOR && p->h == 1 && p->w == 1) /* stored as it is */
         return kd__model_read_numbers(f, m, e, kd__param_stored(m, p), count);
@@ -25485,6 +25485,7 @@ KD__PRIVATE kd__st_item *kd__st_settle(kd__st_file *f, const kd_model *m, const 
         items[i].node = t ? t->node : -1;
         items[i].what = (unsigned char)(t ? t->what : KD__INT8_FLOATS);
         items[i].kind = (unsigned char)e->kind, items[i].size = (unsigned char)e->size;
+        items[i].part = (unsigned char)e->part;
     }
     if (f->whole && f->entry_count) {
         qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);

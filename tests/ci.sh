@@ -61,6 +61,8 @@ fetch_machines()
     have simavr simavr
     have riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
     have /usr/lib/picolibc/riscv64-unknown-elf/picolibc.specs picolibc-riscv64-unknown-elf
+    have xtensa-lx106-elf-gcc gcc-xtensa-lx106
+    have /usr/lib/xtensa-lx106-elf/picolibc.specs picolibc-xtensa-lx106-elf
     have qemu-system-riscv32 qemu-system-misc
     have wasm-ld lld
     have /usr/lib/wasm32-wasi/libc.a wasi-libc

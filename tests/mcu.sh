@@ -1,6 +1,6 @@
 #!/bin/sh
 # A student in the flash of an emulated Cortex-M4, with the C library for small devices: the bits of its logits must be
-# those of a desk machine. Then one that is C source, on five processors. Usage: tests/mcu.sh
+# those of a desk machine; and on an Xtensa. Then one that is C source, on five processors. Usage: tests/mcu.sh
 cd "$(dirname "$0")/../examples/mcu" || exit 1
 . ../../tests/checks.sh
 
@@ -28,6 +28,20 @@ else
         check "it runs in ${BOARD_RAM:-64K} of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/arm.bits"
         check "there are four lines of them" test "$(grep -c -E '^([0-9a-f]{8} ){10}$' "$tmp/arm.bits")" = 4
     fi
+fi
+
+# the same on an Xtensa, the lx106 of an ESP8266, with picolibc and arithmetic of our own (soft.h)
+xtensa="xtensa-lx106-elf-gcc --specs=/usr/lib/xtensa-lx106-elf/picolibc.specs"
+if ! command -v qemu-system-xtensa >/dev/null || ! echo '#include <stdio.h>' | $xtensa -fsyntax-only -x c - 2>/dev/null; then
+    skip "student.c on an Xtensa" "needs gcc-xtensa-lx106, picolibc-xtensa-lx106-elf and qemu-system-misc"
+else
+    sed "s/BOARD_RAM/${BOARD_RAM:-64K}/" xtensa.ld >"$tmp/xtensa.ld"
+    check "student.c for an Xtensa" $xtensa --crt0=hosted -mlongcalls -std=c99 -Os -DDESK -DKD_NO_INT8 $warnings \
+        -ffunction-sections -fdata-sections -Wl,--gc-sections -T "$tmp/xtensa.ld" -iquote "$tmp" student.c xtensa.c \
+        -o "$tmp/xtensa.elf" -lm
+    timeout 120 qemu-system-xtensa -M sim -cpu lx106 -m 4M -nographic -monitor none -serial none -semihosting \
+        -kernel "$tmp/xtensa.elf" 2>&1 | grep -v '^#' >"$tmp/xtensa.bits"
+    check "student.c runs on an Xtensa in ${BOARD_RAM:-64K} of RAM, to the same bits" diff "$tmp/desk.bits" "$tmp/xtensa.bits"
 fi
 
 # fits NAME RAM OPTION...: the student in model.h, on a board with that much RAM and on a desk machine
