@@ -23423,8 +23423,8 @@ typedef struct kd__save {
     const char *where, *path;
     char *temporary;
     void *file;
-    kd__checksum *sum;  /* nothing is written, only its checksum taken */
-    int to_memory; /* instead of a file */
+    kd__checksum *sum; /* nothing is written, only its checksum taken */
+    int to_memory;     /* instead of a file */
     unsigned char *memory;
     size_t size, length; /* of the memory; of what was written, whether it fits or not */
     kd_result result;
@@ -23750,7 +23750,7 @@ typedef struct kd__st_entry {
 /* What is left of an entry when its data are read. */
 typedef struct kd__st_item {
     const char *given;
-    int param, node; /* of the model; node: in an int8 model */
+    int param, node;                      /* of the model; node: in an int8 model */
     unsigned char kind, size, part, what; /* what: KD__INT8_... */
 } kd__st_item;
 
@@ -23764,7 +23764,7 @@ typedef struct kd__st_file {
     const char *where, *path;
     kd__source source;
     int whole, in_place; /* in_place: its bytes are in memory that stays */
-    int summed;   /* `sum` is wanted, of the data that were read */
+    int summed;          /* `sum` is wanted, of the data that were read */
     kd__checksum sum;
     char *bytes;
     size_t size, data; /* of the file; where its data begin */
@@ -24515,10 +24515,10 @@ KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *dat
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
     for (i = 0; i < count; ++i)
-        kd__st_tensor_put(
-            w, kd__int8_name(&tensors[i]).chars, kd__int8_dtype(tensors[i].what), tensors[i].rank,
-            tensors[i].p->shape,
-            (uint64_t)kd__int8_count(tensors[i].p, tensors[i].what) * (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
+        kd__st_tensor_put(w, kd__int8_name(&tensors[i]).chars, kd__int8_dtype(tensors[i].what), tensors[i].rank,
+                          tensors[i].p->shape,
+                          (uint64_t)kd__int8_count(tensors[i].p, tensors[i].what) *
+                              (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
     kd__st_text(w, "}");
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
