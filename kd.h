@@ -31063,6 +31063,7 @@ KD__PRIVATE kd_result kd__onnx_own(kd__onnx_reader *r, kd_model **out)
             name.at = (const unsigned char *)m->params[param].name, name.left = strlen(m->params[param].name);
             at += o.holes[i].at - from, from = o.holes[i].at;
             if (plain) kd__convert(r->graph.at + at, KD__FLOAT, 4, 0, count, plain);
+            if (plain) memset(plain, 0, (size_t)o.holes[i].zeros * sizeof *plain);
             result = plain ? kd__onnx_store(r, m, param, &name, plain) : KD_ERR_MEMORY;
             at += (size_t)count * 4;
             kd__free(r->kd, plain);
