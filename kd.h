@@ -9564,13 +9564,13 @@ KD__PRIVATE void kd__sidetokens_backward(const kd__run *r, const kd__node *n, kd
     }
 }
 
-/* The gradient by number k of a sample's prompt. */
-KD__PRIVATE float kd__sidetokens_by_number(const kd__run *r, const kd__node *n, int sample, int k)
+/* The gradient by number k of the prompt of a sample whose tokens are behind `place` others. */
+KD__PRIVATE float kd__sidetokens_by_number(const kd__run *r, const kd__node *n, int sample, int place, int k)
 {
     const int width = r->model->values[n->out].shape.c, numbers = (int)n->arg[KD__SIDE_NUMBERS].v[0];
     const kd__span all = {0, 0, 0, 0};
     const kd__slot *slot = &r->grad[n->out];
-    const float *dy = kd__slot_at(slot, all, sample) + kd__sidetokens_place(r, n, sample) * slot->row;
+    const float *dy = kd__slot_at(slot, all, sample) + place * slot->row;
     const float *weight = kd__weight(r, n->param[0]) + k;
     double sum = 0;
     int j, c;
@@ -9587,10 +9587,12 @@ enum { KD__TOKEN_K };
 KD__PRIVATE kd_result kd__token_build(kd__draft *d, kd__node *n)
 {
     const kd__shape in = d->m->values[n->in].shape;
+    const int side = d->m->values[n->in].side;
     const kd_result result = kd__needs_tokens(d, n, 0);
     if (result != KD_OK) return result;
-    if (n->arg[KD__TOKEN_K].v[0] >= in.h)
-        return kd__spec_fail(d, "there is no token %.0f: tokens are 0 to %d", n->arg[KD__TOKEN_K].v[0], in.h - 1);
+    if (n->arg[KD__TOKEN_K].v[0] >= in.h - side)
+        return kd__spec_fail(d, "there is no token %.0f: tokens are 0 to %d%s", n->arg[KD__TOKEN_K].v[0],
+                             in.h - side - 1, side ? ", others may be missing" : "");
     n->out = kd__draft_value(d, in.c, 1, 1, 1, d->m->node_count);
     return n->out < 0 ? KD_ERR_MEMORY : KD_OK;
 }
@@ -15383,10 +15385,12 @@ KD__PRIVATE void kd__attack_move(void *arg, int index, int worker)
     const float *grad = kd__slot_at(slot, all, index), *from = a->from + index * a->floats;
     float *to = a->x + index * a->floats;
     ptrdiff_t i = 0;
+    const int place = a->made ? kd__sidetokens_place(a->run, a->made, index) : 0; /* before any of them moves */
     int c, y, x;
     (void)worker;
     for (; a->made && i < a->floats; ++i)
-        to[i] = kd__attack_moved(a, i, from[i], to[i], kd__sidetokens_by_number(a->run, a->made, index, (int)i));
+        to[i] =
+            kd__attack_moved(a, i, from[i], to[i], kd__sidetokens_by_number(a->run, a->made, index, place, (int)i));
     for (c = (int)others; !a->made && c < s->c; ++c) {
         for (y = 0; y < s->h; ++y) {
             for (x = 0; x < s->w; ++x, ++i)
@@ -23744,7 +23748,7 @@ typedef struct kd__st_entry {
     int64_t shape[8], count;
     uint64_t begin, end;
     int param; /* of the model that the file was matched with; -1: a count of batches */
-    int part;  /* 1, 2, 3: that third of the parameter's outputs; 0: all of it */
+    int part;  /* 1, 2, 3: that third of the parameter's outputs; 0: all of it. See kd__st_file.in_parts */
 } kd__st_entry;
 
 /* What is left of an entry when its data are read. */
@@ -23771,8 +23775,10 @@ typedef struct kd__st_file {
     kd__st_entry *entries;
     kd__st_pair *pairs;
     int entry_count, entry_capacity, pair_count, pair_capacity;
-    char *c, *end; /* while the header is read */
-    char *adopted; /* memory of names that the model has no memory for: kd__st_adopt */
+    char *c, *end;      /* while the header is read */
+    char *adopted;      /* memory of names that the model has no memory for: kd__st_adopt */
+    uint64_t described; /* what is said of all tensors: kd__st_describe */
+    int in_parts;       /* names were translated, and some parameters may be in three tensors: kd__st_rename */
 } kd__st_file;
 
 KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__st_fail(kd__st_file *f, const char *format, ...)
@@ -24174,13 +24180,13 @@ typedef struct kd__st_writer {
     kd_ctx *kd;
     char *text;
     size_t length, capacity;
-    int failed;
-    uint64_t offset;
+    int failed, counting; /* counting: nothing is written, tensors are only described */
+    uint64_t offset, described;
 } kd__st_writer;
 
 KD__PRIVATE void kd__st_put(kd__st_writer *w, const char *bytes, size_t length)
 {
-    if (w->failed) return;
+    if (w->failed || w->counting) return;
     if (w->length + length > w->capacity) {
         const size_t capacity = (w->length + length) * 2 + 256;
         char *bigger = KD__NEW(w->kd, char, capacity);
@@ -24225,11 +24231,24 @@ KD__PRIVATE void kd__st_pair_put(kd__st_writer *w, int *first, const char *key, 
     kd__st_quoted(w, value);
 }
 
+/* What is said of a tensor, in one number. */
+KD__PRIVATE uint64_t kd__st_describe(const char *name, int kind, int size, int rank, const int64_t *shape,
+                                     uint64_t begin)
+{
+    const uint64_t type = (uint64_t)kind << 32 | (uint64_t)size << 16 | (uint64_t)rank;
+    uint64_t hash = kd__mix(kd__hash_text(0, name) ^ type);
+    int i;
+    for (i = 0; i < rank; ++i) hash = kd__mix(hash ^ (uint64_t)shape[i]);
+    return kd__mix(hash ^ begin);
+}
+
 KD__PRIVATE void kd__st_tensor_put(kd__st_writer *w, const char *name, const char *dtype, int rank,
                                    const int64_t *shape, uint64_t bytes)
 {
+    const kd__ftype *type = kd__dtype_find(dtype);
     char text[96];
     int i;
+    w->described += kd__st_describe(name, type->kind, type->size, rank, shape, w->offset);
     kd__st_text(w, ",");
     kd__st_quoted(w, name);
     kd__print(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", dtype);
@@ -24327,7 +24346,8 @@ KD__PRIVATE void kd__model_pairs(const kd_model *m, kd__pair_fn put, void *to)
 }
 
 /* Models have two checksums: of the numbers, whatever their type and order in the file (kd_model_hash), and of the
-   bytes, which is taken while they are read: of the data and of all pairs but itself. */
+   bytes, which is taken while they are read: of the data, of what is said of tensors, and of all pairs but
+   itself. */
 static const char kd__bytes_checksum[] = "kd.checksum.bytes";
 
 /* Pairs come in any order. */
@@ -24352,8 +24372,9 @@ KD__PRIVATE void kd__st_pair_more(void *to, const char *key, const char *value)
 KD__PRIVATE void kd__model_metadata(const kd_model *m, const kd__checksum *data, kd__st_writer *w)
 {
     char text[24];
-    uint64_t pairs = 0;
+    uint64_t pairs = w->described;
     int first = 1;
+    w->offset = 0;
     kd__st_text(w, "{\"__metadata__\":{");
     kd__st_pair_put(w, &first, "format", "pt");
     kd__model_pairs(m, kd__st_pair_more, w);
@@ -24396,12 +24417,10 @@ KD__PRIVATE void kd__model_order(const kd_model *m, kd_dtype dtype, kd__sorted *
     if (m->param_count) qsort(order, (size_t)m->param_count, sizeof *order, kd__sorted_by_name);
 }
 
-KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, const kd__checksum *data,
-                                       kd__st_writer *w, const kd__sorted *order)
+KD__PRIVATE void kd__model_tensors_put(const kd_model *m, kd_dtype dtype, kd__st_writer *w, const kd__sorted *order)
 {
     char name[KD__MAX_NAME + 64];
     int i;
-    kd__model_metadata(m, data, w);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
@@ -24413,6 +24432,17 @@ KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, const 
                                                   : "BF16",
                           p->rank, p->shape, (uint64_t)kd__param_count(p) * (order[i].wide ? 4 : 2));
     }
+}
+
+/* The checksum stands in front of what it is of. */
+KD__PRIVATE kd_result kd__model_header(const kd_model *m, kd_dtype dtype, const kd__checksum *data,
+                                       kd__st_writer *w, const kd__sorted *order)
+{
+    w->counting = 1;
+    kd__model_tensors_put(m, dtype, w, order);
+    w->counting = 0;
+    kd__model_metadata(m, data, w);
+    kd__model_tensors_put(m, dtype, w, order);
     kd__st_text(w, "}");
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
@@ -24505,12 +24535,11 @@ KD__PRIVATE int kd__int8_tensors(const kd_model *m, kd__int8_tensor *to)
     return count;
 }
 
-KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *data, kd__st_writer *w,
-                                      const kd__int8_tensor *tensors, int count)
+KD__PRIVATE void kd__int8_tensors_put(const kd_model *m, kd__st_writer *w, const kd__int8_tensor *tensors,
+                                      int count)
 {
     char name[KD__MAX_NAME + 64];
     int i;
-    kd__model_metadata(m, data, w);
     for (i = 0; i < m->node_count; ++i) {
         if (kd__tracked_name(&m->nodes[i], name, sizeof name)) kd__st_tensor_put(w, name, "I64", 0, NULL, 8);
     }
@@ -24519,6 +24548,16 @@ KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *dat
                           tensors[i].p->shape,
                           (uint64_t)kd__int8_count(tensors[i].p, tensors[i].what) *
                               (tensors[i].what == KD__INT8_WEIGHT ? 1 : 4));
+}
+
+KD__PRIVATE kd_result kd__int8_header(const kd_model *m, const kd__checksum *data, kd__st_writer *w,
+                                      const kd__int8_tensor *tensors, int count)
+{
+    w->counting = 1;
+    kd__int8_tensors_put(m, w, tensors, count);
+    w->counting = 0;
+    kd__model_metadata(m, data, w);
+    kd__int8_tensors_put(m, w, tensors, count);
     kd__st_text(w, "}");
     return w->failed ? KD_ERR_MEMORY : KD_OK;
 }
@@ -24748,12 +24787,27 @@ typedef struct kd__st_label {
     char chars[96];
 } kd__st_label;
 
+/* Letters of a name without the number of a part. */
+KD__PRIVATE int kd__st_whole(const char *name) { return (int)KD__MIN(strcspn(name, "#"), (size_t)80); }
+
+/* Whether the model has a tensor under the name that an entry has now. */
+KD__PRIVATE int kd__st_is_had(const kd__st_file *f, const kd_model *m, const kd__st_entry *e)
+{
+    char name[KD__MAX_NAME + 64];
+    const size_t length = strcspn(e->name, "#");
+    if (!f->in_parts || length >= sizeof name) return kd__model_has_tensor(m, e->name);
+    memcpy(name, e->name, length);
+    name[length] = 0;
+    return kd__model_has_tensor(m, name);
+}
+
 /* ' "0.weight"', or nothing where that is what the file calls it, too. */
 KD__PRIVATE kd__st_label kd__st_own_name(const kd__st_entry *e)
 {
     kd__st_label label;
     label.chars[0] = 0;
-    if (strcmp(e->name, e->given) != 0) kd__print(label.chars, sizeof label.chars, " \"%.80s\"", e->name);
+    if (strcmp(e->name, e->given) != 0)
+        kd__print(label.chars, sizeof label.chars, " \"%.*s\"", kd__st_whole(e->name), e->name);
     return label;
 }
 
@@ -24762,7 +24816,7 @@ KD__PRIVATE kd__st_entry *kd__st_find_part(const kd__st_file *f, const char *nam
 {
     char text[KD__MAX_NAME + 64];
     kd__print(text, sizeof text, "%s#%d", name, part);
-    return kd__st_find(f, text);
+    return f->in_parts ? kd__st_find(f, text) : NULL;
 }
 
 KD__PRIVATE int kd__st_names_fit(const kd__st_file *f, const kd_model *m)
@@ -25216,6 +25270,7 @@ KD__PRIVATE int kd__st_rename(kd__st_file *f, const kd_model *m)
         to += strlen(to) + 1;
     }
     qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
+    f->in_parts = 1;
     fit = to && kd__st_names_fit(f, m);
     for (i = 0; i < f->entry_count && !fit; ++i) f->entries[i].name = (char *)(uintptr_t)f->entries[i].given;
     if (fit) {
@@ -25226,6 +25281,7 @@ KD__PRIVATE int kd__st_rename(kd__st_file *f, const kd_model *m)
     qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);
     kd__free(f->kd, f->adopted);
     f->adopted = NULL;
+    f->in_parts = 0;
     return 0;
 }
 
@@ -25318,7 +25374,7 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         kd_result result = e ? kd__model_match_tensor(f, m, i, e, 1) : kd__model_match_parts(f, m, i, &parts);
         if (result != KD_OK) return result;
         if (!e && parts < 3) {
-            for (j = 0; j < f->entry_count && kd__model_has_tensor(m, f->entries[j].name); ++j) {}
+            for (j = 0; j < f->entry_count && kd__st_is_had(f, m, &f->entries[j]); ++j) {}
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"%s%.80s%s", f->where,
                             f->path, p->name, j < f->entry_count ? ", but a \"" : "",
                             j < f->entry_count ? f->entries[j].given : "",
@@ -25336,7 +25392,7 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
-    for (i = 0; i < f->entry_count - 1 && kd__model_has_tensor(m, f->entries[i].name); ++i) {}
+    for (i = 0; i < f->entry_count - 1 && kd__st_is_had(f, m, &f->entries[i]); ++i) {}
     return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have",
                     f->where, f->path, f->entries[i].given);
 }
@@ -25565,7 +25621,7 @@ KD__PRIVATE kd_result kd__model_check(const kd__st_file *f, const kd_model *m)
 {
     const char *older = kd__st_value(f, "kd.checksum"), *bytes = kd__st_value(f, kd__bytes_checksum);
     const char *checksum = bytes ? bytes : older;
-    uint64_t pairs = 0;
+    uint64_t pairs = f->described;
     char wanted[24];
     int i;
     for (i = 0; i < f->pair_count && bytes; ++i) kd__hash_pair(&pairs, f->pairs[i].key, f->pairs[i].value);
@@ -25713,6 +25769,7 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
 {
     const char *spec = kd__st_value(f, "kd.spec"), *version = kd__st_value(f, "kd.version");
     kd_model *m = NULL;
+    int i;
     kd_result result;
     if (!spec)
         return kd__fail(
@@ -25724,6 +25781,10 @@ KD__PRIVATE kd_result kd__model_read(kd__st_file *f, kd_model **out)
                         f->where, f->path, version ? version : "none");
     memset(&f->sum, 0, sizeof f->sum);
     f->summed = kd__st_value(f, kd__bytes_checksum) != NULL;
+    for (i = 0, f->described = 0; i < f->entry_count; ++i) {
+        const kd__st_entry *e = &f->entries[i];
+        f->described += kd__st_describe(e->given, e->kind, e->size, e->rank, e->shape, e->begin);
+    }
     result = kd__model_plan(f->kd, spec, &m);
     if (result == KD_OK && kd__st_value(f, "kd.int8")) {
         result = kd__int8_read(f, m);
@@ -31504,8 +31565,8 @@ KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
         } else if (kind == KD__C_KINDS) {
             return kd__fail(
                 m->kd, KD_ERR_UNSUPPORTED,
-                "%s: layer %.80s (%s) cannot be written; what can is all but softtree, prompt and, of a "
-                "model in float, quant",
+                "%s: layer %.80s (%s) cannot be written; what can is all but softtree, prompt, sidetokens and, of "
+                "a model in float, quant",
                 where, n->name, t->word);
         } else if (!kd__c_fold(p, i) && !kd__c_fold_sum(p, n)) {
             if (kind == KD__C_ATTENTION) p->scores = KD__MAX(p->scores, m->values[n->in].shape.h);

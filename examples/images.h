@@ -86,11 +86,11 @@ enum {
 };
 
 typedef struct images_options {
-    int size;            /* side in pixels; 0: as the images are, if all are alike */
-    int usual_size;      /* with size 0, the side of images that are not all alike, or longer than 3/2 of this; half
-                            of it where most of them are smaller; 0: no two may differ */
-    int channels;        /* 1, 3, or 0: 1 if every image is grey, else 3 */
-    double test_share;   /* of each class, where there is no test folder; 0.2 */
+    int size;          /* side in pixels; 0: as the images are, if all are alike */
+    int usual_size;    /* with size 0, the side of images that are not all alike, half of it where most are smaller,
+                            and of squares longer than 3/2 of it; 0: no two may differ */
+    int channels;      /* 1, 3, or 0: 1 if every image is grey, else 3 */
+    double test_share; /* of each class, where there is no test folder; 0.2 */
     double max_skipped;  /* share of files that may be unreadable; 0.01 */
     int limit;           /* images a class and split; 0: all */
     uint64_t seed;       /* of the split */
@@ -1807,7 +1807,7 @@ static int images_side(images *s, const images_sizes *z, const images_options *o
 {
     const int most = 3 * o->usual_size / 2;
     int side;
-    if (z->alike && (!o->usual_size || (z->w <= most && z->h <= most))) return 0;
+    if (z->alike && (!o->usual_size || z->w <= most || z->w != z->h)) return 0;
     if (!o->usual_size) return -1;
     side = 2 * z->small > z->count ? o->usual_size / 2 : o->usual_size;
     if (z->alike)

@@ -638,6 +638,55 @@ static void test_checksum(void **state)
     }
 }
 
+/* What is said of tensors is under the checksum, too: names that change places, another type of the same size. */
+static void test_described(void **state)
+{
+    static const char *const edits[][2] = {{"\"0.weight\"", "\"2.weight\""}, {"\"BF16\"", "\"F16\" "}};
+    int i;
+    (void)state;
+    for (i = 0; i < 2; ++i) {
+        kd_model *m = create("8: dense 8, relu, dense 8", 1), *back;
+        unsigned char bytes[2048];
+        size_t size, at, other = 0;
+        assert_ok(kd, kd_model_save_memory(m, KD_DTYPE_BF16, NULL, 0, &size));
+        assert_true(size <= sizeof bytes);
+        assert_ok(kd, kd_model_save_memory(m, KD_DTYPE_BF16, bytes, size, NULL));
+        for (at = 0; memcmp(bytes + at, edits[i][0], strlen(edits[i][0])) != 0;) ++at;
+        if (i == 0) {
+            while (memcmp(bytes + other, edits[0][1], strlen(edits[0][1])) != 0) ++other;
+            bytes[other + 1] = '0';
+        }
+        memcpy(bytes + at, edits[i][1], strlen(edits[i][1]));
+        assert_fails(kd, kd_model_load_memory(kd, bytes, size, &back), KD_ERR_FORMAT, "is damaged");
+        assert_fails(kd, kd_model_load_in_place(kd, bytes, size, &back), KD_ERR_FORMAT, "is damaged");
+        kd_model_destroy(m);
+    }
+}
+
+/* Three tensors for one are what names of other libraries may stand for, nothing in a file of our own. */
+static void test_no_parts(void **state)
+{
+    static const char header[] = "{\"__metadata__\":{\"kd.version\":\"1\",\"kd.spec\":\"2: dense 3 bias=0\"},"
+                                 "\"0.weight#1\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]},"
+                                 "\"0.weight#2\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[8,16]},"
+                                 "\"0.weight#3\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[16,24]}}";
+    unsigned char bytes[8 + sizeof header - 1 + 24];
+    kd_model *m;
+    (void)state;
+    memset(bytes, 0, sizeof bytes);
+    kd__store_le(bytes, sizeof header - 1, 8);
+    memcpy(bytes + 8, header, sizeof header - 1);
+    assert_fails(kd, kd_model_load_memory(kd, bytes, sizeof bytes, &m), KD_ERR_FORMAT,
+                 "has no tensor \"0.weight\"");
+    assert_fails(kd, kd_model_load_in_place(kd, bytes, sizeof bytes, &m), KD_ERR_FORMAT,
+                 "has no tensor \"0.weight\"");
+    m = create("2: dense 3 bias=0", 1);
+    disk_put("p", bytes, sizeof bytes);
+    assert_fails(kd, kd_model_load_weights(m, "p"), KD_ERR_FORMAT, "has no tensor \"0.weight\"");
+    disk_delete(disk_find("p"));
+    kd_model_destroy(m);
+}
+
 /* Of every layout and type of numbers, by either checksum: a flipped bit anywhere in the data is found. */
 static void test_flipped_bits(void **state)
 {
@@ -2393,6 +2442,8 @@ int main(void)
         TEST(test_hostile_lines),
         TEST(test_checksum),
         TEST(test_flipped_bits),
+        TEST(test_described),
+        TEST(test_no_parts),
         TEST(test_places),
         TEST(test_damaged_files),
         TEST(test_memory_round_trip),

@@ -2120,6 +2120,15 @@ static void test_sizes(void **state)
             says(&s, "images of 2x2 take long to train on: all are brought to 1x1; --size 2 keeps them");
         images_free(&s);
     }
+    put_pgm("wide/train/a/0.pgm", 4, 2, 10);
+    put_pgm("wide/train/b/0.pgm", 4, 2, 20);
+    put_pgm("wide/test/a/0.pgm", 4, 2, 10);
+    put_pgm("wide/test/b/0.pgm", 4, 2, 20);
+    o.usual_size = 1; /* no square would keep them */
+    assert_true(images_load(&s, under_root("wide"), &o));
+    assert_int_equal(s.width, 4);
+    assert_int_equal(s.height, 2);
+    images_free(&s);
 }
 
 /* What is not square has no square to be brought to. */

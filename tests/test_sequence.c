@@ -265,6 +265,7 @@ static void test_other_names(void **state)
                           "blocks: encoder 1 3, norm: layernorm, token 0, head: linear 5",
                           1);
             assert_fails(ctx, kd_model_load_weights(m, "f"), KD_ERR_FORMAT, "that the model does not have");
+            assert_non_null(strstr(kd_error(ctx), "1.")); /* the second block's */
             kd_model_destroy(m);
             kd_close(ctx);
             free(x);
@@ -305,6 +306,8 @@ static void test_lines_refused(void **state)
         {"3x8x8: patch 4 12, sidetokens 1 3, sidetokens 1 3",
          "column 36: a model may have one layer that takes pro"},
         {"3x8x8: patch 4 12, sidetokens 1 3, token 0, prompt 3", "a model may have one layer that takes prompts"},
+        {"3x8x8: patch 4 12, sidetokens 2 3, token 4",
+         "there is no token 4: tokens are 0 to 3, others may be missing"},
         {"3x8x8: patch 4 12, sidetokens 1 3, position", "position must stand in front of sidetokens"},
         {"3x8x8: patch 4 12, sidetokens 1 3, conv 4 3x1", "may be missing, which \"conv\" cannot pass on"},
         {"3x8x8: patch 4 12, sidetokens 1 3, gap", "may be missing, which \"gap\" cannot pass on"},

@@ -352,7 +352,8 @@ static void test_prompt_gradient(void **state)
         kd__run_backward(run);
         for (i = 0; i < N * NUMBERS; ++i)
             got[i] = kd__prompt_given(run, i / NUMBERS)
-                         ? kd__sidetokens_by_number(run, node, i / NUMBERS, i % NUMBERS)
+                         ? kd__sidetokens_by_number(run, node, i / NUMBERS,
+                                                    kd__sidetokens_place(run, node, i / NUMBERS), i % NUMBERS)
                          : 0;
         kd__run_close(run);
         for (i = 0; i < N * NUMBERS; ++i) {
@@ -381,6 +382,48 @@ static void test_prompt_gradient(void **state)
         }
         free(x);
         free(prompt);
+        kd_model_destroy(m);
+        kd_close(ctx);
+    }
+}
+
+/* A step of an attack goes by the gradient as it was when the step began, though the prompt on its way may look
+   like none, and its tokens would then be elsewhere. */
+static void test_prompt_attack_of_texts(void **state)
+{
+    enum { N = 3, NUMBERS = 4 };
+    const float x[N * 6] = {1, 2, 0, 0, 0, 0, 3, 1, 4, 2, 0, 0, 2, 0, 0, 0, 0, 0};
+    const float prompt[N * NUMBERS] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1};
+    const int32_t labels[N] = {0, 1, 1};
+    uint64_t seed;
+    (void)state;
+    for (seed = 1; seed < 9; ++seed) {
+        kd_ctx *ctx = test_open(KD_ISA_AUTO, 1);
+        kd_model *m = create_in(ctx, "tokens 6: embed 5 6, sidetokens 2 4, attention 2, meanpool, dense 2", seed);
+        kd_attack_desc desc = kd_attack_defaults(KD_ATTACK_FGSM);
+        const kd__run_desc run_desc = {NULL, m->prompted, NULL, 0, NULL, 0};
+        const kd__node *node = &m->nodes[m->values[m->prompted].producer];
+        kd__attacker a;
+        kd__run *run;
+        double value;
+        int i;
+        desc.epsilon = 1, desc.low = 0, desc.high = 1;
+        desc.loss = kd_loss_defaults(KD_LOSS_CE);
+        assert_ok(ctx, kd__run_open_for(m, &run_desc, N, &run));
+        run->prompt = prompt;
+        kd__run_forward(run, x, N);
+        assert_ok(ctx, kd_loss(ctx, &desc.loss, kd__run_logits(run), NULL, labels, N, 2, kd__run_logits_grad(run),
+                               &value));
+        kd__run_backward(run);
+        assert_ok(ctx, kd__attack_open(&a, m, m->prompted, &desc, 0, NULL, NULL, N));
+        assert_ok(ctx, kd__attack_make(&a, "test", x, prompt, N, NULL, labels, NULL));
+        for (i = 0; i < N * NUMBERS; ++i) {
+            const float g = kd__sidetokens_by_number(run, node, i / NUMBERS,
+                                                     kd__sidetokens_place(run, node, i / NUMBERS), i % NUMBERS);
+            assert_true(a.x[i] == (g > 0 ? 1 : g < 0 ? 0 : prompt[i]));
+        }
+        kd__attack_close(&a);
+        kd__run_close(run);
         kd_model_destroy(m);
         kd_close(ctx);
     }
@@ -1783,6 +1826,7 @@ int main(void)
         TEST(test_like_pytorch),
         TEST(test_input_gradient),
         TEST(test_prompt_gradient),
+        TEST(test_prompt_attack_of_texts),
         TEST(test_attacks_raise_the_loss),
         TEST(test_fgsm_by_hand),
         TEST(test_attack_of_each_sample),

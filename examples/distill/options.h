@@ -140,7 +140,9 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
     X("threads", "N", OPTION_INT, threads, 0, 256, "0", "0: as many as are fastest; results are the same")         \
     X("isa", "NAME", OPTION_TEXT, isa, 0, 0, "auto", "instruction set: auto, scalar, avx2, avx512 or neon")        \
     X("size", "N", OPTION_INT, size, 0, 4096, "0",                                                                 \
-      "resize images to NxN; 0: as they are, or to 64x64 where they differ in size or are larger than 96x96")      \
+      "resize images to NxN; 0: as they are, or to 64x64 where they differ in size (to 32x32 if most are small) "  \
+      "or "                                                                                                        \
+      "are squares larger than 96x96")                                                                             \
     X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
     X("length", "N", OPTION_INT, length, 0, 4096, "0",                                                             \
       "of texts: bytes that are read of each; 0: as many as nine of ten have, up to 512")                          \
