@@ -1045,8 +1045,9 @@ typedef struct kd_augment {
    knowledge that will be missing later (learning with privileged information: Vapnik and Vashist 2009, Lopez-Paz et
    al. 2016), or an adversarial version of it (kd_train_desc.prompt_attack). It is withdrawn by and by
    (prompt_drop), so that the student works without it. In prediction, in a teacher and where a prompt is dropped
-   the N numbers are 0, and no token attends to those made of them. The layer stays in the saved student, whose next
-   layer still has weights for them: it can be trained with prompts again. */
+   the N numbers are 0, and no token attends to those made of them; a side vector of zeros is no prompt to
+   sidetokens either. The layer stays in the saved student, whose next layer still has weights for them: it can be
+   trained with prompts again. */
 typedef enum kd_prompt {
     KD_PROMPT_NONE,
     /* softmax(t / prompt_temperature) of the teacher's N logits t; where N is 1, sigmoid(t / prompt_temperature) */

@@ -141,7 +141,10 @@ static const char *replace(const char *const pairs[][2], const char *name, int b
     for (; (*pairs)[0]; ++pairs) {
         const size_t length = strlen((*pairs)[0]);
         if (strncmp(name, (*pairs)[0], length) != 0) continue;
-        sprintf(text, (*pairs)[1], block, name + length);
+        if (strstr((*pairs)[1], "%d"))
+            sprintf(text, (*pairs)[1], block, name + length);
+        else
+            sprintf(text, (*pairs)[1], name + length);
         return text;
     }
     fail_msg("no name for %s", name);
@@ -157,11 +160,11 @@ static const char *named(const char *const outer[][2], const char *const inner[]
 
 static const char *in_torchvision(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"cls_token", "class_token%2$s"},
-                                           {"pos_embed", "encoder.pos_embedding%2$s"},
-                                           {"patch_embed.proj.", "conv_proj.%2$s"},
-                                           {"norm.", "encoder.ln.%2$s"},
-                                           {"head.", "heads.head.%2$s"},
+    static const char *const outer[][2] = {{"cls_token", "class_token%s"},
+                                           {"pos_embed", "encoder.pos_embedding%s"},
+                                           {"patch_embed.proj.", "conv_proj.%s"},
+                                           {"norm.", "encoder.ln.%s"},
+                                           {"head.", "heads.head.%s"},
                                            {NULL, NULL}};
     static const char *const inner[][2] = {
         {"norm1.", "encoder.layers.encoder_layer_%d.ln_1.%s"},
@@ -177,11 +180,11 @@ static const char *in_torchvision(const char *name, int part, char *text)
 
 static const char *in_hugging_face(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%2$s"},
-                                           {"pos_embed", "vit.embeddings.position_embeddings%2$s"},
-                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%2$s"},
-                                           {"norm.", "vit.layernorm.%2$s"},
-                                           {"head.", "classifier.%2$s"},
+    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%s"},
+                                           {"pos_embed", "vit.embeddings.position_embeddings%s"},
+                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%s"},
+                                           {"norm.", "vit.layernorm.%s"},
+                                           {"head.", "classifier.%s"},
                                            {NULL, NULL}};
     static const char *const inner[][2] = {{"norm1.", "vit.encoder.layer.%d.layernorm_before.%s"},
                                            {"norm2.", "vit.encoder.layer.%d.layernorm_after.%s"},
@@ -201,11 +204,11 @@ static const char *in_hugging_face(const char *name, int part, char *text)
 
 static const char *in_hugging_face_5(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%2$s"},
-                                           {"pos_embed", "vit.embeddings.position_embeddings%2$s"},
-                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%2$s"},
-                                           {"norm.", "vit.layernorm.%2$s"},
-                                           {"head.", "classifier.%2$s"},
+    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%s"},
+                                           {"pos_embed", "vit.embeddings.position_embeddings%s"},
+                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%s"},
+                                           {"norm.", "vit.layernorm.%s"},
+                                           {"head.", "classifier.%s"},
                                            {NULL, NULL}};
     static const char *const inner[][2] = {{"norm1.", "vit.layers.%d.layernorm_before.%s"},
                                            {"norm2.", "vit.layers.%d.layernorm_after.%s"},
@@ -221,7 +224,7 @@ static const char *in_hugging_face_5(const char *name, int part, char *text)
 
 static const char *in_encoder(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"", "%2$s"}, {NULL, NULL}};
+    static const char *const outer[][2] = {{"", "%s"}, {NULL, NULL}};
     static const char *const inner[][2] = {{"norm", "encoder.layers.%d.norm%s"},
                                            {"attn.qkv.", "encoder.layers.%d.self_attn.in_proj_%s"},
                                            {"attn.proj.", "encoder.layers.%d.self_attn.out_proj.%s"},
