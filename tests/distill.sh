@@ -185,8 +185,8 @@ done
 check 'names of vit-small are those of timm' grep -q '^blocks\.11\.mlp\.fc2 ' "$listed"
 check 'and nothing else is done' sh -c "! test -e '$work/unmade' && ! grep -q 'Training\|to learn from' '$listed'"
 # shellcheck disable=SC2086
-check 'a student that is prompted' "$distill" $fashion $quick --teacher "$teacher" --student 'dense 6, relu, prompt 10, dense 10' --out "$work/two"
-check 'is told of' grep -q 'what the teacher says as prompts, more and more rarely' "$work/check"
+check 'a student that is prompted' sh -c "'$distill' $fashion $quick --teacher '$teacher' --student 'dense 6, relu, prompt 10, dense 10' --out '$work/two' >'$work/prompted.txt'"
+check 'is told of' grep -q 'what the teacher says as prompts, more and more rarely' "$work/prompted.txt"
 refused 'the student takes a prompt of 3 numbers, but is given what the teacher says of 10 classes' $fashion $quick --teacher "$teacher" --student 'dense 6, relu, prompt 3, dense 10'
 # shellcheck disable=SC2086
 check 'a student and a teacher by name' "$distill" $fashion $quick --teacher mlp --student vit-micro --seeds 1 --out "$work/two"
