@@ -27348,11 +27348,11 @@ KD__PRIVATE kd__onnx_name kd__onnx_unseen(kd__onnx_writer *o, const kd__node *n,
 {
     static const int64_t axes[2] = {1, 2};
     const kd__onnx_name one = kd__onnx_scalar(o, n, "one", 1), most = kd__onnx_scalar(o, n, "most", KD__FLOAT_MOST);
-    const kd__onnx_name padding = kd__onnx_part(n, "padding"), far = kd__onnx_part(n, "far"),
+    const kd__onnx_name padding = kd__onnx_part(n, "padding"), away = kd__onnx_part(n, "far"),
                         keys = kd__onnx_part(n, "unseen");
     kd__onnx_plain(o, "Sub", real, one.chars, padding.chars);
-    kd__onnx_plain(o, "Mul", padding.chars, most.chars, far.chars);
-    kd__onnx_shaped(o, n, "Unsqueeze", far.chars, "axes", axes, 2, keys.chars);
+    kd__onnx_plain(o, "Mul", padding.chars, most.chars, away.chars);
+    kd__onnx_shaped(o, n, "Unsqueeze", away.chars, "axes", axes, 2, keys.chars);
     return keys;
 }
 

@@ -176,7 +176,7 @@ for cc in ${COMPILERS:-gcc clang}; do
     check "$cc every symbol is kd_*" all_of "$tmp/symbols" 'kd_[a-z0-9_]+'
     nm "$tmp/kd.o" | awk '$2 ~ /^[bBdDC]$/ {print $NF}' >"$tmp/symbols"
     check "$cc no global state" all_of "$tmp/symbols" ''
-    bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|cspn|len|ncmp|rchr|spn|str)|malloc|free|qsort|exp|log|ceil|sqrtf?'
+    bare='mem(chr|cmp|cpy|move|set)|bcmp|str(chr|cmp|cspn|len|ncmp|rchr|spn|str)|malloc|calloc|free|qsort|exp|log|ceil|sqrtf?'
     files='f(open|close|read|write|seek|tell|flush|gets|ileno|sync)|remove|rename'
     threads='pthread_(create|join|attr_(init|destroy|setstacksize)|(mutex|cond)_(init|destroy)|mutex_(un)?lock'
     threads="$threads|cond_(signal|wait)|sigmask)|sigfillset|clock_gettime|getpid|sysconf|sched_getaffinity|strtol"
