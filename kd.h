@@ -155,7 +155,7 @@ CONTENTS (search for the tag)
    >>elements     ... elementwise, and int8
    >>windows      ... windows over images, Winograd's, pooling, batch normalisation
    >>rows         ... rows of logits, layer normalisation, attention
-   >>updates      ... sums and updates over all weights, learned filters, and the table
+   >>updates      ... updates of all weights, learned filters, products of doubles, the table
    >>licence
 */
 #ifdef KD__PROBE /* asked by itself whether it is the file that it would include again */
@@ -17918,8 +17918,8 @@ KD__PRIVATE void kd__unit_backward(const double *u, double norm, double *g, size
     for (i = 0; i < n; ++i) g[i] = norm > 0 ? (g[i] - u[i] * along) / norm : 0;
 }
 
-/* By fours, in their order. */
-KD__PRIVATE double kd__sum_fast(const double *x, size_t n)
+/* Four sums, none of which waits for another. */
+KD__PRIVATE double kd__sum_unrolled(const double *x, size_t n)
 {
     double sums[4] = {0, 0, 0, 0};
     size_t i;
@@ -18314,8 +18314,6 @@ typedef struct kd__gram {
 } kd__gram;
 enum { KD__GRAM_ROWS = 12, KD__GRAM_COLUMNS = 960 }; /* of a task */
 
-KD__PRIVATE int kd__gram_tasks(size_t all, int each) { return (int)((all + (size_t)each - 1) / (size_t)each); }
-
 /* Some rows up to the diagonal, and their mirror image. */
 KD__PRIVATE void kd__gram_rows(void *arg, int task, int worker)
 {
@@ -18360,7 +18358,7 @@ KD__PRIVATE void kd__gram_backward(const kd__gram *m)
     for (i = 0; i < n; ++i) {
         for (j = 0; j <= i; ++j) m->g[i * n + j] = m->g[j * n + i] = m->g[i * n + j] + m->g[j * n + i];
     }
-    kd__parallel(m->f->kd, kd__gram_tasks(kd__tap_count(m->tap), KD__GRAM_COLUMNS), kd__gram_columns, (void *)m);
+    kd__parallel(m->f->kd, kd__parts((int)kd__tap_count(m->tap), KD__GRAM_COLUMNS), kd__gram_columns, (void *)m);
 }
 
 /* The most that a relation takes, with the three squares that all have. */
@@ -18385,8 +18383,8 @@ KD__PRIVATE double kd__feature_relation(kd__feature *f)
     s.f = t.f = f;
     s.tap = f->tap[KD__STUDENT][0], t.tap = f->tap[KD__TEACHER][0];
     s.g = kd__take(f->more, &used, squares), t.g = kd__take(f->more, &used, squares);
-    kd__parallel(f->kd, kd__gram_tasks((size_t)f->n, KD__GRAM_ROWS), kd__gram_rows, &s);
-    kd__parallel(f->kd, kd__gram_tasks((size_t)f->n, KD__GRAM_ROWS), kd__gram_rows, &t);
+    kd__parallel(f->kd, kd__parts(f->n, KD__GRAM_ROWS), kd__gram_rows, &s);
+    kd__parallel(f->kd, kd__parts(f->n, KD__GRAM_ROWS), kd__gram_rows, &t);
     back = s;
     back.g = kd__take(f->more, &used, squares);
     memset(back.g, 0, squares * sizeof(double));
@@ -18839,7 +18837,7 @@ KD__PRIVATE void kd__standard_forward(void *arg, int c, int worker)
     (void)worker;
     for (i = 0; i < p->n; ++i) {
         const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        mean += kd__sum_fast(x, p->pixels);
+        mean += kd__sum_unrolled(x, p->pixels);
     }
     mean /= count;
     for (i = 0; i < p->n; ++i) {
@@ -18869,7 +18867,7 @@ KD__PRIVATE void kd__standard_backward(void *arg, int c, int worker)
     for (i = 0; i < p->n; ++i) {
         const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
         const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
-        sum += kd__sum_fast(dy, p->pixels);
+        sum += kd__sum_unrolled(dy, p->pixels);
         along += kd__dot(x, dy, (int)p->pixels);
     }
     p->weight_grad[c] = (float)along;
@@ -19127,7 +19125,7 @@ KD__PRIVATE void kd__review_split(void *arg, int sample, int worker)
         for (i = 0; i < count; ++i) own_grad[c * pixels + (size_t)v->nearest_own[i]] += *from++;
     }
     if (!v->above) return;
-    memset(by, 0, 2 * pixels * sizeof *by); /* what is to come there is not yet */
+    memset(by, 0, 2 * pixels * sizeof *by); /* free until the gate's own backward pass */
     for (c = 0; c < width; ++c, own += pixels, other += pixels, own_grad += pixels, other_grad += pixels) {
         for (i = 0; i < pixels; ++i) {
             by[i] += own_grad[i] * own[i];
@@ -36748,7 +36746,7 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
 }
 
 /* ============================================================================================================
-   >>updates    ... sums and updates over all weights, learned filters, and the table
+   >>updates    ... updates of all weights, learned filters, products of doubles, the table
    uses: rows
    ============================================================================================================ */
 

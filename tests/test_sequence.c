@@ -178,14 +178,16 @@ static const char *in_torchvision(const char *name, int part, char *text)
     return named(outer, inner, name, text);
 }
 
+static const char *const hugging_face[][2] = {
+    {"cls_token", "vit.embeddings.cls_token%s"},
+    {"pos_embed", "vit.embeddings.position_embeddings%s"},
+    {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%s"},
+    {"norm.", "vit.layernorm.%s"},
+    {"head.", "classifier.%s"},
+    {NULL, NULL}};
+
 static const char *in_hugging_face(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%s"},
-                                           {"pos_embed", "vit.embeddings.position_embeddings%s"},
-                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%s"},
-                                           {"norm.", "vit.layernorm.%s"},
-                                           {"head.", "classifier.%s"},
-                                           {NULL, NULL}};
     static const char *const inner[][2] = {{"norm1.", "vit.encoder.layer.%d.layernorm_before.%s"},
                                            {"norm2.", "vit.encoder.layer.%d.layernorm_after.%s"},
                                            {"attn.proj.", "vit.encoder.layer.%d.attention.output.dense.%s"},
@@ -199,24 +201,18 @@ static const char *in_hugging_face(const char *name, int part, char *text)
         sprintf(text, "vit.encoder.layer.%d.attention.attention.%s.%s", block, thirds[part - 1], name + read);
         return text;
     }
-    return named(outer, inner, name, text);
+    return named(hugging_face, inner, name, text);
 }
 
 static const char *in_hugging_face_5(const char *name, int part, char *text)
 {
-    static const char *const outer[][2] = {{"cls_token", "vit.embeddings.cls_token%s"},
-                                           {"pos_embed", "vit.embeddings.position_embeddings%s"},
-                                           {"patch_embed.proj.", "vit.embeddings.patch_embeddings.projection.%s"},
-                                           {"norm.", "vit.layernorm.%s"},
-                                           {"head.", "classifier.%s"},
-                                           {NULL, NULL}};
     static const char *const inner[][2] = {{"norm1.", "vit.layers.%d.layernorm_before.%s"},
                                            {"norm2.", "vit.layers.%d.layernorm_after.%s"},
                                            {"attn.proj.", "vit.layers.%d.attention.o_proj.%s"},
                                            {"mlp.", "vit.layers.%d.mlp.%s"},
                                            {NULL, NULL}};
     int block = 0, read = 0;
-    if (!strstr(name, "qkv")) return named(outer, inner, name, text);
+    if (!strstr(name, "qkv")) return named(hugging_face, inner, name, text);
     assert_int_equal(sscanf(name, "blocks.%d.attn.qkv.%n", &block, &read), 1);
     sprintf(text, "vit.layers.%d.attention.%c_proj.%s", block, "qkv"[part - 1], name + read);
     return text;
