@@ -6450,6 +6450,7 @@ typedef struct kd__slot {
     size_t worker;        /* floats between workers; 0: not local, samples counted from 0 */
     int tight;            /* no padding: a sample is one run of memory */
     int pad;
+    int block;                     /* samples that a worker has of it at once, where it is local */
     const kd__shape *shape;        /* of a sample */
     const struct kd__slot *others; /* the next that the same step writes first: kd__step.clear */
 } kd__slot;
@@ -6483,6 +6484,7 @@ typedef struct kd__step {
     const kd__node *node;
     int whole;             /* runs once for the whole batch, with threads of its own */
     int touches;           /* reads or writes values */
+    int block;             /* samples that it is called for at once, as the steps before and after it are */
     const kd__slot *clear; /* the first local slot that this step writes first: its padding must be zeroed */
 } kd__step;
 
@@ -6494,6 +6496,7 @@ typedef struct kd__node_plan {
     int pooled_relu;       /* of a ReLU and the max pooling after it: see kd__plan_relus */
     double penalty;        /* what the layer adds to the loss of the batch */
     int frozen;            /* in training: no weight of it learns, and statistics stay */
+    int block;             /* the most samples that a step of it is called for at once */
     size_t work; /* where in kd__run.locals its steps have what they take while they run, if not in kd__run.work */
 } kd__node_plan;
 
@@ -7951,7 +7954,8 @@ KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__node *n)
     const ptrdiff_t stored = kd__winograd_stored(r->k, w->c) + kd__winograd_stored(r->k, w->outputs);
     const ptrdiff_t most = kd__block_room(r->kd) / (ptrdiff_t)sizeof(float) / KD__WINO_PLANES / stored;
     const ptrdiff_t out = kd__winograd_tiles(&r->model->values[n->out].shape);
-    const ptrdiff_t tiles = KD__MAX(out, kd__winograd_tiles(&r->model->values[n->in].shape)) * r->block;
+    const ptrdiff_t tiles =
+        KD__MAX(out, kd__winograd_tiles(&r->model->values[n->in].shape)) * r->plan[n - r->model->nodes].block;
     return KD__MAX((int)KD__MIN(most / r->k->rows, (tiles + r->k->rows - 1) / r->k->rows), 1) * r->k->rows;
 }
 
@@ -14252,19 +14256,65 @@ KD__PRIVATE size_t kd__plan_place(const kd__planner *p, const size_t *offset, co
     return at;
 }
 
-/* How many samples pass through a run of span steps together: as many as leave the second-level cache room. */
+/* How many samples of so many bytes leave the second-level cache room. */
+KD__PRIVATE int kd__plan_samples(const kd__run *r, size_t bytes)
+{
+    return (int)KD__MAX((size_t)1, KD__MIN((size_t)kd__block_room(r->kd) / (bytes + 1), (size_t)r->chunk));
+}
+
+/* How many samples pass together through a run of span steps that has all layers. */
 KD__PRIVATE int kd__plan_block(const kd__planner *p)
 {
     const kd__run *r = p->r;
     const kd_model *m = r->model;
-    size_t bytes = 1;
+    size_t bytes = m->quant ? m->quant->bytes : 0;
     int i;
-    if (m->quant) bytes += m->quant->bytes;
     for (i = 0; i < m->value_count && !m->quant; ++i) {
         if (!m->values[i].shape.flat && p->act_root[i] == i)
             bytes += (size_t)kd__shape_count(&m->values[i].shape) * sizeof(float) * (r->has_backward ? 2 : 1);
     }
-    return (int)KD__MAX((size_t)1, KD__MIN((size_t)kd__block_room(r->kd) / bytes, (size_t)r->chunk));
+    return kd__plan_samples(r, bytes);
+}
+
+/* Bytes that a sample has in the buffers that some steps touch. */
+KD__PRIVATE size_t kd__plan_touched(kd__planner *p, const kd__step *steps, int count, int backward)
+{
+    const kd_model *m = p->r->model;
+    int *const acts = p->from, *const grads = p->until;
+    size_t floats = 0;
+    int i, j;
+    for (i = 0; i < m->value_count; ++i) acts[i] = grads[i] = 0;
+    for (i = 0; i < count; ++i) {
+        const kd__node *n = steps[i].node;
+        for (j = 0; j <= (n ? n->inputs : 0) && steps[i].touches; ++j) {
+            const int v = !n ? m->input : j < n->inputs ? kd__input(m, n, j) : n->out;
+            acts[p->act_root[v]] = 1;
+            grads[p->grad_root[v]] |= backward && kd__needs_grad(p->r, v);
+        }
+    }
+    for (i = 0; i < m->value_count; ++i) {
+        if (!m->values[i].shape.flat)
+            floats += (size_t)kd__shape_count(&m->values[i].shape) * (size_t)(acts[i] + grads[i]);
+    }
+    return floats * sizeof(float);
+}
+
+/* Statistics of a batch part its steps into short runs, through which more samples may pass together. */
+KD__PRIVATE void kd__plan_blocks(kd__planner *p, kd__step *steps, int count, int backward)
+{
+    const kd__run *r = p->r;
+    int i, end, block;
+    for (i = 0; i < count; i = end) {
+        for (end = i + 1; end < count && !steps[i].whole && !steps[end].whole; ++end) {}
+        block = r->block;
+        if (r->training)
+            block = KD__MAX(block, kd__plan_samples(r, kd__plan_touched(p, steps + i, end - i, backward)));
+        for (; i < end; ++i) {
+            kd__node_plan *plan = steps[i].node ? &r->plan[steps[i].node - r->model->nodes] : NULL;
+            steps[i].block = block;
+            if (plan) plan->block = KD__MAX(plan->block, block);
+        }
+    }
 }
 
 /* At least so many that a linear layer's weights, once they are in the cache, meet a few hundred tokens. */
@@ -14301,9 +14351,9 @@ KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
-KD__PRIVATE size_t kd__plan_local_floats(const kd__run *r, const kd__slot *slot)
+KD__PRIVATE size_t kd__plan_local_floats(const kd__slot *slot)
 {
-    return (kd__times(slot->sample, (size_t)r->block) + KD__SLACK + 15) / 16 * 16;
+    return (kd__times(slot->sample, (size_t)slot->block) + KD__SLACK + 15) / 16 * 16;
 }
 
 /* Floats of one worker that the steps of a node take while they run. */
@@ -14376,7 +14426,8 @@ KD__PRIVATE kd_result kd__plan_buffers(kd__planner *p, kd__slot *slot, const int
             slot[v].base = kd__run_alloc(r, kd__times(slot[v].sample, (size_t)r->capacity));
             failed |= !slot[v].base;
         } else {
-            floats[v] = kd__plan_local_floats(r, &slot[v]) + KD__FENCE;
+            slot[v].block = steps[p->from[v]].block;
+            floats[v] = kd__plan_local_floats(&slot[v]) + KD__FENCE;
             local[locals++] = v;
             if (slot[v].pad) {
                 slot[v].others = steps[p->from[v]].clear;
@@ -14417,7 +14468,7 @@ KD__PRIVATE kd_result kd__plan_locals(kd__run *r, kd__slot *slot, const int *roo
             slot[v].base = r->locals + (slot[v].worker - 1);
             slot[v].worker = r->local_floats;
             for (i = 0; i < r->kd->desc.threads; ++i)
-                KD__FENCE_UP(slot[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(r, &slot[v]),
+                KD__FENCE_UP(slot[v].base + (size_t)i * r->local_floats + kd__plan_local_floats(&slot[v]),
                              KD__FENCE * sizeof(float));
         }
     }
@@ -14466,6 +14517,8 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     result = kd__plan_quant(r);
     if (result != KD_OK) return result;
     if (!kd__plan_steps(r)) return KD_ERR_MEMORY;
+    kd__plan_blocks(p, r->forward, r->forward_steps, 0);
+    if (r->has_backward) kd__plan_blocks(p, r->backward, r->backward_steps, 1);
     for (i = 0; i < m->value_count; ++i) {
         if (p->act_root[i] == m->input) r->input_aliases[r->input_alias_count++] = i;
     }
@@ -14638,7 +14691,7 @@ KD__PRIVATE void kd__run_chunk(void *arg, int index, int worker)
     s.chunk = index;
     s.worker = worker;
     for (s.first = index * r->chunk; s.first < end; s.first += s.count) {
-        s.count = KD__MIN(r->block, end - s.first);
+        s.count = KD__MIN(t->steps[0].block, end - s.first);
         for (i = 0; i < t->count; ++i) {
             const kd__step *step = &t->steps[i];
             const kd__slot *slot;
@@ -35662,6 +35715,9 @@ static void KD__FN(norm_stats)(const kd__image *i, const float *x, float *mean, 
     if (c < i->channels) KD__FN(norm_stats_of)(i, x + c, i->channels - c, 1, mean + c, m2 + c);
 }
 
+/* Floats ahead of what is worked on: what has just left the cache comes back in time. */
+#define KD__AHEAD 1024
+
 /* So many pixels of a line that what belongs to channels is loaded seldom, and memory is read in its order. */
 KD__INLINE int KD__FN(norm_pixels)(const kd__image *i, int w)
 {
@@ -35677,6 +35733,8 @@ KD__INLINE void KD__FN(norm_apply_pixels)(const kd__norm_terms *t, int c, ptrdif
     int w;
     for (w = 0; w < pixels; ++w, x += channels, y += channels) {
         const kd__v out = kd__v_fma(kd__v_sub(kd__v_get(x, left), m), s, b);
+        kd__fetch(x + KD__AHEAD);
+        kd__fetch(y + KD__AHEAD);
         kd__v_put(y, relu ? kd__v_max(zero, out) : out, left);
     }
 }
@@ -35724,6 +35782,7 @@ KD__INLINE void KD__FN(norm_grad_lines)(const kd__image *i, const float *x, cons
         for (l = 0; l < lines; ++l) {
             const kd__v d = kd__v_get(dy + l * dy_row, left);
             const kd__v xhat = kd__v_mul(kd__v_sub(kd__v_get(x + l * i->row, left), mean), inv_std);
+            kd__fetch(x + (l + 4) * i->row);
             line[l] = kd__v_add(line[l], d);
             line_weighted[l] = kd__v_fma(d, xhat, line_weighted[l]);
         }
@@ -35777,6 +35836,8 @@ KD__INLINE void KD__FN(norm_grad_pixels)(const kd__norm_terms *t, int c, ptrdiff
         d = kd__v_mul(d, f);
         if (accumulate) d = kd__v_add(kd__v_get(dx, left), d);
         kd__v_put(dx, d, left);
+        kd__fetch(x + KD__AHEAD);
+        kd__fetch(dy + KD__AHEAD);
     }
 }
 
@@ -37245,6 +37306,7 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {KD__ISA_ID == 5 ? KD_ISA_S
 #undef KD__ACT_CASE
 #undef KD__ACT_GRAD_CASE
 #undef KD__SHORT
+#undef KD__AHEAD
 #undef KD__ABREAST
 #undef KD__LOOP
 #undef KD__BLOCK
