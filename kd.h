@@ -78,11 +78,12 @@ ERRORS
 
 DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
-   threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other; the portable
-   kernels, which have no fused multiply-add, give bits of their own; built for WebAssembly with -msimd128 they
-   are vectors (clang 13 and later) and give the same bits. Reductions have a fixed shape and
-   random numbers are a function of (seed, purpose, epoch, sample), never of a thread. The compiler must
-   compute float as float (FLT_EVAL_METHOD 0; on 32-bit x86 that takes -msse2 -mfpmath=sse).
+   threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other (NEON of 32 bits, used where
+   compiled for, as by -mfpu=neon-vfpv4, takes numbers below 1.2e-38 for 0);
+   the portable kernels, which have no fused multiply - add, give bits of their own; built for WebAssembly with -msimd128 they are vectors (clang 13 and
+   later) and give the same bits. Reductions have a fixed shape and random numbers are a function of (seed,
+   purpose, epoch, sample), never of a thread. The compiler must compute float as float (FLT_EVAL_METHOD 0; on
+   32-bit x86 that takes -msse2 -mfpmath=sse).
 
 LOSS CONVENTION
    Means over rows, sums over classes, and the factor T^2 on terms softened by a temperature T, so that
@@ -2005,10 +2006,13 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__X86 0
 #endif
 #if !defined(KD_NO_SIMD) && (defined(__aarch64__) || defined(_M_ARM64))
-#define KD__ARM64 1
+#define KD__NEON 64
+#include <arm_neon.h>
+#elif !defined(KD_NO_SIMD) && defined(__arm__) && defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+#define KD__NEON 32 /* compiled for it, as by -mfpu=neon-vfpv4 */
 #include <arm_neon.h>
 #else
-#define KD__ARM64 0
+#define KD__NEON 0
 #endif
 #if !defined(KD_NO_SIMD) && defined(__wasm_simd128__)
 #define KD__WASM 1
@@ -2903,8 +2907,8 @@ KD__PRIVATE kd__cpu kd__cpu_detect(void)
         }
     }
 #endif
-#if KD__ARM64
-    cpu.isas |= 1u << KD_ISA_NEON; /* part of every 64-bit Arm */
+#if KD__NEON
+    cpu.isas |= 1u << KD_ISA_NEON; /* part of every 64-bit Arm, or compiled for */
 #endif
     return cpu;
 }
@@ -2992,7 +2996,7 @@ KD__PRIVATE double *kd__take(double *room, size_t *used, size_t count)
 KD__PRIVATE void kd__give_back(double *room, size_t used) { KD__FENCE_DOWN(room, used * sizeof *room); }
 
 /* One core and no vectors: no lines of a cache that threads share, and bytes count. */
-#if KD__THREADS || KD__X86 || KD__ARM64 || KD__WASM || defined(__ARM_NEON)
+#if KD__THREADS || KD__X86 || KD__NEON || KD__WASM || defined(__ARM_NEON)
 #define KD__SMALL 0
 #else
 #define KD__SMALL 1
@@ -4186,7 +4190,7 @@ extern const kd__kernels kd__table_scalar;
 #if KD__X86
 extern const kd__kernels kd__table_avx2, kd__table_avx512;
 #endif
-#if KD__ARM64
+#if KD__NEON
 extern const kd__kernels kd__table_neon;
 #endif
 #else
@@ -4233,7 +4237,7 @@ KD__TARGET_END
 #pragma GCC diagnostic pop
 #endif
 #endif
-#if KD__ARM64
+#if KD__NEON
 #define KD__ISA neon
 #define KD__ISA_ID 4
 #include KD__HEADER_FILENAME
@@ -4252,7 +4256,7 @@ KD__PRIVATE const kd__kernels *kd__kernels_for(kd_isa isa)
     case KD_ISA_AVX2: return &kd__table_avx2;
     case KD_ISA_AVX512: return &kd__table_avx512;
 #endif
-#if KD__ARM64
+#if KD__NEON
     case KD_ISA_NEON: return &kd__table_neon;
 #endif
     default: return NULL;
@@ -33248,10 +33252,14 @@ static const int64_t KD__FN(wide_masks)[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
 #define kd__d_set(s) _mm256_set1_pd(s)
 #define kd__d_fma(a, b, c) _mm256_fmadd_pd(a, b, c)
 
-#elif KD__ISA_ID == 4 /* NEON, 64-bit Arm */
+#elif KD__ISA_ID == 4 /* NEON */
 #define KD__W 4
 #define KD__PANEL_VECTORS 3
+#if KD__NEON == 64
 #define KD__TILE_ROWS 8
+#else /* 16 registers */
+#define KD__TILE_ROWS 4
+#endif
 #define KD__TILE_ROWS_1 8
 #define kd__v float32x4_t
 #define kd__vi int32x4_t
@@ -33287,18 +33295,14 @@ KD__INLINE int32x4_t KD__FN(iota)(void)
 #define kd__v_add(a, b) vaddq_f32(a, b)
 #define kd__v_sub(a, b) vsubq_f32(a, b)
 #define kd__v_mul(a, b) vmulq_f32(a, b)
-#define kd__v_div(a, b) vdivq_f32(a, b)
 #define kd__v_fma(a, b, c) vfmaq_f32(c, a, b)
 #define kd__v_max(a, b) vbslq_f32(vcgtq_f32(a, b), a, b)
 #define kd__v_min(a, b) vbslq_f32(vcltq_f32(a, b), a, b)
-#define kd__v_sqrt(a) vsqrtq_f32(a)
 #define kd__v_lt(a, b) vcltq_f32(a, b)
 #define kd__v_eq(a, b) vceqq_f32(a, b)
 #define kd__v_select(m, a, b) vbslq_f32(m, a, b)
-#define kd__v_any(m) (vmaxvq_u32(m) != 0)
 #define kd__v_bits(a) vreinterpretq_s32_f32(a)
 #define kd__vi_float(a) vreinterpretq_f32_s32(a)
-#define kd__v_to_int(a) vcvtnq_s32_f32(a)
 #define kd__vi_to_float(a) vcvtq_f32_s32(a)
 #define kd__vi_set(s) vdupq_n_s32(s)
 #define kd__vi_add(a, b) vaddq_s32(a, b)
@@ -33319,10 +33323,15 @@ KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
 }
 #define kd__v_first(x) vgetq_lane_f32(x, 0)
 
-#define KD__DW 2
 #define KD__PLANES_OUTS 8
 #define KD__PLANES_VECTORS 3
 #define KD__LEARN_COLUMNS 2
+#if KD__NEON == 64
+#define kd__v_div(a, b) vdivq_f32(a, b)
+#define kd__v_sqrt(a) vsqrtq_f32(a)
+#define kd__v_any(m) (vmaxvq_u32(m) != 0)
+#define kd__v_to_int(a) vcvtnq_s32_f32(a)
+#define KD__DW 2
 #define kd__d float64x2_t
 #define kd__d_load(p) vld1q_f64(p)
 #define kd__d_load_n(p, n) ((n) == 2 ? vld1q_f64(p) : vsetq_lane_f64(*(p), vdupq_n_f64(0), 0))
@@ -33330,6 +33339,49 @@ KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
 #define kd__d_store_n(p, x, n) ((n) == 2 ? vst1q_f64(p, x) : vst1q_lane_f64(p, x, 0))
 #define kd__d_set(s) vdupq_n_f64(s)
 #define kd__d_fma(a, b, c) vfmaq_f64(c, a, b)
+#else /* 32-bit Arm divides, takes roots and knows doubles one at a time, and rounds only towards 0 */
+KD__INLINE float32x4_t KD__FN(div)(float32x4_t a, float32x4_t b)
+{
+    float above[4], below[4];
+    int i;
+    vst1q_f32(above, a);
+    vst1q_f32(below, b);
+    for (i = 0; i < 4; ++i) above[i] /= below[i];
+    return vld1q_f32(above);
+}
+KD__INLINE float32x4_t KD__FN(sqrt)(float32x4_t a)
+{
+    float lanes[4];
+    int i;
+    vst1q_f32(lanes, a);
+    for (i = 0; i < 4; ++i) lanes[i] = sqrtf(lanes[i]);
+    return vld1q_f32(lanes);
+}
+KD__INLINE int KD__FN(any)(uint32x4_t m)
+{
+    const uint32x2_t two = vorr_u32(vget_low_u32(m), vget_high_u32(m));
+    return (vget_lane_u32(two, 0) | vget_lane_u32(two, 1)) != 0;
+}
+/* Adding and taking away 2^23 with the sign of x leaves no room for a fraction; larger numbers have none. */
+KD__INLINE int32x4_t KD__FN(to_int)(float32x4_t x)
+{
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u);
+    const float32x4_t most = vdupq_n_f32(8388608.0f), big = vbslq_f32(sign, x, most);
+    return vcvtq_s32_f32(vbslq_f32(vcaltq_f32(x, most), vsubq_f32(vaddq_f32(x, big), big), x));
+}
+#define kd__v_div(a, b) KD__FN(div)(a, b)
+#define kd__v_sqrt(a) KD__FN(sqrt)(a)
+#define kd__v_any(m) KD__FN(any)(m)
+#define kd__v_to_int(a) KD__FN(to_int)(a)
+#define KD__DW 1
+#define kd__d double
+#define kd__d_load(p) (*(p))
+#define kd__d_load_n(p, n) ((void)(n), *(p))
+#define kd__d_store(p, x) ((void)(*(p) = (x)))
+#define kd__d_store_n(p, x, n) ((void)(n), (void)(*(p) = (x)))
+#define kd__d_set(s) (s)
+#define kd__d_fma(a, b, c) fma(a, b, c)
+#endif
 
 #elif KD__ISA_ID == 5 /* WebAssembly, SIMD128 */
 #define KD__W 4
@@ -33596,14 +33648,11 @@ KD__INLINE void KD__FN(turn)(kd__v *r)
         r[4 + i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x31);
     }
 #elif KD__ISA_ID == 4
-    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(r[0], r[1]));
-    const float64x2_t b = vreinterpretq_f64_f32(vtrn2q_f32(r[0], r[1]));
-    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(r[2], r[3]));
-    const float64x2_t d = vreinterpretq_f64_f32(vtrn2q_f32(r[2], r[3]));
-    r[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
-    r[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
-    r[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
-    r[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+    const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    r[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    r[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    r[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 #elif KD__ISA_ID == 5
     const v128_t a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7);
     const v128_t c = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
@@ -34710,7 +34759,7 @@ KD__INLINE kd__vi KD__FN(dot)(kd__vi sums, kd__vi a, kd__vi b)
 }
 #else
 #define KD__INT8_VECTORS 4
-#define KD__INT8_ROWS(vectors, dots) 4
+#define KD__INT8_ROWS(vectors, dots) (KD__NEON == 64 ? 4 : 2)
 #define kd__vi_four(p) veorq_s32(vdupq_n_s32(p), vdupq_n_s32((int32_t)0x80808080))
 #endif
 
@@ -34752,8 +34801,11 @@ KD__INLINE void KD__FN(int8_tile)(const kd__int8_product *g, const uint8_t *cons
                 KD__UNROLL
                 for (v = 0; v < vectors; ++v) {
                     const int8x16_t p = vreinterpretq_s8_s32(x), q = vreinterpretq_s8_s32(even[v]);
-                    const int16x8_t low = vmull_s8(vget_low_s8(p), vget_low_s8(q)), high = vmull_high_s8(p, q);
-                    sums[i][v] = vpadalq_s16(sums[i][v], vpaddq_s16(low, high));
+                    const int16x8_t low = vmull_s8(vget_low_s8(p), vget_low_s8(q));
+                    const int16x8_t high = vmull_s8(vget_high_s8(p), vget_high_s8(q));
+                    const int16x4_t pairs = vpadd_s16(vget_low_s16(low), vget_high_s16(low));
+                    sums[i][v] = vpadalq_s16(
+                        sums[i][v], vcombine_s16(pairs, vpadd_s16(vget_low_s16(high), vget_high_s16(high))));
                 }
                 (void)dots;
                 (void)odd;

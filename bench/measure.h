@@ -167,7 +167,7 @@ static volatile float peak_sink;
 PEAK_FUNCTION(avx2, __attribute__((target("avx2,fma"))), 12, __m256, _mm256_set1_ps, _mm256_fmadd_ps)
 PEAK_FUNCTION(avx512, __attribute__((target("avx512f"))), 12, __m512, _mm512_set1_ps, _mm512_fmadd_ps)
 #endif
-#if KD__ARM64
+#if KD__NEON
 #define PEAK_NEON_FMA(x, factor, term) vfmaq_f32(term, x, factor)
 PEAK_FUNCTION(neon, , 16, float32x4_t, vdupq_n_f32, PEAK_NEON_FMA)
 #endif
@@ -179,7 +179,7 @@ static double (*peak_function(kd_isa isa))(void)
     case KD_ISA_AVX2: return peak_avx2;
     case KD_ISA_AVX512: return peak_avx512;
 #endif
-#if KD__ARM64
+#if KD__NEON
     case KD_ISA_NEON: return peak_neon;
 #endif
     default: return NULL;

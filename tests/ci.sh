@@ -48,6 +48,7 @@ fetch_machines()
         command -v "${machine#*:}-linux-gnu-gcc" >/dev/null && [ -e "/usr/${machine#*:}-linux-gnu/include/stdio.h" ] ||
             fetch "gcc-${machine#*:}-linux-gnu" "libc6-dev-${machine%:*}-cross"
     done
+    have arm-linux-gnueabihf-gcc "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
     have g++ g++
     have x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
     have qemu-aarch64 qemu-user
@@ -216,42 +217,52 @@ else
 fi
 
 # the kernels' own tests on NEON; cmocka for that machine is unpacked beside its libraries here, not installed
-arm=$build/arm64
+# have_arm <Debian's name> <its tools' name> <qemu>
 have_arm()
 {
-    there qemu-aarch64 && there aarch64-linux-gnu-gcc && there apt-get || return
+    arm=$build/$1
+    there "$3" && there "$2-gcc" && there apt-get || return
     [ ! -e "$arm/usr/include/cmocka.h" ] || return 0
     mkdir -p "$arm/lists/partial" "$arm/cache/archives/partial"
     cat >"$arm/apt.conf" <<APT
-APT::Architecture "arm64";
-APT::Architectures "arm64";
+APT::Architecture "$1";
+APT::Architectures "$1";
 Dir::State::lists "$arm/lists";
 Dir::State::status "/dev/null";
 Dir::Cache "$arm/cache";
 APT
     (
         export APT_CONFIG="$arm/apt.conf"
-        cd "$arm" && apt-get update -qq && apt-get download libcmocka0 libcmocka-dev &&
+        cd "$arm" || exit
+        apt-get update -qq # another list than the one that counts may be out of step
+        apt-get download libcmocka0 libcmocka-dev &&
             for package in *.deb; do dpkg-deb -x "$package" . || exit; done
     ) >>"$build/apt.log" 2>&1
     there "$arm/usr/include/cmocka.h"
 }
+# by_qemu <its tools' name> <qemu> [options]
 by_qemu()
 {
-    libraries=$arm/usr/lib/aarch64-linux-gnu
-    aarch64-linux-gnu-gcc $flags -O2 -idirafter "$arm/usr/include" tests/test_kernels.c -o "$arm/test_kernels" \
+    libraries=$arm/usr/lib/$1
+    "$1-gcc" $flags -O2 $3 -idirafter "$arm/usr/include" tests/test_kernels.c -o "$arm/test_kernels" \
         -L"$libraries" -lcmocka -lm &&
-        qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH="$libraries" "$arm/test_kernels" >"$arm/said" 2>&1
+        "$2" -L "/usr/$1" -E LD_LIBRARY_PATH="$libraries" "$arm/test_kernels" >"$arm/said" 2>&1
     status=$?
     cat "$arm/said"
     ! grep 'with neon, which this machine lacks' "$arm/said" && return $status
 }
-if [ $tier = full ]; then
-    if have_arm; then
-        check 'NEON kernels by qemu-aarch64' by_qemu
+# neon <Debian's name> <its tools' name> <qemu> [options]
+neon()
+{
+    if have_arm "$1" "$2" "$3"; then
+        check "NEON kernels by $3" by_qemu "$2" "$3" "$4"
     else
-        skip 'NEON kernels by qemu-aarch64' 'needs qemu-aarch64, aarch64-linux-gnu-gcc, and libcmocka-dev for arm64'
+        skip "NEON kernels by $3" "needs $3, $2-gcc, and libcmocka-dev for $1"
     fi
+}
+if [ $tier = full ]; then
+    neon arm64 aarch64-linux-gnu qemu-aarch64
+    neon armhf arm-linux-gnueabihf qemu-arm '-mcpu=cortex-a7 -mfpu=neon-vfpv4'
 fi
 
 # ---- sanitizers, valgrind ----------------------------------------------------------------------------------------

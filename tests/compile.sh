@@ -247,13 +247,16 @@ else
     skip "g++ -std=c++17 -O2" "not installed"
 fi
 
-# other machines: 64-bit ARM (NEON), big-endian, 32-bit, Windows
+# other machines: ARM of 64 and 32 bits (NEON), big-endian, 32-bit, Windows
 for target in aarch64-linux-gnu s390x-linux-gnu arm-linux-gnueabihf i686-linux-gnu x86_64-w64-mingw32; do
-    float= # 32-bit x86 computes as x87 does unless told otherwise, and that is refused
-    [ $target != i686-linux-gnu ] || float='-msse2 -mfpmath=sse'
+    case $target in
+        i686-*) options='-msse2 -mfpmath=sse' ;; # it computes as x87 does unless told otherwise, and that is refused
+        arm-*) options='-mcpu=cortex-a7 -mfpu=neon-vfpv4' ;;
+        *) options= ;;
+    esac
     if compiles $target-gcc; then
         # shellcheck disable=SC2086
-        check "$target-gcc" $target-gcc -std=c99 $float $warnings $in_c -fsyntax-only implementation.c
+        check "$target-gcc" $target-gcc -std=c99 $options $warnings $in_c -fsyntax-only implementation.c
     else
         skip "$target-gcc" "not installed, or without a C library"
     fi

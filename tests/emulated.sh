@@ -81,6 +81,7 @@ emulated()
     done
 }
 emulated aarch64-linux-gnu qemu-aarch64 "neon scalar"
+emulated arm-linux-gnueabihf qemu-arm "neon scalar" "-mcpu=cortex-a7 -mfpu=neon-vfpv4"
 emulated s390x-linux-gnu qemu-s390x scalar
 emulated i686-linux-gnu qemu-i386 scalar "-msse2 -mfpmath=sse"
 
