@@ -143,6 +143,7 @@ CONTENTS (search for the tag)
    >>safetensors  safetensors, in and out
    >>saved        saved models
    >>names        tensors under PyTorch's and other names
+   >>weights      weights of a file become a model's
    >>checkpoint   saved teacher caches and checkpoints of training
    >>onnx         ONNX, out
    >>onnxin       ONNX, in: the file, names, constants
@@ -880,7 +881,14 @@ KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t siz
    themselves, a residual's shortcut only from one (downsample, shortcut, skip). Where the model has the names of
    timm's Transformers, as the line above has them, those of torchvision's VisionTransformer, of
    torch.nn.TransformerEncoder and of Hugging Face's ViT and DeiT are known, too, whose queries, keys and values are
-   three tensors. kd_ctx_desc.log gets a line of each; names of which none can say the order are refused. */
+   three tensors. So are those of its BERT and DistilBERT, for texts of one segment, in a line such as
+
+       tokens 128: embed: embed 30522 768, pos_embed: position, norm_pre: layernorm 1e-12,
+                   blocks: encoder 12 12 norm=post eps=1e-12, token 0, pooler: linear 768, tanh, head: linear 2
+
+   with relu behind DistilBERT's pooler, its pre_classifier. Their table of positions may have more rows than the
+   model has tokens; row 0 of the token types is added to each. Zeros behind a text are what their attention mask
+   leaves out. kd_ctx_desc.log gets a line of each; names of which none can say the order are refused. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
 /* ---- ONNX ------------------------------------------------------------------------------------------------ */
@@ -23804,8 +23812,17 @@ typedef struct kd__st_entry {
     int64_t shape[8], count;
     uint64_t begin, end;
     int param; /* of the model that the file was matched with; -1: a count of batches */
-    int part;  /* 1, 2, 3: that third of the parameter's outputs; 0: all of it. See kd__st_file.in_parts */
+    int part;  /* of the parameter, KD__ST_...; 0: all of it. See kd__st_file.in_parts */
 } kd__st_entry;
+
+/* What a tensor is of a parameter that is in several. */
+enum {
+    KD__ST_QUERIES = 1, /* that third of the outputs; keys and values are the other two */
+    KD__ST_VALUES = 3,
+    KD__ST_TABLE,     /* positions: its first rows are the parameter, ... */
+    KD__ST_EVERY_ROW, /* ... to each of which the first row of this one is added */
+    KD__ST_UNUSED     /* of none: what follows from others */
+};
 
 /* What is left of an entry when its data are read. */
 typedef struct kd__st_item {
@@ -24852,6 +24869,7 @@ KD__PRIVATE int kd__st_is_had(const kd__st_file *f, const kd_model *m, const kd_
     char name[KD__MAX_NAME + 64];
     const size_t length = strcspn(e->name, "#");
     if (!f->in_parts || length >= sizeof name) return kd__model_has_tensor(m, e->name);
+    if (length == 0) return 1;
     memcpy(name, e->name, length);
     name[length] = 0;
     return kd__model_has_tensor(m, name);
@@ -24867,7 +24885,7 @@ KD__PRIVATE kd__st_label kd__st_own_name(const kd__st_entry *e)
     return label;
 }
 
-/* One of the three tensors that a parameter is in, where it is not in one: queries, keys, values. */
+/* One of the tensors that a parameter is in, where it is not in one. "": one that belongs to none. */
 KD__PRIVATE kd__st_entry *kd__st_find_part(const kd__st_file *f, const char *name, int part)
 {
     char text[KD__MAX_NAME + 64];
@@ -24879,9 +24897,10 @@ KD__PRIVATE int kd__st_names_fit(const kd__st_file *f, const kd_model *m)
 {
     int i, part;
     for (i = 0; i < m->param_count; ++i) {
-        if (kd__st_find(f, m->params[i].name)) continue;
-        for (part = 1; part <= 3 && kd__st_find_part(f, m->params[i].name, part); ++part) {}
-        if (part <= 3) break;
+        const char *name = m->params[i].name;
+        if (kd__st_find(f, name) || kd__st_find_part(f, name, KD__ST_TABLE)) continue;
+        for (part = KD__ST_QUERIES; part <= KD__ST_VALUES && kd__st_find_part(f, name, part); ++part) {}
+        if (part <= KD__ST_VALUES) break;
     }
     return i == m->param_count;
 }
@@ -25211,7 +25230,7 @@ KD__PRIVATE kd_result kd__st_deal_all(kd__st_match *t)
 /* ---- Transformers of other libraries --------------------------------------------------------------------- */
 
 /* What parts of a Transformer are called there, and in timm, whose names a model line can give. * is a number. What
-   ends in a dot goes on with weight or bias. A part of 1, 2, 3 is that third of the outputs. */
+   ends in a dot goes on with weight or bias. part: KD__ST_..., or 0. */
 typedef struct kd__st_alias {
     const char *theirs, *ours;
     int part;
@@ -25246,17 +25265,17 @@ static const kd__st_alias kd__st_aliases[] = {
     {"embeddings.position_embeddings", "pos_embed", 0},
     {"embeddings.patch_embeddings.projection.", "patch_embed.proj.", 0},
     {"encoder.layer.*.layernorm_before.", "blocks.*.norm1.", 0},
-    {"encoder.layer.*.attention.attention.query.", "blocks.*.attn.qkv.", 1},
-    {"encoder.layer.*.attention.attention.key.", "blocks.*.attn.qkv.", 2},
-    {"encoder.layer.*.attention.attention.value.", "blocks.*.attn.qkv.", 3},
+    {"encoder.layer.*.attention.attention.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
+    {"encoder.layer.*.attention.attention.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
+    {"encoder.layer.*.attention.attention.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
     {"encoder.layer.*.attention.output.dense.", "blocks.*.attn.proj.", 0},
     {"encoder.layer.*.layernorm_after.", "blocks.*.norm2.", 0},
     {"encoder.layer.*.intermediate.dense.", "blocks.*.mlp.fc1.", 0},
     {"encoder.layer.*.output.dense.", "blocks.*.mlp.fc2.", 0},
     {"layers.*.layernorm_before.", "blocks.*.norm1.", 0}, /* from version 5 on */
-    {"layers.*.attention.q_proj.", "blocks.*.attn.qkv.", 1},
-    {"layers.*.attention.k_proj.", "blocks.*.attn.qkv.", 2},
-    {"layers.*.attention.v_proj.", "blocks.*.attn.qkv.", 3},
+    {"layers.*.attention.q_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
+    {"layers.*.attention.k_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
+    {"layers.*.attention.v_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
     {"layers.*.attention.o_proj.", "blocks.*.attn.proj.", 0},
     {"layers.*.layernorm_after.", "blocks.*.norm2.", 0},
     {"layers.*.mlp.fc1.", "blocks.*.mlp.fc1.", 0},
@@ -25265,6 +25284,28 @@ static const kd__st_alias kd__st_aliases[] = {
     {"cls_classifier.", "head.", 0},
     {"distillation_classifier.", "head_dist.", 0},
     {"classifier.", "head.", 0},
+    /* its BERT */
+    {"embeddings.word_embeddings.", "embed.", 0},
+    {"embeddings.position_embeddings.weight", "pos_embed", KD__ST_TABLE},
+    {"embeddings.token_type_embeddings.weight", "pos_embed", KD__ST_EVERY_ROW},
+    {"embeddings.position_ids", "", KD__ST_UNUSED}, /* 0, 1, ..., before 4.31 */
+    {"embeddings.LayerNorm.", "norm_pre.", 0},
+    {"encoder.layer.*.attention.self.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
+    {"encoder.layer.*.attention.self.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
+    {"encoder.layer.*.attention.self.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
+    {"encoder.layer.*.attention.output.LayerNorm.", "blocks.*.norm1.", 0},
+    {"encoder.layer.*.output.LayerNorm.", "blocks.*.norm2.", 0},
+    {"pooler.dense.", "pooler.", 0},
+    /* and DistilBERT */
+    {"transformer.layer.*.attention.q_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
+    {"transformer.layer.*.attention.k_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
+    {"transformer.layer.*.attention.v_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
+    {"transformer.layer.*.attention.out_lin.", "blocks.*.attn.proj.", 0},
+    {"transformer.layer.*.sa_layer_norm.", "blocks.*.norm1.", 0},
+    {"transformer.layer.*.ffn.lin1.", "blocks.*.mlp.fc1.", 0},
+    {"transformer.layer.*.ffn.lin2.", "blocks.*.mlp.fc2.", 0},
+    {"transformer.layer.*.output_layer_norm.", "blocks.*.norm2.", 0},
+    {"pre_classifier.", "pooler.", 0},
 };
 enum { KD__ST_LONGER = 24 }; /* more letters than one of ours has beyond theirs */
 
@@ -25300,6 +25341,8 @@ KD__PRIVATE int kd__st_alias_write(const char *name, char *to, size_t size)
         if (from) ++from;
     }
     if (!end) return 0;
+    if (strcmp(end, "gamma") == 0) end = "weight"; /* of BERT's first files */
+    if (strcmp(end, "beta") == 0) end = "bias";
     for (c = a->ours; *c; ++c) {
         if (*c != '*') to[used++] = *c;
         while (*c == '*' && kd__is_digit(*number)) to[used++] = *number++;
@@ -25385,37 +25428,75 @@ KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
     return result;
 }
 
-/* A tensor, or one of `parts`, that becomes a parameter. */
+/* ============================================================================================================
+   >>weights    weights of a file become a model's
+   uses: names
+   ============================================================================================================ */
+
+/* Whether a tensor has the shape of a parameter, or of a part of it. */
+KD__PRIVATE int kd__st_shape_fits(const kd__st_entry *e, const kd__param *p, int part)
+{
+    const int parts = part ? 3 : 1;
+    int same = e->rank == p->rank && p->shape[0] % parts == 0 && e->shape[0] == p->shape[0] / parts, j;
+    if (part >= KD__ST_TABLE) /* (rows, width), and ours (1, tokens, width) */
+        return e->rank == 2 && p->rank == 3 && e->shape[1] == p->shape[2] &&
+               e->shape[0] >= (part == KD__ST_TABLE ? p->shape[1] : 1);
+    for (j = 1; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
+    return same;
+}
+
+/* A tensor that becomes a parameter, or part of it. */
 KD__PRIVATE kd_result kd__model_match_tensor(const kd__st_file *f, const kd_model *m, int param, kd__st_entry *e,
-                                             int parts)
+                                             int part)
 {
     const kd__param *p = &m->params[param];
-    int same = e->rank == p->rank && p->shape[0] % parts == 0 && e->shape[0] == p->shape[0] / parts, j;
-    for (j = 1; same && j < p->rank; ++j) same = e->shape[j] == p->shape[j];
-    if (!same)
+    if (!kd__st_shape_fits(e, p, part))
         return kd__fail(f->kd, KD_ERR_SHAPE, "%s: tensor \"%.80s\" of \"%.200s\" is %s, but the model's%s is %s%s",
                         f->where, e->given, f->path, kd__st_shape(e->shape, e->rank).chars,
                         kd__st_own_name(e).chars, kd__st_shape(p->shape, p->rank).chars,
-                        parts > 1 ? ", of queries, keys and values" : "");
+                        part == KD__ST_TABLE ? ", a row a token"
+                        : part               ? ", of queries, keys and values"
+                                             : "");
     if (e->kind != KD__FLOAT && e->kind != KD__BFLOAT)
         return kd__fail(
             f->kd, KD_ERR_FORMAT,
             "%s: tensor \"%.80s\" of \"%.200s\" holds whole numbers; weights must be F32, F16, BF16 or F64",
             f->where, e->given, f->path);
     e->param = param;
+    e->part = part;
     return KD_OK;
 }
 
-/* The three tensors of a parameter, if the file has them. */
+/* Positions of BERT: a table that may be longer than the model's texts, and the embedding of what all tokens of a
+   text of one segment are, which nothing else is added to. */
+KD__PRIVATE kd_result kd__model_match_table(const kd__st_file *f, const kd_model *m, int param, int *found)
+{
+    const char *name = m->params[param].name;
+    kd__st_entry *table = kd__st_find_part(f, name, KD__ST_TABLE);
+    kd__st_entry *every = kd__st_find_part(f, name, KD__ST_EVERY_ROW);
+    kd_result result = KD_OK;
+    *found = (table != NULL) + (table && every);
+    if (table) result = kd__model_match_tensor(f, m, param, table, KD__ST_TABLE);
+    if (table && every && result == KD_OK) result = kd__model_match_tensor(f, m, param, every, KD__ST_EVERY_ROW);
+    if (table && result == KD_OK)
+        kd__log(f->kd, "%s: \"%.80s\" are the first %lld of the %lld rows of \"%.80s\"%s%.80s%s", f->where, name,
+                (long long)m->params[param].shape[1], (long long)table->shape[0], table->given,
+                every ? ", to each of which row 0 of \"" : "", every ? every->given : "",
+                every ? "\" is added: texts have one segment" : "");
+    return result;
+}
+
+/* The tensors of a parameter, if the file has them all: how many they are, or 0. */
 KD__PRIVATE kd_result kd__model_match_parts(const kd__st_file *f, const kd_model *m, int param, int *found)
 {
+    const char *name = m->params[param].name;
     kd_result result = KD_OK;
-    for (*found = 0; *found < 3 && result == KD_OK; ++*found) {
-        kd__st_entry *e = kd__st_find_part(f, m->params[param].name, *found + 1);
-        if (!e) break;
-        result = kd__model_match_tensor(f, m, param, e, 3);
-        e->part = *found + 1;
-    }
+    int part;
+    for (part = KD__ST_QUERIES; part <= KD__ST_VALUES && kd__st_find_part(f, name, part); ++part) {}
+    if (part <= KD__ST_VALUES) return kd__model_match_table(f, m, param, found);
+    *found = KD__ST_VALUES;
+    for (part = KD__ST_QUERIES; part <= KD__ST_VALUES && result == KD_OK; ++part)
+        result = kd__model_match_tensor(f, m, param, kd__st_find_part(f, name, part), part);
     return result;
 }
 
@@ -25423,21 +25504,24 @@ KD__PRIVATE kd_result kd__model_match_parts(const kd__st_file *f, const kd_model
 KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
 {
     char tracked[KD__MAX_NAME + 64];
-    int i, j, used = m->param_count, parts = 0;
-    for (i = 0; i < m->param_count; ++i) {
+    kd__st_entry *unused = kd__st_find_part(f, "", KD__ST_UNUSED);
+    int i, j, used = 0, parts;
+    for (i = 0; i < m->param_count; ++i, used += parts) {
         const kd__param *p = &m->params[i];
         kd__st_entry *e = kd__st_find(f, p->name);
-        kd_result result = e ? kd__model_match_tensor(f, m, i, e, 1) : kd__model_match_parts(f, m, i, &parts);
+        kd_result result;
+        parts = 1;
+        result = e ? kd__model_match_tensor(f, m, i, e, 0) : kd__model_match_parts(f, m, i, &parts);
         if (result != KD_OK) return result;
-        if (!e && parts < 3) {
+        if (!parts) {
             for (j = 0; j < f->entry_count && kd__st_is_had(f, m, &f->entries[j]); ++j) {}
             return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has no tensor \"%.80s\"%s%.80s%s", f->where,
                             f->path, p->name, j < f->entry_count ? ", but a \"" : "",
                             j < f->entry_count ? f->entries[j].given : "",
                             j < f->entry_count ? "\" that the model does not have" : "");
         }
-        used += e ? 0 : 2;
     }
+    if (unused) unused->param = -1, unused->part = KD__ST_UNUSED, ++used;
     for (i = 0; i < m->node_count; ++i) {
         kd__st_entry *e = kd__tracked_name(&m->nodes[i], tracked, sizeof tracked) ? kd__st_find(f, tracked) : NULL;
         if (!e) continue;
@@ -25609,14 +25693,40 @@ KD__PRIVATE kd__st_item *kd__st_settle(kd__st_file *f, const kd_model *m, const 
     return items;
 }
 
+/* Rows of a file that is whole, added to those of a parameter, which are 0 before; what is unused is passed. */
+KD__PRIVATE kd_result kd__model_read_rows(kd__st_file *f, kd_model *m, const kd__st_item *item)
+{
+    const kd__param *p = item->param < 0 ? NULL : &m->params[item->param];
+    const kd__st_entry *e = kd__st_find_part(f, p ? p->name : "", item->part);
+    const unsigned char *bytes = kd__st_next(f, NULL, (size_t)(e->end - e->begin));
+    const int64_t count = p ? kd__param_count(p) : 0;
+    float *to = p ? kd__param_stored(m, p) : NULL, x;
+    int64_t i;
+    if (!bytes) return KD_ERR_IO;
+    for (i = 0; i < count; ++i) {
+        const int64_t from = item->part == KD__ST_TABLE ? i : i % p->shape[2];
+        kd__convert(bytes + from * e->size, e->kind, e->size, 0, 1, &x);
+        to[i] += x;
+    }
+    if (m->kd->k->all_finite((ptrdiff_t)count, to)) return KD_OK;
+    return kd__fail(f->kd, KD_ERR_NOT_FINITE, "%s: tensor \"%.80s\" of \"%.200s\" holds a NaN or an infinity",
+                    f->where, e->given, f->path);
+}
+
 /* Reads the tensors of a float model. */
 KD__PRIVATE kd_result kd__model_read_tensors(kd__st_file *f, kd_model *m, const kd__st_item *items, int count)
 {
     kd_result result = KD_OK;
     int i;
+    for (i = 0; i < count; ++i) {
+        const kd__param *p = items[i].part == KD__ST_TABLE ? &m->params[items[i].param] : NULL;
+        if (p) memset(kd__param_stored(m, p), 0, p->size * sizeof(float));
+    }
     for (i = 0; i < count && result == KD_OK; ++i) {
         const kd__st_item *e = &items[i];
-        result = e->param < 0 ? kd__st_steps(f, e, &m->batches_seen) : kd__model_read_tensor(f, m, e);
+        result = e->part >= KD__ST_TABLE ? kd__model_read_rows(f, m, e)
+                 : e->param < 0          ? kd__st_steps(f, e, &m->batches_seen)
+                                         : kd__model_read_tensor(f, m, e);
     }
     return result;
 }
@@ -25934,7 +26044,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
 
 /* ============================================================================================================
    >>checkpoint    saved teacher caches and checkpoints of training
-   uses: names
+   uses: weights
    ============================================================================================================ */
 
 /* ---- teacher caches -------------------------------------------------------------------------------------- */
@@ -26411,7 +26521,7 @@ KDDEF kd_result kd_trainer_load(kd_trainer *t, const char *path)
 
 /* ============================================================================================================
    >>onnx    ONNX, out
-   uses: names
+   uses: weights
    An ONNX file is one protobuf message: fields, each a tag (number << 3 | type) and a number, or a length and that
    many bytes, which may be a message again. Field numbers: onnx.proto of https://github.com/onnx/onnx.
    ============================================================================================================ */

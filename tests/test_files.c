@@ -1281,16 +1281,6 @@ static torch_file *torch_small(torch_file *t)
     return t;
 }
 
-static char log_lines[4][256];
-static int log_count;
-
-static void log_keep(void *user, const char *line)
-{
-    (void)user;
-    if (log_count < 4) snprintf(log_lines[log_count], sizeof log_lines[0], "%s", line);
-    ++log_count;
-}
-
 #define TORCH_BASIC(channels, stride)                                                                              \
     "residual(conv " channels " 3 stride=" stride " pad=1 bias=0, batchnorm, relu, conv " channels                 \
     " 3 pad=1 bias=0, batchnorm), relu, "

@@ -4,6 +4,8 @@
 
 #include "golden/sequence.h"
 
+#include "golden/bert.h"
+
 static const char vit_line[] = "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
                                "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5";
 static const char deit_line[] =
@@ -45,20 +47,23 @@ static void put_state_dict(const golden_tensor *tensors, int count)
     int k, j;
     for (k = 0; k < count; ++k) {
         const golden_tensor *t = &tensors[k];
+        const int whole = strstr(t->name, "position_ids") != NULL;
         int64_t size = 1, i;
         float *x;
-        length +=
-            (size_t)sprintf(header + length, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", k ? "," : "", t->name);
+        length += (size_t)sprintf(header + length, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", k ? "," : "", t->name,
+                                  whole ? "I64" : "F32");
         for (j = 0; j < t->rank; ++j) {
             size *= t->shape[j];
             length += (size_t)sprintf(header + length, "%s%d", j ? "," : "", t->shape[j]);
         }
         length += (size_t)sprintf(header + length, "],\"data_offsets\":[%d,%d]}", (int)(at - data),
-                                  (int)(at - data + 4 * size));
+                                  (int)(at - data + (whole ? 8 : 4) * size));
         x = golden_numbers(k, size, t->scale, t->offset);
-        for (i = 0; i < size; ++i, at += 4) kd__store_le(at, kd__float_bits(x[i]), 4);
+        for (i = 0; i < size && !whole; ++i, at += 4) kd__store_le(at, kd__float_bits(x[i]), 4);
+        for (i = 0; i < size && whole; ++i, at += 8) kd__store_le(at, (uint64_t)i, 8);
         free(x);
     }
+    assert_true(length < sizeof header - 1);
     header[length] = '}';
     memset(header + length + 1, ' ', sizeof header - length - 1);
     kd__store_le(bytes, sizeof header, 8);
@@ -278,6 +283,125 @@ static void test_state_dicts(void **state)
     (void)state;
     check_state_dict(vit_line, golden_vit, KD__COUNT(golden_vit), golden_vit_logits, 5, 1);
     check_state_dict(deit_line, golden_deit, KD__COUNT(golden_deit), golden_deit_logits, 4, 1);
+}
+
+/* ---- BERT ------------------------------------------------------------------------------------------------ */
+
+/* A line whose tensors have the names that those of BERT are translated to. */
+#define BERT_LINE(length, blocks, end)                                                                             \
+    "tokens " length ": embed: embed 12 8, pos_embed: position, norm_pre: layernorm 1e-12, "                       \
+    "blocks: encoder " blocks " 2 mlp=2 norm=post eps=1e-12, token 0, pooler: linear 8, " end
+#define BERT_HEAD "tanh, head: linear 3"
+
+/* As files of many years have it: the end of a layernorm's names, and a buffer of whole numbers. */
+static int older(const golden_tensor *from, int count, char names[][80], golden_tensor *to)
+{
+    int i;
+    for (i = 0; i < count; ++i) {
+        char *norm = strcpy(names[i], from[i].name);
+        to[i] = from[i];
+        to[i].name = names[i];
+        norm = strstr(norm, "LayerNorm.");
+        if (norm) strcpy(norm + 10, strcmp(norm + 10, "bias") == 0 ? "beta" : "gamma");
+    }
+    to[count] = to[0];
+    to[count].name = "bert.embeddings.position_ids";
+    to[count].shape[0] = 1, to[count].shape[1] = 16;
+    return count + 1;
+}
+
+static void check_bert(const char *line, const golden_tensor *tensors, int count, const double *wanted,
+                       int segments)
+{
+    kd_isa isa;
+    int i;
+    put_state_dict(tensors, count);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx_desc desc = kd->desc;
+        float ids[BERT_TEXTS * BERT_LENGTH], logits[BERT_TEXTS * 8];
+        kd_ctx *ctx;
+        kd_model *m;
+        desc.isa = isa;
+        desc.log = log_keep;
+        assert_int_equal(kd_open(&desc, &ctx), KD_OK);
+        m = create_in(ctx, line, 1);
+        log_count = 0;
+        assert_ok(ctx, kd_model_load_weights(m, "f"));
+        assert_int_equal(log_count, 2);
+        assert_non_null(strstr(log_lines[1], "\"pos_embed\" are the first 9 of the 16 rows of"));
+        assert_true(segments == (strstr(log_lines[1], "is added: texts have one segment") != NULL));
+        for (i = 0; i < BERT_TEXTS * BERT_LENGTH; ++i) ids[i] = (float)bert_ids[i];
+        assert_ok(ctx, kd_predict(m, ids, BERT_TEXTS, logits));
+        for (i = 0; i < BERT_TEXTS * kd_model_outputs(m); ++i) assert_near(logits[i], wanted[i], 5e-6);
+        kd_model_destroy(m);
+        kd_close(ctx);
+    }
+    disk_delete(disk_find("f"));
+}
+
+static void test_bert(void **state)
+{
+    char names[KD__COUNT(bert)][80];
+    golden_tensor old[KD__COUNT(bert) + 1];
+    const int count = older(bert, KD__COUNT(bert), names, old);
+    (void)state;
+    check_bert(BERT_LINE("9", "2", BERT_HEAD), bert, KD__COUNT(bert), bert_logits, 1);
+    check_bert(BERT_LINE("9", "2", BERT_HEAD), old, count, bert_logits, 1);
+    check_bert(BERT_LINE("9", "2", "tanh"), bert_model, KD__COUNT(bert_model), bert_model_logits, 1);
+    check_bert(BERT_LINE("9", "2", "relu, head: linear 3"), distilbert, KD__COUNT(distilbert), distilbert_logits,
+               0);
+}
+
+/* What does not fit is said, and the model stays as it was. */
+static void test_bert_refused(void **state)
+{
+    static const struct {
+        const char *line;
+        kd_result result;
+        const char *text;
+    } cases[] = {
+        {BERT_LINE("17", "2", BERT_HEAD), KD_ERR_SHAPE,
+         "tensor \"bert.embeddings.position_embeddings.weight\" of \"f\" is (16, 8), but the model's \"pos_embed\" "
+         "is "
+         "(1, 17, 8), a row a token"},
+        {BERT_LINE("9", "1", BERT_HEAD), KD_ERR_FORMAT,
+         "has a tensor \"bert.encoder.layer.1.attention.output.dense.bias\" that the model does not have"},
+        {BERT_LINE("9", "2", "tanh, head: linear 4"), KD_ERR_SHAPE,
+         "tensor \"classifier.weight\" of \"f\" is (3, 8), but the model's \"head.weight\" is (4, 8)"},
+        {BERT_LINE("9", "2", "tanh"), KD_ERR_FORMAT, "has a tensor \"classifier.bias\" that the model does not"},
+        {"tokens 9: embed: embed 12 8, norm_pre: layernorm 1e-12, blocks: encoder 2 2 mlp=2 norm=post eps=1e-12, "
+         "token 0, pooler: linear 8, tanh, head: linear 3",
+         KD_ERR_FORMAT, "has a tensor \"bert.embeddings.position_embeddings.weight\" that the model does not have"},
+    };
+    char names[KD__COUNT(bert)][80];
+    golden_tensor changed[KD__COUNT(bert) + 1];
+    const int count = older(bert, KD__COUNT(bert), names, changed);
+    uint64_t hash;
+    kd_model *m;
+    int i;
+    (void)state;
+    put_state_dict(changed, count);
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        m = create_in(kd, cases[i].line, 1);
+        hash = kd_model_hash(m);
+        assert_fails(kd, kd_model_load_weights(m, "f"), cases[i].result, cases[i].text);
+        assert_true(kd_model_hash(m) == hash);
+        kd_model_destroy(m);
+    }
+    m = create_in(kd, BERT_LINE("9", "2", BERT_HEAD), 1);
+    hash = kd_model_hash(m);
+    changed[2].scale = INFINITY; /* token types */
+    put_state_dict(changed, count);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_NOT_FINITE,
+                 "token_type_embeddings.weight\" of \"f\" holds");
+    assert_true(kd_model_hash(m) == hash);
+    changed[2].scale = 1, changed[2].shape[0] = 0;
+    put_state_dict(changed, count);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_SHAPE,
+                 "token_type_embeddings.weight\" of \"f\" is (0, 8)");
+    kd_model_destroy(m);
+    disk_delete(disk_find("f"));
 }
 
 /* ---- lines ----------------------------------------------------------------------------------------------- */
@@ -879,6 +1003,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_state_dicts),
         TEST(test_other_names),
+        TEST(test_bert),
+        TEST(test_bert_refused),
         TEST(test_lines_refused),
         TEST(test_side_tokens),
         TEST(test_encoder_is_its_layers),
