@@ -830,6 +830,11 @@ KDDEF const char *kd_model_class(const kd_model *m, int index); /* NULL where no
 KDDEF kd_result kd_model_set_preprocessing(kd_model *m, const float *mean, const float *std);
 /* The number of channels recorded, 0 if unknown; mean and std may be NULL or have room for KD_MAX_CHANNELS. */
 KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std);
+/* How pictures of other sizes were brought to that of the input, in words of the program that did it, such as
+   "crop=256" or "pad=0,0,0": they travel with the saved file and with copies, and nothing else is made of them. At
+   most 63 letters, digits, blanks and "=,.:+-_", copied; NULL or "": nothing is known, as at first. */
+KDDEF kd_result kd_model_set_framing(kd_model *m, const char *words);
+KDDEF const char *kd_model_framing(const kd_model *m); /* "" where nothing is known; valid as long as the model */
 
 /* Tensors by PyTorch's names and in PyTorch's layouts: "0.weight" (out, in, h, w) or (out, in), "0.bias" (out),
    "1.running_mean" ... A tagged layer has its tag for a number. What classtoken, disttoken, prompttokens and
@@ -6448,6 +6453,7 @@ struct kd_model {
     char **classes;
     int preprocessing_channels; /* 0: unknown */
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    char framing[64]; /* "": unknown */
     void *spare;      /* a kd_workspace that kd_predict may borrow */
     int trainers;     /* open for it */
     int quants;       /* quant layers */
@@ -13309,6 +13315,7 @@ KD__PRIVATE kd_result kd__model_copy_about(kd_model *to, const kd_model *from)
     to->preprocessing_channels = from->preprocessing_channels;
     memcpy(to->mean, from->mean, sizeof from->mean);
     memcpy(to->std, from->std, sizeof from->std);
+    memcpy(to->framing, from->framing, sizeof from->framing);
     if (!from->classes) return KD_OK;
     return kd_model_set_classes(to, (const char *const *)from->classes, kd_model_outputs(from));
 }
@@ -13606,6 +13613,29 @@ KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std)
     if (std) memcpy(std, m->std, bytes);
     return m->preprocessing_channels;
 }
+
+/* 0 and nothing is changed if they cannot be kept. They come from files and go into comments of C source, which they
+   cannot end. */
+KD__PRIVATE int kd__record_framing(kd_model *m, const char *words)
+{
+    static const char known[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =,.:+-_";
+    const size_t length = strspn(words, known);
+    if (words[length] || length >= sizeof m->framing) return 0;
+    memcpy(m->framing, words, length + 1);
+    return 1;
+}
+
+KDDEF kd_result kd_model_set_framing(kd_model *m, const char *words)
+{
+    if (!m) return KD_ERR_ARGUMENT;
+    return kd__record_framing(m, words ? words : "")
+               ? KD_OK
+               : kd__fail(m->kd, KD_ERR_ARGUMENT,
+                          "kd_model_set_framing: at most %d letters, digits, blanks and =,.:+-_, got \"%.80s\"",
+                          (int)sizeof m->framing - 1, words);
+}
+
+KDDEF const char *kd_model_framing(const kd_model *m) { return m->framing; }
 
 /* ---- description ----------------------------------------------------------------------------------------- */
 
@@ -24411,6 +24441,7 @@ KD__PRIVATE void kd__model_pairs(const kd_model *m, kd__pair_fn put, void *to)
         kd__floats_text(m->std, m->preprocessing_channels, text, sizeof text);
         put(to, "kd.std", text);
     }
+    if (*m->framing) put(to, "kd.framing", m->framing);
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) {
         char key[32];
         kd__print(key, sizeof key, "kd.class.%d", i);
@@ -25767,7 +25798,8 @@ KD__PRIVATE kd_result kd__model_read_classes(kd__st_file *f, kd_model *m)
 /* What kd__model_pairs put there. */
 KD__PRIVATE kd_result kd__model_read_pairs(kd__st_file *f, kd_model *m)
 {
-    const char *mean = kd__st_value(f, "kd.mean"), *std = kd__st_value(f, "kd.std");
+    const char *mean = kd__st_value(f, "kd.mean"), *std = kd__st_value(f, "kd.std"),
+               *framing = kd__st_value(f, "kd.framing");
     kd_result result = kd__model_read_classes(f, m);
     if (result != KD_OK) return result;
     if (mean || std) {
@@ -25779,6 +25811,7 @@ KD__PRIVATE kd_result kd__model_read_pairs(kd__st_file *f, kd_model *m)
         if (result != KD_OK) return result;
         m->preprocessing_channels = channels;
     }
+    if (framing && !kd__record_framing(m, framing)) return kd__st_fail(f, "kd.framing is broken");
     return KD_OK;
 }
 
@@ -33099,6 +33132,8 @@ KD__PRIVATE void kd__c_declarations(kd__c_file *f, const kd__c_plan *p)
     const kd__shape *in = &m->values[m->input].shape;
     kd__c_text(f, "/* $: a network that kd.h " KD_VERSION " has written as C99 (and C++)\n\n     ");
     kd__c_line(f);
+    if (*m->framing) kd__c_text(f, "\n\n   Pictures of other sizes were brought to that of its input so: ");
+    kd__c_put(f, m->framing, strlen(m->framing));
     kd__c_text(
         f, "\n\n   Compile this file and call $_classify or $_logits. Other files get the declarations alone by\n"
            "   #define @_DECLARATIONS before including it. Nothing is allocated; all results in between are\n"

@@ -15,21 +15,35 @@
 
 enum { SHOWN = 3 };
 
-/* Why a picture cannot be brought to the size of the model, NULL if it can. For a model that is not square it is
-   not cut but stretched, first to the right width. */
-static const char *misfit(int w, int h, int width, int height)
+/* How pictures are brought to the size of the model: as --resize and --exif say, else as it knows itself. One that
+   is not square and knows nothing has them stretched. 0 after a complaint. */
+static int find_framing(const kd_model *m, const char *path, const char *resize, int exif, images_framing *f)
 {
-    images set;
-    if (w == width && h == height) return NULL;
-    if (width != height)
-        return (double)width * (h > height ? h : height) > IMAGES_MAX_PIXELS ? "is too long to be resized" : NULL;
-    memset(&set, 0, sizeof set);
-    set.width = set.height = width;
-    return images_misfit(w, h, &set);
+    const char *known = kd_model_framing(m);
+    int c, h, w;
+    kd_model_input(m, &c, &h, &w);
+    if (!images_framing_parse(known, f)) {
+        fprintf(stderr,
+                "classify: %s says that its images were brought to their size by \"%s\", which is not known "
+                "here\n",
+                path, known);
+        return 0;
+    }
+    if (!*known && h != w) f->way = IMAGES_STRETCH;
+    if (resize && (!images_framing_parse(resize, f) || f->upright)) {
+        fprintf(stderr,
+                "classify: --resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got "
+                "\"%s\"\n",
+                resize);
+        return 0;
+    }
+    f->upright |= exif;
+    return 1;
 }
 
 /* The image as the model was trained on it: (channels, height, width). NULL and *why if it cannot be read. */
-static uint8_t *load_image(const char *path, int channels, int height, int width, const char **why)
+static uint8_t *load_image(const char *path, int channels, int height, int width, const images_framing *f,
+                           const char **why)
 {
     images_picture p;
     size_t size, area = (size_t)height * (size_t)width, i;
@@ -40,20 +54,14 @@ static uint8_t *load_image(const char *path, int channels, int height, int width
     c = images_decode(bytes, size, channels, &p, why);
     free(bytes);
     if (!c) return NULL;
-    *why = misfit(p.w, p.h, width, height);
+    *why = "does not fit in memory";
+    if (!f->upright || images_turn(&p)) *why = images_too_long(p.w, p.h, width, height, f);
     if (*why) {
         free(p.pixels);
         return NULL;
     }
     *why = "does not fit in memory";
-    if (p.w == width && p.h == height) {
-        fitted = p.pixels;
-    } else if (width == height) {
-        fitted = images_fit(&p, width);
-    } else {
-        fitted = images_resize(p.pixels, p.w, p.h, p.channels, width, height);
-        free(p.pixels);
-    }
+    fitted = images_fits(p.w, p.h, width, height, f) ? p.pixels : images_fit(&p, width, height, f);
     planes = fitted ? (uint8_t *)images_memory(area, (size_t)channels) : NULL;
     for (i = 0; planes && i < area; ++i) {
         for (c = 0; c < channels; ++c) planes[(size_t)c * area + i] = fitted[i * (size_t)channels + (size_t)c];
@@ -87,7 +95,8 @@ static void print_best(const kd_model *m, const char *path, float *scores)
 
 /* The likeliest classes of one image, whose logits go into `logits` if that is not NULL. Returns 0 if there was a
    problem. */
-static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scores, float *logits)
+static int classify(kd_ctx *kd, const kd_model *m, const images_framing *f, const char *path, float *scores,
+                    float *logits)
 {
     int c, h, w, side;
     const int classes = kd_model_outputs(m);
@@ -104,7 +113,7 @@ static int classify(kd_ctx *kd, const kd_model *m, const char *path, float *scor
         fprintf(stderr, "classify: the model takes %dx%dx%d, which is no image\n", c, h, w);
         return 0;
     }
-    pixels = load_image(path, c, h, w, &why);
+    pixels = load_image(path, c, h, w, f, &why);
     if (!pixels) {
         fprintf(stderr, "classify: %s %s\n", path, why);
         return 0;
@@ -175,6 +184,9 @@ typedef struct keeping {
     int count, force;
     const char **texts; /* given with --text */
     int text_count;
+    const char *resize; /* given with --resize */
+    int exif;
+    images_framing framing;
 } keeping;
 
 /* Neither file may be one that is read, or one that is there. */
@@ -250,6 +262,10 @@ static int parse(keeping *k, int argc, char **argv)
             k->force = 1;
         else if (strcmp(argv[i], "--logits") == 0 && i + 1 < argc)
             k->path = argv[++i];
+        else if (strcmp(argv[i], "--exif") == 0)
+            k->exif = 1;
+        else if (strcmp(argv[i], "--resize") == 0 && i + 1 < argc)
+            k->resize = argv[++i];
         else if (strcmp(argv[i], "--text") == 0 && i + 1 < argc)
             ++i, k->texts[k->text_count++] = argv[count++] = argv[i];
         else if (strncmp(argv[i], "--", 2) == 0)
@@ -278,10 +294,15 @@ static int run(kd_ctx *kd, keeping *k, char **files, int count)
         return 0;
     }
     outputs = kd_model_outputs(m);
-    if (text_length(m) ? k->path != NULL : k->text_count > 0) {
+    if (text_length(m) ? k->path || k->resize || k->exif : k->text_count > 0) {
         fprintf(stderr, "classify: %s\n",
-                text_length(m) ? "--logits keeps those of images, and the model reads texts"
+                text_length(m) ? k->path ? "--logits keeps those of images, and the model reads texts"
+                                         : "--resize and --exif are about images, and the model reads texts"
                                : "--text is for models that read texts, and this one sees images");
+        kd_model_destroy(m);
+        return 0;
+    }
+    if (!text_length(m) && !find_framing(m, files[0], k->resize, k->exif, &k->framing)) {
         kd_model_destroy(m);
         return 0;
     }
@@ -296,7 +317,7 @@ static int run(kd_ctx *kd, keeping *k, char **files, int count)
         float *logits = k->path ? k->logits + (size_t)k->count * (size_t)outputs : NULL;
         const int done = is_text(k, files[i]) ? classify_text(kd, m, files[i], scores)
                          : text_length(m)     ? classify_texts(kd, m, files[i], scores)
-                                              : classify(kd, m, files[i], scores, logits);
+                                              : classify(kd, m, &k->framing, files[i], scores, logits);
         failed |= !done;
         if (done && logits) k->images[k->count++] = files[i];
     }
@@ -316,13 +337,19 @@ int main(int argc, char **argv)
     count = k.texts ? parse(&k, argc, argv) : -1;
     if (count < 0) {
         fputs(
-            "usage: classify MODEL.safetensors|MODEL.onnx [--logits KEPT.npy] [--force] IMAGE...\n"
+            "usage: classify MODEL.safetensors|MODEL.onnx [--logits KEPT.npy] [--force] [--resize HOW] [--exif]\n"
+            "                IMAGE...\n"
             "       classify MODEL.safetensors [--text TEXT]... [TEXTS.csv|TEXTS.tsv|TEXTS.txt]...\n"
             "Prints the likeliest classes of each image (JPEG, PNG, BMP, PNM), as a model saved by kd.h sees it, "
             "or of "
             "each text: given itself, in the column text of a table, or a line of a .txt file.\n"
             "--logits keeps what it computes, (images, outputs), and the names of the images in KEPT.txt; --force "
-            "replaces files.\n",
+            "replaces files.\n"
+            "Images of another size are brought to the model's as those that it was trained with, or by --resize: "
+            "crop, "
+            "stretch, pad, pad=R,G,B, or a number, the pixels of the shorter edge before the middle is taken. "
+            "--exif "
+            "turns photos as EXIF says.\n",
             stderr);
         return EXIT_FAILURE;
     }

@@ -85,6 +85,17 @@ enum {
     IMAGES_SAID = 24
 };
 
+typedef enum images_way { IMAGES_CROP, IMAGES_STRETCH, IMAGES_PAD } images_way;
+
+/* How a picture is brought to a size, in words as in "crop=256 exif": images_framing_parse. All zeros are usual. */
+typedef struct images_framing {
+    images_way way;    /* CROP: the shorter edge to `edge`, then the middle; STRETCH: whole, whatever the ratio of
+                          its sides; PAD: whole, with a colour above and below, or left and right */
+    int edge;          /* pixels; 0: the shorter edge of the size */
+    uint8_t colour[3]; /* of PAD; in grey images its grey */
+    int upright;       /* 1: photos are turned as EXIF says; 0: taken as they lie, as torchvision does */
+} images_framing;
+
 typedef struct images_options {
     int size;          /* side in pixels; 0: as the images are, if all are alike */
     int usual_size;    /* with size 0, the side of images that are not all alike, half of it where most are smaller,
@@ -99,6 +110,7 @@ typedef struct images_options {
     int folds, fold;     /* 0: off; else the test images are part `fold`, from 0, of that many as equal as can be */
     const char *apart;   /* a folder that is no part of the set though it may lie in it, as that of results may; it
                             is not looked into; NULL: none (on Windows it is not known again) */
+    images_framing framing; /* of images of another size */
 } images_options;
 
 /* Where an image came from. Sorted by it, images have the order in which they were read. */
@@ -137,6 +149,7 @@ typedef struct images {
     int skipped, unsupported, others; /* of these; of other formats; no images at all */
     int hidden, loose;                /* names that begin with a dot; images beside the folders of the classes */
     int rotated, sixteen_bit, four_channel_jpeg, transparent, resized;
+    images_framing framing;                /* of the options */
     int bits;                              /* of the 16 that count in files with so many: 8 to 16 */
     images_reason reasons[IMAGES_REASONS]; /* of all that was not read; the last may stand for several */
     images_copies copies;
@@ -149,7 +162,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL};
+    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL, {IMAGES_CROP, 0, {0, 0, 0}, 0}};
     return o;
 }
 
@@ -563,7 +576,8 @@ static uint8_t *images_resize(const uint8_t *from, int w, int h, int channels, i
 typedef struct images_picture {
     uint8_t *pixels; /* (h, w, channels), channels 1 or 3 */
     int w, h, channels;
-    int sixteen_bit, four_channel_jpeg, adobe_jpeg, rotated, transparent, scans;
+    int sixteen_bit, four_channel_jpeg, adobe_jpeg, transparent, scans;
+    int rotated; /* EXIF's orientation, 2 to 8; 0: upright, or nothing is said */
 } images_picture;
 
 /* What the first bytes of a file say that it is. */
@@ -621,7 +635,8 @@ static void images_jpeg_facts(images_picture *p, int marker, const uint8_t *body
         for (i = 0; i < count && entry + 2 + 12 * (i + 1) <= end; ++i) {
             const uint8_t *e = tiff + entry + 2 + 12 * i;
             const int tag = little ? e[0] | e[1] << 8 : e[1] | e[0] << 8;
-            if (tag == 0x0112) p->rotated = (little ? e[8] : e[9]) > 1;
+            const int orientation = little ? e[8] : e[9];
+            if (tag == 0x0112) p->rotated = orientation > 1 && orientation < 9 ? orientation : 0;
         }
     }
 }
@@ -946,37 +961,205 @@ IMAGES_PUBLIC static int images_decode(const uint8_t *bytes, size_t size, int wa
     return images_decode_like(bytes, size, want, 0, p, why);
 }
 
-/* Why an image of this size cannot be brought to that of the set; NULL if it can. A line is not resized to a
-   square: whole, it would take far more memory than the middle that is kept. */
-static const char *images_misfit(int w, int h, const images *s)
+/* ---- from one size to another ---------------------------------------------------------------------------- */
+
+/* The shorter edge that pictures are brought to before the middle of width x height is cut out of them. */
+static int images_edge(const images_framing *f, int width, int height)
 {
-    if (w == s->width && h == s->height) return NULL;
-    if (s->width != s->height) return "has a size of its own; say which to bring all to (--size 32)";
-    return (double)s->width * s->width * (w > h ? w : h) / (w > h ? h : w) > IMAGES_MAX_PIXELS
-               ? "is too long and narrow to be resized"
-               : NULL;
+    return f->edge ? f->edge : width < height ? width : height;
 }
 
-/* Short side to `size`, then the middle, as torchvision's Resize and CenterCrop. Frees p->pixels; the result is
-   (size, size, channels), or NULL without memory. */
-static uint8_t *images_fit(images_picture *p, int size)
+/* Whether a picture of width x height stays as it is. */
+static int images_fits(int w, int h, int width, int height, const images_framing *f)
 {
-    const int wide = p->w > p->h;
-    const int to_w = wide ? (int)((double)size * p->w / p->h) : size,
-              to_h = wide ? size : (int)((double)size * p->h / p->w);
-    const int left = (int)rint((to_w - size) / 2.0), top = (int)rint((to_h - size) / 2.0);
-    uint8_t *resized =
-        p->w == to_w && p->h == to_h ? p->pixels : images_resize(p->pixels, p->w, p->h, p->channels, to_w, to_h);
-    uint8_t *cut = resized ? (uint8_t *)images_memory((size_t)size * (size_t)size, (size_t)p->channels) : NULL;
-    int y;
-    for (y = 0; cut && y < size; ++y)
-        memcpy(cut + (size_t)y * (size_t)size * (size_t)p->channels,
-               resized + ((size_t)(y + top) * (size_t)to_w + (size_t)left) * (size_t)p->channels,
-               (size_t)size * (size_t)p->channels);
-    if (resized != p->pixels) free(resized);
-    free(p->pixels);
+    return w == width && h == height && (f->way != IMAGES_CROP || images_edge(f, width, height) == (w < h ? w : h));
+}
+
+/* Why an image of this size cannot be brought to another; NULL if it can. A line is not resized to a square: whole,
+   it would take far more memory than the middle that is kept. */
+static const char *images_too_long(int w, int h, int width, int height, const images_framing *f)
+{
+    const double edge = images_edge(f, width, height), longest = w > h ? w : h;
+    const double pixels = f->way == IMAGES_CROP ? edge * edge * longest / (w > h ? h : w)
+                                                : longest * (width > height ? width : height);
+    return images_fits(w, h, width, height, f) || pixels <= IMAGES_MAX_PIXELS
+               ? NULL
+               : "is too long and narrow to be resized";
+}
+
+/* The same for the images of a set. */
+static const char *images_misfit(int w, int h, const images *s)
+{
+    if (w == s->width && h == s->height && s->width != s->height) return NULL;
+    if (s->width != s->height) return "has a size of its own; say which to bring all to (--size 32)";
+    return images_too_long(w, h, s->width, s->height, &s->framing);
+}
+
+/* What lies at (left, top) of a picture, width x height; outside of it there is one colour. */
+static uint8_t *images_place_part(const uint8_t *from, int w, int h, int channels, int left, int top, int width,
+                                  int height, const uint8_t *colour)
+{
+    const size_t c = (size_t)channels;
+    uint8_t *to = (uint8_t *)images_memory((size_t)width * (size_t)height, c);
+    int x, y, i;
+    for (y = 0; to && y < height; ++y) {
+        for (x = 0; x < width; ++x) {
+            const int from_x = x + left, from_y = y + top;
+            const int inside = from_x >= 0 && from_x < w && from_y >= 0 && from_y < h;
+            const uint8_t *pixel = inside ? from + ((size_t)from_y * (size_t)w + (size_t)from_x) * c : colour;
+            for (i = 0; i < channels; ++i) to[((size_t)y * (size_t)width + (size_t)x) * c + (size_t)i] = pixel[i];
+        }
+    }
+    return to;
+}
+
+/* Where the middle begins. What is shorter is set into the middle: by CenterCrop rounded down, by ImageOps.pad to
+   the nearest. */
+static int images_middle(int from, int to, const images_framing *f)
+{
+    if (from >= to) return (int)rint((from - to) / 2.0);
+    return f->way == IMAGES_CROP ? -((to - from) / 2) : -(int)rint((to - from) / 2.0);
+}
+
+/* As torchvision's Resize and CenterCrop, its Resize of both sides, or Pillow's ImageOps.pad. Frees p->pixels; the
+   result is (height, width, channels), or NULL without memory. */
+static uint8_t *images_fit(images_picture *p, int width, int height, const images_framing *f)
+{
+    const uint8_t *c = f->colour;
+    const uint8_t grey = (uint8_t)((19595u * c[0] + 38470u * c[1] + 7471u * c[2] + 0x8000u) >> 16);
+    int w = width, h = height;
+    uint8_t *resized, *fitted;
+    if (f->way == IMAGES_CROP) {
+        const int edge = images_edge(f, width, height), wide = p->w > p->h;
+        w = wide ? (int)((double)edge * p->w / p->h) : edge;
+        h = wide ? edge : (int)((double)edge * p->h / p->w);
+    } else if (f->way == IMAGES_PAD) {
+        const double ratio = (double)p->w / p->h, wanted = (double)width / height;
+        if (ratio > wanted) h = (int)rint((double)p->h / p->w * width);
+        if (ratio < wanted) w = (int)rint((double)p->w / p->h * height);
+        w = w < 1 ? 1 : w, h = h < 1 ? 1 : h;
+    }
+    resized = p->w == w && p->h == h ? p->pixels : images_resize(p->pixels, p->w, p->h, p->channels, w, h);
+    if (resized != p->pixels) free(p->pixels);
     p->pixels = NULL;
-    return cut;
+    if (!resized || (w == width && h == height)) return resized;
+    fitted = images_place_part(resized, w, h, p->channels, images_middle(w, width, f), images_middle(h, height, f),
+                               width, height, p->channels == 1 ? &grey : c);
+    free(resized);
+    return fitted;
+}
+
+/* Turns a picture as EXIF says that it is to be seen; one that says nothing stays. 0 without memory. */
+static int images_turn(images_picture *p)
+{
+    const int turned = p->rotated, aside = turned >= 5, w = aside ? p->h : p->w, h = aside ? p->w : p->h;
+    const size_t c = (size_t)p->channels;
+    uint8_t *to = turned ? (uint8_t *)images_memory((size_t)w * (size_t)h, c) : NULL;
+    int x, y;
+    if (!turned) return 1;
+    for (y = 0; to && y < h; ++y) {
+        for (x = 0; x < w; ++x) {
+            int from_x = aside ? y : x, from_y = aside ? x : y;
+            if (turned == 2 || turned == 3 || turned == 7 || turned == 8) from_x = p->w - 1 - from_x;
+            if (turned == 3 || turned == 4 || turned == 6 || turned == 7) from_y = p->h - 1 - from_y;
+            memcpy(to + ((size_t)y * (size_t)w + (size_t)x) * c,
+                   p->pixels + ((size_t)from_y * (size_t)p->w + (size_t)from_x) * c, c);
+        }
+    }
+    if (!to) return 0;
+    free(p->pixels);
+    p->pixels = to, p->w = w, p->h = h;
+    return 1;
+}
+
+/* Whole numbers up to a bound, joined by commas; how many, 0 for anything else. */
+static int images_framing_numbers(const char *text, size_t length, int most, int *numbers, int room)
+{
+    size_t i;
+    int count = 0, digits = 0;
+    for (i = 0; i < length; ++i) {
+        if (text[i] == ',' && digits && count < room) {
+            digits = 0;
+        } else if (text[i] >= '0' && text[i] <= '9' && (digits || count < room)) {
+            if (!digits++) numbers[count++] = 0;
+            numbers[count - 1] = numbers[count - 1] * 10 + (text[i] - '0');
+            if (numbers[count - 1] > most) return 0;
+        } else {
+            return 0;
+        }
+    }
+    return digits ? count : 0;
+}
+
+/* "crop", "crop=256" or only "256", "stretch", "pad", "pad=128", "pad=124,116,104", and "exif", joined by blanks;
+   "" is "crop". 0 for anything else, and *f is as it was. */
+IMAGES_PUBLIC static int images_framing_parse(const char *text, images_framing *f)
+{
+    static const char *const words[] = {"crop", "stretch", "pad"};
+    images_framing found;
+    int known = 0, n[3], i;
+    memset(&found, 0, sizeof found);
+    while (*text) {
+        const size_t length = strcspn(text, " ");
+        size_t word = strcspn(text, " =");
+        const int has_value = text[word] == '=';
+        for (i = 0; i < 3 && (strlen(words[i]) != word || memcmp(text, words[i], word) != 0); ++i) {}
+        if (length == 4 && memcmp(text, "exif", 4) == 0 && !found.upright) {
+            found.upright = 1;
+        } else if (length > 0) {
+            if (known++) return 0;
+            if (i < 3) {
+                found.way = (images_way)i;
+                word += (size_t)has_value;
+            } else {
+                word = 0;
+            }
+            if (i == 3 || has_value) {
+                const int most = i == IMAGES_PAD ? 255 : 8192;
+                const int count = images_framing_numbers(text + word, length - word, most, n, 3);
+                if (i == IMAGES_STRETCH || count == 0 || (i == IMAGES_PAD ? count == 2 : count != 1 || n[0] == 0))
+                    return 0;
+                if (i == IMAGES_PAD) {
+                    for (i = 0; i < 3; ++i) found.colour[i] = (uint8_t)n[count == 3 ? i : 0];
+                } else {
+                    found.edge = n[0];
+                }
+            }
+        }
+        text += length;
+        text += *text == ' ';
+    }
+    *f = found;
+    return 1;
+}
+
+/* The words of a framing, at most 40; "" of the usual one. */
+IMAGES_PUBLIC static void images_framing_words(const images_framing *f, char *text, size_t size)
+{
+    char how[32] = "";
+    if (f->way == IMAGES_CROP && f->edge)
+        snprintf(how, sizeof how, "crop=%d", f->edge);
+    else if (f->way == IMAGES_PAD)
+        snprintf(how, sizeof how, "pad=%d,%d,%d", f->colour[0], f->colour[1], f->colour[2]);
+    else if (f->way == IMAGES_STRETCH)
+        snprintf(how, sizeof how, "stretch");
+    snprintf(text, size, "%s%s", *how ? how : f->upright ? "crop" : "", f->upright ? " exif" : "");
+}
+
+/* What becomes of images of another size, behind "were brought to this size, ". */
+static images_path images_framing_said(const images_framing *f)
+{
+    static const char *const ways[] = {"their edges cut off where they are no squares",
+                                       "stretched where they are no squares"};
+    images_path said;
+    if (f->way == IMAGES_PAD)
+        snprintf(said.chars, sizeof said.chars, "with the colour %d,%d,%d beside them where they are no squares",
+                 f->colour[0], f->colour[1], f->colour[2]);
+    else if (f->way == IMAGES_CROP && f->edge)
+        snprintf(said.chars, sizeof said.chars, "cut out of their middle once their shorter edge was %d", f->edge);
+    else
+        snprintf(said.chars, sizeof said.chars, "%s", ways[f->way]);
+    return said;
 }
 
 /* ---- lists of files -------------------------------------------------------------------------------------- */
@@ -1766,9 +1949,10 @@ typedef struct images_sizes {
     unsigned largest; /* number in files of 16 bits */
 } images_sizes;
 
-static void images_note_size(images_sizes *z, const images_file *f, const images_picture *p, int usual)
+static void images_note_size(images_sizes *z, const images_file *f, const images_picture *p, int usual, int upright)
 {
-    const int w = f->tile_w ? f->tile_w : p->w, h = f->tile_w ? f->tile_h : p->h;
+    const int aside = upright && p->rotated >= 5; /* once it is turned */
+    const int w = f->tile_w ? f->tile_w : aside ? p->h : p->w, h = f->tile_w ? f->tile_h : aside ? p->w : p->h;
     if (!z->count++) z->w = w, z->h = h;
     z->alike &= w == z->w && h == z->h;
     z->all_grey &= p->channels < 3;
@@ -1796,10 +1980,19 @@ static images_sizes images_measure(const images_list *list, const images_options
         }
         largest = bytes && images_may_be_deep(bytes, size) ? images_depth(bytes, size) : 0;
         z.largest = largest > z.largest ? largest : z.largest;
-        if (!known && bytes && images_header(bytes, size, &p, &why)) images_note_size(&z, f, &p, o->usual_size);
+        if (!known && bytes && images_header(bytes, size, &p, &why))
+            images_note_size(&z, f, &p, o->usual_size, o->framing.upright);
         free(bytes);
     }
     return z;
+}
+
+/* What is cut out of a picture lies in it. */
+static int images_check_edge(images *s)
+{
+    const int edge = s->framing.way == IMAGES_CROP ? s->framing.edge : 0;
+    return !edge || edge >= (s->width > s->height ? s->width : s->height) ||
+           images_fail(s, "an edge of %d is too short to cut %dx%d out of the images", edge, s->width, s->height);
 }
 
 /* The side that images are brought to where nobody says one: 0 where they stay as they are. */
@@ -1831,6 +2024,7 @@ static int images_survey(images *s, const images_list *list, const images_option
     s->width = side ? side : z.w;
     if (side < 0) return images_fail(s, "the images have different sizes; say which to bring them to (--size 32)");
     if (!o->size && !z.count) return 1; /* nothing readable: reported by the caller */
+    if (!images_check_edge(s)) return 0;
     if (s->height > 4096 || s->width > 4096)
         return images_fail(s, "images of %dx%d are too large to train on; use --size", s->width, s->height);
     return 1;
@@ -1842,7 +2036,8 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     const char *why;
     size_t size;
     uint8_t *bytes = images_read(f->path, &size, &why);
-    int decoded = bytes && images_decode_like(bytes, size, s->channels, s->bits, &p, &why), ok = decoded, x, y;
+    int decoded = bytes && images_decode_like(bytes, size, s->channels, s->bits, &p, &why), x, y;
+    int ok = decoded && (!s->framing.upright || images_turn(&p));
     const int other = !decoded && images_is_other(s, f, bytes, size);
     free(bytes);
     if (other) return 1;
@@ -1862,7 +2057,7 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
     s->transparent += p.transparent;
     s->sixteen_bit += p.sixteen_bit;
     s->four_channel_jpeg += p.four_channel_jpeg;
-    s->rotated += p.rotated;
+    s->rotated += p.rotated > 0;
     sink->origin.place = -1;
     if (f->tile_w) {
         const size_t line = (size_t)p.w * (size_t)p.channels;
@@ -1871,7 +2066,7 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
                 const int columns = p.w / f->tile_w;
                 const uint8_t *corner = p.pixels + (size_t)y * line + (size_t)x * (size_t)p.channels;
                 sink->origin.place = y / f->tile_h * columns + x / f->tile_w;
-                if (f->tile_w == s->width && f->tile_h == s->height) {
+                if (images_fits(f->tile_w, f->tile_h, s->width, s->height, &s->framing)) {
                     ok = images_append(s, sink, corner, line, f->label);
                 } else {
                     images_picture tile = p;
@@ -1882,7 +2077,7 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
                     tile.pixels = (uint8_t *)images_memory((size_t)f->tile_h, tile_line);
                     for (row = 0; tile.pixels && row < f->tile_h; ++row)
                         memcpy(tile.pixels + (size_t)row * tile_line, corner + (size_t)row * line, tile_line);
-                    fitted = tile.pixels ? images_fit(&tile, s->width) : NULL;
+                    fitted = tile.pixels ? images_fit(&tile, s->width, s->height, &s->framing) : NULL;
                     ok = fitted && images_append(s, sink, fitted, (size_t)s->width * (size_t)p.channels, f->label);
                     ++s->resized;
                     free(fitted);
@@ -1890,11 +2085,11 @@ static int images_load_file(images *s, images_sink *sink, const images_file *f, 
             }
         }
         free(p.pixels);
-    } else if (p.w == s->width && p.h == s->height) {
+    } else if (images_fits(p.w, p.h, s->width, s->height, &s->framing)) {
         ok = images_append(s, sink, p.pixels, (size_t)p.w * (size_t)p.channels, f->label);
         free(p.pixels);
     } else {
-        uint8_t *fitted = images_fit(&p, s->width);
+        uint8_t *fitted = images_fit(&p, s->width, s->height, &s->framing);
         ok = fitted && images_append(s, sink, fitted, (size_t)s->width * (size_t)s->channels, f->label);
         ++s->resized;
         free(fitted);
@@ -2350,7 +2545,8 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
         s->height = o->size ? o->size : (int)h;
         s->width = o->size ? o->size : (int)w;
         why = images_misfit((int)w, (int)h, s);
-        ok = !why || images_fail(s, "%s: an image of %ux%u %s", images_shown(image_path).chars, w, h, why);
+        ok = images_check_edge(s);
+        if (ok) ok = !why || images_fail(s, "%s: an image of %ux%u %s", images_shown(image_path).chars, w, h, why);
     }
     for (i = 0; i < count && ok; ++i) {
         const int label = labels[i];
@@ -2365,7 +2561,10 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
         for (j = 0; p.pixels && j < (size_t)w * h * (size_t)s->channels; ++j)
             p.pixels[j] = pixels[16 + (size_t)i * w * h + j / (size_t)s->channels];
         sink.origin.place = (int32_t)i;
-        fitted = !p.pixels ? NULL : p.w == s->width && p.h == s->height ? p.pixels : images_fit(&p, s->width);
+        fitted = !p.pixels ? NULL
+                 : images_fits(p.w, p.h, s->width, s->height, &s->framing)
+                     ? p.pixels
+                     : images_fit(&p, s->width, s->height, &s->framing);
         ok = (fitted && images_append(s, &sink, fitted, (size_t)s->width * (size_t)s->channels, label)) ||
              images_fail(s, "out of memory after %d images", set->count);
         free(fitted);
@@ -2571,8 +2770,12 @@ static void images_say_all(images *s)
                      "names that begin with a dot were not looked at");
     images_say_count(s, s->loose, "image beside the folders of the classes belongs to none and was not looked at",
                      "images beside the folders of the classes belong to none and were not looked at");
-    images_say_count(s, s->rotated, "photo says in EXIF that it is to be turned; it is taken as it lies",
-                     "photos say in EXIF that they are to be turned; they are taken as they lie");
+    images_say_count(s, s->rotated,
+                     s->framing.upright ? "photo was turned as EXIF says"
+                                        : "photo says in EXIF that it is to be turned; it is taken as it lies",
+                     s->framing.upright ? "photos were turned as EXIF says"
+                                        : "photos say in EXIF that they are to be turned; they are taken as they "
+                                          "lie");
     images_say_count(s, s->transparent, "image is transparent in places; its colours are taken as if it were not",
                      "images are transparent in places; their colours are taken as if they were not");
     images_say_count(s, s->four_channel_jpeg,
@@ -2587,8 +2790,12 @@ static void images_say_all(images *s)
     else
         images_say_count(s, s->sixteen_bit, "image has 16 bits, of which the upper 8 are used",
                          "images have 16 bits, of which the upper 8 are used");
-    images_say_count(s, s->resized, "image was brought to this size, and its edges cut off where it is no square",
-                     "images were brought to this size, and their edges cut off where they are no squares");
+    if (s->resized == 1 && s->framing.way == IMAGES_CROP && !s->framing.edge)
+        images_say(s, "1 image was brought to this size, and its edges cut off where it is no square");
+    else if (s->resized)
+        images_say(s, "%d image%s brought to this size, %s%s", s->resized, s->resized == 1 ? " was" : "s were",
+                   s->framing.way == IMAGES_CROP && !s->framing.edge ? "and " : "",
+                   images_framing_said(&s->framing).chars);
     images_say_dominance(s);
     images_say_copies(s);
 }
@@ -2749,6 +2956,7 @@ IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images
     const images_options defaults = images_defaults(), *o = options ? options : &defaults;
     memset(s, 0, sizeof *s);
     s->apart = o->apart;
+    s->framing = o->framing;
     if (o->size < 0 || o->size > 4096) return images_fail(s, "the size must be 1 to 4096 pixels, got %d", o->size);
     if (o->channels != 0 && o->channels != 1 && o->channels != 3)
         return images_fail(s, "there can be 1 or 3 channels, got %d", o->channels);
@@ -2784,10 +2992,9 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
                        images_shown(folder).chars, count == 1 ? "" : "each of ", s->reasons[i].why);
     }
     if (s->resized > before.resized)
-        images_say(s,
-                   "%d images of %s have another size and were brought to %dx%d, their edges cut off where they "
-                   "are no squares",
-                   s->resized - before.resized, images_shown(folder).chars, s->width, s->height);
+        images_say(s, "%d images of %s have another size and were brought to %dx%d, %s",
+                   s->resized - before.resized, images_shown(folder).chars, s->width, s->height,
+                   images_framing_said(&s->framing).chars);
     images_say_count(s, s->copies.unlabelled, "of the images without labels is an exact copy of another among them",
                      "of the images without labels are exact copies of others among them");
     images_say_count(s, s->copies.test_in_unlabelled,

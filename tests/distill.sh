@@ -562,6 +562,58 @@ timeout 1 "$distill" "$work/two_classes" --size 8 --teacher 'dense 2' --student 
     --augment flip --threads 1 $one_setting --out "$work/two" >"$work/said" 2>"$work/stderr"
 check 'more epochs than a cache has views' test $? = 124
 
+# ---- images as the teacher saw them --------------------------------------------------------------------------------
+for class in a b; do
+    mkdir -p "$work/wide_photos/$class"
+    for i in 1 2 3 4 5 6; do
+        { printf 'P5 16 8 255\n'; tail -c +"$((100 * i + 7 * $(printf %d "'$class")))" kd.h | head -c 128; } >"$work/wide_photos/$class/$i.pgm"
+    done
+done
+{ printf 'P5 8 8 255\n'; head -c 16 /dev/zero; i=0; while [ $i -lt 32 ]; do printf '\144'; i=$((i + 1)); done; head -c 16 /dev/zero; } >"$work/padded.pgm"
+{ printf 'P5 16 8 255\n'; i=0; while [ $i -lt 128 ]; do printf '\144'; i=$((i + 1)); done; } >"$work/plain.pgm"
+tiny='--size 8 --channels 1 --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --ensemble no --augment none'
+# framed OUT ARGUMENTS...
+# shellcheck disable=SC2086
+framed() { out=$1 && shift && "$distill" "$work/wide_photos" $tiny $one_setting --student 'dense 2' --out "$work/$out" "$@" >"$work/said"; }
+check 'images that are padded' framed padded --teacher 'dense 3, relu, dense 2' --resize pad
+check 'are counted' grep -q 'note: 12 images were brought to this size, with the colour 0,0,0 beside them' "$work/said"
+for model in teacher student; do
+    check "the $model knows it" grep -q '"kd.framing":"pad=0,0,0"' "$work/padded/$model.safetensors"
+    check "classify, $model" "$build/classify" "$work/padded/$model.safetensors" --force --logits "$work/a.npy" "$work/plain.pgm"
+    check "classify, $model, padded before" "$build/classify" "$work/padded/$model.safetensors" --force --logits "$work/b.npy" "$work/padded.pgm"
+    check "the $model is shown the same" cmp "$work/a.npy" "$work/b.npy"
+    check "classify, $model, otherwise" "$build/classify" "$work/padded/$model.safetensors" --force --logits "$work/b.npy" --resize crop "$work/plain.pgm"
+    check "the $model can be shown something else" sh -c "! cmp -s '$work/a.npy' '$work/b.npy'"
+done
+check 'so is what comes of a teacher that knows it' framed after --teacher "$work/padded/teacher.safetensors" --teacher-unchecked
+check 'it is said' grep -q 'note: images are brought to their size as .*padded/teacher.safetensors says: pad=0,0,0' "$work/said"
+check 'and kept' grep -q '"kd.framing":"pad=0,0,0"' "$work/after/student.safetensors"
+check 'the same may be given' framed after --teacher "$work/padded/teacher.safetensors" --teacher-unchecked --fit pad
+check 'edges' framed edges --teacher 'dense 3, relu, dense 2' --resize 10 --exif
+check 'are kept' grep -q '"kd.framing":"crop=10 exif"' "$work/edges/student.safetensors"
+check 'as a word for --fit, beside a budget' framed edges --teacher 'dense 3, relu, dense 2' --fit 4KB --fit stretch --validation 0.2 --list-layers --student ''
+check 'is stretched' grep -q 'stretched where they are no squares' "$work/said"
+check 'what is usual' framed usual --teacher 'dense 3, relu, dense 2'
+check 'is kept' grep -q '"kd.framing":"crop"' "$work/usual/student.safetensors"
+# shellcheck disable=SC2086
+{
+    refused 'says that its images were brought to their size by "pad=0,0,0", and here it is "crop=10"' "$work/wide_photos" $tiny $one_setting \
+        --student 'dense 2' --teacher "$work/padded/teacher.safetensors" --resize 10 --out "$work/out"
+    refused 'and here it is "crop exif"' "$work/wide_photos" $tiny $one_setting \
+        --student 'dense 2' --teacher "$work/padded/teacher.safetensors" --exif --out "$work/out"
+    refused 'and here it is "pad=0,0,0"; without --resize' "$work/wide_photos" $tiny $one_setting --student 'dense 2' \
+        --teacher "$work/padded/teacher.safetensors" --teacher "$work/usual/teacher.safetensors" --out "$work/out"
+    refused '--resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got "squeeze"' "$work/wide_photos" --resize squeeze --out "$work/out"
+    refused 'an edge of 7 is too short to cut 8x8 out of the images' "$work/wide_photos" $tiny --student 'dense 2' --resize 7 --out "$work/out"
+    refused '--resize is about pixels, which texts do not have' examples/data/banking77 --resize pad --out "$work/out"
+    refused '--exif is about pixels, which texts do not have' examples/data/banking77 --exif --out "$work/out"
+}
+sed 's/pad=0,0,0/bad=0,0,0/; s/kd\.checksum/xx.checksum/g' "$work/padded/student.safetensors" >"$work/strange.safetensors"
+check 'words that are not known' sh -c "! '$build/classify' '$work/strange.safetensors' '$work/plain.pgm' 2>'$work/stderr'"
+check 'are named' grep -q 'by "bad=0,0,0", which is not known here' "$work/stderr"
+check 'or asked for' sh -c "! '$build/classify' '$work/padded/student.safetensors' --resize 1,2 '$work/plain.pgm' 2>'$work/stderr'"
+check 'are refused' grep -q 'classify: --resize takes crop, stretch, pad' "$work/stderr"
+
 # ---- a budget in, a student out ------------------------------------------------------------------------------------
 small='--temperature 2 --alpha 0.9 --lr 0.004 --weight-decay 0 --augment none --validation 0.2 --limit 10 --epochs 2 --teacher-epochs 1 --seeds 1 --threads 1 --batch 16'
 # shellcheck disable=SC2086

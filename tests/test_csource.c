@@ -165,6 +165,7 @@ static void test_refused(void **state)
     assert_fails(kd, kd_model_save_c(m, "m.c", &desc), KD_ERR_DEFAULTS, "kd_c_defaults()");
     assert_fails(kd, kd_model_save_c(m, NULL, NULL), KD_ERR_ARGUMENT, "path");
     assert_int_equal(disk_count(), 0);
+    assert_ok(kd, kd_model_set_framing(m, "crop=256"));
     assert_ok(kd, kd_model_save_c(m, "m.c", NULL)); /* which stays when a later one is refused */
     m->weights[m->params[m->nodes[1].param[0]].offset] = 3e38f;
     m->weights[0] = 3e38f; /* finite, but not with the batchnorm folded into it */
@@ -173,6 +174,7 @@ static void test_refused(void **state)
     assert_fails(kd, kd_model_save_c(m, "m.c", NULL), KD_ERR_NOT_FINITE, "0.weight");
     assert_int_equal(disk_count(), 1);
     assert_non_null(strstr(text_of("m.c"), "student_classify"));
+    assert_non_null(strstr(text_of("m.c"), "were brought to that of its input so: crop=256\n"));
     kd_model_destroy(m);
 }
 

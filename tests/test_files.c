@@ -80,6 +80,13 @@ static void test_round_trip(void **state)
     assert_true(kd_model_hash(back) == kd_model_hash(m));
     assert_null(kd_model_class(back, 0));
     assert_int_equal(kd_model_preprocessing(back, NULL, NULL), 0);
+    assert_string_equal(kd_model_framing(back), "");
+    kd_model_destroy(back);
+    assert_ok(kd, kd_model_set_framing(m, "pad=1,2,3 exif")); /* or with that alone */
+    assert_ok(kd, kd_model_save(m, "m"));
+    assert_ok(kd, kd_model_load(kd, "m", &back));
+    assert_true(kd_model_hash(back) == kd_model_hash(m));
+    assert_string_equal(kd_model_framing(back), "pad=1,2,3 exif");
     kd_model_destroy(back);
     kd_model_destroy(m);
     m = create("3 init=he last=0 : dense 2", 1); /* with the options of its line */
@@ -490,6 +497,11 @@ static void test_broken_metadata(void **state)
         {WITH("\"kd.class.0\":\"a\",\"kd.class.1\":\"of another model\""), KD_OK, ""},
         {WITH("\"kd.mean\":\"0.5\",\"kd.std\":\"1e-1\""), KD_OK, ""},
         {WITH("\"kd.mean\":\"0.5 -2\",\"kd.std\":\"1 3\""), KD_OK, ""},
+        {WITH("\"kd.framing\":\"of 63 letters, which is the most that is kept of such words xxx\""), KD_OK, ""},
+        {WITH("\"kd.framing\":\"of 63 letters, which is the most that is kept of such words xxxx\""), KD_ERR_FORMAT,
+         "kd.framing is broken"},
+        {WITH("\"kd.framing\":\"*/ int x;\""), KD_ERR_FORMAT, "kd.framing is broken"},
+        {WITH("\"kd.framing\":\"\\n\""), KD_ERR_FORMAT, "kd.framing is broken"},
         {ONLY("\"kd.version\":\"1\""), KD_ERR_FORMAT,
          "\"f\" holds weights but no model line; build the model and use kd_model_load_weights"},
         {ONLY("\"kd.spec\":\"2: dense 1\""), KD_ERR_FORMAT,

@@ -336,7 +336,7 @@ static void test_formats(void **state)
             check_picture(f, &p, wants[i] ? wants[i] : f->channels);
             assert_int_equal(p.sixteen_bit, f->sixteen_bit);
             assert_int_equal(p.four_channel_jpeg, f->four_channel_jpeg);
-            assert_int_equal(p.rotated, f->rotated);
+            assert_int_equal(p.rotated, f->rotated ? 6 : 0);
             assert_int_equal(p.transparent, f->transparent);
             free(p.pixels);
         }
@@ -872,6 +872,7 @@ static void test_resize_is_pillows(void **state)
 
 static void test_fit_is_torchvisions(void **state)
 {
+    const images_framing usual = images_defaults().framing;
     size_t i;
     (void)state;
     for (i = 0; i < sizeof golden_fitted / sizeof *golden_fitted; ++i) {
@@ -880,8 +881,108 @@ static void test_fit_is_torchvisions(void **state)
         memset(&p, 0, sizeof p);
         p.w = g->w, p.h = g->h, p.channels = g->channels;
         p.pixels = noise(g->w, g->h, g->channels);
-        check_golden(g, images_fit(&p, g->to_w));
+        check_golden(g, images_fit(&p, g->to_w, g->to_w, &usual));
     }
+}
+
+/* Edges that are longer than what is cut out of them, stretching, ImageOps.pad and ImageOps.exif_transpose. */
+static void test_framing_is_pillows(void **state)
+{
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof golden_framed / sizeof *golden_framed; ++i) {
+        const golden_framing *g = &golden_framed[i];
+        const char *turned = strncmp(g->words, "exif=", 5) == 0 ? g->words + 5 : NULL;
+        images_framing f;
+        images_picture p;
+        uint32_t crc;
+        memset(&p, 0, sizeof p);
+        p.w = g->w, p.h = g->h, p.channels = g->channels;
+        p.rotated = turned ? *turned - '0' : 0;
+        p.pixels = noise(g->w, g->h, g->channels);
+        assert_true(images_framing_parse(turned ? turned + 1 : g->words, &f));
+        assert_true(images_turn(&p));
+        if (!images_fits(p.w, p.h, g->to_w, g->to_h, &f)) {
+            assert_null(images_too_long(p.w, p.h, g->to_w, g->to_h, &f));
+            p.pixels = images_fit(&p, g->to_w, g->to_h, &f);
+        }
+        crc = images_crc(p.pixels, (size_t)g->to_w * (size_t)g->to_h * (size_t)g->channels);
+        if (crc != g->crc)
+            fail_msg("%dx%d with %d channels to %dx%d, %s: CRC 0x%08x, Pillow's is 0x%08x", g->w, g->h, g->channels,
+                     g->to_w, g->to_h, g->words, crc, g->crc);
+        free(p.pixels);
+    }
+}
+
+static void test_framing_words(void **state)
+{
+    static const char *const good[][2] = {{"", ""},
+                                          {"crop", ""},
+                                          {"256", "crop=256"},
+                                          {"crop=8192", "crop=8192"},
+                                          {"stretch", "stretch"},
+                                          {"pad", "pad=0,0,0"},
+                                          {"pad=7", "pad=7,7,7"},
+                                          {"pad=1,22,255", "pad=1,22,255"},
+                                          {"exif", "crop exif"},
+                                          {"crop exif", "crop exif"},
+                                          {"pad=255,255,255 exif", "pad=255,255,255 exif"},
+                                          {"exif 12", "crop=12 exif"},
+                                          {" stretch ", "stretch"}};
+    static const char *const bad[] = {"crops",       "cro",
+                                      "crop=",       "crop=0",
+                                      "0",           "8193",
+                                      "1x",          "crop=1,2",
+                                      "1,2",         "pad=",
+                                      "pad=256",     "pad=1,2",
+                                      "pad=1,2,3,4", "pad=1,2,",
+                                      "pad=,1",      "pad=1,,2",
+                                      "pad=-1",      "stretch=2",
+                                      "stretch pad", "crop 256",
+                                      "exif exif",   "exif=1",
+                                      "64KB",        "=",
+                                      "fit",         "pad=99999999999",
+                                      "stretch\tpad"};
+    images_framing f;
+    char words[64];
+    size_t i;
+    (void)state;
+    for (i = 0; i < sizeof good / sizeof *good; ++i) {
+        if (!images_framing_parse(good[i][0], &f)) fail_msg("\"%s\" is not known", good[i][0]);
+        images_framing_words(&f, words, sizeof words);
+        assert_string_equal(words, good[i][1]);
+    }
+    memset(&f, 7, sizeof f);
+    for (i = 0; i < sizeof bad / sizeof *bad; ++i) {
+        if (images_framing_parse(bad[i], &f)) fail_msg("\"%s\" is known", bad[i]);
+        assert_int_equal(f.edge, 0x07070707);
+    }
+}
+
+/* Lines would need more memory than is sensible; what is smaller than CenterCrop's size is set into its middle. */
+static void test_framing_limits(void **state)
+{
+    images_framing f = images_defaults().framing;
+    images_picture p;
+    int i;
+    (void)state;
+    assert_string_equal(images_too_long(1, 20000, 4096, 4096, &f), "is too long and narrow to be resized");
+    for (i = IMAGES_STRETCH; i <= IMAGES_PAD; ++i) {
+        f.way = (images_way)i;
+        assert_null(images_too_long(1, 20000, 4096, 4096, &f));
+        assert_null(images_too_long(20000, 1, 4096, 4096, &f));
+        assert_string_equal(images_too_long(1, 60000, 4096, 4096, &f), "is too long and narrow to be resized");
+        assert_string_equal(images_too_long(60000, 1, 1, 4096, &f), "is too long and narrow to be resized");
+        assert_null(images_too_long(60000, 1, 1, 1, &f));
+    }
+    memset(&p, 0, sizeof p);
+    f.way = IMAGES_CROP, f.edge = 1;
+    p.w = 2, p.h = 1, p.channels = 1;
+    p.pixels = (uint8_t *)calloc(2, 1);
+    p.pixels[0] = 5, p.pixels[1] = 6;
+    p.pixels = images_fit(&p, 5, 4, &f);
+    for (i = 0; i < 20; ++i) assert_int_equal(p.pixels[i], i == 6 ? 5 : i == 7 ? 6 : 0);
+    free(p.pixels);
 }
 
 static void test_grey_is_pillows(void **state)
@@ -2131,6 +2232,68 @@ static void test_sizes(void **state)
     images_free(&s);
 }
 
+/* A set whose images are stretched, padded or cut out of larger ones, and photos that are turned. */
+static void test_framed_folder(void **state)
+{
+    images_options o = images_defaults();
+    images s;
+    int i, x, y;
+    (void)state;
+    put_pgm("train/a/0.pgm", 8, 4, 10);
+    put_pgm("train/b/0.pgm", 4, 8, 20);
+    put_pgm("test/a/0.pgm", 8, 8, 30);
+    put_pgm("test/b/0.pgm", 4, 4, 40);
+    o.size = 4;
+    o.framing.way = IMAGES_PAD;
+    o.framing.colour[1] = 255;
+    load(&s, &o);
+    assert_int_equal(s.resized, 3);
+    says(&s, "3 images were brought to this size, with the colour 0,255,0 beside them where they are no squares");
+    for (i = 0; i < 16; ++i) {
+        assert_int_equal(s.train.pixels[i], i / 4 % 3 ? 10 : 150); /* 150: the grey of that colour */
+        assert_int_equal(s.train.pixels[16 + i], i % 4 % 3 ? 20 : 150);
+        assert_int_equal(s.test.pixels[i], 30);
+        assert_int_equal(s.test.pixels[16 + i], 40);
+    }
+    images_free(&s);
+    o.framing.way = IMAGES_STRETCH;
+    load(&s, &o);
+    says(&s, "3 images were brought to this size, stretched where they are no squares");
+    for (i = 0; i < 32; ++i) assert_int_equal(s.train.pixels[i], i < 16 ? 10 : 20);
+    images_free(&s);
+    o.framing.way = IMAGES_CROP, o.framing.edge = 6;
+    load(&s, &o);
+    assert_int_equal(s.resized, 4); /* that of the right size, too */
+    says(&s, "4 images were brought to this size, cut out of their middle once their shorter edge was 6");
+    images_free(&s);
+    o.framing.edge = 3;
+    load_fails(&o, "an edge of 3 is too short to cut 4x4 out of the images");
+    o = images_defaults();
+    o.framing.upright = 1;
+    put_fixture("turned/train/a/0.jpg", "rotated_little.jpg");
+    put_fixture("turned/train/b/0.jpg", "rotated_big.jpg");
+    put_fixture("turned/test/a/0.jpg", "rotated_little.jpg");
+    put_fixture("turned/test/b/0.jpg", "rotated_big.jpg");
+    assert_true(images_load(&s, under_root("turned"), &o));
+    assert_int_equal(s.width, H);
+    assert_int_equal(s.height, W);
+    assert_int_equal(s.rotated, 4);
+    says(&s, "4 photos were turned as EXIF says");
+    for (y = 0; y < W; ++y) {
+        for (x = 0; x < H; ++x) { /* what was at the left is above */
+            assert_in_range(s.train.pixels[y * H + x] + 4, 16 * y, 16 * y + 8);
+            assert_in_range(s.train.pixels[(W + y) * H + x] + 4, 20 * (H - 1 - x), 20 * (H - 1 - x) + 8);
+        }
+    }
+    images_free(&s);
+    o.size = 8; /* once they are turned they are cut */
+    o.framing.way = IMAGES_PAD;
+    assert_true(images_load(&s, under_root("turned"), &o));
+    for (y = 0; y < 8; ++y) assert_int_equal(s.train.pixels[8 * y], 0);
+    assert_true(s.train.pixels[8 * 7 + 3] > 200);
+    images_free(&s);
+}
+
 /* What is not square has no square to be brought to. */
 static void test_sizes_not_square(void **state)
 {
@@ -2298,7 +2461,7 @@ static void test_sheets(void **state)
         tile.w = 2, tile.h = 1, tile.channels = 1;
         tile.pixels = (uint8_t *)calloc(2, 1);
         tile.pixels[0] = 4, tile.pixels[1] = 5;
-        wanted = images_fit(&tile, 2);
+        wanted = images_fit(&tile, 2, 2, &o.framing);
         for (c = 0; c < 3; ++c) {
             for (p = 0; p < 4; ++p) assert_int_equal(s.train.pixels[2 * 12 + c * 4 + p], wanted[p]);
         }
@@ -2425,7 +2588,7 @@ static void test_idx(void **state)
         p.w = 5, p.h = 4, p.channels = 1;
         p.pixels = (uint8_t *)calloc(20, 1);
         for (y = 0; y < 20; ++y) p.pixels[y] = (uint8_t)(7 * i + 11 * y);
-        wanted = images_fit(&p, 8);
+        wanted = images_fit(&p, 8, 8, &o.framing);
         for (c = 0; c < 3; ++c) assert_memory_equal(s.train.pixels + (3 * i + c) * 64, wanted, 64);
         free(wanted);
     }
@@ -2893,6 +3056,9 @@ int main(void)
         TEST(test_pnm_largest),
         TEST(test_resize_is_pillows),
         TEST(test_fit_is_torchvisions),
+        TEST(test_framing_is_pillows),
+        TEST(test_framing_words),
+        TEST(test_framing_limits),
         TEST(test_grey_is_pillows),
         TEST(test_fashion),
         TEST(test_train_and_test),
@@ -2936,6 +3102,7 @@ int main(void)
         TEST(test_mixed_folder),
         TEST(test_sizes),
         TEST(test_sizes_not_square),
+        TEST(test_framed_folder),
         TEST(test_long_and_narrow),
         TEST(test_limit),
         TEST(test_sheet_names),

@@ -1624,6 +1624,33 @@ static void test_preprocessing(void **state)
     kd_model_destroy(m);
 }
 
+static void test_framing(void **state)
+{
+    kd_model *m = create("1x2x2: dense 2", 1), *copy = NULL;
+    char words[65];
+    (void)state;
+    assert_string_equal(kd_model_framing(m), "");
+    assert_ok(kd, kd_model_set_framing(m, "crop=256 exif"));
+    assert_string_equal(kd_model_framing(m), "crop=256 exif");
+    assert_ok(kd, kd_model_clone(m, &copy));
+    assert_string_equal(kd_model_framing(copy), "crop=256 exif");
+    assert_true(kd_model_hash(copy) == kd_model_hash(m));
+    kd_model_destroy(copy);
+    memset(words, 'x', sizeof words);
+    words[64] = 0;
+    assert_fails(kd, kd_model_set_framing(m, words), KD_ERR_ARGUMENT, "at most 63 letters, digits, blanks and");
+    assert_fails(kd, kd_model_set_framing(m, "*/"), KD_ERR_ARGUMENT, "kd_model_set_framing: at most 63");
+    assert_fails(kd, kd_model_set_framing(m, "a\nb"), KD_ERR_ARGUMENT, "at most 63");
+    assert_string_equal(kd_model_framing(m), "crop=256 exif"); /* as it was */
+    words[63] = 0;
+    assert_ok(kd, kd_model_set_framing(m, words));
+    assert_string_equal(kd_model_framing(m), words);
+    assert_ok(kd, kd_model_set_framing(m, NULL));
+    assert_string_equal(kd_model_framing(m), "");
+    assert_int_equal(kd_model_set_framing(NULL, ""), KD_ERR_ARGUMENT);
+    kd_model_destroy(m);
+}
+
 static void test_clone(void **state)
 {
     static const char *const names[] = {"yes", "no"};
@@ -2352,6 +2379,7 @@ int main(void)
         TEST(test_classes),
         TEST(test_interleaved),
         TEST(test_preprocessing),
+        TEST(test_framing),
         TEST(test_clone),
         TEST(test_predict),
         TEST(test_predict_errors),

@@ -155,6 +155,7 @@ static void test_round_trip(void **state)
         fill(m);
         if (kd_model_outputs(m) == 3) assert_ok(kd, kd_model_set_classes(m, names, 3));
         if (i % 2 == 0 && !m->ids) assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+        if (i % 2 == 0) assert_ok(kd, kd_model_set_framing(m, "crop=256"));
         if (m->ids) memset(m->weights + m->params[m->nodes[0].param[0]].offset, 0, 8 * sizeof(float)); /* of id 0 */
         for (kind = 0; kind < 6; ++kind) {
             kd_onnx_desc desc = kd_onnx_defaults();
@@ -167,6 +168,7 @@ static void test_round_trip(void **state)
             assert_memory_equal(mean, m->mean, (size_t)m->preprocessing_channels * sizeof *mean);
             assert_memory_equal(std, m->std, (size_t)m->preprocessing_channels * sizeof *std);
             if (kd_model_outputs(m) == 3) assert_string_equal(kd_model_class(back, 1), names[1]);
+            assert_string_equal(kd_model_framing(back), kd_model_framing(m));
             kd_model_destroy(back);
         }
         kd_model_destroy(m);

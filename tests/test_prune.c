@@ -313,6 +313,7 @@ static void test_by_hand(void **state)
     set(kd, m, "last.weight", dense, 24);
     assert_ok(kd, kd_model_set_classes(m, names, 2));
     assert_ok(kd, kd_model_set_preprocessing(m, mean, std));
+    assert_ok(kd, kd_model_set_framing(m, "stretch"));
     d.amount = 0.34f;
     assert_ok(kd, kd_model_prune(m, &d, &small));
     assert_string_equal(kd_model_spec(small), "2x2x2 init=pytorch: first: conv 2 1, relu, last: dense 2 bias=0");
@@ -322,6 +323,7 @@ static void test_by_hand(void **state)
     assert_string_equal(kd_model_class(small, 1), "two");
     assert_int_equal(kd_model_preprocessing(small, got_mean, got_std), 2);
     assert_memory_equal(got_std, std, sizeof std);
+    assert_string_equal(kd_model_framing(small), "stretch");
     kd_model_destroy(small);
     d.criterion = KD_PRUNE_L1;
     assert_ok(kd, kd_model_prune(m, &d, &small));

@@ -305,7 +305,9 @@ static void pixels(void **state)
     (void)state;
     assert_ok(f.kd, kd_model_set_preprocessing(f.m, mean, std));
     for (i = 0; i < 3; ++i) data.mean[i] = mean[i], data.std[i] = std[i];
+    assert_ok(f.kd, kd_model_set_framing(f.m, "pad=1,2,3"));
     assert_ok(f.kd, kd_model_quantize(f.m, &data, NULL, &int8));
+    assert_string_equal(kd_model_framing(int8), "pad=1,2,3");
     for (i = 0; i < IMAGES * f.floats; ++i)
         x[i] = ((float)bytes[i] * (1 / 255.0f) - mean[i / 144 % 3]) / std[i / 144 % 3];
     assert_ok(f.kd, kd_predict_u8(int8, bytes, IMAGES, a));

@@ -10,6 +10,7 @@ static int check_text_options(const session *s)
     const options *o = &s->o;
     if (o->size) return complain(no, "size");
     if (o->channels) return complain(no, "channels");
+    if (*o->resize || o->exif) return complain(no, *o->resize ? "resize" : "exif");
     if (o->mean.count || o->std.count) return complain(no, o->mean.count ? "mean" : "std");
     if (strcmp(o->augment, "none") != 0 && strcmp(o->augment, "auto") != 0) return complain(no, "augment");
     if (strcmp(o->teacher_augment, "none") != 0 && strcmp(o->teacher_augment, "auto") != 0)
@@ -55,9 +56,48 @@ static int model_says_size(const char *model)
     return *model && (isdigit((unsigned char)*model) || access(model, F_OK) == 0);
 }
 
+/* What a teacher says of its images, as the framing to take. What is given has to be the same. */
+static int take_framing(const char *path, const char *known, int given, images_framing *framing)
+{
+    char words[2][64];
+    images_framing found;
+    if (!*known) return 1;
+    if (!images_framing_parse(known, &found))
+        return complain("%s says that its images were brought to their size by \"%s\", which is not known here",
+                        path, known);
+    images_framing_words(&found, words[0], sizeof words[0]);
+    images_framing_words(framing, words[1], sizeof words[1]);
+    if (given && strcmp(words[0], words[1]) != 0)
+        return complain(
+            "%s says that its images were brought to their size by \"%s\", and here it is \"%s\"; without "
+            "--resize and --exif it is as the teacher says",
+            path, known, *words[1] ? words[1] : "crop");
+    *framing = found;
+    return !*words[0] || say("  note: images are brought to their size as %s says: %s\n", path, known);
+}
+
+/* As --resize and --exif say, or the teachers that are files. */
+static int find_framing(session *s, images_framing *framing)
+{
+    const texts *given = &s->o.teachers_given;
+    int i, known = *s->o.resize || s->o.exif;
+    if (!images_framing_parse(s->o.resize, framing) || framing->upright)
+        return complain(
+            "--resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got \"%s\"",
+            s->o.resize);
+    framing->upright = s->o.exif;
+    for (i = 0; i <= s->more_count && s->teacher; ++i) {
+        const char *words = kd_model_framing(i ? s->more[i - 1] : s->teacher);
+        if (!take_framing(i < given->count ? given->values[i] : s->o.teacher, words, known, framing)) return 0;
+        known |= *words != 0;
+    }
+    return 1;
+}
+
 static int load_pictures(session *s)
 {
     images_options io = images_defaults();
+    if (!find_framing(s, &io.framing)) return 0;
     if (s->o.length) return complain("--length is for texts, and %s has images", s->o.folder);
     io.size = s->o.size;
     io.usual_size = model_says_size(s->o.teacher) || model_says_size(s->o.student) ? 0 : 64;

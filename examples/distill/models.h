@@ -75,7 +75,8 @@ static kd_model *create_model(session *s, const char *who, const char *spec, uin
     else if (kd_model_outputs(m) != im->class_count)
         (void)complain("the %s has %d outputs, but the images have %d classes: let its last layer be dense %d", who,
                        kd_model_outputs(m), im->class_count, im->class_count);
-    else if (kd_model_set_classes(m, (const char *const *)im->class_names, im->class_count) != KD_OK)
+    else if (kd_model_set_classes(m, (const char *const *)im->class_names, im->class_count) != KD_OK ||
+             know_framing(s, m) != KD_OK)
         (void)kd_complain(s, who);
     else
         return m;
@@ -141,7 +142,8 @@ static int take_columns(session *s)
     narrow = create_any(s, "teacher", line, 1);
     if (!narrow) return 0;
     if (!copy_columns(s, s->teacher, narrow) ||
-        (kd_model_preprocessing(s->teacher, mean, std) && kd_model_set_preprocessing(narrow, mean, std) != KD_OK)) {
+        (kd_model_preprocessing(s->teacher, mean, std) && kd_model_set_preprocessing(narrow, mean, std) != KD_OK) ||
+        kd_model_set_framing(narrow, kd_model_framing(s->teacher)) != KD_OK) {
         kd_model_destroy(narrow);
         return 0;
     }

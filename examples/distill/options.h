@@ -18,12 +18,12 @@ typedef struct texts {
 typedef struct options {
     const char *folder, *unlabelled, *teacher, *teacher_weights, *teacher_test, *teacher_names, *teacher_columns,
         *teacher_check, *student, *show_model, *fit, *fit_ram, *fit_macs, *augment, *teacher_augment, *loss,
-        *optimizer, *ensemble, *out, *isa, *class_weights;
+        *optimizer, *ensemble, *out, *isa, *class_weights, *resize;
     list temperature, alpha, lr, weight_decay, mean, std;
     texts teachers_given, feature, beside, assistant;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, length, limit,
-        train_limit, patient, int8, resume, teacher_unchecked, write_order, force, list_layers, teachers, mutual,
-        born_again, folds, fold;
+        train_limit, patient, int8, exif, resume, teacher_unchecked, write_order, force, list_layers, teachers,
+        mutual, born_again, folds, fold;
     uint64_t words;        /* of all options that count, for --folds */
     const char *whole_out; /* the folder that --out gave, where `out` is one in it; NULL: it is `out` */
     double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
@@ -143,6 +143,14 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "resize images to NxN; 0: as they are, or to 64x64 where they differ in size (to 32x32 if most are small) "  \
       "or "                                                                                                        \
       "are squares larger than 96x96")                                                                             \
+    X("resize", "WORD|N", OPTION_TEXT, resize, 0, 0, "",                                                           \
+      "how they are brought to that size: crop, by the shorter edge, and the middle is kept; N, the shorter edge " \
+      "has N pixels before the middle is kept, as torchvision's Resize(256) and CenterCrop(224) are --resize 256 " \
+      "--size 224; stretch, whole, whatever the ratio of the sides; pad, whole, with black or, as in "             \
+      "pad=124,116,104, another colour beside it. --fit takes the words, too. Kept with the models; a teacher "    \
+      "that is a file may say it, else it is crop")                                                                \
+    X("exif", "", OPTION_FLAG, exif, 0, 1, "",                                                                     \
+      "turn photos as EXIF says, which torchvision does not; kept with the models likewise")                       \
     X("channels", "N", OPTION_INT, channels, 0, 3, "0", "1 grey, 3 colour; 0: as the images are")                  \
     X("length", "N", OPTION_INT, length, 0, 4096, "0",                                                             \
       "of texts: bytes that are read of each; 0: as many as nine of ten have, up to 512")                          \
@@ -401,6 +409,8 @@ static int parse_option(const option *o, options *all, const char *text)
 /* Returns 1 to go on, 0 after a complaint, -1 after --help. */
 static int parse_options(options *o, int argc, char **argv)
 {
+    images_framing framing;
+    const char *budget = "";
     int i, k;
     memset(o, 0, sizeof *o);
     for (k = 0; k < OPTION_COUNT; ++k) {
@@ -432,6 +442,9 @@ static int parse_options(options *o, int argc, char **argv)
         }
         if (!value && ++i == argc) return complain("--%s needs a value", option_table[k].name);
         if (!parse_option(&option_table[k], o, value ? value + 1 : argv[i])) return 0;
+        if (*o->fit && images_framing_parse(o->fit, &framing) && !strspn(o->fit, "0123456789"))
+            o->resize = o->fit, o->fit = budget; /* a word, and no bytes */
+        budget = o->fit;
     }
     o->teacher = o->teachers_given.count ? o->teachers_given.values[0] : "";
     if (!o->folder) return complain("which images? Try: distill examples/data/fashion, or distill --help");

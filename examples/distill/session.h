@@ -412,12 +412,22 @@ static int save_model(const session *s, const kd_model *m, const char *name)
     return kd_model_save(m, path) == KD_OK ? 1 : kd_complain(s, "saving a model");
 }
 
+/* How its images were brought to their size, for a model that does not know. */
+static kd_result know_framing(const session *s, kd_model *m)
+{
+    char words[64];
+    if (*kd_model_framing(m)) return KD_OK;
+    images_framing_words(&s->images.framing, words, sizeof words);
+    return kd_model_set_framing(m, *words || !s->images.resized ? words : "crop");
+}
+
 /* With the names of the classes, and the preprocessing of the images unless it has one of its own. */
 static int save_known(const session *s, kd_model *m, const char *name)
 {
     if (kd_model_set_classes(m, (const char *const *)s->images.class_names, s->images.class_count) != KD_OK ||
         (!s->images.are_texts && !kd_model_preprocessing(m, NULL, NULL) &&
-         kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK))
+         kd_model_set_preprocessing(m, s->fit.data.mean, s->fit.data.std) != KD_OK) ||
+        know_framing(s, m) != KD_OK)
         return kd_complain(s, name);
     return save_model(s, m, name);
 }

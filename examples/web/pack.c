@@ -171,6 +171,9 @@ static int pack_samples(packing *p, const char *folder)
     int i, *taken, good = 1;
     if (!*folder || most == 0 || p->h != p->w) return 1;
     options.size = p->w, options.channels = p->c, options.limit = 5 * SAMPLES_EACH; /* a fifth is for testing */
+    if (!images_framing_parse(kd_model_framing(p->models[0]), &options.framing))
+        return complain(p, "the student",
+                        "says that images are brought to its size in a way that is not known here");
     if (!images_load(&p->set, folder, &options)) {
         snprintf(p->why, sizeof p->why, "%.200s", p->set.error);
         return 0;

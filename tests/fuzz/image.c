@@ -1,5 +1,5 @@
 /* Images, as examples/images.h decodes and resizes them. How many channels and which size are wanted follows from
-   the number of bytes, so that any image file is an input. */
+   the number of bytes, how they are brought to it from the bytes, so that any image file is an input. */
 #include <stdio.h>
 #include "bounds.h"
 #include "../../examples/images.h"
@@ -26,13 +26,15 @@ static void try_image(const uint8_t *data, size_t size)
     images_picture p;
     images s;
     uint8_t *fitted;
-    int i, bright = 0;
+    uint32_t hash;
+    int i, bright = 0, reach = side;
     if (!images_header(data, size, &p, &why)) {
         check(why && *why, "a reason is given");
         return;
     }
+    hash = images_crc(data, size);
     /* allowed, and too slow to be tried often */
-    if ((int64_t)p.w * p.h > 1 << 12 && images_crc(data, size) % 64 != 0) return;
+    if ((int64_t)p.w * p.h > 1 << 12 && hash % 64 != 0) return;
     if (!images_decode(data, size, want, &p, &why)) {
         check(why && *why, "a reason is given");
         return;
@@ -41,12 +43,19 @@ static void try_image(const uint8_t *data, size_t size)
           "size and channels are those asked for");
     memset(&s, 0, sizeof s);
     s.width = s.height = side;
-    if ((double)side * side * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 16 ||
+    s.framing.way = (images_way)(hash / 64 % 3), s.framing.edge = hash / 256 % 2 ? (int)(hash / 1024 % 64) : 0;
+    s.framing.upright = (int)(hash / 512 % 2);
+    if (s.framing.upright) check(images_turn(&p), "what can be turned is");
+    if (s.framing.way == IMAGES_CROP && s.framing.edge > side) reach = s.framing.edge;
+    if ((double)reach * reach * (p.w > p.h ? p.w : p.h) / (p.w > p.h ? p.h : p.w) > 1 << 16 ||
         images_misfit(p.w, p.h, &s)) {
         free(p.pixels);
         return;
     }
-    fitted = images_fit(&p, side);
+    if (images_fits(p.w, p.h, side, side, &s.framing))
+        fitted = p.pixels;
+    else
+        fitted = images_fit(&p, side, side, &s.framing);
     check(fitted != NULL, "what can fit does");
     for (i = 0; i < side * side * p.channels; ++i) bright += fitted[i] > 127; /* every pixel has a value */
     check(bright >= 0, "pixels can be counted");

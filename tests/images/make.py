@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 W, H = 16, 12
 
@@ -144,13 +144,45 @@ def noise(w, h, channels):
     return Image.frombytes("L" if channels == 1 else "RGB", (w, h), bytes(out))
 
 
-def fitted(image, size):
-    """torchvision's Resize(size) and CenterCrop(size)"""
+def fitted(image, size, edge=None):
+    """torchvision's Resize(edge) and CenterCrop(size)"""
     w, h = image.size
-    to = (int(size * w / h), size) if w > h else (size, int(size * h / w))
+    edge = edge or size
+    to = (int(edge * w / h), edge) if w > h else (edge, int(edge * h / w))
     image = image.resize(to, Image.BILINEAR) if to != image.size else image
     left, top = int(round((to[0] - size) / 2.0)), int(round((to[1] - size) / 2.0))
     return image.crop((left, top, left + size, top + size))
+
+
+def framed(image, to, words):
+    """as images_framing_parse understands it"""
+    for word in words.split():
+        if word.startswith("exif="):
+            image.getexif()[0x112] = int(word[5:])
+            image = ImageOps.exif_transpose(image)
+        elif word.startswith("crop="):
+            image = fitted(image, to[0], int(word[5:]))
+        elif word == "stretch":
+            image = image.resize(to, Image.BILINEAR)
+        elif word.startswith("pad="):
+            colour = tuple(map(int, word[4:].split(",")))
+            image = ImageOps.pad(image, to, Image.BILINEAR, colour[0] if image.mode == "L" else colour)
+    assert image.size == to
+    return image
+
+
+def framings():
+    ways = [((32, 32), "crop=37"), ((32, 32), "crop=32"), ((27, 27), "crop=64"), ((32, 32), "stretch"),
+            ((20, 40), "stretch"), ((40, 30), "stretch"), ((32, 32), "pad=0,0,0"), ((33, 33), "pad=77,77,77"),
+            ((20, 40), "pad=9,9,9"), ((45, 20), "pad=255,255,255")]
+    rows = [(source, channels, *way) for source in [(40, 30), (30, 40), (33, 32), (32, 32), (9, 60), (60, 9), (5, 7), (641, 480)]
+            for way in ways for channels in (1, 3)]
+    rows += [((60, 9), 3, (32, 32), "pad=124,116,104")]
+    rows += [((7, 5), channels, (5, 7) if turned > 4 else (7, 5), "exif=%d" % turned)
+             for turned in range(2, 9) for channels in (1, 3)]
+    rows += [((50, 23), 3, (16, 16), "exif=6 crop=20"), ((50, 23), 3, (16, 16), "exif=8 pad=0,0,0")]
+    return ["    {%d, %d, %d, %d, %d, \"%s\", 0x%08xu}," % (*source, channels, *to, words, zlib.crc32(
+        framed(noise(*source, channels), to, words).tobytes())) for source, channels, to, words in rows]
 
 
 def golden():
@@ -170,7 +202,10 @@ def golden():
             "    uint32_t crc;                   /* CRC-32 of the result */",
             "} golden;", "", "static const golden golden_resized[] = {", *resized, "};", "",
             "/* short side to the size, then the middle */",
-            "static const golden golden_fitted[] = {", *squares, "};", "", "/* noise of 64x64 from colour to grey */",
+            "static const golden golden_fitted[] = {", *squares, "};", "",
+            "/* in the words of a framing; with exif=N for the N that EXIF says */", "typedef struct golden_framing {",
+            "    int w, h, channels, to_w, to_h;", "    const char *words;", "    uint32_t crc;", "} golden_framing;", "",
+            "static const golden_framing golden_framed[] = {", *framings(), "};", "", "/* noise of 64x64 from colour to grey */",
             "#define GREY_CRC 0x%08xu" % zlib.crc32(noise(64, 64, 3).convert("L").tobytes())]
     fashion = os.path.join("..", "..", "examples", "data", "fashion")
     for split in ("train", "test"):
