@@ -1229,7 +1229,7 @@ typedef struct kd_quantize_desc {
     /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
        with saturation (ONNX Runtime on x86 without VNNI) need 64 */
     int weight_limit;
-    int images; /* 1024; 1 or more: the first so many of the data are looked at */
+    int images; /* 1024; 1 or more: so many of the data, evenly taken, are looked at */
     int batch;  /* 64; 1 to 256 */
 } kd_quantize_desc;
 KDDEF kd_quantize_desc kd_quantize_defaults(void);
@@ -13614,8 +13614,8 @@ KDDEF int kd_model_preprocessing(const kd_model *m, float *mean, float *std)
     return m->preprocessing_channels;
 }
 
-/* 0 and nothing is changed if they cannot be kept. They come from files and go into comments of C source, which they
-   cannot end. */
+/* 0 and nothing is changed if they cannot be kept. They come from files, and go into a comment of C source, which
+   they cannot end. */
 KD__PRIVATE int kd__record_framing(kd_model *m, const char *words)
 {
     static const char known[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =,.:+-_";
@@ -17320,7 +17320,7 @@ KD__PRIVATE kd_result kd__watch_images(kd__run *run, kd__feed *feed, int count, 
     int i, j, now;
     for (i = 0; i < count && result == KD_OK; i += now) {
         now = KD__MIN(KD__MIN(batch, KD__COUNT(samples)), count - i);
-        for (j = 0; j < now; ++j) samples[j] = i + j;
+        for (j = 0; j < now; ++j) samples[j] = (int32_t)((int64_t)(i + j) * feed->data->count / count);
         result = kd__feed_batch(feed, samples, now, 0);
         if (result == KD_OK) kd__run_forward(run, feed->x, now);
     }

@@ -3,20 +3,31 @@
        cc -O2 -o export examples/export.c -lm
        ./export out/student.safetensors student.onnx
        ./export out/student.safetensors student-half.safetensors --f16
+       ./export out/student.safetensors student.onnx --int8 --images photos
 
-   FORMATS has a line for each: a new one is a function here and a line there. */
+   FORMATS has a line for each: a new one is a function here and a line there. Only --int8 needs stb, for its images
+   (apt-get install libstb-dev): without it the program is compiled without that. */
 #define KD_IMPLEMENTATION
 #include "../kd.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#if defined(__has_include)
+#if __has_include(<stb/stb_image.h>) || __has_include("stb_image.h")
+#define EXPORT_IMAGES
+#include "images.h"
+#include "texts.h"
+#include "web/image.h"
+#endif
+#endif
 
 typedef struct options {
     const char *from, *to;
-    kd_dtype dtype;    /* --f16, --bf16 */
-    kd_onnx_desc onnx; /* --u8, --u8-hwc, --softmax */
-    int force;
+    kd_dtype dtype;     /* --f16, --bf16 */
+    kd_onnx_desc onnx;  /* --u8, --u8-hwc, --softmax */
+    const char *images; /* --images; NULL: none */
+    int int8, weight_limit, force;
 } options;
 
 typedef kd_result (*export_fn)(const kd_model *m, const options *o);
@@ -49,10 +60,11 @@ static kd_result export_c(const kd_model *m, const options *o)
 /* ending of the name, what it is, options that it takes, function, what a file of its making has near its
    beginning: such a one may be replaced, others need --force (and a saved model always: it may be the only one) */
 #define FORMATS(X)                                                                                                 \
-    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16",                    \
+    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16 --int8",             \
       export_safetensors, NULL)                                                                                    \
-    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax", export_onnx, "kd.h")                \
-    X(".c", "C99 that needs nothing else, for microcontrollers and the like", "", export_c, "a network that kd.h ")
+    X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax --int8", export_onnx, "kd.h")         \
+    X(".c", "C99 that needs nothing else, for microcontrollers and the like", "--int8", export_c,                  \
+      "a network that kd.h ")
 
 typedef struct format {
     const char *ending, *what, *takes;
@@ -93,6 +105,13 @@ static void print_help(FILE *out)
           "  --u8-hwc       the same, (N, height, width, channels); of a text both mean\n"
           "                 its bytes instead of ids\n"
           "  --softmax      the output is probabilities\n"
+          "  --int8         a model in float becomes one in int8, whose ranges follow\n"
+          "                 from --images\n"
+          "  --images DATA  a folder with some of the images that it was trained on, in\n"
+          "                 folders by class or not, or with IDX files; of a model of\n"
+          "                 texts their table, as distill takes them\n"
+          "  --weight-limit N  with --int8, weights are -N to N (127): 64 for ONNX\n"
+          "                 Runtime on x86 without VNNI, which saturates\n"
           "  --force        replace a file that is not of export's making, or a saved model\n"
           "\nA file is replaced once the new one is complete.\n",
           out);
@@ -106,10 +125,30 @@ static int takes(const format *f, const char *name)
     return at && (at[length] == ' ' || at[length] == 0);
 }
 
-/* What one word of the command line sets; 0 if there is no such option. */
-static int set_option(options *o, const char *word)
+/* 1 to 127, or 0 */
+static int limit_of(const char *word)
 {
-    if (strcmp(word, "--f16") == 0)
+    char *end;
+    const long n = strtol(word, &end, 10);
+    return *word && !*end && n > 0 && n <= 127 ? (int)n : 0;
+}
+
+/* Whether a word is followed by a value. */
+static int has_value(const char *word)
+{
+    return strcmp(word, "--images") == 0 || strcmp(word, "--weight-limit") == 0;
+}
+
+/* What one word of the command line, and its value, if it has one, set; 0 if there is no such option. */
+static int set_option(options *o, const char *word, const char *value)
+{
+    if (strcmp(word, "--int8") == 0)
+        o->int8 = 1;
+    else if (strcmp(word, "--images") == 0)
+        o->images = value;
+    else if (strcmp(word, "--weight-limit") == 0)
+        o->weight_limit = limit_of(value);
+    else if (strcmp(word, "--f16") == 0)
         o->dtype = KD_DTYPE_F16;
     else if (strcmp(word, "--bf16") == 0)
         o->dtype = KD_DTYPE_BF16;
@@ -132,7 +171,13 @@ static const format *parse(options *o, int argc, char **argv)
     const format *f;
     int i;
     for (i = 1; i < argc; ++i) {
-        if (argv[i][0] == '-') continue;
+        if (argv[i][0] == '-') {
+            if (has_value(argv[i]) && ++i == argc) {
+                fprintf(stderr, "export: %s needs a value\n", argv[i - 1]);
+                return NULL;
+            }
+            continue;
+        }
         if (o->to) {
             fprintf(stderr, "export: \"%s\" follows the two files; `export --help` says what there is\n", argv[i]);
             return NULL;
@@ -151,16 +196,24 @@ static const format *parse(options *o, int argc, char **argv)
         return NULL;
     }
     for (i = 1; i < argc; ++i) {
-        if (argv[i][0] != '-') continue;
-        if (!set_option(o, argv[i])) {
-            fprintf(stderr, "export: there is no option \"%s\"; `export --help` says what there is\n", argv[i]);
+        const char *word = argv[i], *value = has_value(word) ? argv[++i] : "";
+        if (word[0] != '-') continue;
+        if (!set_option(o, word, value)) {
+            fprintf(stderr, "export: there is no option \"%s\"; `export --help` says what there is\n", word);
             return NULL;
         }
-        if (!takes(f, argv[i]) && strcmp(argv[i], "--force") != 0) {
-            fprintf(stderr, "export: %s is no option of %s, which takes %s\n", argv[i], f->ending,
-                    *f->takes ? f->takes : "none");
+        if (!takes(f, word) && strcmp(word, "--force") != 0 && !has_value(word)) {
+            fprintf(stderr, "export: %s is no option of %s, which takes %s\n", word, f->ending, f->takes);
             return NULL;
         }
+        if (!o->weight_limit) {
+            fprintf(stderr, "export: --weight-limit must be 1 to 127, got \"%s\"\n", value);
+            return NULL;
+        }
+    }
+    if (!o->int8 && (o->images || o->weight_limit != 127)) {
+        fprintf(stderr, "export: %s goes with --int8\n", o->images ? "--images" : "--weight-limit");
+        return NULL;
     }
     return f;
 }
@@ -187,6 +240,112 @@ static int may_replace(const char *path, const format *f)
     return f->mark && i + length <= size;
 }
 
+/* ---- int8 ------------------------------------------------------------------------------------------------- */
+
+#if defined(EXPORT_IMAGES)
+
+enum { LOOKED_AT = 1024 }; /* images, about */
+
+static int load_texts(const kd_model *m, const char *path, images *s)
+{
+    texts_options o = texts_defaults();
+    int h, w;
+    kd_model_input(m, &o.length, &h, &w);
+    o.limit = LOOKED_AT / kd_model_outputs(m) + 1;
+    return texts_load(s, path, &o);
+}
+
+/* As distill would have them, with classes; else whatever images there are. */
+static int load_images(const kd_model *m, const char *folder, images *s, images_set **found)
+{
+    images_options o = images_defaults();
+    int c, h, w;
+    memset(s, 0, sizeof *s);
+    if (!image_shape(m, &c, &h, &w)) return images_fail(s, "the model takes %dx%dx%d, which is no image", c, h, w);
+    if (!images_framing_parse(kd_model_framing(m), &o.framing))
+        return images_fail(
+            s, "the model says that its images were brought to their size by \"%s\", which is not known",
+            kd_model_framing(m));
+    o.channels = c;
+    o.size = h == w ? h : 0;
+    o.limit = LOOKED_AT / kd_model_outputs(m) + 1;
+    *found = &s->train;
+    if (images_load(s, folder, &o) && s->height == h && s->width == w) return 1;
+    images_free(s);
+    s->channels = c, s->height = h, s->width = w, s->bits = 16;
+    s->framing = o.framing;
+    o.limit = LOOKED_AT;
+    *found = &s->unlabelled;
+    return images_load_unlabelled(s, folder, &o);
+}
+
+/* The images as the model was trained on them. 0 after a complaint; to be freed either way. */
+static int load_data(const kd_model *m, const char *path, images *s, kd_data *data)
+{
+    const int texts = strncmp(kd_model_spec(m), "tokens ", 7) == 0;
+    images_set *found = &s->train;
+    if (!(texts ? load_texts(m, path, s) : load_images(m, path, s, &found))) {
+        fprintf(stderr, "export: %s\n", s->error);
+        return 0;
+    }
+    if (texts)
+        *data = kd_data_text(found->pixels, NULL, found->count, s->channels, kd_model_outputs(m));
+    else
+        *data =
+            kd_data_u8(found->pixels, NULL, found->count, s->channels, s->height, s->width, kd_model_outputs(m));
+    (void)kd_model_preprocessing(m, data->mean, data->std);
+    printf("%d %s of %s say what the numbers in the network are like\n",
+           found->count < LOOKED_AT ? found->count : LOOKED_AT, texts ? "texts" : "images", path);
+    return 1;
+}
+
+static kd_result quantize(const options *o, const kd_quantize_desc *desc, kd_model *m, kd_model **out)
+{
+    images s;
+    kd_data data;
+    kd_result result = KD_STOPPED; /* and it has been said why */
+    memset(&s, 0, sizeof s);
+    if (load_data(m, o->images, &s, &data)) result = kd_model_quantize(m, &data, desc, out);
+    images_free(&s);
+    return result;
+}
+
+#else
+
+static kd_result quantize(const options *o, const kd_quantize_desc *desc, kd_model *m, kd_model **out)
+{
+    (void)desc, (void)m, (void)out;
+    fprintf(stderr, "export: %s cannot be read: export was compiled without stb_image.h\n", o->images);
+    return KD_STOPPED;
+}
+
+#endif
+
+/* The model in int8 in place of the one in float. A model that was trained with rounding needs no images. */
+static kd_result make_int8(const options *o, kd_model **m)
+{
+    kd_quantize_desc desc = kd_quantize_defaults();
+    kd_model *made = NULL;
+    kd_result result;
+    desc.weight_limit = o->weight_limit;
+    if (kd_model_is_int8(*m)) {
+        fprintf(stderr, "export: %s is in int8 already; leave out --int8\n", o->from);
+        return KD_STOPPED;
+    }
+    result = o->images ? quantize(o, &desc, *m, &made) : kd_model_quantize(*m, NULL, &desc, &made);
+    if (result == KD_ERR_ARGUMENT && !o->images) {
+        fputs(
+            "export: --int8 needs to see what the numbers in the network are like: give a folder with some of the "
+            "images that it was trained on, --images FOLDER\n",
+            stderr);
+        return KD_STOPPED;
+    }
+    if (result != KD_OK) return result;
+    kd_model_destroy(*m);
+    *m = made;
+    return KD_OK;
+}
+
 static int run(kd_ctx *kd, const options *o, const format *f)
 {
     kd_model *m = NULL;
@@ -202,8 +361,10 @@ static int run(kd_ctx *kd, const options *o, const format *f)
         return 0;
     }
     result = kd_model_load(kd, o->from, &m);
+    if (result == KD_OK && o->int8) result = make_int8(o, &m);
     if (result == KD_OK) result = f->export_as(m, o);
     kd_model_destroy(m);
+    if (result == KD_STOPPED) return 0;
     if (result != KD_OK) {
         fprintf(stderr, "export: %s\n", kd_error(kd));
         return 0;
@@ -220,6 +381,7 @@ int main(int argc, char **argv)
     int i, done;
     memset(&o, 0, sizeof o);
     o.onnx = kd_onnx_defaults();
+    o.weight_limit = 127;
     for (i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) continue;
         print_help(stdout);

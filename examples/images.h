@@ -2968,9 +2968,24 @@ IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images
     return 1;
 }
 
+/* Keeps `most` of the files, evenly taken; 0: all. */
+static void images_thin(images_list *list, int most)
+{
+    int i, kept;
+    if (most <= 0 || list->count <= most) return;
+    for (kept = 0, i = 0; i < list->count; ++i) {
+        if ((int64_t)kept * list->count / most == i && kept < most)
+            list->files[kept++] = list->files[i];
+        else
+            free(list->files[i].path);
+    }
+    list->count = kept;
+}
+
 /* All images in a folder and in those inside it, whatever their names, as further images of a set that has been
-   loaded, in its size and channels and without labels: s->unlabelled. The counts of files grow by these, the copies
-   are counted anew, and what is to be said is added. 1, or 0 and s->error. */
+   loaded, in its size and channels and without labels: s->unlabelled; with a limit, of as many files, evenly taken.
+   The counts of files grow by these, the copies are counted anew, and what is to be said is added. 1, or 0 and
+   s->error. */
 IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, const images_options *options)
 {
     const images_options defaults = images_defaults(), *o = options ? options : &defaults;
@@ -2978,8 +2993,9 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
     images_list list = {NULL, 0, 0};
     int ok, i, files;
     if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", images_shown(folder).chars);
-    ok = images_collect(s, &list, folder, -1, NULL, 0) && images_keep_paths(s, folder, &list) &&
-         images_load_list(s, &list, 0, &s->unlabelled);
+    ok = images_collect(s, &list, folder, -1, NULL, 0);
+    if (ok) images_thin(&list, o->limit);
+    ok = ok && images_keep_paths(s, folder, &list) && images_load_list(s, &list, 0, &s->unlabelled);
     files = list.count - (s->others - before.others) - (s->unsupported - before.unsupported);
     images_list_free(&list);
     if (ok && s->unlabelled.count == 0)

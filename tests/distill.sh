@@ -332,6 +332,28 @@ check 'help in 80 columns' sh -c "! '$distill' --help | grep -E '.{80}'"
 check 'help' sh -c "'$distill' --help | grep -q -- '--temperature'"
 check 'classify' sh -c "'$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
 check 'the student as ONNX' sh -c "'$build/export' '$work/out/student.safetensors' '$work/student.onnx' >/dev/null"
+# in int8, its ranges from images: by class, in any folder, of IDX files
+exported() { "$build/export" "$work/out/student.safetensors" "$@" >"$work/said" 2>"$work/stderr"; }
+check 'in int8' exported "$work/s8.safetensors" --int8 --images examples/data/fashion
+check 'which looks at images' grep -q '^1024 images of examples/data/fashion say what' "$work/said"
+check 'is four times smaller' test "$(($(wc -c <"$work/s8.safetensors") * 2))" -lt "$(wc -c <"$work/out/student.safetensors")"
+check 'is a model' sh -c "'$build/classify' '$work/s8.safetensors' examples/data/samples/*.png | grep -c '%' | grep -qx 30"
+check 'in int8 as ONNX' exported "$work/s8.onnx" --int8 --images examples/data/samples
+check 'which looks at all there are' grep -q '^10 images of examples/data/samples say what' "$work/said"
+check 'has quantised layers' grep -q QuantizeLinear "$work/s8.onnx"
+check 'in int8 as C' exported "$work/s8.c" --int8 --images tests/images --weight-limit 64
+check 'that is integers' grep -q int8_t "$work/s8.c"
+check 'of another limit' exported "$work/s8.onnx" --int8 --images examples/data/samples --weight-limit 64
+not_exported() { wanted=$1 && shift && ! exported "$@" && [ "$(wc -l <"$work/stderr")" = 1 ] && grep -qF -- "$wanted" "$work/stderr" && ! [ -e "$work/none.onnx" ]; }
+check 'int8 without images' not_exported 'give a folder with some of the images that it was trained on, --images FOLDER' "$work/none.onnx" --int8
+check 'images without int8' not_exported '--images goes with --int8' "$work/none.onnx" --images tests/images
+check 'a limit without int8' not_exported '--weight-limit goes with --int8' "$work/none.onnx" --weight-limit 64
+check 'no limit' not_exported '--weight-limit must be 1 to 127, got "128"' "$work/none.onnx" --int8 --weight-limit 128
+check 'no value' not_exported '--images needs a value' "$work/none.onnx" --int8 --images
+check 'no folder' not_exported 'there is no folder' "$work/none.onnx" --int8 --images "$work/nothing"
+check 'no images in it' not_exported 'there is no image that can be read' "$work/none.onnx" --int8 --images "$work/out"
+check 'int8 already' sh -c "! '$build/export' '$work/s8.safetensors' '$work/none.onnx' --int8 2>'$work/stderr'"
+check 'is said' grep -q 'is in int8 already; leave out --int8' "$work/stderr"
 check 'classify: the same of it' sh -c "'$build/classify' '$work/student.onnx' examples/data/samples/*.png >'$work/a'; '$build/classify' '$work/out/student.safetensors' examples/data/samples/*.png | cmp - '$work/a'"
 # shellcheck disable=SC2086
 check 'an ONNX teacher needs no model line' sh -c "'$distill' $fashion $quick --seeds 1 --epochs 1 --teacher-weights '$work/student.onnx' --student 'dense 8, relu, dense 10' --out '$work/by-onnx' >'$work/said'"

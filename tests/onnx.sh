@@ -28,7 +28,7 @@ check "which stays" grep -q '^int main' "$tmp/main.c"
 refused "export: over another model" 'half.safetensors is there; give another name' "$tmp/export" "$tmp/student.safetensors" "$tmp/half.safetensors"
 check "export over its own, and with --force" sh -c "cd '$tmp' && { ./export student.safetensors student.onnx && ./export student.safetensors main.c --force &&
     ./export student.safetensors main.c && ./export student.safetensors half.safetensors --f16 --force; } >/dev/null"
-refused "export: .c takes nothing" 'is no option of .c, which takes none' "$tmp/export" "$tmp/student.safetensors" "$tmp/a.c" --u8
+refused "export: .c takes little" 'is no option of .c, which takes --int8' "$tmp/export" "$tmp/student.safetensors" "$tmp/a.c" --u8
 refused "export: no such model" 'cannot open' "$tmp/export" "$tmp/none.safetensors" "$tmp/a.onnx"
 refused "export: no such folder" 'cannot create' "$tmp/export" "$tmp/student.safetensors" "$tmp/none/a.onnx"
 refused "export: one name" 'usage' "$tmp/export" "$tmp/student.safetensors"

@@ -901,6 +901,29 @@ static void kept_once(void **state)
     fixture_close(&f);
 }
 
+/* Data are often in the order of their classes: what only the last ones are like counts as well. */
+static void taken_evenly(void **state)
+{
+    enum { COUNT = 3000 };
+    float *x = (float *)calloc(COUNT, sizeof *x), large = 20, weight[2] = {1, -1}, zeros[2] = {0, 0}, logits[2];
+    kd_ctx *kd = test_open(KD_ISA_AUTO, 1);
+    kd_data data = kd_data_f32(x, NULL, COUNT, 1, 1, 1, 2);
+    kd_model *m, *int8;
+    int i;
+    (void)state;
+    for (i = 0; i < COUNT; ++i) x[i] = (float)(i % 11 - 5) * (i < COUNT / 2 ? 0.1f : 4);
+    assert_ok(kd, kd_model_create(kd, "1: dense 2", 1, &m));
+    assert_ok(kd, kd_model_set_tensor(m, "0.weight", weight, 2));
+    assert_ok(kd, kd_model_set_tensor(m, "0.bias", zeros, 2));
+    assert_ok(kd, kd_model_quantize(m, &data, NULL, &int8));
+    assert_ok(kd, kd_predict(int8, &large, 1, logits));
+    assert_true(fabsf(logits[0] - 20) < 1 && fabsf(logits[1] + 20) < 1);
+    kd_model_destroy(int8);
+    kd_model_destroy(m);
+    kd_close(kd);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -908,7 +931,7 @@ int main(void)
         cmocka_unit_test(placing),         cmocka_unit_test(ranges),    cmocka_unit_test(weight_gradients),
         cmocka_unit_test(value_gradients), cmocka_unit_test(aware),     cmocka_unit_test(files),
         cmocka_unit_test(hostile),         cmocka_unit_test(refused),   cmocka_unit_test(nothing_there),
-        cmocka_unit_test(starved),         cmocka_unit_test(kept_once),
+        cmocka_unit_test(starved),         cmocka_unit_test(kept_once), cmocka_unit_test(taken_evenly),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     test_print_skips("test_quant");

@@ -201,6 +201,10 @@ told 'line 1: no column is named "text", got "label"' "$model" "$work/names.csv"
 told 'none.csv cannot be opened' "$model" "$work/none.csv"
 told '--logits keeps those of images' "$model" --logits "$work/kept.npy" "$work/lines.txt"
 told '--text is for models that read texts' examples/mcu/fashion.safetensors --text 'hello'
+told '--resize and --exif are about images' "$model" --resize pad "$work/lines.txt"
+check 'in int8, by texts' sh -c "'$build/export' '$model' '$work/int8.safetensors' --int8 --images '$work/set' >'$work/stdout'"
+check 'that are told' grep -q 'texts of .*/set say what' "$work/stdout"
+told '%  emu' "$work/int8.safetensors" --text 'ppq cat rr'
 
 echo "$checks checks, $failures failed"
 [ "$failures" = 0 ]

@@ -1,4 +1,5 @@
-/* image.h - the images that a model takes. A part of web.c and of pack.c, which include kd.h before. */
+/* image.h - the images that a model takes. A part of web.c, pack.c and export.c, which include kd.h
+   before. */
 #ifndef IMAGE_H
 #define IMAGE_H
 
