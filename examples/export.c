@@ -274,7 +274,7 @@ static int load_images(const kd_model *m, const char *folder, images *s, images_
     images_free(s);
     s->channels = c, s->height = h, s->width = w, s->bits = 16;
     s->framing = o.framing;
-    o.limit = LOOKED_AT;
+    o.unlabelled_files = LOOKED_AT;
     *found = &s->unlabelled;
     return images_load_unlabelled(s, folder, &o);
 }

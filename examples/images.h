@@ -111,6 +111,7 @@ typedef struct images_options {
     const char *apart;   /* a folder that is no part of the set though it may lie in it, as that of results may; it
                             is not looked into; NULL: none (on Windows it is not known again) */
     images_framing framing; /* of images of another size */
+    int unlabelled_files;   /* of images_load_unlabelled, evenly taken; 0: all */
 } images_options;
 
 /* Where an image came from. Sorted by it, images have the order in which they were read. */
@@ -162,7 +163,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL, {IMAGES_CROP, 0, {0, 0, 0}, 0}};
+    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL, {IMAGES_CROP, 0, {0, 0, 0}, 0}, 0};
     return o;
 }
 
@@ -2983,9 +2984,8 @@ static void images_thin(images_list *list, int most)
 }
 
 /* All images in a folder and in those inside it, whatever their names, as further images of a set that has been
-   loaded, in its size and channels and without labels: s->unlabelled; with a limit, of as many files, evenly taken.
-   The counts of files grow by these, the copies are counted anew, and what is to be said is added. 1, or 0 and
-   s->error. */
+   loaded, in its size and channels and without labels: s->unlabelled. The counts of files grow by these, the copies
+   are counted anew, and what is to be said is added. 1, or 0 and s->error. */
 IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, const images_options *options)
 {
     const images_options defaults = images_defaults(), *o = options ? options : &defaults;
@@ -2994,7 +2994,7 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
     int ok, i, files;
     if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", images_shown(folder).chars);
     ok = images_collect(s, &list, folder, -1, NULL, 0);
-    if (ok) images_thin(&list, o->limit);
+    if (ok) images_thin(&list, o->unlabelled_files);
     ok = ok && images_keep_paths(s, folder, &list) && images_load_list(s, &list, 0, &s->unlabelled);
     files = list.count - (s->others - before.others) - (s->unsupported - before.unsupported);
     images_list_free(&list);

@@ -1795,6 +1795,16 @@ static void test_unlabelled(void **state)
     says(&s, "/more left out, which is a GIF image, which is not read");
     assert_false(is_said(&s, "other size"));
     images_free(&s);
+    for (i = 1; i < 8; ++i) { /* of 50, 50, a text, 60, 60 and a GIF */
+        static const int taken[] = {4, 1, 2, 2, 4, 4, 4, 4};
+        o.unlabelled_files = i;
+        assert_true(images_load(&s, under_root("set"), &o));
+        assert_true(images_load_unlabelled(&s, under_root("more"), &o));
+        assert_int_equal(s.unlabelled.count, taken[i]);
+        assert_int_equal(s.unlabelled.pixels[4 * (taken[i] - 1)], i == 1 ? 50 : 60);
+        images_free(&s);
+    }
+    o.unlabelled_files = 0;
     /* of other sizes and kinds, copies, and one that cannot be read */
     put_pgm("more/large.pgm", 5, 4, 70);
     put_fixture("more/rgb", "rgb8.png");
