@@ -7974,7 +7974,7 @@ KD__PRIVATE int kd__winograd_block(const kd__run *r, const kd__node *n)
     const ptrdiff_t out = kd__winograd_tiles(&r->model->values[n->out].shape);
     const ptrdiff_t tiles =
         KD__MAX(out, kd__winograd_tiles(&r->model->values[n->in].shape)) * r->plan[n - r->model->nodes].block;
-    return KD__MAX((int)KD__MIN(most / r->k->rows, (tiles + r->k->rows - 1) / r->k->rows), 1) * r->k->rows;
+    return (int)KD__MIN(KD__MAX(most / r->k->rows, 1) * r->k->rows, tiles);
 }
 
 KD__PRIVATE size_t kd__conv_work(const kd__run *r, const kd__node *n)
