@@ -4,6 +4,7 @@
 
 #include "measure.h"
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef BENCH_HEADER /* the directory that kd.h is in */
@@ -83,6 +84,77 @@ static void bench_compiler(const char *compiler, int what)
     }
 }
 
+/* ---- from the start of a process to its first prediction ------------------------------------------------- */
+
+/* The student of make demo, by a program that only predicts; `memory`: it says how many MB it took. */
+static const char first_model[] =
+    "1x28x28: conv 8 3 pad=1, batchnorm, relu, maxpool 2, conv 16 3 pad=1, batchnorm, relu, maxpool 2, "
+    "conv 32 3 pad=1, batchnorm, relu, maxpool 2, dense 10";
+static const char first_program[] =
+    "#define KD_NO_TRAIN\n#define KD_IMPLEMENTATION\n#include \"kd.h\"\n#include <sys/resource.h>\n"
+    "static float x[784], y[10];\n"
+    "int main(int argc, char **argv)\n{\n    kd_ctx *kd;\n    kd_model *m;\n    struct rusage used;\n"
+    "    if (argc > 1 && (kd_open(NULL, &kd) || kd_model_load(kd, argv[1], &m) || kd_predict(m, x, 1, y))) return 1;\n"
+    "    if (argc > 2 && !getrusage(RUSAGE_SELF, &used)) printf(\"%g\\n\", (double)used.ru_maxrss / 1024);\n"
+    "    return 0;\n}\n";
+static const char empty_program[] = "int main(void) { return 0; }\n";
+
+/* Compiles a program in a folder. */
+static int compile_program(const char *folder, const char *name, const char *text)
+{
+    char path[200], command[1000];
+    FILE *file;
+    snprintf(path, sizeof path, "%s/%s.c", folder, name);
+    file = fopen(path, "w");
+    if (!file || fputs(text, file) < 0 || fclose(file) != 0) return 0;
+    snprintf(command, sizeof command, "cc -std=gnu99 -O2 -I" BENCH_HEADER " %s -o %s/%s -lm", path, folder, name);
+    return system(command) == 0;
+}
+
+/* Milliseconds from before a program starts until it has ended. */
+static double run_of(const char *program, const char *argument)
+{
+    const double start = now();
+    int status = 1;
+    const pid_t child = fork();
+    if (child == 0) {
+        execl(program, program, argument, (char *)NULL);
+        _exit(1);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) fail("%s does not run", program);
+    return 1e3 * (now() - start);
+}
+
+static void bench_first_prediction(void)
+{
+    char folder[] = "/tmp/kd-bench-XXXXXX", model[100], programs[2][100], command[1000];
+    double times[2][MAX_ROUNDS], ratios[MAX_ROUNDS];
+    const int rounds = options.rounds * 10 < MAX_ROUNDS ? options.rounds * 10 : MAX_ROUNDS;
+    kd_ctx *kd = open_context(KD_ISA_AUTO, 1);
+    kd_model *m = NULL;
+    int i, j;
+    if (!mkdtemp(folder)) fail("no folder can be made for programs: %s", folder);
+    snprintf(model, sizeof model, "%s/student.safetensors", folder);
+    snprintf(programs[0], sizeof programs[0], "%s/empty", folder);
+    snprintf(programs[1], sizeof programs[1], "%s/first", folder);
+    if (kd_model_create(kd, first_model, 1, &m) || kd_model_save(m, model)) fail("%s", kd_error(kd));
+    if (!compile_program(folder, "empty", empty_program) || !compile_program(folder, "first", first_program))
+        fail("the programs in %s do not compile", folder);
+    for (i = 0; i < rounds; ++i) {
+        for (j = 0; j < 2; ++j) times[j][i] = run_of(programs[j], j ? model : NULL);
+        ratios[i] = times[1][i] / times[0][i];
+    }
+    say("an empty process", "ms", KD_ISA_AUTO, spread_of(times[0], rounds).median);
+    say("process start to first prediction", "ms", KD_ISA_AUTO, spread_of(times[1], rounds).median);
+    say("... by that of an empty process", "ratio", KD_ISA_AUTO, spread_of(ratios, rounds).median);
+    snprintf(command, sizeof command, "said=$(%s %s memory) && echo $said", programs[1], model);
+    say("... memory", "MB", KD_ISA_AUTO, number_from(command));
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    if (system(command) != 0) fail("%s cannot be removed", folder);
+    kd_model_destroy(m);
+    kd_close(kd);
+}
+
 static void bench_weight(void)
 {
     char name[400], command[1000];
@@ -101,6 +173,7 @@ static void bench_weight(void)
             say("peak memory, training mlp large", "MB", options.isa, number_from(command));
         }
     }
+    if (wanted("weight", "process start to first prediction", 0)) bench_first_prediction();
     if (wanted("weight", "kd_open and kd_close", 1)) {
         const bench_case what = {"weight", "kd_open and kd_close", "us", 0, 1, KD_ISA_AUTO, 0};
         const contestant c = {"kd", open_and_close, NULL, 1e-6};
