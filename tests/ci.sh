@@ -155,6 +155,14 @@ have_clang && clang=1 || clang=
 check 'compilers: clang and C++' env COMPILERS=clang tests/compile.sh
 check 'compilers: the same weights' tests/emulated.sh native
 check 'installed: pkg-config and CMake' tests/installed.sh
+# libc and libm take 1.7 MB of it
+first_prediction()
+{
+    make -s -C bench ../build/bench && build/bench --only weight --case 'first prediction' >"$build/first" || return
+    cat "$build/first"
+    awk '$2 == "memory" && $3 < 3 { small = 1 } END { exit !small }' "$build/first"
+}
+check 'a process to its first prediction: below 3 MB' first_prediction
 
 flags="-std=gnu99 ${warnings% -Werror}"
 optimised="gcc $flags -O3 -DNDEBUG"

@@ -354,7 +354,9 @@ def bench_training():
                 check = start(x=x[:BATCH], labels=labels[:BATCH])
                 loss = [check.epoch(False) for _ in range(steps)][-1]
                 mine = kd.train(x[:BATCH], labels32[:BATCH], steps)
-                agree(f"the loss of {what} at step {steps}", loss, mine, 2e-4)
+                # Adam divides small gradients by themselves: with batchnorm, PyTorch in float is as far from PyTorch in
+                # double by then
+                agree(f"the loss of {what} at step {steps}", loss, mine, 2e-3 if steps > 1 and what in NORMED else 2e-4)
             contestants = {"kd": lambda: kd.train(x, labels32), PYTORCH: start().epoch}
             if is_image:
                 contestants[PYTORCH + " nhwc"] = start(channels_last=True).epoch
