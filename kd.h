@@ -147,6 +147,7 @@ CONTENTS (search for the tag)
    >>checkpoint   saved teacher caches and checkpoints of training
    >>onnx         ONNX, out
    >>onnxin       ONNX, in: the file, names, constants
+   >>onnxtext     ONNX, in: ids, and the tensors that are computed of their mask
    >>onnxview     ONNX, in: sequences of tokens, turned and split; attention
    >>onnxops      ONNX, in: one function an operator
    >>onnxmodel    ONNX, in: the model line and its weights
@@ -924,11 +925,13 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
    convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
    lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet; layers over
    tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT, or
-   from three, as in Hugging Face's, which become one.
+   from three, as in Hugging Face's, which become one. Of Hugging Face's BERT and DistilBERT the inputs may be ids,
+   an attention mask and segments: ids behind the last other than 0 are padding, and the segment is 0. What is
+   computed of the mask is tried with a few, and must hide padding from attention, and nothing else.
    Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
    becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
    the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
-   KD_ERR_UNSUPPORTED, with its name and operator; a file with several inputs, an older opset or other types of
+   KD_ERR_UNSUPPORTED, with its name and operator; a file with other inputs, an older opset or other types of
    elements KD_ERR_FORMAT; a size that is left open KD_ERR_SHAPE. */
 KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
 
@@ -26607,7 +26610,8 @@ enum {
     KD__ONNX_INT8,
     KD__ONNX_INT32 = 6,
     KD__ONNX_INT64,
-    KD__ONNX_F16 = 10,
+    KD__ONNX_BOOL = 9,
+    KD__ONNX_F16,
     KD__ONNX_F64,
     KD__ONNX_BF16 = 16
 };
@@ -28032,6 +28036,7 @@ typedef struct kd__onnx_array {
     kd__pb_view message; /* the tensor */
     kd__pb_view name;
     int type, rank, turned; /* turned: a matrix (columns, rows) of the file's numbers */
+    int made;               /* 0: in the file; else 1 + the number of a tensor that it computes */
     int64_t shape[KD__ONNX_RANK];
     int64_t count;
 } kd__onnx_array;
@@ -28102,8 +28107,20 @@ enum {
     KD__IS_UNIT,
     KD__IS_FORM,
     KD__IS_VIEW,
-    KD__IS_REAL /* one float that the file computes */
+    KD__IS_REAL,  /* one float that the file computes */
+    KD__IS_IDS,   /* the input, of a text */
+    KD__IS_TENSOR /* of constants, or of the mask: >>onnxtext */
 };
+
+/* What a file computes before the first layer, all as floats. What follows from the attention mask has numbers for
+   a few masks, one behind the other. */
+enum { KD__ONNX_MASKS = 3 };
+typedef struct kd__onnx_values {
+    int rank, masks; /* masks: 1 or KD__ONNX_MASKS */
+    int64_t shape[KD__ONNX_RANK], count;
+    float *x; /* (masks, count) */
+} kd__onnx_values;
+
 typedef struct kd__onnx_entry {
     kd__pb_view name;
     int op; /* that makes it, -1: tensor of the file or input */
@@ -28147,6 +28164,10 @@ typedef struct kd__onnx_reader {
     int *joins; /* what sums and concats read */
     kd__onnx_view *views;
     double *reals;
+    kd__onnx_values *tensors;
+    int64_t tensor_numbers; /* in all of them */
+    int tensor_count, tensor_capacity;
+    int ids; /* the input is a text */
     int array_count, array_capacity, op_count, op_capacity, entry_count, entry_capacity, name_count, name_capacity;
     int number_count, number_capacity, form_count, form_capacity, feed_count, feed_capacity, unit_count,
         unit_capacity;
@@ -28494,10 +28515,11 @@ typedef struct kd__onnx_type {
 } kd__onnx_type;
 
 static const kd__onnx_type kd__onnx_types[] = {
-    {KD__ONNX_F32, KD__FLOAT, 4, KD__TENSOR_FLOATS, 4},    {KD__ONNX_F64, KD__FLOAT, 8, KD__TENSOR_DOUBLES, 8},
-    {KD__ONNX_F16, KD__FLOAT, 2, KD__TENSOR_INT32S, 0},    {KD__ONNX_BF16, KD__BFLOAT, 2, KD__TENSOR_INT32S, 0},
-    {KD__ONNX_INT64, KD__SIGNED, 8, KD__TENSOR_INT64S, 0}, {KD__ONNX_INT32, KD__SIGNED, 4, KD__TENSOR_INT32S, 0},
-    {KD__ONNX_INT8, KD__SIGNED, 1, KD__TENSOR_INT32S, 0},  {KD__ONNX_UINT8, KD__UNSIGNED, 1, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_F32, KD__FLOAT, 4, KD__TENSOR_FLOATS, 4},     {KD__ONNX_F64, KD__FLOAT, 8, KD__TENSOR_DOUBLES, 8},
+    {KD__ONNX_F16, KD__FLOAT, 2, KD__TENSOR_INT32S, 0},     {KD__ONNX_BF16, KD__BFLOAT, 2, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_INT64, KD__SIGNED, 8, KD__TENSOR_INT64S, 0},  {KD__ONNX_INT32, KD__SIGNED, 4, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_INT8, KD__SIGNED, 1, KD__TENSOR_INT32S, 0},   {KD__ONNX_UINT8, KD__UNSIGNED, 1, KD__TENSOR_INT32S, 0},
+    {KD__ONNX_BOOL, KD__UNSIGNED, 1, KD__TENSOR_INT32S, 0},
 };
 
 KD__PRIVATE const kd__onnx_type *kd__onnx_type_of(int type)
@@ -28610,8 +28632,9 @@ KD__PRIVATE kd_result kd__onnx_raw(kd__onnx_reader *r, const kd__onnx_array *a, 
 KD__PRIVATE kd_result kd__onnx_present(kd__onnx_reader *r, const kd__onnx_array *a, kd__pb_view *raw)
 {
     const kd__onnx_type *t = kd__onnx_type_of(a->type);
-    const kd_result result = kd__onnx_raw(r, a, raw);
-    if (result != KD_OK || raw->at) return result;
+    const kd_result result = a->made ? KD_OK : kd__onnx_raw(r, a, raw);
+    if (a->made) memset(raw, 0, sizeof *raw);
+    if (result != KD_OK || raw->at || a->made) return result;
     if (kd__pb_numbers(a->message, t->field, t->field_size, NULL, 0) == a->count) return KD_OK;
     return kd__onnx_broken(r, "tensor \"%.*s\" should hold %lld numbers, and does not", KD__PB_TEXT(a->name),
                            (long long)a->count);
@@ -28627,7 +28650,9 @@ KD__PRIVATE kd_result kd__onnx_floats(kd__onnx_reader *r, const kd__onnx_array *
     if (result != KD_OK) return result;
     *out = KD__NEW(r->kd, float, (uint64_t)a->count + 1);
     if (!*out) return KD_ERR_MEMORY;
-    if (raw.at) {
+    if (a->made) {
+        memcpy(*out, r->tensors[a->made - 1].x, (size_t)a->count * sizeof **out);
+    } else if (raw.at) {
         kd__convert(raw.at, t->kind, t->size, 0, a->count, *out);
     } else {
         uint64_t *bits = KD__NEW(r->kd, uint64_t, (uint64_t)a->count + 1);
@@ -28763,6 +28788,16 @@ KD__PRIVATE int kd__onnx_numbers_in(kd__onnx_reader *r, const kd__onnx_op *op, i
     return 1;
 }
 
+KD__PRIVATE kd_result kd__onnx_give_numbers(kd__onnx_reader *r, const kd__onnx_op *op, const kd__onnx_numbers *n)
+{
+    void *list = kd__grow(r->kd, r->numbers, r->number_count, &r->number_capacity, sizeof *n);
+    if (!list) return KD_ERR_MEMORY;
+    r->numbers = (kd__onnx_numbers *)list;
+    r->numbers[r->number_count] = *n;
+    kd__onnx_give(r, op, KD__IS_NUMBERS, r->number_count++);
+    return KD_OK;
+}
+
 /* One float, of a tensor of one number. */
 KD__PRIVATE int kd__onnx_single(kd__onnx_reader *r, const kd__onnx_op *op, int i, double *value)
 {
@@ -28793,7 +28828,7 @@ KD__PRIVATE int kd__onnx_any_in(kd__onnx_reader *r, const kd__onnx_op *op, int i
     const kd__onnx_feed *feed;
     kd__shape *s = &r->units[0].shape;
     if (!e || e->kind == KD__IS_ARRAY || e->kind == KD__IS_NUMBERS || e->kind == KD__IS_NOTHING ||
-        e->kind == KD__IS_REAL) {
+        e->kind == KD__IS_REAL || e->kind == KD__IS_TENSOR) {
         /* nothing: the second output of a node */
         r->fault = kd__onnx_refuse(r, op, "its input %d is a constant or missing", i);
         return -1;
@@ -28803,6 +28838,10 @@ KD__PRIVATE int kd__onnx_any_in(kd__onnx_reader *r, const kd__onnx_op *op, int i
         return -1;
     }
     if (e->kind == KD__IS_UNIT) return e->index;
+    if (e->kind == KD__IS_IDS) {
+        r->fault = kd__onnx_refuse(r, op, "ids of a text can be looked up in a table, nothing else");
+        return -1;
+    }
     if (e->kind == KD__IS_VIEW) {
         r->fault = kd__onnx_refuse(r, op, "its input is turned or split as no layer here reads it");
         return -1;
@@ -28882,8 +28921,589 @@ KD__PRIVATE int kd__onnx_join(kd__onnx_reader *r, int unit)
 }
 
 /* ============================================================================================================
-   >>onnxview    ONNX, in: sequences of tokens, turned and split; attention
+   >>onnxtext    ONNX, in: ids, and the tensors that are computed of their mask
    uses: onnxin
+   A text comes as ids, (N, length), looked up in a table, and perhaps an attention mask. What exporters make of
+   that mask, and of the numbers of positions, is computed here as the file says, for a few masks: attention then
+   sees whether it hides what is no token, and nothing else.
+   ============================================================================================================ */
+
+enum { KD__ONNX_NUMBERS = 1 << 26 /* in all tensors together */ };
+
+/* How many tokens mask k leaves of all. */
+KD__PRIVATE int kd__onnx_masked_length(int k, int tokens)
+{
+    return k == 0 ? tokens : k == 1 ? (tokens + 1) / 2 : 1;
+}
+
+/* A new tensor: its number, or -1 and r->fault. */
+KD__PRIVATE int kd__onnx_new_tensor(kd__onnx_reader *r, const kd__onnx_op *op, int rank, const int64_t *shape,
+                                    int masks)
+{
+    kd__onnx_values t;
+    void *list;
+    int i, fits = rank <= KD__ONNX_RANK;
+    memset(&t, 0, sizeof t);
+    t.rank = rank, t.masks = masks, t.count = 1;
+    for (i = 0; i < rank && fits; ++i) {
+        fits = shape[i] >= 0 && shape[i] <= KD__ONNX_NUMBERS && t.count * shape[i] <= KD__ONNX_NUMBERS;
+        t.shape[i] = shape[i];
+        t.count *= fits ? shape[i] : 1;
+    }
+    if (!fits || r->tensor_numbers + t.count * masks > KD__ONNX_NUMBERS) {
+        r->fault = op ? kd__onnx_refuse(r, op, "it is too large, or has too many dimensions")
+                      : kd__onnx_broken(r, "its input is too large");
+        return -1;
+    }
+    r->fault = KD_ERR_MEMORY;
+    list = kd__grow(r->kd, r->tensors, r->tensor_count, &r->tensor_capacity, sizeof t);
+    if (!list) return -1;
+    r->tensors = (kd__onnx_values *)list;
+    t.x = KD__NEW(r->kd, float, (uint64_t)t.count *(uint64_t)masks + 1);
+    if (!t.x) return -1;
+    r->tensor_numbers += t.count * masks;
+    r->tensors[r->tensor_count] = t;
+    return r->tensor_count++;
+}
+
+/* Input i as a tensor: its number, or -1 and r->fault. */
+KD__PRIVATE int kd__onnx_tensor_in(kd__onnx_reader *r, const kd__onnx_op *op, int i)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+    const kd__onnx_array *a = kd__onnx_constant(r, op, i);
+    kd__onnx_numbers n;
+    float *x = NULL;
+    int64_t size;
+    int made, j;
+    if (e && e->kind == KD__IS_TENSOR) return e->index;
+    if (a) {
+        r->fault = kd__onnx_floats(r, a, &x);
+        made = r->fault == KD_OK ? kd__onnx_new_tensor(r, op, a->rank, a->shape, 1) : -1;
+        if (made >= 0) memcpy(r->tensors[made].x, x, (size_t)a->count * sizeof *x);
+        kd__free(r->kd, x);
+        return made;
+    }
+    memset(&n, 0, sizeof n);
+    if (!e || (e->kind != KD__IS_REAL && !kd__onnx_numbers_in(r, op, i, &n))) {
+        r->fault = kd__onnx_refuse(r, op, "its input %d is none that is known before the model runs", i);
+        return -1;
+    }
+    size = n.count;
+    made = kd__onnx_new_tensor(r, op, e->kind != KD__IS_REAL && !n.scalar, &size, 1);
+    if (made < 0) return -1;
+    if (e->kind == KD__IS_REAL) r->tensors[made].x[0] = (float)r->reals[e->index];
+    for (j = 0; j < n.count; ++j) r->tensors[made].x[j] = n.v[j] == KD__ONNX_BATCH ? 1.0f : (float)n.v[j];
+    return made;
+}
+
+/* Number `at` of a tensor by mask k. */
+KD__PRIVATE float kd__onnx_number_at(const kd__onnx_values *t, int k, int64_t at)
+{
+    return t->x[(t->masks == 1 ? 0 : k) * t->count + at];
+}
+
+/* A tensor's whole numbers as a shape; 0: they are none. */
+KD__PRIVATE int kd__onnx_tensor_shape(const kd__onnx_values *t, int64_t *shape)
+{
+    int64_t i;
+    if (t->rank > 1 || t->count > KD__ONNX_RANK || t->masks != 1) return 0;
+    for (i = 0; i < t->count; ++i) {
+        if (!(fabs((double)t->x[i]) <= KD__ONNX_NUMBERS)) return 0;
+        shape[i] = (int64_t)t->x[i];
+    }
+    return 1;
+}
+
+/* ---- number by number ------------------------------------------------------------------------------------ */
+
+/* Makes `shape` what it and a tensor's are broadcast to; 0: they cannot be. */
+KD__PRIVATE int kd__onnx_broadcast(const kd__onnx_values *t, int64_t *shape, int *rank)
+{
+    int i;
+    for (; *rank < t->rank; ++*rank) {
+        memmove(shape + 1, shape, (size_t)*rank * sizeof *shape);
+        shape[0] = 1;
+    }
+    for (i = 1; i <= t->rank; ++i) {
+        const int64_t own = t->shape[t->rank - i];
+        int64_t *size = &shape[*rank - i];
+        if (own != 1 && *size != 1 && own != *size) return 0;
+        if (own != 1) *size = own;
+    }
+    return 1;
+}
+
+/* Which number of a tensor is broadcast to number `at` of a shape. */
+KD__PRIVATE int64_t kd__onnx_broadcast_from(const kd__onnx_values *t, const int64_t *shape, int rank, int64_t at)
+{
+    int64_t from = 0, step = 1;
+    int i;
+    for (i = 1; i <= t->rank; ++i) {
+        const int64_t own = t->shape[t->rank - i], size = shape[rank - i];
+        if (own != 1) from += at % size * step;
+        step *= own, at /= size;
+    }
+    return from;
+}
+
+KD__PRIVATE float kd__onnx_compute(const kd__onnx_op *op, int64_t to, const float *x)
+{
+    if (kd__pb_is(op->type, "And")) return x[0] != 0 && x[1] != 0 ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "Or")) return x[0] != 0 || x[1] != 0 ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "Not")) return x[0] != 0 ? 0.0f : 1.0f;
+    if (kd__pb_is(op->type, "Equal")) return x[0] == x[1] ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "Greater")) return x[0] > x[1] ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "GreaterOrEqual")) return x[0] >= x[1] ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "Less")) return x[0] < x[1] ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "LessOrEqual")) return x[0] <= x[1] ? 1.0f : 0.0f;
+    if (kd__pb_is(op->type, "Where")) return x[0] != 0 ? x[1] : x[2];
+    if (kd__pb_is(op->type, "Add")) return x[0] + x[1];
+    if (kd__pb_is(op->type, "Sub")) return x[0] - x[1];
+    if (kd__pb_is(op->type, "Mul")) return x[0] * x[1];
+    if (kd__pb_is(op->type, "Max")) return KD__MAX(x[0], x[1]);
+    if (to == KD__ONNX_BOOL) return x[0] != 0 ? 1.0f : 0.0f; /* Cast */
+    if ((to == KD__ONNX_INT64 || to == KD__ONNX_INT32) && fabs((double)x[0]) < 1e9) return (float)(int)x[0];
+    return x[0];
+}
+
+KD__PRIVATE int kd__onnx_each_number(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const int64_t to = kd__onnx_get_int(op, "to", 0);
+    int64_t shape[KD__ONNX_RANK] = {0}, i;
+    int rank = 0, masks = 1, made, j, k;
+    for (j = 0; j < op->inputs; ++j) {
+        masks = KD__MAX(masks, r->tensors[in[j]].masks);
+        if (kd__onnx_broadcast(&r->tensors[in[j]], shape, &rank)) continue;
+        r->fault = kd__onnx_refuse(r, op, "its shapes do not fit");
+        return -1;
+    }
+    made = kd__onnx_new_tensor(r, op, rank, shape, masks);
+    if (made < 0) return -1;
+    for (k = 0; k < masks; ++k) {
+        for (i = 0; i < r->tensors[made].count; ++i) {
+            float x[3] = {0, 0, 0};
+            for (j = 0; j < op->inputs; ++j) {
+                const kd__onnx_values *t = &r->tensors[in[j]];
+                x[j] = kd__onnx_number_at(t, k, kd__onnx_broadcast_from(t, shape, rank, i));
+            }
+            r->tensors[made].x[k * r->tensors[made].count + i] = kd__onnx_compute(op, to, x);
+        }
+    }
+    return made;
+}
+
+/* ---- shapes ---------------------------------------------------------------------------------------------- */
+
+/* The same numbers, or for Expand as often as a shape wants them. */
+KD__PRIVATE int kd__onnx_other_shape(kd__onnx_reader *r, const kd__onnx_op *op, int in, const int64_t *shape,
+                                     int rank)
+{
+    const int masks = r->tensors[in].masks, made = kd__onnx_new_tensor(r, op, rank, shape, masks);
+    int64_t i;
+    int k;
+    for (k = 0; made >= 0 && k < masks; ++k) {
+        const kd__onnx_values *from = &r->tensors[in], *t = &r->tensors[made];
+        for (i = 0; i < t->count; ++i)
+            t->x[k * t->count + i] = kd__onnx_number_at(
+                from, k, from->count == t->count ? i : kd__onnx_broadcast_from(from, shape, rank, i));
+    }
+    return made;
+}
+
+KD__PRIVATE int kd__onnx_expand_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    int64_t shape[KD__ONNX_RANK] = {0};
+    int rank = (int)r->tensors[in[1]].count;
+    if (kd__onnx_tensor_shape(&r->tensors[in[1]], shape) && kd__onnx_broadcast(&r->tensors[in[0]], shape, &rank))
+        return kd__onnx_other_shape(r, op, in[0], shape, rank);
+    r->fault = kd__onnx_refuse(r, op, "its shape does not fit its input");
+    return -1;
+}
+
+/* Reshape, Flatten */
+KD__PRIVATE int kd__onnx_reshape_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const kd__onnx_values *t = &r->tensors[in[0]];
+    int64_t shape[KD__ONNX_RANK] = {0}, known = 1, axis = kd__onnx_get_int(op, "axis", 1);
+    int rank = 2, gap = -1, i, fits = 1;
+    if (op->inputs > 1) {
+        fits = kd__onnx_tensor_shape(&r->tensors[in[1]], shape);
+        rank = fits ? (int)r->tensors[in[1]].count : 0;
+    } else {
+        axis += axis < 0 ? t->rank : 0;
+        shape[0] = shape[1] = 1;
+        for (i = 0; i < t->rank; ++i) shape[i >= axis] *= t->shape[i];
+    }
+    for (i = 0; i < rank && fits; ++i) {
+        if (shape[i] == 0 && op->inputs > 1 && i < t->rank) shape[i] = t->shape[i];
+        if (shape[i] == -1 && gap < 0) gap = i;
+        fits = shape[i] > 0 || gap == i;
+        if (fits && gap != i) known *= KD__MIN(shape[i], (int64_t)KD__ONNX_NUMBERS);
+        fits = fits && known <= KD__ONNX_NUMBERS;
+    }
+    if (fits && gap >= 0) shape[gap] = t->count / known;
+    if (fits && (gap >= 0 ? shape[gap] * known : known) == t->count)
+        return kd__onnx_other_shape(r, op, in[0], shape, rank);
+    r->fault = kd__onnx_refuse(r, op, "its shape does not fit its input");
+    return -1;
+}
+
+KD__PRIVATE int kd__onnx_unsqueeze_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const kd__onnx_values *t = &r->tensors[in[0]];
+    int64_t axes[KD__ONNX_RANK], shape[KD__ONNX_RANK] = {0};
+    int count = kd__onnx_get_ints(op, "axes", axes, KD__ONNX_RANK), rank, i, from = 0, fits = 1;
+    if (op->inputs > 1) {
+        fits = kd__onnx_tensor_shape(&r->tensors[in[1]], axes);
+        count = fits ? (int)r->tensors[in[1]].count : 0;
+    }
+    rank = t->rank + count;
+    fits = fits && count > 0 && rank <= KD__ONNX_RANK;
+    for (i = 0; i < count && fits; ++i) {
+        const int64_t axis = axes[i] < 0 ? axes[i] + rank : axes[i];
+        fits = axis >= 0 && axis < rank && !shape[axis];
+        if (fits) shape[axis] = 1;
+    }
+    for (i = 0; i < rank && fits; ++i) {
+        if (!shape[i]) shape[i] = t->shape[from++];
+    }
+    if (fits) return kd__onnx_other_shape(r, op, in[0], shape, rank);
+    r->fault = kd__onnx_refuse(r, op, "its axes do not fit its input");
+    return -1;
+}
+
+/* As many as a shape says, all the same. */
+KD__PRIVATE int kd__onnx_fill_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    int64_t shape[KD__ONNX_RANK] = {0}, i;
+    kd__pb_view v;
+    kd__pb_field f;
+    float *x = NULL, value = 0;
+    int made;
+    r->fault = KD_OK;
+    if (kd__onnx_attribute(op, "value", &v) && kd__pb_find(&v, KD__ATTR_T, &f)) {
+        r->fault = kd__onnx_read_array(r, f.bytes);
+        if (r->fault == KD_OK && r->arrays[r->array_count - 1].count != 1)
+            r->fault = kd__onnx_refuse(r, op, "its value is not one number");
+        if (r->fault == KD_OK) r->fault = kd__onnx_floats(r, &r->arrays[r->array_count - 1], &x);
+        if (r->fault != KD_OK) return -1;
+        value = x[0];
+        kd__free(r->kd, x);
+    }
+    if (!kd__onnx_tensor_shape(&r->tensors[in[0]], shape)) {
+        r->fault = kd__onnx_refuse(r, op, "its input is no shape");
+        return -1;
+    }
+    made = kd__onnx_new_tensor(r, op, (int)r->tensors[in[0]].count, shape, 1);
+    for (i = 0; made >= 0 && i < r->tensors[made].count; ++i) r->tensors[made].x[i] = value;
+    return made;
+}
+
+/* From a first number up to another. */
+KD__PRIVATE int kd__onnx_range_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    double x[3] = {0, 0, 0};
+    int64_t count, i;
+    int made, j, fits = op->inputs == 3;
+    for (j = 0; j < 3 && fits; ++j) {
+        fits = r->tensors[in[j]].count == 1 && r->tensors[in[j]].masks == 1;
+        if (fits) x[j] = (double)r->tensors[in[j]].x[0];
+    }
+    if (!fits || x[2] != 1 || !(x[1] - x[0] <= KD__ONNX_NUMBERS)) {
+        r->fault = kd__onnx_refuse(r, op, "its limits are no whole numbers, or its step is not 1");
+        return -1;
+    }
+    count = x[1] > x[0] ? (int64_t)ceil(x[1] - x[0]) : 0;
+    made = kd__onnx_new_tensor(r, op, 1, &count, 1);
+    for (i = 0; made >= 0 && i < count; ++i) r->tensors[made].x[i] = (float)(x[0] + (double)i);
+    return made;
+}
+
+/* ---- gathering ------------------------------------------------------------------------------------------- */
+
+/* Those of an axis that are between two. */
+KD__PRIVATE int kd__onnx_slice_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const kd__onnx_values *data = &r->tensors[in[0]];
+    double limit[4] = {0, 0, 0, 1}; /* start, end, axis, step */
+    int64_t shape[KD__ONNX_RANK], inner = 1, first, end, i;
+    int made, axis, j, fits = op->inputs > 2;
+    for (j = 1; j < op->inputs && fits; ++j) {
+        fits = r->tensors[in[j]].count == 1 && r->tensors[in[j]].masks == 1;
+        if (fits) limit[j - 1] = KD__MAX(-1e9, KD__MIN(1e9, (double)r->tensors[in[j]].x[0]));
+    }
+    axis = (int)(limit[2] < 0 ? limit[2] + data->rank : limit[2]);
+    if (!fits || limit[3] != 1 || axis < 0 || axis >= data->rank) {
+        r->fault = kd__onnx_refuse(r, op, "a run of one axis can be sliced, nothing else");
+        return -1;
+    }
+    memcpy(shape, data->shape, sizeof shape);
+    for (j = axis + 1; j < data->rank; ++j) inner *= shape[j];
+    first = (int64_t)(limit[0] < 0 ? limit[0] + (double)shape[axis] : limit[0]);
+    end = (int64_t)(limit[1] < 0 ? limit[1] + (double)shape[axis] : limit[1]);
+    first = KD__MAX((int64_t)0, KD__MIN(first, shape[axis])), end = KD__MIN(end, shape[axis]);
+    shape[axis] = KD__MAX(end - first, (int64_t)0);
+    made = kd__onnx_new_tensor(r, op, data->rank, shape, data->masks);
+    if (made < 0) return -1;
+    data = &r->tensors[in[0]];
+    for (i = 0; i < data->masks * r->tensors[made].count; ++i) { /* masks are one axis more in front */
+        const int64_t run = shape[axis] * inner, row = i / run, own = i % run;
+        r->tensors[made].x[i] = data->x[row * data->shape[axis] * inner + first * inner + own];
+    }
+    return made;
+}
+
+/* One behind the other along an axis. */
+KD__PRIVATE int kd__onnx_join_tensors(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const kd__onnx_values *t = &r->tensors[in[0]];
+    const int64_t named = kd__onnx_get_int(op, "axis", 0), rank = t->rank;
+    const int64_t axis = named < 0 ? named + rank : named;
+    int64_t shape[KD__ONNX_RANK], inner = 1, before = 0, row, i;
+    int masks = 1, made, j, k, m, fits = axis >= 0 && axis < rank;
+    memcpy(shape, t->shape, sizeof shape);
+    if (fits) shape[axis] = 0;
+    for (j = 0; j < op->inputs && fits; ++j) {
+        t = &r->tensors[in[j]];
+        masks = KD__MAX(masks, t->masks);
+        fits = t->rank == rank;
+        for (k = 0; k < t->rank && fits; ++k) fits = k == axis || t->shape[k] == shape[k];
+        if (fits) shape[axis] += t->shape[axis];
+    }
+    made = fits ? kd__onnx_new_tensor(r, op, (int)rank, shape, masks) : -1;
+    if (!fits) r->fault = kd__onnx_refuse(r, op, "its shapes do not fit");
+    if (made < 0) return -1;
+    for (k = (int)axis + 1; k < rank; ++k) inner *= shape[k];
+    for (j = 0; j < op->inputs; ++j) {
+        const int64_t run = r->tensors[in[j]].shape[axis] * inner;
+        t = &r->tensors[in[j]];
+        for (m = 0; m < masks; ++m) {
+            for (i = 0; i < t->count; ++i) {
+                row = i / run;
+                r->tensors[made].x[m * r->tensors[made].count + row * shape[axis] * inner + before + i % run] =
+                    kd__onnx_number_at(t, m, i);
+            }
+        }
+        before += run;
+    }
+    return made;
+}
+
+/* Gather, GatherElements, GatherND: of the axes from `axis` on, `count` are replaced by numbers of the second
+   input; what is behind them is a run. `each`: what is in front of them has the same places in both. */
+KD__PRIVATE int kd__onnx_gather_tensor(kd__onnx_reader *r, const kd__onnx_op *op, const int *in)
+{
+    const kd__onnx_values *data = &r->tensors[in[0]], *at = &r->tensors[in[1]];
+    const int each = kd__pb_is(op->type, "GatherElements"), many = kd__pb_is(op->type, "GatherND");
+    const int64_t named = many ? 0 : kd__onnx_get_int(op, "axis", 0);
+    const int axis = (int)(named < 0 ? named + data->rank : named), masks = KD__MAX(data->masks, at->masks);
+    const int count = many ? (int)(at->rank ? KD__MIN(at->shape[at->rank - 1], (int64_t)KD__ONNX_RANK + 1) : 0) : 1;
+    int64_t shape[3 * KD__ONNX_RANK] = {0}, inner = 1, places = 1, i;
+    int rank = 0, made, j, k, fits = axis >= 0 && count > 0 && axis + count <= data->rank;
+    fits = fits && (!each || at->rank == data->rank) && (!many || kd__onnx_get_int(op, "batch_dims", 0) == 0);
+    for (j = 0; fits && j < axis && !each; ++j) shape[rank++] = data->shape[j];
+    for (j = 0; fits && j < at->rank - many; ++j) shape[rank++] = at->shape[j], places *= at->shape[j];
+    for (j = axis + count; fits && j < data->rank; ++j) {
+        inner *= data->shape[j];
+        if (!each) shape[rank++] = data->shape[j];
+        fits = !each || at->shape[j] == data->shape[j];
+    }
+    for (j = 0; fits && j < axis && each; ++j) fits = at->shape[j] == data->shape[j];
+    if (!fits) {
+        r->fault = kd__onnx_refuse(r, op, "its axis or its shapes do not fit");
+        return -1;
+    }
+    made = kd__onnx_new_tensor(r, op, rank, shape, masks);
+    if (made < 0) return -1;
+    data = &r->tensors[in[0]], at = &r->tensors[in[1]];
+    for (i = 0; i < masks * r->tensors[made].count; ++i) {
+        const int64_t own = i % r->tensors[made].count, row = own / inner;
+        int64_t from = each ? row / KD__MAX(at->shape[axis], (int64_t)1) : row / places; /* in front of the axis */
+        k = (int)(i / r->tensors[made].count);
+        for (j = 0; j < count; ++j) {
+            const int64_t size = data->shape[axis + j];
+            const float x = kd__onnx_number_at(at, k, each ? own : row % places * count + j);
+            const float index = x < 0 ? x + (float)size : x;
+            if (!(index >= 0 && index < (float)size)) {
+                r->fault = kd__onnx_refuse(r, op, "its index is out of range");
+                return -1;
+            }
+            from = from * size + (int64_t)index;
+        }
+        r->tensors[made].x[i] = kd__onnx_number_at(data, k, from * inner + own % inner);
+    }
+    return made;
+}
+
+/* ---- what of it is a tensor ------------------------------------------------------------------------------ */
+
+typedef struct kd__onnx_folding {
+    const char *op;
+    int inputs, alone; /* alone: of constants, too, where a tensor is not among its inputs; 2: of whole numbers */
+    int (*make)(kd__onnx_reader *r, const kd__onnx_op *op, const int *in);
+} kd__onnx_folding;
+static const kd__onnx_folding kd__onnx_foldings[] = {{"And", 2, 1, kd__onnx_each_number},
+                                                     {"Or", 2, 1, kd__onnx_each_number},
+                                                     {"Not", 1, 1, kd__onnx_each_number},
+                                                     {"Equal", 2, 1, kd__onnx_each_number},
+                                                     {"Greater", 2, 1, kd__onnx_each_number},
+                                                     {"GreaterOrEqual", 2, 1, kd__onnx_each_number},
+                                                     {"Less", 2, 1, kd__onnx_each_number},
+                                                     {"LessOrEqual", 2, 1, kd__onnx_each_number},
+                                                     {"Where", 3, 1, kd__onnx_each_number},
+                                                     {"Add", 2, 2, kd__onnx_each_number},
+                                                     {"Sub", 2, 2, kd__onnx_each_number},
+                                                     {"Mul", 2, 2, kd__onnx_each_number},
+                                                     {"Max", 2, 2, kd__onnx_each_number},
+                                                     {"Cast", 1, 0, kd__onnx_each_number},
+                                                     {"Range", 3, 1, kd__onnx_range_tensor},
+                                                     {"Slice", 5, 1, kd__onnx_slice_tensor},
+                                                     {"Concat", KD__ONNX_RANK, 0, kd__onnx_join_tensors},
+                                                     {"Expand", 2, 1, kd__onnx_expand_tensor},
+                                                     {"Reshape", 2, 0, kd__onnx_reshape_tensor},
+                                                     {"Flatten", 1, 0, kd__onnx_reshape_tensor},
+                                                     {"Unsqueeze", 2, 0, kd__onnx_unsqueeze_tensor},
+                                                     {"ConstantOfShape", 1, 0, kd__onnx_fill_tensor},
+                                                     {"Gather", 2, 1, kd__onnx_gather_tensor},
+                                                     {"GatherElements", 2, 1, kd__onnx_gather_tensor},
+                                                     {"GatherND", 2, 1, kd__onnx_gather_tensor}};
+
+/* Whether nothing else reads this node: an input is a tensor, or it is one that shapes, a few whole numbers, do not
+   need. */
+KD__PRIVATE int kd__onnx_is_folded(kd__onnx_reader *r, const kd__onnx_op *op, const kd__onnx_folding *row)
+{
+    kd__onnx_numbers n;
+    kd__pb_view v;
+    kd__pb_field f;
+    int i, found = 0, tensors = 0, floats = 0;
+    for (i = 0; i < op->inputs; ++i) {
+        const kd__onnx_entry *e = kd__onnx_in(r, op, i);
+        const kd__onnx_array *a = kd__onnx_constant(r, op, i);
+        const int whole = a && (a->type == KD__ONNX_BOOL || a->type == KD__ONNX_INT64 || a->type == KD__ONNX_INT32);
+        if (!e || (!a && e->kind != KD__IS_TENSOR && e->kind != KD__IS_NUMBERS && e->kind != KD__IS_REAL)) return 0;
+        tensors |= e->kind == KD__IS_TENSOR;
+        floats |= e->kind == KD__IS_REAL || (a && !whole);
+        found |= whole && row->alone && !kd__onnx_whole(r, a, &n);
+        found |= i == 0 && row->make == kd__onnx_unsqueeze_tensor && e->kind == KD__IS_NUMBERS &&
+                 !r->numbers[e->index].scalar;
+    }
+    found = tensors || row->make == kd__onnx_range_tensor || (found && !(row->alone == 2 && floats));
+    if (row->make == kd__onnx_fill_tensor && kd__onnx_numbers_in(r, op, 0, &n)) {
+        found |= n.count != 1;
+        if (kd__onnx_attribute(op, "value", &v) && kd__pb_find(&v, KD__ATTR_T, &f))
+            for (v = f.bytes; kd__pb_find(&v, KD__TENSOR_TYPE, &f);) found |= f.value == KD__ONNX_BOOL;
+    }
+    return found && op->inputs >= 1 && op->inputs <= row->inputs;
+}
+
+/* What is computed of constants and masks: 1, or 0 where a node is something else. */
+KD__PRIVATE int kd__onnx_of_constants(kd__onnx_reader *r, const kd__onnx_op *op, kd_result *result)
+{
+    const kd__onnx_folding *row = NULL;
+    const kd__onnx_values *t;
+    kd__onnx_numbers n;
+    int in[KD__ONNX_RANK] = {0}, i, made, few;
+    for (i = 0; i < KD__COUNT(kd__onnx_foldings) && !row; ++i) {
+        if (kd__pb_is(op->type, kd__onnx_foldings[i].op)) row = &kd__onnx_foldings[i];
+    }
+    if (!row || !kd__onnx_is_folded(r, op, row)) return 0;
+    *result = KD_OK;
+    for (i = 0; i < op->inputs; ++i) {
+        in[i] = kd__onnx_tensor_in(r, op, i);
+        if (in[i] < 0) *result = r->fault;
+        if (in[i] < 0) return 1;
+    }
+    made = row->make(r, op, in);
+    if (made < 0) *result = r->fault;
+    if (made < 0) return 1;
+    t = &r->tensors[made];
+    few = t->rank <= 1 && t->count <= KD__ONNX_RANK && t->masks == 1;
+    memset(&n, 0, sizeof n);
+    for (i = 0; few && i < (int)t->count; ++i) {
+        few = fabs((double)t->x[i]) < 1e9 && t->x[i] == (float)(int)t->x[i];
+        if (few) n.v[i] = (int64_t)t->x[i];
+    }
+    n.count = (int)KD__MIN(t->count, (int64_t)KD__ONNX_RANK), n.scalar = t->rank == 0;
+    if (few)
+        *result = kd__onnx_give_numbers(r, op, &n);
+    else
+        kd__onnx_give(r, op, KD__IS_TENSOR, made);
+    return 1;
+}
+
+/* ---- the inputs ------------------------------------------------------------------------------------------ */
+
+/* How many rows the table has that an input's ids are looked up in, 0: they are not. */
+KD__PRIVATE int64_t kd__onnx_rows_of(const kd__onnx_reader *r, int entry)
+{
+    int64_t rows = 0;
+    int i;
+    for (i = 0; i < r->op_count; ++i) {
+        const kd__onnx_array *a = kd__onnx_constant(r, &r->ops[i], 0);
+        if (kd__pb_is(r->ops[i].type, "Gather") && r->ops[i].inputs == 2 && r->refs[r->ops[i].first + 1] == entry &&
+            a && a->rank == 2)
+            rows = KD__MAX(rows, a->shape[0]);
+    }
+    return rows;
+}
+
+/* Of several inputs the ids are those of the largest table. Others of tables are the segments, one here, number 0;
+   one that is of none is the mask. */
+KD__PRIVATE kd_result kd__onnx_take_text(kd__onnx_reader *r)
+{
+    const int64_t length = r->sizes[1] > 0 ? r->sizes[1] : r->given[0];
+    int64_t shape[2], most = -1, i;
+    int j, k, made, is_mask, masked = 0;
+    if (length < 1 || length > KD__MAX_VALUE)
+        return kd__fail(r->kd, KD_ERR_SHAPE,
+                        "%s: \"%.200s\" leaves the length of its texts open; say it, such as 128", r->where,
+                        r->path);
+    r->units[0].shape.c = (int)length, r->units[0].shape.h = r->units[0].shape.w = r->units[0].shape.flat = 1;
+    for (j = 0; j < r->entry_count; ++j) {
+        if (r->entries[j].kind != KD__IS_IDS || kd__onnx_rows_of(r, j) <= most) continue;
+        most = kd__onnx_rows_of(r, j);
+        r->input = j;
+    }
+    shape[0] = KD__MAX(r->batch, (int64_t)1), shape[1] = length;
+    for (j = 0; j < r->entry_count; ++j) {
+        if (r->entries[j].kind != KD__IS_IDS || j == r->input) continue;
+        is_mask = kd__onnx_rows_of(r, j) == 0;
+        if (is_mask && masked++) return kd__onnx_broken(r, "it has more than one input that could be the mask");
+        made = kd__onnx_new_tensor(r, NULL, 2, shape, is_mask ? (int)KD__ONNX_MASKS : 1);
+        if (made < 0) return r->fault;
+        for (k = 0; k < r->tensors[made].masks; ++k) {
+            for (i = 0; i < r->tensors[made].count; ++i)
+                r->tensors[made].x[k * r->tensors[made].count + i] =
+                    is_mask && i % length < kd__onnx_masked_length(k, (int)length) ? 1.0f : 0.0f;
+        }
+        r->entries[j].kind = KD__IS_TENSOR, r->entries[j].index = made;
+        kd__log(
+            r->kd, "%s: the input \"%.*s\" of \"%.200s\" %s", r->where, KD__PB_TEXT(r->entries[j].name), r->path,
+            is_mask ? "is the mask: ids behind the last other than 0 are padding" : "is 0: texts have one segment");
+    }
+    return KD_OK;
+}
+
+/* The ids' vectors. */
+KD__PRIVATE kd_result kd__onnx_get_embed(kd__onnx_reader *r, const kd__onnx_op *op)
+{
+    const kd__onnx_array *a = kd__onnx_constant(r, op, 0);
+    kd__onnx_unit *u;
+    if (!a || a->rank != 2 || a->shape[0] < 1 || a->shape[0] > KD__EMBED_MOST || a->shape[1] < 1 ||
+        a->count > KD__MAX_VALUE || kd__onnx_get_int(op, "axis", 0) != 0)
+        return kd__onnx_refuse(r, op, "ids are looked up in a constant table of two dimensions, nothing else");
+    u = kd__onnx_new(r, op, "embed", 0);
+    if (!u) return KD_ERR_MEMORY;
+    u->arg[KD__EMBED_VOCABULARY].v[0] = (double)a->shape[0], u->arg[KD__EMBED_WIDTH].v[0] = (double)a->shape[1];
+    u->tensor[0] = (int)(a - r->arrays);
+    u->tokens = 1;
+    u->shape.h = u->shape.c, u->shape.c = (int)a->shape[1], u->shape.w = 1, u->shape.flat = 0;
+    return KD_OK;
+}
+
+/* ============================================================================================================
+   >>onnxview    ONNX, in: sequences of tokens, turned and split; attention
+   uses: onnxtext
    Exporters write a Transformer as products, turns and new shapes. What each tensor shows of which layer is
    followed through them (kd__onnx_view) until a layer can read it as it is, or two of them are multiplied: then
    queries, keys and values are where a layer of attention has them, or the file is refused.
@@ -29335,6 +29955,45 @@ KD__PRIVATE int kd__onnx_class_tokens(kd__onnx_reader *r, const kd__onnx_op *op,
     return 1;
 }
 
+/* A tensor that the file computes, as one of its own (rows, columns): its number, or -1: no memory. */
+KD__PRIVATE int kd__onnx_array_of(kd__onnx_reader *r, kd__pb_view name, int tensor, int64_t rows, int64_t columns)
+{
+    void *list = kd__grow(r->kd, r->arrays, r->array_count, &r->array_capacity, sizeof *r->arrays);
+    kd__onnx_array *a;
+    if (!list) return -1;
+    r->arrays = (kd__onnx_array *)list;
+    a = &r->arrays[r->array_count];
+    memset(a, 0, sizeof *a);
+    a->name = name, a->type = KD__ONNX_F32, a->made = 1 + tensor;
+    a->rank = 2, a->shape[0] = rows, a->shape[1] = columns, a->count = rows * columns;
+    return r->array_count++;
+}
+
+/* Another constant added to positions, as BERT's of a text of one segment: both become one layer. */
+KD__PRIVATE kd_result kd__onnx_more_positions(kd__onnx_reader *r, const kd__onnx_op *op, int unit, int array)
+{
+    const int64_t shape[2] = {r->units[unit].shape.h, r->units[unit].shape.c};
+    const int both[2] = {r->units[unit].tensor[0], array}, made = kd__onnx_new_tensor(r, op, 2, shape, 1);
+    kd__onnx_unit *u;
+    float *x = NULL;
+    int64_t j;
+    int i, sum = -1;
+    kd_result result = made < 0 ? r->fault : KD_OK;
+    for (i = 0; i < 2 && result == KD_OK; ++i) {
+        result = kd__onnx_floats(r, &r->arrays[both[i]], &x);
+        for (j = 0; j < shape[0] * shape[1] && result == KD_OK; ++j)
+            r->tensors[made].x[j] = i ? r->tensors[made].x[j] + x[j] : x[j];
+        kd__free(r->kd, x);
+        x = NULL;
+    }
+    if (result != KD_OK) return result;
+    sum = kd__onnx_array_of(r, r->arrays[array].name, made, shape[0], shape[1]);
+    u = sum < 0 ? NULL : kd__onnx_new(r, op, "position", r->units[unit].in);
+    if (!u) return KD_ERR_MEMORY;
+    u->tensor[0] = sum;
+    return KD_OK;
+}
+
 /* A constant added to tokens, a row for each: 1, or 0 if it is something else. */
 KD__PRIVATE int kd__onnx_positions(kd__onnx_reader *r, const kd__onnx_op *op, int constant, kd_result *result)
 {
@@ -29347,10 +30006,43 @@ KD__PRIVATE int kd__onnx_positions(kd__onnx_reader *r, const kd__onnx_op *op, in
     if (a->rank < 2 || a->count != kd__shape_count(s) || a->shape[a->rank - 1] != s->c ||
         a->shape[a->rank - 2] != s->h)
         return 0;
+    if (r->units[e->index].type == kd__layer_find("position", 8) && e->uses == 1) {
+        *result = kd__onnx_more_positions(r, op, e->index, (int)(a - r->arrays));
+        return 1;
+    }
     u = kd__onnx_new(r, op, "position", e->index);
     if (u) u->tensor[0] = (int)(a - r->arrays);
     *result = u ? KD_OK : KD_ERR_MEMORY;
     return 1;
+}
+
+/* Rows that the file takes from tables, as positions, or the same for all of one segment: 1, or 0. */
+KD__PRIVATE int kd__onnx_rows_of_tables(kd__onnx_reader *r, const kd__onnx_op *op, int of, kd_result *result)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, !of), *from = kd__onnx_in(r, op, of);
+    const kd__onnx_values *t;
+    const kd__shape *s;
+    kd__onnx_entry was;
+    int64_t i;
+    const int at = op->inputs > of ? r->refs[op->first + of] : -1;
+    int array;
+    if (op->type.at[0] != 'A' || !e || !from || from->kind != KD__IS_TENSOR || e->kind != KD__IS_UNIT ||
+        !r->units[e->index].tokens)
+        return 0;
+    t = &r->tensors[from->index];
+    s = &r->units[e->index].shape;
+    if (t->masks != 1 || t->rank < 2 || t->shape[t->rank - 1] != s->c || t->shape[t->rank - 2] != s->h) return 0;
+    for (i = (int64_t)s->h * s->c; i < t->count; ++i) { /* the same for every sample */
+        if (t->x[i] != t->x[i % ((int64_t)s->h * s->c)]) return 0;
+    }
+    array = kd__onnx_array_of(r, from->name, from->index, s->h, s->c);
+    *result = KD_ERR_MEMORY;
+    if (array < 0) return 1;
+    was = r->entries[at]; /* which others may read, too */
+    r->entries[at].kind = KD__IS_ARRAY, r->entries[at].index = array;
+    array = kd__onnx_positions(r, op, of, result);
+    r->entries[at] = was;
+    return array;
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------- */
@@ -29531,6 +30223,41 @@ KD__PRIVATE int kd__onnx_masked(kd__onnx_reader *r, const kd__onnx_op *op, int c
         }
     }
     kd__free(r->kd, x);
+    if (!causal && !nothing) return 0;
+    v = r->views[e->index];
+    v.causal |= !nothing;
+    *result = kd__onnx_give_view(r, op, 0, v);
+    return 1;
+}
+
+/* The same of what a file computes, of the attention mask, too: 0 for the tokens that are there, and for the others
+   what leaves them nothing. */
+KD__PRIVATE int kd__onnx_masked_by(kd__onnx_reader *r, const kd__onnx_op *op, int of, kd_result *result)
+{
+    const kd__onnx_entry *e = kd__onnx_in(r, op, !of), *mask = kd__onnx_in(r, op, of);
+    const int tokens = e && e->kind == KD__IS_VIEW ? r->units[r->views[e->index].unit].shape.h : 0;
+    const kd__onnx_values *t;
+    kd__onnx_view v;
+    int64_t outer = 1;
+    int i, j, k, causal = 1, nothing = 1, rows;
+    if (op->type.at[0] != 'A' || !mask || mask->kind != KD__IS_TENSOR || !tokens || r->views[e->index].scores != 1)
+        return 0;
+    t = &r->tensors[mask->index];
+    rows = t->rank > 1 ? (int)KD__MIN(t->shape[t->rank - 2], (int64_t)INT_MAX) : 1;
+    for (i = 0; i + 2 < t->rank; ++i) outer *= t->shape[i];
+    if (t->rank < 1 || t->shape[t->rank - 1] != tokens || (rows != 1 && rows != tokens)) return 0;
+    for (k = 0; k < t->masks * (int)outer; ++k) {
+        const int real = t->masks == 1 ? tokens : kd__onnx_masked_length(k / (int)outer, tokens);
+        const float *x = t->x + (ptrdiff_t)k * rows * tokens;
+        for (i = 0; i < real; ++i) {
+            for (j = 0; j < tokens; ++j) {
+                const float y = x[(rows == 1 ? 0 : i) * tokens + j];
+                const int hidden = y <= -1e4f;
+                causal &= j >= real || j > i ? hidden : y == 0;
+                nothing &= j >= real ? hidden : y == 0;
+            }
+        }
+    }
     if (!causal && !nothing) return 0;
     v = r->views[e->index];
     v.causal |= !nothing;
@@ -29874,6 +30601,8 @@ KD__PRIVATE kd_result kd__onnx_mean_of_tokens(kd__onnx_reader *r, const kd__onnx
         kd__onnx_get_int(op, "keepdims", 1) != 0)
         return kd__onnx_refuse(r, op,
                                "of tokens, (N, tokens, numbers), the mean over axis 1 can be read, no other");
+    if (r->ids)
+        return kd__onnx_refuse(r, op, "a mean over all tokens of a text has those in it that only fill it up");
     u = kd__onnx_new(r, op, "meanpool", e->index);
     if (!u) return KD_ERR_MEMORY;
     u->shape.h = u->shape.w = u->shape.flat = 1;
@@ -29895,16 +30624,6 @@ KD__PRIVATE kd_result kd__onnx_get_flatten(kd__onnx_reader *r, const kd__onnx_op
     if (in < 0) return r->fault;
     if (kd__onnx_get_int(op, "axis", 1) != 1) return kd__onnx_refuse(r, op, "axis=1 can be read, no other");
     return kd__onnx_flat(r, op, in);
-}
-
-KD__PRIVATE kd_result kd__onnx_give_numbers(kd__onnx_reader *r, const kd__onnx_op *op, const kd__onnx_numbers *n)
-{
-    void *list = kd__grow(r->kd, r->numbers, r->number_count, &r->number_capacity, sizeof *n);
-    if (!list) return KD_ERR_MEMORY;
-    r->numbers = (kd__onnx_numbers *)list;
-    r->numbers[r->number_count] = *n;
-    kd__onnx_give(r, op, KD__IS_NUMBERS, r->number_count++);
-    return KD_OK;
 }
 
 /* A constant with another shape. */
@@ -30059,6 +30778,14 @@ KD__PRIVATE kd_result kd__onnx_get_shape(kd__onnx_reader *r, const kd__onnx_op *
     memset(&n, 0, sizeof n);
     if (a) {
         for (i = 0; i < a->rank; ++i) n.v[n.count++] = a->shape[i];
+    } else if (e && e->kind == KD__IS_NUMBERS) {
+        n.count = !r->numbers[e->index].scalar;
+        n.v[0] = r->numbers[e->index].count;
+    } else if (e && e->kind == KD__IS_TENSOR) {
+        for (i = 0; i < r->tensors[e->index].rank; ++i) n.v[n.count++] = r->tensors[e->index].shape[i];
+    } else if (e && e->kind == KD__IS_IDS) {
+        n.v[n.count++] = r->batch > 0 ? r->batch : KD__ONNX_BATCH;
+        n.v[n.count++] = r->units[0].shape.c;
     } else if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v)) {
         n = kd__onnx_shape_of(&v);
     } else {
@@ -30086,6 +30813,7 @@ KD__PRIVATE kd_result kd__onnx_get_gather(kd__onnx_reader *r, const kd__onnx_op 
     kd__onnx_numbers n, at, out;
     kd__onnx_view v;
     int i;
+    if (kd__onnx_in(r, op, 1) && kd__onnx_in(r, op, 1)->kind == KD__IS_IDS) return kd__onnx_get_embed(r, op);
     if (kd__onnx_is_sequence(r, op, 0) && kd__onnx_shown_in(r, op, 0, &v) && kd__onnx_numbers_in(r, op, 1, &at) &&
         at.count == 1)
         return kd__onnx_pick(r, op, 0, v, kd__onnx_get_int(op, "axis", 0), at.v[0], !at.scalar);
@@ -30135,7 +30863,7 @@ KD__PRIVATE kd_result kd__onnx_get_slice(kd__onnx_reader *r, const kd__onnx_op *
         if (!kd__onnx_numbers_in(r, op, i + 1, &part[i]) && i < 2)
             return kd__onnx_refuse(r, op, "its limits are no constants");
     }
-    first = part[0].v[0] < 0 ? part[0].v[0] + n.count : part[0].v[0];
+    first = part[0].v[0] < 0 ? KD__MAX(part[0].v[0] + n.count, (int64_t)0) : part[0].v[0];
     end = part[1].v[0] < 0 ? part[1].v[0] + n.count : KD__MIN(part[1].v[0], (int64_t)n.count);
     if (part[0].count != 1 || part[1].count != 1 || part[2].v[0] != 0 || (part[3].count && part[3].v[0] != 1) ||
         first < 0 || first > end)
@@ -30540,6 +31268,10 @@ KD__PRIVATE kd_result kd__onnx_get_arithmetic(kd__onnx_reader *r, const kd__onnx
                                                 : value / other);
     if (kd__onnx_scaled(r, op, &result)) return result;
     for (i = 0; i < 2; ++i) {
+        if (kd__onnx_rows_of_tables(r, op, i, &result) || kd__onnx_masked_by(r, op, i, &result)) return result;
+        if (e[i]->kind == KD__IS_TENSOR)
+            return kd__onnx_refuse(
+                r, op, "what is computed before is neither positions nor a mask that hides what follows a text");
         if (e[i]->kind != KD__IS_ARRAY) continue;
         if (e[!i]->kind == KD__IS_FEED) return kd__onnx_normalise(r, op, i);
         if (kd__onnx_is_bias(r, op, i)) {
@@ -30717,14 +31449,17 @@ KD__PRIVATE kd_result kd__onnx_read_one(kd__onnx_reader *r, const kd__onnx_op *o
     kd__pb_field f;
     char text[420] = {0};
     kd__writer w;
+    kd_result result;
     int i;
     if (kd__pb_find(&v, KD__OP_DOMAIN, &f) && f.bytes.left && !kd__pb_is(f.bytes, "ai.onnx"))
         return kd__onnx_refuse(r, op, "operators of \"%.*s\" cannot be read", KD__PB_TEXT(f.bytes));
     for (i = 0; i < KD__COUNT(kd__onnx_readings); ++i) {
         if (!kd__pb_is(op->type, kd__onnx_readings[i].op)) continue;
         if (op->outputs < 1) return kd__onnx_broken(r, "node \"%.*s\" has no output", KD__PB_TEXT(op->name));
+        if (kd__onnx_of_constants(r, op, &result)) return result;
         return kd__onnx_readings[i].read(r, op);
     }
+    if (op->outputs > 0 && kd__onnx_of_constants(r, op, &result)) return result;
     w.text = text, w.size = sizeof text, w.length = 0;
     for (i = 0; i < KD__COUNT(kd__onnx_readings); ++i) kd__write(&w, " %s", kd__onnx_readings[i].op);
     return kd__fail(r->kd, KD_ERR_UNSUPPORTED,
@@ -30804,8 +31539,13 @@ KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u
     char text[48];
     kd__st_text(w, t->word);
     if (u->type == KD__TYPE_DENSE || u->type == KD__TYPE_CONV || t->build == kd__prompt_build ||
-        t->build == kd__linear_build || t->build == kd__attention_build || t->build == kd__token_build) {
+        t->build == kd__linear_build || t->build == kd__attention_build || t->build == kd__token_build ||
+        t->build == kd__embed_build) {
         kd__print(text, sizeof text, " %.0f", u->arg[0].v[0]);
+        kd__st_text(w, text);
+    }
+    if (t->build == kd__embed_build) {
+        kd__print(text, sizeof text, " %.0f", u->arg[KD__EMBED_WIDTH].v[0]);
         kd__st_text(w, text);
     }
     if (u->type == KD__TYPE_CONV) kd__onnx_write_window(r, &u->arg[KD__CONV_KERNEL], &one);
@@ -30987,7 +31727,7 @@ KD__PRIVATE kd_result kd__onnx_write_line(kd__onnx_reader *r, int output)
     kd_result result;
     if (output == 0) return kd__onnx_broken(r, "its output is its input");
     if (s->flat)
-        kd__print(text, sizeof text, "%d: ", s->c);
+        kd__print(text, sizeof text, "%s%d: ", r->ids ? "tokens " : "", s->c);
     else
         kd__print(text, sizeof text, "%dx%dx%d: ", s->c, s->h, s->w);
     r->line.kd = r->kd;
@@ -31223,8 +31963,12 @@ KD__PRIVATE kd_result kd__onnx_take_edges(kd__onnx_reader *r)
     int i, type, at, found = 0;
     while (kd__pb_find(&v, KD__GRAPH_INPUT, &f)) {
         const int rank = kd__onnx_edge_of(f.bytes, &name, &type, shape);
+        const int ids = rank == 2 && (type == KD__ONNX_INT64 || type == KD__ONNX_INT32);
         at = kd__onnx_find(r, name);
         if (at < 0 || r->entries[at].kind != KD__IS_FEED || r->entries[at].op >= 0) continue;
+        if (ids) r->entries[at].kind = KD__IS_IDS;
+        if (found && ids && r->ids && shape[1] == r->sizes[1]) continue; /* a mask, segments: kd__onnx_take_text */
+        r->ids = ids;
         if (found++)
             return kd__onnx_broken(r, "it has several inputs, \"%.*s\" among them; one can be read",
                                    KD__PB_TEXT(name));
@@ -31236,9 +31980,12 @@ KD__PRIVATE kd_result kd__onnx_take_edges(kd__onnx_reader *r)
         memcpy(r->sizes, shape, sizeof shape);
     }
     if (!found) return kd__onnx_broken(r, "it has no input");
-    if (r->input_type != KD__ONNX_UINT8 && r->input_type != KD__ONNX_F32 && r->input_type != KD__ONNX_F16 &&
-        r->input_type != KD__ONNX_F64 && r->input_type != KD__ONNX_BF16)
-        return kd__onnx_broken(r, "its input is of element type %d; floats and bytes can be read", r->input_type);
+    if (!r->ids && r->input_type != KD__ONNX_UINT8 && r->input_type != KD__ONNX_F32 &&
+        r->input_type != KD__ONNX_F16 && r->input_type != KD__ONNX_F64 && r->input_type != KD__ONNX_BF16)
+        return kd__onnx_broken(r,
+                               "its input is of element type %d; floats, bytes and the ids "
+                               "of a text, (N, length), can be read",
+                               r->input_type);
     v = r->graph;
     if (!kd__pb_find(&v, KD__GRAPH_OUTPUT, &f)) return kd__onnx_broken(r, "it has no output");
     (void)kd__onnx_edge_of(f.bytes, &name, &type, shape);
@@ -31344,6 +32091,7 @@ KD__PRIVATE kd_result kd__onnx_foreign(kd__onnx_reader *r, kd_model **out)
     int output = 0;
     if (result == KD_OK) result = kd__onnx_take_edges(r);
     if (result == KD_OK) result = kd__onnx_resolve(r);
+    if (result == KD_OK && r->ids) result = kd__onnx_take_text(r);
     if (result != KD_OK) return result;
     kd__onnx_mark(r);
     result = kd__onnx_follow(r, &output);
@@ -31351,7 +32099,7 @@ KD__PRIVATE kd_result kd__onnx_foreign(kd__onnx_reader *r, kd_model **out)
     if (result == KD_OK) result = kd__model_plan(r->kd, r->line.text, &m);
     if (result == KD_OK) result = kd__onnx_load_layers(r, m);
     if (result == KD_OK && kd__model_read_pairs(&r->meta, m) == KD_ERR_MEMORY) result = KD_ERR_MEMORY;
-    if (result == KD_OK) result = kd__onnx_preprocessing(r, m);
+    if (result == KD_OK && !r->ids) result = kd__onnx_preprocessing(r, m);
     if (result == KD_OK)
         *out = m;
     else
@@ -31383,6 +32131,8 @@ KD__PRIVATE void kd__onnx_release(kd__onnx_reader *r)
                            r->names, r->refs,  r->numbers,    r->forms,    r->feeds, r->units,   r->parts,
                            r->order, r->joins, r->line.text,  r->external, r->views, r->reals};
     int i;
+    for (i = 0; i < r->tensor_count; ++i) kd__free(r->kd, r->tensors[i].x);
+    kd__free(r->kd, r->tensors);
     for (i = 0; i < KD__COUNT(lists); ++i) kd__free(r->kd, lists[i]);
 }
 

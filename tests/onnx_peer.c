@@ -302,7 +302,7 @@ static int int8_one(kd_ctx *kd, const char *folder, int index)
 static kd_result learn(kd_ctx *kd, kd_model *m, const kd_array *x, const char *name)
 {
     kd_train_desc desc = kd_train_defaults();
-    int32_t labels[ROWS] = {0};
+    int32_t labels[ROWS] = {0}, *ids = NULL;
     int c, h, w, i;
     char path[512];
     int64_t shape[2];
@@ -314,13 +314,19 @@ static kd_result learn(kd_ctx *kd, kd_model *m, const kd_array *x, const char *n
     shape[0] = KD__MIN(x->shape[0], ROWS), shape[1] = kd_model_outputs(m);
     for (i = 0; i < ROWS; ++i) labels[i] = i % (int)shape[1];
     data = kd_data_f32(x->values, labels, (int)shape[0], c, h, w, (int)shape[1]);
+    if (m->ids) {
+        ids = (int32_t *)calloc((size_t)(shape[0] * c), sizeof *ids);
+        for (i = 0; i < (int)shape[0] * c; ++i) ids[i] = (int32_t)x->values[i];
+        data = kd_data_tokens(ids, labels, (int)shape[0], c, (int)shape[1]);
+    }
     desc.epochs = 1, desc.batch = ROWS, desc.lr = 1e-3f;
     result = kd_train(m, &data, &desc);
+    free(ids);
     if (result != KD_OK) return result;
     if (kd_model_hash(m) == before) return KD_ERR_DATA;
     y = (float *)calloc((size_t)(shape[0] * shape[1]), sizeof *y);
     kd__print(path, sizeof path, "%s.npy", name);
-    result = kd_model_set_preprocessing(m, NULL, NULL);
+    result = m->ids ? KD_OK : kd_model_set_preprocessing(m, NULL, NULL);
     if (result == KD_OK) result = kd_predict(m, x->values, (int)shape[0], y);
     if (result == KD_OK) result = kd_npy_write(kd, path, y, 2, shape);
     if (result == KD_OK) result = kd_model_save_onnx(m, name, NULL);

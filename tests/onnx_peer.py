@@ -207,6 +207,74 @@ def run_torch(net, size, dynamo):
     return None if apart < 1e-4 else f"after training apart by {apart:.2e}"
 
 
+def texts():
+    """Networks of Hugging Face for texts of 9 ids: name, network, and whether they get an attention mask."""
+    from transformers import (BertConfig, BertForSequenceClassification, DistilBertConfig,
+                              DistilBertForSequenceClassification)
+
+    class Logits(torch.nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, input_ids, attention_mask=None):
+            return self.net(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    for kind in "eager", "sdpa":
+        small = dict(vocab_size=20, max_position_embeddings=16, num_labels=5, attn_implementation=kind)
+        nets = (("BERT", lambda: BertForSequenceClassification(BertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, **small))),
+                ("DistilBERT", lambda: DistilBertForSequenceClassification(DistilBertConfig(dim=24, n_layers=2, n_heads=3, hidden_dim=40, **small))))
+        for name, make in nets:
+            for masked in False, True:
+                torch.manual_seed(1)
+                net = make()
+                for p in net.parameters():
+                    p.data += 0.1 * torch.randn_like(p)
+                yield f"Hugging Face's {name}, {kind}, {'any number of texts with masks' if masked else 'one text'}", Logits(net).eval(), masked
+
+
+def run_text(net, masked, dynamo):
+    """As run_torch: with masks the file takes several texts at a time, some of them short; without, one."""
+    path, x, y, again = (f"{folder}/text{end}" for end in (".onnx", ".x.npy", ".y.npy", "-again.onnx"))
+    ids = torch.randint(1, 20, (7, 9))
+    for i in range(7 if masked else 0):
+        ids[i, 1 + i:] = 0
+    mask = (ids != 0).long()
+    args, options = ((ids[:2], mask[:2]), {}) if masked else ((ids[:1],), {})
+    if masked and dynamo:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("n")},) * 2
+    elif masked:
+        options["dynamic_axes"] = {"input_ids": {0: "n"}, "attention_mask": {0: "n"}}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        torch.onnx.export(net, args, path, dynamo=dynamo, input_names=["input_ids", "attention_mask"][:len(args)], **options)
+    np.save(x, ids.numpy().astype(np.float32))
+    feeds = [{"input_ids": ids.numpy()[i:i + 1], "attention_mask": mask.numpy()[i:i + 1]} for i in range(7)]
+    runs = session(path)
+    wanted = np.concatenate([runs.run(None, {k: v for k, v in feed.items() if masked or k == "input_ids"})[0] for feed in feeds])
+    done = subprocess.run([program, "read", path, x, y, again], capture_output=True, text=True)
+    if done.returncode:
+        return done.stderr.strip() or f"status {done.returncode}"
+    apart = difference(np.load(y), wanted)
+    if not apart < 1e-4:
+        return f"apart by {apart:.2e}; {done.stdout[:300]}"
+    onnx.checker.check_model(onnx.load(again), full_check=True)
+    apart = difference(session(again).run(None, {"ids": ids.numpy()})[0], np.load(again + ".npy"))
+    return None if apart < 1e-4 else f"after training apart by {apart:.2e}"
+
+
+def exported_texts():
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        print("skip  Hugging Face's BERT and DistilBERT by PyTorch's exporters: need transformers (pip)")
+        return
+    for name, net, masked in texts():
+        for dynamo in (False, True):
+            report(f"{name} by torch.onnx.export(dynamo={dynamo})", attempt(run_text, net, masked, dynamo))
+
+
 def exported():
     for name, (make, size) in Blocks().items():
         torch.manual_seed(1)
@@ -238,5 +306,6 @@ except ImportError:
     print("skip  torchvision's networks by PyTorch's exporters: need torch 2.9 or later, torchvision and onnxscript (pip)")
 else:
     exported()
+    exported_texts()
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed > 0)

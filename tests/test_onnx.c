@@ -740,6 +740,238 @@ static void test_sequences_refused(void **state)
     kd__free(kd, g->bytes);
 }
 
+/* ---- texts ----------------------------------------------------------------------------------------------- */
+
+static void text_edge(const char *name, int64_t length)
+{
+    kd__onnx_writer o;
+    memset(&o, 0, sizeof o);
+    o.kd = kd;
+    o.graph = *g;
+    kd__onnx_edge(&o, KD__GRAPH_INPUT, name, KD__ONNX_INT64, &length, 1);
+    *g = o.graph;
+}
+
+/* Whole numbers 0, step, 2 step ... of up to three sizes, each below a limit; a size 0 is left out. */
+static void whole(const char *name, int type, int step, int limit, int a, int b, int c)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    const int dims[3] = {a, b, c}, count = KD__MAX(a, 1) * KD__MAX(b, 1) * KD__MAX(c, 1);
+    int i;
+    for (i = 0; i < 3; ++i) {
+        if (dims[i]) kd__pb_int(g, KD__TENSOR_DIMS, dims[i]);
+    }
+    kd__pb_int(g, KD__TENSOR_TYPE, type);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    for (i = 0; i < count; ++i)
+        kd__pb_int(g, type == KD__ONNX_INT64 ? KD__TENSOR_INT64S : KD__TENSOR_INT32S, i * step % limit);
+    kd__pb_end(g, start_of);
+}
+
+static void real(const char *name, float x)
+{
+    const size_t start_of = kd__pb_begin(g, KD__GRAPH_TENSOR);
+    kd__pb_int(g, KD__TENSOR_TYPE, KD__ONNX_F32);
+    kd__pb_text(g, KD__TENSOR_NAME, name);
+    kd__pb_float(g, KD__TENSOR_FLOATS, x);
+    kd__pb_end(g, start_of);
+}
+
+/* Six ids of a text, one head of attention, to whose scores `mask` is added, and the first token. */
+static const char *text_mask;
+
+static void text_with(const char *mask)
+{
+    text_edge("ids", 6), text_edge("mask", 6);
+    text_mask = mask;
+}
+
+static void text_end(void)
+{
+    static const int64_t turn[3] = {0, 2, 1};
+    tensor("table", 9, 2, 0, 0), op("Gather table,ids>e"), op("Relu e>h");
+    tensor("wq", 2, 2, 0, 0), tensor("wk", 2, 2, 0, 0), tensor("wv", 2, 2, 0, 0), real("scale", 0.70710678f);
+    op("MatMul h,wq>q"), op("MatMul h,wk>k"), op("MatMul h,wv>v"), transpose("Transpose k>kt", turn, 3);
+    op("MatMul q,kt>a"), op("Mul a,scale>b"), op(text_mask), op("Softmax c>d"), op("MatMul d,v>f");
+    tensor("wo", 2, 2, 0, 0), op("MatMul f,wo>o"), whole("first", KD__ONNX_INT64, 1, 1, 0, 0, 0);
+    op_int("Gather o,first>y", "axis", 1);
+    text_mask = NULL;
+}
+
+static const char text_line[] = "tokens 6: embed 9 2, relu, attention 1, token 0";
+
+static void reads_text(const char *line)
+{
+    kd_model *m = NULL;
+    text_end();
+    edge(KD__GRAPH_OUTPUT, "y", 2, 0, 0);
+    finish(17);
+    if (kd_model_load_onnx(kd, "m", NULL, &m) != KD_OK) fail_msg("%s: %s", line, kd_error(kd));
+    assert_string_equal(kd_model_spec(m), line);
+    kd_model_destroy(m);
+}
+
+static void refused_text(const char *text)
+{
+    kd_model *m = (kd_model *)&graph;
+    kd_result result;
+    if (text_mask) text_end();
+    edge(KD__GRAPH_OUTPUT, "y", 2, 0, 0);
+    finish(17);
+    result = kd_model_load_onnx(kd, "m", NULL, &m);
+    if (result == KD_OK || !strstr(kd_error(kd), text))
+        fail_msg("wanted \"%s\", got %s: %s", text, kd_result_name(result), result == KD_OK ? "" : kd_error(kd));
+    assert_null(m);
+}
+
+static void test_text_masks(void **state)
+{
+    static const char *const ways[] = {
+        "Cast>bool",         "Equal mask,ones>w",      "Greater mask,zeros>w", "GreaterOrEqual mask,ones>w",
+        "Less zeros,mask>w", "LessOrEqual ones,mask>w"};
+    int i;
+    (void)state;
+    start();
+    for (i = 0; i < KD__COUNT(ways); ++i) { /* true or false, then a number for each */
+        text_with("Add b,g>c");
+        whole("zeros", KD__ONNX_INT64, 0, 1, 6, 0, 0), integers("ones2", 1, 1);
+        real("zero", 0), real("low", -3e38f), op("Equal zeros,zeros>same"), op_int("Cast same>ones", "to", 7);
+        if (i)
+            op(ways[i]);
+        else
+            op_int("Cast mask>w", "to", KD__ONNX_BOOL);
+        op("Not w>w1"), op("Not w1>w2"), op("And w2,same>w3"), op("Or w3,w3>w4"), op("Where w4,zero,low>g");
+        reads_text(text_line);
+    }
+    text_with("Add g,b>c"); /* (1 - mask) * -10000 */
+    real("one", 1), real("far", -10000), op_int("Cast mask>w", "to", KD__ONNX_F32), op("Sub one,w>w1");
+    op("Mul w1,far>g");
+    reads_text(text_line);
+    text_with("Add b,g>c"); /* gathered by places, as (N, 6, 6) */
+    whole("at", KD__ONNX_INT64, 1, 6, 6, 0, 0), whole("none", KD__ONNX_INT64, 0, 1, 1, 0, 0);
+    whole("cube", KD__ONNX_INT64, 1, 6, 1, 6, 0), real("zero", 0), real("low", -3e38f), integers("flat", 6, 1);
+    whole("axis", KD__ONNX_INT64, 0, 1, 1, 0, 0), op_int("Cast mask>w", "to", KD__ONNX_BOOL);
+    op_int("Flatten w>w1", "axis", 2), op("Gather w1,cube>w2"), op("Reshape w2,flat>w3"), integers("back", 1, -1);
+    op("Reshape w3,back>w4"), op("Unsqueeze w4,axis>w5");
+    sizes("six", (const int64_t[]){1, 6, 6}, 3), op("Expand w5,six>w6"), op("Where w6,zero,low>g");
+    reads_text(text_line);
+    text_with("Add b,g>c"); /* the same by two places each, which are joined; later tokens are hidden, too */
+    real("zero", 0), real("low", -3e38f), real("from", 0), whole("n0", KD__ONNX_INT64, 1, 1, 0, 0, 0);
+    op("Shape ids>shape"), whole("n1", KD__ONNX_INT64, 1, 2, 2, 0, 0), whole("long", KD__ONNX_INT64, 1, 9, 1, 9, 0);
+    sizes("start", (const int64_t[]){0}, 1), sizes("end", (const int64_t[]){6}, 1),
+        sizes("along", (const int64_t[]){1}, 1), sizes("last", (const int64_t[]){-1}, 1);
+    op("Slice long,start,end,along,along>keys"), op("Unsqueeze keys,last>keys1");
+    op("Mul keys1,start>samples"), op_int("Concat samples,keys1>places", "axis", -1);
+    op_int("Cast mask>w", "to", KD__ONNX_BOOL), op("GatherND w,places>w1");
+    sizes("column", (const int64_t[]){1, 6, 1}, 3), op("Reshape keys,column>queries"), op("Max keys,keys>keys2");
+    op("Unsqueeze keys2,start>keys3"), op("LessOrEqual keys3,queries>w2"), op("And w1,w2>w3");
+    op("Where w3,zero,low>g");
+    reads_text("tokens 6: embed 9 2, relu, attention 1 causal=1, token 0");
+    for (i = 0; i < 4; ++i) { /* hides what it should not, or not what it should */
+        text_with("Add b,g>c");
+        real("zero", 0), real("low", -3e38f), real("little", -5), op_int("Cast mask>w", "to", KD__ONNX_BOOL);
+        whole("bits", KD__ONNX_BOOL, 1, 2, 6, 0, 0), op("Or w,bits>w1"), op("And w,bits>w2");
+        op(i == 0   ? "Where w,low,zero>g"
+           : i == 1 ? "Where w,zero,little>g"
+           : i == 2 ? "Where w1,zero,low>g"
+                    : "Where w2,zero,low>g");
+        refused_text("neither positions nor a mask that hides what follows a text");
+    }
+    kd__free(kd, g->bytes);
+}
+
+/* Ids, places and segments from tables, (9, 2), (8, 2) and (2, 2): what is added to the ids' is one layer. */
+static void test_texts(void **state)
+{
+    static const float table[4] = {1, 2, 3, 4};
+    float got[12];
+    kd_model *m = NULL;
+    int i, way;
+    (void)state;
+    for (way = 0; way < 3; ++way) {
+        start();
+        if (way < 2) text_edge("segment", way ? -1 : 6);
+        text_edge("ids", way ? -1 : 6);
+        tensor("table", 9, 2, 0, 0), numbers("kinds", 2, 2, table), tensor("places", 8, 2, 0, 0);
+        whole("zeros", KD__ONNX_INT64, 0, 1, 1, 9, 0), whole("at", KD__ONNX_INT64, 1, 6, 1, 6, 0);
+        op_int("GatherElements zeros,at>none", "axis", 1), op("Gather table,ids>a");
+        op(way < 2 ? "Gather kinds,segment>k" : "Gather kinds,none>k"), op("Gather places,at>p");
+        op("Add a,k>b"), op("Add p,b>c"), whole("first", KD__ONNX_INT64, 1, 1, 0, 0, 0);
+        op_int("Gather c,first>y", "axis", 1);
+        edge(KD__GRAPH_OUTPUT, "y", 2, 0, 0);
+        finish(17);
+        if (way) {
+            assert_fails(kd, kd_model_load_onnx(kd, "m", NULL, &m), KD_ERR_SHAPE,
+                         "leaves the length of its texts open; say it, such as 128");
+            assert_ok(kd, kd_model_load_onnx(kd, "m", "6", &m));
+        } else {
+            assert_ok(kd, kd_model_load_onnx(kd, "m", NULL, &m));
+        }
+        assert_string_equal(kd_model_spec(m), "tokens 6: embed 9 2, position, token 0");
+        assert_ok(kd, kd_model_get_tensor(m, "1", got, 12));
+        for (i = 0; i < 12; ++i) assert_true(got[i] == (float)(2 + i % 2)); /* row 0 of kinds, and 1 */
+        kd_model_destroy(m);
+    }
+}
+
+static void test_texts_refused(void **state)
+{
+    static const int64_t five = 5, shape[2] = {7, 7}, big[3] = {1 << 20, 1 << 20, 1 << 20};
+    static const struct {
+        const char *node, *text;
+    } cases[] = {
+        {"Relu ids>y", "ids of a text can be looked up in a table, nothing else"},
+        {"Relu mask>y", "its input 0 is a constant or missing"},
+        {"Gather line,ids>y", "ids are looked up in a constant table of two dimensions"},
+        {"Gather kinds,mask>y", "the output is no layer's"}, /* which makes it the segments */
+        {"Reshape w,shape>y", "its shape does not fit its input"},
+        {"Expand w,shape>y", "its shape does not fit its input"},
+        {"Expand w,w>y", "its shape does not fit its input"},
+        {"Equal w,shape>y", "its shapes do not fit"},
+        {"Unsqueeze w,shape>y", "its axes do not fit its input"},
+        {"Gather w,five>y", "its index is out of range"},
+        {"GatherND w,w>y", "its axis or its shapes do not fit"},
+        {"GatherElements w,five6>y", "its index is out of range"},
+        {"GatherElements w,shape>y", "its axis or its shapes do not fit"},
+        {"Slice w,five6,five6>y", "a run of one axis can be sliced, nothing else"},
+        {"Slice w>y", "a run of one axis can be sliced, nothing else"},
+        {"Concat w,shape>y", "its shapes do not fit"},
+        {"Range five,shape,five>y", "its limits are no whole numbers, or its step is not 1"},
+        {"ConstantOfShape w>y", "its input is no shape"},
+        {"ConstantOfShape big>y", "it is too large, or has too many dimensions"},
+    };
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        start();
+        text_edge("ids", 6), text_edge("mask", 6);
+        tensor("table", 9, 2, 0, 0), tensor("line", 9, 0, 0, 0), tensor("kinds", 2, 2, 0, 0),
+            sizes("five", &five, 1);
+        sizes("shape", shape, 2), sizes("big", big, 3), whole("five6", KD__ONNX_INT64, 1, 6, 5, 6, 0);
+        op_int("Cast mask>w", "to", KD__ONNX_BOOL), op("Gather table,ids>unused"), op(cases[i].node);
+        refused_text(cases[i].text);
+    }
+    start();
+    text_edge("ids", 6), text_edge("mask", 6), text_edge("mask2", 6);
+    tensor("table", 9, 2, 0, 0), op("Gather table,ids>e"), op("Relu e>y");
+    refused_text("it has more than one input that could be the mask");
+    text_edge("ids", 6), text_edge("mask", 7), tensor("table", 9, 2, 0, 0), op("Gather table,ids>y");
+    refused_text("it has several inputs, \"mask\" among them; one can be read");
+    text_edge("ids", 6), tensor("table", 9, 2, 0, 0), op("Gather table,ids>e");
+    op_ints("ReduceMean e>y", "axes", 1, 1);
+    refused_text("the node");
+    {
+        const int64_t axis = 1;
+        size_t node;
+        text_edge("ids", 6), tensor("table", 9, 2, 0, 0), op("Gather table,ids>e"), node = begin("ReduceMean e>y");
+        kd__onnx_ints(g, "axes", &axis, 1);
+        kd__onnx_int(g, "keepdims", 0);
+        kd__pb_end(g, node);
+    }
+    refused_text("a mean over all tokens of a text has those in it that only fill it up");
+    kd__free(kd, g->bytes);
+}
+
 static void test_nodes_read(void **state)
 {
     (void)state;
@@ -921,13 +1153,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_context, close_context)
     const struct CMUnitTest tests[] = {
-        TEST(test_int8),          TEST(test_writing_refused),
-        TEST(test_writing_fails), TEST(test_round_trip),
-        TEST(test_by_graph),      TEST(test_sequences_by_graph),
-        TEST(test_three_layers),  TEST(test_torch),
-        TEST(test_nodes_refused), TEST(test_sequences_refused),
-        TEST(test_nodes_read),    TEST(test_input),
-        TEST(test_external),      TEST(test_damaged),
+        TEST(test_int8),          TEST(test_writing_refused),    TEST(test_writing_fails), TEST(test_round_trip),
+        TEST(test_by_graph),      TEST(test_sequences_by_graph), TEST(test_three_layers),  TEST(test_torch),
+        TEST(test_nodes_refused), TEST(test_sequences_refused),  TEST(test_text_masks),    TEST(test_texts),
+        TEST(test_texts_refused), TEST(test_nodes_read),         TEST(test_input),         TEST(test_external),
+        TEST(test_damaged),
     };
     return cmocka_run_group_tests_name("onnx", tests, NULL, NULL);
 }
