@@ -141,6 +141,7 @@ CONTENTS (search for the tag)
    >>prune        fewer channels, the same layers
    >>npy          bytes, number types, .npy
    >>safetensors  safetensors, in and out
+   >>npz          .npz, NumPy's archives of arrays
    >>saved        saved models
    >>names        tensors under PyTorch's and other names
    >>weights      weights of a file become a model's
@@ -878,9 +879,10 @@ KDDEF kd_result kd_model_load_memory(kd_ctx *kd, const void *bytes, size_t size,
    model predicts, and can be evaluated, saved, described and cloned; what trains or changes it wants a clone
    (KD_ERR_UNSUPPORTED). */
 KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t size, kd_model **out);
-/* Weights from a safetensors file that has no model line, such as PyTorch's own, into a model made from one. Every
-   tensor of the model must be there with its shape; tensors that the model does not have are an error. A file with
-   a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used.
+/* Weights from a safetensors file that has no model line, such as PyTorch's own, or from an .npz, as
+   np.savez("w.npz", **{k: v.numpy() for k, v in net.state_dict().items()}) writes it, into a model made from one.
+   Every tensor of the model must be there with its shape; tensors that the model does not have are an error. A file
+   with a model line must be one that kd_model_load takes; its line, class names and preprocessing are not used.
    Where names differ from the model's, a prefix that all of them share is dropped ("module.", "_orig_mod."), and if
    that does not make them the same, layers are taken in the order that names of PyTorch's networks stand for, as
    conv1, bn1, layer1.0.conv1, layer1.0.downsample.0, fc: convolutions, normalisations and dense layers each among
@@ -1879,7 +1881,9 @@ typedef struct kd_array {
     int64_t shape[8];
     int64_t count;
 } kd_array;
-/* NumPy's .npy, versions 1 to 3, C order, types f2 f4 f8 i1 i2 i4 i8 u1 u2 b1, either byte order. */
+/* NumPy's .npy, versions 1 to 3, C order, types f2 f4 f8 i1 i2 i4 i8 u1 u2 b1, either byte order; or the only array
+   in an .npz of np.savez, or that of a name, as in "file.npz:name". What np.savez_compressed writes is
+   KD_ERR_UNSUPPORTED. */
 KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out);
 /* Version 1.0, '<f4', C order. */
 KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, int rank, const int64_t *shape);
@@ -23720,15 +23724,22 @@ KD__PRIVATE int kd__npy_parse(const char *c, kd__npy_header *h)
     return *c == 0 && h->seen == 7;
 }
 
-KD__PRIVATE kd_result kd__npy_numbers(kd_ctx *kd, const char *path, const char *bytes, size_t size, size_t data,
-                                      const kd__npy_header *h, kd_array *out)
+/* An array in a file: what its numbers are, and where. */
+typedef struct kd__npy {
+    kd__npy_header header;
+    int kind, item, swapped; /* item: bytes of a number */
+    int64_t count;
+    const unsigned char *numbers;
+} kd__npy;
+
+/* The type, and that there are as many numbers as the shape says in the bytes behind the header. */
+KD__PRIVATE kd_result kd__npy_check(kd_ctx *kd, const char *where, const char *path, size_t size, kd__npy *a)
 {
     static const char types[] = "f2f4f8i1i2i4i8u1u2b1";
-    static const char where[] = "kd_npy_read";
+    const kd__npy_header *h = &a->header;
     const char order = h->descr[0];
     const char *type = NULL;
-    int64_t count = 1;
-    int i, item, kind;
+    int i;
     for (i = 0; types[i]; i += 2) {
         if (strncmp(h->descr + 1, types + i, 2) == 0 && h->descr[3] == 0) type = types + i;
     }
@@ -23739,62 +23750,64 @@ KD__PRIVATE kd_result kd__npy_numbers(kd_ctx *kd, const char *path, const char *
     if (h->fortran && h->rank > 1)
         return kd__fail(kd, KD_ERR_FORMAT,
                         "%s: \"%.200s\" is in Fortran order; save np.ascontiguousarray(x) instead", where, path);
-    item = type[1] - '0';
-    kind = type[0] == 'f' ? KD__FLOAT : type[0] == 'i' ? KD__SIGNED : KD__UNSIGNED;
+    a->item = type[1] - '0';
+    a->kind = type[0] == 'f' ? KD__FLOAT : type[0] == 'i' ? KD__SIGNED : KD__UNSIGNED;
+    a->swapped = order == '>';
+    a->count = 1;
     for (i = 0; i < h->rank; ++i) {
-        if (h->shape[i] && count > (int64_t)(INT64_MAX / 16) / h->shape[i])
-            count = INT64_MAX / 16;
+        if (h->shape[i] && a->count > (int64_t)(INT64_MAX / 16) / h->shape[i])
+            a->count = INT64_MAX / 16;
         else
-            count *= h->shape[i];
+            a->count *= h->shape[i];
     }
-    if ((uint64_t)count > (size - data) / (size_t)item || (size - data) != (size_t)count * (size_t)item)
+    if ((uint64_t)a->count > size / (size_t)a->item || size != (size_t)a->count * (size_t)a->item)
         return kd__fail(kd, KD_ERR_FORMAT,
                         "%s: \"%.200s\" should hold %lld numbers of %d bytes, but %lld bytes follow its header",
-                        where, path, (long long)count, item, (long long)(size - data));
-    out->values = KD__NEW(kd, float, (size_t)count + 1);
-    if (!out->values) return KD_ERR_MEMORY;
-    out->rank = h->rank;
-    memcpy(out->shape, h->shape, sizeof out->shape);
-    out->count = count;
-    kd__convert((const unsigned char *)bytes + data, kind, item, order == '>', count, out->values);
+                        where, path, (long long)a->count, a->item, (long long)size);
     return KD_OK;
 }
 
-KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out)
+/* From the bytes of a .npy file. */
+KD__PRIVATE kd_result kd__npy_open(kd_ctx *kd, const char *where, const char *path, const unsigned char *bytes,
+                                   size_t size, kd__npy *a)
 {
-    static const char where[] = "kd_npy_read";
-    kd__npy_header header;
-    size_t size, header_size, data;
-    char *bytes, *text;
+    size_t header_size, data;
     kd_result result;
-    if (!kd) return KD_ERR_ARGUMENT;
-    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
-    memset(out, 0, sizeof *out);
-    result = kd__read_file(kd, where, path, &bytes, &size);
-    if (result != KD_OK) return result;
-    if (size < 12 || memcmp(bytes, "\x93NUMPY", 6) != 0 || bytes[6] < 1 || bytes[6] > 3) {
-        result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" is no .npy file of version 1 to 3", where, path);
-    } else {
-        const int length_bytes = bytes[6] == 1 ? 2 : 4;
-        header_size = (size_t)kd__load_le((const unsigned char *)bytes + 8, length_bytes);
-        data = 8 + (size_t)length_bytes + header_size;
-        if (header_size > 10000 || data > size) {
-            result = kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" claims a header of %lld bytes", where, path,
-                              (long long)header_size);
-        } else {
-            text = KD__NEW(kd, char, header_size + 1);
-            if (text) memcpy(text, bytes + 8 + length_bytes, header_size);
-            if (!text)
-                result = KD_ERR_MEMORY;
-            else if (memchr(text, 0, header_size) || !kd__npy_parse(text, &header))
-                result = kd__fail(kd, KD_ERR_FORMAT, "%s: the header of \"%.300s\" is not understood", where, path);
-            else
-                result = kd__npy_numbers(kd, path, bytes, size, data, &header, out);
-            kd__free(kd, text);
-        }
-    }
-    kd__free(kd, bytes);
+    char *text;
+    int length_bytes;
+    if (size < 12 || memcmp(bytes, "\x93NUMPY", 6) != 0 || bytes[6] < 1 || bytes[6] > 3)
+        return kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" is no .npy file of version 1 to 3", where, path);
+    length_bytes = bytes[6] == 1 ? 2 : 4;
+    header_size = (size_t)kd__load_le(bytes + 8, length_bytes);
+    data = 8 + (size_t)length_bytes + header_size;
+    if (header_size > 10000 || data > size)
+        return kd__fail(kd, KD_ERR_FORMAT, "%s: \"%.300s\" claims a header of %lld bytes", where, path,
+                        (long long)header_size);
+    text = KD__NEW(kd, char, header_size + 1);
+    if (!text) return KD_ERR_MEMORY;
+    memcpy(text, bytes + 8 + length_bytes, header_size);
+    result = memchr(text, 0, header_size) || !kd__npy_parse(text, &a->header)
+                 ? kd__fail(kd, KD_ERR_FORMAT, "%s: the header of \"%.300s\" is not understood", where, path)
+                 : kd__npy_check(kd, where, path, size - data, a);
+    kd__free(kd, text);
+    a->numbers = bytes + data;
     return result;
+}
+
+/* The numbers of such bytes as floats. */
+KD__PRIVATE kd_result kd__npy_take(kd_ctx *kd, const char *where, const char *path, const unsigned char *bytes,
+                                   size_t size, kd_array *out)
+{
+    kd__npy a;
+    kd_result result = kd__npy_open(kd, where, path, bytes, size, &a);
+    if (result != KD_OK) return result;
+    out->values = KD__NEW(kd, float, (size_t)a.count + 1);
+    if (!out->values) return KD_ERR_MEMORY;
+    out->rank = a.header.rank;
+    memcpy(out->shape, a.header.shape, sizeof out->shape);
+    out->count = a.count;
+    kd__convert(a.numbers, a.kind, a.item, a.swapped, a.count, out->values);
+    return KD_OK;
 }
 
 KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, int rank, const int64_t *shape)
@@ -24381,6 +24394,365 @@ KD__PRIVATE void kd__st_save_header(kd__save *s, kd__st_writer *w)
     kd__store_le(length, w->length, 8);
     kd__save_bytes(s, length, sizeof length);
     kd__save_bytes(s, w->text, w->length);
+}
+
+/* ============================================================================================================
+   >>npz    .npz, NumPy's archives of arrays
+   uses: npy, safetensors
+   What np.savez writes: a zip of .npy files that are not compressed, with sizes and places of 64 bits where needed.
+   Only the directory at its end is believed, and all members together have no more bytes than the file.
+   ============================================================================================================ */
+
+typedef struct kd__zip {
+    kd_ctx *kd;
+    const char *where, *path;
+    const unsigned char *bytes;
+    size_t size, at, end; /* at, end: what is left of the directory */
+    size_t room;          /* bytes that the members left may have */
+} kd__zip;
+
+typedef struct kd__zip_member {
+    const char *name; /* not ended by a 0, and without .npy */
+    int name_length;
+    const unsigned char *bytes;
+    size_t size;
+} kd__zip_member;
+
+KD__PRIVATE kd_result KD__PRINTF(2, 3) kd__zip_fail(const kd__zip *z, const char *format, ...)
+{
+    char text[300];
+    va_list args;
+    va_start(args, format);
+    kd__print_list(text, sizeof text, format, args);
+    va_end(args);
+    return kd__fail(z->kd, KD_ERR_FORMAT, "%s: \"%.200s\" is no valid .npz file: %s", z->where, z->path, text);
+}
+
+KD__PRIVATE int kd__is_zip(const unsigned char *bytes, size_t size)
+{
+    return size >= 4 && (memcmp(bytes, "PK\3\4", 4) == 0 || memcmp(bytes, "PK\5\6", 4) == 0); /* or an empty one */
+}
+
+/* Finds the directory: what says where it is ends the file, but for a comment. */
+KD__PRIVATE kd_result kd__zip_open(kd__zip *z, kd_ctx *kd, const char *where, const char *path, const char *bytes,
+                                   size_t size)
+{
+    enum { LAST = 22, LAST_64 = 56, LOCATOR = 20 };
+    const unsigned char *b = (const unsigned char *)bytes;
+    uint64_t length, at, locator = 0;
+    size_t last, most;
+    memset(z, 0, sizeof *z);
+    z->kd = kd, z->where = where, z->path = path, z->bytes = b, z->size = z->room = size;
+    if (size < LAST) return kd__zip_fail(z, "it has only %llu bytes", (unsigned long long)size);
+    for (last = size - LAST, most = KD__MIN(last, 65535u); memcmp(b + last, "PK\5\6", 4) != 0; --last, --most) {
+        if (most == 0) return kd__zip_fail(z, "it has no directory at its end; is it cut off?");
+    }
+    length = kd__load_le(b + last + 12, 4);
+    at = kd__load_le(b + last + 16, 4);
+    if (length == 0xffffffffu || at == 0xffffffffu || kd__load_le(b + last + 10, 2) == 0xffff) {
+        if (last >= LOCATOR && memcmp(b + last - LOCATOR, "PK\6\7", 4) == 0)
+            locator = kd__load_le(b + last - LOCATOR + 8, 8);
+        if (locator == 0 || locator > last || last - locator < LAST_64 || memcmp(b + locator, "PK\6\6", 4) != 0)
+            return kd__zip_fail(z, "its directory of 64 bits is not where it should be");
+        length = kd__load_le(b + locator + 40, 8);
+        at = kd__load_le(b + locator + 48, 8);
+    }
+    if (at > last || length > last - at)
+        return kd__zip_fail(z, "its directory would be %llu bytes at %llu of %llu", (unsigned long long)length,
+                            (unsigned long long)at, (unsigned long long)size);
+    z->at = (size_t)at;
+    z->end = (size_t)(at + length);
+    return KD_OK;
+}
+
+KD__PRIVATE uint32_t kd__crc32(const unsigned char *bytes, size_t size)
+{
+    uint32_t table[256], crc = 0xffffffffu;
+    uint32_t i, j;
+    for (i = 0; i < 256; ++i) {
+        table[i] = i;
+        for (j = 0; j < 8; ++j) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320u : 0);
+    }
+    for (; size > 0; --size, ++bytes) crc = table[(crc ^ *bytes) & 255] ^ crc >> 8;
+    return ~crc;
+}
+
+/* Size, size as it is stored, and place: those that need 64 bits have them behind the name. 0 if they do not. */
+KD__PRIVATE int kd__zip_numbers(const unsigned char *entry, const unsigned char *extra, size_t length,
+                                uint64_t numbers[3])
+{
+    static const int places[3] = {24, 20, 42};
+    int i, wide = 0;
+    for (i = 0; i < 3; ++i) {
+        numbers[i] = kd__load_le(entry + places[i], 4);
+        wide += numbers[i] == 0xffffffffu;
+    }
+    while (wide && length >= 4) {
+        const size_t now = (size_t)kd__load_le(extra + 2, 2);
+        if (now > length - 4) return 0;
+        if (kd__load_le(extra, 2) == 1) {
+            if (now < 8 * (size_t)wide) return 0;
+            for (i = 0, extra += 4; i < 3; ++i) {
+                if (numbers[i] != 0xffffffffu) continue;
+                numbers[i] = kd__load_le(extra, 8);
+                extra += 8;
+            }
+            return 1;
+        }
+        extra += 4 + now, length -= 4 + now;
+    }
+    return !wide;
+}
+
+/* The name of a member, which all sentences about it have. */
+KD__PRIVATE kd_result kd__zip_name(const kd__zip *z, kd__zip_member *m)
+{
+    const char *c = m->name, *end = m->name + m->name_length;
+    while (c < end) {
+        const int length = kd__utf8_length(c, end);
+        if (!length || (unsigned char)*c < 0x20) return kd__zip_fail(z, "the name of a member is no UTF-8");
+        c += length;
+    }
+    if (m->name_length < 4 || memcmp(end - 4, ".npy", 4) != 0)
+        return kd__zip_fail(z, "its member \"%.*s\" is no array; what torch.save writes is no .npz",
+                            KD__MIN(m->name_length, 80), m->name);
+    m->name_length -= 4;
+    return KD_OK;
+}
+
+/* The next member: m->name NULL behind the last. */
+KD__PRIVATE kd_result kd__zip_next(kd__zip *z, kd__zip_member *m)
+{
+    enum { ENTRY = 46, LOCAL = 30 };
+    const unsigned char *e = z->bytes + z->at;
+    uint64_t numbers[3], data;
+    size_t name, extra, method, whole;
+    kd_result result;
+    memset(m, 0, sizeof *m);
+    if (z->at == z->end) return KD_OK;
+    if (z->end - z->at < ENTRY || memcmp(e, "PK\1\2", 4) != 0) return kd__zip_fail(z, "its directory is broken");
+    method = (size_t)kd__load_le(e + 10, 2);
+    name = (size_t)kd__load_le(e + 28, 2);
+    extra = (size_t)kd__load_le(e + 30, 2);
+    whole = ENTRY + name + extra + (size_t)kd__load_le(e + 32, 2);
+    if (whole > z->end - z->at) return kd__zip_fail(z, "its directory is broken");
+    m->name = (const char *)e + ENTRY;
+    m->name_length = (int)name;
+    result = kd__zip_name(z, m);
+    if (result != KD_OK) return result;
+    if (method == 8)
+        return kd__fail(z->kd, KD_ERR_UNSUPPORTED,
+                        "%s: \"%.120s\" is compressed, as by np.savez_compressed; np.savez does not compress: "
+                        "python3 -c \"import numpy; numpy.savez('stored.npz', **numpy.load('%.120s'))\"",
+                        z->where, z->path, z->path);
+    if (method != 0 || (e[8] & 1))
+        return kd__zip_fail(z, "its member \"%.*s\" is compressed or encrypted in a way that is not known",
+                            KD__MIN(m->name_length, 80), m->name);
+    if (!kd__zip_numbers(e, e + ENTRY + name, extra, numbers) || numbers[0] != numbers[1] || numbers[2] > z->size ||
+        z->size - numbers[2] < LOCAL || memcmp(z->bytes + numbers[2], "PK\3\4", 4) != 0)
+        return kd__zip_fail(z, "its member \"%.*s\" is not where its directory says", KD__MIN(m->name_length, 80),
+                            m->name);
+    data = numbers[2] + LOCAL + kd__load_le(z->bytes + numbers[2] + 26, 2) +
+           kd__load_le(z->bytes + numbers[2] + 28, 2);
+    if (data > z->size || numbers[0] > z->size - data || numbers[0] > z->room)
+        return kd__zip_fail(z, "its member \"%.*s\" should have %llu bytes, more than are there",
+                            KD__MIN(m->name_length, 80), m->name, (unsigned long long)numbers[0]);
+    m->bytes = z->bytes + (size_t)data;
+    m->size = (size_t)numbers[0];
+    z->room -= m->size;
+    z->at += whole;
+    if (kd__crc32(m->bytes, m->size) == kd__load_le(e + 16, 4)) return KD_OK;
+    return kd__zip_fail(z, "its member \"%.*s\" is damaged: its contents do not match its checksum",
+                        KD__MIN(m->name_length, 80), m->name);
+}
+
+/* "file.npz:name", as sentences about a member call it */
+typedef struct kd__npz_label {
+    char chars[320];
+} kd__npz_label;
+
+KD__PRIVATE kd__npz_label kd__npz_label_of(const kd__zip *z, const kd__zip_member *m)
+{
+    kd__npz_label label;
+    kd__print(label.chars, sizeof label.chars, "%.200s:%.*s", z->path, KD__MIN(m->name_length, 80), m->name);
+    return label;
+}
+
+/* ---- .npz: one array ------------------------------------------------------------------------------------- */
+
+/* What follows ".npz:" in a path, NULL where nothing does. */
+KD__PRIVATE const char *kd__npz_wanted(const char *path)
+{
+    const char *found = NULL, *c;
+    for (c = path ? strstr(path, ".npz:") : NULL; c; c = strstr(c + 1, ".npz:")) found = c + 5;
+    return found;
+}
+
+/* The array of that name, or the only one. */
+KD__PRIVATE kd_result kd__npz_take(kd__zip *z, const char *wanted, kd_array *out)
+{
+    kd__zip_member m, found;
+    kd__writer names;
+    char text[180] = "";
+    kd_result result;
+    int count = 0;
+    memset(&found, 0, sizeof found);
+    names.text = text, names.size = sizeof text - 4, names.length = 0;
+    for (result = kd__zip_next(z, &m); result == KD_OK && m.name; result = kd__zip_next(z, &m)) {
+        const int same =
+            wanted && strlen(wanted) == (size_t)m.name_length && memcmp(wanted, m.name, (size_t)m.name_length) == 0;
+        if (!found.name && (same || !wanted)) found = m;
+        kd__write(&names, "%s%.*s", count++ ? ", " : "", KD__MIN(m.name_length, 80), m.name);
+    }
+    if (result != KD_OK) return result;
+    if (names.length >= names.size) memcpy(text + names.size - 1, "...", 4);
+    if (!found.name && wanted && count)
+        return kd__fail(z->kd, KD_ERR_FORMAT, "%s: \"%.160s\" holds no array \"%.60s\", but %s", z->where, z->path,
+                        wanted, text);
+    if (!found.name) return kd__zip_fail(z, "it holds no array");
+    if (!wanted && count > 1)
+        return kd__fail(z->kd, KD_ERR_FORMAT,
+                        "%s: \"%.90s\" holds %d arrays: %s; one is chosen by its name, as in \"%.90s:%.*s\"",
+                        z->where, z->path, count, text, z->path, KD__MIN(found.name_length, 40), found.name);
+    return kd__npy_take(z->kd, z->where, kd__npz_label_of(z, &found).chars, found.bytes, found.size, out);
+}
+
+KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out)
+{
+    static const char where[] = "kd_npy_read";
+    const char *wanted = kd__npz_wanted(path);
+    char *bytes, *file = NULL;
+    kd__zip z;
+    size_t size;
+    kd_result result;
+    if (!kd) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(kd, KD_ERR_ARGUMENT, "%s: out must not be NULL", where);
+    memset(out, 0, sizeof *out);
+    if (wanted) {
+        const size_t length = (size_t)(wanted - path);
+        file = KD__NEW(kd, char, length);
+        if (!file) return KD_ERR_MEMORY;
+        memcpy(file, path, length - 1);
+        file[length - 1] = 0;
+        path = file;
+    }
+    result = kd__read_file(kd, where, path, &bytes, &size);
+    if (result == KD_OK && (wanted || kd__is_zip((const unsigned char *)bytes, size))) {
+        result = kd__zip_open(&z, kd, where, path, bytes, size);
+        if (result == KD_OK) result = kd__npz_take(&z, wanted, out);
+    } else if (result == KD_OK) {
+        result = kd__npy_take(kd, where, path, (const unsigned char *)bytes, size, out);
+    }
+    kd__free(kd, bytes);
+    kd__free(kd, file);
+    return result;
+}
+
+/* ---- .npz: weights --------------------------------------------------------------------------------------- */
+
+/* "F32", ... of an array's numbers */
+KD__PRIVATE const char *kd__npz_dtype(const kd__npy *a)
+{
+    static const char *const floats[] = {"F16", "F32", "F64"}, *const whole[] = {"I8", "I16", "I32", "I64"},
+                             *const counts[] = {"U8", "U16"};
+    const int log2 = a->item == 8 ? 3 : a->item == 4 ? 2 : a->item == 2;
+    return a->kind == KD__FLOAT ? floats[log2 - 1] : a->kind == KD__SIGNED ? whole[log2] : counts[log2];
+}
+
+/* All arrays in turn: with `to` NULL they are described, else their numbers are copied. */
+KD__PRIVATE kd_result kd__npz_tensors(kd__zip z, kd__st_writer *w, unsigned char *to)
+{
+    kd__zip_member m;
+    kd_result result;
+    for (result = kd__zip_next(&z, &m); result == KD_OK && m.name; result = kd__zip_next(&z, &m)) {
+        const kd__npz_label label = kd__npz_label_of(&z, &m);
+        kd__npy a;
+        size_t bytes, i;
+        result = kd__npy_open(z.kd, z.where, label.chars, m.bytes, m.size, &a);
+        if (result != KD_OK) return result;
+        bytes = (size_t)a.count * (size_t)a.item;
+        if (!to) {
+            char *name = KD__NEW(z.kd, char, m.name_length + 1);
+            if (!name) return KD_ERR_MEMORY;
+            memcpy(name, m.name, (size_t)m.name_length);
+            name[m.name_length] = 0;
+            kd__st_tensor_put(w, name, kd__npz_dtype(&a), a.header.rank, a.header.shape, bytes);
+            kd__free(z.kd, name);
+            continue;
+        }
+        for (i = 0; i < bytes; ++i) { /* the lowest first */
+            const size_t digit = i % (size_t)a.item;
+            to[i] = a.numbers[a.swapped ? i - digit + (size_t)a.item - 1 - digit : i];
+        }
+        to += bytes;
+    }
+    return result;
+}
+
+/* The same arrays as a safetensors file. To be freed. */
+KD__PRIVATE kd_result kd__npz_convert(const kd__zip *z, unsigned char **out, size_t *size)
+{
+    kd__st_writer w;
+    unsigned char *bytes = NULL;
+    kd_result result;
+    memset(&w, 0, sizeof w);
+    w.kd = z->kd;
+    kd__st_text(&w, "{\"__metadata__\":{}");
+    result = kd__npz_tensors(*z, &w, NULL);
+    kd__st_text(&w, "}");
+    if (result == KD_OK && w.failed) result = KD_ERR_MEMORY;
+    if (result == KD_OK) {
+        *size = kd__plus(kd__plus(8, w.length), (size_t)w.offset);
+        bytes = KD__NEW(z->kd, unsigned char, *size);
+        if (!bytes) result = KD_ERR_MEMORY;
+    }
+    if (result == KD_OK) {
+        kd__store_le(bytes, w.length, 8);
+        memcpy(bytes + 8, w.text, w.length);
+        result = kd__npz_tensors(*z, &w, bytes + 8 + w.length);
+    }
+    kd__free(z->kd, w.text);
+    if (result != KD_OK) {
+        kd__free(z->kd, bytes);
+        bytes = NULL;
+    }
+    *out = bytes;
+    return result;
+}
+
+KD__PRIVATE kd_result kd__npz_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path)
+{
+    unsigned char *converted = NULL;
+    char *bytes;
+    size_t size;
+    kd__zip z;
+    kd_result result = kd__read_file(kd, where, path, &bytes, &size);
+    if (result == KD_OK) result = kd__zip_open(&z, kd, where, path, bytes, size);
+    if (result == KD_OK) result = kd__npz_convert(&z, &converted, &size);
+    kd__free(kd, bytes);
+    if (result == KD_OK) result = kd__source_memory(&f->source, kd, where, converted, size);
+    if (result == KD_OK) {
+        f->source.path = path;
+        result = kd__st_read(f, 1);
+        kd__st_rewind(f);
+    }
+    kd__free(kd, converted);
+    if (result != KD_OK) kd__st_close(f);
+    return result;
+}
+
+/* Weights in either kind of file, by its contents. */
+KD__PRIVATE kd_result kd__weights_open(kd__st_file *f, kd_ctx *kd, const char *where, const char *path)
+{
+    unsigned char first[4] = {0};
+    kd__source s;
+    kd_result result = kd__source_open(&s, kd, where, path);
+    if (result == KD_OK && s.size >= sizeof first) result = kd__source_read(&s, first, sizeof first);
+    kd__source_close(&s);
+    memset(f, 0, sizeof *f);
+    f->kd = kd;
+    if (result != KD_OK) return result;
+    return kd__is_zip(first, sizeof first) ? kd__npz_open(f, kd, where, path) : kd__st_open(f, kd, where, path, 1);
 }
 
 /* ============================================================================================================
@@ -25464,7 +25836,7 @@ KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
 
 /* ============================================================================================================
    >>weights    weights of a file become a model's
-   uses: names
+   uses: npz, names
    ============================================================================================================ */
 
 /* Whether a tensor has the shape of a parameter, or of a part of it. */
@@ -26055,7 +26427,7 @@ KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path)
     if (!m) return KD_ERR_ARGUMENT;
     result = kd__refuse_away(m, "kd_model_load_weights");
     if (result != KD_OK) return result;
-    result = kd__st_open(&f, m->kd, "kd_model_load_weights", path, 1);
+    result = kd__weights_open(&f, m->kd, "kd_model_load_weights", path);
     if (result != KD_OK) return result;
     if (kd__st_value(&f, "kd.spec")) result = kd__model_read(&f, &copy); /* whether it is undamaged */
     kd_model_destroy(copy);

@@ -558,8 +558,9 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     # what a file is shows before any image is read
     refused 'is no safetensors file but of torch.save; write it with' "$work/missing" $out --teacher "$work/teacher.pt"
     refused "of a checkpoint its ['model'] or ['state_dict'], of a whole module its .state_dict(); kept logits are" "$work/missing" $out --teacher "$work/teacher.pt"
-    refused 'is no safetensors file but an .npz archive; write it with' "$work/missing" $out --teacher "$work/teacher.npz"
-    refused "is no .npy file but an .npz archive; write the array with python3 -c" "$work/missing" $out --teacher "$work/npz.npy"
+    refused "the teacher's logits: kd_npy_read: " "$work/missing" $out --teacher "$work/teacher.npz"
+    refused "npz.npy\" is no valid .npz file: it has no directory at its end; is it cut off?" "$work/missing" $out --teacher "$work/npz.npy"
+    refused 'there is no file' "$work/missing" $out --teacher "$work/none.npz:logits"
     refused 'is no valid ONNX file: it is cut off' "$work/missing" $out --teacher "$work/teacher.onnx"
     refused 'is no safetensors file but HDF5' "$work/missing" $out --teacher 'dense 10' --teacher-weights "$work/teacher.h5"
     refused 'is no .npy file but safetensors; write its logits' "$work/missing" $out --teacher "$work/short.npy" --teacher-test "$work/bare.safetensors"
@@ -776,6 +777,7 @@ npy_of "$work/good.npy" 3 $r0 $r0 $r0 $r0 $r0 $r0 $r1 $r1 $r1 $r1 $r1 $r1 $r2 $r
 npy_of "$work/natural.npy" 3 $r0 $r0 $r0 $r0 $r0 $r0 $r2 $r2 $r2 $r2 $r2 $r2 $r1 $r1 $r1 $r1 $r1 $r1
 npy_of "$work/swap.npy" 3 $r1 $r1 $r1 $r1 $r1 $r1 $r0 $r0 $r0 $r0 $r0 $r0 $r2 $r2 $r2 $r2 $r2 $r2
 npy_of "$work/shuffled.npy" 3 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2 $r0 $r1 $r2
+npy_of "$work/two_tests.npy" 3 $r0 $r0 $r1 $r1 $r2 $r2
 p0='\000\000\000\077\000\000\200\076\000\000\200\076' # 0.5, 0.25, 0.25, and their logarithms
 l0='\030\162\061\277\030\162\261\277\030\162\261\277'
 l1='\030\162\261\277\030\162\061\277\030\162\261\277'
@@ -809,6 +811,34 @@ printf '1\n2\n3\n' >"$work/columns.txt"
 kept_refused 'does not name the class "10"' "$work/natural.npy" --teacher-columns "$work/columns.txt"
 npy "$work/wide.npy" 18 6 "$r0$r0"
 kept_refused 'say which are theirs, in the order of the folders: --teacher-columns 3,17' "$work/wide.npy"
+# archives of arrays
+if command -v python3 >/dev/null; then
+    python3 - "$work" <<'END'
+import io, json, struct, sys, zipfile
+work = sys.argv[1] + "/"
+def archive(name, kind=zipfile.ZIP_STORED, **arrays):
+    with zipfile.ZipFile(work + name, "w", kind) as z:
+        for array, data in arrays.items():
+            z.writestr(array + ".npy", data)
+def read(name): return open(work + name, "rb").read()
+archive("one.npz", arr_0=read("good.npy"))
+archive("two.npz", train=read("good.npy"), test=read("two_tests.npy"))
+archive("packed.npz", zipfile.ZIP_DEFLATED, logits=read("good.npy"))
+END
+fi
+if [ -e "$work/one.npz" ]; then
+    check 'logits in an archive' kept "$work/one.npz" --out "$work/two"
+    check 'the same student of it' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+    check 'one of two arrays, and the other' kept "$work/two.npz:train" --teacher-test "$work/two.npz:test" --out "$work/two"
+    check 'the same student of that' cmp "$work/kept/student.safetensors" "$work/two/student.safetensors"
+    cp "$work/kept/order.txt" "$work/two.txt"
+    check 'beside a list' kept "$work/two.npz:train" --out "$work/two"
+    rm "$work/two.txt"
+    kept_refused 'holds 2 arrays: train, test; one is chosen by its name, as in "' "$work/two.npz"
+    kept_refused 'if they are weights, a model line goes with them: --teacher "SPEC" --teacher-weights' "$work/two.npz"
+    kept_refused 'holds no array "tests", but train, test' "$work/two.npz:tests"
+    kept_refused "is compressed, as by np.savez_compressed; np.savez does not compress: python3 -c" "$work/packed.npz"
+fi
 check 'logarithms of probabilities' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/logs.npy' $one_setting --epochs 1 \
     --seeds 1 --threads 1 --out '$work/two' >'$work/said'"
 check 'do as logits' grep -q 'holds logarithms of probabilities, which do as logits' "$work/said"
@@ -869,6 +899,29 @@ check 'which is read' grep -q 'five.safetensors is read, and' "$work/stderr"
 check 'five outputs, three of them classes' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '$work/five.safetensors' \
     --teacher-columns 4,0,2 --teacher-check '$work/five.npy' --teacher-unchecked $one_setting --epochs 1 --seeds 1 --threads 1 \
     --mean 0 --std 1 --out '$work/five' >'$work/said'"
+if command -v python3 >/dev/null; then # the same as arrays
+    python3 - "$work" <<'END'
+import json, struct, sys, zipfile
+work = sys.argv[1] + "/"
+data = open(work + "five.safetensors", "rb").read()
+length, = struct.unpack("<Q", data[:8])
+with zipfile.ZipFile(work + "five.npz", "w") as z, zipfile.ZipFile(work + "check.npz", "w") as check:
+    for name, t in json.loads(data[8:8 + length]).items():
+        if name == "__metadata__":
+            continue
+        head = ("{'descr': '<f4', 'fortran_order': False, 'shape': (%s)}\n" % "".join("%d," % n for n in t["shape"])).encode()
+        begin, end = (8 + length + i for i in t["data_offsets"])
+        z.writestr(name + ".npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + data[begin:end])
+    check.writestr("logits.npy", open(work + "five.npy", "rb").read())
+END
+    check 'weights in an archive' sh -c "'$distill' '$work/numbers' --student 'dense 3' --teacher '1x28x28: flatten, dense 5' \
+        --teacher-weights '$work/five.npz' --teacher-columns 4,0,2 --teacher-check '$work/check.npz' --teacher-unchecked $one_setting --epochs 1 \
+        --seeds 1 --threads 1 --mean 0 --std 1 --out '$work/five-npz' >'$work/said.npz'"
+    check 'are those of the network, too' grep -q '^6 of 6 choices are the same' "$work/said.npz"
+    check 'and teach the same' cmp "$work/five/student.safetensors" "$work/five-npz/student.safetensors"
+    refused 'has no tensor "1.weight"' "$work/numbers" --student 'dense 3' --teacher '1x28x28: flatten, dense 5' --teacher-weights "$work/check.npz" \
+        --teacher-columns 4,0,2 --out "$work/out"
+fi
 check 'are those of the network' grep -q '^The teacher.s logits are at most [0-9.e-]* from those of .*whose largest is' "$work/said"
 check 'in every choice' grep -q '^6 of 6 choices are the same' "$work/said"
 # a random network knows nothing, which is told first; that it is another one, where its labels fit

@@ -182,7 +182,8 @@ static int teacher_is_array(const session *s)
 {
     const char *name = s->o.teacher;
     const size_t length = strlen(name);
-    return s->rows_train.path || (length > 4 && strcmp(name + length - 4, ".npy") == 0);
+    return s->rows_train.path || strstr(name, ".npz:") ||
+           (length > 4 && (strcmp(name + length - 4, ".npy") == 0 || strcmp(name + length - 4, ".npz") == 0));
 }
 
 /* What a student with a teacher learns from where there are images without labels: these behind the others. */

@@ -188,7 +188,8 @@ static int complain_of_weights(const session *s, const char *who, const char *pa
             "%s: %s; or give its logits as --teacher: run it over the images in the order of --write-order "
             "and save its outputs as .npy",
             who, kd_error(s->kd));
-    if (found != FILE_SAFETENSORS && found != FILE_UNKNOWN) return complain_of_kind(who, path, 1);
+    if (found != FILE_SAFETENSORS && found != FILE_UNKNOWN && found != FILE_NPZ)
+        return complain_of_kind(who, path, 1);
     if (strstr(kd_error(s->kd), "no model line"))
         return complain("%s: %s holds weights but no model line; give both: --teacher \"SPEC\" --teacher-weights "
                         "%s (kept logits "
@@ -209,6 +210,7 @@ static int check_weights(session *s)
 {
     const char *path = s->o.teacher_weights;
     kd_model *whole;
+    if (kind_of_file(path) == FILE_NPZ) return 1; /* in which there is nothing but weights */
     if (load_known(s, path, &whole) == KD_OK) {
         kd_model_destroy(whole);
         return complain("%s has a model line of its own, and knows its classes and images; give it as --teacher",
@@ -222,8 +224,10 @@ static int teacher_is_file(const session *s)
 {
     static const char *const ends[] = {".npy",  ".npz", ".safetensors", ".pt", ".pth",
                                        ".onnx", ".h5",  ".keras",       ".bin"};
+    char room[MAX_PATH];
+    const char *file = file_of(s->o.teacher, room, sizeof room);
     int i;
-    for (i = 0; i < KD__COUNT(ends) && !ends_with(s->o.teacher, ends[i]); ++i) {}
+    for (i = 0; i < KD__COUNT(ends) && !ends_with(file, ends[i]); ++i) {}
     return *s->o.teacher && (i < KD__COUNT(ends) || kind_of_file(s->o.teacher) != FILE_NONE);
 }
 
@@ -237,8 +241,7 @@ static int load_more_teachers(session *s)
         return complain("--teachers trains several of one model line; --teacher is given %d times", given->count);
     for (i = 0; i < given->count; ++i) {
         const char *path = given->values[i];
-        const file_kind type = kind_of_file(path);
-        if (type == FILE_NONE || type == FILE_NPY)
+        if (kind_of_file(path) == FILE_NONE || is_array_file(path))
             return complain("several teachers are files of trained models, .safetensors or .onnx, but --teacher is "
                             "\"%s\"",
                             path);
@@ -259,7 +262,7 @@ static int inspect_teacher(session *s)
         s->o.teacher_weights = "";
     }
     is_file = teacher_is_file(s);
-    is_rows = is_file && kind_of_file(o->teacher) == FILE_NPY;
+    is_rows = is_file && is_array_file(o->teacher);
     if (*o->teacher_weights && (!*o->teacher || is_file))
         return complain("--teacher-weights goes with a model line as --teacher");
     if (*o->teacher_test && !is_rows && !(is_file && ends_with(o->teacher, ".npy")))

@@ -36,14 +36,16 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
 #define OPTIONS(X)                                                                                                 \
     X("teacher", "SPEC|FILE", OPTION_TEXTS, teachers_given, 0, 0, "",                                              \
       "what to train as teacher, as a model line or by name (above); or a .safetensors file of a trained one, or " \
-      "an .onnx file (PyTorch's torch.onnx.export: MLPs, VGG, ResNet, MobileNetV2); or a .npy "                    \
-      "file with "                                                                                                 \
-      "its logits, shape (images, classes), for the training images in the order that --write-order writes; all "  \
+      "an .onnx file (PyTorch's torch.onnx.export: MLPs, VGG, ResNet, MobileNetV2); or a .npy or .npz file with "  \
+      "its logits (all.npz:train where it has several arrays), shape (images, classes), for the training images "  \
+      "in the order that --write-order writes; all "                                                               \
       "of the folder where test images are taken out of it; or in any order, beside a .txt of the same name with " \
       "the image of each row, one a line. Several files of trained ones, each with a --teacher of its own, teach " \
       "together: the average of what they say")                                                                    \
     X("teacher-weights", "FILE", OPTION_TEXT, teacher_weights, 0, 0, "",                                           \
-      "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's")         \
+      "weights for the model line of --teacher from a .safetensors file that has none, such as PyTorch's, or "     \
+      "from "                                                                                                      \
+      "an .npz of numpy.savez")                                                                                    \
     X("mean", "M[,M...]", OPTION_LIST, mean, -1e6, 1e6, "",                                                        \
       "mean of each channel, subtracted from pixels of 0 to 1")                                                    \
     X("std", "D[,D...]", OPTION_LIST, std, 1e-6, 1e6, "",                                                          \
@@ -51,14 +53,15 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "from elsewhere was trained with; if neither is given, as a .safetensors teacher says, or those of the "     \
       "training images")                                                                                           \
     X("teacher-test", "FILE", OPTION_TEXT, teacher_test, 0, 0, "",                                                 \
-      "with a .npy teacher: its logits for the test images, to compare with")                                      \
+      "with a .npy or .npz teacher: its logits for the test images, to compare with")                              \
     X("teacher-names", "FILE", OPTION_TEXT, teacher_names, 0, 0, "",                                               \
       "with a .npy teacher: the images of its rows, one a line, as paths below IMAGES or that end so")             \
     X("teacher-columns", "N,...|FILE", OPTION_TEXT, teacher_columns, 0, 0, "",                                     \
       "which of the teacher's outputs are the classes, in the order of the folders, from 0; or a file with the "   \
       "class of every output, one a line")                                                                         \
     X("teacher-check", "FILE", OPTION_TEXT, teacher_check, 0, 0, "",                                               \
-      "a .npy file with the logits that the teacher's own program gave for the test images: they are compared")    \
+      "a .npy or .npz file with the logits that the teacher's own program gave for the test images: they are "     \
+      "compared")                                                                                                  \
     X("teacher-unchecked", "", OPTION_FLAG, teacher_unchecked, 0, 1, "",                                           \
       "go on with a teacher that knows no more than chance, or whose rows or columns look like others")            \
     X("write-order", "", OPTION_FLAG, write_order, 0, 1, "",                                                       \

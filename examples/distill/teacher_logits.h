@@ -25,13 +25,24 @@ static file_kind kind_of_zip(const unsigned char *first, size_t size)
     return strstr(name, ".npy") ? FILE_NPZ : FILE_TORCH;
 }
 
+/* The file of a path that may name an array in it, as in "logits.npz:train". */
+static const char *file_of(const char *path, char *file, size_t room)
+{
+    const char *array = strstr(path, ".npz:");
+    if (!array) return path;
+    snprintf(file, room, "%.*s", (int)(array - path) + 4, path);
+    return file;
+}
+
 /* By its contents: names say little. */
 static file_kind kind_of_file(const char *path)
 {
     unsigned char first[96] = {0};
+    char file[MAX_PATH];
     struct stat info;
     FILE *f;
     size_t size;
+    path = file_of(path, file, sizeof file);
     if (stat(path, &info) != 0 || !S_ISREG(info.st_mode)) return FILE_NONE;
     f = fopen(path, "rb");
     size = f ? fread(first, 1, sizeof first, f) : 0;
@@ -56,7 +67,7 @@ typedef struct advice {
 static const advice advices[] = {
     {FILE_NPY,
      "one array",
-     {"", "weights are read from .safetensors files; as kept logits, give "},
+     {"", "weights are read from .safetensors and .npz files; as kept logits, give "},
      {"", " as --teacher itself"}},
     {FILE_SAFETENSORS,
      "safetensors",
@@ -72,13 +83,6 @@ static const advice advices[] = {
      {"', map_location='cpu').float().numpy())\"",
       "', map_location='cpu'), 'teacher.safetensors')\"; of a checkpoint its ['model'] or ['state_dict'], of a "
       "whole module its .state_dict(); kept logits are read from .npy files, as numpy.save writes them"}},
-    {FILE_NPZ,
-     "an .npz archive",
-     {"write the array with python3 -c \"import numpy; z = numpy.load('",
-      "write it with python3 -c \"import numpy; from safetensors.numpy import save_file; "
-      "save_file(dict(numpy.load('"},
-     {"'); numpy.save('logits.npy', z[z.files[0]])\"",
-      "')), 'teacher.safetensors')\"; kept logits are read from .npy files, as numpy.save writes them"}},
     {FILE_ONNX,
      "an ONNX model",
      {"run it over the images in the order of --write-order (onnxruntime.InferenceSession('", "give "},
@@ -185,10 +189,11 @@ static int rows_read_names(kept_rows *k, const char *names)
 {
     char beside[MAX_PATH];
     struct stat info;
-    const char *dot = strrchr(k->path, '.');
+    char room[MAX_PATH];
+    const char *file = file_of(k->path, room, sizeof room), *dot = strrchr(file, '.');
     int count;
-    snprintf(beside, sizeof beside, "%.*s.txt", (int)(dot ? dot - k->path : (int)strlen(k->path)), k->path);
-    if (!*names && (strlen(k->path) > MAX_PATH - 8 || stat(beside, &info) != 0)) return 1;
+    snprintf(beside, sizeof beside, "%.*s.txt", dot ? (int)(dot - file) : (int)strlen(file), file);
+    if (!*names && (strlen(file) > MAX_PATH - 8 || stat(beside, &info) != 0)) return 1;
     if (!*names) names = beside;
     k->names = read_lines("the names of the rows", names, &count);
     if (!k->names) return 0;
@@ -197,12 +202,24 @@ static int rows_read_names(kept_rows *k, const char *names)
                     k->path, k->rows);
 }
 
-/* A .npy file of two dimensions with finite numbers, and whose its rows are. */
+/* A file of arrays, .npy or .npz. */
+static int is_array_file(const char *path)
+{
+    const file_kind found = kind_of_file(path);
+    return found == FILE_NPY || found == FILE_NPZ;
+}
+
+/* A .npy file, or an array of an .npz, of two dimensions with finite numbers, and whose its rows are. */
 static int rows_load(session *s, const char *who, const char *path, const char *names, kept_rows *k)
 {
     int64_t finite = 0;
-    if (kind_of_file(path) != FILE_NPY) return complain_of_kind(who, path, 0);
-    if (kd_npy_read(s->kd, path, &k->array) != KD_OK) return kd_complain(s, who);
+    if (!is_array_file(path)) return complain_of_kind(who, path, 0);
+    if (kd_npy_read(s->kd, path, &k->array) != KD_OK)
+        return complain(
+            "%s: %s%s", who, kd_error(s->kd),
+            strstr(kd_error(s->kd), "one is chosen by its name")
+                ? "; if they are weights, a model line goes with them: --teacher \"SPEC\" --teacher-weights"
+                : "");
     k->path = path;
     if (k->array.rank != 2 || k->array.shape[0] > INT32_MAX || k->array.shape[1] > INT32_MAX)
         return complain("%s must have two dimensions, (images, classes), but it has %lld", path,

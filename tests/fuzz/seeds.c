@@ -4,6 +4,7 @@
 #include "../../kd.h"
 #include "training.h"
 #include "../golden/exported.h"
+#include "../golden/npz.h"
 
 static const char *folder;
 static kd_ctx *kd;
@@ -172,6 +173,14 @@ static void npy_seeds(void)
     npy_seed("b1.npy", 1, "{'descr': '|b1', 'fortran_order': False, 'shape': (), }\n", 1);
     npy_seed("u2.npy", 1, "{'descr': '=u2', 'fortran_order': False, 'shape': (0, 4, 1, 1, 1, 1, 1, 9), }\n", 0);
     npy_seed("huge.npy", 1, "{'descr': '<i4', 'fortran_order': False, 'shape': (4294967296, 4294967297), }\n", 4);
+    put("npy", "one.npz", npz_one, sizeof npz_one);
+    put("npy", "streamed.npz", npz_streamed, sizeof npz_streamed);
+    put("npy", "several.npz", npz_several, sizeof npz_several);
+    put("npy", "none.npz", npz_none, sizeof npz_none);
+    put("npy", "compressed.npz", npz_compressed, sizeof npz_compressed);
+    put("npy", "torch.npz", npz_torch, sizeof npz_torch);
+    put("model", "weights.npz", npz_weights, sizeof npz_weights);
+    put("model", "columns.npz", npz_columns, sizeof npz_columns);
 }
 
 /* ---- IDX: what tests/fuzz/idx.c takes as one input ------------------------------------------------------- */
