@@ -1883,7 +1883,7 @@ typedef struct kd_array {
 } kd_array;
 /* NumPy's .npy, versions 1 to 3, C order, types f2 f4 f8 i1 i2 i4 i8 u1 u2 b1, either byte order; or the only array
    in an .npz of np.savez, or that of a name, as in "file.npz:name". What np.savez_compressed writes is
-   KD_ERR_UNSUPPORTED. */
+   KD_ERR_FORMAT. */
 KDDEF kd_result kd_npy_read(kd_ctx *kd, const char *path, kd_array *out);
 /* Version 1.0, '<f4', C order. */
 KDDEF kd_result kd_npy_write(kd_ctx *kd, const char *path, const float *values, int rank, const int64_t *shape);
@@ -24541,7 +24541,7 @@ KD__PRIVATE kd_result kd__zip_next(kd__zip *z, kd__zip_member *m)
     result = kd__zip_name(z, m);
     if (result != KD_OK) return result;
     if (method == 8)
-        return kd__fail(z->kd, KD_ERR_UNSUPPORTED,
+        return kd__fail(z->kd, KD_ERR_FORMAT,
                         "%s: \"%.120s\" is compressed, as by np.savez_compressed; np.savez does not compress: "
                         "python3 -c \"import numpy; numpy.savez('stored.npz', **numpy.load('%.120s'))\"",
                         z->where, z->path, z->path);

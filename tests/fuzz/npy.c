@@ -1,4 +1,5 @@
-/* .npy files, and .npz archives of them. What is read has the numbers that its shape says, and comes back the same from a file of our own. */
+/* .npy files, and .npz archives of them. What is read has the numbers that its shape says, and comes back the same
+   from a file of our own. */
 #include "fuzz.h"
 
 static void use(kd_ctx *kd, const kd_array *a)
