@@ -79,11 +79,11 @@ ERRORS
 DETERMINISM
    Training is a function of (data, options, seed, instruction set): the same bits for any number of
    threads, on any machine. AVX2, AVX-512 and NEON give the same bits as each other (NEON of 32 bits, used where
-   compiled for, as by -mfpu=neon-vfpv4, takes numbers below 1.2e-38 for 0);
-   the portable kernels, which have no fused multiply - add, give bits of their own; built for WebAssembly with -msimd128 they are vectors (clang 13 and
-   later) and give the same bits. Reductions have a fixed shape and random numbers are a function of (seed,
-   purpose, epoch, sample), never of a thread. The compiler must compute float as float (FLT_EVAL_METHOD 0; on
-   32-bit x86 that takes -msse2 -mfpmath=sse).
+   compiled for, as by -mfpu=neon-vfpv4, takes numbers below 1.2e-38 for 0); the portable kernels, which
+   have no fused multiply-add, give bits of their own; built for WebAssembly with -msimd128 they are vectors
+   (clang 13 and later) and give the same bits. Reductions have a fixed shape and random numbers are a function
+   of (seed, purpose, epoch, sample), never of a thread. The compiler must compute float as float
+   (FLT_EVAL_METHOD 0; on 32-bit x86 that takes -msse2 -mfpmath=sse).
 
 LOSS CONVENTION
    Means over rows, sums over classes, and the factor T^2 on terms softened by a temperature T, so that
