@@ -14566,6 +14566,7 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     result = kd__plan_quant(r);
     if (result != KD_OK) return result;
     if (!kd__plan_steps(r)) return KD_ERR_MEMORY;
+    for (i = 0; i < m->node_count; ++i) r->plan[i].block = r->block; /* int8 models run floats without steps */
     kd__plan_blocks(p, r->forward, r->forward_steps, 0);
     if (r->has_backward) kd__plan_blocks(p, r->backward, r->backward_steps, 1);
     for (i = 0; i < m->value_count; ++i) {
