@@ -94,7 +94,8 @@ static const char first_program[] =
     "#define KD_NO_TRAIN\n#define KD_IMPLEMENTATION\n#include \"kd.h\"\n#include <sys/resource.h>\n"
     "static float x[784], y[10];\n"
     "int main(int argc, char **argv)\n{\n    kd_ctx *kd;\n    kd_model *m;\n    struct rusage used;\n"
-    "    if (argc > 1 && (kd_open(NULL, &kd) || kd_model_load(kd, argv[1], &m) || kd_predict(m, x, 1, y))) return 1;\n"
+    "    if (argc > 1 && (kd_open(NULL, &kd) || kd_model_load(kd, argv[1], &m) || kd_predict(m, x, 1, y))) return "
+    "1;\n"
     "    if (argc > 2 && !getrusage(RUSAGE_SELF, &used)) printf(\"%g\\n\", (double)used.ru_maxrss / 1024);\n"
     "    return 0;\n}\n";
 static const char empty_program[] = "int main(void) { return 0; }\n";
