@@ -234,14 +234,14 @@ KD__PRIVATE void check_power_cut(file_fn save, void *subject)
 }
 
 /* The first lines of a log. */
-KD__PRIVATE char log_lines[4][256];
-KD__PRIVATE int log_count;
+KD__PRIVATE char kept_lines[4][256];
+KD__PRIVATE int kept_count;
 
 KD__PRIVATE void log_keep(void *user, const char *line)
 {
     (void)user;
-    if (log_count < 4) snprintf(log_lines[log_count], sizeof log_lines[0], "%s", line);
-    ++log_count;
+    if (kept_count < 4) snprintf(kept_lines[kept_count], sizeof kept_lines[0], "%s", line);
+    ++kept_count;
 }
 
 #endif

@@ -1349,16 +1349,16 @@ static void test_torch_values(void **state)
         for (j = 0; j < MOST_CHANGES && cases[i].changes[j][0]; ++j)
             torch_change(t, cases[i].changes[j][0], cases[i].changes[j][1]);
         torch_put(torch_small(t), small_values);
-        log_count = 0;
+        kept_count = 0;
         assert_ok(kd, kd_model_load_weights(m, "f"));
-        assert_int_equal(log_count, 1);
+        assert_int_equal(kept_count, 1);
         assert_int_equal(m->batches_seen, 5);
         assert_ok(kd, kd_predict(m, small_inputs, 2, logits));
         for (c = 0; c < 6; ++c) assert_float_equal(logits[c], small_logits[c], 1e-5);
         kd_model_destroy(m);
         free(t);
     }
-    assert_string_equal(log_lines[0], "kd_model_load_weights: the layers of \"f\" are taken in the order of their "
+    assert_string_equal(kept_lines[0], "kd_model_load_weights: the layers of \"f\" are taken in the order of their "
                                       "names, from \"conv1.0.weight\" to \"fc.weight\"");
     kd->desc.log = NULL;
 }
@@ -1381,12 +1381,12 @@ static void test_torch_prefix(void **state)
         torch_add(t, "7", "weight", 2, shape);
         torch_add(t, "7", "bias", 1, shape);
         torch_put(t, values);
-        log_count = 0;
+        kept_count = 0;
         assert_ok(kd, kd_model_load_weights(m, "f"));
-        assert_int_equal(log_count, i < 3);
+        assert_int_equal(kept_count, i < 3);
         snprintf(wanted, sizeof wanted,
                  "kd_model_load_weights: all names of \"f\" begin with \"%s\", which is left out", t->prefix);
-        if (i < 3) assert_string_equal(log_lines[0], wanted);
+        if (i < 3) assert_string_equal(kept_lines[0], wanted);
         assert_ok(kd, kd_model_get_tensor(m, i < 3 ? "7.weight" : "module.7.weight", got, 2));
         assert_true(got[0] == 1 && got[1] == 2);
         kd_model_destroy(m);
