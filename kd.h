@@ -929,7 +929,8 @@ KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd
    tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT, or
    from three, as in Hugging Face's, which become one. Of Hugging Face's BERT and DistilBERT the inputs may be ids,
    an attention mask and segments: ids behind the last other than 0 are padding, and the segment is 0. What is
-   computed of the mask is tried with a few, and must hide padding from attention, and nothing else.
+   computed of the mask is tried with a few, and must hide padding from attention, and nothing else; of a file
+   without a mask, or that makes no use of it, a line of the log says that shorter texts have other logits here.
    Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
    becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
    the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
@@ -28467,6 +28468,7 @@ typedef struct kd__onnx_view {
     int first;
     double scale;
     int causal; /* of scores: later keys are masked */
+    int hidden; /* of scores: padding is, by the attention mask */
     int scores; /* 1: this is a view of queries, and what is shown are they times keys; 2: the softmax of that;
                    3: whether that is no number */
     int keys;   /* of scores: the unit of the keys, if it is another; else 0 */
@@ -28541,6 +28543,8 @@ typedef struct kd__onnx_reader {
     int64_t tensor_numbers; /* in all of them */
     int tensor_count, tensor_capacity;
     int ids; /* the input is a text */
+    int padding_hidden,
+        padding_seen; /* of a text: some attention's keys are masked where there is none, some not */
     int array_count, array_capacity, op_count, op_capacity, entry_count, entry_capacity, name_count, name_capacity;
     int number_count, number_capacity, form_count, form_capacity, feed_count, feed_capacity, unit_count,
         unit_capacity;
@@ -29301,7 +29305,7 @@ KD__PRIVATE int kd__onnx_join(kd__onnx_reader *r, int unit)
    sees whether it hides what is no token, and nothing else.
    ============================================================================================================ */
 
-enum { KD__ONNX_NUMBERS = 1 << 26 /* in all tensors together */ };
+#define KD__ONNX_NUMBERS (1 << 26) /* in all tensors together */
 
 /* How many tokens mask k leaves of all. */
 KD__PRIVATE int kd__onnx_masked_length(int k, int tokens)
@@ -29842,6 +29846,12 @@ KD__PRIVATE kd_result kd__onnx_take_text(kd__onnx_reader *r)
         if (r->entries[j].kind != KD__IS_IDS || j == r->input) continue;
         is_mask = kd__onnx_rows_of(r, j) == 0;
         if (is_mask && masked++) return kd__onnx_broken(r, "it has more than one input that could be the mask");
+        if (kd__onnx_rows_of(r, j) > 2)
+            return kd__fail(
+                r->kd, KD_ERR_UNSUPPORTED,
+                "%s: the input \"%.*s\" of \"%.200s\" is looked up in a table of %lld rows: beside the ids "
+                "there may be a mask, and segments, of two rows at most; export it without",
+                r->where, KD__PB_TEXT(r->entries[j].name), r->path, (long long)kd__onnx_rows_of(r, j));
         made = kd__onnx_new_tensor(r, NULL, 2, shape, is_mask ? (int)KD__ONNX_MASKS : 1);
         if (made < 0) return r->fault;
         for (k = 0; k < r->tensors[made].masks; ++k) {
@@ -30549,6 +30559,9 @@ KD__PRIVATE kd_result kd__onnx_soften(kd__onnx_reader *r, const kd__onnx_op *op,
     if (!(fabs(v.scale * sqrt((double)size) - 1) <= 1e-4))
         return kd__onnx_refuse(r, op, "attention whose scores are multiplied by %s and not by 1 / sqrt(%d)",
                                kd__number(v.scale, 6).chars, size);
+    *(v.hidden ? &r->padding_hidden : &r->padding_seen) = 1;
+    if (r->ids && r->padding_hidden && r->padding_seen)
+        return kd__onnx_refuse(r, op, "the attention mask must hide padding in all layers or in none");
     v.scale = 1;
     v.scores = 2;
     return kd__onnx_give_view(r, op, 0, v);
@@ -30612,17 +30625,19 @@ KD__PRIVATE int kd__onnx_masked_by(kd__onnx_reader *r, const kd__onnx_op *op, in
     const kd__onnx_values *t;
     kd__onnx_view v;
     int64_t outer = 1;
-    int i, j, k, causal = 1, nothing = 1, rows;
+    int i, j, k, causal = 1, nothing = 1, rows, alike;
     if (op->type.at[0] != 'A' || !mask || mask->kind != KD__IS_TENSOR || !tokens || r->views[e->index].scores != 1)
         return 0;
     t = &r->tensors[mask->index];
     rows = t->rank > 1 ? (int)KD__MIN(t->shape[t->rank - 2], (int64_t)INT_MAX) : 1;
     for (i = 0; i + 2 < t->rank; ++i) outer *= t->shape[i];
     if (t->rank < 1 || t->shape[t->rank - 1] != tokens || (rows != 1 && rows != tokens)) return 0;
-    for (k = 0; k < t->masks * (int)outer; ++k) {
+    for (k = 0; k < t->masks * (int)outer && (causal || nothing); ++k) {
         const int real = t->masks == 1 ? tokens : kd__onnx_masked_length(k / (int)outer, tokens);
         const float *x = t->x + (ptrdiff_t)k * rows * tokens;
-        for (i = 0; i < real; ++i) {
+        alike = rows == 1 && tokens > 1; /* then no later key is hidden from the first alone */
+        if (alike) causal = 0;
+        for (i = 0; i < (alike ? 1 : real); ++i) {
             for (j = 0; j < tokens; ++j) {
                 const float y = x[(rows == 1 ? 0 : i) * tokens + j];
                 const int hidden = y <= -1e4f;
@@ -30634,6 +30649,7 @@ KD__PRIVATE int kd__onnx_masked_by(kd__onnx_reader *r, const kd__onnx_op *op, in
     if (!causal && !nothing) return 0;
     v = r->views[e->index];
     v.causal |= !nothing;
+    v.hidden |= t->masks > 1;
     *result = kd__onnx_give_view(r, op, 0, v);
     return 1;
 }
@@ -32472,6 +32488,11 @@ KD__PRIVATE kd_result kd__onnx_foreign(kd__onnx_reader *r, kd_model **out)
     if (result == KD_OK) result = kd__model_plan(r->kd, r->line.text, &m);
     if (result == KD_OK) result = kd__onnx_load_layers(r, m);
     if (result == KD_OK && kd__model_read_pairs(&r->meta, m) == KD_ERR_MEMORY) result = KD_ERR_MEMORY;
+    if (result == KD_OK && r->ids && r->padding_seen)
+        kd__log(r->kd,
+                "%s: attention of \"%.200s\" sees what only fills a text up; here ids behind the last other than 0 "
+                "are hidden from it, so that shorter texts have other logits",
+                r->where, r->path);
     if (result == KD_OK && !r->ids) result = kd__onnx_preprocessing(r, m);
     if (result == KD_OK)
         *out = m;

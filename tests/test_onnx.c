@@ -824,6 +824,15 @@ static void refused_text(const char *text)
     assert_null(m);
 }
 
+/* The last line of the log. */
+static char said[400];
+
+static void keep_said(void *user, const char *line)
+{
+    (void)user;
+    snprintf(said, sizeof said, "%s", line);
+}
+
 static void test_text_masks(void **state)
 {
     static const char *const ways[] = {
@@ -867,6 +876,12 @@ static void test_text_masks(void **state)
     op("Unsqueeze keys2,start>keys3"), op("LessOrEqual keys3,queries>w2"), op("And w1,w2>w3");
     op("Where w3,zero,low>g");
     reads_text("tokens 6: embed 9 2, relu, attention 1 causal=1, token 0");
+    said[0] = 0;
+    text_with("Identity b>c"); /* nothing is hidden: that is said */
+    kd->desc.log = keep_said;
+    reads_text(text_line);
+    kd->desc.log = NULL;
+    assert_non_null(strstr(said, "sees what only fills a text up"));
     for (i = 0; i < 4; ++i) { /* hides what it should not, or not what it should */
         text_with("Add b,g>c");
         real("zero", 0), real("low", -3e38f), real("little", -5), op_int("Cast mask>w", "to", KD__ONNX_BOOL);
@@ -955,6 +970,9 @@ static void test_texts_refused(void **state)
     text_edge("ids", 6), text_edge("mask", 6), text_edge("mask2", 6);
     tensor("table", 9, 2, 0, 0), op("Gather table,ids>e"), op("Relu e>y");
     refused_text("it has more than one input that could be the mask");
+    text_edge("ids", 6), text_edge("places", 6), tensor("table", 9, 2, 0, 0), tensor("rows", 6, 2, 0, 0);
+    op("Gather table,ids>e"), op("Gather rows,places>p"), op("Add e,p>y");
+    refused_text("the input \"places\" of \"m\" is looked up in a table of 6 rows");
     text_edge("ids", 6), text_edge("mask", 7), tensor("table", 9, 2, 0, 0), op("Gather table,ids>y");
     refused_text("it has several inputs, \"mask\" among them; one can be read");
     text_edge("ids", 6), tensor("table", 9, 2, 0, 0), op("Gather table,ids>e");
