@@ -24582,12 +24582,12 @@ KD__PRIVATE kd__npz_label kd__npz_label_of(const kd__zip *z, const kd__zip_membe
 
 /* ---- .npz: one array ------------------------------------------------------------------------------------- */
 
-/* What follows ".npz:" in a path, NULL where nothing does. */
+/* What follows the last ".npz:" in a path, NULL where nothing does, or the folder goes on. */
 KD__PRIVATE const char *kd__npz_wanted(const char *path)
 {
     const char *found = NULL, *c;
     for (c = path ? strstr(path, ".npz:") : NULL; c; c = strstr(c + 1, ".npz:")) found = c + 5;
-    return found;
+    return found && !strchr(found, '/') && !strchr(found, '\\') ? found : NULL;
 }
 
 /* The array of that name, or the only one. */

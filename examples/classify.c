@@ -20,7 +20,7 @@ enum { SHOWN = 3 };
 static int find_framing(const kd_model *m, const char *path, const char *resize, int exif, images_framing *f)
 {
     const char *known = kd_model_framing(m);
-    int c, h, w;
+    int c, h, w, upright;
     kd_model_input(m, &c, &h, &w);
     if (!images_framing_parse(known, f)) {
         fprintf(stderr,
@@ -30,6 +30,7 @@ static int find_framing(const kd_model *m, const char *path, const char *resize,
         return 0;
     }
     if (!*known && h != w) f->way = IMAGES_STRETCH;
+    upright = f->upright || exif; /* --resize says nothing of that */
     if (resize && (!images_framing_parse(resize, f) || f->upright)) {
         fprintf(stderr,
                 "classify: --resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got "
@@ -37,7 +38,7 @@ static int find_framing(const kd_model *m, const char *path, const char *resize,
                 resize);
         return 0;
     }
-    f->upright |= exif;
+    f->upright = upright;
     return 1;
 }
 

@@ -991,8 +991,8 @@ static const char *images_too_long(int w, int h, int width, int height, const im
 /* The same for the images of a set. */
 static const char *images_misfit(int w, int h, const images *s)
 {
-    if (w == s->width && h == s->height && s->width != s->height) return NULL;
-    if (s->width != s->height) return "has a size of its own; say which to bring all to (--size 32)";
+    if (s->width != s->height && (w != s->width || h != s->height))
+        return "has a size of its own; say which to bring all to (--size 32)";
     return images_too_long(w, h, s->width, s->height, &s->framing);
 }
 

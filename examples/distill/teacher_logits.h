@@ -28,9 +28,9 @@ static file_kind kind_of_zip(const unsigned char *first, size_t size)
 /* The file of a path that may name an array in it, as in "logits.npz:train". */
 static const char *file_of(const char *path, char *file, size_t room)
 {
-    const char *array = strstr(path, ".npz:");
+    const char *array = kd__npz_wanted(path);
     if (!array) return path;
-    snprintf(file, room, "%.*s", (int)(array - path) + 4, path);
+    snprintf(file, room, "%.*s", (int)(array - path) - 1, path);
     return file;
 }
 
