@@ -25781,8 +25781,9 @@ KD__PRIVATE int kd__st_rename(kd__st_file *f, const kd_model *m)
     fit = to && kd__st_names_fit(f, m);
     for (i = 0; i < f->entry_count && !fit; ++i) f->entries[i].name = (char *)(uintptr_t)f->entries[i].given;
     if (fit) {
+        for (i = 0; i < f->entry_count - 1 && strchr(f->entries[i].name, '#'); ++i) {} /* whole tensors have it */
         kd__log(f->kd, "%s: \"%.200s\" has the names of another library's Transformer, as \"%.80s\" for \"%.80s\"",
-                f->where, f->path, f->entries[0].given, f->entries[0].name);
+                f->where, f->path, f->entries[i].given, f->entries[i].name);
         return 1;
     }
     qsort(f->entries, (size_t)f->entry_count, sizeof *f->entries, kd__st_by_name);

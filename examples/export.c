@@ -276,7 +276,11 @@ static int load_images(const kd_model *m, const char *folder, images *s, images_
     s->framing = o.framing;
     o.unlabelled_files = LOOKED_AT;
     *found = &s->unlabelled;
-    return images_load_unlabelled(s, folder, &o);
+    if (images_load_unlabelled(s, folder, &o)) return 1;
+    return h == w
+               ? 0
+               : images_fail(s, "%s has no image of %dx%d: only such can be taken for a model that is not square",
+                             folder, w, h);
 }
 
 /* The images as the model was trained on them. 0 after a complaint; to be freed either way. */

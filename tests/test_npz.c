@@ -48,7 +48,8 @@ static void test_one_array(void **state)
     assert_fails(kd, kd_npy_read(kd, "s.npz:tes", &a), KD_ERR_FORMAT,
                  "\"s.npz\" holds no array \"tes\", but train, test, labels");
     assert_fails(kd, kd_npy_read(kd, "t.npz:test", &a), KD_ERR_IO, "cannot open \"t.npz\" for reading");
-    assert_fails(kd, kd_npy_read(kd, "t.npz:of/a.npy", &a), KD_ERR_IO, "cannot open \"t.npz:of/a.npy\" for reading");
+    assert_fails(kd, kd_npy_read(kd, "t.npz:of/a.npy", &a), KD_ERR_IO,
+                 "cannot open \"t.npz:of/a.npy\" for reading");
     assert_null(a.values);
     PUT("w.npz", weights);
     assert_fails(kd, kd_npy_read(kd, "w.npz", &a), KD_ERR_FORMAT, "holds 9 arrays: 0.weight, 0.bias, 1.weight, ");
