@@ -2100,6 +2100,8 @@ static void test_npy_headers(void **state)
         assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, unknown);
     }
     disk_put("a", "PK\3\4 a zip file", 15);
+    assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "is no valid .npz file: it has only 15 bytes");
+    disk_put("a", "PJ\3\4 something", 14);
     assert_fails(kd, kd_npy_read(kd, "a", &array), KD_ERR_FORMAT, "is no .npy file of version 1 to 3");
     put_npy(2, NPY("<f4", "()"), bytes, 4);
     memset(disk_find("a")->bytes + 8, 0xff, 4);
