@@ -1359,7 +1359,7 @@ static void test_torch_values(void **state)
         free(t);
     }
     assert_string_equal(kept_lines[0], "kd_model_load_weights: the layers of \"f\" are taken in the order of their "
-                                      "names, from \"conv1.0.weight\" to \"fc.weight\"");
+                                       "names, from \"conv1.0.weight\" to \"fc.weight\"");
     kd->desc.log = NULL;
 }
 
