@@ -128,7 +128,7 @@ static double run_of(const char *program, const char *argument)
 
 static void bench_first_prediction(void)
 {
-    char folder[] = "/tmp/kd-bench-XXXXXX", model[100], programs[2][100], command[1000];
+    char folder[] = P_tmpdir "/kd-bench-XXXXXX", model[100], programs[2][100], command[1000];
     double times[2][MAX_ROUNDS], ratios[MAX_ROUNDS];
     const int rounds = options.rounds * 10 < MAX_ROUNDS ? options.rounds * 10 : MAX_ROUNDS;
     kd_ctx *kd = open_context(KD_ISA_AUTO, 1);
