@@ -182,7 +182,7 @@ static int teacher_is_array(const session *s)
 {
     const char *name = s->o.teacher;
     const size_t length = strlen(name);
-    return s->rows_train.path || strstr(name, ".npz:") ||
+    return s->rows_train.path || kd__npz_wanted(name) ||
            (length > 4 && (strcmp(name + length - 4, ".npy") == 0 || strcmp(name + length - 4, ".npz") == 0));
 }
 
