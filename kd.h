@@ -31,7 +31,8 @@ BUILDING
    -ffinite-math-only, and their pragmas before this file; x87 arithmetic (use -msse2 -mfpmath=sse). Not told, and
    other bits: these with clang or an older gcc, clang's -ffp-contract=fast where the target has fused
    multiply-add (-march=native), /fp:fast. KD_ALLOW_FAST_MATH accepts them all.
-   Two files instead of one: put the two QUICK START lines into kd_impl.c and compile it once.
+   Two files instead of one: put the two QUICK START lines into kd_impl.c and compile it once, which takes about
+   half a minute.
 
 CONFIGURATION (define before including; none of them changes a public struct)
    KD_IMPLEMENTATION   compile the implementation here
@@ -2065,6 +2066,17 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__TARGET_BEGIN(features)
 #define KD__TARGET_END
 #define KD__UNROLL
+#endif
+
+/* What runs once a file, a model or a training: gcc -O2 takes three times as long over it as -O1, for nothing. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define KD__COLD_BEGIN                                                                                             \
+    KD__PRAGMA(GCC push_options)                                                                                   \
+    KD__PRAGMA(GCC optimize("O1"))
+#define KD__COLD_END KD__PRAGMA(GCC pop_options)
+#else
+#define KD__COLD_BEGIN
+#define KD__COLD_END
 #endif
 
 /* Asks for a cache line that will be needed soon. */
@@ -10640,6 +10652,8 @@ KD__PRIVATE int kd__layer_find(const char *word, size_t length)
                                            |  [TAG ":"] "concat" "(" [layers] {"|" [layers]} ")"
    ============================================================================================================ */
 
+KD__COLD_BEGIN
+
 enum { KD__MAX_DEPTH = 16, KD__MAX_NAME = 120, KD__MAX_LAYERS = 10000 }; /* tags are looked up one by one */
 
 KD__PRIVATE int kd__is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
@@ -12651,6 +12665,7 @@ KD__PRIVATE kd_result kd__refuse_away(const kd_model *m, const char *where)
                     "(kd_model_load_in_place), and so it only predicts; a clone of it has its own",
                     where);
 }
+KD__COLD_END
 
 /* ============================================================================================================
    >>integer    int8 models: the engine that runs them
@@ -12984,6 +12999,8 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
    >>model    models: creation, tensors, description
    uses: integer, losses
    ============================================================================================================ */
+
+KD__COLD_BEGIN
 
 /* Activations that their producer can apply while its output is in registers; storage is then shared. */
 KD__PRIVATE void kd__model_fuse(kd_model *m)
@@ -14817,6 +14834,7 @@ KD__PRIVATE void kd__run_backward(kd__run *r)
     kd__run_steps(r, r->backward, r->backward_steps);
     if (r->training) kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
 }
+KD__COLD_END
 
 /* ============================================================================================================
    >>predict    prediction
@@ -16205,6 +16223,8 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
    uses: data
    ============================================================================================================ */
 
+KD__COLD_BEGIN
+
 KDDEF kd_evaluate_desc kd_evaluate_defaults(void)
 {
     kd_evaluate_desc desc;
@@ -17513,6 +17533,7 @@ KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, cons
     }
     return result;
 }
+KD__COLD_END
 
 /* ============================================================================================================
    >>optim    optimizers, schedules
@@ -19988,6 +20009,8 @@ KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
+KD__COLD_BEGIN
+
 struct kd_cache {
     kd_ctx *kd;
     float *logits; /* (views, count, classes) */
@@ -21066,6 +21089,7 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
     t->at.seen = t->m->batches_seen;
     return kd__sparse_open(&t->sparse, t->m, d, t->steps_per_epoch * d->epochs);
 }
+KD__COLD_END
 
 /* ============================================================================================================
    >>step    one step of training, from images to weights
@@ -21641,6 +21665,8 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
    >>epochs    epochs, and models that learn together
    uses: step
    ============================================================================================================ */
+
+KD__COLD_BEGIN
 
 /* ---- epochs ---------------------------------------------------------------------------------------------- */
 
@@ -22234,6 +22260,7 @@ KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, c
     kd__free(m->kd, metrics);
     return result;
 }
+KD__COLD_END
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
@@ -22241,6 +22268,8 @@ KDDEF kd_result kd_cross_validate_with(const kd_model *m, const kd_data *data, c
    uses: predict, evaluate, math
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
+
+KD__COLD_BEGIN
 
 KDDEF kd_pate_desc kd_pate_defaults(void)
 {
@@ -23352,6 +23381,7 @@ KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_
     kd__prune_close(&p);
     return result;
 }
+KD__COLD_END
 #endif /* KD_NO_TRAIN */
 
 /* ============================================================================================================
@@ -24404,6 +24434,8 @@ KD__PRIVATE void kd__st_save_header(kd__save *s, kd__st_writer *w)
    What np.savez writes: a zip of .npy files that are not compressed, with sizes and places of 64 bits where needed.
    Only the directory at its end is believed, and all members together have no more bytes than the file.
    ============================================================================================================ */
+
+KD__COLD_BEGIN
 
 typedef struct kd__zip {
     kd_ctx *kd;
@@ -34384,6 +34416,7 @@ KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_
     kd__c_plan_close(&p);
     return result;
 }
+KD__COLD_END
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
 #ifdef KD__FLOAT_CONTROL
