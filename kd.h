@@ -6879,7 +6879,39 @@ KD__PRIVATE int kd__param_finite(const kd_model *m, const kd__param *p)
    the last of them (>>kinds).
    ============================================================================================================ */
 
-enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types */
+enum { KD__TYPE_DENSE, KD__TYPE_CONV, KD__TYPE_DEPTHWISE }; /* first rows of kd__layer_types, which others become */
+
+/* What a layer is, for those that treat some of them apart; rows of kd__layer_types that others need not tell apart
+   are of one kind. */
+typedef enum kd__kind {
+    KD__KIND_DENSE,
+    KD__KIND_CONV,
+    KD__KIND_DEPTHWISE,
+    KD__KIND_MAXPOOL,
+    KD__KIND_AVGPOOL,
+    KD__KIND_GAP,
+    KD__KIND_NORM,
+    KD__KIND_DROPOUT,
+    KD__KIND_QUANT,
+    KD__KIND_FLATTEN,
+    KD__KIND_TREE,
+    KD__KIND_PROMPT,
+    KD__KIND_PATCH,
+    KD__KIND_EMBED,
+    KD__KIND_TOKENS,
+    KD__KIND_LEARNED, /* tokens that are learned: of the class, of distillation, prompts */
+    KD__KIND_SIDETOKENS,
+    KD__KIND_POSITION,
+    KD__KIND_TOKEN,
+    KD__KIND_MEANPOOL,
+    KD__KIND_LAYERNORM,
+    KD__KIND_LINEAR,
+    KD__KIND_ATTENTION,
+    KD__KIND_CONCAT,
+    KD__KIND_ACT,
+    KD__KIND_MEAN, /* of the two heads of disthead */
+    KD__KIND_SUM
+} kd__kind;
 
 /* A model while its line is being read. `at` is where an error would point. */
 typedef struct kd__draft {
@@ -10313,7 +10345,9 @@ enum {
     KD__PASSES_GRADIENT = 16,     /* the gradient of its output is that of its input */
     KD__MULTIPLIES = 32,          /* by a matrix or filters: what a rectifier behind it makes of their variance */
     KD__NORMALISES = 64,          /* its weight starts at 1, and is none that `last` multiplies */
-    KD__IN_PLACE = 128            /* may write its output over its input, where nobody else reads that */
+    KD__IN_PLACE = 128,           /* may write its output over its input, where nobody else reads that */
+    KD__KEEPS_CHANNELS = 256,     /* those of its output are those of its input */
+    KD__KEEPS_GRID = 512          /* its output are numbers of its input: in int8 they stay on its grid */
 };
 
 /* args: name:kind, "=" and a default unless required; kinds are i (whole number from 1), z (from 0), p (pair from
@@ -10321,6 +10355,7 @@ enum {
    those that are words (kd__arg_word). A default may be the name of the first argument. */
 typedef struct kd__layer_type {
     const char *word, *args;
+    kd__kind kind;
     kd_result (*build)(kd__draft *d, kd__node *n);
     size_t (*own)(const kd__run *r, const kd__node *n);  /* floats of kd__node_plan.own */
     size_t (*work)(const kd__run *r, const kd__node *n); /* of kd__run.work */
@@ -10347,18 +10382,20 @@ typedef struct kd__layer_type {
 #define KD__ACT_ROW(name, word)                                                                                    \
     {word,                                                                                                         \
      name == KD__LEAKYRELU ? "slope:f=0.01" : "",                                                                  \
+     KD__KIND_ACT,                                                                                                 \
      kd__act_build,                                                                                                \
      NULL,                                                                                                         \
      NULL,                                                                                                         \
      {{kd__act_forward, KD__SPANS, KD__ALWAYS}},                                                                   \
      KD__BACKWARD({kd__act_backward, KD__SPANS, KD__ALWAYS}),                                                      \
-     0,                                                                                                            \
+     KD__KEEPS_CHANNELS,                                                                                           \
      name},
 #define KD__POOL_ARGS "kernel:p stride:p=kernel pad:q=0"
 
 static const kd__layer_type kd__layer_types[] = {
     {"dense",
      "units:i bias:b=1",
+     KD__KIND_DENSE,
      kd__dense_build,
      kd__dense_own,
      kd__dense_work,
@@ -10368,6 +10405,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"conv",
      "channels:i kernel:p stride:p=1 pad:q=0 groups:i=1 bias:b=1",
+     KD__KIND_CONV,
      kd__conv_build,
      kd__conv_own,
      kd__conv_work,
@@ -10377,42 +10415,47 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"depthwise",
      "kernel:p stride:p=1 pad:q=0 bias:b=1",
+     KD__KIND_DEPTHWISE,
      kd__depthwise_build,
      NULL,
      NULL,
      {{kd__depthwise_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__depthwise_backward, KD__SPANS, KD__ALWAYS}),
-     KD__TAKES_ACT | KD__MULTIPLIES,
+     KD__TAKES_ACT | KD__MULTIPLIES | KD__KEEPS_CHANNELS,
      0},
     {"maxpool",
      KD__POOL_ARGS " ceil:b=0",
+     KD__KIND_MAXPOOL,
      kd__pool_build,
      kd__maxpool_own,
      NULL,
      {{kd__maxpool_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__maxpool_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__KEEPS_CHANNELS | KD__KEEPS_GRID,
      0},
     {"avgpool",
      KD__POOL_ARGS,
+     KD__KIND_AVGPOOL,
      kd__pool_build,
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__avgpool_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__KEEPS_CHANNELS,
      0},
     {"gap",
      "",
+     KD__KIND_GAP,
      kd__gap_build,
      NULL,
      NULL,
      {{kd__avgpool_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__avgpool_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__KEEPS_CHANNELS,
      0},
     {"batchnorm",
      "eps:f=1e-5 momentum:s=0.1",
+     KD__KIND_NORM,
      kd__norm_build,
      kd__norm_own,
      NULL,
@@ -10423,19 +10466,21 @@ static const kd__layer_type kd__layer_types[] = {
      KD__BACKWARD({kd__norm_backward_stats, KD__SPANS, KD__TRAINING},
                   {kd__norm_backward_join, KD__JOIN, KD__TRAINING}, {kd__norm_backward, KD__SPANS, KD__ALWAYS},
                   {kd__norm_commit, KD__COMMIT, KD__TRAINING}),
-     KD__TAKES_ACT | KD__NORMALISES | KD__IN_PLACE,
+     KD__TAKES_ACT | KD__NORMALISES | KD__IN_PLACE | KD__KEEPS_CHANNELS,
      0},
     {"dropout",
      "probability:u",
+     KD__KIND_DROPOUT,
      kd__dropout_build,
      NULL,
      NULL,
      {{kd__dropout_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__dropout_backward, KD__SPANS, KD__ALWAYS}),
-     KD__PASSES_IN_EVALUATION,
+     KD__PASSES_IN_EVALUATION | KD__KEEPS_CHANNELS | KD__KEEPS_GRID,
      0},
     {"quant",
      "limit:i=127",
+     KD__KIND_QUANT,
      kd__quant_build,
      NULL,
      NULL,
@@ -10445,15 +10490,17 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"flatten",
      "",
+     KD__KIND_FLATTEN,
      kd__flatten_build,
      NULL,
      NULL,
      {{kd__flatten_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__flatten_backward, KD__SPANS, KD__ALWAYS}),
-     KD__PASSES | KD__PASSES_GRADIENT,
+     KD__PASSES | KD__PASSES_GRADIENT | KD__KEEPS_CHANNELS | KD__KEEPS_GRID,
      0},
     {"softtree",
      "depth:i classes:i penalty:f=0.1",
+     KD__KIND_TREE,
      kd__tree_build,
      kd__tree_own,
      kd__tree_work,
@@ -10465,6 +10512,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"prompt",
      "numbers:i",
+     KD__KIND_PROMPT,
      kd__prompt_build,
      NULL,
      NULL,
@@ -10474,6 +10522,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"patch",
      "size:p channels:i bias:b=1",
+     KD__KIND_PATCH,
      kd__patch_build,
      NULL,
      NULL,
@@ -10483,6 +10532,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"embed",
      "vocabulary:i width:i",
+     KD__KIND_EMBED,
      kd__embed_build,
      NULL,
      NULL,
@@ -10492,6 +10542,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"tokens",
      "",
+     KD__KIND_TOKENS,
      kd__tokens_build,
      NULL,
      NULL,
@@ -10501,6 +10552,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"classtoken",
      "",
+     KD__KIND_LEARNED,
      kd__classtoken_build,
      NULL,
      NULL,
@@ -10510,6 +10562,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"disttoken",
      "",
+     KD__KIND_LEARNED,
      kd__disttoken_build,
      NULL,
      NULL,
@@ -10519,6 +10572,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"prompttokens",
      "count:i",
+     KD__KIND_LEARNED,
      kd__prompttokens_build,
      NULL,
      NULL,
@@ -10528,6 +10582,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"sidetokens",
      "count:i numbers:i",
+     KD__KIND_SIDETOKENS,
      kd__sidetokens_build,
      NULL,
      NULL,
@@ -10537,6 +10592,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"position",
      "",
+     KD__KIND_POSITION,
      kd__position_build,
      NULL,
      NULL,
@@ -10546,6 +10602,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"token",
      "k:z",
+     KD__KIND_TOKEN,
      kd__token_build,
      NULL,
      NULL,
@@ -10555,6 +10612,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"meanpool",
      "",
+     KD__KIND_MEANPOOL,
      kd__meanpool_build,
      NULL,
      kd__meanpool_work,
@@ -10564,6 +10622,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"layernorm",
      "eps:f=1e-6",
+     KD__KIND_LAYERNORM,
      kd__layernorm_build,
      kd__layernorm_own,
      NULL,
@@ -10573,6 +10632,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"linear",
      "units:i bias:b=1",
+     KD__KIND_LINEAR,
      kd__linear_build,
      kd__linear_own,
      kd__dense_work,
@@ -10583,6 +10643,7 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"attention",
      "heads:i causal:b=0 quant:b=0",
+     KD__KIND_ATTENTION,
      kd__attention_build,
      NULL,
      kd__attention_work,
@@ -10592,16 +10653,18 @@ static const kd__layer_type kd__layer_types[] = {
      0},
     {"droppath",
      "probability:u",
+     KD__KIND_DROPOUT,
      kd__dropout_build,
      NULL,
      NULL,
      {{kd__droppath_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__droppath_backward, KD__SPANS, KD__ALWAYS}),
-     KD__PASSES_IN_EVALUATION,
+     KD__PASSES_IN_EVALUATION | KD__KEEPS_CHANNELS | KD__KEEPS_GRID,
      0},
     /* made of concat(...), which gives it what it reads */
     {"concat",
      "",
+     KD__KIND_CONCAT,
      kd__concat_build,
      NULL,
      NULL,
@@ -10613,24 +10676,43 @@ static const kd__layer_type kd__layer_types[] = {
     /* made by disthead, no word of its own */
     {"+/2",
      "",
+     KD__KIND_MEAN,
      kd__add_build,
      NULL,
      NULL,
      {{kd__mean_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__mean_backward, KD__SPANS, KD__ALWAYS}),
-     0,
+     KD__KEEPS_CHANNELS,
      0},
     /* made by residual(...), not a word of its own */
     {"+",
      "",
+     KD__KIND_SUM,
      kd__add_build,
      NULL,
      NULL,
      {{kd__add_forward, KD__SPANS, KD__ALWAYS}},
      KD__BACKWARD({kd__add_backward, KD__SPANS, KD__ALWAYS}),
-     KD__TAKES_ACT | KD__PASSES_GRADIENT,
+     KD__TAKES_ACT | KD__PASSES_GRADIENT | KD__KEEPS_CHANNELS,
      0},
 };
+
+KD__PRIVATE kd__kind kd__kind_of(const kd__node *n) { return kd__layer_types[n->type].kind; }
+KD__PRIVATE int kd__has_flag(const kd__node *n, int flag) { return (kd__layer_types[n->type].flags & flag) != 0; }
+KD__PRIVATE int kd__is_product(const kd__node *n) { return kd__has_flag(n, KD__MULTIPLIES); }
+KD__PRIVATE int kd__is_norm(const kd__node *n) { return kd__kind_of(n) == KD__KIND_NORM; }
+KD__PRIVATE int kd__is_quant(const kd__node *n) { return kd__kind_of(n) == KD__KIND_QUANT; }
+KD__PRIVATE int kd__is_dropout(const kd__node *n) { return kd__kind_of(n) == KD__KIND_DROPOUT; }
+
+KD__PRIVATE int kd__is_sum(const kd__node *n)
+{
+    return kd__kind_of(n) == KD__KIND_SUM || kd__kind_of(n) == KD__KIND_MEAN;
+}
+
+KD__PRIVATE int kd__is_avgpool(const kd__node *n)
+{
+    return kd__kind_of(n) == KD__KIND_AVGPOOL || kd__kind_of(n) == KD__KIND_GAP;
+}
 
 KD__PRIVATE int kd__layer_find(const char *word, size_t length)
 {
@@ -10926,17 +11008,15 @@ KD__PRIVATE kd_result kd__draft_read(kd__draft *d, int value)
 /* The stride of a node, or NULL of one that keeps height and width, or has none. */
 KD__PRIVATE const kd__arg *kd__node_stride(const kd__node *n)
 {
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    if (n->type == KD__TYPE_CONV) return &n->arg[KD__CONV_STRIDE];
-    if (n->type == KD__TYPE_DEPTHWISE) return &n->arg[KD__DEPTHWISE_STRIDE];
-    return t->build == kd__pool_build || t->build == kd__gap_build ? &n->arg[KD__POOL_STRIDE] : NULL;
+    if (kd__kind_of(n) == KD__KIND_CONV) return &n->arg[KD__CONV_STRIDE];
+    if (kd__kind_of(n) == KD__KIND_DEPTHWISE) return &n->arg[KD__DEPTHWISE_STRIDE];
+    return kd__kind_of(n) == KD__KIND_MAXPOOL || kd__is_avgpool(n) ? &n->arg[KD__POOL_STRIDE] : NULL;
 }
 
 /* Whether a node makes a vector of a sequence, of whatever length. */
 KD__PRIVATE int kd__takes_tokens(const kd__node *n)
 {
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    return t->build == kd__token_build || t->build == kd__meanpool_build;
+    return kd__kind_of(n) == KD__KIND_TOKEN || kd__kind_of(n) == KD__KIND_MEANPOOL;
 }
 
 /* Which tokens are padding: those behind the last id that is not 0, and those of a prompt that is missing. The node
@@ -11005,7 +11085,7 @@ KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args
     n->text = kd__copy_text(d->kd, text, text_length);
     if (n->text) kd__tidy(n->text);
     result = n->name && n->text ? KD_OK : KD_ERR_MEMORY;
-    if (result == KD_OK && m->ids && kd__reads(m, n, m->input) && t->build != kd__embed_build)
+    if (result == KD_OK && m->ids && kd__reads(m, n, m->input) && t->kind != KD__KIND_EMBED)
         result = kd__spec_fail(d, "the input is ids, which embed has to read first, as in embed 256 128");
     if (result == KD_OK) result = t->build(d, n);
     if (result == KD_OK) result = kd__draft_padding(d, n);
@@ -11609,8 +11689,6 @@ KD__PRIVATE int kd__has_weights(const kd_model *m, const kd__node *n)
     return n->param[0] >= 0 && m->params[n->param[0]].trained;
 }
 
-KD__PRIVATE int kd__is_sum(const kd__node *n) { return kd__layer_types[n->type].build == kd__add_build; }
-
 /* On the way back from a sum (kd__node.way): met; a rectifier is behind it, of whose gradient at 0 nothing is left;
    the last layer with weights. */
 enum { KD__WAY_MET = 1, KD__WAY_DEAD = 2, KD__WAY_END = 4 };
@@ -12094,19 +12172,6 @@ KD__PRIVATE void kd__round_weights(const kd__run *r, const kd__node *n, kd__span
 
 /* ---- what an int8 model is made of ----------------------------------------------------------------------- */
 
-KD__PRIVATE int kd__is_norm(const kd__node *n) { return kd__layer_types[n->type].build == kd__norm_build; }
-
-KD__PRIVATE int kd__is_quant(const kd__node *n) { return kd__layer_types[n->type].build == kd__quant_build; }
-KD__PRIVATE int kd__is_product(const kd__node *n) { return (kd__layer_types[n->type].flags & KD__MULTIPLIES) != 0; }
-
-/* Passes numbers on as they are, or the largest of them: they stay on their grid. */
-KD__PRIVATE int kd__stays_on_grid(const kd__node *n)
-{
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    return t->build == kd__flatten_build || t->build == kd__dropout_build ||
-           t->forward[0].fn == kd__maxpool_forward;
-}
-
 /* The only reader of a value, or NULL. */
 KD__PRIVATE const kd__node *kd__reader(const kd_model *m, int value)
 {
@@ -12128,7 +12193,7 @@ KD__PRIVATE kd_result kd__model_grids(kd_model *m)
     for (i = 0; i < m->node_count; ++i) {
         kd__node *n = &m->nodes[i];
         n->grid = grid[n->in];
-        grid[n->out] = kd__is_quant(n) ? i : kd__stays_on_grid(n) ? n->grid : -1;
+        grid[n->out] = kd__is_quant(n) ? i : kd__has_flag(n, KD__KEEPS_GRID) ? n->grid : -1;
         if (n->grid < 0 || !kd__is_product(n)) continue;
         m->params[n->param[0]].rounded = 1;
         if (n->param[1] >= 0) m->params[n->param[1]].rounded = 1;
@@ -12196,7 +12261,6 @@ KD__PRIVATE int kd__on_grids(const kd_model *m, const kd__quant *q, const kd__no
 KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
 {
     const kd__node *n = &m->nodes[index];
-    const kd__layer_type *t = &kd__layer_types[n->type];
     const kd__quant_value *in = &q->values[n->in];
     const int target = kd__quant_target(m, n), on_grid = in->scale > 0;
     kd__quant_node *at = &q->nodes[index];
@@ -12206,8 +12270,8 @@ KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
         at->op = KD__QUANT_NOTHING;
     } else if (kd__is_quant(n)) {
         at->op = on_grid ? KD__QUANT_TABLE : KD__QUANT_STEPS;
-    } else if (on_grid && kd__stays_on_grid(n)) {
-        at->op = t->forward[0].fn == kd__maxpool_forward ? KD__QUANT_MAXPOOL : KD__QUANT_NOTHING;
+    } else if (on_grid && kd__has_flag(n, KD__KEEPS_GRID)) {
+        at->op = kd__kind_of(n) == KD__KIND_MAXPOOL ? KD__QUANT_MAXPOOL : KD__QUANT_NOTHING;
     } else if (on_grid && kd__is_product(n)) {
         at->op = KD__QUANT_PRODUCT;
         if (target >= 0) {
@@ -12216,9 +12280,9 @@ KD__PRIVATE void kd__quant_choose(const kd_model *m, kd__quant *q, int index)
             at->out = kd__reader(m, n->out)->out;
         }
     } else if (on_grid && target >= 0) {
-        if (t->forward[0].fn == kd__avgpool_forward) at->op = KD__QUANT_MEAN;
-        if (t->build == kd__add_build && kd__on_grids(m, q, n)) at->op = KD__QUANT_ADD;
-        if (t->build == kd__concat_build && kd__on_grids(m, q, n)) at->op = KD__QUANT_CONCAT;
+        if (kd__is_avgpool(n)) at->op = KD__QUANT_MEAN;
+        if (kd__is_sum(n) && kd__on_grids(m, q, n)) at->op = KD__QUANT_ADD;
+        if (kd__kind_of(n) == KD__KIND_CONCAT && kd__on_grids(m, q, n)) at->op = KD__QUANT_CONCAT;
         if (n->act) at->op = KD__QUANT_TABLE;
         if (at->op != KD__QUANT_FLOAT) at->out = target;
     }
@@ -12253,9 +12317,9 @@ KD__PRIVATE void kd__quant_choose_all(const kd_model *m, kd__quant *q)
         kd__quant_value *out = &q->values[n->out];
         if (kd__is_quant(n)) {
             out->scale = 1, out->grid = i;
-        } else if (kd__stays_on_grid(n) && q->values[n->in].scale > 0) {
+        } else if (kd__has_flag(n, KD__KEEPS_GRID) && q->values[n->in].scale > 0) {
             out->scale = 1, out->grid = q->values[n->in].grid;
-            if (kd__layer_types[n->type].forward[0].fn != kd__maxpool_forward) out->root = q->values[n->in].root;
+            if (kd__kind_of(n) != KD__KIND_MAXPOOL) out->root = q->values[n->in].root;
         }
         kd__quant_choose(m, q, i);
         if (q->nodes[i].op >= KD__QUANT_PRODUCT && q->nodes[i].out != n->out) {
@@ -12275,8 +12339,9 @@ KD__PRIVATE kd_result kd__quant_place(const kd_model *m, kd__quant *q)
     for (i = 0; i < m->value_count; ++i) q->values[i].from = q->values[i].until = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE) {
-            const kd__arg *pad = &n->arg[n->type == KD__TYPE_CONV ? (int)KD__CONV_PAD : (int)KD__DEPTHWISE_PAD];
+        if (kd__kind_of(n) == KD__KIND_CONV || kd__kind_of(n) == KD__KIND_DEPTHWISE) {
+            const kd__arg *pad =
+                &n->arg[kd__kind_of(n) == KD__KIND_CONV ? (int)KD__CONV_PAD : (int)KD__DEPTHWISE_PAD];
             kd__quant_value *v = &q->values[q->values[n->in].root];
             v->pad_h = KD__MAX(v->pad_h, (int)pad->v[0]);
             v->pad_w = KD__MAX(v->pad_w, (int)pad->v[1]);
@@ -12331,7 +12396,7 @@ KD__PRIVATE kd_result kd__quant_make_product(const kd_model *m, kd__quant *q, in
     const kd__node *n = &m->nodes[index];
     const kd__param *w = &m->params[n->param[0]];
     kd__quant_node *at = &q->nodes[index];
-    const int row = w->w * w->c, alone = n->type == KD__TYPE_DENSE && q->values[n->in].pad_w == 0;
+    const int row = w->w * w->c, alone = kd__kind_of(n) == KD__KIND_DENSE && q->values[n->in].pad_w == 0;
     size_t stored;
     at->outputs = kd__quant_outputs(w);
     at->depth = (int)(kd__param_count(w) / at->outputs);
@@ -12832,7 +12897,7 @@ KD__PRIVATE void kd__int8_conv(const kd__run *r, const kd__node *n, const kd__qu
     const kd__param *w = &r->model->params[n->param[0]];
     const kd__shape *to = &r->model->values[n->out].shape;
     static const kd__arg one = {{1, 1}, 0}, none = {{0, 0}, 0};
-    const int filters = n->type == KD__TYPE_CONV; /* or a linear layer, which is one of a pixel a token */
+    const int filters = kd__kind_of(n) == KD__KIND_CONV; /* or a linear layer, which is one of a pixel a token */
     const kd__arg *stride = filters ? &n->arg[KD__CONV_STRIDE] : &one;
     const kd__arg *pad = filters ? &n->arg[KD__CONV_PAD] : &none;
     const int stored = kd__quant_stored(w->outputs);
@@ -12976,9 +13041,9 @@ KD__PRIVATE void kd__int8_forward(const kd__run *r, const kd__node *none, kd__sp
         case KD__QUANT_FLOAT: kd__int8_float_layer(r, n, s); break;
         case KD__QUANT_STEPS: kd__int8_steps(r, n, s); break;
         case KD__QUANT_PRODUCT:
-            if (n->type == KD__TYPE_DENSE)
+            if (kd__kind_of(n) == KD__KIND_DENSE)
                 kd__int8_dense(r, n, at, s);
-            else if (n->type == KD__TYPE_DEPTHWISE)
+            else if (kd__kind_of(n) == KD__KIND_DEPTHWISE)
                 kd__int8_depthwise(r, n, at, s);
             else
                 kd__int8_conv(r, n, at, s);
@@ -13012,8 +13077,7 @@ KD__PRIVATE void kd__model_fuse(kd_model *m)
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) continue;
         if (at < 0 || m->values[n->in].consumers != 1) continue;
         producer = &m->nodes[at];
-        if (!(kd__layer_types[producer->type].flags & KD__TAKES_ACT) || producer->fused_act != KD__IDENTITY)
-            continue;
+        if (!kd__has_flag(producer, KD__TAKES_ACT) || producer->fused_act != KD__IDENTITY) continue;
         producer->fused_act = n->act;
         producer->act_arg = n->act_arg;
         n->fused = 1;
@@ -13062,7 +13126,7 @@ KD__PRIVATE int kd__before_rectifier(const kd_model *m, int node)
         const kd__node *n = &m->nodes[i];
         if (kd__is_sum(n) ? n->in != value : !kd__reads(m, n, value)) continue;
         if (n->act) return n->act != KD__SIGMOID && n->act != KD__TANH;
-        if (kd__layer_types[n->type].flags & KD__MULTIPLIES) return 0;
+        if (kd__is_product(n)) return 0;
         value = n->out;
     }
     return 0;
@@ -13132,7 +13196,7 @@ KD__PRIVATE kd_result kd__init_tensor(kd_model *m, int param, kd__law law, uint6
 KD__PRIVATE void kd__init_scale(kd_model *m, int node, float factor)
 {
     const kd__node *n = &m->nodes[node];
-    const int is_tree = kd__layer_types[n->type].build == kd__tree_build;
+    const int is_tree = kd__kind_of(n) == KD__KIND_TREE;
     size_t e;
     int j;
     for (j = 0; j < 4; ++j) {
@@ -13148,8 +13212,7 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
     int i, j, last = -1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        const kd__layer_type *t = &kd__layer_types[n->type];
-        const int is_norm = (t->flags & KD__NORMALISES) != 0, is_tree = t->build == kd__tree_build;
+        const int is_norm = kd__has_flag(n, KD__NORMALISES), is_tree = kd__kind_of(n) == KD__KIND_TREE;
         for (j = 0; j < 4; ++j) {
             const kd__param *p = n->param[j] >= 0 ? &m->params[n->param[j]] : NULL;
             const int random_bias =
@@ -13164,7 +13227,7 @@ KD__PRIVATE kd_result kd__model_initialise(kd_model *m, uint64_t seed)
                 if (result != KD_OK) return result;
             }
         }
-        if (t->build == kd__embed_build) /* padding */
+        if (kd__kind_of(n) == KD__KIND_EMBED) /* padding */
             memset(kd__param_stored(m, &m->params[n->param[0]]), 0,
                    (size_t)m->params[n->param[0]].shape[1] * sizeof(float));
         if (n->depth == 0 && kd__has_weights(m, n) && !is_norm) last = i;
@@ -13725,7 +13788,8 @@ typedef struct kd__arena_item {
 
 KD__PRIVATE int kd__takes_norm(const kd__node *n)
 {
-    return n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV || n->type == KD__TYPE_DEPTHWISE;
+    return kd__kind_of(n) == KD__KIND_DENSE || kd__kind_of(n) == KD__KIND_CONV ||
+           kd__kind_of(n) == KD__KIND_DEPTHWISE;
 }
 
 /* Whether a node is a batch normalisation that becomes a part of the layer before it. */
@@ -13767,12 +13831,10 @@ KD__PRIVATE int64_t kd__arena_place(kd__arena_item *items, int count, int *order
 KD__PRIVATE int kd__arena_root(const kd_model *m, int i, const int *root, const int *last)
 {
     const kd__node *n = &m->nodes[i];
-    const kd__layer_type *t = &kd__layer_types[n->type];
+    const kd__kind kind = kd__kind_of(n);
     const int in = root[n->in];
-    if (t->build == kd__flatten_build || t->build == kd__dropout_build) return in;
-    if (t->build != kd__act_build && t->build != kd__norm_build && t->build != kd__add_build &&
-        t->build != kd__quant_build)
-        return n->out;
+    if (kind == KD__KIND_FLATTEN || kind == KD__KIND_DROPOUT) return in;
+    if (kind != KD__KIND_ACT && kind != KD__KIND_NORM && kind != KD__KIND_QUANT && !kd__is_sum(n)) return n->out;
     if (last[in] <= i) return in;
     return n->inputs > 1 && last[root[kd__input(m, n, 1)]] <= i ? root[kd__input(m, n, 1)] : n->out;
 }
@@ -13832,7 +13894,7 @@ KD__PRIVATE int64_t kd__cost_inputs(const kd__param *p)
 /* Constants of a node, in floats and in 8 bits. */
 KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
 {
-    const kd__layer_type *t = &kd__layer_types[n->type];
+    const kd__kind kind = kd__kind_of(n);
     int64_t numbers = 0;
     int j;
     for (j = 0; j < 4; ++j) numbers += n->param[j] >= 0 ? kd__param_count(&m->params[n->param[j]]) : 0;
@@ -13847,15 +13909,17 @@ KD__PRIVATE void kd__cost_node(const kd_model *m, const kd__node *n, kd_cost *c)
         const int64_t kept = folds ? (before->param[1] >= 0 ? 0 : numbers / 4) : numbers / 2;
         c->flash_float += 4 * kept;
         if (!folds) c->flash_int8 += KD__COST_LAYER + numbers / 4 * (1 + KD__COST_OUTPUT); /* depthwise 1 */
-    } else if (t->build == kd__act_build) {
+    } else if (kind == KD__KIND_ACT) {
         if (n->act != KD__RELU && n->act != KD__RELU6 && n->act != KD__LEAKYRELU) c->flash_int8 += 256;
-    } else if (t->build == kd__pool_build || t->build == kd__gap_build) {
-        c->flash_int8 += KD__COST_LAYER + (t->own ? 0 : 4);
-    } else if (t->build == kd__concat_build) {
+    } else if (kind == KD__KIND_MAXPOOL) {
+        c->flash_int8 += KD__COST_LAYER;
+    } else if (kd__is_avgpool(n)) {
+        c->flash_int8 += KD__COST_LAYER + 4;
+    } else if (kind == KD__KIND_CONCAT) {
         c->flash_int8 += 256 * n->inputs;
-    } else if (t->build == kd__add_build) {
+    } else if (kd__is_sum(n)) {
         c->flash_int8 += KD__COST_LAYER + 8;
-    } else if (t->build != kd__quant_build) {
+    } else if (kind != KD__KIND_QUANT) {
         c->flash_float += 4 * numbers;
         c->flash_int8 += 4 * numbers;
     }
@@ -14248,9 +14312,7 @@ KD__PRIVATE void kd__plan_relus(kd__run *r)
         const kd__node *pool = &m->nodes[i];
         const kd__value *v = &m->values[pool->in];
         const kd__node *relu = v->producer >= 0 ? &m->nodes[v->producer] : NULL;
-        if (!relu || kd__layer_types[pool->type].backward[0].fn != kd__maxpool_backward ||
-            kd__layer_types[relu->type].build != kd__act_build || relu->act != KD__RELU)
-            continue;
+        if (!relu || kd__kind_of(pool) != KD__KIND_MAXPOOL || relu->act != KD__RELU) continue;
         if (v->consumers == 1 && kd__needs_grad(r, relu->in) && !kd__is_tapped(r, pool->in))
             r->plan[i].pooled_relu = r->plan[v->producer].pooled_relu = 1;
     }
@@ -14266,14 +14328,12 @@ KD__PRIVATE void kd__plan_unread(kd__planner *p)
     for (i = 0; i < m->value_count; ++i) p->unread[i] = 0;
     for (i = 0; i < m->node_count; ++i) {
         const kd__value *v = &m->values[m->nodes[i].in];
-        if (kd__layer_types[m->nodes[i].type].own != kd__maxpool_own || v->consumers > 1 || v->producer < 0)
-            continue;
+        if (kd__kind_of(&m->nodes[i]) != KD__KIND_MAXPOOL || v->consumers > 1 || v->producer < 0) continue;
         if (m->nodes[v->producer].fused && r->plan[v->producer].pooled_relu) {
             v = &m->values[m->nodes[v->producer].in];
             if (v->consumers > 1 || v->producer < 0) continue;
         }
-        if ((kd__layer_types[m->nodes[v->producer].type].flags & KD__TAKES_ACT) &&
-            kd__maxpool_keeps_places(r, &m->nodes[i]))
+        if (kd__has_flag(&m->nodes[v->producer], KD__TAKES_ACT) && kd__maxpool_keeps_places(r, &m->nodes[i]))
             p->unread[p->act_root[m->nodes[i].in]] = 1;
     }
 }
@@ -14391,7 +14451,7 @@ KD__PRIVATE int kd__plan_tokens(const kd__run *r)
     int i, block = 1;
     for (i = 0; i < m->node_count; ++i) {
         const kd__shape *in = &m->values[m->nodes[i].in].shape;
-        if (kd__layer_types[m->nodes[i].type].build == kd__linear_build && kd__tokens_of(in).tokens > 1)
+        if (kd__kind_of(&m->nodes[i]) == KD__KIND_LINEAR && kd__tokens_of(in).tokens > 1)
             block = KD__MAX(block, kd__parts(256, kd__tokens_of(in).tokens));
     }
     return block;
@@ -15224,7 +15284,7 @@ KD__PRIVATE const kd__node *kd__tree_find(const kd_model *m, const char *where)
 {
     int i;
     for (i = 0; i < m->node_count; ++i) {
-        if (kd__layer_types[m->nodes[i].type].build == kd__tree_build) return &m->nodes[i];
+        if (kd__kind_of(&m->nodes[i]) == KD__KIND_TREE) return &m->nodes[i];
     }
     kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no softtree layer", where);
     return NULL;
@@ -15781,8 +15841,7 @@ KD__PRIVATE int kd__vocabulary(const kd_model *m)
     int i, known = (int)KD__EMBED_MOST;
     for (i = 0; m && i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        if (kd__layer_types[n->type].build == kd__embed_build)
-            known = KD__MIN(known, (int)n->arg[KD__EMBED_VOCABULARY].v[0]);
+        if (kd__kind_of(n) == KD__KIND_EMBED) known = KD__MIN(known, (int)n->arg[KD__EMBED_VOCABULARY].v[0]);
     }
     return known;
 }
@@ -16857,10 +16916,9 @@ KD__PRIVATE void kd__choose_folds(const kd_model *m, char *folded)
    one reads stays in float, too: rounding it would cost more than it saves. */
 KD__PRIVATE int kd__wants_grid(const kd__relined *l, const kd__node *n)
 {
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    if (kd__is_product(n) || n->act || t->forward[0].fn == kd__avgpool_forward) return 1;
+    if (kd__is_product(n) || n->act || kd__is_avgpool(n)) return 1;
     if (l->folded[n - l->m->nodes] == KD__FOLD_DEPTHWISE) return 1;
-    return (t->build == kd__add_build || t->build == kd__concat_build) && !(l->readers[n->out] & 2);
+    return (kd__is_sum(n) || kd__kind_of(n) == KD__KIND_CONCAT) && !(l->readers[n->out] & 2);
 }
 
 /* What becomes of every value: from the last layer back, so that what its readers make of theirs is known. */
@@ -16870,7 +16928,8 @@ KD__PRIVATE void kd__find_readers(kd__relined *l)
     int i, k;
     for (i = m->node_count - 1; i >= 0; --i) {
         const kd__node *n = &m->nodes[i];
-        const int passes = n->fused || kd__stays_on_grid(n) || kd__is_quant(n) || l->folded[i] == KD__FOLD_INTO;
+        const int passes =
+            n->fused || kd__has_flag(n, KD__KEEPS_GRID) || kd__is_quant(n) || l->folded[i] == KD__FOLD_INTO;
         const int seen = passes ? l->readers[n->out] : kd__wants_grid(l, n) ? 1 : 2;
         for (k = 0; k < n->inputs; ++k) {
             char *reader = &l->readers[kd__input(m, n, k)];
@@ -16885,7 +16944,7 @@ KD__PRIVATE int kd__needs_quant(const kd__relined *l, const kd__node *n)
     const kd_model *m = l->m;
     const kd__node *reader = kd__reader(m, n->out);
     if (!l->limit || l->folded[n - m->nodes] == KD__FOLD_INTO) return 0;
-    if (kd__stays_on_grid(n) || kd__is_quant(n)) return 0;
+    if (kd__has_flag(n, KD__KEEPS_GRID) || kd__is_quant(n)) return 0;
     while (reader && !reader->fused && l->folded[reader - m->nodes] == KD__FOLD_INTO) /* what is left of it is n */
         reader = kd__reader(m, reader->out);
     if (reader && (reader->fused || kd__is_quant(reader))) return 0;
@@ -16905,15 +16964,15 @@ KD__PRIVATE kd__text kd__pair_text(const kd__arg *arg)
 /* A layer that takes a batchnorm in has a bias from now on. */
 KD__PRIVATE void kd__write_folded(kd__writer *w, const kd__node *n)
 {
-    if (n->type == KD__TYPE_DENSE) {
+    if (kd__kind_of(n) == KD__KIND_DENSE) {
         kd__write(w, "dense %.0f", n->arg[KD__DENSE_UNITS].v[0]);
         return;
     }
-    if (n->type != KD__TYPE_CONV && n->type != KD__TYPE_DEPTHWISE) {
+    if (kd__kind_of(n) != KD__KIND_CONV && kd__kind_of(n) != KD__KIND_DEPTHWISE) {
         kd__write(w, "linear %.0f", n->arg[KD__LINEAR_UNITS].v[0]);
         return;
     }
-    if (n->type == KD__TYPE_CONV) {
+    if (kd__kind_of(n) == KD__KIND_CONV) {
         kd__write(w, "conv %.0f %s", n->arg[KD__CONV_CHANNELS].v[0], kd__pair_text(&n->arg[KD__CONV_KERNEL]).chars);
         kd__write(w, " stride=%s pad=%s", kd__pair_text(&n->arg[KD__CONV_STRIDE]).chars,
                   kd__pair_text(&n->arg[KD__CONV_PAD]).chars);
@@ -16946,7 +17005,7 @@ KD__PRIVATE int kd__write_layer(kd__relined *l, const kd__node *n, const char *t
         kd__write(&l->w, "depthwise 1");
     else if (reader && l->folded[reader - m->nodes] == KD__FOLD_INTO)
         kd__write_folded(&l->w, n);
-    else if (l->limit && kd__layer_types[n->type].build == kd__attention_build)
+    else if (l->limit && kd__kind_of(n) == KD__KIND_ATTENTION)
         kd__write(&l->w, "attention %.0f causal=%.0f quant=1", n->arg[KD__ATTENTION_HEADS].v[0],
                   n->arg[KD__ATTENTION_CAUSAL].v[0]);
     else
@@ -17003,7 +17062,6 @@ KD__PRIVATE void kd__write_encoder(kd__relined *l, int *at, const char *text, in
     while (*at < m->node_count && strncmp(m->nodes[*at].name, name, length) == 0 &&
            m->nodes[*at].name[length] == '.') {
         const kd__node *n = &m->nodes[(*at)++];
-        const char *word = kd__layer_types[n->type].word;
         if (!l->limit) continue;
         for (i = *at; !open && i < m->node_count && m->nodes[i].inputs < 2; ++i) {}
         if (!open && i < m->node_count && kd__input(m, &m->nodes[i], 1) == n->in) {
@@ -17013,9 +17071,9 @@ KD__PRIVATE void kd__write_encoder(kd__relined *l, int *at, const char *text, in
         if (n->inputs > 1) {
             kd__write(&l->w, ")");
             open = 0;
-        } else if (strcmp(word, "linear") != 0 || strstr(n->name + length, ".mlp.")) { /* not qkv, not proj */
+        } else if (kd__kind_of(n) != KD__KIND_LINEAR || strstr(n->name + length, ".mlp.")) { /* not qkv, not proj */
             first &= !kd__write_layer(l, n, "", 0, first);
-            if (strcmp(word, "attention") == 0) n = kd__last_companion(m, n, at);
+            if (kd__kind_of(n) == KD__KIND_ATTENTION) n = kd__last_companion(m, n, at);
         } else {
             continue;
         }
@@ -17071,7 +17129,7 @@ KD__PRIVATE void kd__write_line(kd__relined *l)
                 continue;
             }
             if (end - c == 7 && memcmp(c, "encoder", 7) == 0) {
-                while (at < m->node_count && strcmp(kd__layer_types[m->nodes[at].type].word, "flatten") == 0) ++at;
+                while (at < m->node_count && kd__kind_of(&m->nodes[at]) == KD__KIND_FLATTEN) ++at;
                 for (end = c; !kd__at_layer_end(end);) ++end;
                 if (at < m->node_count)
                     kd__write_encoder(l, &at, l->limit ? c : tag, (int)(end - (l->limit ? c : tag)), first);
@@ -17158,8 +17216,7 @@ KD__PRIVATE kd_result kd__move_tensors(kd_model *to, const kd_model *m, const ch
         if (folded[i] == KD__FOLD_INTO) continue;
         while (!kd__is_quant(n) && j < to->node_count && kd__is_quant(&to->nodes[j])) ++j;
         made = j < to->node_count ? &to->nodes[j++] : NULL;
-        if (!made ||
-            (folded[i] == KD__FOLD_NOT && kd__layer_types[made->type].build != kd__layer_types[n->type].build))
+        if (!made || (folded[i] == KD__FOLD_NOT && kd__kind_of(made) != kd__kind_of(n)))
             return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                             "int8: layer \"%.80s\" is not where it is expected in \"%.300s\"", n->name, to->spec);
         if (folded[i] == KD__FOLD_DEPTHWISE)
@@ -22760,20 +22817,11 @@ KD__PRIVATE void kd__prune_join(kd__pruner *p, int a, int b)
     p->layer[KD__MAX(a, b)] = KD__MIN(a, b);
 }
 
-/* Whether the channels of an output are those of the input. */
-KD__PRIVATE int kd__prune_passes(const kd__node *n)
-{
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    return n->type == KD__TYPE_DEPTHWISE || t->build == kd__norm_build || t->build == kd__act_build ||
-           t->build == kd__pool_build || t->build == kd__gap_build || t->build == kd__flatten_build ||
-           t->build == kd__dropout_build || t->build == kd__add_build;
-}
-
 /* Whether a node needs all channels that it reads and makes. Of others, tensors have rows for those that they make,
    and dense layers and convolutions columns for those that they read. */
 KD__PRIVATE int kd__prune_fixed(const kd_model *m, const kd__node *n)
 {
-    return !kd__prune_passes(n) && (!kd__takes_norm(n) || m->params[n->param[0]].groups > 1);
+    return !kd__has_flag(n, KD__KEEPS_CHANNELS) && (!kd__takes_norm(n) || m->params[n->param[0]].groups > 1);
 }
 
 KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
@@ -22791,7 +22839,8 @@ KD__PRIVATE kd_result kd__prune_open(kd__pruner *p)
     for (i = 0; i < m->value_count; ++i) p->layer[i] = i;
     for (i = 0; i < m->node_count; ++i) {
         const kd__node *n = &m->nodes[i];
-        for (k = 0; k < n->inputs && kd__prune_passes(n); ++k) kd__prune_join(p, kd__input(m, n, k), n->out);
+        for (k = 0; k < n->inputs && kd__has_flag(n, KD__KEEPS_CHANNELS); ++k)
+            kd__prune_join(p, kd__input(m, n, k), n->out);
     }
     for (i = 0; i < m->value_count; ++i) {
         p->layer[i] = kd__prune_layer(p, i);
@@ -23034,7 +23083,7 @@ KD__PRIVATE void kd__prune_size(const kd__pruner *p, int64_t *parameters, int64_
             *macs += n->macs;
         else
             *macs += n->macs / p->channels[to] * p->left[to];
-        if (kd__takes_norm(n) && !kd__prune_passes(n))
+        if (kd__takes_norm(n) && !kd__has_flag(n, KD__KEEPS_CHANNELS))
             *macs -=
                 n->macs / p->channels[to] * p->left[to] / p->channels[from] * (p->channels[from] - p->left[from]);
     }
@@ -23205,9 +23254,9 @@ KD__PRIVATE void kd__prune_line(const kd__pruner *p, kd__writer *w)
         do ++node;
         while (!m->nodes[node].shown);
         n = &m->nodes[node];
-        if (i == KD__TYPE_DENSE) value[KD__DENSE_UNITS] = p->left[p->layer[n->out]];
-        if (i == KD__TYPE_CONV) value[KD__CONV_CHANNELS] = p->left[p->layer[n->out]];
-        if (i == KD__TYPE_CONV && n->type == KD__TYPE_DEPTHWISE)
+        if (kd__layer_types[i].kind == KD__KIND_DENSE) value[KD__DENSE_UNITS] = p->left[p->layer[n->out]];
+        if (kd__layer_types[i].kind == KD__KIND_CONV) value[KD__CONV_CHANNELS] = p->left[p->layer[n->out]];
+        if (kd__layer_types[i].kind == KD__KIND_CONV && kd__kind_of(n) == KD__KIND_DEPTHWISE)
             value[KD__CONV_GROUPS] = value[KD__CONV_CHANNELS]; /* as many as channels */
         c = kd__skip_space(end);
         kd__write(w, "%.*s", (int)(c - start), start);
@@ -27160,8 +27209,7 @@ KD__PRIVATE kd__onnx_name kd__onnx_part(const kd__node *n, const char *part)
 /* Dropout passes its input on; it is left out, and its output has the name of its input. */
 KD__PRIVATE int kd__onnx_source(const kd_model *m, int value)
 {
-    while (m->values[value].producer >= 0 &&
-           kd__layer_types[m->nodes[m->values[value].producer].type].build == kd__dropout_build)
+    while (m->values[value].producer >= 0 && kd__is_dropout(&m->nodes[m->values[value].producer]))
         value = m->nodes[m->values[value].producer].in;
     return value;
 }
@@ -27408,9 +27456,8 @@ KD__PRIVATE void kd__onnx_steps(kd__onnx_writer *o, const kd__node *n, const cha
 /* Whether a layer passes the steps of its input on; they are said again behind it. */
 KD__PRIVATE int kd__onnx_keeps_steps(const kd__onnx_writer *o, const kd__node *n)
 {
-    const char *word = kd__layer_types[n->type].word;
     return o->m->quant && o->m->quant->values[n->out].scale > 0 && o->m->quant->values[n->in].scale > 0 &&
-           (strcmp(word, "maxpool") == 0 || strcmp(word, "flatten") == 0);
+           (kd__kind_of(n) == KD__KIND_MAXPOOL || kd__kind_of(n) == KD__KIND_FLATTEN);
 }
 
 /* ---- writing: forms -------------------------------------------------------------------------------------- */
@@ -27494,9 +27541,9 @@ KD__PRIVATE void kd__onnx_window(kd__pb *w, const kd__arg *kernel, const kd__arg
 
 KD__PRIVATE void kd__onnx_conv(kd__onnx_writer *o, const kd__node *n, const char *in, const char *out)
 {
-    const int first = n->type == KD__TYPE_CONV ? (int)KD__CONV_KERNEL : (int)KD__DEPTHWISE_KERNEL;
+    const int first = kd__kind_of(n) == KD__KIND_CONV ? (int)KD__CONV_KERNEL : (int)KD__DEPTHWISE_KERNEL;
     const int64_t groups =
-        n->type == KD__TYPE_CONV ? (int64_t)n->arg[KD__CONV_GROUPS].v[0] : o->m->values[n->in].shape.c;
+        kd__kind_of(n) == KD__KIND_CONV ? (int64_t)n->arg[KD__CONV_GROUPS].v[0] : o->m->values[n->in].shape.c;
     const char *weight = kd__onnx_weight(o, n, 0), *bias = kd__onnx_weight(o, n, 1);
     const size_t start = kd__onnx_node(o, "Conv", in, weight, bias, out);
     kd__onnx_int(&o->graph, "group", groups);
@@ -27829,8 +27876,8 @@ KD__PRIVATE void kd__onnx_length(kd__onnx_writer *o)
 KD__PRIVATE int kd__onnx_pads_alike(const kd_model *m, int value, const kd__node *earlier)
 {
     const kd__value *a = &m->values[value], *b = &m->values[earlier->in];
-    const char *word = kd__layer_types[earlier->type].word;
-    return (strcmp(word, "attention") == 0 || strcmp(word, "meanpool") == 0) && a->stride == b->stride &&
+    const kd__kind kind = kd__kind_of(earlier);
+    return (kind == KD__KIND_ATTENTION || kind == KD__KIND_MEANPOOL) && a->stride == b->stride &&
            a->lead == b->lead && a->shape.h - a->side == b->shape.h - b->side;
 }
 
@@ -28155,7 +28202,7 @@ KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
     const kd__onnx_name out = kd__onnx_value(o, n->out), before = kd__onnx_part(n, "float");
     const int keeps = kd__onnx_keeps_steps(o, n);
     int i;
-    if (kd__layer_types[n->type].build == kd__dropout_build) return KD_OK;
+    if (kd__is_dropout(n)) return KD_OK;
     for (i = 0; i < KD__COUNT(kd__onnx_rows); ++i) {
         const kd__onnx_row *row = &kd__onnx_rows[i];
         kd__onnx_name in;
@@ -28166,7 +28213,7 @@ KD__PRIVATE kd_result kd__onnx_layer(kd__onnx_writer *o, const kd__node *n)
         if (keeps) kd__onnx_steps(o, n, before.chars, out.chars);
         return KD_OK;
     }
-    if (kd__layer_types[n->type].build == kd__quant_build)
+    if (kd__is_quant(n))
         return kd__fail(o->kd, KD_ERR_UNSUPPORTED,
                         "%s: the model has quant layers and is in float; kd_model_quantize makes it int8",
                         o->where);
@@ -31960,31 +32007,32 @@ KD__PRIVATE void kd__onnx_write_layer(kd__onnx_reader *r, const kd__onnx_unit *u
     kd__st_writer *w = &r->line;
     char text[48];
     kd__st_text(w, t->word);
-    if (u->type == KD__TYPE_DENSE || u->type == KD__TYPE_CONV || t->build == kd__prompt_build ||
-        t->build == kd__linear_build || t->build == kd__attention_build || t->build == kd__token_build ||
-        t->build == kd__embed_build) {
+    if (t->kind == KD__KIND_DENSE || t->kind == KD__KIND_CONV || t->kind == KD__KIND_PROMPT ||
+        t->kind == KD__KIND_LINEAR || t->kind == KD__KIND_ATTENTION || t->kind == KD__KIND_TOKEN ||
+        t->kind == KD__KIND_EMBED) {
         kd__print(text, sizeof text, " %.0f", u->arg[0].v[0]);
         kd__st_text(w, text);
     }
-    if (t->build == kd__embed_build) {
+    if (t->kind == KD__KIND_EMBED) {
         kd__print(text, sizeof text, " %.0f", u->arg[KD__EMBED_WIDTH].v[0]);
         kd__st_text(w, text);
     }
-    if (u->type == KD__TYPE_CONV) kd__onnx_write_window(r, &u->arg[KD__CONV_KERNEL], &one);
-    if (u->type == KD__TYPE_DEPTHWISE) kd__onnx_write_window(r, &u->arg[KD__DEPTHWISE_KERNEL], &one);
-    if (t->build == kd__pool_build) kd__onnx_write_window(r, &u->arg[KD__POOL_KERNEL], &u->arg[KD__POOL_KERNEL]);
-    if (t->build == kd__pool_build && u->arg[KD__POOL_CEIL].v[0] != 0) kd__st_text(w, " ceil=1");
-    if (u->type == KD__TYPE_CONV && u->arg[KD__CONV_GROUPS].v[0] != 1) {
+    if (t->kind == KD__KIND_CONV) kd__onnx_write_window(r, &u->arg[KD__CONV_KERNEL], &one);
+    if (t->kind == KD__KIND_DEPTHWISE) kd__onnx_write_window(r, &u->arg[KD__DEPTHWISE_KERNEL], &one);
+    if (t->kind == KD__KIND_MAXPOOL || t->kind == KD__KIND_AVGPOOL)
+        kd__onnx_write_window(r, &u->arg[KD__POOL_KERNEL], &u->arg[KD__POOL_KERNEL]);
+    if (t->kind == KD__KIND_MAXPOOL && u->arg[KD__POOL_CEIL].v[0] != 0) kd__st_text(w, " ceil=1");
+    if (t->kind == KD__KIND_CONV && u->arg[KD__CONV_GROUPS].v[0] != 1) {
         kd__print(text, sizeof text, " groups=%.0f", u->arg[KD__CONV_GROUPS].v[0]);
         kd__st_text(w, text);
     }
     if ((t->flags & KD__MULTIPLIES) && u->tensor[1] < 0) kd__st_text(w, " bias=0");
     if (t->act == KD__LEAKYRELU && (float)u->arg[KD__ACT_SLOPE].v[0] != 0.01f)
         kd__onnx_write_number(r, "slope", u->arg[KD__ACT_SLOPE].v[0], 0);
-    if (t->build == kd__attention_build && u->arg[KD__ATTENTION_CAUSAL].v[0] != 0) kd__st_text(w, " causal=1");
-    if (t->build == kd__layernorm_build && (float)u->arg[KD__LAYERNORM_EPS].v[0] != 1e-6f)
+    if (t->kind == KD__KIND_ATTENTION && u->arg[KD__ATTENTION_CAUSAL].v[0] != 0) kd__st_text(w, " causal=1");
+    if (t->kind == KD__KIND_LAYERNORM && (float)u->arg[KD__LAYERNORM_EPS].v[0] != 1e-6f)
         kd__onnx_write_number(r, "eps", u->arg[KD__LAYERNORM_EPS].v[0], 0);
-    if (t->build != kd__norm_build) return;
+    if (t->kind != KD__KIND_NORM) return;
     r->has_norm = 1;
     if ((float)u->arg[KD__NORM_EPS].v[0] != 1e-5f) kd__onnx_write_number(r, "eps", u->arg[KD__NORM_EPS].v[0], 0);
     if ((float)(1 - u->arg[KD__NORM_MOMENTUM].v[0]) != 0.9f)
@@ -32013,11 +32061,12 @@ KD__PRIVATE int kd__onnx_projection(const kd__onnx_reader *r, int from, int to, 
 {
     const kd__onnx_unit *u = &r->units[to];
     *norm = -1;
-    if (to != from && kd__layer_types[u->type].build == kd__norm_build) *norm = to, to = u->in, u = &r->units[to];
+    if (to != from && kd__layer_types[u->type].kind == KD__KIND_NORM) *norm = to, to = u->in, u = &r->units[to];
     if (to == from || u->in != from) return -1;
-    if (u->type == KD__TYPE_DENSE) return to;
-    if (u->type != KD__TYPE_CONV || u->arg[KD__CONV_KERNEL].v[0] != 1 || u->arg[KD__CONV_KERNEL].v[1] != 1 ||
-        u->arg[KD__CONV_PAD].v[0] != 0 || u->arg[KD__CONV_PAD].v[1] != 0 || u->arg[KD__CONV_GROUPS].v[0] != 1)
+    if (kd__layer_types[u->type].kind == KD__KIND_DENSE) return to;
+    if (kd__layer_types[u->type].kind != KD__KIND_CONV || u->arg[KD__CONV_KERNEL].v[0] != 1 ||
+        u->arg[KD__CONV_KERNEL].v[1] != 1 || u->arg[KD__CONV_PAD].v[0] != 0 || u->arg[KD__CONV_PAD].v[1] != 0 ||
+        u->arg[KD__CONV_GROUPS].v[0] != 1)
         return -1;
     return to;
 }
@@ -32091,17 +32140,17 @@ KD__PRIVATE kd_result kd__onnx_write_concat(kd__onnx_reader *r, int from, int fi
     return result;
 }
 
-KD__PRIVATE int kd__onnx_is(const kd__onnx_unit *u, kd_result (*build)(kd__draft *d, kd__node *n))
+KD__PRIVATE int kd__onnx_is(const kd__onnx_unit *u, kd__kind kind)
 {
-    return u->type >= 0 && kd__layer_types[u->type].build == build;
+    return u->type >= 0 && kd__layer_types[u->type].kind == kind;
 }
 
 /* Whether a unit is a linear layer that attention brings along: the one before it, or the one behind. `before`: the
    unit before this one, `next` the one behind, NULL where there is none. */
 KD__PRIVATE int kd__onnx_belongs(const kd__onnx_unit *u, const kd__onnx_unit *before, const kd__onnx_unit *next)
 {
-    if (!kd__onnx_is(u, kd__linear_build)) return 0;
-    return (next && kd__onnx_is(next, kd__attention_build)) || (before && kd__onnx_is(before, kd__attention_build));
+    if (!kd__onnx_is(u, KD__KIND_LINEAR)) return 0;
+    return (next && kd__onnx_is(next, KD__KIND_ATTENTION)) || (before && kd__onnx_is(before, KD__KIND_ATTENTION));
 }
 
 /* The layers after unit `from` up to `to`. */
@@ -32115,9 +32164,8 @@ KD__PRIVATE kd_result kd__onnx_write_chain(kd__onnx_reader *r, int from, int to,
         kd__onnx_unit *u = &r->units[r->order[i]];
         const kd__onnx_unit *before = i + 1 < r->order_count ? &r->units[r->order[i + 1]] : NULL;
         const kd__onnx_unit *next = i > start ? &r->units[r->order[i - 1]] : NULL;
-        if (kd__onnx_is(u, kd__attention_build) &&
-            (!before || !kd__onnx_belongs(before, NULL, u) || !next || !kd__onnx_belongs(next, u, NULL) ||
-             next->shape.c != u->shape.c))
+        if (kd__onnx_is(u, KD__KIND_ATTENTION) && (!before || !kd__onnx_belongs(before, NULL, u) || !next ||
+                                                   !kd__onnx_belongs(next, u, NULL) || next->shape.c != u->shape.c))
             return kd__onnx_refuse(r, kd__onnx_op_of(r, r->order[i]),
                                    "its heads must come from one linear layer, and go to one as wide as they are");
         if (u->written++)
@@ -32265,10 +32313,9 @@ KD__PRIVATE int kd__onnx_fits(const kd__onnx_reader *r, const kd_model *m, const
     const kd__onnx_unit *u = &r->units[part->unit];
     const kd__param *p = &m->params[n->param[0]];
     int i, same = 1;
-    if (part->role == KD__ROLE_IDENTITY)
-        return kd__layer_types[n->type].build == kd__norm_build && p->shape[0] == u->shape.c;
+    if (part->role == KD__ROLE_IDENTITY) return kd__is_norm(n) && p->shape[0] == u->shape.c;
     if (n->type != u->type || r->arrays[u->tensor[0]].count * (u->joint[0] ? 3 : 1) != kd__param_count(p)) return 0;
-    for (i = 0; i < 2 && n->type == KD__TYPE_CONV; ++i)
+    for (i = 0; i < 2 && kd__kind_of(n) == KD__KIND_CONV; ++i)
         same &=
             n->arg[KD__CONV_STRIDE].v[i] == KD__MIN(u->arg[KD__CONV_STRIDE].v[i], n->arg[KD__CONV_STRIDE].v[i]) &&
             m->values[n->out].shape.h == u->shape.h && m->values[n->out].shape.w == u->shape.w;
@@ -32660,24 +32707,25 @@ typedef struct kd__c_window {
 KD__PRIVATE kd__c_window kd__c_window_of(const kd_model *m, const kd__node *n)
 {
     const kd__shape *in = &m->values[n->in].shape, *out = &m->values[n->out].shape;
-    const int first = n->type == KD__TYPE_CONV        ? (int)KD__CONV_KERNEL
-                      : n->type == KD__TYPE_DEPTHWISE ? (int)KD__DEPTHWISE_KERNEL
-                                                      : (int)KD__POOL_KERNEL;
+    const kd__kind kind = kd__kind_of(n);
+    const int first = kind == KD__KIND_CONV        ? (int)KD__CONV_KERNEL
+                      : kind == KD__KIND_DEPTHWISE ? (int)KD__DEPTHWISE_KERNEL
+                                                   : (int)KD__POOL_KERNEL;
     kd__c_window w;
     int i;
     w.h = in->h, w.w = in->w, w.c = in->c;
     w.out_h = out->h, w.out_w = out->w, w.out_c = out->c;
-    w.groups = n->type == KD__TYPE_CONV ? (int)n->arg[KD__CONV_GROUPS].v[0] : 1;
+    w.groups = kind == KD__KIND_CONV ? (int)n->arg[KD__CONV_GROUPS].v[0] : 1;
     for (i = 0; i < 2; ++i) {
         w.kernel[i] = (int)n->arg[first].v[i];
         w.stride[i] = (int)n->arg[first + 1].v[i];
         w.pad[i] = (int)n->arg[first + 2].v[i];
         w.pool[i] = 1;
     }
-    if (n->type != KD__TYPE_DENSE && kd__layer_types[n->type].build != kd__linear_build) return w;
+    if (kind != KD__KIND_DENSE && kind != KD__KIND_LINEAR) return w;
     w.kernel[0] = w.kernel[1] = w.stride[0] = w.stride[1] = 1;
     w.pad[0] = w.pad[1] = 0;
-    if (n->type != KD__TYPE_DENSE) return w;
+    if (kind != KD__KIND_DENSE) return w;
     w.c = (int)kd__shape_count(in);
     w.h = w.w = 1;
     return w;
@@ -32697,24 +32745,28 @@ KD__PRIVATE kd__c_window kd__c_step_window(const kd_model *m, const kd__c_step *
 /* What the file has for a layer, KD__C_KINDS where it has nothing. Flatten and dropout are no steps. */
 KD__PRIVATE int kd__c_kind(const kd__node *n)
 {
-    const kd__layer_type *t = &kd__layer_types[n->type];
-    if (n->type == KD__TYPE_DENSE || n->type == KD__TYPE_CONV) return KD__C_CONV;
-    if (n->type == KD__TYPE_DEPTHWISE) return KD__C_DEPTHWISE;
-    if (t->build == kd__pool_build && t->forward[0].fn == kd__maxpool_forward) return KD__C_MAXPOOL;
-    if (t->build == kd__pool_build || t->build == kd__gap_build) return KD__C_AVGPOOL;
-    if (t->build == kd__norm_build) return KD__C_SCALE;
-    if (t->build == kd__act_build) return KD__C_ACT;
-    if (t->build == kd__concat_build) return KD__C_CONCAT;
-    if (t->build == kd__linear_build) return KD__C_CONV;
-    if (t->build == kd__embed_build) return KD__C_EMBED;
-    if (t->forward[0].fn == kd__learned_tokens_forward) return KD__C_CLASSTOKEN;
-    if (t->build == kd__position_build) return KD__C_POSITION;
-    if (t->build == kd__token_build) return KD__C_TOKEN;
-    if (t->build == kd__meanpool_build) return KD__C_MEANPOOL;
-    if (t->build == kd__layernorm_build) return KD__C_LAYERNORM;
-    if (t->build == kd__attention_build) return KD__C_ATTENTION;
-    if (t->forward[0].fn == kd__mean_forward) return KD__C_MEAN;
-    return t->build == kd__add_build ? KD__C_ADD : KD__C_KINDS;
+    switch (kd__kind_of(n)) {
+    case KD__KIND_DENSE:
+    case KD__KIND_CONV:
+    case KD__KIND_LINEAR: return KD__C_CONV;
+    case KD__KIND_DEPTHWISE: return KD__C_DEPTHWISE;
+    case KD__KIND_MAXPOOL: return KD__C_MAXPOOL;
+    case KD__KIND_AVGPOOL:
+    case KD__KIND_GAP: return KD__C_AVGPOOL;
+    case KD__KIND_NORM: return KD__C_SCALE;
+    case KD__KIND_ACT: return KD__C_ACT;
+    case KD__KIND_CONCAT: return KD__C_CONCAT;
+    case KD__KIND_EMBED: return KD__C_EMBED;
+    case KD__KIND_LEARNED: return KD__C_CLASSTOKEN;
+    case KD__KIND_POSITION: return KD__C_POSITION;
+    case KD__KIND_TOKEN: return KD__C_TOKEN;
+    case KD__KIND_MEANPOOL: return KD__C_MEANPOOL;
+    case KD__KIND_LAYERNORM: return KD__C_LAYERNORM;
+    case KD__KIND_ATTENTION: return KD__C_ATTENTION;
+    case KD__KIND_MEAN: return KD__C_MEAN;
+    case KD__KIND_SUM: return KD__C_ADD;
+    default: return KD__C_KINDS;
+    }
 }
 
 KD__PRIVATE int kd__c_clips(int act) { return act == KD__RELU || act == KD__RELU6; }
@@ -32936,7 +32988,7 @@ KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
         const kd__node *n = &m->nodes[i];
         const kd__layer_type *t = &kd__layer_types[n->type];
         const int kind = kd__c_kind(n);
-        if (t->build == kd__flatten_build || t->build == kd__dropout_build || t->build == kd__tokens_build) {
+        if (kd__is_dropout(n) || kd__kind_of(n) == KD__KIND_FLATTEN || kd__kind_of(n) == KD__KIND_TOKENS) {
             kd__c_pass(p, n);
         } else if (kind == KD__C_KINDS) {
             return kd__fail(

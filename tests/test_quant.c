@@ -211,7 +211,7 @@ static void plain_predict(const kd_model *m, const float *image, float *logits)
                 finish_plain(m, at, values, k,
                              (float)(values[n->in].q[k] - in->zero) * at->factor[0] +
                                  (float)(values[kd__input(m, n, 1)].q[k] - in2->zero) * at->factor[1]);
-            } else if (at->op == KD__QUANT_NOTHING && kd__stays_on_grid(n)) {
+            } else if (at->op == KD__QUANT_NOTHING && kd__has_flag(n, KD__KEEPS_GRID)) {
                 values[n->out].q[k] = values[n->in].q[k];
             }
         }
