@@ -1581,7 +1581,16 @@ typedef struct kd_train_desc {
        same order, and without augment, which would have to be one view of two things. validation_data have no such
        partner: agreement and kl are then not measured. */
     const kd_data *teacher_data;
-    kd_loss_desc loss; /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
+    /* 0 and 1: in every epoch. Shares of all epochs: the teacher teaches in those that begin at teacher_from or later
+       and before teacher_until. In the others it is not asked, and losses that use it are what they are without one:
+       bce as it is, mse compares with kd_data.targets where there are any, all others are ce on the labels, which
+       they then need, with their label_smoothing and class_weights. Losses on features are left out. First without:
+       0.1 to 0.2 where rounding is new to the student (QKD, Kim et al. 2019); without in the end: a teacher far
+       above its student, whom it holds back (Cho and Hariharan 2019). Not with KD_PROMPT_TEACHER, nor an attack whose
+       loss uses the teacher. */
+    float teacher_from;  /* 0; 0 to 1 */
+    float teacher_until; /* 1; teacher_from to 1 */
+    kd_loss_desc loss;   /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
     /* Several losses instead: their sum with weights, 0 to 1e6, NULL: 1 each. Each sees the labels and the teacher
        if it has a use for them; where there is a teacher, one must use it. `loss` stays as it is by default. */
     const kd_loss_desc *losses; /* NULL */
@@ -20037,10 +20046,11 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
     return KD_OK;
 }
 
-/* For a backward pass that they have no part in. */
+/* For a backward pass that they have no part in, nor their learned parts. */
 KD__PRIVATE void kd__features_leave_out(kd__features *fs, int n)
 {
     int i;
+    if (fs->param_count > 0) memset(fs->grads, 0, fs->param_count * sizeof *fs->grads);
     for (i = 0; i < fs->tap_count; ++i) {
         kd__tap *tap = &fs->taps[KD__STUDENT][i];
         memset(tap->grad, 0, (size_t)n * kd__tap_count(tap) * sizeof *tap->grad);
@@ -20240,6 +20250,7 @@ KDDEF kd_train_desc kd_train_defaults(void)
     d.sparsity_every = 100;
     d.schedule_step = 10;
     d.schedule_gamma = 0.1f;
+    d.teacher_until = 1;
     d.prompt_temperature = 1;
     d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
@@ -20248,7 +20259,17 @@ KDDEF kd_train_desc kd_train_defaults(void)
     return d;
 }
 
-/* Apart from the others, so that checkpoints from before they were there are known. */
+/* These and the next apart from the others, so that checkpoints from before they were there are known. */
+KD__PRIVATE int kd__lesson_ranges(const kd_train_desc *d, kd__range *to)
+{
+    const kd__range ranges[] = {
+        {"teacher_from", (double)d->teacher_from, 0, 1},
+        {"teacher_until", (double)d->teacher_until, (double)d->teacher_from, 1},
+    };
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
 KD__PRIVATE int kd__sparsity_ranges(const kd_train_desc *d, kd__range *to)
 {
     const kd__range ranges[] = {
@@ -20336,6 +20357,7 @@ struct kd_trainer {
     const kd_data *data;
     kd_train_desc desc;
     kd_loss_desc losses[KD__MAX_LOSSES]; /* kinds resolved */
+    kd_loss_desc alone[KD__MAX_LOSSES];  /* what they are in epochs without the teacher */
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
     int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
@@ -20682,6 +20704,78 @@ KD__PRIVATE int kd__trainer_has_soft(const kd_trainer *t, const kd_loss_desc *lo
     return t->source != KD__TEACHER_NONE || loss->fn || (loss->kind == KD_LOSS_MSE && t->data->targets);
 }
 
+/* Whether there are epochs without the teacher, and whether one is with it. */
+KD__PRIVATE int kd__trainer_pauses(const kd_train_desc *d) { return d->teacher_from > 0 || d->teacher_until < 1; }
+
+KD__PRIVATE int kd__trainer_teaches(const kd_train_desc *d, int epoch)
+{
+    const double begins = (double)epoch, little = 1e-6 * d->epochs; /* 0.15f is a little more than 3 of 20 */
+    return begins >= (double)d->teacher_from * d->epochs - little &&
+           (d->teacher_until >= 1 || begins < (double)d->teacher_until * d->epochs - little);
+}
+
+/* What a loss is in epochs without the teacher. */
+KD__PRIVATE kd_loss_desc kd__trainer_alone(const kd_trainer *t, const kd_loss_desc *loss)
+{
+    kd_loss_desc alone = *loss;
+    if (!kd__trainer_uses_teacher(loss) || loss->kind == KD_LOSS_BCE) return alone;
+    alone = kd_loss_defaults(loss->kind == KD_LOSS_MSE && t->data->targets ? KD_LOSS_MSE : KD_LOSS_CE);
+    alone.to_targets = alone.kind == KD_LOSS_MSE;
+    if (alone.kind == KD_LOSS_CE)
+        alone.label_smoothing = loss->label_smoothing, alone.class_weights = loss->class_weights;
+    alone.inputs = loss->inputs;
+    alone.first = loss->first, alone.columns = loss->columns, alone.task = loss->task;
+    return alone;
+}
+
+KD__PRIVATE kd_result kd__trainer_check_pauses(kd_trainer *t)
+{
+    static const char where[] = "kd_train";
+    const kd_train_desc *d = &t->desc;
+    const kd_attack_desc *attacks[2];
+    int i, taught = 0;
+    if (!kd__trainer_pauses(d)) return KD_OK;
+    if (t->source == KD__TEACHER_NONE)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_from and teacher_until need a teacher", where);
+    for (i = 0; i < d->epochs && !taught; ++i) taught = kd__trainer_teaches(d, i);
+    if (d->epochs > 0 && !taught)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: teacher_from %s and teacher_until %s leave none of %d epochs to the teacher", where,
+                        kd__number((double)d->teacher_from, 6).chars, kd__number((double)d->teacher_until, 6).chars,
+                        d->epochs);
+    kd__trainer_attacks(t, attacks);
+    if (d->prompt == KD_PROMPT_TEACHER || (attacks[0] && kd__attack_uses_teacher(attacks[0])) ||
+        (attacks[1] && kd__attack_uses_teacher(attacks[1])))
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s: prompts of the teacher and attacks on a loss that uses it need it in every epoch, not "
+                        "from teacher_from to teacher_until",
+                        where);
+    for (i = 0; i < t->loss_count; ++i) {
+        const kd_loss_desc *alone = &t->alone[i];
+        t->alone[i] = kd__trainer_alone(t, &t->losses[i]);
+        if (!kd__trainer_uses_teacher(&t->losses[i]) || alone->kind == KD_LOSS_MSE) continue;
+        if (!alone->task && !t->has_labels)
+            return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                            "%s: in epochs without the teacher loss %s needs labels, got none", where,
+                            kd_loss_name(alone->kind));
+        if (alone->kind == KD_LOSS_CE && kd__trainer_columns(t, alone) == 1)
+            return kd__fail(
+                t->kd, KD_ERR_ARGUMENT,
+                "%s: in epochs without the teacher loss %s has no targets, and cross-entropy of a single "
+                "output teaches nothing",
+                where, kd_loss_name(t->losses[i].kind));
+        t->uses_labels = 1;
+    }
+    return KD_OK;
+}
+
+/* A loss as it uses labels: with the teacher or, where only then, in epochs without; NULL: never. */
+KD__PRIVATE const kd_loss_desc *kd__trainer_labelled_loss(const kd_trainer *t, int i)
+{
+    if (kd__loss_uses_labels(&t->losses[i])) return &t->losses[i];
+    return kd__trainer_pauses(&t->desc) && kd__loss_uses_labels(&t->alone[i]) ? &t->alone[i] : NULL;
+}
+
 /* The labels of `samples` (NULL: of all), as losses, attacks and mixup need them. */
 KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *labels, const int32_t *samples, int n)
 {
@@ -20690,9 +20784,10 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
     int i;
     kd__trainer_attacks(t, attacks);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
-        if (kd__loss_uses_labels(&t->losses[i]) && t->losses[i].task == 0)
-            result = kd__loss_check_labels(t->kd, "kd_train", &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
-                                           labels, samples, n, kd__trainer_columns(t, &t->losses[i]));
+        const kd_loss_desc *loss = kd__trainer_labelled_loss(t, i);
+        if (loss && loss->task == 0)
+            result = kd__loss_check_labels(t->kd, "kd_train", loss, kd__trainer_has_soft(t, loss), labels, samples,
+                                           n, kd__trainer_columns(t, loss));
     }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         if (attacks[i] && kd__loss_uses_labels(&attacks[i]->loss))
@@ -20729,14 +20824,16 @@ KD__PRIVATE kd_result kd__trainer_labels(kd_trainer *t)
                         where, t->outputs, data->classes);
     if (data->labels && !data->soft_labels) result = kd__trainer_check_labels(t, data->labels, NULL, data->count);
     for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
-        if (t->losses[i].task && kd__loss_uses_labels(&t->losses[i]))
-            result = kd__loss_check_labels(t->kd, where, &t->losses[i], kd__trainer_has_soft(t, &t->losses[i]),
-                                           kd__data_labels(data, t->losses[i].task), NULL, data->count,
-                                           kd__trainer_columns(t, &t->losses[i]));
+        const kd_loss_desc *loss = kd__trainer_labelled_loss(t, i);
+        if (loss && loss->task)
+            result = kd__loss_check_labels(t->kd, where, loss, kd__trainer_has_soft(t, loss),
+                                           kd__data_labels(data, loss->task), NULL, data->count,
+                                           kd__trainer_columns(t, loss));
     }
-    for (i = 0; i < t->loss_count; ++i)
-        apart &= t->losses[i].kind == KD_LOSS_BCE || (t->losses[i].fn && t->losses[i].hard_weight == 0) ||
-                 !kd__loss_uses_labels(&t->losses[i]);
+    for (i = 0; i < t->loss_count; ++i) {
+        const kd_loss_desc *loss = kd__trainer_labelled_loss(t, i);
+        apart &= !loss || loss->kind == KD_LOSS_BCE || (loss->fn && loss->hard_weight == 0);
+    }
     if (result == KD_OK && data->soft_labels)
         result = kd__check_soft_labels(t->kd, where, data->soft_labels, data->count, data->classes, apart);
     return result;
@@ -20797,6 +20894,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
     t->inputs[KD_INPUTS_CLEAN] += t->features.count;
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attack(t, &t->desc.attack);
     if (result == KD_OK && d->prompt_attack.epsilon != 0) result = kd__trainer_attack(t, &t->desc.prompt_attack);
+    if (result == KD_OK) result = kd__trainer_check_pauses(t);
     return result == KD_OK && t->uses_labels ? kd__trainer_labels(t) : result;
 }
 
@@ -20892,6 +20990,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
     const kd__node *lone;
     kd__range ranges[KD__MAX_RANGES];
     kd_result result = kd__check_ranges(t->kd, where, ranges, kd__train_ranges(d, ranges));
+    if (result == KD_OK) result = kd__check_ranges(t->kd, where, ranges, kd__lesson_ranges(d, ranges));
     if (result == KD_OK) result = kd__check_ranges(t->kd, where, ranges, kd__sparsity_ranges(d, ranges));
     if (result == KD_OK && d->sparsity != KD_SPARSITY_NONE &&
         (d->ema > 0 || d->keep == KD_KEEP_BEST || d->patience))
@@ -21391,7 +21490,8 @@ typedef struct kd__batch {
     const int32_t *samples;
     int n, epoch;
     const float *soft_targets;
-    int side; /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
+    int side;  /* with dot_delta, what the pass computes: 0 hard terms, 1 soft ones */
+    int alone; /* an epoch without the teacher */
 } kd__batch;
 
 /* A loss that has columns of its own sees them alone: student, teacher and labels are gathered, and so is the
@@ -21457,14 +21557,14 @@ KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
 KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__batch *b, float *grad, double *value)
 {
-    const kd__loss_info *info = kd__loss_look_up(t->losses[index].kind);
-    kd_loss_desc desc = kd__trainer_loss_at(t, index, b->epoch);
+    kd_loss_desc desc = b->alone ? t->alone[index] : kd__trainer_loss_at(t, index, b->epoch);
+    const kd__loss_info *info = kd__loss_look_up(desc.kind);
     const int learns = desc.kind == KD_LOSS_CTKD;
     kd__loss_call call;
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = desc.columns ? KD_OK : kd__trainer_average(t, kd__trainer_softness(&desc), b->n);
+    result = desc.columns || b->alone ? KD_OK : kd__trainer_average(t, kd__trainer_softness(&desc), b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->runs[desc.inputs]);
@@ -21533,7 +21633,7 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
     double value, features = 0;
     kd_result result = kd__trainer_evaluate_all(t, inputs, b, &value);
     if (result == KD_OK && inputs == KD_INPUTS_CLEAN && t->features.count > 0) {
-        if (t->grads[1] && b->side == 0)
+        if (b->alone || (t->grads[1] && b->side == 0))
             kd__features_leave_out(&t->features, b->n);
         else
             result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], b->epoch, t->at.step, &features);
@@ -21688,17 +21788,18 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
 {
     const kd_train_desc *d = &t->desc;
     const int64_t updates = t->at.step;
-    kd__batch b = {NULL, 0, 0, NULL, 0};
+    kd__batch b = {NULL, 0, 0, NULL, 0, 0};
     int i, view = kd__augment_any(&d->augment) ? epoch : 0;
     kd_result result;
     b.samples = samples, b.n = n, b.epoch = epoch;
+    b.alone = !kd__trainer_teaches(d, epoch);
     if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
     if (t->ema_weights && t->at.images == 0)
         kd__trainer_copy(t, t->ema_weights, t->ema_state, t->m->weights, t->m->state);
     result = kd__feed_batch(&t->feed, samples, n, view);
-    if (result == KD_OK && t->teacher_feed.kd) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
+    if (result == KD_OK && t->teacher_feed.kd && !b.alone) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
     if (result == KD_OK && t->data->batch && !t->data->soft_labels) result = kd__trainer_check_stream(t, n);
-    if (result == KD_OK) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
+    if (result == KD_OK && !b.alone) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
@@ -21870,6 +21971,11 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
                 kd_attack_name(a->kind), kd_loss_name(a->loss.kind), a->steps, kd__number((double)a->step, 4).chars,
                 kd__number((double)a->epsilon, 4).chars,
                 kd__number((double)(a->random_start * a->epsilon), 4).chars, i ? ", of prompts" : "");
+    }
+    for (i = 0; kd__trainer_pauses(&t->desc) && i < t->desc.epochs; ++i) {
+        const int teaches = kd__trainer_teaches(&t->desc, i);
+        if (i == 0 || teaches != kd__trainer_teaches(&t->desc, i - 1))
+            kd__log(t->kd, "kd_train: with%s the teacher from epoch %d on", teaches ? "" : "out", i + 1);
     }
     if (t->desc.dot_delta > 0)
         kd__log(t->kd, "kd_train: momentum %s for soft terms, %s for hard terms",
@@ -26688,6 +26794,7 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
     kd__range ranges[KD__MAX_RANGES];
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
     int i;
+    if (kd__trainer_pauses(d)) hash = kd__hash_ranges(hash, ranges, kd__lesson_ranges(d, ranges));
     if (d->slimming > 0 || d->sparsity != KD_SPARSITY_NONE)
         hash = kd__hash_ranges(hash, ranges, kd__sparsity_ranges(d, ranges));
     for (i = 0; i < d->rate_count; ++i)

@@ -1816,6 +1816,122 @@ static void test_warmup(void **state)
     school_close(&s);
 }
 
+/* ---- epochs without the teacher -------------------------------------------------------------------------- */
+
+static int taught; /* samples that the teacher was asked about */
+
+static int ask_teacher(void *user, const float *x, const int32_t *samples, int n, float *logits)
+{
+    school *s = (school *)user;
+    (void)samples;
+    taught += n;
+    return kd_predict(s->teacher, x, n, logits) != KD_OK;
+}
+
+/* Two trainings of two epochs each, one after the other, from the start of all. */
+static uint64_t in_two_parts(school *s, kd_train_desc first, kd_train_desc second)
+{
+    kd_model *m;
+    uint64_t hash;
+    first.epochs = second.epochs = 2;
+    m = train(s, &first);
+    assert_ok(s->kd, kd_train(m, &s->data, &second));
+    hash = kd_model_hash(m);
+    kd_model_destroy(m);
+    return hash;
+}
+
+static uint64_t in_one(school *s, const kd_train_desc *d)
+{
+    kd_model *m = train(s, d);
+    const uint64_t hash = kd_model_hash(m);
+    kd_model_destroy(m);
+    return hash;
+}
+
+/* What is trained partly with a teacher is what is trained with it and without it, one after the other. */
+static void test_pauses(void **state)
+{
+    school s;
+    kd_feature_loss feature = kd_feature_loss_defaults(KD_FEATURE_HINT);
+    kd_train_desc with, without, d;
+    int kind, features;
+    (void)state;
+    school_open(&s);
+    feature.student = feature.teacher = "0";
+    for (kind = KD_LOSS_CE + 1; kind < KD_LOSS_COUNT; ++kind) {
+        for (features = 0; features < 2; ++features) {
+            if (!needs_teacher((kd_loss_kind)kind)) continue;
+            with = school_desc(&s, 4);
+            with.optimizer = KD_SGD, with.momentum = 0, with.shuffle = 0;
+            with.loss = kd_loss_defaults((kd_loss_kind)kind);
+            without = with;
+            without.loss = kd_loss_defaults(kind == KD_LOSS_BCE ? KD_LOSS_BCE : KD_LOSS_CE);
+            with.teacher = s.teacher;
+            if (features) with.features = &feature, with.feature_count = 1;
+            with.loss.warmup = 0;
+            if (kind == KD_LOSS_CTKD || with.loss.temperature_end > 0) continue; /* it moves with the epochs */
+            d = with;
+            d.teacher_from = 0.5f;
+            assert_true(in_one(&s, &d) == in_two_parts(&s, without, with));
+            d.teacher_from = 0, d.teacher_until = 0.5f;
+            assert_true(in_one(&s, &d) == in_two_parts(&s, with, without));
+            assert_true(in_one(&s, &d) != in_one(&s, &with));
+        }
+    }
+    d = school_desc(&s, 20);
+    d.teacher_fn = ask_teacher, d.teacher_user = &s;
+    d.teacher_from = 0.15f, d.teacher_until = 0.85f;
+    taught = 0;
+    in_one(&s, &d);
+    assert_int_equal(taught, 14 * SAMPLES);
+    assert_non_null(strstr(s.lines, "kd_train: without the teacher from epoch 1 on\n"
+                                    "kd_train: with the teacher from epoch 4 on\n"
+                                    "kd_train: without the teacher from epoch 18 on\n"));
+    school_close(&s);
+}
+
+static void test_pauses_refused(void **state)
+{
+    school s;
+    kd_model *m;
+    kd_train_desc d;
+    kd_data data;
+    uint64_t before;
+    (void)state;
+    school_open(&s);
+    m = create(&s, "6: dense 8, tanh, dense 4", 9);
+    before = kd_model_hash(m);
+#define REFUSED_IN_PAUSES(change, text)                                                                            \
+    d = school_desc(&s, 4), data = s.data, d.teacher = s.teacher, d.teacher_until = 0.5f;                          \
+    change;                                                                                                        \
+    assert_fails(s.kd, kd_train(m, &data, &d), KD_ERR_ARGUMENT, text);                                             \
+    assert_true(kd_model_hash(m) == before)
+    REFUSED_IN_PAUSES(d.teacher = NULL, "teacher_from and teacher_until need a teacher");
+    REFUSED_IN_PAUSES(d.teacher_from = 0.75f, "teacher_until must be 0.75 to 1, got 0.5");
+    REFUSED_IN_PAUSES(d.teacher_from = -0.1f, "teacher_from must be 0 to 1, got -0.1");
+    REFUSED_IN_PAUSES(d.teacher_from = 0.5f,
+                      "teacher_from 0.5 and teacher_until 0.5 leave none of 4 epochs to the teacher");
+    REFUSED_IN_PAUSES(data.labels = NULL, "in epochs without the teacher loss ce needs labels, got none");
+    REFUSED_IN_PAUSES((d.loss = kd_loss_defaults(KD_LOSS_MSE), d.loss.inputs = KD_INPUTS_ADVERSARIAL,
+                       d.attack.epsilon = d.attack.step = 0.1f, d.attack.loss = kd_loss_defaults(KD_LOSS_KL)),
+                      "attacks on a loss that uses it need it in every epoch");
+#undef REFUSED_IN_PAUSES
+    kd_model_destroy(m);
+    m = create(&s, "6: dense 1", 9);
+    {
+        kd_model *teacher = create(&s, "6: dense 1", 10);
+        data = s.data, data.classes = 2;
+        d = school_desc(&s, 4);
+        d.teacher = teacher, d.teacher_until = 0.5f, d.loss = kd_loss_defaults(KD_LOSS_MSE);
+        assert_fails(s.kd, kd_train(m, &data, &d), KD_ERR_ARGUMENT,
+                     "loss mse has no targets, and cross-entropy of a single output teaches nothing");
+        kd_model_destroy(teacher);
+    }
+    kd_model_destroy(m);
+    school_close(&s);
+}
+
 /* The temperature of ctkd stands still in the first epoch, and then goes where the soft term grows. */
 static void test_learned_temperature(void **state)
 {
@@ -2672,6 +2788,8 @@ int main(void)
         cmocka_unit_test(test_lists),
         cmocka_unit_test(test_no_allocation),
         cmocka_unit_test(test_warmup),
+        cmocka_unit_test(test_pauses),
+        cmocka_unit_test(test_pauses_refused),
         cmocka_unit_test(test_learned_temperature),
         cmocka_unit_test(test_several_teachers),
         cmocka_unit_test(test_logits_averaged),
