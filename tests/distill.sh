@@ -213,6 +213,8 @@ check 'the report has them, too' grep -q 'loss on features</dt><dd><code>hint lo
 check 'a term of weight 1 alone' several --loss 'kl' --out "$work/two"
 check 'and the same with its weight' several --loss '1*kl' --out "$work/several"
 check 'is the same student' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
+check 'labels alone at first and in the end' several --loss kl --teacher-from 0.5 --out "$work/several"
+check 'metrics.json says so' grep -q '"teacher_from": 0.5, "teacher_until": 1' "$work/several/metrics.json"
 check 'a feature of weight 0' several --loss kl --feature 'hint low weight=0' --out "$work/several"
 check 'teaches nothing' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
 # several teachers
@@ -503,6 +505,7 @@ out="--out $work/out --epochs 1 --teacher-epochs 1 --seeds 1 --threads 1 --limit
     refused '--temperature takes numbers' $fashion $out --temperature warm
     refused '--loss can be' $fashion $out --loss l2
     refused '--loss can be' $fashion $out --loss hinton+
+    refused '--teacher-from must be below --teacher-until, got 0.5 and 0.5' $fashion $out --teacher-from 0.5 --teacher-until 0.5
     refused '--loss needs one that learns from the teacher' $fashion $out --loss ce
     refused 'takes weights above 0' $fashion $out --loss '0*hinton+kl'
     refused 'joins losses by +' $fashion $out --loss 'hinton kl'

@@ -1855,6 +1855,7 @@ static void test_pauses(void **state)
     school s;
     kd_feature_loss feature = kd_feature_loss_defaults(KD_FEATURE_HINT);
     kd_train_desc with, without, d;
+    double some;
     int kind, features;
     (void)state;
     school_open(&s);
@@ -1878,6 +1879,23 @@ static void test_pauses(void **state)
             assert_true(in_one(&s, &d) == in_two_parts(&s, with, without));
             assert_true(in_one(&s, &d) != in_one(&s, &with));
         }
+    }
+    { /* a sample without a label teaches nothing in epochs without the teacher */
+        int32_t labels[SAMPLES];
+        int i;
+        for (i = 0; i < SAMPLES; ++i) labels[i] = i % 2 ? KD_UNLABELLED : s.labels[i];
+        d = school_desc(&s, 2);
+        d.batch = SAMPLES, d.shuffle = 0, d.lr = 0;
+        d.teacher = s.teacher, d.teacher_from = 0.5f;
+        s.data.labels = labels;
+        in_one(&s, &d);
+        some = s.losses[0];
+        for (i = 0; i < SAMPLES; ++i) labels[i] = i % 2 ? s.labels[i] : KD_UNLABELLED;
+        in_one(&s, &d);
+        some += s.losses[0];
+        s.data.labels = s.labels;
+        in_one(&s, &d);
+        assert_near(some, s.losses[0], 1e-5);
     }
     d = school_desc(&s, 20);
     d.teacher_fn = ask_teacher, d.teacher_user = &s;

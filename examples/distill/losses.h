@@ -68,6 +68,9 @@ static int parse_loss(session *s)
         if (losses[to->which[i]].kind != KD_LOSS_CE) to->first = i;
     }
     if (to->first < 0) return complain("--loss needs one that learns from the teacher, got \"%s\"", s->o.loss);
+    if (!(s->o.teacher_from < s->o.teacher_until))
+        return complain("--teacher-from must be below --teacher-until, got %g and %g", s->o.teacher_from,
+                        s->o.teacher_until);
     if (to->temperature >= 0) to->first = to->temperature;
     if (to->temperature < 0) s->o.temperature.count = 1;
     if (to->alpha < 0) s->o.alpha.count = 1, s->o.alpha.values[0] = 1;

@@ -27,7 +27,7 @@ typedef struct options {
     uint64_t words;        /* of all options that count, for --folds */
     const char *whole_out; /* the folder that --out gave, where `out` is one in it; NULL: it is `out` */
     double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
-        trial_share, validation, test_share, max_skipped;
+        teacher_from, teacher_until, trial_share, validation, test_share, max_skipped;
 } options;
 
 typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_LIST, OPTION_FLAG } kind;
@@ -98,6 +98,11 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "such pairs, review and tinybert one to eight; weight, as published if not given, warmup, distance, angle, " \
       "gamma, order, temperature, width and heads may follow. May be given several times. --list-layers shows "    \
       "the names; kd.h describes the losses")                                                                      \
+    X("teacher-from", "SHARE", OPTION_REAL, teacher_from, 0, 1, "0",                                               \
+      "the share of the epochs from which on the teacher teaches; before, students learn from labels alone: 0.1 "  \
+      "to 0.2 with --int8, as QKD does")                                                                           \
+    X("teacher-until", "SHARE", OPTION_REAL, teacher_until, 0, 1, "1",                                             \
+      "the share until which it does: less than 1 leaves the end to the labels")                                   \
     X("class-weights", "WORD", OPTION_TEXT, class_weights, 0, 0, "none",                                           \
       "auto: where classes are uneven, what labels teach is weighed so that all classes count alike; none")        \
     X("validation", "SHARE", OPTION_REAL, validation, 0, 0.5, "0.15",                                              \

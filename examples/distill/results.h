@@ -282,6 +282,10 @@ static void json_settings(FILE *f, const session *s)
     fputs(", ", f);
     json_words(f, "teacher_augment", augment_text(s->plan.teacher_augment), trained);
     fputs(",\n  ", f);
+    json_number(f, "teacher_from", o->teacher_from, 1);
+    fputs(", ", f);
+    json_number(f, "teacher_until", o->teacher_until, 1);
+    fputs(", ", f);
     json_number(f, "adversarial", o->adversarial, o->adversarial > 0);
     fputs(", ", f);
     json_number(f, "born_again", o->born_again, o->born_again > 0);

@@ -186,6 +186,15 @@ static void teacher_options_of(const session *s, int way, task *to, kd_train_des
     }
 }
 
+/* When the teacher teaches; a trial that is too short to be shared is all its own. */
+static void share_epochs(const session *s, kd_train_desc *d)
+{
+    const double from = s->o.teacher_from, until = s->o.teacher_until;
+    if (ceil(from * d->epochs - 1e-6) >= ceil(until * d->epochs - 1e-6)) return;
+    d->teacher_from = (float)from;
+    d->teacher_until = (float)until;
+}
+
 static kd_train_desc student_options(const session *s, watch *w, int way, const report_trial *t, uint64_t seed,
                                      task *to)
 {
@@ -197,6 +206,7 @@ static kd_train_desc student_options(const session *s, watch *w, int way, const 
     if (way_table[way].teacher) {
         sum_options(s, way, t, to, &d);
         teacher_options_of(s, way, to, &d);
+        if (way != ROBUST && way != MUTUAL && !way_has_no_labels(s, way)) share_epochs(s, &d);
     } else {
         d.loss = loss_options(s, way, 0, t);
     }
