@@ -1586,8 +1586,8 @@ typedef struct kd_train_desc {
        without one: bce as it is, mse compares with kd_data.targets where there are any, all others are ce on the
        labels, which they then need, with their label_smoothing and class_weights. Losses on features are left out.
        First without: 0.1 to 0.2 where rounding is new to the student (QKD, Kim et al. 2019); without in the end: a
-       teacher far above its student, whom it holds back (Cho and Hariharan 2019). Not with KD_PROMPT_TEACHER, nor an
-       attack whose loss uses the teacher. */
+       teacher far above its student, whom it holds back (Cho and Hariharan 2019). Not with KD_PROMPT_TEACHER, nor
+       an attack whose loss uses the teacher. */
     float teacher_from;  /* 0; 0 to 1 */
     float teacher_until; /* 1; teacher_from to 1 */
     kd_loss_desc loss;   /* KD_LOSS_AUTO, temperature 4, alpha 0.9 */
