@@ -333,6 +333,7 @@ static void test_of_another_training(void **state)
     ANOTHER("other options", s.losses[1].label_smoothing = 0.1f);
     ANOTHER("other options", s.features[0].weight = 0.25f);
     ANOTHER("other options", s.desc.rollback = 0);
+    ANOTHER("other options", s.desc.teacher_until = 0.5f);
     ANOTHER("other options", s.desc.ema = 0.99f);
     ANOTHER("other options", s.desc.decay_norms_and_biases = 1);
     {
