@@ -1619,7 +1619,9 @@ static void report_grids(FILE *f, const report *r)
     if (!grids) return;
     report_puts(
         "<h2>What was tried</h2><p>On the held-out images, with seeds of their own; the test images had no part in "
-        "it.</p><div class=\"row wide tried\">",
+        "it. One trial says little, so the learning rate is the one that did best on average over the weight "
+        "decays, "
+        "and the weight decay over the learning rates.</p><div class=\"row wide tried\">",
         f);
     for (i = 0; i < r->way_count; ++i) report_grid(f, r, i);
     report_puts("</div>", f);
