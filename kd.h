@@ -1583,8 +1583,10 @@ typedef struct kd_train_desc {
     const kd_data *teacher_data;
     /* 0 and 1: in every epoch. Shares of all epochs: the teacher teaches in those that begin at teacher_from or
        later and before teacher_until. In the others it is not asked, and losses that use it are what they are
-       without one: bce as it is, mse compares with kd_data.targets where there are any, all others are ce on the
-       labels, which they then need, with their label_smoothing and class_weights. Losses on features are left out.
+       without one: bce and losses of your own as they are, mse compares with kd_data.targets where there are any,
+       all others are ce on the labels, which they then need (a sample without one teaches nothing), with their
+       label_smoothing and class_weights. Losses on features are left out. `warmup` of all of them counts from the
+       first epoch on, as always.
        First without: 0.1 to 0.2 where rounding is new to the student (QKD, Kim et al. 2019); without in the end: a
        teacher far above its student, whom it holds back (Cho and Hariharan 2019). Not with KD_PROMPT_TEACHER, nor
        an attack whose loss uses the teacher. */
@@ -2077,7 +2079,7 @@ KDDEF void kd_array_free(kd_ctx *kd, kd_array *array);
 #define KD__UNROLL
 #endif
 
-/* What runs once a file, a model or a training: gcc -O2 takes three times as long over it as -O1, for nothing. */
+/* What runs once a file, a model or a batch at most: gcc -O2 takes thrice as long over it as -O1, for nothing. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #define KD__COLD_BEGIN                                                                                             \
     KD__PRAGMA(GCC push_options)                                                                                   \
@@ -14809,6 +14811,8 @@ KD__PRIVATE kd_result kd__run_open(const kd_model *m, kd_model *trained, int cap
     return kd__run_open_tapped(m, trained, capacity, NULL, 0, out);
 }
 
+KD__COLD_END
+
 /* ---- running --------------------------------------------------------------------------------------------- */
 
 typedef struct kd__span_task {
@@ -14903,7 +14907,6 @@ KD__PRIVATE void kd__run_backward(kd__run *r)
     kd__run_steps(r, r->backward, r->backward_steps);
     if (r->training) kd__parallel(r->kd, r->model->param_count, kd__run_reduce, r);
 }
-KD__COLD_END
 
 /* ============================================================================================================
    >>predict    prediction
@@ -20704,9 +20707,10 @@ KD__PRIVATE int kd__trainer_has_soft(const kd_trainer *t, const kd_loss_desc *lo
     return t->source != KD__TEACHER_NONE || loss->fn || (loss->kind == KD_LOSS_MSE && t->data->targets);
 }
 
-/* Whether there are epochs without the teacher, and whether one is with it. */
+/* Whether there are epochs without the teacher. */
 KD__PRIVATE int kd__trainer_pauses(const kd_train_desc *d) { return d->teacher_from > 0 || d->teacher_until < 1; }
 
+/* Whether an epoch is with it. */
 KD__PRIVATE int kd__trainer_teaches(const kd_train_desc *d, int epoch)
 {
     const double begins = (double)epoch, little = 1e-6 * d->epochs; /* 0.15f is a little more than 3 of 20 */
@@ -20718,14 +20722,36 @@ KD__PRIVATE int kd__trainer_teaches(const kd_train_desc *d, int epoch)
 KD__PRIVATE kd_loss_desc kd__trainer_alone(const kd_trainer *t, const kd_loss_desc *loss)
 {
     kd_loss_desc alone = *loss;
-    if (!kd__trainer_uses_teacher(loss) || loss->kind == KD_LOSS_BCE) return alone;
-    alone = kd_loss_defaults(loss->kind == KD_LOSS_MSE && t->data->targets ? KD_LOSS_MSE : KD_LOSS_CE);
-    alone.to_targets = alone.kind == KD_LOSS_MSE;
-    if (alone.kind == KD_LOSS_CE)
-        alone.label_smoothing = loss->label_smoothing, alone.class_weights = loss->class_weights;
+    if (!kd__trainer_uses_teacher(loss) || loss->kind == KD_LOSS_BCE || loss->fn) return alone;
+    if (loss->kind == KD_LOSS_MSE && t->data->targets) {
+        alone.to_targets = 1;
+        alone.adjust = KD_ADJUST_NONE;
+        return alone;
+    }
+    alone = kd_loss_defaults(KD_LOSS_CE);
+    alone.label_smoothing = loss->label_smoothing, alone.class_weights = loss->class_weights;
     alone.inputs = loss->inputs;
     alone.first = loss->first, alone.columns = loss->columns, alone.task = loss->task;
     return alone;
+}
+
+/* Whether a loss can do without the teacher it uses. */
+KD__PRIVATE kd_result kd__trainer_check_alone(kd_trainer *t, const kd_loss_desc *loss, const kd_loss_desc *alone)
+{
+    static const char where[] = "kd_train: in epochs without the teacher";
+    const char *name = kd_loss_name(alone->kind);
+    if (alone->kind == KD_LOSS_MSE)
+        return t->desc.augment.mixup == 0
+                   ? KD_OK
+                   : kd__fail(t->kd, KD_ERR_ARGUMENT, "%s mse has targets, which mixup does not blend", where);
+    if (!alone->task && !t->has_labels)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s loss %s needs labels, got none", where, name);
+    if (alone->kind == KD_LOSS_CE && kd__trainer_columns(t, alone) == 1)
+        return kd__fail(t->kd, KD_ERR_ARGUMENT,
+                        "%s loss %s has no targets, and cross-entropy of a single output teaches nothing", where,
+                        kd_loss_name(loss->kind));
+    t->uses_labels = 1;
+    return KD_OK;
 }
 
 KD__PRIVATE kd_result kd__trainer_check_pauses(kd_trainer *t)
@@ -20733,7 +20759,8 @@ KD__PRIVATE kd_result kd__trainer_check_pauses(kd_trainer *t)
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
     const kd_attack_desc *attacks[2];
-    int i, taught = 0;
+    kd_result result = KD_OK;
+    int i, taught = 0, attacked = 0;
     if (!kd__trainer_pauses(d)) return KD_OK;
     if (t->source == KD__TEACHER_NONE)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_from and teacher_until need a teacher", where);
@@ -20744,29 +20771,19 @@ KD__PRIVATE kd_result kd__trainer_check_pauses(kd_trainer *t)
                         kd__number((double)d->teacher_from, 6).chars, kd__number((double)d->teacher_until, 6).chars,
                         d->epochs);
     kd__trainer_attacks(t, attacks);
-    if (d->prompt == KD_PROMPT_TEACHER || (attacks[0] && kd__attack_uses_teacher(attacks[0])) ||
-        (attacks[1] && kd__attack_uses_teacher(attacks[1])))
+    for (i = 0; i < 2; ++i)
+        attacked |= attacks[i] && kd__attack_uses_teacher(attacks[i]) && !attacks[i]->loss.to_targets;
+    if (d->prompt == KD_PROMPT_TEACHER || attacked)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: prompts of the teacher and attacks on a loss that uses it need it in every epoch, not "
                         "from teacher_from to teacher_until",
                         where);
-    for (i = 0; i < t->loss_count; ++i) {
-        const kd_loss_desc *alone = &t->alone[i];
+    for (i = 0; i < t->loss_count && result == KD_OK; ++i) {
         t->alone[i] = kd__trainer_alone(t, &t->losses[i]);
-        if (!kd__trainer_uses_teacher(&t->losses[i]) || alone->kind == KD_LOSS_MSE) continue;
-        if (!alone->task && !t->has_labels)
-            return kd__fail(t->kd, KD_ERR_ARGUMENT,
-                            "%s: in epochs without the teacher loss %s needs labels, got none", where,
-                            kd_loss_name(alone->kind));
-        if (alone->kind == KD_LOSS_CE && kd__trainer_columns(t, alone) == 1)
-            return kd__fail(
-                t->kd, KD_ERR_ARGUMENT,
-                "%s: in epochs without the teacher loss %s has no targets, and cross-entropy of a single "
-                "output teaches nothing",
-                where, kd_loss_name(t->losses[i].kind));
-        t->uses_labels = 1;
+        if (kd__trainer_uses_teacher(&t->losses[i]) && !t->losses[i].fn)
+            result = kd__trainer_check_alone(t, &t->losses[i], &t->alone[i]);
     }
-    return KD_OK;
+    return result;
 }
 
 /* A loss as it uses labels: with the teacher or, where only then, in epochs without; NULL: never. */
@@ -20804,8 +20821,9 @@ KD__PRIVATE kd_result kd__trainer_check_labels(kd_trainer *t, const int32_t *lab
     for (i = 0; i < n && result == KD_OK && t->uses_labels && t->desc.augment.mixup != 0; ++i) {
         if (labels[i] == KD_UNLABELLED)
             result =
-                kd__fail(t->kd, KD_ERR_DATA, "kd_train: mixup blends labels, but sample %d has none; use loss kl",
-                         samples ? (int)samples[i] : i);
+                kd__fail(t->kd, KD_ERR_DATA, "kd_train: mixup blends labels, but sample %d has none; use loss kl%s",
+                         samples ? (int)samples[i] : i,
+                         kd__trainer_pauses(&t->desc) ? " and the teacher in every epoch" : "");
     }
     return result;
 }
@@ -21399,11 +21417,11 @@ KD__PRIVATE void kd__trainer_update_scalar(const kd_trainer *t, float *value, fl
 }
 
 /* Learned temperatures go up where the weights go down. */
-KD__PRIVATE void kd__trainer_update_scalars(kd_trainer *t, int batches)
+KD__PRIVATE void kd__trainer_update_scalars(kd_trainer *t, int batches, int alone)
 {
     int i;
     for (i = 0; i < t->loss_count; ++i) {
-        if (t->losses[i].kind == KD_LOSS_CTKD)
+        if (t->losses[i].kind == KD_LOSS_CTKD && !alone)
             kd__trainer_update_scalar(t, &t->theta[i], t->theta_moments[i], &t->slopes[i], -1, batches);
         if (t->desc.uncertainty)
             kd__trainer_update_scalar(t, &t->variances[i], t->variance_moments[i], &t->variance_slopes[i], 1,
@@ -21420,8 +21438,9 @@ KD__PRIVATE void kd__trainer_gather(const kd_trainer *t, float *sum, const float
         t->kd->k->add((ptrdiff_t)count, sum, grads, KD__IDENTITY, 0, sum);
 }
 
-/* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. */
-KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_step_info *info)
+/* Gradient in hand: update the weights, or wait for the rest of the batches that make one update. What losses learn
+   themselves waits for the teacher. */
+KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, int alone, kd_step_info *info)
 {
     const kd_train_desc *d = &t->desc;
     const float *grads[2] = {t->grads[0], t->grads[1]}, *feature_grads = t->features.grads;
@@ -21452,8 +21471,8 @@ KD__PRIVATE kd_result kd__trainer_update(kd_trainer *t, int last_of_epoch, kd_st
         if (result != KD_OK) return result; /* max_norm may have called them back */
     }
     kd__sparse_after(&t->sparse, t->at.step);
-    kd__trainer_update_scalars(t, batches);
-    if (t->features.param_count > 0)
+    kd__trainer_update_scalars(t, batches, alone);
+    if (t->features.param_count > 0 && !alone)
         t->kd->k->update(&t->optim.soft_update, (ptrdiff_t)t->features.param_count, t->features.params,
                          feature_grads, t->features.first, t->features.second);
     ++t->at.step;
@@ -21543,10 +21562,10 @@ KD__PRIVATE double kd__trainer_weight(const kd_trainer *t, int index)
     return t->desc.uncertainty ? weight * kd__exp(-(double)t->variances[index]) : weight;
 }
 
-/* One of the losses as it is in an epoch. */
-KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int epoch)
+/* One of the losses, with the teacher or without it, as it is in an epoch. */
+KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, const kd_loss_desc *loss, int epoch)
 {
-    kd_loss_desc d = t->losses[index];
+    kd_loss_desc d = *loss;
     const double way = t->desc.epochs > 1 ? (double)epoch / (t->desc.epochs - 1) : 0;
     if (d.temperature_end > 0)
         d.temperature = (float)((double)d.temperature + way * ((double)d.temperature_end - (double)d.temperature));
@@ -21557,7 +21576,7 @@ KD__PRIVATE kd_loss_desc kd__trainer_loss_at(const kd_trainer *t, int index, int
 /* One of the losses of a batch: its value, and its gradient into `grad`. */
 KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__batch *b, float *grad, double *value)
 {
-    kd_loss_desc desc = b->alone ? t->alone[index] : kd__trainer_loss_at(t, index, b->epoch);
+    kd_loss_desc desc = kd__trainer_loss_at(t, b->alone ? &t->alone[index] : &t->losses[index], b->epoch);
     const kd__loss_info *info = kd__loss_look_up(desc.kind);
     const int learns = desc.kind == KD_LOSS_CTKD;
     kd__loss_call call;
@@ -21805,7 +21824,7 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
     if (result != KD_OK) return result;
     kd__trainer_count(t, samples, n);
-    result = kd__trainer_update(t, last_of_epoch, info);
+    result = kd__trainer_update(t, last_of_epoch, b.alone, info);
     if (result != KD_OK) return result;
     for (i = 0; i < 2; ++i) {
         if (!t->runs[i]) continue;
@@ -21938,8 +21957,8 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
     const kd_attack_desc *attacks[2];
     int i;
     for (i = 0; i < t->loss_count; ++i) {
-        const kd_loss_desc loss = kd__trainer_loss_at(t, i, 0),
-                           last = kd__trainer_loss_at(t, i, KD__MAX(1, t->desc.epochs) - 1);
+        const kd_loss_desc loss = kd__trainer_loss_at(t, &t->losses[i], 0),
+                           last = kd__trainer_loss_at(t, &t->losses[i], KD__MAX(1, t->desc.epochs) - 1);
         const double weight = t->loss_weights[i];
         double soft, hard, last_soft, last_hard;
         char ramp[64] = "", head[64] = "";

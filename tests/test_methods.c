@@ -1897,6 +1897,36 @@ static void test_pauses(void **state)
         in_one(&s, &d);
         assert_near(some, s.losses[0], 1e-5);
     }
+    { /* losses that use no teacher move on; mse with targets keeps its options */
+        static const float weights[] = {1, 0};
+        kd_loss_desc losses[2];
+        float targets[SAMPLES * 4];
+        double whole[4];
+        int i;
+        losses[0] = kd_loss_defaults(KD_LOSS_TFKD), losses[1] = kd_loss_defaults(KD_LOSS_KL);
+        losses[0].alpha = 0, losses[0].alpha_end = 1;
+        d = school_desc(&s, 4);
+        d.batch = SAMPLES, d.shuffle = 0, d.lr = 0, d.teacher = s.teacher;
+        d.losses = losses, d.loss_weights = weights, d.loss_count = 2;
+        in_one(&s, &d);
+        memcpy(whole, s.losses, sizeof whole);
+        d.teacher_from = 0.25f, d.teacher_until = 0.5f;
+        in_one(&s, &d);
+        for (i = 0; i < 4; ++i) assert_near(s.losses[i], whole[i], 1e-6);
+        for (i = 0; i < SAMPLES * 4; ++i) targets[i] = (float)(i % 7);
+        s.data.targets = targets;
+        d = school_desc(&s, 4);
+        d.batch = SAMPLES, d.shuffle = 0, d.lr = 0;
+        d.loss = kd_loss_defaults(KD_LOSS_MSE);
+        d.loss.reduction = KD_REDUCTION_ELEMENTS, d.loss.soft_weight = 0.5f, d.loss.hard_weight = 1;
+        in_one(&s, &d);
+        whole[0] = s.losses[0];
+        d.teacher = s.teacher, d.teacher_from = 0.5f;
+        in_one(&s, &d);
+        assert_near(s.losses[0], whole[0], 1e-6);
+        assert_true(fabs(s.losses[3] - whole[0]) > 1e-3);
+        s.data.targets = NULL;
+    }
     d = school_desc(&s, 20);
     d.teacher_fn = ask_teacher, d.teacher_user = &s;
     d.teacher_from = 0.15f, d.teacher_until = 0.85f;
@@ -1915,9 +1945,11 @@ static void test_pauses_refused(void **state)
     kd_model *m;
     kd_train_desc d;
     kd_data data;
+    float targets[SAMPLES * 4];
     uint64_t before;
     (void)state;
     school_open(&s);
+    memset(targets, 0, sizeof targets);
     m = create(&s, "6: dense 8, tanh, dense 4", 9);
     before = kd_model_hash(m);
 #define REFUSED_IN_PAUSES(change, text)                                                                            \
@@ -1930,6 +1962,8 @@ static void test_pauses_refused(void **state)
     REFUSED_IN_PAUSES(d.teacher_from = -0.1f, "teacher_from must be 0 to 1, got -0.1");
     REFUSED_IN_PAUSES(d.teacher_from = 0.5f,
                       "teacher_from 0.5 and teacher_until 0.5 leave none of 4 epochs to the teacher");
+    REFUSED_IN_PAUSES((data.targets = targets, d.loss = kd_loss_defaults(KD_LOSS_MSE), d.augment.mixup = 1),
+                      "in epochs without the teacher mse has targets, which mixup does not blend");
     REFUSED_IN_PAUSES(data.labels = NULL, "in epochs without the teacher loss ce needs labels, got none");
     REFUSED_IN_PAUSES((d.loss = kd_loss_defaults(KD_LOSS_MSE), d.loss.inputs = KD_INPUTS_ADVERSARIAL,
                        d.attack.epsilon = d.attack.step = 0.1f, d.attack.loss = kd_loss_defaults(KD_LOSS_KL)),

@@ -100,7 +100,7 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "the names; kd.h describes the losses")                                                                      \
     X("teacher-from", "SHARE", OPTION_REAL, teacher_from, 0, 1, "0",                                               \
       "the share of the epochs from which on the teacher teaches; before, students learn from labels alone: 0.1 "  \
-      "to 0.2 with --int8, as QKD does")                                                                           \
+      "to 0.2 with --int8, as QKD does. Not of --mutual and --adversarial, nor of --patient with --unlabelled")    \
     X("teacher-until", "SHARE", OPTION_REAL, teacher_until, 0, 1, "1",                                             \
       "the share until which it does: less than 1 leaves the end to the labels")                                   \
     X("class-weights", "WORD", OPTION_TEXT, class_weights, 0, 0, "none",                                           \

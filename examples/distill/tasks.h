@@ -186,13 +186,18 @@ static void teacher_options_of(const session *s, int way, task *to, kd_train_des
     }
 }
 
+/* Whether any of so many epochs is the teacher's. */
+static int teacher_has_epochs(const session *s, int epochs)
+{
+    return ceil(s->o.teacher_from * epochs - 1e-6) < ceil(s->o.teacher_until * epochs - 1e-6);
+}
+
 /* When the teacher teaches; a trial that is too short to be shared is all its own. */
 static void share_epochs(const session *s, kd_train_desc *d)
 {
-    const double from = s->o.teacher_from, until = s->o.teacher_until;
-    if (ceil(from * d->epochs - 1e-6) >= ceil(until * d->epochs - 1e-6)) return;
-    d->teacher_from = (float)from;
-    d->teacher_until = (float)until;
+    if (!teacher_has_epochs(s, d->epochs)) return;
+    d->teacher_from = (float)s->o.teacher_from;
+    d->teacher_until = (float)s->o.teacher_until;
 }
 
 static kd_train_desc student_options(const session *s, watch *w, int way, const report_trial *t, uint64_t seed,

@@ -609,6 +609,9 @@ static int check_trainings(session *s)
         return complain("--teachers trains several of one model line; a teacher that is there already is one");
     if ((s->o.teachers > 1 || s->more_count) && s->objective.feature_count)
         return complain("--feature needs one teacher: the layers of several are not averaged");
+    if (s->plan.epochs && !teacher_has_epochs(s, s->plan.epochs))
+        return complain("--teacher-from %g and --teacher-until %g leave none of %d epochs to the teacher",
+                        s->o.teacher_from, s->o.teacher_until, s->plan.epochs);
     w.run = s->r.ways[DISTILLED].runs; /* there are held-out images to look at, too */
     d = teacher_options(s, &w, s->plan.teacher_epochs);
     if (s->r.teacher_trained && !check_training(s, "the teacher's training", s->teacher, &s->fit.data, &d))
