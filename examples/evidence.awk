@@ -2,7 +2,8 @@
 # name|what it is|done or why not, and of those that are done out/<name>/metrics.json and out/<name>/seconds.
 BEGIN {
     FS = "|"
-    ways = split("alone smoothed distilled patient", way, " ")
+    patient = options ~ /--patient/
+    ways = split("alone smoothed distilled" (patient ? " patient" : ""), way, " ")
 }
 
 {
@@ -113,14 +114,15 @@ function table(    k, i, name)
     print ""
     print "Made by `make evidence`. Every task is one call of `distill` with its default options; of each way of"
     print "training, learning rate and weight decay are chosen on held-out images from as many trials, and the test"
-    print "images are used once. Smoothed: trained with smoothed labels, without a teacher. Patient: distilled three"
-    print "times as long, from mixed images."
+    print "images are used once. Smoothed: trained with smoothed labels, without a teacher." \
+        (patient ? " Patient: distilled three\ntimes as long, from mixed images." : "")
     print ""
     print "![paired gains of all tasks](results.svg)"
     print ""
     printf "Accuracy on the test images in percent, mean +- standard deviation over %d seeds.\n\n", seeds
-    print "| task | to learn from, held out | test | classes | teacher, held out | teacher | alone, held out | alone | smoothed | distilled | patient |"
-    print "|---|---|---|---|---|---|---|---|---|---|---|"
+    print "| task | to learn from, held out | test | classes | teacher, held out | teacher | alone, held out | alone | smoothed | distilled |" \
+        (patient ? " patient |" : "")
+    print "|---|---|---|---|---|---|---|---|---|---|" (patient ? "---|" : "")
     for (k = 1; k <= count; ++k) {
         name = names[k]
         printf "| %s | %d, %d | %d | %d | %s | %s | %s |", title[name], learn[name], held[name], tests[name], classes[name],
@@ -133,8 +135,8 @@ function table(    k, i, name)
     print "Points gained over the student alone, paired by seed, +- standard error of that mean. Better and worse: by"
     print "more than two standard errors."
     print ""
-    print "| task | smoothed | | distilled | | patient | | minutes |"
-    print "|---|---|---|---|---|---|---|---|"
+    print "| task | smoothed | | distilled | |" (patient ? " patient | |" : "") " minutes |"
+    print "|---|---|---|---|---|---|" (patient ? "---|---|" : "")
     for (k = 1; k <= count; ++k) {
         name = names[k]
         printf "| %s |", title[name]
@@ -148,7 +150,7 @@ function table(    k, i, name)
     teachers()
     for (k = 1; k <= left; ++k) printf "Left out: %s.\n", left_out[k]
     print ""
-    printf "`distill FOLDER %s`, kd.h %s, %s, on %s.\n", options, version, isa, processor
+    printf "`distill FOLDER%s`, kd.h %s, %s, on %s.\n", options == "" ? "" : " " options, version, isa, processor
 }
 
 # ---- the picture -------------------------------------------------------------------------------------------------
