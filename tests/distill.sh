@@ -213,7 +213,7 @@ check 'the report has them, too' grep -q 'loss on features</dt><dd><code>hint lo
 check 'a term of weight 1 alone' several --loss 'kl' --out "$work/two"
 check 'and the same with its weight' several --loss '1*kl' --out "$work/several"
 check 'is the same student' cmp "$work/two/student.safetensors" "$work/several/student.safetensors"
-check 'labels alone at first and in the end' several --loss kl --teacher-from 0.5 --out "$work/several"
+check 'labels alone at first' several --loss kl --teacher-from 0.5 --out "$work/several"
 check 'metrics.json says so' grep -q '"teacher_from": 0.5, "teacher_until": 1' "$work/several/metrics.json"
 check 'none would be left to the teacher' sh -c "! '$distill' $fashion $quick --teacher '$named_teacher' --student '$named_student' --seeds 1 --epochs 1 --teacher-from 0.5 --out '$work/none' 2>'$work/said' && grep -q 'leave none of 1 epochs to the teacher' '$work/said'"
 check 'a feature of weight 0' several --loss kl --feature 'hint low weight=0' --out "$work/several"
