@@ -6429,7 +6429,8 @@ typedef struct kd__arg {
 
 typedef struct kd__node {
     int type; /* index into kd__layer_types */
-    kd__arg arg[KD__MAX_ARGS];
+    int args; /* how many; a layer that works as another one has that one's, too */
+    kd__arg *arg;
     int in, out;       /* values; in: the first that it reads, most read one */
     int first, inputs; /* all that it reads: kd_model.inputs[first ...], in their order */
     int param[4];      /* weight, bias, running mean, running variance; -1 where there is none */
@@ -7689,7 +7690,15 @@ KD__PRIVATE void kd__dense_backward(const kd__run *r, const kd__node *n, kd__spa
 
 /* ---- convolution ----------------------------------------------------------------------------------------- */
 
-enum { KD__CONV_CHANNELS, KD__CONV_KERNEL, KD__CONV_STRIDE, KD__CONV_PAD, KD__CONV_GROUPS, KD__CONV_BIAS };
+enum {
+    KD__CONV_CHANNELS,
+    KD__CONV_KERNEL,
+    KD__CONV_STRIDE,
+    KD__CONV_PAD,
+    KD__CONV_GROUPS,
+    KD__CONV_BIAS,
+    KD__CONV_ARGS
+};
 
 /* What a convolution reads: a sample as it is, or its pixels in pairs (kd__gemm). */
 typedef struct kd__conv_input {
@@ -8519,7 +8528,6 @@ KD__PRIVATE kd_result kd__depthwise_build(kd__draft *d, kd__node *n)
         const kd__arg bias = n->arg[KD__CONV_BIAS];
         memmove(n->arg, n->arg + KD__CONV_KERNEL, 3 * sizeof n->arg[0]);
         n->arg[KD__DEPTHWISE_BIAS] = bias;
-        memset(n->arg + KD__DEPTHWISE_BIAS + 1, 0, 2 * sizeof n->arg[0]);
         n->type = KD__TYPE_DEPTHWISE;
     }
     result = kd__window_build(d, &in, &n->arg[KD__DEPTHWISE_KERNEL], &n->arg[KD__DEPTHWISE_STRIDE],
@@ -8597,7 +8605,7 @@ KD__PRIVATE void kd__depthwise_backward(const kd__run *r, const kd__node *n, kd_
    uses: conv
    ============================================================================================================ */
 
-enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD, KD__POOL_CEIL };
+enum { KD__POOL_KERNEL, KD__POOL_STRIDE, KD__POOL_PAD, KD__POOL_CEIL, KD__POOL_ARGS };
 
 /* Whether, of height (axis 0) or width (1), one more window than the `count` that fit begins in the image: of a
    kernel, and the stride and padding behind it. */
@@ -8635,7 +8643,7 @@ KD__PRIVATE kd_result kd__gap_build(kd__draft *d, kd__node *n)
     const kd__shape in = d->m->values[n->in].shape;
     if (in.flat)
         return kd__spec_fail(d, "gap needs an image, but its input is a vector of %s", kd__shape_text(&in).chars);
-    memset(n->arg, 0, sizeof n->arg);
+    n->args = KD__POOL_ARGS;
     n->arg[KD__POOL_KERNEL].v[0] = n->arg[KD__POOL_STRIDE].v[0] = in.h;
     n->arg[KD__POOL_KERNEL].v[1] = n->arg[KD__POOL_STRIDE].v[1] = in.w;
     return kd__pool_build(d, n);
@@ -9420,7 +9428,7 @@ KD__PRIVATE kd_result kd__patch_build(kd__draft *d, kd__node *n)
     if (!in.flat && (in.h % (int)size.v[0] || in.w % (int)size.v[1]))
         return kd__spec_fail(d, "patches of %dx%d do not divide the input %s", (int)size.v[0], (int)size.v[1],
                              kd__shape_text(&in).chars);
-    memset(n->arg, 0, sizeof n->arg);
+    memset(n->arg, 0, KD__CONV_ARGS * sizeof *n->arg);
     n->type = KD__TYPE_CONV;
     n->arg[KD__CONV_CHANNELS] = channels;
     n->arg[KD__CONV_KERNEL] = n->arg[KD__CONV_STRIDE] = size;
@@ -9450,13 +9458,14 @@ KD__PRIVATE int kd__draft_embedding(kd__draft *d, const kd__node *n, int tokens,
 }
 
 /* `place` is not written in the line: 0, before all tokens; of disttoken and prompttokens 1, behind the first. */
-enum { KD__TOKEN_COUNT, KD__TOKEN_PLACE };
+enum { KD__TOKEN_COUNT, KD__TOKEN_PLACE, KD__TOKEN_ARGS };
 
 KD__PRIVATE kd_result kd__learned_tokens_build(kd__draft *d, kd__node *n, int count, int place, int start)
 {
     const kd__shape in = d->m->values[n->in].shape;
     const kd_result result = kd__needs_tokens(d, n, 0);
     if (result != KD_OK) return result;
+    n->args = KD__TOKEN_ARGS;
     n->arg[KD__TOKEN_COUNT].v[0] = count;
     n->arg[KD__TOKEN_PLACE].v[0] = place;
     if ((double)count * in.c > (double)KD__MAX_VALUE)
@@ -11062,16 +11071,33 @@ KD__PRIVATE kd_result kd__draft_padding(kd__draft *d, const kd__node *n)
     return KD_OK;
 }
 
+/* Of the arguments that a layer was built with those that it has. */
+KD__PRIVATE kd_result kd__draft_keep_args(const kd__draft *d, kd__node *n)
+{
+    kd__arg_info infos[KD__MAX_ARGS];
+    const kd__arg *built = n->arg;
+    n->args = KD__MAX(n->args, kd__arg_infos(kd__layer_types[n->type].args, infos));
+    n->arg = NULL;
+    if (n->args == 0) return KD_OK;
+    n->arg = KD__NEW(d->kd, kd__arg, n->args);
+    if (!n->arg) return KD_ERR_MEMORY;
+    memcpy(n->arg, built, (size_t)n->args * sizeof *built);
+    return KD_OK;
+}
+
 /* Adds a layer that reads the values that have been added since `first`. */
 KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args, const char *name,
                                      const char *text, size_t text_length, int shown, int first)
 {
     kd_model *m = d->m;
     const kd__layer_type *t = &kd__layer_types[type];
+    kd__arg kept[KD__MAX_ARGS];
     kd__node *n;
     kd_result result;
     int i;
     void *list;
+    memset(kept, 0, sizeof kept);
+    if (args) memcpy(kept, args, sizeof kept);
     if (m->node_count == KD__MAX_LAYERS)
         return kd__spec_fail(d, "a model may have up to %d layers", (int)KD__MAX_LAYERS);
     for (i = 0; d->tagged && i < m->node_count; ++i) {
@@ -11084,7 +11110,7 @@ KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args
     n = &m->nodes[m->node_count];
     memset(n, 0, sizeof *n);
     n->type = type;
-    if (args) memcpy(n->arg, args, sizeof n->arg);
+    n->arg = kept;
     n->in = m->inputs[first];
     n->first = first, n->inputs = m->input_count - first;
     n->act = t->act;
@@ -11100,6 +11126,7 @@ KD__PRIVATE kd_result kd__draft_join(kd__draft *d, int type, const kd__arg *args
         result = kd__spec_fail(d, "the input is ids, which embed has to read first, as in embed 256 128");
     if (result == KD_OK) result = t->build(d, n);
     if (result == KD_OK) result = kd__draft_padding(d, n);
+    if (result == KD_OK) result = kd__draft_keep_args(d, n);
     if (result != KD_OK) {
         kd__free(d->kd, n->name);
         kd__free(d->kd, n->text);
@@ -13377,6 +13404,7 @@ KDDEF void kd_model_destroy(kd_model *m)
     for (i = 0; i < m->node_count; ++i) {
         kd__free(kd, m->nodes[i].name);
         kd__free(kd, m->nodes[i].text);
+        kd__free(kd, m->nodes[i].arg);
     }
     for (i = 0; i < m->param_count; ++i) kd__free(kd, m->params[i].name);
     kd__free(kd, m->nodes);
@@ -13560,9 +13588,10 @@ KD__PRIVATE uint64_t kd__hash_architecture(const kd_model *m)
         hash = kd__hash_text(kd__hash_text(hash, kd__layer_types[n->type].word), n->name);
         hash = kd__mix(hash ^ ((uint64_t)n->in << 32 | (uint32_t)(n->inputs > 1 ? kd__input(m, n, 1) : -1)));
         for (j = 2; j < n->inputs; ++j) hash = kd__mix(hash ^ (uint32_t)kd__input(m, n, j));
-        for (j = 0; j < KD__MAX_ARGS; ++j)
+        for (j = 0; j < n->args; ++j)
             hash = kd__mix(hash ^ ((uint64_t)kd__float_bits((float)n->arg[j].v[0]) << 32 |
                                    kd__float_bits((float)n->arg[j].v[1])));
+        for (; j < KD__MAX_ARGS; ++j) hash = kd__mix(hash);
     }
     return hash;
 }
@@ -32837,20 +32866,19 @@ KD__PRIVATE kd__c_window kd__c_window_of(const kd_model *m, const kd__node *n)
     const int first = kind == KD__KIND_CONV        ? (int)KD__CONV_KERNEL
                       : kind == KD__KIND_DEPTHWISE ? (int)KD__DEPTHWISE_KERNEL
                                                    : (int)KD__POOL_KERNEL;
+    const int windowed =
+        kind == KD__KIND_CONV || kind == KD__KIND_DEPTHWISE || kind == KD__KIND_MAXPOOL || kd__is_avgpool(n);
     kd__c_window w;
     int i;
     w.h = in->h, w.w = in->w, w.c = in->c;
     w.out_h = out->h, w.out_w = out->w, w.out_c = out->c;
     w.groups = kind == KD__KIND_CONV ? (int)n->arg[KD__CONV_GROUPS].v[0] : 1;
     for (i = 0; i < 2; ++i) {
-        w.kernel[i] = (int)n->arg[first].v[i];
-        w.stride[i] = (int)n->arg[first + 1].v[i];
-        w.pad[i] = (int)n->arg[first + 2].v[i];
+        w.kernel[i] = windowed ? (int)n->arg[first].v[i] : 1;
+        w.stride[i] = windowed ? (int)n->arg[first + 1].v[i] : 1;
+        w.pad[i] = windowed ? (int)n->arg[first + 2].v[i] : 0;
         w.pool[i] = 1;
     }
-    if (kind != KD__KIND_DENSE && kind != KD__KIND_LINEAR) return w;
-    w.kernel[0] = w.kernel[1] = w.stride[0] = w.stride[1] = 1;
-    w.pad[0] = w.pad[1] = 0;
     if (kind != KD__KIND_DENSE) return w;
     w.c = (int)kd__shape_count(in);
     w.h = w.w = 1;

@@ -276,7 +276,9 @@ KD__PRIVATE int reference_tokens(const kd__node *n, const kd__shape *in, int rea
                                  double *y)
 {
     const kd__layer_type *type = &kd__layer_types[n->type];
-    const int tokens = in->h, place = (int)n->arg[KD__TOKEN_PLACE].v[0], count = (int)n->arg[KD__TOKEN_COUNT].v[0];
+    const int tokens = in->h, learned = n->args == KD__TOKEN_ARGS;
+    const int place = learned ? (int)n->arg[KD__TOKEN_PLACE].v[0] : 0,
+              count = learned ? (int)n->arg[KD__TOKEN_COUNT].v[0] : 0;
     int t, c;
     for (c = 0; c < in->c; ++c, x += tokens) {
         if (type->build == kd__classtoken_build || type->build == kd__disttoken_build ||
