@@ -1097,6 +1097,21 @@ KDDEF kd_result kd_predict_u8_hwc(const kd_model *m, const uint8_t *pixels, int 
 KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out);
 KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channels, int *height, int *width);
 
+/* What a layer of attention looks at */
+typedef struct kd_attention_info {
+    const char *layer; /* its name, as long as the model lives */
+    int heads, tokens;
+    int token; /* which one a later layer takes for the whole (token, disthead); -1: none, as with meanpool */
+    int first, stride; /* of texts: token first + i stands for the ids from i * stride on; stride 0: for no ids */
+} kd_attention_info;
+/* About the layer `attention` with this tag or number, or with those of an encoder's, as in "blocks.0.attn"; NULL:
+   the last one. KD_ERR_ARGUMENT where there is none. */
+KDDEF kd_result kd_model_attention(const kd_model *m, const char *layer, kd_attention_info *out);
+/* Its weights, softmax(Q K^T / sqrt(size of a head)): out (n, heads, tokens, tokens), a row for each token that
+   asks, of what it takes from each token. Rows sum to 1; those of padding, and all weights of padding, are 0. x,
+   threads, memory and int8 models as with kd_predict_layer. */
+KDDEF kd_result kd_predict_attention(const kd_model *m, const char *layer, const float *x, int n, float *out);
+
 /* kd_predict borrows buffers that are kept with the model. For a loop that must never allocate, plan them once:
    one workspace a thread, for at most `capacity` samples a call. Destroy it before the model. */
 KDDEF kd_result kd_workspace_create(const kd_model *m, int capacity, kd_workspace **out);
@@ -10097,6 +10112,26 @@ KD__PRIVATE void kd__attention_forward(const kd__run *r, const kd__node *n, kd__
     }
 }
 
+/* A sample's probabilities after the forward pass, as that had them: to (heads, tokens, tokens). */
+KD__PRIVATE void kd__attention_read(const kd__run *r, const kd__node *n, int sample, float *to)
+{
+    const kd__span all = {0, 0, 0, 0};
+    const int heads = (int)n->arg[KD__ATTENTION_HEADS].v[0], tokens = r->model->values[n->out].shape.h;
+    int head, first, i;
+    memset(to, 0, (size_t)heads * (size_t)tokens * (size_t)tokens * sizeof *to);
+    for (head = 0; head < heads; ++head, to += (ptrdiff_t)tokens * tokens) {
+        kd__head h = kd__head_of(r, n, all, sample, head);
+        kd__head_panels(&h, h.key, h.keys);
+        for (first = 0; first < h.tokens; first += KD__ATTENTION_ROWS) {
+            kd__head_tile(&h, first);
+            kd__head_attend(&h);
+            for (i = 0; i < h.rows; ++i)
+                memcpy(to + (ptrdiff_t)(first + i) * tokens, h.p + (ptrdiff_t)i * h.seen,
+                       (size_t)h.seen * sizeof *to);
+        }
+    }
+}
+
 /* dV = P^T dY; dP = dY V^T; dS = P (dP - rowsum(P dP)) / sqrt(size); dQ = dS K; dK = dS^T Q */
 KD__PRIVATE void kd__attention_backward(const kd__run *r, const kd__node *n, kd__span s)
 {
@@ -15286,10 +15321,24 @@ KD__PRIVATE void kd__layer_read(const kd__run *r, int value, int sample, float *
     }
 }
 
+/* A run that keeps a value, for up to 64 samples of n; without any none is opened. */
+KD__PRIVATE kd_result kd__layer_run(const kd_model *m, const char *where, const kd__tap *tap, const float *x, int n,
+                                    const float *out, kd__run **run)
+{
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
+    if (n == 0) return KD_OK;
+    if (n < 0 || !x || !out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
+    if (m->quant)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "%s: an int8 model has no floats between its layers; ask the model that it was made of",
+                        where);
+    desc.taps = tap, desc.tap_count = 1;
+    return kd__run_open_for(m, &desc, KD__MIN(n, 64), run);
+}
+
 KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const float *x, int n, float *out)
 {
     static const char where[] = "kd_predict_layer";
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
     kd__run *run;
     kd__tap tap;
     ptrdiff_t input, size;
@@ -15298,21 +15347,82 @@ KDDEF kd_result kd_predict_layer(const kd_model *m, const char *layer, const flo
     if (!m) return KD_ERR_ARGUMENT;
     memset(&tap, 0, sizeof tap);
     result = kd__layer_named(m, where, layer, &tap.value);
+    if (result == KD_OK) result = kd__layer_run(m, where, &tap, x, n, out, &run);
     if (result != KD_OK || n == 0) return result;
-    if (n < 0 || !x || !out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
-    if (m->quant)
-        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
-                        "%s: an int8 model has no floats between its layers; ask the model that it was made of",
-                        where);
-    desc.taps = &tap, desc.tap_count = 1;
-    result = kd__run_open_for(m, &desc, KD__MIN(n, 64), &run);
-    if (result != KD_OK) return result;
     input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
     size = (ptrdiff_t)kd__shape_count(&m->values[tap.value].shape);
     for (first = 0; first < n; first += count) {
         count = KD__MIN(run->capacity, n - first);
         kd__run_forward(run, x + first * input, count);
         for (i = 0; i < count; ++i) kd__layer_read(run, tap.value, i, out + (first + i) * size);
+    }
+    kd__run_close(run);
+    return KD_OK;
+}
+
+/* The layer of attention that is meant, NULL and an error where there is none. */
+KD__PRIVATE const kd__node *kd__attention_find(const kd_model *m, const char *where, const char *layer)
+{
+    const kd__node *found = NULL;
+    int i;
+    for (i = 0; i < m->node_count; ++i) {
+        if (layer ? strcmp(m->nodes[i].name, layer) == 0 : kd__kind_of(&m->nodes[i]) == KD__KIND_ATTENTION)
+            found = &m->nodes[i];
+        if (layer && found) break;
+    }
+    if (!found && layer) kd__layer_missing(m->kd, where, "model", m, layer, strlen(layer));
+    if (!found && !layer) kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: the model has no attention layer", where);
+    if (!found || kd__kind_of(found) == KD__KIND_ATTENTION) return found;
+    kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: layer \"%.40s\" is %s, not attention", where, layer,
+             kd__layer_types[found->type].word);
+    return NULL;
+}
+
+KDDEF kd_result kd_model_attention(const kd_model *m, const char *layer, kd_attention_info *out)
+{
+    const kd__node *n, *later;
+    const kd__value *value;
+    if (!m) return KD_ERR_ARGUMENT;
+    if (!out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "kd_model_attention: out must not be NULL");
+    n = kd__attention_find(m, "kd_model_attention", layer);
+    if (!n) return KD_ERR_ARGUMENT;
+    value = &m->values[n->out];
+    memset(out, 0, sizeof *out);
+    out->layer = n->name;
+    out->heads = (int)n->arg[KD__ATTENTION_HEADS].v[0];
+    out->tokens = value->shape.h;
+    out->token = -1;
+    for (later = n; later < m->nodes + m->node_count && out->token < 0; ++later) {
+        if (kd__kind_of(later) == KD__KIND_TOKEN) out->token = (int)later->arg[0].v[0];
+        if (kd__kind_of(later) == KD__KIND_MEANPOOL) break;
+    }
+    out->first = value->lead, out->stride = value->stride;
+    return KD_OK;
+}
+
+KDDEF kd_result kd_predict_attention(const kd_model *m, const char *layer, const float *x, int n, float *out)
+{
+    static const char where[] = "kd_predict_attention";
+    const kd__node *node;
+    kd__run *run;
+    kd__tap tap;
+    ptrdiff_t input, size;
+    kd_result result;
+    int first, count, i;
+    if (!m) return KD_ERR_ARGUMENT;
+    node = kd__attention_find(m, where, layer);
+    if (!node) return KD_ERR_ARGUMENT;
+    memset(&tap, 0, sizeof tap);
+    tap.value = node->in;
+    result = kd__layer_run(m, where, &tap, x, n, out, &run);
+    if (result != KD_OK || n == 0) return result;
+    input = (ptrdiff_t)kd__shape_count(&m->values[m->input].shape);
+    size = (ptrdiff_t)m->values[node->out].shape.h;
+    size *= size * (int)node->arg[KD__ATTENTION_HEADS].v[0];
+    for (first = 0; first < n; first += count) {
+        count = KD__MIN(run->capacity, n - first);
+        kd__run_forward(run, x + first * input, count);
+        for (i = 0; i < count; ++i) kd__attention_read(run, node, i, out + (first + i) * size);
     }
     kd__run_close(run);
     return KD_OK;

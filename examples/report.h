@@ -217,7 +217,8 @@ typedef struct report {
     const int64_t *confusion;                     /* (class_count, class_count) of the kept student */
     const report_setting *settings;
     int setting_count;
-    const report_tree *tree; /* NULL: the student is none */
+    const report_tree *tree;                       /* NULL: the student is none */
+    const kd_model *teacher_model, *student_model; /* of texts: whose attention marks their words; or NULL */
     report_candidate
         *candidates; /* (candidate_count), from calloc; freed by report_close; the best first, which was
                                      chosen */
@@ -621,6 +622,141 @@ static int report_quotes(FILE *f, const report *r, const report_images *from, co
     return text != NULL;
 }
 
+/* The name of a colour in the style: grey for the student alone, green for the headline. */
+static const char *report_colour(const report *r, int way)
+{
+    static const char *const others[] = {"s", "p", "q", "u", "v"};
+    const int before = (way > r->base) + (way > r->headline);
+    if (way == r->base) return "a";
+    if (way == r->headline) return "d";
+    return others[(way - before) % 5];
+}
+
+/* Adds what token k gets of a row of attention to the bytes that it stands for. */
+static void report_share(const kd_attention_info *about, const float *row, int k, const uint8_t *bytes, int length,
+                         double *share)
+{
+    const int at = (k - about->first) * about->stride;
+    int here = 0, i;
+    while (here < about->stride && at + here < length && bytes[at + here]) ++here;
+    for (i = 0; i < here; ++i) share[at + i] += (double)row[k] / here;
+}
+
+/* Of a text, how much of a model's attention each byte gets, in its last such layer: the mean over heads of what
+   the token that stands for the whole takes, or, where none does, over all tokens, too. Shares sum to 1. Returns 0
+   where the model has no attention to bytes, or without memory. */
+static int report_looks(const kd_model *m, const uint8_t *bytes, int length, double *share)
+{
+    kd_attention_info about;
+    float *weights, *x;
+    double all = 0;
+    int c, h, w, i, k, good;
+    if (!m || kd_model_attention(m, NULL, &about) != KD_OK || about.stride <= 0) return 0;
+    kd_model_input(m, &c, &h, &w);
+    if (c * h * w != length) return 0;
+    weights = (float *)calloc((size_t)about.heads * (size_t)about.tokens, (size_t)about.tokens * sizeof *weights);
+    x = (float *)calloc((size_t)length, sizeof *x);
+    for (i = 0; x && i < length; ++i) x[i] = bytes[i], share[i] = 0;
+    good = weights && x && kd_predict_attention(m, NULL, x, 1, weights) == KD_OK;
+    for (i = 0; good && i < about.heads * about.tokens; ++i) {
+        if (about.token >= 0 && i % about.tokens != about.token) continue;
+        for (k = about.first; k < about.tokens; ++k)
+            report_share(&about, weights + (size_t)i * (size_t)about.tokens, k, bytes, length, share);
+    }
+    for (i = 0; good && i < length; ++i) all += share[i];
+    for (i = 0; all > 0 && i < length; ++i) share[i] /= all;
+    free(weights);
+    free(x);
+    return all > 0;
+}
+
+/* Bytes of the word that a text goes on with: 0 in front of white space or at its end. */
+static int report_word(const uint8_t *bytes, int length)
+{
+    int n = 0;
+    while (n < length && bytes[n] && !strchr(" \t\r\n", bytes[n])) ++n;
+    return n;
+}
+
+/* A text whose words are shaded by their shares of attention, the largest the most. Returns 0 without memory. */
+static int report_shaded(FILE *f, const uint8_t *bytes, int length, const double *share, const char *colour)
+{
+    char *text = (char *)calloc((size_t)length + 1, 1);
+    double largest = 0, sum;
+    int at, n, i, pass;
+    if (!text) return ++report_left_out, 0;
+    report_print(f, "<q style=\"--c:var(--%s)\">", colour);
+    for (pass = 0; pass < 2; ++pass) {
+        for (at = 0; at < length && bytes[at]; at += n ? n : 1) {
+            n = report_word(bytes + at, length - at);
+            for (sum = 0, i = 0; i < n; ++i) sum += share[at + i];
+            if (!pass && sum > largest) largest = sum;
+            if (!pass) continue;
+            memcpy(text, bytes + at, (size_t)(n ? n : 1));
+            text[n ? n : 1] = 0;
+            if (n)
+                report_print(f, "<mark style=\"--v:%.0f%%\" title=\"%.1f&#8239;%%\">", 50 * sum / largest,
+                             100 * sum);
+            report_escape(f, text);
+            if (sum > 0) report_puts("</mark>", f);
+        }
+    }
+    report_puts("</q>", f);
+    free(text);
+    return 1;
+}
+
+/* Whose words are marked: 1, the teacher's, 2, the student's, 3, both. */
+static int report_lookers(const report *r)
+{
+    const kd_model *const models[2] = {r->teacher_model, r->student_model};
+    kd_attention_info about;
+    int i, who = 0;
+    for (i = 0; i < 2; ++i) {
+        if (r->texts && models[i] && !kd_model_is_int8(models[i]) &&
+            kd_model_attention(models[i], NULL, &about) == KD_OK && about.stride > 0)
+            who |= 1 << i;
+    }
+    return who;
+}
+
+static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count, int most,
+                        const char *style);
+
+/* A test image by itself; a test text once for each of `who` that has attention, or else as it is. */
+static int report_seen(FILE *f, const report *r, int image, int who)
+{
+    const kd_model *const models[2] = {r->teacher_model, r->student_model};
+    const uint8_t *bytes = r->test.pixels + (size_t)image * (size_t)r->channels;
+    double *share;
+    int i, shown = 0;
+    if (!r->texts) return report_tiles(f, r, &r->test, &image, 1, REPORT_LARGE, "width:100%;height:auto");
+    share = (double *)malloc((size_t)r->channels * sizeof *share);
+    for (i = 0; share && i < 2; ++i) {
+        if ((who & report_lookers(r)) >> i & 1 && report_looks(models[i], bytes, r->channels, share))
+            shown |= report_shaded(f, bytes, r->channels, share, i ? report_colour(r, r->kept_way) : "t");
+    }
+    free(share);
+    return shown || report_quotes(f, r, &r->test, &image, 1, "");
+}
+
+/* What the shades of words mean; `who` of the two are shown. */
+static void report_say_looks(FILE *f, const report *r, int who)
+{
+    static const char *const whose[] = {"", "the teacher's", "the student's",
+                                        "the teacher's, then, of the same text, the student's"};
+    const int seen = who & report_lookers(r);
+    if (r->texts && seen)
+        report_print(
+            f,
+            " Words are shaded by their shares of attention, %s, in the last layer that has any. They tell "
+            "where a model looks, not why it decides.",
+            whose[seen]);
+    if (r->texts && !seen)
+        report_print(f, " No words are shaded: %s no attention that could be shown.",
+                     who == 1 ? "the teacher has" : "teacher and student have");
+}
+
 /* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Large images are shrunk by a
    whole number to at most `most` pixels a side. Returns 0 without memory. */
 static int report_tiles(FILE *f, const report *r, const report_images *from, const int *which, int count, int most,
@@ -649,16 +785,6 @@ static int report_tiles(FILE *f, const report *r, const report_images *from, con
     report_puts("\">", f);
     free(sheet);
     return done;
-}
-
-/* The name of a colour in the style: grey for the student alone, green for the headline. */
-static const char *report_colour(const report *r, int way)
-{
-    static const char *const others[] = {"s", "p", "q", "u", "v"};
-    const int before = (way > r->base) + (way > r->headline);
-    if (way == r->base) return "a";
-    if (way == r->headline) return "d";
-    return others[(way - before) % 5];
 }
 
 static void report_key(FILE *f, const char *colour)
@@ -832,6 +958,8 @@ static const char *const report_style[] = {
     ".matrix td.hit{background:color-mix(in srgb,var(--good) var(--v),var(--card))}"
     ".matrix td.miss{background:color-mix(in srgb,var(--bad) var(--v),var(--card))}"
     ".grid{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(min(150px,100%),1fr))}"
+    ".texts{grid-template-columns:repeat(auto-fill,minmax(min(310px,100%),1fr))}"
+    "q mark{color:inherit;border-radius:3px;background:color-mix(in srgb,var(--c) var(--v),transparent)}"
     ".tile small{display:block;color:var(--soft)}.tile{background:var(--card);border:1px solid "
     "var(--line);border-radius:10px;padding:10px;font-size:13px;"
     "line-height:1.4;overflow-wrap:anywhere}.right{color:var(--good)}.wrong{color:var(--bad)}"
@@ -840,7 +968,7 @@ static const char *const report_style[] = {
     ".strip img+img.test{margin-left:14px}.strip small{color:var(--soft);display:block}"
     ".said{margin:8px 0 0;padding-left:20px;overflow-wrap:anywhere}"
     "q{display:block;quotes:none;overflow-wrap:anywhere;padding:4px 10px;margin:2px 0;border-left:3px solid "
-    "var(--soft);font-size:14px}.strip>div>q{flex-basis:100%}"
+    "var(--c,var(--soft));font-size:14px}.strip>div>q{flex-basis:100%}"
     ".soft{display:grid;grid-template-columns:88px minmax(0,1fr);gap:14px}"
     ".tree{position:relative}.tree svg{min-width:880px}.bar{display:flex;height:14px;border-radius:4px;"
     "overflow:hidden;margin:2px 0 12px}.bar i{display:block;min-width:1px}"
@@ -1689,7 +1817,7 @@ static void report_soft_card(FILE *f, const report *r, int image, const double *
     int order[REPORT_BARS], i, t, first = 1;
     report_order(row, r->class_count, order, bars);
     report_print(f, "<div class=\"card soft\"%s><div>", r->texts ? " style=\"grid-template-columns:1fr\"" : "");
-    (void)report_tiles(f, r, &r->test, &image, 1, REPORT_LARGE, r->texts ? "" : "width:100%;height:auto");
+    (void)report_seen(f, r, image, 1);
     report_puts("<p style=\"margin:6px 0 0;overflow-wrap:anywhere\">", f);
     report_escape(f, r->classes[r->test.labels[image]]);
     report_print(f,
@@ -1728,8 +1856,10 @@ static void report_soft_targets(FILE *f, const report *r)
     if (!picked) return;
     report_puts("<h2>What the teacher tells beyond the label</h2><p>Its probabilities for test images at three "
                 "temperatures: "
-                "the student learns from the small ones as well.</p><p class=\"legend\">",
+                "the student learns from the small ones as well.",
                 f);
+    report_say_looks(f, r, 1);
+    report_puts("</p><p class=\"legend\">", f);
     for (i = 0; i < 3; ++i)
         report_print(f, "<span><span class=\"key\" style=\"background:var(--%d)\"></span>T = %g</span> ", i + 1,
                      temperatures[i]);
@@ -2151,15 +2281,17 @@ static void report_disagreements(FILE *f, const report *r)
         f,
         "<h2>Where teacher and student disagree</h2><p>On %d of %s test images; the teacher is right on %d of "
         "them, the "
-        "student on %d. Shown are those on which both are surest.</p><div class=\"grid\">",
+        "student on %d. Shown are those on which both are surest.",
         all, report_count(r->test.count).chars, teacher_right, student_right);
+    report_say_looks(f, r, 3);
+    report_print(f, "</p><div class=\"grid%s\">", r->texts ? " texts" : "");
     for (i = 0; i < count; ++i) {
         const float *t = r->teacher_logits + (size_t)which[i] * (size_t)r->class_count;
         const float *s = r->student_logits + (size_t)which[i] * (size_t)r->class_count;
         const int label = r->test.labels[which[i]], tc = report_argmax(t, r->class_count),
                   sc = report_argmax(s, r->class_count);
         report_puts("<div class=\"tile\">", f);
-        (void)report_tiles(f, r, &r->test, &which[i], 1, REPORT_LARGE, r->texts ? "" : "width:100%;height:auto");
+        (void)report_seen(f, r, which[i], 3);
         report_puts("<b>", f);
         report_escape(f, r->classes[label]);
         report_puts("</b>", f);

@@ -797,6 +797,147 @@ static void test_layers_refused(void **state)
     test_memory_close(kd, &memory);
 }
 
+/* ---- what attention looks at --------------------------------------------------------------------------------- */
+
+enum { SEEN_TOKENS = 70, SEEN_WIDTH = 6 };
+
+/* In double precision, of the layer before: queries, keys and values of each token, padding behind `real`. */
+static void weights_of(const float *qkv, int tokens, int real, int heads, int causal, double *to)
+{
+    const int size = SEEN_WIDTH / heads;
+    int h, i, j, k;
+    memset(to, 0, (size_t)(heads * tokens * tokens) * sizeof *to);
+    for (h = 0; h < heads; ++h) {
+        for (i = 0; i < real; ++i) {
+            double *row = to + (h * tokens + i) * tokens, sum = 0;
+            for (j = 0; j < real && (!causal || j <= i); ++j) {
+                double score = 0;
+                for (k = 0; k < size; ++k)
+                    score += (double)qkv[(h * size + k) * tokens + i] *
+                             (double)qkv[(SEEN_WIDTH + h * size + k) * tokens + j];
+                row[j] = exp(score / sqrt((double)size));
+                sum += row[j];
+            }
+            for (j = 0; j < real; ++j) row[j] /= sum;
+        }
+    }
+}
+
+/* Samples with and without padding, in more than one tile and more than one slice of a call. */
+static void test_attention(void **state)
+{
+    static const struct {
+        const char *line, *layer, *before;
+        int tokens, heads, causal, token, first, stride, lead; /* lead: tokens in front of a text's */
+    } cases[] = {
+        {"2x6x8: patch 2 6, cls: classtoken, b: encoder 2 3, layernorm, token 0, linear 3", "b.1.attn",
+         "b.1.attn.qkv", 13, 3, 0, 0, 0, 0, 0},
+        {"2x6x8: patch 2 6, attention 2 causal=1, token 7, linear 3", "1", "1.qkv", 12, 2, 1, 7, 0, 0, 0},
+        {"tokens 70: embed 50 6, position, b: encoder 2 2, meanpool, linear 3", NULL, "b.1.attn.qkv", 70, 2, 0, -1,
+         0, 1, 0},
+        {"tokens 70: embed 50 6, b: encoder 2 1 causal=1, meanpool, linear 3", "b.0.attn", "b.0.attn.qkv", 70, 1, 1,
+         -1, 0, 1, 0},
+        {"tokens 70: embed 50 6, conv 6 3x1 pad=1x0 stride=2x1, tokens, classtoken, b: encoder 1 2, token 0, "
+         "linear 3",
+         NULL, "b.0.attn.qkv", 36, 2, 0, 0, 1, 2, 1},
+    };
+    enum { N = 67 };
+    float *x = (float *)calloc((size_t)N * 96, sizeof *x);
+    size_t c;
+    kd_isa isa;
+    (void)state;
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx *kd = test_open(isa, 2);
+        for (c = 0; c < sizeof cases / sizeof *cases; ++c) {
+            kd_model *m = create(kd, cases[c].line);
+            const int tokens = cases[c].tokens, heads = cases[c].heads, input = m->ids ? SEEN_TOKENS : 96,
+                      size = heads * tokens * tokens;
+            float *qkv = (float *)malloc((size_t)(N * 3 * SEEN_WIDTH * tokens) * sizeof *qkv),
+                  *got = (float *)malloc((size_t)(N * size) * sizeof *got);
+            double *wanted = (double *)malloc((size_t)size * sizeof *wanted);
+            kd_attention_info info;
+            int i, j;
+            for (i = 0; i < m->param_count; ++i) { /* weights that are not all alike */
+                float *w = kd__param_stored(m, &m->params[i]);
+                for (j = 0; j < (int)m->params[i].size; ++j) w[j] += 0.3f * (float)((i + 7 * j) % 11 - 5) / 5;
+            }
+            for (i = 0; i < N * input; ++i)
+                x[i] = !m->ids ? (float)(i * 31 % 19) / 9 - 1 : i % input < 1 + i / input ? (float)(1 + i % 49) : 0;
+            assert_ok(kd, kd_model_attention(m, cases[c].layer, &info));
+            if (cases[c].layer) assert_string_equal(info.layer, cases[c].layer);
+            assert_int_equal(info.tokens, tokens);
+            assert_int_equal(info.heads, heads);
+            assert_int_equal(info.token, cases[c].token);
+            assert_int_equal(info.first, cases[c].first);
+            assert_int_equal(info.stride, cases[c].stride);
+            assert_ok(kd, kd_predict_layer(m, cases[c].before, x, N, qkv));
+            memset(got, 255, (size_t)(N * size) * sizeof *got);
+            assert_ok(kd, kd_predict_attention(m, cases[c].layer, x, N, got));
+            for (i = 0; i < N; ++i) {
+                const int ids = i + 1 < SEEN_TOKENS ? i + 1 : SEEN_TOKENS, stride = cases[c].stride;
+                const int real = m->ids ? (ids + stride - 1) / stride + cases[c].lead : tokens;
+                weights_of(qkv + i * 3 * SEEN_WIDTH * tokens, tokens, real, heads, cases[c].causal, wanted);
+                for (j = 0; j < size; ++j) {
+                    if (!(fabs(wanted[j] - (double)got[i * size + j]) <= 1e-5))
+                        fail_msg("%s, sample %d, weight %d: %g, not %g", cases[c].line, i, j,
+                                 (double)got[i * size + j], wanted[j]);
+                }
+            }
+            free(wanted);
+            free(got);
+            free(qkv);
+            kd_model_destroy(m);
+        }
+        kd_close(kd);
+    }
+    free(x);
+}
+
+static void test_attention_refused(void **state)
+{
+    test_memory memory;
+    kd_ctx_desc desc = test_memory_desc(&memory);
+    kd_ctx *kd;
+    kd_model *m, *none;
+    kd_attention_info info;
+    float x[2 * 48], out[2 * 2 * 12 * 12];
+    int i;
+    (void)state;
+    for (i = 0; i < 2 * 48; ++i) x[i] = (float)(i % 5) - 2;
+    assert_int_equal(kd_open(&desc, &kd), KD_OK);
+    m = create(kd, "1x6x8: patch 2 6, look: attention 2, meanpool, linear 3");
+    none = create(kd, "1x6x8: first: conv 5 3, relu, dense 3");
+    assert_int_equal(kd_model_attention(NULL, "look", &info), KD_ERR_ARGUMENT);
+    assert_int_equal(kd_predict_attention(NULL, "look", x, 2, out), KD_ERR_ARGUMENT);
+    assert_fails(kd, kd_model_attention(m, "look", NULL), KD_ERR_ARGUMENT,
+                 "kd_model_attention: out must not be NULL");
+    assert_fails(kd, kd_model_attention(none, NULL, &info), KD_ERR_ARGUMENT,
+                 "kd_model_attention: the model has no attention layer");
+    assert_fails(kd, kd_predict_attention(none, NULL, x, 2, out), KD_ERR_ARGUMENT,
+                 "kd_predict_attention: the model has no attention layer");
+    assert_fails(kd, kd_model_attention(none, "first", &info), KD_ERR_ARGUMENT,
+                 "kd_model_attention: layer \"first\" is conv, not attention");
+    assert_fails(kd, kd_predict_attention(m, "lok", x, 2, out), KD_ERR_ARGUMENT,
+                 "kd_predict_attention: the model has no layer \"lok\"; did you mean \"look\"?");
+    assert_fails(kd, kd_predict_attention(m, NULL, x, -1, out), KD_ERR_ARGUMENT,
+                 "kd_predict_attention: -1 samples, or a NULL pointer");
+    assert_fails(kd, kd_predict_attention(m, NULL, x, 2, NULL), KD_ERR_ARGUMENT, "2 samples, or a NULL pointer");
+    assert_ok(kd, kd_predict_attention(m, NULL, NULL, 0, NULL));
+    for (i = 1;; ++i) { /* every request for memory refused in turn */
+        kd_result result;
+        memory.requests = 0, memory.refuse_at = i;
+        result = kd_predict_attention(m, NULL, x, 2, out);
+        memory.refuse_at = 0;
+        if (memory.requests < i) break;
+        assert_int_equal(result, KD_ERR_MEMORY);
+    }
+    assert_true(i > 3);
+    kd_model_destroy(none);
+    kd_model_destroy(m);
+    test_memory_close(kd, &memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -816,6 +957,8 @@ int main(void)
         cmocka_unit_test(test_own_refused),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_layers_refused),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_refused),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     test_print_skips("test_own");

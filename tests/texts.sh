@@ -164,6 +164,9 @@ check 'nothing is said of images' sh -c "! grep -i image '$work/said'"
 check 'a report' test -s "$work/out/report.html"
 check 'nor in the report' sh -c "! grep -io '[^:<a-z]images\{0,1\}[^-a-z]' '$work/out/report.html'"
 check 'texts are in it' grep -q '<q ' "$work/out/report.html"
+check 'words are shaded' grep -q '<q style="--c:var(--t)">.*<mark style="--v:50%" title="[0-9.]*&#8239;%">' "$work/out/report.html"
+check 'the words that tell the classes' sh -c "grep -o '<mark style=\"--v:50%\"[^>]*>[^<]*' '$work/out/report.html' | grep -qE 'cat|dog|emu'"
+check 'it is said what shades are' grep -q 'shaded by their shares of attention, the teacher.s' "$work/out/report.html"
 check 'the teacher knows something' grep -qE '"accuracy": (0\.[6-9]|1)' "$work/out/metrics.json"
 check 'the student reads tokens' sh -c "head -c 4096 '$work/out/student.safetensors' | grep -aq 'tokens 32: embed'"
 for file in teacher student student_int8; do check "$file" test -s "$work/out/$file.safetensors"; done
@@ -175,7 +178,13 @@ cp "$work/set/train.csv" "$work/set/test.csv" "$work/other"
 check 'and says how much is read' "$distill" "$work/other" $small --length 32 --teacher "$work/out/teacher.safetensors" --student "$student" --seeds 1 --out "$work/again"
 refused 'the teacher reads 32 bytes of a text, but 48 are kept here; --length 32 may help' "$work/set" --length 48 --teacher "$work/out/teacher.safetensors"
 # shellcheck disable=SC2086
-check 'a run in two parts' "$distill" "$work/one.tsv" $small --teacher "$models" --student "$student" --out "$work/tsv"
+check 'a run in two parts' "$distill" "$work/one.tsv" $small --teacher "$models" --student "embed 256 4, meanpool, dense 3" --out "$work/tsv"
+check 'its teacher looks' grep -q 'shares of attention, the teacher.s, in' "$work/tsv/report.html"
+check 'its student does not' sh -c "! grep -q 'the student.s, in the last layer' '$work/tsv/report.html'"
+# shellcheck disable=SC2086
+check 'without attention' "$distill" "$work/one.csv" $small --epochs 1 --teacher-epochs 1 --seeds 1 --teacher 'embed 256 8, meanpool, dense 3' --student 'embed 256 4, meanpool, dense 3' --out "$work/blind"
+check 'nothing is shaded' sh -c "! grep -q '<mark' '$work/blind/report.html'"
+check 'and it is said' grep -q 'No words are shaded: teacher and student have no attention' "$work/blind/report.html"
 
 # ---- classify ---------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,8 @@ static void fill_report(session *s)
     r->student_logits = s->student_test;
     r->confusion = s->confusion;
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
+    if (s->more_count == 0) r->teacher_model = s->teacher; /* of several none speaks for all */
+    r->student_model = s->kept;
     if (s->more_count) add_setting(s, "teachers", "%d, averaged", teacher_count(s));
     if (r->ensemble_students)
         add_setting(s, "teachers of the distilled",
