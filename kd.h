@@ -900,6 +900,34 @@ KDDEF kd_result kd_model_load_in_place(kd_ctx *kd, const void *bytes, size_t siz
    leaves out. kd_ctx_desc.log gets a line of each; names of which none can say the order are refused. */
 KDDEF kd_result kd_model_load_weights(kd_model *m, const char *path);
 
+/* Names of tensors in libraries of Transformers: word, the class that a file is a state dict of, what all names of
+   its body begin with, where blocks normalise (0: in front of their layers, norm=pre; 1: behind sums, norm=post;
+   -1: either), whether a model must have all that the class has. */
+#define KD_NAMES(X)                                                                                                \
+    X(KD_NAMES_TIMM, "timm", "timm's VisionTransformer", "", 0, 0)                                                 \
+    X(KD_NAMES_TORCHVISION, "torchvision", "torchvision's VisionTransformer", "", 0, 1)                            \
+    X(KD_NAMES_ENCODER, "encoder", "torch.nn.TransformerEncoder", "", -1, 0)                                       \
+    X(KD_NAMES_VIT, "vit", "Hugging Face's ViTForImageClassification", "vit.", 0, 1)                               \
+    X(KD_NAMES_DEIT, "deit", "Hugging Face's DeiTForImageClassificationWithTeacher", "deit.", 0, 1)                \
+    X(KD_NAMES_BERT, "bert", "Hugging Face's BertForSequenceClassification", "bert.", 1, 1)                        \
+    X(KD_NAMES_DISTILBERT, "distilbert", "Hugging Face's DistilBertForSequenceClassification", "distilbert.", 1, 1)
+typedef enum kd_names {
+#define KD__ITEM(name, word, full, prefix, post, whole) name,
+    KD_NAMES(KD__ITEM)
+#undef KD__ITEM
+        KD_NAMES_COUNT
+} kd_names;
+KDDEF const char *kd_names_name(kd_names names); /* "distilbert" */
+/* The way back: a safetensors file of the weights alone, under the names, in the parts and with the shapes that the
+   class takes without a message (load_state_dict, from_pretrained). The model's tensors must have the names of
+   timm's, or, of texts, those in the lines above. Queries, keys and values become three tensors for Hugging Face;
+   BERT gets two types of tokens, both zeros. In the file of a torch.nn.TransformerEncoder ("layers.0.norm1.weight")
+   tensors of other layers keep the names that they have. The class must be made with the model's sizes, eps and
+   activations: those are not in the file. kd_model_load_weights reads it back. KD_ERR_UNSUPPORTED: a tensor without
+   a name there, or one that lacks, blocks that normalise elsewhere, an int8 model. The file is replaced as by
+   kd_model_save. */
+KDDEF kd_result kd_model_save_names(const kd_model *m, const char *path, kd_names names, kd_dtype dtype);
+
 /* ---- ONNX ------------------------------------------------------------------------------------------------ */
 
 /* What an ONNX file takes as its input: x (N, channels, height, width), or (N, length) of a vector, as kd_predict;
@@ -25986,79 +26014,92 @@ KD__PRIVATE kd_result kd__st_deal_all(kd__st_match *t)
    ends in a dot goes on with weight or bias. part: KD__ST_..., or 0. */
 typedef struct kd__st_alias {
     const char *theirs, *ours;
-    int part;
+    int part, saved; /* saved: KD__AS_..., what names of files it is written for */
 } kd__st_alias;
+enum {
+    KD__AS_TIMM = 1 << KD_NAMES_TIMM, /* as ours */
+    KD__AS_TORCHVISION = 1 << KD_NAMES_TORCHVISION,
+    KD__AS_ENCODER = 1 << KD_NAMES_ENCODER,
+    KD__AS_VIT = 1 << KD_NAMES_VIT,
+    KD__AS_DEIT = 1 << KD_NAMES_DEIT,
+    KD__AS_BERT = 1 << KD_NAMES_BERT,
+    KD__AS_DISTILBERT = 1 << KD_NAMES_DISTILBERT,
+    KD__AS_VISION = KD__AS_TIMM | KD__AS_TORCHVISION,
+    KD__AS_IMAGES = KD__AS_VIT | KD__AS_DEIT,
+    KD__AS_TEXTS = KD__AS_BERT | KD__AS_DISTILBERT,
+    KD__AS_BARE = 1 << KD_NAMES_COUNT /* without the prefix */
+};
 static const kd__st_alias kd__st_aliases[] = {
     /* torchvision's VisionTransformer */
-    {"class_token", "cls_token", 0},
-    {"conv_proj.", "patch_embed.proj.", 0},
-    {"encoder.pos_embedding", "pos_embed", 0},
-    {"encoder.layers.encoder_layer_*.ln_1.", "blocks.*.norm1.", 0},
-    {"encoder.layers.encoder_layer_*.self_attention.in_proj_weight", "blocks.*.attn.qkv.weight", 0},
-    {"encoder.layers.encoder_layer_*.self_attention.in_proj_bias", "blocks.*.attn.qkv.bias", 0},
-    {"encoder.layers.encoder_layer_*.self_attention.out_proj.", "blocks.*.attn.proj.", 0},
-    {"encoder.layers.encoder_layer_*.ln_2.", "blocks.*.norm2.", 0},
-    {"encoder.layers.encoder_layer_*.mlp.0.", "blocks.*.mlp.fc1.", 0},
-    {"encoder.layers.encoder_layer_*.mlp.3.", "blocks.*.mlp.fc2.", 0},
-    {"encoder.layers.encoder_layer_*.mlp.linear_1.", "blocks.*.mlp.fc1.", 0}, /* before 0.13 */
-    {"encoder.layers.encoder_layer_*.mlp.linear_2.", "blocks.*.mlp.fc2.", 0},
-    {"encoder.ln.", "norm.", 0},
-    {"heads.head.", "head.", 0},
+    {"class_token", "cls_token", 0, KD__AS_VISION},
+    {"conv_proj.", "patch_embed.proj.", 0, KD__AS_VISION},
+    {"encoder.pos_embedding", "pos_embed", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.ln_1.", "blocks.*.norm1.", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.self_attention.in_proj_weight", "blocks.*.attn.qkv.weight", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.self_attention.in_proj_bias", "blocks.*.attn.qkv.bias", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.self_attention.out_proj.", "blocks.*.attn.proj.", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.ln_2.", "blocks.*.norm2.", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.mlp.0.", "blocks.*.mlp.fc1.", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.mlp.3.", "blocks.*.mlp.fc2.", 0, KD__AS_VISION},
+    {"encoder.layers.encoder_layer_*.mlp.linear_1.", "blocks.*.mlp.fc1.", 0, 0}, /* before 0.13 */
+    {"encoder.layers.encoder_layer_*.mlp.linear_2.", "blocks.*.mlp.fc2.", 0, 0},
+    {"encoder.ln.", "norm.", 0, KD__AS_VISION},
+    {"heads.head.", "head.", 0, KD__AS_VISION},
     /* torch.nn.TransformerEncoder */
-    {"layers.*.self_attn.in_proj_weight", "blocks.*.attn.qkv.weight", 0},
-    {"layers.*.self_attn.in_proj_bias", "blocks.*.attn.qkv.bias", 0},
-    {"layers.*.self_attn.out_proj.", "blocks.*.attn.proj.", 0},
-    {"layers.*.linear1.", "blocks.*.mlp.fc1.", 0},
-    {"layers.*.linear2.", "blocks.*.mlp.fc2.", 0},
-    {"layers.*.norm1.", "blocks.*.norm1.", 0},
-    {"layers.*.norm2.", "blocks.*.norm2.", 0},
+    {"layers.*.self_attn.in_proj_weight", "blocks.*.attn.qkv.weight", 0, KD__AS_ENCODER},
+    {"layers.*.self_attn.in_proj_bias", "blocks.*.attn.qkv.bias", 0, KD__AS_ENCODER},
+    {"layers.*.self_attn.out_proj.", "blocks.*.attn.proj.", 0, KD__AS_ENCODER},
+    {"layers.*.linear1.", "blocks.*.mlp.fc1.", 0, KD__AS_ENCODER},
+    {"layers.*.linear2.", "blocks.*.mlp.fc2.", 0, KD__AS_ENCODER},
+    {"layers.*.norm1.", "blocks.*.norm1.", 0, KD__AS_ENCODER},
+    {"layers.*.norm2.", "blocks.*.norm2.", 0, KD__AS_ENCODER},
     /* Hugging Face's ViT and DeiT */
-    {"embeddings.cls_token", "cls_token", 0},
-    {"embeddings.distillation_token", "dist_token", 0},
-    {"embeddings.position_embeddings", "pos_embed", 0},
-    {"embeddings.patch_embeddings.projection.", "patch_embed.proj.", 0},
-    {"encoder.layer.*.layernorm_before.", "blocks.*.norm1.", 0},
-    {"encoder.layer.*.attention.attention.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
-    {"encoder.layer.*.attention.attention.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
-    {"encoder.layer.*.attention.attention.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
-    {"encoder.layer.*.attention.output.dense.", "blocks.*.attn.proj.", 0},
-    {"encoder.layer.*.layernorm_after.", "blocks.*.norm2.", 0},
-    {"encoder.layer.*.intermediate.dense.", "blocks.*.mlp.fc1.", 0},
-    {"encoder.layer.*.output.dense.", "blocks.*.mlp.fc2.", 0},
-    {"layers.*.layernorm_before.", "blocks.*.norm1.", 0}, /* from version 5 on */
-    {"layers.*.attention.q_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
-    {"layers.*.attention.k_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
-    {"layers.*.attention.v_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
-    {"layers.*.attention.o_proj.", "blocks.*.attn.proj.", 0},
-    {"layers.*.layernorm_after.", "blocks.*.norm2.", 0},
-    {"layers.*.mlp.fc1.", "blocks.*.mlp.fc1.", 0},
-    {"layers.*.mlp.fc2.", "blocks.*.mlp.fc2.", 0},
-    {"layernorm.", "norm.", 0},
-    {"cls_classifier.", "head.", 0},
-    {"distillation_classifier.", "head_dist.", 0},
-    {"classifier.", "head.", 0},
+    {"embeddings.cls_token", "cls_token", 0, KD__AS_IMAGES},
+    {"embeddings.distillation_token", "dist_token", 0, KD__AS_DEIT | KD__AS_TIMM},
+    {"embeddings.position_embeddings", "pos_embed", 0, KD__AS_IMAGES},
+    {"embeddings.patch_embeddings.projection.", "patch_embed.proj.", 0, KD__AS_IMAGES},
+    {"encoder.layer.*.layernorm_before.", "blocks.*.norm1.", 0, KD__AS_IMAGES},
+    {"encoder.layer.*.attention.attention.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES, KD__AS_IMAGES},
+    {"encoder.layer.*.attention.attention.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1, KD__AS_IMAGES},
+    {"encoder.layer.*.attention.attention.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2, KD__AS_IMAGES},
+    {"encoder.layer.*.attention.output.dense.", "blocks.*.attn.proj.", 0, KD__AS_IMAGES | KD__AS_BERT},
+    {"encoder.layer.*.layernorm_after.", "blocks.*.norm2.", 0, KD__AS_IMAGES},
+    {"encoder.layer.*.intermediate.dense.", "blocks.*.mlp.fc1.", 0, KD__AS_IMAGES | KD__AS_BERT},
+    {"encoder.layer.*.output.dense.", "blocks.*.mlp.fc2.", 0, KD__AS_IMAGES | KD__AS_BERT},
+    {"layers.*.layernorm_before.", "blocks.*.norm1.", 0, 0}, /* from version 5 on */
+    {"layers.*.attention.q_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES, 0},
+    {"layers.*.attention.k_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1, 0},
+    {"layers.*.attention.v_proj.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2, 0},
+    {"layers.*.attention.o_proj.", "blocks.*.attn.proj.", 0, 0},
+    {"layers.*.layernorm_after.", "blocks.*.norm2.", 0, 0},
+    {"layers.*.mlp.fc1.", "blocks.*.mlp.fc1.", 0, 0},
+    {"layers.*.mlp.fc2.", "blocks.*.mlp.fc2.", 0, 0},
+    {"layernorm.", "norm.", 0, KD__AS_IMAGES},
+    {"cls_classifier.", "head.", 0, KD__AS_DEIT | KD__AS_BARE},
+    {"distillation_classifier.", "head_dist.", 0, KD__AS_DEIT | KD__AS_TIMM | KD__AS_BARE},
+    {"classifier.", "head.", 0, KD__AS_VIT | KD__AS_TEXTS | KD__AS_BARE},
     /* its BERT */
-    {"embeddings.word_embeddings.", "embed.", 0},
-    {"embeddings.position_embeddings.weight", "pos_embed", KD__ST_TABLE},
-    {"embeddings.token_type_embeddings.weight", "pos_embed", KD__ST_EVERY_ROW},
-    {"embeddings.position_ids", "", KD__ST_UNUSED}, /* 0, 1, ..., before 4.31 */
-    {"embeddings.LayerNorm.", "norm_pre.", 0},
-    {"encoder.layer.*.attention.self.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
-    {"encoder.layer.*.attention.self.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
-    {"encoder.layer.*.attention.self.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
-    {"encoder.layer.*.attention.output.LayerNorm.", "blocks.*.norm1.", 0},
-    {"encoder.layer.*.output.LayerNorm.", "blocks.*.norm2.", 0},
-    {"pooler.dense.", "pooler.", 0},
+    {"embeddings.word_embeddings.", "embed.", 0, KD__AS_TEXTS},
+    {"embeddings.position_embeddings.weight", "pos_embed", KD__ST_TABLE, KD__AS_TEXTS},
+    {"embeddings.token_type_embeddings.weight", "pos_embed", KD__ST_EVERY_ROW, KD__AS_BERT},
+    {"embeddings.position_ids", "", KD__ST_UNUSED, 0}, /* 0, 1, ..., before 4.31 */
+    {"embeddings.LayerNorm.", "norm_pre.", 0, KD__AS_TEXTS},
+    {"encoder.layer.*.attention.self.query.", "blocks.*.attn.qkv.", KD__ST_QUERIES, KD__AS_BERT},
+    {"encoder.layer.*.attention.self.key.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1, KD__AS_BERT},
+    {"encoder.layer.*.attention.self.value.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2, KD__AS_BERT},
+    {"encoder.layer.*.attention.output.LayerNorm.", "blocks.*.norm1.", 0, KD__AS_BERT},
+    {"encoder.layer.*.output.LayerNorm.", "blocks.*.norm2.", 0, KD__AS_BERT},
+    {"pooler.dense.", "pooler.", 0, KD__AS_BERT},
     /* and DistilBERT */
-    {"transformer.layer.*.attention.q_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES},
-    {"transformer.layer.*.attention.k_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1},
-    {"transformer.layer.*.attention.v_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2},
-    {"transformer.layer.*.attention.out_lin.", "blocks.*.attn.proj.", 0},
-    {"transformer.layer.*.sa_layer_norm.", "blocks.*.norm1.", 0},
-    {"transformer.layer.*.ffn.lin1.", "blocks.*.mlp.fc1.", 0},
-    {"transformer.layer.*.ffn.lin2.", "blocks.*.mlp.fc2.", 0},
-    {"transformer.layer.*.output_layer_norm.", "blocks.*.norm2.", 0},
-    {"pre_classifier.", "pooler.", 0},
+    {"transformer.layer.*.attention.q_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES, KD__AS_DISTILBERT},
+    {"transformer.layer.*.attention.k_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 1, KD__AS_DISTILBERT},
+    {"transformer.layer.*.attention.v_lin.", "blocks.*.attn.qkv.", KD__ST_QUERIES + 2, KD__AS_DISTILBERT},
+    {"transformer.layer.*.attention.out_lin.", "blocks.*.attn.proj.", 0, KD__AS_DISTILBERT},
+    {"transformer.layer.*.sa_layer_norm.", "blocks.*.norm1.", 0, KD__AS_DISTILBERT},
+    {"transformer.layer.*.ffn.lin1.", "blocks.*.mlp.fc1.", 0, KD__AS_DISTILBERT},
+    {"transformer.layer.*.ffn.lin2.", "blocks.*.mlp.fc2.", 0, KD__AS_DISTILBERT},
+    {"transformer.layer.*.output_layer_norm.", "blocks.*.norm2.", 0, KD__AS_DISTILBERT},
+    {"pre_classifier.", "pooler.", 0, KD__AS_DISTILBERT | KD__AS_BARE},
 };
 enum { KD__ST_LONGER = 24 }; /* more letters than one of ours has beyond theirs */
 
@@ -26179,6 +26220,201 @@ KD__PRIVATE kd_result kd__st_adopt(kd__st_file *f, const kd_model *m)
         }
     }
     kd__free(f->kd, t.named);
+    return result;
+}
+
+/* ---- saved under such names ------------------------------------------------------------------------------ */
+
+typedef struct kd__st_library {
+    const char *word, *full, *prefix;
+    int post, whole;
+} kd__st_library;
+static const kd__st_library kd__st_libraries[] = {
+#define KD__ITEM(name, word, full, prefix, post, whole) {word, full, prefix, post, whole},
+    KD_NAMES(KD__ITEM)
+#undef KD__ITEM
+};
+
+KDDEF const char *kd_names_name(kd_names names)
+{
+    return (unsigned)names < (unsigned)KD_NAMES_COUNT ? kd__st_libraries[names].word : "unknown";
+}
+
+/* A tensor of the file: a parameter, or what is made of it. */
+typedef struct kd__st_saved {
+    char name[KD__MAX_NAME + 128];
+    const kd__param *p;
+    int part, rank;
+    int64_t shape[4], count;
+} kd__st_saved;
+
+KD__PRIVATE int kd__st_saved_by_name(const void *a, const void *b)
+{
+    return strcmp(((const kd__st_saved *)a)->name, ((const kd__st_saved *)b)->name);
+}
+
+/* What an alias makes of a parameter. `tail`: what its name has behind ours, `number`: the block's. */
+KD__PRIVATE void kd__st_saved_fill(kd__st_saved *e, const kd__param *p, const kd__st_alias *a, kd_names names,
+                                   const char *tail, const char *number)
+{
+    const char *theirs = names == KD_NAMES_TIMM ? a->ours : a->theirs, *c;
+    size_t at = (size_t)kd__print(e->name, sizeof e->name, "%s",
+                                  a->saved & KD__AS_BARE ? "" : kd__st_libraries[names].prefix);
+    int i;
+    for (c = theirs; *c && at < sizeof e->name - 1; ++c) {
+        if (*c != '*') e->name[at++] = *c;
+        while (*c == '*' && kd__is_digit(*number) && at < sizeof e->name - 1) e->name[at++] = *number++;
+    }
+    kd__print(e->name + at, sizeof e->name - at, "%s", tail);
+    e->p = p, e->part = a->part, e->rank = p->rank;
+    for (i = 0; i < p->rank; ++i) e->shape[i] = p->shape[i];
+    if (a->part && a->part <= KD__ST_VALUES) e->shape[0] /= 3;
+    if (a->part >= KD__ST_TABLE) { /* (1, tokens, width) becomes (rows, width) */
+        e->rank = 2;
+        e->shape[0] = a->part == KD__ST_TABLE ? p->shape[1] : 2;
+        e->shape[1] = p->shape[2];
+    }
+    for (e->count = 1, i = 0; i < e->rank; ++i) e->count *= e->shape[i];
+}
+
+/* The tensors of one parameter; how many they are. */
+KD__PRIVATE int kd__st_saved_of(const kd__param *p, kd_names names, kd__st_saved *to, char *met)
+{
+    int i, count = 0;
+    for (i = 0; i < KD__COUNT(kd__st_aliases); ++i) {
+        const kd__st_alias *a = &kd__st_aliases[i];
+        const char *number = "", *tail;
+        if (!(a->saved >> names & 1)) continue;
+        tail = kd__st_alias_end(a->ours, p->name, &number);
+        if (!tail) continue;
+        kd__st_saved_fill(&to[count++], p, a, names, tail, number);
+        met[i] = 1;
+    }
+    return count;
+}
+
+/* Whether blocks normalise where those of the library do, and the model has all that they have. */
+KD__PRIVATE kd_result kd__st_saved_check(const kd_model *m, const char *where, kd_names names, const char *met)
+{
+    const kd__st_library *library = &kd__st_libraries[names];
+    int i, blocks = 0, post = -1;
+    for (i = 0; i < m->node_count && post < 0; ++i) {
+        if (strcmp(m->nodes[i].name, "blocks.0.norm1") == 0) post = 0;
+        if (strcmp(m->nodes[i].name, "blocks.0.attn.qkv") == 0) post = 1;
+    }
+    if (post >= 0 && library->post >= 0 && post != library->post)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "%s: the blocks of %s are those of norm=%s, the model's of norm=%s", where, library->full,
+                        library->post ? "post" : "pre", post ? "post" : "pre");
+    for (i = 0; i < KD__COUNT(kd__st_aliases); ++i) {
+        const kd__st_alias *a = &kd__st_aliases[i];
+        const int numbered = strchr(a->ours, '*') != NULL;
+        if (!(a->saved >> names & 1)) continue;
+        blocks |= numbered && met[i];
+        if (library->whole && !numbered && !met[i])
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has a layer that the model lacks, \"%.*s\"", where,
+                            library->full, (int)strcspn(a->ours, "."), a->ours);
+    }
+    return blocks
+               ? KD_OK
+               : kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                          "%s: %s has an encoder; the model has none of the name \"blocks\"", where, library->full);
+}
+
+/* All tensors of the file, by name; `to` has room for three of each parameter. */
+KD__PRIVATE kd_result kd__st_saved_all(const kd_model *m, const char *where, kd_names names, kd__st_saved *to,
+                                       int *count)
+{
+    char met[KD__COUNT(kd__st_aliases)];
+    int i, found;
+    memset(met, 0, sizeof met);
+    for (i = *count = 0; i < m->param_count; ++i, *count += found) {
+        const kd__param *p = &m->params[i];
+        kd__st_saved *e = &to[*count];
+        found = kd__st_saved_of(p, names, e, met);
+        if (found) continue;
+        if (names != KD_NAMES_ENCODER || !p->trained)
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has no tensor for the model's \"%.80s\" %s", where,
+                            kd__st_libraries[names].full, p->name, kd__st_shape(p->shape, p->rank).chars);
+        kd__print(e->name, sizeof e->name, "%s", p->name);
+        e->p = p, e->rank = p->rank, e->count = kd__param_count(p);
+        memcpy(e->shape, p->shape, sizeof e->shape);
+        found = 1;
+    }
+    if (*count) qsort(to, (size_t)*count, sizeof *to, kd__st_saved_by_name);
+    return kd__st_saved_check(m, where, names, met);
+}
+
+/* The numbers of one tensor: of all of its parameter, of a third, or zeros. */
+KD__PRIVATE void kd__st_saved_write(const kd_model *m, const kd__st_saved *e, kd_dtype dtype, kd__save *s)
+{
+    const int zeros = e->part == KD__ST_EVERY_ROW, third = e->part && e->part <= KD__ST_VALUES;
+    const int64_t first = third ? (e->part - 1) * e->count : 0, end = first + e->count;
+    kd__reading reading = kd__read_begin(m, e->p);
+    float plain[KD__PLAIN];
+    int64_t at, now;
+    memset(plain, 0, sizeof plain);
+    for (at = zeros ? first : 0; at < end; at += now) {
+        now = KD__MIN((at < first ? first : end) - at, (int64_t)KD__PLAIN);
+        if (!zeros) kd__read_next(&reading, plain, now);
+        if (at < first) continue;
+        if (dtype == KD_DTYPE_F32)
+            kd__save_floats(s, plain, (size_t)now);
+        else
+            kd__save_halves(s, plain, (size_t)now, dtype);
+    }
+}
+
+KD__PRIVATE kd_result kd__st_save_named(const kd_model *m, const char *path, const char *where, kd_dtype dtype,
+                                        const kd__st_saved *tensors, int count)
+{
+    const char *type = dtype == KD_DTYPE_F32 ? "F32" : dtype == KD_DTYPE_F16 ? "F16" : "BF16";
+    kd__st_writer w;
+    kd__save s;
+    kd_result result;
+    int i, first = 1;
+    memset(&w, 0, sizeof w);
+    memset(&s, 0, sizeof s);
+    w.kd = m->kd;
+    kd__st_text(&w, "{\"__metadata__\":{");
+    kd__st_pair_put(&w, &first, "format", "pt"); /* Hugging Face's loader asks for it */
+    kd__st_text(&w, "}");
+    for (i = 0; i < count; ++i)
+        kd__st_tensor_put(&w, tensors[i].name, type, tensors[i].rank, tensors[i].shape,
+                          (uint64_t)tensors[i].count * (dtype == KD_DTYPE_F32 ? 4 : 2));
+    kd__st_text(&w, "}");
+    result = kd__save_open(&s, m->kd, where, path);
+    if (result == KD_OK) {
+        kd__st_save_header(&s, &w);
+        for (i = 0; i < count; ++i) kd__st_saved_write(m, &tensors[i], dtype, &s);
+        result = kd__save_close(&s);
+    }
+    kd__free(m->kd, w.text);
+    return result;
+}
+
+KDDEF kd_result kd_model_save_names(const kd_model *m, const char *path, kd_names names, kd_dtype dtype)
+{
+    static const char where[] = "kd_model_save_names";
+    kd__st_saved *tensors;
+    kd_model *rounded = NULL;
+    kd_result result;
+    int count = 0;
+    if (!m) return KD_ERR_ARGUMENT;
+    if ((unsigned)names >= (unsigned)KD_NAMES_COUNT)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_names %d", where, (int)names);
+    if ((unsigned)dtype > (unsigned)KD_DTYPE_BF16)
+        return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: there is no kd_dtype %d", where, (int)dtype);
+    if (m->quant)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: an int8 model has no names elsewhere; save it in float",
+                        where);
+    tensors = KD__NEW(m->kd, kd__st_saved, 3 * m->param_count + 1);
+    result = !tensors ? KD_ERR_MEMORY : dtype == KD_DTYPE_F32 ? KD_OK : kd__model_rounded(m, dtype, &rounded);
+    if (result == KD_OK) result = kd__st_saved_all(rounded ? rounded : m, where, names, tensors, &count);
+    if (result == KD_OK) result = kd__model_check_finite(m, rounded ? rounded : m, where);
+    if (result == KD_OK) result = kd__st_save_named(rounded ? rounded : m, path, where, dtype, tensors, count);
+    kd_model_destroy(rounded);
+    kd__free(m->kd, tensors);
     return result;
 }
 

@@ -27,6 +27,7 @@ typedef struct options {
     kd_dtype dtype;     /* --f16, --bf16 */
     kd_onnx_desc onnx;  /* --u8, --u8-hwc, --softmax */
     const char *images; /* --images; NULL: none */
+    int names;          /* --names, a kd_names; -1: the model's own, KD_NAMES_COUNT: a word that is none */
     int int8, weight_limit, force;
 } options;
 
@@ -34,6 +35,7 @@ typedef kd_result (*export_fn)(const kd_model *m, const options *o);
 
 static kd_result export_safetensors(const kd_model *m, const options *o)
 {
+    if (o->names >= 0) return kd_model_save_names(m, o->to, (kd_names)o->names, o->dtype);
     return kd_model_save_as(m, o->to, o->dtype);
 }
 
@@ -60,7 +62,7 @@ static kd_result export_c(const kd_model *m, const options *o)
 /* ending of the name, what it is, options that it takes, function, what a file of its making has near its
    beginning: such a one may be replaced, others need --force (and a saved model always: it may be the only one) */
 #define FORMATS(X)                                                                                                 \
-    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16 --int8",             \
+    X(".safetensors", "weights under PyTorch's names, and all that kd.h needs", "--f16 --bf16 --int8 --names",     \
       export_safetensors, NULL)                                                                                    \
     X(".onnx", "ONNX, for ONNX Runtime and others", "--u8 --u8-hwc --softmax --int8", export_onnx, "kd.h")         \
     X(".c", "C99 that needs nothing else, for microcontrollers and the like", "--int8", export_c,                  \
@@ -100,6 +102,9 @@ static void print_help(FILE *out)
         fprintf(out, "  %-12s  %s\n%s%s%s", formats[i].ending, formats[i].what,
                 *formats[i].takes ? "                " : "", formats[i].takes, *formats[i].takes ? "\n" : "");
     fputs("\n  --f16, --bf16  round trained numbers to halves\n"
+          "  --names WORD   weights alone, under the names of another library's\n"
+          "                 Transformer: timm, torchvision, encoder (torch.nn's), vit,\n"
+          "                 deit, bert or distilbert (Hugging Face's)\n"
           "  --u8           the input is pixels of 0 to 255 in planes, (N, channels,\n"
           "                 height, width), and the file scales and normalises them\n"
           "  --u8-hwc       the same, (N, height, width, channels); of a text both mean\n"
@@ -133,10 +138,17 @@ static int limit_of(const char *word)
     return *word && !*end && n > 0 && n <= 127 ? (int)n : 0;
 }
 
+static int names_of(const char *word)
+{
+    int i = 0;
+    while (i < KD_NAMES_COUNT && strcmp(kd_names_name((kd_names)i), word) != 0) ++i;
+    return i;
+}
+
 /* Whether a word is followed by a value. */
 static int has_value(const char *word)
 {
-    return strcmp(word, "--images") == 0 || strcmp(word, "--weight-limit") == 0;
+    return strcmp(word, "--images") == 0 || strcmp(word, "--weight-limit") == 0 || strcmp(word, "--names") == 0;
 }
 
 /* What one word of the command line, and its value, if it has one, set; 0 if there is no such option. */
@@ -148,6 +160,8 @@ static int set_option(options *o, const char *word, const char *value)
         o->images = value;
     else if (strcmp(word, "--weight-limit") == 0)
         o->weight_limit = limit_of(value);
+    else if (strcmp(word, "--names") == 0)
+        o->names = names_of(value);
     else if (strcmp(word, "--f16") == 0)
         o->dtype = KD_DTYPE_F16;
     else if (strcmp(word, "--bf16") == 0)
@@ -202,8 +216,15 @@ static const format *parse(options *o, int argc, char **argv)
             fprintf(stderr, "export: there is no option \"%s\"; `export --help` says what there is\n", word);
             return NULL;
         }
-        if (!takes(f, word) && strcmp(word, "--force") != 0 && !has_value(word)) {
+        if (!takes(f, word) && strcmp(word, "--force") != 0 && (!has_value(word) || strcmp(word, "--names") == 0)) {
             fprintf(stderr, "export: %s is no option of %s, which takes %s\n", word, f->ending, f->takes);
+            return NULL;
+        }
+        if (o->names == KD_NAMES_COUNT) {
+            fprintf(stderr, "export: --names is one of");
+            for (o->names = 0; o->names < KD_NAMES_COUNT; ++o->names)
+                fprintf(stderr, "%s %s", o->names ? "," : "", kd_names_name((kd_names)o->names));
+            fprintf(stderr, "; got \"%s\"\n", value);
             return NULL;
         }
         if (!o->weight_limit) {
@@ -386,6 +407,7 @@ int main(int argc, char **argv)
     memset(&o, 0, sizeof o);
     o.onnx = kd_onnx_defaults();
     o.weight_limit = 127;
+    o.names = -1;
     for (i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) continue;
         print_help(stdout);

@@ -43,7 +43,7 @@ report()
 run() { if wanted "$1"; then start "$@"; report "$1"; fi; }
 
 # beside everything else: scripts that mostly wait for compilers
-scripts='consistency emulated mcu csource onnx web'
+scripts='consistency emulated mcu csource onnx names web'
 {
     for script in $scripts; do
         if wanted $script; then start $script "tests/$script.sh" quick; fi

@@ -6,6 +6,8 @@
 
 #include "golden/bert.h"
 
+#include "golden/saved.h"
+
 static const char vit_line[] = "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
                                "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5";
 static const char deit_line[] =
@@ -405,6 +407,203 @@ static void test_bert_refused(void **state)
 }
 
 /* ---- lines ----------------------------------------------------------------------------------------------- */
+
+/* ---- saved under the names of other libraries ------------------------------------------------------------ */
+
+#define SAVED_VIT                                                                                                  \
+    "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, blocks: encoder 2 3, "       \
+    "norm: layernorm, token 0, head: linear 5"
+#define SAVED_DEIT                                                                                                 \
+    "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, dist_token: disttoken, pos_embed: position, "     \
+    "blocks: encoder 2 3, norm: layernorm, head: disthead 5"
+#define SAVED_ENCODER "12x5x1: blocks: encoder 2 3 norm=post act=relu"
+
+/* Whether the file's header has just these tensors; as many bytes follow. */
+static void check_saved(const saved_tensor *wanted, int count, const char *type)
+{
+    const disk_file *f = disk_find("f");
+    const size_t length = (size_t)kd__load_le(f->bytes, 8);
+    char *header = (char *)calloc(length + 1, 1), text[256];
+    const char *at;
+    int i, found = 0;
+    memcpy(header, f->bytes + 8, length);
+    assert_true(strstr(header, "{\"__metadata__\":{\"format\":\"pt\"},\"") == header);
+    for (i = 0; i < count; ++i) {
+        snprintf(text, sizeof text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":%s,", wanted[i].name, type,
+                 wanted[i].shape);
+        if (!strstr(header, text)) fail_msg("no %s", text);
+    }
+    for (at = header; (at = strstr(at, "\"dtype\"")) != NULL; ++at) ++found;
+    assert_int_equal(found, count);
+    at = strrchr(header, ',');
+    assert_true(f->size == 8 + length + (size_t)strtoul(at + 1, NULL, 10));
+    free(header);
+}
+
+/* Of a file's bytes. */
+static uint64_t saved_hash(const char *name)
+{
+    const disk_file *f = disk_find(name);
+    uint64_t hash = 0;
+    size_t i;
+    for (i = 0; f && i < f->size; ++i) hash = kd__mix(hash ^ f->bytes[i]);
+    return hash;
+}
+
+static const struct {
+    kd_names names;
+    const char *line;
+    const saved_tensor *tensors;
+    int count;
+} saved_cases[] = {
+#define SAVED(names, word, line)                                                                                   \
+    {                                                                                                              \
+        names, line, saved_##word, KD__COUNT(saved_##word)                                                         \
+    }
+    SAVED(KD_NAMES_TIMM, timm, SAVED_VIT),
+    SAVED(KD_NAMES_TORCHVISION, torchvision, SAVED_VIT),
+    SAVED(KD_NAMES_ENCODER, encoder, SAVED_ENCODER),
+    SAVED(KD_NAMES_VIT, vit, SAVED_VIT),
+    SAVED(KD_NAMES_DEIT, deit, SAVED_DEIT),
+    SAVED(KD_NAMES_BERT, bert, BERT_LINE("9", "2", BERT_HEAD)),
+    SAVED(KD_NAMES_DISTILBERT, distilbert, BERT_LINE("9", "2", "relu, head: linear 3")),
+};
+
+/* Numbers of all kinds, and all different: another order would be another model. */
+static void fill_saved(kd_model *m)
+{
+    int i;
+    for (i = 0; i < kd_model_tensors(m); ++i) {
+        kd_tensor_info info;
+        float *values;
+        assert_ok(m->kd, kd_model_tensor_info(m, i, &info));
+        values = golden_numbers(i + 1, info.count, 1, 2);
+        assert_ok(m->kd, kd_model_set_tensor(m, info.name, values, info.count));
+        free(values);
+    }
+}
+
+static void test_saved_names(void **state)
+{
+    kd_isa isa;
+    size_t c;
+    int dtype;
+    (void)state;
+    assert_int_equal(KD__COUNT(saved_cases), KD_NAMES_COUNT);
+    FOR_EACH_ISA(isa)
+    {
+        kd_ctx_desc desc = kd->desc;
+        kd_ctx *ctx;
+        desc.isa = isa;
+        assert_int_equal(kd_open(&desc, &ctx), KD_OK);
+        for (c = 0; c < sizeof saved_cases / sizeof *saved_cases; ++c) {
+            for (dtype = KD_DTYPE_F32; dtype <= KD_DTYPE_BF16; ++dtype) {
+                static const char *const types[] = {"F32", "F16", "BF16"};
+                kd_model *m = create_in(ctx, saved_cases[c].line, 1),
+                         *back = create_in(ctx, saved_cases[c].line, 2), *wanted;
+                fill_saved(m);
+                assert_ok(ctx, kd_model_save_names(m, "f", saved_cases[c].names, (kd_dtype)dtype));
+                check_saved(saved_cases[c].tensors, saved_cases[c].count, types[dtype]);
+                assert_ok(ctx, kd_model_save_as(m, "m", (kd_dtype)dtype));
+                assert_ok(ctx, kd_model_load(ctx, "m", &wanted));
+                assert_true(kd_model_hash(wanted) != kd_model_hash(back));
+                assert_ok(ctx, kd_model_load_weights(back, "f"));
+                assert_true(kd_model_hash(wanted) == kd_model_hash(back));
+                kd_model_destroy(m), kd_model_destroy(back), kd_model_destroy(wanted);
+            }
+        }
+        kd_close(ctx);
+    }
+    disk_delete(disk_find("f"));
+    disk_delete(disk_find("m"));
+}
+
+/* A file that is part of a model with more: layers in front of the encoder and behind keep their names. */
+static void test_saved_encoder(void **state)
+{
+    static const char line[] =
+        "tokens 7: embed: embed 20 6, position, blocks: encoder 1 2 norm=post act=relu, meanpool, head: dense 3";
+    kd_model *m = create_in(kd, line, 1), *back = create_in(kd, line, 2);
+    (void)state;
+    assert_ok(kd, kd_model_save_names(m, "f", KD_NAMES_ENCODER, KD_DTYPE_F32));
+    assert_ok(kd, kd_model_load_weights(back, "f"));
+    assert_true(kd_model_hash(m) == kd_model_hash(back));
+    kd_model_destroy(m), kd_model_destroy(back);
+    disk_delete(disk_find("f"));
+}
+
+static void test_saved_refused(void **state)
+{
+    static const struct {
+        kd_names names;
+        const char *line, *text;
+    } cases[] = {
+        {KD_NAMES_BERT, SAVED_VIT,
+         "BertForSequenceClassification has no tensor for the model's \"patch_embed.proj."},
+        {KD_NAMES_VIT, SAVED_DEIT,
+         "Hugging Face's ViTForImageClassification has no tensor for the model's \"dist_token\" (1, 1, 12)"},
+        {KD_NAMES_DEIT, SAVED_VIT, "has a layer that the model lacks, \"dist_token\""},
+        {KD_NAMES_TORCHVISION,
+         "3x8x8: patch_embed.proj: patch 4 12, pos_embed: position, blocks: encoder 2 3, norm: layernorm, token 0, "
+         "head: linear 5",
+         "torchvision's VisionTransformer has a layer that the model lacks, \"cls_token\""},
+        {KD_NAMES_TIMM,
+         "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
+         "blocks: encoder 2 3 norm=post, norm: layernorm, token 0, head: linear 5",
+         "the blocks of timm's VisionTransformer are those of norm=pre, the model's of norm=post"},
+        {KD_NAMES_DISTILBERT,
+         "tokens 9: embed: embed 12 8, pos_embed: position, norm_pre: layernorm, blocks: encoder 2 2, token 0, "
+         "pooler: linear 8, relu, head: linear 3",
+         "are those of norm=post, the model's of norm=pre"},
+        {KD_NAMES_ENCODER, "12x5x1: encoder 2 3, meanpool, dense 3",
+         "has an encoder; the model has none of the name \"blocks\""},
+        {KD_NAMES_ENCODER, "12x5x1: bn: batchnorm, tokens, blocks: encoder 2 3, meanpool, dense 3",
+         "torch.nn.TransformerEncoder has no tensor for the model's \"bn.running_mean\" (12)"},
+    };
+    kd_model *m = create_in(kd, SAVED_VIT, 1), *small;
+    kd_data data;
+    float *x = golden_numbers(3, 4 * 192, 1, 0), value = 70000;
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(cases); ++i) {
+        kd_model *other = create_in(kd, cases[i].line, 1);
+        assert_fails(kd, kd_model_save_names(other, "f", cases[i].names, KD_DTYPE_F32), KD_ERR_UNSUPPORTED,
+                     cases[i].text);
+        kd_model_destroy(other);
+    }
+    assert_int_equal(kd_model_save_names(NULL, "f", KD_NAMES_VIT, KD_DTYPE_F32), KD_ERR_ARGUMENT);
+    assert_fails(kd, kd_model_save_names(m, "f", KD_NAMES_COUNT, KD_DTYPE_F32), KD_ERR_ARGUMENT,
+                 "kd_model_save_names: there is no kd_names 7");
+    assert_fails(kd, kd_model_save_names(m, "f", KD_NAMES_VIT, (kd_dtype)3), KD_ERR_ARGUMENT,
+                 "there is no kd_dtype 3");
+    assert_fails(kd, kd_model_save_names(m, NULL, KD_NAMES_VIT, KD_DTYPE_F32), KD_ERR_ARGUMENT,
+                 "kd_model_save_names");
+    data = kd_data_f32(x, NULL, 4, 3, 8, 8, 5);
+    assert_ok(kd, kd_model_quantize(m, &data, NULL, &small));
+    assert_fails(kd, kd_model_save_names(small, "f", KD_NAMES_VIT, KD_DTYPE_F32), KD_ERR_UNSUPPORTED,
+                 "an int8 model has no names elsewhere");
+    kd_model_destroy(small);
+    kd__param_stored(m, &m->params[0])[0] = value;
+    assert_fails(kd, kd_model_save_names(m, "f", KD_NAMES_VIT, KD_DTYPE_F16), KD_ERR_NOT_FINITE, "beyond 65504");
+    assert_null(disk_find("f"));
+    assert_ok(kd, kd_model_save_names(m, "f", KD_NAMES_VIT, KD_DTYPE_F32));
+    for (i = 1;; ++i) { /* what the disk refuses leaves the file as it was */
+        const uint64_t before = saved_hash("f");
+        kd_result result;
+        disk.calls = 0, disk.fail_at = i;
+        result = kd_model_save_names(m, "f", KD_NAMES_TIMM, KD_DTYPE_F32);
+        disk.fail_at = 0;
+        if (result == KD_OK) break;
+        assert_int_equal(result, KD_ERR_IO);
+        assert_true(saved_hash("f") == before);
+    }
+    assert_true(i > 4);
+    assert_string_equal(kd_names_name(KD_NAMES_DISTILBERT), "distilbert");
+    assert_string_equal(kd_names_name(KD_NAMES_COUNT), "unknown");
+    kd_model_destroy(m);
+    disk_delete(disk_find("f"));
+    free(x);
+}
 
 static void test_lines_refused(void **state)
 {
@@ -1005,6 +1204,9 @@ int main(void)
         TEST(test_other_names),
         TEST(test_bert),
         TEST(test_bert_refused),
+        TEST(test_saved_names),
+        TEST(test_saved_encoder),
+        TEST(test_saved_refused),
         TEST(test_lines_refused),
         TEST(test_side_tokens),
         TEST(test_encoder_is_its_layers),
