@@ -125,6 +125,7 @@ CONTENTS (search for the tag)
    >>predict      prediction
    >>attack       adversarial inputs
    >>data         batches, augmentation
+   >>teacher      the teacher: models, a function, a cache, kept logits
    >>evaluate     evaluation
    >>calibrate    from float to int8: folding, quant layers, their ranges
    >>optim        optimizers, schedules
@@ -16456,9 +16457,227 @@ KD__PRIVATE kd_result kd__feed_batch(kd__feed *f, const int32_t *samples, int n,
     return KD_OK;
 }
 
+/* Columns of some rows, one row after the other. */
+KD__PRIVATE void kd__gather_columns(float *to, const float *from, int rows, int cols, int first, int columns)
+{
+    int r;
+    for (r = 0; r < rows; ++r)
+        memcpy(to + (ptrdiff_t)r * columns, from + (ptrdiff_t)r * cols + first, (size_t)columns * sizeof *to);
+}
+
+KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
+{
+    int i;
+    for (i = 0; i < n; ++i)
+        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
+}
+
+/* ============================================================================================================
+   >>teacher    the teacher: models, a function, a cache, kept logits
+   uses: data, predict, losses, softmax
+   What training, evaluation, caches, votes and diagnosis learn from or compare with, asked in one way whatever it
+   is. It may see the samples in another form than the student.
+   ============================================================================================================ */
+
+enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
+
+#ifdef KD_NO_TRAIN
+enum { KD__ASKED = 1 }; /* evaluation compares with one */
+#else
+enum { KD__ASKED = KD__MAX_TEACHERS };
+#endif
+
+typedef struct kd__teacher {
+    kd_ctx *kd;
+    const char *where; /* for messages */
+    int source, outputs;
+    const kd_model *models[KD__ASKED];
+    int count; /* of them */
+    const float *weights;
+    kd_teacher_average average;
+    kd_teacher_fn fn;
+    void *user;
+    const float *kept;   /* (samples, outputs) of a cache's view or of the data */
+    const kd_data *sees; /* NULL: what the student sees */
+    kd__run *runs[KD__ASKED];
+    kd__feed feed;     /* of `sees` */
+    float *logits;     /* (batch, outputs); of several models their average */
+    float *each;       /* (models, batch, outputs), NULL unless there are several */
+    float averaged_at; /* the temperature; 0: they are not yet */
+} kd__teacher;
+
+/* One that says nothing until it is given a source. */
+KD__PRIVATE kd__teacher kd__teacher_none(kd_ctx *kd, const char *where, int outputs)
+{
+    kd__teacher t;
+    memset(&t, 0, sizeof t);
+    t.kd = kd, t.where = where, t.outputs = outputs;
+    return t;
+}
+
+KD__PRIVATE void kd__teacher_add(kd__teacher *t, const kd_model *model)
+{
+    t->models[t->count++] = model;
+    t->source = KD__TEACHER_MODELS;
+}
+
+/* A model or, where there is none, logits that came with the data. */
+KD__PRIVATE kd__teacher kd__teacher_of(kd_ctx *kd, const char *where, int outputs, const kd_model *model,
+                                       const kd_data *data)
+{
+    kd__teacher t = kd__teacher_none(kd, where, outputs);
+    if (model) {
+        kd__teacher_add(&t, model);
+    } else if (data->teacher_logits) {
+        t.kept = data->teacher_logits;
+        t.source = KD__TEACHER_DATA;
+    }
+    return t;
+}
+
+/* What a teacher sees must be the same samples as the student's. */
+KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, const kd_data *data,
+                                             const kd_data *teacher_data)
+{
+    if (!teacher_data) return KD_OK;
+    if (teacher_data->cookie != KD__COOKIE)
+        return kd__fail(kd, KD_ERR_DEFAULTS,
+                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+    if (teacher_data->count != data->count)
+        return kd__fail(kd, KD_ERR_DATA, "%s: the student has %d samples, but teacher_data %d", where, data->count,
+                        teacher_data->count);
+    return KD_OK;
+}
+
+/* Whether its models fit the student and can see their data. */
+KD__PRIVATE kd_result kd__teacher_check(const kd__teacher *t, const kd_model *student, const kd_data *data)
+{
+    const kd_data *seen = t->sees ? t->sees : data;
+    kd_result result = kd__check_teacher_data(t->kd, t->where, data, t->sees);
+    int i;
+    for (i = 0; i < t->count && result == KD_OK; ++i) {
+        if (!t->models[i]) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", t->where, i);
+        result = kd__check_teacher(t->kd, t->where, student, t->models[i]);
+        if (result == KD_OK) result = kd__data_check(t->kd, t->where, seen, t->models[i], "teacher");
+    }
+    return result;
+}
+
+KD__PRIVATE void kd__teacher_close(kd__teacher *t)
+{
+    int i;
+    for (i = 0; i < t->count; ++i) kd__run_close(t->runs[i]);
+    if (t->feed.kd) kd__feed_close(&t->feed);
+    if (t->kd) {
+        kd__free(t->kd, t->logits);
+        kd__free(t->kd, t->each);
+    }
+    memset(t, 0, sizeof *t);
+}
+
+/* All that it takes to be asked. `taps` are what is looked at within each model. What fails is closed by
+   kd__teacher_close, like the rest. */
+KD__PRIVATE kd_result kd__teacher_open(kd__teacher *t, int batch, const kd__tap *taps, int tap_count)
+{
+    const size_t all = kd__times((size_t)batch, (size_t)t->outputs);
+    kd_result result = KD_OK;
+    int i;
+    if (t->source == KD__TEACHER_NONE) return KD_OK;
+    if (t->sees && t->source != KD__TEACHER_CACHE)
+        result = kd__feed_open_images(&t->feed, t->kd, t->sees, NULL, 0, batch);
+    for (i = 0; i < t->count && result == KD_OK; ++i)
+        result = kd__run_open_tapped(t->models[i], NULL, batch, taps, tap_count, &t->runs[i]);
+    if (result != KD_OK) return result;
+    t->logits = KD__NEW(t->kd, float, all);
+    if (!t->logits) return KD_ERR_MEMORY;
+    if (t->count < 2) return KD_OK;
+    t->each = KD__NEW(t->kd, float, kd__times(all, (size_t)t->count));
+    if (!t->each) return KD_ERR_MEMORY;
+    return kd__scratch(t->kd, kd__times(64, kd__times((size_t)t->count, (size_t)t->outputs))) ? KD_OK
+                                                                                              : KD_ERR_MEMORY;
+}
+
+/* Its models run on the threads of another context from now on. */
+KD__PRIVATE void kd__teacher_borrow(kd__teacher *t, kd_ctx *kd)
+{
+    int i;
+    for (i = 0; i < t->count; ++i) t->runs[i]->kd = kd;
+}
+
+/* Makes what it sees of some samples, where that is not what the student sees. */
+KD__PRIVATE kd_result kd__teacher_show(kd__teacher *t, const int32_t *samples, int n)
+{
+    return t->feed.kd ? kd__feed_batch(&t->feed, samples, n, 0) : KD_OK;
+}
+
+/* The logits for samples, of which the student sees x, or NULL where nobody teaches. Those of several models are
+   kept one by one until kd__teacher_average makes one of them. */
+KD__PRIVATE kd_result kd__teacher_ask(kd__teacher *t, const float *x, const int32_t *samples, int n,
+                                      const float **out)
+{
+    int i;
+    *out = NULL;
+    if (t->source == KD__TEACHER_NONE) return KD_OK;
+    if (t->feed.kd) x = t->feed.x;
+    for (i = 0; i < t->count; ++i) {
+        kd__run_forward(t->runs[i], x, n);
+        kd__export(t->runs[i], n, t->each ? t->each + (ptrdiff_t)i * n * t->outputs : t->logits);
+    }
+    if (t->source == KD__TEACHER_FN && t->fn(t->user, x, samples, n, t->logits))
+        return kd__fail(t->kd, KD_ERR_DATA, "%s: teacher_fn failed for %d samples from sample %ld on", t->where, n,
+                        (long)samples[0]);
+    if (t->kept) kd__gather_rows(t->logits, t->kept, samples, n, t->outputs);
+    *out = t->logits;
+    t->averaged_at = 0;
+    if (t->each) return KD_OK; /* looked at when they are averaged */
+    return kd__check_finite(t->kd, t->where, "the teacher's logits", t->logits, n, t->outputs);
+}
+
+KD__PRIVATE kd_result kd__teacher_mix(const kd__teacher *t, const float *const *each, float temperature, int rows,
+                                      int cols, float *out)
+{
+    kd_result result;
+    if (t->average == KD_AVERAGE_LOGITS)
+        result = kd_average_logits(t->kd, each, t->weights, t->count, rows, cols, out);
+    else
+        result = kd_average_teachers(t->kd, each, t->weights, t->count, rows, cols, temperature, out);
+    if (result != KD_OK) return result;
+    return kd__check_finite(t->kd, t->where, "the teacher's logits", out, rows, cols);
+}
+
+/* Makes one of several, for a loss at this temperature. */
+KD__PRIVATE kd_result kd__teacher_average(kd__teacher *t, float temperature, int n)
+{
+    const float *each[KD__ASKED];
+    int i;
+    if (t->average == KD_AVERAGE_LOGITS) temperature = 1; /* it makes no difference */
+    if (!t->each || t->averaged_at == temperature) return KD_OK;
+    for (i = 0; i < t->count; ++i) each[i] = t->each + (ptrdiff_t)i * n * t->outputs;
+    t->averaged_at = temperature;
+    return kd__teacher_mix(t, each, temperature, n, t->outputs, t->logits);
+}
+
+/* Columns alone, softened among themselves: to (n, columns). */
+KD__PRIVATE kd_result kd__teacher_columns(const kd__teacher *t, int first, int columns, float temperature, int n,
+                                          float *to)
+{
+    const float *each[KD__ASKED];
+    kd_result result = KD_OK;
+    int i, r;
+    if (!t->each) {
+        kd__gather_columns(to, t->logits, n, t->outputs, first, columns);
+        return KD_OK;
+    }
+    for (r = 0; r < n && result == KD_OK; ++r) {
+        for (i = 0; i < t->count; ++i) each[i] = t->each + ((ptrdiff_t)i * n + r) * t->outputs + first;
+        result = kd__teacher_mix(t, each, temperature, 1, columns, to + (ptrdiff_t)r * columns);
+    }
+    return result;
+}
+
 /* ============================================================================================================
    >>evaluate    evaluation
-   uses: data
+   uses: teacher, data
    ============================================================================================================ */
 
 KD__COLD_BEGIN
@@ -16596,11 +16815,11 @@ KD__PRIVATE void kd__tally_finish(const kd__tally *t, kd_metrics *out)
 typedef struct kd__evaluator {
     const kd_model *m;
     const kd_data *data;
-    const kd_model *teacher;
-    kd__feed feed, teacher_feed; /* the second where the teacher sees something else */
+    kd__teacher teacher;
+    kd__feed feed;
     kd__attacker attack, prompt_attack;
-    kd__run *run, *teacher_run;
-    float *logits, *log_probs, *teacher_logits, *teacher_log_probs; /* (batch, outputs) */
+    kd__run *run;
+    float *logits, *log_probs, *teacher_log_probs;                  /* (batch, outputs) */
     float *head, *teacher_head;                                     /* (batch, columns); NULL without a head */
     kd_prompt prompt;
     float prompt_temperature;
@@ -16651,21 +16870,6 @@ KD__PRIVATE kd_result kd__head_check(kd_ctx *kd, const char *where, const kd_mod
     return KD_OK;
 }
 
-/* Columns of some rows, one row after the other. */
-KD__PRIVATE void kd__gather_columns(float *to, const float *from, int rows, int cols, int first, int columns)
-{
-    int r;
-    for (r = 0; r < rows; ++r)
-        memcpy(to + (ptrdiff_t)r * columns, from + (ptrdiff_t)r * cols + first, (size_t)columns * sizeof *to);
-}
-
-KD__PRIVATE void kd__gather_rows(float *to, const float *from, const int32_t *rows, int n, int cols)
-{
-    int i;
-    for (i = 0; i < n; ++i)
-        memcpy(to + (ptrdiff_t)i * cols, from + (ptrdiff_t)rows[i] * cols, (size_t)cols * sizeof *to);
-}
-
 /* Whether a model can be given these prompts. */
 KD__PRIVATE kd_result kd__prompt_check(kd_ctx *kd, const char *where, const kd_model *m, kd_prompt prompt,
                                        const kd_data *data, int has_teacher, int attacked)
@@ -16702,14 +16906,12 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
 {
     kd_ctx *kd = e->m->kd;
     kd__run_close(e->run);
-    kd__run_close(e->teacher_run);
+    kd__teacher_close(&e->teacher);
     if (e->feed.kd) kd__feed_close(&e->feed);
-    if (e->teacher_feed.kd) kd__feed_close(&e->teacher_feed);
     kd__attack_close(&e->attack);
     kd__attack_close(&e->prompt_attack);
     kd__free(kd, e->logits);
     kd__free(kd, e->log_probs);
-    kd__free(kd, e->teacher_logits);
     kd__free(kd, e->teacher_log_probs);
     kd__free(kd, e->head);
     kd__free(kd, e->teacher_head);
@@ -16718,7 +16920,6 @@ KD__PRIVATE void kd__evaluator_close(kd__evaluator *e)
     memset(e, 0, sizeof *e);
 }
 
-/* attack: NULL, or checked. */
 /* What an evaluation compares outputs with. */
 KD__PRIVATE kd_result kd__check_comparisons(kd_ctx *kd, const char *where, const kd_data *data, int outputs)
 {
@@ -16729,8 +16930,9 @@ KD__PRIVATE kd_result kd__check_comparisons(kd_ctx *kd, const char *where, const
     return result;
 }
 
+/* Of the teacher it takes what it is: a model, logits, or none, and what it sees. attack: NULL, or checked. */
 KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, const kd_data *data,
-                                         const kd_model *teacher, const kd_attack_desc *attack, int batch)
+                                         const kd__teacher *teacher, const kd_attack_desc *attack, int batch)
 {
     kd_ctx *kd = m->kd;
     size_t all;
@@ -16738,20 +16940,19 @@ KD__PRIVATE kd_result kd__evaluator_open(kd__evaluator *e, const kd_model *m, co
     memset(e, 0, sizeof *e);
     e->m = m;
     e->data = data;
-    e->teacher = teacher;
+    e->teacher = *teacher;
     e->outputs = e->columns = kd_model_outputs(m);
     e->batch = KD__MIN(batch, data->count);
     all = kd__times((size_t)e->batch, (size_t)e->outputs);
     e->logits = KD__NEW(kd, float, all);
     e->log_probs = KD__NEW(kd, float, all);
-    e->teacher_logits = KD__NEW(kd, float, all);
     e->teacher_log_probs = KD__NEW(kd, float, all);
     e->order = KD__NEW(kd, int32_t, e->batch);
-    result = e->logits && e->log_probs && e->teacher_logits && e->teacher_log_probs && e->order
+    result = e->logits && e->log_probs && e->teacher_log_probs && e->order
                  ? kd__feed_open(&e->feed, kd, data, NULL, 0, e->batch)
                  : KD_ERR_MEMORY;
     if (result == KD_OK) result = kd__run_open(m, NULL, e->batch, &e->run);
-    if (result == KD_OK && teacher) result = kd__run_open(teacher, NULL, e->batch, &e->teacher_run);
+    if (result == KD_OK) result = kd__teacher_open(&e->teacher, e->batch, NULL, 0);
     if (result == KD_OK && attack)
         result = kd__attack_open(&e->attack, m, m->input, attack, data->channels, data->mean, data->std, e->batch);
     if (attack) e->attack.seed = attack->seed;
@@ -16773,15 +16974,6 @@ KD__PRIVATE kd_result kd__evaluator_prompt(kd__evaluator *e, kd_prompt prompt, f
     else if (attack)
         result = kd__attack_open(&e->prompt_attack, e->m, e->m->prompted, attack, 0, NULL, NULL, e->batch);
     if (attack) e->prompt_attack.seed = attack->seed;
-    if (result != KD_OK) kd__evaluator_close(e);
-    return result;
-}
-
-/* On failure the evaluator is closed. */
-KD__PRIVATE kd_result kd__evaluator_teacher_data(kd__evaluator *e, const kd_data *data)
-{
-    const kd_result result =
-        data && e->teacher ? kd__feed_open_images(&e->teacher_feed, e->m->kd, data, NULL, 0, e->batch) : KD_OK;
     if (result != KD_OK) kd__evaluator_close(e);
     return result;
 }
@@ -16812,7 +17004,7 @@ KD__PRIVATE kd_result kd__evaluator_attack(kd__evaluator *e, kd__attacker *a, co
                                            const int32_t *samples, int n)
 {
     static const char where[] = "evaluation";
-    const float *teacher = e->teacher_run || e->data->teacher_logits ? e->teacher_logits : NULL;
+    const float *teacher = e->teacher.source ? e->teacher.logits : NULL;
     kd_result result = KD_OK;
     a->samples = samples;
     if (kd__loss_uses_labels(&a->desc.loss)) /* what has no label is left in its place */
@@ -16835,16 +17027,9 @@ KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, 
 {
     const kd__kernels *k = e->m->kd->k;
     const kd_data *d = e->data;
-    kd_result result = KD_OK;
-    *teacher = e->teacher_run || d->teacher_logits ? e->teacher_logits : NULL;
-    if (e->teacher_run) {
-        kd__run_forward(e->teacher_run, e->teacher_feed.kd ? e->teacher_feed.x : e->feed.x, n);
-        kd__export(e->teacher_run, n, e->teacher_logits);
-    } else if (d->teacher_logits) {
-        kd__gather_rows(e->teacher_logits, d->teacher_logits, now, n, e->outputs);
-    }
-    if (e->prompts)
-        kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, e->teacher_logits, now, n, e->prompts);
+    kd_result result = kd__teacher_ask(&e->teacher, e->feed.x, now, n, teacher);
+    if (result != KD_OK) return result;
+    if (e->prompts) kd__prompt_fill(e->m, e->prompt, e->prompt_temperature, d, *teacher, now, n, e->prompts);
     if (e->prompt_attack.kd) result = kd__evaluator_attack(e, &e->prompt_attack, e->prompts, now, n);
     if (result != KD_OK) return result;
     e->run->prompt = e->prompt_attack.kd ? e->prompt_attack.x : e->prompts;
@@ -16855,13 +17040,13 @@ KD__PRIVATE kd_result kd__evaluator_batch(kd__evaluator *e, const int32_t *now, 
         kd__gather_columns(e->head, e->logits, n, e->outputs, e->first, e->columns);
         *student = e->head;
         if (*teacher) {
-            kd__gather_columns(e->teacher_head, e->teacher_logits, n, e->outputs, e->first, e->columns);
+            result = kd__teacher_columns(&e->teacher, e->first, e->columns, 1, n, e->teacher_head);
             *teacher = e->teacher_head;
         }
     }
     k->softmax(*student, n, e->columns, 1, 1, e->log_probs);
     if (*teacher) k->softmax(*teacher, n, e->columns, 1, 1, e->teacher_log_probs);
-    return KD_OK;
+    return result;
 }
 
 /* Counts what is left of the accuracy when the batch at hand is attacked; its labels are good. */
@@ -16896,7 +17081,7 @@ KD__PRIVATE kd_result kd__evaluator_run(kd__evaluator *e, const int32_t *samples
         n = KD__MIN(e->batch, count - first);
         for (i = 0; i < n && !samples; ++i) e->order[i] = first + i;
         result = kd__feed_batch(&e->feed, now, n, 0);
-        if (result == KD_OK && e->teacher_feed.kd) result = kd__feed_batch(&e->teacher_feed, now, n, 0);
+        if (result == KD_OK) result = kd__teacher_show(&e->teacher, now, n);
         if (result != KD_OK) return result;
         result = kd__evaluator_batch(e, now, n, &student, &teacher);
         if (result != KD_OK) return result;
@@ -16937,20 +17122,6 @@ KD__PRIVATE kd_result kd__check_classes(kd_ctx *kd, const char *where, const kd_
     return KD_OK;
 }
 
-/* What a teacher sees must be the same samples as the student's. */
-KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, const kd_data *data,
-                                             const kd_data *teacher_data)
-{
-    if (!teacher_data) return KD_OK;
-    if (teacher_data->cookie != KD__COOKIE)
-        return kd__fail(kd, KD_ERR_DEFAULTS,
-                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
-    if (teacher_data->count != data->count)
-        return kd__fail(kd, KD_ERR_DATA, "%s: the student has %d samples, but teacher_data %d", where, data->count,
-                        teacher_data->count);
-    return KD_OK;
-}
-
 /* An attack of an evaluation, NULL: none, and what it is where that was left open. */
 KD__PRIVATE kd_result kd__evaluate_attack(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
                                           const kd_attack_desc *attack, kd_attack_desc *out)
@@ -16968,6 +17139,7 @@ KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, con
 {
     const kd_evaluate_desc defaults = kd_evaluate_defaults();
     kd_attack_desc attack, prompt_attack;
+    kd__teacher teacher;
     kd__evaluator e;
     kd__tally *tally;
     kd_result result;
@@ -16984,16 +17156,14 @@ KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, con
     result = kd__data_check(m->kd, where, data, m, "model");
     if (result == KD_OK) result = kd__head_check(m->kd, where, m, data, desc->first, desc->columns, desc->task);
     if (result == KD_OK && !desc->columns) result = kd__check_classes(m->kd, where, m, data);
-    if (result == KD_OK && desc->teacher) {
-        const kd_data *seen = desc->teacher_data ? desc->teacher_data : data;
-        result = kd__check_teacher(m->kd, where, m, desc->teacher);
-        if (result == KD_OK) result = kd__check_teacher_data(m->kd, where, data, desc->teacher_data);
-        if (result == KD_OK) result = kd__data_check(m->kd, where, seen, desc->teacher, "teacher");
-    } else if (result == KD_OK && desc->teacher_data) {
+    if (result != KD_OK) return result;
+    teacher = kd__teacher_of(m->kd, where, kd_model_outputs(m), desc->teacher, data);
+    teacher.sees = desc->teacher_data;
+    if (teacher.sees && !desc->teacher)
         return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
-    }
+    result = kd__teacher_check(&teacher, m, data);
     if (result == KD_OK)
-        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, desc->teacher || data->teacher_logits,
+        result = kd__prompt_check(m->kd, where, m, desc->prompt, data, teacher.source != KD__TEACHER_NONE,
                                   desc->prompt_attack != NULL);
     if (result == KD_OK) result = kd__check_comparisons(m->kd, where, data, kd_model_outputs(m));
     if (result == KD_OK) result = kd__evaluate_attack(m, data, desc, desc->attack, &attack);
@@ -17001,8 +17171,7 @@ KD__PRIVATE kd_result kd__evaluate_all(const char *where, const kd_model *m, con
     if (result != KD_OK) return result;
     tally = KD__NEW(m->kd, kd__tally, 1);
     if (!tally) return KD_ERR_MEMORY;
-    result = kd__evaluator_open(&e, m, data, desc->teacher, desc->attack ? &attack : NULL, desc->batch);
-    if (result == KD_OK) result = kd__evaluator_teacher_data(&e, desc->teacher_data);
+    result = kd__evaluator_open(&e, m, data, &teacher, desc->attack ? &attack : NULL, desc->batch);
     if (result == KD_OK)
         result = kd__evaluator_prompt(&e, desc->prompt, desc->prompt_temperature,
                                       desc->prompt_attack ? &prompt_attack : NULL);
@@ -20242,7 +20411,7 @@ KD__PRIVATE kd_result kd__features_check_gradient(const kd__features *fs, int64_
 
 /* ============================================================================================================
    >>cache    teacher caches
-   uses: taught, optim, predict, evaluate, losses
+   uses: teacher, taught, optim, predict, evaluate, losses
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
@@ -20303,22 +20472,22 @@ KD__PRIVATE kd_cache *kd__cache_new(kd_ctx *kd, int views, int count, int classe
     return NULL;
 }
 
-KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__run *run, kd__progress *progress)
+KD__PRIVATE kd_result kd__cache_fill(kd_cache *c, kd__feed *feed, kd__teacher *teacher, kd__progress *progress)
 {
     int32_t *samples = feed->partners ? KD__NEW(c->kd, int32_t, feed->batch) : NULL;
-    kd_result result = samples ? KD_OK : KD_ERR_MEMORY;
+    kd_result result = samples ? kd__teacher_open(teacher, feed->batch, NULL, 0) : KD_ERR_MEMORY;
     int view, first, i;
     for (view = 0; view < c->views && result == KD_OK; ++view) {
         for (first = 0; first < c->count && result == KD_OK; first += feed->batch) {
             const int n = KD__MIN(feed->batch, c->count - first);
-            float *to = c->logits + ((ptrdiff_t)view * c->count + first) * c->classes;
+            const float *logits;
             for (i = 0; i < n; ++i) samples[i] = first + i;
             result = kd__feed_batch(feed, samples, n, view);
+            if (result == KD_OK) result = kd__teacher_ask(teacher, feed->x, samples, n, &logits);
             if (result != KD_OK) break;
-            kd__run_forward(run, feed->x, n);
-            kd__export(run, n, to);
-            result = kd__check_finite(c->kd, "kd_cache_create", "the teacher's logits", to, n, c->classes);
-            if (result == KD_OK) result = kd__progress_add(progress, n);
+            memcpy(c->logits + ((ptrdiff_t)view * c->count + first) * c->classes, logits,
+                   (size_t)n * (size_t)c->classes * sizeof *logits);
+            result = kd__progress_add(progress, n);
         }
     }
     kd__free(c->kd, samples);
@@ -20334,7 +20503,7 @@ KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *dat
     kd_ctx *kd;
     kd_cache *c;
     kd__feed feed;
-    kd__run *run = NULL;
+    kd__teacher asked;
     kd_result result;
     if (out) *out = NULL;
     if (!teacher) return KD_ERR_ARGUMENT;
@@ -20357,10 +20526,11 @@ KDDEF kd_result kd_cache_create_with(const kd_model *teacher, const kd_data *dat
     c->teacher_hash = kd_model_hash(teacher);
     result = kd__feed_open_images(&feed, kd, data, augment, seed, KD__MIN(256, data->count));
     if (result == KD_OK) {
-        result = kd__run_open(teacher, NULL, feed.batch, &run);
         progress.all = (int64_t)views * data->count;
-        if (result == KD_OK) result = kd__cache_fill(c, &feed, run, &progress);
-        kd__run_close(run);
+        asked = kd__teacher_none(kd, where, c->classes);
+        kd__teacher_add(&asked, teacher);
+        result = kd__cache_fill(c, &feed, &asked, &progress);
+        kd__teacher_close(&asked);
         kd__feed_close(&feed);
     }
     if (result == KD_OK)
@@ -20496,7 +20666,6 @@ KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
 /* ---- the trainer ----------------------------------------------------------------------------------------- */
 
 enum { KD__MAX_LOSSES = 16 };
-enum { KD__TEACHER_NONE, KD__TEACHER_MODELS, KD__TEACHER_FN, KD__TEACHER_CACHE, KD__TEACHER_DATA };
 
 /* How far training has come: all that changes from step to step, but for the arrays of numbers. Members have 8
    bytes each, so that a checkpoint can hold them one after another. */
@@ -20530,15 +20699,14 @@ struct kd_trainer {
     kd_loss_desc alone[KD__MAX_LOSSES];  /* what they are in epochs without the teacher */
     double loss_weights[KD__MAX_LOSSES];
     int loss_count;
-    int outputs, source, teacher_count, has_labels, uses_labels, has_heads;
+    int outputs, has_labels, uses_labels, has_heads;
     int inputs[2]; /* losses that see each kind of images */
-    const kd_model *teachers[KD__MAX_TEACHERS];
+    kd__teacher teacher;
     kd__run *runs[2]; /* by kd_inputs; NULL where no loss needs it */
     kd__run *run;     /* the first of them */
     char *frozen;     /* by node; NULL where all learn */
-    kd__run *teacher_runs[KD__MAX_TEACHERS];
     kd__attacker attack, prompt_attack;
-    kd__feed feed, teacher_feed; /* the second where the teachers see something else */
+    kd__feed feed;
     kd__optim optim;
     kd__sparse sparse;
     kd__features features;
@@ -20551,9 +20719,6 @@ struct kd_trainer {
     int peer;                     /* of kd_train_mutual: its number, else 0 */
     int32_t *pool;                /* (train_count) the others' samples, for mixup */
     int32_t *order;               /* (count): training samples in this epoch's order, then those held out */
-    float *teacher_logits;        /* (batch, outputs) */
-    float *teacher_all;           /* (teachers, batch, outputs) */
-    float averaged_at;            /* temperature at which they were, 0: not yet */
     float *targets;               /* (batch, outputs) */
     float *prompts;               /* (batch, N); NULL unless there are prompts */
     float *loss_room, *loss_grad; /* of any of the losses; (batch, outputs), NULL unless there are several */
@@ -20680,9 +20845,8 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
         kd__free(kd, t->gathered[i]);
     }
     kd__free(kd, t->grads[1]); /* the first is the run's */
-    for (i = 0; i < t->teacher_count; ++i) kd__run_close(t->teacher_runs[i]);
+    kd__teacher_close(&t->teacher);
     if (t->feed.kd) kd__feed_close(&t->feed);
-    if (t->teacher_feed.kd) kd__feed_close(&t->teacher_feed);
     if (t->evaluator.m) kd__evaluator_close(&t->evaluator);
     kd__attack_close(&t->attack);
     kd__attack_close(&t->prompt_attack);
@@ -20693,8 +20857,6 @@ KD__PRIVATE void kd__trainer_free(kd_trainer *t)
     kd__free(kd, t->frozen);
     kd__free(kd, t->order);
     kd__free(kd, t->pool);
-    kd__free(kd, t->teacher_logits);
-    kd__free(kd, t->teacher_all);
     kd__free(kd, t->targets);
     kd__free(kd, t->prompts);
     kd__free(kd, t->head);
@@ -20716,7 +20878,6 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
 {
     static const char where[] = "kd_train";
     const kd_train_desc *d = &t->desc;
-    const kd_data *seen = d->teacher_data ? d->teacher_data : t->data;
     const int sources = (d->teacher != NULL) + (d->teacher_count > 0) + (d->teacher_fn != NULL) +
                         (d->cache != NULL) + (t->data->teacher_logits != NULL);
     kd_result result = KD_OK;
@@ -20736,39 +20897,40 @@ KD__PRIVATE kd_result kd__trainer_teachers(kd_trainer *t)
                         "%s: the softmax of a single output is always 1; of several teachers average the logits, "
                         "KD_AVERAGE_LOGITS",
                         where);
-    t->source = d->teacher || d->teacher_count ? KD__TEACHER_MODELS
-                : d->teacher_fn                ? KD__TEACHER_FN
-                : d->cache                     ? KD__TEACHER_CACHE
-                : t->data->teacher_logits      ? KD__TEACHER_DATA
-                                               : KD__TEACHER_NONE;
-    result = kd__check_teacher_data(t->kd, where, t->data, d->teacher_data);
-    if (result == KD_OK && d->teacher_data && (t->source == KD__TEACHER_NONE || t->source == KD__TEACHER_DATA))
+    t->teacher = kd__teacher_none(t->kd, where, t->outputs);
+    t->teacher.weights = d->teacher_weights, t->teacher.average = d->teacher_average;
+    t->teacher.fn = d->teacher_fn, t->teacher.user = d->teacher_user;
+    t->teacher.sees = d->teacher_data;
+    t->teacher.source = d->teacher_fn             ? KD__TEACHER_FN
+                        : d->cache                ? KD__TEACHER_CACHE
+                        : t->data->teacher_logits ? KD__TEACHER_DATA
+                                                  : KD__TEACHER_NONE;
+    t->teacher.kept = d->cache ? d->cache->logits : t->data->teacher_logits;
+    if (d->teacher) kd__teacher_add(&t->teacher, d->teacher);
+    for (i = 0; i < d->teacher_count; ++i) kd__teacher_add(&t->teacher, d->teachers[i]);
+    if (d->teacher_data && (t->teacher.source == KD__TEACHER_NONE || t->teacher.source == KD__TEACHER_DATA))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_data without a teacher that would see them", where);
-    if (result == KD_OK && d->teacher_data && kd__augment_any(&d->augment))
+    if (d->teacher_data && kd__augment_any(&d->augment))
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: augment would show the student another view than teacher_data shows the teacher",
                         where);
-    if (d->teacher) t->teachers[t->teacher_count++] = d->teacher;
-    for (i = 0; i < d->teacher_count; ++i) t->teachers[t->teacher_count++] = d->teachers[i];
-    for (i = 0; i < t->teacher_count && result == KD_OK; ++i) {
-        if (!t->teachers[i]) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher %d is NULL", where, i);
-        if (t->teachers[i] == t->m)
+    for (i = 0; i < t->teacher.count; ++i) {
+        if (t->teacher.models[i] == t->m)
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: a model cannot be its own teacher; clone it first", where);
         if (d->teacher_weights && (!(d->teacher_weights[i] > 0) || !kd__is_finite((double)d->teacher_weights[i])))
             return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: the weight of teacher %d must be above 0, got %s", where,
                             i, kd__number((double)d->teacher_weights[i], 6).chars);
-        result = kd__check_teacher(t->kd, where, t->m, t->teachers[i]);
-        if (result == KD_OK) result = kd__data_check(t->kd, where, seen, t->teachers[i], "teacher");
     }
-    if (result == KD_OK && d->teacher_data && t->teacher_count == 0)
+    result = kd__teacher_check(&t->teacher, t->m, t->data);
+    if (result == KD_OK && d->teacher_data && t->teacher.count == 0)
         result = kd__data_check(t->kd, where, d->teacher_data, NULL, "teacher");
     if (result == KD_OK && d->cache) {
         if (d->cache->classes != t->outputs)
             return kd__fail(t->kd, KD_ERR_SHAPE, "%s: the cached teacher has %d outputs, the student %d", where,
                             d->cache->classes, t->outputs);
-        result = kd__cache_check(t->kd, d->cache, seen, d);
+        result = kd__cache_check(t->kd, d->cache, d->teacher_data ? d->teacher_data : t->data, d);
     }
-    if (result == KD_OK && t->source == KD__TEACHER_DATA) {
+    if (result == KD_OK && t->teacher.source == KD__TEACHER_DATA) {
         if (kd__augment_any(&d->augment))
             return kd__fail(t->kd, KD_ERR_DATA,
                             "%s: teacher_logits belong to the images as they are, but augment changes them; make a "
@@ -20804,7 +20966,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     static const char where[] = "kd_train";
     const kd_data *data = t->data;
     const int has_targets = data->targets != NULL, has_labels = loss->task || t->has_labels;
-    int has_teacher = t->source != KD__TEACHER_NONE;
+    int has_teacher = t->teacher.source != KD__TEACHER_NONE;
     kd_result result;
     if (loss->cookie != KD__COOKIE)
         return kd__fail(t->kd, KD_ERR_DEFAULTS, "%s: loss must start from kd_loss_defaults()", where);
@@ -20823,7 +20985,7 @@ KD__PRIVATE kd_result kd__trainer_loss(kd_trainer *t, kd_loss_desc *loss)
     if (result != KD_OK) return result;
     if (loss->columns && (data->soft_labels || t->desc.augment.mixup != 0))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: soft labels and mixup know nothing of several heads", where);
-    if (loss->columns == 1 && t->teacher_count > 1 && kd__trainer_uses_teacher(loss) &&
+    if (loss->columns == 1 && t->teacher.count > 1 && kd__trainer_uses_teacher(loss) &&
         t->desc.teacher_average == KD_AVERAGE_PROBABILITIES)
         return kd__fail(t->kd, KD_ERR_ARGUMENT,
                         "%s: the softmax of a single column is always 1; of several teachers average the logits, "
@@ -20856,7 +21018,7 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
 {
     static const char where[] = "kd_train";
     const kd_loss_desc *loss = &attack->loss;
-    const int has_teacher = t->source != KD__TEACHER_NONE, has_targets = t->data->targets != NULL;
+    const int has_teacher = t->teacher.source != KD__TEACHER_NONE, has_targets = t->data->targets != NULL;
     const int to_targets = loss->kind == KD_LOSS_MSE && has_targets && (!has_teacher || loss->to_targets);
     kd_result result;
     if (t->has_heads) return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: attacks know nothing of several heads", where);
@@ -20871,7 +21033,7 @@ KD__PRIVATE kd_result kd__trainer_attack(kd_trainer *t, kd_attack_desc *attack)
 /* Whether a row without a label still has something to learn from, or may have. */
 KD__PRIVATE int kd__trainer_has_soft(const kd_trainer *t, const kd_loss_desc *loss)
 {
-    return t->source != KD__TEACHER_NONE || loss->fn || (loss->kind == KD_LOSS_MSE && t->data->targets);
+    return t->teacher.source != KD__TEACHER_NONE || loss->fn || (loss->kind == KD_LOSS_MSE && t->data->targets);
 }
 
 /* Whether there are epochs without the teacher. */
@@ -20929,7 +21091,7 @@ KD__PRIVATE kd_result kd__trainer_check_pauses(kd_trainer *t)
     kd_result result = KD_OK;
     int i, taught = 0, attacked = 0;
     if (!kd__trainer_pauses(d)) return KD_OK;
-    if (t->source == KD__TEACHER_NONE)
+    if (t->teacher.source == KD__TEACHER_NONE)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: teacher_from and teacher_until need a teacher", where);
     for (i = 0; i < d->epochs && !taught; ++i) taught = kd__trainer_teaches(d, i);
     if (d->epochs > 0 && !taught)
@@ -21074,7 +21236,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
         uses_teacher |= kd__trainer_uses_teacher(&t->losses[i]);
         ++t->inputs[t->losses[i].inputs];
     }
-    if (t->source != KD__TEACHER_NONE && !uses_teacher)
+    if (t->teacher.source != KD__TEACHER_NONE && !uses_teacher)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: none of the losses would use the teacher", where);
     t->inputs[KD_INPUTS_CLEAN] += t->features.count;
     if (t->inputs[KD_INPUTS_ADVERSARIAL]) result = kd__trainer_attack(t, &t->desc.attack);
@@ -21087,7 +21249,7 @@ KD__PRIVATE kd_result kd__trainer_losses(kd_trainer *t)
 KD__PRIVATE const kd_model *kd__trainer_judge(const kd_trainer *t)
 {
     const int sees_all = !t->desc.teacher_data || !t->desc.validation_data;
-    return t->teacher_count == 1 && sees_all ? t->teachers[0] : NULL;
+    return t->teacher.count == 1 && sees_all ? t->teacher.models[0] : NULL;
 }
 
 /* What an epoch will be judged by: its labels must be good, and where something depends on the judgement there must
@@ -21192,12 +21354,12 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
                         out->c, out->h, out->w);
     result = kd__trainer_teachers(t);
     if (result == KD_OK)
-        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->source != KD__TEACHER_NONE,
+        result = kd__prompt_check(t->kd, where, t->m, d->prompt, t->data, t->teacher.source != KD__TEACHER_NONE,
                                   d->prompt_attack.epsilon != 0);
     if (result == KD_OK && d->prompt == KD_PROMPT_SIDE && d->augment.mixup != 0)
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: mixup blends labels, but not side vectors", where);
     if (result == KD_OK && d->dot_delta > 0 &&
-        (d->optimizer != KD_SGD || t->source == KD__TEACHER_NONE || d->clip_norm > 0))
+        (d->optimizer != KD_SGD || t->teacher.source == KD__TEACHER_NONE || d->clip_norm > 0))
         return kd__fail(t->kd, KD_ERR_ARGUMENT, "%s: dot_delta needs KD_SGD and a teacher, and no clip_norm",
                         where);
     if (result == KD_OK) result = kd__features_check(&t->features, t->m, d);
@@ -21210,7 +21372,7 @@ KD__PRIVATE kd_result kd__trainer_check(kd_trainer *t)
         result = kd__data_check(t->kd, where, d->validation_data, t->m, "model");
         if (result == KD_OK && !t->has_heads) result = kd__check_classes(t->kd, where, t->m, d->validation_data);
         if (result == KD_OK && kd__trainer_judge(t))
-            result = kd__data_check(t->kd, where, d->validation_data, t->teachers[0], "teacher");
+            result = kd__data_check(t->kd, where, d->validation_data, t->teacher.models[0], "teacher");
         if (result == KD_OK) result = kd__trainer_check_alike(t);
         if (result == KD_OK) result = kd__check_comparisons(t->kd, where, d->validation_data, t->outputs);
     }
@@ -21333,13 +21495,15 @@ KD__PRIVATE kd_result kd__trainer_open_evaluator(kd_trainer *t)
     const kd_data *data = t->desc.validation_data ? t->desc.validation_data : t->data;
     const int attacked = t->inputs[KD_INPUTS_ADVERSARIAL] && (data->labels || data->batch);
     kd_attack_desc attack = t->desc.attack;
+    kd__teacher judge;
     kd_result result = KD_OK;
     attack.loss = kd_loss_defaults(KD_LOSS_AUTO);
     attack.seed = t->desc.seed;
     if (attacked) result = kd__attack_check(t->kd, "kd_train", &attack, 0, 0, 1, t->outputs);
     if (result != KD_OK) return result;
-    result = kd__evaluator_open(&t->evaluator, t->m, data, kd__trainer_judge(t), attacked ? &attack : NULL, 256);
-    if (result == KD_OK) result = kd__evaluator_teacher_data(&t->evaluator, t->desc.teacher_data);
+    judge = kd__teacher_of(t->kd, "kd_train", t->outputs, kd__trainer_judge(t), data);
+    if (judge.count > 0) judge.sees = t->desc.teacher_data;
+    result = kd__evaluator_open(&t->evaluator, t->m, data, &judge, attacked ? &attack : NULL, 256);
     if (result == KD_OK)
         result = kd__evaluator_head(&t->evaluator, t->losses[0].first, t->losses[0].columns, t->losses[0].task);
     return result;
@@ -21353,28 +21517,23 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
     const int batch = KD__MIN(d->batch, t->train_count) + joined; /* the largest */
     const size_t logits = (size_t)batch * (size_t)t->outputs;
     const uint64_t views_seed = d->cache ? d->cache->seed : d->seed;
-    const kd__features *fs = &t->features;
     kd_result result = kd__trainer_open_runs(t, batch);
     size_t room = 0;
     int i, failed;
     if (result == KD_OK) result = kd__feed_open(&t->feed, kd, t->data, &d->augment, views_seed, batch);
-    if (result == KD_OK && d->teacher_data && t->source != KD__TEACHER_CACHE)
-        result = kd__feed_open_images(&t->teacher_feed, kd, d->teacher_data, NULL, 0, batch);
-    for (i = 0; i < t->teacher_count && result == KD_OK; ++i)
-        result = kd__run_open_tapped(t->teachers[i], NULL, batch, fs->taps[KD__TEACHER], fs->tap_count,
-                                     &t->teacher_runs[i]);
+    if (result == KD_OK)
+        result = kd__teacher_open(&t->teacher, batch, t->features.taps[KD__TEACHER], t->features.tap_count);
     if (result == KD_OK) result = kd__features_open(&t->features, kd, d, batch);
     if (result == KD_OK) result = kd__optim_open(&t->optim, t->m, d);
     if (result == KD_OK && (t->has_validation || t->folds)) result = kd__trainer_open_evaluator(t);
     if (result != KD_OK) return result;
     t->tally = KD__NEW(kd, kd__tally, 1);
     t->order = KD__NEW(kd, int32_t, t->data->count);
-    t->teacher_logits = KD__NEW(kd, float, logits);
     t->targets = KD__NEW(kd, float, logits);
     for (i = 0; i < t->loss_count; ++i)
         room = KD__MAX(room, kd__loss_room(kd, &t->losses[i], batch, kd__trainer_columns(t, &t->losses[i])));
     t->loss_room = KD__NEW(kd, float, room);
-    failed = !t->tally || !t->order || !t->teacher_logits || !t->targets || !t->loss_room;
+    failed = !t->tally || !t->order || !t->targets || !t->loss_room;
     if (t->has_heads) {
         t->head = KD__NEW(kd, float, logits);
         t->teacher_head = KD__NEW(kd, float, logits);
@@ -21389,11 +21548,6 @@ KD__PRIVATE kd_result kd__trainer_prepare(kd_trainer *t)
     if (t->loss_count > 1) {
         t->loss_grad = KD__NEW(kd, float, logits);
         failed |= !t->loss_grad;
-    }
-    if (t->teacher_count > 1) {
-        t->teacher_all = KD__NEW(kd, float, kd__times(logits, (size_t)t->teacher_count));
-        failed |= !t->teacher_all ||
-                  !kd__scratch(kd, kd__times(64, kd__times((size_t)t->teacher_count, (size_t)t->outputs)));
     }
     if (d->keep == KD_KEEP_BEST) {
         t->best_weights = KD__NEW(kd, float, t->m->weight_count + 1);
@@ -21437,66 +21591,10 @@ KD__COLD_END
    uses: train
    ============================================================================================================ */
 
-KD__PRIVATE kd_result kd__trainer_mix(const kd_trainer *t, const float *const *each, float temperature, int rows,
-                                      int cols, float *out)
-{
-    const float *weights = t->desc.teacher_weights;
-    if (t->desc.teacher_average == KD_AVERAGE_LOGITS)
-        return kd_average_logits(t->kd, each, weights, t->teacher_count, rows, cols, out);
-    return kd_average_teachers(t->kd, each, weights, t->teacher_count, rows, cols, temperature, out);
-}
-
 /* Where a loss softens teachers; ttm and wttm do it in their own way. */
 KD__PRIVATE float kd__trainer_softness(const kd_loss_desc *loss)
 {
     return loss->kind == KD_LOSS_TTM || loss->kind == KD_LOSS_WTTM ? 1 : loss->temperature;
-}
-
-/* Several teachers as one, for a loss at this temperature. */
-KD__PRIVATE kd_result kd__trainer_average(kd_trainer *t, float temperature, int n)
-{
-    const float *each[KD__MAX_TEACHERS];
-    kd_result result;
-    int i;
-    if (t->desc.teacher_average == KD_AVERAGE_LOGITS) temperature = 1; /* it makes no difference */
-    if (t->teacher_count < 2 || t->averaged_at == temperature) return KD_OK;
-    for (i = 0; i < t->teacher_count; ++i) each[i] = t->teacher_all + (ptrdiff_t)i * n * t->outputs;
-    t->averaged_at = temperature;
-    result = kd__trainer_mix(t, each, temperature, n, t->outputs, t->teacher_logits);
-    if (result != KD_OK) return result;
-    return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
-}
-
-/* The soft targets of the batch that the feed has just made, or NULL; of several teachers, each one's. */
-KD__PRIVATE kd_result kd__trainer_soft_targets(kd_trainer *t, const int32_t *samples, int n, const float **out)
-{
-    const kd_train_desc *d = &t->desc;
-    const float *x = t->teacher_feed.kd ? t->teacher_feed.x : t->feed.x;
-    int i;
-    *out = NULL;
-    switch (t->source) {
-    case KD__TEACHER_NONE: return KD_OK;
-    case KD__TEACHER_MODELS:
-        for (i = 0; i < t->teacher_count; ++i) {
-            float *to = t->teacher_count > 1 ? t->teacher_all + (ptrdiff_t)i * n * t->outputs : t->teacher_logits;
-            kd__run_forward(t->teacher_runs[i], x, n);
-            kd__export(t->teacher_runs[i], n, to);
-        }
-        break;
-    case KD__TEACHER_FN:
-        if (d->teacher_fn(d->teacher_user, x, samples, n, t->teacher_logits))
-            return kd__fail(t->kd, KD_ERR_DATA, "kd_train: teacher_fn failed for %d samples from sample %ld on", n,
-                            (long)samples[0]);
-        break;
-    case KD__TEACHER_CACHE:
-        kd__gather_rows(t->teacher_logits, kd_cache_logits(d->cache, t->feed.view), samples, n, t->outputs);
-        break;
-    default: kd__gather_rows(t->teacher_logits, t->data->teacher_logits, samples, n, t->outputs);
-    }
-    *out = t->teacher_logits;
-    t->averaged_at = 0;
-    if (t->teacher_count > 1) return KD_OK; /* checked when they are averaged */
-    return kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_logits, n, t->outputs);
 }
 
 /* Names the first tensor that is not finite, or about to be: in its gradient, or in the weights themselves. */
@@ -21685,25 +21783,17 @@ typedef struct kd__batch {
 KD__PRIVATE kd_result kd__trainer_head(kd_trainer *t, kd__loss_call *call, const int32_t *samples, int n)
 {
     const kd_loss_desc *desc = call->desc;
-    const float *each[KD__MAX_TEACHERS];
     kd_result result = KD_OK;
-    int i, r;
+    int r;
     if (desc->columns == 0) return KD_OK;
     call->cols = desc->columns;
     kd__gather_columns(t->head, call->student, n, t->outputs, desc->first, desc->columns);
     call->student = t->head;
-    if (call->teacher && t->teacher_count > 1 && call->teacher == t->teacher_logits) {
-        for (r = 0; r < n && result == KD_OK; ++r) {
-            for (i = 0; i < t->teacher_count; ++i)
-                each[i] = t->teacher_all + ((ptrdiff_t)i * n + r) * t->outputs + desc->first;
-            result = kd__trainer_mix(t, each, kd__trainer_softness(desc), 1, desc->columns,
-                                     t->teacher_head + (ptrdiff_t)r * desc->columns);
-        }
-        if (result == KD_OK)
-            result = kd__check_finite(t->kd, "kd_train", "the teacher's logits", t->teacher_head, n, desc->columns);
-    } else if (call->teacher) {
+    if (call->teacher && call->teacher == t->teacher.logits)
+        result = kd__teacher_columns(&t->teacher, desc->first, desc->columns, kd__trainer_softness(desc), n,
+                                     t->teacher_head);
+    else if (call->teacher)
         kd__gather_columns(t->teacher_head, call->teacher, n, t->outputs, desc->first, desc->columns);
-    }
     if (call->teacher) call->teacher = t->teacher_head;
     call->grad = t->head_grad;
     for (r = 0; r < n && desc->task; ++r) t->task[r] = kd__data_labels(t->data, desc->task)[samples[r]];
@@ -21750,7 +21840,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = desc.columns || b->alone ? KD_OK : kd__trainer_average(t, kd__trainer_softness(&desc), b->n);
+    result = desc.columns || b->alone ? KD_OK : kd__teacher_average(&t->teacher, kd__trainer_softness(&desc), b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->runs[desc.inputs]);
@@ -21822,7 +21912,7 @@ KD__PRIVATE kd_result kd__trainer_pass(kd_trainer *t, int inputs, const kd__batc
         if (b->alone || (t->grads[1] && b->side == 0))
             kd__features_leave_out(&t->features, b->n);
         else
-            result = kd__features_evaluate(&t->features, run, t->teacher_runs[0], b->epoch, t->at.step, &features);
+            result = kd__features_evaluate(&t->features, run, t->teacher.runs[0], b->epoch, t->at.step, &features);
     }
     if (result != KD_OK) return result;
     run->bare = b->side == 1;
@@ -21845,7 +21935,7 @@ KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attacker *a, const
         kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         teacher = t->targets;
     } else if (kd__attack_uses_teacher(&a->desc)) {
-        result = kd__trainer_average(t, kd__trainer_softness(loss), b->n);
+        result = kd__teacher_average(&t->teacher, kd__trainer_softness(loss), b->n);
     }
     if (result != KD_OK) return result;
     a->samples = b->samples;
@@ -21865,10 +21955,9 @@ KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const kd__batch *b)
     kd_result result = KD_OK;
     int i;
     if (!t->prompts) return KD_OK;
-    if (d->prompt == KD_PROMPT_TEACHER) result = kd__trainer_average(t, d->prompt_temperature, b->n);
+    if (d->prompt == KD_PROMPT_TEACHER) result = kd__teacher_average(&t->teacher, d->prompt_temperature, b->n);
     if (result != KD_OK) return result;
-    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, t->teacher_logits, b->samples, b->n,
-                    t->prompts);
+    kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, b->soft_targets, b->samples, b->n, t->prompts);
     if (t->prompt_attack.kd && drop < 1) {
         result = kd__trainer_attacked(t, &t->prompt_attack, b, t->prompts);
         if (result != KD_OK) return result;
@@ -21979,13 +22068,16 @@ KD__PRIVATE kd_result kd__trainer_train(kd_trainer *t, const int32_t *samples, i
     kd_result result;
     b.samples = samples, b.n = n, b.epoch = epoch;
     b.alone = !kd__trainer_teaches(d, epoch);
-    if (t->source == KD__TEACHER_CACHE) view = epoch % d->cache->views;
+    if (d->cache) {
+        view = epoch % d->cache->views;
+        t->teacher.kept = kd_cache_logits(d->cache, view);
+    }
     if (t->ema_weights && t->at.images == 0)
         kd__trainer_copy(t, t->ema_weights, t->ema_state, t->m->weights, t->m->state);
     result = kd__feed_batch(&t->feed, samples, n, view);
-    if (result == KD_OK && t->teacher_feed.kd && !b.alone) result = kd__feed_batch(&t->teacher_feed, samples, n, 0);
+    if (result == KD_OK && !b.alone) result = kd__teacher_show(&t->teacher, samples, n);
     if (result == KD_OK && t->data->batch && !t->data->soft_labels) result = kd__trainer_check_stream(t, n);
-    if (result == KD_OK && !b.alone) result = kd__trainer_soft_targets(t, samples, n, &b.soft_targets);
+    if (result == KD_OK && !b.alone) result = kd__teacher_ask(&t->teacher, t->feed.x, samples, n, &b.soft_targets);
     if (result == KD_OK) result = kd__trainer_prompt(t, &b);
     if (result == KD_OK) result = kd__trainer_forward(t, &b);
     if (result == KD_OK) result = kd__trainer_gradient(t, &b, &info->loss);
@@ -22129,7 +22221,7 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         const double weight = t->loss_weights[i];
         double soft, hard, last_soft, last_hard;
         char ramp[64] = "", head[64] = "";
-        if (loss.kind == KD_LOSS_BCE && t->source == KD__TEACHER_NONE) continue;
+        if (loss.kind == KD_LOSS_BCE && t->teacher.source == KD__TEACHER_NONE) continue;
         if (loss.kind == KD_LOSS_CE) continue;
         kd__loss_effect(&loss, 1, kd__trainer_columns(t, &loss), &soft, &hard);
         kd__loss_effect(&last, 1, kd__trainer_columns(t, &last), &last_soft, &last_hard);
@@ -22426,7 +22518,6 @@ KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_dat
                                     int threads, int fold, int folds)
 {
     kd_ctx_desc ctx = m->kd->desc;
-    int i;
     ctx.threads = threads;
     ctx.isa = kd_ctx_isa(m->kd);
     ctx.log = NULL;
@@ -22434,8 +22525,8 @@ KD__PRIVATE kd_result kd__fold_open(kd__fold *f, const kd_model *m, const kd_dat
     if (f->result == KD_OK) f->result = kd__model_copy(f->kd, m, &f->m);
     if (f->result == KD_OK) f->result = kd__trainer_new(f->m, data, desc, fold, folds, &f->trainer);
     if (f->result != KD_OK) return f->result;
-    for (i = 0; i < f->trainer->teacher_count; ++i) f->trainer->teacher_runs[i]->kd = f->kd;
-    if (f->trainer->evaluator.teacher_run) f->trainer->evaluator.teacher_run->kd = f->kd;
+    kd__teacher_borrow(&f->trainer->teacher, f->kd);
+    kd__teacher_borrow(&f->trainer->evaluator.teacher, f->kd);
     return KD_OK;
 }
 
@@ -22614,7 +22705,7 @@ KD__COLD_END
 
 /* ============================================================================================================
    >>pate    labels from noisy votes, and what they give away
-   uses: predict, evaluate, math
+   uses: teacher, predict, evaluate, math
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
@@ -22650,28 +22741,25 @@ KD__PRIVATE kd_result kd__pate_check(kd_ctx *kd, const char *where, const kd_pat
     }
 }
 
-KD__PRIVATE kd_result kd__pate_count(const kd_model *teacher, kd__feed *feed, int32_t *votes)
+KD__PRIVATE kd_result kd__pate_count(const kd_model *model, kd__feed *feed, int32_t *votes)
 {
-    const int outputs = kd_model_outputs(teacher), classes = KD__MAX(outputs, 2), count = feed->data->count;
-    kd_ctx *kd = teacher->kd;
+    const int outputs = kd_model_outputs(model), classes = KD__MAX(outputs, 2), count = feed->data->count;
     int32_t samples[256];
-    float *logits = KD__NEW(kd, float, kd__times((size_t)feed->batch, (size_t)outputs));
-    kd__run *run = NULL;
-    kd_result result = logits ? kd__run_open(teacher, NULL, feed->batch, &run) : KD_ERR_MEMORY;
+    kd__teacher teacher = kd__teacher_none(model->kd, "kd_pate_votes", outputs);
+    kd_result result;
     int first, i, n;
+    kd__teacher_add(&teacher, model);
+    result = kd__teacher_open(&teacher, feed->batch, NULL, 0);
     for (first = 0; first < count && result == KD_OK; first += n) {
+        const float *logits;
         n = KD__MIN(feed->batch, count - first);
         for (i = 0; i < n; ++i) samples[i] = first + i;
         result = kd__feed_batch(feed, samples, n, 0);
-        if (result != KD_OK) break;
-        kd__run_forward(run, feed->x, n);
-        kd__export(run, n, logits);
-        result = kd__check_finite(kd, "kd_pate_votes", "a teacher's logits", logits, n, outputs);
+        if (result == KD_OK) result = kd__teacher_ask(&teacher, feed->x, samples, n, &logits);
         for (i = 0; i < n && result == KD_OK; ++i)
             ++votes[(ptrdiff_t)(first + i) * classes + kd__choice(logits + (ptrdiff_t)i * outputs, outputs)];
     }
-    kd__run_close(run);
-    kd__free(kd, logits);
+    kd__teacher_close(&teacher);
     return result;
 }
 
@@ -22802,12 +22890,14 @@ typedef struct kd__diagnoser {
     kd_loss_desc losses[2]; /* each term alone */
     kd_attack_desc attack_desc;
     int outputs;
+    kd__teacher teacher;
     kd__feed feed;
-    kd__run *run, *teacher_run;
+    kd__run *run;
     kd__attacker attack;
-    const float *x;     /* the student's images: those of the feed or of the attack */
-    int32_t *samples;   /* (batch) */
-    float *compared[2]; /* by term, (batch, outputs): what data.targets or the teacher say; NULL: nothing */
+    const float *x;           /* the student's images: those of the feed or of the attack */
+    int32_t *samples;         /* (batch) */
+    float *targets;           /* (batch, outputs) of the data, where the hard term compares with them, else NULL */
+    const float *compared[2]; /* by term: those, and what the teacher says */
     float *room;        /* of either loss */
     double *row;        /* logits of a sample, their probabilities and the logarithms of those */
     double *grads[2];   /* by weight: sums over batches */
@@ -22818,12 +22908,11 @@ typedef struct kd__diagnoser {
 KD__PRIVATE void kd__diagnoser_close(kd__diagnoser *d)
 {
     kd__run_close(d->run);
-    kd__run_close(d->teacher_run);
+    kd__teacher_close(&d->teacher);
     kd__attack_close(&d->attack);
     if (d->feed.kd) kd__feed_close(&d->feed);
     kd__free(d->kd, d->samples);
-    kd__free(d->kd, d->compared[KD__HARD]);
-    kd__free(d->kd, d->compared[KD__SOFT]);
+    kd__free(d->kd, d->targets);
     kd__free(d->kd, d->room);
     kd__free(d->kd, d->row);
     kd__free(d->kd, d->grads[0]);
@@ -22840,7 +22929,8 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
     int i, failed = 0;
     /* nothing is committed: a run for training, but the model stays as it is */
     if (result == KD_OK) result = kd__run_open(d->m, (kd_model *)(uintptr_t)d->m, batch, &d->run);
-    if (result == KD_OK && desc->teacher) result = kd__run_open(desc->teacher, NULL, batch, &d->teacher_run);
+    d->teacher = kd__teacher_of(d->kd, "kd_diagnose", d->outputs, desc->teacher, data);
+    if (result == KD_OK) result = kd__teacher_open(&d->teacher, batch, NULL, 0);
     if (result == KD_OK && desc->loss.inputs == KD_INPUTS_ADVERSARIAL)
         result = kd__attack_open(&d->attack, d->m, d->m->input, &d->attack_desc, data->channels, data->mean,
                                  data->std, batch);
@@ -22854,11 +22944,14 @@ KD__PRIVATE kd_result kd__diagnoser_open(kd__diagnoser *d, const kd_diagnose_des
                               kd__loss_room(d->kd, &d->losses[KD__SOFT], batch, d->outputs)));
     d->row = KD__NEW(d->kd, double, kd__times(3, outputs + 1));
     for (i = 0; i < 2; ++i) {
-        const int compares = i == KD__SOFT || d->losses[i].kind == KD_LOSS_MSE;
         d->grads[i] = KD__NEW(d->kd, double, weights);
-        if (compares) d->compared[i] = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
-        failed |= !d->grads[i] || (compares && !d->compared[i]);
+        failed |= !d->grads[i];
     }
+    if (d->losses[KD__HARD].kind == KD_LOSS_MSE) {
+        d->targets = KD__NEW(d->kd, float, kd__times((size_t)batch, outputs));
+        failed |= !d->targets;
+    }
+    d->compared[KD__HARD] = d->targets;
     return d->samples && d->room && d->row && !failed ? KD_OK : KD_ERR_MEMORY;
 }
 
@@ -22867,16 +22960,10 @@ KD__PRIVATE kd_result kd__diagnoser_teach(kd__diagnoser *d, int n)
 {
     const int cols = d->outputs == 1 && d->losses[KD__SOFT].kind == KD_LOSS_BCE ? 2 : d->outputs;
     double *log_p = d->row + cols, *p = log_p + cols;
-    float *teacher = d->compared[KD__SOFT];
-    kd_result result;
+    const float *teacher;
+    const kd_result result = kd__teacher_ask(&d->teacher, d->feed.x, d->samples, n, &teacher);
     int i, c;
-    if (d->teacher_run) {
-        kd__run_forward(d->teacher_run, d->feed.x, n);
-        kd__export(d->teacher_run, n, teacher);
-    } else {
-        kd__gather_rows(teacher, d->data->teacher_logits, d->samples, n, d->outputs);
-    }
-    result = kd__check_finite(d->kd, "kd_diagnose", "the teacher's logits", teacher, n, d->outputs);
+    d->compared[KD__SOFT] = teacher;
     for (i = 0; i < n && result == KD_OK; ++i) {
         d->row[cols - 1] = 0;
         for (c = 0; c < d->outputs; ++c) d->row[c] = (double)teacher[(ptrdiff_t)i * d->outputs + c];
@@ -22929,7 +23016,7 @@ KD__PRIVATE kd_result kd__diagnoser_show(kd__diagnoser *d, int n)
 
 KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
 {
-    const int labelled = !d->compared[KD__HARD];
+    const int labelled = !d->targets;
     kd_result result = KD_OK;
     int first, n, i;
     for (first = 0; first < d->data->count && result == KD_OK; first += n) {
@@ -22942,8 +23029,7 @@ KD__PRIVATE kd_result kd__diagnoser_run(kd__diagnoser *d)
                                            d->outputs);
         }
         if (result == KD_OK) result = kd__diagnoser_teach(d, n);
-        if (d->compared[KD__HARD])
-            kd__gather_rows(d->compared[KD__HARD], d->data->targets, d->samples, n, d->outputs);
+        if (d->targets) kd__gather_rows(d->targets, d->data->targets, d->samples, n, d->outputs);
         if (result == KD_OK) result = kd__diagnoser_show(d, n);
         for (i = 0; i < 2 && result == KD_OK; ++i) result = kd__diagnoser_pull(d, i, n);
     }
@@ -27183,7 +27269,7 @@ KD__PRIVATE uint64_t kd__hash_options(const kd_trainer *t)
                              (double)a->flip,           (double)a->cutout,          (double)a->rotate,
                              (double)a->brightness,     (double)a->contrast,        (double)a->saturation,
                              (double)a->mixup,          (double)t->loss_count,      (double)t->features.count,
-                             (double)t->teacher_count};
+                             (double)t->teacher.count};
     const kd_attack_desc *attacks[2];
     kd__range ranges[KD__MAX_RANGES];
     uint64_t hash = kd__hash_ranges(kd__mix(d->seed), ranges, kd__train_ranges(d, ranges));
@@ -27234,11 +27320,11 @@ KD__PRIVATE uint64_t kd__hash_data(const kd_data *data, int outputs)
 /* Of a teacher that is in training itself, only what stays. */
 KD__PRIVATE uint64_t kd__hash_teacher(const kd_trainer *t)
 {
-    uint64_t hash = kd__mix((uint64_t)t->source);
+    uint64_t hash = kd__mix((uint64_t)t->teacher.source);
     size_t i;
     int j;
-    for (j = 0; j < t->teacher_count; ++j) {
-        const kd_model *teacher = t->teachers[j];
+    for (j = 0; j < t->teacher.count; ++j) {
+        const kd_model *teacher = t->teacher.models[j];
         hash = kd__mix(hash ^ (teacher->trainers ? kd__hash_architecture(teacher) : kd_model_hash(teacher)));
         if (t->desc.teacher_weights) hash = kd__hash_double(hash, (double)t->desc.teacher_weights[j]);
     }

@@ -2019,7 +2019,7 @@ static void test_learned_temperature(void **state)
         /* the same batch by the same weights, at the old and the new temperature */
         memcpy(m->weights, weights, m->weight_count * sizeof *weights);
         t->losses[0].kind = KD_LOSS_KL;
-        batch.samples = order, batch.n = SAMPLES, batch.epoch = 10, batch.soft_targets = t->teacher_logits;
+        batch.samples = order, batch.n = SAMPLES, batch.epoch = 10, batch.soft_targets = t->teacher.logits;
         kd__run_forward(t->run, t->feed.x, SAMPLES);
         t->losses[0].temperature = (float)kd__trainer_temperature(1, &derivative);
         assert_near(t->losses[0].temperature, 1 + 20 / (1 + exp(-1.0)), 1e-6);
