@@ -986,11 +986,13 @@ KDDEF kd_c_desc kd_c_defaults(void);
    time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
    student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
-   without -ffast-math; no libm is needed, and on Arm with DSP instructions two products are one of them
-   (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float they are the same to about 1e-5 of the
-   largest: batchnorm is folded into weights, and compilers may fuse multiply-adds. desc NULL: kd_c_defaults().
-   KD_ERR_UNSUPPORTED: a softtree, prompt or sidetokens, quant layers of a model in float, or a layer of an int8
-   model that works in float, as embed, layernorm and attention do. The file is replaced as by kd_model_save. */
+   without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, since
+   no multiply-add is fused there. No libm is needed: e^x, roots and the like are in the file. On Arm with DSP
+   instructions two products of int8 are one of them (STUDENT_PLAIN: not). On an AVR constants stay in program
+   memory. In float logits are the same to about 1e-5 of the largest: batchnorm is folded into weights, and compilers
+   may fuse multiply-adds. Layers that take a prompt are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED:
+   quant layers of a model in float, of which kd_model_quantize makes an int8 model. The file is replaced as by
+   kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
@@ -33244,8 +33246,13 @@ enum {
     KD__C_TOKEN,
     KD__C_MEANPOOL,
     KD__C_ATTENTION,
-    KD__C_ADD,  /* this and those behind it: number by number or token by token, in place */
-    KD__C_MEAN, /* of two */
+    KD__C_SIDETOKENS, /* of a model that is given no prompt */
+    KD__C_PROMPT,     /* the same */
+    KD__C_TREE,
+    KD__C_FLOATS, /* steps of a grid as floats, for a layer that int8 has no rule for */
+    KD__C_STEPS,  /* and back */
+    KD__C_ADD,    /* this and those behind it: number by number or token by token, in place */
+    KD__C_MEAN,   /* of two */
     KD__C_SCALE,
     KD__C_POSITION,
     KD__C_LAYERNORM,
@@ -33264,6 +33271,8 @@ typedef struct kd__c_step {
     int onto;         /* a convolution that is added to what is at `out` */
     int in, in2, out; /* buffers; in2 -1 but of a sum */
     int branch;       /* of a concat */
+    int floats;       /* computes with floats; of an int8 model few layers do */
+    int value;        /* of KD__C_FLOATS: what becomes floats */
 } kd__c_step;
 
 /* What is known of a value: where it is, the step that made it (-1: none), and whether nobody else reads it. */
@@ -33281,7 +33290,8 @@ typedef struct kd__c_plan {
     int64_t memory; /* bytes */
     int64_t patch;  /* bytes of the window of an int8 convolution */
     int sums;       /* of all outputs of one pixel */
-    int scores;     /* of one token's attention */
+    int scores;     /* of one token's attention, or of a soft tree */
+    int floats;     /* some of what lies in memory is floats */
 } kd__c_plan;
 
 /* A layer with a window as the file describes it; dense is one over an image of a single pixel, linear one over
@@ -33328,7 +33338,7 @@ KD__PRIVATE kd__c_window kd__c_step_window(const kd_model *m, const kd__c_step *
     return w;
 }
 
-/* What the file has for a layer, KD__C_KINDS where it has nothing. Flatten and dropout are no steps. */
+/* What the file has for a layer, KD__C_KINDS where it has nothing. Flatten, tokens and dropout are no steps. */
 KD__PRIVATE int kd__c_kind(const kd__node *n)
 {
     switch (kd__kind_of(n)) {
@@ -33349,6 +33359,9 @@ KD__PRIVATE int kd__c_kind(const kd__node *n)
     case KD__KIND_MEANPOOL: return KD__C_MEANPOOL;
     case KD__KIND_LAYERNORM: return KD__C_LAYERNORM;
     case KD__KIND_ATTENTION: return KD__C_ATTENTION;
+    case KD__KIND_SIDETOKENS: return KD__C_SIDETOKENS;
+    case KD__KIND_PROMPT: return KD__C_PROMPT;
+    case KD__KIND_TREE: return KD__C_TREE;
     case KD__KIND_MEAN: return KD__C_MEAN;
     case KD__KIND_SUM: return KD__C_ADD;
     default: return KD__C_KINDS;
@@ -33375,21 +33388,61 @@ KD__PRIVATE void kd__c_pass(kd__c_plan *p, const kd__node *n)
     kd__c_place(p, n->out, in->buffer, in->step, in->alone);
 }
 
-/* Bytes of a value, in multiples of 4: what is between the layers of an int8 model has one a number. */
+/* Whether an int8 model's input is bytes at once: a quant layer is all that reads it. */
+KD__PRIVATE int kd__c_takes_bytes(const kd_model *m)
+{
+    const kd__node *reader = kd__reader(m, m->input);
+    return m->quant && reader && kd__is_quant(reader);
+}
+
+/* Whether a value is a byte a number: what is on a grid in an int8 model. */
+KD__PRIVATE int kd__c_in_bytes(const kd_model *m, int value)
+{
+    return m->quant && (m->quant->values[value].scale > 0 || (value == m->input && kd__c_takes_bytes(m)));
+}
+
+/* The value that a node writes, beyond the layers whose work it does, too. */
+KD__PRIVATE int kd__c_written(const kd_model *m, int node)
+{
+    return m->quant && m->quant->nodes[node].op >= KD__QUANT_PRODUCT ? m->quant->nodes[node].out
+                                                                     : m->nodes[node].out;
+}
+
+/* Whether a product of an int8 model writes logits straight to the caller. */
+KD__PRIVATE int kd__c_ends(const kd_model *m, int node)
+{
+    const kd__shape *out = &m->values[m->output].shape;
+    const int written = kd__c_written(m, node);
+    return m->quant && m->quant->nodes[node].op == KD__QUANT_PRODUCT && written == m->output &&
+           m->values[written].consumers == 0 && !kd__c_in_bytes(m, written) && out->h * out->w == 1;
+}
+
+/* Bytes of a value, in multiples of 4. */
 KD__PRIVATE int64_t kd__c_bytes(const kd_model *m, int value)
 {
     const int64_t count = kd__shape_count(&m->values[value].shape);
-    return m->quant ? (count + 3) / 4 * 4 : 4 * count;
+    return kd__c_in_bytes(m, value) ? (count + 3) / 4 * 4 : 4 * count;
 }
 
-KD__PRIVATE int kd__c_buffer_new(kd__c_plan *p, int value, int step)
+KD__PRIVATE int kd__c_buffer_of(kd__c_plan *p, int64_t size, int step)
 {
     kd__arena_item *b = &p->buffers[p->buffer_count];
-    b->size = kd__c_bytes(p->m, value);
+    b->size = size;
     b->from = b->until = step;
     p->reads[p->buffer_count] = 0;
-    kd__c_place(p, value, p->buffer_count, step, 1);
     return p->buffer_count++;
+}
+
+/* For the output of a node, or -1: the input. */
+KD__PRIVATE int kd__c_buffer_new(kd__c_plan *p, int node, int step)
+{
+    const kd_model *m = p->m;
+    const int value = node < 0 ? m->input : m->nodes[node].out, ends = node >= 0 && kd__c_ends(m, node);
+    const int written = node < 0 ? m->input : kd__c_written(m, node);
+    const int buffer = kd__c_buffer_of(p, ends ? 0 : kd__c_bytes(m, written), step);
+    p->floats |= !ends && !kd__c_in_bytes(m, written);
+    kd__c_place(p, value, buffer, step, 1);
+    return buffer;
 }
 
 /* Pooling whose windows lie side by side: no result is needed twice. */
@@ -33407,7 +33460,7 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
     const kd__node *n = &m->nodes[node];
     const kd__c_value *in = &p->values[n->in];
     kd__c_step *s = in->step >= 0 ? &p->steps[in->step] : NULL;
-    if (!s || !in->alone) return 0;
+    if (!s || !in->alone || s->floats == kd__c_in_bytes(m, n->in)) return 0;
     if (kd__c_pools(m, n) && s->kind <= KD__C_DEPTHWISE && s->pool < 0 && !s->onto) {
         s->pool = node;
         p->buffers[s->out].size = kd__c_bytes(m, n->out);
@@ -33416,8 +33469,9 @@ KD__PRIVATE int kd__c_fold(kd__c_plan *p, int node)
     } else if (kd__c_clips(n->act) &&
                (s->kind <= KD__C_DEPTHWISE || s->kind == KD__C_ADD || s->kind == KD__C_SCALE)) {
         s->act = n->act;
-    } else if (kd__c_kind(n) == KD__C_SCALE && s->kind <= KD__C_DEPTHWISE && s->norm < 0 && s->pool < 0 &&
-               !s->onto && (int)m->params[n->param[0]].size == m->values[m->nodes[s->node].out].shape.c) {
+    } else if (kd__c_kind(n) == KD__C_SCALE && !m->quant && s->kind <= KD__C_DEPTHWISE && s->norm < 0 &&
+               s->pool < 0 && !s->onto &&
+               (int)m->params[n->param[0]].size == m->values[m->nodes[s->node].out].shape.c) {
         s->norm = node;
     } else {
         return 0;
@@ -33460,43 +33514,74 @@ KD__PRIVATE int kd__c_read(kd__c_plan *p, int value)
     return buffer;
 }
 
+KD__PRIVATE kd__c_step *kd__c_step_new(kd__c_plan *p, int node, int kind, int floats)
+{
+    kd__c_step *s = &p->steps[p->step_count];
+    memset(s, 0, sizeof *s);
+    s->kind = kind;
+    s->node = node;
+    s->norm = s->pool = s->in2 = s->out = -1;
+    s->floats = floats;
+    return s;
+}
+
+/* A step that makes floats of a value in bytes, in a buffer of their own. */
+KD__PRIVATE int kd__c_add_floats(kd__c_plan *p, int node, int value)
+{
+    kd__c_step *s = kd__c_step_new(p, node, KD__C_FLOATS, 0);
+    s->value = value;
+    s->in = kd__c_read(p, value);
+    s->out = kd__c_buffer_of(p, 4 * kd__shape_count(&p->m->values[value].shape), p->step_count++);
+    p->floats = 1;
+    return s->out;
+}
+
+/* Input k of a node as its step reads it, behind such a step where it needs one. */
+KD__PRIVATE int kd__c_operand(kd__c_plan *p, int node, int k, int floats)
+{
+    const int value = kd__input(p->m, &p->m->nodes[node], k);
+    return floats && kd__c_in_bytes(p->m, value) ? kd__c_add_floats(p, node, value) : -1;
+}
+
+KD__PRIVATE int kd__c_read_operand(kd__c_plan *p, int node, int k, int made)
+{
+    if (made < 0) return kd__c_read(p, kd__input(p->m, &p->m->nodes[node], k));
+    p->buffers[made].until = p->step_count;
+    return made;
+}
+
 /* A step for each branch of a concat, all of which write to one buffer. */
-KD__PRIVATE void kd__c_add_concat(kd__c_plan *p, int node)
+KD__PRIVATE void kd__c_add_concat(kd__c_plan *p, int node, int floats)
 {
     const kd__node *n = &p->m->nodes[node];
-    const int out = kd__c_buffer_new(p, n->out, p->step_count);
+    const int out = kd__c_buffer_new(p, node, p->step_count);
     int k;
     for (k = 0; k < n->inputs; ++k, ++p->step_count) {
-        kd__c_step *s = &p->steps[p->step_count];
-        memset(s, 0, sizeof *s);
-        s->kind = KD__C_CONCAT;
-        s->node = node;
-        s->norm = s->pool = s->in2 = -1;
-        s->in = kd__c_read(p, kd__input(p->m, n, k));
+        const int made = kd__c_operand(p, node, k, floats);
+        kd__c_step *s = kd__c_step_new(p, node, KD__C_CONCAT, floats);
+        s->in = kd__c_read_operand(p, node, k, made);
         s->out = out;
         s->branch = k;
     }
     p->values[n->out].step = p->step_count - 1;
 }
 
-KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
+KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind, int floats)
 {
     const kd__node *n = &p->m->nodes[node];
-    kd__c_step *s = &p->steps[p->step_count];
+    kd__c_step *s;
+    int made, made2;
     if (kind == KD__C_CONCAT) {
-        kd__c_add_concat(p, node);
+        kd__c_add_concat(p, node, floats);
         return;
     }
-    s->branch = 0;
-    s->kind = kind;
-    s->node = node;
+    made = kd__c_operand(p, node, 0, floats);
+    made2 = n->inputs > 1 ? kd__c_operand(p, node, 1, floats) : -1;
+    s = kd__c_step_new(p, node, kind, floats);
     s->norm = kind == KD__C_SCALE ? node : -1;
     s->act = n->act;
-    s->onto = 0;
-    s->pool = -1;
-    s->in = kd__c_read(p, n->in);
-    s->in2 = n->inputs > 1 ? kd__c_read(p, kd__input(p->m, n, 1)) : -1;
-    s->out = -1;
+    s->in = kd__c_read_operand(p, node, 0, made);
+    s->in2 = n->inputs > 1 ? kd__c_read_operand(p, node, 1, made2) : -1;
     if (kind >= KD__C_ADD) { /* number by number: in place */
         if (p->reads[s->in] == 0)
             s->out = s->in;
@@ -33506,7 +33591,7 @@ KD__PRIVATE void kd__c_add_step(kd__c_plan *p, int node, int kind)
     if (s->out >= 0)
         kd__c_place(p, n->out, s->out, p->step_count, 1);
     else
-        s->out = kd__c_buffer_new(p, n->out, p->step_count);
+        s->out = kd__c_buffer_new(p, node, p->step_count);
     ++p->step_count;
 }
 
@@ -33524,38 +33609,45 @@ KD__PRIVATE int kd__c_sums(const kd_model *m, int node)
     return at->groups * (kd__parts(at->outputs / at->groups, KD__C_PANEL) * KD__C_PANEL);
 }
 
-/* What the file has for a node of an int8 model, as kd__c_kind. Nothing may stay in float but the input, which one
-   quant layer reads, and logits. */
-KD__PRIVATE int kd__c_quant_kind(const kd__c_plan *p, int node)
-{
-    const kd__node *n = &p->m->nodes[node];
-    const kd__quant_node *at = &p->m->quant->nodes[node];
-    if (at->op < KD__QUANT_PRODUCT ||
-        (at->op == KD__QUANT_PRODUCT && !(p->m->quant->values[at->out].scale > 0) && at->out != p->m->output &&
-         p->m->values[at->out].consumers > 0 && kd__reader(p->m, at->out) && !kd__reader(p->m, at->out)->fused))
-        return KD__C_KINDS;
-    return at->op == KD__QUANT_TABLE ? (int)KD__C_ACT : kd__c_kind(n);
-}
-
-KD__PRIVATE kd_result kd__c_plan_quant(kd__c_plan *p, const char *where)
+/* A layer that computes with floats. */
+KD__PRIVATE kd_result kd__c_plan_floats(kd__c_plan *p, int node, const char *where)
 {
     const kd_model *m = p->m;
-    int i;
-    for (i = 0; i < m->node_count; ++i) {
-        const kd__node *n = &m->nodes[i];
-        const int op = m->quant->nodes[i].op, kind = kd__c_quant_kind(p, i);
-        const int first = op == KD__QUANT_STEPS && p->values[n->in].step < 0 && p->values[n->in].alone;
-        if (op == KD__QUANT_NOTHING || first) {
+    const kd__node *n = &m->nodes[node];
+    const int kind = kd__c_kind(n), is_tree = kind == KD__C_TREE;
+    if (kd__is_dropout(n) || kd__kind_of(n) == KD__KIND_FLATTEN || kd__kind_of(n) == KD__KIND_TOKENS) {
+        if (kd__c_in_bytes(m, n->in))
+            kd__c_place(p, n->out, kd__c_add_floats(p, node, n->in), p->step_count - 1, 1);
+        else
             kd__c_pass(p, n);
-        } else if (kind == KD__C_KINDS) {
-            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
-                            "%s: layer %.80s (%s) of this int8 model works in float, which cannot be written",
-                            where, n->name, kd__layer_types[n->type].word);
-        } else if (op != KD__QUANT_MAXPOOL || !kd__c_fold(p, i)) {
-            if (kind == KD__C_CONV) p->patch = KD__MAX(p->patch, kd__c_patch(m, n));
-            if (kind <= KD__C_DEPTHWISE) p->sums = KD__MAX(p->sums, kd__c_sums(m, i));
-            kd__c_add_step(p, i, kind);
-        }
+    } else if (kind == KD__C_KINDS) {
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "%s: layer %.80s (%s) of a model in float cannot be written; make an int8 model of it "
+                        "first (kd_model_quantize)",
+                        where, n->name, kd__layer_types[n->type].word);
+    } else if (!kd__c_fold(p, node) && (m->quant || !kd__c_fold_sum(p, n))) {
+        if (kind == KD__C_ATTENTION) p->scores = KD__MAX(p->scores, m->values[n->in].shape.h);
+        if (is_tree) p->scores = KD__MAX(p->scores, (3 << (int)n->arg[KD__TREE_DEPTH].v[0]) - 1);
+        kd__c_add_step(p, node, kind, 1);
+    }
+    return KD_OK;
+}
+
+/* A node of an int8 model. An activation behind a layer in float is one, too. */
+KD__PRIVATE kd_result kd__c_plan_quant(kd__c_plan *p, int node, const char *where)
+{
+    const kd_model *m = p->m;
+    const kd__node *n = &m->nodes[node];
+    const int op = m->quant->nodes[node].op, maker = m->values[n->in].producer;
+    if (op == KD__QUANT_FLOAT || (n->fused && maker >= 0 && m->quant->nodes[maker].op == KD__QUANT_FLOAT))
+        return kd__c_plan_floats(p, node, where);
+    if (op == KD__QUANT_NOTHING || (n->in == m->input && kd__c_takes_bytes(m))) {
+        kd__c_pass(p, n);
+    } else if (op != KD__QUANT_MAXPOOL || !kd__c_fold(p, node)) {
+        const int kind = op == KD__QUANT_STEPS ? KD__C_STEPS : op == KD__QUANT_TABLE ? KD__C_ACT : kd__c_kind(n);
+        if (kind == KD__C_CONV) p->patch = KD__MAX(p->patch, kd__c_patch(m, n));
+        if (kind <= KD__C_DEPTHWISE) p->sums = KD__MAX(p->sums, kd__c_sums(m, node));
+        kd__c_add_step(p, node, kind, 0);
     }
     return KD_OK;
 }
@@ -33563,32 +33655,13 @@ KD__PRIVATE kd_result kd__c_plan_quant(kd__c_plan *p, const char *where)
 KD__PRIVATE kd_result kd__c_plan_steps(kd__c_plan *p, const char *where)
 {
     const kd_model *m = p->m;
+    kd_result result = KD_OK;
     int i;
-    kd__c_buffer_new(p, m->input, -1);
-    if (m->quant) {
-        const kd_result result = kd__c_plan_quant(p, where);
-        p->buffers[p->values[m->output].buffer].until = p->step_count;
-        return result;
-    }
-    for (i = 0; i < m->node_count; ++i) {
-        const kd__node *n = &m->nodes[i];
-        const kd__layer_type *t = &kd__layer_types[n->type];
-        const int kind = kd__c_kind(n);
-        if (kd__is_dropout(n) || kd__kind_of(n) == KD__KIND_FLATTEN || kd__kind_of(n) == KD__KIND_TOKENS) {
-            kd__c_pass(p, n);
-        } else if (kind == KD__C_KINDS) {
-            return kd__fail(
-                m->kd, KD_ERR_UNSUPPORTED,
-                "%s: layer %.80s (%s) cannot be written; what can is all but softtree, prompt, sidetokens and, of "
-                "a model in float, quant",
-                where, n->name, t->word);
-        } else if (!kd__c_fold(p, i) && !kd__c_fold_sum(p, n)) {
-            if (kind == KD__C_ATTENTION) p->scores = KD__MAX(p->scores, m->values[n->in].shape.h);
-            kd__c_add_step(p, i, kind);
-        }
-    }
-    p->buffers[p->values[m->output].buffer].until = p->step_count;
-    return KD_OK;
+    kd__c_buffer_new(p, -1, -1);
+    for (i = 0; i < m->node_count && result == KD_OK; ++i)
+        result = (m->quant ? kd__c_plan_quant : kd__c_plan_floats)(p, i, where);
+    if (result == KD_OK) p->buffers[p->values[m->output].buffer].until = p->step_count;
+    return result;
 }
 
 KD__PRIVATE void kd__c_plan_close(kd__c_plan *p)
@@ -33602,13 +33675,15 @@ KD__PRIVATE void kd__c_plan_close(kd__c_plan *p)
 /* On failure there is nothing to close. */
 KD__PRIVATE kd_result kd__c_plan_open(const kd_model *m, const char *where, kd__c_plan *p)
 {
-    int *order = KD__NEW(m->kd, int, m->node_count + 1);
+    const int made = m->quant ? m->input_count : 0; /* floats of what is in bytes */
+    const int steps = m->input_count + made + 1, buffers = m->node_count + made + 1;
+    int *order = KD__NEW(m->kd, int, buffers);
     kd_result result = KD_ERR_MEMORY;
     memset(p, 0, sizeof *p);
     p->m = m;
-    p->steps = KD__NEW(m->kd, kd__c_step, m->input_count + 1);
-    p->buffers = KD__NEW(m->kd, kd__arena_item, m->node_count + 1);
-    p->reads = KD__NEW(m->kd, int, m->node_count + 1);
+    p->steps = KD__NEW(m->kd, kd__c_step, steps);
+    p->buffers = KD__NEW(m->kd, kd__arena_item, buffers);
+    p->reads = KD__NEW(m->kd, int, buffers);
     p->values = KD__NEW(m->kd, kd__c_value, m->value_count);
     if (order && p->steps && p->buffers && p->reads && p->values) result = kd__c_plan_steps(p, where);
     if (result == KD_OK) p->memory = kd__arena_place(p->buffers, p->buffer_count, order);
@@ -33623,6 +33698,7 @@ typedef struct kd__c_file {
     const kd_model *m;
     kd__save save;
     const char *prefix;
+    const char *more; /* behind the prefix: "_float" in what an int8 model has in float */
     char capitals[KD__C_PREFIX + 1];
     int column; /* in an array */
     size_t waiting;
@@ -33654,7 +33730,10 @@ KD__PRIVATE void kd__c_text(kd__c_file *f, const char *text)
         const size_t length = strcspn(text, "$@");
         kd__c_put(f, text, length);
         text += length;
-        if (*text == '$') kd__c_put(f, f->prefix, strlen(f->prefix));
+        if (*text == '$') {
+            kd__c_put(f, f->prefix, strlen(f->prefix));
+            kd__c_put(f, f->more, strlen(f->more));
+        }
         if (*text == '@') kd__c_put(f, f->capitals, strlen(f->capitals));
         if (*text) ++text;
     }
@@ -33669,6 +33748,10 @@ KD__PRIVATE void KD__PRINTF(2, 3) kd__c_write(kd__c_file *f, const char *format,
     va_end(args);
     kd__c_text(f, text);
 }
+
+/* Which of two sets of names is written from now on: those of what computes with floats differ from those of the same
+   layers in int8, where both are in one file. */
+KD__PRIVATE void kd__c_name_floats(kd__c_file *f, int floats) { f->more = floats && f->m->quant ? "_float" : ""; }
 
 /* A literal of type float, with all its bits. */
 KD__PRIVATE kd__text kd__c_literal(float x)
@@ -33856,6 +33939,7 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
     const kd__c_window w = kd__c_step_window(m, s);
     const int products = s->kind <= KD__C_DEPTHWISE;
     int i;
+    if (s->kind == KD__C_FLOATS || s->kind == KD__C_STEPS) return;
     if (s->kind == KD__C_CONV) kd__c_quant_weights(f, s);
     if (s->kind == KD__C_DEPTHWISE) kd__c_quant_taps(f, s);
     if (s->kind == KD__C_ACT || s->kind == KD__C_CONCAT) {
@@ -33888,6 +33972,46 @@ KD__PRIVATE void kd__c_quant_constants(kd__c_file *f, const kd__c_step *s)
         kd__c_write(f, "0, 0, $_f%d};\n", s->node);
 }
 
+/* A soft tree: beta of the inner nodes, then the logarithms of what the leaves say, by class and leaf. */
+KD__PRIVATE void kd__c_tree(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const int leaves = 1 << (int)n->arg[KD__TREE_DEPTH].v[0], classes = (int)n->arg[KD__TREE_CLASSES].v[0];
+    const float *beta = kd__param_stored(m, &m->params[n->param[0]]);
+    float *said = kd__c_plain(m, &m->params[n->param[1]]); /* (leaves, classes) */
+    int i, c;
+    if (!said) {
+        f->save.result = KD_ERR_MEMORY;
+        return;
+    }
+    kd__table_scalar.softmax(said, leaves, classes, 1, 1, said);
+    kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s */", s->node, n->text);
+    for (i = 0; i < leaves - 1; ++i) kd__c_float(f, (double)beta[i], n->name);
+    for (c = 0; c < classes; ++c) {
+        for (i = 0; i < leaves; ++i) kd__c_float(f, (double)said[i * classes + c], n->name);
+    }
+    kd__c_end_array(f);
+    kd__free(m->kd, said);
+}
+
+/* A batchnorm by itself: mean, factor and what is added, by channel. */
+KD__PRIVATE void kd__c_scale(kd__c_file *f, const kd__c_step *s)
+{
+    const kd_model *m = f->m;
+    const kd__node *n = &m->nodes[s->node];
+    const float *of[4];
+    int i;
+    for (i = 0; i < 4; ++i) of[i] = kd__param_stored(m, &m->params[n->param[i]]);
+    kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s */", s->node, n->text);
+    for (i = 0; i < (int)m->params[n->param[0]].size; ++i) {
+        kd__c_float(f, (double)of[2][i], n->name);
+        kd__c_float(f, 1 / sqrt((double)of[3][i] + n->arg[KD__NORM_EPS].v[0]) * (double)of[0][i], n->name);
+        kd__c_float(f, (double)of[1][i], n->name);
+    }
+    kd__c_end_array(f);
+}
+
 /* Learned vectors, as they are; that of id 0 is 0. */
 KD__PRIVATE void kd__c_vectors(kd__c_file *f, const kd__c_step *s)
 {
@@ -33912,7 +34036,6 @@ KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
     const kd_model *m = f->m;
     const kd__node *n = &m->nodes[s->node];
     const kd__c_window w = kd__c_step_window(m, s);
-    int i;
     if (s->kind == KD__C_CONV || s->kind == KD__C_DEPTHWISE) {
         float *plain = kd__c_plain(m, &m->params[n->param[0]]);
         if (!plain) {
@@ -33924,16 +34047,10 @@ KD__PRIVATE void kd__c_constants(kd__c_file *f, const kd__c_step *s)
         kd__c_end_array(f);
         kd__free(m->kd, plain);
     } else if (s->kind == KD__C_SCALE) {
-        kd__c_write(f, "static const float $_p%d[] @_CONST = { /* %.100s: factor and what is added, by channel */",
-                    s->node, n->text);
-        for (i = 0; i < (int)m->params[n->param[0]].size; ++i) {
-            double factor, add;
-            kd__c_norm(m, n, i, &factor, &add);
-            kd__c_float(f, factor, n->name);
-            kd__c_float(f, add, n->name);
-        }
-        kd__c_end_array(f);
-    } else if (s->kind > KD__C_AVGPOOL && s->kind != KD__C_ACT && n->param[0] >= 0) {
+        kd__c_scale(f, s);
+    } else if (s->kind == KD__C_TREE) {
+        kd__c_tree(f, s);
+    } else if (s->kind > KD__C_AVGPOOL && s->kind != KD__C_ACT && s->kind != KD__C_SIDETOKENS && n->param[0] >= 0) {
         kd__c_vectors(f, s);
     }
     if (s->kind > KD__C_AVGPOOL) return;
@@ -33966,13 +34083,14 @@ KD__PRIVATE void kd__c_pixels(kd__c_file *f)
     float x[256];
     int c, i;
     for (i = 0; i < 256; ++i) bytes[i] = (uint8_t)i;
+    const int in_bytes = kd__c_takes_bytes(f->m);
     kd__c_write(f, "/* From a pixel to what the network is given%s. */\nstatic const %s $_pixel[%d] @_CONST = {",
-                tables > 1 ? ", by channel" : "", f->m->quant ? "uint8_t" : "float", tables * 256);
+                tables > 1 ? ", by channel" : "", in_bytes ? "uint8_t" : "float", tables * 256);
     for (c = 0; c < tables; ++c) {
         k->from_bytes(256, bytes, x);
         if (f->m->preprocessing_channels) kd__normalise_sample(k, 1, 256, f->m->mean + c, f->m->std + c, x, x);
         for (i = 0; i < 256; ++i) {
-            if (f->m->quant)
+            if (in_bytes)
                 kd__c_whole(f, kd__clamp_steps(x[i] / kd__c_input(f->m)->scale, kd__c_input(f->m)->zero));
             else
                 kd__c_float(f, (double)x[i], "pixels");
@@ -33986,6 +34104,7 @@ KD__PRIVATE int64_t kd__c_quant_flash(const kd_model *m, const kd__c_step *s, in
 {
     const kd__node *n = &m->nodes[s->node];
     int64_t bytes = s->kind == KD__C_ACT || s->kind == KD__C_CONCAT ? 256 : 4 * 23;
+    if (s->kind == KD__C_FLOATS || s->kind == KD__C_STEPS) return 0;
     if (s->kind == KD__C_CONV) bytes += KD__C_PANEL * panels * (kd__c_patch(m, n) + 8);
     if (s->kind == KD__C_DEPTHWISE)
         bytes += (int64_t)m->quant->nodes[s->node].outputs * (m->quant->nodes[s->node].depth + 8);
@@ -33998,7 +34117,7 @@ KD__PRIVATE int64_t kd__c_quant_flash(const kd_model *m, const kd__c_step *s, in
 KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 {
     const kd_model *m = p->m;
-    int64_t bytes = m->ids ? 0 : (m->quant ? 1 : 4) * 256 * (int64_t)kd__c_tables(m);
+    int64_t bytes = m->ids ? 0 : (kd__c_takes_bytes(m) ? 1 : 4) * 256 * (int64_t)kd__c_tables(m);
     int i;
     for (i = 0; m->classes && i < kd_model_outputs(m); ++i) bytes += (int64_t)strlen(m->classes[i]) + 1 + 4;
     for (i = 0; i < p->step_count; ++i) {
@@ -34009,12 +34128,14 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
                                : s->kind == KD__C_DEPTHWISE
                                    ? kd__parts(w->c, KD__C_PANEL)
                                    : w->groups * (int64_t)kd__parts(w->outputs, KD__C_PANEL);
-        if (m->quant) {
+        if (!s->floats) {
             bytes += kd__c_quant_flash(m, s, panels);
             continue;
         }
         if (s->kind <= KD__C_AVGPOOL) bytes += 4 * 15;
-        if (s->kind == KD__C_SCALE || s->kind == KD__C_LAYERNORM) bytes += 4 * 2 * (int64_t)w->size;
+        if (s->kind == KD__C_SCALE) bytes += 4 * 3 * (int64_t)w->size;
+        if (s->kind == KD__C_LAYERNORM) bytes += 4 * 2 * (int64_t)w->size;
+        if (s->kind == KD__C_TREE) bytes += 4 * ((int64_t)w->size + kd__param_count(&m->params[n->param[1]]));
         if (s->kind == KD__C_EMBED || s->kind == KD__C_CLASSTOKEN || s->kind == KD__C_POSITION)
             bytes += 4 * kd__param_count(w);
         if (s->kind == KD__C_CONV) bytes += 4 * KD__C_PANEL * panels * (1 + (int64_t)w->c * w->h * w->w);
@@ -34026,8 +34147,7 @@ KD__PRIVATE int64_t kd__c_flash(const kd__c_plan *p)
 /* Bytes of memory. */
 KD__PRIVATE int64_t kd__c_ram(const kd__c_plan *p)
 {
-    if (p->m->quant) return p->memory + p->patch + 4 * p->sums;
-    return p->memory + 4 * (KD__C_PANEL - 1) + 4 * (int64_t)p->scores;
+    return p->memory + (p->floats ? 4 * (KD__C_PANEL - 1) : 0) + 4 * (int64_t)p->scores + p->patch + 4 * p->sums;
 }
 
 /* ============================================================================================================
@@ -34051,7 +34171,8 @@ static const char kd__c_stored[] =
     "#define @_INT8(x) ((int8_t)pgm_read_byte(&(x)))\n"
     "#define @_INT32(x) ((int32_t)pgm_read_dword(&(x)))\n"
     "#define @_FLOAT(x) pgm_read_float(&(x))\n"
-    "#define @_LAYER(x) $_fetch(x)\n"
+    "#define @_LAYER(x) $_fetch_layer(x)\n"
+    "#define @_WINDOW(x) $_fetch_window(x)\n"
     "#define @_FETCHES\n"
     "#else\n"
     "#define @_CONST\n"
@@ -34060,13 +34181,28 @@ static const char kd__c_stored[] =
     "#define @_INT32(x) (x)\n"
     "#define @_FLOAT(x) (x)\n"
     "#define @_LAYER(x) (x)\n"
+    "#define @_WINDOW(x) (x)\n"
     "#endif\n\n";
+
+/* Around an int8 model some of whose layers work in float: there, too, all compilers shall come to the same bits. */
+static const char kd__c_rounds[] = "/* Every product is rounded before it is added: no fused multiply-add. */\n"
+                                   "#if defined(__clang__)\n"
+                                   "#pragma STDC FP_CONTRACT OFF\n"
+                                   "#elif defined(__GNUC__) && !defined(__AVR__)\n"
+                                   "#pragma GCC push_options\n"
+                                   "#pragma GCC optimize(\"fp-contract=off\")\n"
+                                   "#endif\n\n";
+static const char kd__c_rounds_end[] = "#if defined(__clang__)\n"
+                                       "#pragma STDC FP_CONTRACT DEFAULT\n"
+                                       "#elif defined(__GNUC__) && !defined(__AVR__)\n"
+                                       "#pragma GCC pop_options\n"
+                                       "#endif\n";
 
 /* Behind the type of a layer's description: one of them, in memory while its layer runs. */
 static const char kd__c_fetch[] = "#ifdef @_FETCHES\n"
-                                  "static const $_%s *$_fetch(const $_%s *from)\n"
+                                  "static const %s *%s(const %s *from)\n"
                                   "{\n"
-                                  "    static $_%s layer;\n"
+                                  "    static %s layer;\n"
                                   "    memcpy_P(&layer, from, sizeof layer);\n"
                                   "    return &layer;\n"
                                   "}\n"
@@ -34239,7 +34375,7 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    for (i = 0; i < length; ++i) {\n"
     "        const int is_id = ids[i] >= 0.0f && ids[i] < (float)vocabulary && ids[i] == (float)(int32_t)ids[i];\n"
     "        const float *from = table + (is_id ? (int32_t)ids[i] : 0) * (int32_t)width;\n"
-    "        for (k = 0; k < width; ++k) *y++ = is_id ? @_FLOAT(from[k]) : NAN;\n"
+    "        for (k = 0; k < width; ++k) *y++ = is_id ? @_FLOAT(from[k]) : @_MAX * 10.0f * 0.0f;\n"
     "    }\n"
     "}\n\n",
     "/* Learned tokens behind the first `place`. */\n"
@@ -34258,48 +34394,89 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "/* The mean of the tokens that are no padding, which lie in front. */\n"
     "static void $_meanpool(const float *x, int real, int c, float *y)\n"
     "{\n"
+    "    const float by = 1.0f / (float)(real > 0 ? real : 1);\n"
     "    int i, k;\n"
     "    for (k = 0; k < c; ++k) {\n"
     "        float sum = 0.0f;\n"
     "        for (i = 0; i < real; ++i) sum += x[i * c + k];\n"
-    "        y[k] = real > 0 ? sum / (float)real : 0.0f;\n"
+    "        y[k] = sum * by;\n"
     "    }\n"
     "}\n\n",
     "/* A token is `width` each of a query, a key and a value, in heads. Padding, behind `real` tokens, is no key, "
     "and "
     "gets\n"
     "   zeros for an answer. */\n"
-    "static void $_attention(const float *x, int tokens, int real, int width, int heads, int causal, float *y)\n"
+    "static void $_attention(const float *x, int tokens, int real, int width, int heads, int causal, float by, "
+    "float "
+    "*y)\n"
     "{\n"
-    "    const int size = width / heads, row = 3 * width;\n"
-    "    const float factor = 1.0f / sqrtf((float)size);\n"
+    "    const int size = width / heads, row = 3 * width, many = real > 16;\n"
     "    float *const scores = $_scores;\n"
     "    int i, j, k, h;\n"
     "    for (i = 0; i < real; ++i) {\n"
     "        const int seen = causal ? i + 1 : real;\n"
     "        for (h = 0; h < heads; ++h) {\n"
     "            const float *query = x + i * row + h * size, *values = x + 2 * width + h * size;\n"
-    "            float largest = -@_MAX, sum = 0.0f;\n"
+    "            float sum;\n"
     "            for (j = 0; j < seen; ++j) {\n"
     "                const float *key = x + j * row + width + h * size;\n"
     "                float score = 0.0f;\n"
     "                for (k = 0; k < size; ++k) score += query[k] * key[k];\n"
-    "                scores[j] = score * factor;\n"
-    "                if (scores[j] > largest) largest = scores[j];\n"
+    "                scores[j] = score;\n"
     "            }\n"
-    "            for (j = 0; j < seen; ++j) {\n"
-    "                scores[j] = expf(scores[j] - largest);\n"
-    "                sum += scores[j];\n"
-    "            }\n"
+    "            sum = $_exps(scores, seen, many, by);\n"
+    "            for (j = 0; j < seen; ++j) scores[j] = $_cut(many ? scores[j] * (1.0f / sum) : scores[j] / sum);\n"
     "            for (k = 0; k < size; ++k) {\n"
     "                float mean = 0.0f;\n"
     "                for (j = 0; j < seen; ++j) mean += scores[j] * values[j * row + k];\n"
-    "                y[i * width + h * size + k] = mean / sum;\n"
+    "                y[i * width + h * size + k] = mean;\n"
     "            }\n"
     "        }\n"
     "    }\n"
     "    for (i = real * width; i < tokens * width; ++i) y[i] = 0.0f;\n"
     "}\n\n",
+    "/* Without a prompt: zeros behind all tokens. */\n"
+    "static void $_sidetokens(const float *x, int n, int more, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = x[i];\n"
+    "    for (; i < n + more; ++i) y[i] = 0.0f;\n"
+    "}\n\n",
+    "/* Without a prompt: zeros behind the features, one channel after the other. */\n"
+    "static void $_prompt(const float *x, int pixels, int c, int more, float *y)\n"
+    "{\n"
+    "    int i, k;\n"
+    "    for (k = 0; k < c; ++k) {\n"
+    "        for (i = 0; i < pixels; ++i) *y++ = x[i * c + k];\n"
+    "    }\n"
+    "    for (i = 0; i < more; ++i) *y++ = 0.0f;\n"
+    "}\n\n",
+    "/* The logarithm of the probability of each node, parents first; then of each class, over all leaves. */\n"
+    "static void $_softtree(const float *x, int leaves, int classes, const float *beta, float *y)\n"
+    "{\n"
+    "    const float *said = beta + leaves - 1;\n"
+    "    float *const nodes = $_scores, *const row = nodes + 2 * leaves - 1;\n"
+    "    int i, c;\n"
+    "    nodes[0] = 0.0f;\n"
+    "    for (i = 0; i < leaves - 1; ++i) {\n"
+    "        const float right = @_FLOAT(beta[i]) * x[i], largest = right > 0.0f ? right : 0.0f;\n"
+    "        float two[2] = {0.0f, right}, sum;\n"
+    "        sum = $_log($_exps(two, 2, 0, 2.0f));\n"
+    "        nodes[2 * i + 1] = largest * -0.5f * 2.0f - sum;\n"
+    "        nodes[2 * i + 2] = (right * 0.5f + largest * -0.5f) * 2.0f - sum;\n"
+    "    }\n"
+    "    for (i = 1; i < 2 * leaves - 1; ++i) nodes[i] += nodes[(i - 1) / 2];\n"
+    "    for (c = 0; c < classes; ++c) {\n"
+    "        float top = -@_MAX;\n"
+    "        for (i = 0; i < leaves; ++i) {\n"
+    "            row[i] = nodes[leaves - 1 + i] + @_FLOAT(said[c * leaves + i]);\n"
+    "            if (row[i] > top) top = row[i];\n"
+    "        }\n"
+    "        y[c] = top + $_log($_exps(row, leaves, leaves > 16, 2.0f));\n"
+    "    }\n"
+    "}\n\n",
+    NULL, /* between bytes and floats */
+    NULL,
     "static void $_add(const float *a, const float *b, int n, float low, float high, float *y)\n"
     "{\n"
     "    int i;\n"
@@ -34310,14 +34487,14 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "    int i;\n"
     "    for (i = 0; i < n; ++i) y[i] = (a[i] + b[i]) * 0.5f;\n"
     "}\n\n",
-    "static void $_scale(const float *x, int n, int c, const float *factor_add, float low, float high, float "
-    "*y)\n"
+    "static void $_scale(const float *x, int n, int c, const float *terms, float low, float high, float *y)\n"
     "{\n"
     "    int i, k;\n"
     "    for (i = 0; i < n; i += c) {\n"
-    "        for (k = 0; k < c; ++k)\n"
-    "            y[i + k] = $_clip(x[i + k] * @_FLOAT(factor_add[2 * k]) + @_FLOAT(factor_add[2 * k + 1]), low, "
-    "high);\n"
+    "        for (k = 0; k < c; ++k) {\n"
+    "            const float *t = terms + 3 * k;\n"
+    "            y[i + k] = $_clip((x[i + k] - @_FLOAT(t[0])) * @_FLOAT(t[1]) + @_FLOAT(t[2]), low, high);\n"
+    "        }\n"
     "    }\n"
     "}\n\n",
     "static void $_position(const float *x, int n, const float *add, float *y)\n"
@@ -34330,11 +34507,11 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     "{\n"
     "    int i, k;\n"
     "    for (i = 0; i < n; i += c) {\n"
-    "        float mean = 0.0f, square = 0.0f, by;\n"
-    "        for (k = 0; k < c; ++k) mean += x[i + k];\n"
-    "        mean /= (float)c;\n"
-    "        for (k = 0; k < c; ++k) square += (x[i + k] - mean) * (x[i + k] - mean);\n"
-    "        by = 1.0f / sqrtf(square / (float)c + eps);\n"
+    "        float sums[16] = {0.0f}, squares[16] = {0.0f}, mean, by;\n"
+    "        for (k = 0; k < c; ++k) sums[k % 16] += x[i + k];\n"
+    "        mean = $_join(sums) / (float)c;\n"
+    "        for (k = 0; k < c; ++k) squares[k % 16] += (x[i + k] - mean) * (x[i + k] - mean);\n"
+    "        by = 1.0f / $_root($_join(squares) / (float)c + eps);\n"
     "        for (k = 0; k < c; ++k)\n"
     "            y[i + k] = (x[i + k] - mean) * by * @_FLOAT(factor_add[2 * k]) + @_FLOAT(factor_add[2 * k + 1]);\n"
     "    }\n"
@@ -34342,7 +34519,129 @@ static const char *const kd__c_loops[KD__C_KINDS] = {
     NULL, /* kd__c_acts */
 };
 
-/* In front of them, of a text. */
+/* Functions that others call, in the order in which they must stand: with those that one calls itself. */
+enum {
+    KD__C_BITS = 1,
+    KD__C_JOIN = 2,
+    KD__C_ROOT = 4,
+    KD__C_EXP = 8,
+    KD__C_EXPS = 16,
+    KD__C_LOG = 32,
+    KD__C_SIGMOID = 64,
+    KD__C_CUT = 128,
+    KD__C_OF_BITS = 256
+};
+
+typedef struct kd__c_function {
+    int name, needs;
+    const char *text;
+} kd__c_function;
+
+static const kd__c_function kd__c_math[] = {
+    {KD__C_BITS, 0,
+     "static uint32_t $_bits(float x)\n"
+     "{\n"
+     "    uint32_t bits;\n"
+     "    memcpy(&bits, &x, sizeof bits);\n"
+     "    return bits;\n"
+     "}\n\n"},
+    {KD__C_OF_BITS, 0,
+     "static float $_of_bits(uint32_t bits)\n"
+     "{\n"
+     "    float x;\n"
+     "    memcpy(&x, &bits, sizeof x);\n"
+     "    return x;\n"
+     "}\n\n"},
+    {KD__C_CUT, 0,
+     "/* 0 for what is no normal number. */\n"
+     "static float $_cut(float x) { return x < 1.17549435e-38f && x > -1.17549435e-38f ? 0.0f : x; }\n\n"},
+    {KD__C_JOIN, 0,
+     "static float $_join(float *sums)\n"
+     "{\n"
+     "    int half, i;\n"
+     "    for (half = 8; half > 0; half /= 2) {\n"
+     "        for (i = 0; i < half; ++i) sums[i] += sums[i + half];\n"
+     "    }\n"
+     "    return sums[0];\n"
+     "}\n\n"},
+    {KD__C_ROOT, KD__C_BITS | KD__C_OF_BITS,
+     "/* The square root, rounded correctly: bit by bit, with one more than fit. */\n"
+     "static float $_root(float x)\n"
+     "{\n"
+     "    const float scale = x < 1.17549435e-38f ? 0.000244140625f : 1.0f;\n"
+     "    const uint32_t bits = $_bits(scale < 1.0f ? x * 16777216.0f : x), odd = ((bits >> 23) + 1u) & 1u;\n"
+     "    uint32_t left = ((bits & 0x7fffffu) | 0x800000u) << (1u + odd), root = 0u, twice = 0u, bit;\n"
+     "    if (!(x > 0.0f) || x > @_MAX) return x;\n"
+     "    for (bit = 0x1000000u; bit > 0u; bit >>= 1, left <<= 1) {\n"
+     "        if (twice + bit > left) continue;\n"
+     "        left -= twice + bit;\n"
+     "        twice += 2u * bit;\n"
+     "        root += bit;\n"
+     "    }\n"
+     "    return $_of_bits(((root + (root & 1u)) >> 1) - 0x800000u + (((bits >> 23) + 127u - odd) / 2u << 23)) * "
+     "scale;\n"
+     "}\n\n"},
+    {KD__C_EXP, KD__C_OF_BITS,
+     "/* e^x by a polynomial, of what is above 88.8 that of 88.8; 0 where it would be no normal number. */\n"
+     "static float $_exp(float x)\n"
+     "{\n"
+     "    int whole, half;\n"
+     "    float p;\n"
+     "    if (!(x >= -87.3365f)) return x < 0.0f ? 0.0f : x;\n"
+     "    if (x > 88.8f) x = 88.8f;\n"
+     "    whole = (int)(x * 1.44269504f + 12582912.0f - 12582912.0f);\n"
+     "    half = whole / 2;\n"
+     "    x = (float)whole * -0.693359375f + x;\n"
+     "    x = (float)whole * 2.12194440e-4f + x;\n"
+     "    p = 0.00139504799f * x + 0.00836888235f;\n"
+     "    p = p * x + 0.0416662060f;\n"
+     "    p = p * x + 0.166665196f;\n"
+     "    p = p * x + 0.5f;\n"
+     "    p = x * x * p + x + 1.0f;\n"
+     "    return p * $_of_bits((uint32_t)(half + 127) << 23) * $_of_bits((uint32_t)(whole - half + 127) << 23);\n"
+     "}\n\n"},
+    {KD__C_EXPS, KD__C_EXP | KD__C_JOIN,
+     "/* x[i] becomes e^((x[i] - largest) by / 2); the sum of all, which runs in 16 lanes if they are many. */\n"
+     "static float $_exps(float *x, int n, int many, float by)\n"
+     "{\n"
+     "    float sums[16] = {0.0f}, largest = x[0];\n"
+     "    int i;\n"
+     "    for (i = 1; i < n; ++i) {\n"
+     "        if (x[i] > largest) largest = x[i];\n"
+     "    }\n"
+     "    for (i = 0; i < n; ++i) {\n"
+     "        x[i] = $_exp((x[i] * 0.5f + largest * -0.5f) * by);\n"
+     "        sums[many ? i % 16 : 0] += x[i];\n"
+     "    }\n"
+     "    return $_join(sums);\n"
+     "}\n\n"},
+    {KD__C_LOG, KD__C_BITS | KD__C_OF_BITS,
+     "/* The logarithm of a normal number. */\n"
+     "static float $_log(float x)\n"
+     "{\n"
+     "    const int e = (int)(($_bits(x) + 0x00cafb0du) >> 23) - 128;\n"
+     "    const float f = $_of_bits($_bits(x) - ((uint32_t)e << 23)) - 1.0f, f2 = f * f;\n"
+     "    float p = 0.0691554099f * f + -0.117898643f;\n"
+     "    p = p * f + 0.118729256f;\n"
+     "    p = p * f + -0.12384335f;\n"
+     "    p = p * f + 0.142186642f;\n"
+     "    p = p * f + -0.166692525f;\n"
+     "    p = p * f + 0.200022265f;\n"
+     "    p = p * f + -0.249999866f;\n"
+     "    p = p * f + 0.333333105f;\n"
+     "    p = p * (f * f2);\n"
+     "    p = (float)e * -2.12194440e-4f + p;\n"
+     "    p = f2 * -0.5f + p;\n"
+     "    return (float)e * 0.693359375f + (f + p);\n"
+     "}\n\n"},
+    {KD__C_SIGMOID, KD__C_EXP,
+     "static float $_sigmoid_of(float x)\n"
+     "{\n"
+     "    return x < -87.3365f ? 0.0f : 1.0f / (1.0f + $_exp(0.0f - x));\n"
+     "}\n\n"},
+};
+
+/* In front of the loops, of a text. */
 static const char kd__c_real[] =
     "/* Tokens that are no padding: a number of learned ones in front, then one for every `stride` ids. */\n"
     "static int $_real(int length, int lead, int stride) { return lead + (length + stride - 1) / stride; }\n\n";
@@ -34360,7 +34659,9 @@ static const char kd__c_quant_head[] =
     "    const int8_t *weights;\n"
     "    const int32_t *bias;\n"
     "    const float *factor;\n"
-    "} $_layer;\n\n"
+    "} $_layer;\n\n";
+
+static const char kd__c_quant_step[] =
     "static float $_clip(const $_layer *l, float t)\n"
     "{\n"
     "    if (t < 0.0f) t *= l->slope;\n"
@@ -34376,8 +34677,8 @@ static const char kd__c_quant_products[] =
     "/* Computes the sums of all outputs at the window at (top, left); with `pooling` keeps those that are larger. "
     "*/\n"
     "typedef void (*$_pixel_fn)(const $_layer *l, const uint8_t *x, int top, int left, int pooling);\n\n"
-    "/* Sums of a pixel to y, or where that is NULL to logits, of which one image is after the other. */\n"
-    "static void $_put(const $_layer *l, uint8_t *y, float *logits)\n"
+    "/* Sums of a pixel to y, or where that is NULL to floats. */\n"
+    "static void $_put(const $_layer *l, uint8_t *y, float *floats)\n"
     "{\n"
     "    const int32_t *sums = $_sums;\n"
     "    const float *factor = l->factor;\n"
@@ -34387,17 +34688,15 @@ static const char kd__c_quant_products[] =
     "        for (o = 0; o < oc; ++o) {\n"
     "            const float t = (float)*sums++ * @_FLOAT(*factor);\n"
     "            ++factor;\n"
-    "            if (y) {\n"
+    "            if (y)\n"
     "                *y++ = $_step(l, t);\n"
-    "            } else {\n"
-    "                *logits = $_clip(l, t);\n"
-    "                logits += l->oh * l->ow;\n"
-    "            }\n"
+    "            else\n"
+    "                *floats++ = $_clip(l, t);\n"
     "        }\n"
     "    }\n"
     "}\n\n"
     "/* All outputs, pixel by pixel. */\n"
-    "static void $_each(const $_layer *l, $_pixel_fn pixel, const uint8_t *x, uint8_t *y, float *logits)\n"
+    "static void $_each(const $_layer *l, $_pixel_fn pixel, const uint8_t *x, uint8_t *y, float *floats)\n"
     "{\n"
     "    int oy, ox, i, j;\n"
     "    for (oy = 0; oy < l->oh; ++oy) {\n"
@@ -34407,11 +34706,11 @@ static const char kd__c_quant_products[] =
     "                    pixel(l, x, (oy * l->pool_h + i) * l->sh - l->ph, (ox * l->pool_w + j) * l->sw - l->pw,\n"
     "                          i + j > 0);\n"
     "            }\n"
-    "            $_put(l, y, logits);\n"
+    "            $_put(l, y, floats);\n"
     "            if (y)\n"
     "                y += l->oc;\n"
     "            else\n"
-    "                ++logits;\n"
+    "                floats += l->oc;\n"
     "        }\n"
     "    }\n"
     "}\n\n";
@@ -34585,11 +34884,28 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "        for (k = 0; k < c; ++k) y[k * channel] = @_UINT8(table[*x]), ++x;\n"
     "    }\n"
     "}\n\n",
-    NULL, /* layers over tokens */
+    NULL, /* layers in float */
     NULL,
     NULL,
     NULL,
     NULL,
+    NULL,
+    NULL,
+    NULL,
+    "static void $_to_floats(const uint8_t *x, int n, int zero, float scale, float *y)\n"
+    "{\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) y[i] = (float)(x[i] - zero) * scale;\n"
+    "}\n\n",
+    "static void $_to_steps(const float *x, int n, int zero, float scale, uint8_t *y)\n"
+    "{\n"
+    "    const float low = (float)-zero, high = (float)(255 - zero);\n"
+    "    int i;\n"
+    "    for (i = 0; i < n; ++i) {\n"
+    "        const float t = x[i] / scale;\n"
+    "        y[i] = (uint8_t)((int)((t > low ? t < high ? t : high : low) + 12582912.0f - 12582912.0f) + zero);\n"
+    "    }\n"
+    "}\n\n",
     "/* One product must be rounded before it is added to the other: no fused multiply-add. */\n"
     "static void $_add(const $_layer *l, const uint8_t *a, const uint8_t *b, int zero_b, int n, uint8_t *y)\n"
     "{\n"
@@ -34611,54 +34927,112 @@ static const char *const kd__c_quant_loops[KD__C_KINDS] = {
     "}\n\n",
 };
 
-/* What an activation makes of x[i]. */
+/* What an activation makes of x[i], the functions that it calls, and one of its own. */
 typedef struct kd__c_act {
-    int act, libm;
-    const char *word, *value;
+    int act, needs;
+    const char *word, *value, *own;
 } kd__c_act;
 
 static const kd__c_act kd__c_acts[] = {
-    {KD__RELU, 0, "relu", "$_clip(x[i], 0.0f, x[i])"},
-    {KD__RELU6, 0, "relu6", "$_clip(x[i], 0.0f, 6.0f)"},
-    {KD__LEAKYRELU, 0, "leakyrelu", "x[i] < 0.0f ? x[i] * slope : x[i]"},
-    {KD__GELU, 1, "gelu", "0.5f * x[i] * erfcf(x[i] * -0.707106781f)"},
-    {KD__SILU, 1, "silu", "x[i] / (1.0f + expf(-x[i]))"},
-    {KD__HARDSWISH, 0, "hardswish", "x[i] * $_clip(x[i] + 3.0f, 0.0f, 6.0f) / 6.0f"},
-    {KD__SIGMOID, 1, "sigmoid", "1.0f / (1.0f + expf(-x[i]))"},
-    {KD__TANH, 1, "tanh", "tanhf(x[i])"},
-    {KD__GELU_TANH, 1, "gelutanh", "x[i] / (1.0f + expf(x[i] * -1.59576912f * (1.0f + 0.044715f * x[i] * x[i])))"},
+    {KD__RELU, 0, "relu", "$_clip(x[i], 0.0f, x[i])", NULL},
+    {KD__RELU6, 0, "relu6", "$_clip(x[i], 0.0f, 6.0f)", NULL},
+    {KD__LEAKYRELU, 0, "leakyrelu", "x[i] < 0.0f ? x[i] * slope : x[i]", NULL},
+    {KD__GELU, KD__C_EXP | KD__C_CUT, "gelu", "$_cut(x[i] * $_normal(x[i]))",
+     "/* The normal distribution function: polynomials of erf, and in the tails of the logarithm of erfc. */\n"
+     "static float $_normal(float x)\n"
+     "{\n"
+     "    const float u = (x < 0.0f ? -x : x) * 0.707106781f, u2 = u * u, t = u > 6.0f ? 6.0f : u;\n"
+     "    float p, beyond;\n"
+     "    if (u < 1.0f) {\n"
+     "        p = 7.88912294e-05f * u2 + -0.000802084222f;\n"
+     "        p = p * u2 + 0.00518953567f;\n"
+     "        p = p * u2 + -0.0268544443f;\n"
+     "        p = p * u2 + 0.112836003f;\n"
+     "        p = p * u2 + -0.37612626f;\n"
+     "        p = p * u2 + 1.12837911f;\n"
+     "        beyond = 0.5f - 0.5f * (p * u);\n"
+     "    } else {\n"
+     "        p = -8.29532567e-08f * t + 3.32500258e-06f;\n"
+     "        p = p * t + -6.04247471e-05f;\n"
+     "        p = p * t + 0.000662446313f;\n"
+     "        p = p * t + -0.00492916256f;\n"
+     "        p = p * t + 0.0266482793f;\n"
+     "        p = p * t + -0.110151581f;\n"
+     "        p = p * t + -0.632026315f;\n"
+     "        p = p * t + -1.1299814f;\n"
+     "        p = p * t + 0.000229259487f;\n"
+     "        beyond = u > 6.0f ? 0.0f : 0.5f * $_exp(p);\n"
+     "    }\n"
+     "    return x < 0.0f ? beyond : 1.0f - beyond;\n"
+     "}\n\n"},
+    {KD__SILU, KD__C_SIGMOID | KD__C_CUT, "silu", "$_cut(x[i] * $_sigmoid_of(x[i]))", NULL},
+    {KD__HARDSWISH, 0, "hardswish", "x[i] * $_clip(x[i] + 3.0f, 0.0f, 6.0f) / 6.0f", NULL},
+    {KD__SIGMOID, KD__C_SIGMOID | KD__C_CUT, "sigmoid", "$_cut($_sigmoid_of(x[i]))", NULL},
+    {KD__TANH, KD__C_EXP | KD__C_CUT, "tanh", "$_cut($_tanh_of(x[i]))",
+     "static float $_tanh_of(float x)\n"
+     "{\n"
+     "    const float a = x < 0.0f ? -x : x, u = a * a;\n"
+     "    float p = -0.00571704516f * u + 0.020650588f;\n"
+     "    p = p * u + -0.0537434965f;\n"
+     "    p = p * u + 0.133314908f;\n"
+     "    p = p * u + -0.333332837f;\n"
+     "    p = a < 0.625f ? a * u * p + a : 1.0f - 2.0f / ($_exp(a + a) + 1.0f);\n"
+     "    return x < 0.0f ? -p : p;\n"
+     "}\n\n"},
+    {KD__GELU_TANH, KD__C_SIGMOID | KD__C_CUT, "gelutanh", "$_cut(x[i] * $_gate(x[i]))",
+     "static float $_gate(float x)\n"
+     "{\n"
+     "    const float t = x > 10.0f ? 10.0f : x;\n"
+     "    return x < -10.0f ? 0.0f : $_sigmoid_of(t * (t * t * 0.044715f + 1.0f) * 1.59576912f);\n"
+     "}\n\n"},
 };
 
-/* The steps of one kind, of activations those of one act, that the plan has. */
+/* The steps of one kind in float, of activations those of one act, that the plan has. */
 KD__PRIVATE int kd__c_uses(const kd__c_plan *p, int kind, int act)
 {
     int i, count = 0;
-    for (i = 0; i < p->step_count; ++i)
-        count += p->steps[i].kind == kind && (kind != KD__C_ACT || p->steps[i].act == act);
+    for (i = 0; i < p->step_count; ++i) {
+        const kd__c_step *s = &p->steps[i];
+        count += s->floats && s->kind == kind && (kind != KD__C_ACT || s->act == act);
+    }
     return count;
 }
 
 /* Whether a step has to know which of its tokens are padding. */
 KD__PRIVATE int kd__c_pads(const kd_model *m, const kd__c_step *s)
 {
-    return (s->kind == KD__C_MEANPOOL || s->kind == KD__C_ATTENTION) && m->values[m->nodes[s->node].in].stride > 0;
+    return s->floats && (s->kind == KD__C_MEANPOOL || s->kind == KD__C_ATTENTION) &&
+           m->values[m->nodes[s->node].in].stride > 0;
 }
 
-KD__PRIVATE int kd__c_uses_libm(const kd__c_plan *p)
+/* The functions of kd__c_math that the steps in float call, or functions that these call. */
+KD__PRIVATE int kd__c_needs(const kd__c_plan *p)
 {
-    int i, uses = kd__c_uses(p, KD__C_EMBED, 0) | kd__c_uses(p, KD__C_ATTENTION, 0) |
-                  kd__c_uses(p, KD__C_LAYERNORM, 0);
-    for (i = 0; i < KD__COUNT(kd__c_acts); ++i)
-        uses |= kd__c_acts[i].libm && kd__c_uses(p, KD__C_ACT, kd__c_acts[i].act);
-    return uses;
+    int i, needs = 0;
+    if (kd__c_uses(p, KD__C_ATTENTION, 0)) needs |= KD__C_EXPS | KD__C_CUT;
+    if (kd__c_uses(p, KD__C_TREE, 0)) needs |= KD__C_EXPS | KD__C_LOG;
+    if (kd__c_uses(p, KD__C_LAYERNORM, 0)) needs |= KD__C_ROOT | KD__C_JOIN;
+    for (i = 0; i < KD__COUNT(kd__c_acts); ++i) {
+        if (kd__c_uses(p, KD__C_ACT, kd__c_acts[i].act)) needs |= kd__c_acts[i].needs;
+    }
+    for (i = KD__COUNT(kd__c_math) - 1; i >= 0; --i) {
+        if (needs & kd__c_math[i].name) needs |= kd__c_math[i].needs;
+    }
+    return needs;
 }
 
 KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
 {
-    int i, used[KD__C_KINDS] = {0};
-    for (i = 0; i < p->step_count; ++i) used[p->steps[i].kind] = 1;
-    kd__c_text(f, kd__c_quant_head);
-    kd__c_write(f, kd__c_fetch, "layer", "layer", "layer");
+    int i, used[KD__C_KINDS] = {0}, steps;
+    char layer[KD__C_PREFIX + 8];
+    for (i = 0; i < p->step_count; ++i) used[p->steps[i].kind] |= !p->steps[i].floats;
+    steps = used[KD__C_CONV] || used[KD__C_DEPTHWISE] || used[KD__C_AVGPOOL] || used[KD__C_ADD];
+    if (steps || used[KD__C_MAXPOOL]) {
+        kd__print(layer, sizeof layer, "%s_layer", f->prefix);
+        kd__c_text(f, kd__c_quant_head);
+        if (steps) kd__c_text(f, kd__c_quant_step);
+        kd__c_write(f, kd__c_fetch, layer, "$_fetch_layer", layer, layer);
+    }
     if (used[KD__C_CONV] || used[KD__C_DEPTHWISE] || used[KD__C_MAXPOOL] || used[KD__C_AVGPOOL])
         kd__c_text(f, kd__c_taps);
     if (used[KD__C_CONV] || used[KD__C_DEPTHWISE]) {
@@ -34674,39 +35048,50 @@ KD__PRIVATE void kd__c_quant_code(kd__c_file *f, const kd__c_plan *p)
     }
 }
 
+/* What layers in float are made of. */
 KD__PRIVATE void kd__c_code(kd__c_file *f, const kd__c_plan *p)
 {
+    const int needs = kd__c_needs(p);
     int i, windows = 0, clips = 0, reals = 0;
-    if (p->m->quant) {
-        kd__c_quant_code(f, p);
-        return;
-    }
+    char window[KD__C_PREFIX + 16];
+    if (f->m->quant) kd__c_quant_code(f, p);
+    kd__c_name_floats(f, 1);
     for (i = 0; i < p->step_count; ++i) {
-        windows |= p->steps[i].kind <= KD__C_AVGPOOL;
-        clips |= p->steps[i].kind <= KD__C_DEPTHWISE || p->steps[i].kind == KD__C_ADD ||
-                 p->steps[i].kind == KD__C_SCALE || p->steps[i].kind == KD__C_ACT;
-        reals |= kd__c_pads(p->m, &p->steps[i]);
+        const kd__c_step *s = &p->steps[i];
+        if (!s->floats) continue;
+        windows |= s->kind <= KD__C_AVGPOOL;
+        clips |= s->kind <= KD__C_DEPTHWISE || s->kind == KD__C_ADD || s->kind == KD__C_SCALE ||
+                 (s->kind == KD__C_ACT && (s->act == KD__RELU || s->act == KD__RELU6 || s->act == KD__HARDSWISH));
+        reals |= kd__c_pads(p->m, s);
     }
     if (windows) {
+        kd__print(window, sizeof window, "%s%s_window", f->prefix, f->more);
         kd__c_text(f, kd__c_head);
-        kd__c_write(f, kd__c_fetch, "window", "window", "window");
+        kd__c_name_floats(f, 0);
+        kd__c_write(f, kd__c_fetch, window, "$_fetch_window", window, window);
+        kd__c_name_floats(f, 1);
         kd__c_text(f, kd__c_taps);
     }
     if (clips) kd__c_text(f, kd__c_clip);
     if (reals) kd__c_text(f, kd__c_real);
     if (p->scores) kd__c_write(f, "static float $_scores[%d];\n\n", p->scores);
+    for (i = 0; i < KD__COUNT(kd__c_math); ++i) {
+        if (needs & kd__c_math[i].name) kd__c_text(f, kd__c_math[i].text);
+    }
     if (kd__c_uses(p, KD__C_CONV, 0) + kd__c_uses(p, KD__C_DEPTHWISE, 0)) kd__c_text(f, kd__c_put_results);
     for (i = 0; i < KD__C_ACT; ++i) {
-        if (kd__c_uses(p, i, 0)) kd__c_text(f, kd__c_loops[i]);
+        if (kd__c_loops[i] && kd__c_uses(p, i, 0)) kd__c_text(f, kd__c_loops[i]);
     }
     for (i = 0; i < KD__COUNT(kd__c_acts); ++i) {
         const kd__c_act *a = &kd__c_acts[i];
         if (!kd__c_uses(p, KD__C_ACT, a->act)) continue;
+        if (a->own) kd__c_text(f, a->own);
         kd__c_write(f,
                     "static void $_%s(const float *x, int n, %sfloat *y)\n{\n    int i;\n"
                     "    for (i = 0; i < n; ++i) y[i] = %s;\n}\n\n",
                     a->word, a->act == KD__LEAKYRELU ? "float slope, " : "", a->value);
     }
+    kd__c_name_floats(f, 0);
 }
 
 /* The arguments low and high of a step. */
@@ -34722,23 +35107,34 @@ KD__PRIVATE void kd__c_concat_call(kd__c_file *f, const kd__c_step *s, long long
     const kd__shape *from = &f->m->values[kd__input(f->m, n, s->branch)].shape;
     const kd__beside part = kd__concat_part(f->m, n, s->branch);
     kd__c_text(f, "    $_concat(");
-    if (f->m->quant) kd__c_write(f, "$_p%d_%d, ", s->node, s->branch);
-    kd__c_write(f, "m + %lld, %d, %d, %lld, %lld, m + %lld);", in, from->h * from->w, from->c,
-                (long long)part.pixel, (long long)part.channel, out + (long long)part.first);
+    if (!s->floats) kd__c_write(f, "$_p%d_%d, ", s->node, s->branch);
+    kd__c_write(f, s->floats ? "v + %lld, " : "m + %lld, ", in);
+    kd__c_write(f, "%d, %d, %lld, %lld, ", from->h * from->w, from->c, (long long)part.pixel,
+                (long long)part.channel);
+    kd__c_write(f, s->floats ? "v + %lld);" : "m + %lld);", out + (long long)part.first);
 }
 
 KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
-    static const char *const names[KD__C_KINDS] = {"conv", "depthwise", "maxpool", "avgpool", "concat", NULL,
-                                                   NULL,   NULL,        NULL,      NULL,      "add",    NULL,
-                                                   NULL,   NULL,        NULL,      "table"};
+    static const char *const names[KD__C_AVGPOOL + 1] = {"conv", "depthwise", "maxpool", "avgpool"};
     const kd_model *m = f->m;
     const kd__node *n = &m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at, out = (long long)p->buffers[s->out].at;
     const long long size = (long long)kd__shape_count(&m->values[n->out].shape);
+    const kd__quant_value *v = &m->quant->values[s->kind == KD__C_FLOATS ? s->value : n->out];
     const int floats = !(m->quant->values[m->quant->nodes[s->node].out].scale > 0);
-    if (s->kind <= KD__C_DEPTHWISE && floats)
+    if (s->kind == KD__C_FLOATS)
+        kd__c_write(f, "    $_to_floats(m + %lld, %lld, %d, %s, v + %lld);", in,
+                    (long long)kd__shape_count(&m->values[s->value].shape), v->zero, kd__c_literal(v->scale).chars,
+                    out / 4);
+    else if (s->kind == KD__C_STEPS)
+        kd__c_write(f, "    $_to_steps(v + %lld, %lld, %d, %s, m + %lld);", in / 4, size, v->zero,
+                    kd__c_literal(v->scale).chars, out);
+    else if (s->kind <= KD__C_DEPTHWISE && kd__c_ends(m, s->node))
         kd__c_write(f, "    $_each(@_LAYER(&$_w%d), $_%s, m + %lld, 0, logits);", s->node, names[s->kind], in);
+    else if (s->kind <= KD__C_DEPTHWISE && floats)
+        kd__c_write(f, "    $_each(@_LAYER(&$_w%d), $_%s, m + %lld, 0, v + %lld);", s->node, names[s->kind], in,
+                    out / 4);
     else if (s->kind <= KD__C_DEPTHWISE)
         kd__c_write(f, "    $_each(@_LAYER(&$_w%d), $_%s, m + %lld, m + %lld, 0);", s->node, names[s->kind], in,
                     out);
@@ -34754,44 +35150,6 @@ KD__PRIVATE void kd__c_quant_call(kd__c_file *f, const kd__c_plan *p, const kd__
     kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
 }
 
-/* From pixels or floats to logits, of an int8 model. */
-KD__PRIVATE void kd__c_quant_functions(kd__c_file *f, const kd__c_plan *p, const char *table)
-{
-    const kd_model *m = f->m;
-    const kd__shape *out = &m->values[m->output].shape;
-    const kd__quant_value *in = kd__c_input(m), *end = &m->quant->values[m->output];
-    const long long count = (long long)kd__shape_count(&m->values[m->input].shape);
-    const long long at = (long long)p->buffers[0].at, from = (long long)p->buffers[p->values[m->output].buffer].at;
-    int i;
-    kd__c_write(
-        f,
-        "static uint8_t $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    uint8_t *const m = $_memory;\n",
-        (long long)p->memory);
-    if (end->scale > 0) kd__c_text(f, "    int i;\n");
-    for (i = 0; i < p->step_count; ++i) kd__c_quant_call(f, p, &p->steps[i]);
-    if (end->scale > 0)
-        kd__c_write(f,
-                    "    for (i = 0; i < @_CLASSES; ++i)\n        logits[i] = (float)(m[%lld + i %% %d * %d + i / "
-                    "%d] - %d) * %s;\n",
-                    from, out->h * out->w, out->c, out->h * out->w, end->zero, kd__c_literal(end->scale).chars);
-    kd__c_write(f,
-                "}\n\nvoid $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
-                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_UINT8($_pixel[%spixels[i]]);\n    "
-                "$_run(logits);\n}\n\n",
-                count, at, table);
-    kd__c_write(f,
-                "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
-                "    for (i = 0; i < %lld; ++i) {\n        const float t = x[i] / %s;\n",
-                count, kd__c_literal(in->scale).chars);
-    kd__c_write(f, "        const float low = %s, high = %s;\n", kd__c_literal((float)-in->zero).chars,
-                kd__c_literal((float)(255 - in->zero)).chars);
-    kd__c_write(f,
-                "        $_memory[%lld + i] =\n            (uint8_t)((int)((t > low ? t < high ? t : high : low) + "
-                "12582912.0f - "
-                "12582912.0f) + %d);\n    }\n    $_run(logits);\n}\n\n",
-                at, in->zero);
-}
-
 /* The arguments of a layer over tokens. */
 KD__PRIVATE void kd__c_tokens_call(kd__c_file *f, const kd__c_step *s, long long in, long long out)
 {
@@ -34800,34 +35158,45 @@ KD__PRIVATE void kd__c_tokens_call(kd__c_file *f, const kd__c_step *s, long long
     const kd__value *v = &m->values[n->in];
     const kd__tokens t = kd__tokens_of(&v->shape);
     char real[64];
-    kd__print(real, sizeof real, "%d", t.tokens);
+    kd__print(real, sizeof real, "%d", t.tokens - v->side);
     if (kd__c_pads(m, s)) kd__print(real, sizeof real, "$_real(length, %d, %d)", v->lead, v->stride);
     if (s->kind == KD__C_EMBED)
-        kd__c_write(f, "(m + %lld, %d, %d, %d, $_p%d, m + %lld);", in, v->shape.c,
+        kd__c_write(f, "(v + %lld, %d, %d, %d, $_p%d, v + %lld);", in, v->shape.c,
                     (int)n->arg[KD__EMBED_VOCABULARY].v[0], (int)n->arg[KD__EMBED_WIDTH].v[0], s->node, out);
     else if (s->kind == KD__C_CLASSTOKEN)
-        kd__c_write(f, "(m + %lld, %d, %d, %d, %d, $_p%d, m + %lld);", in, t.tokens, t.width,
+        kd__c_write(f, "(v + %lld, %d, %d, %d, %d, $_p%d, v + %lld);", in, t.tokens, t.width,
                     (int)n->arg[KD__TOKEN_PLACE].v[0], (int)n->arg[KD__TOKEN_COUNT].v[0], s->node, out);
     else if (s->kind == KD__C_TOKEN)
-        kd__c_write(f, "(m + %lld, %d, m + %lld);", in + (long long)n->arg[KD__TOKEN_K].v[0] * t.width, t.width,
+        kd__c_write(f, "(v + %lld, %d, v + %lld);", in + (long long)n->arg[KD__TOKEN_K].v[0] * t.width, t.width,
                     out);
     else if (s->kind == KD__C_MEANPOOL)
-        kd__c_write(f, "(m + %lld, %s, %d, m + %lld);", in, real, t.width, out);
+        kd__c_write(f, "(v + %lld, %s, %d, v + %lld);", in, real, t.width, out);
     else if (s->kind == KD__C_ATTENTION)
-        kd__c_write(f, "(m + %lld, %d, %s, %d, %d, %d, m + %lld);", in, t.tokens, real, t.width / 3,
-                    (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0, out);
+        kd__c_write(f, "(v + %lld, %d, %s, %d, %d, %d, %s, v + %lld);", in, t.tokens, real, t.width / 3,
+                    (int)n->arg[KD__ATTENTION_HEADS].v[0], n->arg[KD__ATTENTION_CAUSAL].v[0] != 0,
+                    kd__c_literal(2.0f / (float)sqrt(t.width / 3 / n->arg[KD__ATTENTION_HEADS].v[0])).chars, out);
+    else if (s->kind == KD__C_SIDETOKENS)
+        kd__c_write(f, "(v + %lld, %d, %d, v + %lld);", in, t.tokens * t.width,
+                    (int)n->arg[KD__SIDE_TOKENS].v[0] * t.width, out);
+    else if (s->kind == KD__C_PROMPT)
+        kd__c_write(f, "(v + %lld, %d, %d, %d, v + %lld);", in, v->shape.h * v->shape.w, v->shape.c, m->prompt,
+                    out);
+    else if (s->kind == KD__C_TREE)
+        kd__c_write(f, "(v + %lld, %d, %d, $_p%d, v + %lld);", in, 1 << (int)n->arg[KD__TREE_DEPTH].v[0],
+                    (int)n->arg[KD__TREE_CLASSES].v[0], s->node, out);
     else if (s->kind == KD__C_POSITION)
-        kd__c_write(f, "(m + %lld, %d, $_p%d, m + %lld);", in, t.tokens * t.width, s->node, out);
+        kd__c_write(f, "(v + %lld, %d, $_p%d, v + %lld);", in, t.tokens * t.width, s->node, out);
     else
-        kd__c_write(f, "(m + %lld, %d, %d, $_p%d, %s, m + %lld);", in, t.tokens * t.width, t.width, s->node,
+        kd__c_write(f, "(v + %lld, %d, %d, $_p%d, %s, v + %lld);", in, t.tokens * t.width, t.width, s->node,
                     kd__c_literal((float)n->arg[KD__LAYERNORM_EPS].v[0]).chars, out);
 }
 
 KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step *s)
 {
     static const char *const names[KD__C_KINDS] = {
-        "conv",     "depthwise", "maxpool", "avgpool", "concat", "embed",    "classtoken", "token",
-        "meanpool", "attention", "add",     "mean",    "scale",  "position", "layernorm",  NULL};
+        "conv",  "depthwise", "maxpool",   "avgpool",    "concat",   "embed",     "classtoken",
+        "token", "meanpool",  "attention", "sidetokens", "prompt",   "softtree",  NULL,
+        NULL,    "add",       "mean",      "scale",      "position", "layernorm", NULL};
     const kd__node *n = &f->m->nodes[s->node];
     const long long in = (long long)p->buffers[s->in].at / 4, out = (long long)p->buffers[s->out].at / 4;
     const long long size = (long long)kd__shape_count(&f->m->values[n->out].shape);
@@ -34841,52 +35210,79 @@ KD__PRIVATE void kd__c_call(kd__c_file *f, const kd__c_plan *p, const kd__c_step
                 : s->kind <= KD__C_DEPTHWISE ? "each"
                                              : names[s->kind]);
     if (s->kind <= KD__C_DEPTHWISE)
-        kd__c_write(f, "(@_LAYER(&$_w%d), $_%s, m + %lld, $_p%d, %d, %s, m + %lld);", s->node, names[s->kind], in,
+        kd__c_write(f, "(@_WINDOW(&$_w%d), $_%s, v + %lld, $_p%d, %d, %s, v + %lld);", s->node, names[s->kind], in,
                     s->node, s->onto, kd__c_range(s), out);
     else if (s->kind <= KD__C_AVGPOOL)
-        kd__c_write(f, "(@_LAYER(&$_w%d), m + %lld, m + %lld);", s->node, in, out);
+        kd__c_write(f, "(@_WINDOW(&$_w%d), v + %lld, v + %lld);", s->node, in, out);
     else if (s->kind == KD__C_ADD)
-        kd__c_write(f, "(m + %lld, m + %lld, %lld, %s, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
+        kd__c_write(f, "(v + %lld, v + %lld, %lld, %s, v + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
                     kd__c_range(s), out);
     else if (s->kind == KD__C_MEAN)
-        kd__c_write(f, "(m + %lld, m + %lld, %lld, m + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
+        kd__c_write(f, "(v + %lld, v + %lld, %lld, v + %lld);", in, (long long)p->buffers[s->in2].at / 4, size,
                     out);
     else if (s->kind != KD__C_SCALE && s->kind != KD__C_ACT)
         kd__c_tokens_call(f, s, in, out);
     else if (s->kind == KD__C_SCALE)
-        kd__c_write(f, "(m + %lld, %lld, %d, $_p%d, %s, m + %lld);", in, size, (int)f->m->params[n->param[0]].size,
+        kd__c_write(f, "(v + %lld, %lld, %d, $_p%d, %s, v + %lld);", in, size, (int)f->m->params[n->param[0]].size,
                     s->node, kd__c_range(s), out);
     else if (s->act == KD__LEAKYRELU)
-        kd__c_write(f, "(m + %lld, %lld, %s, m + %lld);", in, size, kd__c_literal(n->act_arg).chars, out);
+        kd__c_write(f, "(v + %lld, %lld, %s, v + %lld);", in, size, kd__c_literal(n->act_arg).chars, out);
     else
-        kd__c_write(f, "(m + %lld, %lld, m + %lld);", in, size, out);
+        kd__c_write(f, "(v + %lld, %lld, v + %lld);", in, size, out);
     kd__c_write(f, " /* %.40s: %.60s */\n", n->name, n->text);
 }
 
-/* The same of a model in float; logits are in PyTorch's order. */
-KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const char *table)
+/* All steps, and the logits, in PyTorch's order. */
+KD__PRIVATE void kd__c_run(kd__c_file *f, const kd__c_plan *p)
 {
     const kd_model *m = f->m;
-    const kd__shape *in = &m->values[m->input].shape, *out = &m->values[m->output].shape;
-    const long long count = (long long)kd__shape_count(in), at = (long long)p->buffers[0].at / 4;
-    const int pixels = out->h * out->w;
-    int i, reals = 0;
-    kd__c_write(
-        f,
-        "static float $_memory[%lld];\n\nstatic void $_run(float *logits)\n{\n    float *const m = $_memory;\n"
-        "    int i;\n",
-        (long long)kd__c_ram(p) / 4 - p->scores);
-    for (i = 0; i < p->step_count; ++i) reals |= kd__c_pads(m, &p->steps[i]);
+    const kd__shape *out = &m->values[m->output].shape;
+    const int pixels = out->h * out->w, bytes = kd__c_in_bytes(m, m->output);
+    const long long from = (long long)p->buffers[p->values[m->output].buffer].at;
+    int i, reals = 0, of_bytes = bytes, ends = 0;
+    for (i = 0; i < p->step_count; ++i) {
+        reals |= kd__c_pads(m, &p->steps[i]);
+        ends |= !p->steps[i].floats && kd__c_ends(m, p->steps[i].node);
+        of_bytes |= !p->steps[i].floats;
+    }
+    kd__c_write(f, p->floats ? "static float $_memory[%lld];\n\n" : "static uint8_t $_memory[%lld];\n\n",
+                (long long)(p->floats ? p->memory / 4 + KD__C_PANEL - 1 : p->memory));
+    kd__c_text(f, "static void $_run(float *logits)\n{\n");
+    if (of_bytes) kd__c_write(f, "    uint8_t *const m = %s$_memory;\n", p->floats ? "(uint8_t *)" : "");
+    if (p->floats) kd__c_text(f, "    float *const v = $_memory;\n");
+    if (!ends) kd__c_text(f, "    int i;\n");
     if (reals)
-        kd__c_write(f, "    int length = %lld;\n    while (length > 0 && m[%lld + length] == 0.0f) --length;\n",
-                    count, at - 1);
-    for (i = 0; i < p->step_count; ++i) kd__c_call(f, p, &p->steps[i]);
-    kd__c_write(f, "    for (i = 0; i < @_CLASSES; ++i) logits[i] = m[%lld + ",
-                (long long)p->buffers[p->values[m->output].buffer].at / 4);
-    if (pixels > 1 && out->c > 1)
-        kd__c_write(f, "i %% %d * %d + i / %d];\n}\n\n", pixels, out->c, pixels);
-    else
-        kd__c_text(f, "i];\n}\n\n");
+        kd__c_write(f, "    int length = %lld;\n    while (length > 0 && v[%lld + length] == 0.0f) --length;\n",
+                    (long long)kd__shape_count(&m->values[m->input].shape), (long long)p->buffers[0].at / 4 - 1);
+    for (i = 0; i < p->step_count; ++i) {
+        const int floats = p->steps[i].floats;
+        kd__c_name_floats(f, floats);
+        (floats ? kd__c_call : kd__c_quant_call)(f, p, &p->steps[i]);
+    }
+    kd__c_name_floats(f, 0);
+    if (!ends) {
+        kd__c_write(f, "    for (i = 0; i < @_CLASSES; ++i) logits[i] = %s[%lld + ", bytes ? "(float)(m" : "v",
+                    bytes ? from : from / 4);
+        if (pixels > 1 && out->c > 1)
+            kd__c_write(f, "i %% %d * %d + i / %d]", pixels, out->c, pixels);
+        else
+            kd__c_text(f, "i]");
+        if (bytes)
+            kd__c_write(f, " - %d) * %s", m->quant->values[m->output].zero,
+                        kd__c_literal(m->quant->values[m->output].scale).chars);
+        kd__c_text(f, ";\n");
+    }
+    kd__c_text(f, "}\n\n");
+}
+
+/* From pixels, texts or floats to logits. table: what chooses the table of a pixel. */
+KD__PRIVATE void kd__c_inputs(kd__c_file *f, const kd__c_plan *p, const char *table)
+{
+    const kd_model *m = f->m;
+    const kd__quant_value *in = kd__c_takes_bytes(m) ? kd__c_input(m) : NULL;
+    const long long count = (long long)kd__shape_count(&m->values[m->input].shape);
+    const long long at = (long long)p->buffers[0].at / (in ? 1 : 4);
+    const char *to = in && p->floats ? "((uint8_t *)$_memory)" : "$_memory";
     if (m->ids)
         kd__c_write(f,
                     "void $_logits(const char *text, float *logits)\n{\n    int i, more = 1;\n"
@@ -34897,13 +35293,24 @@ KD__PRIVATE void kd__c_float_functions(kd__c_file *f, const kd__c_plan *p, const
     else
         kd__c_write(f,
                     "void $_logits(const uint8_t *pixels, float *logits)\n{\n    int i;\n"
-                    "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = @_FLOAT($_pixel[%spixels[i]]);\n    "
+                    "    for (i = 0; i < %lld; ++i) %s[%lld + i] = @_%s($_pixel[%spixels[i]]);\n    "
                     "$_run(logits);\n}\n\n",
-                    count, at, table);
-    kd__c_write(f,
-                "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n"
-                "    for (i = 0; i < %lld; ++i) $_memory[%lld + i] = x[i];\n    $_run(logits);\n}\n\n",
-                count, at);
+                    count, to, at, in ? "UINT8" : "FLOAT", table);
+    kd__c_write(
+        f, "void $_logits_of_floats(const float *x, float *logits)\n{\n    int i;\n    for (i = 0; i < %lld; ++i) ",
+        count);
+    if (in) {
+        kd__c_write(f, "{\n        const float t = x[i] / %s;\n        const float low = %s, ",
+                    kd__c_literal(in->scale).chars, kd__c_literal((float)-in->zero).chars);
+        kd__c_write(
+            f,
+            "high = %s;\n        %s[%lld + i] =\n            (uint8_t)((int)((t > low ? t < high ? t : high : "
+            "low) + 12582912.0f - 12582912.0f) + %d);\n    }\n",
+            kd__c_literal((float)(255 - in->zero)).chars, to, at, in->zero);
+    } else {
+        kd__c_write(f, "$_memory[%lld + i] = x[i];\n", at);
+    }
+    kd__c_text(f, "    $_run(logits);\n}\n\n");
 }
 
 KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
@@ -34916,7 +35323,8 @@ KD__PRIVATE void kd__c_functions(kd__c_file *f, const kd__c_plan *p)
         kd__print(table, sizeof table, "i / %lld * 256 + ", (long long)count / m->preprocessing_channels);
     else if (kd__c_tables(m) > 1)
         kd__print(table, sizeof table, "i %% %d * 256 + ", in->c);
-    (m->quant ? kd__c_quant_functions : kd__c_float_functions)(f, p, table);
+    kd__c_run(f, p);
+    kd__c_inputs(f, p, table);
     kd__c_write(f,
                 "int $_classify(const %s)\n{\n    float logits[@_CLASSES];\n    int i, best = 0;\n"
                 "    $_logits(%s, logits);\n",
@@ -34992,8 +35400,9 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
     int i;
     kd__c_declarations(f, p);
     kd__c_prototypes(f);
-    if (!m->quant && kd__c_uses_libm(p)) kd__c_text(f, "#include <math.h>\n");
-    kd__c_text(f, m->quant ? "\n" : "\n#define @_MAX 3.40282347e38f\n\n");
+    if (kd__c_needs(p) & KD__C_OF_BITS) kd__c_text(f, "#include <string.h>\n");
+    kd__c_text(f, p->floats ? "\n#define @_MAX 3.40282347e38f\n\n" : "\n");
+    if (m->quant && p->floats) kd__c_text(f, kd__c_rounds);
     if (m->classes) {
         kd__c_text(f, "const char *const $_classes[@_CLASSES] = {\n");
         for (i = 0; i < kd_model_outputs(m); ++i) {
@@ -35007,10 +35416,15 @@ KD__PRIVATE void kd__c_file_write(kd__c_file *f, const kd__c_plan *p)
     if (!m->ids) kd__c_pixels(f);
     kd__c_text(f, "\n");
     kd__c_code(f, p);
-    for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i)
-        (m->quant ? kd__c_quant_constants : kd__c_constants)(f, &p->steps[i]);
+    for (i = 0; i < p->step_count && f->save.result == KD_OK; ++i) {
+        const int floats = p->steps[i].floats;
+        kd__c_name_floats(f, floats);
+        (floats ? kd__c_constants : kd__c_quant_constants)(f, &p->steps[i]);
+    }
+    kd__c_name_floats(f, 0);
     kd__c_text(f, "\n");
     kd__c_functions(f, p);
+    if (m->quant && p->floats) kd__c_text(f, kd__c_rounds_end);
     kd__c_text(f, "#endif\n");
 }
 
@@ -35041,6 +35455,7 @@ KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_
     if (result != KD_OK) return result;
     memset(&f, 0, sizeof f);
     f.m = m;
+    f.more = "";
     f.prefix = desc->prefix;
     for (i = 0; desc->prefix[i]; ++i)
         f.capitals[i] =

@@ -66,6 +66,61 @@ static void play(const kd__c_plan *p)
     free(owner);
 }
 
+/* The int8 model of one, of ranges that noise has. */
+static kd_model *integers(const kd_model *m)
+{
+    enum { IMAGES = 2 };
+    kd_model *made = NULL;
+    uint8_t pixels[IMAGES * 3072];
+    kd_data images;
+    int c, h, w, i;
+    kd_model_input(m, &c, &h, &w);
+    for (i = 0; i < KD__COUNT(pixels); ++i) pixels[i] = (uint8_t)(i * 37 + i / 7);
+    images = m->ids ? kd_data_text(pixels, NULL, IMAGES, c, kd_model_outputs(m))
+                    : kd_data_u8(pixels, NULL, IMAGES, c, h, w, kd_model_outputs(m));
+    if (kd_model_quantize(m, &images, NULL, &made) != KD_OK) fail_msg("%s: %s", m->spec, kd_error(kd));
+    return made;
+}
+
+static void test_nothing_is_overwritten_in_int8(void **state)
+{
+    int i;
+    (void)state;
+    for (i = 0; i < KD__COUNT(lines); ++i) {
+        kd_model *m = create(lines[i]), *q = integers(m);
+        kd__c_plan p;
+        assert_ok(kd, kd__c_plan_open(q, "test", &p));
+        play(&p);
+        kd__c_plan_close(&p);
+        kd_model_destroy(q), kd_model_destroy(m);
+    }
+}
+
+/* What an int8 model has in float: names of its own, no libm, and no array of floats where there is none. */
+static void test_int8_with_floats(void **state)
+{
+    kd_model *m = create("3x8x8: patch 4 12, classtoken, position, encoder 1 3, layernorm, token 0, linear 5");
+    kd_model *q = integers(m);
+    const char *text;
+    (void)state;
+    assert_ok(kd, kd_model_save_c(q, "m.c", NULL));
+    text = text_of("m.c");
+    assert_int_equal(count_of(text, "student_float_attention(") + count_of(text, "student_float_layernorm("),
+                     2 + 4);
+    assert_int_equal(count_of(text, "static float student_memory["), 1);
+    assert_int_equal(count_of(text, "fp-contract=off") + count_of(text, "#pragma GCC pop_options"), 2);
+    assert_int_equal(count_of(text, "math.h"), 0);
+    assert_true(count_of(text, "student_to_steps(v + ") > 1);
+    kd_model_destroy(q), kd_model_destroy(m);
+    m = create("1x4x4: conv 3 3, relu, dense 2");
+    q = integers(m);
+    assert_ok(kd, kd_model_save_c(q, "m.c", NULL));
+    text = text_of("m.c");
+    assert_int_equal(count_of(text, "static uint8_t student_memory["), 1);
+    assert_int_equal(count_of(text, "_float_") + count_of(text, "GCC") + count_of(text, "string.h"), 0);
+    kd_model_destroy(q), kd_model_destroy(m);
+}
+
 static void test_nothing_is_overwritten(void **state)
 {
     int i;
@@ -143,16 +198,14 @@ static void test_refused(void **state)
 {
     static const char *const wrong[] = {
         "", "2a", "a-b", "a b", "stud\xc3\xa9nt", "a234567890123456789012345678901234567890x"};
-    kd_model *m = create("2x2x2: dense 2, softtree 2 3");
+    kd_model *m = create("2x2x2: quant, dense 2");
     kd_c_desc desc = kd_c_defaults();
     int i;
     (void)state;
     assert_string_equal(desc.prefix, "student");
     assert_int_equal(kd_model_save_c(NULL, "m.c", NULL), KD_ERR_ARGUMENT);
-    assert_fails(kd, kd_model_save_c(m, "m.c", NULL), KD_ERR_UNSUPPORTED, "(softtree) cannot be written");
-    kd_model_destroy(m);
-    m = create("4: prompt 2, dense 3");
-    assert_fails(kd, kd_model_save_c(m, "m.c", NULL), KD_ERR_UNSUPPORTED, "layer 0 (prompt) cannot be written");
+    assert_fails(kd, kd_model_save_c(m, "m.c", NULL), KD_ERR_UNSUPPORTED,
+                 "layer 0 (quant) of a model in float cannot be written; make an int8 model");
     kd_model_destroy(m);
     m = create("4: dense 3, batchnorm");
     for (i = 0; i < KD__COUNT(wrong); ++i) {
@@ -210,7 +263,9 @@ static void test_what_it_says(void **state)
     kd_model_destroy(m);
     m = create("4: dense 3, gelu");
     assert_ok(kd, kd_model_save_c(m, "m.c", NULL));
-    assert_non_null(strstr(text_of("m.c"), "#include <math.h>"));
+    text = text_of("m.c");
+    assert_int_equal(count_of(text, "math.h") + count_of(text, "erf("), 0); /* no libm */
+    assert_int_equal(count_of(text, "student_exp(") + count_of(text, "#include <string.h>"), 3);
     kd_model_destroy(m);
 }
 
@@ -233,7 +288,7 @@ static void test_texts(void **state)
     kd_model_destroy(m);
     m = create("2x4x4: patch 2 4, classtoken, meanpool"); /* of which no token is padding */
     assert_ok(kd, kd_model_save_c(m, "m.c", NULL));
-    assert_non_null(strstr(text_of("m.c"), "student_meanpool(m + "));
+    assert_non_null(strstr(text_of("m.c"), "student_meanpool(v + "));
     assert_int_equal(count_of(text_of("m.c"), "_real") + count_of(text_of("m.c"), "length"), 0);
     kd_model_destroy(m);
 }
@@ -274,8 +329,15 @@ static void test_refused_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_nothing_is_overwritten), TEST(test_what_is_folded), TEST(test_refused), TEST(test_what_it_says),
-        TEST(test_failing_disk),           TEST(test_refused_memory), TEST(test_texts),
+        TEST(test_nothing_is_overwritten),
+        TEST(test_what_is_folded),
+        TEST(test_refused),
+        TEST(test_what_it_says),
+        TEST(test_failing_disk),
+        TEST(test_refused_memory),
+        TEST(test_texts),
+        TEST(test_nothing_is_overwritten_in_int8),
+        TEST(test_int8_with_floats),
     };
     return cmocka_run_group_tests_name("csource", tests, NULL, NULL);
 }
