@@ -986,11 +986,11 @@ KDDEF kd_c_desc kd_c_defaults(void);
    time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
    student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
-   without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, since
+   without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, as
    no multiply-add is fused there. No libm is needed: e^x, roots and the like are in the file. On Arm with DSP
    instructions two products of int8 are one of them (STUDENT_PLAIN: not). On an AVR constants stay in program
-   memory. In float logits are the same to about 1e-5 of the largest: batchnorm is folded into weights, and compilers
-   may fuse multiply-adds. Layers that take a prompt are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED:
+   memory. In float logits are the same to about 1e-5 of the largest: batchnorm is folded into weights, and
+   multiply-adds may be fused. Layers that take a prompt are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED:
    quant layers of a model in float, of which kd_model_quantize makes an int8 model. The file is replaced as by
    kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
@@ -33749,8 +33749,8 @@ KD__PRIVATE void KD__PRINTF(2, 3) kd__c_write(kd__c_file *f, const char *format,
     kd__c_text(f, text);
 }
 
-/* Which of two sets of names is written from now on: those of what computes with floats differ from those of the same
-   layers in int8, where both are in one file. */
+/* Which of two sets of names is written from now on: what computes with floats has others than the same layers in
+   int8, as both may be in one file. */
 KD__PRIVATE void kd__c_name_floats(kd__c_file *f, int floats) { f->more = floats && f->m->quant ? "_float" : ""; }
 
 /* A literal of type float, with all its bits. */
@@ -34184,7 +34184,7 @@ static const char kd__c_stored[] =
     "#define @_WINDOW(x) (x)\n"
     "#endif\n\n";
 
-/* Around an int8 model some of whose layers work in float: there, too, all compilers shall come to the same bits. */
+/* Around an int8 model some of whose layers work in float: there, too, all compilers come to the same bits. */
 static const char kd__c_rounds[] = "/* Every product is rounded before it is added: no fused multiply-add. */\n"
                                    "#if defined(__clang__)\n"
                                    "#pragma STDC FP_CONTRACT OFF\n"
