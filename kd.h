@@ -5094,6 +5094,11 @@ typedef struct kd__range {
 
 enum { KD__MAX_RANGES = 40 };
 
+/* The options of a struct d that are numbers are a table, a line each: field, default, least, most. Defaults, checks,
+   messages and fingerprints follow from it. */
+#define KD__FIELD_DEFAULT(field, value, least, most) d.field = value;
+#define KD__FIELD_RANGE(field, value, least, most) {#field, (double)d->field, least, most},
+
 KD__PRIVATE kd_result kd__check_ranges(kd_ctx *kd, const char *where, const kd__range *ranges, int count)
 {
     int i;
@@ -5731,27 +5736,40 @@ KDDEF const char *kd_convention_name(kd_loss_convention convention)
     return (unsigned)convention < (unsigned)KD_CONVENTION_COUNT ? words[convention] : "unknown";
 }
 
+#define KD__LOSS_FIELDS(X)                                                                                         \
+    X(temperature_end, 0, 0, 1e30)                                                                                 \
+    X(alpha_end, -1, -1, 1)                                                                                        \
+    X(soft_weight, (float)info->soft, 0, 1e6)                                                                      \
+    X(hard_weight, (float)info->hard, 0, 1e6)                                                                      \
+    X(beta, (float)info->beta, jsd ? least : 0, jsd ? most : 1e6)                                                  \
+    X(gamma, (float)info->gamma, power ? least : 0, 1e6)                                                           \
+    X(certainty, kind == KD_LOSS_TFKD ? 0.99f : 0.9f, least, most)                                                 \
+    X(warmup, kind == KD_LOSS_DKD ? 20.0f : kind == KD_LOSS_CTKD ? 10.0f : 0.0f, 0, 1e6)                           \
+    X(temperature_count, KD__COUNT(temperatures), 1, KD_MAX_TEMPERATURES)                                          \
+    X(standardise, 0, 0, 1)                                                                                        \
+    X(adjust, KD_ADJUST_NONE, 0, (double)KD_ADJUST_SMOOTH)                                                         \
+    X(convention, KD_CONVENTION_DEFAULT, 0, (double)(KD_CONVENTION_COUNT - 1))                                     \
+    X(first, 0, 0, 1e9)                                                                                            \
+    X(columns, 0, 0, 1e9)                                                                                          \
+    X(task, 0, 0, 1e9)                                                                                             \
+    X(inputs, KD_INPUTS_CLEAN, 0, (double)KD_INPUTS_ADVERSARIAL)                                                   \
+    X(reduction, kind == KD_LOSS_TFKD ? KD_REDUCTION_ELEMENTS : KD_REDUCTION_ROWS, 0,                              \
+      (double)KD_REDUCTION_ELEMENTS)                                                                               \
+    X(to_targets, 0, 0, d->kind == KD_LOSS_MSE ? 1.0 : 0.0)
+
 KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind)
 {
     static const float temperatures[] = {4, 2, 3, 5, 6};
     const kd__loss_info *info = kd__loss_look_up(kind);
-    kd_loss_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.cookie = KD__COOKIE;
-    desc.kind = kind;
-    desc.temperature = (float)info->temperature;
-    desc.alpha = (float)info->alpha;
-    desc.alpha_end = -1;
-    desc.reduction = kind == KD_LOSS_TFKD ? KD_REDUCTION_ELEMENTS : KD_REDUCTION_ROWS;
-    desc.soft_weight = (float)info->soft;
-    desc.hard_weight = (float)info->hard;
-    desc.beta = (float)info->beta;
-    desc.gamma = (float)info->gamma;
-    desc.certainty = kind == KD_LOSS_TFKD ? 0.99f : 0.9f;
-    desc.warmup = kind == KD_LOSS_DKD ? 20.0f : kind == KD_LOSS_CTKD ? 10.0f : 0.0f;
-    memcpy(desc.temperatures, temperatures, sizeof temperatures);
-    desc.temperature_count = KD__COUNT(temperatures);
-    return desc;
+    kd_loss_desc d;
+    memset(&d, 0, sizeof d);
+    d.cookie = KD__COOKIE;
+    d.kind = kind;
+    d.temperature = (float)info->temperature;
+    d.alpha = (float)info->alpha;
+    memcpy(d.temperatures, temperatures, sizeof temperatures);
+    KD__LOSS_FIELDS(KD__FIELD_DEFAULT)
+    return d;
 }
 
 /* ---- checks ---------------------------------------------------------------------------------------------- */
@@ -5763,30 +5781,11 @@ KD__PRIVATE int kd__loss_uses_labels(const kd_loss_desc *desc)
            desc->adjust != KD_ADJUST_NONE;
 }
 
-KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *desc, kd__range *to)
+KD__PRIVATE int kd__loss_ranges(const kd_loss_desc *d, kd__range *to)
 {
     const double least = (double)1e-6f, most = 0.999999;
-    const int jsd = desc->kind == KD_LOSS_JSD, power = desc->kind == KD_LOSS_TTM || desc->kind == KD_LOSS_WTTM;
-    const kd__range ranges[] = {
-        {"temperature_end", (double)desc->temperature_end, 0, 1e30},
-        {"alpha_end", (double)desc->alpha_end, -1, 1},
-        {"soft_weight", (double)desc->soft_weight, 0, 1e6},
-        {"hard_weight", (double)desc->hard_weight, 0, 1e6},
-        {"beta", (double)desc->beta, jsd ? least : 0, jsd ? most : 1e6},
-        {"gamma", (double)desc->gamma, power ? least : 0, 1e6},
-        {"certainty", (double)desc->certainty, least, most},
-        {"warmup", (double)desc->warmup, 0, 1e6},
-        {"temperature_count", (double)desc->temperature_count, 1, KD_MAX_TEMPERATURES},
-        {"standardise", (double)desc->standardise, 0, 1},
-        {"adjust", (double)(int)desc->adjust, 0, (double)KD_ADJUST_SMOOTH},
-        {"convention", (double)(int)desc->convention, 0, (double)(KD_CONVENTION_COUNT - 1)},
-        {"first", (double)desc->first, 0, 1e9},
-        {"columns", (double)desc->columns, 0, 1e9},
-        {"task", (double)desc->task, 0, 1e9},
-        {"inputs", (double)(int)desc->inputs, 0, (double)KD_INPUTS_ADVERSARIAL},
-        {"reduction", (double)(int)desc->reduction, 0, (double)KD_REDUCTION_ELEMENTS},
-        {"to_targets", (double)desc->to_targets, 0, desc->kind == KD_LOSS_MSE ? 1.0 : 0.0},
-    };
+    const int jsd = d->kind == KD_LOSS_JSD, power = d->kind == KD_LOSS_TTM || d->kind == KD_LOSS_WTTM;
+    const kd__range ranges[] = {KD__LOSS_FIELDS(KD__FIELD_RANGE)};
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
 }
@@ -15575,17 +15574,21 @@ KDDEF const char *kd_attack_name(kd_attack_kind kind)
     return (unsigned)kind < (unsigned)KD_ATTACK_COUNT ? words[kind] : "unknown";
 }
 
+#define KD__ATTACK_FIELDS(X)                                                                                       \
+    X(epsilon, 8 / 255.0f, 0, 1e6)                                                                                 \
+    X(step, 2 / 255.0f, 0, 1e6)                                                                                    \
+    X(steps, 10, 1, 10000)                                                                                         \
+    X(random_start, 1, 0, 1)                                                                                       \
+    X(low, 0, -1e6, 1e6)                                                                                           \
+    X(high, 1, (double)d->low, 1e6)
+
 KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind)
 {
     kd_attack_desc d;
     memset(&d, 0, sizeof d);
     d.cookie = KD__COOKIE;
     d.kind = kind;
-    d.epsilon = 8 / 255.0f;
-    d.step = 2 / 255.0f;
-    d.steps = 10;
-    d.random_start = 1;
-    d.high = 1;
+    KD__ATTACK_FIELDS(KD__FIELD_DEFAULT)
     d.seed = 1;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
     return d;
@@ -15617,18 +15620,12 @@ KD__PRIVATE int kd__attack_uses_teacher(const kd_attack_desc *desc)
     return teacher == KD__YES || (teacher == KD__MAYBE && desc->loss.alpha > 0);
 }
 
-KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *desc, kd__range *to)
+#define KD__ATTACK_RANGE(field, value, least, most) {"the attack's " #field, (double)d->field, least, most},
+
+KD__PRIVATE int kd__attack_ranges(const kd_attack_desc *d, kd__range *to)
 {
-    const double most = 1e6;
-    const kd__range ranges[] = {
-        {"the kind of attack", (double)(int)desc->kind, 0, (double)(KD_ATTACK_COUNT - 1)},
-        {"the attack's epsilon", (double)desc->epsilon, 0, most},
-        {"the attack's step", (double)desc->step, 0, most},
-        {"the attack's steps", (double)desc->steps, 1, 10000},
-        {"the attack's random_start", (double)desc->random_start, 0, 1},
-        {"the attack's low", (double)desc->low, -most, most},
-        {"the attack's high", (double)desc->high, (double)desc->low, most},
-    };
+    const kd__range ranges[] = {{"the kind of attack", (double)(int)d->kind, 0, (double)(KD_ATTACK_COUNT - 1)},
+                                KD__ATTACK_FIELDS(KD__ATTACK_RANGE)};
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
 }
@@ -20570,97 +20567,92 @@ KD__PRIVATE kd_result kd__cache_check(kd_ctx *kd, const kd_cache *c, const kd_da
 
 /* ---- options --------------------------------------------------------------------------------------------- */
 
+/* The options that are numbers. Those of the second and third table were added later, and count for a
+   fingerprint only where they are in use, so that older checkpoints are known. */
+#define KD__TRAIN_FIELDS(X)                                                                                        \
+    X(epochs, 10, 0, 1e9)                                                                                          \
+    X(batch, 128, 1, 65536)                                                                                        \
+    X(lr, 0.001f, 0, 1e6)                                                                                          \
+    X(momentum, 0.9f, 0, 1)                                                                                        \
+    X(beta1, 0.9f, 0, 0.9999999)                                                                                   \
+    X(beta2, 0.999f, 0, 0.9999999)                                                                                 \
+    X(epsilon, 1e-8f, 1e-30, 1e6)                                                                                  \
+    X(weight_decay, 0, 0, 1e6)                                                                                     \
+    X(decay_norms_and_biases, 1, 0, 1)                                                                             \
+    X(ema, 0, 0, 0.9999995)                                                                                        \
+    X(max_norm, 0, 0, 1e30)                                                                                        \
+    X(clip_norm, 0, 0, 1e30)                                                                                       \
+    X(dot_delta, 0, 0, kd__dot_delta_most(d))                                                                      \
+    X(accumulate, 1, 1, 1e6)                                                                                       \
+    X(warmup, 0, 0, 1e9)                                                                                           \
+    X(schedule_step, 10, 1e-6, 1e9)                                                                                \
+    X(schedule_gamma, 0.1f, 0, 1e6)                                                                                \
+    X(lr_end, 0, 0, 1e6)                                                                                           \
+    X(validation, 0, 0, 0.9)                                                                                       \
+    X(patience, 0, 0, 1e9)                                                                                         \
+    X(optimizer, KD_ADAM, 0, (double)(KD_OPTIMIZER_COUNT - 1))                                                     \
+    X(schedule, KD_CONSTANT, 0, (double)(KD_SCHEDULE_COUNT - 1))                                                   \
+    X(keep, KD_KEEP_LAST, 0, (double)KD_KEEP_BEST)                                                                 \
+    X(teacher_average, KD_AVERAGE_PROBABILITIES, 0, (double)KD_AVERAGE_LOGITS)                                     \
+    X(rollback, 0, 0, (double)0.99f)                                                                               \
+    X(uncertainty, 0, 0, 1)                                                                                        \
+    X(prompt, KD_PROMPT_NONE, 0, (double)KD_PROMPT_SIDE)                                                           \
+    X(prompt_temperature, 1, 1e-3, 1e6)                                                                            \
+    X(prompt_drop, 0, 0, 1)                                                                                        \
+    X(prompt_until, 0.8f, 0, 1)
+
+#define KD__LESSON_FIELDS(X)                                                                                       \
+    X(teacher_from, 0, 0, 1)                                                                                       \
+    X(teacher_until, 1, (double)d->teacher_from, 1)
+
+#define KD__SPARSITY_FIELDS(X)                                                                                     \
+    X(slimming, 0, 0, 1)                                                                                           \
+    X(sparsity, KD_SPARSITY_NONE, 0, (double)(KD_SPARSITY_COUNT - 1))                                              \
+    X(sparsity_share, 0.9f, 0, (double)0.999f)                                                                     \
+    X(sparsity_from, 0, 0, 1)                                                                                      \
+    X(sparsity_until, 0.5f, (double)d->sparsity_from, 1)                                                           \
+    X(sparsity_every, 100, 1, 1e6)
+
 KDDEF kd_train_desc kd_train_defaults(void)
 {
     kd_train_desc d;
     memset(&d, 0, sizeof d);
     d.cookie = KD__COOKIE;
-    d.epochs = 10;
-    d.batch = 128;
+    KD__TRAIN_FIELDS(KD__FIELD_DEFAULT)
+    KD__LESSON_FIELDS(KD__FIELD_DEFAULT)
+    KD__SPARSITY_FIELDS(KD__FIELD_DEFAULT)
     d.shuffle = 1;
     d.seed = 1;
-    d.optimizer = KD_ADAM;
-    d.lr = 0.001f;
-    d.momentum = 0.9f;
-    d.beta1 = 0.9f;
-    d.beta2 = 0.999f;
-    d.epsilon = 1e-8f;
-    d.decay_norms_and_biases = 1;
-    d.accumulate = 1;
-    d.sparsity_share = 0.9f;
-    d.sparsity_until = 0.5f;
-    d.sparsity_every = 100;
-    d.schedule_step = 10;
-    d.schedule_gamma = 0.1f;
-    d.teacher_until = 1;
-    d.prompt_temperature = 1;
-    d.prompt_until = 0.8f;
     d.loss = kd_loss_defaults(KD_LOSS_AUTO);
     d.attack = d.prompt_attack = kd_attack_defaults(KD_ATTACK_PGD);
     d.prompt_attack.epsilon = 0;
     return d;
 }
 
-/* These and the next apart from the others, so that checkpoints from before they were there are known. */
+/* How far two momenta may be apart. */
+KD__PRIVATE double kd__dot_delta_most(const kd_train_desc *d)
+{
+    const double momentum = (double)d->momentum;
+    return KD__MAX(0.0, KD__MIN(momentum, 1 - momentum)) + 1e-7;
+}
+
+KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
+{
+    const kd__range ranges[] = {KD__TRAIN_FIELDS(KD__FIELD_RANGE)};
+    memcpy(to, ranges, sizeof ranges);
+    return KD__COUNT(ranges);
+}
+
 KD__PRIVATE int kd__lesson_ranges(const kd_train_desc *d, kd__range *to)
 {
-    const kd__range ranges[] = {
-        {"teacher_from", (double)d->teacher_from, 0, 1},
-        {"teacher_until", (double)d->teacher_until, (double)d->teacher_from, 1},
-    };
+    const kd__range ranges[] = {KD__LESSON_FIELDS(KD__FIELD_RANGE)};
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
 }
 
 KD__PRIVATE int kd__sparsity_ranges(const kd_train_desc *d, kd__range *to)
 {
-    const kd__range ranges[] = {
-        {"slimming", (double)d->slimming, 0, 1},
-        {"sparsity", (double)(int)d->sparsity, 0, (double)(KD_SPARSITY_COUNT - 1)},
-        {"sparsity_share", (double)d->sparsity_share, 0, (double)0.999f},
-        {"sparsity_from", (double)d->sparsity_from, 0, 1},
-        {"sparsity_until", (double)d->sparsity_until, (double)d->sparsity_from, 1},
-        {"sparsity_every", (double)d->sparsity_every, 1, 1e6},
-    };
-    memcpy(to, ranges, sizeof ranges);
-    return KD__COUNT(ranges);
-}
-
-KD__PRIVATE int kd__train_ranges(const kd_train_desc *d, kd__range *to)
-{
-    const double most = 1e30, momentum = (double)d->momentum;
-    const kd__range ranges[] = {
-        {"epochs", (double)d->epochs, 0, 1e9},
-        {"batch", (double)d->batch, 1, 65536},
-        {"lr", (double)d->lr, 0, 1e6},
-        {"momentum", (double)d->momentum, 0, 1},
-        {"beta1", (double)d->beta1, 0, 0.9999999},
-        {"beta2", (double)d->beta2, 0, 0.9999999},
-        {"epsilon", (double)d->epsilon, 1e-30, 1e6},
-        {"weight_decay", (double)d->weight_decay, 0, 1e6},
-        {"decay_norms_and_biases", (double)d->decay_norms_and_biases, 0, 1},
-        {"ema", (double)d->ema, 0, 0.9999995},
-        {"max_norm", (double)d->max_norm, 0, most},
-        {"clip_norm", (double)d->clip_norm, 0, most},
-        {"dot_delta", (double)d->dot_delta, 0, KD__MAX(0.0, KD__MIN(momentum, 1 - momentum)) + 1e-7},
-        {"accumulate", (double)d->accumulate, 1, 1e6},
-        {"warmup", (double)d->warmup, 0, 1e9},
-        {"schedule_step", (double)d->schedule_step, 1e-6, 1e9},
-        {"schedule_gamma", (double)d->schedule_gamma, 0, 1e6},
-        {"lr_end", (double)d->lr_end, 0, 1e6},
-        {"validation", (double)d->validation, 0, 0.9},
-        {"patience", (double)d->patience, 0, 1e9},
-        {"optimizer", (double)(int)d->optimizer, 0, (double)(KD_OPTIMIZER_COUNT - 1)},
-        {"schedule", (double)(int)d->schedule, 0, (double)(KD_SCHEDULE_COUNT - 1)},
-        {"keep", (double)(int)d->keep, 0, (double)KD_KEEP_BEST},
-        {"teacher_average", (double)(int)d->teacher_average, 0, (double)KD_AVERAGE_LOGITS},
-        {"rollback", (double)d->rollback, 0, (double)0.99f},
-        {"uncertainty", (double)d->uncertainty, 0, 1},
-        {"prompt", (double)(int)d->prompt, 0, (double)KD_PROMPT_SIDE},
-        {"prompt_temperature", (double)d->prompt_temperature, 1e-3, 1e6},
-        {"prompt_drop", (double)d->prompt_drop, 0, 1},
-        {"prompt_until", (double)d->prompt_until, 0, 1},
-    };
+    const kd__range ranges[] = {KD__SPARSITY_FIELDS(KD__FIELD_RANGE)};
     memcpy(to, ranges, sizeof ranges);
     return KD__COUNT(ranges);
 }
@@ -22713,16 +22705,20 @@ KD__COLD_END
 
 KD__COLD_BEGIN
 
+#define KD__PATE_FIELDS(X)                                                                                         \
+    X(noise, KD_PATE_GAUSSIAN, 0, (double)KD_PATE_GAUSSIAN)                                                        \
+    X(gamma, 0.05, 1e-6, 1e6)                                                                                      \
+    X(sigma, 40, 1e-6, 1e6)                                                                                        \
+    X(threshold, 0, 0, d->noise == KD_PATE_GAUSSIAN ? 1e9 : 0)                                                     \
+    X(threshold_sigma, 150, 1e-6, 1e6)                                                                             \
+    X(delta, 1e-5, 1e-300, 0.5)
+
 KDDEF kd_pate_desc kd_pate_defaults(void)
 {
     kd_pate_desc d;
     memset(&d, 0, sizeof d);
     d.cookie = KD__COOKIE;
-    d.noise = KD_PATE_GAUSSIAN;
-    d.gamma = 0.05;
-    d.sigma = 40;
-    d.threshold_sigma = 150;
-    d.delta = 1e-5;
+    KD__PATE_FIELDS(KD__FIELD_DEFAULT)
     return d;
 }
 
@@ -22731,14 +22727,7 @@ KD__PRIVATE kd_result kd__pate_check(kd_ctx *kd, const char *where, const kd_pat
     if (!d || d->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS, "%s: the options must start from kd_pate_defaults()", where);
     {
-        const kd__range ranges[] = {
-            {"noise", (double)(int)d->noise, 0, (double)KD_PATE_GAUSSIAN},
-            {"gamma", d->gamma, 1e-6, 1e6},
-            {"sigma", d->sigma, 1e-6, 1e6},
-            {"threshold", d->threshold, 0, d->noise == KD_PATE_GAUSSIAN ? 1e9 : 0},
-            {"threshold_sigma", d->threshold_sigma, 1e-6, 1e6},
-            {"delta", d->delta, 1e-300, 0.5},
-        };
+        const kd__range ranges[] = {KD__PATE_FIELDS(KD__FIELD_RANGE)};
         return kd__check_ranges(kd, where, ranges, KD__COUNT(ranges));
     }
 }
