@@ -1384,10 +1384,12 @@ KDDEF int kd_model_is_int8(const kd_model *m);
    In sequences whose end is padding, hint, minilm and tinybert leave it out: their means are over the tokens that
    are none, minilm's over those of each text by itself.
 
-   Learned parts are updated by the optimizer of the weights with its learning rate and weight decay, count in
-   clip_norm, start from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions, but for its
-   gates, sqrt(3) times that) and are forgotten when training ends.
-   All is computed in double precision, the same on every instruction set.
+   Learned parts (hint's and tinybert's regressors, vid's, review's layers, crd's embeddings) are small models of
+   this library's layers, in float: the bits of every instruction set with fused multiply-add are the same. They
+   are updated by the optimizer of the weights with its learning rate and weight decay, count in clip_norm, start
+   from desc.seed (weights uniform in +-1/sqrt(inputs), those of review's convolutions, but for its gates, sqrt(3)
+   times that) and are forgotten when training ends; checkpoints have them. Losses without are computed in double
+   precision, the same on every instruction set.
 
    Weights as published with RepDistiller, whose total is cross-entropy and one of them: hint 100, at 1000, sp 3000,
    rkd 1 (distance 25, angle 50), pkt 30000, nst 50, vid 1, fsp 50, crd 0.8. atpaper 500 (1000 / 2). cc 0.02 (there
@@ -6561,6 +6563,7 @@ typedef struct kd__tap {
     int value, c, h, w;
     double *map;  /* (n, c, h, w): what the forward pass computed */
     double *grad; /* the same, added to the value's gradient in the backward pass; NULL in runs without one */
+    float *x, *dx; /* in their place, if x is not NULL: (n, h, w, c), as layers read it */
 } kd__tap;
 
 /* The smallest and largest number that a quant layer has seen, and how often which between them: by worker. */
@@ -6621,6 +6624,7 @@ struct kd__run {
     int forward_steps, backward_steps, commit_steps;
     int *input_aliases, input_alias_count; /* values that are the input itself */
     int import; /* the input is copied into the inner layout; otherwise read where it is */
+    int inner;  /* see kd__run_desc */
     const kd__tap *taps;
     int tap_count;
     float *locals, *work, *weight_grads, *partials;
@@ -6631,7 +6635,7 @@ struct kd__run {
     size_t owned_bytes; /* what they take */
     int measured;       /* 1: they are added up and not there */
     /* the batch at hand */
-    const float *x; /* (count, c, h, w) */
+    const float *x; /* (count, c, h, w), or (count, h, w, c) if inner */
     int count;
     uint64_t dropout_key;
     const float *prompt; /* (count, model->prompt); NULL: zeros */
@@ -14101,7 +14105,7 @@ KD__PRIVATE void kd__slot_clear_padding(const kd__slot *slot, kd__span span)
     }
 }
 
-/* The input as the first layer reads it: (c, h, w) turned into (h, w, c), with padding. */
+/* The input as the first layer reads it: (c, h, w) transposed to (h, w, c), unless it is that, and with padding. */
 KD__PRIVATE void kd__import(const kd__run *r, const kd__node *n, kd__span s)
 {
     const kd__shape *shape = &r->model->values[r->model->input].shape;
@@ -14112,8 +14116,8 @@ KD__PRIVATE void kd__import(const kd__run *r, const kd__node *n, kd__span s)
     for (i = s.first; i < s.first + s.count; ++i) {
         const float *x = r->x + i * pixels * shape->c;
         float *at = kd__slot_at(to, s, i);
-        if (shape->c == 1) {
-            r->k->copy(x, shape->w, shape->h, shape->w, at, to->row);
+        if (shape->c == 1 || r->inner) {
+            r->k->copy(x, (ptrdiff_t)shape->w * shape->c, shape->h, shape->w * shape->c, at, to->row);
             continue;
         }
         for (y = 0; y < shape->h; ++y, x += shape->w, at += to->row)
@@ -14153,6 +14157,48 @@ typedef struct kd__tap_task {
     const kd__tap *tap;
 } kd__tap_task;
 
+/* to += factor * from; by fours, which compilers make vectors of */
+KD__PRIVATE void kd__add_scaled(float *to, float factor, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i;
+    for (i = 0; i + 4 <= n; i += 4) {
+        const float a = to[i] + factor * from[i], b = to[i + 1] + factor * from[i + 1];
+        const float c = to[i + 2] + factor * from[i + 2], d = to[i + 3] + factor * from[i + 3];
+        to[i] = a, to[i + 1] = b;
+        to[i + 2] = c, to[i + 3] = d;
+    }
+    for (; i < n; ++i) to[i] += factor * from[i];
+}
+
+/* As floats; means of cells are sums in the order of the pixels. */
+KD__PRIVATE void kd__tap_read_floats(const kd__run *r, const kd__tap *t, const kd__slot *slot, const float *from,
+                                     float *to)
+{
+    const kd__shape *shape = slot->shape;
+    const int channels = shape->c;
+    int i, j, y;
+    if (shape->flat) { /* PyTorch's order */
+        r->k->transpose(from, channels, shape->h * shape->w, channels, to, shape->h * shape->w);
+        return;
+    }
+    if (t->h == shape->h && t->w == shape->w) {
+        r->k->copy(from, slot->row, shape->h, shape->w * channels, to, (ptrdiff_t)shape->w * channels);
+        return;
+    }
+    for (i = 0; i < t->h; ++i) {
+        const kd__cell rows = kd__cell_of(i, t->h, shape->h);
+        for (j = 0; j < t->w; ++j, to += channels) {
+            const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+            const int wide = cols.end - cols.first;
+            memset(to, 0, (size_t)channels * sizeof *to);
+            for (y = rows.first; y < rows.end; ++y)
+                r->k->column_sums(from + y * slot->row + (ptrdiff_t)cols.first * channels, channels, wide, channels,
+                                  to);
+            r->k->scale(channels, 1.0f / (float)((rows.end - rows.first) * wide), to);
+        }
+    }
+}
+
 /* An image read pixel by pixel. */
 KD__PRIVATE void kd__tap_read_whole(const kd__slot *slot, const kd__shape *shape, const float *from, double *to)
 {
@@ -14174,9 +14220,14 @@ KD__PRIVATE void kd__tap_read_sample(void *arg, int sample, int worker)
     const kd__span all = {0, 0, 0, 0};
     const float *from = kd__slot_at(slot, all, sample);
     const int h = kd__tap_height(t, shape), w = kd__tap_width(t, shape);
-    double *to = t->map + (ptrdiff_t)sample * t->c * t->h * t->w;
+    double *to;
     int c, i, j, y, x;
     (void)worker;
+    if (t->x) {
+        kd__tap_read_floats(task->r, t, slot, from, t->x + (ptrdiff_t)sample * t->c * t->h * t->w);
+        return;
+    }
+    to = t->map + (ptrdiff_t)sample * t->c * t->h * t->w;
     if (h == shape->h && w == shape->w) {
         kd__tap_read_whole(slot, shape, from, to);
         return;
@@ -14238,6 +14289,35 @@ KD__PRIVATE void kd__tap_add_cells(const kd__slot *slot, const kd__shape *shape,
     }
 }
 
+KD__PRIVATE void kd__tap_add_floats(const kd__run *r, const kd__tap *t, const kd__slot *slot, const float *from,
+                                    float *to)
+{
+    const kd__shape *shape = slot->shape;
+    const int channels = shape->c, pixels = shape->h * shape->w;
+    const ptrdiff_t line = (ptrdiff_t)shape->w * channels;
+    int c, i, j, y, x;
+    for (i = 0; i < pixels && shape->flat; ++i, to += channels) {
+        for (c = 0; c < channels; ++c) to[c] += from[(ptrdiff_t)c * pixels + i];
+    }
+    if (shape->flat) return;
+    if (t->h == shape->h && t->w == shape->w) {
+        for (y = 0; y < shape->h; ++y, from += line, to += slot->row)
+            r->k->add(line, to, from, KD__IDENTITY, 0, to);
+        return;
+    }
+    for (i = 0; i < t->h; ++i) {
+        const kd__cell rows = kd__cell_of(i, t->h, shape->h);
+        for (j = 0; j < t->w; ++j, from += channels) {
+            const kd__cell cols = kd__cell_of(j, t->w, shape->w);
+            const float share = 1.0f / (float)((rows.end - rows.first) * (cols.end - cols.first));
+            for (y = rows.first; y < rows.end; ++y) {
+                for (x = cols.first; x < cols.end; ++x)
+                    kd__add_scaled(to + y * slot->row + (ptrdiff_t)x * channels, share, from, channels);
+            }
+        }
+    }
+}
+
 /* Before a node's own backward pass: what the losses on its output add to the gradient. */
 KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
 {
@@ -14251,7 +14331,9 @@ KD__PRIVATE void kd__tap_add(const kd__run *r, const kd__node *n, kd__span s)
         if (t->value != n->out) continue;
         for (sample = s.first; sample < s.first + s.count; ++sample) {
             float *to = kd__slot_at(slot, s, sample);
-            if (h == shape->h && w == shape->w)
+            if (t->x)
+                kd__tap_add_floats(r, t, slot, t->dx + sample * count, to);
+            else if (h == shape->h && w == shape->w)
                 kd__tap_add_whole(slot, shape, t->grad + sample * count, to);
             else
                 kd__tap_add_cells(slot, shape, h, w, t->grad + sample * count, to);
@@ -14573,13 +14655,15 @@ KD__PRIVATE float *kd__run_alloc(kd__run *r, size_t floats)
     return buffer;
 }
 
-/* Which buffers will be read when the pass is over: by losses on features, or for the gradient that is sought. */
+/* Which buffers will be read when the pass is over: by losses on features, or for the gradient that is sought, or
+   for that of the input of a graph that a loss learns. */
 KD__PRIVATE void kd__plan_taps(kd__planner *p, const int *root, int backward)
 {
     const kd_model *m = p->r->model;
     int i;
     for (i = 0; i < m->value_count; ++i) p->tapped[i] = 0;
     if (backward && !p->r->training && p->r->sought >= 0) p->tapped[root[p->r->sought]] = 1;
+    if (backward && p->r->inner) p->tapped[root[m->input]] = 1;
     for (i = 0; i < p->r->tap_count && !backward; ++i) p->tapped[root[p->r->taps[i].value]] = 1;
 }
 
@@ -14735,7 +14819,7 @@ KD__PRIVATE kd_result kd__plan(kd__planner *p)
     const kd__shape *in = &m->values[m->input].shape;
     kd_result result;
     int i;
-    r->import = m->values[m->input].pad > 0 || (in->c > 1 && in->h * in->w > 1);
+    r->import = m->values[m->input].pad > 0 || (!r->inner && in->c > 1 && in->h * in->w > 1);
     if (m->quant && !m->quant->float_input) r->import = 0;
     r->chunk = r->training ? (r->capacity + KD__MAX_CHUNKS - 1) / KD__MAX_CHUNKS : r->capacity;
     kd__plan_act_roots(p);
@@ -14820,6 +14904,7 @@ typedef struct kd__run_desc {
     int tap_count;
     const char *frozen; /* in training, by node: 1, it does not learn; NULL: all learn */
     int measured;       /* see kd__run */
+    int inner;          /* 1: x is (count, h, w, c), and the gradient of the input stays where it is computed */
 } kd__run_desc;
 
 /* What does not learn, and from where on gradients are needed. */
@@ -14869,6 +14954,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
         r->training = desc->trained != NULL;
         r->sought = desc->sought;
         r->measured = desc->measured;
+        r->inner = desc->inner;
         r->has_backward = r->training || r->sought >= 0;
         r->capacity = capacity;
         r->act = KD__NEW(kd, kd__slot, values);
@@ -14893,7 +14979,7 @@ KD__PRIVATE kd_result kd__run_open_for(const kd_model *m, const kd__run_desc *de
 KD__PRIVATE kd_result kd__run_open_tapped(const kd_model *m, kd_model *trained, int capacity, const kd__tap *taps,
                                           int tap_count, kd__run **out)
 {
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0, 0};
     desc.trained = trained;
     desc.taps = taps;
     desc.tap_count = tap_count;
@@ -15076,7 +15162,7 @@ KDDEF size_t kd_workspace_bytes(const kd_workspace *w)
 KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t *bytes)
 {
     static const char where[] = "kd_model_workspace_bytes";
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 1};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 1, 0};
     kd__run *run;
     kd_result result;
     size_t sum;
@@ -15355,7 +15441,7 @@ KD__PRIVATE void kd__layer_read(const kd__run *r, int value, int sample, float *
 KD__PRIVATE kd_result kd__layer_run(const kd_model *m, const char *where, const kd__tap *tap, const float *x, int n,
                                     const float *out, kd__run **run)
 {
-    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0};
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0, 0};
     if (n == 0) return KD_OK;
     if (n < 0 || !x || !out) return kd__fail(m->kd, KD_ERR_ARGUMENT, "%s: %d samples, or a NULL pointer", where, n);
     if (m->quant)
@@ -15670,7 +15756,7 @@ KD__PRIVATE void kd__attack_close(kd__attacker *a)
 KD__PRIVATE kd_result kd__attack_open(kd__attacker *a, const kd_model *m, int value, const kd_attack_desc *desc,
                                       int channels, const float *mean, const float *std, int capacity)
 {
-    kd__run_desc run = {NULL, 0, NULL, 0, NULL, 0};
+    kd__run_desc run = {NULL, 0, NULL, 0, NULL, 0, 0};
     const int planes = channels > KD_MAX_CHANNELS || channels < 1 ? 1 : channels;
     const kd__shape *out = &m->values[m->output].shape;
     kd_result result;
@@ -18376,19 +18462,29 @@ KD__PRIVATE void kd__slim(const kd_model *m, const kd_train_desc *d, float lambd
 /* ============================================================================================================
    >>features    features and the learned parts of losses on them
    uses: optim, run, predict
-   Features are read into plain (n, c, h, w) arrays of doubles, where everything below works (kd__tap). Relations
-   between samples are functions of the matrix of dot products, and so is their gradient. Work is dealt out by
-   sample or by row and summed in their order: the same bits for any number of threads.
+   Features are read into plain (n, c, h, w) arrays of doubles (kd__tap). Relations between samples are functions of
+   the matrix of dot products, and so is their gradient. Work is dealt out by sample or by row and summed in their
+   order: the same bits for any number of threads.
+   What a loss learns itself, regressors, embeddings and fusions, are small models of ordinary layers (kd__part):
+   made of a line, planned, run and updated as the student is, in float. Such a loss reads its features as floats
+   (n, h, w, c), which its models take as they are.
    ============================================================================================================ */
 #ifndef KD_NO_TRAIN
 
-enum { KD__MAX_FEATURES = 16, KD__MAX_TAPS = 8, KD__MAX_PARTS = 8 * KD__MAX_TAPS };
+enum { KD__MAX_FEATURES = 16, KD__MAX_TAPS = 8, KD__MAX_PARTS = 3 * KD__MAX_TAPS };
 enum { KD__STUDENT, KD__TEACHER };
 static const char *const kd__sides[] = {"student", "teacher"};
 
 typedef struct kd__feature kd__feature;
 typedef struct kd__feature_info kd__feature_info;
-typedef struct kd__part kd__part;
+
+/* A model that a loss learns, and what it runs in. Its weights lie among kd__feature.params. */
+typedef struct kd__part {
+    kd_model *m;
+    kd__run *run;
+    size_t at; /* where they begin */
+    int same;  /* 1: they are those of the part before, and gradients are added to its */
+} kd__part;
 
 struct kd__feature {
     kd_ctx *kd;
@@ -18398,9 +18494,15 @@ struct kd__feature {
     int layers;                    /* of each */
     const kd__run *run[2];         /* whose values they are; NULL: none of which a part is padding */
     double *room;
-    double *values, *more;       /* in the room: (n), and what else the loss wants */
-    float *params, *param_grads; /* of its learned part */
-    int n;                       /* samples */
+    double *values, *more; /* in the room: (n), and what else the loss wants */
+    int n;                 /* samples */
+    kd__part parts[KD__MAX_PARTS];
+    int part_count;
+    int loose;                   /* numbers that it learns beside them, for which there is no layer */
+    float loose_start;           /* what they start at */
+    size_t loose_at;             /* where they begin */
+    float *params, *param_grads; /* of all that it learns, as models store it */
+    size_t param_count;
 };
 
 struct kd__feature_info {
@@ -18408,8 +18510,8 @@ struct kd__feature_info {
     double weight;
     int pools, pairs, lists;         /* averages to the smaller size; has second layers; takes several */
     double (*value)(kd__feature *f); /* and the gradient into the student's taps and param_grads */
-    size_t (*more)(const kd__feature *f, size_t n);      /* beside a number for each sample; may be NULL */
-    int (*parts)(const kd__feature *f, kd__part *parts); /* of its learned part; returns how many */
+    size_t (*more)(const kd__feature *f, size_t n);                   /* doubles beside (n); may be NULL */
+    kd_result (*learns)(kd__feature *f, int capacity, uint64_t seed); /* opens its parts; may be NULL */
     double (*relation)(kd__feature *f, const double *gs, const double *gt, double *grad, size_t used);
     kd_result (*check)(const kd__feature *f); /* whether its layers are what it is for; may be NULL */
 };
@@ -18447,19 +18549,6 @@ KD__PRIVATE void kd__unit_backward(const double *u, double norm, double *g, size
     for (i = 0; i < n; ++i) g[i] = norm > 0 ? (g[i] - u[i] * along) / norm : 0;
 }
 
-/* Four sums, none of which waits for another. */
-KD__PRIVATE double kd__sum_unrolled(const double *x, size_t n)
-{
-    double sums[4] = {0, 0, 0, 0};
-    size_t i;
-    for (i = 0; i + 4 <= n; i += 4) {
-        sums[0] += x[i], sums[1] += x[i + 1];
-        sums[2] += x[i + 2], sums[3] += x[i + 3];
-    }
-    for (; i < n; ++i) sums[0] += x[i];
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
 KD__PRIVATE double kd__sum(const double *x, int n)
 {
     double sum = 0;
@@ -18488,212 +18577,121 @@ KD__PRIVATE double kd__feature_value(kd__feature *f)
 
 /* ---- learned parts --------------------------------------------------------------------------------------- */
 
-/* A convolution that keeps the size: y = weight (out, in, side, side) x + bias, side odd, for n images. If side is
-   more than 1, images are copied into wider ones with zeros around, whose room the owner of the filter gives. */
-typedef struct kd__filter {
-    const kd__kernels *k;
-    int n, in, out, h, w, side;
-    const float *weight, *bias; /* bias may be NULL */
-    const double *x, *dy;
-    double *y, *dx; /* dx may be NULL */
-    double *wide_x, *wide_y;
-    float *weight_grad, *bias_grad;
-} kd__filter;
-
-KD__PRIVATE kd__filter kd__filter_of(int n, int in, int out, const kd__tap *size, int side)
+/* Opens the next part, from a model line without its input, which is (c, h, w), or a vector as (c, 1, 1). With
+   `wanted` its gradient by the input is computed, too, and in->dx is where. */
+KD__PRIVATE kd_result KD__PRINTF(6, 7)
+    kd__part_open(kd__feature *f, int capacity, uint64_t seed, kd__tap *in, int wanted, const char *format, ...)
 {
-    kd__filter p;
-    memset(&p, 0, sizeof p);
-    p.n = n, p.in = in, p.out = out, p.side = side;
-    p.h = size->h, p.w = size->w;
-    return p;
+    kd__run_desc desc = {NULL, -1, NULL, 0, NULL, 0, 1};
+    kd__part *part = &f->parts[f->part_count];
+    char line[192], layers[128];
+    kd_result result;
+    va_list args;
+    va_start(args, format);
+    kd__print_list(layers, sizeof layers, format, args);
+    va_end(args);
+    kd__print(line, sizeof line, "%dx%dx%d %s", in->c, in->h, in->w, layers);
+    result = kd_model_create(f->kd, line, kd__mix(seed + (uint64_t)f->part_count), &part->m);
+    if (result != KD_OK) return result;
+    ++f->part_count;
+    part->m->values[part->m->input].needs_grad = wanted;
+    kd__model_propagate(part->m);
+    part->at = f->param_count;
+    f->param_count += part->m->weight_count;
+    desc.trained = part->m;
+    result = kd__run_open_for(part->m, &desc, capacity, &part->run);
+    if (result == KD_OK) in->dx = part->run->grad[part->m->input].base;
+    return result;
 }
 
-KD__PRIVATE size_t kd__filter_weights(const kd__filter *p)
+/* The part just opened has the weights of the one before: their lines differ in height and width alone. */
+KD__PRIVATE void kd__part_share(kd__feature *f)
 {
-    return (size_t)p->out * (size_t)p->in * (size_t)(p->side * p->side);
+    kd__part *part = &f->parts[f->part_count - 1];
+    part->same = 1;
+    part->at = part[-1].at;
+    f->param_count -= part->m->weight_count;
 }
 
-/* Between lines, and before and after all, are as many zeros as the filter reaches beyond its middle. */
-KD__PRIVATE int kd__filter_pitch(const kd__filter *p) { return p->w + p->side / 2; }
-KD__PRIVATE int kd__filter_margin(const kd__filter *p) { return p->side / 2 * (kd__filter_pitch(p) + 1); }
-KD__PRIVATE size_t kd__filter_plane(const kd__filter *p)
+KD__PRIVATE void kd__feature_close(kd__feature *f)
 {
-    return (size_t)(p->h * kd__filter_pitch(p) + 2 * kd__filter_margin(p));
-}
-
-/* Numbers of room that wide_x or wide_y takes. */
-KD__PRIVATE size_t kd__filter_room(const kd__filter *p, int channels)
-{
-    return (size_t)p->n * (size_t)channels * kd__filter_plane(p);
-}
-
-/* What the kernels see from the first sample on: plain images, or the wider ones. */
-KD__PRIVATE kd__planes kd__filter_planes(const kd__filter *p)
-{
-    kd__planes q;
-    memset(&q, 0, sizeof q);
-    q.in = p->in, q.out = p->out, q.side = p->side;
-    q.pitch = kd__filter_pitch(p);
-    q.count = p->h * (int)q.pitch;
-    q.x_plane = q.y_plane = (ptrdiff_t)kd__filter_plane(p);
-    q.x_sample = p->in * q.x_plane, q.y_sample = p->out * q.y_plane;
-    q.w_out = (ptrdiff_t)p->in * p->side * p->side, q.w_in = (ptrdiff_t)p->side * p->side;
-    q.weight = p->weight;
-    q.samples = p->n;
-    return q;
-}
-
-KD__PRIVATE void kd__filter_widen(const kd__filter *p, int channels, const double *from, double *to)
-{
-    const size_t pitch = (size_t)kd__filter_pitch(p), w = (size_t)p->w;
-    int c, y;
-    memset(to, 0, (size_t)channels * kd__filter_plane(p) * sizeof *to);
-    for (c = 0; c < channels; ++c) {
-        double *line = to + (size_t)c * kd__filter_plane(p) + kd__filter_margin(p);
-        for (y = 0; y < p->h; ++y, from += w, line += pitch) memcpy(line, from, w * sizeof *from);
+    int i;
+    for (i = 0; i < f->part_count; ++i) {
+        kd__run_close(f->parts[i].run);
+        if (f->params) f->parts[i].m->weights = NULL; /* not its own any more */
+        kd_model_destroy(f->parts[i].m);
     }
+    f->part_count = 0;
 }
 
-KD__PRIVATE void kd__filter_narrow(const kd__filter *p, int channels, const double *from, double *to)
+/* Its parts have their first weights from here on, and gradients, in arrays of param_count. */
+KD__PRIVATE void kd__feature_place_params(kd__feature *f, float *params, float *grads)
 {
-    const size_t pitch = (size_t)kd__filter_pitch(p), w = (size_t)p->w;
-    int c, y;
-    for (c = 0; c < channels; ++c) {
-        const double *line = from + (size_t)c * kd__filter_plane(p) + kd__filter_margin(p);
-        for (y = 0; y < p->h; ++y, to += w, line += pitch) memcpy(to, line, w * sizeof *to);
+    int i;
+    f->params = params, f->param_grads = grads;
+    for (i = 0; i < f->part_count; ++i) {
+        kd_model *m = f->parts[i].m;
+        if (!f->parts[i].same) memcpy(params + f->parts[i].at, m->weights, m->weight_count * sizeof *params);
+        kd__free(f->kd, m->weights);
+        m->weights = params + f->parts[i].at;
     }
+    for (i = 0; i < f->loose; ++i) params[f->loose_at + (size_t)i] = f->loose_start;
 }
 
-KD__PRIVATE void kd__filter_forward(void *arg, int sample, int worker)
+/* All that a loss learns, or what belongs to it number by number, between the models' form and a list of tensors in
+   PyTorch's order, in the direction asked for. Returns how many numbers the list has. */
+KD__PRIVATE int64_t kd__feature_copy(const kd__feature *f, float *stored, float *plain, int to_plain)
 {
-    const kd__filter *p = (const kd__filter *)arg;
-    const size_t pixels = (size_t)(p->h * p->w);
-    const double *x = p->x + (size_t)sample * (size_t)p->in * pixels;
-    double *y = p->y + (size_t)sample * (size_t)p->out * pixels;
-    kd__planes q = kd__filter_planes(p);
-    ptrdiff_t i;
-    int o;
-    (void)worker;
-    q.x = x, q.y = y;
-    if (p->side > 1) {
-        kd__filter_widen(p, p->in, x, p->wide_x + sample * q.x_sample);
-        q.x = p->wide_x + sample * q.x_sample + kd__filter_margin(p);
-        q.y = p->wide_y + sample * q.y_sample + kd__filter_margin(p);
-    }
-    for (o = 0; o < p->out; ++o) {
-        for (i = 0; i < q.count; ++i) q.y[o * q.y_plane + i] = p->bias ? (double)p->bias[o] : 0;
-    }
-    p->k->planes_add(&q);
-    if (p->side > 1) kd__filter_narrow(p, p->out, p->wide_y + sample * q.y_sample, y);
-}
-
-KD__PRIVATE void kd__filter_widen_gradient(void *arg, int sample, int worker)
-{
-    const kd__filter *p = (const kd__filter *)arg;
-    const size_t count = (size_t)p->out * (size_t)(p->h * p->w);
-    (void)worker;
-    kd__filter_widen(p, p->out, p->dy + (size_t)sample * count,
-                     p->wide_y + (size_t)sample * (size_t)p->out * kd__filter_plane(p));
-}
-
-/* Rows of weights from KD__LEARN_OUTS * task on. */
-KD__PRIVATE void kd__filter_learn(void *arg, int task, int worker)
-{
-    const kd__filter *p = (const kd__filter *)arg;
-    const int first = task * KD__LEARN_OUTS, end = KD__MIN(p->out, first + KD__LEARN_OUTS);
-    const size_t pixels = (size_t)(p->h * p->w);
-    kd__planes q = kd__filter_planes(p);
-    size_t k;
-    int o, i;
-    (void)worker;
-    q.x = p->side > 1 ? p->wide_x + kd__filter_margin(p) : p->x;
-    q.dy = (p->side > 1 ? p->wide_y + kd__filter_margin(p) : p->dy) + first * q.y_plane;
-    p->k->planes_learn(&q, end - first, p->weight_grad + first * q.w_out);
-    for (o = first; o < end && p->bias; ++o) {
-        double sum = 0;
-        for (i = 0; i < p->n; ++i) {
-            const double *dy = p->dy + ((size_t)i * (size_t)p->out + (size_t)o) * pixels;
-            for (k = 0; k < pixels; ++k) sum += dy[k];
+    int64_t count = 0;
+    int i, j;
+    for (i = 0; i < f->part_count; ++i) {
+        const kd_model *m = f->parts[i].m;
+        for (j = 0; j < m->param_count && !f->parts[i].same; ++j) {
+            const kd__param *p = &m->params[j];
+            if (!p->trained) continue; /* statistics of all batches, which nobody reads */
+            if (plain) kd__param_copy(f->kd->k, p, stored + f->parts[i].at + p->offset, plain + count, to_plain);
+            count += kd__param_count(p);
         }
-        p->bias_grad[o] = (float)sum;
     }
-}
-
-/* By x: the same filter turned around, its inputs and outputs exchanged. The wider images of x are not needed any
-   more. */
-KD__PRIVATE void kd__filter_backward(void *arg, int sample, int worker)
-{
-    const kd__filter *p = (const kd__filter *)arg;
-    const kd__planes forward = kd__filter_planes(p);
-    double *dx = p->dx + (size_t)sample * (size_t)p->in * (size_t)(p->h * p->w);
-    kd__planes q = forward;
-    (void)worker;
-    q.in = p->out, q.out = p->in;
-    q.w_out = forward.w_in, q.w_in = forward.w_out;
-    q.turned = 1;
-    q.x = (p->side > 1 ? p->wide_y + kd__filter_margin(p) : p->dy) + sample * forward.y_sample;
-    q.y = p->side > 1 ? p->wide_x + sample * forward.x_sample : dx;
-    memset(q.y, 0, (size_t)forward.x_sample * sizeof *q.y);
-    if (p->side > 1) q.y += kd__filter_margin(p);
-    p->k->planes_add(&q);
-    if (p->side > 1) kd__filter_narrow(p, p->in, p->wide_x + sample * forward.x_sample, dx);
-}
-
-KD__PRIVATE void kd__filter_gradients(const kd_ctx *kd, kd__filter *p)
-{
-    if (p->side > 1) kd__parallel(kd, p->n, kd__filter_widen_gradient, p);
-    kd__parallel(kd, (p->out + KD__LEARN_OUTS - 1) / KD__LEARN_OUTS, kd__filter_learn, p);
-    if (p->dx) kd__parallel(kd, p->n, kd__filter_backward, p);
-}
-
-/* Takes the next numbers of the learned part for weights and bias. */
-KD__PRIVATE void kd__filter_params(kd__filter *p, const kd__feature *f, int bias, size_t *at)
-{
-    p->k = f->kd->k;
-    p->weight = f->params + *at, p->weight_grad = f->param_grads + *at;
-    *at += kd__filter_weights(p);
-    if (!bias) return;
-    p->bias = f->params + *at, p->bias_grad = f->param_grads + *at;
-    *at += (size_t)p->out;
-}
-
-/* A stretch of a learned part starts uniform in centre +- 1/sqrt(fan), or at centre where fan is 0. */
-struct kd__part {
-    size_t count;
-    double fan, centre;
-};
-
-KD__PRIVATE int kd__part_add(kd__part *parts, int at, size_t count, double fan, double centre)
-{
-    parts[at].count = count;
-    parts[at].fan = fan;
-    parts[at].centre = centre;
-    return at + 1;
-}
-
-KD__PRIVATE size_t kd__feature_params(const kd__feature *f)
-{
-    kd__part parts[KD__MAX_PARTS];
-    const int count = f->info->parts ? f->info->parts(f, parts) : 0;
-    size_t sum = 0;
-    int i;
-    for (i = 0; i < count; ++i) sum += parts[i].count;
-    return sum;
-}
-
-KD__PRIVATE void kd__feature_start(kd__feature *f, uint64_t key)
-{
-    kd__part parts[KD__MAX_PARTS];
-    const int count = f->info->parts ? f->info->parts(f, parts) : 0;
-    size_t at = 0, j;
-    int i;
-    for (i = 0; i < count; ++i) {
-        for (j = 0; j < parts[i].count; ++j, ++at)
-            f->params[at] =
-                (float)(parts[i].fan > 0 ? parts[i].centre + (2 * kd__rng_unit(key, at) - 1) / sqrt(parts[i].fan)
-                                         : parts[i].centre);
+    if (plain && f->loose > 0) {
+        const size_t bytes = (size_t)f->loose * sizeof *plain;
+        memcpy(to_plain ? plain + count : stored + f->loose_at, to_plain ? stored + f->loose_at : plain + count,
+               bytes);
     }
+    return count + f->loose;
+}
+
+/* Of x (n, h, w, c); returns what the part puts out, in the same form. */
+KD__PRIVATE const float *kd__part_forward(const kd__feature *f, int part, const float *x)
+{
+    kd__run *r = f->parts[part].run;
+    kd__run_forward(r, x, f->n);
+    return kd__run_logits(r);
+}
+
+/* What the gradient by that is written to, before ... */
+KD__PRIVATE float *kd__part_grad(const kd__feature *f, int part) { return kd__run_logits_grad(f->parts[part].run); }
+
+/* ... the gradients of the weights, and by x, which is returned. */
+KD__PRIVATE float *kd__part_backward(const kd__feature *f, int part)
+{
+    const kd__part *p = &f->parts[part];
+    float *grads = f->param_grads + p->at;
+    kd__run_backward(p->run);
+    if (p->same)
+        f->kd->k->add((ptrdiff_t)p->m->weight_count, grads, p->run->weight_grads, KD__IDENTITY, 0, grads);
+    else
+        memcpy(grads, p->run->weight_grads, p->m->weight_count * sizeof *grads);
+    return p->run->grad[p->m->input].base;
+}
+
+/* A 1x1 convolution or, of a vector, the linear layer that it is there. */
+KD__PRIVATE kd_result kd__part_regressor(kd__feature *f, int capacity, uint64_t seed, int layer)
+{
+    kd__tap *s = f->tap[KD__STUDENT][layer];
+    const kd__tap *t = f->tap[KD__TEACHER][layer];
+    const char *word = kd__tap_pixels(s) == 1 ? "dense" : "conv", *kernel = kd__tap_pixels(s) == 1 ? "" : " 1";
+    return kd__part_open(f, capacity, seed, s, 1, "init=pytorch: %s %d%s", word, t->c, kernel);
 }
 
 /* ---- features -------------------------------------------------------------------------------------------- */
@@ -18737,39 +18735,84 @@ KD__PRIVATE double kd__feature_squares(const kd__feature *f, int layer, double *
     return count > 0 ? sum / count : 0;
 }
 
+typedef struct kd__compared {
+    const kd__feature *f;
+    int layer;
+    const float *y;
+    float *dy;
+    double count;
+} kd__compared;
+
+KD__PRIVATE void kd__compare_sample(void *arg, int sample, int worker)
+{
+    const kd__compared *q = (const kd__compared *)arg;
+    const kd__feature *f = q->f;
+    const kd__tap *t = f->tap[KD__TEACHER][q->layer];
+    const size_t pixels = kd__tap_pixels(t), real = kd__feature_real(f, q->layer, sample);
+    const size_t at = (size_t)sample * kd__tap_count(t), left = (pixels - real) * (size_t)t->c;
+    float *values = (float *)(void *)f->more + (size_t)sample * pixels;
+    kd__row_loss l;
+    size_t i;
+    (void)worker;
+    memset(&l, 0, sizeof l);
+    l.rows = (int)real, l.cols = t->c;
+    l.student = q->y + at, l.teacher = t->x + at;
+    l.soft_value = 1;
+    l.soft_grad = (float)(1 / q->count);
+    l.grad = q->dy + at;
+    l.value = values;
+    f->kd->k->mse_loss(&l);
+    memset(l.grad + real * (size_t)t->c, 0, left * sizeof *l.grad);
+    for (f->values[sample] = 0, i = 0; i < real; ++i) f->values[sample] += (double)values[i];
+}
+
+/* Floats as doubles take room. */
+KD__PRIVATE size_t kd__float_room(size_t floats) { return (floats + 1) / 2; }
+
+/* A float for every pixel. */
+KD__PRIVATE size_t kd__compare_more(const kd__feature *f, size_t n)
+{
+    size_t largest = 0;
+    int l;
+    for (l = 0; l < f->layers; ++l) largest = KD__MAX(largest, kd__tap_pixels(f->tap[KD__TEACHER][l]));
+    return kd__float_room(n * largest);
+}
+
+/* The same of floats: y is the prediction, dy gets its gradient. */
+KD__PRIVATE double kd__compare(const kd__feature *f, int layer, const float *y, float *dy)
+{
+    kd__compared q;
+    int n;
+    q.f = f;
+    q.layer = layer;
+    q.y = y, q.dy = dy;
+    for (q.count = 0, n = 0; n < f->n; ++n)
+        q.count += (double)f->tap[KD__TEACHER][layer]->c * (double)kd__feature_real(f, layer, n);
+    if (!(q.count > 0)) q.count = 1; /* nothing but padding */
+    kd__parallel(f->kd, f->n, kd__compare_sample, &q);
+    return kd__sum(f->values, f->n) / q.count;
+}
+
 KD__PRIVATE int kd__feature_regresses(const kd__feature *f)
 {
     return f->tap[KD__STUDENT][0]->c != f->tap[KD__TEACHER][0]->c;
 }
 
-KD__PRIVATE int kd__feature_hint_parts(const kd__feature *f, kd__part *parts)
+KD__PRIVATE kd_result kd__feature_hint_learns(kd__feature *f, int capacity, uint64_t seed)
 {
-    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
-    return kd__feature_regresses(f) ? kd__part_add(parts, 0, (size_t)out * (size_t)(in + 1), in, 0) : 0;
-}
-
-KD__PRIVATE size_t kd__feature_hint_more(const kd__feature *f, size_t n)
-{
-    return kd__feature_regresses(f) ? n * kd__tap_count(f->tap[KD__TEACHER][0]) : 0;
+    return kd__feature_regresses(f) ? kd__part_regressor(f, capacity, seed, 0) : KD_OK;
 }
 
 KD__PRIVATE double kd__feature_hint(kd__feature *f)
 {
-    kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
-    const size_t count = (size_t)f->n * kd__tap_count(t);
-    kd__filter p = kd__filter_of(f->n, s->c, t->c, t, 1);
-    size_t at = 0;
+    kd__tap *s = f->tap[KD__STUDENT][0];
     double value;
-    if (!kd__feature_regresses(f)) {
-        memcpy(s->grad, s->map, count * sizeof *s->grad);
+    if (f->part_count == 0) {
+        memcpy(s->grad, s->map, (size_t)f->n * kd__tap_count(s) * sizeof *s->grad);
         return kd__feature_squares(f, 0, s->grad);
     }
-    kd__filter_params(&p, f, 1, &at);
-    p.x = s->map, p.dx = s->grad;
-    p.y = f->more, p.dy = p.y;
-    kd__parallel(f->kd, f->n, kd__filter_forward, &p);
-    value = kd__feature_squares(f, 0, p.y);
-    kd__filter_gradients(f->kd, &p);
+    value = kd__compare(f, 0, kd__part_forward(f, 0, s->x), kd__part_grad(f, 0));
+    (void)kd__part_backward(f, 0);
     return value;
 }
 
@@ -19261,73 +19304,92 @@ KD__PRIVATE double kd__feature_fsp(kd__feature *f)
 
 /* ---- variational information ----------------------------------------------------------------------------- */
 
-enum { KD__VID_LAYERS = 3 };
 static const double kd__vid_least = 1e-5, kd__vid_start = 5;
 
-KD__PRIVATE int kd__feature_vid_parts(const kd__feature *f, kd__part *parts)
+/* The regressor, and beside it a by channel of T. */
+KD__PRIVATE kd_result kd__feature_vid_learns(kd__feature *f, int capacity, uint64_t seed)
 {
-    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
-    int n = kd__part_add(parts, 0, (size_t)in * (size_t)out, in, 0);
-    n = kd__part_add(parts, n, (KD__VID_LAYERS - 1) * (size_t)out * (size_t)out, out, 0);
-    return kd__part_add(parts, n, (size_t)out, 0, kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1));
+    kd__tap *s = f->tap[KD__STUDENT][0];
+    const int c = f->tap[KD__TEACHER][0]->c, vector = kd__tap_pixels(s) == 1;
+    f->loose = c;
+    f->loose_start = (float)kd__log_of(kd__exp(kd__vid_start - kd__vid_least) - 1);
+    return kd__part_open(f, capacity, seed, s, 1,
+                         vector ? "init=pytorch: dense %d bias=0, relu, dense %d bias=0, relu, dense %d bias=0"
+                                : "init=pytorch: conv %d 1 bias=0, relu, conv %d 1 bias=0, relu, conv %d 1 bias=0",
+                         c, c, c);
 }
+
+/* By channel 1 / (variance * count), and by sample and channel the sum of squares. */
+typedef struct kd__vid {
+    const kd__feature *f;
+    const float *y;
+    float *dy, *factors, *squares;
+} kd__vid;
 
 KD__PRIVATE size_t kd__feature_vid_more(const kd__feature *f, size_t n)
 {
-    size_t used = 0;
-    int i;
-    for (i = 0; i <= KD__VID_LAYERS; ++i) kd__take(NULL, &used, n * kd__tap_count(f->tap[KD__TEACHER][0]));
-    return used;
+    return kd__float_room((n + 1) * (size_t)f->tap[KD__TEACHER][0]->c);
 }
 
-/* Loss and gradients of one channel, by prediction (in place) and by a. */
-KD__PRIVATE double kd__feature_vid_channel(kd__feature *f, int c, double *predicted, float a, float *a_grad)
+KD__PRIVATE void kd__feature_vid_sample(void *arg, int sample, int worker)
 {
-    const kd__tap *t = f->tap[KD__TEACHER][0];
-    const size_t pixels = kd__tap_pixels(t);
-    const double total = (double)f->n * (double)kd__tap_count(t), e = kd__exp((double)(a < 0 ? a : -a));
-    const double variance = (a < 0 ? 0 : (double)a) + kd__log_of(1 + e) + kd__vid_least;
-    const double slope = a < 0 ? e / (1 + e) : 1 / (1 + e);
-    double sum = 0;
-    size_t j;
-    int i;
-    for (i = 0; i < f->n; ++i) {
-        const size_t at = (size_t)i * kd__tap_count(t) + (size_t)c * pixels;
-        for (j = at; j < at + pixels; ++j) {
-            const double d = predicted[j] - t->map[j];
-            sum += d * d;
-            predicted[j] = d / variance / total;
+    const kd__vid *v = (const kd__vid *)arg;
+    const kd__tap *t = v->f->tap[KD__TEACHER][0];
+    const size_t pixels = kd__tap_pixels(t), at = (size_t)sample * kd__tap_count(t);
+    const float *y = v->y + at, *wanted = t->x + at;
+    float *dy = v->dy + at, *squares = v->squares + (ptrdiff_t)sample * t->c;
+    size_t i;
+    int c;
+    (void)worker;
+    memset(squares, 0, (size_t)t->c * sizeof *squares);
+    for (i = 0; i < pixels; ++i, y += t->c, wanted += t->c, dy += t->c) {
+        for (c = 0; c + 4 <= t->c; c += 4) {
+            const float d0 = y[c] - wanted[c], d1 = y[c + 1] - wanted[c + 1];
+            const float d2 = y[c + 2] - wanted[c + 2], d3 = y[c + 3] - wanted[c + 3];
+            const float s0 = squares[c] + d0 * d0, s1 = squares[c + 1] + d1 * d1;
+            const float s2 = squares[c + 2] + d2 * d2, s3 = squares[c + 3] + d3 * d3;
+            const float g0 = d0 * v->factors[c], g1 = d1 * v->factors[c + 1];
+            const float g2 = d2 * v->factors[c + 2], g3 = d3 * v->factors[c + 3];
+            squares[c] = s0, squares[c + 1] = s1, squares[c + 2] = s2, squares[c + 3] = s3;
+            dy[c] = g0, dy[c + 1] = g1, dy[c + 2] = g2, dy[c + 3] = g3;
+        }
+        for (; c < t->c; ++c) {
+            const float d = y[c] - wanted[c];
+            squares[c] += d * d;
+            dy[c] = d * v->factors[c];
         }
     }
-    *a_grad = (float)((f->n * (double)pixels - sum / variance) / variance * slope / (2 * total));
-    return (sum / variance + f->n * (double)pixels * kd__log_of(variance)) / (2 * total);
+}
+
+/* The variance of a channel, and its derivative by a. */
+KD__PRIVATE double kd__vid_variance(float a, double *slope)
+{
+    const double e = kd__exp((double)(a < 0 ? a : -a));
+    *slope = a < 0 ? e / (1 + e) : 1 / (1 + e);
+    return (a < 0 ? 0 : (double)a) + kd__log_of(1 + e) + kd__vid_least;
 }
 
 KD__PRIVATE double kd__feature_vid(kd__feature *f)
 {
     kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
-    const size_t count = (size_t)f->n * kd__tap_count(t);
-    kd__filter p[KD__VID_LAYERS];
-    size_t at = 0, used = 0, i;
-    double *spare = kd__take(f->more, &used, count), value = 0;
-    int l, c;
-    for (l = 0; l < KD__VID_LAYERS; ++l) {
-        p[l] = kd__filter_of(f->n, l ? t->c : s->c, t->c, t, 1);
-        kd__filter_params(&p[l], f, 0, &at);
-        p[l].x = l ? p[l - 1].y : s->map;
-        p[l].y = kd__take(f->more, &used, count);
-        kd__parallel(f->kd, f->n, kd__filter_forward, &p[l]);
-        for (i = 0; i < count && l < KD__VID_LAYERS - 1; ++i) p[l].y[i] = p[l].y[i] > 0 ? p[l].y[i] : 0;
+    const float *a = f->params + f->loose_at;
+    const double each = f->n * (double)kd__tap_pixels(t), total = each * t->c;
+    double value = 0, slope;
+    kd__vid v;
+    int c, i;
+    v.f = f;
+    v.y = kd__part_forward(f, 0, s->x), v.dy = kd__part_grad(f, 0);
+    v.factors = (float *)(void *)f->more, v.squares = v.factors + t->c;
+    for (c = 0; c < t->c; ++c) v.factors[c] = (float)(1 / (kd__vid_variance(a[c], &slope) * total));
+    kd__parallel(f->kd, f->n, kd__feature_vid_sample, &v);
+    for (c = 0; c < t->c; ++c) {
+        const double variance = kd__vid_variance(a[c], &slope);
+        double sum = 0;
+        for (i = 0; i < f->n; ++i) sum += (double)v.squares[(ptrdiff_t)i * t->c + c];
+        f->param_grads[f->loose_at + (size_t)c] = (float)((each - sum / variance) / variance * slope / (2 * total));
+        value += (sum / variance + each * kd__log_of(variance)) / (2 * total);
     }
-    for (c = 0; c < t->c; ++c)
-        value += kd__feature_vid_channel(f, c, p[KD__VID_LAYERS - 1].y, f->params[at + (size_t)c],
-                                         &f->param_grads[at + (size_t)c]);
-    for (l = KD__VID_LAYERS - 1; l >= 0; --l) {
-        p[l].dy = p[l].y;
-        p[l].dx = l ? spare : s->grad;
-        kd__filter_gradients(f->kd, &p[l]);
-        for (i = 0; i < count && l > 0; ++i) p[l - 1].y[i] = p[l - 1].y[i] > 0 ? spare[i] : 0;
-    }
+    (void)kd__part_backward(f, 0);
     return value;
 }
 
@@ -19338,144 +19400,87 @@ KD__PRIVATE double kd__feature_vid(kd__feature *f)
 
 /* ---- review ---------------------------------------------------------------------------------------------- */
 
-/* Batch normalisation by the batch at hand: y = weight (x - mean) / sqrt(variance + 1e-5) + bias by channel. */
-typedef struct kd__standard {
-    int n, c;
-    size_t pixels, stride; /* of y and dy: from sample to sample */
-    const float *weight, *bias;
-    float *weight_grad, *bias_grad;
-    double *x, *y, *scale; /* x is standardised in place, and becomes its own gradient; scale (c) */
-    const double *dy;
-} kd__standard;
-
-KD__PRIVATE void kd__standard_params(kd__standard *p, const kd__feature *f, size_t *at)
-{
-    p->weight = f->params + *at, p->weight_grad = f->param_grads + *at;
-    *at += (size_t)p->c;
-    p->bias = f->params + *at, p->bias_grad = f->param_grads + *at;
-    *at += (size_t)p->c;
-}
-
-KD__PRIVATE void kd__standard_forward(void *arg, int c, int worker)
-{
-    const kd__standard *p = (const kd__standard *)arg;
-    const double count = (double)p->n * (double)p->pixels;
-    double mean = 0, squares = 0;
-    size_t j;
-    int i;
-    (void)worker;
-    for (i = 0; i < p->n; ++i) {
-        const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        mean += kd__sum_unrolled(x, p->pixels);
-    }
-    mean /= count;
-    for (i = 0; i < p->n; ++i) {
-        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        for (j = 0; j < p->pixels; ++j) x[j] -= mean;
-        squares += kd__dot(x, x, (int)p->pixels);
-    }
-    p->scale[c] = 1 / sqrt(squares / count + 1e-5);
-    for (i = 0; i < p->n; ++i) {
-        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        double *y = p->y + (size_t)i * p->stride + (size_t)c * p->pixels;
-        for (j = 0; j < p->pixels; ++j) {
-            x[j] *= p->scale[c];
-            y[j] = (double)p->weight[c] * x[j] + (double)p->bias[c];
-        }
-    }
-}
-
-KD__PRIVATE void kd__standard_backward(void *arg, int c, int worker)
-{
-    const kd__standard *p = (const kd__standard *)arg;
-    const double count = (double)p->n * (double)p->pixels, factor = (double)p->weight[c] * p->scale[c];
-    double sum = 0, along = 0;
-    size_t j;
-    int i;
-    (void)worker;
-    for (i = 0; i < p->n; ++i) {
-        const double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
-        sum += kd__sum_unrolled(dy, p->pixels);
-        along += kd__dot(x, dy, (int)p->pixels);
-    }
-    p->weight_grad[c] = (float)along;
-    p->bias_grad[c] = (float)sum;
-    for (i = 0; i < p->n; ++i) {
-        double *x = p->x + ((size_t)i * (size_t)p->c + (size_t)c) * p->pixels;
-        const double *dy = p->dy + (size_t)i * p->stride + (size_t)c * p->pixels;
-        for (j = 0; j < p->pixels; ++j) x[j] = factor * (dy[j] - (sum + x[j] * along) / count);
-    }
-}
-
 /* A level, from a layer of the student to one of the teacher: `in` brings its features to the common width, `gate`
-   says how much of them and how much from the level above is blended, `out` goes to the teacher's channels. */
+   says how much of them and how much from the level above is blended, `out` goes to the teacher's channels. Each
+   is a part; what lies between them is here. Inside, images are (h, w, channels). */
 typedef struct kd__review kd__review;
 struct kd__review {
     const kd__feature *f;
     const kd__tap *s, *t;
     kd__review *above; /* NULL: the deepest */
-    kd__filter in, gate, out;
-    kd__standard in_norm, out_norm;
     int width;
-    double *both;  /* (n, 2 width, size of s): own features, and those from above where there are any */
-    double *gates; /* (n, 2, size of s) */
-    double *blend, *blend_grad; /* (n, width, size of t) */
-    /* levels share this room, and that of out_norm: like both; like the teacher's features */
-    double *both_grad, *by_gate, *out_grad;
+    int in, gate, out;  /* parts */
+    const float *own;   /* (n, size of s, width): what `in` put out */
+    const float *gates; /* (n, size of s, 2) */
+    float *both;        /* (n, size of s, 2 width): own features, and those from above where there are any */
+    float *blend;       /* (n, size of t, width) */
+    float *blend_grad, *both_grad, *own_grad, *gates_grad;
+    float *out_grad, *cells, *values;     /* shared by all levels: see kd__review_compare */
     int32_t *nearest_above, *nearest_own; /* of pixels of s, in the level above; of pixels of t, in s */
 };
 
-/* Room for the numbers of so many pixels. */
-KD__PRIVATE int32_t *kd__review_take(double *room, size_t *used, size_t pixels)
+enum { KD__REVIEW_CELLS = 4 * 4 + 2 * 2 + 1 };
+
+KD__PRIVATE int kd__review_width(const kd__feature *f)
 {
-    return (int32_t *)(void *)kd__take(room, used, (pixels + 1) / 2);
+    return KD__MIN(512, f->tap[KD__STUDENT][f->layers - 1]->c);
 }
 
-/* Lays out all levels; returns how many numbers of room they take. */
+/* Uniform in +-sqrt(3 / inputs), as Kaiming's start with slope 1, is what init=auto does; the gates are PyTorch's.
+   */
+KD__PRIVATE kd_result kd__feature_review_learns(kd__feature *f, int capacity, uint64_t seed)
+{
+    const int width = kd__review_width(f);
+    kd_result result = KD_OK;
+    int l;
+    for (l = 0; l < f->layers && result == KD_OK; ++l) {
+        kd__tap *s = f->tap[KD__STUDENT][l];
+        const kd__tap *t = f->tap[KD__TEACHER][l];
+        kd__tap both = *s, blend = *t;
+        both.c = 2 * width, blend.c = width;
+        result = kd__part_open(f, capacity, seed, s, 1, ": conv %d 1 bias=0, batchnorm", width);
+        if (result == KD_OK && l < f->layers - 1)
+            result = kd__part_open(f, capacity, seed, &both, 1, "init=pytorch: conv 2 1, sigmoid");
+        if (result == KD_OK)
+            result = kd__part_open(f, capacity, seed, &blend, 1, ": conv %d 3 pad=1 bias=0, batchnorm", t->c);
+    }
+    return result;
+}
+
+/* Room for so many floats. */
+KD__PRIVATE float *kd__review_take(double *room, size_t *used, size_t floats)
+{
+    return (float *)(void *)kd__take(room, used, kd__float_room(floats + KD__SLACK));
+}
+
+/* Lays out all levels; returns how many doubles of room they take. */
 KD__PRIVATE size_t kd__review_open(const kd__feature *f, int n, double *room, kd__review *levels)
 {
-    const int last = f->layers - 1, width = KD__MIN(512, f->tap[KD__STUDENT][last]->c);
-    size_t used = 0, both = 0, outs = 0, channels = 0, wide_x = 0, wide_y = 0;
-    double *shared[6], *wide[2];
-    int l, i;
-    for (l = last; l >= 0; --l) {
+    const int last = f->layers - 1;
+    const size_t width = (size_t)kd__review_width(f);
+    size_t used = 0, channels = 0, largest = 0;
+    int l, part = 0;
+    for (l = 0; l <= last; ++l) {
         kd__review *v = &levels[l];
-        const size_t pixels = (size_t)n * kd__tap_pixels(f->tap[KD__STUDENT][l]);
+        const kd__tap *s = f->tap[KD__STUDENT][l], *t = f->tap[KD__TEACHER][l];
         memset(v, 0, sizeof *v);
         v->f = f;
-        v->s = f->tap[KD__STUDENT][l], v->t = f->tap[KD__TEACHER][l];
+        v->s = s, v->t = t;
         v->above = l < last ? v + 1 : NULL;
-        v->width = width;
-        v->in = kd__filter_of(n, v->s->c, width, v->s, 1);
-        v->gate = kd__filter_of(n, 2 * width, 2, v->s, 1);
-        v->out = kd__filter_of(n, width, v->t->c, v->t, 3);
-        v->in_norm.n = v->out_norm.n = n;
-        v->in_norm.c = width, v->out_norm.c = v->t->c;
-        v->in_norm.pixels = kd__tap_pixels(v->s), v->out_norm.pixels = kd__tap_pixels(v->t);
-        v->in_norm.stride = 2 * (size_t)width * v->in_norm.pixels, v->out_norm.stride = kd__tap_count(v->t);
-        v->in_norm.x = kd__take(room, &used, (size_t)width * pixels);
-        v->in_norm.scale = kd__take(room, &used, (size_t)width);
-        v->both = kd__take(room, &used, 2 * (size_t)width * pixels);
-        v->gates = kd__take(room, &used, 2 * pixels);
-        v->blend = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
-        v->blend_grad = kd__take(room, &used, (size_t)n * (size_t)width * v->out_norm.pixels);
-        v->nearest_above = kd__review_take(room, &used, v->in_norm.pixels);
-        v->nearest_own = kd__review_take(room, &used, v->out_norm.pixels);
-        both = KD__MAX(both, 2 * (size_t)width * pixels);
-        outs = KD__MAX(outs, (size_t)n * kd__tap_count(v->t));
-        channels = KD__MAX(channels, (size_t)v->t->c);
-        wide_x = KD__MAX(wide_x, kd__filter_room(&v->out, width));
-        wide_y = KD__MAX(wide_y, kd__filter_room(&v->out, v->t->c));
+        v->width = (int)width;
+        v->in = part++;
+        if (v->above) v->gate = part++;
+        v->out = part++;
+        if (v->above) v->both = kd__review_take(room, &used, 2 * width * (size_t)n * kd__tap_pixels(s));
+        v->blend = kd__review_take(room, &used, width * (size_t)n * kd__tap_pixels(t));
+        v->nearest_above = (int32_t *)(void *)kd__review_take(room, &used, kd__tap_pixels(s));
+        v->nearest_own = (int32_t *)(void *)kd__review_take(room, &used, kd__tap_pixels(t));
+        channels = KD__MAX(channels, (size_t)t->c);
+        largest = KD__MAX(largest, kd__tap_pixels(t));
     }
-    for (i = 0; i < 6; ++i) shared[i] = kd__take(room, &used, i < 2 ? both : i < 5 ? outs : channels);
-    wide[0] = kd__take(room, &used, wide_x), wide[1] = kd__take(room, &used, wide_y);
-    for (l = 0; l <= last; ++l) {
-        levels[l].both_grad = shared[0], levels[l].by_gate = shared[1];
-        levels[l].out_norm.x = shared[2], levels[l].out_norm.y = shared[3], levels[l].out_grad = shared[4];
-        levels[l].out_norm.scale = shared[5];
-        levels[l].out.wide_x = wide[0], levels[l].out.wide_y = wide[1];
-    }
+    levels[0].cells = kd__review_take(room, &used, KD__REVIEW_CELLS * channels * (size_t)n);
+    levels[0].values = kd__review_take(room, &used, largest * (size_t)n);
+    for (l = 1; l <= last; ++l) levels[l].cells = levels[0].cells, levels[l].values = levels[0].values;
     return used;
 }
 
@@ -19483,35 +19488,6 @@ KD__PRIVATE size_t kd__feature_review_more(const kd__feature *f, size_t n)
 {
     kd__review levels[KD__MAX_TAPS];
     return kd__review_open(f, (int)n, NULL, levels);
-}
-
-/* Kaiming's uniform start with slope 1 for the convolutions, PyTorch's for the gates. */
-KD__PRIVATE int kd__feature_review_parts(const kd__feature *f, kd__part *parts)
-{
-    kd__review levels[KD__MAX_TAPS];
-    int l, n = 0;
-    (void)kd__review_open(f, 1, NULL, levels);
-    for (l = 0; l < f->layers; ++l) {
-        const kd__review *v = &levels[l];
-        const size_t width = (size_t)v->width, out = (size_t)v->t->c;
-        n = kd__part_add(parts, n, kd__filter_weights(&v->in), v->s->c / 3.0, 0);
-        n = kd__part_add(parts, n, width, 0, 1);
-        n = kd__part_add(parts, n, width, 0, 0);
-        if (v->above) n = kd__part_add(parts, n, kd__filter_weights(&v->gate) + 2, 2 * v->width, 0);
-        n = kd__part_add(parts, n, kd__filter_weights(&v->out), 3 * v->width, 0);
-        n = kd__part_add(parts, n, out, 0, 1);
-        n = kd__part_add(parts, n, out, 0, 0);
-    }
-    return n;
-}
-
-KD__PRIVATE void kd__review_params(kd__review *v, size_t *at)
-{
-    kd__filter_params(&v->in, v->f, 0, at);
-    kd__standard_params(&v->in_norm, v->f, at);
-    if (v->above) kd__filter_params(&v->gate, v->f, 1, at);
-    kd__filter_params(&v->out, v->f, 0, at);
-    kd__standard_params(&v->out_norm, v->f, at);
 }
 
 /* Of each pixel of an image of the size of `to`, the nearest one's number in one of the size of `from`. */
@@ -19524,192 +19500,224 @@ KD__PRIVATE void kd__review_nearest(const kd__tap *from, const kd__tap *to, int3
     }
 }
 
+/* Own features and those from above, side by side. */
 KD__PRIVATE void kd__review_bring(void *arg, int sample, int worker)
 {
     const kd__review *v = (const kd__review *)arg, *above = v->above;
-    const size_t pixels = v->in_norm.pixels, from = above->out_norm.pixels, width = (size_t)v->width;
-    double *to = v->both + ((size_t)sample * 2 + 1) * width * pixels;
-    const double *blend = above->blend + (size_t)sample * width * from;
-    size_t c, i;
+    const size_t pixels = kd__tap_pixels(v->s), width = (size_t)v->width;
+    const float *own = v->own + (size_t)sample * width * pixels;
+    const float *blend = above->blend + (size_t)sample * width * kd__tap_pixels(above->t);
+    float *to = v->both + (size_t)sample * 2 * width * pixels;
+    size_t i;
     (void)worker;
-    for (c = 0; c < width; ++c, blend += from) {
-        for (i = 0; i < pixels; ++i) *to++ = blend[v->nearest_above[i]];
+    for (i = 0; i < pixels; ++i, own += width, to += 2 * width) {
+        memcpy(to, own, width * sizeof *to);
+        memcpy(to + width, blend + (size_t)v->nearest_above[i] * width, width * sizeof *to);
     }
+}
+
+/* y = a x + b z; by fours, which compilers make vectors of */
+KD__PRIVATE void kd__weighted_sum(float *y, float a, const float *x, float b, const float *z, ptrdiff_t n)
+{
+    ptrdiff_t i;
+    for (i = 0; i + 4 <= n; i += 4) {
+        const float y0 = a * x[i] + b * z[i], y1 = a * x[i + 1] + b * z[i + 1];
+        const float y2 = a * x[i + 2] + b * z[i + 2], y3 = a * x[i + 3] + b * z[i + 3];
+        y[i] = y0, y[i + 1] = y1;
+        y[i + 2] = y2, y[i + 3] = y3;
+    }
+    for (; i < n; ++i) y[i] = a * x[i] + b * z[i];
 }
 
 KD__PRIVATE void kd__review_blend(void *arg, int sample, int worker)
 {
     const kd__review *v = (const kd__review *)arg;
-    const size_t pixels = v->in_norm.pixels, count = v->out_norm.pixels, width = (size_t)v->width;
-    const double *own = v->both + (size_t)sample * 2 * width * pixels, *other = own + width * pixels;
-    double *gates = v->gates + (size_t)sample * 2 * pixels, *to = v->blend + (size_t)sample * width * count;
-    size_t c, i;
+    const size_t pixels = kd__tap_pixels(v->s), count = kd__tap_pixels(v->t), width = (size_t)v->width;
+    float *to = v->blend + (size_t)sample * width * count;
+    size_t i;
     (void)worker;
-    for (i = 0; v->above && i < 2 * pixels; ++i) gates[i] = 1 / (1 + kd__exp(-gates[i]));
-    for (c = 0; c < width; ++c, own += pixels, other += pixels) {
-        for (i = 0; i < count; ++i) {
-            const int32_t at = v->nearest_own[i];
-            *to++ = v->above ? gates[at] * own[at] + gates[pixels + (size_t)at] * other[at] : own[at];
-        }
+    for (i = 0; i < count; ++i, to += width) {
+        const size_t at = (size_t)sample * pixels + (size_t)v->nearest_own[i];
+        if (v->above)
+            kd__weighted_sum(to, v->gates[2 * at], v->both + 2 * width * at, v->gates[2 * at + 1],
+                             v->both + 2 * width * at + width, v->width);
+        else
+            memcpy(to, v->own + width * at, width * sizeof *to);
     }
 }
 
 KD__PRIVATE void kd__review_forward(kd__review *v)
 {
-    const kd_ctx *kd = v->f->kd;
-    v->in.x = v->s->map, v->in.y = v->in_norm.x;
-    kd__parallel(kd, v->in.n, kd__filter_forward, &v->in);
-    v->in_norm.y = v->both;
-    kd__parallel(kd, v->width, kd__standard_forward, &v->in_norm);
+    const kd__feature *f = v->f;
+    v->own = kd__part_forward(f, v->in, v->s->x);
     if (v->above) {
-        kd__parallel(kd, v->in.n, kd__review_bring, v);
-        v->gate.x = v->both, v->gate.y = v->gates;
-        kd__parallel(kd, v->in.n, kd__filter_forward, &v->gate);
+        kd__parallel(f->kd, f->n, kd__review_bring, v);
+        v->gates = kd__part_forward(f, v->gate, v->both);
     }
-    kd__parallel(kd, v->in.n, kd__review_blend, v);
+    kd__parallel(f->kd, f->n, kd__review_blend, v);
 }
 
-/* The squares of a plane's means over (cells, cells) cells; `factor` times their gradient is added to grad. */
-KD__PRIVATE double kd__review_cells(const double *d, int h, int w, int cells, double factor, double *grad)
+/* One of (cells, cells), as rows of pixels. */
+typedef struct kd__review_cell {
+    kd__cell rows, cols;
+} kd__review_cell;
+
+KD__PRIVATE kd__review_cell kd__review_cell_of(const kd__tap *t, int cells, int index)
 {
+    kd__review_cell c;
+    c.rows = kd__cell_of(index / cells, cells, t->h);
+    c.cols = kd__cell_of(index % cells, cells, t->w);
+    return c;
+}
+
+/* From the gradient of the squares, 2 d * unit, the sum over a cell by channel becomes what the loss of the cell's
+   mean adds to the gradient of each of its pixels; returns the squares of the means. */
+KD__PRIVATE double kd__review_cell_value(const kd__review *v, kd__review_cell cell, const float *grad, double unit,
+                                         double share, float *to)
+{
+    const int c = v->t->c, wide = cell.cols.end - cell.cols.first;
+    const double count = (double)(cell.rows.end - cell.rows.first) * wide;
     double squares = 0;
-    int i, j, y, x;
-    for (i = 0; i < cells; ++i) {
-        const kd__cell rows = kd__cell_of(i, cells, h);
-        for (j = 0; j < cells; ++j) {
-            const kd__cell cols = kd__cell_of(j, cells, w);
-            const double count = (double)(rows.end - rows.first) * (cols.end - cols.first);
-            double mean = 0;
-            for (y = rows.first; y < rows.end; ++y) {
-                for (x = cols.first; x < cols.end; ++x) mean += d[y * w + x];
-            }
-            mean /= count;
-            squares += mean * mean;
-            for (y = rows.first; y < rows.end; ++y) {
-                for (x = cols.first; x < cols.end; ++x) grad[y * w + x] += 2 * factor * mean / count;
-            }
-        }
+    int y, i;
+    memset(to, 0, (size_t)c * sizeof *to);
+    for (y = cell.rows.first; y < cell.rows.end; ++y)
+        v->f->kd->k->column_sums(grad + ((ptrdiff_t)y * v->t->w + cell.cols.first) * c, c, wide, c, to);
+    for (i = 0; i < c; ++i) {
+        const double mean = (double)to[i] / (2 * unit * count);
+        squares += mean * mean;
+        to[i] = (float)(2 * share * mean / count);
     }
     return squares;
 }
 
-/* Hierarchical context loss: squares of the difference, and of its means over 4x4, 2x2 and 1x1 cells. */
+KD__PRIVATE void kd__review_cell_add(const kd__review *v, kd__review_cell cell, const float *from, float *grad)
+{
+    const int c = v->t->c;
+    int y, x;
+    for (y = cell.rows.first; y < cell.rows.end; ++y) {
+        for (x = cell.cols.first; x < cell.cols.end; ++x) {
+            float *at = grad + ((ptrdiff_t)y * v->t->w + x) * c;
+            v->f->kd->k->add(c, at, from, KD__IDENTITY, 0, at);
+        }
+    }
+}
+
+/* Hierarchical context loss: squares of the difference, and of its means over 4x4, 2x2 and 1x1 cells, of which
+   there are room's first floats for each sample. The height decides which cells count, as in the authors' code. */
 KD__PRIVATE void kd__review_compare(void *arg, int sample, int worker)
 {
     static const int cells[] = {4, 2, 1};
     const kd__review *v = (const kd__review *)arg;
-    const int h = v->t->h, w = v->t->w; /* the height decides which cells count, as in the authors' code */
-    const size_t pixels = v->out_norm.pixels, count = v->out_norm.stride;
-    const double *t = v->t->map + (size_t)sample * count;
-    double *d = v->out_norm.y + (size_t)sample * count, *grad = v->out_grad + (size_t)sample * count;
-    double share = 1, total = 1, planes, squares;
-    size_t i;
-    int k, c;
+    const kd__tap *t = v->t;
+    const size_t pixels = kd__tap_pixels(t), at = (size_t)sample * kd__tap_count(t);
+    float *first = v->cells + (ptrdiff_t)sample * KD__REVIEW_CELLS * t->c, *cell = first;
+    double share = 1, total = 1, planes, value = 0, unit;
+    kd__row_loss l;
+    int k, i, add;
+    size_t p;
     (void)worker;
     for (k = 0; k < KD__COUNT(cells); ++k) {
-        if (cells[k] < h) share /= 2, total += share;
+        if (cells[k] < t->h) share /= 2, total += share;
     }
-    planes = (double)v->in.n * v->t->c * total;
-    for (i = 0; i < count; ++i) d[i] -= t[i];
-    v->f->values[sample] = kd__dot(d, d, (int)count) / (planes * (double)pixels);
-    for (i = 0; i < count; ++i) grad[i] = 2 * d[i] / (planes * (double)pixels);
-    for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
-        if (cells[k] >= h) continue;
-        share /= 2;
-        for (c = 0, squares = 0; c < v->t->c; ++c)
-            squares += kd__review_cells(d + (size_t)c * pixels, h, w, cells[k],
-                                        share / (planes * cells[k] * cells[k]), grad + (size_t)c * pixels);
-        v->f->values[sample] += share * squares / (planes * cells[k] * cells[k]);
+    planes = (double)v->f->n * t->c * total;
+    unit = 1 / (planes * (double)pixels);
+    memset(&l, 0, sizeof l);
+    l.rows = (int)pixels, l.cols = t->c;
+    l.student = kd__run_logits(v->f->parts[v->out].run) + at, l.teacher = t->x + at;
+    l.soft_value = 1, l.soft_grad = (float)unit;
+    l.grad = v->out_grad + at, l.value = v->values + (size_t)sample * pixels;
+    v->f->kd->k->mse_loss(&l);
+    for (p = 0; p < pixels; ++p) value += (double)l.value[p];
+    value *= unit;
+    for (add = 0; add < 2; ++add, cell = first) { /* all sums before the gradient changes */
+        for (k = 0, share = 1; k < KD__COUNT(cells); ++k) {
+            const double each = (share /= cells[k] < t->h ? 2 : 1) / (planes * cells[k] * cells[k]);
+            for (i = 0; i < cells[k] * cells[k] && cells[k] < t->h; ++i, cell += t->c) {
+                if (add)
+                    kd__review_cell_add(v, kd__review_cell_of(t, cells[k], i), cell, l.grad);
+                else
+                    value += each *
+                             kd__review_cell_value(v, kd__review_cell_of(t, cells[k], i), l.grad, unit, each, cell);
+            }
+        }
     }
+    v->f->values[sample] = value;
 }
 
 /* The loss of a level, and its gradient by what was blended. */
 KD__PRIVATE double kd__review_value(kd__review *v)
 {
-    const kd_ctx *kd = v->f->kd;
-    v->out.x = v->blend, v->out.y = v->out_norm.x;
-    kd__parallel(kd, v->out.n, kd__filter_forward, &v->out);
-    kd__parallel(kd, v->t->c, kd__standard_forward, &v->out_norm);
-    kd__parallel(kd, v->out.n, kd__review_compare, v);
-    v->out_norm.dy = v->out_grad;
-    kd__parallel(kd, v->t->c, kd__standard_backward, &v->out_norm);
-    v->out.dy = v->out_norm.x, v->out.dx = v->blend_grad;
-    kd__filter_gradients(kd, &v->out);
-    return kd__sum(v->f->values, v->f->n);
+    const kd__feature *f = v->f;
+    (void)kd__part_forward(f, v->out, v->blend);
+    v->out_grad = kd__part_grad(f, v->out);
+    kd__parallel(f->kd, f->n, kd__review_compare, v);
+    v->blend_grad = kd__part_backward(f, v->out);
+    return kd__sum(f->values, f->n);
 }
 
-/* From the gradient by the blend to those by its two parts and, in the place of the gates, by their sigmoids. */
+/* From the gradient by the blend to that by its sum at the size of s, and by the gates. */
 KD__PRIVATE void kd__review_split(void *arg, int sample, int worker)
 {
     const kd__review *v = (const kd__review *)arg;
-    const size_t pixels = v->in_norm.pixels, count = v->out_norm.pixels, width = (size_t)v->width;
-    const double *own = v->both + (size_t)sample * 2 * width * pixels, *other = own + width * pixels;
-    const double *from = v->blend_grad + (size_t)sample * width * count;
-    double *own_grad = v->both_grad + (size_t)sample * 2 * width * pixels, *other_grad = own_grad + width * pixels;
-    double *gates = v->gates + (size_t)sample * 2 * pixels, *by = v->by_gate + (size_t)sample * 2 * width * pixels;
-    size_t c, i;
+    const size_t pixels = kd__tap_pixels(v->s), count = kd__tap_pixels(v->t), width = (size_t)v->width;
+    const size_t at = (size_t)sample * pixels;
+    const float *from = v->blend_grad + (size_t)sample * width * count;
+    float *sum = v->own_grad + width * at;
+    size_t i;
     (void)worker;
-    memset(own_grad, 0, width * pixels * sizeof *own_grad);
-    for (c = 0; c < width; ++c) {
-        for (i = 0; i < count; ++i) own_grad[c * pixels + (size_t)v->nearest_own[i]] += *from++;
+    memset(sum, 0, width * pixels * sizeof *sum);
+    for (i = 0; i < count; ++i, from += width) {
+        float *to = sum + (size_t)v->nearest_own[i] * width;
+        v->f->kd->k->add((ptrdiff_t)width, to, from, KD__IDENTITY, 0, to);
     }
-    if (!v->above) return;
-    memset(by, 0, 2 * pixels * sizeof *by); /* free until the gate's own backward pass */
-    for (c = 0; c < width; ++c, own += pixels, other += pixels, own_grad += pixels, other_grad += pixels) {
-        for (i = 0; i < pixels; ++i) {
-            by[i] += own_grad[i] * own[i];
-            by[pixels + i] += own_grad[i] * other[i];
-            other_grad[i] = own_grad[i] * gates[pixels + i];
-            own_grad[i] *= gates[i];
-        }
-    }
-    for (i = 0; i < 2 * pixels; ++i) gates[i] = by[i] * gates[i] * (1 - gates[i]);
+    for (i = 0; i < pixels && v->above; ++i)
+        v->f->kd->k->dots(v->both + 2 * width * (at + i), (ptrdiff_t)width, 2, sum + width * i, v->width,
+                          v->gates_grad + 2 * (at + i));
 }
 
-/* Adds what came by way of the gates, and passes the other part on to the level above. */
+/* Both parts of the sum, and both inputs of the gates: to the own features, in place, and to the level above. */
 KD__PRIVATE void kd__review_pass_on(void *arg, int sample, int worker)
 {
     const kd__review *v = (const kd__review *)arg;
-    const size_t pixels = v->in_norm.pixels, width = (size_t)v->width, count = v->above->out_norm.pixels;
-    double *grad = v->both_grad + (size_t)sample * 2 * width * pixels;
-    double *to = v->above->blend_grad + (size_t)sample * width * count;
-    size_t c, i;
+    const size_t pixels = kd__tap_pixels(v->s), width = (size_t)v->width, at = (size_t)sample * pixels;
+    float *above = v->above->blend_grad + (size_t)sample * width * kd__tap_pixels(v->above->t);
+    size_t i;
     (void)worker;
-    kd__add_times(grad, 1, v->by_gate + (size_t)sample * 2 * width * pixels, 2 * width * pixels);
-    for (c = 0, grad += width * pixels; c < width; ++c, to += count) {
-        for (i = 0; i < pixels; ++i) to[v->nearest_above[i]] += *grad++;
+    for (i = 0; i < pixels; ++i) {
+        float *sum = v->own_grad + width * (at + i), *to = above + (size_t)v->nearest_above[i] * width;
+        const float *gates = v->gates + 2 * (at + i), *both = v->both_grad + 2 * width * (at + i);
+        kd__add_scaled(to, gates[1], sum, v->width);
+        kd__add_scaled(to, 1, both + width, v->width);
+        kd__weighted_sum(sum, gates[0], sum, 1, both, v->width);
     }
 }
 
+/* After the levels below. */
 KD__PRIVATE void kd__review_backward(kd__review *v)
 {
-    const kd_ctx *kd = v->f->kd;
-    kd__parallel(kd, v->in.n, kd__review_split, v);
+    const kd__feature *f = v->f;
+    v->own_grad = kd__part_grad(f, v->in);
+    if (v->above) v->gates_grad = kd__part_grad(f, v->gate);
+    kd__parallel(f->kd, f->n, kd__review_split, v);
     if (v->above) {
-        v->gate.dy = v->gates, v->gate.dx = v->by_gate;
-        kd__filter_gradients(kd, &v->gate);
-        kd__parallel(kd, v->in.n, kd__review_pass_on, v);
+        v->both_grad = kd__part_backward(f, v->gate);
+        kd__parallel(f->kd, f->n, kd__review_pass_on, v);
     }
-    v->in_norm.dy = v->both_grad;
-    kd__parallel(kd, v->width, kd__standard_backward, &v->in_norm);
-    v->in.dy = v->in_norm.x, v->in.dx = v->s->grad;
-    kd__filter_gradients(kd, &v->in);
+    (void)kd__part_backward(f, v->in);
 }
 
 KD__PRIVATE double kd__feature_review(kd__feature *f)
 {
     kd__review levels[KD__MAX_TAPS];
-    size_t at = 0;
     double value = 0;
     int l;
     (void)kd__review_open(f, f->n, f->more, levels);
-    for (l = 0; l < f->layers; ++l) kd__review_params(&levels[l], &at);
     for (l = f->layers - 1; l >= 0; --l) {
         kd__review *v = &levels[l];
         kd__review_nearest(v->s, v->t, v->nearest_own);
         if (v->above) kd__review_nearest(v->above->t, v->s, v->nearest_above);
         kd__review_forward(v);
-        value += kd__review_value(&levels[l]);
+        value += kd__review_value(v);
     }
     for (l = 0; l < f->layers; ++l) kd__review_backward(&levels[l]);
     return value;
@@ -19721,15 +19729,13 @@ KD__PRIVATE double kd__feature_review(kd__feature *f)
 typedef struct kd__contrast {
     const kd__feature *f;
     int width;
-    kd__filter embed[2];
     double *unit[2], *norm[2], *grad[2]; /* (n, width), (n), (n, width) */
-    double *logits;                      /* (n, n): of student i and teacher j */
+    double *logits;                      /* (n, n): of student i and teacher j; then the gradient by them */
     double *by_row, *by_col;             /* (n): logarithms of the sums of their exponentials */
 } kd__contrast;
 
 KD__PRIVATE size_t kd__contrast_open(const kd__feature *f, int n, double *room, kd__contrast *c)
 {
-    kd__tap point = {0, 0, 1, 1, NULL, NULL};
     const size_t rows = (size_t)n, width = (size_t)f->desc.width;
     size_t used = 0;
     int side;
@@ -19737,7 +19743,6 @@ KD__PRIVATE size_t kd__contrast_open(const kd__feature *f, int n, double *room, 
     c->f = f;
     c->width = f->desc.width;
     for (side = 0; side < 2; ++side) {
-        c->embed[side] = kd__filter_of(n, (int)kd__tap_count(f->tap[side][0]), c->width, &point, 1);
         c->unit[side] = kd__take(room, &used, rows * width);
         c->norm[side] = kd__take(room, &used, rows);
         c->grad[side] = kd__take(room, &used, rows * width);
@@ -19754,15 +19759,14 @@ KD__PRIVATE size_t kd__feature_crd_more(const kd__feature *f, size_t n)
     return kd__contrast_open(f, (int)n, NULL, &c);
 }
 
-KD__PRIVATE int kd__feature_crd_parts(const kd__feature *f, kd__part *parts)
+KD__PRIVATE kd_result kd__feature_crd_learns(kd__feature *f, int capacity, uint64_t seed)
 {
-    const size_t width = (size_t)f->desc.width;
-    int side, n = 0;
-    for (side = 0; side < 2; ++side) {
-        const size_t in = kd__tap_count(f->tap[side][0]);
-        n = kd__part_add(parts, n, width * (in + 1), (double)in, 0);
-    }
-    return n;
+    kd_result result = KD_OK;
+    int side;
+    for (side = 0; side < 2 && result == KD_OK; ++side)
+        result = kd__part_open(f, capacity, seed, f->tap[side][0], side == KD__STUDENT, "init=pytorch: dense %d",
+                               f->desc.width);
+    return result;
 }
 
 /* log sum exp of n numbers, `step` apart */
@@ -19779,22 +19783,47 @@ KD__PRIVATE void kd__contrast_unit(void *arg, int i, int worker)
 {
     const kd__contrast *c = (const kd__contrast *)arg;
     const size_t width = (size_t)c->width;
+    size_t j;
     int side;
     (void)worker;
-    for (side = 0; side < 2; ++side) c->norm[side][i] = kd__unit(c->unit[side] + (size_t)i * width, width);
+    for (side = 0; side < 2; ++side) {
+        const float *embedding = kd__run_logits(c->f->parts[side].run) + (size_t)i * width;
+        double *unit = c->unit[side] + (size_t)i * width;
+        for (j = 0; j < width; ++j) unit[j] = (double)embedding[j];
+        c->norm[side][i] = kd__unit(unit, width);
+    }
 }
 
-KD__PRIVATE void kd__contrast_row(void *arg, int i, int worker)
+/* Work is dealt out in groups of so many rows. */
+enum { KD__CONTRAST_ROWS = 12 };
+
+KD__PRIVATE kd__doubles kd__contrast_product(const kd__contrast *c, int task, int *first)
+{
+    const int n = c->f->n;
+    kd__doubles p;
+    memset(&p, 0, sizeof p);
+    *first = task * KD__CONTRAST_ROWS;
+    p.m = KD__MIN(KD__CONTRAST_ROWS, n - *first);
+    p.n = p.k = n;
+    p.a_row = p.b_row = p.c_row = c->width;
+    return p;
+}
+
+KD__PRIVATE void kd__contrast_rows(void *arg, int task, int worker)
 {
     const kd__contrast *c = (const kd__contrast *)arg;
-    const size_t width = (size_t)c->width, n = (size_t)c->f->n;
-    double *row = c->logits + (size_t)i * n;
-    size_t j;
+    const int n = c->f->n;
+    int first, i, j;
+    kd__doubles p = kd__contrast_product(c, task, &first);
     (void)worker;
-    for (j = 0; j < n; ++j)
-        row[j] = kd__dot(c->unit[KD__STUDENT] + (size_t)i * width, c->unit[KD__TEACHER] + j * width, c->width) /
-                 (double)c->f->desc.temperature;
-    c->by_row[i] = kd__log_sum(row, n, 1);
+    p.k = c->width;
+    p.a = c->unit[KD__STUDENT] + (ptrdiff_t)first * c->width, p.b = c->unit[KD__TEACHER];
+    p.c = c->logits + (ptrdiff_t)first * n, p.c_row = n;
+    c->f->kd->k->doubles_dots(&p);
+    for (i = 0; i < p.m; ++i) {
+        for (j = 0; j < n; ++j) p.c[(ptrdiff_t)i * n + j] /= (double)c->f->desc.temperature;
+        c->by_row[first + i] = kd__log_sum(p.c + (ptrdiff_t)i * n, (size_t)n, 1);
+    }
 }
 
 KD__PRIVATE void kd__contrast_value(void *arg, int i, int worker)
@@ -19806,47 +19835,61 @@ KD__PRIVATE void kd__contrast_value(void *arg, int i, int worker)
     c->f->values[i] = (c->by_row[i] + c->by_col[i] - 2 * c->logits[(size_t)i * (n + 1)]) / (double)n;
 }
 
-/* The gradient by the i-th embedding of either side. */
-KD__PRIVATE void kd__contrast_gradient(void *arg, int i, int worker)
+/* Logits become the gradient by the dot products that they were. */
+KD__PRIVATE void kd__contrast_logits(void *arg, int s, int worker)
 {
     const kd__contrast *c = (const kd__contrast *)arg;
-    const size_t width = (size_t)c->width, n = (size_t)c->f->n;
-    int side;
-    size_t j;
+    const int n = c->f->n;
+    double *row = c->logits + (ptrdiff_t)s * n;
+    int t;
+    (void)worker;
+    for (t = 0; t < n; ++t) {
+        const double by_logit =
+            kd__exp_below(row[t] - c->by_row[s]) + kd__exp_below(row[t] - c->by_col[t]) - 2 * (s == t);
+        row[t] = by_logit / ((double)n * (double)c->f->desc.temperature);
+    }
+}
+
+/* The gradients by some embeddings of either side. */
+KD__PRIVATE void kd__contrast_gradient(void *arg, int task, int worker)
+{
+    const kd__contrast *c = (const kd__contrast *)arg;
+    const size_t width = (size_t)c->width;
+    const int n = c->f->n;
+    int first, side, i;
     (void)worker;
     for (side = 0; side < 2; ++side) {
-        double *grad = c->grad[side] + (size_t)i * width;
-        memset(grad, 0, width * sizeof *grad);
-        for (j = 0; j < n; ++j) {
-            const size_t s = side == KD__STUDENT ? (size_t)i : j, t = side == KD__STUDENT ? j : (size_t)i;
-            const double x = c->logits[s * n + t];
-            const double by_logit =
-                kd__exp_below(x - c->by_row[s]) + kd__exp_below(x - c->by_col[t]) - 2 * (s == t);
-            kd__add_times(grad, by_logit / ((double)n * (double)c->f->desc.temperature), c->unit[!side] + j * width,
-                          width);
-        }
-        kd__unit_backward(c->unit[side] + (size_t)i * width, c->norm[side][i], grad, width);
+        kd__doubles p = kd__contrast_product(c, task, &first);
+        float *to = kd__part_grad(c->f, side) + (size_t)first * width;
+        size_t j;
+        p.n = c->width;
+        p.a = c->logits + (ptrdiff_t)first * (side == KD__STUDENT ? n : 1);
+        p.a_row = side == KD__STUDENT ? n : 1, p.a_col = side == KD__STUDENT ? 1 : n;
+        p.b = c->unit[!side];
+        p.c = c->grad[side] + (size_t)first * width;
+        memset(p.c, 0, (size_t)p.m * width * sizeof *p.c);
+        c->f->kd->k->doubles_add(&p);
+        for (i = 0; i < p.m; ++i)
+            kd__unit_backward(c->unit[side] + (size_t)(first + i) * width, c->norm[side][first + i],
+                              p.c + (size_t)i * width, width);
+        for (j = 0; j < (size_t)p.m * width; ++j) to[j] = (float)p.c[j];
     }
 }
 
 KD__PRIVATE double kd__feature_crd(kd__feature *f)
 {
+    const int groups = kd__parts(f->n, KD__CONTRAST_ROWS);
     kd__contrast c;
-    size_t at = 0;
     int side;
     (void)kd__contrast_open(f, f->n, f->more, &c);
-    for (side = 0; side < 2; ++side) {
-        kd__filter *e = &c.embed[side];
-        kd__filter_params(e, f, 1, &at);
-        e->x = f->tap[side][0]->map, e->y = c.unit[side];
-        e->dy = c.grad[side], e->dx = f->tap[side][0]->grad;
-        kd__parallel(f->kd, f->n, kd__filter_forward, e);
-    }
+    for (side = 0; side < 2; ++side) (void)kd__part_forward(f, side, f->tap[side][0]->x);
     kd__parallel(f->kd, f->n, kd__contrast_unit, &c);
-    kd__parallel(f->kd, f->n, kd__contrast_row, &c);
+    kd__parallel(f->kd, groups, kd__contrast_rows, &c);
     kd__parallel(f->kd, f->n, kd__contrast_value, &c);
-    kd__parallel(f->kd, f->n, kd__contrast_gradient, &c);
-    for (side = 0; side < 2; ++side) kd__filter_gradients(f->kd, &c.embed[side]);
+    kd__parallel(f->kd, f->n, kd__contrast_logits, &c);
+    kd__parallel(f->kd, groups, kd__contrast_gradient, &c);
+    (void)kd__part_backward(f, KD__TEACHER);
+    (void)kd__part_backward(f, KD__STUDENT);
     return kd__sum(f->values, f->n);
 }
 
@@ -19959,41 +20002,25 @@ KD__PRIVATE kd_result kd__tinybert_check(const kd__feature *f)
     return KD_OK;
 }
 
-KD__PRIVATE int kd__tinybert_parts(const kd__feature *f, kd__part *parts)
+KD__PRIVATE kd_result kd__tinybert_learns(kd__feature *f, int capacity, uint64_t seed)
 {
-    const int in = f->tap[KD__STUDENT][0]->c, out = f->tap[KD__TEACHER][0]->c;
-    return kd__part_add(parts, 0, (size_t)out * (size_t)(in + 1), in, 0);
-}
-
-/* One layer's prediction, and the sum of the projection's gradients. */
-KD__PRIVATE size_t kd__tinybert_more(const kd__feature *f, size_t n)
-{
-    size_t largest = 0;
+    kd_result result = kd__part_regressor(f, capacity, seed, 0);
     int l;
-    for (l = 0; l < f->layers; ++l) largest = KD__MAX(largest, kd__tap_count(f->tap[KD__TEACHER][l]));
-    return n * largest + (size_t)f->tap[KD__TEACHER][0]->c * (size_t)(f->tap[KD__STUDENT][0]->c + 1);
+    for (l = 1; l < f->layers && result == KD_OK; ++l) {
+        result = kd__part_regressor(f, capacity, seed, l);
+        if (result == KD_OK) kd__part_share(f);
+    }
+    return result;
 }
 
 KD__PRIVATE double kd__feature_tinybert(kd__feature *f)
 {
-    const size_t params = kd__feature_params(f);
-    double *sums = f->more, *predicted = sums + params, value = 0;
-    size_t j;
+    double value = 0;
     int l;
-    memset(sums, 0, params * sizeof *sums);
     for (l = 0; l < f->layers; ++l) {
-        kd__tap *s = f->tap[KD__STUDENT][l], *t = f->tap[KD__TEACHER][l];
-        kd__filter p = kd__filter_of(f->n, s->c, t->c, t, 1);
-        size_t at = 0;
-        kd__filter_params(&p, f, 1, &at);
-        p.x = s->map, p.dx = s->grad;
-        p.y = predicted, p.dy = p.y;
-        kd__parallel(f->kd, f->n, kd__filter_forward, &p);
-        value += kd__feature_squares(f, l, p.y);
-        kd__filter_gradients(f->kd, &p);
-        for (j = 0; j < params; ++j) sums[j] += (double)f->param_grads[j];
+        value += kd__compare(f, l, kd__part_forward(f, l, f->tap[KD__STUDENT][l]->x), kd__part_grad(f, l));
+        (void)kd__part_backward(f, l);
     }
-    for (j = 0; j < params; ++j) f->param_grads[j] = (float)sums[j];
     return value;
 }
 
@@ -20049,7 +20076,7 @@ KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
     static const kd__feature_info table[] = {
         /* kind, weight, pools, pairs, lists */
         {KD_FEATURE_HINT,    100,   1, 0, 0,
-         kd__feature_hint, kd__feature_hint_more, kd__feature_hint_parts, NULL, NULL},
+         kd__feature_hint, kd__compare_more, kd__feature_hint_learns, NULL, NULL},
         {KD_FEATURE_AT,      1000,  1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL, NULL},
         {KD_FEATURE_AT_PAPER,500,   1, 0, 0, kd__feature_at, kd__feature_at_more, NULL, NULL, NULL},
         {KD_FEATURE_SP,      3000,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_sp, NULL},
@@ -20058,15 +20085,15 @@ KD__PRIVATE const kd__feature_info *kd__feature_look_up(kd_feature_kind kind)
         {KD_FEATURE_CC,      0.02,  0, 0, 0, kd__feature_relation, kd__relation_more, NULL, kd__relation_cc, NULL},
         {KD_FEATURE_NST,     50,    1, 0, 0, kd__feature_nst, kd__feature_nst_more, NULL, NULL, NULL},
         {KD_FEATURE_VID,     1,     1, 0, 0,
-         kd__feature_vid, kd__feature_vid_more, kd__feature_vid_parts, NULL, NULL},
+         kd__feature_vid, kd__feature_vid_more, kd__feature_vid_learns, NULL, NULL},
         {KD_FEATURE_FSP,     50,    0, 1, 0, kd__feature_fsp, NULL, NULL, NULL, NULL},
         {KD_FEATURE_REVIEW,  5,     0, 0, 1,
-         kd__feature_review, kd__feature_review_more, kd__feature_review_parts, NULL, NULL},
+         kd__feature_review, kd__feature_review_more, kd__feature_review_learns, NULL, NULL},
         {KD_FEATURE_CRD,     0.8,   0, 0, 0,
-         kd__feature_crd, kd__feature_crd_more, kd__feature_crd_parts, NULL, NULL},
+         kd__feature_crd, kd__feature_crd_more, kd__feature_crd_learns, NULL, NULL},
         {KD_FEATURE_MINILM,  1,     0, 0, 0, kd__feature_minilm, kd__minilm_more, NULL, NULL, kd__minilm_check},
         {KD_FEATURE_TINYBERT,1,     1, 0, 1,
-         kd__feature_tinybert, kd__tinybert_more, kd__tinybert_parts, NULL, kd__tinybert_check},
+         kd__feature_tinybert, kd__compare_more, kd__tinybert_learns, NULL, kd__tinybert_check},
         {KD_FEATURE_DEIT,    0.1 / 0.9, 0, 0, 0, kd__feature_deit, NULL, NULL, NULL, kd__deit_check},
         {KD_FEATURE_DEIT_HARD, 1,   0, 0, 0, kd__feature_deit, NULL, NULL, NULL, kd__deit_check},
     };
@@ -20243,16 +20270,19 @@ typedef struct kd__features {
     kd__feature list[KD__MAX_FEATURES];
     kd__tap taps[2][KD__MAX_TAPS * KD__MAX_FEATURES]; /* those in use come first */
     int count, tap_count;
-    double *maps, *room; /* of all taps; of any of the losses */
+    double *maps, *room; /* of all taps that losses read as doubles; of any of the losses */
     size_t map_count;
-    /* the learned parts of all losses one after another, like a model's weights */
+    /* what all losses learn one after another, like a model's weights */
     float *params, *grads, *gathered, *first, *second;
     size_t param_count;
 } kd__features;
 
 KD__PRIVATE void kd__features_close(kd__features *fs)
 {
+    int i;
     if (!fs->kd) return;
+    for (i = 0; i < fs->count; ++i) kd__feature_close(&fs->list[i]);
+    for (i = 0; i < 2 * fs->tap_count; ++i) kd__free(fs->kd, fs->taps[i / fs->tap_count][i % fs->tap_count].x);
     kd__give_back(fs->maps, fs->map_count);
     kd__free(fs->kd, fs->maps);
     kd__free(fs->kd, fs->room);
@@ -20305,47 +20335,82 @@ KD__PRIVATE int kd__features_lone(const kd__features *fs)
     return 0;
 }
 
+/* What the losses learn, and where. */
+KD__PRIVATE kd_result kd__features_open_parts(kd__features *fs, uint64_t seed, int batch)
+{
+    kd_result result = KD_OK;
+    int i;
+    for (i = 0; i < fs->count && result == KD_OK; ++i) {
+        kd__feature *f = &fs->list[i];
+        const uint64_t key = kd__rng_key(seed, KD__RNG_FEATURES, (uint64_t)i, 0);
+        if (f->info->learns) result = f->info->learns(f, batch, key);
+        f->loose_at = f->param_count;
+        f->param_count += ((size_t)f->loose + 15) / 16 * 16;
+        fs->param_count += f->param_count;
+    }
+    return result;
+}
+
+/* Taps are floats where the loss has learned parts, else doubles. */
+KD__PRIVATE kd_result kd__features_open_taps(kd__features *fs, size_t n)
+{
+    size_t maps = 0, used;
+    int pass, i, l;
+    for (pass = 0; pass < 2; ++pass) {
+        for (i = 0, used = 0; i < fs->count; ++i) {
+            kd__feature *f = &fs->list[i];
+            for (l = 0; l < 2 * f->layers; ++l) {
+                kd__tap *tap = f->tap[l / f->layers][l % f->layers];
+                const size_t count = kd__times(n, kd__tap_count(tap));
+                if (f->part_count > 0) {
+                    if (!pass) tap->x = KD__NEW(fs->kd, float, kd__plus(count, KD__SLACK));
+                    if (!tap->x) return KD_ERR_MEMORY;
+                    continue;
+                }
+                tap->map = kd__take(fs->maps, &used, count);
+                if (l < f->layers) tap->grad = kd__take(fs->maps, &used, count); /* of the student */
+            }
+        }
+        if (!pass) fs->maps = KD__NEW(fs->kd, double, maps = used);
+        if (!fs->maps) return KD_ERR_MEMORY;
+    }
+    fs->map_count = maps;
+    return KD_OK;
+}
+
 KD__PRIVATE kd_result kd__features_open(kd__features *fs, kd_ctx *kd, const kd_train_desc *desc, int batch)
 {
-    const size_t n = (size_t)batch;
-    size_t maps = 0, room = 0, at = 0;
-    int i, side;
+    size_t room = 0, at = 0;
+    kd_result result;
+    int i;
     if (!fs->count) return KD_OK;
     fs->kd = kd;
-    for (i = 0; i < 2 * fs->tap_count; ++i) {
-        const kd__tap *tap = &fs->taps[i / fs->tap_count][i % fs->tap_count];
-        for (side = i < fs->tap_count ? 0 : 1; side < 2; ++side)
-            kd__take(NULL, &maps, kd__times(n, kd__tap_count(tap)));
-    }
-    for (i = 0; i < fs->count; ++i) {
-        kd__feature *f = &fs->list[i];
-        room = KD__MAX(room, kd__feature_place(f, n, NULL));
-        fs->param_count += kd__feature_params(f);
-    }
-    fs->maps = KD__NEW(kd, double, maps);
+    result = kd__features_open_parts(fs, desc->seed, batch);
+    if (result == KD_OK) result = kd__features_open_taps(fs, (size_t)batch);
+    if (result != KD_OK) return result;
+    for (i = 0; i < fs->count; ++i) room = KD__MAX(room, kd__feature_place(&fs->list[i], (size_t)batch, NULL));
     fs->room = KD__NEW(kd, double, room);
     fs->params = KD__NEW(kd, float, fs->param_count + KD__SLACK);
     fs->grads = KD__NEW(kd, float, fs->param_count + KD__SLACK);
     fs->gathered = KD__NEW(kd, float, fs->param_count + KD__SLACK);
     fs->first = KD__NEW(kd, float, fs->param_count + KD__SLACK);
     fs->second = KD__NEW(kd, float, fs->param_count + KD__SLACK);
-    if (!fs->maps || !fs->room || !fs->params || !fs->grads || !fs->gathered || !fs->first || !fs->second)
-        return KD_ERR_MEMORY;
-    for (side = 0; side < 2; ++side) {
-        for (i = 0; i < fs->tap_count; ++i) {
-            kd__tap *tap = &fs->taps[side][i];
-            tap->map = kd__take(fs->maps, &fs->map_count, n * kd__tap_count(tap));
-            if (side == KD__STUDENT) tap->grad = kd__take(fs->maps, &fs->map_count, n * kd__tap_count(tap));
-        }
-    }
-    for (i = 0; i < fs->count; ++i) {
-        kd__feature *f = &fs->list[i];
-        f->room = fs->room;
-        f->params = fs->params + at, f->param_grads = fs->grads + at;
-        kd__feature_start(f, kd__rng_key(desc->seed, KD__RNG_FEATURES, (uint64_t)i, 0));
-        at += kd__feature_params(f);
+    if (!fs->room || !fs->params || !fs->grads || !fs->gathered || !fs->first || !fs->second) return KD_ERR_MEMORY;
+    for (i = 0; i < fs->count; at += fs->list[i++].param_count) {
+        fs->list[i].room = fs->room;
+        kd__feature_place_params(&fs->list[i], fs->params + at, fs->grads + at);
     }
     return KD_OK;
+}
+
+/* All that is learned, as kd__feature_copy has it. */
+KD__PRIVATE int64_t kd__features_copy(const kd__features *fs, float *stored, float *plain, int to_plain)
+{
+    int64_t count = 0;
+    int i;
+    for (i = 0; i < fs->count; stored += fs->list[i++].param_count)
+        count += kd__feature_copy(&fs->list[i], stored, plain ? plain + count : NULL, to_plain);
+    return count;
 }
 
 /* Share of the way from 0 to `length` epochs that lies behind, 1 at its end. */
@@ -20364,7 +20429,6 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
     for (i = 0; i < fs->count; ++i) {
         kd__feature *f = &fs->list[i];
         const double weight = (double)f->desc.weight * kd__ramp((double)epoch + 1, (double)f->desc.warmup);
-        const size_t params = kd__feature_params(f);
         double value;
         size_t j;
         f->n = student->count;
@@ -20377,9 +20441,11 @@ KD__PRIVATE kd_result kd__features_evaluate(kd__features *fs, const kd__run *stu
         *sum += weight * value;
         for (which = 0; which < f->layers; ++which) {
             kd__tap *tap = f->tap[KD__STUDENT][which];
-            for (j = 0; j < (size_t)f->n * kd__tap_count(tap); ++j) tap->grad[j] *= weight;
+            const size_t count = (size_t)f->n * kd__tap_count(tap);
+            if (tap->x) fs->kd->k->scale((ptrdiff_t)count, (float)weight, tap->dx);
+            for (j = 0; j < count && !tap->x; ++j) tap->grad[j] *= weight;
         }
-        for (j = 0; j < params; ++j) f->param_grads[j] *= (float)weight;
+        fs->kd->k->scale((ptrdiff_t)f->param_count, (float)weight, f->param_grads);
     }
     return KD_OK;
 }
@@ -20390,8 +20456,12 @@ KD__PRIVATE void kd__features_leave_out(kd__features *fs, int n)
     int i;
     if (fs->param_count > 0) memset(fs->grads, 0, fs->param_count * sizeof *fs->grads);
     for (i = 0; i < fs->tap_count; ++i) {
-        kd__tap *tap = &fs->taps[KD__STUDENT][i];
-        memset(tap->grad, 0, (size_t)n * kd__tap_count(tap) * sizeof *tap->grad);
+        const kd__tap *tap = &fs->taps[KD__STUDENT][i];
+        const size_t count = (size_t)n * kd__tap_count(tap);
+        if (tap->x)
+            memset(tap->dx, 0, count * sizeof *tap->dx);
+        else
+            memset(tap->grad, 0, count * sizeof *tap->grad);
     }
 }
 
@@ -20738,8 +20808,9 @@ struct kd_trainer {
     float *start;
 };
 
-/* An array that changes from step to step: flat, or laid out as the weights or the running statistics are. */
-enum { KD__KEPT_FLAT, KD__KEPT_WEIGHTS, KD__KEPT_STATISTICS };
+/* An array that changes from step to step: flat, or laid out as the weights, the running statistics or what losses
+   on features learn are. */
+enum { KD__KEPT_FLAT, KD__KEPT_WEIGHTS, KD__KEPT_STATISTICS, KD__KEPT_LEARNED };
 typedef struct kd__kept {
     const char *name;
     float *values;
@@ -20765,10 +20836,10 @@ KD__PRIVATE int kd__trainer_kept(kd_trainer *t, kd__kept *list)
         {"gathered.soft", t->gathered[1], weights, KD__KEPT_WEIGHTS},
         {"best.weights", t->best_weights, weights, KD__KEPT_WEIGHTS},
         {"best.statistics", t->best_state, state, KD__KEPT_STATISTICS},
-        {"features", t->features.params, learned, KD__KEPT_FLAT},
-        {"features.first", t->features.first, learned, KD__KEPT_FLAT},
-        {"features.second", t->features.second, learned, KD__KEPT_FLAT},
-        {"features.gathered", t->features.gathered, learned, KD__KEPT_FLAT},
+        {"features", t->features.params, learned, KD__KEPT_LEARNED},
+        {"features.first", t->features.first, learned, KD__KEPT_LEARNED},
+        {"features.second", t->features.second, learned, KD__KEPT_LEARNED},
+        {"features.gathered", t->features.gathered, learned, KD__KEPT_LEARNED},
         {"temperatures", t->theta, KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.moments", t->theta_moments[0], 2 * KD__COUNT(t->theta), KD__KEPT_FLAT},
         {"temperatures.gathered", t->slopes, KD__COUNT(t->slopes), KD__KEPT_FLAT},
@@ -21461,7 +21532,7 @@ KD__PRIVATE kd_result kd__trainer_open_runs(kd_trainer *t, int batch)
     }
     for (i = 0; i < 2 && result == KD_OK; ++i) {
         const int taps = i == KD_INPUTS_CLEAN ? t->features.tap_count : 0;
-        kd__run_desc run = {t->m, -1, t->features.taps[KD__STUDENT], taps, t->frozen, 0};
+        kd__run_desc run = {t->m, -1, t->features.taps[KD__STUDENT], taps, t->frozen, 0, 0};
         if (t->inputs[i]) result = kd__run_open_for(t->m, &run, batch, &t->runs[i]);
     }
     if (result == KD_OK && t->inputs[KD_INPUTS_ADVERSARIAL])
@@ -22257,7 +22328,7 @@ KD__PRIVATE void kd__trainer_announce(const kd_trainer *t)
         const kd__feature *f = &t->features.list[i];
         kd__log(t->kd, "kd_train: feature loss %s of \"%.40s\" and \"%.40s\": times %s%s",
                 kd_feature_name(f->desc.kind), f->desc.student, f->desc.teacher,
-                kd__number((double)f->desc.weight, 4).chars, kd__feature_params(f) ? ", with a learned part" : "");
+                kd__number((double)f->desc.weight, 4).chars, f->part_count > 0 ? ", with a learned part" : "");
     }
 }
 
@@ -27376,9 +27447,9 @@ KD__PRIVATE kd_result kd__checkpoint_match(kd__checkpoint *c, const char *name, 
     return KD_OK;
 }
 
-/* param: how the numbers are laid out, NULL: as they are. */
+/* layout: KD__KEPT_...; param: which tensor of the model it is, or NULL. */
 KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpose, const char *name, float *values,
-                                            const kd__param *param, int64_t count)
+                                            int layout, const kd__param *param, int64_t count)
 {
     const int out = purpose == KD__HASH || purpose == KD__WRITE;
     kd_result result = KD_OK;
@@ -27393,6 +27464,8 @@ KD__PRIVATE kd_result kd__checkpoint_tensor(kd__checkpoint *c, kd__purpose purpo
     if (result != KD_OK) return result;
     if (param && purpose != KD__MATCH)
         kd__param_copy(c->t->kd->k, param, values, c->plain, out);
+    else if (layout == KD__KEPT_LEARNED && purpose != KD__MATCH)
+        (void)kd__features_copy(&c->t->features, values, c->plain, out);
     else if (out)
         memcpy(c->plain, values, (size_t)count * sizeof *values);
     else if (purpose == KD__READ)
@@ -27418,15 +27491,18 @@ KD__PRIVATE kd_result kd__checkpoint_walk(kd__checkpoint *c, kd__purpose purpose
         for (i = 0; i < count && result == KD_OK; start = start ? start + kept[i].count : NULL, ++i) {
             float *values = start ? start : kept[i].values;
             const char *prefix = start ? "start." : "";
-            if (kept[i].layout == KD__KEPT_FLAT) {
+            const int layout = kept[i].layout, whole = layout == KD__KEPT_FLAT || layout == KD__KEPT_LEARNED;
+            if (whole) {
+                const int64_t learned = kd__features_copy(&c->t->features, values, NULL, 0);
+                const int64_t numbers = layout == KD__KEPT_FLAT ? (int64_t)kept[i].count : learned;
                 kd__print(name, sizeof name, "%s%s", prefix, kept[i].name);
-                result = kd__checkpoint_tensor(c, purpose, name, values, NULL, (int64_t)kept[i].count);
+                result = kd__checkpoint_tensor(c, purpose, name, values, layout, NULL, numbers);
             }
-            for (j = 0; j < m->param_count && kept[i].layout != KD__KEPT_FLAT && result == KD_OK; ++j) {
+            for (j = 0; j < m->param_count && !whole && result == KD_OK; ++j) {
                 const kd__param *p = &m->params[j];
-                if (p->trained != (kept[i].layout == KD__KEPT_WEIGHTS)) continue;
+                if (p->trained != (layout == KD__KEPT_WEIGHTS)) continue;
                 kd__print(name, sizeof name, "%s%s.%s", prefix, kept[i].name, p->name);
-                result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, p, kd__param_count(p));
+                result = kd__checkpoint_tensor(c, purpose, name, values + p->offset, layout, p, kd__param_count(p));
             }
         }
     }

@@ -3,6 +3,220 @@
 #include "reference.h"
 #include "golden/features.h"
 
+/* ---- losses with learned parts, in double ---------------------------------------------------------------- */
+
+/* These are written down from their formulas, without a gradient, as far from kd.h's layers as can be: images are
+   (n, c, h, w), and `learned` is at the next tensor in PyTorch's order. */
+
+static const double *take_learned(const double **learned, size_t count)
+{
+    const double *at = *learned;
+    *learned += count;
+    return at;
+}
+
+/* A convolution that keeps the size. */
+static double *plain_conv(const double *x, int n, int in, int out, int h, int w, int side, int bias,
+                          const double **learned)
+{
+    const double *weight = take_learned(learned, (size_t)(out * in * side * side));
+    const double *start = bias ? take_learned(learned, (size_t)out) : NULL;
+    double *y = (double *)calloc((size_t)(n * out * h * w), sizeof *y);
+    int i, o, c, row, col, a, b;
+    for (i = 0; i < n * out * h * w; ++i) {
+        col = i % w, row = i / w % h, o = i / (w * h) % out;
+        y[i] = start ? start[o] : 0;
+        for (c = 0; c < in; ++c) {
+            for (a = row - side / 2; a <= row + side / 2; ++a) {
+                for (b = col - side / 2; b <= col + side / 2; ++b) {
+                    const int tap = (a - row + side / 2) * side + b - col + side / 2;
+                    if (a < 0 || a >= h || b < 0 || b >= w) continue;
+                    y[i] += weight[(o * in + c) * side * side + tap] *
+                            x[((i / (out * h * w) * in + c) * h + a) * w + b];
+                }
+            }
+        }
+    }
+    return y;
+}
+
+static void plain_norm(double *x, int n, int channels, int pixels, const double **learned)
+{
+    const double *weight = take_learned(learned, (size_t)channels), *bias = take_learned(learned, (size_t)channels);
+    int c, i;
+    for (c = 0; c < channels; ++c) {
+        double mean = 0, variance = 0;
+        for (i = 0; i < n * pixels; ++i)
+            mean += x[(i / pixels * channels + c) * pixels + i % pixels] / (n * pixels);
+        for (i = 0; i < n * pixels; ++i)
+            variance += pow(x[(i / pixels * channels + c) * pixels + i % pixels] - mean, 2) / (n * pixels);
+        for (i = 0; i < n * pixels; ++i) {
+            double *at = &x[(i / pixels * channels + c) * pixels + i % pixels];
+            *at = (*at - mean) / sqrt(variance + 1e-5) * weight[c] + bias[c];
+        }
+    }
+}
+
+static double *plain_nearest(const double *x, int planes, int h, int w, int to_h, int to_w)
+{
+    double *y = (double *)calloc((size_t)(planes * to_h * to_w), sizeof *y);
+    int i;
+    for (i = 0; i < planes * to_h * to_w; ++i)
+        y[i] = x[(i / (to_h * to_w) * h + i / to_w % to_h * h / to_h) * w + i % to_w * w / to_w];
+    return y;
+}
+
+static double plain_squares(const double *x, const double *y, int count)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < count; ++i) sum += (x[i] - y[i]) * (x[i] - y[i]) / count;
+    return sum;
+}
+
+static double plain_regression(const kd__feature *f, int layer, const double **learned)
+{
+    const kd__tap *s = f->tap[KD__STUDENT][layer], *t = f->tap[KD__TEACHER][layer];
+    double *y = plain_conv(s->map, f->n, s->c, t->c, t->h, t->w, 1, 1, learned);
+    const double value = plain_squares(y, t->map, f->n * (int)kd__tap_count(t));
+    free(y);
+    return value;
+}
+
+static double plain_vid(const kd__feature *f, const double **learned)
+{
+    const kd__tap *s = f->tap[KD__STUDENT][0], *t = f->tap[KD__TEACHER][0];
+    const int pixels = (int)kd__tap_pixels(t), count = f->n * t->c * pixels;
+    double *y[3], value = 0;
+    const double *a;
+    int i, l;
+    for (l = 0; l < 3; ++l) {
+        y[l] = plain_conv(l ? y[l - 1] : s->map, f->n, l ? t->c : s->c, t->c, t->h, t->w, 1, 0, learned);
+        for (i = 0; i < count && l < 2; ++i) y[l][i] = y[l][i] > 0 ? y[l][i] : 0;
+    }
+    a = take_learned(learned, (size_t)t->c);
+    for (i = 0; i < count; ++i) {
+        const double v = log(1 + exp(a[i / pixels % t->c])) + 1e-5;
+        value += (pow(y[2][i] - t->map[i], 2) / v + log(v)) / 2 / count;
+    }
+    for (l = 0; l < 3; ++l) free(y[l]);
+    return value;
+}
+
+static void pool_by_hand(const double *from, int h, int w, const kd__tap *tap, int n);
+
+/* The hierarchical context loss. */
+static double plain_hcl(const double *x, const kd__tap *t, int n)
+{
+    double value = plain_squares(x, t->map, n * (int)kd__tap_count(t)), share = 1, total = 1;
+    int cells;
+    for (cells = 4; cells >= 1; cells /= 2) {
+        kd__tap a = *t, b;
+        if (cells >= t->h) continue;
+        a.h = a.w = cells;
+        b = a;
+        a.map = (double *)calloc((size_t)(n * t->c * cells * cells), sizeof *a.map);
+        b.map = (double *)calloc((size_t)(n * t->c * cells * cells), sizeof *b.map);
+        pool_by_hand(x, t->h, t->w, &a, n), pool_by_hand(t->map, t->h, t->w, &b, n);
+        share /= 2, total += share;
+        value += share * plain_squares(a.map, b.map, n * t->c * cells * cells);
+        free(a.map), free(b.map);
+    }
+    return value / total;
+}
+
+static double plain_review(const kd__feature *f, const double **learned)
+{
+    const int last = f->layers - 1, n = f->n, width = KD__MIN(512, f->tap[KD__STUDENT][last]->c);
+    const double *starts[3];
+    double *above = NULL, value = 0;
+    int l, i, c;
+    for (l = 0; l <= last; ++l) {
+        const int s = f->tap[KD__STUDENT][l]->c, t = f->tap[KD__TEACHER][l]->c;
+        starts[l] = take_learned(
+            learned, (size_t)(width * s + 2 * width + (l < last ? 4 * width + 2 : 0) + 9 * width * t + 2 * t));
+    }
+    for (l = last; l >= 0; --l) {
+        const kd__tap *s = f->tap[KD__STUDENT][l], *t = f->tap[KD__TEACHER][l], *u = f->tap[KD__TEACHER][l + 1];
+        const int pixels = (int)kd__tap_pixels(s);
+        const double *at = starts[l];
+        double *x = plain_conv(s->map, n, s->c, width, s->h, s->w, 1, 0, &at), *out;
+        plain_norm(x, n, width, pixels, &at);
+        if (above) {
+            double *y = plain_nearest(above, n * width, u->h, u->w, s->h, s->w), *gates;
+            double *both = (double *)calloc((size_t)(2 * n * width * pixels), sizeof *both);
+            for (i = 0; i < n; ++i) {
+                memcpy(both + 2 * i * width * pixels, x + i * width * pixels, (size_t)(width * pixels) * sizeof *x);
+                memcpy(both + (2 * i + 1) * width * pixels, y + i * width * pixels,
+                       (size_t)(width * pixels) * sizeof *x);
+            }
+            gates = plain_conv(both, n, 2 * width, 2, s->h, s->w, 1, 1, &at);
+            for (i = 0; i < n * pixels; ++i) {
+                const double *g = gates + i / pixels * 2 * pixels + i % pixels;
+                for (c = 0; c < width; ++c) {
+                    const int place = (i / pixels * width + c) * pixels + i % pixels;
+                    x[place] = x[place] / (1 + exp(-g[0])) + y[place] / (1 + exp(-g[pixels]));
+                }
+            }
+            free(y), free(gates), free(both), free(above);
+        }
+        above = plain_nearest(x, n * width, s->h, s->w, t->h, t->w);
+        out = plain_conv(above, n, width, t->c, t->h, t->w, 3, 0, &at);
+        plain_norm(out, n, t->c, (int)kd__tap_pixels(t), &at);
+        value += plain_hcl(out, t, n);
+        free(x), free(out);
+    }
+    free(above);
+    return value;
+}
+
+static double plain_crd(const kd__feature *f, const double **learned)
+{
+    const int n = f->n, width = f->desc.width;
+    double *e[2], value = 0;
+    int side, i, j, k;
+    for (side = 0; side < 2; ++side) {
+        e[side] =
+            plain_conv(f->tap[side][0]->map, n, (int)kd__tap_count(f->tap[side][0]), width, 1, 1, 1, 1, learned);
+        for (i = 0; i < n; ++i) {
+            double square = 0;
+            for (k = 0; k < width; ++k) square += pow(e[side][i * width + k], 2);
+            for (k = 0; k < width && square > 0; ++k) e[side][i * width + k] /= sqrt(square);
+        }
+    }
+    for (side = 0; side < 2; ++side) {
+        for (i = 0; i < n; ++i) {
+            double sum = 0, own = 0;
+            for (j = 0; j < n; ++j) {
+                double dot = 0;
+                for (k = 0; k < width; ++k) dot += e[side][i * width + k] * e[!side][j * width + k];
+                dot /= (double)f->desc.temperature;
+                sum += exp(dot);
+                if (i == j) own = dot;
+            }
+            value += (log(sum) - own) / n;
+        }
+    }
+    free(e[0]), free(e[1]);
+    return value;
+}
+
+/* Of a loss whose taps have maps; reads what it has learned from *learned on. */
+static double plain_value(const kd__feature *f, const double **learned)
+{
+    double value = 0;
+    const double *start = *learned;
+    int l;
+    if (f->desc.kind == KD_FEATURE_VID) return plain_vid(f, learned);
+    if (f->desc.kind == KD_FEATURE_REVIEW) return plain_review(f, learned);
+    if (f->desc.kind == KD_FEATURE_CRD) return plain_crd(f, learned);
+    for (l = 0; l < f->layers; ++l) {
+        *learned = start; /* one projection for all layers */
+        value += plain_regression(f, l, learned);
+    }
+    return value;
+}
+
 /* ---- against PyTorch ------------------------------------------------------------------------------------- */
 
 /* The starts of the lists, as features of the given shapes. */
@@ -21,12 +235,38 @@ static void golden_taps(kd__tap *taps, const int (*shapes)[3], int n, int layers
     }
 }
 
+/* Where the i-th number of (n, c, h, w) is in (n, h, w, c). */
+static size_t inner_place(const kd__tap *t, size_t i)
+{
+    const size_t pixels = kd__tap_pixels(t), channels = (size_t)t->c;
+    const size_t sample = i / (channels * pixels), channel = i / pixels % channels, pixel = i % pixels;
+    return (sample * pixels + pixel) * channels + channel;
+}
+
+/* The features as losses with learned parts read them. */
+static void golden_floats(kd__tap *t, int n)
+{
+    const size_t count = (size_t)n * kd__tap_count(t);
+    size_t i;
+    t->x = (float *)calloc(count + KD__SLACK, sizeof *t->x);
+    for (i = 0; i < count; ++i) t->x[inner_place(t, i)] = (float)t->map[i];
+}
+
+/* How near losses with learned parts come to PyTorch in double: a rounding of a float is 6e-8, and sums have few
+   terms here. Deviations below 1 in batch normalisation, and a temperature of 0.07, make errors larger by as much.
+   */
+static double golden_tolerance(kd_feature_kind kind)
+{
+    return kind == KD_FEATURE_CRD ? 2e-7 / 0.07 : kind == KD_FEATURE_REVIEW ? 1e-6 : 2e-7;
+}
+
 static void check_golden(kd_ctx *kd, const golden_feature *g)
 {
     kd__feature f;
     kd__tap taps[2][3];
-    float *params = (float *)calloc((size_t)g->learned + 1, sizeof *params);
-    float *param_grads = (float *)calloc((size_t)g->learned + 1, sizeof *param_grads);
+    float *params, *param_grads, *plain_grads;
+    double learned[400], tolerance = golden_tolerance(g->kind);
+    const double *at_learned = learned;
     size_t count, i, at = 0;
     int side, which;
     memset(&f, 0, sizeof f);
@@ -36,7 +276,6 @@ static void check_golden(kd_ctx *kd, const golden_feature *g)
     f.info = kd__feature_look_up(g->kind);
     f.n = g->n;
     f.desc.width = 3;
-    f.params = params, f.param_grads = param_grads;
     f.layers = g->layers;
     golden_taps(taps[KD__STUDENT], g->student, g->n, g->layers, golden_students);
     golden_taps(taps[KD__TEACHER], g->teacher, g->n, g->layers, golden_teachers);
@@ -45,21 +284,41 @@ static void check_golden(kd_ctx *kd, const golden_feature *g)
     }
     count = kd__tap_count(&taps[KD__STUDENT][0]);
     for (i = count * (size_t)(g->n - 1); i < count * (size_t)g->n; ++i) taps[KD__STUDENT][0].map[i] *= g->factor;
-    memcpy(params, golden_learned, (size_t)g->learned * sizeof *params);
-    assert_int_equal(kd__feature_params(&f), g->learned);
+    if (f.info->learns) assert_ok(kd, f.info->learns(&f, g->n, 1));
+    f.loose_at = f.param_count;
+    f.param_count += (size_t)f.loose;
+    params = (float *)calloc(f.param_count + KD__SLACK, sizeof *params);
+    param_grads = (float *)calloc(f.param_count + KD__SLACK, sizeof *param_grads);
+    plain_grads = (float *)calloc(f.param_count + KD__SLACK, sizeof *plain_grads);
+    kd__feature_place_params(&f, params, param_grads);
+    assert_int_equal(kd__feature_copy(&f, params, (float *)(uintptr_t)golden_learned, 0), g->learned);
+    for (i = 0; i < (size_t)2 * (size_t)f.layers && f.part_count > 0; ++i)
+        golden_floats(&taps[i / (size_t)f.layers][i % (size_t)f.layers], g->n);
+    for (i = 0; i < (size_t)g->learned; ++i) learned[i] = (double)golden_learned[i];
+    if (f.part_count > 0) assert_near(plain_value(&f, &at_learned), g->value, 1e-9);
+    assert_true(f.part_count == 0 || at_learned == learned + g->learned);
     f.room = (double *)calloc(kd__feature_place(&f, (size_t)g->n, NULL), sizeof *f.room);
-    assert_near(kd__feature_value(&f), g->value, 1e-9);
+    assert_near(kd__feature_value(&f), g->value, f.part_count > 0 ? tolerance : 1e-9);
     for (which = 0; which < f.layers; ++which) {
         const kd__tap *t = &taps[KD__STUDENT][which];
-        for (i = 0; i < (size_t)g->n * kd__tap_count(t); ++i) assert_near(t->grad[i], g->grad[at++], 1e-8);
+        for (i = 0; i < (size_t)g->n * kd__tap_count(t); ++i, ++at) {
+            if (t->x)
+                assert_near(t->dx[inner_place(t, i)], g->grad[at], tolerance);
+            else
+                assert_near(t->grad[i], g->grad[at], 1e-8);
+        }
     }
-    for (i = 0; i < (size_t)g->learned; ++i) assert_near(param_grads[i], g->learned_grad[i], 1e-6);
+    kd__feature_copy(&f, param_grads, plain_grads, 1);
+    for (i = 0; i < (size_t)g->learned; ++i) assert_near(plain_grads[i], g->learned_grad[i], tolerance);
+    kd__feature_close(&f);
     for (side = 0; side < 2; ++side) {
-        for (which = 0; which < 3; ++which) free(taps[side][which].map), free(taps[side][which].grad);
+        for (which = 0; which < 3; ++which)
+            free(taps[side][which].map), free(taps[side][which].grad), free(taps[side][which].x);
     }
     free(f.room);
     free(params);
     free(param_grads);
+    free(plain_grads);
 }
 
 static void test_like_pytorch(void **state)
@@ -156,7 +415,8 @@ static void read_by_hand(const reference *r, const kd__tap *tap)
 }
 
 /* Cross-entropy and the losses on features, in double precision, of a student that has run. */
-static double total_loss(kd__features *fs, const reference *student, const int32_t *labels, double *on_features)
+static double total_loss(kd__features *fs, const reference *student, const int32_t *labels, const double *learned,
+                         double *on_features)
 {
     const double *logits = student->values[student->m->output];
     double sum = 0;
@@ -174,6 +434,10 @@ static double total_loss(kd__features *fs, const reference *student, const int32
         const size_t count = (size_t)IMAGES * kd__tap_count(f->tap[KD__TEACHER][0]);
         double kept[400];
         assert_true(count <= 400);
+        if (f->part_count > 0) {
+            *on_features += (double)f->desc.weight * plain_value(f, &learned);
+            continue;
+        }
         memcpy(kept, f->tap[KD__TEACHER][0]->map, count * sizeof *kept); /* nst works in place */
         *on_features += (double)f->desc.weight * kd__feature_value(f);
         memcpy(f->tap[KD__TEACHER][0]->map, kept, count * sizeof *kept);
@@ -192,11 +456,12 @@ static void check_derivatives(const choice *choices, int count)
     kd_train_desc desc = kd_train_defaults();
     kd_trainer *t;
     reference before, after, taught;
-    float *learned;
+    float *plain[2];
+    double *learned;
     const double step = 1e-6;
     double on_features, squares = 0, moved = 0;
     kd_step_info info;
-    int i, j, k, node;
+    int i, j, k, node, numbers;
     assert_ok(kd, kd_model_create(kd, student_spec, 3, &student));
     assert_ok(kd, kd_model_create(kd, teacher_spec, 4, &teacher));
     for (i = 0; i < count; ++i) losses[i] = loss_of(&choices[i]);
@@ -207,37 +472,36 @@ static void check_derivatives(const choice *choices, int count)
     desc.optimizer = KD_SGD, desc.momentum = 0, desc.lr = 1;
     desc.clip_norm = 1e6f;
     assert_ok(kd, kd_trainer_open(student, &data, &desc, &t));
-    learned = (float *)calloc(t->features.param_count + 1, sizeof *learned);
-    memcpy(learned, t->features.params, t->features.param_count * sizeof *learned);
+    numbers = (int)kd__features_copy(&t->features, t->features.params, NULL, 1);
+    for (i = 0; i < 2; ++i) plain[i] = (float *)calloc((size_t)numbers + 1, sizeof *plain[i]);
+    learned = (double *)calloc((size_t)numbers + 1, sizeof *learned);
+    kd__features_copy(&t->features, t->features.params, plain[0], 1);
+    for (i = 0; i < numbers; ++i) learned[i] = (double)plain[0][i];
     reference_open(&before, student, IMAGES, 1);
     reference_open(&taught, teacher, IMAGES, 0);
     assert_ok(kd, kd__trainer_train(t, samples, IMAGES, 0, 1, &info));
+    kd__features_copy(&t->features, t->features.params, plain[1], 1);
     reference_open(&after, student, IMAGES, 1);
     reference_run(&taught, x);
     reference_run(&before, x);
+    for (i = 0; i < 2 * t->features.tap_count; ++i) { /* learned parts have read floats */
+        kd__tap *tap = &t->features.taps[i % 2][i / 2];
+        if (tap->x) tap->map = (double *)calloc(IMAGES * kd__tap_count(tap), sizeof *tap->map);
+    }
     for (i = 0; i < t->features.tap_count; ++i) read_by_hand(&taught, &t->features.taps[KD__TEACHER][i]);
-    /* the learned part: after minus before is its gradient, too */
-    for (i = 0; i < (int)t->features.param_count; ++i) {
-        float *p = &t->features.params[i];
-        squares += pow((double)learned[i] - (double)*p, 2);
+    assert_near(info.loss, total_loss(&t->features, &before, labels, learned, &on_features), 1e-5);
+    /* the learned part: before minus after is its gradient, too */
+    for (i = 0; i < numbers; ++i) {
+        const double change = (double)plain[0][i] - (double)plain[1][i], kept = learned[i];
+        double loss[2];
+        for (k = 0; k < 2; ++k) {
+            learned[i] = kept + (k ? -step : step);
+            loss[k] = total_loss(&t->features, &before, labels, learned, &on_features);
+        }
+        learned[i] = kept;
+        assert_near(change, (loss[0] - loss[1]) / (2 * step), 1e-5);
+        squares += change * change;
     }
-    for (i = 0; i < (int)t->features.param_count; ++i) {
-        const double change = (double)learned[i] - (double)t->features.params[i];
-        float *at = (float *)calloc(t->features.param_count, sizeof *at);
-        double up, down;
-        const float little = 1e-3f;
-        memcpy(at, t->features.params, t->features.param_count * sizeof *at);
-        memcpy(t->features.params, learned, t->features.param_count * sizeof *at);
-        t->features.params[i] = learned[i] + little;
-        up = total_loss(&t->features, &before, labels, &on_features);
-        t->features.params[i] = learned[i] - little;
-        down = total_loss(&t->features, &before, labels, &on_features);
-        assert_near(change, (up - down) / (2 * (double)little), 2e-3);
-        memcpy(t->features.params, at, t->features.param_count * sizeof *at);
-        free(at);
-    }
-    memcpy(t->features.params, learned, t->features.param_count * sizeof *learned);
-    assert_near(info.loss, total_loss(&t->features, &before, labels, &on_features), 1e-5);
     for (i = 0; i < student->param_count; ++i) {
         if (!student->params[i].trained) continue;
         node = reference_node_of(student, i);
@@ -247,7 +511,7 @@ static void check_derivatives(const choice *choices, int count)
             for (k = 0; k < 2; ++k) {
                 *w = kept + (k ? -step : step);
                 reference_run_from(&before, node);
-                loss[k] = total_loss(&t->features, &before, labels, &part[k]);
+                loss[k] = total_loss(&t->features, &before, labels, learned, &part[k]);
             }
             *w = kept;
             assert_near(change, (loss[0] - loss[1]) / (2 * step), 1e-4);
@@ -260,9 +524,14 @@ static void check_derivatives(const choice *choices, int count)
         fail_msg("%s: %g", kd_feature_name(choices[0].kind),
                  moved); /* the losses on features had something to say */
     assert_near(info.gradient_norm, sqrt(squares), 1e-4);
+    for (i = 0; i < 2 * t->features.tap_count; ++i) {
+        kd__tap *tap = &t->features.taps[i % 2][i / 2];
+        if (tap->x) free(tap->map);
+    }
     reference_close(&before);
     reference_close(&after);
     reference_close(&taught);
+    free(plain[0]), free(plain[1]);
     free(learned);
     kd_trainer_close(t);
     kd_model_destroy(student);
@@ -573,15 +842,16 @@ static void test_review_looks_back(void **state)
     f = &t->features.list[0];
     for (k = 0; k < 2; ++k) {
         kd__review levels[KD__MAX_TAPS];
-        size_t at = 0;
         const size_t used = kd__feature_place(f, (size_t)f->n, f->room);
         (void)kd__review_open(f, f->n, f->more, levels);
-        for (i = 0; i < 2; ++i) kd__review_params(&levels[i], &at);
+        kd__review_nearest(levels[1].s, levels[1].t, levels[1].nearest_own);
+        kd__review_nearest(levels[0].s, levels[0].t, levels[0].nearest_own);
+        kd__review_nearest(levels[1].t, levels[0].s, levels[0].nearest_above);
         kd__review_forward(&levels[1]);
         kd__review_forward(&levels[0]);
         value[k] = kd__review_value(&levels[0]);
         for (i = 0; i < (size_t)f->n * kd__tap_count(f->tap[KD__STUDENT][1]); ++i)
-            f->tap[KD__STUDENT][1]->map[i] = (double)i / 100 - f->tap[KD__STUDENT][1]->map[i];
+            f->tap[KD__STUDENT][1]->x[i] = (float)i / 100 - f->tap[KD__STUDENT][1]->x[i];
         kd__give_back(f->room, used);
     }
     assert_true(fabs(value[0] - value[1]) > 1e-6);

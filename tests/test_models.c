@@ -1789,7 +1789,7 @@ static void test_in_place(void **state)
         kd_model *m = create(cases[i].line, 3);
         const kd__node *n = &m->nodes[cases[i].node];
         kd__tap tap;
-        kd__run_desc tapped = {NULL, -1, NULL, 0, NULL, 0}, sought = {NULL, 0, NULL, 0, NULL, 0};
+        kd__run_desc tapped = {NULL, -1, NULL, 0, NULL, 0, 0}, sought = {NULL, 0, NULL, 0, NULL, 0, 0};
         kd__run *run;
         assert_true(kd__is_norm(n));
         memset(&tap, 0, sizeof tap);

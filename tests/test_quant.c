@@ -520,7 +520,7 @@ static void value_gradients(void **state)
     float x[FEATURES], scale = 1 / 64.0f, zero = 100;
     kd_model *m;
     kd__run *r;
-    kd__run_desc desc = {NULL, 0, NULL, 0, NULL, 0};
+    kd__run_desc desc = {NULL, 0, NULL, 0, NULL, 0, 0};
     int i;
     (void)state;
     assert_ok(kd, kd_model_create(kd, "40: tanh, quant, dense 1", 5, &m));

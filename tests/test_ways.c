@@ -223,7 +223,7 @@ static double reference_mean_ce(const double *logits, const int32_t *labels, int
 static void gradient_by(kd_ctx *ctx, const kd_model *m, int sought, const float *x, const float *prompt,
                         const int32_t *labels, int n, double *to)
 {
-    const kd__run_desc desc = {NULL, sought, NULL, 0, NULL, 0};
+    const kd__run_desc desc = {NULL, sought, NULL, 0, NULL, 0, 0};
     const kd_loss_desc ce = kd_loss_defaults(KD_LOSS_CE);
     const kd__shape *s = &m->values[sought].shape;
     const kd__span all = {0, 0, 0, 0};
@@ -334,7 +334,7 @@ static void test_prompt_gradient(void **state)
     {
         kd_ctx *ctx = test_open(isa, 2);
         kd_model *m = create_in(ctx, "2x4x4: patch 2 6, sidetokens 2 3, encoder 1 2 mlp=1, meanpool, linear 3", 1);
-        const kd__run_desc desc = {NULL, m->prompted, NULL, 0, NULL, 0};
+        const kd__run_desc desc = {NULL, m->prompted, NULL, 0, NULL, 0, 0};
         const kd__node *node = &m->nodes[m->values[m->prompted].producer];
         float *x = test_floats(3, N * 32, 1), *prompt = test_floats(4, N * NUMBERS, 1);
         int32_t labels[N] = {0, 2, 1, 2};
@@ -401,7 +401,7 @@ static void test_prompt_attack_of_texts(void **state)
         kd_ctx *ctx = test_open(KD_ISA_AUTO, 1);
         kd_model *m = create_in(ctx, "tokens 6: embed 5 6, sidetokens 2 4, attention 2, meanpool, dense 2", seed);
         kd_attack_desc desc = kd_attack_defaults(KD_ATTACK_FGSM);
-        const kd__run_desc run_desc = {NULL, m->prompted, NULL, 0, NULL, 0};
+        const kd__run_desc run_desc = {NULL, m->prompted, NULL, 0, NULL, 0, 0};
         const kd__node *node = &m->nodes[m->values[m->prompted].producer];
         kd__attacker a;
         kd__run *run;
