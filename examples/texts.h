@@ -519,4 +519,41 @@ IMAGES_PUBLIC static int texts_load(images *s, const char *path, const texts_opt
     return ok;
 }
 
+/* The texts of a table, whatever labels they have, or of a .txt file, one a line, as further ones of a set that has
+   been loaded, without labels: s->unlabelled. As images_load_unlabelled otherwise. 1, or 0 and s->error. */
+IMAGES_PUBLIC static int texts_load_unlabelled(images *s, const char *path, const texts_options *options)
+{
+    const texts_options defaults = texts_defaults(), *o = options ? options : &defaults;
+    const images before = *s;
+    const char *slash = strrchr(path, '/');
+    texts_file f;
+    int ok, i, cut = 0;
+    memset(&f, 0, sizeof f);
+    f.unlabelled = 1;
+    f.path = images_join("", path);
+    ok = f.path ? texts_read(s, &f, slash ? (size_t)(slash - path) + 1 : 0) : images_fail(s, "out of memory");
+    if (ok && s->skipped - before.skipped > o->max_skipped * f.tried)
+        ok = images_fail(s, "%d of %d rows cannot be used (more than the share of %s allowed) of %s",
+                         s->skipped - before.skipped, f.tried, images_number_of(o->max_skipped).chars,
+                         images_shown(path).chars);
+    if (ok && !f.count) ok = images_fail(s, "there is no text in %s", images_shown(path).chars);
+    ok = ok && texts_fill(s, &f, 0, &s->unlabelled, &cut) && images_find_copies(s);
+    s->files += f.tried;
+    texts_file_free(&f);
+    if (!ok) return 0;
+    if (cut)
+        images_say(s, "%d of the texts without labels have more than %d bytes and are cut there", cut, s->channels);
+    for (i = 0; i < IMAGES_REASONS && s->reasons[i].why; ++i) {
+        const int count = s->reasons[i].count - before.reasons[i].count;
+        if (count)
+            images_say(s, "%d row%s of %s left out, %swhich %s", count, count == 1 ? "" : "s",
+                       images_shown(path).chars, count == 1 ? "" : "each of ", s->reasons[i].why);
+    }
+    images_say_count(s, s->copies.unlabelled, "of the texts without labels is an exact copy of another among them",
+                     "of the texts without labels are exact copies of others among them");
+    images_say_count(s, s->copies.test_in_unlabelled, "of the test texts is among the texts without labels as well",
+                     "of the test texts are among the texts without labels as well");
+    return 1;
+}
+
 #endif /* TEXTS_H */

@@ -142,7 +142,17 @@ refused '--teacher-augment is about pixels' "$work/set" --teacher-augment mixup=
 refused '--adversarial is about pixels' "$work/set" --adversarial 0.1
 refused '--patient mixes pixels' "$work/set" --patient
 refused '--fit looks among convolutional networks' "$work/set" --fit 64KB
-refused '--unlabelled is a folder with images' "$work/set" --unlabelled "$work"
+refused 'none.txt cannot be opened' "$work/set" --unlabelled "$work/none.txt"
+printf '\n \n' >"$work/blank.txt"
+refused 'there is no text in' "$work/set" --unlabelled "$work/blank.txt"
+printf 'a\n\377\n' >"$work/lines.txt"
+refused '1 of 2 rows cannot be used (more than the share of 0.01 allowed) of' "$work/set" --unlabelled "$work/lines.txt"
+said 'lines.txt left out, which is not in UTF-8' "$work/set" --unlabelled "$work/lines.txt" --max-skipped 0.6
+said '60 of the test texts are among the texts without labels as well' "$work/set" --unlabelled "$work/set/test.csv"
+refused '--pretrain hides words: it is for texts' examples/data/fashion --limit 2 --pretrain 1
+refused '--pretrain needs a teacher with attention to its bytes' "$work/set" --pretrain 1 --teacher 'embed 256 4, meanpool, dense 3'
+refused '--pretrain needs a teacher with attention to its bytes' "$work/set" --pretrain 1 --teacher 'embed 256 4, attention 2, dense 3'
+refused '--pretrain needs a teacher with attention to its bytes' "$work/set" --pretrain 1 --teacher 'embed 256 4, conv 4 4x1 stride=2x1, tokens, attention 2, meanpool, dense 3'
 refused '--length is for texts' examples/data/fashion --length 32
 refused 'the length of texts must be 16 to 4096 bytes, got 8' "$work/set" --length 8
 refused 'which embed has to read first' "$work/set" --student cnn-small
@@ -185,6 +195,20 @@ check 'its student does not' sh -c "! grep -q 'the student.s, in the last layer'
 check 'without attention' "$distill" "$work/one.csv" $small --epochs 1 --teacher-epochs 1 --seeds 1 --teacher 'embed 256 8, meanpool, dense 3' --student 'embed 256 4, meanpool, dense 3' --out "$work/blind"
 check 'nothing is shaded' sh -c "! grep -q '<mark' '$work/blind/report.html'"
 check 'and it is said' grep -q 'No words are shaded: teacher and student have no attention' "$work/blind/report.html"
+
+# hidden words first, of texts with and without labels; the teacher of another run starts from the same
+table 200 5 , | tail -n +2 | cut -d, -f2 | tr -d '"' >"$work/more.txt"
+# shellcheck disable=SC2086
+check 'hidden words' "$distill" "$work/set" $small --seeds 1 --pretrain 12 --unlabelled "$work/more.txt" --teacher "$models" --student "$student" --out "$work/hidden"
+cp "$work/check" "$work/said"
+check 'how many texts' grep -q 'learns to tell hidden words of 353 texts, 12 times' "$work/said"
+check 'it learns' awk '/of hidden letters in held-out texts it tells/ { exit !($8 > 2 * $11 && $8 > 5) }' "$work/said"
+check 'and the report says it' grep -q 'of the letters hidden in held-out ones are told' "$work/hidden/report.html"
+check 'texts without labels teach' grep -q '"unlabelled_images": 200' "$work/hidden/metrics.json"
+# shellcheck disable=SC2086
+check 'once more, on two threads' "$distill" "$work/set" $small --seeds 1 --threads 2 --pretrain 12 --unlabelled "$work/more.txt" --teacher "$models" --student "$student" --out "$work/hidden2"
+check 'the same teacher' cmp "$work/hidden/teacher.safetensors" "$work/hidden2/teacher.safetensors"
+refused '--pretrain needs a teacher that is trained here' "$work/set" --pretrain 1 --teacher "$work/out/teacher.safetensors"
 
 # ---- classify ---------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,7 @@ static int check_text_options(const session *s)
     if (o->patient) return complain("--patient mixes pixels, and texts cannot be mixed like that");
     if (*o->fit || *o->fit_ram || *o->fit_macs)
         return complain("--fit looks among convolutional networks of images; give a student of texts by --student");
-    return !*o->unlabelled ||
-           complain("--unlabelled is a folder with images; texts without labels are not read yet");
+    return 1;
 }
 
 /* A teacher that is a file knows how much of a text it reads. */
@@ -45,7 +44,8 @@ static int load_texts(session *s)
     io.train_limit = s->o.train_limit;
     io.seed = (uint64_t)s->o.first_seed;
     s->o.augment = s->o.teacher_augment = "none";
-    return texts_load(&s->images, s->o.folder, &io) ||
+    return (texts_load(&s->images, s->o.folder, &io) &&
+            (!*s->o.unlabelled || texts_load_unlabelled(&s->images, s->o.unlabelled, &io))) ||
            complain("%s%s", s->images.error,
                     strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");
 }

@@ -13,6 +13,7 @@
 #include "../../kd.h"
 #include "../images.h"
 #include "../texts.h"
+#include "../hidden.h"
 #include "../report.h"
 
 #include <errno.h>
@@ -34,6 +35,7 @@
 #include "train.h"
 #include "teachers.h"
 #include "ensemble.h"
+#include "pretrain.h"
 #include "tasks.h"
 #include "further.h"
 #include "ways.h"
@@ -107,6 +109,11 @@ static void fill_report(session *s)
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
     if (s->more_count == 0) r->teacher_model = s->teacher; /* of several none speaks for all */
     r->student_model = s->kept;
+    if (s->pretrained)
+        add_setting(
+            s, "hidden words",
+            "%d passes over the texts; %.2f %% of the letters hidden in held-out ones are told, before %.2f %%",
+            s->o.pretrain, 100 * s->hidden_told[1], 100 * s->hidden_told[0]);
     if (s->more_count) add_setting(s, "teachers", "%d, averaged", teacher_count(s));
     if (r->ensemble_students)
         add_setting(s, "teachers of the distilled",
@@ -558,6 +565,7 @@ static void close_session(session *s)
     }
     if (s->training != s->teacher) kd_model_destroy(s->training);
     kd_model_destroy(s->teacher);
+    if (s->training != s->pretrained) kd_model_destroy(s->pretrained);
     for (i = 0; i < s->more_count; ++i) kd_model_destroy(s->more[i]);
     for (i = 0; i < s->assistant_count; ++i) kd_model_destroy(s->assistants[i]);
     for (i = 0; s->students && i < WAY_COUNT * s->o.seeds; ++i) kd_model_destroy(s->students[i]);

@@ -23,7 +23,7 @@ typedef struct options {
     texts teachers_given, feature, beside, assistant;
     int epochs, teacher_epochs, batch, seeds, first_seed, trials, threads, size, channels, length, limit,
         train_limit, patient, int8, exif, resume, teacher_unchecked, write_order, force, list_layers, teachers,
-        mutual, born_again, folds, fold;
+        mutual, born_again, folds, fold, pretrain;
     uint64_t words;        /* of all options that count, for --folds */
     const char *whole_out; /* the folder that --out gave, where `out` is one in it; NULL: it is `out` */
     double adversarial, teacher_lr, teacher_weight_decay, search_minutes, prune, effort, teacher_minutes,
@@ -174,10 +174,12 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "fold-1, fold-2 ..., and folds.json; 0: off")                                                                \
     X("max-skipped", "SHARE", OPTION_REAL, max_skipped, 0, 1, "0.01",                                              \
       "share of files that may be unreadable before that is an error")                                             \
-    X("unlabelled", "FOLDER", OPTION_TEXT, unlabelled, 0, 0, "",                                                   \
-      "images without labels, in any folders below it: the distilled student learns what the teacher says of "     \
-      "them, "                                                                                                     \
-      "in as many steps")                                                                                          \
+    X("unlabelled", "FOLDER|FILE", OPTION_TEXT, unlabelled, 0, 0, "",                                              \
+      "images without labels, in any folders below it, or texts, in a .csv, .tsv or .txt file (one a line): the "  \
+      "distilled student learns what the teacher says of them, in as many steps")                                  \
+    X("pretrain", "N", OPTION_INT, pretrain, 0, 10000, "0",                                                        \
+      "of texts: the teacher first learns to tell words that are hidden from it (Devlin et al. 2019), in N "       \
+      "passes over those with and without labels; 0: off")                                                         \
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \

@@ -81,7 +81,9 @@ typedef struct session {
     part fit, held, all; /* all: those to learn from and those without labels, where there are any */
     kd_data test;
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
-    kd_model *more[MAX_LIST];            /* teachers after the first, and behind them that in training */
+    kd_model *pretrained;                /* on hidden words: what teachers start from; NULL: none */
+    double hidden_told[2];    /* share of the letters hidden in held-out texts that it tells: before, and after */
+    kd_model *more[MAX_LIST]; /* teachers after the first, and behind them that in training */
     int more_count;
     const kd_model *averaged[MAX_LIST]; /* all of them, where there are several, or teacher and students */
     float average_weights[MAX_LIST];

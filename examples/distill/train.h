@@ -272,11 +272,15 @@ static int resume_number(const session *s, const char *name, double *value)
 /* Ctrl-C came: the model as it is now goes into the output folder. */
 static int stop_here(const session *s)
 {
-    const int teacher = s->training == s->teacher || s->training == s->more[s->more_count];
+    const int teacher = s->training == s->teacher || s->training == s->more[s->more_count],
+              pretrained = s->training == s->pretrained;
     progress_wipe();
     if (!save_model(s, s->training, "checkpoint.safetensors")) return 0;
     printf("stopped; --resume goes on from here. The %s so far is %s/checkpoint.safetensors%s\n",
-           teacher ? "teacher" : "student", s->o.out, teacher ? ", which --teacher takes" : "");
+           teacher      ? "teacher"
+           : pretrained ? "model of hidden words"
+                        : "student",
+           s->o.out, teacher ? ", which --teacher takes" : "");
     return 0;
 }
 

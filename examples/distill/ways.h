@@ -411,6 +411,7 @@ static int train_teacher(session *s, int epochs)
     if (!run_open(w.run, epochs)) return 0;
     d = teacher_options(s, &w, epochs);
     printf("\nTraining the teacher, %d epoch%s\n", epochs, plural(epochs));
+    if (!start_teacher(s, s->teacher)) return 0;
     s->training = s->teacher;
     if (!train(s, &g, &s->fit.data, &d, w.run)) return 0;
     s->training = NULL;
@@ -435,6 +436,7 @@ static int train_more_teachers(session *s)
         s->training = create_model(s, "teacher", s->teacher_spec, d.seed);
         if (!s->training) return 0;
         s->more[s->more_count] = s->training;
+        if (!start_teacher(s, s->training)) return 0;
         if (!train(s, &g, &s->fit.data, &d, NULL)) return 0;
         s->training = NULL;
         s->averaged[++s->more_count] = s->more[i - 1];
@@ -609,6 +611,7 @@ static int check_trainings(session *s)
         return complain("--teachers trains several of one model line; a teacher that is there already is one");
     if ((s->o.teachers > 1 || s->more_count) && s->objective.feature_count)
         return complain("--feature needs one teacher: the layers of several are not averaged");
+    if (!check_pretrain(s)) return 0;
     if (s->plan.epochs && !teacher_has_epochs(s, s->plan.epochs))
         return complain("--teacher-from %g and --teacher-until %g leave none of %d epochs to the teacher",
                         s->o.teacher_from, s->o.teacher_until, s->plan.epochs);
@@ -768,7 +771,8 @@ static void announce_time(session *s)
 
 static int prepare_teacher(session *s)
 {
-    if (s->r.teacher_trained && (!bound_teacher(s) || !train_teacher(s, s->plan.teacher_epochs))) return 0;
+    if (s->r.teacher_trained && (!pretrain(s) || !bound_teacher(s) || !train_teacher(s, s->plan.teacher_epochs)))
+        return 0;
     if (s->o.teachers > 1 && !train_more_teachers(s)) return 0;
     return validate_teacher(s, &s->r.teacher_validation);
 }
