@@ -20,6 +20,7 @@ enum { SHOWN = 3 };
 static int find_framing(const kd_model *m, const char *path, const char *resize, int exif, images_framing *f)
 {
     const char *known = kd_model_framing(m);
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     int c, h, w, upright;
     kd_model_input(m, &c, &h, &w);
     if (!images_framing_parse(known, f)) {
@@ -33,12 +34,20 @@ static int find_framing(const kd_model *m, const char *path, const char *resize,
     upright = f->upright || exif; /* --resize says nothing of that */
     if (resize && (!images_framing_parse(resize, f) || f->upright)) {
         fprintf(stderr,
-                "classify: --resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got "
+                "classify: --resize takes crop, stretch, pad, pad=R,G,B, pad=mean or the pixels of the shorter "
+                "edge, got "
                 "\"%s\"\n",
                 resize);
         return 0;
     }
     f->upright = upright;
+    if (f->by_mean && !kd_model_preprocessing(m, mean, std)) {
+        fprintf(stderr,
+                "classify: pad=mean is the colour of the mean of the model's images, which %s does not know\n",
+                path);
+        return 0;
+    }
+    if (f->by_mean) images_framing_mean(f, mean, kd_model_preprocessing(m, NULL, NULL));
     return 1;
 }
 
@@ -348,7 +357,8 @@ int main(int argc, char **argv)
             "replaces files.\n"
             "Images of another size are brought to the model's as those that it was trained with, or by --resize: "
             "crop, "
-            "stretch, pad, pad=R,G,B, or a number, the pixels of the shorter edge before the middle is taken. "
+            "stretch, pad, pad=R,G,B, pad=mean, or a number, the pixels of the shorter edge before the middle is "
+            "taken. "
             "--exif "
             "turns photos as EXIF says.\n",
             stderr);

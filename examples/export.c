@@ -18,9 +18,9 @@
 #define EXPORT_IMAGES
 #include "images.h"
 #include "texts.h"
+#endif
+#endif
 #include "web/image.h"
-#endif
-#endif
 
 typedef struct options {
     const char *from, *to;
@@ -280,6 +280,7 @@ static int load_texts(const kd_model *m, const char *path, images *s)
 static int load_images(const kd_model *m, const char *folder, images *s, images_set **found)
 {
     images_options o = images_defaults();
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     int c, h, w;
     memset(s, 0, sizeof *s);
     if (!image_shape(m, &c, &h, &w)) return images_fail(s, "the model takes %dx%dx%d, which is no image", c, h, w);
@@ -287,21 +288,20 @@ static int load_images(const kd_model *m, const char *folder, images *s, images_
         return images_fail(
             s, "the model says that its images were brought to their size by \"%s\", which is not known",
             kd_model_framing(m));
+    if (!*kd_model_framing(m) && h != w) o.framing.way = IMAGES_STRETCH;
+    if (o.framing.by_mean && kd_model_preprocessing(m, mean, std))
+        images_framing_mean(&o.framing, mean, kd_model_preprocessing(m, NULL, NULL));
     o.channels = c;
-    o.size = h == w ? h : 0;
+    o.size = h, o.width = w;
     o.limit = LOOKED_AT / kd_model_outputs(m) + 1;
     *found = &s->train;
     if (images_load(s, folder, &o) && s->height == h && s->width == w) return 1;
     images_free(s);
-    s->channels = c, s->height = h, s->width = w, s->bits = 16;
+    s->channels = c, s->height = h, s->width = w, s->sized = 1;
     s->framing = o.framing;
     o.unlabelled_files = LOOKED_AT;
     *found = &s->unlabelled;
-    if (images_load_unlabelled(s, folder, &o)) return 1;
-    return h == w
-               ? 0
-               : images_fail(s, "%s has no image of %dx%d: only such can be taken for a model that is not square",
-                             folder, w, h);
+    return images_load_unlabelled(s, folder, &o);
 }
 
 /* The images as the model was trained on them. 0 after a complaint; to be freed either way. */
@@ -346,6 +346,24 @@ static kd_result quantize(const options *o, const kd_quantize_desc *desc, kd_mod
 
 #endif
 
+/* What --int8 has to be given with, for what the model reads. */
+static void ask_for_data(const kd_model *m)
+{
+    static const char needs[] = "export: --int8 needs to see what the numbers in the network are like: ";
+    int c, h, w;
+    kd_model_input(m, &c, &h, &w);
+    if (strncmp(kd_model_spec(m), "tokens ", 7) == 0)
+        fprintf(stderr, "%sgive some of the texts that it was trained on, --images FOLDER or --images TEXTS.csv\n",
+                needs);
+    else if (image_shape(m, &c, &h, &w))
+        fprintf(stderr, "%sgive a folder with some of the images that it was trained on, --images FOLDER\n", needs);
+    else
+        fprintf(stderr,
+                "%sthe model reads vectors of %d, which no file that export reads has; train it for int8 (distill "
+                "--int8), or call kd_model_quantize with such vectors\n",
+                needs, c * h * w);
+}
+
 /* The model in int8 in place of the one in float. A model that was trained with rounding needs no images. */
 static kd_result make_int8(const options *o, kd_model **m)
 {
@@ -359,10 +377,7 @@ static kd_result make_int8(const options *o, kd_model **m)
     }
     result = o->images ? quantize(o, &desc, *m, &made) : kd_model_quantize(*m, NULL, &desc, &made);
     if (result == KD_ERR_ARGUMENT && !o->images) {
-        fputs(
-            "export: --int8 needs to see what the numbers in the network are like: give a folder with some of the "
-            "images that it was trained on, --images FOLDER\n",
-            stderr);
+        ask_for_data(*m);
         return KD_STOPPED;
     }
     if (result != KD_OK) return result;

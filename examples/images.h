@@ -58,6 +58,8 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 #define STB_IMAGE_IMPLEMENTATION
+#include "resize.h"
+
 #if defined(__has_include)
 #if __has_include(<stb/stb_image.h>)
 #include <stb/stb_image.h>
@@ -66,12 +68,6 @@
 #endif
 #else
 #include <stb/stb_image.h>
-#endif
-
-#if defined(__GNUC__)
-#define IMAGES_PUBLIC __attribute__((unused)) /* a program need not use all of it */
-#else
-#define IMAGES_PUBLIC
 #endif
 
 enum {
@@ -84,17 +80,6 @@ enum {
     IMAGES_REASONS = 24,    /* why files were skipped */
     IMAGES_SAID = 24
 };
-
-typedef enum images_way { IMAGES_CROP, IMAGES_STRETCH, IMAGES_PAD } images_way;
-
-/* How a picture is brought to a size, in words as in "crop=256 exif": images_framing_parse. All zeros are usual. */
-typedef struct images_framing {
-    images_way way;    /* CROP: the shorter edge to `edge`, then the middle; STRETCH: whole, whatever the ratio of
-                          its sides; PAD: whole, with a colour above and below, or left and right */
-    int edge;          /* pixels; 0: the shorter edge of the size */
-    uint8_t colour[3]; /* of PAD; in grey images its grey */
-    int upright;       /* 1: photos are turned as EXIF says; 0: taken as they lie, as torchvision does */
-} images_framing;
 
 typedef struct images_options {
     int size;          /* side in pixels; 0: as the images are, if all are alike */
@@ -112,6 +97,7 @@ typedef struct images_options {
                             is not looked into; NULL: none (on Windows it is not known again) */
     images_framing framing; /* of images of another size */
     int unlabelled_files;   /* of images_load_unlabelled, evenly taken; 0: all */
+    int width;              /* of images that are no squares, whose height is `size`; 0: as size */
 } images_options;
 
 /* Where an image came from. Sorted by it, images have the order in which they were read. */
@@ -141,6 +127,7 @@ typedef struct images_copies {
 typedef struct images {
     images_set train, validation, test, unlabelled; /* validation: empty where no folder is for that */
     int channels, height, width, class_count;
+    int sized;     /* 1: height and width are asked for, and not those of the files */
     int are_texts; /* 1: texts.h has loaded them, of up to `channels` bytes each */
     char **class_names;
     char **paths; /* of the files, below the folder that was loaded */
@@ -150,8 +137,8 @@ typedef struct images {
     int skipped, unsupported, others; /* of these; of other formats; no images at all */
     int hidden, loose;                /* names that begin with a dot; images beside the folders of the classes */
     int rotated, sixteen_bit, four_channel_jpeg, transparent, resized;
-    images_framing framing;                /* of the options */
-    int bits;                              /* of the 16 that count in files with so many: 8 to 16 */
+    images_framing framing; /* of the options */
+    int bits;               /* of the 16 that count in files with so many: 8 to 16; 0: not known yet */
     images_reason reasons[IMAGES_REASONS]; /* of all that was not read; the last may stand for several */
     images_copies copies;
     char said[IMAGES_SAID][512]; /* sentences: what was taken for what, what was changed, what looks wrong */
@@ -163,7 +150,7 @@ typedef struct images {
 
 static images_options images_defaults(void)
 {
-    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL, {IMAGES_CROP, 0, {0, 0, 0}, 0}, 0};
+    images_options o = {0, 0, 0, 0.2, 0.01, 0, 1, 0, 0, 0, 0, NULL, {IMAGES_CROP, 0, {0, 0, 0}, 0, 0}, 0, 0};
     return o;
 }
 
@@ -296,11 +283,6 @@ static images_path images_shown(const char *path)
     while (from > path && ((unsigned char)*from & 0xc0) == 0x80) ++from; /* not from the middle of a letter */
     snprintf(shown.chars, sizeof shown.chars, "%s%s", from == path ? "" : "...", from);
     return shown;
-}
-
-static void *images_memory(size_t count, size_t item)
-{
-    return count && item > SIZE_MAX / count ? NULL : calloc(count ? count : 1, item);
 }
 
 static char *images_join(const char *folder, const char *name)
@@ -470,116 +452,7 @@ static uint64_t images_hash(uint64_t x)
     return x ^ (x >> 31);
 }
 
-/* ---- resizing, as Pillow does it ------------------------------------------------------------------------- */
-
-/* Pillow's BILINEAR for 8-bit images, bit for bit: a triangle as wide as the reduction, weights as fractions of
-   2^22, first along lines, then along columns, rounded to 8 bits after each. */
-typedef struct images_weights {
-    int *first, *count, *weight; /* weight: taps each */
-    int taps;
-} images_weights;
-
-static void images_weights_free(images_weights *w)
-{
-    free(w->first);
-    free(w->count);
-    free(w->weight);
-}
-
-/* To be freed whatever is returned. */
-static int images_weights_make(images_weights *w, int in, int out)
-{
-    const double scale = (double)in / out, wide = scale < 1 ? 1 : scale;
-    double *k;
-    int x, i;
-    w->taps = (int)ceil(wide) * 2 + 1;
-    w->first = (int *)images_memory((size_t)out, sizeof(int));
-    w->count = (int *)images_memory((size_t)out, sizeof(int));
-    w->weight = (int *)images_memory((size_t)out * (size_t)w->taps, sizeof(int));
-    k = (double *)images_memory((size_t)w->taps, sizeof(double));
-    if (!w->first || !w->count || !w->weight || !k) {
-        free(k);
-        return 0;
-    }
-    for (x = 0; x < out; ++x) {
-        const double center = (x + 0.5) * scale;
-        int first = (int)(center - wide + 0.5), end = (int)(center + wide + 0.5);
-        double sum = 0;
-        if (first < 0) first = 0;
-        if (end > in) end = in;
-        for (i = 0; i < end - first; ++i) {
-            const double distance = fabs((i + first - center + 0.5) * (1.0 / wide));
-            k[i] = distance < 1 ? 1 - distance : 0;
-            sum += k[i];
-        }
-        for (i = 0; i < end - first; ++i) {
-            if (sum != 0) k[i] /= sum;
-            w->weight[(size_t)x * (size_t)w->taps + (size_t)i] = (int)(0.5 + k[i] * (1 << 22));
-        }
-        w->first[x] = first;
-        w->count[x] = end - first;
-    }
-    free(k);
-    return 1;
-}
-
-/* One number from `count` numbers `step` apart. */
-static uint8_t images_weigh(const uint8_t *from, size_t step, const int *weight, int count)
-{
-    int sum = 1 << 21, i;
-    for (i = 0; i < count; ++i) sum += from[(size_t)i * step] * weight[i];
-    sum >>= 22;
-    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
-}
-
-/* (height, width, channels) to (to_h, to_w, channels); a new buffer, or NULL without memory. */
-static uint8_t *images_resize(const uint8_t *from, int w, int h, int channels, int to_w, int to_h)
-{
-    const size_t c = (size_t)channels;
-    uint8_t *middle = (uint8_t *)images_memory((size_t)to_w * (size_t)h, c);
-    uint8_t *to = (uint8_t *)images_memory((size_t)to_w * (size_t)to_h, c);
-    images_weights across = {0}, down = {0};
-    int x, y, i, ok = middle && to;
-    ok = ok && images_weights_make(&across, w, to_w);
-    ok = ok && images_weights_make(&down, h, to_h);
-    for (y = 0; ok && y < h; ++y) {
-        for (x = 0; x < to_w; ++x) {
-            for (i = 0; i < channels; ++i) {
-                const uint8_t *line = from + (size_t)y * (size_t)w * c + (size_t)i;
-                middle[((size_t)y * (size_t)to_w + (size_t)x) * c + (size_t)i] =
-                    w == to_w ? line[(size_t)x * c]
-                              : images_weigh(line + (size_t)across.first[x] * c, c,
-                                             across.weight + (size_t)x * (size_t)across.taps, across.count[x]);
-            }
-        }
-    }
-    for (y = 0; ok && y < to_h; ++y) {
-        for (x = 0; x < to_w; ++x) {
-            for (i = 0; i < channels; ++i) {
-                const size_t line = (size_t)to_w * c, at = (size_t)x * c + (size_t)i;
-                to[(size_t)y * line + at] =
-                    h == to_h ? middle[(size_t)y * line + at]
-                              : images_weigh(middle + (size_t)down.first[y] * line + at, line,
-                                             down.weight + (size_t)y * (size_t)down.taps, down.count[y]);
-            }
-        }
-    }
-    images_weights_free(&across);
-    images_weights_free(&down);
-    free(middle);
-    if (ok) return to;
-    free(to);
-    return NULL;
-}
-
 /* ---- one file -------------------------------------------------------------------------------------------- */
-
-typedef struct images_picture {
-    uint8_t *pixels; /* (h, w, channels), channels 1 or 3 */
-    int w, h, channels;
-    int sixteen_bit, four_channel_jpeg, adobe_jpeg, transparent, scans;
-    int rotated; /* EXIF's orientation, 2 to 8; 0: upright, or nothing is said */
-} images_picture;
 
 /* What the first bytes of a file say that it is. */
 typedef struct images_format {
@@ -964,18 +837,6 @@ IMAGES_PUBLIC static int images_decode(const uint8_t *bytes, size_t size, int wa
 
 /* ---- from one size to another ---------------------------------------------------------------------------- */
 
-/* The shorter edge that pictures are brought to before the middle of width x height is cut out of them. */
-static int images_edge(const images_framing *f, int width, int height)
-{
-    return f->edge ? f->edge : width < height ? width : height;
-}
-
-/* Whether a picture of width x height stays as it is. */
-static int images_fits(int w, int h, int width, int height, const images_framing *f)
-{
-    return w == width && h == height && (f->way != IMAGES_CROP || images_edge(f, width, height) == (w < h ? w : h));
-}
-
 /* Why an image of this size cannot be brought to another; NULL if it can. A line is not resized to a square: whole,
    it would take far more memory than the middle that is kept. */
 static const char *images_too_long(int w, int h, int width, int height, const images_framing *f)
@@ -991,63 +852,9 @@ static const char *images_too_long(int w, int h, int width, int height, const im
 /* The same for the images of a set. */
 static const char *images_misfit(int w, int h, const images *s)
 {
-    if (s->width != s->height && (w != s->width || h != s->height))
+    if (!s->sized && s->width != s->height && (w != s->width || h != s->height))
         return "has a size of its own; say which to bring all to (--size 32)";
     return images_too_long(w, h, s->width, s->height, &s->framing);
-}
-
-/* What lies at (left, top) of a picture, width x height; outside of it there is one colour. */
-static uint8_t *images_place_part(const uint8_t *from, int w, int h, int channels, int left, int top, int width,
-                                  int height, const uint8_t *colour)
-{
-    const size_t c = (size_t)channels;
-    uint8_t *to = (uint8_t *)images_memory((size_t)width * (size_t)height, c);
-    int x, y, i;
-    for (y = 0; to && y < height; ++y) {
-        for (x = 0; x < width; ++x) {
-            const int from_x = x + left, from_y = y + top;
-            const int inside = from_x >= 0 && from_x < w && from_y >= 0 && from_y < h;
-            const uint8_t *pixel = inside ? from + ((size_t)from_y * (size_t)w + (size_t)from_x) * c : colour;
-            for (i = 0; i < channels; ++i) to[((size_t)y * (size_t)width + (size_t)x) * c + (size_t)i] = pixel[i];
-        }
-    }
-    return to;
-}
-
-/* Where the middle begins. What is shorter is set into the middle: by CenterCrop rounded down, by ImageOps.pad to
-   the nearest. */
-static int images_middle(int from, int to, const images_framing *f)
-{
-    if (from >= to) return (int)rint((from - to) / 2.0);
-    return f->way == IMAGES_CROP ? -((to - from) / 2) : -(int)rint((to - from) / 2.0);
-}
-
-/* As torchvision's Resize and CenterCrop, its Resize of both sides, or Pillow's ImageOps.pad. Frees p->pixels; the
-   result is (height, width, channels), or NULL without memory. */
-static uint8_t *images_fit(images_picture *p, int width, int height, const images_framing *f)
-{
-    const uint8_t *c = f->colour;
-    const uint8_t grey = (uint8_t)((19595u * c[0] + 38470u * c[1] + 7471u * c[2] + 0x8000u) >> 16);
-    int w = width, h = height;
-    uint8_t *resized, *fitted;
-    if (f->way == IMAGES_CROP) {
-        const int edge = images_edge(f, width, height), wide = p->w > p->h;
-        w = wide ? (int)((double)edge * p->w / p->h) : edge;
-        h = wide ? edge : (int)((double)edge * p->h / p->w);
-    } else if (f->way == IMAGES_PAD) {
-        const double ratio = (double)p->w / p->h, wanted = (double)width / height;
-        if (ratio > wanted) h = (int)rint((double)p->h / p->w * width);
-        if (ratio < wanted) w = (int)rint((double)p->w / p->h * height);
-        w = w < 1 ? 1 : w, h = h < 1 ? 1 : h;
-    }
-    resized = p->w == w && p->h == h ? p->pixels : images_resize(p->pixels, p->w, p->h, p->channels, w, h);
-    if (resized != p->pixels) free(p->pixels);
-    p->pixels = NULL;
-    if (!resized || (w == width && h == height)) return resized;
-    fitted = images_place_part(resized, w, h, p->channels, images_middle(w, width, f), images_middle(h, height, f),
-                               width, height, p->channels == 1 ? &grey : c);
-    free(resized);
-    return fitted;
 }
 
 /* Turns a picture as EXIF says that it is to be seen; one that says nothing stays. 0 without memory. */
@@ -1073,73 +880,14 @@ static int images_turn(images_picture *p)
     return 1;
 }
 
-/* Whole numbers up to a bound, joined by commas; how many, 0 for anything else. */
-static int images_framing_numbers(const char *text, size_t length, int most, int *numbers, int room)
-{
-    size_t i;
-    int count = 0, digits = 0;
-    for (i = 0; i < length; ++i) {
-        if (text[i] == ',' && digits && count < room) {
-            digits = 0;
-        } else if (text[i] >= '0' && text[i] <= '9' && (digits || count < room)) {
-            if (!digits++) numbers[count++] = 0;
-            numbers[count - 1] = numbers[count - 1] * 10 + (text[i] - '0');
-            if (numbers[count - 1] > most) return 0;
-        } else {
-            return 0;
-        }
-    }
-    return digits ? count : 0;
-}
-
-/* "crop", "crop=256" or only "256", "stretch", "pad", "pad=128", "pad=124,116,104", and "exif", joined by blanks;
-   "" is "crop". 0 for anything else, and *f is as it was. */
-IMAGES_PUBLIC static int images_framing_parse(const char *text, images_framing *f)
-{
-    static const char *const words[] = {"crop", "stretch", "pad"};
-    images_framing found;
-    int known = 0, n[3], i;
-    memset(&found, 0, sizeof found);
-    while (*text) {
-        const size_t length = strcspn(text, " ");
-        size_t word = strcspn(text, " =");
-        const int has_value = text[word] == '=';
-        for (i = 0; i < 3 && (strlen(words[i]) != word || memcmp(text, words[i], word) != 0); ++i) {}
-        if (length == 4 && memcmp(text, "exif", 4) == 0 && !found.upright) {
-            found.upright = 1;
-        } else if (length > 0) {
-            if (known++) return 0;
-            if (i < 3) {
-                found.way = (images_way)i;
-                word += (size_t)has_value;
-            } else {
-                word = 0;
-            }
-            if (i == 3 || has_value) {
-                const int most = i == IMAGES_PAD ? 255 : 8192;
-                const int count = images_framing_numbers(text + word, length - word, most, n, 3);
-                if (i == IMAGES_STRETCH || count == 0 || (i == IMAGES_PAD ? count == 2 : count != 1 || n[0] == 0))
-                    return 0;
-                if (i == IMAGES_PAD) {
-                    for (i = 0; i < 3; ++i) found.colour[i] = (uint8_t)n[count == 3 ? i : 0];
-                } else {
-                    found.edge = n[0];
-                }
-            }
-        }
-        text += length;
-        text += *text == ' ';
-    }
-    *f = found;
-    return 1;
-}
-
 /* The words of a framing, at most 40; "" of the usual one. */
 IMAGES_PUBLIC static void images_framing_words(const images_framing *f, char *text, size_t size)
 {
     char how[32] = "";
     if (f->way == IMAGES_CROP && f->edge)
         snprintf(how, sizeof how, "crop=%d", f->edge);
+    else if (f->by_mean)
+        snprintf(how, sizeof how, "pad=mean");
     else if (f->way == IMAGES_PAD)
         snprintf(how, sizeof how, "pad=%d,%d,%d", f->colour[0], f->colour[1], f->colour[2]);
     else if (f->way == IMAGES_STRETCH)
@@ -2022,7 +1770,7 @@ static int images_survey(images *s, const images_list *list, const images_option
     s->bits = z.largest ? images_bits_of(z.largest) : 16;
     s->channels = o->channels ? o->channels : z.all_grey ? 1 : 3;
     s->height = side ? side : z.h;
-    s->width = side ? side : z.w;
+    s->width = o->size && o->width ? o->width : side ? side : z.w;
     if (side < 0) return images_fail(s, "the images have different sizes; say which to bring them to (--size 32)");
     if (!o->size && !z.count) return 1; /* nothing readable: reported by the caller */
     if (!images_check_edge(s)) return 0;
@@ -2544,7 +2292,7 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
     if (ok) {
         s->channels = o->channels ? o->channels : 1;
         s->height = o->size ? o->size : (int)h;
-        s->width = o->size ? o->size : (int)w;
+        s->width = !o->size ? (int)w : o->width ? o->width : o->size;
         why = images_misfit((int)w, (int)h, s);
         ok = images_check_edge(s);
         if (ok) ok = !why || images_fail(s, "%s: an image of %ux%u %s", images_shown(image_path).chars, w, h, why);
@@ -2562,6 +2310,7 @@ static int images_load_idx_split(images *s, const images_idx *x, int split, cons
         for (j = 0; p.pixels && j < (size_t)w * h * (size_t)s->channels; ++j)
             p.pixels[j] = pixels[16 + (size_t)i * w * h + j / (size_t)s->channels];
         sink.origin.place = (int32_t)i;
+        s->resized += !images_fits(p.w, p.h, s->width, s->height, &s->framing);
         fitted = !p.pixels ? NULL
                  : images_fits(p.w, p.h, s->width, s->height, &s->framing)
                      ? p.pixels
@@ -2958,6 +2707,7 @@ IMAGES_PUBLIC static int images_load(images *s, const char *folder, const images
     memset(s, 0, sizeof *s);
     s->apart = o->apart;
     s->framing = o->framing;
+    s->sized = o->size > 0;
     if (o->size < 0 || o->size > 4096) return images_fail(s, "the size must be 1 to 4096 pixels, got %d", o->size);
     if (o->channels != 0 && o->channels != 1 && o->channels != 3)
         return images_fail(s, "there can be 1 or 3 channels, got %d", o->channels);
@@ -2995,6 +2745,10 @@ IMAGES_PUBLIC static int images_load_unlabelled(images *s, const char *folder, c
     if (!images_is_folder(folder)) return images_fail(s, "there is no folder %s", images_shown(folder).chars);
     ok = images_collect(s, &list, folder, -1, NULL, 0);
     if (ok) images_thin(&list, o->unlabelled_files);
+    if (ok && !s->bits) {
+        const images_sizes z = images_measure(&list, o);
+        s->bits = z.largest ? images_bits_of(z.largest) : 16;
+    }
     ok = ok && images_keep_paths(s, folder, &list) && images_load_list(s, &list, 0, &s->unlabelled);
     files = list.count - (s->others - before.others) - (s->unsupported - before.unsupported);
     images_list_free(&list);

@@ -385,6 +385,24 @@ for pair in "square $one_line" "square $work/1x60000.pgm" "wide $work/1x60000.pg
     check "${pair##*/}, ${pair%% *} model: in a sentence" grep -q '^classify: .* is too long' "$work/stderr"
 done
 
+# ranges of models that are not square, of photos of 12 bits without classes, and what is to be given to others
+check 'more models' sh -c "'$work/models' '1x20x12: conv 2 3, relu, gap, dense 2' '$work/tall.safetensors' &&
+    '$work/models' 'tokens 9: embed 256 4, meanpool, linear 2' '$work/words.safetensors' &&
+    '$work/models' '7: dense 3, relu, dense 2' '$work/seven.safetensors' && mkdir '$work/deep' &&
+    '$work/models' '1x8x8: dense 3, relu, dense 2' '$work/eight.safetensors'"
+check 'a tall model and square images' sh -c "'$build/export' '$work/tall.safetensors' '$work/tall8.safetensors' --int8 --images examples/data/samples >'$work/said'"
+check 'looks at all of them' grep -q '^10 images of examples/data/samples say what' "$work/said"
+# values of 12 bits in 16: as bright as the same of 8 bits
+{ printf 'P5 8 8 65535\n'; head -c 64 kd.h | od -An -v -tu1 | tr -s ' ' '\n' | grep . | awk '{ printf "\\%03o\\%03o", $1 / 16 % 16, $1 % 16 * 16 }' | xargs -0 printf; } >"$work/deep/a.pgm"
+mkdir "$work/flat" && { printf 'P5 8 8 255\n'; head -c 64 kd.h; } >"$work/flat/a.pgm"
+for folder in deep flat; do
+    check "ranges of $folder" sh -c "'$build/export' '$work/eight.safetensors' '$work/$folder.safetensors' --int8 --images '$work/$folder'"
+done
+check 'are alike' cmp "$work/deep.safetensors" "$work/flat.safetensors"
+asked() { wanted=$1 && ! "$build/export" "$work/$2.safetensors" "$work/none.onnx" --int8 2>"$work/stderr" && grep -qF -- "$wanted" "$work/stderr"; }
+check 'of texts' asked 'give some of the texts that it was trained on, --images FOLDER or --images TEXTS.csv' words
+check 'of vectors' asked 'the model reads vectors of 7, which no file that export reads has' seven
+
 # ---- what is done where nothing is said --------------------------------------------------------------------------------
 check 'defaults' sh -c "'$distill' $fashion --limit 12 --effort 0.01 --seeds 1 --threads 1 --out '$work/auto' >'$work/said'"
 check 'the time is told beforehand' sh -c "sed '/^May images/,\$d' '$work/said' | grep -q '^time      about [0-9]'"
@@ -616,6 +634,17 @@ check 'so is what comes of a teacher that knows it' framed after --teacher "$wor
 check 'it is said' grep -q 'note: images are brought to their size as .*padded/teacher.safetensors says: pad=0,0,0' "$work/said"
 check 'and kept' grep -q '"kd.framing":"pad=0,0,0"' "$work/after/student.safetensors"
 check 'the same may be given' framed after --teacher "$work/padded/teacher.safetensors" --teacher-unchecked --fit pad
+check 'the colour of the mean' framed mean --teacher 'dense 3, relu, dense 2' --resize pad=mean
+grep -ao '"kd.framing":"pad=[0-9,]*"' "$work/mean/student.safetensors" >"$work/colour"
+check 'is a grey' grep -q '=\([1-9][0-9]*\),\1,\1"' "$work/colour"
+check 'that is said' grep -q "with the colour $(sed 's/.*=//; s/"//' "$work/colour") beside them" "$work/said"
+check 'and the same of a teacher that knows it' framed after --teacher "$work/mean/teacher.safetensors" --teacher-unchecked
+check 'in its student' grep -qF "$(cat "$work/colour")" "$work/after/student.safetensors"
+check 'classify, a mean' "$build/classify" "$work/padded/teacher.safetensors" --force --logits "$work/b.npy" --resize pad=mean "$work/plain.pgm"
+check 'shows something else than black' sh -c "! cmp -s '$work/a.npy' '$work/b.npy'"
+sed 's/kd\.mean/xx.mean/; s/kd\.std/xx.std/; s/kd\.checksum/xx.checksum/g' "$work/padded/student.safetensors" >"$work/strange.safetensors"
+check 'a mean that is not known' sh -c "! '$build/classify' '$work/strange.safetensors' --resize pad=mean '$work/plain.pgm' 2>'$work/stderr'"
+check 'is told' grep -q 'pad=mean is the colour of the mean of the model' "$work/stderr"
 check 'edges' framed edges --teacher 'dense 3, relu, dense 2' --resize 10 --exif
 check 'are kept' grep -q '"kd.framing":"crop=10 exif"' "$work/edges/student.safetensors"
 check 'as a word for --fit, beside a budget' framed edges --teacher 'dense 3, relu, dense 2' --fit 4KB --fit stretch --validation 0.2 --list-layers --student ''
@@ -630,7 +659,7 @@ check 'is kept' grep -q '"kd.framing":"crop"' "$work/usual/student.safetensors"
         --student 'dense 2' --teacher "$work/padded/teacher.safetensors" --exif --out "$work/out"
     refused 'and here it is "pad=0,0,0"; without --resize' "$work/wide_photos" $tiny $one_setting --student 'dense 2' \
         --teacher "$work/padded/teacher.safetensors" --teacher "$work/usual/teacher.safetensors" --out "$work/out"
-    refused '--resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got "squeeze"' "$work/wide_photos" --resize squeeze --out "$work/out"
+    refused '--resize takes crop, stretch, pad, pad=R,G,B, pad=mean or the pixels of the shorter edge, got "squeeze"' "$work/wide_photos" --resize squeeze --out "$work/out"
     refused 'an edge of 7 is too short to cut 8x8 out of the images' "$work/wide_photos" $tiny --student 'dense 2' --resize 7 --out "$work/out"
     refused '--resize is about pixels, which texts do not have' examples/data/banking77 --resize pad --out "$work/out"
     refused '--exif is about pixels, which texts do not have' examples/data/banking77 --exif --out "$work/out"

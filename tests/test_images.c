@@ -2606,6 +2606,19 @@ static void test_idx(void **state)
     o.size = 5; /* as wide as they are, not as high */
     load(&s, &o);
     assert_int_equal(s.height, 5);
+    assert_true(is_said(&s, "12 images were brought to this size"));
+    images_free(&s);
+    o.size = 4, o.width = 5; /* as they are */
+    load(&s, &o);
+    assert_int_equal(s.height, 4);
+    assert_int_equal(s.width, 5);
+    assert_false(is_said(&s, "brought to this size"));
+    images_free(&s);
+    o.size = 6, o.width = 3; /* no squares */
+    load(&s, &o);
+    assert_int_equal(s.height, 6);
+    assert_int_equal(s.width, 3);
+    assert_int_equal(s.resized, 12);
     images_free(&s);
     put_text("classes.txt", "cat\ncat\neel\n");
     load_fails(NULL, "classes.txt names a class twice: cat");

@@ -1,8 +1,10 @@
 // The networks of a page that examples/web/run.sh has written, without the page: their logits for the images in it
 // must be those of kd.h, bit for bit. Usage: node tests/web.js PAGE WANTED        WANTED as examples/web/pack.c writes it
+//                                         or node tests/web.js PAGE WIDTHxHEIGHT  what the networks see of such a picture
 "use strict";
 const fs = require("fs"), vm = require("vm");
-const [page, wanted] = process.argv.slice(2).map(path => fs.readFileSync(path, "utf8"));
+const page = fs.readFileSync(process.argv[2], "utf8"), [width, height] = process.argv[3].split("x").map(Number);
+const wanted = height ? "" : fs.readFileSync(process.argv[3], "utf8");
 const script = id => new RegExp(`<script[^>]*id="${id}">\n([^]*?)</script>`).exec(page)[1];
 
 let failed = 0;
@@ -12,6 +14,14 @@ const hex = x => x.toString(16).padStart(8, "0");
 async function main() {
     vm.runInThisContext(script("network"));
     check("the browser lacks something", missing() === "");
+    if (height) {
+        const picture = new Uint8ClampedArray(4 * width * height), it = await openNetworks(script("packed"));
+        for (let i = 0; i < width * height; ++i)
+            for (let c = 0; c < 4; ++c)
+                picture[4 * i + c] = (i * 7 + Math.floor(i / width) * 13 + (it.c === 1 ? 0 : c * 50)) & 255;
+        console.log(Buffer.from(it.fit(picture, width, height)).toString("hex"));
+        return;
+    }
     const it = await openNetworks(script("packed")), lines = wanted.trim().split("\n");
     check("the number of images", lines.length === it.samples.length);
     it.samples.forEach((sample, i) => {

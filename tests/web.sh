@@ -74,6 +74,15 @@ else
     check "12 images, two networks: the bits of kd.h" node tests/web.js "$tmp/both.html" "$tmp/wanted"
     check "there are as many" test "$(awk 'NF == 21' "$tmp/wanted" | wc -l)" = 12
     check "the program asks the browser for nothing" node "$tmp/wasm.js" "$tmp/web.wasm"
+    for how in crop stretch pad mean tall; do
+        page $how "$tmp/$how.safetensors" '' ''
+        for picture in 50x31 17x40; do
+            "$tmp/pack" fit "$tmp/$how.safetensors" $picture >"$tmp/fitted"
+            check "what classify sees of a picture of $picture: $how" sh -c "node tests/web.js '$tmp/$how.html' $picture >'$tmp/seen' && cmp '$tmp/seen' '$tmp/fitted'"
+        done
+    done
+    "$tmp/pack" fit "$tmp/pad.safetensors" 50x31 >"$tmp/fitted"
+    check "and how it is brought to size matters" sh -c "! cmp -s '$tmp/seen' '$tmp/fitted'"
 fi
 
 page names "$tmp/names.safetensors" '' ''

@@ -80,17 +80,48 @@ static int take_framing(const char *path, const char *known, int given, images_f
 static int find_framing(session *s, images_framing *framing)
 {
     const texts *given = &s->o.teachers_given;
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     int i, known = *s->o.resize || s->o.exif;
     if (!images_framing_parse(s->o.resize, framing) || framing->upright)
         return complain(
-            "--resize takes crop, stretch, pad, pad=R,G,B or the pixels of the shorter edge, got \"%s\"",
+            "--resize takes crop, stretch, pad, pad=R,G,B, pad=mean or the pixels of the shorter edge, got \"%s\"",
             s->o.resize);
     framing->upright = s->o.exif;
+    if (s->teacher && kd_model_preprocessing(s->teacher, mean, std)) /* pad=mean is the mean that it knows */
+        images_framing_mean(framing, mean, kd_model_preprocessing(s->teacher, NULL, NULL));
     for (i = 0; i <= s->more_count && s->teacher; ++i) {
         const char *words = kd_model_framing(i ? s->more[i - 1] : s->teacher);
         if (!take_framing(i < given->count ? given->values[i] : s->o.teacher, words, known, framing)) return 0;
         known |= *words != 0;
     }
+    return 1;
+}
+
+/* pad=mean is the colour of the mean of some of the images, stretched. */
+static int find_colour(session *s, images_options *io)
+{
+    enum { LOOKED_AT = 20 }; /* of each class */
+    float mean[3] = {0, 0, 0};
+    images_options some = *io;
+    images set;
+    int c, channels;
+    int64_t i, area;
+    some.framing.way = IMAGES_STRETCH, some.framing.by_mean = 0;
+    some.limit = some.limit && some.limit < LOOKED_AT ? some.limit : LOOKED_AT;
+    if (!images_load(&set, s->o.folder, &some)) {
+        complain("%s", set.error);
+        images_free(&set);
+        return 0;
+    }
+    channels = set.channels, area = (int64_t)set.height * set.width;
+    for (c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (i = 0; i < set.train.count * area; ++i)
+            sum += set.train.pixels[(i / area * channels + c) * area + i % area];
+        mean[c] = (float)(sum / 255 / (double)(set.train.count * area));
+    }
+    images_framing_mean(&io->framing, mean, channels);
+    images_free(&set);
     return 1;
 }
 
@@ -110,6 +141,7 @@ static int load_pictures(session *s)
     io.train_limit = s->o.train_limit;
     io.seed = (uint64_t)s->o.first_seed;
     io.apart = s->o.whole_out ? s->o.whole_out : s->o.out;
+    if (io.framing.by_mean && !find_colour(s, &io)) return 0;
     if (!images_load(&s->images, s->o.folder, &io))
         return complain("%s%s", s->images.error,
                         strstr(s->images.error, "more than the share") ? "; --max-skipped allows more" : "");

@@ -155,7 +155,8 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "how they are brought to that size: crop, by the shorter edge, and the middle is kept; N, the shorter edge " \
       "has N pixels before the middle is kept, as torchvision's Resize(256) and CenterCrop(224) are --resize 256 " \
       "--size 224; stretch, whole, whatever the ratio of the sides; pad, whole, with black or, as in "             \
-      "pad=124,116,104, another colour beside it. --fit takes the words, too. Kept with the models; a teacher "    \
+      "pad=124,116,104, another colour beside it, or with pad=mean that of their mean. --fit takes the words, "    \
+      "too. Kept with the models; a teacher "                                                                      \
       "that is a file may say it, else it is crop")                                                                \
     X("exif", "", OPTION_FLAG, exif, 0, 1, "",                                                                     \
       "turn photos as EXIF says, which torchvision does not; kept with the models likewise")                       \

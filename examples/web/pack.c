@@ -168,12 +168,15 @@ static int pack_samples(packing *p, const char *folder)
     const int each = (int)KD__MIN((size_t)SAMPLES_EACH, KD__MAX((size_t)1, most / (size_t)p->classes));
     images_options options = images_defaults();
     bytes *to = &p->parts[SAMPLES];
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     int i, *taken, good = 1;
     if (!*folder || most == 0 || p->h != p->w) return 1;
     options.size = p->w, options.channels = p->c, options.limit = 5 * SAMPLES_EACH; /* a fifth is for testing */
     if (!images_framing_parse(kd_model_framing(p->models[0]), &options.framing))
         return complain(p, "the student",
                         "says that images are brought to its size in a way that is not known here");
+    if (options.framing.by_mean && kd_model_preprocessing(p->models[0], mean, std))
+        images_framing_mean(&options.framing, mean, kd_model_preprocessing(p->models[0], NULL, NULL));
     if (!images_load(&p->set, folder, &options)) {
         snprintf(p->why, sizeof p->why, "%.200s", p->set.error);
         return 0;

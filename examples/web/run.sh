@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 wasi=${WASI:-/usr}
 
 # not anew for every model
-if ! [ -e "$out/web.wasm" ] || [ -n "$(find "$here/web.c" "$here/image.h" "$here/../../kd.h" -newer "$out/web.wasm")" ]; then
+if ! [ -e "$out/web.wasm" ] || [ -n "$(find "$here/web.c" "$here/image.h" "$here/../resize.h" "$here/../../kd.h" -newer "$out/web.wasm")" ]; then
     ${CLANG:-clang} --target=wasm32-wasi -std=c99 -O2 -msimd128 -Wall -Wextra -Wconversion -Wshadow -Werror \
         -isystem "$wasi/include/wasm32-wasi" -nostdlib -Wl,--no-entry -Wl,--strip-all -Wl,--stack-first -Wl,-z,stack-size=262144 \
         "$here/web.c" -L"$wasi/lib/wasm32-wasi" -lm -lc -o "$out/web.wasm" || exit 1

@@ -6,6 +6,7 @@
 #define KD_STATIC
 #define KD_IMPLEMENTATION
 #include "../../kd.h"
+#include "../resize.h"
 #include "image.h"
 
 #define EXPORT(name) __attribute__((export_name(#name))) extern
@@ -21,7 +22,8 @@ typedef struct network {
 
 static kd_ctx *kd;
 static network networks[NETWORKS];
-static uint8_t *image; /* (c, h, w), the same for both */
+static uint8_t *image;         /* (c, h, w), the same for both */
+static images_framing framing; /* how a picture becomes that, as the student says */
 
 EXPORT(web_memory) void *web_memory(size_t size);
 EXPORT(web_forget) void web_forget(void *bytes);
@@ -36,11 +38,23 @@ EXPORT(web_parameters) double web_parameters(int i);
 EXPORT(web_macs) double web_macs(int i);
 EXPORT(web_is_int8) int web_is_int8(int i);
 EXPORT(web_image) uint8_t *web_image(void);
+EXPORT(web_place) const int *web_place(int w, int h);
+EXPORT(web_fit) int web_fit(uint8_t *pixels, int w, int h);
 EXPORT(web_predict) const float *web_predict(int i);
 EXPORT(web_soften) const float *web_soften(int i, float temperature);
 
 void *web_memory(size_t size) { return malloc(size); }
 void web_forget(void *bytes) { free(bytes); }
+
+/* As classify does it: what is not known is stretched where the images are no squares, else cut. */
+static void find_framing(const network *n)
+{
+    const char *words = kd_model_framing(n->m);
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    if ((!images_framing_parse(words, &framing) || !*words) && n->h != n->w) framing.way = IMAGES_STRETCH;
+    if (kd_model_preprocessing(n->m, mean, std))
+        images_framing_mean(&framing, mean, kd_model_preprocessing(n->m, NULL, NULL));
+}
 
 /* 1, or 0 and web_error(). */
 int web_load(int i, const void *bytes, size_t size)
@@ -53,6 +67,7 @@ int web_load(int i, const void *bytes, size_t size)
     classes = (size_t)kd_model_outputs(n->m);
     n->logits = (float *)malloc(classes * sizeof *n->logits);
     n->probs = (float *)malloc(classes * sizeof *n->probs);
+    if (i == 0) find_framing(n);
     if (!image) image = (uint8_t *)malloc((size_t)n->c * (size_t)n->h * (size_t)n->w);
     return n->logits && n->probs && image;
 }
@@ -76,6 +91,47 @@ double web_macs(int i) { return (double)kd_model_macs(networks[i].m); }
 int web_is_int8(int i) { return kd_model_is_int8(networks[i].m); }
 
 uint8_t *web_image(void) { return image; }
+
+/* Where a picture comes to lie in the image, in its pixels: left, top, width, height; and the colour beside it. */
+const int *web_place(int w, int h)
+{
+    static int place[7];
+    const network *n = &networks[0];
+    int i;
+    images_size_of(w, h, n->w, n->h, &framing, &place[2], &place[3]);
+    place[0] = -images_middle(place[2], n->w, &framing);
+    place[1] = -images_middle(place[3], n->h, &framing);
+    for (i = 0; i < 3; ++i) place[4 + i] = framing.colour[i];
+    return place;
+}
+
+/* The image from a picture, (h, w, RGBA) as canvases have it, in memory of web_memory, which is used up. Grey is
+   weighed as stb_image does. 0: it does not fit in memory. */
+int web_fit(uint8_t *pixels, int w, int h)
+{
+    const network *n = &networks[0];
+    const size_t count = (size_t)w * (size_t)h, area = (size_t)n->w * (size_t)n->h, c = (size_t)n->c;
+    images_picture p;
+    uint8_t *fitted;
+    size_t i, j;
+    memset(&p, 0, sizeof p);
+    p.pixels = pixels, p.w = w, p.h = h, p.channels = n->c;
+    for (i = 0; i < count; ++i) { /* in place: what is written has been read */
+        const uint8_t *from = pixels + 4 * i;
+        const int r = from[0], g = from[1], b = from[2];
+        if (c == 1)
+            pixels[i] = (uint8_t)((77 * r + 150 * g + 29 * b) >> 8);
+        else
+            pixels[3 * i] = (uint8_t)r, pixels[3 * i + 1] = (uint8_t)g, pixels[3 * i + 2] = (uint8_t)b;
+    }
+    fitted = images_fit(&p, n->w, n->h, &framing);
+    if (!fitted) return 0;
+    for (i = 0; i < area; ++i) {
+        for (j = 0; j < c; ++j) image[j * area + i] = fitted[i * c + j];
+    }
+    free(fitted);
+    return 1;
+}
 
 /* The logits of the image, NULL after an error. */
 const float *web_predict(int i)
