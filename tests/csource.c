@@ -45,7 +45,7 @@ static const char *const lines[] = {
     "tokens 9: concat(embed 256 4 | embed 256 5), classtoken, residual(linear 27, attention 3), concat(meanpool | "
     "maxpool 10x1, flatten), linear 6",
     "tokens 8: embed 20 6, meanpool",
-    /* what an int8 model has in float: sums over more and fewer than 16 tokens and numbers, with padding and without */
+    /* what an int8 model has in float: sums of more and fewer than 16 numbers, with padding and without */
     "3x10x10: patch 2 18, classtoken, position, encoder 2 3, layernorm, token 0, dense 5",
     "1x8x8: patch 2 20, classtoken, disttoken, position, encoder 2 2 causal=1 act=gelutanh, layernorm, disthead 7",
     "tokens 20: embed 256 12, position, encoder 1 3, encoder 1 2 causal=1 act=gelutanh, silu, layernorm, tanh, "
