@@ -161,7 +161,7 @@ CONTENTS (search for the tag)
    >>elements     ... elementwise, and int8
    >>windows      ... windows over images, Winograd's, pooling, batch normalisation
    >>rows         ... rows of logits, layer normalisation, attention
-   >>updates      ... updates of all weights, learned filters, products of doubles, the table
+   >>updates      ... updates of all weights, products of doubles, the table
    >>licence
 */
 #ifdef KD__PROBE /* asked by itself whether it is the file that it would include again */
@@ -4131,22 +4131,6 @@ typedef struct kd__update {
     float grad_scale;
 } kd__update;
 
-/* Convolutions of planes of doubles that keep their size: y += weight (out, in, side, side) x. A plane is `count`
-   numbers in lines of `pitch`. As far as the filter reaches beyond a plane, and beyond its lines, x has zeros. */
-typedef struct kd__planes {
-    int in, out, side, count;
-    ptrdiff_t pitch, x_plane, y_plane;
-    const float *weight;
-    ptrdiff_t w_out, w_in; /* floats from one to the next */
-    int turned;            /* the first of the (side, side) is the last one in memory */
-    const double *x;
-    double *y;        /* of planes_add */
-    const double *dy; /* of planes_learn: like y, with zeros between the lines, for so many samples */
-    int samples;
-    ptrdiff_t x_sample, y_sample;
-} kd__planes;
-enum { KD__LEARN_OUTS = 3 };
-
 /* Products of matrices of doubles. What lies beside each other in memory is the last dimension, but for a, whose
    columns are a_col apart in doubles_add. */
 typedef struct kd__doubles {
@@ -4155,6 +4139,7 @@ typedef struct kd__doubles {
     ptrdiff_t a_row, a_col, b_row, c_row;
     double *c; /* (m, n) */
 } kd__doubles;
+enum { KD__DOTS_ROWS = 3 };
 
 /* return type, name, parameters */
 /* Those that prediction calls, and those that only training does. */
@@ -4198,7 +4183,6 @@ typedef struct kd__doubles {
     X(void, layernorm, (const kd__layernorm *l))                                                                   \
     X(void, softmax, (const float *x, int rows, int cols, float temperature, int logarithm, float *y))             \
     X(int, all_finite, (ptrdiff_t n, const float *x))                                                              \
-    X(void, planes_add, (const kd__planes *p))                                                                     \
     X(void, from_bytes, (ptrdiff_t n, const uint8_t *bytes, float *x))                                             \
     X(void, normalise, (ptrdiff_t n, const float *x, float mean, float std, float *y))
 
@@ -4237,7 +4221,6 @@ typedef struct kd__doubles {
     X(double, sum_squares, (ptrdiff_t n, const float *x))                                                          \
     X(void, update, (const kd__update *u, ptrdiff_t n, float *w, const float *g, float *m, float *v))              \
     X(void, limit_norms, (float *w, ptrdiff_t row, int rows, int cols, float limit))                               \
-    X(void, planes_learn, (const kd__planes *p, int outs, float *weight_grad))                                     \
     X(void, doubles_dots, (const kd__doubles *p))                                                                  \
     X(void, doubles_add, (const kd__doubles *p))
 
@@ -19663,10 +19646,14 @@ KD__PRIVATE void kd__review_split(void *arg, int sample, int worker)
     const size_t at = (size_t)sample * pixels;
     const float *from = v->blend_grad + (size_t)sample * width * count;
     float *sum = v->own_grad + width * at;
+    const int same = v->s->h == v->t->h && v->s->w == v->t->w;
     size_t i;
     (void)worker;
-    memset(sum, 0, width * pixels * sizeof *sum);
-    for (i = 0; i < count; ++i, from += width) {
+    if (same)
+        memcpy(sum, from, width * pixels * sizeof *sum);
+    else
+        memset(sum, 0, width * pixels * sizeof *sum);
+    for (i = 0; i < count && !same; ++i, from += width) {
         float *to = sum + (size_t)v->nearest_own[i] * width;
         v->f->kd->k->add((ptrdiff_t)width, to, from, KD__IDENTITY, 0, to);
     }
@@ -35613,9 +35600,9 @@ KD__INLINE __m512 KD__FN(down)(__m512 x, int half)
 #define kd__v_first(x) _mm512_cvtss_f32(x)
 
 #define KD__DW 8
-#define KD__PLANES_OUTS 8
-#define KD__PLANES_VECTORS 3
-#define KD__LEARN_COLUMNS 9
+#define KD__ADD_ROWS 8
+#define KD__ADD_VECTORS 3
+#define KD__DOTS_COLUMNS 9
 #define kd__d __m512d
 #define kd__d_load(p) _mm512_loadu_pd(p)
 #define kd__d_load_n(p, n) _mm512_maskz_loadu_pd((__mmask8)((1u << (n)) - 1u), p)
@@ -35680,9 +35667,9 @@ KD__INLINE __m256 KD__FN(down)(__m256 x, int half)
 #define kd__v_first(x) _mm256_cvtss_f32(x)
 
 #define KD__DW 4
-#define KD__PLANES_OUTS 4
-#define KD__PLANES_VECTORS 3
-#define KD__LEARN_COLUMNS 2
+#define KD__ADD_ROWS 4
+#define KD__ADD_VECTORS 3
+#define KD__DOTS_COLUMNS 2
 #define kd__d __m256d
 static const int64_t KD__FN(wide_masks)[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
 #define kd__d_mask_n(n) _mm256_loadu_si256((const __m256i *)(const void *)(KD__FN(wide_masks) + 4 - (n)))
@@ -35764,9 +35751,9 @@ KD__INLINE float32x4_t KD__FN(down)(float32x4_t x, int half)
 }
 #define kd__v_first(x) vgetq_lane_f32(x, 0)
 
-#define KD__PLANES_OUTS 8
-#define KD__PLANES_VECTORS 3
-#define KD__LEARN_COLUMNS 2
+#define KD__ADD_ROWS 8
+#define KD__ADD_VECTORS 3
+#define KD__DOTS_COLUMNS 2
 #if KD__NEON == 64
 #define kd__v_div(a, b) vdivq_f32(a, b)
 #define kd__v_sqrt(a) vsqrtq_f32(a)
@@ -35886,9 +35873,9 @@ KD__INLINE v128_t KD__FN(down)(v128_t x, int half)
 #define kd__v_first(x) wasm_f32x4_extract_lane(x, 0)
 
 #define KD__DW 2
-#define KD__PLANES_OUTS 4
-#define KD__PLANES_VECTORS 2
-#define KD__LEARN_COLUMNS 2
+#define KD__ADD_ROWS 4
+#define KD__ADD_VECTORS 2
+#define KD__DOTS_COLUMNS 2
 #define kd__d v128_t
 #define kd__d_load(p) wasm_v128_load(p)
 #define kd__d_load_n(p, n) ((n) == 2 ? wasm_v128_load(p) : wasm_v128_load64_zero(p))
@@ -35971,9 +35958,9 @@ KD__INLINE float KD__FN(down)(float x, int half)
 #define kd__v_first(x) (x)
 
 #define KD__DW 1
-#define KD__PLANES_OUTS 4
-#define KD__PLANES_VECTORS 2
-#define KD__LEARN_COLUMNS 1
+#define KD__ADD_ROWS 4
+#define KD__ADD_VECTORS 2
+#define KD__DOTS_COLUMNS 1
 #define kd__d double
 #define kd__d_load(p) (*(p))
 #define kd__d_load_n(p, n) ((void)(n), *(p))
@@ -39300,7 +39287,7 @@ static void KD__FN(bce_loss)(const kd__row_loss *l)
 }
 
 /* ============================================================================================================
-   >>updates    ... updates of all weights, learned filters, products of doubles, the table
+   >>updates    ... updates of all weights, products of doubles, the table
    uses: rows
    ============================================================================================================ */
 
@@ -39421,97 +39408,10 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
     }
 }
 
-/* ---- learned filters, in double -------------------------------------------------------------------------- */
+/* ---- products of doubles --------------------------------------------------------------------------------- */
 
-/* Where the numbers begin that the given column of the weights (in, side, side) is multiplied by. */
-KD__INLINE ptrdiff_t KD__FN(planes_at)(const kd__planes *p, int column)
-{
-    const int taps = p->side * p->side, middle = p->side / 2, tap = column % taps;
-    return column / taps * p->x_plane + (tap / p->side - middle) * p->pitch + (tap % p->side - middle);
-}
-
-/* Adds `columns` of the weights times what lies at `at` to `vectors` vectors of up to KD__PLANES_OUTS planes; with
-   `left` not 0 only so many numbers of a single one. */
-KD__INLINE void KD__FN(planes_tile)(const double *weight, const ptrdiff_t *at, int columns, const double *x,
-                                    double *y, ptrdiff_t y_plane, int outs, const int vectors, const int left)
-{
-    kd__d acc[KD__PLANES_OUTS][KD__PLANES_VECTORS], numbers[KD__PLANES_VECTORS];
-    int i, j, k;
-    KD__UNROLL
-    for (i = 0; i < KD__PLANES_OUTS; ++i) {
-        const double *from = y + (i < outs ? i : 0) * y_plane;
-        KD__UNROLL
-        for (j = 0; j < vectors; ++j) acc[i][j] = left ? kd__d_load_n(from, left) : kd__d_load(from + j * KD__DW);
-    }
-    for (k = 0; k < columns; ++k, weight += KD__PLANES_OUTS) {
-        KD__UNROLL
-        for (j = 0; j < vectors; ++j)
-            numbers[j] = left ? kd__d_load_n(x + at[k], left) : kd__d_load(x + at[k] + j * KD__DW);
-        KD__UNROLL
-        for (i = 0; i < KD__PLANES_OUTS; ++i) {
-            const kd__d factor = kd__d_set(weight[i]);
-            KD__UNROLL
-            for (j = 0; j < vectors; ++j) acc[i][j] = kd__d_fma(factor, numbers[j], acc[i][j]);
-        }
-    }
-    KD__UNROLL
-    for (i = 0; i < KD__PLANES_OUTS; ++i) {
-        if (i >= outs) break;
-        KD__UNROLL
-        for (j = 0; j < vectors; ++j) {
-            if (left)
-                kd__d_store_n(y + i * y_plane, acc[i][j], left);
-            else
-                kd__d_store(y + i * y_plane + j * KD__DW, acc[i][j]);
-        }
-    }
-}
-
-/* Whether a column meets anything but zeros. */
-KD__INLINE int KD__FN(planes_meet)(const kd__planes *p, int column)
-{
-    const int tap = column % (p->side * p->side), middle = p->side / 2, down = tap / p->side - middle;
-    const int across = tap % p->side - middle, h = p->count / (int)p->pitch, w = (int)p->pitch - middle;
-    return down > -h && down < h && across > -w && across < w;
-}
-
-/* y += weight x. Each number of y is one chain in the order of the columns. Weights are turned into doubles once
-   for KD__PLANES_OUTS planes and as many columns as stay in the nearest cache. */
-static void KD__FN(planes_add)(const kd__planes *p)
-{
-    enum { COLUMNS = 128 };
-    double weight[COLUMNS * KD__PLANES_OUTS];
-    ptrdiff_t at[COLUMNS], from[COLUMNS];
-    const int taps = p->side * p->side, all = p->in * taps;
-    int next = 0, o, i, k;
-    while (next < all) {
-        int columns = 0;
-        for (; next < all && columns < COLUMNS; ++next) {
-            const int tap = p->turned ? taps - 1 - next % taps : next % taps;
-            if (!KD__FN(planes_meet)(p, next)) continue;
-            at[columns] = KD__FN(planes_at)(p, next);
-            from[columns++] = next / taps * p->w_in + tap;
-        }
-        for (o = 0; o < p->out; o += KD__PLANES_OUTS) {
-            const int outs = KD__MIN(KD__PLANES_OUTS, p->out - o);
-            double *y = p->y + o * p->y_plane;
-            for (k = 0; k < columns; ++k) {
-                const float *w = p->weight + o * p->w_out + from[k];
-                for (i = 0; i < KD__PLANES_OUTS; ++i)
-                    weight[k * KD__PLANES_OUTS + i] = i < outs ? (double)w[i * p->w_out] : 0;
-            }
-            for (i = 0; i + KD__PLANES_VECTORS * KD__DW <= p->count; i += KD__PLANES_VECTORS * KD__DW)
-                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, KD__PLANES_VECTORS, 0);
-            for (; i + KD__DW <= p->count; i += KD__DW)
-                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, 1, 0);
-            if (i < p->count)
-                KD__FN(planes_tile)(weight, at, columns, p->x + i, y + i, p->y_plane, outs, 1, p->count - i);
-        }
-    }
-}
-
-/* Adds to sums, 8 lanes for each plane and column, the products of a sample; `left` as above. */
-KD__INLINE void KD__FN(planes_products)(kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW],
+/* Adds to sums, 8 lanes for each row and column, the products of 8 numbers from i on; of `left` if that is not 0. */
+KD__INLINE void KD__FN(doubles_products)(kd__d sums[KD__DOTS_ROWS][KD__DOTS_COLUMNS][8 / KD__DW],
                                         const double *const *dy, const double *x, const ptrdiff_t *at, int i,
                                         const int left)
 {
@@ -39519,80 +39419,42 @@ KD__INLINE void KD__FN(planes_products)(kd__d sums[KD__LEARN_OUTS][KD__LEARN_COL
     KD__UNROLL
     for (j = 0; j < 8 / KD__DW; ++j) {
         const int n = left ? KD__MIN(KD__DW, left - j * KD__DW) : KD__DW;
-        kd__d by[KD__LEARN_OUTS];
+        kd__d by[KD__DOTS_ROWS];
         if (n <= 0) break;
         KD__UNROLL
-        for (o = 0; o < KD__LEARN_OUTS; ++o)
+        for (o = 0; o < KD__DOTS_ROWS; ++o)
             by[o] = left ? kd__d_load_n(dy[o] + i + j * KD__DW, n) : kd__d_load(dy[o] + i + j * KD__DW);
         KD__UNROLL
-        for (k = 0; k < KD__LEARN_COLUMNS; ++k) {
+        for (k = 0; k < KD__DOTS_COLUMNS; ++k) {
             const double *from = x + at[k] + i + j * KD__DW;
             const kd__d numbers = left ? kd__d_load_n(from, n) : kd__d_load(from);
             KD__UNROLL
-            for (o = 0; o < KD__LEARN_OUTS; ++o) sums[o][k][j] = kd__d_fma(by[o], numbers, sums[o][k][j]);
+            for (o = 0; o < KD__DOTS_ROWS; ++o) sums[o][k][j] = kd__d_fma(by[o], numbers, sums[o][k][j]);
         }
     }
 }
 
-/* The gradient of up to KD__LEARN_OUTS rows of the weights. Each is a sum over all samples in 8 lanes on every
-   instruction set; planes and columns that there are none of repeat the last and are not written. */
-static void KD__FN(planes_learn)(const kd__planes *p, int outs, float *weight_grad)
-{
-    const int all = p->in * p->side * p->side;
-    int first, o, k, i, j, sample;
-    for (first = 0; first < all; first += KD__LEARN_COLUMNS) {
-        kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW];
-        const double *dy[KD__LEARN_OUTS], *x = p->x;
-        ptrdiff_t at[KD__LEARN_COLUMNS];
-        for (o = 0; o < KD__LEARN_OUTS; ++o) dy[o] = p->dy + KD__MIN(o, outs - 1) * p->y_plane;
-        for (k = 0; k < KD__LEARN_COLUMNS; ++k) at[k] = KD__FN(planes_at)(p, KD__MIN(first + k, all - 1));
-        KD__UNROLL
-        for (o = 0; o < KD__LEARN_OUTS; ++o) {
-            KD__UNROLL
-            for (k = 0; k < KD__LEARN_COLUMNS; ++k) {
-                KD__UNROLL
-                for (j = 0; j < 8 / KD__DW; ++j) sums[o][k][j] = kd__d_set(0.0);
-            }
-        }
-        for (sample = 0; sample < p->samples; ++sample, x += p->x_sample) {
-            for (i = 0; i + 8 <= p->count; i += 8) KD__FN(planes_products)(sums, dy, x, at, i, 0);
-            if (i < p->count) KD__FN(planes_products)(sums, dy, x, at, i, p->count - i);
-            for (o = 0; o < KD__LEARN_OUTS; ++o) dy[o] += p->y_sample;
-        }
-        for (o = 0; o < outs; ++o) {
-            for (k = 0; k < KD__LEARN_COLUMNS && first + k < all; ++k) {
-                double lanes[8], sum = 0;
-                for (j = 0; j < 8 / KD__DW; ++j) kd__d_store(lanes + j * KD__DW, sums[o][k][j]);
-                for (j = 0; j < 8; ++j) sum += lanes[j];
-                weight_grad[(ptrdiff_t)o * all + first + k] = (float)sum;
-            }
-        }
-    }
-}
-
-/* ---- products of doubles --------------------------------------------------------------------------------- */
-
-/* A block of c, of which there are up to KD__LEARN_OUTS rows and KD__LEARN_COLUMNS columns: their dot products over
+/* A block of c, of which there are up to KD__DOTS_ROWS rows and KD__DOTS_COLUMNS columns: their dot products over
    the columns of a and b from `from` on, added to c unless those are the first. */
 KD__INLINE void KD__FN(doubles_dots_block)(const kd__doubles *p, int row, int col, int from, int count)
 {
-    const int rows = KD__MIN(KD__LEARN_OUTS, p->m - row), cols = KD__MIN(KD__LEARN_COLUMNS, p->n - col);
-    kd__d sums[KD__LEARN_OUTS][KD__LEARN_COLUMNS][8 / KD__DW];
-    const double *a[KD__LEARN_OUTS], *b = p->b + from;
-    ptrdiff_t at[KD__LEARN_COLUMNS];
+    const int rows = KD__MIN(KD__DOTS_ROWS, p->m - row), cols = KD__MIN(KD__DOTS_COLUMNS, p->n - col);
+    kd__d sums[KD__DOTS_ROWS][KD__DOTS_COLUMNS][8 / KD__DW];
+    const double *a[KD__DOTS_ROWS], *b = p->b + from;
+    ptrdiff_t at[KD__DOTS_COLUMNS];
     int i, j, lane;
-    for (i = 0; i < KD__LEARN_OUTS; ++i) a[i] = p->a + (row + KD__MIN(i, rows - 1)) * p->a_row + from;
-    for (j = 0; j < KD__LEARN_COLUMNS; ++j) at[j] = (col + KD__MIN(j, cols - 1)) * p->b_row;
+    for (i = 0; i < KD__DOTS_ROWS; ++i) a[i] = p->a + (row + KD__MIN(i, rows - 1)) * p->a_row + from;
+    for (j = 0; j < KD__DOTS_COLUMNS; ++j) at[j] = (col + KD__MIN(j, cols - 1)) * p->b_row;
     KD__UNROLL
-    for (i = 0; i < KD__LEARN_OUTS; ++i) {
+    for (i = 0; i < KD__DOTS_ROWS; ++i) {
         KD__UNROLL
-        for (j = 0; j < KD__LEARN_COLUMNS; ++j) {
+        for (j = 0; j < KD__DOTS_COLUMNS; ++j) {
             KD__UNROLL
             for (lane = 0; lane < 8 / KD__DW; ++lane) sums[i][j][lane] = kd__d_set(0.0);
         }
     }
-    for (i = 0; i + 8 <= count; i += 8) KD__FN(planes_products)(sums, a, b, at, i, 0);
-    if (i < count) KD__FN(planes_products)(sums, a, b, at, i, count - i);
+    for (i = 0; i + 8 <= count; i += 8) KD__FN(doubles_products)(sums, a, b, at, i, 0);
+    if (i < count) KD__FN(doubles_products)(sums, a, b, at, i, count - i);
     for (i = 0; i < rows; ++i) {
         for (j = 0; j < cols; ++j) {
             double lanes[8], *c = p->c + (row + i) * p->c_row + col + j, sum = from ? *c : 0;
@@ -39609,49 +39471,49 @@ static void KD__FN(doubles_dots)(const kd__doubles *p)
     enum { COLUMNS = 1024 };
     int from, row, col;
     for (from = 0; from < p->k; from += COLUMNS) {
-        for (col = 0; col < p->n; col += KD__LEARN_COLUMNS) {
-            for (row = 0; row < p->m; row += KD__LEARN_OUTS)
+        for (col = 0; col < p->n; col += KD__DOTS_COLUMNS) {
+            for (row = 0; row < p->m; row += KD__DOTS_ROWS)
                 KD__FN(doubles_dots_block)(p, row, col, from, KD__MIN(COLUMNS, p->k - from));
         }
     }
 }
 
-/* Up to KD__PLANES_OUTS rows of c += a times a panel of `depth` rows of b; `width` of its columns are in c. */
+/* Up to KD__ADD_ROWS rows of c += a times a panel of `depth` rows of b; `width` of its columns are in c. */
 KD__INLINE void KD__FN(doubles_add_tile)(const kd__doubles *p, const double *panel, int row, int col, int first,
                                          int depth, int width)
 {
-    const int rows = KD__MIN(KD__PLANES_OUTS, p->m - row);
-    kd__d acc[KD__PLANES_OUTS][KD__PLANES_VECTORS], b[KD__PLANES_VECTORS];
-    const double *a[KD__PLANES_OUTS];
+    const int rows = KD__MIN(KD__ADD_ROWS, p->m - row);
+    kd__d acc[KD__ADD_ROWS][KD__ADD_VECTORS], b[KD__ADD_VECTORS];
+    const double *a[KD__ADD_ROWS];
     int i, j, k;
     KD__UNROLL
-    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+    for (i = 0; i < KD__ADD_ROWS; ++i) {
         const double *c = p->c + (row + KD__MIN(i, rows - 1)) * p->c_row + col;
         a[i] = p->a + (row + KD__MIN(i, rows - 1)) * p->a_row + first * p->a_col;
         KD__UNROLL
-        for (j = 0; j < KD__PLANES_VECTORS; ++j) {
+        for (j = 0; j < KD__ADD_VECTORS; ++j) {
             const int left = width - j * KD__DW;
             acc[i][j] = left >= KD__DW ? kd__d_load(c + j * KD__DW)
                         : left > 0     ? kd__d_load_n(c + j * KD__DW, left)
                                        : kd__d_set(0.0);
         }
     }
-    for (k = 0; k < depth; ++k, panel += KD__PLANES_VECTORS * KD__DW) {
+    for (k = 0; k < depth; ++k, panel += KD__ADD_VECTORS * KD__DW) {
         KD__UNROLL
-        for (j = 0; j < KD__PLANES_VECTORS; ++j) b[j] = kd__d_load(panel + j * KD__DW);
+        for (j = 0; j < KD__ADD_VECTORS; ++j) b[j] = kd__d_load(panel + j * KD__DW);
         KD__UNROLL
-        for (i = 0; i < KD__PLANES_OUTS; ++i) {
+        for (i = 0; i < KD__ADD_ROWS; ++i) {
             const kd__d factor = kd__d_set(a[i][k * p->a_col]);
             KD__UNROLL
-            for (j = 0; j < KD__PLANES_VECTORS; ++j) acc[i][j] = kd__d_fma(factor, b[j], acc[i][j]);
+            for (j = 0; j < KD__ADD_VECTORS; ++j) acc[i][j] = kd__d_fma(factor, b[j], acc[i][j]);
         }
     }
     KD__UNROLL
-    for (i = 0; i < KD__PLANES_OUTS; ++i) {
+    for (i = 0; i < KD__ADD_ROWS; ++i) {
         double *c = p->c + (row + i) * p->c_row + col;
         if (i >= rows) break;
         KD__UNROLL
-        for (j = 0; j < KD__PLANES_VECTORS; ++j) {
+        for (j = 0; j < KD__ADD_VECTORS; ++j) {
             const int left = width - j * KD__DW;
             if (left >= KD__DW)
                 kd__d_store(c + j * KD__DW, acc[i][j]);
@@ -39664,7 +39526,7 @@ KD__INLINE void KD__FN(doubles_add_tile)(const kd__doubles *p, const double *pan
 /* c += a b, with b (k, n). Each number of c is one chain in the order of k. */
 static void KD__FN(doubles_add)(const kd__doubles *p)
 {
-    enum { DEPTH = 128, WIDTH = KD__PLANES_VECTORS * KD__DW };
+    enum { DEPTH = 128, WIDTH = KD__ADD_VECTORS * KD__DW };
     double panel[DEPTH * WIDTH];
     int first, col, row, k;
     for (first = 0; first < p->k; first += DEPTH) {
@@ -39674,7 +39536,7 @@ static void KD__FN(doubles_add)(const kd__doubles *p)
             memset(panel, 0, (size_t)(depth * WIDTH) * sizeof *panel);
             for (k = 0; k < depth; ++k)
                 memcpy(panel + k * WIDTH, p->b + (first + k) * p->b_row + col, (size_t)width * sizeof *panel);
-            for (row = 0; row < p->m; row += KD__PLANES_OUTS)
+            for (row = 0; row < p->m; row += KD__ADD_ROWS)
                 KD__FN(doubles_add_tile)(p, panel, row, col, first, depth, width);
         }
     }
@@ -39744,9 +39606,9 @@ KD__KERNEL_LINKAGE const kd__kernels KD__FN(table) = {KD__ISA_ID == 5 ? KD_ISA_S
 #undef kd__bytes_128
 #undef kd__v_first
 #undef KD__DW
-#undef KD__PLANES_OUTS
-#undef KD__PLANES_VECTORS
-#undef KD__LEARN_COLUMNS
+#undef KD__ADD_ROWS
+#undef KD__ADD_VECTORS
+#undef KD__DOTS_COLUMNS
 #undef kd__d
 #undef kd__d_mask_n
 #undef kd__d_load
