@@ -180,8 +180,8 @@ static int images_middle(int from, int to, const images_framing *f)
     return f->way == IMAGES_CROP ? -((to - from) / 2) : -(int)rint((to - from) / 2.0);
 }
 
-/* As torchvision's Resize and CenterCrop, its Resize of both sides, or Pillow's ImageOps.pad: the size that a picture
-   of from_w x from_h gets, before the middle of it is cut out or it is set into the middle. */
+/* As torchvision's Resize and CenterCrop, its Resize of both sides, or Pillow's ImageOps.pad: the size that a
+   picture of from_w x from_h gets, before the middle of it is cut out or it is set into the middle. */
 static void images_size_of(int from_w, int from_h, int width, int height, const images_framing *f, int *w, int *h)
 {
     *w = width, *h = height;
@@ -234,8 +234,8 @@ static int images_framing_numbers(const char *text, size_t length, int most, int
     return digits ? count : 0;
 }
 
-/* "crop", "crop=256" or only "256", "stretch", "pad", "pad=128", "pad=124,116,104", "pad=mean", and "exif", joined by
-   blanks; "" is "crop". 0 for anything else, and *f is as it was. */
+/* "crop", "crop=256" or only "256", "stretch", "pad", "pad=128", "pad=124,116,104", "pad=mean", and "exif",
+   joined by blanks; "" is "crop". 0 for anything else, and *f is as it was. */
 IMAGES_PUBLIC static int images_framing_parse(const char *text, images_framing *f)
 {
     static const char *const words[] = {"crop", "stretch", "pad"};
