@@ -26657,6 +26657,15 @@ KD__PRIVATE kd_result kd__model_match_tensors(kd__st_file *f, const kd_model *m)
         ++used;
     }
     if (used == f->entry_count) return KD_OK;
+    for (i = 1; i < f->entry_count; ++i) { /* by name: what two of the file have become stands together */
+        const kd__st_entry *e = &f->entries[i - 1], *next = &f->entries[i];
+        const int order = strcmp(e->given, next->given);
+        if (strcmp(e->name, next->name) != 0 || !kd__st_is_had(f, m, e)) continue;
+        return kd__fail(f->kd, KD_ERR_FORMAT,
+                        "%s: tensors \"%.80s\" and \"%.80s\" of \"%.200s\" both stand for the model's \"%.*s\"",
+                        f->where, (order < 0 ? e : next)->given, (order < 0 ? next : e)->given, f->path,
+                        kd__st_whole(e->name), e->name);
+    }
     for (i = 0; i < f->entry_count - 1 && kd__st_is_had(f, m, &f->entries[i]); ++i) {}
     return kd__fail(f->kd, KD_ERR_FORMAT, "%s: \"%.200s\" has a tensor \"%.80s\" that the model does not have",
                     f->where, f->path, f->entries[i].given);

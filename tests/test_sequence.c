@@ -377,7 +377,7 @@ static void test_bert_refused(void **state)
          KD_ERR_FORMAT, "has a tensor \"bert.embeddings.position_embeddings.weight\" that the model does not have"},
     };
     char names[KD__COUNT(bert)][80];
-    golden_tensor changed[KD__COUNT(bert) + 1];
+    golden_tensor changed[KD__COUNT(bert) + 2];
     const int count = older(bert, KD__COUNT(bert), names, changed);
     uint64_t hash;
     kd_model *m;
@@ -393,6 +393,13 @@ static void test_bert_refused(void **state)
     }
     m = create_in(kd, BERT_LINE("9", "2", BERT_HEAD), 1);
     hash = kd_model_hash(m);
+    for (i = 0; !strstr(bert[i].name, "0.output.LayerNorm.weight"); ++i) {}
+    changed[count] = bert[i]; /* under both names */
+    put_state_dict(changed, count + 1);
+    assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_FORMAT,
+                 "0.output.LayerNorm.gamma\" and \"bert.encoder.layer.0.output.LayerNorm.weight\" of \"f\" both "
+                 "stand for the model's \"blocks.0.norm2.weight\"");
+    assert_true(kd_model_hash(m) == hash);
     changed[2].scale = INFINITY; /* token types */
     put_state_dict(changed, count);
     assert_fails(kd, kd_model_load_weights(m, "f"), KD_ERR_NOT_FINITE,
