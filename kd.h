@@ -987,12 +987,12 @@ KDDEF kd_c_desc kd_c_defaults(void);
    and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
    student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
    without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, as
-   no multiply-add is fused there (a 3x3 convolution that was left in float may differ in its last bits). No libm is needed: e^x, roots and the like are in the file. On Arm with DSP
-   instructions two products of int8 are one of them (STUDENT_PLAIN: not). On an AVR constants stay in program
-   memory. In float logits are the same to about 1e-5 of the largest: batchnorm is folded into weights, and
-   multiply-adds may be fused. Layers that take a prompt are given none. desc NULL: kd_c_defaults().
-   KD_ERR_UNSUPPORTED: quant layers of a model in float, of which kd_model_quantize makes an int8 model. The file is
-   replaced as by kd_model_save. */
+   no multiply-add is fused there (a 3x3 convolution that was left in float may differ in its last bits). No libm
+   is needed: e^x, roots and the like are in the file. On Arm with DSP instructions two products of int8 are one of
+   them (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float logits are the same to about
+   1e-5 of the largest: batchnorm is folded into weights, and multiply-adds may be fused. Layers that take a prompt
+   are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: quant layers of a model in float, of which
+   kd_model_quantize makes an int8 model. The file is replaced as by kd_model_save. */
 KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
 
 /* ---- soft decision trees --------------------------------------------------------------------------------- */
