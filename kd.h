@@ -5079,8 +5079,8 @@ typedef struct kd__range {
 
 enum { KD__MAX_RANGES = 40 };
 
-/* The options of a struct d that are numbers are a table, a line each: field, default, least, most. Defaults, checks,
-   messages and fingerprints follow from it. */
+/* The options of a struct d that are numbers are a table, a line each: field, default, least, most. Defaults,
+   checks, messages and fingerprints follow from it. */
 #define KD__FIELD_DEFAULT(field, value, least, most) d.field = value;
 #define KD__FIELD_RANGE(field, value, least, most) {#field, (double)d->field, least, most},
 
@@ -39419,7 +39419,7 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
 
 /* ---- products of doubles --------------------------------------------------------------------------------- */
 
-/* Adds to sums, 8 lanes for each row and column, the products of 8 numbers from i on; of `left` if that is not 0. */
+/* Adds to sums, 8 lanes a row and column, the products of 8 numbers from i on; of `left` if that is not 0. */
 KD__INLINE void KD__FN(doubles_products)(kd__d sums[KD__DOTS_ROWS][KD__DOTS_COLUMNS][8 / KD__DW],
                                         const double *const *dy, const double *x, const ptrdiff_t *at, int i,
                                         const int left)
