@@ -46,7 +46,7 @@ one()
         onnx) longest=8192 ;; # a Transformer takes more bytes
         cache | checkpoint) dictionary=model ;;
         image) needs= inputs="../images $(ls -d corpus/image 2>/dev/null)" ;;
-        idx) needs= ;;
+        idx | table) needs= ;;
     esac
     started=$(date +%s)
     log=$build/$name-$mode.log
@@ -67,5 +67,5 @@ one()
     printf '%-8s %10s  %s %4d  %s\n' "$name" "${cases:-0}" $end $(($(date +%s) - started)) "$word"
 }
 
-for parser in ${PARSERS:-spec model cache checkpoint onnx npy idx image}; do one "$parser"; done
+for parser in ${PARSERS:-spec model cache checkpoint onnx npy idx table image}; do one "$parser"; done
 exit $failed

@@ -248,6 +248,37 @@ static void checkpoint_seeds(void)
     small_training_close(&s);
 }
 
+/* ---- texts: what tests/fuzz/table.c takes as one input --------------------------------------------------- */
+
+enum { TESTED = 1, UNLABELLED = 2, LINES = 4, SHORT = 8, FORGIVING = 32, FOLDS = 64 };
+
+static void table_seed(const char *name, int options, const char *first, const char *second)
+{
+    char bytes[1024];
+    const size_t length = strlen(first), more = strlen(second);
+    bytes[0] = (char)options, bytes[1] = (char)(length & 255), bytes[2] = (char)(length >> 8);
+    memcpy(bytes + 3, first, length);
+    memcpy(bytes + 3 + length, second, more);
+    put("table", name, bytes, 3 + length + more);
+}
+
+static void table_seeds(void)
+{
+    static const char plain[] = "text,label\nhello there,a\nwho is it,b\ngood day,a\nwhat now,b\nhi,a\nwhy,b\n";
+    table_seed("plain", 0, plain, "");
+    table_seed("folds", FOLDS, plain, "");
+    table_seed("tested", TESTED | SHORT, plain, "label,text\nb,\"who, \"\"then\"\"\nor when is this\"\na,hello\n");
+    table_seed(
+        "odd", FORGIVING,
+        "\xef\xbb\xbfn;Question;CLASS\r\n1; one ;x\r\n\r\n2;\"two\r\nlines\";y\r\n3;\xc3\xa4\xff;x\r\n4;;y\r\n"
+        "5;a;x;more\r\n6;\"b\"c;y\r\n7;\xe2\x82\xac;x\r\n8;d;y",
+        "");
+    table_seed("tabs", UNLABELLED, "intent\tsentence\nx\tone\ny\ttwo\nx\tthree\ny\tfour\n",
+               "sentence\nfive\n\nsix and seven and eight and nine\n");
+    table_seed("lines", UNLABELLED | LINES, plain, "one\r\n\n two \nthree");
+    table_seed("open", 0, "text,label\na,b\n\"c,d\ne,f\n", "");
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) return 2;
@@ -260,6 +291,7 @@ int main(int argc, char **argv)
     npy_seeds();
     idx_seeds();
     checkpoint_seeds();
+    table_seeds();
     kd_close(kd);
     return 0;
 }
