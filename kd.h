@@ -6544,8 +6544,8 @@ typedef struct kd__span {
    that may overlap: cell i of h begins at floor(i H / h) and ends before ceil((i + 1) H / h). */
 typedef struct kd__tap {
     int value, c, h, w;
-    double *map;  /* (n, c, h, w): what the forward pass computed */
-    double *grad; /* the same, added to the value's gradient in the backward pass; NULL in runs without one */
+    double *map;   /* (n, c, h, w): what the forward pass computed */
+    double *grad;  /* the same, added to the value's gradient in the backward pass; NULL in runs without one */
     float *x, *dx; /* in their place, if x is not NULL: (n, h, w, c), as layers read it */
 } kd__tap;
 

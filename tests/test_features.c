@@ -678,6 +678,59 @@ static void test_same_bits(void **state)
     }
 }
 
+/* What is learned is in a checkpoint in PyTorch's order, whatever panels an instruction set stores it in; and it learns
+   where losses of two sides have a backward pass each. */
+static void test_checkpoint_of_learned(void **state)
+{
+    static const choice choices[] = {
+        {KD_FEATURE_HINT, "low", "first", NULL, NULL, 5},
+        {KD_FEATURE_VID, "low", "first", NULL, NULL, 1},
+        {KD_FEATURE_REVIEW, "first, low", "first, low", NULL, NULL, 5},
+        {KD_FEATURE_CRD, "head", "head", NULL, NULL, 1},
+    };
+    char path[] = P_tmpdir "/kd_features_XXXXXX";
+    const int file = mkstemp(path);
+    float *plain[2][4];
+    lesson l[2];
+    int i, j;
+    (void)state;
+    assert_true(file >= 0);
+    close(file);
+    for (i = 0; i < 2; ++i) {
+        kd_ctx_desc ctx = kd_ctx_defaults();
+        kd_trainer *t;
+        const kd__features *fs;
+        int64_t count;
+        if (i) ctx.isa = KD_ISA_SCALAR;
+        lesson_open(&l[i], ctx, choices, KD__COUNT(choices));
+        l[i].desc.optimizer = KD_SGD, l[i].desc.dot_delta = 0.05f, l[i].desc.accumulate = 2;
+        l[i].desc.lr = 0.001f;
+        assert_ok(l[i].kd, kd_trainer_open(l[i].student, &l[i].data, &l[i].desc, &t));
+        fs = &t->features;
+        count = kd__features_copy(fs, fs->params, NULL, 1);
+        for (j = 0; j < 4; ++j) plain[i][j] = (float *)calloc((size_t)count, sizeof(float));
+        if (i) assert_ok(l[i].kd, kd_trainer_load(t, path));
+        kd__features_copy(fs, fs->params, plain[i][0], 1);
+        if (!i) {
+            for (j = 0; j < 4; ++j) assert_ok(l[i].kd, kd_trainer_step(t, NULL));
+            kd__features_copy(fs, fs->params, plain[i][3], 1);
+            for (j = 0; j < count && plain[i][0][j] == plain[i][3][j]; ++j) {}
+            assert_true(j < count);
+            memcpy(plain[i][0], plain[i][3], (size_t)count * sizeof(float));
+            assert_ok(l[i].kd, kd_trainer_save(t, path));
+        }
+        kd__features_copy(fs, fs->first, plain[i][1], 1);
+        kd__features_copy(fs, fs->gathered, plain[i][2], 1);
+        for (j = 0; j < 3 && i; ++j) assert_memory_equal(plain[0][j], plain[1][j], (size_t)count * sizeof(float));
+        kd_trainer_close(t);
+        lesson_close(&l[i]);
+    }
+    for (i = 0; i < 2; ++i) {
+        for (j = 0; j < 4; ++j) free(plain[i][j]);
+    }
+    unlink(path);
+}
+
 /* The teacher stays as it is, the student gets no tensors, and no step allocates. */
 static void test_nothing_is_left(void **state)
 {
@@ -1152,6 +1205,7 @@ int main(void)
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_derivatives),
         cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_checkpoint_of_learned),
         cmocka_unit_test(test_nothing_is_left),
         cmocka_unit_test(test_memory_refused),
         cmocka_unit_test(test_brings_nearer),
