@@ -33005,6 +33005,8 @@ KD__PRIVATE kd_result kd__onnx_load_layer(kd__onnx_reader *r, kd_model *m, const
     for (i = 0; i < 4 && result == KD_OK && part->role == KD__ROLE_PLAIN; ++i) {
         if (n->param[i] < 0) continue;
         result = kd__onnx_load(r, u, i, &x[0]);
+        if (x[0] && kd__kind_of(n) == KD__KIND_EMBED) /* the vector of id 0 is 0, whatever a file has there */
+            memset(x[0], 0, (size_t)n->arg[KD__EMBED_WIDTH].v[0] * sizeof *x[0]);
         if (result == KD_OK)
             result =
                 kd__onnx_store(r, m, n->param[i], u->tensor[i] < 0 ? NULL : &r->arrays[u->tensor[i]].name, x[0]);
