@@ -180,7 +180,7 @@ typedef enum kind { OPTION_TEXT, OPTION_TEXTS, OPTION_INT, OPTION_REAL, OPTION_L
       "distilled student learns what the teacher says of them, in as many steps")                                  \
     X("pretrain", "N", OPTION_INT, pretrain, 0, 10000, "0",                                                        \
       "of texts: the teacher first learns to tell words that are hidden from it (Devlin et al. 2019), in N "       \
-      "passes over those with and without labels; 0: off")                                                         \
+      "passes over those with and without labels. Compare with 0: of a few thousand short texts it did not pay")   \
     X("out", "FOLDER", OPTION_TEXT, out, 0, 0, "out", "where the results go")                                      \
     X("patient", "", OPTION_FLAG, patient, 0, 1, "",                                                               \
       "one more way: distilled three times as long from images that are mixed (Beyer et al. 2022)")                \
