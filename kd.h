@@ -231,6 +231,11 @@ CONTENTS (search for the tag)
 extern "C" {
 #endif
 
+/* -----------------------------------------------------------------------------------------------------------------
+   WHAT EVERY PROGRAM NEEDS
+   Contexts, models, images or texts, predictions and how good they are.
+   -------------------------------------------------------------------------------------------------------------- */
+
 /* ---- results and contexts -------------------------------------------------------------------------------- */
 
 /* name, value, meaning. Negative values are failures. */
@@ -346,282 +351,6 @@ KDDEF int kd_ctx_threads(const kd_ctx *kd);            /* that work at once; 1 i
    unless KD_NO_STDIO), rounded up. Reads files, so ask once. 1 where the system does not say, or KD_NO_THREADS. */
 KDDEF int kd_cpu_count(void);
 KDDEF const char *kd_version(void); /* KD_VERSION of the implementation that was linked */
-
-/* ---- matrices -------------------------------------------------------------------------------------------- */
-
-/* C = alpha * op(A) * op(B) + beta * C, row-major, CBLAS meaning: op(X) is X or, if trans is not 0, X transposed.
-   op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are distances between stored rows, in floats.
-   beta 0 never reads C. C must not overlap A or B. Sizes may be 0.
-   Packing buffers are kept in the context and grow on demand; where that fails (KD_ERR_MEMORY), C may have been
-   multiplied by beta already. */
-KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
-                         int lda, const float *b, int ldb, float beta, float *c, int ldc);
-
-/* probs[r, c] = softmax(logits[r, :] / temperature)[c]. Both (rows, cols) row-major; they may be the same
-   pointer. temperature > 0. Infinite logits count as limits: a lone +inf gets probability 1. A row with a NaN
-   becomes NaN. Several threads may call it at once with one context, as kd_predict with one model: it allocates
-   nothing, and keeps nothing but an error. */
-KDDEF kd_result kd_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature, float *probs);
-/* The logarithm of the same, computed without leaving the log domain; thread-safe likewise. */
-KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature,
-                               float *log_probs);
-
-/* ---- losses ---------------------------------------------------------------------------------------------- */
-
-/* A label for "unknown": the row gets no hard term. Accepted where something else teaches the row: by losses with a
-   soft term, and in training wherever there is a teacher. */
-#define KD_UNLABELLED INT32_MIN
-
-/* The value is the mean over rows of
-
-       soft_weight * soft term + hard term,        hard term = hard_weight * CE unless the table says otherwise.
-
-   Notation: s, t student and teacher logits, p^T = softmax(. / T), y label, a b g certainty the fields alpha, beta,
-   gamma and certainty, e label smoothing, C columns. KL(p || q) = sum_c p_c log(p_c / q_c).
-
-   name                 needs     terms of one row
-   KD_LOSS_AUTO                   not in kd_loss: with a teacher Hinton, without labels KL; without a teacher MSE to
-                                  kd_data.targets where they are given, else cross-entropy. Of a single column MSE
-                                  with targets, else BCE
-   KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C; desc.soft_labels
-                                  (C columns) take the place of onehot(y)
-   KD_LOSS_KL           teacher   soft T^2 KL(p_t^T || p_s^T)                       Hinton et al. 2015, eq. 2
-   KD_LOSS_HINTON       both      soft a * KL, hard (1 - a) * CE, one pass          Hinton et al. 2015, section 2
-   KD_LOSS_MSE          teacher   soft sum_c (s_c - t_c)^2 of raw logits            Ba and Caruana 2014, eq. 1
-   KD_LOSS_BCE          labels    hard sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0
-                                  or 1; desc.soft_labels as with ce); with a teacher: soft
-                                  a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T)), and the hard term times (1 - a)
-   KD_LOSS_RKL          teacher   soft T^2 KL(p_s^T || p_t^T)                       Gu et al. 2024 (MiniLLM)
-   KD_LOSS_JSD          teacher   soft T^2 (b KL(p_t^T || m) + (1-b) KL(p_s^T || m)), m = b p_t^T + (1-b) p_s^T;
-                                  goes to 0, not to KL, as b goes to 0 or 1         Agarwal et al. 2024 (GKD)
-   KD_LOSS_SOFT_CE      teacher   soft -T^2 sum_c p_t^T[c] log p_s^T[c]: KL and the teacher's entropy, with
-                                  the gradient of KL                                Hinton et al. 2015, section 2
-   KD_LOSS_CENTRED_MSE  teacher   soft sum_c ((s_c - mean s) - (t_c - mean t))^2; KL goes to 1/(2C) of it
-                                  as T grows                                        Hinton et al. 2015, eq. 4
-   KD_LOSS_TFKD         labels *  soft a KL(softmax(u / T) || p_s^1), u[y] = certainty and (1 - certainty)/(C - 1)
-                                  elsewhere, hard (1 - a) CE                        Yuan et al. 2020 (Tf-KD_reg)
-   KD_LOSS_DKD          both *    soft a TCKD + b NCKD; TCKD = T^2 KL of (p^T[y], 1 - p^T[y]), NCKD =
-                                  T^2 KL of the softmax over the other C - 1 logits; 3 columns or more
-                                                                                    Zhao et al. 2022
-   KD_LOSS_NKD          both *    soft -p_t^1[y] log p_s^1[y] - g T^2 sum_{c != y} n_t[c] log n_s[c], n the softmax
-                                  over the other C - 1 logits at T; 3 columns or more
-                                                                                    Yang et al. 2023
-   KD_LOSS_DIST         teacher   soft T^2 (b (1 - r(row of p_s^T, row of p_t^T)) + g (1 - mean over columns of
-                                  r(column of p_s^T, column of p_t^T over the batch))), r Pearson's correlation.
-                                  A row or column that does not vary has r = 0; with 2 columns a row's r is +-1
-                                  and only the columns teach; a batch of 1 row has only its row
-                                                                                    Huang et al. 2022
-   KD_LOSS_TTM          teacher   soft KL(q || p_s^1), q_c = p_t^1[c]^g / U, U = sum_c p_t^1[c]^g. The
-                                  teacher is softened, the student is not; no T     Zheng and Yang 2024
-   KD_LOSS_WTTM         teacher   the same with soft term times U                   Zheng and Yang 2024
-   KD_LOSS_MLLD         teacher   soft sum over desc.temperatures of T^2 KL(p_t^T || p_s^T) + (b/C) |P_s'P_s -
-                                  P_t'P_t|^2 + (g/B) |P_s P_s' - P_t P_t'|^2, P the (B, C) probabilities of the
-                                  batch at T, |.|^2 sums of squares. One view, no confidence masks; takes room for
-                                  C^2 doubles                                       Jin et al. 2023
-   KD_LOSS_CSKD         labels *  soft T^2 KL(p_s'^T || p_s^T), s' the next row of the batch (after the last comes
-                                  the first) with the same label, taken as a constant, 0 where there is none
-                                                                                    Yun et al. 2020
-   KD_LOSS_CTKD         teacher   soft T^2 KL(p_t^T || p_s^T). kd_train learns T = 1 + 20 sigmoid(u)
-                                  against the student, to make the soft term large: u starts at 1 (T = 15.6) and
-                                  goes along l dL/du by the optimizer of the weights (no weight decay), l from 0 to
-                                  1 as (1 - cos(pi k / warmup)) / 2 over epochs k = 0 to warmup. kd_loss takes T as
-                                  given                                             Li et al. 2023
-   KD_LOSS_CUSTOM                 soft what kd_loss_desc.fn returns: a loss of one's own, with the teacher's logits
-                                  and labels where there are any
-   From rkl on, 2 columns or more are needed, where nothing else is said.
-   * the label of every row: KD_UNLABELLED is refused. Of soft labels (mixup, too), y is the largest, the first of
-     several. The other losses give an unlabelled row its soft term alone.
-   Where it says "teacher", labels are needed too if hard_weight is not 0: the losses that add CE by default take
-   unlabelled data with hard_weight = 0.
-
-   Defaults, as published (soft_weight 1 where the paper has no such weight):
-
-   loss                 T     soft_weight  hard_weight  others
-   ce kl hinton mse bce 4     1            0            alpha 0.9
-   rkl softce           4     1            0
-   jsd                  4     1            0            beta 0.5
-   centredmse           -     1            0
-   tfkd                 40    1            0            alpha 0.1, certainty 0.99, reduction KD_REDUCTION_ELEMENTS
-   dkd                  4     1            1            alpha 1, beta 8 (2 to 8 by pair of models), warmup 20
-   nkd                  1     1            1            gamma 1.5
-   dist                 4     1            1            beta 1, gamma 1; on ImageNet T = 1
-   ttm                  -     45           1            gamma 0.1 (the teacher at T = 10)
-   wttm                 -     4            1            gamma 0.2
-   mlld                 -     0.9          0.1          beta 1, gamma 1, temperatures 4 2 3 5 6
-   cskd                 4     1            1
-   ctkd                 15.6  0.9          0.1          warmup 10
-   custom               1     1            0            T: at which several teachers are averaged
-   Logit standardisation was published with kl, standardise = 1, T = 2, soft_weight 9 and hard_weight 0.1. */
-#define KD_LOSSES(X)                                                                                               \
-    X(KD_LOSS_AUTO, "auto")                                                                                        \
-    X(KD_LOSS_CE, "ce")                                                                                            \
-    X(KD_LOSS_KL, "kl")                                                                                            \
-    X(KD_LOSS_HINTON, "hinton")                                                                                    \
-    X(KD_LOSS_MSE, "mse")                                                                                          \
-    X(KD_LOSS_BCE, "bce")                                                                                          \
-    X(KD_LOSS_RKL, "rkl")                                                                                          \
-    X(KD_LOSS_JSD, "jsd")                                                                                          \
-    X(KD_LOSS_SOFT_CE, "softce")                                                                                   \
-    X(KD_LOSS_CENTRED_MSE, "centredmse")                                                                           \
-    X(KD_LOSS_TFKD, "tfkd")                                                                                        \
-    X(KD_LOSS_DKD, "dkd")                                                                                          \
-    X(KD_LOSS_NKD, "nkd")                                                                                          \
-    X(KD_LOSS_DIST, "dist")                                                                                        \
-    X(KD_LOSS_TTM, "ttm")                                                                                          \
-    X(KD_LOSS_WTTM, "wttm")                                                                                        \
-    X(KD_LOSS_MLLD, "mlld")                                                                                        \
-    X(KD_LOSS_CSKD, "cskd")                                                                                        \
-    X(KD_LOSS_CTKD, "ctkd")
-
-typedef enum kd_loss_kind {
-#define KD__ITEM(name, word) name,
-    KD_LOSSES(KD__ITEM)
-#undef KD__ITEM
-        KD_LOSS_COUNT,
-    KD_LOSS_CUSTOM = 1000 /* not counted among those above */
-} kd_loss_kind;
-
-typedef enum kd_reduction {
-    KD_REDUCTION_ROWS,    /* sum over columns, mean over rows: this library's convention */
-    KD_REDUCTION_ELEMENTS /* soft terms are divided by the number of columns as well (PyTorch's reduction='mean') */
-} kd_reduction;
-
-/* How other libraries weigh the soft term of hinton, kl, rkl, jsd and softce, so that a published alpha means here
-   what it meant there. Other losses take the default alone.
-
-   name                        divided by      T^2    alpha is the weight of
-   KD_CONVENTION_DEFAULT       rows, or as     yes    the soft term
-                               reduction says
-   KD_CONVENTION_REPDISTILLER  rows            yes    the soft term: all as here
-   KD_CONVENTION_MDISTILLER    rows            yes    the soft term: all as here
-   KD_CONVENTION_TORCHDISTILL  rows            yes *  the hard term
-   KD_CONVENTION_TFKD          rows * columns  yes    the soft term
-   KD_CONVENTION_TEXTBREWER    rows            no     the soft term
-   * Not where alpha is 0, and not in the losses without alpha: that library's KDLoss is the bare KL there. */
-#define KD_LOSS_CONVENTIONS(X)                                                                                     \
-    X(KD_CONVENTION_DEFAULT, "default")                                                                            \
-    X(KD_CONVENTION_REPDISTILLER, "repdistiller")                                                                  \
-    X(KD_CONVENTION_MDISTILLER, "mdistiller")                                                                      \
-    X(KD_CONVENTION_TORCHDISTILL, "torchdistill")                                                                  \
-    X(KD_CONVENTION_TFKD, "tf-kd")                                                                                 \
-    X(KD_CONVENTION_TEXTBREWER, "textbrewer")
-
-typedef enum kd_loss_convention {
-#define KD__ITEM(name, word) name,
-    KD_LOSS_CONVENTIONS(KD__ITEM)
-#undef KD__ITEM
-        KD_CONVENTION_COUNT
-} kd_loss_convention;
-
-/* Knowledge adjustment (Wen et al. 2019): what becomes of a teacher's row whose largest logit, the first of several
-   that are equal, is not the label's. Rows without a label stay as they are. */
-typedef enum kd_adjust {
-    KD_ADJUST_NONE,
-    KD_ADJUST_SHIFT, /* the largest logit and the label's change places, and so their probabilities at any T */
-    KD_ADJUST_SMOOTH /* its probabilities, at any T: certainty on the label, (1 - certainty) / (C - 1) elsewhere */
-} kd_adjust;
-
-/* Of which images a loss sees the student's outputs, in training. The teacher sees them as they are. */
-typedef enum kd_inputs {
-    KD_INPUTS_CLEAN,      /* as they are */
-    KD_INPUTS_ADVERSARIAL /* as kd_train_desc.attack makes them */
-} kd_inputs;
-
-/* What a loss of one's own is given: logits (rows, cols), and grad, (rows, cols), to be filled with the gradient of
-   the value by the student's. Rows are those of a batch, in any order. */
-typedef struct kd_loss_batch {
-    const float *student;
-    const float *teacher;     /* NULL without a teacher */
-    const int32_t *labels;    /* (rows), KD_UNLABELLED where one has none; NULL without labels, or: */
-    const float *soft_labels; /* (rows, cols) instead, from mixup or kd_data.soft_labels */
-    int rows, cols;
-    float *grad;
-} kd_loss_batch;
-
-/* Returns the value, of which training takes the mean over batches: make it a mean over rows. A value or a gradient
-   that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch, with
-   dot_delta twice, and for every step of an attack that has this loss; likewise by kd_loss, kd_attack and
-   kd_diagnose. It may call kd_loss, but not train, predict or close anything. Equal batches should get equal bits,
-   or training cannot be repeated. Labels are passed on as they are, whatever number they are. */
-typedef double (*kd_custom_loss_fn)(void *user, const kd_loss_batch *batch);
-
-#define KD_MAX_TEMPERATURES 8
-
-/* A dash: the default is in the table above. */
-typedef struct kd_loss_desc {
-    uint32_t cookie; /* set by kd_loss_defaults */
-    kd_loss_kind kind;
-    float temperature;      /* -;   > 0 */
-    float alpha;            /* -;   weight of the soft term, 0 to 1 */
-    float label_smoothing;  /* 0;   0 to 1 (exclusive), on the hard term where there is one */
-    kd_reduction reduction; /* KD_REDUCTION_ROWS */
-    /* NULL; (rows, cols) probabilities that take the place of labels: 0 to 1, of a row 1 together within 0.001, or
-       all 0 where it has no label; with bce each by itself. KD_ERR_DATA otherwise. */
-    const float *soft_labels;
-
-    /* NULL; (cols), 0 to 1e6 each: what a class counts in the hard term, sum_c w_c q_c (-log p_s[c]) with q as in
-       the table. The mean over rows stays one over rows: weights whose mean over the labels is 1 leave the balance
-       of the terms as it is (PyTorch's weight= divides by the sum of the labels' weights instead). Of a loss with
-       columns of its own, a weight for each of these. Not with bce, nor mse without hard_weight. */
-    const float *class_weights;
-
-    float soft_weight; /* -; 0 to 1e6 */
-    float hard_weight; /* -; 0 to 1e6; 0 with ce, hinton, bce and tfkd, whose hard term has a weight of its own */
-    float beta;        /* -; 0 to 1e6; of jsd 1e-6 to 0.999999 */
-    float gamma;       /* -; 0 to 1e6; of ttm and wttm 1e-6 to 1e6 */
-    float certainty;   /* -; 0.9 for KD_ADJUST_SMOOTH; 1e-6 to 0.999999 */
-    float warmup; /* -; epochs, 0 to 1e6; in training the soft term is multiplied by min((epoch + 1) / warmup, 1),
-                          epochs counted from 0. Of ctkd: see there */
-    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end
-       in the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's
-       logits with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
-    float temperature_end; /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
-    float alpha_end;       /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
-    float temperatures[KD_MAX_TEMPERATURES]; /* -; of mlld, each above 0 */
-    int temperature_count;                   /* -; 1 to KD_MAX_TEMPERATURES */
-    /* 0; 1: the soft term sees (x - mean) / (std + 1e-7) of each row of both logits, std by C - 1: Sun et al. 2024.
-       A row of equal logits counts as zeros and gets no gradient from the soft term. 2 columns or more; not with
-       ce, bce and tfkd. */
-    int standardise;
-    kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
-                         losses on raw logits, mse and centredmse */
-    kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
-    kd_inputs inputs;              /* KD_INPUTS_CLEAN; in training */
-    int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
-    /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
-       this loss sees, as if there were no others, and whose labels it takes. */
-    int first, columns;   /* 0, 0: all */
-    int task;             /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
-    kd_custom_loss_fn fn; /* NULL; of KD_LOSS_CUSTOM */
-    void *user;           /* what fn is called with */
-} kd_loss_desc;
-
-KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
-KDDEF const char *kd_loss_name(kd_loss_kind kind);                   /* "hinton" */
-KDDEF const char *kd_convention_name(kd_loss_convention convention); /* "default" */
-/* What the terms of a loss with `cols` columns, and with a teacher where it can have one, are multiplied by after
-   alpha, reduction and convention: *hard CE, and *soft the soft term as it stands in the table, without the a of
-   hinton, bce and tfkd but with T^2 where there is one. 0.9 and 0.1 is Hinton's loss with alpha = 0.9 here. */
-KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, double *soft, double *hard);
-
-/* The value of a loss and its gradient with respect to the student's logits.
-   student, teacher, grad: (rows, cols) row-major; labels: (rows). teacher, labels and grad may be NULL where
-   the loss needs none. grad is overwritten and may be the same pointer as student, but not as teacher.
-   NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified.
-   Losses after bce, and those with standardise, adjust or class_weights, are computed in double precision: the same
-   bits on every instruction set. */
-KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
-                        const int32_t *labels, int rows, int cols, float *grad, double *value);
-
-/* Probabilities of several teachers, averaged with weights at a temperature, expressed as logits whose softmax
-   at that temperature is the average: out[r, :] = T * log(sum_i w_i softmax(logits[i][r, :] / T)).
-   weights NULL: equal; otherwise positive, scaled to sum 1. 1 to 64 teachers. out may be one of the inputs. */
-KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
-                                    int rows, int cols, float temperature, float *out);
-/* The same of logits: out[r, :] = sum_i w_i logits[i][r, :], whose softmax is at every temperature the teachers'
-   geometric mean, scaled to sum 1. In double precision: the same bits on every instruction set. */
-KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
-                                  int rows, int cols, float *out);
 
 /* ---- models ---------------------------------------------------------------------------------------------- */
 
@@ -929,105 +658,6 @@ KDDEF const char *kd_names_name(kd_names names); /* "distilbert" */
    kd_model_save. */
 KDDEF kd_result kd_model_save_names(const kd_model *m, const char *path, kd_names names, kd_dtype dtype);
 
-/* ---- ONNX ------------------------------------------------------------------------------------------------ */
-
-/* What an ONNX file takes as its input: x (N, channels, height, width), or (N, length) of a vector, as kd_predict;
-   or pixels of 0 to 255 in planes, as kd_predict_u8, or (N, height, width, channels), as kd_predict_u8_hwc, which
-   the file itself scales by 1/255 and normalises with the model's mean and std. Of a text it is "ids", int64
-   (N, length) below the vocabulary, zeros behind the last one, or, for both of the others, "text", its bytes. N is
-   free. */
-typedef enum kd_onnx_input { KD_ONNX_FLOAT, KD_ONNX_U8, KD_ONNX_U8_HWC } kd_onnx_input;
-
-typedef struct kd_onnx_desc {
-    uint32_t cookie;     /* set by kd_onnx_defaults */
-    kd_onnx_input input; /* KD_ONNX_FLOAT: "input"; the others: "image" */
-    int softmax;         /* 0: the output is "logits"; 1: "probabilities" */
-} kd_onnx_desc;
-
-KDDEF kd_onnx_desc kd_onnx_defaults(void);
-/* The model as an ONNX file (IR version 8, opset 17; ONNX Runtime 1.12 and later), for prediction: a dropout layer
-   is left out, a prompt layer appends zeros. Weights have PyTorch's names; model line, class names, mean and std
-   are metadata under the keys that kd_model_save writes. An int8 model has int8 weights and uint8 steps between
-   QuantizeLinear and DequantizeLinear, of which ONNX Runtime makes the same integers (kd_model_quantize). desc
-   NULL: the defaults. The file appears when it is complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than
-   2 GiB; interleaved pixels into a vector of several planes; a model in float with quant layers. */
-KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
-/* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
-   and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
-   convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
-   lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet; layers over
-   tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT, or
-   from three, as in Hugging Face's, which become one. Of Hugging Face's BERT and DistilBERT the inputs may be ids,
-   an attention mask and segments: ids behind the last other than 0 are padding, and the segment is 0. What is
-   computed of the mask is tried with a few, and must hide padding from attention, and nothing else; of a file
-   without a mask, or that makes no use of it, a line of the log says that shorter texts have other logits here.
-   Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
-   becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
-   the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
-   KD_ERR_UNSUPPORTED, with its name and operator; a file with other inputs, an older opset or other types of
-   elements KD_ERR_FORMAT; a size that is left open KD_ERR_SHAPE. */
-KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
-
-/* ---- models for other programs --------------------------------------------------------------------------- */
-
-typedef struct kd_c_desc {
-    uint32_t cookie;    /* set by kd_c_defaults */
-    const char *prefix; /* "student"; what every name begins with, and in capitals every macro: a C identifier of 1
-                           to 40 letters, digits and _ */
-} kd_c_desc;
-KDDEF kd_c_desc kd_c_defaults(void);
-/* The model as one file of C99 (and C++) that needs nothing else, for microcontrollers and the like: constants and
-       int  student_classify(const uint8_t *pixels);                     the likeliest class
-       void student_logits(const uint8_t *pixels, float *logits);        (classes)
-       void student_logits_of_floats(const float *x, float *logits);     from normalised numbers
-   for one image (h, w, c), the channels of a pixel together; a vector in its own order. The first two of a model of
-   texts take a string, const char *text, the last one ids, zeros behind them. Preprocessing that the model knows is
-   built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
-   time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
-   and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
-   student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
-   without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, as
-   no multiply-add is fused there (a 3x3 convolution that was left in float may differ in its last bits). No libm
-   is needed: e^x, roots and the like are in the file. On Arm with DSP instructions two products of int8 are one of
-   them (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float logits are the same to about
-   1e-5 of the largest: batchnorm is folded into weights, and multiply-adds may be fused. Layers that take a prompt
-   are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: quant layers of a model in float, of which
-   kd_model_quantize makes an int8 model. The file is replaced as by kd_model_save. */
-KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
-
-/* ---- soft decision trees --------------------------------------------------------------------------------- */
-
-/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to
-   12, CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
-   2j + 2, right, and the last 2^DEPTH are the leaves. Inner node j sends x to the right with probability
-   sigmoid(beta_j (<w_j, x> + b_j)); P_j(x) is the product of such probabilities on the way from the root to j, and
-   leaf l has a distribution Q_l = softmax(phi_l) over the classes. All of beta, w, b and phi are learned.
-
-   Output: logits[k] = log sum_l P_l(x) Q_l[k], the logarithms of the mixture's probabilities. Their softmax is the
-   mixture, so that every loss applies (cross-entropy: -log of the label's share in the mixture, where the paper's
-   eq. 3 averages each leaf's cross-entropy). The paper predicts by the most probable leaf instead: kd_tree_paths.
-
-   In training the path penalty is added to the loss (eqs. 4 and 5, over the batch instead of a running average):
-   -penalty * sum over inner nodes j of 2^-d (log a_j + log(1 - a_j)) / 2, d the depth of j, 0 at the root,
-   a_j = sum_x P_{2j+2}(x) / sum_x P_j(x). That is penalty times the mean over leaves l of -log(mean_x P_l(x)), and
-   least, DEPTH log 2, where the batch is spread evenly over the leaves.
-
-   Tensors: NAME.filters.weight (inner nodes, features), NAME.filters.bias and NAME.beta (inner nodes), NAME.leaves
-   (leaves, classes): phi. */
-typedef struct kd_tree {
-    const char *name;            /* of the layer */
-    int depth, classes;          /* 2^depth - 1 inner nodes, 2^depth leaves */
-    int channels, height, width; /* of what the filters see; of a vector length, 1, 1 */
-} kd_tree;
-
-/* About the first softtree of a model; without one, all three fail with KD_ERR_ARGUMENT. */
-KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out);
-/* What the tree is drawn from: filters (inner nodes, channels, height, width) and biases (inner nodes), both times
-   beta, and leaves (leaves, classes), Q. Each may be NULL. */
-KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves);
-/* P_j(x) of n samples x (n, c, h, w), normalised as in training: paths (n, all nodes). Thread-safe. */
-KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths);
-
 /* ---- data ------------------------------------------------------------------------------------------------ */
 
 #define KD_MAX_CHANNELS 16 /* images with more channels are taken, but not normalised by channel */
@@ -1107,7 +737,7 @@ typedef enum kd_prompt {
     KD_PROMPT_SIDE /* the sample's row of kd_data.side; N is side_count */
 } kd_prompt;
 
-/* ---- prediction and evaluation --------------------------------------------------------------------------- */
+/* ---- prediction ---------------------------------------------------------------------------------------------- */
 
 /* How far a long call is, from the calling thread: `done` of `all`, in units that the call names, growing to all.
    Not 0 asks to stop: the call returns KD_STOPPED, and what it would have made is as after an error. The callback
@@ -1154,6 +784,314 @@ KDDEF size_t kd_workspace_bytes(const kd_workspace *w); /* what it has from the 
 KDDEF kd_result kd_model_workspace_bytes(const kd_model *m, int capacity, size_t *bytes);
 KDDEF void kd_workspace_destroy(kd_workspace *w);
 
+/* ---- evaluation ---------------------------------------------------------------------------------------------- */
+
+#define KD_METRICS_CLASSES 256
+typedef struct kd_metrics {
+    int count;              /* samples with a label */
+    double accuracy;        /* share of samples whose largest logit is the label (one output: sign against 0/1) */
+    double robust_accuracy; /* the same of their adversarial versions; -1 where none were asked for */
+    double nll;             /* mean negative log-likelihood, natural logarithm */
+    double ece;             /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
+    double mse;             /* mean squared error against data.targets, where given */
+    double agreement; /* share of samples on which model and teacher choose the same class; -1 without a teacher */
+    double kl;        /* mean KL(teacher || student) at temperature 1; -1 without a teacher */
+    int classes;      /* filled entries of the two arrays below: at most KD_METRICS_CLASSES */
+    int class_count[KD_METRICS_CLASSES];
+    double class_accuracy[KD_METRICS_CLASSES]; /* 0 where class_count is 0 */
+} kd_metrics;
+
+KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
+
+typedef struct kd_attack_desc kd_attack_desc; /* adversarial inputs, further down */
+
+typedef struct kd_evaluate_desc {
+    uint32_t cookie;             /* set by kd_evaluate_defaults */
+    int batch;                   /* 256 */
+    const kd_model *teacher;     /* NULL; for agreement and kl; without it, data.teacher_logits if set */
+    const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
+    float *logits;               /* NULL; (count, outputs) */
+    /* NULL; (classes, classes), row = label, column = prediction, overwritten. classes: the larger of data.classes
+       and outputs; of a head its columns, or 2 of a single one */
+    int64_t *confusion;
+    int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
+    kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
+    float prompt_temperature; /* 1; 1e-3 to 1e6 */
+    const kd_attack_desc *prompt_attack; /* NULL; makes prompts adversarial, as in kd_train_desc, for all metrics */
+    const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
+    kd_progress_fn on_progress;          /* NULL; after every batch: samples */
+    void *user;
+} kd_evaluate_desc;
+KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
+/* After an error or KD_STOPPED, logits and confusion are unspecified. */
+KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
+                                 kd_metrics *out);
+
+/* -----------------------------------------------------------------------------------------------------------------
+   WHAT MOST DISTILLATIONS NEED
+   Losses, training, and the way out: smaller, in integers, for other programs. Adversarial inputs and losses on
+   features stand here because the options of training name them.
+   -------------------------------------------------------------------------------------------------------------- */
+
+/* ---- losses ---------------------------------------------------------------------------------------------- */
+
+/* A label for "unknown": the row gets no hard term. Accepted where something else teaches the row: by losses with a
+   soft term, and in training wherever there is a teacher. */
+#define KD_UNLABELLED INT32_MIN
+
+/* The value is the mean over rows of
+
+       soft_weight * soft term + hard term,        hard term = hard_weight * CE unless the table says otherwise.
+
+   Notation: s, t student and teacher logits, p^T = softmax(. / T), y label, a b g certainty the fields alpha, beta,
+   gamma and certainty, e label smoothing, C columns. KL(p || q) = sum_c p_c log(p_c / q_c).
+
+   name                 needs     terms of one row
+   KD_LOSS_AUTO                   not in kd_loss: with a teacher Hinton, without labels KL; without a teacher MSE to
+                                  kd_data.targets where they are given, else cross-entropy. Of a single column MSE
+                                  with targets, else BCE
+   KD_LOSS_CE           labels    hard CE = -sum_c q_c log p_s[c], q = (1-e) onehot(y) + e/C; desc.soft_labels
+                                  (C columns) take the place of onehot(y)
+   KD_LOSS_KL           teacher   soft T^2 KL(p_t^T || p_s^T)                       Hinton et al. 2015, eq. 2
+   KD_LOSS_HINTON       both      soft a * KL, hard (1 - a) * CE, one pass          Hinton et al. 2015, section 2
+   KD_LOSS_MSE          teacher   soft sum_c (s_c - t_c)^2 of raw logits            Ba and Caruana 2014, eq. 1
+   KD_LOSS_BCE          labels    hard sum_c BCE(sigmoid(s_c), q_c), q = (1-e) onehot(y) + e/2 (one column: label 0
+                                  or 1; desc.soft_labels as with ce); with a teacher: soft
+                                  a T^2 sum_c KL(sigmoid(t_c/T) || sigmoid(s_c/T)), and the hard term times (1 - a)
+   KD_LOSS_RKL          teacher   soft T^2 KL(p_s^T || p_t^T)                       Gu et al. 2024 (MiniLLM)
+   KD_LOSS_JSD          teacher   soft T^2 (b KL(p_t^T || m) + (1-b) KL(p_s^T || m)), m = b p_t^T + (1-b) p_s^T;
+                                  goes to 0, not to KL, as b goes to 0 or 1         Agarwal et al. 2024 (GKD)
+   KD_LOSS_SOFT_CE      teacher   soft -T^2 sum_c p_t^T[c] log p_s^T[c]: KL and the teacher's entropy, with
+                                  the gradient of KL                                Hinton et al. 2015, section 2
+   KD_LOSS_CENTRED_MSE  teacher   soft sum_c ((s_c - mean s) - (t_c - mean t))^2; KL goes to 1/(2C) of it
+                                  as T grows                                        Hinton et al. 2015, eq. 4
+   KD_LOSS_TFKD         labels *  soft a KL(softmax(u / T) || p_s^1), u[y] = certainty and (1 - certainty)/(C - 1)
+                                  elsewhere, hard (1 - a) CE                        Yuan et al. 2020 (Tf-KD_reg)
+   KD_LOSS_DKD          both *    soft a TCKD + b NCKD; TCKD = T^2 KL of (p^T[y], 1 - p^T[y]), NCKD =
+                                  T^2 KL of the softmax over the other C - 1 logits; 3 columns or more
+                                                                                    Zhao et al. 2022
+   KD_LOSS_NKD          both *    soft -p_t^1[y] log p_s^1[y] - g T^2 sum_{c != y} n_t[c] log n_s[c], n the softmax
+                                  over the other C - 1 logits at T; 3 columns or more
+                                                                                    Yang et al. 2023
+   KD_LOSS_DIST         teacher   soft T^2 (b (1 - r(row of p_s^T, row of p_t^T)) + g (1 - mean over columns of
+                                  r(column of p_s^T, column of p_t^T over the batch))), r Pearson's correlation.
+                                  A row or column that does not vary has r = 0; with 2 columns a row's r is +-1
+                                  and only the columns teach; a batch of 1 row has only its row
+                                                                                    Huang et al. 2022
+   KD_LOSS_TTM          teacher   soft KL(q || p_s^1), q_c = p_t^1[c]^g / U, U = sum_c p_t^1[c]^g. The
+                                  teacher is softened, the student is not; no T     Zheng and Yang 2024
+   KD_LOSS_WTTM         teacher   the same with soft term times U                   Zheng and Yang 2024
+   KD_LOSS_MLLD         teacher   soft sum over desc.temperatures of T^2 KL(p_t^T || p_s^T) + (b/C) |P_s'P_s -
+                                  P_t'P_t|^2 + (g/B) |P_s P_s' - P_t P_t'|^2, P the (B, C) probabilities of the
+                                  batch at T, |.|^2 sums of squares. One view, no confidence masks; takes room for
+                                  C^2 doubles                                       Jin et al. 2023
+   KD_LOSS_CSKD         labels *  soft T^2 KL(p_s'^T || p_s^T), s' the next row of the batch (after the last comes
+                                  the first) with the same label, taken as a constant, 0 where there is none
+                                                                                    Yun et al. 2020
+   KD_LOSS_CTKD         teacher   soft T^2 KL(p_t^T || p_s^T). kd_train learns T = 1 + 20 sigmoid(u)
+                                  against the student, to make the soft term large: u starts at 1 (T = 15.6) and
+                                  goes along l dL/du by the optimizer of the weights (no weight decay), l from 0 to
+                                  1 as (1 - cos(pi k / warmup)) / 2 over epochs k = 0 to warmup. kd_loss takes T as
+                                  given                                             Li et al. 2023
+   KD_LOSS_CUSTOM                 soft what kd_loss_desc.fn returns: a loss of one's own, with the teacher's logits
+                                  and labels where there are any
+   From rkl on, 2 columns or more are needed, where nothing else is said.
+   * the label of every row: KD_UNLABELLED is refused. Of soft labels (mixup, too), y is the largest, the first of
+     several. The other losses give an unlabelled row its soft term alone.
+   Where it says "teacher", labels are needed too if hard_weight is not 0: the losses that add CE by default take
+   unlabelled data with hard_weight = 0.
+
+   Defaults, as published (soft_weight 1 where the paper has no such weight):
+
+   loss                 T     soft_weight  hard_weight  others
+   ce kl hinton mse bce 4     1            0            alpha 0.9
+   rkl softce           4     1            0
+   jsd                  4     1            0            beta 0.5
+   centredmse           -     1            0
+   tfkd                 40    1            0            alpha 0.1, certainty 0.99, reduction KD_REDUCTION_ELEMENTS
+   dkd                  4     1            1            alpha 1, beta 8 (2 to 8 by pair of models), warmup 20
+   nkd                  1     1            1            gamma 1.5
+   dist                 4     1            1            beta 1, gamma 1; on ImageNet T = 1
+   ttm                  -     45           1            gamma 0.1 (the teacher at T = 10)
+   wttm                 -     4            1            gamma 0.2
+   mlld                 -     0.9          0.1          beta 1, gamma 1, temperatures 4 2 3 5 6
+   cskd                 4     1            1
+   ctkd                 15.6  0.9          0.1          warmup 10
+   custom               1     1            0            T: at which several teachers are averaged
+   Logit standardisation was published with kl, standardise = 1, T = 2, soft_weight 9 and hard_weight 0.1. */
+#define KD_LOSSES(X)                                                                                               \
+    X(KD_LOSS_AUTO, "auto")                                                                                        \
+    X(KD_LOSS_CE, "ce")                                                                                            \
+    X(KD_LOSS_KL, "kl")                                                                                            \
+    X(KD_LOSS_HINTON, "hinton")                                                                                    \
+    X(KD_LOSS_MSE, "mse")                                                                                          \
+    X(KD_LOSS_BCE, "bce")                                                                                          \
+    X(KD_LOSS_RKL, "rkl")                                                                                          \
+    X(KD_LOSS_JSD, "jsd")                                                                                          \
+    X(KD_LOSS_SOFT_CE, "softce")                                                                                   \
+    X(KD_LOSS_CENTRED_MSE, "centredmse")                                                                           \
+    X(KD_LOSS_TFKD, "tfkd")                                                                                        \
+    X(KD_LOSS_DKD, "dkd")                                                                                          \
+    X(KD_LOSS_NKD, "nkd")                                                                                          \
+    X(KD_LOSS_DIST, "dist")                                                                                        \
+    X(KD_LOSS_TTM, "ttm")                                                                                          \
+    X(KD_LOSS_WTTM, "wttm")                                                                                        \
+    X(KD_LOSS_MLLD, "mlld")                                                                                        \
+    X(KD_LOSS_CSKD, "cskd")                                                                                        \
+    X(KD_LOSS_CTKD, "ctkd")
+
+typedef enum kd_loss_kind {
+#define KD__ITEM(name, word) name,
+    KD_LOSSES(KD__ITEM)
+#undef KD__ITEM
+        KD_LOSS_COUNT,
+    KD_LOSS_CUSTOM = 1000 /* not counted among those above */
+} kd_loss_kind;
+
+typedef enum kd_reduction {
+    KD_REDUCTION_ROWS,    /* sum over columns, mean over rows: this library's convention */
+    KD_REDUCTION_ELEMENTS /* soft terms are divided by the number of columns as well (PyTorch's reduction='mean') */
+} kd_reduction;
+
+/* How other libraries weigh the soft term of hinton, kl, rkl, jsd and softce, so that a published alpha means here
+   what it meant there. Other losses take the default alone.
+
+   name                        divided by      T^2    alpha is the weight of
+   KD_CONVENTION_DEFAULT       rows, or as     yes    the soft term
+                               reduction says
+   KD_CONVENTION_REPDISTILLER  rows            yes    the soft term: all as here
+   KD_CONVENTION_MDISTILLER    rows            yes    the soft term: all as here
+   KD_CONVENTION_TORCHDISTILL  rows            yes *  the hard term
+   KD_CONVENTION_TFKD          rows * columns  yes    the soft term
+   KD_CONVENTION_TEXTBREWER    rows            no     the soft term
+   * Not where alpha is 0, and not in the losses without alpha: that library's KDLoss is the bare KL there. */
+#define KD_LOSS_CONVENTIONS(X)                                                                                     \
+    X(KD_CONVENTION_DEFAULT, "default")                                                                            \
+    X(KD_CONVENTION_REPDISTILLER, "repdistiller")                                                                  \
+    X(KD_CONVENTION_MDISTILLER, "mdistiller")                                                                      \
+    X(KD_CONVENTION_TORCHDISTILL, "torchdistill")                                                                  \
+    X(KD_CONVENTION_TFKD, "tf-kd")                                                                                 \
+    X(KD_CONVENTION_TEXTBREWER, "textbrewer")
+
+typedef enum kd_loss_convention {
+#define KD__ITEM(name, word) name,
+    KD_LOSS_CONVENTIONS(KD__ITEM)
+#undef KD__ITEM
+        KD_CONVENTION_COUNT
+} kd_loss_convention;
+
+/* Knowledge adjustment (Wen et al. 2019): what becomes of a teacher's row whose largest logit, the first of several
+   that are equal, is not the label's. Rows without a label stay as they are. */
+typedef enum kd_adjust {
+    KD_ADJUST_NONE,
+    KD_ADJUST_SHIFT, /* the largest logit and the label's change places, and so their probabilities at any T */
+    KD_ADJUST_SMOOTH /* its probabilities, at any T: certainty on the label, (1 - certainty) / (C - 1) elsewhere */
+} kd_adjust;
+
+/* Of which images a loss sees the student's outputs, in training. The teacher sees them as they are. */
+typedef enum kd_inputs {
+    KD_INPUTS_CLEAN,      /* as they are */
+    KD_INPUTS_ADVERSARIAL /* as kd_train_desc.attack makes them */
+} kd_inputs;
+
+/* What a loss of one's own is given: logits (rows, cols), and grad, (rows, cols), to be filled with the gradient of
+   the value by the student's. Rows are those of a batch, in any order. */
+typedef struct kd_loss_batch {
+    const float *student;
+    const float *teacher;     /* NULL without a teacher */
+    const int32_t *labels;    /* (rows), KD_UNLABELLED where one has none; NULL without labels, or: */
+    const float *soft_labels; /* (rows, cols) instead, from mixup or kd_data.soft_labels */
+    int rows, cols;
+    float *grad;
+} kd_loss_batch;
+
+/* Returns the value, of which training takes the mean over batches: make it a mean over rows. A value or a gradient
+   that is not finite ends training with KD_ERR_NOT_FINITE. Called by the thread that trains, once a batch, with
+   dot_delta twice, and for every step of an attack that has this loss; likewise by kd_loss, kd_attack and
+   kd_diagnose. It may call kd_loss, but not train, predict or close anything. Equal batches should get equal bits,
+   or training cannot be repeated. Labels are passed on as they are, whatever number they are. */
+typedef double (*kd_custom_loss_fn)(void *user, const kd_loss_batch *batch);
+
+#define KD_MAX_TEMPERATURES 8
+
+/* A dash: the default is in the table above. */
+typedef struct kd_loss_desc {
+    uint32_t cookie; /* set by kd_loss_defaults */
+    kd_loss_kind kind;
+    float temperature;      /* -;   > 0 */
+    float alpha;            /* -;   weight of the soft term, 0 to 1 */
+    float label_smoothing;  /* 0;   0 to 1 (exclusive), on the hard term where there is one */
+    kd_reduction reduction; /* KD_REDUCTION_ROWS */
+    /* NULL; (rows, cols) probabilities that take the place of labels: 0 to 1, of a row 1 together within 0.001, or
+       all 0 where it has no label; with bce each by itself. KD_ERR_DATA otherwise. */
+    const float *soft_labels;
+
+    /* NULL; (cols), 0 to 1e6 each: what a class counts in the hard term, sum_c w_c q_c (-log p_s[c]) with q as in
+       the table. The mean over rows stays one over rows: weights whose mean over the labels is 1 leave the balance
+       of the terms as it is (PyTorch's weight= divides by the sum of the labels' weights instead). Of a loss with
+       columns of its own, a weight for each of these. Not with bce, nor mse without hard_weight. */
+    const float *class_weights;
+
+    float soft_weight; /* -; 0 to 1e6 */
+    float hard_weight; /* -; 0 to 1e6; 0 with ce, hinton, bce and tfkd, whose hard term has a weight of its own */
+    float beta;        /* -; 0 to 1e6; of jsd 1e-6 to 0.999999 */
+    float gamma;       /* -; 0 to 1e6; of ttm and wttm 1e-6 to 1e6 */
+    float certainty;   /* -; 0.9 for KD_ADJUST_SMOOTH; 1e-6 to 0.999999 */
+    float warmup; /* -; epochs, 0 to 1e6; in training the soft term is multiplied by min((epoch + 1) / warmup, 1),
+                          epochs counted from 0. Of ctkd: see there */
+    /* Where temperature and alpha arrive in training, in equal steps from epoch to epoch: start in the first, end
+       in the last. A temperature that falls to 1 is the annealing of Jafari et al. 2021, who scale the teacher's
+       logits with it under mse. kd_loss and kd_loss_weights take temperature and alpha alone. */
+    float temperature_end; /* 0: stays; > 0; of losses with a T in the table, ctkd excepted */
+    float alpha_end;       /* -1: stays; 0 to 1; of hinton, tfkd, dkd, and of bce with a teacher */
+    float temperatures[KD_MAX_TEMPERATURES]; /* -; of mlld, each above 0 */
+    int temperature_count;                   /* -; 1 to KD_MAX_TEMPERATURES */
+    /* 0; 1: the soft term sees (x - mean) / (std + 1e-7) of each row of both logits, std by C - 1: Sun et al. 2024.
+       A row of equal logits counts as zeros and gets no gradient from the soft term. 2 columns or more; not with
+       ce, bce and tfkd. */
+    int standardise;
+    kd_adjust adjust; /* KD_ADJUST_NONE; needs a teacher and labels; not with bce, and KD_ADJUST_SMOOTH not with the
+                         losses on raw logits, mse and centredmse */
+    kd_loss_convention convention; /* KD_CONVENTION_DEFAULT */
+    kd_inputs inputs;              /* KD_INPUTS_CLEAN; in training */
+    int to_targets; /* 0; 1: in training, mse compares with kd_data.targets where there is a teacher, too */
+    /* Models with several heads, in training: the columns of the output (and of a teacher's, and of targets) that
+       this loss sees, as if there were no others, and whose labels it takes. */
+    int first, columns;   /* 0, 0: all */
+    int task;             /* 0: kd_data.labels, otherwise row task - 1 of kd_data.task_labels */
+    kd_custom_loss_fn fn; /* NULL; of KD_LOSS_CUSTOM */
+    void *user;           /* what fn is called with */
+} kd_loss_desc;
+
+KDDEF kd_loss_desc kd_loss_defaults(kd_loss_kind kind);
+KDDEF const char *kd_loss_name(kd_loss_kind kind);                   /* "hinton" */
+KDDEF const char *kd_convention_name(kd_loss_convention convention); /* "default" */
+/* What the terms of a loss with `cols` columns, and with a teacher where it can have one, are multiplied by after
+   alpha, reduction and convention: *hard CE, and *soft the soft term as it stands in the table, without the a of
+   hinton, bce and tfkd but with T^2 where there is one. 0.9 and 0.1 is Hinton's loss with alpha = 0.9 here. */
+KDDEF kd_result kd_loss_weights(kd_ctx *kd, const kd_loss_desc *desc, int cols, double *soft, double *hard);
+
+/* The value of a loss and its gradient with respect to the student's logits.
+   student, teacher, grad: (rows, cols) row-major; labels: (rows). teacher, labels and grad may be NULL where
+   the loss needs none. grad is overwritten and may be the same pointer as student, but not as teacher.
+   NaN or infinity in the logits gives KD_ERR_NOT_FINITE; value and grad are then unspecified.
+   Losses after bce, and those with standardise, adjust or class_weights, are computed in double precision: the same
+   bits on every instruction set. */
+KDDEF kd_result kd_loss(kd_ctx *kd, const kd_loss_desc *desc, const float *student, const float *teacher,
+                        const int32_t *labels, int rows, int cols, float *grad, double *value);
+
+/* Probabilities of several teachers, averaged with weights at a temperature, expressed as logits whose softmax
+   at that temperature is the average: out[r, :] = T * log(sum_i w_i softmax(logits[i][r, :] / T)).
+   weights NULL: equal; otherwise positive, scaled to sum 1. 1 to 64 teachers. out may be one of the inputs. */
+KDDEF kd_result kd_average_teachers(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                    int rows, int cols, float temperature, float *out);
+/* The same of logits: out[r, :] = sum_i w_i logits[i][r, :], whose softmax is at every temperature the teachers'
+   geometric mean, scaled to sum 1. In double precision: the same bits on every instruction set. */
+KDDEF kd_result kd_average_logits(kd_ctx *kd, const float *const *logits, const float *weights, int teachers,
+                                  int rows, int cols, float *out);
+
+/* ---- adversarial inputs -------------------------------------------------------------------------------------- */
+
 /* Adversarial inputs: x changed so that a loss grows, each number by no more than epsilon (the L-infinity norm).
 
    name            the changed input
@@ -1178,7 +1116,7 @@ typedef enum kd_attack_kind {
         KD_ATTACK_COUNT
 } kd_attack_kind;
 
-typedef struct kd_attack_desc {
+struct kd_attack_desc {
     uint32_t cookie; /* set by kd_attack_defaults */
     kd_attack_kind kind;
     float epsilon;      /* 8/255; 0 to 1e6 */
@@ -1191,7 +1129,7 @@ typedef struct kd_attack_desc {
        a teacher compares with what the teacher says of x as it is; KD_LOSS_KL with T = 1: Zi et al. 2021 (RSLAD).
        On all outputs, without soft_labels */
     kd_loss_desc loss;
-} kd_attack_desc;
+};
 
 KDDEF kd_attack_desc kd_attack_defaults(kd_attack_kind kind);
 KDDEF const char *kd_attack_name(kd_attack_kind kind); /* "pgd" */
@@ -1200,107 +1138,6 @@ KDDEF const char *kd_attack_name(kd_attack_kind kind); /* "pgd" */
    NULL where the loss has none. KD_ERR_NOT_FINITE: the loss or its gradient overflows; out is then unspecified. */
 KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const float *x, const int32_t *labels, int n,
                           const kd_attack_desc *desc, float *out);
-
-#define KD_METRICS_CLASSES 256
-typedef struct kd_metrics {
-    int count;              /* samples with a label */
-    double accuracy;        /* share of samples whose largest logit is the label (one output: sign against 0/1) */
-    double robust_accuracy; /* the same of their adversarial versions; -1 where none were asked for */
-    double nll;             /* mean negative log-likelihood, natural logarithm */
-    double ece;             /* expected calibration error, 15 equal bins of confidence (Guo et al. 2017, eq. 3) */
-    double mse;             /* mean squared error against data.targets, where given */
-    double agreement; /* share of samples on which model and teacher choose the same class; -1 without a teacher */
-    double kl;        /* mean KL(teacher || student) at temperature 1; -1 without a teacher */
-    int classes;      /* filled entries of the two arrays below: at most KD_METRICS_CLASSES */
-    int class_count[KD_METRICS_CLASSES];
-    double class_accuracy[KD_METRICS_CLASSES]; /* 0 where class_count is 0 */
-} kd_metrics;
-
-KDDEF kd_result kd_evaluate(const kd_model *m, const kd_data *data, kd_metrics *out);
-
-typedef struct kd_evaluate_desc {
-    uint32_t cookie;             /* set by kd_evaluate_defaults */
-    int batch;                   /* 256 */
-    const kd_model *teacher;     /* NULL; for agreement and kl; without it, data.teacher_logits if set */
-    const kd_data *teacher_data; /* NULL; the same samples as the teacher sees them, as in kd_train_desc */
-    float *logits;               /* NULL; (count, outputs) */
-    /* NULL; (classes, classes), row = label, column = prediction, overwritten. classes: the larger of data.classes
-       and outputs; of a head its columns, or 2 of a single one */
-    int64_t *confusion;
-    int first, columns, task; /* 0; one head of several, as in kd_loss_desc: all metrics are those of its columns */
-    kd_prompt prompt;         /* KD_PROMPT_NONE: without, as the student will be used */
-    float prompt_temperature; /* 1; 1e-3 to 1e6 */
-    const kd_attack_desc *prompt_attack; /* NULL; makes prompts adversarial, as in kd_train_desc, for all metrics */
-    const kd_attack_desc *attack;        /* NULL; for robust_accuracy, with the teacher where its loss has one */
-    kd_progress_fn on_progress;          /* NULL; after every batch: samples */
-    void *user;
-} kd_evaluate_desc;
-KDDEF kd_evaluate_desc kd_evaluate_defaults(void);
-/* After an error or KD_STOPPED, logits and confusion are unspecified. */
-KDDEF kd_result kd_evaluate_with(const kd_model *m, const kd_data *data, const kd_evaluate_desc *desc,
-                                 kd_metrics *out);
-
-/* ---- int8 ------------------------------------------------------------------------------------------------ */
-
-/* A model of int8 weights, by output and symmetric, and uint8 values between the layers, with sums in int32: a
-   quarter of the size, and faster. kd_predict, kd_evaluate, kd_model_describe, kd_model_save and all that only
-   predicts take it like any other; what trains, or asks for gradients or features, refuses it.
-
-   The steps that values are rounded to stand in the model's line as `quant` layers: what comes out of one is
-   scale (q - zero_point), q a whole number from 0 to 255, with one scale and zero point (tensors NAME.scale and
-   NAME.zero_point, not trained). What such a layer stands before, dense, conv, depthwise or linear, has weights
-   rounded to -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers
-   round just as the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where
-   it is (Bengio et al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is
-   quantisation-aware training.
-
-   float model -> kd_model_quantize -> int8 model                                 after training
-   float model -> kd_model_prepare_int8 -> kd_train -> kd_model_quantize -> int8 model             aware of it
-
-   A layer without a rule for integers (a softtree, batchnorm on vectors, ...) works in float between them. Results
-   are the same on every instruction set, and those of ONNX Runtime for dense, conv, depthwise and maxpool; where a
-   residual is summed or values are averaged ONNX Runtime differs between processors, by at most one step.
-   A model in float with quant layers and the int8 model made from it agree but where float sums round a number to
-   the neighbouring step. */
-#define KD_RANGES(X)                                                                                               \
-    X(KD_RANGE_MINMAX, "minmax")                                                                                   \
-    X(KD_RANGE_PERCENTILE, "percentile")                                                                           \
-    X(KD_RANGE_MSE, "mse")
-/* From which numbers seen the ends of a grid follow: the smallest and the largest; those between which `percentile`
-   of a hundred lie; or those whose steps have the least mean squared error. */
-typedef enum kd_quantize_range {
-#define KD__ITEM(name, word) name,
-    KD_RANGES(KD__ITEM)
-#undef KD__ITEM
-        KD_RANGE_COUNT
-} kd_quantize_range;
-
-typedef struct kd_quantize_desc {
-    uint32_t cookie;         /* set by kd_quantize_defaults */
-    kd_quantize_range range; /* KD_RANGE_MSE */
-    float percentile;        /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
-    /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
-       with saturation (ONNX Runtime on x86 without VNNI) need 64 */
-    int weight_limit;
-    int images; /* 1024; 1 or more: so many of the data, evenly taken, are looked at */
-    int batch;  /* 64; 1 to 256 */
-} kd_quantize_desc;
-KDDEF kd_quantize_desc kd_quantize_defaults(void);
-KDDEF const char *kd_quantize_range_name(kd_quantize_range range); /* "mse" */
-
-/* The model without batchnorm where that can be: what follows a dense, conv, depthwise or linear layer becomes part
-   of its weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for
-   rounding. */
-KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out);
-/* kd_model_fold, with quant layers put in where int8 has a rule, and their scales set by running the model over
-   `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model
-   that has quant layers, only those without a scale are set. desc NULL: the defaults. */
-KDDEF kd_result kd_model_prepare_int8(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
-                                      kd_model **out);
-/* The int8 model. `images` may be NULL where all quant layers have their scales. */
-KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
-                                  kd_model **out);
-KDDEF int kd_model_is_int8(const kd_model *m);
 
 /* ---- losses on features and relations -------------------------------------------------------------------- */
 
@@ -1791,37 +1628,67 @@ KDDEF kd_result kd_cache_load(kd_ctx *kd, const char *path, kd_cache **out);
 KDDEF const float *kd_cache_logits(const kd_cache *c,
                                    int view); /* (count, outputs), NULL if there is no such view */
 
-/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+/* ---- int8 ------------------------------------------------------------------------------------------------ */
 
-/* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
-   the student's trained numbers, of means over all data, in training mode as a step would have them (batch
-   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of
-   mse on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in
-   the table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images
-   that loss.inputs says. */
-typedef struct kd_diagnosis {
-    kd_metrics metrics; /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
-    /* Mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature), of a single output with bce of the logits t
-       and 0; nats, 0 to log C. */
-    double target_entropy;
-    double gradient_cosine;          /* of the two gradients, -1 to 1; 0 where one of them is 0 */
-    double hard_norm, soft_norm;     /* their L2 norms */
-    double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
-} kd_diagnosis;
+/* A model of int8 weights, by output and symmetric, and uint8 values between the layers, with sums in int32: a
+   quarter of the size, and faster. kd_predict, kd_evaluate, kd_model_describe, kd_model_save and all that only
+   predicts take it like any other; what trains, or asks for gradients or features, refuses it.
 
-typedef struct kd_diagnose_desc {
-    uint32_t cookie;         /* set by kd_diagnose_defaults */
-    const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
-    kd_loss_desc loss;       /* KD_LOSS_AUTO; one with a teacher, on all outputs */
-    int batch;               /* 256; 1 to 65536; one sample left alone as in kd_train_desc */
-    kd_attack_desc attack;   /* KD_ATTACK_PGD; for a loss with KD_INPUTS_ADVERSARIAL */
-} kd_diagnose_desc;
+   The steps that values are rounded to stand in the model's line as `quant` layers: what comes out of one is
+   scale (q - zero_point), q a whole number from 0 to 255, with one scale and zero point (tensors NAME.scale and
+   NAME.zero_point, not trained). What such a layer stands before, dense, conv, depthwise or linear, has weights
+   rounded to -limit to limit times a scale for each output, and a bias in int32. In a model in float these layers
+   round just as the int8 model does, with straight-through gradients, 1 where a number is not clipped and 0 where
+   it is (Bengio et al. 2013; Jacob et al. 2018): training such a model, from a teacher or not, is
+   quantisation-aware training.
 
-KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
-/* desc NULL: the defaults. Every sample needs a label, or targets. A prompt layer gets zeros. The student is not
-   changed. */
-KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
-                            kd_diagnosis *out);
+   float model -> kd_model_quantize -> int8 model                                 after training
+   float model -> kd_model_prepare_int8 -> kd_train -> kd_model_quantize -> int8 model             aware of it
+
+   A layer without a rule for integers (a softtree, batchnorm on vectors, ...) works in float between them. Results
+   are the same on every instruction set, and those of ONNX Runtime for dense, conv, depthwise and maxpool; where a
+   residual is summed or values are averaged ONNX Runtime differs between processors, by at most one step.
+   A model in float with quant layers and the int8 model made from it agree but where float sums round a number to
+   the neighbouring step. */
+#define KD_RANGES(X)                                                                                               \
+    X(KD_RANGE_MINMAX, "minmax")                                                                                   \
+    X(KD_RANGE_PERCENTILE, "percentile")                                                                           \
+    X(KD_RANGE_MSE, "mse")
+/* From which numbers seen the ends of a grid follow: the smallest and the largest; those between which `percentile`
+   of a hundred lie; or those whose steps have the least mean squared error. */
+typedef enum kd_quantize_range {
+#define KD__ITEM(name, word) name,
+    KD_RANGES(KD__ITEM)
+#undef KD__ITEM
+        KD_RANGE_COUNT
+} kd_quantize_range;
+
+typedef struct kd_quantize_desc {
+    uint32_t cookie;         /* set by kd_quantize_defaults */
+    kd_quantize_range range; /* KD_RANGE_MSE */
+    float percentile;        /* 99.99; 50 to 100; KD_RANGE_PERCENTILE */
+    /* 127; 1 to 127: weights are -limit to limit. Programs other than this library that multiply bytes in pairs
+       with saturation (ONNX Runtime on x86 without VNNI) need 64 */
+    int weight_limit;
+    int images; /* 1024; 1 or more: so many of the data, evenly taken, are looked at */
+    int batch;  /* 64; 1 to 256 */
+} kd_quantize_desc;
+KDDEF kd_quantize_desc kd_quantize_defaults(void);
+KDDEF const char *kd_quantize_range_name(kd_quantize_range range); /* "mse" */
+
+/* The model without batchnorm where that can be: what follows a dense, conv, depthwise or linear layer becomes part
+   of its weights, on an image elsewhere it becomes `depthwise 1`; what is left stays. Same outputs but for
+   rounding. */
+KDDEF kd_result kd_model_fold(const kd_model *m, kd_model **out);
+/* kd_model_fold, with quant layers put in where int8 has a rule, and their scales set by running the model over
+   `images` (normalised as it was trained; no labels needed): still in float, to be trained as it is. Of a model
+   that has quant layers, only those without a scale are set. desc NULL: the defaults. */
+KDDEF kd_result kd_model_prepare_int8(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                      kd_model **out);
+/* The int8 model. `images` may be NULL where all quant layers have their scales. */
+KDDEF kd_result kd_model_quantize(const kd_model *m, const kd_data *images, const kd_quantize_desc *desc,
+                                  kd_model **out);
+KDDEF int kd_model_is_int8(const kd_model *m);
 
 /* ---- pruning --------------------------------------------------------------------------------------------- */
 
@@ -1883,6 +1750,161 @@ KDDEF const char *kd_prune_name(kd_prune_criterion criterion); /* "scale" */
    those of its output. A residual that adds its input through a projection would do so without
    one if both had as many channels: it then keeps one more. Equal numbers: the first channels go. */
 KDDEF kd_result kd_model_prune(const kd_model *m, const kd_prune_desc *desc, kd_model **out);
+
+/* ---- ONNX ------------------------------------------------------------------------------------------------ */
+
+/* What an ONNX file takes as its input: x (N, channels, height, width), or (N, length) of a vector, as kd_predict;
+   or pixels of 0 to 255 in planes, as kd_predict_u8, or (N, height, width, channels), as kd_predict_u8_hwc, which
+   the file itself scales by 1/255 and normalises with the model's mean and std. Of a text it is "ids", int64
+   (N, length) below the vocabulary, zeros behind the last one, or, for both of the others, "text", its bytes. N is
+   free. */
+typedef enum kd_onnx_input { KD_ONNX_FLOAT, KD_ONNX_U8, KD_ONNX_U8_HWC } kd_onnx_input;
+
+typedef struct kd_onnx_desc {
+    uint32_t cookie;     /* set by kd_onnx_defaults */
+    kd_onnx_input input; /* KD_ONNX_FLOAT: "input"; the others: "image" */
+    int softmax;         /* 0: the output is "logits"; 1: "probabilities" */
+} kd_onnx_desc;
+
+KDDEF kd_onnx_desc kd_onnx_defaults(void);
+/* The model as an ONNX file (IR version 8, opset 17; ONNX Runtime 1.12 and later), for prediction: a dropout layer
+   is left out, a prompt layer appends zeros. Weights have PyTorch's names; model line, class names, mean and std
+   are metadata under the keys that kd_model_save writes. An int8 model has int8 weights and uint8 steps between
+   QuantizeLinear and DequantizeLinear, of which ONNX Runtime makes the same integers (kd_model_quantize). desc
+   NULL: the defaults. The file appears when it is complete, as from kd_model_save. KD_ERR_UNSUPPORTED: more than
+   2 GiB; interleaved pixels into a vector of several planes; a model in float with quant layers. */
+KDDEF kd_result kd_model_save_onnx(const kd_model *m, const char *path, const kd_onnx_desc *desc);
+/* A model from an ONNX file: what kd_model_save_onnx wrote, or the networks that PyTorch's exporters write (opset 7
+   and later, in evaluation mode) as far as there are layers for them. They become a model line: dense layers,
+   convolutions, batchnorm, pooling, activations, branches that a sum joins again, as residual(...), and those that
+   lie side by side, as concat(...): MLPs, VGG, ResNet, MobileNetV2, SqueezeNet, DenseNet, GoogLeNet; layers over
+   tokens, with attention whose queries, keys and values come from one layer, as in torchvision's and timm's ViT, or
+   from three, as in Hugging Face's, which become one. Of Hugging Face's BERT and DistilBERT the inputs may be ids,
+   an attention mask and segments: ids behind the last other than 0 are padding, and the segment is 0. What is
+   computed of the mask is tried with a few, and must hide padding from attention, and nothing else; of a file
+   without a mask, or that makes no use of it, a line of the log says that shorter texts have other logits here.
+   Weights in a file beside it ("model.onnx.data") are read. What is done with the input before the first layer
+   becomes the model's mean and std; a softmax at the end is left out, dropout too. The batch size may be fixed in
+   the file. input: NULL, or the sizes that the file leaves open, "3x224x224" or "784". Any other node is
+   KD_ERR_UNSUPPORTED, with its name and operator; a file with other inputs, an older opset or other types of
+   elements KD_ERR_FORMAT; a size that is left open KD_ERR_SHAPE. */
+KDDEF kd_result kd_model_load_onnx(kd_ctx *kd, const char *path, const char *input, kd_model **out);
+
+/* ---- models for other programs --------------------------------------------------------------------------- */
+
+typedef struct kd_c_desc {
+    uint32_t cookie;    /* set by kd_c_defaults */
+    const char *prefix; /* "student"; what every name begins with, and in capitals every macro: a C identifier of 1
+                           to 40 letters, digits and _ */
+} kd_c_desc;
+KDDEF kd_c_desc kd_c_defaults(void);
+/* The model as one file of C99 (and C++) that needs nothing else, for microcontrollers and the like: constants and
+       int  student_classify(const uint8_t *pixels);                     the likeliest class
+       void student_logits(const uint8_t *pixels, float *logits);        (classes)
+       void student_logits_of_floats(const float *x, float *logits);     from normalised numbers
+   for one image (h, w, c), the channels of a pixel together; a vector in its own order. The first two of a model of
+   texts take a string, const char *text, the last one ids, zeros behind them. Preprocessing that the model knows is
+   built in. Nothing is allocated: what is between layers lies in one static array, so one call at a
+   time. The file tells its bytes of constants and of memory and its multiply-adds as STUDENT_FLASH, STUDENT_RAM
+   and STUDENT_MACS, beside STUDENT_CLASSES, _CHANNELS, _HEIGHT and _WIDTH, and has class names as
+   student_classes[]. Logits of an int8 model are those of kd_predict to the bit, on any processor and compiler
+   without -ffast-math; where layers of it work in float, as layernorm and attention do, those of KD_ISA_SCALAR, as
+   no multiply-add is fused there (a 3x3 convolution that was left in float may differ in its last bits). No libm
+   is needed: e^x, roots and the like are in the file. On Arm with DSP instructions two products of int8 are one of
+   them (STUDENT_PLAIN: not). On an AVR constants stay in program memory. In float logits are the same to about
+   1e-5 of the largest: batchnorm is folded into weights, and multiply-adds may be fused. Layers that take a prompt
+   are given none. desc NULL: kd_c_defaults(). KD_ERR_UNSUPPORTED: quant layers of a model in float, of which
+   kd_model_quantize makes an int8 model. The file is replaced as by kd_model_save. */
+KDDEF kd_result kd_model_save_c(const kd_model *m, const char *path, const kd_c_desc *desc);
+
+/* -----------------------------------------------------------------------------------------------------------------
+   WHAT EXPERTS NEED
+   The kernels by themselves, soft decision trees, diagnosis, private data, arrays in files.
+   -------------------------------------------------------------------------------------------------------------- */
+
+/* ---- matrices -------------------------------------------------------------------------------------------- */
+
+/* C = alpha * op(A) * op(B) + beta * C, row-major, CBLAS meaning: op(X) is X or, if trans is not 0, X transposed.
+   op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are distances between stored rows, in floats.
+   beta 0 never reads C. C must not overlap A or B. Sizes may be 0.
+   Packing buffers are kept in the context and grow on demand; where that fails (KD_ERR_MEMORY), C may have been
+   multiplied by beta already. */
+KDDEF kd_result kd_sgemm(kd_ctx *kd, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a,
+                         int lda, const float *b, int ldb, float beta, float *c, int ldc);
+
+/* probs[r, c] = softmax(logits[r, :] / temperature)[c]. Both (rows, cols) row-major; they may be the same
+   pointer. temperature > 0. Infinite logits count as limits: a lone +inf gets probability 1. A row with a NaN
+   becomes NaN. Several threads may call it at once with one context, as kd_predict with one model: it allocates
+   nothing, and keeps nothing but an error. */
+KDDEF kd_result kd_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature, float *probs);
+/* The logarithm of the same, computed without leaving the log domain; thread-safe likewise. */
+KDDEF kd_result kd_log_softmax(kd_ctx *kd, const float *logits, int rows, int cols, float temperature,
+                               float *log_probs);
+
+/* ---- soft decision trees --------------------------------------------------------------------------------- */
+
+/* The layer `softtree DEPTH CLASSES`, a student whose decisions can be read (Frosst and Hinton 2017): DEPTH 1 to
+   12, CLASSES 2 or more. Nodes are numbered from the root, 0, level by level; j has the children 2j + 1, left, and
+   2j + 2, right, and the last 2^DEPTH are the leaves. Inner node j sends x to the right with probability
+   sigmoid(beta_j (<w_j, x> + b_j)); P_j(x) is the product of such probabilities on the way from the root to j, and
+   leaf l has a distribution Q_l = softmax(phi_l) over the classes. All of beta, w, b and phi are learned.
+
+   Output: logits[k] = log sum_l P_l(x) Q_l[k], the logarithms of the mixture's probabilities. Their softmax is the
+   mixture, so that every loss applies (cross-entropy: -log of the label's share in the mixture, where the paper's
+   eq. 3 averages each leaf's cross-entropy). The paper predicts by the most probable leaf instead: kd_tree_paths.
+
+   In training the path penalty is added to the loss (eqs. 4 and 5, over the batch instead of a running average):
+   -penalty * sum over inner nodes j of 2^-d (log a_j + log(1 - a_j)) / 2, d the depth of j, 0 at the root,
+   a_j = sum_x P_{2j+2}(x) / sum_x P_j(x). That is penalty times the mean over leaves l of -log(mean_x P_l(x)), and
+   least, DEPTH log 2, where the batch is spread evenly over the leaves.
+
+   Tensors: NAME.filters.weight (inner nodes, features), NAME.filters.bias and NAME.beta (inner nodes), NAME.leaves
+   (leaves, classes): phi. */
+typedef struct kd_tree {
+    const char *name;            /* of the layer */
+    int depth, classes;          /* 2^depth - 1 inner nodes, 2^depth leaves */
+    int channels, height, width; /* of what the filters see; of a vector length, 1, 1 */
+} kd_tree;
+
+/* About the first softtree of a model; without one, all three fail with KD_ERR_ARGUMENT. */
+KDDEF kd_result kd_tree_info(const kd_model *m, kd_tree *out);
+/* What the tree is drawn from: filters (inner nodes, channels, height, width) and biases (inner nodes), both times
+   beta, and leaves (leaves, classes), Q. Each may be NULL. */
+KDDEF kd_result kd_tree_read(const kd_model *m, float *filters, float *biases, float *leaves);
+/* P_j(x) of n samples x (n, c, h, w), normalised as in training: paths (n, all nodes). Thread-safe. */
+KDDEF kd_result kd_tree_paths(const kd_model *m, const float *x, int n, float *paths);
+
+/* ---- diagnosis ------------------------------------------------------------------------------------------- */
+
+/* How far a student is from teacher and labels, and whether the two pull it the same way. Gradients are those, by
+   the student's trained numbers, of means over all data, in training mode as a step would have them (batch
+   statistics, dropout), each term alone: cross-entropy with the loss's label_smoothing, of bce its hard term, of
+   mse on data with targets instead of labels the squared error to those; and the loss's soft term as it stands in
+   the table of losses, with T^2, without alpha, soft_weight, reduction and convention. Both terms see the images
+   that loss.inputs says. */
+typedef struct kd_diagnosis {
+    kd_metrics metrics; /* as kd_evaluate has them, with agreement, kl and the accuracy of each class */
+    /* Mean of -sum_c p_c log p_c, p = softmax(t / loss.temperature), of a single output with bce of the logits t
+       and 0; nats, 0 to log C. */
+    double target_entropy;
+    double gradient_cosine;          /* of the two gradients, -1 to 1; 0 where one of them is 0 */
+    double hard_norm, soft_norm;     /* their L2 norms */
+    double hard_weight, soft_weight; /* what the loss multiplies the terms by: kd_loss_weights */
+} kd_diagnosis;
+
+typedef struct kd_diagnose_desc {
+    uint32_t cookie;         /* set by kd_diagnose_defaults */
+    const kd_model *teacher; /* NULL: data.teacher_logits, which must be there then */
+    kd_loss_desc loss;       /* KD_LOSS_AUTO; one with a teacher, on all outputs */
+    int batch;               /* 256; 1 to 65536; one sample left alone as in kd_train_desc */
+    kd_attack_desc attack;   /* KD_ATTACK_PGD; for a loss with KD_INPUTS_ADVERSARIAL */
+} kd_diagnose_desc;
+
+KDDEF kd_diagnose_desc kd_diagnose_defaults(void);
+/* desc NULL: the defaults. Every sample needs a label, or targets. A prompt layer gets zeros. The student is not
+   changed. */
+KDDEF kd_result kd_diagnose(const kd_model *student, const kd_data *data, const kd_diagnose_desc *desc,
+                            kd_diagnosis *out);
 
 /* ---- labels from private data ---------------------------------------------------------------------------- */
 
