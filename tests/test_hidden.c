@@ -110,7 +110,8 @@ static void test_loss(void **state)
     memset(&batch, 0, sizeof batch);
     batch.student = logits[0], batch.labels = samples, batch.rows = ROWS, batch.cols = BYTES + EXTRA;
     batch.grad = grad[0];
-    for (i = 0; i < ROWS * (BYTES + EXTRA); ++i) grad[0][i] = NAN;
+    for (r = 0; r < ROWS; ++r)
+        for (i = 0; i < BYTES + EXTRA; ++i) grad[r][i] = NAN;
     value = hidden_loss(&h, &batch);
     for (r = 0; r < ROWS; ++r) { /* the same sum, written out */
         hide_words(&h, samples[r]);
@@ -203,7 +204,7 @@ static void test_training(void **state)
         d.epochs = 12, d.batch = 20, d.lr = 0.005f, d.optimizer = KD_ADAM;
         d.loss = kd_loss_defaults(KD_LOSS_CUSTOM);
         d.loss.fn = hidden_loss, d.loss.user = &h;
-        for (i = 0; i < MANY * SIZE; ++i) x[i] = seen[0][i];
+        for (i = 0; i < MANY * SIZE; ++i) x[i] = seen[i / SIZE][i % SIZE];
         memset(&batch, 0, sizeof batch);
         batch.student = logits, batch.labels = numbers, batch.rows = MANY, batch.cols = SIZE * 256,
         batch.grad = grad;
