@@ -30864,8 +30864,11 @@ KD__PRIVATE kd_result kd__onnx_reshape_view(kd__onnx_reader *r, const kd__onnx_o
         if (size == 0) { /* as it is */
             fits = i < v.rank;
             size = 1;
-            for (j = fits ? kd__onnx_begin_of(&v, i) : 0; fits && j < v.ends[i]; ++j)
-                size = v.dims[j].size == 0 ? KD__ONNX_BATCH : size * v.dims[j].size;
+            for (j = fits ? kd__onnx_begin_of(&v, i) : 0; fits && j < v.ends[i]; ++j) {
+                const int64_t more = v.dims[j].size; /* 0: the batch, which goes with no other size */
+                fits = more == 1 || (size != KD__ONNX_BATCH && (more != 0 || size == 1));
+                if (fits && more != 1) size = more == 0 ? KD__ONNX_BATCH : size * more;
+            }
         }
         fits = fits && kd__onnx_take_dims(left, &begin, &end, size, 0, axes[i], &counts[i]);
     }
