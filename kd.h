@@ -16701,7 +16701,7 @@ KD__PRIVATE kd_result kd__teacher_show(kd__teacher *t, const int32_t *samples, i
 }
 
 /* The logits for samples, of which the student sees x, or NULL where nobody teaches. Those of several models are
-   kept one by one until kd__teacher_average makes one of them. */
+   kept one by one until kd__teacher_as_one makes one of them. */
 KD__PRIVATE kd_result kd__teacher_ask(kd__teacher *t, const float *x, const int32_t *samples, int n,
                                       const float **out)
 {
@@ -16736,7 +16736,7 @@ KD__PRIVATE kd_result kd__teacher_mix(const kd__teacher *t, const float *const *
 }
 
 /* Makes one of several, for a loss at this temperature. */
-KD__PRIVATE kd_result kd__teacher_average(kd__teacher *t, float temperature, int n)
+KD__PRIVATE kd_result kd__teacher_as_one(kd__teacher *t, float temperature, int n)
 {
     const float *each[KD__ASKED];
     int i;
@@ -16909,8 +16909,8 @@ typedef struct kd__evaluator {
     kd__feed feed;
     kd__attacker attack, prompt_attack;
     kd__run *run;
-    float *logits, *log_probs, *teacher_log_probs;                  /* (batch, outputs) */
-    float *head, *teacher_head;                                     /* (batch, columns); NULL without a head */
+    float *logits, *log_probs, *teacher_log_probs; /* (batch, outputs) */
+    float *head, *teacher_head;                    /* (batch, columns); NULL without a head */
     kd_prompt prompt;
     float prompt_temperature;
     float *prompts; /* (batch, N); NULL unless there are prompts */
@@ -21914,7 +21914,7 @@ KD__PRIVATE kd_result kd__trainer_evaluate(kd_trainer *t, int index, const kd__b
     double derivative = 0;
     kd_result result;
     if (learns) desc.temperature = (float)kd__trainer_temperature((double)t->theta[index], &derivative);
-    result = desc.columns || b->alone ? KD_OK : kd__teacher_average(&t->teacher, kd__trainer_softness(&desc), b->n);
+    result = desc.columns || b->alone ? KD_OK : kd__teacher_as_one(&t->teacher, kd__trainer_softness(&desc), b->n);
     if (result != KD_OK) return result;
     call.desc = &desc;
     call.student = kd__run_logits(t->runs[desc.inputs]);
@@ -22009,7 +22009,7 @@ KD__PRIVATE kd_result kd__trainer_attacked(kd_trainer *t, kd__attacker *a, const
         kd__gather_rows(t->targets, t->data->targets, b->samples, b->n, t->outputs);
         teacher = t->targets;
     } else if (kd__attack_uses_teacher(&a->desc)) {
-        result = kd__teacher_average(&t->teacher, kd__trainer_softness(loss), b->n);
+        result = kd__teacher_as_one(&t->teacher, kd__trainer_softness(loss), b->n);
     }
     if (result != KD_OK) return result;
     a->samples = b->samples;
@@ -22029,7 +22029,7 @@ KD__PRIVATE kd_result kd__trainer_prompt(kd_trainer *t, const kd__batch *b)
     kd_result result = KD_OK;
     int i;
     if (!t->prompts) return KD_OK;
-    if (d->prompt == KD_PROMPT_TEACHER) result = kd__teacher_average(&t->teacher, d->prompt_temperature, b->n);
+    if (d->prompt == KD_PROMPT_TEACHER) result = kd__teacher_as_one(&t->teacher, d->prompt_temperature, b->n);
     if (result != KD_OK) return result;
     kd__prompt_fill(t->m, d->prompt, d->prompt_temperature, t->data, b->soft_targets, b->samples, b->n, t->prompts);
     if (t->prompt_attack.kd && drop < 1) {
@@ -22969,9 +22969,9 @@ typedef struct kd__diagnoser {
     int32_t *samples;         /* (batch) */
     float *targets;           /* (batch, outputs) of the data, where the hard term compares with them, else NULL */
     const float *compared[2]; /* by term: those, and what the teacher says */
-    float *room;        /* of either loss */
-    double *row;        /* logits of a sample, their probabilities and the logarithms of those */
-    double *grads[2];   /* by weight: sums over batches */
+    float *room;              /* of either loss */
+    double *row;              /* logits of a sample, their probabilities and the logarithms of those */
+    double *grads[2];         /* by weight: sums over batches */
     double entropy;
     int batch; /* samples of every batch but the last */
 } kd__diagnoser;
@@ -39448,8 +39448,8 @@ static void KD__FN(limit_norms)(float *w, ptrdiff_t row, int rows, int cols, flo
 
 /* Adds to sums, 8 lanes a row and column, the products of 8 numbers from i on; of `left` if that is not 0. */
 KD__INLINE void KD__FN(doubles_products)(kd__d sums[KD__DOTS_ROWS][KD__DOTS_COLUMNS][8 / KD__DW],
-                                        const double *const *dy, const double *x, const ptrdiff_t *at, int i,
-                                        const int left)
+                                         const double *const *dy, const double *x, const ptrdiff_t *at, int i,
+                                         const int left)
 {
     int o, k, j;
     KD__UNROLL
