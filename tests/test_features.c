@@ -678,8 +678,8 @@ static void test_same_bits(void **state)
     }
 }
 
-/* What is learned is in a checkpoint in PyTorch's order, whatever panels an instruction set stores it in; and it learns
-   where losses of two sides have a backward pass each. */
+/* What is learned is in a checkpoint in PyTorch's order, whatever panels an instruction set stores it in; and it
+   learns where losses of two sides have a backward pass each. */
 static void test_checkpoint_of_learned(void **state)
 {
     static const choice choices[] = {
