@@ -6,6 +6,8 @@ typedef struct bench {
     kd_ctx *kd;
     kd_model *model, *teacher;
     kd_workspace *workspace;
+    kd_feature_loss feature; /* of bench_train; weight 0: none */
+    char layers[64];
     double loss; /* of the last epoch */
 } bench;
 
@@ -57,6 +59,19 @@ int bench_set_tensor(bench *b, int of_teacher, int index, const float *values, i
     return result == KD_OK ? kd_model_set_tensor(m, info.name, values, count) : result;
 }
 
+/* A loss on features for bench_train, by its word, with weight 1; layers: tags that both models have. */
+int bench_feature(bench *b, const char *word, const char *layers)
+{
+    int kind = 0;
+    while (kind < KD_FEATURE_COUNT && strcmp(kd_feature_name((kd_feature_kind)kind), word) != 0) ++kind;
+    b->feature = kd_feature_loss_defaults((kd_feature_kind)kind);
+    snprintf(b->layers, sizeof b->layers, "%s", layers);
+    b->feature.student = b->feature.teacher = b->layers;
+    b->feature.weight = 1;
+    b->feature.warmup = 0;
+    return kind < KD_FEATURE_COUNT ? KD_OK : KD_ERR_ARGUMENT;
+}
+
 /* kd_train with its defaults; the mean loss of the last epoch goes to *loss. */
 int bench_train(bench *b, const float *x, const int32_t *labels, int images, int classes, int epochs, double *loss)
 {
@@ -68,6 +83,8 @@ int bench_train(bench *b, const float *x, const int32_t *labels, int images, int
     data = kd_data_f32(x, labels, images, channels, height, width, classes);
     desc.epochs = epochs;
     desc.teacher = b->teacher;
+    desc.features = b->feature.weight > 0 ? &b->feature : NULL;
+    desc.feature_count = b->feature.weight > 0;
     desc.on_epoch = remember_loss;
     desc.user = b;
     result = kd_train(b->model, &data, &desc);

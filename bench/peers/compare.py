@@ -23,7 +23,7 @@ BATCH, CLASSES, TEMPERATURE, ALPHA = 128, 10, 4.0, 0.9
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer cases, fewer rounds")
-    parser.add_argument("--only", default="", help="one group: training, prediction, losses, memory")
+    parser.add_argument("--only", default="", help="one group: training, features, prediction, losses, memory")
     parser.add_argument("--case", default="", help="cases with this text in their name")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--isa", default="auto", help="instruction set of kd: scalar, avx2, avx512, neon")
@@ -242,15 +242,19 @@ def joined(parts, end, end_word):
     return spec, lambda: copy.deepcopy(torch.nn.Sequential(*layers)), (3, 32, 32)
 
 
+STAGES = "low", "middle", "high"
+
+
 def resnet(blocks):
     """He et al. 2016, section 4.2, with projections."""
     parts = [normed((3, 16, 3), padding=1)]
     for level in range(3):
         for block in range(blocks):
             b, stride = 16 << level, 2 if level and not block else 1
+            tag = STAGES[level] + ": " if block == blocks - 1 else ""
             parts.append(([Residual(b // stride, b, stride)],
                           f"residual(conv {b} 3 stride={stride} pad=1 bias=0, batchnorm, relu, "
-                          f"conv {b} 3 pad=1 bias=0, batchnorm), relu, "))
+                          f"conv {b} 3 pad=1 bias=0, batchnorm), {tag}relu, "))
     return joined(parts, [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10)], "gap, dense 10")
 
 
@@ -295,12 +299,13 @@ def hinton(student, teacher, labels):
 class Trainer:
     """An epoch of PyTorch, data resident, as one would write it by hand."""
 
-    def __init__(self, module, teacher, x, labels, channels_last=False, compiled=False):
+    def __init__(self, module, teacher, x, labels, channels_last=False, compiled=False, feature=None):
         form = torch.channels_last if channels_last else torch.contiguous_format
         self.x, self.labels = x.contiguous(memory_format=form), labels
         self.module = module.to(memory_format=form)
         self.teacher = teacher.to(memory_format=form).eval() if teacher else None
-        self.optimizer = adam(self.module)
+        self.feature = feature.to(memory_format=form) if feature else None
+        self.optimizer = adam(torch.nn.ModuleList([self.module] + [feature] * bool(feature)))
         if compiled:
             self.module = torch.compile(self.module)
             self.teacher = torch.compile(self.teacher) if teacher else None
@@ -310,11 +315,13 @@ class Trainer:
         for first in range(0, len(self.x), BATCH):
             part = order[first:first + BATCH] if shuffle else slice(first, first + BATCH)
             x, labels = self.x[part], self.labels[part]
-            logits = self.module(x)
+            logits, features = with_stages(self.module, x) if self.feature else (self.module(x), None)
             if self.teacher:
                 with torch.no_grad():
-                    soft = self.teacher(x)
+                    soft, wanted = with_stages(self.teacher, x) if self.feature else (self.teacher(x), None)
                 loss = hinton(logits, soft, labels)
+                if self.feature:
+                    loss = loss + self.feature(features, wanted)
             else:
                 loss = F.cross_entropy(logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -369,6 +376,173 @@ def bench_training():
                     print(f"torch.compile does not work here: {str(error).splitlines()[0]}")
             measure("training", what, "images/s", kd.isa, contestants, images)
             kd.close()
+
+
+# ---- losses on features --------------------------------------------------------------------------------------
+
+def with_stages(net, x):
+    """Logits of a ResNet, and what its three stages put out."""
+    stages, blocks = [], [layer for layer in net if isinstance(layer, Residual)]
+    ends = blocks[len(blocks) // 3 - 1::len(blocks) // 3]
+    for layer in net:
+        x = layer(x)
+        if layer in ends:
+            stages.append(x)
+    return x, stages
+
+
+class Feature(torch.nn.Module):
+    """The formulas of kd.h's manual as one would write them with autograd; on what the last stage puts out."""
+
+    def forward(self, ours, theirs):
+        return self.value(ours[2], theirs[2])
+
+
+class Hint(Feature):
+    def value(self, s, t):
+        return F.mse_loss(s, t)
+
+
+class At(Feature):
+    def value(self, s, t):
+        s, t = (F.normalize(x.pow(2).sum(1).flatten(1)) for x in (s, t))
+        return F.mse_loss(s, t)
+
+
+class Sp(Feature):
+    def value(self, s, t):
+        s, t = (x.flatten(1) for x in (s, t))
+        return (F.normalize(s @ s.T) - F.normalize(t @ t.T)).pow(2).mean()
+
+
+class Rkd(Feature):
+    def value(self, s, t):
+        def distances(x):
+            square = x.pow(2).sum(1)
+            d = (square[:, None] + square[None, :] - 2 * x @ x.T).clamp(min=1e-12).sqrt()
+            d = d * (1 - torch.eye(len(x)))
+            return d / d[d > 0].mean()
+
+        def angles(x):
+            e = F.normalize(x[None, :] - x[:, None], dim=2)
+            return torch.bmm(e, e.transpose(1, 2))
+
+        s, t = (x.flatten(1) for x in (s, t))
+        return (25 * F.smooth_l1_loss(distances(s), distances(t)) + 50 * F.smooth_l1_loss(angles(s), angles(t)))
+
+
+class Pkt(Feature):
+    def value(self, s, t):
+        def shares(x):
+            x = x.flatten(1)
+            x = x / (x.norm(dim=1, keepdim=True) + 1e-7)
+            p = (x @ x.T + 1) / 2
+            return p / p.sum(1, keepdim=True)
+
+        s, t = shares(s), shares(t)
+        return (t * torch.log((t + 1e-7) / (s + 1e-7))).mean()
+
+
+class Nst(Feature):
+    def value(self, s, t):
+        s, t = (F.normalize(x.flatten(2), dim=2) for x in (s, t))
+
+        def kernel(a, b):
+            return torch.bmm(a, b.transpose(1, 2)).pow(2).mean()
+
+        return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+
+
+class Vid(Feature):
+    def __init__(self):
+        super().__init__()
+        conv = lambda: torch.nn.Conv2d(64, 64, 1, bias=False)
+        self.mean = torch.nn.Sequential(conv(), torch.nn.ReLU(), conv(), torch.nn.ReLU(), conv())
+        self.spread = torch.nn.Parameter(torch.full((64,), 5.0))
+
+    def value(self, s, t):
+        v = (F.softplus(self.spread) + 1e-5)[None, :, None, None]
+        return 0.5 * ((self.mean(s) - t) ** 2 / v + v.log()).mean()
+
+
+class Crd(Feature):
+    def __init__(self):
+        super().__init__()
+        self.ours, self.theirs = torch.nn.Linear(4096, 128), torch.nn.Linear(4096, 128)
+
+    def value(self, s, t):
+        e, f = F.normalize(self.ours(s.flatten(1))), F.normalize(self.theirs(t.flatten(1)))
+        products, own = e @ f.T / 0.07, torch.arange(len(e))
+        return F.cross_entropy(products, own) + F.cross_entropy(products.T, own)
+
+
+class Review(Feature):
+    WIDTHS = 16, 32, 64
+
+    def __init__(self):
+        super().__init__()
+        normed = lambda a, b, side: torch.nn.Sequential(torch.nn.Conv2d(a, b, side, padding=side // 2, bias=False),
+                                                        torch.nn.BatchNorm2d(b))
+        self.into = torch.nn.ModuleList(normed(w, 64, 1) for w in self.WIDTHS)
+        self.out = torch.nn.ModuleList(normed(64, w, 3) for w in self.WIDTHS)
+        self.gate = torch.nn.ModuleList(torch.nn.Conv2d(128, 2, 1) for _ in self.WIDTHS[:2])
+
+    @staticmethod
+    def context(o, t):
+        loss, share, shares = F.mse_loss(o, t), 1.0, 1.0
+        for side in (4, 2, 1):
+            if side < t.shape[2]:
+                share /= 2
+                shares += share
+                loss = loss + share * F.mse_loss(F.adaptive_avg_pool2d(o, side), F.adaptive_avg_pool2d(t, side))
+        return loss / shares
+
+    def forward(self, ours, theirs):
+        loss, x = 0, None
+        for level in (2, 1, 0):
+            y = self.into[level](ours[level])
+            if x is not None:
+                x = F.interpolate(x, y.shape[2:], mode="nearest")
+                gates = torch.sigmoid(self.gate[level](torch.cat([y, x], 1)))
+                y = y * gates[:, :1] + x * gates[:, 1:]
+            x = y
+            loss = loss + self.context(self.out[level](x), theirs[level])
+        return loss
+
+
+# those that learn something start from other weights than kd's, so that their values cannot be compared here; the
+# tests do that
+FEATURES = {"hint": (Hint, True), "at": (At, True), "sp": (Sp, True), "rkd": (Rkd, True), "pkt": (Pkt, True),
+            "nst": (Nst, True), "vid": (Vid, False), "crd": (Crd, False), "review": (Review, False)}
+
+
+def bench_features():
+    """ResNet-8 from ResNet-20, by hinton and a loss on features. The first row has none: what is left is the loss."""
+    few, (spec, make, shape), (teacher_spec, make_teacher, _) = 512, NORMED["resnet8"], NORMED["resnet20"]
+    for word in ["none", *FEATURES]:
+        if not wanted("features", word, word in ("none", "vid")):
+            continue
+        x, labels = torch.rand(few, *shape), torch.randint(CLASSES, (few,))
+        labels32 = labels.to(torch.int32)
+        kd = Kd(spec, teacher_spec)
+        if word in FEATURES:
+            kd.call("bench_feature", word.encode(), ", ".join(STAGES).encode() if word == "review" else b"high")
+
+        def start(**how):
+            module, old = make(), make_teacher()
+            kd.copy_weights(module)
+            kd.copy_weights(old, 1)
+            feature = FEATURES[word][0]() if word in FEATURES else None
+            return Trainer(module, old, how.pop("x", x), how.pop("labels", labels), feature=feature, **how)
+
+        if word == "none" or FEATURES[word][1]:
+            check = start(x=x[:BATCH], labels=labels[:BATCH]).epoch(False)
+            agree(f"the loss of {word}", check, kd.train(x[:BATCH], labels32[:BATCH]), 1e-3)
+            kd.copy_weights(make())
+        measure("features", word, "images/s", kd.isa,
+                {"kd": lambda: kd.train(x, labels32), PYTORCH: start().epoch,
+                 PYTORCH + " nhwc": start(channels_last=True).epoch}, few)
+        kd.close()
 
 
 # ---- prediction ----------------------------------------------------------------------------------------------
@@ -500,5 +674,5 @@ else:
     print(f"\nPyTorch {torch.__version__}, " +
           (f"ONNX Runtime {onnxruntime.__version__}" if onnxruntime else
            "ONNX Runtime is missing: make -C bench peers"))
-    for run in (bench_training, bench_prediction, bench_losses, bench_memory):
+    for run in (bench_training, bench_features, bench_prediction, bench_losses, bench_memory):
         run()
