@@ -1143,9 +1143,9 @@ KDDEF kd_result kd_attack(const kd_model *m, const kd_model *teacher, const floa
 
 /* They compare what a layer of the student computes with what a layer of the teacher computes for the same images,
    in training: give kd_train_desc.features. Layers are named by their tags, or by their numbers as in the names of
-   tensors; the tag of a residual stands for its sum, blocks.3 for
-   what block 3 of an encoder of that name puts out. A layer that a relu, relu6 or leakyrelu directly follows is
-   read after it (conv, dense, depthwise, linear, batchnorm and residual; other layers as they are).
+   tensors; the tag of a residual stands for its sum, blocks.3 for what block 3 of an encoder of that name puts out.
+   A layer that a relu, relu6 or leakyrelu directly follows is read after it (conv, dense, depthwise, linear,
+   batchnorm and residual; other layers as they are).
 
    Notation: S, T features of student and teacher, (B, c, h, w), of the teacher with its own c, h, w; of a vector
    (dense, flatten and what follows them) c is the length, h = w = 1. In the relations x_i, t_i are their samples,
