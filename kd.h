@@ -647,15 +647,16 @@ typedef enum kd_names {
 #undef KD__ITEM
         KD_NAMES_COUNT
 } kd_names;
-KDDEF const char *kd_names_name(kd_names names); /* "distilbert" */
+KDDEF const char *kd_names_name(kd_names names); /* "distilbert"; "unknown" of what is none */
 /* The way back: a safetensors file of the weights alone, under the names, in the parts and with the shapes that the
    class takes without a message (load_state_dict, from_pretrained). The model's tensors must have the names of
    timm's, or, of texts, those in the lines above. Queries, keys and values become three tensors for Hugging Face;
    BERT gets two types of tokens, both zeros. In the file of a torch.nn.TransformerEncoder ("layers.0.norm1.weight")
    tensors of other layers keep the names that they have. The class must be made with the model's sizes, eps and
-   activations: those are not in the file. kd_model_load_weights reads it back. KD_ERR_UNSUPPORTED: a tensor without
-   a name there, or one that lacks, blocks that normalise elsewhere, an int8 model. The file is replaced as by
-   kd_model_save. */
+   activations: those are not in the file. kd_model_load_weights reads it back. dtype: any kd_dtype, to which
+   numbers are rounded. KD_ERR_UNSUPPORTED: a tensor without a name there, or one that lacks, blocks that normalise
+   elsewhere, an int8 model. KD_ERR_ARGUMENT: no such names or dtype. KD_ERR_NOT_FINITE: a weight that is not, or
+   not after rounding. The file is replaced as by kd_model_save; threads as there. */
 KDDEF kd_result kd_model_save_names(const kd_model *m, const char *path, kd_names names, kd_dtype dtype);
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
@@ -761,12 +762,12 @@ KDDEF kd_result kd_layer_shape(const kd_model *m, const char *layer, int *channe
 /* What a layer of attention looks at */
 typedef struct kd_attention_info {
     const char *layer; /* its name, as long as the model lives */
-    int heads, tokens;
+    int heads, tokens; /* tokens: of the sequence that it reads, learned ones included */
     int token; /* which one a later layer takes for the whole (token, disthead); -1: none, as with meanpool */
     int first, stride; /* of texts: token first + i stands for the ids from i * stride on; stride 0: for no ids */
 } kd_attention_info;
 /* About the layer `attention` with this tag or number, or with those of an encoder's, as in "blocks.0.attn"; NULL:
-   the last one. KD_ERR_ARGUMENT where there is none. */
+   the last one. KD_ERR_ARGUMENT where there is none. Of int8 models, too. Thread-safe. */
 KDDEF kd_result kd_model_attention(const kd_model *m, const char *layer, kd_attention_info *out);
 /* Its weights, softmax(Q K^T / sqrt(size of a head)): out (n, heads, tokens, tokens), a row for each token that
    asks, of what it takes from each token. Rows sum to 1; those of padding, and all weights of padding, are 0. x,
@@ -16146,7 +16147,9 @@ KD__PRIVATE kd_result kd__data_check(kd_ctx *kd, const char *where, const kd_dat
     kd_result result;
     if (!data || data->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS,
-                        "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+                        "%s: the data must start from kd_data_u8, kd_data_f32 or kd_data_stream, of texts "
+                        "kd_data_text or kd_data_tokens",
+                        where);
     if (data->type != KD_PIXELS_U8 && data->type != KD_PIXELS_F32 && !kd__is_ids(data))
         return kd__fail(kd, KD_ERR_DATA,
                         "%s: the type of pixels must be KD_PIXELS_U8, KD_PIXELS_F32 or that of ids, got %d", where,
@@ -16632,7 +16635,9 @@ KD__PRIVATE kd_result kd__check_teacher_data(kd_ctx *kd, const char *where, cons
     if (!teacher_data) return KD_OK;
     if (teacher_data->cookie != KD__COOKIE)
         return kd__fail(kd, KD_ERR_DEFAULTS,
-                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream", where);
+                        "%s: teacher_data must start from kd_data_u8, kd_data_f32 or kd_data_stream, of texts "
+                        "kd_data_text or kd_data_tokens",
+                        where);
     if (teacher_data->count != data->count)
         return kd__fail(kd, KD_ERR_DATA, "%s: the student has %d samples, but teacher_data %d", where, data->count,
                         teacher_data->count);
@@ -18597,7 +18602,11 @@ KD__PRIVATE kd_result KD__PRINTF(6, 7)
     va_end(args);
     kd__print(line, sizeof line, "%dx%dx%d %s", in->c, in->h, in->w, layers);
     result = kd_model_create(f->kd, line, kd__mix(seed + (uint64_t)f->part_count), &part->m);
-    if (result != KD_OK) return result;
+    if (result == KD_ERR_MEMORY) return result;
+    if (result != KD_OK) /* of sizes that no layer has */
+        return kd__fail(f->kd, result,
+                        "kd_train: feature loss %s of \"%.40s\" would learn a layer \"%s\" of %dx%dx%d",
+                        kd_feature_name(f->desc.kind), f->desc.student, layers, in->c, in->h, in->w);
     ++f->part_count;
     part->m->values[part->m->input].needs_grad = wanted;
     kd__model_propagate(part->m);
@@ -26434,8 +26443,13 @@ KD__PRIVATE void kd__st_saved_fill(kd__st_saved *e, const kd__param *p, const kd
     for (e->count = 1, i = 0; i < e->rank; ++i) e->count *= e->shape[i];
 }
 
+/* How many parameters an alias was of: of a layer with a bias as many biases as others, of blocks one of each. */
+typedef struct kd__st_met {
+    int others, biases;
+} kd__st_met;
+
 /* The tensors of one parameter; how many they are. */
-KD__PRIVATE int kd__st_saved_of(const kd__param *p, kd_names names, kd__st_saved *to, char *met)
+KD__PRIVATE int kd__st_saved_of(const kd__param *p, kd_names names, kd__st_saved *to, kd__st_met *met)
 {
     int i, count = 0;
     for (i = 0; i < KD__COUNT(kd__st_aliases); ++i) {
@@ -26445,50 +26459,70 @@ KD__PRIVATE int kd__st_saved_of(const kd__param *p, kd_names names, kd__st_saved
         tail = kd__st_alias_end(a->ours, p->name, &number);
         if (!tail) continue;
         kd__st_saved_fill(&to[count++], p, a, names, tail, number);
-        met[i] = 1;
+        if (strcmp(tail, "bias") == 0)
+            ++met[i].biases;
+        else
+            ++met[i].others;
     }
     return count;
 }
 
-/* Whether blocks normalise where those of the library do, and the model has all that they have. */
-KD__PRIVATE kd_result kd__st_saved_check(const kd_model *m, const char *where, kd_names names, const char *met)
+/* Whether blocks normalise where those of the library do. */
+KD__PRIVATE kd_result kd__st_saved_order(const kd_model *m, const char *where, const kd__st_library *library)
 {
-    const kd__st_library *library = &kd__st_libraries[names];
-    int i, blocks = 0, post = -1;
+    int i, post = -1;
     for (i = 0; i < m->node_count && post < 0; ++i) {
         if (strcmp(m->nodes[i].name, "blocks.0.norm1") == 0) post = 0;
         if (strcmp(m->nodes[i].name, "blocks.0.attn.qkv") == 0) post = 1;
     }
-    if (post >= 0 && library->post >= 0 && post != library->post)
-        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
-                        "%s: the blocks of %s are those of norm=%s, the model's of norm=%s", where, library->full,
-                        library->post ? "post" : "pre", post ? "post" : "pre");
+    if (post < 0 || library->post < 0 || post == library->post) return KD_OK;
+    return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: the blocks of %s are those of norm=%s, the model's of norm=%s",
+                    where, library->full, library->post ? "post" : "pre", post ? "post" : "pre");
+}
+
+/* Whether the model has all that the library has, in each of its blocks. */
+KD__PRIVATE kd_result kd__st_saved_check(const kd_model *m, const char *where, kd_names names,
+                                         const kd__st_met *met)
+{
+    const kd__st_library *library = &kd__st_libraries[names];
+    kd_result result = kd__st_saved_order(m, where, library);
+    int i, blocks = 0;
     for (i = 0; i < KD__COUNT(kd__st_aliases); ++i) {
-        const kd__st_alias *a = &kd__st_aliases[i];
-        const int numbered = strchr(a->ours, '*') != NULL;
-        if (!(a->saved >> names & 1)) continue;
-        blocks |= numbered && met[i];
-        if (library->whole && !numbered && !met[i])
-            return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has a layer that the model lacks, \"%.*s\"", where,
-                            library->full, (int)strcspn(a->ours, "."), a->ours);
+        if (strchr(kd__st_aliases[i].ours, '*')) blocks = KD__MAX(blocks, met[i].others);
     }
-    return blocks
-               ? KD_OK
-               : kd__fail(m->kd, KD_ERR_UNSUPPORTED,
-                          "%s: %s has an encoder; the model has none of the name \"blocks\"", where, library->full);
+    if (result == KD_OK && blocks == 0)
+        return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                        "%s: %s has an encoder; the model has none of the name \"blocks\"", where, library->full);
+    for (i = 0; i < KD__COUNT(kd__st_aliases) && result == KD_OK && library->whole; ++i) {
+        const kd__st_alias *a = &kd__st_aliases[i];
+        const int numbered = strchr(a->ours, '*') != NULL, wanted = numbered ? blocks : 1;
+        const int layer = a->ours[0] && a->ours[strlen(a->ours) - 1] == '.' && strcmp(a->ours, "embed.") != 0;
+        if (!(a->saved >> names & 1)) continue;
+        if (met[i].others != wanted)
+            result = kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has a layer that the model lacks, \"%.*s\"", where,
+                              library->full, numbered ? (int)strlen(a->ours) : (int)strcspn(a->ours, "."), a->ours);
+        else if (layer && met[i].biases != wanted)
+            result = kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has a tensor that the model lacks, \"%sbias\"",
+                              where, library->full, a->ours);
+    }
+    return result;
 }
 
 /* All tensors of the file, by name; `to` has room for three of each parameter. */
 KD__PRIVATE kd_result kd__st_saved_all(const kd_model *m, const char *where, kd_names names, kd__st_saved *to,
                                        int *count)
 {
-    char met[KD__COUNT(kd__st_aliases)];
+    kd__st_met met[KD__COUNT(kd__st_aliases)];
     int i, found;
     memset(met, 0, sizeof met);
     for (i = *count = 0; i < m->param_count; ++i, *count += found) {
         const kd__param *p = &m->params[i];
         kd__st_saved *e = &to[*count];
         found = kd__st_saved_of(p, names, e, met);
+        if (found && e->part && e->part <= KD__ST_VALUES && p->shape[0] % 3)
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
+                            "%s: \"%.80s\" has %lld outputs, of which no third are queries", where, p->name,
+                            (long long)p->shape[0]);
         if (found) continue;
         if (names != KD_NAMES_ENCODER || !p->trained)
             return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: %s has no tensor for the model's \"%.80s\" %s", where,
@@ -26499,6 +26533,11 @@ KD__PRIVATE kd_result kd__st_saved_all(const kd_model *m, const char *where, kd_
         found = 1;
     }
     if (*count) qsort(to, (size_t)*count, sizeof *to, kd__st_saved_by_name);
+    for (i = 1; i < *count; ++i) {
+        if (strcmp(to[i].name, to[i - 1].name) == 0)
+            return kd__fail(m->kd, KD_ERR_UNSUPPORTED, "%s: \"%.80s\" and \"%.80s\" would both be \"%.80s\"", where,
+                            to[i - 1].p->name, to[i].p->name, to[i].name);
+    }
     return kd__st_saved_check(m, where, names, met);
 }
 
@@ -33576,8 +33615,10 @@ KD__PRIVATE int kd__c_fold_sum(kd__c_plan *p, const kd__node *n)
     for (side = 0; side < 2 && kd__c_kind(n) == KD__C_ADD; ++side) {
         const kd__c_value *made = &p->values[kd__input(p->m, n, side)],
                           *other = &p->values[kd__input(p->m, n, !side)];
-        kd__c_step *s = &p->steps[p->step_count - 1];
-        if (made->step < 0 || made->step != p->step_count - 1 || s->kind > KD__C_DEPTHWISE) continue;
+        kd__c_step *s;
+        if (made->step < 0 || made->step != p->step_count - 1) continue;
+        s = &p->steps[made->step];
+        if (s->kind > KD__C_DEPTHWISE) continue;
         if (s->act || s->onto || s->pool >= 0 || !made->alone || s->in == other->buffer ||
             made->buffer == other->buffer)
             continue;
@@ -33704,10 +33745,12 @@ KD__PRIVATE kd_result kd__c_plan_floats(kd__c_plan *p, int node, const char *whe
     const kd__node *n = &m->nodes[node];
     const int kind = kd__c_kind(n), is_tree = kind == KD__C_TREE;
     if (kd__is_dropout(n) || kd__kind_of(n) == KD__KIND_FLATTEN || kd__kind_of(n) == KD__KIND_TOKENS) {
-        if (kd__c_in_bytes(m, n->in))
-            kd__c_place(p, n->out, kd__c_add_floats(p, node, n->in), p->step_count - 1, 1);
-        else
+        if (kd__c_in_bytes(m, n->in)) {
+            const int made = kd__c_add_floats(p, node, n->in);
+            kd__c_place(p, n->out, made, p->step_count - 1, 1);
+        } else {
             kd__c_pass(p, n);
+        }
     } else if (kind == KD__C_KINDS) {
         return kd__fail(m->kd, KD_ERR_UNSUPPORTED,
                         "%s: layer %.80s (%s) of a model in float cannot be written; make an int8 model of it "

@@ -289,8 +289,10 @@ static int load_images(const kd_model *m, const char *folder, images *s, images_
             s, "the model says that its images were brought to their size by \"%s\", which is not known",
             kd_model_framing(m));
     if (!*kd_model_framing(m) && h != w) o.framing.way = IMAGES_STRETCH;
-    if (o.framing.by_mean && kd_model_preprocessing(m, mean, std))
-        images_framing_mean(&o.framing, mean, kd_model_preprocessing(m, NULL, NULL));
+    if (o.framing.by_mean && !kd_model_preprocessing(m, mean, std))
+        return images_fail(
+            s, "pad=mean is the colour of the mean of the model's images, which the model does not know");
+    if (o.framing.by_mean) images_framing_mean(&o.framing, mean, kd_model_preprocessing(m, NULL, NULL));
     o.channels = c;
     o.size = h, o.width = w;
     o.limit = LOOKED_AT / kd_model_outputs(m) + 1;

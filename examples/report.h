@@ -695,10 +695,10 @@ static int report_shaded(FILE *f, const uint8_t *bytes, int length, const double
             memcpy(text, bytes + at, (size_t)(n ? n : 1));
             text[n ? n : 1] = 0;
             if (n)
-                report_print(f, "<mark style=\"--v:%.0f%%\" title=\"%.1f&#8239;%%\">", 50 * sum / largest,
-                             100 * sum);
+                report_print(f, "<mark style=\"--v:%.0f%%\" title=\"%.1f&#8239;%%\">",
+                             largest > 0 ? 50 * sum / largest : 0, 100 * sum);
             report_escape(f, text);
-            if (sum > 0) report_puts("</mark>", f);
+            if (n) report_puts("</mark>", f);
         }
     }
     report_puts("</q>", f);
@@ -753,8 +753,10 @@ static void report_say_looks(FILE *f, const report *r, int who)
             "where a model looks, not why it decides.",
             whose[seen]);
     if (r->texts && !seen)
-        report_print(f, " No words are shaded: %s no attention that could be shown.",
-                     who == 1 ? "the teacher has" : "teacher and student have");
+        report_print(f, " No words are shaded: %s.",
+                     who == 1 && !r->teacher_model ? "there is no single teacher whose attention could be shown"
+                     : who == 1                    ? "the teacher has no attention that could be shown"
+                                                   : "no model here has attention that could be shown");
 }
 
 /* Tiles of one class side by side in one picture; which[i] is the number of the i-th. Large images are shrunk by a

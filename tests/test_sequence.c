@@ -554,6 +554,12 @@ static void test_saved_refused(void **state)
          "3x8x8: patch_embed.proj: patch 4 12, pos_embed: position, blocks: encoder 2 3, norm: layernorm, token 0, "
          "head: linear 5",
          "torchvision's VisionTransformer has a layer that the model lacks, \"cls_token\""},
+        {KD_NAMES_VIT,
+         "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
+         "blocks: encoder 2 3, norm: layernorm, token 0, head: linear 5 bias=0",
+         "has a tensor that the model lacks, \"head.bias\""},
+        {KD_NAMES_ENCODER, "12x5x1: tokens, blocks: encoder 1 3, layers.0.norm1: layernorm, meanpool, dense 3",
+         "would both be \"layers.0.norm1."},
         {KD_NAMES_TIMM,
          "3x8x8: patch_embed.proj: patch 4 12, cls_token: classtoken, pos_embed: position, "
          "blocks: encoder 2 3 norm=post, norm: layernorm, token 0, head: linear 5",

@@ -57,14 +57,19 @@ static int model_says_size(const char *model)
 }
 
 /* What a teacher says of its images, as the framing to take. What is given has to be the same. */
-static int take_framing(const char *path, const char *known, int given, images_framing *framing)
+static int take_framing(const char *path, const kd_model *teacher, int given, images_framing *framing)
 {
+    const char *known = kd_model_framing(teacher);
+    float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
     char words[2][64];
     images_framing found;
     if (!*known) return 1;
     if (!images_framing_parse(known, &found))
         return complain("%s says that its images were brought to their size by \"%s\", which is not known here",
                         path, known);
+    if (found.by_mean && !kd_model_preprocessing(teacher, mean, std))
+        return complain("%s says that its images were padded with their mean, which it does not know", path);
+    if (found.by_mean) images_framing_mean(&found, mean, kd_model_preprocessing(teacher, NULL, NULL));
     images_framing_words(&found, words[0], sizeof words[0]);
     images_framing_words(framing, words[1], sizeof words[1]);
     if (given && strcmp(words[0], words[1]) != 0)
@@ -90,9 +95,9 @@ static int find_framing(session *s, images_framing *framing)
     if (s->teacher && kd_model_preprocessing(s->teacher, mean, std)) /* pad=mean is the mean that it knows */
         images_framing_mean(framing, mean, kd_model_preprocessing(s->teacher, NULL, NULL));
     for (i = 0; i <= s->more_count && s->teacher; ++i) {
-        const char *words = kd_model_framing(i ? s->more[i - 1] : s->teacher);
-        if (!take_framing(i < given->count ? given->values[i] : s->o.teacher, words, known, framing)) return 0;
-        known |= *words != 0;
+        const kd_model *teacher = i ? s->more[i - 1] : s->teacher;
+        if (!take_framing(i < given->count ? given->values[i] : s->o.teacher, teacher, known, framing)) return 0;
+        known |= *kd_model_framing(teacher) != 0;
     }
     return 1;
 }

@@ -109,11 +109,13 @@ static void fill_report(session *s)
     if (report_tree_open(&s->tree, s->kept, &s->test)) r->tree = &s->tree;
     if (s->more_count == 0) r->teacher_model = s->teacher; /* of several none speaks for all */
     r->student_model = s->kept;
-    if (s->pretrained)
+    if (s->pretrained && s->held.data.count)
         add_setting(
             s, "hidden words",
             "%d passes over the texts; %.2f %% of the letters hidden in held-out ones are told, before %.2f %%",
-            s->o.pretrain, 100 * s->hidden_told[1], 100 * s->hidden_told[0]);
+            s->hidden_passes, 100 * s->hidden_told[1], 100 * s->hidden_told[0]);
+    else if (s->pretrained)
+        add_setting(s, "hidden words", "%d passes over the texts", s->hidden_passes);
     if (s->more_count) add_setting(s, "teachers", "%d, averaged", teacher_count(s));
     if (r->ensemble_students)
         add_setting(s, "teachers of the distilled",

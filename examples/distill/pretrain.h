@@ -167,6 +167,9 @@ static int pretrain(session *s)
     if (good) s->training = NULL;
     if (good && s->held.data.count)
         say("  of hidden letters in held-out texts it tells %.2f %%, before %.2f %%\n", 100 * after, 100 * before);
+    if (good && s->held.data.count && (before < 0 || after < 0))
+        good = complain("--pretrain: what is told of hidden letters cannot be computed");
+    s->hidden_passes = epochs * ways;
     s->hidden_told[0] = before, s->hidden_told[1] = after;
     hidden_close(&h);
     free(seen);

@@ -82,6 +82,7 @@ typedef struct session {
     kd_data test;
     kd_model *teacher, *training, *kept; /* training: what Ctrl-C would save; kept: the student to be shipped */
     kd_model *pretrained;                /* on hidden words: what teachers start from; NULL: none */
+    int hidden_passes;                   /* over the texts, that it has learned from */
     double hidden_told[2];    /* share of the letters hidden in held-out texts that it tells: before, and after */
     kd_model *more[MAX_LIST]; /* teachers after the first, and behind them that in training */
     int more_count;

@@ -175,7 +175,9 @@ static int pack_samples(packing *p, const char *folder)
     if (!images_framing_parse(kd_model_framing(p->models[0]), &options.framing))
         return complain(p, "the student",
                         "says that images are brought to its size in a way that is not known here");
-    if (options.framing.by_mean && kd_model_preprocessing(p->models[0], mean, std))
+    if (options.framing.by_mean && !kd_model_preprocessing(p->models[0], mean, std))
+        return complain(p, "the student", "pads with the mean of its images, which it does not know");
+    if (options.framing.by_mean)
         images_framing_mean(&options.framing, mean, kd_model_preprocessing(p->models[0], NULL, NULL));
     if (!images_load(&p->set, folder, &options)) {
         snprintf(p->why, sizeof p->why, "%.200s", p->set.error);

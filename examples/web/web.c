@@ -51,6 +51,7 @@ static void find_framing(const network *n)
 {
     const char *words = kd_model_framing(n->m);
     float mean[KD_MAX_CHANNELS], std[KD_MAX_CHANNELS];
+    memset(&framing, 0, sizeof framing);
     if ((!images_framing_parse(words, &framing) || !*words) && n->h != n->w) framing.way = IMAGES_STRETCH;
     if (kd_model_preprocessing(n->m, mean, std))
         images_framing_mean(&framing, mean, kd_model_preprocessing(n->m, NULL, NULL));
