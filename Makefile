@@ -27,7 +27,7 @@ need = @test -e $(1) || { \
 .PHONY: help demo text fit fashion compare evidence hinton mcu web examples test fuzz ci ci-full bench bench-quick install uninstall format clean stb cmocka
 
 help:
-	@echo 'make demo       distil a small image classifier on images in examples/data; under 4 minutes on two cores'
+	@echo 'make demo       distil a small image classifier on images in examples/data; under 3 minutes on two idle cores'
 	@echo 'make text       distil a classifier of bank customers'\'' questions, in examples/data; under 10 minutes on two cores'
 	@echo 'make fit        a student that fits in 16 KB in 8 bits, chosen among many, beside some made by hand; under 6 minutes'
 	@echo 'make fashion    the same on all of Fashion-MNIST (Debian package dataset-fashion-mnist)'
